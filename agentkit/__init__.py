@@ -1,0 +1,108 @@
+"""An agent SDK that owns its model: `from agentkit import Agent`.
+
+Heavy parts are loaded on first use: importing this package loads no model, no HTTP client and no MCP client.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from agentkit.agent import Agent, AgentStream
+from agentkit.context import RunContext
+from agentkit.errors import (
+    AgentKitError,
+    AgentRunError,
+    ApprovalRequired,
+    ContextWindowExceeded,
+    MCPConnectionError,
+    ModelError,
+    ModelRetry,
+    ToolExecutionError,
+    ToolFailed,
+    UnexpectedModelBehavior,
+    UserError,
+)
+from agentkit.events import AgentEvent
+from agentkit.limits import RequestUsage, RunUsage, UsageLimits
+from agentkit.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    messages_from_json,
+    messages_to_json,
+)
+from agentkit.models.model import Model, ModelProfile, ModelSettings
+from agentkit.results import RunResult
+from agentkit.state import RunState
+from agentkit.tools.definition import Tool, ToolAnnotations, ToolDefinition, ToolOutput
+from agentkit.tools.function import FunctionToolset, tool
+from agentkit.tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from agentkit.mcp.config import load_mcp_config
+    from agentkit.mcp.toolset import MCPToolset
+    from agentkit.models.fallback import FallbackModel
+    from agentkit.models.local import LocalModel
+    from agentkit.models.openai_compatible import OpenAICompatibleModel
+
+__all__ = [
+    "Agent",
+    "AgentEvent",
+    "AgentKitError",
+    "AgentRunError",
+    "AgentStream",
+    "ApprovalRequired",
+    "ContextWindowExceeded",
+    "FallbackModel",
+    "FunctionToolset",
+    "LocalModel",
+    "MCPConnectionError",
+    "MCPToolset",
+    "Model",
+    "ModelError",
+    "ModelMessage",
+    "ModelProfile",
+    "ModelRequest",
+    "ModelResponse",
+    "ModelRetry",
+    "ModelSettings",
+    "OpenAICompatibleModel",
+    "RequestUsage",
+    "RunContext",
+    "RunResult",
+    "RunState",
+    "RunUsage",
+    "Tool",
+    "ToolAnnotations",
+    "ToolDefinition",
+    "ToolExecutionError",
+    "ToolFailed",
+    "ToolOutput",
+    "Toolset",
+    "UnexpectedModelBehavior",
+    "UsageLimits",
+    "UserError",
+    "load_mcp_config",
+    "messages_from_json",
+    "messages_to_json",
+    "tool",
+]
+
+_LAZY = {
+    "FallbackModel": "agentkit.models.fallback",
+    "LocalModel": "agentkit.models.local",
+    "MCPToolset": "agentkit.mcp.toolset",
+    "OpenAICompatibleModel": "agentkit.models.openai_compatible",
+    "load_mcp_config": "agentkit.mcp.config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Import the models and the MCP client when they are first named."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    value = getattr(import_module(_LAZY[name]), name)
+    globals()[name] = value
+    return value

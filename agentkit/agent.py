@@ -1,0 +1,392 @@
+"""`Agent`: the declaration of an agent and its run methods, nothing else.
+
+What happens in a run is decided in `agentkit.loop` and performed in `agentkit.runner`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from types import NoneType, TracebackType
+from typing import Any, Generic, Self, cast
+
+import anyio
+from anyio.streams.memory import MemoryObjectReceiveStream
+from typing_extensions import TypeVar
+
+from agentkit import background
+from agentkit.context import RunContext
+from agentkit.errors import UserError
+from agentkit.events import AgentEvent
+from agentkit.limits import UsageLimits
+from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, SystemPromptPart, UserPromptPart
+from agentkit.models.model import Model, ModelSettings
+from agentkit.output import output_spec
+from agentkit.results import RunResult
+from agentkit.runner import AgentRun, OutputValidator, RunPlan, Sink
+from agentkit.state import RunState
+from agentkit.tools.definition import Tool
+from agentkit.tools.execution import DEFAULT_TOOL_TIMEOUT_S
+from agentkit.tools.function import FunctionT, FunctionToolset
+from agentkit.tools.toolset import Toolset
+
+DepsT = TypeVar("DepsT", default=None)
+OutputT = TypeVar("OutputT", default=str)
+Instructions = str | Callable[[RunContext[Any]], str]
+
+
+@dataclass(frozen=True, slots=True)
+class _Override:
+    model: Model | None = None
+    toolsets: tuple[Toolset, ...] | None = None
+    deps: Any = None
+    has_deps: bool = False
+
+
+_overrides: ContextVar[dict[int, _Override]] = ContextVar("agentkit_overrides")
+_NOTHING: Any = object()
+
+
+class Agent(Generic[DepsT, OutputT]):
+    """An agent: a model, tools, instructions and the type of its answer.
+
+    Typed in `DepsT`, the application's own objects that tools receive through `RunContext.deps`, and in
+    `OutputT`, the type of `result.output`.
+    """
+
+    def __init__(
+        self,
+        model: Model | str,
+        *,
+        tools: Sequence[Callable[..., Any] | Tool] = (),
+        toolsets: Sequence[Toolset] = (),
+        instructions: Instructions | None = None,
+        output_type: type[OutputT] = str,
+        deps_type: type[DepsT] = NoneType,
+        name: str | None = None,
+        limits: UsageLimits = UsageLimits(),
+        retries: int = 1,
+        settings: ModelSettings = ModelSettings(),
+        tool_timeout_s: float | None = DEFAULT_TOOL_TIMEOUT_S,
+        parallel_tool_calls: bool = True,
+        trace: str | Path | None = None,
+        on_event: Sink | None = None,
+    ) -> None:
+        """Declare an agent; nothing is loaded or connected before the first run.
+
+        Args:
+            model: A model, or its name for `agentkit.models.resolve_model`: "local", "local:PATH.gguf",
+                "openai:NAME", "http://HOST/v1#NAME".
+            tools: Plain functions (see `agentkit.tool`) or `Tool` objects.
+            toolsets: Sources of tools, such as `MCPToolset`.
+            instructions: System prompt, or a function of the run's context that gives it.
+            output_type: Any type that pydantic can validate; `str` for plain text.
+            deps_type: Only for type checkers: the type of `deps`.
+            name: For traces and hand-offs.
+            limits: What a run may use; reaching a limit ends it with a result.
+            retries: How often in a row the model may mend a rejected call or answer.
+            settings: Defaults for sampling and deadlines.
+            tool_timeout_s: Seconds a tool call may take unless the tool says otherwise; None for no limit.
+            parallel_tool_calls: Whether a response may hold several calls.
+            trace: Directory for one JSONL trace a run; None writes none.
+            on_event: Called with every event of every run.
+
+        Raises:
+            UserError: a tool or the output type cannot be expressed as a schema, or two tools share a name.
+        """
+        if retries < 0:
+            raise UserError(f"retries={retries!r} must be zero or more.")
+        self.name = name
+        self.output_type = output_type
+        self.deps_type = deps_type
+        self._model = model
+        self._functions = FunctionToolset(tools, id=f"functions of {name}" if name else "functions")
+        self._toolsets = tuple(toolsets)
+        self._instructions = instructions
+        self._output = output_spec(output_type)
+        self._output_validators: tuple[OutputValidator, ...] = ()
+        self._limits = limits
+        self._retries = retries
+        self._settings = settings
+        self._tool_timeout_s = tool_timeout_s
+        self._parallel_tool_calls = parallel_tool_calls
+        self._trace = Path(trace) if trace is not None else None
+        self._on_event = on_event
+        self._open: list[AsyncExitStack] = []
+        self._sync_open: list[AbstractContextManager[Any]] = []
+
+    # -- running ------------------------------------------------------------------------------------------
+
+    async def run(
+        self,
+        prompt: str,
+        *,
+        deps: DepsT = cast(Any, None),
+        message_history: Sequence[ModelMessage] = (),
+        limits: UsageLimits | None = None,
+        settings: ModelSettings | None = None,
+    ) -> RunResult[OutputT]:
+        """Run until the model answers.
+
+        Raises:
+            AgentRunError: the run failed; the error carries the messages and the usage so far.
+            UserError: the agent or its tools are declared wrongly.
+        """
+        plan = self._plan(prompt, deps, message_history, limits, settings)
+        async with _entered(plan) as run:
+            return await run.finish()
+
+    def run_sync(
+        self,
+        prompt: str,
+        *,
+        deps: DepsT = cast(Any, None),
+        message_history: Sequence[ModelMessage] = (),
+        limits: UsageLimits | None = None,
+        settings: ModelSettings | None = None,
+    ) -> RunResult[OutputT]:
+        """Run and wait, from any thread, also where an event loop is running (it is then blocked meanwhile).
+
+        Raises:
+            AgentRunError: as `run`.
+            UserError: as `run`.
+        """
+        return background.run(
+            partial(self.run, prompt, deps=deps, message_history=message_history, limits=limits, settings=settings)
+        )
+
+    @asynccontextmanager
+    async def run_stream(
+        self,
+        prompt: str,
+        *,
+        deps: DepsT = cast(Any, None),
+        message_history: Sequence[ModelMessage] = (),
+        limits: UsageLimits | None = None,
+        settings: ModelSettings | None = None,
+    ) -> AsyncGenerator[AgentStream[OutputT]]:
+        """Run in the background and iterate over the events; leaving the context early cancels the run."""
+        send, receive = anyio.create_memory_object_stream[AgentEvent](float("inf"))
+        plan = self._plan(prompt, deps, message_history, limits, settings)
+        plan = replace(plan, sinks=(*plan.sinks, send.send_nowait))
+        stream: AgentStream[OutputT] = AgentStream(receive)
+
+        async def drive() -> None:
+            with send:
+                try:
+                    async with _entered(plan) as run:
+                        stream._run = run  # pyright: ignore[reportPrivateUsage]
+                        await run.finish()
+                except Exception as error:  # handed to whoever reads the stream
+                    stream._error = error  # pyright: ignore[reportPrivateUsage]
+
+        with receive:
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(drive)
+                try:
+                    yield stream
+                finally:
+                    tasks.cancel_scope.cancel()
+
+    @asynccontextmanager
+    async def iter(
+        self,
+        prompt: str,
+        *,
+        deps: DepsT = cast(Any, None),
+        message_history: Sequence[ModelMessage] = (),
+        limits: UsageLimits | None = None,
+        settings: ModelSettings | None = None,
+    ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
+        """Run step by step: iterate over the run to see each action before it is performed."""
+        async with _entered(self._plan(prompt, deps, message_history, limits, settings)) as run:
+            yield run
+
+    # -- declaring ----------------------------------------------------------------------------------------
+
+    def tool(self, function: FunctionT) -> FunctionT:
+        """Add a function as a tool; usable as a decorator."""
+        self._functions.add(function)
+        return function
+
+    def output_validator(self, function: Callable[[RunContext[DepsT], OutputT], Any]) -> Callable[..., Any]:
+        """Add a coroutine function that checks, or changes, an answer; it may raise `ModelRetry`."""
+        self._output_validators = (*self._output_validators, cast(OutputValidator, function))
+        return function
+
+    @contextmanager
+    def override(
+        self,
+        *,
+        model: Model | str | None = None,
+        tools: Sequence[Callable[..., Any] | Tool] | None = None,
+        toolsets: Sequence[Toolset] | None = None,
+        deps: Any = _NOTHING,
+    ) -> Generator[None]:
+        """Within this context (and tasks started in it) use another model, other tools or deps; for tests."""
+        replaced = None
+        if tools is not None or toolsets is not None:
+            functions = self._functions if tools is None else FunctionToolset(tools)
+            replaced = (functions, *(self._toolsets if toolsets is None else toolsets))
+        override = _Override(_resolve(model) if model is not None else None, replaced, deps, deps is not _NOTHING)
+        token = _overrides.set({**_overrides.get({}), id(self): override})
+        try:
+            yield
+        finally:
+            _overrides.reset(token)
+
+    # -- keeping connections open -------------------------------------------------------------------------
+
+    async def __aenter__(self) -> Self:
+        """Keep the model and the tool servers open between runs."""
+        stack = AsyncExitStack()
+        await _enter_all(stack, self._current_model(), self._current_toolsets())
+        self._open.append(stack)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close them."""
+        await self._open.pop().aclose()
+
+    def __enter__(self) -> Self:
+        """Keep the model and the tool servers open between calls of `run_sync`."""
+        context = background.enter(self)
+        context.__enter__()
+        self._sync_open.append(context)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close them."""
+        self._sync_open.pop().__exit__(kind, error, trace)
+
+    # -- inside -------------------------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        prompt: str,
+        deps: DepsT,
+        history: Sequence[ModelMessage],
+        limits: UsageLimits | None,
+        settings: ModelSettings | None,
+    ) -> RunPlan[DepsT, OutputT]:
+        override = _overrides.get({}).get(id(self), _Override())
+        deps = override.deps if override.has_deps else deps
+        state = RunState(messages=tuple(history), n_history=len(history))
+        parts: tuple[ModelRequestPart, ...] = (UserPromptPart(prompt),)
+        if not history and (system := self._system_prompt(deps, state)):
+            parts = (SystemPromptPart(system), *parts)
+        return RunPlan(
+            model=self._current_model(),
+            toolsets=self._current_toolsets(),
+            output=self._output,
+            output_validators=self._output_validators,
+            request=ModelRequest(parts),
+            state=state,
+            deps=deps,
+            agent_name=self.name,
+            limits=limits or self._limits,
+            retries=self._retries,
+            tool_timeout_s=self._tool_timeout_s,
+            settings=self._settings.merged(settings),
+            parallel_tool_calls=self._parallel_tool_calls,
+            sinks=self._sinks(),
+        )
+
+    def _sinks(self) -> tuple[Sink, ...]:
+        sinks: tuple[Sink, ...] = () if self._on_event is None else (self._on_event,)
+        if self._trace is not None:
+            from agentkit.tracing.jsonl import JsonlTrace
+
+            sinks = (*sinks, JsonlTrace(self._trace))
+        return sinks
+
+    def _system_prompt(self, deps: DepsT, state: RunState) -> str | None:
+        if callable(self._instructions):
+            return self._instructions(RunContext(deps=deps, run_id=state.run_id))
+        return self._instructions
+
+    def _current_model(self) -> Model:
+        override = _overrides.get({}).get(id(self))
+        if override is not None and override.model is not None:
+            return override.model
+        if isinstance(self._model, str):
+            self._model = _resolve(self._model)
+        return self._model
+
+    def _current_toolsets(self) -> tuple[Toolset, ...]:
+        override = _overrides.get({}).get(id(self))
+        if override is not None and override.toolsets is not None:
+            return override.toolsets
+        return (self._functions, *self._toolsets)
+
+
+class AgentStream(Generic[OutputT]):
+    """The events of a run as they happen, then its result."""
+
+    def __init__(self, receive: MemoryObjectReceiveStream[AgentEvent]) -> None:
+        """Made by `Agent.run_stream`."""
+        self._receive = receive
+        self._run: AgentRun[Any, OutputT] | None = None
+        self._error: Exception | None = None
+
+    async def __aiter__(self) -> AsyncIterator[AgentEvent]:
+        """Yield events until the run ends; raises what the run raised."""
+        async for event in self._receive:
+            yield event
+        if self._error is not None:
+            raise self._error
+
+    async def finish(self) -> RunResult[OutputT]:
+        """Skip the remaining events and return the result.
+
+        Raises:
+            AgentRunError: the run failed.
+        """
+        async for _ in self:
+            pass
+        return self.result
+
+    @property
+    def state(self) -> RunState | None:
+        """The state as of now; None before the run has started."""
+        return self._run.state if self._run is not None else None
+
+    @property
+    def result(self) -> RunResult[OutputT]:
+        """The result, once all events were read.
+
+        Raises:
+            UserError: the run has not ended.
+        """
+        if self._run is None or self._run.result is None:
+            raise UserError("the run has not ended: iterate over all events, or call `await stream.finish()`.")
+        return self._run.result
+
+
+@asynccontextmanager
+async def _entered(plan: RunPlan[DepsT, OutputT]) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
+    async with AsyncExitStack() as stack:
+        await _enter_all(stack, plan.model, plan.toolsets)
+        yield AgentRun(plan)
+
+
+async def _enter_all(stack: AsyncExitStack, model: Model, toolsets: tuple[Toolset, ...]) -> None:
+    await stack.enter_async_context(model)
+    for toolset in toolsets:
+        await stack.enter_async_context(toolset)
+
+
+def _resolve(model: Model | str) -> Model:
+    if isinstance(model, Model):
+        return model
+    from agentkit.models.resolve import resolve_model
+
+    return resolve_model(model)

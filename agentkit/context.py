@@ -1,0 +1,50 @@
+"""What a tool or an instruction function can know of the run that it is part of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from agentkit.limits import RunUsage
+
+if TYPE_CHECKING:
+    from agentkit.events import AgentEvent
+    from agentkit.messages import ModelMessage
+
+DepsT = TypeVar("DepsT")
+
+
+@dataclass(frozen=True, slots=True)
+class RunContext(Generic[DepsT]):
+    """Passed to tools whose first parameter is annotated with it."""
+
+    deps: DepsT
+    """The application's own objects, as given to `run`."""
+    run_id: str = ""
+    messages: tuple[ModelMessage, ...] = ()
+    usage: RunUsage = RunUsage()
+    step: int = 0
+    """Model responses so far in this run."""
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+    retry: int = 0
+    """How often this call was sent back to the model already."""
+    emit: Callable[[AgentEvent], None] | None = field(default=None, repr=False, compare=False)
+    """Sends an event of the run; None where nobody listens."""
+
+    def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
+        """Tell listeners how far a long call is."""
+        if self.emit is None:
+            return
+        from agentkit.events import ToolProgressEvent
+
+        self.emit(
+            ToolProgressEvent(
+                tool_name=self.tool_name or "",
+                tool_call_id=self.tool_call_id or "",
+                progress=progress,
+                total=total,
+                message=message,
+            )
+        )

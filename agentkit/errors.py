@@ -1,0 +1,104 @@
+"""Errors in three kinds: the caller's mistake, a run that failed, and signals that a tool's author raises.
+
+A run failure carries what was done so far, so that nothing is lost with it. Reaching a limit is not an error: it
+ends in a result with status "limit_reached" (`agentkit.limits`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkit.limits import RunUsage
+    from agentkit.messages import ModelMessage
+
+
+class AgentKitError(Exception):
+    """Base of every error of this package."""
+
+
+class UserError(AgentKitError):
+    """The developer's mistake; the message says what to change."""
+
+
+class AgentRunError(AgentKitError):
+    """A run failed. The work done until then is attached."""
+
+    messages: tuple[ModelMessage, ...] = ()
+    """The conversation up to the failure; filled in by the runner."""
+    usage: RunUsage | None = None
+    """What the run had used; filled in by the runner."""
+
+
+class ModelError(AgentRunError):
+    """A model could not be reached or used."""
+
+    retryable: bool = False
+    """Whether the same request may succeed later, or with another model."""
+
+
+class ModelTimeout(ModelError):
+    """A model did not answer within its total or idle deadline."""
+
+    retryable = True
+
+
+class ModelConnectionError(ModelError):
+    """The connection failed, or broke before the reply was complete."""
+
+    retryable = True
+
+
+class ModelHTTPError(ModelError):
+    """A server answered with an error status."""
+
+    def __init__(self, message: str, *, status_code: int, body: str = "", retryable: bool = False) -> None:
+        """Keep the status and the (bounded) body beside the message."""
+        super().__init__(message)
+        self.status_code = status_code
+        self.body = body
+        self.retryable = retryable
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the keyword arguments."""
+        return _rebuild_http_error, (str(self), self.status_code, self.body, self.retryable)
+
+
+def _rebuild_http_error(message: str, status_code: int, body: str, retryable: bool) -> ModelHTTPError:
+    return ModelHTTPError(message, status_code=status_code, body=body, retryable=retryable)
+
+
+class ContextWindowExceeded(ModelError):
+    """The conversation no longer fits the model's context window."""
+
+
+class UnexpectedModelBehavior(ModelError):
+    """The model's reply broke the protocol, or stayed invalid after all retries."""
+
+
+class ToolExecutionError(AgentRunError):
+    """A tool raised an error that it did not declare; the original is the `__cause__`."""
+
+
+class MCPConnectionError(AgentRunError):
+    """An MCP server could not be started or reached, or went away."""
+
+
+class ToolDefinitionError(AgentRunError):
+    """A server's tool definition is unusable: too many, colliding, or with a schema that is refused."""
+
+
+class RunCancelled(AgentRunError):
+    """The run was cancelled from outside."""
+
+
+class ModelRetry(Exception):
+    """Raised by a tool or output function: tell the model what to change and let it try again."""
+
+
+class ToolFailed(Exception):
+    """Raised by a tool: it failed for good; the model sees the message and should not repeat the call."""
+
+
+class ApprovalRequired(Exception):
+    """Raised by a tool: a person must approve this call first."""

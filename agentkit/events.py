@@ -1,0 +1,157 @@
+"""Everything that happens in a run, as one discriminated union with the field `event_kind`.
+
+Only the runner emits events. They are frozen and JSON-able: the trace file is these events, one a line.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator
+
+from agentkit.limits import RunUsage
+from agentkit.messages import ModelRequest, ModelResponse
+
+
+@dataclass(frozen=True, slots=True)
+class RunStartedEvent:
+    """A run begins."""
+
+    run_id: str
+    agent_name: str | None
+    model_name: str
+    tools: tuple[str, ...]
+    event_kind: Literal["run_started"] = "run_started"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequestEvent:
+    """Messages were added and the model is asked."""
+
+    step: int
+    messages: tuple[ModelRequest, ...]
+    """Only the new ones: those since the last response."""
+    allowed_tools: tuple[str, ...]
+    event_kind: Literal["model_request"] = "model_request"
+
+
+@dataclass(frozen=True, slots=True)
+class TextDeltaEvent:
+    """More text of the answer."""
+
+    text: str
+    event_kind: Literal["text_delta"] = "text_delta"
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDeltaEvent:
+    """More reasoning text."""
+
+    text: str
+    event_kind: Literal["thinking_delta"] = "thinking_delta"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDeltaEvent:
+    """More of a tool call that is being written."""
+
+    index: int
+    tool_name: str | None
+    arguments: str
+    event_kind: Literal["tool_call_delta"] = "tool_call_delta"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResponseEvent:
+    """The model answered."""
+
+    step: int
+    response: ModelResponse
+    duration_s: float
+    event_kind: Literal["model_response"] = "model_response"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallEvent:
+    """A tool is about to run."""
+
+    tool_name: str
+    tool_call_id: str
+    arguments: str
+    probability: float | None = None
+    event_kind: Literal["tool_call"] = "tool_call"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolProgressEvent:
+    """A running tool reports how far it is."""
+
+    tool_name: str
+    tool_call_id: str
+    progress: float
+    total: float | None = None
+    message: str | None = None
+    event_kind: Literal["tool_progress"] = "tool_progress"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResultEvent:
+    """A tool call ended, well or not."""
+
+    tool_name: str
+    tool_call_id: str
+    content: str
+    outcome: Literal["success", "retry", "failed", "timeout", "not_run"]
+    duration_s: float
+    data: Any = None
+    event_kind: Literal["tool_result"] = "tool_result"
+
+
+@dataclass(frozen=True, slots=True)
+class LimitReachedEvent:
+    """A usage limit was reached; the model is asked for a last answer without tools."""
+
+    limit: str
+    event_kind: Literal["limit_reached"] = "limit_reached"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinishedEvent:
+    """A run ended with a result."""
+
+    run_id: str
+    status: str
+    output: Any
+    usage: RunUsage
+    confidence: float | None
+    duration_s: float
+    event_kind: Literal["run_finished"] = "run_finished"
+
+
+@dataclass(frozen=True, slots=True)
+class RunFailedEvent:
+    """A run ended with an error."""
+
+    run_id: str
+    error_type: str
+    error: str
+    usage: RunUsage
+    event_kind: Literal["run_failed"] = "run_failed"
+
+
+AgentEvent = Annotated[
+    RunStartedEvent
+    | ModelRequestEvent
+    | TextDeltaEvent
+    | ThinkingDeltaEvent
+    | ToolCallDeltaEvent
+    | ModelResponseEvent
+    | ToolCallEvent
+    | ToolProgressEvent
+    | ToolResultEvent
+    | LimitReachedEvent
+    | RunFinishedEvent
+    | RunFailedEvent,
+    Discriminator("event_kind"),
+]

@@ -1,0 +1,100 @@
+"""What a run used, and how much it may use.
+
+A limit ends a run with a result, not an exception: the model gets one last turn without tools to answer with
+what it has. Complaints about lost work at a turn limit are why (openai-agents-python#719, #844).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+DEFAULT_REQUEST_LIMIT = 50
+"""Model requests a run may make unless told otherwise; pydantic-ai's figure."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestUsage:
+    """Tokens of one model request."""
+
+    input_tokens: int = 0
+    """Prompt tokens, cached ones included."""
+    cache_read_tokens: int = 0
+    """Prompt tokens that were not evaluated again."""
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RunUsage:
+    """Requests, tool calls and tokens of a run so far."""
+
+    requests: int = 0
+    tool_calls: int = 0
+    input_tokens: int = 0
+    cache_read_tokens: int = 0
+    output_tokens: int = 0
+
+    @property
+    def total_tokens(self) -> int:
+        """Input and output tokens together."""
+        return self.input_tokens + self.output_tokens
+
+    def plus_request(self, usage: RequestUsage) -> RunUsage:
+        """Return the usage after one more request."""
+        return RunUsage(
+            self.requests + 1,
+            self.tool_calls,
+            self.input_tokens + usage.input_tokens,
+            self.cache_read_tokens + usage.cache_read_tokens,
+            self.output_tokens + usage.output_tokens,
+        )
+
+    def plus_tool_calls(self, n_calls: int) -> RunUsage:
+        """Return the usage after `n_calls` more tool calls."""
+        return RunUsage(
+            self.requests,
+            self.tool_calls + n_calls,
+            self.input_tokens,
+            self.cache_read_tokens,
+            self.output_tokens,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class UsageLimits:
+    """Bounds on a run; None means unbounded. The last request is kept for a tool-free answer."""
+
+    request_limit: int | None = DEFAULT_REQUEST_LIMIT
+    tool_calls_limit: int | None = None
+    input_tokens_limit: int | None = None
+    output_tokens_limit: int | None = None
+    total_tokens_limit: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse limits that no run could meet.
+
+        Raises:
+            UserError: a limit is negative, or no request is allowed at all.
+        """
+        from agentkit.errors import UserError
+
+        for name in self.__slots__:
+            value = getattr(self, name)
+            if value is not None and value < (1 if name == "request_limit" else 0):
+                raise UserError(
+                    f"UsageLimits({name}={value!r}): the limit must be "
+                    f"{'at least 1' if name == 'request_limit' else 'zero or more'}; use None for no limit."
+                )
+
+    def reached(self, usage: RunUsage) -> str | None:
+        """Name the limit that leaves room for no further tool turn, None while there is room."""
+        if self.request_limit is not None and usage.requests >= self.request_limit - 1:
+            return f"request_limit={self.request_limit}"
+        if self.tool_calls_limit is not None and usage.tool_calls >= self.tool_calls_limit:
+            return f"tool_calls_limit={self.tool_calls_limit}"
+        if self.input_tokens_limit is not None and usage.input_tokens >= self.input_tokens_limit:
+            return f"input_tokens_limit={self.input_tokens_limit}"
+        if self.output_tokens_limit is not None and usage.output_tokens >= self.output_tokens_limit:
+            return f"output_tokens_limit={self.output_tokens_limit}"
+        if self.total_tokens_limit is not None and usage.total_tokens >= self.total_tokens_limit:
+            return f"total_tokens_limit={self.total_tokens_limit}"
+        return None

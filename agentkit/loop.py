@@ -1,0 +1,214 @@
+"""The agent loop as a pure function: (state, observation) -> (state, actions).
+
+Plan, act, observe, replan (ReAct, arXiv 2210.03629): a response of the model becomes tool calls to run or a
+final answer; what the tools returned becomes the next request. Here are all decisions and no I/O; the runner
+performs the actions and reports back.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from agentkit.errors import UnexpectedModelBehavior
+from agentkit.limits import UsageLimits
+from agentkit.messages import (
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    RetryPromptPart,
+    SystemPromptPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+from agentkit.state import RunState
+
+RunStatus = Literal["completed", "limit_reached", "abstained"]
+
+
+@dataclass(frozen=True, slots=True)
+class LoopRules:
+    """What the loop must know of the agent; tools may change from step to step."""
+
+    max_retries: Mapping[str, int]
+    """The callable tools and how often each may be retried in a row."""
+    limits: UsageLimits = UsageLimits()
+    output_retries: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class CallModel:
+    """Ask the model; without tools if `final`."""
+
+    final: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RunTools:
+    """Run these calls, in order where a tool is a barrier; `refused` are answered already."""
+
+    calls: tuple[ToolCallPart, ...]
+    refused: tuple[ModelRequestPart, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReadOutput:
+    """Parse and validate the answer in the last response; `status` holds if that goes well."""
+
+    response: ModelResponse
+    status: RunStatus
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """The run ends without an answer to read."""
+
+    status: RunStatus
+
+
+Action = CallModel | RunTools | ReadOutput | Finish
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutcomes:
+    """What the calls of a `RunTools` gave, in the order of the calls; `refused` parts included."""
+
+    parts: tuple[ModelRequestPart, ...]
+    n_run: int
+    """How many tool bodies were started."""
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRejected:
+    """The answer did not pass its validation."""
+
+    reason: str
+
+
+Observation = ModelRequest | ModelResponse | ToolOutcomes | OutputRejected
+
+
+def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState, Action]:
+    """Return the next state and the one action that follows from what was seen.
+
+    Raises:
+        UnexpectedModelBehavior: the answer stayed invalid after all retries.
+    """
+    match seen:
+        case ModelRequest():
+            return _ask(state, seen.parts, rules)
+        case ModelResponse():
+            return _on_response(state, seen, rules)
+        case ToolOutcomes():
+            return _on_outcomes(state, seen, rules)
+        case OutputRejected():
+            return _on_rejected(state, seen, rules)
+
+
+def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> tuple[RunState, Action]:
+    calls = response.tool_calls
+    state = replace(
+        _append(state, response),
+        step=state.step + 1,
+        usage=state.usage.plus_request(response.usage),
+        confidence=_least(state.confidence, response),
+    )
+    if response.abstained:
+        return state, Finish("abstained")
+    if state.limit is not None:
+        if calls:  # a model without a grammar may call tools although it was given none
+            state = _append(state, ModelRequest(tuple(_not_run(call, state.limit) for call in calls)))
+        status: RunStatus = "limit_reached" if rules.max_retries else "completed"
+        return state, ReadOutput(response, status) if response.text else Finish(status)
+    if calls:
+        return state, _admit(state, calls, rules)
+    if not response.text:
+        return _on_rejected(state, OutputRejected("The response was empty: call a tool or answer."), rules)
+    return state, ReadOutput(response, "completed")
+
+
+def _admit(state: RunState, calls: tuple[ToolCallPart, ...], rules: LoopRules) -> RunTools:
+    """Sort out calls of unknown tools and those over the budget; each still gets its answer."""
+    budget = rules.limits.tool_calls_limit
+    room = len(calls) if budget is None else max(0, budget - state.usage.tool_calls)
+    admitted: list[ToolCallPart] = []
+    refused: list[ModelRequestPart] = []
+    for call in calls:
+        if call.tool_name not in rules.max_retries or call.tool_name in state.disabled_tools:
+            refused.append(_unknown(call, state, rules))
+        elif len(admitted) >= room:
+            refused.append(_not_run(call, f"tool_calls_limit={budget}"))
+        else:
+            admitted.append(call)
+    return RunTools(tuple(admitted), tuple(refused))
+
+
+def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple[RunState, Action]:
+    retries = dict(state.retries)
+    disabled = set(state.disabled_tools)
+    parts: list[ModelRequestPart] = []
+    for part in seen.parts:
+        name = part.tool_name if isinstance(part, (ToolReturnPart, RetryPromptPart)) else None
+        if isinstance(part, RetryPromptPart) and name is not None and name in rules.max_retries:
+            retries[name] = retries.get(name, 0) + 1
+            if retries[name] > rules.max_retries[name]:
+                disabled.add(name)
+                part = replace(part, content=f"{part.content}\n{name!r} cannot be called any more in this run.")
+        elif name is not None:
+            retries.pop(name, None)
+        parts.append(part)
+    state = replace(
+        state,
+        retries=tuple(retries.items()),
+        disabled_tools=frozenset(disabled),
+        usage=state.usage.plus_tool_calls(seen.n_run),
+    )
+    return _ask(state, tuple(parts), rules)
+
+
+def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tuple[RunState, Action]:
+    if state.output_retries >= rules.output_retries:
+        raise UnexpectedModelBehavior(
+            f"the answer was still invalid after {rules.output_retries} "
+            f"{'retry' if rules.output_retries == 1 else 'retries'}: {seen.reason} "
+            f"Raise `retries`, or use a model with a grammar (`profile.grammar`)."
+        )
+    request_limit = rules.limits.request_limit
+    if request_limit is not None and state.usage.requests >= request_limit:
+        return state, Finish("limit_reached")
+    state = replace(state, output_retries=state.output_retries + 1)
+    return _ask(state, (RetryPromptPart(seen.reason),), rules)
+
+
+def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> tuple[RunState, Action]:
+    """Send `parts` to the model, for the last time and without tools once a limit is reached."""
+    if state.limit is None and (limit := rules.limits.reached(state.usage)) is not None:
+        state = replace(state, limit=limit)
+        if rules.max_retries:
+            note = f"The limit {limit} is reached. Answer now with what you have; no tool can be called."
+            parts = (*parts, SystemPromptPart(note))
+    return _append(state, ModelRequest(parts)), CallModel(final=state.limit is not None)
+
+
+def _append(state: RunState, message: ModelRequest | ModelResponse) -> RunState:
+    return replace(state, messages=(*state.messages, message))
+
+
+def _unknown(call: ToolCallPart, state: RunState, rules: LoopRules) -> RetryPromptPart:
+    callable_now = [name for name in rules.max_retries if name not in state.disabled_tools]
+    near = difflib.get_close_matches(call.tool_name, callable_now, n=3, cutoff=0.5)
+    known = f"Nearest: {', '.join(near)}." if near else f"Callable: {', '.join(callable_now[:20]) or 'none'}."
+    return RetryPromptPart(f"There is no tool {call.tool_name!r}. {known}", call.tool_name, call.tool_call_id)
+
+
+def _not_run(call: ToolCallPart, limit: str) -> ToolReturnPart:
+    return ToolReturnPart(call.tool_name, call.tool_call_id, f"Not run: {limit} is reached.", is_error=True)
+
+
+def _least(confidence: float | None, response: ModelResponse) -> float | None:
+    seen = [call.probability for call in response.tool_calls]
+    if not seen:
+        seen = [response.p_answer]
+    return min((p for p in (confidence, *seen) if p is not None), default=None)

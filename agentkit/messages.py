@@ -1,0 +1,186 @@
+"""The conversation: requests to a model and its responses, each a tuple of parts.
+
+Messages are frozen and a conversation only grows, so a model may keep what it rendered of earlier ones. The
+names are those of pydantic-ai, the de-facto standard; the discriminators are `kind` and `part_kind`.
+`messages_to_json` and `messages_from_json` are the stored form.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+from dataclasses import dataclass, field
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+from pydantic import Discriminator
+
+from agentkit.limits import RequestUsage
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+
+@dataclass(frozen=True, slots=True)
+class SystemPromptPart:
+    """Instructions of the developer."""
+
+    content: str
+    part_kind: Literal["system-prompt"] = "system-prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class UserPromptPart:
+    """What the user said."""
+
+    content: str
+    part_kind: Literal["user-prompt"] = "user-prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolReturnPart:
+    """The result of one tool call. Its text is untrusted: it may say anything."""
+
+    tool_name: str
+    tool_call_id: str
+    content: str
+    """The text that the model sees."""
+    data: Any = None
+    """The value behind the text, for the application; JSON-able."""
+    is_error: bool = False
+    part_kind: Literal["tool-return"] = "tool-return"
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPromptPart:
+    """Something was wrong with the last response: what, and how to mend it."""
+
+    content: str
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+    """The call that this answers; None where the final answer was at fault."""
+    part_kind: Literal["retry-prompt"] = "retry-prompt"
+
+
+@dataclass(frozen=True, slots=True)
+class TextPart:
+    """Text that the model wrote."""
+
+    content: str
+    part_kind: Literal["text"] = "text"
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingPart:
+    """Reasoning that the model wrote before its answer."""
+
+    content: str
+    part_kind: Literal["thinking"] = "thinking"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallPart:
+    """One tool call that the model asks for."""
+
+    tool_name: str
+    arguments: str
+    """The JSON text of the arguments, as the model wrote it; may be invalid where no grammar held."""
+    tool_call_id: str = field(default_factory=lambda: new_call_id())
+    probability: float | None = None
+    """Probability of this tool among all legal choices, under the grammar's mask."""
+    alternatives: tuple[tuple[str, float], ...] = ()
+    """The other tools (names joined by "|" where one branch led to several) and their probabilities."""
+    part_kind: Literal["tool-call"] = "tool-call"
+
+    def arguments_dict(self) -> dict[str, Any]:
+        """Parse the arguments.
+
+        Raises:
+            ValueError: they are not a JSON object.
+        """
+        value: Any = json.loads(self.arguments) if self.arguments.strip() else {}
+        if not isinstance(value, dict):
+            raise ValueError(f"arguments of {self.tool_name!r} are {type(value).__name__}, not an object")
+        return cast("dict[str, Any]", value)
+
+
+ModelRequestPart = SystemPromptPart | UserPromptPart | ToolReturnPart | RetryPromptPart
+ModelResponsePart = TextPart | ThinkingPart | ToolCallPart
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """Parts sent to the model."""
+
+    parts: tuple[Annotated[ModelRequestPart, Discriminator("part_kind")], ...]
+    kind: Literal["request"] = "request"
+
+
+@dataclass(frozen=True, slots=True)
+class DecodingStats:
+    """What an in-process engine reports of one response; times in seconds."""
+
+    reused_tokens: int = 0
+    prefilled_tokens: int = 0
+    sampled_tokens: int = 0
+    forced_tokens: int = 0
+    forward_calls: int = 0
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    mask_s: float = 0.0
+    first_token_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ModelResponse:
+    """Parts that came back."""
+
+    parts: tuple[Annotated[ModelResponsePart, Discriminator("part_kind")], ...]
+    usage: RequestUsage = RequestUsage()
+    model_name: str = ""
+    finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "error"] | None = None
+    decoding: DecodingStats | None = None
+    p_answer: float | None = None
+    """Probability, under the mask, that the model answers instead of calling a tool."""
+    abstained: bool = False
+    """The model said, by the convention's empty call list, that no tool fits."""
+    kind: Literal["response"] = "response"
+
+    @property
+    def text(self) -> str:
+        """The text parts, joined."""
+        return "".join(p.content for p in self.parts if isinstance(p, TextPart))
+
+    @property
+    def tool_calls(self) -> tuple[ToolCallPart, ...]:
+        """The tool calls, in order."""
+        return tuple(p for p in self.parts if isinstance(p, ToolCallPart))
+
+
+ModelMessage = ModelRequest | ModelResponse
+
+
+def new_call_id() -> str:
+    """Return an id for a tool call: unique enough within any journal (64 random bits)."""
+    return f"call_{secrets.token_hex(8)}"
+
+
+def messages_to_json(messages: tuple[ModelMessage, ...] | list[ModelMessage]) -> bytes:
+    """Return the conversation as JSON."""
+    return _adapter().dump_json(tuple(messages))
+
+
+def messages_from_json(data: bytes | str) -> tuple[ModelMessage, ...]:
+    """Read a conversation back.
+
+    Raises:
+        pydantic.ValidationError: the data is not a conversation.
+    """
+    return _adapter().validate_json(data)
+
+
+@cache
+def _adapter() -> TypeAdapter[tuple[ModelMessage, ...]]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(tuple[Annotated[ModelMessage, Discriminator("kind")], ...])

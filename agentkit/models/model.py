@@ -1,0 +1,187 @@
+"""The `Model` protocol: one request in, one response out, deltas on the side.
+
+A reply is pushed to a callback while it grows rather than pulled from a generator, so cancelling a run cancels
+exactly one coroutine and nothing is left to close.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from agentkit.errors import UserError
+from agentkit.messages import ModelMessage, ModelResponse
+from agentkit.tools.definition import ToolDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class ModelProfile:
+    """What a model can do; the runtime asks for no more."""
+
+    grammar: bool = False
+    """Replies are masked by a grammar, so calls and structured output cannot be malformed."""
+    logprobs: bool = False
+    prefix_cache: bool = False
+    """What was evaluated of a conversation is not evaluated again."""
+    context_window: int | None = None
+    parallel_tool_calls: bool = True
+    native_output: bool = False
+    """Accepts a JSON Schema for the final answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """How to sample and how long to wait; None leaves the model's default."""
+
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    timeout_s: float | None = None
+    """Total time for one request, retries included."""
+    extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Further fields for the body of an HTTP request."""
+
+    def merged(self, other: ModelSettings | None) -> ModelSettings:
+        """Return these settings with those of `other` that are set taking precedence."""
+        if other is None or other is self:
+            return self
+        default = ModelSettings()
+        changes = {
+            name: value for name in self.__slots__ if (value := getattr(other, name)) != getattr(default, name)
+        }
+        return ModelSettings(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
+
+
+@dataclass(frozen=True, slots=True)
+class OutputSchema:
+    """The form of a structured final answer."""
+
+    name: str
+    json_schema: Mapping[str, Any]
+    """Always an object's schema."""
+    description: str | None = None
+    wrapped: bool = False
+    """The answer proper is the one property `result` of that object, because its own schema is no object's."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequestParameters:
+    """Everything about a request besides the conversation."""
+
+    tools: tuple[ToolDefinition, ...] = ()
+    """The tools that the model is told of."""
+    allowed_tools: frozenset[str] | None = None
+    """The tools that it may call now; None means all. Others stay in the prompt but are masked out."""
+    output: OutputSchema | None = None
+    """A structured final answer; None means text."""
+    tool_choice: Literal["auto", "required", "none"] = "auto"
+    parallel_tool_calls: bool = True
+    settings: ModelSettings = ModelSettings()
+
+    @property
+    def callable_tools(self) -> tuple[ToolDefinition, ...]:
+        """The tools that may be called in this request."""
+        if self.tool_choice == "none":
+            return ()
+        if self.allowed_tools is None:
+            return self.tools
+        return tuple(tool for tool in self.tools if tool.name in self.allowed_tools)
+
+
+@dataclass(frozen=True, slots=True)
+class TextDelta:
+    """More text of the answer."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ThinkingDelta:
+    """More reasoning text."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallDelta:
+    """More of a tool call; `index` counts the calls of this response."""
+
+    index: int
+    tool_name: str | None = None
+    arguments: str = ""
+
+
+ModelDelta = TextDelta | ThinkingDelta | ToolCallDelta
+OnDelta = Callable[[ModelDelta], None]
+
+
+_requests_blocked: ContextVar[bool] = ContextVar("agentkit_model_requests_blocked", default=False)
+
+
+@contextmanager
+def block_model_requests() -> Generator[None]:
+    """Within this context every real model refuses to be asked; test doubles go on working."""
+    token = _requests_blocked.set(True)
+    try:
+        yield
+    finally:
+        _requests_blocked.reset(token)
+
+
+def check_model_requests_allowed(model: Model) -> None:
+    """Refuse a request to a real model inside `block_model_requests()`.
+
+    Raises:
+        UserError: requests are blocked here.
+    """
+    if _requests_blocked.get():
+        raise UserError(
+            f"a request to {model.name!r} inside block_model_requests(): give the agent a test double with "
+            f"`agent.override(model=TestModel())`, or leave the block."
+        )
+
+
+class Model(ABC):
+    """Something that continues a conversation. Safe for concurrent requests unless it says otherwise."""
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """A name for messages, traces and errors."""
+
+    @property
+    def profile(self) -> ModelProfile:
+        """What the model can do."""
+        return ModelProfile()
+
+    @abstractmethod
+    async def request(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        *,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """Continue `messages`; tell `on_delta` of text and calls as they arrive.
+
+        Raises:
+            ModelError: the request failed; subclasses say how.
+        """
+
+    async def __aenter__(self) -> Self:
+        """Acquire connections or weights; may be entered more than once."""
+        return self
+
+    async def __aexit__(  # noqa: B027 - having nothing to release is the common case
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release what `__aenter__` acquired."""

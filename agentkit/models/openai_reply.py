@@ -1,0 +1,179 @@
+"""A chat completion read back: streamed chunks and whole replies go through the same builder.
+
+A whole reply is a stream of one chunk whose `message` stands where `delta` would, so there is one reading of every
+field.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any, Literal, cast
+
+from agentkit.errors import UnexpectedModelBehavior
+from agentkit.limits import RequestUsage
+from agentkit.messages import ModelResponse, ModelResponsePart, TextPart, ThinkingPart, ToolCallPart
+from agentkit.models.json_fields import optional_field
+from agentkit.models.model import ModelDelta, TextDelta, ThinkingDelta
+from agentkit.models.tool_call_assembly import ToolCallAssembler
+from agentkit.models.tool_probability import TokenLogprob, opening_call_probability, read_logprobs
+from agentkit.models.well_formed import SurrogateJoiner
+
+FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
+
+_FINISH_REASONS: dict[str, FinishReason] = {
+    "stop": "stop",
+    "length": "length",
+    "tool_calls": "tool_calls",
+    "function_call": "tool_calls",
+    "content_filter": "content_filter",
+    "error": "error",
+}
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
+"""DeepSeek, llama.cpp and SGLang use the first, OpenRouter, Ollama and newer vLLM the second."""
+
+
+class ReplyBuilder:
+    """One response while it arrives."""
+
+    def __init__(self, tool_names: Collection[str] = (), taken_ids: Collection[str] = ()) -> None:
+        """Start empty; `taken_ids` are the call ids that the conversation has used."""
+        self._calls = ToolCallAssembler(tool_names)
+        self._taken_ids = taken_ids
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._text_joiner = SurrogateJoiner()
+        self._thinking_joiner = SurrogateJoiner()
+        self._tokens: list[TokenLogprob] = []
+        self._usage = RequestUsage()
+        self._model_name = ""
+        self._refused = False
+        self._finish_reason = ""
+        self._has_choice = False
+
+    @property
+    def finished(self) -> bool:
+        """Whether the server gave a finish reason; only the usage may still follow."""
+        return bool(self._finish_reason)
+
+    def feed(self, chunk: Any) -> list[ModelDelta]:
+        """Take one chunk, or a whole reply; return what it adds.
+
+        Raises:
+            UnexpectedModelBehavior: a field has the wrong type.
+        """
+        self._model_name = optional_field(chunk, "model", str, "") or self._model_name
+        self._usage = _read_usage(optional_field(chunk, "usage", dict, None)) or self._usage
+        deltas: list[ModelDelta] = []
+        for choice in cast("list[Any]", optional_field(chunk, "choices", list, [])):
+            if optional_field(choice, "index", int, 0) == 0:
+                deltas.extend(self._feed_choice(choice))
+        return deltas
+
+    def close(self) -> list[ModelDelta]:
+        """Return what was held back until the reply is known to be whole.
+
+        Raises:
+            UnexpectedModelBehavior: there was no choice in the reply at all.
+        """
+        if not self._has_choice:
+            raise UnexpectedModelBehavior("the server's reply has no `choices`: it is no chat completion.")
+        deltas: list[ModelDelta] = []
+        self._add_thinking(self._thinking_joiner.flush(), deltas)
+        self._add_text(self._text_joiner.flush(), deltas)
+        return [*deltas, *self._calls.close()]
+
+    def response(self, model_name: str) -> ModelResponse:
+        """Return the response; `model_name` is used where the server names no model."""
+        thinking, text, calls = "".join(self._thinking), "".join(self._text), self._calls.parts(self._taken_ids)
+        parts: list[ModelResponsePart] = []
+        if thinking:
+            parts.append(ThinkingPart(thinking))
+        if text:
+            parts.append(TextPart(text))
+        if calls and not parts:
+            calls = (self._with_probability(calls[0]), *calls[1:])
+        return ModelResponse(
+            parts=(*parts, *calls),
+            usage=self._usage,
+            model_name=self._model_name or model_name,
+            finish_reason=self._read_finish_reason(bool(calls)),
+        )
+
+    def describe(self) -> str:
+        """Say what has arrived, for an error's message."""
+        arrived = [
+            f"{n_chars} characters of {what}"
+            for what, n_chars in (("reasoning", _length(self._thinking)), ("text", _length(self._text)))
+            if n_chars
+        ]
+        return " and ".join([*arrived, *self._calls.describe()]) or "nothing"
+
+    def _feed_choice(self, choice: dict[str, Any]) -> list[ModelDelta]:
+        self._has_choice = True
+        message = optional_field(choice, "delta", dict, None) or optional_field(choice, "message", dict, {})
+        deltas: list[ModelDelta] = []
+        for name in _REASONING_FIELDS:
+            if reasoning := optional_field(message, name, str, ""):
+                self._add_thinking(self._thinking_joiner.push(reasoning), deltas)
+                break
+        self._read_content(message.get("content"), deltas)
+        if refusal := optional_field(message, "refusal", str, ""):
+            self._refused = True
+            self._add_text(self._text_joiner.push(refusal), deltas)
+        deltas.extend(self._calls.feed(optional_field(message, "tool_calls", list, [])))
+        self._tokens.extend(read_logprobs(choice))
+        self._finish_reason = optional_field(choice, "finish_reason", str, "") or self._finish_reason
+        return deltas
+
+    def _read_content(self, content: Any, deltas: list[ModelDelta]) -> None:
+        """Text, or Mistral's list of text and thinking blocks."""
+        if not isinstance(content, list):
+            text = optional_field({"content": content}, "content", str, "")
+            self._add_text(self._text_joiner.push(text), deltas)
+            return
+        for block in cast("list[Any]", content):
+            self._add_text(self._text_joiner.push(optional_field(block, "text", str, "")), deltas)
+            for inner in cast("list[Any]", optional_field(block, "thinking", list, [])):
+                self._add_thinking(self._thinking_joiner.push(optional_field(inner, "text", str, "")), deltas)
+
+    def _add_text(self, text: str, deltas: list[ModelDelta]) -> None:
+        if text:
+            self._text.append(text)
+            deltas.append(TextDelta(text))
+
+    def _add_thinking(self, text: str, deltas: list[ModelDelta]) -> None:
+        if text:
+            self._thinking.append(text)
+            deltas.append(ThinkingDelta(text))
+
+    def _with_probability(self, call: ToolCallPart) -> ToolCallPart:
+        probability = opening_call_probability(self._tokens, call.tool_name, self._usage.output_tokens)
+        return replace(call, probability=probability)
+
+    def _read_finish_reason(self, has_calls: bool) -> FinishReason | None:
+        """Ollama and others say "stop" also after calls; a refusal is a filter's verdict."""
+        if self._refused:
+            return "content_filter"
+        reason = _FINISH_REASONS.get(self._finish_reason)
+        return "tool_calls" if has_calls and reason == "stop" else reason
+
+
+def _length(pieces: list[str]) -> int:
+    return sum(map(len, pieces))
+
+
+def _read_usage(usage: dict[str, Any] | None) -> RequestUsage | None:
+    if usage is None:
+        return None
+    details = usage.get("prompt_tokens_details")
+    cached: Any = cast("dict[str, Any]", details).get("cached_tokens") if isinstance(details, dict) else None
+    return RequestUsage(
+        input_tokens=_count(usage.get("prompt_tokens")),
+        cache_read_tokens=_count(cached) or _count(usage.get("prompt_cache_hit_tokens")),
+        output_tokens=_count(usage.get("completion_tokens")),
+    )
+
+
+def _count(value: Any) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,35 @@
+"""Text without lone surrogates, which JSON's escapes can spell and UTF-8 cannot.
+
+A server that cuts its deltas by UTF-16 units sends one emoji as two halves; they are joined again here. Anything
+else that is left alone becomes U+FFFD, so that a reply can always be stored and sent on.
+"""
+
+from __future__ import annotations
+
+
+def well_formed(text: str) -> str:
+    """Join surrogate pairs in `text` and replace lone halves."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text
+
+
+class SurrogateJoiner:
+    """Does the same for text that arrives in pieces: holds a trailing first half until its second comes."""
+
+    def __init__(self) -> None:
+        """Start with nothing held."""
+        self._held = ""
+
+    def push(self, text: str) -> str:
+        """Return what can be shown after `text` arrived."""
+        text = self._held + text
+        self._held = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
+        return well_formed(text[: len(text) - len(self._held)])
+
+    def flush(self) -> str:
+        """Return what was still held, at the end of the text."""
+        held, self._held = self._held, ""
+        return well_formed(held)

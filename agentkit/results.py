@@ -1,0 +1,51 @@
+"""What a run gives back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeVar
+
+from agentkit.limits import RunUsage
+from agentkit.messages import ModelMessage
+from agentkit.state import RunState
+
+OutputT = TypeVar("OutputT")
+
+RunResultStatus = Literal["completed", "limit_reached", "abstained"]
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult(Generic[OutputT]):
+    """The outcome of a run."""
+
+    output: OutputT
+    """The answer. None where the run ended without one (`status` is then not "completed")."""
+    status: RunResultStatus
+    state: RunState
+
+    @property
+    def run_id(self) -> str:
+        """The run's id, which also names its trace."""
+        return self.state.run_id
+
+    @property
+    def messages(self) -> tuple[ModelMessage, ...]:
+        """The whole conversation; pass it as `message_history` to go on."""
+        return self.state.messages
+
+    def new_messages(self) -> tuple[ModelMessage, ...]:
+        """Return the messages of this run alone."""
+        return self.state.messages[self.state.n_history :]
+
+    @property
+    def usage(self) -> RunUsage:
+        """Requests, tool calls and tokens."""
+        return self.state.usage
+
+    @property
+    def confidence(self) -> float | None:
+        """The least probability, under the grammar's mask, of any decision in the run.
+
+        A decision is the choice of a tool, or of answering instead. None where the model reports none.
+        """
+        return self.state.confidence

@@ -1,0 +1,336 @@
+"""Performs what the loop decides: asks the model, runs tools, reads the answer, and tells listeners.
+
+A run is an `AgentRun`: `advance()` performs one action and returns the next, so that `run`, `run_stream` and
+`iter` are the same code. The state is kept whole at every await: when a run is cancelled while tools are
+running, their calls are answered with "interrupted", so no conversation is left with a call without result.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Generic, TypeVar
+
+import anyio
+from anyio.lowlevel import checkpoint
+
+from agentkit.context import RunContext
+from agentkit.errors import AgentRunError, ModelRetry, UserError
+from agentkit.events import (
+    AgentEvent,
+    LimitReachedEvent,
+    ModelRequestEvent,
+    ModelResponseEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    TextDeltaEvent,
+    ThinkingDeltaEvent,
+    ToolCallDeltaEvent,
+)
+from agentkit.limits import UsageLimits
+from agentkit.loop import (
+    Action,
+    CallModel,
+    Finish,
+    LoopRules,
+    OutputRejected,
+    ReadOutput,
+    RunTools,
+    ToolOutcomes,
+    step,
+)
+from agentkit.messages import ModelRequest, ModelResponse, ToolReturnPart
+from agentkit.models.model import (
+    Model,
+    ModelDelta,
+    ModelRequestParameters,
+    ModelSettings,
+    TextDelta,
+    ThinkingDelta,
+)
+from agentkit.output import OutputSpec
+from agentkit.results import RunResult, RunResultStatus
+from agentkit.state import RunState
+from agentkit.tools.definition import Tool, ToolDefinition
+from agentkit.tools.execution import CallScope, run_calls
+from agentkit.tools.toolset import Toolset
+
+DepsT = TypeVar("DepsT")
+OutputT = TypeVar("OutputT")
+Sink = Callable[[AgentEvent], None]
+OutputValidator = Callable[[RunContext[Any], Any], Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class RunPlan(Generic[DepsT, OutputT]):
+    """Everything about a run that is settled before it starts."""
+
+    model: Model
+    toolsets: tuple[Toolset, ...]
+    output: OutputSpec[OutputT]
+    output_validators: tuple[OutputValidator, ...]
+    request: ModelRequest
+    state: RunState
+    deps: DepsT
+    agent_name: str | None
+    limits: UsageLimits
+    retries: int
+    tool_timeout_s: float | None
+    settings: ModelSettings
+    parallel_tool_calls: bool
+    sinks: tuple[Sink, ...]
+
+
+class AgentRun(Generic[DepsT, OutputT]):
+    """A run in progress. Used by `Agent`; not safe for use from two tasks at once."""
+
+    def __init__(self, plan: RunPlan[DepsT, OutputT]) -> None:
+        """Prepare a run; nothing happens before `advance`."""
+        self._plan = plan
+        self._state = plan.state
+        self._next: Action | None = None
+        self._tools: dict[str, Tool] = {}
+        self._definitions: tuple[ToolDefinition, ...] = ()
+        self._rules = LoopRules(max_retries={})
+        self._revisions: tuple[int, ...] = ()
+        self._n_reported = len(plan.state.messages)
+        self._started = time.perf_counter()
+        self._result: RunResult[OutputT] | None = None
+        self._emit: Sink | None = self._send if plan.sinks else None
+
+    @property
+    def state(self) -> RunState:
+        """The state as of now; whole even after a failure or cancellation."""
+        return self._state
+
+    @property
+    def next_action(self) -> Action | None:
+        """What `advance` will perform; None before the first call and after the end."""
+        return self._next
+
+    @property
+    def result(self) -> RunResult[OutputT] | None:
+        """The result once the run has ended."""
+        return self._result
+
+    async def __aiter__(self) -> AsyncIterator[Action]:
+        """Advance step by step, yielding each action before it is performed."""
+        while (action := await self.advance()) is not None:
+            yield action
+
+    async def finish(self) -> RunResult[OutputT]:
+        """Advance until the end and return the result."""
+        while self._result is None:
+            await self.advance()
+        return self._result
+
+    async def advance(self) -> Action | None:
+        """Perform the next action; return the one after it, None at the end.
+
+        Raises:
+            AgentRunError: the run failed; `messages` and `usage` of the error hold what was done.
+        """
+        if self._result is not None:
+            return None
+        try:
+            if self._next is None:
+                await self._start()
+            else:
+                await self._perform(self._next)
+        except AgentRunError as error:
+            error.messages, error.usage = self._state.messages, self._state.usage
+            self._report_failure(error)
+            raise
+        except BaseException as error:
+            self._report_failure(error)
+            raise
+        return self._next
+
+    async def _start(self) -> None:
+        plan = self._plan
+        await self._refresh_tools()
+        if self._emit is not None:
+            self._emit(RunStartedEvent(self._state.run_id, plan.agent_name, plan.model.name, tuple(self._tools)))
+        self._observe(plan.request)
+
+    async def _perform(self, action: Action) -> None:
+        match action:
+            case CallModel(final=final):
+                await checkpoint()  # a model and tools that never wait must not starve other tasks
+                self._observe(await self._call_model(final))
+            case RunTools():
+                self._observe(await self._run_tools(action))
+            case ReadOutput(response=response, status=status):
+                try:
+                    output = await self._read_output(response)
+                except ModelRetry as signal:
+                    self._observe(OutputRejected(str(signal)))
+                else:
+                    self._end(output, status)
+            case Finish(status=status):
+                self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
+
+    def _observe(self, seen: ModelRequest | ModelResponse | ToolOutcomes | OutputRejected) -> None:
+        before = self._state.limit
+        self._state, self._next = step(self._state, seen, self._rules)
+        if self._emit is not None and self._state.limit is not None and before is None:
+            self._emit(LimitReachedEvent(self._state.limit))
+
+    async def _call_model(self, final: bool) -> ModelResponse:
+        plan, state = self._plan, self._state
+        if any(t.revision != seen for t, seen in zip(plan.toolsets, self._revisions, strict=True)):
+            await self._refresh_tools()
+        allowed = () if final else self._allowed()
+        parameters = ModelRequestParameters(
+            tools=self._definitions,
+            allowed_tools=None if len(allowed) == len(self._definitions) else frozenset(allowed),
+            output=plan.output.schema,
+            tool_choice="none" if final else "auto",
+            parallel_tool_calls=plan.parallel_tool_calls,
+            settings=plan.settings,
+        )
+        if self._emit is None:
+            return await plan.model.request(state.messages, parameters)
+        self._report_request(allowed)
+        started = time.perf_counter()
+        response = await plan.model.request(state.messages, parameters, on_delta=self._on_delta)
+        self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started))
+        self._n_reported = len(state.messages) + 1
+        return response
+
+    def _allowed(self) -> tuple[str, ...]:
+        if not self._state.disabled_tools:
+            return tuple(self._tools)
+        return tuple(name for name in self._tools if name not in self._state.disabled_tools)
+
+    async def _run_tools(self, action: RunTools) -> ToolOutcomes:
+        scope = CallScope(
+            tools=self._tools,
+            context=self._context(),
+            emit=self._emit,
+            default_timeout_s=self._plan.tool_timeout_s,
+            retries_of=self._state.retries_of,
+        )
+        try:
+            parts = await run_calls(action.calls, scope)
+        except BaseException:
+            self._answer_interrupted(action)
+            raise
+        if action.refused:
+            parts = _in_call_order(self._state, [*parts, *action.refused])
+        return ToolOutcomes(tuple(parts), n_run=len(action.calls))
+
+    def _answer_interrupted(self, action: RunTools) -> None:
+        """Keep the conversation usable: a call that was cut off still has a result, which says so."""
+        text = "Interrupted; the call may or may not have taken effect."
+        parts = [ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True) for call in action.calls]
+        answered = ModelRequest(tuple(_in_call_order(self._state, [*parts, *action.refused])))
+        self._state = replace(self._state, messages=(*self._state.messages, answered))
+
+    async def _read_output(self, response: ModelResponse) -> OutputT:
+        output = self._plan.output.parse(response.text)
+        for validate in self._plan.output_validators:
+            output = await validate(self._context(), output)
+        return output
+
+    def _end(self, output: OutputT, status: RunResultStatus) -> None:
+        self._next = None
+        self._result = RunResult(output, status, self._state)
+        if self._emit is not None:
+            state = self._state
+            self._emit(
+                RunFinishedEvent(
+                    state.run_id,
+                    status,
+                    output,
+                    state.usage,
+                    state.confidence,
+                    time.perf_counter() - self._started,
+                )
+            )
+
+    async def _refresh_tools(self) -> None:
+        toolsets = self._plan.toolsets
+        self._revisions = tuple(toolset.revision for toolset in toolsets)
+        listed = await _list_all(toolsets, self._context())
+        tools: dict[str, Tool] = {}
+        origin: dict[str, str] = {}
+        for toolset, its_tools in zip(toolsets, listed, strict=True):
+            for tool in its_tools:
+                if tool.name in tools:
+                    raise UserError(
+                        f"tool {tool.name!r} is in {origin[tool.name]!r} and in {toolset.id!r}; give one of them "
+                        f"a prefix, e.g. `toolset.prefixed({toolset.id.split()[0]!r})`, or rename it."
+                    )
+                tools[tool.name], origin[tool.name] = tool, toolset.id
+        self._tools = tools
+        self._definitions = tuple(tool.definition for tool in tools.values())
+        default = self._plan.retries
+        self._rules = LoopRules(
+            max_retries={t.name: default if t.max_retries is None else t.max_retries for t in tools.values()},
+            limits=self._plan.limits,
+            output_retries=default,
+        )
+
+    def _context(self) -> RunContext[DepsT]:
+        state = self._state
+        return RunContext(
+            deps=self._plan.deps,
+            run_id=state.run_id,
+            messages=state.messages,
+            usage=state.usage,
+            step=state.step,
+        )
+
+    def _send(self, event: AgentEvent) -> None:
+        for sink in self._plan.sinks:
+            sink(event)
+
+    def _report_request(self, allowed: tuple[str, ...]) -> None:
+        new = tuple(m for m in self._state.messages[self._n_reported :] if isinstance(m, ModelRequest))
+        self._send(ModelRequestEvent(self._state.step + 1, new, allowed))
+
+    def _on_delta(self, delta: ModelDelta) -> None:
+        if isinstance(delta, TextDelta):
+            self._send(TextDeltaEvent(delta.text))
+        elif isinstance(delta, ThinkingDelta):
+            self._send(ThinkingDeltaEvent(delta.text))
+        else:
+            self._send(ToolCallDeltaEvent(delta.index, delta.tool_name, delta.arguments))
+
+    def _report_failure(self, error: BaseException) -> None:
+        self._next = None
+        if self._emit is not None:
+            state = self._state
+            self._emit(RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage))
+
+
+async def _list_all(toolsets: Sequence[Toolset], context: RunContext[Any]) -> list[Sequence[Tool]]:
+    """List every toolset's tools, several at once: a server may still be starting."""
+    if len(toolsets) == 1:
+        return [await toolsets[0].list_tools(context)]
+    listed: list[Sequence[Tool]] = [()] * len(toolsets)
+    failures: list[Exception] = []
+
+    async def list_one(index: int) -> None:
+        try:
+            listed[index] = await toolsets[index].list_tools(context)
+        except Exception as error:
+            failures.append(error)
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for index in range(len(toolsets)):
+            tasks.start_soon(list_one, index)
+    if failures:
+        raise failures[0]
+    return listed
+
+
+def _in_call_order(state: RunState, parts: Sequence[Any]) -> list[Any]:
+    response = state.messages[-1]
+    assert isinstance(response, ModelResponse)  # RunTools always follows a response
+    order = {call.tool_call_id: index for index, call in enumerate(response.tool_calls)}
+    return sorted(parts, key=lambda part: order[part.tool_call_id])

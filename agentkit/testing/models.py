@@ -1,0 +1,228 @@
+"""Models for tests: one that calls every tool, one that is a function, one that follows a script.
+
+They are part of the product: an application's tests need no server and no weights. Inside
+`block_model_requests()` only they may be asked.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agentkit.limits import RequestUsage
+from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
+from agentkit.models.model import (
+    Model,
+    ModelDelta,
+    ModelProfile,
+    ModelRequestParameters,
+    OnDelta,
+    TextDelta,
+    ToolCallDelta,
+)
+from agentkit.testing.schema_values import smallest_value
+
+ModelFunction = Callable[
+    [Sequence[ModelMessage], ModelRequestParameters], ModelResponse | Awaitable[ModelResponse]
+]
+ScriptItem = ModelResponse | ToolCallPart | Sequence[ToolCallPart] | str | Exception
+
+
+class TestModel(Model):
+    """Calls each tool once with the smallest valid arguments, then answers with the smallest valid output."""
+
+    __test__ = False  # not a test class of pytest's
+
+    def __init__(
+        self, *, call_tools: Sequence[str] | None = None, output: str | None = None, name: str = "test"
+    ) -> None:
+        """Make a model that calls `call_tools` (None: all that it is shown) and answers `output`.
+
+        A text answer is by default the JSON of what the tools returned.
+        """
+        self._name = name
+        self._call_tools = call_tools
+        self._output = output
+
+    @property
+    def name(self) -> str:
+        """The name given at construction."""
+        return self._name
+
+    async def request(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        *,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """Answer from the schemas alone."""
+        called = {call.tool_name for m in messages if isinstance(m, ModelResponse) for call in m.tool_calls}
+        wanted = [
+            tool
+            for tool in parameters.callable_tools
+            if tool.name not in called and (self._call_tools is None or tool.name in self._call_tools)
+        ]
+        if wanted:
+            calls = tuple(
+                ToolCallPart(tool.name, json.dumps(smallest_value(tool.parameters_json_schema))) for tool in wanted
+            )
+            return _told(_response(calls, self._name, messages), on_delta)
+        text = self._output
+        if text is None and parameters.output is not None:
+            text = json.dumps(smallest_value(parameters.output.json_schema))
+        elif text is None:
+            text = _returned_values(messages) or "success (no tool calls)"
+        return _told(_response((TextPart(text),), self._name, messages), on_delta)
+
+
+class FunctionModel(Model):
+    """A model that is a function of the conversation."""
+
+    def __init__(
+        self, function: ModelFunction, *, name: str = "function", profile: ModelProfile = ModelProfile()
+    ) -> None:
+        """Make a model of `function`, which may be a coroutine function."""
+        self._function = function
+        self._name = name
+        self._profile = profile
+
+    @property
+    def name(self) -> str:
+        """The name given at construction."""
+        return self._name
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The profile given at construction."""
+        return self._profile
+
+    async def request(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        *,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """Call the function."""
+        response = self._function(messages, parameters)
+        if inspect.isawaitable(response):
+            response = await response
+        return _told(response, on_delta)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelCall:
+    """One request that a `ScriptedModel` received."""
+
+    messages: tuple[ModelMessage, ...]
+    parameters: ModelRequestParameters
+
+
+class ScriptedModel(Model):
+    """Gives prepared responses in order and records what it was asked."""
+
+    def __init__(
+        self, script: Sequence[ScriptItem], *, name: str = "scripted", profile: ModelProfile = ModelProfile()
+    ) -> None:
+        """Make a model of `script`: a string is a text answer, tool calls are a response, an error is raised."""
+        self._script = list(script)
+        self._name = name
+        self._profile = profile
+        self.calls: list[ModelCall] = []
+
+    @property
+    def name(self) -> str:
+        """The name given at construction."""
+        return self._name
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The profile given at construction."""
+        return self._profile
+
+    async def request(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        *,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """Give the next response.
+
+        Raises:
+            AssertionError: the script is at its end.
+        """
+        if len(self.calls) >= len(self._script):
+            raise AssertionError(
+                f"ScriptedModel {self._name!r} was asked {len(self.calls) + 1} times but has only "
+                f"{len(self._script)} responses; the last message was {messages[-1]!r}."
+            )
+        item = self._script[len(self.calls)]
+        self.calls.append(ModelCall(tuple(messages), parameters))
+        if isinstance(item, Exception):
+            raise item
+        return _told(self._as_response(item, messages), on_delta)
+
+    def assert_complete(self) -> None:
+        """Check that the whole script was used.
+
+        Raises:
+            AssertionError: responses are left over.
+        """
+        left = len(self._script) - len(self.calls)
+        if left:
+            raise AssertionError(
+                f"ScriptedModel {self._name!r}: {left} of {len(self._script)} responses not used."
+            )
+
+    def _as_response(
+        self, item: ModelResponse | ToolCallPart | Sequence[ToolCallPart] | str, messages: Sequence[ModelMessage]
+    ) -> ModelResponse:
+        if isinstance(item, ModelResponse):
+            return item
+        if isinstance(item, str):
+            return _response((TextPart(item),), self._name, messages)
+        calls = (item,) if isinstance(item, ToolCallPart) else tuple(item)
+        return _response(calls, self._name, messages)
+
+
+def call(tool_name: str, /, **arguments: object) -> ToolCallPart:
+    """Return a tool call for a script."""
+    return ToolCallPart(tool_name, json.dumps(arguments))
+
+
+def _response(
+    parts: tuple[TextPart | ToolCallPart, ...], name: str, messages: Sequence[ModelMessage]
+) -> ModelResponse:
+    # A word is about a token: enough for tests of limits, and O(new) since only the last message is counted.
+    last = messages[-1]
+    sent = sum(len(p.content.split()) for p in last.parts) if isinstance(last, ModelRequest) else 0
+    written = sum(len((p.content if isinstance(p, TextPart) else p.arguments).split()) for p in parts)
+    return ModelResponse(parts, RequestUsage(input_tokens=sent, output_tokens=written), name, "stop")
+
+
+def _told(response: ModelResponse, on_delta: OnDelta | None) -> ModelResponse:
+    if on_delta is not None:
+        for index, part in enumerate(response.parts):
+            delta: ModelDelta | None = None
+            if isinstance(part, TextPart):
+                delta = TextDelta(part.content)
+            elif isinstance(part, ToolCallPart):
+                delta = ToolCallDelta(index, part.tool_name, part.arguments)
+            if delta is not None:
+                on_delta(delta)
+    return response
+
+
+def _returned_values(messages: Sequence[ModelMessage]) -> str:
+    values: Mapping[str, object] = {
+        part.tool_name: part.data if part.data is not None else part.content
+        for message in messages
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+        if isinstance(part, ToolReturnPart)
+    }
+    return json.dumps(values) if values else ""

@@ -1,0 +1,78 @@
+"""What a model is told of a tool, and the tool as the runner calls it.
+
+Every source of tools (functions, MCP servers, other agents) yields the same flat `Tool`: a definition, a
+validator and a coroutine. Annotations are the MCP hints; they inform, they never lower a policy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agentkit.context import RunContext
+
+
+@dataclass(frozen=True, slots=True)
+class ToolAnnotations:
+    """MCP's hints about a tool's effects; None where nothing is said."""
+
+    title: str | None = None
+    read_only: bool | None = None
+    destructive: bool | None = None
+    idempotent: bool | None = None
+    open_world: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolDefinition:
+    """The part of a tool that is shown to a model."""
+
+    name: str
+    description: str
+    parameters_json_schema: Mapping[str, Any] = field(
+        default_factory=lambda: {"type": "object", "properties": {}, "additionalProperties": False}
+    )
+    output_json_schema: Mapping[str, Any] | None = None
+    annotations: ToolAnnotations = ToolAnnotations()
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOutput:
+    """What a call gave: the text for the model and the value behind it."""
+
+    content: str
+    data: Any = None
+    is_error: bool = False
+
+
+ToolCall = Callable[[dict[str, Any], "RunContext[Any]"], Awaitable[Any]]
+"""Runs a tool on validated arguments. Returns a `ToolOutput` or any JSON-able value; may raise `ModelRetry`,
+`ToolFailed` or `ApprovalRequired`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A tool that can be run."""
+
+    definition: ToolDefinition
+    call: ToolCall
+    validate: Callable[[str], dict[str, Any]]
+    """JSON text of the arguments to the values that `call` takes; raises `ModelRetry` with what is wrong."""
+    timeout_s: float | None = None
+    """Seconds that one call may take; None takes the agent's default."""
+    sequential: bool = False
+    """A barrier: no other call of the same response runs beside it."""
+    max_retries: int | None = None
+    """How often the model may try again after `ModelRetry`; None takes the agent's default."""
+    requires_approval: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name that the model calls."""
+        return self.definition.name
+
+    def renamed(self, name: str) -> Tool:
+        """Return the same tool under another name."""
+        return replace(self, definition=replace(self.definition, name=name))

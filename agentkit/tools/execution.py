@@ -1,0 +1,158 @@
+"""Running the calls of one response: in parallel, with barriers, timeouts and retries, results in call order.
+
+A tool's signals become parts for the model; what a tool did not declare (any other exception) ends the run as
+`ToolExecutionError`, with everything done so far attached.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import anyio
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+from agentkit.context import RunContext
+from agentkit.errors import AgentRunError, ModelRetry, ToolExecutionError, ToolFailed, UserError
+from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
+from agentkit.messages import ModelRequestPart, RetryPromptPart, ToolCallPart, ToolReturnPart
+from agentkit.tools.definition import Tool, ToolOutput
+
+DEFAULT_TOOL_TIMEOUT_S = 120.0
+"""Long enough for a build or a slow query, short enough that a hung tool does not hang the run for ever."""
+
+Emit = Callable[[AgentEvent], None]
+Outcome = Literal["success", "retry", "failed", "timeout", "not_run"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallScope:
+    """What all calls of a response share."""
+
+    tools: Mapping[str, Tool]
+    context: RunContext[Any]
+    emit: Emit | None
+    default_timeout_s: float | None
+    retries_of: Callable[[str], int]
+
+
+async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[ModelRequestPart]:
+    """Run the calls and return one part for each, in order.
+
+    Calls of `sequential` tools wait for all before them and hold up all after them; the others run at once.
+
+    Raises:
+        ToolExecutionError: a tool raised something that it did not declare; the calls beside it are cancelled.
+    """
+    parts: list[ModelRequestPart | None] = [None] * len(calls)
+    for group in _groups(calls, scope.tools):
+        if len(group) == 1:
+            parts[group[0]] = await _run_call(calls[group[0]], scope)
+        else:
+            await _run_group(calls, group, parts, scope)
+    return [part for part in parts if part is not None]
+
+
+def _groups(calls: Sequence[ToolCallPart], tools: Mapping[str, Tool]) -> list[list[int]]:
+    groups: list[list[int]] = []
+    joinable = False
+    for index, call in enumerate(calls):
+        if tools[call.tool_name].sequential:
+            groups.append([index])
+            joinable = False
+        elif joinable:
+            groups[-1].append(index)
+        else:
+            groups.append([index])
+            joinable = True
+    return groups
+
+
+async def _run_group(
+    calls: Sequence[ToolCallPart],
+    group: list[int],
+    parts: list[ModelRequestPart | None],
+    scope: CallScope,
+) -> None:
+    failures: list[AgentRunError] = []
+
+    async def run(index: int) -> None:
+        try:
+            parts[index] = await _run_call(calls[index], scope)
+        except AgentRunError as error:
+            failures.append(error)
+            tasks.cancel_scope.cancel()
+
+    async with anyio.create_task_group() as tasks:
+        for index in group:
+            tasks.start_soon(run, index)
+    if failures:
+        raise failures[0]
+
+
+async def _run_call(call: ToolCallPart, scope: CallScope) -> ModelRequestPart:
+    tool = scope.tools[call.tool_name]
+    started = time.perf_counter()
+    if scope.emit is not None:
+        scope.emit(ToolCallEvent(call.tool_name, call.tool_call_id, call.arguments, call.probability))
+    part, outcome = await _attempt(call, tool, scope)
+    if scope.emit is not None:
+        data = part.data if isinstance(part, ToolReturnPart) else None
+        scope.emit(
+            ToolResultEvent(
+                call.tool_name, call.tool_call_id, part.content, outcome, time.perf_counter() - started, data
+            )
+        )
+    return part
+
+
+async def _attempt(
+    call: ToolCallPart, tool: Tool, scope: CallScope
+) -> tuple[ToolReturnPart | RetryPromptPart, Outcome]:
+    name, call_id = call.tool_name, call.tool_call_id
+    timeout_s = tool.timeout_s if tool.timeout_s is not None else scope.default_timeout_s
+    context = replace(
+        scope.context,
+        tool_name=name,
+        tool_call_id=call_id,
+        retry=scope.retries_of(name),
+        emit=scope.emit,
+    )
+    deadline = anyio.move_on_after(timeout_s)
+    try:
+        arguments = tool.validate(call.arguments)
+        with deadline:
+            value = await tool.call(arguments, context)
+            return _returned(call, value), "success"
+    except ModelRetry as signal:
+        return RetryPromptPart(str(signal), name, call_id), "retry"
+    except ToolFailed as signal:
+        return ToolReturnPart(name, call_id, str(signal), is_error=True), "failed"
+    except (AgentRunError, UserError):
+        raise
+    except Exception as error:
+        raise ToolExecutionError(
+            f"tool {name!r} raised {type(error).__name__}: {error}. Raise ModelRetry to let the model correct "
+            f"the call, or ToolFailed to tell it that the tool cannot help."
+        ) from error
+    text = f"Timed out after {timeout_s:g} s; the call may or may not have taken effect."
+    return ToolReturnPart(name, call_id, text, is_error=True), "timeout"
+
+
+def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:
+    if isinstance(value, ToolOutput):
+        return ToolReturnPart(
+            call.tool_name, call.tool_call_id, value.content, value.data, is_error=value.is_error
+        )
+    if isinstance(value, str):
+        return ToolReturnPart(call.tool_name, call.tool_call_id, value, value)
+    try:
+        text, data = to_json(value).decode(), to_jsonable_python(value)
+    except PydanticSerializationError as error:
+        raise UserError(
+            f"tool {call.tool_name!r} returned {type(value).__name__}, which has no JSON form: {error}. "
+            f"Return text, JSON-able data, a pydantic model, or a ToolOutput."
+        ) from error
+    return ToolReturnPart(call.tool_name, call.tool_call_id, text, data)

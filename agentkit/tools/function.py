@@ -1,0 +1,294 @@
+"""Tools from plain functions: signature and docstring become the JSON Schema, pydantic checks the arguments.
+
+Arguments are validated strictly (no "1" for 1, no unknown names), so that the validator accepts exactly what a
+grammar compiled from the same schema lets through.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import typing
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, TypeVar, cast, overload
+
+import anyio.to_thread
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic.fields import FieldInfo
+
+from agentkit.context import RunContext
+from agentkit.errors import ModelRetry, UserError
+from agentkit.tools.definition import Tool, ToolAnnotations, ToolDefinition
+from agentkit.tools.toolset import Toolset
+
+FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
+_OPTIONS = "__agentkit_tool__"
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOptions:
+    """What `@tool` may say about a function besides its signature."""
+
+    name: str | None = None
+    description: str | None = None
+    timeout_s: float | None = None
+    sequential: bool = False
+    max_retries: int | None = None
+    requires_approval: bool = False
+    annotations: ToolAnnotations = ToolAnnotations()
+
+
+@overload
+def tool(function: FunctionT, /) -> FunctionT: ...
+@overload
+def tool(
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    timeout_s: float | None = None,
+    sequential: bool = False,
+    max_retries: int | None = None,
+    requires_approval: bool = False,
+    annotations: ToolAnnotations = ...,
+) -> Callable[[FunctionT], FunctionT]: ...
+def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Set options on a function that will be given to an agent; the function itself stays as it is.
+
+    `sequential` makes the call a barrier: nothing of the same response runs beside it. `timeout_s` is in
+    seconds. Plain functions need no decorator.
+    """
+
+    def mark(target: FunctionT) -> FunctionT:
+        setattr(target, _OPTIONS, ToolOptions(**options))
+        return target
+
+    return mark(function) if function is not None else mark
+
+
+def function_tool(function: Callable[..., Any], options: ToolOptions | None = None) -> Tool:
+    """Make a tool of a function.
+
+    A first parameter annotated `RunContext[...]` receives the run's context and is not shown to the model.
+    Synchronous functions run in a worker thread.
+
+    Raises:
+        UserError: the signature cannot be expressed (missing annotations that cannot be resolved, `*args`).
+    """
+    options = options or cast(ToolOptions, getattr(function, _OPTIONS, ToolOptions()))
+    name = options.name or getattr(function, "__name__", type(function).__name__)
+    signature = _read_signature(function, name)
+    summary, parameter_docs = _read_docstring(function)
+    model = _argument_model(name, signature.parameters, parameter_docs)
+    schema = _without_titles(model.model_json_schema())
+    schema.pop("description", None)
+    schema.setdefault("properties", {})
+    return Tool(
+        definition=ToolDefinition(
+            name=name,
+            description=options.description or summary,
+            parameters_json_schema=schema,
+            annotations=options.annotations,
+        ),
+        call=_caller(function, signature.takes_context, signature.positional_only),
+        validate=_validator(model),
+        timeout_s=options.timeout_s,
+        sequential=options.sequential,
+        max_retries=options.max_retries,
+        requires_approval=options.requires_approval,
+    )
+
+
+class FunctionToolset(Toolset):
+    """Tools made of functions, or ready `Tool` objects; more may be added while a run goes on."""
+
+    def __init__(self, tools: Sequence[Callable[..., Any] | Tool] = (), *, id: str = "functions") -> None:
+        """Make a toolset of `tools`.
+
+        Raises:
+            UserError: two tools share a name.
+        """
+        self._id = id
+        self._tools: dict[str, Tool] = {}
+        self._revision = 0
+        for item in tools:
+            self.add(item)
+
+    @property
+    def id(self) -> str:
+        """The name given at construction."""
+        return self._id
+
+    @property
+    def revision(self) -> int:
+        """The number of changes so far."""
+        return self._revision
+
+    def add(self, item: Callable[..., Any] | Tool) -> None:
+        """Add a function or tool.
+
+        Raises:
+            UserError: the name is taken.
+        """
+        made = item if isinstance(item, Tool) else function_tool(item)
+        if made.name in self._tools:
+            raise UserError(
+                f"tool {made.name!r} is already in toolset {self._id!r}; "
+                f'give one of them another name with `@tool(name="...")`.'
+            )
+        self._tools[made.name] = made
+        self._revision += 1
+
+    def remove(self, name: str) -> None:
+        """Take a tool away; from the next step on it cannot be called.
+
+        Raises:
+            UserError: there is no such tool.
+        """
+        if self._tools.pop(name, None) is None:
+            raise UserError(f"tool {name!r} is not in toolset {self._id!r}; it has {sorted(self._tools)}.")
+        self._revision += 1
+
+    async def list_tools(self, context: RunContext[Any]) -> Sequence[Tool]:
+        """Return the tools as they are now."""
+        return tuple(self._tools.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Signature:
+    parameters: dict[str, tuple[Any, Any]]
+    """Name to (annotation, default or ...)."""
+    takes_context: bool
+    positional_only: tuple[str, ...]
+
+
+def _read_signature(function: Callable[..., Any], name: str) -> _Signature:
+    target = function if inspect.isroutine(function) else type(function).__call__
+    try:
+        hints = typing.get_type_hints(target, include_extras=True)
+    except NameError as error:
+        raise UserError(
+            f"tool {name!r}: an annotation cannot be resolved ({error}); "
+            f"import the type at module level, not only for type checking."
+        ) from error
+    parameters = list(inspect.signature(function).parameters.values())
+    takes_context = bool(parameters) and _is_context(hints.get(parameters[0].name))
+    fields: dict[str, tuple[Any, Any]] = {}
+    for parameter in parameters[takes_context:]:
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise UserError(
+                f"tool {name!r}: parameter {str(parameter)!r} has no fixed schema; use a list or dict parameter."
+            )
+        default = ... if parameter.default is parameter.empty else parameter.default
+        fields[parameter.name] = (hints.get(parameter.name, Any), default)
+    positional = tuple(p.name for p in parameters[takes_context:] if p.kind is p.POSITIONAL_ONLY)
+    return _Signature(fields, takes_context, positional)
+
+
+def _is_context(annotation: Any) -> bool:
+    return annotation is RunContext or typing.get_origin(annotation) is RunContext
+
+
+def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
+    text = inspect.getdoc(function)
+    if not text:
+        return "", {}
+    from docstring_parser import parse
+
+    parsed = parse(text)
+    summary = "\n\n".join(part for part in (parsed.short_description, parsed.long_description) if part)
+    return summary, {p.arg_name: p.description for p in parsed.params if p.description}
+
+
+def _argument_model(name: str, fields: dict[str, tuple[Any, Any]], docs: dict[str, str]) -> type[BaseModel]:
+    # Field names get a prefix and the parameter's name as alias: a parameter may be called `json` or `_x`,
+    # which pydantic reserves on models.
+    definitions: dict[str, Any] = {
+        f"p_{key}": _field(annotation, key, default, docs.get(key))
+        for key, (annotation, default) in fields.items()
+    }
+    try:
+        return create_model(name, __config__=ConfigDict(extra="forbid"), **definitions)
+    except Exception as error:  # pydantic raises several unrelated types for a type it cannot handle
+        raise UserError(f"tool {name!r}: its parameters have no JSON Schema: {error}") from error
+
+
+def _field(annotation: Any, alias: str, default: Any, description: str | None) -> tuple[Any, Any]:
+    own = FieldInfo.from_annotation(annotation).description
+    return Annotated[annotation, Field(alias=alias, description=own or description)], default
+
+
+def _validator(model: type[BaseModel]) -> Callable[[str], dict[str, Any]]:
+    validate_json = model.__pydantic_validator__.validate_json
+    fields = {field: info.alias or field for field, info in model.model_fields.items()}
+
+    def validate(arguments: str) -> dict[str, Any]:
+        try:
+            checked = validate_json(arguments or "{}", strict=True)
+        except ValidationError as error:
+            raise ModelRetry(_explain(error, list(fields.values()))) from error
+        values = checked.__dict__
+        return {alias: values[field] for field, alias in fields.items() if field in checked.model_fields_set}
+
+    return validate
+
+
+def _explain(error: ValidationError, names: list[str]) -> str:
+    lines: list[str] = []
+    for item in error.errors(include_url=False, include_context=False):
+        path = ".".join(str(part) for part in item["loc"]) or "(arguments)"
+        if item["type"] == "extra_forbidden":
+            near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names) or 'none'}."
+            lines.append(f"{path}: unknown argument{hint}")
+        elif item["type"] == "missing":
+            lines.append(f"{path}: required argument is missing")
+        else:
+            lines.append(f"{path}: {item['msg']} (got {_short(item['input'])})")
+    return "Invalid arguments:\n" + "\n".join(lines)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _caller(
+    function: Callable[..., Any], takes_context: bool, positional_only: tuple[str, ...]
+) -> Callable[[dict[str, Any], RunContext[Any]], Any]:
+    is_async = inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        getattr(function, "__call__", None)  # noqa: B004 - the coroutine-ness of an instance's __call__
+    )
+
+    async def call(arguments: dict[str, Any], context: RunContext[Any]) -> Any:
+        positional = [context] if takes_context else []
+        if positional_only:
+            arguments = dict(arguments)
+            positional += [arguments.pop(name) for name in positional_only if name in arguments]
+        if is_async:
+            return await function(*positional, **arguments)
+        # Abandoned on cancellation: a thread cannot be stopped, and a run must not wait for one.
+        return await anyio.to_thread.run_sync(lambda: function(*positional, **arguments), abandon_on_cancel=True)
+
+    return call
+
+
+def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
+    """Drop pydantic's generated titles: they repeat names and cost tokens. Properties named "title" stay."""
+    cleaned: dict[str, Any] = {}
+    for key, value in schema.items():
+        if key == "title" and isinstance(value, str):
+            continue
+        if key in ("properties", "$defs"):
+            cleaned[key] = {name: _without_titles(sub) for name, sub in value.items()}
+        elif isinstance(value, dict):
+            cleaned[key] = _without_titles(cast("dict[str, Any]", value))
+        elif isinstance(value, list):
+            items = cast("list[Any]", value)
+            cleaned[key] = [
+                _without_titles(cast("dict[str, Any]", item)) if isinstance(item, dict) else item
+                for item in items
+            ]
+        else:
+            cleaned[key] = value
+    return cleaned

@@ -1,0 +1,107 @@
+"""Sources of tools, and views on them: prefixed, filtered, renamed.
+
+A toolset is entered before a run and left after it (an MCP server connects then). `revision` changes whenever
+its list of tools does, so that the runner asks for the list again only when there is something new.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from agentkit.context import RunContext
+from agentkit.errors import UserError
+from agentkit.tools.definition import Tool, ToolDefinition
+
+
+class Toolset(ABC):
+    """A source of tools with a life: enter, list, leave. May be entered several times at once."""
+
+    @property
+    def id(self) -> str:
+        """A name for errors and traces."""
+        return type(self).__name__
+
+    @property
+    def revision(self) -> int:
+        """A number that grows when the list of tools may have changed."""
+        return 0
+
+    @abstractmethod
+    async def list_tools(self, context: RunContext[Any]) -> Sequence[Tool]:
+        """Return the tools as they are now.
+
+        Raises:
+            AgentRunError: the source cannot be reached or its definitions are unusable.
+        """
+
+    async def __aenter__(self) -> Self:
+        """Acquire what the tools need."""
+        return self
+
+    async def __aexit__(  # noqa: B027 - having nothing to release is the common case
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Release it."""
+
+    def prefixed(self, prefix: str) -> Toolset:
+        """Return a view whose names begin with `prefix` and an underscore."""
+        return _View(self, lambda tools: [tool.renamed(f"{prefix}_{tool.name}") for tool in tools])
+
+    def filtered(self, keep: Callable[[ToolDefinition], bool]) -> Toolset:
+        """Return a view of the tools whose definition `keep` accepts."""
+        return _View(self, lambda tools: [tool for tool in tools if keep(tool.definition)])
+
+    def renamed(self, names: Mapping[str, str]) -> Toolset:
+        """Return a view with the names in `names` (old to new) exchanged.
+
+        A name in `names` that the toolset lacks raises `UserError` when the tools are listed.
+        """
+
+        def rename(tools: Sequence[Tool]) -> list[Tool]:
+            if unknown := set(names) - {tool.name for tool in tools}:
+                have = ", ".join(repr(tool.name) for tool in tools)
+                raise UserError(f"renamed({sorted(unknown)!r}): toolset {self.id!r} has only {have}.")
+            return [tool.renamed(names.get(tool.name, tool.name)) for tool in tools]
+
+        return _View(self, rename)
+
+    def requiring_approval(self, needs: Callable[[ToolDefinition], bool] = lambda _: True) -> Toolset:
+        """Return a view in which the tools that `needs` accepts run only after approval."""
+        return _View(
+            self,
+            lambda tools: [
+                replace(tool, requires_approval=True) if needs(tool.definition) else tool for tool in tools
+            ],
+        )
+
+
+class _View(Toolset):
+    """Another toolset's tools after a change that `change` makes to the list."""
+
+    def __init__(self, inner: Toolset, change: Callable[[Sequence[Tool]], Sequence[Tool]]) -> None:
+        self._inner = inner
+        self._change = change
+
+    @property
+    def id(self) -> str:
+        return self._inner.id
+
+    @property
+    def revision(self) -> int:
+        return self._inner.revision
+
+    async def list_tools(self, context: RunContext[Any]) -> Sequence[Tool]:
+        return self._change(await self._inner.list_tools(context))
+
+    async def __aenter__(self) -> Self:
+        await self._inner.__aenter__()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._inner.__aexit__(kind, error, trace)

@@ -1,0 +1,1 @@
+"""Traces: one JSONL file a run."""

@@ -1,0 +1,89 @@
+"""A trace: the events of one run, one JSON object a line, in a file named after the run.
+
+Deltas are left out (the response that they add up to is there). Every line is handed to the operating system at
+once, so a killed process loses at most the event that it was writing. Nothing leaves the machine.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+from pydantic_core import to_jsonable_python
+
+from agentkit.errors import UserError
+from agentkit.events import (
+    AgentEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    TextDeltaEvent,
+    ThinkingDeltaEvent,
+    ToolCallDeltaEvent,
+)
+
+TRACE_VERSION = 1
+_DELTAS = (TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent)
+
+
+class JsonlTrace:
+    """A sink for the events of one run."""
+
+    def __init__(self, directory: Path) -> None:
+        """Write below `directory`, which is made on the first event."""
+        self._directory = directory
+        self._file: TextIO | None = None
+
+    def __call__(self, event: AgentEvent) -> None:
+        """Write one event.
+
+        Raises:
+            UserError: the directory cannot be written.
+        """
+        if isinstance(event, _DELTAS):
+            return
+        if isinstance(event, RunStartedEvent):
+            self._open(event.run_id)
+        if self._file is None:  # the run failed before it started
+            return
+        record = {
+            "time": time.time(),
+            "version": TRACE_VERSION,
+            **to_jsonable_python(event, serialize_unknown=True),
+        }
+        self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+        self._file.flush()
+        if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
+            self._file.close()
+            self._file = None
+
+    def _open(self, run_id: str) -> None:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._file = (self._directory / f"{run_id}.jsonl").open("a", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
+
+
+def trace_path(directory: Path, run_id: str) -> Path:
+    """Return the file of a run; a unique beginning of the id is enough.
+
+    Raises:
+        UserError: no run, or more than one, begins with `run_id`.
+    """
+    found = sorted(path for path in directory.glob("run_*.jsonl") if path.stem.startswith(run_id))
+    if len(found) != 1:
+        known = ", ".join(path.stem for path in found[:5]) or "none"
+        raise UserError(f"run id {run_id!r} matches {len(found)} traces in {str(directory)!r} ({known}).")
+    return found[0]
+
+
+def read_trace(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a trace as dictionaries; a last line that was cut by a crash is skipped."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            if line.endswith("\n"):
+                yield json.loads(line)

@@ -1,0 +1,1 @@
+"""Measurements: tool use, refusals, structured output, and speed."""

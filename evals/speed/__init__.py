@@ -1,0 +1,1 @@
+"""Benchmarks, one script each; every script prints its own table."""

@@ -1,0 +1,154 @@
+"""The `Engine` protocol: token ids in, token ids out, with everything a runtime wants to know on the side.
+
+An engine owns weights, KV cache and decode loop. It is synchronous and used from one thread at a time: the
+caller keeps it off its event loop. Conversations are named, so that an engine can keep the KV cache of several
+and evaluate only what is new in each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.grammar import Grammar
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+FinishReason = Literal["end", "length", "cancelled"]
+
+
+class EngineError(Exception):
+    """The engine could not load, or could not evaluate what it was given; the message says the fix."""
+
+
+class ContextWindowError(EngineError):
+    """Prompt and reply do not fit in the context window."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """How one token is drawn from the (masked) distribution; temperature 0 is greedy."""
+
+    temperature: float = 0.0
+    top_k: int = 0
+    """Keep the k most probable tokens; 0 keeps all."""
+    top_p: float = 1.0
+    min_p: float = 0.0
+    """Drop tokens below this share of the most probable one's probability."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One generation: continue `prompt_ids` in `conversation`."""
+
+    prompt_ids: Sequence[int]
+    """The whole prompt; the engine finds by itself which prefix it has evaluated already."""
+    max_tokens: int
+    conversation: str = "default"
+    grammar: Grammar | None = None
+    sampling: SamplingParams = SamplingParams()
+    end_ids: frozenset[int] | None = None
+    """Tokens that end the generation; None takes the vocabulary's."""
+    jump_ahead: bool = True
+    """Append forced tokens as a block and evaluate them in one call."""
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """What a generation cost. Times in seconds of wall clock."""
+
+    reused_tokens: int = 0
+    """Prompt tokens whose KV entries were already in the cache."""
+    prefilled_tokens: int = 0
+    """Prompt tokens evaluated by this call."""
+    sampled_tokens: int = 0
+    forced_tokens: int = 0
+    """Tokens that the grammar left no choice about; never sampled."""
+    forward_calls: int = 0
+    """Evaluations of the model after the prompt."""
+    prefill_s: float = 0.0
+    decode_s: float = 0.0
+    mask_s: float = 0.0
+    first_token_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ChoicePoint:
+    """The distribution over legal tokens at one step of a tool choice."""
+
+    step: int
+    """Index into `Generation.ids`."""
+    token_ids: NDArray[np.int32]
+    probabilities: NDArray[np.float32]
+    """Softmax at temperature 1 over the legal tokens only; sums to 1."""
+
+
+@dataclass(slots=True)
+class Generation:
+    """The tokens of one reply; lists run in parallel, one entry a token, the end token left out."""
+
+    ids: list[int] = field(default_factory=list)
+    forced: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    """Natural log-probability under the model's full softmax at temperature 1; nan for forced tokens."""
+    masked_logprobs: list[float] = field(default_factory=list)
+    """The same, renormalised over the legal tokens; 0 for forced tokens."""
+    legal_counts: list[int] = field(default_factory=list)
+    choices: list[ChoicePoint] = field(default_factory=list)
+    finish_reason: FinishReason = "end"
+    stats: GenerationStats = field(default_factory=GenerationStats)
+
+
+class Engine(Protocol):
+    """A loaded model. `generate` blocks; run it in a worker thread."""
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens."""
+        ...
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that one conversation may hold."""
+        ...
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template that the weights carry, if any."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of weights and adapter, for replay and caches."""
+        ...
+
+    def encode_template(self, text: str) -> list[int]:
+        """Encode text of the chat template itself, where names of control tokens become control tokens."""
+        ...
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        *,
+        on_tokens: Callable[[list[int]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Continue a conversation; `cancelled` is asked between tokens, `on_tokens` told each block.
+
+        Raises:
+            ContextWindowError: prompt plus one token do not fit.
+            EngineError: the backend failed.
+        """
+        ...
+
+    def forget(self, conversation: str) -> None:
+        """Free the cache of a conversation; unknown names are ignored."""
+        ...
+
+    def close(self) -> None:
+        """Free weights and cache."""
+        ...

@@ -1,0 +1,1 @@
+"""Step 3: the vocabulary and how a conversation becomes token ids."""

@@ -1,0 +1,49 @@
+"""A model's vocabulary as plain data: what the grammar engines and the decode loop need to know of a tokenizer.
+
+Control tokens are kept apart from text: `encode` never yields one, whatever the text says. Only the chat
+renderer (`modelstack.tokenizer.chat`) places control tokens, so tool output cannot forge a turn.
+
+Letters: V vocabulary size.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Vocabulary:
+    """The V tokens of a model and the function that encodes content with them."""
+
+    token_bytes: tuple[bytes, ...]
+    """Bytes that each token stands for; the name's bytes for control tokens. Length V."""
+    special_ids: frozenset[int]
+    """Tokens that content must never produce: control, unknown, and user-defined ones that carry a role."""
+    end_ids: tuple[int, ...]
+    """Tokens that end a generation; the first is the one a renderer writes."""
+    encode: Callable[[str], list[int]]
+    """Encodes content; the result holds no id of `special_ids`."""
+    fingerprint: str = field(default="")
+    """SHA-256 over token bytes, special and end ids: the tokenizer's part of every cache key."""
+
+    def __post_init__(self) -> None:
+        """Fill in the fingerprint."""
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", self._hash())
+
+    def __len__(self) -> int:
+        """Return V."""
+        return len(self.token_bytes)
+
+    def decode(self, ids: list[int]) -> str:
+        """Return the text of `ids`; bytes that are not UTF-8 become U+FFFD, control tokens their names."""
+        return b"".join(self.token_bytes[i] for i in ids).decode("utf-8", errors="replace")
+
+    def _hash(self) -> str:
+        digest = hashlib.sha256()
+        for token in self.token_bytes:
+            digest.update(len(token).to_bytes(4, "little") + token)
+        digest.update(repr((sorted(self.special_ids), self.end_ids)).encode())
+        return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Step 11: the tool-call convention that a model is taught, and the grammar that enforces it. Torch-free."""
