@@ -6,7 +6,7 @@ that made it. httpx is imported, and certificates are read, in a worker thread a
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -38,7 +38,7 @@ class LoopClients:
     """The HTTP clients of one model."""
 
     def __init__(self, base_url: str, given: httpx.AsyncClient | None = None) -> None:
-        """Make clients for `base_url`; `given` is used instead where the application has its own, and not closed."""
+        """Make clients for `base_url`; an application's own client, `given`, is used instead and not closed."""
         self._base_url = base_url
         self._given = given
         self._shared: RunVar[_Shared] = RunVar(f"agentkit HTTP client of {base_url}")
@@ -75,7 +75,7 @@ class LoopClients:
                 await shared.client.aclose()
 
     @asynccontextmanager
-    async def borrowed(self) -> AsyncIterator[httpx.AsyncClient]:
+    async def borrowed(self) -> AsyncGenerator[httpx.AsyncClient, None]:
         """Hold the loop's client for one request; opened just for it where nobody holds it."""
         client = await self.acquire()
         try:

@@ -7,11 +7,10 @@ from typing import Any, TypeVar, cast
 from agentkit.errors import UnexpectedModelBehavior
 
 FieldT = TypeVar("FieldT")
-DefaultT = TypeVar("DefaultT")
 
 
-def optional_field(value: Any, name: str, kind: type[FieldT], default: DefaultT) -> FieldT | DefaultT:
-    """Return `value[name]`, or `default` where it is absent or null.
+def optional_field(value: Any, name: str, kind: type[FieldT]) -> FieldT | None:
+    """Return `value[name]`, None where it is absent or null.
 
     Raises:
         UnexpectedModelBehavior: `value` is no object, or the field is no `kind`.
@@ -21,10 +20,23 @@ def optional_field(value: Any, name: str, kind: type[FieldT], default: DefaultT)
             f"the server's reply has {type(value).__name__} where an object with {name!r} belongs."
         )
     found = cast("dict[str, Any]", value).get(name)
-    if found is None:
-        return default
-    if not isinstance(found, kind):
-        raise UnexpectedModelBehavior(
-            f"the server's reply has {type(found).__name__} in {name!r}, where {kind.__name__} belongs."
-        )
-    return found
+    if found is None or isinstance(found, kind):
+        return found
+    raise UnexpectedModelBehavior(
+        f"the server's reply has {type(found).__name__} in {name!r}, where {kind.__name__} belongs."
+    )
+
+
+def text_field(value: Any, name: str) -> str:
+    """Return the string `value[name]`, empty where it is absent; raises like `optional_field`."""
+    return optional_field(value, name, str) or ""
+
+
+def object_field(value: Any, name: str) -> dict[str, Any]:
+    """Return the object `value[name]`, empty where it is absent; raises like `optional_field`."""
+    return cast("dict[str, Any]", optional_field(value, name, dict) or {})
+
+
+def list_field(value: Any, name: str) -> list[Any]:
+    """Return the list `value[name]`, empty where it is absent; raises like `optional_field`."""
+    return cast("list[Any]", optional_field(value, name, list) or [])

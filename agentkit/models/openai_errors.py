@@ -1,7 +1,7 @@
 """What a server's error means: status and body to a typed error that says what to change.
 
 Context overflow is recognised by the codes and sentences of OpenAI (`context_length_exceeded`), llama.cpp
-(`exceed_context_size_error`, llama.cpp#15780), vLLM, SGLang, TGI, Ollama, LM Studio and Anthropic's endpoint, since
+(`exceed_context_size_error`, llama.cpp#15780), vLLM, SGLang, TGI, LM Studio and Anthropic's endpoint, since
 few agree on a code. Everything shown of a body is cut and cleared of the secrets that the request carried.
 """
 
@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from agentkit.errors import ContextWindowExceeded, ModelError, ModelHTTPError
 from agentkit.models.retries import is_transient
+from agentkit.models.well_formed import well_formed
 
 MAX_SHOWN_CHARS = 2048
 """Of an error body; enough for any server's JSON, and for the head of an HTML page."""
@@ -63,7 +64,7 @@ class Endpoint:
         for secret in sorted(self.secrets, key=len, reverse=True):
             if len(secret) >= MIN_SECRET_CHARS:
                 text = text.replace(secret, "[secret]")
-        return text if len(text) <= max_chars else text[:max_chars] + " [cut]"
+        return well_formed(text if len(text) <= max_chars else text[:max_chars] + " [cut]")
 
 
 def status_error(
@@ -92,7 +93,11 @@ def error_in_reply(endpoint: Endpoint, reply: Any) -> ModelError | None:
     fields = cast("dict[str, Any]", reply)
     if not fields.get("error") and fields.get("object") != "error":
         return None
-    text = json.dumps(fields, ensure_ascii=False)
+    return error_event(endpoint, json.dumps(fields, ensure_ascii=False))
+
+
+def error_event(endpoint: Endpoint, text: str) -> ModelError:
+    """Return the error that `text`, JSON or not, reports after a status of 200."""
     details = _error_details(text)
     said = endpoint.clean(details.message or text)
     if _is_context_overflow(400, details.codes, details.message or text):
@@ -102,7 +107,7 @@ def error_in_reply(endpoint: Endpoint, reply: Any) -> ModelError | None:
         f"{endpoint.model_name!r} at {endpoint.base_url} reported an error inside its reply: {said}",
         status_code=status_code,
         body=endpoint.clean(text),
-        retryable=is_transient(status_code),
+        retryable=is_transient(status_code) or status_code == 200,
     )
 
 
@@ -130,7 +135,7 @@ _STATUS_OF_TYPE = {
 
 
 def _error_details(body: str) -> _Details:
-    """Read `{"error": {...}}` (OpenAI), `{"error": "..."}` (Ollama, TGI), a flat object (vLLM), `detail` (FastAPI)."""
+    """Read an `error` object (OpenAI) or string (Ollama, TGI), a flat object (vLLM), or a `detail` (FastAPI)."""
     try:
         parsed: Any = json.loads(body)
     except (ValueError, RecursionError):

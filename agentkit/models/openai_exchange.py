@@ -7,18 +7,18 @@ others never.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import anyio
 
 from agentkit.errors import ModelConnectionError, ModelTimeout, UnexpectedModelBehavior
 from agentkit.messages import ModelResponse
 from agentkit.models.model import ModelDelta, OnDelta
-from agentkit.models.openai_errors import Endpoint, error_in_reply, status_error
+from agentkit.models.openai_errors import Endpoint, error_event, error_in_reply, status_error
 from agentkit.models.openai_reply import ReplyBuilder
 from agentkit.models.retries import retry_after_s
 from agentkit.models.sse import ServerEvent, SSEParser
@@ -49,9 +49,13 @@ class ChatExchange:
     """One attempt at a request; kept by the caller to see how far it came."""
 
     def __init__(
-        self, endpoint: Endpoint, reply: ReplyBuilder, on_delta: OnDelta | None, now: datetime
+        self,
+        endpoint: Endpoint,
+        reply: ReplyBuilder,
+        on_delta: OnDelta | None,
+        now: Callable[[], datetime],
     ) -> None:
-        """Prepare an attempt whose reply is built in `reply` and told to `on_delta`."""
+        """Prepare an attempt whose reply is built in `reply` and told to `on_delta`; `now` is for Retry-After."""
         self._endpoint = endpoint
         self._reply = reply
         self._on_delta = on_delta
@@ -62,9 +66,10 @@ class ChatExchange:
         """What the server asked to wait."""
 
     @property
-    def arrived(self) -> str:
-        """What had arrived, in words."""
-        return self._reply.describe()
+    def progress(self) -> str:
+        """How far the reply had come, as the end of a sentence."""
+        arrived = self._reply.describe()
+        return f"after {arrived} had arrived" if arrived else "before anything had arrived"
 
     async def run(self, client: httpx.AsyncClient, request: ChatRequest) -> ModelResponse:
         """Send the request and read the reply to its end.
@@ -91,12 +96,12 @@ class ChatExchange:
             await response.aclose()
 
     async def _read(self, response: httpx.Response, body: _Body) -> ModelResponse:
-        if not response.is_success:
-            self.retry_after_s = retry_after_s(response.headers, self._now)
-            text = (await _error_body(body)).decode("utf-8", "replace")
-            raise status_error(self._endpoint, response.status_code, text, response.headers)
         encoding = response.headers.get("content-encoding", "identity")
-        if encoding != "identity":
+        if not response.is_success:
+            self.retry_after_s = retry_after_s(response.headers, self._now())
+            text = await _beginning(body) if encoding == "identity" else ""
+            raise status_error(self._endpoint, response.status_code, text, response.headers)
+        if encoding != "identity":  # was not asked for, and could unpack to any size
             raise UnexpectedModelBehavior(f"the server's reply is {encoding!r}-encoded, which was not asked for.")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream":
@@ -104,7 +109,7 @@ class ChatExchange:
         elif kind == "application/json" or kind.endswith("+json"):
             await self._read_whole(body)
         else:
-            start = (await _error_body(body)).decode("utf-8", "replace")
+            start = await _beginning(body)
             raise UnexpectedModelBehavior(
                 f"{self._endpoint.base_url} answered {kind or 'no content type'} where JSON or an event stream "
                 f"belongs; is base_url right? It begins: {self._endpoint.clean(start, MAX_SNIPPET_CHARS)!r}"
@@ -144,13 +149,11 @@ class ChatExchange:
             if _is_json(event.data):
                 self._take_event(event)
         if not self._reply.finished:
-            raise ModelConnectionError(f"{self._name} ended its stream too early, after {self.arrived}.")
+            raise ModelConnectionError(f"{self._name} ended its stream too early, {self.progress}.")
 
     def _take_event(self, event: ServerEvent) -> None:
-        if event.event == "error" and not _is_json(event.data):
-            error = error_in_reply(self._endpoint, {"error": event.data})
-            assert error is not None
-            raise error
+        if event.event == "error":
+            raise error_event(self._endpoint, event.data)
         self._take(event.data)
 
     def _take(self, data: str) -> None:
@@ -175,7 +178,7 @@ class ChatExchange:
             return await body.read()
         except TimeoutError:
             raise ModelTimeout(
-                f"{self._name} was silent for {body.idle_timeout_s:g} s (idle_timeout_s), after {self.arrived}."
+                f"{self._name} was silent for {body.idle_timeout_s:g} s (idle_timeout_s), {self.progress}."
             ) from None
 
     @property
@@ -183,11 +186,13 @@ class ChatExchange:
         return f"{self._endpoint.model_name!r} at {self._endpoint.base_url}"
 
     def _connection_error(self, error: httpx.TransportError) -> ModelConnectionError:
+        import httpx
+
         said = self._endpoint.clean(str(error), MAX_SNIPPET_CHARS)
-        kind = type(error).__name__
-        return ModelConnectionError(
-            f"the connection to {self._name} failed ({kind}{': ' + said if said else ''}) after {self.arrived}."
-        )
+        why = f"{type(error).__name__}: {said}" if said else type(error).__name__
+        if isinstance(error, httpx.ConnectError | httpx.ConnectTimeout):
+            return ModelConnectionError(f"{self._name} could not be reached ({why}); is the server running?")
+        return ModelConnectionError(f"the connection to {self._name} broke ({why}), {self.progress}.")
 
 
 class _Body:
@@ -195,7 +200,7 @@ class _Body:
 
     def __init__(self, response: httpx.Response, idle_timeout_s: float) -> None:
         self.idle_timeout_s = idle_timeout_s
-        self._chunks = response.aiter_raw()
+        self._chunks = cast("AsyncGenerator[bytes, None]", response.aiter_bytes())
         self._n_bytes = 0
 
     async def read(self) -> bytes | None:
@@ -227,11 +232,10 @@ class _Body:
 
     async def aclose(self) -> None:
         """Give the iterator up."""
-        if isinstance(self._chunks, AsyncGeneratorType):
-            await self._chunks.aclose()
+        await self._chunks.aclose()
 
 
-async def _error_body(body: _Body) -> bytes:
+async def _beginning(body: _Body) -> str:
     """Read the beginning of a body that is only shown; what goes wrong meanwhile is not worth a second error."""
     import httpx
 
@@ -241,7 +245,7 @@ async def _error_body(body: _Body) -> bytes:
             content += chunk
     except (httpx.TransportError, TimeoutError):
         pass
-    return bytes(content[:MAX_ERROR_BODY_BYTES])
+    return content[:MAX_ERROR_BODY_BYTES].decode("utf-8", "replace")
 
 
 def _is_json(text: str) -> bool:

@@ -55,6 +55,10 @@ class Dialect:
     """Stream also when nobody listens, so that the idle deadline notices a server that hangs."""
 
 
+OPENAI = Dialect()
+"""The API as OpenAI defines it; llama.cpp follows it too."""
+
+
 def chat_body(
     model_name: str,
     messages: Sequence[ModelMessage],
@@ -62,7 +66,7 @@ def chat_body(
     *,
     settings: ModelSettings = ModelSettings(),
     profile: ModelProfile = ModelProfile(native_output=True),
-    dialect: Dialect = Dialect(),
+    dialect: Dialect = OPENAI,
     stream: bool = False,
 ) -> dict[str, Any]:
     """Return the JSON body of one request.
@@ -93,7 +97,7 @@ def chat_body(
     return {**body, **settings.extra_body}
 
 
-def chat_messages(messages: Sequence[ModelMessage], dialect: Dialect = Dialect()) -> list[dict[str, Any]]:
+def chat_messages(messages: Sequence[ModelMessage], dialect: Dialect = OPENAI) -> list[dict[str, Any]]:
     """Return the conversation as OpenAI's messages."""
     mapped: list[dict[str, Any]] = []
     for message in messages:
@@ -140,8 +144,11 @@ def _call(part: ToolCallPart) -> dict[str, Any]:
 
 
 def _sendable_arguments(arguments: str) -> str:
-    """Wrap what is not a JSON object: chat templates parse the arguments, so one bad call in the history would
-    make a server refuse every later request (litellm#33678)."""
+    """Wrap what is not a JSON object.
+
+    Chat templates parse the arguments, so one bad call in the history would make a server refuse every later
+    request (litellm#33678).
+    """
     if not arguments.strip():
         return "{}"
     try:

@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from agentkit.errors import UnexpectedModelBehavior
 from agentkit.limits import RequestUsage
 from agentkit.messages import ModelResponse, ModelResponsePart, TextPart, ThinkingPart, ToolCallPart
-from agentkit.models.json_fields import optional_field
+from agentkit.models.json_fields import list_field, object_field, optional_field, text_field
 from agentkit.models.model import ModelDelta, TextDelta, ThinkingDelta
 from agentkit.models.tool_call_assembly import ToolCallAssembler
 from agentkit.models.tool_probability import TokenLogprob, opening_call_probability, read_logprobs
@@ -62,11 +62,11 @@ class ReplyBuilder:
         Raises:
             UnexpectedModelBehavior: a field has the wrong type.
         """
-        self._model_name = optional_field(chunk, "model", str, "") or self._model_name
-        self._usage = _read_usage(optional_field(chunk, "usage", dict, None)) or self._usage
+        self._model_name = text_field(chunk, "model") or self._model_name
+        self._usage = _read_usage(object_field(chunk, "usage")) or self._usage
         deltas: list[ModelDelta] = []
-        for choice in cast("list[Any]", optional_field(chunk, "choices", list, [])):
-            if optional_field(choice, "index", int, 0) == 0:
+        for choice in list_field(chunk, "choices"):
+            if not optional_field(choice, "index", int):
                 deltas.extend(self._feed_choice(choice))
         return deltas
 
@@ -85,7 +85,11 @@ class ReplyBuilder:
 
     def response(self, model_name: str) -> ModelResponse:
         """Return the response; `model_name` is used where the server names no model."""
-        thinking, text, calls = "".join(self._thinking), "".join(self._text), self._calls.parts(self._taken_ids)
+        thinking, text, calls = (
+            "".join(self._thinking),
+            "".join(self._text),
+            self._calls.parts(self._taken_ids),
+        )
         parts: list[ModelResponsePart] = []
         if thinking:
             parts.append(ThinkingPart(thinking))
@@ -101,41 +105,41 @@ class ReplyBuilder:
         )
 
     def describe(self) -> str:
-        """Say what has arrived, for an error's message."""
+        """Say what has arrived, for an error's message; empty where nothing has."""
         arrived = [
             f"{n_chars} characters of {what}"
             for what, n_chars in (("reasoning", _length(self._thinking)), ("text", _length(self._text)))
             if n_chars
         ]
-        return " and ".join([*arrived, *self._calls.describe()]) or "nothing"
+        return " and ".join([*arrived, *self._calls.describe()])
 
     def _feed_choice(self, choice: dict[str, Any]) -> list[ModelDelta]:
         self._has_choice = True
-        message = optional_field(choice, "delta", dict, None) or optional_field(choice, "message", dict, {})
+        message = object_field(choice, "delta") or object_field(choice, "message")
         deltas: list[ModelDelta] = []
         for name in _REASONING_FIELDS:
-            if reasoning := optional_field(message, name, str, ""):
+            if reasoning := text_field(message, name):
                 self._add_thinking(self._thinking_joiner.push(reasoning), deltas)
                 break
-        self._read_content(message.get("content"), deltas)
-        if refusal := optional_field(message, "refusal", str, ""):
+        self._read_content(message, deltas)
+        if refusal := text_field(message, "refusal"):
             self._refused = True
             self._add_text(self._text_joiner.push(refusal), deltas)
-        deltas.extend(self._calls.feed(optional_field(message, "tool_calls", list, [])))
+        deltas.extend(self._calls.feed(list_field(message, "tool_calls")))
         self._tokens.extend(read_logprobs(choice))
-        self._finish_reason = optional_field(choice, "finish_reason", str, "") or self._finish_reason
+        self._finish_reason = text_field(choice, "finish_reason") or self._finish_reason
         return deltas
 
-    def _read_content(self, content: Any, deltas: list[ModelDelta]) -> None:
+    def _read_content(self, message: dict[str, Any], deltas: list[ModelDelta]) -> None:
         """Text, or Mistral's list of text and thinking blocks."""
+        content = message.get("content")
         if not isinstance(content, list):
-            text = optional_field({"content": content}, "content", str, "")
-            self._add_text(self._text_joiner.push(text), deltas)
+            self._add_text(self._text_joiner.push(text_field(message, "content")), deltas)
             return
         for block in cast("list[Any]", content):
-            self._add_text(self._text_joiner.push(optional_field(block, "text", str, "")), deltas)
-            for inner in cast("list[Any]", optional_field(block, "thinking", list, [])):
-                self._add_thinking(self._thinking_joiner.push(optional_field(inner, "text", str, "")), deltas)
+            self._add_text(self._text_joiner.push(text_field(block, "text")), deltas)
+            for inner in list_field(block, "thinking"):
+                self._add_thinking(self._thinking_joiner.push(text_field(inner, "text")), deltas)
 
     def _add_text(self, text: str, deltas: list[ModelDelta]) -> None:
         if text:
@@ -163,8 +167,8 @@ def _length(pieces: list[str]) -> int:
     return sum(map(len, pieces))
 
 
-def _read_usage(usage: dict[str, Any] | None) -> RequestUsage | None:
-    if usage is None:
+def _read_usage(usage: dict[str, Any]) -> RequestUsage | None:
+    if not usage:
         return None
     details = usage.get("prompt_tokens_details")
     cached: Any = cast("dict[str, Any]", details).get("cached_tokens") if isinstance(details, dict) else None

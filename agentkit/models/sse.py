@@ -91,6 +91,9 @@ class SSEParser:
                 self._data.append(value.decode())
             elif name == b"event":
                 self._event = value.decode()
+            elif name == b"error":  # llama.cpp before 2025: an error is a field of its own
+                self._event = "error"
+                self._data.append(value.decode())
         except UnicodeDecodeError as error:
             raise UnexpectedModelBehavior(f"the server's event stream is not UTF-8: {error}") from None
 

@@ -18,9 +18,7 @@ _CONSTRAINTS = frozenset(
         "exclusiveMinimum", "exclusiveMaximum", "multipleOf",
     }
 )  # fmt: skip
-_FORMATS = frozenset(
-    {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"}
-)
+_FORMATS = frozenset({"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid"})
 MAX_DEPTH = 10
 """OpenAI's bound on nested levels; generous here since only `properties`, `items` and unions count."""
 
@@ -55,7 +53,7 @@ def _is_object(schema: Mapping[str, Any]) -> bool:
 def _is_closed(schema: Mapping[str, Any]) -> bool:
     properties: Mapping[str, Any] = schema.get("properties", {})
     required: list[str] = schema.get("required", [])
-    return schema.get("additionalProperties") is False and set(required) == properties.keys()
+    return schema.get("additionalProperties") is False and set(required) == set(properties)
 
 
 def _subschemas(schema: Mapping[str, Any]) -> list[Any]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agentkit.messages import ToolCallPart, new_call_id
-from agentkit.models.json_fields import optional_field
+from agentkit.models.json_fields import object_field, optional_field, text_field
 from agentkit.models.model import ToolCallDelta
 from agentkit.models.well_formed import well_formed
 
@@ -121,22 +121,21 @@ class ToolCallAssembler:
         name = call.name
         if not piece or (name and call.arguments):
             return name or piece
-        if name + piece not in self._tool_names and piece.startswith(name):
-            if piece == name or piece in self._tool_names:
-                return piece
-        return name + piece
+        if name + piece in self._tool_names or not piece.startswith(name):
+            return name + piece
+        return piece if piece == name or piece in self._tool_names else name + piece
 
 
 def _read_piece(entry: Any) -> _Piece:
-    function = optional_field(entry, "function", dict, {})
+    function = object_field(entry, "function")
     arguments = function.get("arguments")
     if isinstance(arguments, dict):
-        arguments = json.dumps(arguments, ensure_ascii=False)
+        function = {**function, "arguments": json.dumps(arguments, ensure_ascii=False)}
     return _Piece(
-        index=optional_field(entry, "index", int, None),
-        id=optional_field(entry, "id", str, ""),
-        name=well_formed(optional_field(function, "name", str, "")),
-        arguments=well_formed(optional_field({"arguments": arguments}, "arguments", str, "")),
+        index=optional_field(entry, "index", int),
+        id=text_field(entry, "id"),
+        name=well_formed(text_field(function, "name")),
+        arguments=well_formed(text_field(function, "arguments")),
     )
 
 

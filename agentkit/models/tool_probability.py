@@ -35,9 +35,7 @@ def read_logprobs(choice: dict[str, Any]) -> list[TokenLogprob]:
     return found
 
 
-def opening_call_probability(
-    tokens: Sequence[TokenLogprob], tool_name: str, n_output_tokens: int
-) -> float | None:
+def opening_call_probability(tokens: Sequence[TokenLogprob], tool_name: str, n_output_tokens: int) -> float | None:
     """Return the probability that a reply opens with a call of `tool_name`, None where it cannot be known.
 
     `tokens` are all tokens of the reply, `n_output_tokens` the server's count of them; the end token may or may

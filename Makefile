@@ -1,0 +1,50 @@
+# `make demo` and `make test` each work as the first command on a fresh machine with Python 3.11, gcc and cmake.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --disable-pip-version-check
+N_CORES := $(shell nproc 2>/dev/null || sysctl -n hw.ncpu 2>/dev/null || echo 2)
+
+# llama-cpp-python has no wheel. Only the library is built: no server, no tools, no vision, no downloads. The
+# switches are given by environment and not by --config-settings, so that pip caches the wheel that it built.
+BUILD_ENV := CMAKE_BUILD_PARALLEL_LEVEL=$(N_CORES) CMAKE_ARGS="-DMTMD_BUILD=OFF -DLLAVA_BUILD=OFF -DLLAMA_CURL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_TOOLS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_SERVER=OFF"
+
+.PHONY: demo test test-fast lint bench clean
+
+demo: $(VENV)/.local
+	$(BIN)/agentkit models pull smollm2-135m
+	$(BIN)/agentkit demo
+
+test: lint
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/agentkit models pull smollm2-135m
+	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup
+
+test-fast: $(VENV)/.dev
+	$(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup -m "not slow"
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyright
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m evals.speed.agent_loop
+	$(BIN)/python -m evals.speed.constrained_decoding
+	$(BIN)/python -m evals.speed.prefix_reuse
+
+clean:
+	rm -rf $(VENV) .venv-peers build *.egg-info
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.local: $(BIN)/python pyproject.toml
+	@echo "Installing. llama-cpp-python is compiled now, once: about 3 minutes on 2 cores ($(N_CORES) here)."
+	$(BUILD_ENV) $(PIP) -e ".[local]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.local pyproject.toml
+	$(BUILD_ENV) $(PIP) -e ".[local,dev]"
+	@touch $@

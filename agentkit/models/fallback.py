@@ -1,0 +1,235 @@
+"""Models tried in order: the next one takes over when one fails, or is not sure enough of its call.
+
+A reply of which deltas were delivered is never started again with another model: the listener would hear two
+replies as one. With `min_confidence` the deltas of all but the last model are held back until their reply is
+accepted, since confidence is known only at its end; without it they are passed on as they come.
+
+The hand-over by confidence is that of model cascades (FrugalGPT, arXiv 2305.05176): a small local model decides
+what it is sure of, a larger one the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from types import TracebackType
+from typing import Any, Self
+
+from agentkit.errors import ContextWindowExceeded, ModelError, UnexpectedModelBehavior, UserError
+from agentkit.limits import RequestUsage
+from agentkit.messages import ModelMessage, ModelResponse
+from agentkit.models.model import Model, ModelDelta, ModelProfile, ModelRequestParameters, OnDelta
+
+HandOver = Callable[[ModelError], bool]
+
+
+def may_succeed_elsewhere(error: ModelError) -> bool:
+    """Hand over what is transient, too long for this model, or broken by it; not a wrong key or request."""
+    return error.retryable or isinstance(error, ContextWindowExceeded | UnexpectedModelBehavior)
+
+
+class AllModelsFailed(ModelError):
+    """Every model of a `FallbackModel` failed, or was not sure enough."""
+
+    def __init__(self, message: str, errors: tuple[ModelError, ...]) -> None:
+        """Keep the errors in the order of the models; it is retryable if one of them is."""
+        super().__init__(message)
+        self.errors = errors
+        self.retryable = any(error.retryable for error in errors)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the errors."""
+        return type(self), (str(self), self.errors)
+
+
+class ModelUnsure(ModelError):
+    """A model's call was less probable than `min_confidence`; the call was not run."""
+
+    def __init__(self, message: str, confidence: float) -> None:
+        """Keep the probability beside the message."""
+        super().__init__(message)
+        self.confidence = confidence
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the probability."""
+        return type(self), (str(self), self.confidence)
+
+
+class FallbackModel(Model):
+    """Several models as one."""
+
+    def __init__(
+        self,
+        first: Model,
+        *others: Model,
+        on: HandOver | type[ModelError] | tuple[type[ModelError], ...] = may_succeed_elsewhere,
+        min_confidence: float | None = None,
+    ) -> None:
+        """Try `first`, then `others` in order.
+
+        Args:
+            first: The model that is asked first.
+            others: The models that take over.
+            on: Which errors are handed over: their types, or a predicate. Any other is raised at once.
+            min_confidence: Hand over, before anything is run, a reply whose tool call has a lower probability,
+                or an answer with a lower `p_answer`. The last model's reply, and one that gives no
+                probability, are taken as they are.
+
+        Raises:
+            UserError: there is no model to fall back to, or `min_confidence` is no probability.
+        """
+        if not others:
+            raise UserError("FallbackModel needs at least two models: there is nothing to fall back to.")
+        if min_confidence is not None and not 0.0 <= min_confidence <= 1.0:
+            raise UserError(f"min_confidence={min_confidence!r} is no probability between 0 and 1.")
+        self._models: tuple[Model, ...] = (first, *others)
+        self._hands_over = _predicate(on)
+        self._min_confidence = min_confidence
+
+    @property
+    def name(self) -> str:
+        """The models' names in order."""
+        return f"fallback({', '.join(model.name for model in self._models)})"
+
+    @property
+    def profile(self) -> ModelProfile:
+        """What all the models can do."""
+        return common_profile([model.profile for model in self._models])
+
+    async def __aenter__(self) -> Self:
+        """Enter all models; if one cannot be, the others are left again."""
+        async with AsyncExitStack() as stack:
+            for model in self._models:
+                await stack.enter_async_context(model)
+            stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Leave all models, also if leaving one fails."""
+        async with AsyncExitStack() as stack:
+            for model in self._models:
+                stack.push_async_exit(model)
+
+    async def request(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        *,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """Return the first reply that holds; its usage includes that of replies that were not taken.
+
+        Raises:
+            AllModelsFailed: every model failed or was unsure; names each.
+            ContextWindowExceeded: the conversation is too long for every model.
+            ModelError: an error that is not handed over, or came after deltas had been delivered.
+        """
+        errors: list[ModelError] = []
+        usage = RequestUsage()
+        for n_before, model in enumerate(self._models):
+            is_last = n_before == len(self._models) - 1
+            deltas = _Deltas(on_delta, hold=self._min_confidence is not None and not is_last)
+            try:
+                response = await model.request(messages, parameters, on_delta=deltas.push if on_delta else None)
+            except ModelError as error:
+                _refuse_second_start(error, deltas, errors)
+                if not self._hands_over(error):
+                    raise
+                errors.append(error)
+                continue
+            usage = _sum(usage, response.usage)
+            unsure = None if is_last else self._unsure(model, response)
+            if unsure is None:
+                deltas.release()
+                return replace(response, usage=usage)
+            errors.append(unsure)
+        raise _all_failed(self._models, errors)
+
+    def _unsure(self, model: Model, response: ModelResponse) -> ModelUnsure | None:
+        confidence = decision_confidence(response)
+        if self._min_confidence is None or confidence is None or confidence >= self._min_confidence:
+            return None
+        return ModelUnsure(
+            f"{model.name!r} decided with probability {confidence:.3f}, below {self._min_confidence:g}.",
+            confidence,
+        )
+
+
+def common_profile(profiles: Sequence[ModelProfile]) -> ModelProfile:
+    """Return what all of `profiles` can do; the window is the smallest that is known."""
+    windows = [p.context_window for p in profiles if p.context_window is not None]
+    return ModelProfile(
+        grammar=all(p.grammar for p in profiles),
+        logprobs=all(p.logprobs for p in profiles),
+        prefix_cache=all(p.prefix_cache for p in profiles),
+        context_window=min(windows, default=None),
+        parallel_tool_calls=all(p.parallel_tool_calls for p in profiles),
+        native_output=all(p.native_output for p in profiles),
+    )
+
+
+def decision_confidence(response: ModelResponse) -> float | None:
+    """Return the lowest known probability of a response's calls, or of answering instead; None if unknown."""
+    if not response.tool_calls:
+        return response.p_answer
+    return min((c.probability for c in response.tool_calls if c.probability is not None), default=None)
+
+
+class _Deltas:
+    """One model's deltas on their way to the listener."""
+
+    def __init__(self, on_delta: OnDelta | None, *, hold: bool) -> None:
+        self._on_delta = on_delta
+        self._hold = hold
+        self._held: list[ModelDelta] = []
+        self.delivered = False
+
+    def push(self, delta: ModelDelta) -> None:
+        if self._hold:
+            self._held.append(delta)
+        elif self._on_delta is not None:
+            self.delivered = True
+            self._on_delta(delta)
+
+    def release(self) -> None:
+        self._hold = False
+        for delta in self._held:
+            self.push(delta)
+
+
+def _refuse_second_start(error: ModelError, deltas: _Deltas, earlier: list[ModelError]) -> None:
+    """Raise `error` if its reply had begun to be shown."""
+    if not deltas.delivered:
+        return
+    error.add_note("Not handed over to another model: a part of the reply had been delivered.")
+    for failure in earlier:
+        error.add_note(f"Before that: {failure}")
+    raise error
+
+
+def _all_failed(models: Sequence[Model], errors: Sequence[ModelError]) -> ModelError:
+    listed = "\n".join(
+        f"- {model.name}: {type(error).__name__}: {error}" for model, error in zip(models, errors, strict=True)
+    )
+    if all(isinstance(error, ContextWindowExceeded) for error in errors):
+        return ContextWindowExceeded(f"the conversation is too long for each of {len(errors)} models:\n{listed}")
+    return AllModelsFailed(f"none of {len(errors)} models gave a reply:\n{listed}", tuple(errors))
+
+
+def _predicate(on: HandOver | type[ModelError] | tuple[type[ModelError], ...]) -> HandOver:
+    if isinstance(on, tuple):
+        return lambda error: isinstance(error, on)
+    if isinstance(on, type):
+        return lambda error: isinstance(error, on)
+    return on
+
+
+def _sum(one: RequestUsage, other: RequestUsage) -> RequestUsage:
+    return RequestUsage(
+        one.input_tokens + other.input_tokens,
+        one.cache_read_tokens + other.cache_read_tokens,
+        one.output_tokens + other.output_tokens,
+    )

@@ -1,0 +1,375 @@
+"""A model in this process: weights, KV cache and decoder are ours, so a call cannot be malformed.
+
+The live tools are compiled into one grammar, the union of their calls and the final answer; the decoder masks
+every token with it. Tool output is encoded as content and cannot produce a control token. What was evaluated of
+a conversation stays in the KV cache, and a reply reports how much of it was reused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import codecs
+import json
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio.to_thread
+
+from agentkit.errors import ContextWindowExceeded, ModelError, UserError
+from agentkit.limits import RequestUsage
+from agentkit.messages import DecodingStats, ModelMessage, ModelResponse, ModelResponsePart, TextPart, ToolCallPart
+from agentkit.models.model import (
+    Model,
+    ModelDelta,
+    ModelProfile,
+    ModelRequestParameters,
+    ModelSettings,
+    OnDelta,
+    OutputSchema,
+    TextDelta,
+    ToolCallDelta,
+    check_model_requests_allowed,
+)
+
+if TYPE_CHECKING:
+    from agentkit.models.transcript import Prompt, Transcripts
+    from modelstack.inference.engine import Engine, GenerateRequest, Generation, SamplingParams
+    from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
+    from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
+
+GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
+DEFAULT_MAX_TOKENS = 512
+"""Tokens of one reply unless told otherwise; the grammar closes the reply before it is cut."""
+MAX_RESAMPLES = 3
+"""Attempts at a reply whose remaining schema keywords are checked after decoding."""
+RESAMPLE_TEMPERATURE = 0.7
+"""A greedy reply that failed its check would fail it again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    engine: Engine
+    compiler: GrammarCompiler
+    transcripts: Transcripts
+
+
+class LocalModel(Model):
+    """An in-process model on llama.cpp. Requests of several runs take turns; loading happens on first use."""
+
+    def __init__(
+        self,
+        model: str | Path | Engine = "smollm2-135m",
+        *,
+        lora: str | Path | None = None,
+        grammar: GrammarEngine = "llguidance",
+        unsupported_schema: Literal["refuse", "check"] = "check",
+        context_window: int | None = None,
+        jump_ahead: bool = True,
+        abstain: bool = False,
+        **engine_options: Any,
+    ) -> None:
+        """Describe a model; nothing is loaded yet.
+
+        Args:
+            model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine.
+            lora: Path of a GGUF LoRA adapter.
+            grammar: Which library computes the token masks.
+            unsupported_schema: What to do with schema keywords that the grammar cannot enforce: refuse the
+                tool, or check them after decoding and draw again.
+            context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
+            jump_ahead: Evaluate tokens with one legal continuation as a block.
+            abstain: Let the model reply `[]`: no tool fits.
+            engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
+        """
+        self._source = model
+        self._lora = lora
+        self._grammar_engine: GrammarEngine = grammar
+        self._unsupported: Literal["refuse", "check"] = unsupported_schema
+        self._jump_ahead = jump_ahead
+        self._abstain = abstain
+        self._engine_options = {"context_window": context_window, **engine_options}
+        self._load_lock = threading.Lock()
+        self._books = threading.Lock()
+        """Held while the transcripts or the compiler are used, never while the model computes."""
+        self._loaded: _Loaded | None = None
+
+    @property
+    def name(self) -> str:
+        """The catalog id, or the file's name."""
+        if isinstance(self._source, str | Path):
+            return f"local:{Path(self._source).name}"
+        return "local:engine"
+
+    @property
+    def profile(self) -> ModelProfile:
+        """Everything; the context window is known once the model is loaded."""
+        return ModelProfile(
+            grammar=True,
+            logprobs=True,
+            prefix_cache=True,
+            context_window=self._loaded.engine.context_window if self._loaded is not None else None,
+            parallel_tool_calls=True,
+            native_output=True,
+        )
+
+    async def request(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        *,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """Continue the conversation in a worker thread; cancelling stops the decoder at its next token.
+
+        Raises:
+            ContextWindowExceeded: the conversation no longer fits.
+            UserError: a tool's or the output's schema is refused, or the model cannot be loaded.
+            ModelError: the engine failed.
+        """
+        check_model_requests_allowed(self)
+        stop = threading.Event()
+        tell = _on_loop(on_delta) if on_delta is not None else None
+        work = partial(self._work, messages, parameters, tell, stop.is_set)
+        try:
+            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        finally:
+            stop.set()
+
+    def load(self) -> Engine:
+        """Load the weights if that has not been done, pulling them into the cache first if need be.
+
+        Raises:
+            UserError: the model or what runs it is missing; the message says how to get it.
+        """
+        with self._load_lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded.engine
+
+    def close(self) -> None:
+        """Free weights and cache; the next request loads them again."""
+        with self._load_lock:
+            if self._loaded is not None:
+                self._loaded.engine.close()
+            self._loaded = None
+
+    def _load(self) -> _Loaded:
+        try:
+            from agentkit.models.transcript import Transcripts
+            from modelstack.inference.engine import EngineError
+            from modelstack.inference.llama_cpp import LlamaCppEngine
+            from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+            from modelstack.toolcalls.compiler import GrammarCompiler
+        except ImportError as error:
+            raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
+        try:
+            if isinstance(self._source, str | Path):
+                from agentkit.models.catalog import local_path
+
+                path = local_path(str(self._source))
+                engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **self._engine_options)
+            else:
+                engine = self._source
+        except EngineError as error:
+            raise UserError(str(error)) from error
+        encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+        compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
+        return _Loaded(engine, compiler, Transcripts(encoder))
+
+    # -- in the worker thread -----------------------------------------------------------------------------
+
+    def _work(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> ModelResponse:
+        from modelstack.inference.engine import ContextWindowError, EngineError
+        from modelstack.inference.grammar import GrammarError
+        from modelstack.toolcalls.coverage import UnsupportedSchemaError
+
+        self.load()
+        try:
+            return self._reply(messages, parameters, tell, cancelled)
+        except ContextWindowError as error:
+            raise ContextWindowExceeded(str(error)) from error
+        except (EngineError, GrammarError) as error:
+            raise ModelError(f"{self.name}: {error}") from error
+        except UnsupportedSchemaError as error:
+            raise UserError(str(error)) from error
+
+    def _reply(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> ModelResponse:
+        loaded = self._loaded
+        assert loaded is not None  # `load` was called
+        structured = parameters.output is not None
+        with self._books:
+            grammar = loaded.compiler.compile(self._format(parameters))
+            prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured)
+        sampling = _sampling(parameters.settings)
+        for attempt in range(MAX_RESAMPLES + 1):
+            request = self._request(prompt, grammar, sampling, parameters.settings.max_tokens)
+            # Only the first attempt is streamed: what was told cannot be taken back.
+            on_tokens = _Telling(loaded.engine, tell) if tell is not None and attempt == 0 else None
+            generation = loaded.engine.generate(request, on_tokens=on_tokens, cancelled=cancelled)
+            text = loaded.engine.vocabulary.decode(generation.ids)
+            parsed = _parsed(text, grammar)
+            if parsed is None or cancelled() or not grammar.violations(parsed):
+                break
+            sampling = replace(
+                sampling, temperature=max(sampling.temperature, RESAMPLE_TEMPERATURE), seed=(sampling.seed or 0) + 1
+            )
+        response = self._response(text, parsed, prompt, generation, parameters.output)
+        with self._books:
+            loaded.transcripts.add_reply(prompt, generation.ids, response)
+        return response
+
+    def _format(self, parameters: ModelRequestParameters) -> ResponseFormat:
+        from agentkit.models.transcript import tool_specs
+        from modelstack.toolcalls.convention import ResponseFormat
+
+        tools = tool_specs(parameters.callable_tools)
+        answer: Any = "text" if parameters.output is None else _answer_schema(parameters.output)
+        if parameters.tool_choice == "required" and tools:
+            answer = None
+        return ResponseFormat(
+            tools=tools,
+            answer=answer,
+            parallel=parameters.parallel_tool_calls,
+            abstain=self._abstain and bool(tools),
+        )
+
+    def _request(
+        self, prompt: Prompt, grammar: CompiledGrammar, sampling: SamplingParams, max_tokens: int | None
+    ) -> GenerateRequest:
+        from modelstack.inference.engine import GenerateRequest
+
+        return GenerateRequest(
+            prompt_ids=prompt.ids,
+            max_tokens=max_tokens or DEFAULT_MAX_TOKENS,
+            conversation=prompt.transcript.key,
+            grammar=grammar.start(),
+            sampling=sampling,
+            jump_ahead=self._jump_ahead,
+        )
+
+    def _response(
+        self,
+        text: str,
+        parsed: ParsedResponse | None,
+        prompt: Prompt,
+        generation: Generation,
+        output: OutputSchema | None,
+    ) -> ModelResponse:
+        from modelstack.toolcalls.choice import read_choices
+
+        loaded = self._loaded
+        assert loaded is not None
+        stats = generation.stats
+        parts: tuple[ModelResponsePart, ...] = ()
+        choices = read_choices(generation, loaded.engine.vocabulary, parsed)
+        if parsed is None:
+            parts = (TextPart(text),) if text else ()
+        elif parsed.kind == "calls":
+            parts = tuple(
+                ToolCallPart(name, arguments, probability=choice.probability, alternatives=choice.alternatives)
+                for (name, arguments), choice in zip(parsed.calls, choices.calls, strict=True)
+            )
+        elif not parsed.abstained:
+            parts = (TextPart(_answer_text(parsed, output)),)
+        n_prompt = len(prompt.ids)
+        return ModelResponse(
+            parts=parts,
+            usage=RequestUsage(n_prompt, stats.reused_tokens, len(generation.ids)),
+            model_name=self.name,
+            finish_reason="length"
+            if generation.finish_reason == "length"
+            else "tool_calls"
+            if parsed is not None and parsed.calls
+            else "stop",
+            decoding=DecodingStats(
+                reused_tokens=stats.reused_tokens,
+                prefilled_tokens=stats.prefilled_tokens,
+                sampled_tokens=stats.sampled_tokens,
+                forced_tokens=stats.forced_tokens,
+                forward_calls=stats.forward_calls,
+                prefill_s=stats.prefill_s,
+                decode_s=stats.decode_s,
+                mask_s=stats.mask_s,
+                first_token_s=stats.first_token_s,
+            ),
+            p_answer=choices.p_answer,
+            abstained=parsed is not None and parsed.abstained,
+        )
+
+
+class _Telling:
+    """Turns blocks of tokens into deltas as they come."""
+
+    def __init__(self, engine: Engine, tell: Callable[[ModelDelta], None]) -> None:
+        self._token_bytes = engine.vocabulary.token_bytes
+        self._tell = tell
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._kind: str | None = None
+
+    def __call__(self, ids: list[int]) -> None:
+        text = self._decoder.decode(b"".join(self._token_bytes[i] for i in ids))
+        if not text:
+            return
+        self._kind = self._kind or text[0]  # the first character tells the forms of a reply apart
+        self._tell(ToolCallDelta(0, None, text) if self._kind == "[" else TextDelta(text))
+
+
+def _on_loop(on_delta: OnDelta) -> Callable[[ModelDelta], None]:
+    """Return a function for the worker thread that calls `on_delta` on the event loop, in order."""
+    loop = asyncio.get_running_loop()
+    return lambda delta: loop.call_soon_threadsafe(on_delta, delta) and None
+
+
+def _sampling(settings: ModelSettings) -> SamplingParams:
+    from modelstack.inference.engine import SamplingParams
+
+    return SamplingParams(
+        temperature=settings.temperature or 0.0,
+        top_k=settings.top_k or 0,
+        top_p=1.0 if settings.top_p is None else settings.top_p,
+        min_p=settings.min_p or 0.0,
+        seed=settings.seed,
+    )
+
+
+def _parsed(text: str, grammar: CompiledGrammar) -> ParsedResponse | None:
+    """Read a reply; None if it was cut off before it was complete."""
+    from modelstack.toolcalls.convention import ResponseParseError
+
+    try:
+        return grammar.parse(text)
+    except ResponseParseError:
+        return None
+
+
+def _answer_schema(output: OutputSchema) -> Mapping[str, Any]:
+    """Return the schema of the value itself: the convention has its own wrapper."""
+    if not output.wrapped:
+        return output.json_schema
+    inner = dict(output.json_schema["properties"]["result"])
+    if "$defs" in output.json_schema:
+        inner["$defs"] = output.json_schema["$defs"]
+    return inner
+
+
+def _answer_text(parsed: ParsedResponse, output: OutputSchema | None) -> str:
+    if output is None:
+        return str(parsed.answer)
+    value = {"result": parsed.answer} if output.wrapped else parsed.answer
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,209 @@
+"""Conversations as token ids that only grow: what was rendered of a message is never rendered again.
+
+A transcript remembers which message objects it holds. The next request of the same conversation brings the same
+objects and some new ones; only those are encoded. The tokens that the model itself wrote stay as it wrote them.
+Two requests that continue one point differently fork the transcript.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import count
+
+from agentkit.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    RetryPromptPart,
+    SystemPromptPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from agentkit.tools.definition import ToolDefinition
+from modelstack.tokenizer.chat import ChatEncoder, Role
+from modelstack.toolcalls.convention import ToolSpec, render_calls
+from modelstack.toolcalls.prompt import new_tools_prompt, tools_prompt
+
+MAX_TRANSCRIPTS = 64
+"""Conversations that are remembered; one that is forgotten is only rendered anew."""
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Where a transcript stood after one of its messages."""
+
+    n_ids: int
+    tools: Mapping[str, ToolDefinition]
+    last_role: Role | None
+    reply_is_open: bool
+
+
+@dataclass(slots=True, eq=False)
+class Transcript:
+    """One conversation."""
+
+    key: str
+    """Name of the conversation for the engine's cache."""
+    ids: list[int] = field(default_factory=list[int])
+    messages: list[ModelMessage] = field(default_factory=list[ModelMessage])
+    marks: list[Mark] = field(default_factory=list[Mark])
+    """Where the transcript stood after each message."""
+    tools: Mapping[str, ToolDefinition] = field(default_factory=dict[str, ToolDefinition])
+    """The tools that the model was told of."""
+    last_role: Role | None = None
+    """Role of the last turn; what stands before a turn may depend on it."""
+    reply_is_open: bool = False
+    """The last tokens are the model's own, and its turn has not been closed yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A conversation, ready to be continued."""
+
+    transcript: Transcript
+    n_messages: int
+    """How many messages the transcript held when the prompt was made."""
+    ids: list[int]
+
+
+class Transcripts:
+    """All conversations of one model, least recently used first."""
+
+    def __init__(self, encoder: ChatEncoder) -> None:
+        """Encode turns with `encoder`."""
+        self._encoder = encoder
+        self._by_message: dict[int, tuple[Transcript, int]] = {}
+        self._all: OrderedDict[str, Transcript] = OrderedDict()
+        self._names = count(1)
+
+    def extend(
+        self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition], *, structured: bool
+    ) -> Prompt:
+        """Return the ids of `messages`, followed by the opening of a reply."""
+        transcript = self._find(messages)
+        for message in messages[len(transcript.messages) :]:
+            self._append(transcript, message, tools, structured)
+        self._tell_new_tools(transcript, tools)
+        opening = self._encoder.generation_ids(transcript.last_role or "user")
+        return Prompt(transcript, len(transcript.messages), transcript.ids + opening)
+
+    def add_reply(self, prompt: Prompt, reply_ids: list[int], response: ModelResponse) -> None:
+        """Record what the model wrote behind a prompt."""
+        transcript = prompt.transcript
+        if len(transcript.messages) > prompt.n_messages:  # another request went on from the same point
+            transcript = self._fork(transcript, prompt.n_messages)
+        transcript.ids = prompt.ids + reply_ids
+        transcript.last_role = "assistant"
+        transcript.reply_is_open = True
+        self._record(transcript, response)
+
+    def _find(self, messages: Sequence[ModelMessage]) -> Transcript:
+        """Return the transcript that holds the longest beginning of `messages`, or a new one."""
+        for n in range(len(messages), 0, -1):
+            known = self._by_message.get(id(messages[n - 1]))
+            if known is None or known[1] != n - 1 or known[0].messages[0] is not messages[0]:
+                continue
+            transcript = known[0]
+            if n < len(transcript.messages):
+                transcript = self._fork(transcript, n)
+            self._all.move_to_end(transcript.key)
+            return transcript
+        return self._add(Transcript(f"conversation {next(self._names)}"))
+
+    def _fork(self, origin: Transcript, n_messages: int) -> Transcript:
+        mark = origin.marks[n_messages - 1]
+        copy = Transcript(
+            f"conversation {next(self._names)}",
+            ids=origin.ids[: mark.n_ids],
+            messages=origin.messages[:n_messages],
+            marks=origin.marks[:n_messages],
+            tools=mark.tools,
+            last_role=mark.last_role,
+            reply_is_open=mark.reply_is_open,
+        )
+        return self._add(copy)
+
+    def _add(self, transcript: Transcript) -> Transcript:
+        self._all[transcript.key] = transcript
+        if len(self._all) > MAX_TRANSCRIPTS:
+            _, oldest = self._all.popitem(last=False)
+            for message in oldest.messages:
+                if self._by_message.get(id(message), (None, 0))[0] is oldest:
+                    del self._by_message[id(message)]
+        return transcript
+
+    def _record(self, transcript: Transcript, message: ModelMessage) -> None:
+        self._by_message[id(message)] = (transcript, len(transcript.messages))
+        transcript.messages.append(message)
+        transcript.marks.append(
+            Mark(len(transcript.ids), transcript.tools, transcript.last_role, transcript.reply_is_open)
+        )
+
+    def _append(
+        self, transcript: Transcript, message: ModelMessage, tools: Sequence[ToolDefinition], structured: bool
+    ) -> None:
+        if isinstance(message, ModelResponse):
+            self._turn(transcript, "assistant", _written(message))
+        else:
+            if not transcript.messages:
+                system = _system_text(message, tools, structured)
+                transcript.tools = {tool.name: tool for tool in tools}
+                if system:
+                    self._turn(transcript, "system", system)
+            for role, text in _request_turns(message, skip_system=not transcript.messages):
+                self._turn(transcript, role, text)
+        self._record(transcript, message)
+
+    def _tell_new_tools(self, transcript: Transcript, tools: Sequence[ToolDefinition]) -> None:
+        new = [tool for tool in tools if transcript.tools.get(tool.name) != tool]
+        if new:
+            self._turn(transcript, "system", new_tools_prompt(tool_specs(new)))
+            transcript.tools = {**transcript.tools, **{tool.name: tool for tool in new}}
+
+    def _turn(self, transcript: Transcript, role: Role, text: str) -> None:
+        if transcript.reply_is_open:
+            transcript.ids = transcript.ids + self._encoder.assistant_suffix_ids
+            transcript.reply_is_open = False
+        turn = self._encoder.encode_turn(role, text, previous=transcript.last_role)
+        transcript.ids = transcript.ids + turn.ids
+        transcript.last_role = role
+
+
+def tool_specs(tools: Sequence[ToolDefinition]) -> tuple[ToolSpec, ...]:
+    """Return the tools as `modelstack.toolcalls` takes them."""
+    return tuple(ToolSpec(tool.name, tool.description, tool.parameters_json_schema) for tool in tools)
+
+
+def _system_text(request: ModelRequest, tools: Sequence[ToolDefinition], structured: bool) -> str:
+    texts = [part.content for part in request.parts if isinstance(part, SystemPromptPart)]
+    if tools:
+        texts.append(tools_prompt(tool_specs(tools), structured=structured))
+    return "\n\n".join(texts)
+
+
+def _request_turns(request: ModelRequest, *, skip_system: bool) -> list[tuple[Role, str]]:
+    turns: list[tuple[Role, str]] = []
+    for part in request.parts:
+        match part:
+            case SystemPromptPart(content=text):
+                if not skip_system:
+                    turns.append(("system", text))
+            case UserPromptPart(content=text):
+                turns.append(("user", text))
+            case ToolReturnPart(tool_name=name, content=text):
+                turns.append(("tool", f"{name}: {text}"))
+            case RetryPromptPart(tool_call_id=call_id, content=text):
+                turns.append(("user" if call_id is None else "tool", text))
+    return turns
+
+
+def _written(response: ModelResponse) -> str:
+    """Return a response of another model, or of a stored conversation, as this one would have written it."""
+    if not response.tool_calls:
+        return response.text
+    try:
+        return render_calls([(call.tool_name, call.arguments_dict()) for call in response.tool_calls])
+    except ValueError:  # arguments that were no JSON object; the part that answers the call says so
+        return render_calls([(call.tool_name, {}) for call in response.tool_calls])

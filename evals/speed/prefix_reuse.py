@@ -1,0 +1,179 @@
+"""Tokens evaluated and time to first token over the turns of a conversation, with and without the prefix cache.
+
+A 20-turn conversation, then three conversations in turns, each once with our engine, once with our engine after
+it was made to forget (no reuse), and once through llama-cpp-python's own `create_chat_completion`, on the same
+model file with the same thread counts, replies of the same length. What must hold: every turn evaluates only the
+tokens that are new in it, plus at most one (the last token of the reply before, which nobody needed yet).
+
+    python -m evals.speed.prefix_reuse
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import statistics
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+from agentkit import Agent, LocalModel, ModelSettings
+from agentkit.messages import ModelMessage, ModelResponse, messages_from_json, messages_to_json
+from agentkit.models.catalog import local_path
+
+QUESTIONS = (
+    "What is the capital of France, and what is the city known for?",
+    "Tell me about the river that runs through it.",
+    "Which museums should I visit there if I have only two days?",
+    "How do I get from the airport to the centre in the evening?",
+    "What should I eat for breakfast?",
+)
+REPLY_TOKENS = 24
+MIN_RATIO = 5.0
+"""Least that reuse must save of the time to first token at the last turn; the table shows how much it is."""
+
+
+@dataclass
+class Turn:
+    """One turn as it was measured."""
+
+    n_prompt: int
+    n_new: int
+    n_prefilled: int
+    n_reused: int
+    first_token_s: float
+
+
+@dataclass
+class Conversation:
+    """A conversation with one system prompt of its own, so that conversations share no prefix."""
+
+    name: str
+    messages: tuple[ModelMessage, ...] = ()
+    n_known: int = 0
+    """Tokens of prompt and reply after the last turn."""
+    turns: list[Turn] = field(default_factory=list)
+
+    @property
+    def instructions(self) -> str:
+        """System prompt."""
+        return f"Conversation {self.name}. You are a travel guide. Answer in one or two sentences. " * 8
+
+
+async def ask(model: LocalModel, conversation: Conversation, *, cold: bool) -> None:
+    """Ask the next question; `cold` forgets everything evaluated before."""
+    question = QUESTIONS[len(conversation.turns) % len(QUESTIONS)]
+    history = conversation.messages
+    if cold:
+        engine = model.load()
+        for known in list(getattr(engine, "cached_tokens", {})):
+            engine.forget(known)
+        history = messages_from_json(messages_to_json(history))
+    agent = Agent(model, instructions=conversation.instructions, settings=ModelSettings(max_tokens=REPLY_TOKENS))
+    result = await agent.run(question, message_history=history)
+    response = result.messages[-1]
+    assert isinstance(response, ModelResponse)
+    assert response.decoding is not None
+    conversation.messages = result.messages
+    conversation.turns.append(
+        Turn(
+            n_prompt=response.usage.input_tokens,
+            n_new=response.usage.input_tokens - conversation.n_known,
+            n_prefilled=response.decoding.prefilled_tokens,
+            n_reused=response.decoding.reused_tokens,
+            first_token_s=response.decoding.first_token_s,
+        )
+    )
+    conversation.n_known = response.usage.input_tokens + response.usage.output_tokens
+
+
+async def converse(model: LocalModel, names: str, n_turns: int, *, cold: bool) -> list[Conversation]:
+    """Hold conversations in turns: all first questions, all second ones, and so on."""
+    conversations = [Conversation(name) for name in names]
+    for _ in range(n_turns):
+        for conversation in conversations:
+            await ask(model, conversation, cold=cold)
+    return conversations
+
+
+def high_level(path: str, threads: Any, names: str, n_turns: int) -> list[list[float]]:
+    """Return seconds to the first token of each turn through `create_chat_completion`."""
+    from llama_cpp import Llama
+
+    llama = Llama(
+        path, n_ctx=8192, n_threads=threads.decode, n_threads_batch=threads.prefill, n_batch=512, verbose=False
+    )
+    histories: list[list[Any]] = [
+        [{"role": "system", "content": Conversation(name).instructions}] for name in names
+    ]
+    times: list[list[float]] = [[] for _ in names]
+    for turn in range(n_turns):
+        for history, seconds in zip(histories, times, strict=True):
+            history.append({"role": "user", "content": QUESTIONS[turn % len(QUESTIONS)]})
+            start = time.perf_counter()
+            text, first = "", None
+            chunks: Any = llama.create_chat_completion(
+                history, max_tokens=REPLY_TOKENS, temperature=0.0, stream=True
+            )
+            for chunk in chunks:
+                piece = chunk["choices"][0]["delta"].get("content")
+                if piece:
+                    first = first or time.perf_counter() - start
+                    text += piece
+            seconds.append(first if first is not None else time.perf_counter() - start)
+            history.append({"role": "assistant", "content": text})
+    llama.close()
+    return times
+
+
+def main() -> int:
+    """Measure, print the tables, and fail where a turn evaluated too much."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--turns", type=int, default=20)
+    options = parser.parse_args()
+    model = LocalModel(options.model)
+    engine: Any = model.load()
+    print(f"{options.model}, threads {engine.threads}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+
+    good = True
+    for names in ("A", "BCD"):
+        warm = asyncio.run(converse(model, names, options.turns, cold=False))
+        cold = asyncio.run(converse(model, names.lower(), options.turns, cold=True))
+        peer = high_level(str(local_path(options.model)), engine.threads, names, options.turns)
+        good &= report(names, warm, cold, peer)
+    model.close()
+    return 0 if good else 1
+
+
+def report(names: str, warm: list[Conversation], cold: list[Conversation], peer: list[list[float]]) -> bool:
+    """Print one table; return whether every turn evaluated only what was new, plus at most one token."""
+    print(f"\n{len(names)} conversation{'s, interleaved' if len(names) > 1 else ''} of {len(warm[0].turns)} turns")
+    print(f"{'turn':>5}{'prompt':>8}{'new':>6}{'prefilled':>11}{'reused':>8}{'TTFT ms':>9}{'no reuse':>10}{'high-level':>12}")
+    last = len(warm[0].turns) - 1
+    for turn in sorted({0, 1, last // 2, last}):
+        rows = [c.turns[turn] for c in warm]
+        first = rows[0]
+        print(
+            f"{turn + 1:5}{first.n_prompt:8}{first.n_new:6}{first.n_prefilled:11}{first.n_reused:8}"
+            f"{1e3 * statistics.median(r.first_token_s for r in rows):9.0f}"
+            f"{1e3 * statistics.median(c.turns[turn].first_token_s for c in cold):10.0f}"
+            f"{1e3 * statistics.median(times[turn] for times in peer):12.0f}"
+        )
+    surplus = [t.n_prefilled - t.n_new for c in warm for t in c.turns]
+    ours = statistics.median(c.turns[last].first_token_s for c in warm)
+    without = statistics.median(c.turns[last].first_token_s for c in cold) / ours
+    beside = statistics.median(times[last] for times in peer) / ours
+    good = max(surplus) <= 1 and without >= MIN_RATIO
+    print(f"evaluated beyond the new tokens: at most {max(surplus)} a turn (bound 1), in {len(surplus)} turns")
+    print(
+        f"time to first token at turn {last + 1}: without reuse {without:.1f}x ours (bound {MIN_RATIO:g}x), "
+        f"llama-cpp-python's chat call {beside:.1f}x ours: {'ok' if good else 'BROKEN'}"
+    )
+    return good
+
+
+if __name__ == "__main__":
+    sys.exit(main())

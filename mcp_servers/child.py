@@ -1,0 +1,147 @@
+"""Work that must be stoppable runs in a child process, because a thread cannot be killed.
+
+CPython's `re` holds the interpreter lock through a whole match, so `(a+)+$` would freeze the server, not only
+its thread; one SQLite opcode (`instr` of two long strings) looks at no interrupt flag. The child answers one
+JSON line per request; past the deadline it is killed and the next call starts another. It also gives
+memory limits that hold for this work alone (`RLIMIT_AS`, and SQLite's heap limit, which is process-wide).
+
+A child outlives its parent by at most one request: end of input stops it, and a CPU limit set per request
+stops it inside a match.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from mcp_servers.failures import ToolFailure
+
+try:
+    import resource
+except ImportError:  # pragma: no cover - Windows has no rlimits; the deadline still holds
+    resource = None
+
+PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
+# Enough for the interpreter (30 MB of address space) and every cap of the policies several times over.
+MEMORY_BYTES = 512 * 1024 * 1024
+# Seconds of CPU beyond a request's deadline before the kernel ends a child whose parent is gone.
+CPU_GRACE_S = 2
+
+
+class ChildTimeout(Exception):
+    """The child did not answer in time and was killed."""
+
+
+class ChildCrash(Exception):
+    """The child ended without an answer."""
+
+
+class KillableChild:
+    """A lazily started child that runs `module.main()`; one request at a time, safe to call from threads."""
+
+    def __init__(self, module: str) -> None:
+        """Name the module; nothing is started yet."""
+        code = f"import sys; sys.path.insert(0, {PACKAGE_PARENT!r}); from {module} import main; main()"
+        # -I: no environment, no working directory on the path; -S: the standard library is all it needs.
+        self._command = [sys.executable, "-I", "-S", "-c", code]
+        self._lock = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def call(self, request: dict[str, Any], timeout_s: float) -> Any:
+        """Return the child's answer to `request`.
+
+        Raises:
+            ToolFailure: The child reported a failure that the model can act on.
+            ChildTimeout: No answer within `timeout_s` seconds; the child was killed.
+            ChildCrash: The child ended without an answer.
+        """
+        line = json.dumps({"timeout_s": timeout_s, "request": request}).encode() + b"\n"
+        with self._lock:
+            answer = self._exchange(line, timeout_s)
+        reply = json.loads(answer)
+        if "failure" in reply:
+            raise ToolFailure(reply["failure"])
+        return reply["answer"]
+
+    def close(self) -> None:
+        """Stop the child; a later call starts a new one."""
+        with self._lock:
+            self._stop()
+
+    def _exchange(self, line: bytes, timeout_s: float) -> bytes:
+        process = self._running()
+        assert process.stdin is not None and process.stdout is not None
+        expired = threading.Event()
+
+        def expire() -> None:
+            expired.set()
+            process.kill()
+
+        timer = threading.Timer(timeout_s, expire)
+        timer.start()
+        try:
+            process.stdin.write(line)
+            process.stdin.flush()
+            answer = process.stdout.readline()
+        except BrokenPipeError:
+            answer = b""
+        finally:
+            timer.cancel()
+            timer.join()
+        if expired.is_set() or not answer.endswith(b"\n"):
+            self._stop()
+        if expired.is_set():
+            raise ChildTimeout
+        if not answer.endswith(b"\n"):
+            raise ChildCrash
+        return answer
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._process is None or self._process.poll() is not None:
+            self._stop()
+            # Its own session: Ctrl-C in the terminal ends the server, and the server ends the child.
+            self._process = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
+            )
+        return self._process
+
+    def _stop(self) -> None:
+        if self._process is not None:
+            self._process.kill()
+            self._process.communicate()
+            self._process = None
+
+
+def answer_requests(handle: Callable[[dict[str, Any]], Any]) -> None:
+    """Run the child's side: answer each line of standard input until it ends."""
+    _limit_memory()
+    for line in sys.stdin.buffer:
+        message = json.loads(line)
+        _limit_cpu(message["timeout_s"])
+        try:
+            reply = {"answer": handle(message["request"])}
+        except ToolFailure as failure:
+            reply = {"failure": str(failure)}
+        except MemoryError:
+            reply = {"failure": "This needed too much memory and was stopped. Ask for less at a time."}
+        sys.stdout.buffer.write(json.dumps(reply).encode() + b"\n")
+        sys.stdout.buffer.flush()
+
+
+def _limit_memory() -> None:
+    if resource is not None:
+        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _limit_cpu(timeout_s: float) -> None:
+    if resource is not None:
+        usage = resource.getrusage(resource.RUSAGE_SELF)
+        limit_s = math.ceil(usage.ru_utime + usage.ru_stime + timeout_s) + CPU_GRACE_S
+        resource.setrlimit(resource.RLIMIT_CPU, (limit_s, resource.RLIM_INFINITY))

@@ -1,0 +1,33 @@
+"""`python -m mcp_servers.filesystem ROOT [--write] [--http --host --port --token]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mcp_servers.failures import StartError
+from mcp_servers.serving import add_transport_arguments, serve
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve the folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mcp_servers.filesystem",
+        description="Serve the files below ROOT over MCP. Read only unless --write is given; "
+        "links are never followed; deleted files go to ROOT/.trash.",
+    )
+    parser.add_argument("root", metavar="ROOT", help="the folder to serve")
+    parser.add_argument("--write", action="store_true", help="also offer tools that change files")
+    add_transport_arguments(parser)
+    options = parser.parse_args(arguments)
+
+    from mcp_servers.filesystem.server import build_server
+
+    try:
+        serve(build_server(options.root, write=options.write), options)
+    except StartError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,144 @@
+"""Which paths may be named, and how much one call may touch: pure rules, no I/O, no MCP.
+
+A path is data until it is a tuple of names; only `root.Root` turns names into descriptors. So nothing here asks
+whether a path "is inside" the root: there is no string comparison to fool (CVE-2025-53110, prefix compare)
+and no resolved string for a later open to resolve again (CVE-2025-53109, link swapped in between).
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import re
+from dataclasses import dataclass
+
+from mcp_servers.failures import ToolFailure
+
+# POSIX NAME_MAX and PATH_MAX on Linux and macOS, in bytes.
+MAX_NAME_BYTES = 255
+MAX_PATH_BYTES = 4096
+# Each level of a walk holds one descriptor; 64 levels times 4 calls stays far below the usual limit of 1,024.
+MAX_DEPTH = 64
+TRASH = ".trash"
+TEMPORARY_PREFIX = ".mcp-tmp-"
+
+PathParts = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps of one call. The defaults keep an answer below about 8,000 tokens, a small model's context."""
+
+    max_text_bytes: int = 32 * 1024
+    """Text that one read returns."""
+    max_scanned_bytes: int = 256 * 1024 * 1024
+    """Largest file that is read at all: a quarter of a second of counting lines."""
+    max_searched_bytes: int = 4 * 1024 * 1024
+    """Larger files are skipped by `search_text`, and counted."""
+    max_edited_bytes: int = 4 * 1024 * 1024
+    """Largest file that `edit_file` takes, and largest text that `write_file` takes."""
+    max_entries: int = 1_000
+    """Entries that one listing returns."""
+    max_walked: int = 100_000
+    """Entries that one tree or search visits."""
+    max_matches: int = 100
+    """Matches that one search returns."""
+    max_line_chars: int = 200
+    """Part of a matching line that is shown."""
+    max_diff_lines: int = 100
+    """Lines of the diff that an edit returns."""
+    search_timeout_s: float = 5.0
+    """Time for one search; agentkit waits 30 s for a call."""
+
+
+def parse_path(text: str) -> PathParts:
+    """Split a relative path into names; `.` is the root, the empty tuple.
+
+    The text is taken literally: percent signs and backslashes are not decoded, names are not normalised.
+
+    Raises:
+        ToolFailure: The path is empty, absolute, has a `..`, a control character, or is too long or deep.
+    """
+    if not text:
+        raise ToolFailure("The path is empty. Use '.' for the root folder.")
+    _check_encodable(text)
+    if text.startswith("/"):
+        raise ToolFailure(f"{shown(text)} is absolute. Paths are relative to the root: {_relative_hint(text)}.")
+    if len(text.encode()) > MAX_PATH_BYTES:
+        raise ToolFailure(f"The path is longer than {MAX_PATH_BYTES} bytes.")
+    parts = tuple(part for part in text.split("/") if part not in ("", "."))
+    if ".." in parts:
+        raise ToolFailure("'..' is not allowed. Write the whole path from the root folder.")
+    if len(parts) > MAX_DEPTH:
+        raise ToolFailure(f"The path has {len(parts)} levels; at most {MAX_DEPTH} are allowed.")
+    if any(len(part.encode()) > MAX_NAME_BYTES for part in parts):
+        raise ToolFailure(f"A name in the path is longer than {MAX_NAME_BYTES} bytes.")
+    return parts
+
+
+def parse_target(text: str) -> PathParts:
+    """Parse the path of something to change: not the root, and nothing in the trash.
+
+    Raises:
+        ToolFailure: As `parse_path`, or the path is the root or the trash.
+    """
+    parts = parse_path(text)
+    if not parts:
+        raise ToolFailure("The root folder itself cannot be changed. Name a file or folder in it.")
+    if parts[0] == TRASH:
+        raise ToolFailure(f"{TRASH!r} holds deleted files and cannot be changed; `move` can take files out.")
+    if parts[-1].startswith(TEMPORARY_PREFIX):
+        raise ToolFailure(f"Names that start with {TEMPORARY_PREFIX!r} are reserved.")
+    return parts
+
+
+def joined(parts: PathParts) -> str:
+    """Return the path as a client writes it: valid UTF-8 even if the names on disk are not."""
+    return "/".join(printable_bytes(part) for part in parts) or "."
+
+
+def printable_bytes(name: str) -> str:
+    r"""Return `name` with bytes that are not UTF-8 as `\\xNN`, so that it can be sent as JSON."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def shown(name: str) -> str:
+    """Return `name` on one line: controls, bidi marks and zero-width characters as escapes."""
+    text = printable_bytes(name)
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
+
+
+def is_hidden_from_walks(parts: PathParts) -> bool:
+    """Return whether trees and searches skip this entry: the trash, and files half written."""
+    return parts == (TRASH,) or parts[-1].startswith(TEMPORARY_PREFIX)
+
+
+def compile_glob(pattern: str) -> re.Pattern[str]:
+    """Compile a name pattern (`*`, `?`, `[a-z]`), ignoring case.
+
+    `fnmatch` emits atomic groups, so a pattern of many stars stays linear in practice.
+
+    Raises:
+        ToolFailure: The pattern is empty or longer than a name can be.
+    """
+    if not pattern or len(pattern) > MAX_NAME_BYTES:
+        raise ToolFailure(f"The pattern must have 1 to {MAX_NAME_BYTES} characters, like '*.md'.")
+    return re.compile(fnmatch.translate(pattern), re.IGNORECASE)
+
+
+def glob_matches(pattern: re.Pattern[str], parts: PathParts, *, whole_path: bool) -> bool:
+    """Match the name, or the whole relative path if the pattern was written with a slash."""
+    return pattern.match("/".join(parts) if whole_path else parts[-1]) is not None
+
+
+def _check_encodable(text: str) -> None:
+    if any(ord(char) < 32 or ord(char) == 127 for char in text):
+        raise ToolFailure("The path contains a control character. Use plain file names.")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise ToolFailure("The path is not valid Unicode.") from None
+
+
+def _relative_hint(text: str) -> str:
+    relative = text.strip("/")
+    return f"write {shown(relative)!r}" if relative else "use '.' for the root folder"

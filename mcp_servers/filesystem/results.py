@@ -1,0 +1,120 @@
+"""What the filesystem tools return: fields for programs, short plain text for the model."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from mcp_servers.filesystem.policy import shown
+from mcp_servers.filesystem.root import Kind
+from mcp_servers.strict import ToolResult
+
+
+class Entry(BaseModel):
+    """One file or folder."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str = Field(description="Relative to the root.")
+    kind: Kind
+    size_bytes: int = Field(description="0 unless it is a file.")
+
+
+class Listing(ToolResult):
+    """Entries of a folder, or of a tree."""
+
+    path: str
+    entries: list[Entry]
+    truncated: bool = Field(description="Whether entries are missing because a limit was reached.")
+
+    def as_text(self) -> str:
+        """One entry a line; folders end in a slash."""
+        lines = [_entry_line(entry) for entry in self.entries] or ["(empty)"]
+        if self.truncated:
+            lines.append("(more entries not shown; look into one folder, or use search_files)")
+        return "\n".join(lines)
+
+
+class TextWindow(ToolResult):
+    """Lines of a text file."""
+
+    path: str
+    text: str
+    first_line: int = Field(description="Number of the first line in text; lines count from 1.")
+    last_line: int = Field(description="Number of the last line in text; 0 if text is empty.")
+    total_lines: int
+    truncated: bool = Field(description="Whether the file has lines after last_line, or a line was cut.")
+
+    def as_text(self) -> str:
+        """A header with the line numbers, then the text."""
+        header = f"{shown(self.path)}: {self.total_lines} lines"
+        if (self.first_line, self.last_line) != (1, self.total_lines) and self.last_line:
+            header += f", here {self.first_line} to {self.last_line}"
+        if self.truncated and self.last_line < self.total_lines:
+            header += f"; go on with offset={self.last_line + 1}"
+        elif self.truncated:
+            header += "; the line is too long and was cut"
+        return f"{header}\n{self.text}"
+
+
+class FileInfo(ToolResult):
+    """Facts about one file or folder."""
+
+    path: str
+    kind: Kind
+    size_bytes: int
+    modified: str = Field(description="Time of the last change, ISO 8601, UTC.")
+    lines: int | None = Field(description="Number of lines; null if it is not a text file.")
+    entries: int | None = Field(description="Number of entries; null if it is not a folder.")
+
+    def as_text(self) -> str:
+        """One fact a line."""
+        facts = [shown(self.path), f"kind: {self.kind}", f"size: {self.size_bytes} bytes"]
+        facts += [f"lines: {self.lines}"] if self.lines is not None else []
+        facts += [f"entries: {self.entries}"] if self.entries is not None else []
+        return "\n".join([*facts, f"modified: {self.modified}"])
+
+
+class TextMatch(BaseModel):
+    """One matching line."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    path: str
+    line: int
+    text: str = Field(description="The line, cut to 200 characters.")
+
+
+class TextMatches(ToolResult):
+    """Lines that match, in path order."""
+
+    matches: list[TextMatch]
+    searched_files: int
+    skipped_files: int = Field(description="Binary or large files that were not searched.")
+    truncated: bool
+
+    def as_text(self) -> str:
+        """`path:line: text`, as grep prints it."""
+        lines = [f"{shown(match.path)}:{match.line}: {match.text}" for match in self.matches]
+        lines = lines or [f"no match in {self.searched_files} files"]
+        if self.truncated:
+            lines.append("(stopped at a limit; search a smaller folder or a rarer text)")
+        return "\n".join(lines)
+
+
+class Change(ToolResult):
+    """What a tool changed."""
+
+    path: str
+    change: str
+    diff: str = Field(default="", description="Unified diff of an edit, cut to 100 lines.")
+
+    def as_text(self) -> str:
+        """The change in words, then the diff."""
+        return f"{self.change}: {shown(self.path)}" + (f"\n{self.diff}" if self.diff else "")
+
+
+def _entry_line(entry: Entry) -> str:
+    name = shown(entry.path)
+    if entry.kind == "folder":
+        return f"{name}/"
+    return f"{name} ({entry.size_bytes} bytes)" if entry.kind == "file" else f"{name} ({entry.kind})"

@@ -1,0 +1,183 @@
+"""Finding files by name and lines by text, within a time box.
+
+The walk and the reading stay in this process, where the descriptor rules are; only regular expressions go to
+the child. Plain text needs no child: `str.find` is linear.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
+from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.policy import (
+    Limits,
+    PathParts,
+    compile_glob,
+    glob_matches,
+    joined,
+    printable_bytes,
+    shown,
+)
+from mcp_servers.filesystem.reading import Walk, Walked, is_binary
+from mcp_servers.filesystem.results import Entry, Listing, TextMatch, TextMatches
+from mcp_servers.filesystem.root import Root, kind_of, lstat, open_file
+
+REGEX_WORKER = "mcp_servers.filesystem.regex_worker"
+
+# (text, limit) -> numbers of the matching lines, from 1
+LineFinder = Callable[[str, int], list[int]]
+
+
+@dataclass(frozen=True)
+class TextQuery:
+    """What `search_text` looks for."""
+
+    text: str
+    regex: bool
+    ignore_case: bool
+    name: str
+
+
+def search_names(root: Root, parts: PathParts, pattern: str, limits: Limits) -> Listing:
+    """List entries below a folder whose name (or path, if the pattern has a slash) matches."""
+    glob = compile_glob(pattern)
+    entries: list[Entry] = []
+    walk = Walk(limits)
+    deadline = time.monotonic() + limits.search_timeout_s
+    with root.folder(parts) as folder:
+        for found in walk.below(folder, parts):
+            if len(entries) == limits.max_entries or time.monotonic() > deadline:
+                walk.truncated = True
+                break
+            if _is_named(found, glob, pattern):
+                entries.append(Entry(path=joined(found.parts), kind=found.kind, size_bytes=found.size_bytes))
+    return Listing(path=joined(parts), entries=entries, truncated=walk.truncated)
+
+
+def search_text(
+    root: Root, parts: PathParts, query: TextQuery, limits: Limits, child: KillableChild
+) -> TextMatches:
+    """Find lines in the text files below a folder, or in one file.
+
+    Raises:
+        ToolFailure: The query is empty, not a regular expression, or too slow.
+    """
+    if not query.text:
+        raise ToolFailure("The text to search for is empty.")
+    deadline = time.monotonic() + limits.search_timeout_s
+    search = _Search(_line_finder(query, child, deadline), limits)
+    if _is_file(root, parts):
+        with root.folder(parts[:-1]) as parent:
+            search.visit(parent, parts)
+        return search.result(truncated=False)
+    glob = compile_glob(query.name)
+    walk = Walk(limits)
+    with root.folder(parts) as folder:
+        for found in walk.below(folder, parts):
+            if search.is_full or time.monotonic() > deadline:
+                walk.truncated = True
+                break
+            if found.kind == "file" and _is_named(found, glob, query.name):
+                search.visit_walked(found)
+    return search.result(truncated=walk.truncated)
+
+
+class _Search:
+    """Matches so far, and what was searched."""
+
+    def __init__(self, find_lines: LineFinder, limits: Limits) -> None:
+        self._find_lines = find_lines
+        self._limits = limits
+        self._matches: list[TextMatch] = []
+        self._searched = 0
+        self._skipped = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self._matches) >= self._limits.max_matches
+
+    def visit_walked(self, found: Walked) -> None:
+        try:
+            self.visit(found.parent, found.parts)
+        except _Unreadable:
+            self._skipped += 1
+
+    def visit(self, parent: int, parts: PathParts) -> None:
+        text = self._read(parent, parts)
+        if text is None:
+            self._skipped += 1
+            return
+        self._searched += 1
+        numbers = self._find_lines(text, self._limits.max_matches - len(self._matches))
+        lines = text.split("\n") if numbers else []
+        for number in numbers:
+            line = lines[number - 1].rstrip("\r")[: self._limits.max_line_chars]
+            self._matches.append(TextMatch(path=joined(parts), line=number, text=line))
+
+    def result(self, *, truncated: bool) -> TextMatches:
+        return TextMatches(
+            matches=self._matches,
+            searched_files=self._searched,
+            skipped_files=self._skipped,
+            truncated=truncated or self.is_full,
+        )
+
+    def _read(self, parent: int, parts: PathParts) -> str | None:
+        limit = self._limits.max_searched_bytes
+        try:
+            with open_file(parent, parts) as file:
+                if os.fstat(file.fileno()).st_size > limit or is_binary(file):
+                    return None
+                file.seek(0)
+                return file.read(limit).decode("utf-8", "replace")
+        except ToolFailure as failure:
+            raise _Unreadable(str(failure)) from failure
+
+
+class _Unreadable(ToolFailure):
+    """A file that cannot be opened: skipped on a walk, reported when it was named."""
+
+
+def _line_finder(query: TextQuery, child: KillableChild, deadline: float) -> LineFinder:
+    if not query.regex:
+        return lambda text, limit: _plain_lines(text, query, limit)
+
+    def find(text: str, limit: int) -> list[int]:
+        request = {"pattern": query.text, "ignore_case": query.ignore_case, "text": text, "limit": limit}
+        try:
+            return child.call(request, max(0.0, deadline - time.monotonic()))
+        except (ChildTimeout, ChildCrash) as error:
+            raise ToolFailure(
+                f"The pattern {shown(query.text)!r} took too long and was stopped. Avoid nested repeats like "
+                "(a+)+, search a smaller folder, or use regex=false."
+            ) from error
+
+    return find
+
+
+def _plain_lines(text: str, query: TextQuery, limit: int) -> list[int]:
+    wanted = query.text.casefold() if query.ignore_case else query.text
+    found: list[int] = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if len(found) == limit:
+            break
+        if wanted in (line.casefold() if query.ignore_case else line):
+            found.append(number)
+    return found
+
+
+def _is_file(root: Root, parts: PathParts) -> bool:
+    if not parts:
+        return False
+    with root.folder(parts[:-1]) as parent:
+        status = lstat(parent, parts[-1])
+    return status is not None and kind_of(status) != "folder"
+
+
+def _is_named(found: Walked, glob: re.Pattern[str], pattern: str) -> bool:
+    return glob_matches(glob, tuple(map(printable_bytes, found.parts)), whole_path="/" in pattern)

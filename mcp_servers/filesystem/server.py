@@ -1,0 +1,164 @@
+"""The filesystem tools as a model sees them: names, arguments and descriptions, and nothing else.
+
+A description is read by models as small as 135M parameters: one or two short sentences, plain argument names,
+no optional types (0 means "not used"). Rules are in `policy.py`, descriptors in `root.py`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from mcp.server.lowlevel.server import Server
+from pydantic import Field
+
+from mcp_servers.child import KillableChild
+from mcp_servers.filesystem import reading, searching, writing
+from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, parse_path, parse_target
+from mcp_servers.filesystem.results import Change, FileInfo, Listing, TextMatches, TextWindow
+from mcp_servers.filesystem.root import Root
+from mcp_servers.strict import ADDS, CHANGES, READS, strict_server, strict_tool
+
+NAME = "agentkit-filesystem"
+INSTRUCTIONS = (
+    "Files and folders below one root. Paths are relative to the root, like 'notes/todo.md'; '.' is the root. "
+    "Links are not followed."
+)
+READ_ONLY = " Nothing can be changed."
+# About 5,000 tokens of prose, so that a page fits a small model's 8,192 with room to answer.
+DEFAULT_LINES = 500
+MAX_LINES = 10_000
+DEFAULT_TREE_DEPTH = 3
+
+FilePath = Annotated[str, Field(description="Path of a file, like 'notes/todo.md'.")]
+FolderPath = Annotated[str, Field(description="Path of a folder; '.' is the root.")]
+AnyPath = Annotated[str, Field(description="Path of a file or folder.")]
+
+
+class ReadTools:
+    """Tools that change nothing."""
+
+    def __init__(self, root: Root, limits: Limits, regex_child: KillableChild) -> None:
+        """Serve `root`; regular expressions run in `regex_child`."""
+        self._root = root
+        self._limits = limits
+        self._regex_child = regex_child
+
+    def list_directory(self, path: FolderPath = ".") -> Listing:
+        """List the files and folders in a folder."""
+        return reading.list_folder(self._root, parse_path(path), self._limits, depth=1)
+
+    def tree(
+        self,
+        path: FolderPath = ".",
+        depth: Annotated[int, Field(ge=1, le=MAX_DEPTH, description="Levels to show.")] = DEFAULT_TREE_DEPTH,
+    ) -> Listing:
+        """List a folder and the folders in it."""
+        return reading.list_folder(self._root, parse_path(path), self._limits, depth)
+
+    def read_text_file(
+        self,
+        path: FilePath,
+        offset: Annotated[int, Field(ge=1, description="First line to read.")] = 1,
+        limit: Annotated[int, Field(ge=1, le=MAX_LINES, description="Number of lines.")] = DEFAULT_LINES,
+        tail: Annotated[int, Field(ge=0, le=MAX_LINES, description="Read the last N lines instead.")] = 0,
+    ) -> TextWindow:
+        """Read a text file. Says how many lines it has."""
+        return reading.read_window(self._root, parse_path(path), offset, limit, tail, self._limits)
+
+    def file_info(self, path: AnyPath) -> FileInfo:
+        """Get the size, number of lines and time of a file, or the number of entries of a folder."""
+        return reading.file_info(self._root, parse_path(path), self._limits)
+
+    def search_files(
+        self,
+        pattern: Annotated[str, Field(description="File name with * and ?, like '*.md'.")],
+        path: FolderPath = ".",
+    ) -> Listing:
+        """Find files and folders by name."""
+        return searching.search_names(self._root, parse_path(path), pattern, self._limits)
+
+    def search_text(
+        self,
+        text: Annotated[str, Field(description="Text to find.")],
+        path: AnyPath = ".",
+        regex: Annotated[bool, Field(description="Whether text is a regular expression.")] = False,
+        ignore_case: bool = False,
+        files: Annotated[str, Field(description="Only files with this name, like '*.py'.")] = "*",
+    ) -> TextMatches:
+        """Find lines that contain a text."""
+        query = searching.TextQuery(text=text, regex=regex, ignore_case=ignore_case, name=files)
+        return searching.search_text(self._root, parse_path(path), query, self._limits, self._regex_child)
+
+
+class WriteTools:
+    """Tools that change files; offered only with `--write`."""
+
+    def __init__(self, root: Root, limits: Limits) -> None:
+        """Change files below `root`."""
+        self._root = root
+        self._limits = limits
+
+    def write_file(
+        self,
+        path: FilePath,
+        text: Annotated[str, Field(description="The whole content.")],
+        overwrite: Annotated[bool, Field(description="Replace the file if it exists.")] = False,
+    ) -> Change:
+        """Create a file with a text."""
+        return writing.write_file(self._root, parse_target(path), text, overwrite, self._limits)
+
+    def edit_file(
+        self,
+        path: FilePath,
+        old_text: Annotated[str, Field(description="Exact text in the file.")],
+        new_text: Annotated[str, Field(description="Text to put in its place.")],
+        replace_all: Annotated[bool, Field(description="Replace every place.")] = False,
+    ) -> Change:
+        """Replace a text in a file."""
+        return writing.edit_file(self._root, parse_target(path), old_text, new_text, replace_all, self._limits)
+
+    def create_directory(self, path: FolderPath) -> Change:
+        """Create a folder."""
+        return writing.create_folder(self._root, parse_target(path))
+
+    def move(
+        self,
+        source: Annotated[str, Field(description="Path of the file or folder now.")],
+        destination: Annotated[str, Field(description="Its new path, which must not exist.")],
+    ) -> Change:
+        """Move or rename a file or folder."""
+        return writing.move(self._root, parse_path(source), parse_target(destination))
+
+    def delete(self, path: AnyPath) -> Change:
+        """Delete a file or folder. It goes to the trash and can be moved back."""
+        return writing.delete(self._root, parse_target(path))
+
+
+def build_server(root: str, *, write: bool = False, limits: Limits | None = None) -> Server[Any]:
+    """Return a server for the folder `root`; it can be passed to `mcp.Client` as it is.
+
+    Raises:
+        StartError: The folder cannot be opened.
+    """
+    opened = Root(root)
+    limits = limits or Limits()
+    regex_child = KillableChild(searching.REGEX_WORKER)
+    read = ReadTools(opened, limits, regex_child)
+    tools = [
+        strict_tool(function, READS)
+        for function in (
+            read.list_directory,
+            read.tree,
+            read.read_text_file,
+            read.file_info,
+            read.search_files,
+            read.search_text,
+        )
+    ]
+    if write:
+        change = WriteTools(opened, limits)
+        tools += [strict_tool(function, CHANGES) for function in (change.write_file, change.edit_file)]
+        tools += [strict_tool(change.create_directory, ADDS)]
+        tools += [strict_tool(function, CHANGES) for function in (change.move, change.delete)]
+    instructions = INSTRUCTIONS if write else INSTRUCTIONS + READ_ONLY
+    return strict_server(NAME, instructions=instructions, tools=tools, on_close=regex_child.close)

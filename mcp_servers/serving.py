@@ -1,0 +1,170 @@
+"""Command line and transports: stdio, or Streamable HTTP on loopback behind a bearer token.
+
+A browser page can reach a loopback port (DNS rebinding: CVE-2025-66416 in the Python SDK before 1.23), so HTTP
+always checks three things: the Host and Origin headers against exact names with the real port (mcp's own
+`127.0.0.1:*` pattern also matches `127.0.0.1:1@evil`), and a bearer token, which any other local user lacks.
+
+`mcp` costs half a second to import; it is imported only after the arguments are parsed, so `--help` is quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hmac
+import ipaddress
+import os
+import secrets
+import socket
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mcp_servers.failures import StartError
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel.server import Server
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+TOKEN_VARIABLE = "MCP_SERVER_TOKEN"
+# 16 characters of a 64-letter alphabet are 96 bits, out of reach for guessing over HTTP.
+MIN_TOKEN_CHARS = 16
+GENERATED_TOKEN_BYTES = 32
+LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
+MCP_PATH = "/mcp"
+
+
+def add_transport_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--http`, `--host`, `--port` and `--token` to a server's parser."""
+    group = parser.add_argument_group("transport", "stdio unless --http is given")
+    group.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdio")
+    group.add_argument("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
+    group.add_argument("--port", type=int, default=0, help="port to bind (default: a free one, printed)")
+    group.add_argument(
+        "--token",
+        default=os.environ.get(TOKEN_VARIABLE),
+        help=f"bearer token that clients must send (default: ${TOKEN_VARIABLE}, else generated and printed)",
+    )
+
+
+def serve(server: Server[Any], options: argparse.Namespace) -> None:
+    """Serve until the client leaves (stdio) or the process is stopped (HTTP).
+
+    Raises:
+        StartError: The host, port or token cannot be used.
+    """
+    try:
+        if options.http:
+            _serve_http(server, options.host, options.port, options.token)
+        else:
+            _serve_stdio(server)
+    except KeyboardInterrupt:
+        pass
+
+
+def _serve_stdio(server: Server[Any]) -> None:
+    import anyio
+    from mcp.server.stdio import stdio_server
+
+    async def run() -> None:
+        async with stdio_server() as (read_stream, write_stream):
+            await server.run(read_stream, write_stream, server.create_initialization_options())
+
+    anyio.run(run)
+
+
+def _serve_http(server: Server[Any], host: str, port: int, token: str | None) -> None:
+    import uvicorn
+
+    check_host(host)
+    check_token(token)
+    listener = _listen(host, port)
+    bound_port = listener.getsockname()[1]
+    secret = token or secrets.token_urlsafe(GENERATED_TOKEN_BYTES)
+    shown_host = f"[{host}]" if ":" in host else host
+    print(f"{server.name}: http://{shown_host}:{bound_port}{MCP_PATH}", file=sys.stderr)
+    if token is None:
+        print(f"token: {secret}", file=sys.stderr)
+    sys.stderr.flush()
+    app = http_app(server, host, bound_port, secret)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+
+
+def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:
+    """Return the ASGI application: token first, then Host and Origin, then MCP."""
+    from mcp.server.transport_security import TransportSecuritySettings
+
+    hosts = [f"{name}:{port}" for name in allowed_names(host)]
+    security = TransportSecuritySettings(
+        enable_dns_rebinding_protection=True,
+        allowed_hosts=hosts,
+        allowed_origins=[f"http://{name}" for name in hosts],
+    )
+    app = server.streamable_http_app(streamable_http_path=MCP_PATH, transport_security=security, host=host)
+    return RequireToken(app, token)
+
+
+def allowed_names(host: str) -> tuple[str, ...]:
+    """Return the names by which clients may call a server bound to `host`."""
+    if host == "localhost" or _address(host).is_loopback:
+        return tuple(dict.fromkeys((*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host)))
+    return (f"[{host}]" if ":" in host else host,)
+
+
+def check_host(host: str) -> None:
+    """Refuse wildcard and unresolvable addresses: the Host check needs to know the one name.
+
+    Raises:
+        StartError: `host` is not `localhost` or a concrete IP address.
+    """
+    if host != "localhost" and _address(host).is_unspecified:
+        raise StartError(f"--host {host} binds every interface; name the one address clients will use.")
+
+
+def check_token(token: str | None) -> None:
+    """Refuse a token that can be guessed or cannot be sent in a header.
+
+    Raises:
+        StartError: The token is short or holds other than printable ASCII.
+    """
+    if token is None:
+        return
+    if len(token) < MIN_TOKEN_CHARS or not token.isascii() or not token.isprintable() or " " in token:
+        raise StartError(f"--token needs at least {MIN_TOKEN_CHARS} printable ASCII characters, no spaces.")
+
+
+class RequireToken:
+    """ASGI middleware that answers 401 unless the request carries the bearer token (RFC 6750)."""
+
+    def __init__(self, app: ASGIApp, token: str) -> None:
+        """Guard `app` with `token`."""
+        self._app = app
+        self._expected = b"Bearer " + token.encode("ascii")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass lifespan events and authorised HTTP requests on."""
+        if scope["type"] == "lifespan" or self._is_authorised(scope):
+            await self._app(scope, receive, send)
+            return
+        headers = [(b"www-authenticate", b"Bearer"), (b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": 401, "headers": headers})
+        await send({"type": "http.response.body", "body": b"Bearer token required"})
+
+    def _is_authorised(self, scope: Scope) -> bool:
+        if scope["type"] != "http":
+            return False
+        values = [value for name, value in scope["headers"] if name == b"authorization"]
+        return len(values) == 1 and hmac.compare_digest(values[0], self._expected)
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family)
+    except (OSError, OverflowError) as error:
+        raise StartError(f"cannot listen on {host} port {port}: {error}") from error
+
+
+def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:
+    try:
+        return ipaddress.ip_address(host)
+    except ValueError:
+        raise StartError(f"--host {host!r} is not 'localhost' or an IP address.") from None

@@ -1,0 +1,191 @@
+"""Tools whose published schema is exactly what they accept.
+
+`MCPServer` of mcp 2.3 turns `"1"` into 1, parses JSON inside strings and drops unknown arguments, so a
+model is never told that it called a tool wrongly, and a grammar made from the published schema disagrees with
+the server. Here one pydantic model per tool (strict, extra forbidden) gives both the schema and the check.
+The low-level `Server` carries it: it leaves validation to us and keeps error texts as they are written.
+
+A result has two faces, as in the reference servers: `structured_content` for programs, and a short plain
+text for the model, which reads a file better without JSON escapes.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import mcp_types as types
+from mcp.server.caching import CacheHint
+from mcp.server.lowlevel.server import Server
+from mcp.shared.exceptions import MCPError
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic.json_schema import GenerateJsonSchema
+
+from mcp_servers import __version__
+from mcp_servers.failures import ToolFailure, suggestion
+
+# Calls that run at once; more wait. Bounds memory and descriptors to this many times one call's caps.
+MAX_PARALLEL_CALLS = 4
+# The tool list never changes while a server runs; five minutes spare a client the repeated listing.
+TOOL_LIST_TTL_MS = 300_000
+
+READS = types.ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+ADDS = types.ToolAnnotations(
+    read_only_hint=False, destructive_hint=False, idempotent_hint=True, open_world_hint=False
+)
+CHANGES = types.ToolAnnotations(
+    read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
+)
+
+
+class ToolResult(BaseModel, ABC):
+    """What a tool returns: fields for programs, `as_text` for the model."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @abstractmethod
+    def as_text(self) -> str:
+        """Return the result as the model reads it."""
+
+
+@dataclass(frozen=True)
+class StrictTool:
+    """A synchronous function with the model that checks its arguments and the definition it publishes."""
+
+    function: Callable[..., ToolResult]
+    arguments: type[BaseModel]
+    definition: types.Tool
+
+    def parse(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Return keyword arguments for the function.
+
+        Raises:
+            ToolFailure: An argument is unknown, missing or of the wrong type.
+        """
+        try:
+            parsed = self.arguments.model_validate(arguments)
+        except ValidationError as error:
+            raise ToolFailure(_explain_arguments(error, self.definition)) from error
+        return {name: getattr(parsed, name) for name in type(parsed).model_fields}
+
+
+class _PlainSchema(GenerateJsonSchema):
+    """JSON Schema without the generated titles: they repeat the names, and a small model reads them all."""
+
+    def field_title_should_be_set(self, schema: Any) -> bool:
+        return False
+
+    def model_schema(self, schema: Any) -> Any:
+        json_schema = super().model_schema(schema)
+        json_schema.pop("title", None)
+        json_schema.pop("description", None)
+        return json_schema
+
+
+def strict_tool(function: Callable[..., ToolResult], annotations: types.ToolAnnotations) -> StrictTool:
+    """Build a tool from a function's name, first docstring paragraph, signature and return annotation."""
+    signature = inspect.signature(function, eval_str=True)
+    fields: dict[str, Any] = {
+        name: (parameter.annotation, ... if parameter.default is parameter.empty else parameter.default)
+        for name, parameter in signature.parameters.items()
+    }
+    name = getattr(function, "__name__", "")
+    arguments = create_model(name, __config__=ConfigDict(extra="forbid", strict=True), **fields)
+    description = " ".join((inspect.getdoc(function) or "").split("\n\n")[0].split())
+    definition = types.Tool(
+        name=name,
+        description=description,
+        input_schema=arguments.model_json_schema(schema_generator=_PlainSchema),
+        output_schema=signature.return_annotation.model_json_schema(
+            schema_generator=_PlainSchema, mode="serialization"
+        ),
+        annotations=annotations,
+    )
+    return StrictTool(function, arguments, definition)
+
+
+def strict_server(
+    name: str, *, instructions: str, tools: Sequence[StrictTool], on_close: Callable[[], None]
+) -> Server[Any]:
+    """Serve `tools`, each call on a worker thread; `on_close` runs when a connection's lifespan ends."""
+    by_name = {tool.definition.name: tool for tool in tools}
+    limiter = anyio.CapacityLimiter(MAX_PARALLEL_CALLS)
+
+    async def list_tools(ctx: object, params: object) -> types.ListToolsResult:
+        return types.ListToolsResult(tools=[tool.definition for tool in tools])
+
+    async def call_tool(ctx: object, params: types.CallToolRequestParams) -> types.CallToolResult:
+        tool = by_name.get(params.name)
+        if tool is None:
+            # The specification makes an unknown tool a protocol error; a grammar cannot produce one.
+            raise MCPError(types.INVALID_PARAMS, _unknown_tool(params.name, by_name))
+        try:
+            arguments = tool.parse(params.arguments or {})
+            result = await anyio.to_thread.run_sync(partial(tool.function, **arguments), limiter=limiter)
+        except ToolFailure as failure:
+            return _error_result(str(failure))
+        return types.CallToolResult(
+            content=[types.TextContent(type="text", text=result.as_text())],
+            structured_content=result.model_dump(mode="json"),
+        )
+
+    @asynccontextmanager
+    async def lifespan(server: Server[Any]) -> AsyncIterator[None]:
+        try:
+            yield
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(on_close)
+
+    return Server(
+        name,
+        version=__version__,
+        instructions=instructions,
+        cache_hints={"tools/list": CacheHint(ttl_ms=TOOL_LIST_TTL_MS)},
+        lifespan=lifespan,
+        on_list_tools=list_tools,
+        on_call_tool=call_tool,
+    )
+
+
+def _error_result(text: str) -> types.CallToolResult:
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
+
+
+def _unknown_tool(name: str, known: dict[str, StrictTool]) -> str:
+    return f"Unknown tool {name!r}.{suggestion(name, known)} The tools are: {', '.join(known)}."
+
+
+def _explain_arguments(error: ValidationError, definition: types.Tool) -> str:
+    """Say which arguments are wrong and which exist, without pydantic's links and type codes."""
+    properties: dict[str, Any] = definition.input_schema.get("properties", {})
+    problems: list[str] = []
+    mistyped: dict[str, list[str]] = {}  # an item that fits no member of a union has one message per member
+    for item in error.errors(include_url=False, include_input=False):
+        name = ".".join(str(part) for part in item["loc"][:2])
+        if item["type"] == "extra_forbidden":
+            problems.append(f"unknown argument {name!r}.{suggestion(name, properties)}")
+        elif item["type"] == "missing":
+            problems.append(f"missing argument {name!r}.")
+        else:
+            mistyped.setdefault(name, []).append(item["msg"].removeprefix("Input "))
+    problems += [f"argument {name!r} {' or '.join(messages)}." for name, messages in mistyped.items()]
+    return f"{definition.name}: {' '.join(problems)} Its arguments: {_signature(definition.input_schema)}."
+
+
+def _signature(schema: dict[str, Any]) -> str:
+    required = schema.get("required", [])
+    parts = [
+        f"{name} ({value.get('type', 'value')}{'' if name in required else ', optional'})"
+        for name, value in schema.get("properties", {}).items()
+    ]
+    return ", ".join(parts) or "none"

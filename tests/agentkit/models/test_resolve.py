@@ -1,0 +1,78 @@
+"""Models from their names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentkit.errors import UserError
+from agentkit.models.local import LocalModel
+from agentkit.models.openai_compatible import OpenAICompatibleModel
+from agentkit.models.resolve import resolve_model, split_local
+from agentkit.testing import TestModel
+
+
+def test_the_test_model_is_new_each_time() -> None:
+    assert isinstance(resolve_model("test"), TestModel)
+    assert resolve_model("test") is not resolve_model("test")
+
+
+def test_a_local_model_is_made_once_for_a_name() -> None:
+    model = resolve_model("local")
+    assert isinstance(model, LocalModel)
+    assert resolve_model("local:smollm2-135m") is model
+    assert resolve_model("local?grammar=lm-format-enforcer") is not model
+    assert resolve_model("local?grammar=lm-format-enforcer") is resolve_model("local?grammar=lm-format-enforcer")
+
+
+def test_a_local_file_is_one_model_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("local:./tiny.gguf") is resolve_model(f"local:{tmp_path}/tiny.gguf")
+
+
+def test_the_options_of_a_local_model_are_read() -> None:
+    assert split_local("local:a.gguf?lora=x.gguf&grammar=llguidance") == (
+        "a.gguf",
+        {"lora": "x.gguf", "grammar": "llguidance"},
+    )
+    assert split_local("local") == ("smollm2-135m", {})
+    assert split_local("localhost") is None
+
+
+def test_a_server_of_ones_own_is_named_by_its_address() -> None:
+    model = resolve_model("http://127.0.0.1:8080/v1#llama-3.1-8b")
+    assert isinstance(model, OpenAICompatibleModel) and model.name == "llama-3.1-8b"
+
+
+def test_the_openai_variables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    assert isinstance(resolve_model("openai:some-model"), OpenAICompatibleModel)
+    monkeypatch.delenv("OPENAI_BASE_URL")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-test")
+    assert resolve_model("openai:some-model").name == "some-model"
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("locale", "nearest: 'local'"),
+        ("gpt-4o", "Forms: local"),
+        ("", "is not understood"),
+        ("openai:gpt-4o", "needs OPENAI_API_KEY"),
+        ("openai:", "lacks the model's name"),
+        ("https://example.com/v1", "lacks the model's name after #"),
+        ("local:smollm", "nearest: 'smollm2-135m'"),
+        ("local?lorra=x", "nearest: 'lora'"),
+        ("local?lora", "after \\? comes key=value"),
+        ("local?", "after \\? comes key=value"),
+        ("local?grammar=gbnf", "use llguidance or lm-format-enforcer"),
+    ],
+)
+def test_a_name_that_cannot_be_used_says_what_can(
+    spec: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(UserError, match=message):
+        resolve_model(spec)

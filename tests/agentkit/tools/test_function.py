@@ -1,0 +1,150 @@
+"""Schemas from signatures and docstrings, and strict validation against them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import pytest
+from inline_snapshot import snapshot
+from jsonschema import Draft202012Validator
+from pydantic import BaseModel, Field
+
+from agentkit import ModelRetry, RunContext, UserError, tool
+from agentkit.testing.schema_values import smallest_value
+from agentkit.tools.function import function_tool
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Point(BaseModel):
+    x: float
+    title: str = "origin"
+
+
+@dataclass
+class Box:
+    width: int
+
+
+def draw(
+    context: RunContext[None],
+    points: list[Point],
+    colour: Colour,
+    size: Annotated[int, Field(ge=1, le=10, description="In points.")],
+    json: Literal["a", "b"] = "a",
+    _hidden: int | None = None,
+    *,
+    box: Box | None = None,
+) -> None:
+    """Draw a polygon.
+
+    Longer words.
+
+    Args:
+        points: The corners.
+        colour: Of the line.
+        size: Not used: the annotation wins.
+        json: A name that pydantic models reserve.
+    """
+
+
+def test_signature_and_docstring_become_the_schema() -> None:
+    made = function_tool(draw)
+    assert made.definition.description == "Draw a polygon.\n\nLonger words."
+    assert made.definition.parameters_json_schema == snapshot({'$defs': {'Box': {'additionalProperties': False, 'properties': {'width': {'type': 'integer'}}, 'required': ['width'], 'type': 'object'}, 'Colour': {'enum': ['red', 'blue'], 'type': 'string'}, 'Point': {'properties': {'x': {'type': 'number'}, 'title': {'default': 'origin', 'type': 'string'}}, 'required': ['x'], 'type': 'object'}}, 'additionalProperties': False, 'properties': {'points': {'description': 'The corners.', 'items': {'$ref': '#/$defs/Point'}, 'type': 'array'}, 'colour': {'$ref': '#/$defs/Colour', 'description': 'Of the line.'}, 'size': {'description': 'In points.', 'maximum': 10, 'minimum': 1, 'type': 'integer'}, 'json': {'default': 'a', 'description': 'A name that pydantic models reserve.', 'enum': ['a', 'b'], 'type': 'string'}, '_hidden': {'anyOf': [{'type': 'integer'}, {'type': 'null'}], 'default': None}, 'box': {'anyOf': [{'$ref': '#/$defs/Box'}, {'type': 'null'}], 'default': None}}, 'required': ['points', 'colour', 'size'], 'type': 'object'})
+
+
+def test_defaults_are_left_to_the_function() -> None:
+    made = function_tool(draw)
+    values = made.validate('{"points": [{"x": 1}], "colour": "red", "size": 3}')
+    assert values == {"points": [Point(x=1)], "colour": Colour.RED, "size": 3}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        ('{"points": [], "colour": "red", "size": "3"}', "size: Input should be a valid integer (got '3')"),
+        ('{"points": [], "colour": "red", "size": true}', "size: Input should be a valid integer (got True)"),
+        ('{"points": [], "colour": "green", "size": 3}', "colour: Input should be 'red' or 'blue'"),
+        ('{"points": [], "colour": "red", "size": 11}', "size: Input should be less than or equal to 10"),
+        ('{"points": [], "colour": "red"}', "size: required argument is missing"),
+        ('{"points": [], "colour": "red", "size": 3, "colr": 1}', "colr: unknown argument; did you mean 'colour'?"),
+        ('{"points": [{"y": 1}], "colour": "red", "size": 3}', "points.0.x: required argument is missing"),
+        ('{"points": ', "Invalid JSON"),
+        ("[1]", "should be an object"),
+        ("null", "should be an object"),
+        ('{"size": NaN}', "points: required argument is missing"),
+    ],
+)
+def test_invalid_arguments_say_where_and_why(arguments: str, complaint: str) -> None:
+    with pytest.raises(ModelRetry) as caught:
+        function_tool(draw).validate(arguments)
+    assert complaint in str(caught.value)
+
+
+def test_validator_and_schema_agree_on_the_smallest_value() -> None:
+    import json
+
+    made = function_tool(draw)
+    value = smallest_value(made.definition.parameters_json_schema)
+    Draft202012Validator(dict(made.definition.parameters_json_schema)).validate(value)
+    made.validate(json.dumps(value))
+
+
+def test_no_arguments_may_come_as_an_empty_text() -> None:
+    def ping() -> None:
+        """Ping."""
+
+    made = function_tool(ping)
+    assert made.validate("") == {}
+    assert made.definition.parameters_json_schema == {
+        "type": "object",
+        "properties": {},
+        "additionalProperties": False,
+    }
+
+
+def test_options_of_the_decorator_reach_the_tool_and_leave_the_function_callable() -> None:
+    @tool(name="plus", description="Adds.", timeout_s=3, sequential=True, max_retries=4, requires_approval=True)
+    def add(a: int, b: int) -> int:
+        return a + b
+
+    made = function_tool(add)
+    assert add(1, 2) == 3
+    assert (made.name, made.definition.description) == ("plus", "Adds.")
+    assert (made.timeout_s, made.sequential, made.max_retries, made.requires_approval) == (3, True, 4, True)
+
+
+def test_methods_and_callable_objects_are_tools() -> None:
+    class Counter:
+        def __init__(self) -> None:
+            self.n = 0
+
+        def increase(self, by: int) -> int:
+            """Increase."""
+            self.n += by
+            return self.n
+
+        def __call__(self, by: int) -> int:
+            """Call."""
+            return self.increase(by)
+
+    counter = Counter()
+    assert list(function_tool(counter.increase).definition.parameters_json_schema["properties"]) == ["by"]
+    assert function_tool(counter).name == "Counter"
+
+
+def test_types_that_have_no_schema_are_refused() -> None:
+    class Opaque:
+        pass
+
+    def use(thing: Any) -> None: ...
+
+    use.__annotations__["thing"] = Opaque
+    with pytest.raises(UserError, match="'use'"):
+        function_tool(use)

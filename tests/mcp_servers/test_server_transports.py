@@ -1,0 +1,178 @@
+"""Transports: a real stdio child, a real HTTP server on loopback."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.streamable_http import streamable_http_client
+from server_harness import REPOSITORY, asker, http_server
+
+from mcp_servers.failures import StartError
+from mcp_servers.serving import allowed_names, check_host, check_token
+
+pytestmark = pytest.mark.anyio
+
+INITIALIZE = {
+    "jsonrpc": "2.0",
+    "id": 1,
+    "method": "initialize",
+    "params": {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}},
+}
+ACCEPT = {"accept": "application/json, text/event-stream"}
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Path:
+    (tmp_path / "todo.md").write_text("one\ntwo\nthree\n", encoding="utf-8")
+    return tmp_path
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    path = tmp_path / "a.db"
+    connection = sqlite3.connect(path)
+    connection.executescript("create table t(a); insert into t values (41), (42);")
+    connection.close()
+    return path
+
+
+async def test_filesystem_over_stdio(notes: Path) -> None:
+    target = StdioServerParameters(
+        command=sys.executable, args=["-m", "mcp_servers.filesystem", str(notes)], cwd=REPOSITORY
+    )
+    async with Client(target) as client:
+        assert await asker(client)("file_info", path="todo.md") is not None
+        text, is_error = await asker(client)("read_text_file", path="todo.md")
+        assert (text, is_error) == ("todo.md: 3 lines\none\ntwo\nthree\n", False)
+        assert await asker(client)("search_text", text="t(w|x)o", regex=True) == ("todo.md:2: two", False)
+
+
+async def test_sqlite_over_stdio(database: Path) -> None:
+    target = StdioServerParameters(
+        command=sys.executable, args=["-m", "mcp_servers.sqlite", str(database)], cwd=REPOSITORY
+    )
+    async with Client(target) as client:
+        assert await asker(client)("query", sql="select max(a) as m from t") == ("m\n42", False)
+
+
+@pytest.mark.parametrize("server", ["filesystem", "sqlite"])
+async def test_http_needs_the_token_and_a_known_host_and_origin(server: str, notes: Path, database: Path) -> None:
+    served = notes if server == "filesystem" else database
+    with http_server(f"mcp_servers.{server}", str(served)) as (url, token):
+        bearer = {"authorization": f"Bearer {token}", **ACCEPT}
+        port = url.split(":")[2].split("/")[0]
+
+        async with httpx2.AsyncClient() as http:
+
+            async def status(headers: dict[str, str]) -> int:
+                return (await http.post(url, json=INITIALIZE, headers=headers)).status_code
+
+            assert await status(ACCEPT) == 401
+            assert await status({**bearer, "authorization": "Bearer wrong"}) == 401
+            assert await status({**bearer, "authorization": token}) == 401
+            for host in (
+                "evil.test",
+                "localhost:1@evil",
+                "127.0.0.1:1",
+                f"127.0.0.1.evil.test:{port}",
+                f"127.0.0.1:{port}@evil",
+                "localhost",
+            ):
+                assert await status({**bearer, "host": host}) == 421, host
+            for origin in ("http://evil.test", "null", f"http://127.0.0.1:{port}.evil.test", "https://localhost"):
+                assert await status({**bearer, "origin": origin}) == 403, origin
+            assert await status({**bearer, "origin": f"http://localhost:{port}"}) == 200
+            too_large = await http.post(url, content=b" " * (4 * 1024 * 1024 + 1), headers=bearer)
+            assert too_large.status_code == 413
+
+        async with (
+            httpx2.AsyncClient(headers={"authorization": f"Bearer {token}"}) as http,
+            Client(streamable_http_client(url, http_client=http)) as client,
+        ):
+            tool = "list_directory" if server == "filesystem" else "list_tables"
+            assert not (await asker(client)(tool))[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (["filesystem", "/no/such/folder"], "cannot open the folder"),
+        (["sqlite", "/no/such.db"], "is not a file"),
+        (["filesystem", ".", "--http", "--host", "0.0.0.0"], "binds every interface"),
+        (["filesystem", ".", "--http", "--token", "short"], "--token needs"),
+        (["sqlite", ".", "--timeout", "0"], "--timeout must be positive"),
+    ],
+)
+async def test_a_wrong_command_line_is_explained_without_a_traceback(arguments: list[str], problem: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", f"mcp_servers.{arguments[0]}", *arguments[1:]],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 2
+    assert problem in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("server", ["filesystem", "sqlite"])
+async def test_help_does_not_import_mcp(server: str) -> None:
+    code = (
+        "import sys, runpy; sys.argv = ['x', '--help']\n"
+        f"try: runpy.run_module('mcp_servers.{server}', run_name='__main__')\n"
+        "except SystemExit: print('mcp' in sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True)
+    assert "--token" in done.stdout
+    assert done.stderr.strip() == "False"
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org", ""])
+async def test_only_concrete_addresses_can_be_bound(host: str) -> None:
+    with pytest.raises(StartError):
+        check_host(host)
+
+
+async def test_loopback_answers_to_its_three_names_and_others_to_one() -> None:
+    assert set(allowed_names("127.0.0.1")) == {"127.0.0.1", "localhost", "[::1]"}
+    assert set(allowed_names("::1")) == {"127.0.0.1", "localhost", "[::1]"}
+    assert allowed_names("192.0.2.7") == ("192.0.2.7",)
+
+
+@pytest.mark.parametrize("token", ["", "short", "x" * 15, "\u00e9" * 20, "with space in it 123"])
+async def test_a_weak_token_is_refused(token: str) -> None:
+    with pytest.raises(StartError):
+        check_token(token)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"{not json}",
+        b"[]",
+        b"null",
+        b"\xff\xfe",
+        b'{"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"name": NaN}}',
+        b"[" * 5_000,
+        b'"' + b"x" * 5_000_000 + b'"',
+    ],
+)
+async def test_a_line_that_is_no_message_does_not_stop_the_server(notes: Path, line: bytes) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcp_servers.filesystem", str(notes)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    output, _ = process.communicate(line + b"\n" + json.dumps(INITIALIZE).encode() + b"\n")
+    replies = [json.loads(reply) for reply in output.splitlines()]
+    assert replies[-1]["id"] == 1 and replies[-1]["result"]["serverInfo"]["name"] == "agentkit-filesystem"
+    assert process.returncode == 0

@@ -1,0 +1,116 @@
+"""Arguments: what the schema says is what the server takes."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+from mcp import Client, MCPError
+from server_harness import REPOSITORY, asker
+
+from mcp_servers import __version__
+from mcp_servers.filesystem.server import build_server as filesystem
+from mcp_servers.sqlite.server import build_server as sqlite
+
+pytestmark = pytest.mark.anyio
+
+
+@pytest.fixture(params=["filesystem", "sqlite"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
+    if request.param == "filesystem":
+        return filesystem(str(tmp_path), write=True)
+    (tmp_path / "a.db").touch()
+    return sqlite(str(tmp_path / "a.db"), write=True)
+
+
+async def test_every_schema_is_closed_and_valid(server: Any) -> None:
+    async with Client(server) as client:
+        for tool in (await client.list_tools()).tools:
+            jsonschema.Draft202012Validator.check_schema(tool.input_schema)
+            assert tool.input_schema["additionalProperties"] is False
+            assert tool.output_schema is not None and tool.output_schema["additionalProperties"] is False
+            assert tool.description and "\n" not in tool.description
+            assert tool.annotations is not None and tool.annotations.open_world_hint is False
+
+
+async def test_the_server_introduces_itself(server: Any) -> None:
+    async with Client(server) as client:
+        assert client.server_info is not None and client.server_info.version == __version__
+        assert client.instructions
+
+
+async def test_read_tools_are_marked_as_such_and_the_others_are_not(server: Any) -> None:
+    changing = {"write_file", "edit_file", "create_directory", "move", "delete", "execute"}
+    async with Client(server) as client:
+        for tool in (await client.list_tools()).tools:
+            assert tool.annotations is not None
+            assert tool.annotations.read_only_hint is (tool.name not in changing)
+
+
+@pytest.mark.parametrize("path", [1, True, None, ["a"], {"a": "b"}])
+async def test_a_mistyped_string_is_an_error(tmp_path: Path, path: Any) -> None:
+    async with Client(filesystem(str(tmp_path))) as client:
+        text, is_error = await asker(client)("read_text_file", path=path)
+    assert is_error and "argument 'path' should be a valid string" in text
+
+
+@pytest.mark.parametrize("depth", ["1", True, 1.5, "[1]", None, 0, 65])
+async def test_a_mistyped_integer_is_an_error_for_schema_and_server_alike(tmp_path: Path, depth: Any) -> None:
+    async with Client(filesystem(str(tmp_path))) as client:
+        schema = next(t.input_schema for t in (await client.list_tools()).tools if t.name == "tree")
+        assert not jsonschema.Draft202012Validator(schema).is_valid({"depth": depth})
+        assert (await asker(client)("tree", depth=depth))[1]
+
+
+@pytest.mark.parametrize("parameters", ["[1]", [True], [[1]], [{}], {"a": 1}])
+async def test_mistyped_parameters_are_an_error(tmp_path: Path, parameters: Any) -> None:
+    (tmp_path / "a.db").touch()
+    async with Client(sqlite(str(tmp_path / "a.db"))) as client:
+        text, is_error = await asker(client)("query", sql="select ?", parameters=parameters)
+    assert is_error and "argument 'parameters" in text
+
+
+async def test_an_unknown_argument_is_an_error_that_names_the_nearest(tmp_path: Path) -> None:
+    async with Client(filesystem(str(tmp_path))) as client:
+        text, is_error = await asker(client)("list_directory", paht=".")
+    assert is_error and "unknown argument 'paht'. Did you mean 'path'?" in text
+
+
+async def test_a_missing_argument_is_an_error_that_lists_the_arguments(tmp_path: Path) -> None:
+    async with Client(filesystem(str(tmp_path))) as client:
+        text, is_error = await asker(client)("read_text_file")
+    assert is_error and text.startswith("read_text_file: missing argument 'path'. Its arguments: path (string),")
+
+
+async def test_an_unknown_tool_is_a_protocol_error_that_names_the_nearest(server: Any) -> None:
+    async with Client(server) as client:
+        known = (await client.list_tools()).tools[0].name
+        with pytest.raises(MCPError, match=f"Did you mean '{known}'"):
+            await client.call_tool(known + "s", {})
+
+
+async def test_changing_tools_are_absent_without_write(tmp_path: Path) -> None:
+    (tmp_path / "a.db").touch()
+    for server in (filesystem(str(tmp_path)), sqlite(str(tmp_path / "a.db"))):
+        async with Client(server) as client:
+            for tool in (await client.list_tools()).tools:
+                assert tool.annotations is not None and tool.annotations.read_only_hint
+
+
+async def test_the_readme_lists_the_tools_that_exist(tmp_path: Path) -> None:
+    (tmp_path / "a.db").touch()
+    readme = (REPOSITORY / "mcp_servers" / "README.md").read_text(encoding="utf-8")
+    listed = re.findall(r"^\| (filesystem|sqlite) \| `(\w+)` \| (.*?) \|", readme, re.MULTILINE)
+    existing: list[tuple[str, str, list[str]]] = []
+    servers = {
+        "filesystem": filesystem(str(tmp_path), write=True),
+        "sqlite": sqlite(str(tmp_path / "a.db"), write=True),
+    }
+    for name, server in servers.items():
+        async with Client(server) as client:
+            tools = (await client.list_tools()).tools
+            existing += [(name, tool.name, [*tool.input_schema["properties"]]) for tool in tools]
+    assert [(server, tool, re.findall(r"`(\w+)", arguments)) for server, tool, arguments in listed] == existing
