@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 import anyio
 from anyio.lowlevel import checkpoint
@@ -187,7 +187,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             tools=self._definitions,
             allowed_tools=None if len(allowed) == len(self._definitions) else frozenset(allowed),
             output=plan.output.schema,
-            tool_choice="none" if final else "auto",
+            tool_choice=_tool_choice(plan.settings, state, final),
             parallel_tool_calls=plan.parallel_tool_calls,
             settings=plan.settings,
         )
@@ -305,6 +305,12 @@ class AgentRun(Generic[DepsT, OutputT]):
         if self._emit is not None:
             state = self._state
             self._emit(RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage))
+
+
+def _tool_choice(settings: ModelSettings, state: RunState, final: bool) -> Literal["auto", "required", "none"]:
+    if final or settings.tool_choice == "none":
+        return "none"
+    return "required" if settings.tool_choice == "required" and state.step == 0 else "auto"
 
 
 async def _list_all(toolsets: Sequence[Toolset], context: RunContext[Any]) -> list[Sequence[Tool]]:

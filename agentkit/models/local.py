@@ -46,6 +46,8 @@ DEFAULT_MAX_TOKENS = 512
 """Tokens of one reply unless told otherwise; the grammar closes the reply before it is cut."""
 MAX_RESAMPLES = 3
 """Attempts at a reply whose remaining schema keywords are checked after decoding."""
+NO_TOOL_LABEL = "(no tool)"
+"""How answering instead of calling is named among the alternatives to a tool."""
 RESAMPLE_TEMPERATURE = 0.7
 """A greedy reply that failed its check would fail it again."""
 
@@ -91,7 +93,7 @@ class LocalModel(Model):
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
         self._jump_ahead = jump_ahead
         self._abstain = abstain
-        self._engine_options = {"context_window": context_window, **engine_options}
+        self._engine_options: dict[str, Any] = {"context_window": context_window, **engine_options}
         self._load_lock = threading.Lock()
         self._books = threading.Lock()
         """Held while the transcripts or the compiler are used, never while the model computes."""
@@ -216,23 +218,36 @@ class LocalModel(Model):
         with self._books:
             grammar = loaded.compiler.compile(self._format(parameters))
             prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured)
-        sampling = _sampling(parameters.settings)
-        for attempt in range(MAX_RESAMPLES + 1):
-            request = self._request(prompt, grammar, sampling, parameters.settings.max_tokens)
+        text, parsed, generation = self._generate(loaded, prompt, grammar, parameters.settings, tell, cancelled)
+        response = self._response(text, parsed, grammar, prompt, generation, parameters.output)
+        with self._books:
+            loaded.transcripts.add_reply(prompt, generation.ids, response)
+        return response
+
+    def _generate(
+        self,
+        loaded: _Loaded,
+        prompt: Prompt,
+        grammar: CompiledGrammar,
+        settings: ModelSettings,
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> tuple[str, ParsedResponse | None, Generation]:
+        """Decode a reply; draw again where it breaks a rule that the grammar could not hold."""
+        sampling = _sampling(settings)
+        attempt = 0
+        while True:
+            request = self._request(prompt, grammar, sampling, settings.max_tokens)
             # Only the first attempt is streamed: what was told cannot be taken back.
             on_tokens = _Telling(loaded.engine, tell) if tell is not None and attempt == 0 else None
             generation = loaded.engine.generate(request, on_tokens=on_tokens, cancelled=cancelled)
             text = loaded.engine.vocabulary.decode(generation.ids)
             parsed = _parsed(text, grammar)
-            if parsed is None or cancelled() or not grammar.violations(parsed):
-                break
-            sampling = replace(
-                sampling, temperature=max(sampling.temperature, RESAMPLE_TEMPERATURE), seed=(sampling.seed or 0) + 1
-            )
-        response = self._response(text, parsed, prompt, generation, parameters.output)
-        with self._books:
-            loaded.transcripts.add_reply(prompt, generation.ids, response)
-        return response
+            if parsed is None or attempt == MAX_RESAMPLES or cancelled() or not grammar.violations(parsed):
+                return text, parsed, generation
+            attempt += 1
+            temperature = max(sampling.temperature, RESAMPLE_TEMPERATURE)
+            sampling = replace(sampling, temperature=temperature, seed=(settings.seed or 0) + attempt)
 
     def _format(self, parameters: ModelRequestParameters) -> ResponseFormat:
         from agentkit.models.transcript import tool_specs
@@ -267,23 +282,32 @@ class LocalModel(Model):
         self,
         text: str,
         parsed: ParsedResponse | None,
+        grammar: CompiledGrammar,
         prompt: Prompt,
         generation: Generation,
         output: OutputSchema | None,
     ) -> ModelResponse:
-        from modelstack.toolcalls.choice import read_choices
+        from modelstack.toolcalls.choice import tool_choices
 
         loaded = self._loaded
         assert loaded is not None
         stats = generation.stats
+        choices = tool_choices(generation, loaded.engine.vocabulary, grammar.format)
         parts: tuple[ModelResponsePart, ...] = ()
-        choices = read_choices(generation, loaded.engine.vocabulary, parsed)
         if parsed is None:
             parts = (TextPart(text),) if text else ()
         elif parsed.kind == "calls":
             parts = tuple(
-                ToolCallPart(name, arguments, probability=choice.probability, alternatives=choice.alternatives)
-                for (name, arguments), choice in zip(parsed.calls, choices.calls, strict=True)
+                ToolCallPart(
+                    name,
+                    arguments,
+                    probability=choice.probability,
+                    alternatives=tuple(
+                        ("|".join(tool or NO_TOOL_LABEL for tool in names), mass)
+                        for names, mass in choice.alternatives.items()
+                    ),
+                )
+                for (name, arguments), choice in zip(parsed.calls, choices, strict=True)
             )
         elif not parsed.abstained:
             parts = (TextPart(_answer_text(parsed, output)),)
@@ -308,7 +332,7 @@ class LocalModel(Model):
                 mask_s=stats.mask_s,
                 first_token_s=stats.first_token_s,
             ),
-            p_answer=choices.p_answer,
+            p_answer=choices[0].probability if choices and (parsed is None or not parsed.calls) else None,
             abstained=parsed is not None and parsed.abstained,
         )
 

@@ -44,6 +44,8 @@ class ModelSettings:
     min_p: float | None = None
     max_tokens: int | None = None
     seed: int | None = None
+    tool_choice: Literal["auto", "required", "none"] | None = None
+    """"required": the first response of a run must call a tool; later ones are free, or no run would end."""
     stop: tuple[str, ...] = ()
     timeout_s: float | None = None
     """Total time for one request, retries included."""

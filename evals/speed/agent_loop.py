@@ -236,9 +236,7 @@ def measure(name: str, repeats: int) -> dict[str, float]:
     async def all_sizes() -> dict[str, float]:
         await run(STEPS[-1])
         # A short run is repeated more often, so that every figure rests on as many steps.
-        return {
-            str(n): statistics.median([await one(n) for _ in range(repeats * STEPS[-1] // n)]) for n in STEPS
-        }
+        return {str(n): statistics.median([await one(n) for _ in range(repeats * STEPS[-1] // n)]) for n in STEPS}
 
     return asyncio.run(all_sizes())
 
@@ -290,7 +288,11 @@ def report(figures: dict[str, dict[str, float]]) -> int:
     """Print the table; return 1 if agentkit breaks its bounds."""
     ours = figures.get("agentkit", {})
     print(f"CPU ms a step, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
-    print(f"{'SDK':16}" + "".join(f"{'N=' + str(n):>10}" for n in STEPS) + f"{'growth':>9}{'x agentkit at N=200':>22}")
+    print(
+        f"{'SDK':16}"
+        + "".join(f"{'N=' + str(n):>10}" for n in STEPS)
+        + f"{'growth':>9}{'x agentkit at N=200':>22}"
+    )
     for name, row in figures.items():
         values = [row[str(n)] for n in STEPS]
         ratio = values[-1] / ours[str(STEPS[-1])] if ours else float("nan")

@@ -17,6 +17,7 @@ from agentkit import (
     AgentRunError,
     FunctionToolset,
     ModelRetry,
+    ModelSettings,
     RunContext,
     ToolExecutionError,
     ToolFailed,
@@ -81,9 +82,7 @@ async def test_a_tool_is_called_and_the_answer_returned() -> None:
     result = await agent.run("What is 19 + 23?")
     model.assert_complete()
     assert (result.output, result.status) == ("42", "completed")
-    assert result.messages[0] == ModelRequest(
-        (SystemPromptPart("Use tools."), UserPromptPart("What is 19 + 23?"))
-    )
+    assert result.messages[0] == ModelRequest((SystemPromptPart("Use tools."), UserPromptPart("What is 19 + 23?")))
     assert results_of(result.messages)[0].content == "42"
     assert (result.usage.requests, result.usage.tool_calls) == (2, 1)
 
@@ -281,6 +280,12 @@ async def test_a_limit_ends_in_a_result_with_a_final_answer() -> None:
     result = await agent.run("x")
     assert (result.output, result.status) == ("as far as I got", "limit_reached")
     assert (result.usage.requests, result.usage.tool_calls) == (5, 4)
+
+
+async def test_a_required_call_is_required_of_the_first_response_only() -> None:
+    model = ScriptedModel([call("add", a=1, b=2), "3"])
+    await Agent(model, tools=[add], settings=ModelSettings(tool_choice="required")).run("x")
+    assert [asked.parameters.tool_choice for asked in model.calls] == ["required", "auto"]
 
 
 async def test_a_tool_taken_away_mid_run_cannot_be_called_at_the_next_step() -> None:
@@ -484,7 +489,9 @@ async def test_cancelling_at_every_await_point_leaves_no_call_without_result() -
         return n
 
     def make() -> Agent[None, str]:
-        script = ScriptedModel([[call("work", n=1), call("work", n=2)], [call("work", n=3)], call("sync_work", n=4), "end"])
+        script = ScriptedModel(
+            [[call("work", n=1), call("work", n=2)], [call("work", n=3)], call("sync_work", n=4), "end"]
+        )
         return Agent(Waiting(script), tools=[work, sync_work])
 
     for ticks in range(200):
@@ -511,7 +518,7 @@ async def test_cancelling_at_every_await_point_leaves_no_call_without_result() -
     assert ticks > 10
 
 
-class _nothing:  # noqa: N801 - reads as a context manager function
+class _nothing:
     def __enter__(self) -> None: ...
 
     def __exit__(self, *_: object) -> None: ...
