@@ -1,1 +1,7 @@
-"""MCP client: one owner task a connection, tools as a toolset, `mcpServers` config files."""
+"""Tools from MCP servers. Importing this does not import `mcp`; the first connection does."""
+
+from agentkit.mcp.config import MCPServerConfig, load_mcp_config
+from agentkit.mcp.elicitation import Elicitation
+from agentkit.mcp.toolset import MCPToolset
+
+__all__ = ["Elicitation", "MCPServerConfig", "MCPToolset", "load_mcp_config"]

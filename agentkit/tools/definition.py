@@ -36,6 +36,8 @@ class ToolDefinition:
     )
     output_json_schema: Mapping[str, Any] | None = None
     annotations: ToolAnnotations = ToolAnnotations()
+    warnings: tuple[str, ...] = ()
+    """What was removed from this definition or is not enforced; for people, never shown to a model."""
 
 
 @dataclass(frozen=True, slots=True)

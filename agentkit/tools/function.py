@@ -286,8 +286,7 @@ def _without_titles(schema: dict[str, Any]) -> dict[str, Any]:
         elif isinstance(value, list):
             items = cast("list[Any]", value)
             cleaned[key] = [
-                _without_titles(cast("dict[str, Any]", item)) if isinstance(item, dict) else item
-                for item in items
+                _without_titles(cast("dict[str, Any]", item)) if isinstance(item, dict) else item for item in items
             ]
         else:
             cleaned[key] = value

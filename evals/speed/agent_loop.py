@@ -10,6 +10,8 @@ script makes below `--env` (the peers are not dependencies of this project).
     python -m evals.speed.agent_loop --only agentkit     # no peers, no environment
 """
 
+# pyright: reportMissingImports=false
+# The peers live in an environment of their own.
 from __future__ import annotations
 
 import argparse

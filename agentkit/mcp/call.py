@@ -1,0 +1,139 @@
+"""One tool call over a connection: time limit, progress, a server that dies, and what may be sent twice.
+
+A call in flight when the server dies may or may not have taken effect. It is sent again only if the toolset
+is trusted and the tool says that it is read-only or idempotent; an untrusted server's hint is only a claim. A
+call that provably did not reach the server is sent again in any case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio
+from pydantic import ValidationError
+
+from agentkit.context import RunContext
+from agentkit.mcp.connection import Connection, is_closed
+from agentkit.mcp.listing import ServerTool
+from agentkit.mcp.results import bounded, tool_output
+from agentkit.tools.definition import ToolOutput
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp_types import CallToolResult
+
+MAX_ERROR_CHARS = 2_000
+"""Of a JSON-RPC error's message; nobody needs more to understand it."""
+
+Trust = Literal["untrusted", "trusted"]
+
+
+@dataclass(frozen=True, slots=True)
+class CallOptions:
+    """How calls are made; see `MCPToolset`."""
+
+    timeout_s: float
+    result_limit: int
+    trust: Trust
+
+
+class _ConnectionLost(Exception):
+    """The connection ended before the answer came."""
+
+
+class _Undelivered(Exception):
+    """The request provably did not reach the server."""
+
+
+async def call_tool(
+    connection: Connection,
+    tool: ServerTool,
+    arguments: dict[str, Any],
+    context: RunContext[Any],
+    options: CallOptions,
+    verify: Callable[[], Awaitable[Client | None]],
+) -> ToolOutput:
+    """Call `tool` and return its output; what goes wrong on the server is an error output for the model.
+
+    `verify` returns the client of a server that defines the tool as the model saw it, or None if it no longer
+    does. It is asked before anything is sent, so after every reconnect.
+
+    Raises:
+        MCPConnectionError: the server cannot be reached, or not again.
+    """
+    hints = tool.definition.annotations
+    repeatable = options.trust == "trusted" and bool(hints.read_only or hints.idempotent)
+    for is_last in (False, True):
+        client = await verify()
+        if client is None:
+            return _error("The server has changed or removed this tool since it was listed. Look at it again.")
+        try:
+            return await _send(connection, client, tool, arguments, context, options)
+        except _Undelivered:
+            connection.lose(client)
+            if is_last:
+                return _error("The server could not be reached; the call has not taken effect.")
+        except _ConnectionLost:
+            connection.lose(client)
+            if not repeatable:
+                break
+    return _error("The connection to the server was lost; the call may or may not have taken effect.")
+
+
+async def _send(
+    connection: Connection,
+    client: Client,
+    tool: ServerTool,
+    arguments: dict[str, Any],
+    context: RunContext[Any],
+    options: CallOptions,
+) -> ToolOutput:
+    from mcp import MCPError
+    from mcp.client import InputRequiredRoundsExceededError
+
+    from agentkit.mcp.http_client import Delivery, delivery
+
+    async def report(progress: float, total: float | None, message: str | None) -> None:
+        context.report_progress(progress, total, message)
+
+    result: CallToolResult | None = None
+    way = Delivery()
+    token = delivery.set(way)
+    try:
+        with anyio.move_on_after(options.timeout_s):
+            result = await client.call_tool(tool.definition.name, arguments, progress_callback=report)
+    except MCPError as error:
+        if way.undelivered:
+            raise _Undelivered from error
+        if is_closed(error):
+            raise _ConnectionLost from error
+        text = bounded(error.message, MAX_ERROR_CHARS, clean=True)
+        return _error(f"The server refused the call (error {error.code}): {text}")
+    except anyio.ClosedResourceError as error:
+        raise _ConnectionLost from error
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        return _error(f"The server's answer is not valid MCP at {where!r}: {first['msg']}.")
+    except InputRequiredRoundsExceededError:
+        return _error("The server kept asking for input without coming to a result.")
+    except RuntimeError as error:
+        if not connection.has_lost(client):
+            raise
+        raise _ConnectionLost from error  # mcp: "Client must be used within an async context manager"
+    finally:
+        delivery.reset(token)
+    if result is None:
+        return _error(f"Timed out after {options.timeout_s:g} s; the call may or may not have taken effect.")
+    return tool_output(
+        result,
+        output_check=tool.output,
+        limit=options.result_limit,
+        clean=options.trust == "untrusted",
+    )
+
+
+def _error(text: str) -> ToolOutput:
+    return ToolOutput(text, is_error=True)

@@ -1,0 +1,137 @@
+"""The `mcpServers` JSON file that MCP hosts share.
+
+    {"mcpServers": {
+        "notes": {"command": "python", "args": ["-m", "notes_server"], "env": {"TOKEN": "${TOKEN}"}},
+        "search": {"type": "http", "url": "https://example.com/mcp", "headers": {...}}
+    }}
+
+`${NAME}` and `${NAME:-default}` take environment variables, but only those that the caller allows: a file
+from a repository must not be able to send any secret of the process to a server that it names.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from agentkit.errors import UserError
+from agentkit.mcp.target import HttpTarget, StdioTarget
+
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+class MCPServerConfig(BaseModel):
+    """One server of the file: `command` for a child process, `url` for streamable HTTP."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    type: Literal["stdio", "http", "streamable-http", "streamableHttp"] | None = None
+    command: str | None = None
+    args: tuple[str, ...] = Field(default=(), strict=False)
+    env: dict[str, str] = Field(default_factory=dict, repr=False)
+    cwd: str | None = None
+    """Relative to the file's folder."""
+    url: str | None = None
+    headers: dict[str, str] = Field(default_factory=dict, repr=False)
+    disabled: bool = False
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> MCPServerConfig:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("give either `command` (a child process) or `url` (streamable HTTP)")
+        if self.command is None and (self.args or self.env or self.cwd is not None):
+            raise ValueError("`args`, `env` and `cwd` belong to `command`, not to `url`")
+        if self.url is None and self.headers:
+            raise ValueError("`headers` belong to `url`, not to `command`")
+        if self.type is not None and (self.type == "stdio") != (self.command is not None):
+            raise ValueError(f"type {self.type!r} does not fit {'`command`' if self.command else '`url`'}")
+        return self
+
+    def target(self) -> StdioTarget | HttpTarget:
+        """Return what `MCPToolset` connects to."""
+        if self.url is not None:
+            return HttpTarget(self.url, self.headers)
+        return StdioTarget(self.command or "", self.args, self.env, self.cwd)
+
+
+def load_mcp_config(
+    path: str | Path, *, allow_env: Collection[str] = (), environment: Mapping[str, str] | None = None
+) -> dict[str, MCPServerConfig]:
+    """Read an `mcpServers` file; return name to server, disabled ones included.
+
+    `allow_env` names the variables that `${NAME}` may take from `environment` (the process's own if None).
+    Other top-level sections, which some hosts keep in the same file, are left alone.
+
+    Raises:
+        UserError: the file is unreadable, a key unknown (the nearest is named), or a variable not allowed.
+    """
+    path = Path(path)
+    try:
+        document: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file: {error}") from error
+    sections = _object(document) or {}
+    servers = _object(sections.get("mcpServers"))
+    if servers is None:
+        near = difflib.get_close_matches("mcpServers", list(sections), n=1)
+        raise UserError(f'{path}: needs an object "mcpServers"' + (f"; found {near[0]!r}." if near else "."))
+    expand = _Expansion(allow_env, os.environ if environment is None else environment)
+    return {
+        name: _server(value, f"{path}: mcpServers.{name}", expand, path.parent) for name, value in servers.items()
+    }
+
+
+def _server(value: Any, where: str, expand: _Expansion, folder: Path) -> MCPServerConfig:
+    entry = _object(value)
+    if entry is None:
+        raise UserError(f"{where}: must be an object.")
+    known = list(MCPServerConfig.model_fields)
+    for key in entry:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            hint = f"nearest: {near[0]!r}" if near else f"known: {', '.join(known)}"
+            raise UserError(f"{where}: key {key!r} is not known; {hint}.")
+    try:
+        server = MCPServerConfig.model_validate(expand.values(entry, where))
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        at = ".".join((where, *map(str, first["loc"])))
+        # `from None`: pydantic's own error shows the values, and `env` holds secrets.
+        raise UserError(f"{at}: {first['msg'].removeprefix('Value error, ')}.") from None
+    return server if server.cwd is None else server.model_copy(update={"cwd": str(folder / server.cwd)})
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else None
+
+
+class _Expansion:
+    """Replaces `${NAME}` in strings."""
+
+    def __init__(self, allowed: Collection[str], environment: Mapping[str, str]) -> None:
+        self._allowed = allowed
+        self._environment = environment
+
+    def values(self, value: Any, where: str) -> Any:
+        if isinstance(value, str):
+            return _VARIABLE.sub(lambda found: self._variable(found[1], found[2], where), value)
+        if isinstance(value, list):
+            return [self.values(item, where) for item in cast(list[Any], value)]
+        if (entry := _object(value)) is not None:
+            return {key: self.values(item, f"{where}.{key}") for key, item in entry.items()}
+        return value
+
+    def _variable(self, name: str, default: str | None, where: str) -> str:
+        if name not in self._allowed:
+            raise UserError(f"{where}: ${{{name}}} is not allowed; pass allow_env=[{name!r}] to allow it.")
+        found = self._environment.get(name, default)
+        if found is None:
+            raise UserError(f"{where}: the environment has no {name}; set it, or write ${{{name}:-default}}.")
+        return found

@@ -1,0 +1,252 @@
+"""One generation of a connection: the task that enters `mcp.Client`, waits, and leaves it.
+
+`mcp.Client` holds cancel scopes, so the task that enters it must be the one that leaves it (python-sdk#79,
+pydantic-ai#2818); calls may come from any task of the loop.
+
+The owner is an asyncio task: this package runs on asyncio. It is never cancelled natively, because a native
+cancellation pierces the shield under which mcp ends a child process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, cast
+
+import anyio
+import anyio.to_thread
+
+from agentkit.errors import MCPConnectionError
+from agentkit.mcp.elicitation import OnElicit, elicitation_callback
+from agentkit.mcp.target import StderrTail, open_target
+
+if TYPE_CHECKING:
+    from anyio.abc import TaskStatus
+    from mcp import Client
+
+logger = logging.getLogger(__name__)
+
+RELISTEN_DELAYS_S = (1.0, 5.0, 30.0, 60.0)
+"""Before a dropped subscription is opened again; the last one repeats."""
+
+LISTEN_TIMEOUT_S = 5.0
+"""For the server to acknowledge a subscription; one that does not is used without notifications."""
+
+SHUTDOWN_S = 15.0
+"""For leaving a client. mcp itself needs up to 7 s for a child that ignores everything but SIGKILL."""
+
+STDERR_WAIT_S = 0.2
+"""For the last words of a child that has ended; longer only if a grandchild holds its stderr open."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionOptions:
+    """How to connect; see `MCPToolset`."""
+
+    name: str
+    connect_timeout_s: float
+    call_timeout_s: float
+    reconnect: bool
+    mode: str
+    on_elicit: OnElicit | None
+
+
+class Owner:
+    """One generation: a task that enters a client, waits for the end and leaves it."""
+
+    def __init__(
+        self,
+        target: Any,
+        options: ConnectionOptions,
+        on_change: Callable[[], None],
+        delays_s: Sequence[float],
+        after: asyncio.Task[None] | None,
+    ) -> None:
+        """Start to connect, once for each of `delays_s` until it succeeds, when the task `after` has ended."""
+        self._target = target
+        self._options = options
+        self._on_change = on_change
+        self._client: Client | None = None
+        self._scope = anyio.CancelScope()
+        self._settled = asyncio.Event()
+        self._end = asyncio.Event()
+        self._stopping = False
+        self._subscribed = False
+        self._failure = ""
+        self._cause: BaseException | None = None
+        self.was_live = False
+        """Whether it was ever connected."""
+        self.task = asyncio.create_task(self._run(delays_s, after), name=f"mcp-{options.name}")
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has failed or ended, or is about to; a new generation is needed."""
+        return self._settled.is_set() and (self._client is None or self._end.is_set())
+
+    @property
+    def why(self) -> str:
+        """What ended it, for a message."""
+        return f": {self._failure}" if self._failure else ""
+
+    def serves(self, client: Client) -> bool:
+        """Whether `client` is this generation's."""
+        return self._client is client
+
+    def end(self) -> None:
+        """Leave the client soon."""
+        self._end.set()
+
+    async def client(self) -> Client:
+        """Wait until connected."""
+        await self._settled.wait()
+        if self._client is None:
+            raise MCPConnectionError(f"MCP server {self._options.name!r} {self._failure}") from self._cause
+        return self._client
+
+    async def stop(self) -> None:
+        """End and wait for it, even while the caller is being cancelled: no child may outlive this."""
+        self._stopping = True
+        self._end.set()
+        if not self._settled.is_set():
+            self._scope.cancel()
+        cancelled: asyncio.CancelledError | None = None
+        with anyio.CancelScope(shield=True):
+            while not self.task.done():
+                try:
+                    await asyncio.wait({self.task})
+                except asyncio.CancelledError as error:
+                    cancelled = error
+        if cancelled is not None:
+            raise cancelled
+
+    async def _run(self, delays_s: Sequence[float], after: asyncio.Task[None] | None) -> None:
+        try:
+            if after is not None and not after.done():
+                await asyncio.wait({after})  # two children at once could fight over a file or a port
+            for delay_s in delays_s:
+                with self._scope:
+                    await anyio.sleep(delay_s)
+                    await self._serve()
+                if self.was_live or self._stopping:
+                    return
+                if self._scope.cancelled_caught:
+                    timeout_s = self._options.connect_timeout_s
+                    self._failure = f"did not answer within connect_timeout_s={timeout_s:g} s.{self._failure}"
+                self._scope, self._end = anyio.CancelScope(), asyncio.Event()
+        finally:
+            if self._client is None:
+                self._failure = self._failure or "was closed while connecting."
+            self._end.set()
+            self._settled.set()
+
+    async def _serve(self) -> None:
+        stderr = StderrTail()
+        self._failure = ""
+        try:
+            client_class = await _client_class()
+            self._scope.deadline = anyio.current_time() + self._options.connect_timeout_s
+            async with (
+                open_target(self._target, stderr=stderr, on_end=self.end) as target,
+                self._new_client(client_class, target) as client,
+                anyio.create_task_group() as tasks,
+            ):
+                await tasks.start(self._listen, client)
+                self._scope.deadline = math.inf
+                self._client, self.was_live = client, True
+                self._settled.set()
+                await self._end.wait()
+                self._scope.deadline = anyio.current_time() + SHUTDOWN_S
+                tasks.cancel_scope.cancel()
+        except Exception as error:  # the boundary to mcp, a transport and a child: anything may come up
+            self._cause = _first_leaf(error)
+            kind = "went away" if self.was_live else "cannot be reached"
+            self._failure = f"{kind}: {type(self._cause).__name__}: {self._cause}{_hint(self._cause)}"
+            logger.debug("MCP server %r: %s", self._options.name, self._failure, exc_info=True)
+        finally:
+            self._end.set()
+            if not self._stopping:
+                await self._keep_last_words(stderr)
+
+    async def _keep_last_words(self, stderr: StderrTail) -> None:
+        with anyio.CancelScope(shield=True):
+            if text := await anyio.to_thread.run_sync(stderr.text, STDERR_WAIT_S):
+                self._failure += f"\nIts stderr ends with:\n{text}"
+
+    def _new_client(self, client_class: Any, target: Any) -> AbstractAsyncContextManager[Client]:
+        return client_class(
+            target,
+            mode=self._options.mode,
+            read_timeout_seconds=self._options.call_timeout_s,
+            message_handler=self._on_message,
+            elicitation_callback=elicitation_callback(self._options.on_elicit, self._options.name),
+            cache=None,  # the toolset keeps the listing and knows when it is stale
+        )
+
+    async def _on_message(self, message: Any) -> None:
+        from mcp_types import ToolListChangedNotification
+
+        if isinstance(message, ToolListChangedNotification):
+            self._on_change()
+
+    async def _listen(self, client: Client, *, task_status: TaskStatus[None]) -> None:
+        """Keep a subscription to changes of the tools open (2026-07-28; older servers push without one)."""
+        from mcp_types.version import MODERN_PROTOCOL_VERSIONS
+
+        tools = client.server_capabilities.tools
+        if client.protocol_version not in MODERN_PROTOCOL_VERSIONS or tools is None or not tools.list_changed:
+            task_status.started()
+            return
+        await self._follow(client, task_status)
+        if not self._subscribed:  # it refuses: the list is fetched once and trusted
+            task_status.started()
+            return
+        for delay_s in chain(RELISTEN_DELAYS_S, repeat(RELISTEN_DELAYS_S[-1])):
+            await anyio.sleep(delay_s)
+            await self._follow(client, None)
+
+    async def _follow(self, client: Client, task_status: TaskStatus[None] | None) -> None:
+        """Stay subscribed until the stream ends; `_on_message` is told of changes in both eras."""
+        from mcp import MCPError
+        from mcp.client.subscriptions import SubscriptionLost
+
+        try:
+            async with AsyncExitStack() as stack:
+                with anyio.fail_after(LISTEN_TIMEOUT_S):
+                    subscription = await stack.enter_async_context(client.listen(tools_list_changed=True))
+                self._subscribed = True
+                if task_status is not None:
+                    task_status.started()
+                else:
+                    self._on_change()  # what changed while nobody listened is not told again
+                async for _ in subscription:
+                    pass
+        except (MCPError, SubscriptionLost, TimeoutError) as error:
+            logger.debug("MCP server %r: subscription to tool changes ended: %s", self._options.name, error)
+        if self._subscribed:
+            self._on_change()  # until it is open again the tools may change unheard, or belong to a new server
+
+
+async def _client_class() -> Any:
+    def load() -> Any:
+        from mcp import Client
+
+        return Client
+
+    return await anyio.to_thread.run_sync(load)  # 0.7 s of CPU the first time; the loop goes on
+
+
+def _first_leaf(error: BaseException) -> BaseException:
+    if isinstance(error, BaseExceptionGroup):
+        return _first_leaf(cast("BaseExceptionGroup[BaseException]", error).exceptions[0])
+    return error
+
+
+def _hint(error: BaseException) -> str:
+    if isinstance(error, FileNotFoundError):
+        return ". Is the command installed, and does `cwd` exist?"
+    return ""

@@ -1,0 +1,342 @@
+"""The tools of one MCP server as a `Toolset`.
+
+The list is fetched once and again only when the server says that it changed or after a reconnect, so a step
+costs a comparison of two numbers. A call whose tool changed in between is not sent: the model decided on a
+definition that no longer holds (a rug pull looks like that, too).
+
+Needs asyncio. May be entered in several tasks and event loops at once: each loop has its own connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import os
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
+
+import anyio
+
+from agentkit.context import RunContext
+from agentkit.errors import MCPConnectionError, UserError
+from agentkit.mcp.call import CallOptions, Trust, call_tool
+from agentkit.mcp.config import load_mcp_config
+from agentkit.mcp.connection import Connection, is_closed
+from agentkit.mcp.elicitation import OnElicit
+from agentkit.mcp.listing import (
+    Bounds,
+    Listing,
+    OnBadTool,
+    ServerTool,
+    check_allowed,
+    fetch_tools,
+    make_listing,
+)
+from agentkit.mcp.owner import ConnectionOptions
+from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
+from agentkit.tools.definition import Tool, ToolOutput
+from agentkit.tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from mcp import Client
+    from mcp_types import Tool as WireTool
+
+    from agentkit.mcp.target import ClientTarget
+
+logger = logging.getLogger(__name__)
+
+
+class MCPOptions(TypedDict, total=False):
+    """The keyword arguments of `MCPToolset`, for the constructors that pass them on."""
+
+    id: str | None
+    allow: Collection[str] | None
+    trust: Trust
+    on_elicit: OnElicit | None
+    call_timeout_s: float
+    connect_timeout_s: float
+    result_limit: int
+    max_tools: int
+    max_pages: int
+    on_bad_tool: OnBadTool
+    reconnect: bool
+    mode: Literal["auto", "legacy"] | str
+
+
+@dataclass(slots=True)
+class _Live:
+    """What one event loop holds of the server."""
+
+    connection: Connection
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+    listing: Listing | None = None
+    tools: tuple[Tool, ...] = ()
+    epoch: int = -1
+    """The connection's epoch that `listing` was fetched in."""
+
+
+class MCPToolset(Toolset):
+    """The tools of an MCP server.
+
+    Example:
+        ```python
+        notes = MCPToolset.stdio("python", "-m", "mcp_servers.filesystem", "./notes")
+        async with notes:
+            print([tool.name for tool in await notes.list_tools(context)])
+        ```
+    """
+
+    def __init__(
+        self,
+        target: ClientTarget | StdioTarget | HttpTarget,
+        *,
+        id: str | None = None,
+        allow: Collection[str] | None = None,
+        trust: Trust = "untrusted",
+        on_elicit: OnElicit | None = None,
+        call_timeout_s: float = 30.0,
+        connect_timeout_s: float = 30.0,
+        result_limit: int = 64_000,
+        max_tools: int = 1_000,
+        max_pages: int = 100,
+        on_bad_tool: OnBadTool = "fail",
+        reconnect: bool = True,
+        mode: Literal["auto", "legacy"] | str = "auto",
+    ) -> None:
+        """Describe a server; nothing is started or sent before the toolset is entered.
+
+        Args:
+            target: What `mcp.Client` takes: a server object, a URL, `StdioServerParameters` or a transport. A
+                transport serves one connection only.
+            id: A name for errors and traces; taken from the target if absent.
+            allow: The names of the tools to offer; None offers all. The others are not even examined.
+            trust: "trusted" sends a read-only or idempotent call again after a lost connection, and leaves
+                hidden characters in results.
+            on_elicit: Answers the server's questions; without it they are declined. The time a person takes
+                counts towards `call_timeout_s`.
+            call_timeout_s: Seconds for one call.
+            connect_timeout_s: Seconds for starting, reaching and negotiating, and for the whole tool list.
+            result_limit: Characters of a result that the model sees; the value for the program stays whole.
+            max_tools: More tools than this are an error.
+            max_pages: A longer list of tools is an error.
+            on_bad_tool: Whether one unusable definition fails the listing, or is left out with a warning.
+            reconnect: Whether a call after the server died connects again.
+            mode: How to negotiate: "auto", "legacy" for a server that cannot bear a probe, or a version.
+
+        Raises:
+            UserError: the target cannot be one, or `allow` is a single string.
+        """
+        if isinstance(allow, str):
+            raise UserError(f"allow={allow!r} is one string; give a list of names: allow=[{allow!r}].")
+        if isinstance(target, str):
+            target = HttpTarget(target)
+        self._id = id or describe(target)
+        self._target: Any = TransportTarget(target) if hasattr(target, "__aenter__") else target
+        self._allow = frozenset(allow) if allow is not None else None
+        self._bounds = Bounds(max_tools, max_pages)
+        self._on_bad_tool: OnBadTool = on_bad_tool
+        self._calls = CallOptions(call_timeout_s, result_limit, trust)
+        self._connecting = ConnectionOptions(
+            self._id, connect_timeout_s, call_timeout_s, reconnect, mode, on_elicit
+        )
+        self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
+        self._revisions = itertools.count(1)
+        self._revision = 0
+        self._warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def stdio(
+        cls,
+        command: str,
+        *args: str | os.PathLike[str],
+        env: Mapping[str, str] | None = None,
+        cwd: str | Path | None = None,
+        **options: Unpack[MCPOptions],
+    ) -> Self:
+        """Run a command as a child process. "python" is the running interpreter.
+
+        Of the parent's environment the child gets HOME, LOGNAME, PATH, SHELL, TERM and USER, besides `env`.
+        """
+        return cls(StdioTarget(command, tuple(os.fspath(arg) for arg in args), env, cwd), **options)
+
+    @classmethod
+    def http(cls, url: str, *, headers: Mapping[str, str] | None = None, **options: Unpack[MCPOptions]) -> Self:
+        """Connect to a streamable HTTP endpoint, with `headers` on every request.
+
+        Raises:
+            UserError: the URL is not http or https.
+        """
+        return cls(HttpTarget(url, headers), **options)
+
+    @classmethod
+    def from_config(
+        cls, path: str | Path, *, allow_env: Collection[str] = (), **options: Unpack[MCPOptions]
+    ) -> list[Self]:
+        """Make a toolset of each server in an `mcpServers` file that is not disabled, with its name as id.
+
+        Raises:
+            UserError: the file is not as `load_mcp_config` wants it.
+        """
+        servers = load_mcp_config(path, allow_env=allow_env)
+        enabled = {name: server for name, server in servers.items() if not server.disabled}
+        return [cls(server.target(), **_with_id(options, name)) for name, server in enabled.items()]
+
+    @property
+    def id(self) -> str:
+        """The name given at construction, or one taken from the target."""
+        return self._id
+
+    @property
+    def trust(self) -> Trust:
+        """Whether what the server says about its tools is believed."""
+        return self._calls.trust
+
+    @property
+    def revision(self) -> int:
+        """Grows when the server announces a change of its tools, and with every connection."""
+        return self._revision
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What the last listing skipped, removed or does not enforce, one sentence each."""
+        return self._warnings
+
+    def __repr__(self) -> str:
+        """Name the server; headers and environment stay out of logs."""
+        return f"MCPToolset(id={self._id!r}, trust={self.trust!r})"
+
+    async def __aenter__(self) -> Self:
+        """Connect, unless this event loop is connected already.
+
+        Raises:
+            MCPConnectionError: the server cannot be started or reached.
+        """
+        for loop in list(self._live):
+            if loop.is_closed():  # it was torn down without leaving
+                self._live.pop(loop, None)
+        live = self._live.get(asyncio.get_running_loop())
+        if live is None:
+            live = _Live(Connection(self._target, self._connecting, self._tools_changed))
+            self._live[asyncio.get_running_loop()] = live
+            self._tools_changed()
+        try:
+            await live.connection.acquire()
+        finally:
+            self._forget_unused(live)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Disconnect after the last user; a child process has ended when this returns."""
+        live = self._here()
+        try:
+            await live.connection.release()
+        finally:
+            self._forget_unused(live)
+
+    async def list_tools(self, context: RunContext[Any]) -> Sequence[Tool]:
+        """Return the server's tools; asks the server only if the list may have changed.
+
+        Raises:
+            MCPConnectionError: the server cannot be reached or does not answer in time.
+            ToolDefinitionError: its list does not end, or a definition is unusable.
+            UserError: the toolset is not entered, or `allow` names a tool that the server lacks.
+        """
+        live = self._here()
+        await self._listing(live)
+        return live.tools
+
+    def _here(self) -> _Live:
+        live = self._live.get(asyncio.get_running_loop())
+        if live is None:
+            raise UserError(f"MCP server {self._id!r} is not connected; use it inside `async with toolset:`.")
+        return live
+
+    def _forget_unused(self, live: _Live) -> None:
+        loop = asyncio.get_running_loop()
+        if live.connection.users == 0 and self._live.get(loop) is live:
+            del self._live[loop]
+
+    def _tools_changed(self) -> None:
+        self._revision = next(self._revisions)
+
+    async def _listing(self, live: _Live) -> tuple[Client, Listing]:
+        """Return the tools as they are now and the client of the server that they are on."""
+        async with live.lock:
+            client = await live.connection.client()
+            if live.listing is None or live.epoch != live.connection.epoch:
+                client, epoch, wire = await self._fetch(live.connection)
+                if self._allow is not None and live.listing is None:
+                    check_allowed(self._allow, wire, server=self._id)
+                live.listing = await make_listing(
+                    wire, server=self._id, allow=self._allow, on_bad_tool=self._on_bad_tool
+                )
+                live.tools = tuple(self._tool(tool) for tool in live.listing.tools.values())
+                live.epoch = epoch
+                self._warn(live.listing)
+                # mcp checks results against output schemas with `re` and without bounds; ours does it instead.
+                client.session.validate_tool_result = _leave_unchecked
+            return client, live.listing
+
+    async def _fetch(self, connection: Connection) -> tuple[Client, int, list[WireTool]]:
+        """Fetch the list; once more if the server dies meanwhile, since asking for it changes nothing."""
+        from mcp import MCPError
+
+        timeout_s = self._connecting.connect_timeout_s
+        for is_last in (False, True):
+            client = await connection.client()
+            epoch = connection.epoch  # a change during the fetch makes it stale again
+            try:
+                with anyio.fail_after(timeout_s):
+                    return client, epoch, await fetch_tools(client, self._bounds, server=self._id)
+            except TimeoutError:
+                raise MCPConnectionError(
+                    f"MCP server {self._id!r} did not list its tools within connect_timeout_s={timeout_s:g} s."
+                ) from None
+            except (MCPError, RuntimeError) as error:
+                died = connection.has_lost(client) or (isinstance(error, MCPError) and is_closed(error))
+                if is_last or not died:
+                    raise MCPConnectionError(f"MCP server {self._id!r} cannot list its tools: {error}") from error
+                connection.lose(client)
+        raise AssertionError("the last turn returns or raises")
+
+    def _warn(self, listing: Listing) -> None:
+        of_tools = [f"{name}: {line}" for name, tool in listing.tools.items() for line in tool.definition.warnings]
+        self._warnings = (*listing.warnings, *of_tools)
+        for line in self._warnings:
+            logger.warning("MCP server %r: %s", self._id, line)
+
+    def _tool(self, tool: ServerTool) -> Tool:
+        return Tool(
+            definition=tool.definition,
+            call=partial(self._call, tool),
+            validate=tool.arguments.arguments,
+            timeout_s=self._calls.timeout_s,
+        )
+
+    async def _call(self, tool: ServerTool, arguments: dict[str, Any], context: RunContext[Any]) -> ToolOutput:
+        live = self._here()
+
+        async def verify() -> Client | None:
+            client, listing = await self._listing(live)
+            current = listing.tools.get(tool.definition.name)
+            unchanged = current is tool or (current is not None and current.definition == tool.definition)
+            return client if unchanged else None
+
+        return await call_tool(live.connection, tool, arguments, context, self._calls, verify)
+
+
+def _with_id(options: MCPOptions, id: str) -> MCPOptions:
+    named = options.copy()
+    named["id"] = id
+    return named
+
+
+async def _leave_unchecked(name: str, result: Any) -> None:
+    """Take the place of `ClientSession.validate_tool_result`."""

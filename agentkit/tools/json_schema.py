@@ -1,0 +1,350 @@
+"""Checking values against a JSON Schema that somebody else wrote, in bounded time and without a network.
+
+The schema of an MCP tool is untrusted input. jsonschema (Draft 2020-12, or the draft that `$schema` names)
+does the checking, with four changes:
+
+- `$ref` resolves inside the document only. A reference that leaves it is refused when the schema is compiled;
+  nothing is ever fetched.
+- `pattern` and `patternProperties` run on the Rust regex engine inside pydantic-core, which is linear in the
+  text, so `(a+)+$` cannot hang. A pattern that it does not know (look-around, back-references) is not
+  enforced, and `SchemaCheck.unenforced` says so.
+- Every keyword evaluation costs fuel (the idea is llguidance's: limits in work, not in seconds). A schema
+  that doubles itself through `$ref` runs out of fuel instead of running for ever.
+- `uniqueItems` compares canonical JSON in a set instead of pairwise.
+
+`format` is an annotation, as Draft 2020-12 says, and not checked.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from importlib import import_module
+from itertools import islice
+from types import SimpleNamespace
+from typing import Any, cast
+
+from pydantic_core import SchemaError, SchemaValidator, core_schema, from_json
+
+from agentkit.errors import ModelRetry, ToolDefinitionError
+
+FUEL = 50_000
+"""Keyword evaluations one check may cost: 0.5 s of CPU at worst; an ordinary call needs ten."""
+
+FUEL_FOR_NOTHING = 5_000
+"""What checking an empty object may cost when a schema is compiled; only one that runs away needs more."""
+
+CHARS_PER_FUEL = 64
+"""jsonschema writes the value into each error message; long messages are charged too."""
+
+MAX_PROBLEMS = 5
+"""More than this many corrections at once does not help a model."""
+
+MAX_VALUE_CHARS = 80
+_ROOT = "(top level)"
+
+_fuel: ContextVar[list[int]] = ContextVar("agentkit_schema_fuel")
+
+
+class CheckTooCostly(Exception):
+    """A value is too large, or a schema too involved, to be checked within `FUEL`."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaCheck:
+    """A compiled schema."""
+
+    unenforced: tuple[str, ...]
+    """What the schema demands and nobody checks, one sentence each."""
+    _validator: Any
+
+    def problems(self, value: Any, *, fuel: int = FUEL) -> list[str]:
+        """Return what is wrong with `value`, one line a problem with its path; empty if nothing is.
+
+        Raises:
+            CheckTooCostly: the check was given up.
+        """
+        token = _fuel.set([fuel])
+        try:
+            return [_explain(error) for error in islice(self._validator.iter_errors(value), MAX_PROBLEMS)]
+        except RecursionError:
+            raise CheckTooCostly("nested too deeply to be checked against the schema") from None
+        finally:
+            _fuel.reset(token)
+
+    def arguments(self, text: str) -> dict[str, Any]:
+        """Return the object that `text` holds.
+
+        Raises:
+            ModelRetry: it is no JSON object or breaks the schema; the message has path, rule, nearest name.
+        """
+        try:
+            value: Any = from_json(text or "{}", allow_inf_nan=False)
+        except ValueError as error:
+            raise ModelRetry(f"Invalid arguments: not valid JSON ({error}).") from error
+        if (arguments := _object(value)) is None:
+            raise ModelRetry(f"Invalid arguments: expected a JSON object, got {_short(value)}.")
+        try:
+            problems = self.problems(arguments)
+        except CheckTooCostly as reason:
+            raise ModelRetry(f"Invalid arguments: {reason}.") from None
+        if problems:
+            raise ModelRetry("Invalid arguments:\n" + "\n".join(problems))
+        return arguments
+
+
+def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
+    """Prepare `schema` for checking; `name` says whose schema it is, for errors.
+
+    Raises:
+        ToolDefinitionError: it is not a valid schema, refers to something outside itself, or never ends.
+    """
+    document = dict(schema)
+    try:
+        unenforced = _inspect(document)
+        validator = _validator_class(_base_class(document))(document, registry=_registry())
+        check = SchemaCheck(tuple(unenforced), validator)
+        check.problems({}, fuel=FUEL_FOR_NOTHING)
+    except _Refused as refusal:
+        raise ToolDefinitionError(f"{name}: {refusal}") from None
+    except RecursionError:
+        raise ToolDefinitionError(f"{name}: the schema is nested too deeply to be checked.") from None
+    except CheckTooCostly:
+        raise ToolDefinitionError(
+            f"{name}: checking an empty object against it does not end; a `$ref` leads back to itself."
+        ) from None
+    return check
+
+
+# --- what a schema may contain ----------------------------------------------------------------------------
+
+
+class _Refused(Exception):
+    """Why a schema cannot be used."""
+
+
+def _inspect(document: dict[str, Any]) -> list[str]:
+    """Check the schema and every place it refers to; return what will not be enforced."""
+    library = _library()
+    base = _base_class(document)
+    specification = library.specification_with(base.META_SCHEMA["$schema"])
+    root = library.Resource(contents=document, specification=specification)
+    seen: set[int] = set()
+    unenforced: list[str] = []
+    entries: list[tuple[Any, Any]] = [(document, _registry().resolver_with_root(root))]
+    while entries:
+        entry, resolver = entries.pop()
+        if id(entry) in seen:
+            continue
+        try:
+            # No format check: the metaschema's "regex" is Python's `re`, and patterns here are ECMA's.
+            base.check_schema(entry, format_checker=None)
+        except library.SchemaError as error:
+            where = "/".join(str(part) for part in error.absolute_path) or "its root"
+            raise _Refused(f"the schema is invalid at {where!r}: {_short(error.message, 200)}") from None
+        inside: list[tuple[Any, Any]] = [(entry, resolver)]
+        while inside:
+            part, resolver = inside.pop()
+            schema = _object(part)
+            if id(part) in seen or schema is None:
+                continue
+            seen.add(id(part))
+            unenforced += _unenforced_here(schema)
+            for reference in (schema.get(keyword) for keyword in _REFERENCES):
+                if isinstance(reference, str):
+                    target = _lookup(resolver, reference)
+                    entries.append((target.contents, target.resolver))
+            for sub in specification.create_resource(schema).subresources():
+                inside.append((sub.contents, resolver.in_subresource(sub)))  # noqa: PERF401 - it is a walk
+    return unenforced
+
+
+def _lookup(resolver: Any, reference: str) -> Any:
+    try:
+        return resolver.lookup(reference)
+    except _library().Unresolvable:
+        raise _Refused(
+            f"`$ref` {_short(reference, 200)} leads outside the schema; such references are never fetched. "
+            f"Put the definition under `$defs`."
+        ) from None
+
+
+def _unenforced_here(schema: Mapping[str, Any]) -> list[str]:
+    patterns: list[Any] = [schema["pattern"]] if "pattern" in schema else []
+    patterns += schema.get("patternProperties") or ()
+    lines = [
+        f"pattern {_short(pattern)} is not enforced: a linear-time regex engine cannot run it"
+        for pattern in patterns
+        if isinstance(pattern, str) and _matcher(pattern) is None
+    ]
+    return lines + [f"`{keyword}` is not enforced" for keyword in _UNSUPPORTED if keyword in schema]
+
+
+_REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
+
+_UNSUPPORTED = ("unevaluatedProperties", "unevaluatedItems")
+"""jsonschema evaluates them through helpers that use `re` and are not metered."""
+
+
+def _registry() -> Any:
+    """Return the specifications' own schemas and nothing else: an explicit registry never fetches."""
+    return _library().REGISTRY
+
+
+def _base_class(schema: Mapping[str, Any]) -> Any:
+    library = _library()
+    if not isinstance(schema.get("$schema", ""), str):
+        raise _Refused("`$schema` is not a string.")
+    return library.validator_for(schema, default=library.Draft202012Validator)
+
+
+@functools.cache
+def _library() -> Any:
+    """Return what is used of jsonschema and its parts, which are only partly typed; imported when needed."""
+    attrs, jsonschema, specifications, referencing = map(
+        import_module, ("attrs", "jsonschema", "jsonschema_specifications", "referencing")
+    )
+    import_module("referencing.jsonschema")
+    return SimpleNamespace(
+        Draft202012Validator=jsonschema.Draft202012Validator,
+        REGISTRY=specifications.REGISTRY,
+        Resource=referencing.Resource,
+        SchemaError=jsonschema.SchemaError,
+        Unresolvable=referencing.exceptions.Unresolvable,
+        ValidationError=jsonschema.ValidationError,
+        best_match=jsonschema.exceptions.best_match,
+        evolve=attrs.evolve,
+        extend=jsonschema.validators.extend,
+        specification_with=referencing.jsonschema.specification_with,
+        validator_for=jsonschema.validators.validator_for,
+    )
+
+
+# --- keywords ---------------------------------------------------------------------------------------------
+
+Keyword = Callable[[Any, Any, Any, Any], Iterable[Any] | None]
+
+
+@functools.cache
+def _validator_class(base: Any) -> Any:
+    """Return `base` with metered keywords and linear-time patterns."""
+    library = _library()
+    replaced: dict[str, Keyword] = {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+        "uniqueItems": _unique_items,
+    }
+    keywords: dict[str, Keyword] = {**base.VALIDATORS, **replaced, **dict.fromkeys(_UNSUPPORTED, _ignore)}
+    made = library.extend(base, {name: _metered(keyword) for name, keyword in keywords.items()})
+    # The original switches the class where a subschema has its own `$schema`, and so would drop the metering.
+    made.evolve = library.evolve
+    return made
+
+
+def _ignore(validator: Any, value: Any, instance: Any, schema: Any) -> None:
+    """Check nothing; `SchemaCheck.unenforced` says so."""
+
+
+def _metered(keyword: Keyword) -> Keyword:
+    def metered(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
+        _spend(1)
+        for error in keyword(validator, value, instance, schema) or ():
+            _spend(1 + len(error.message) // CHARS_PER_FUEL)  # an error climbs through every level above it
+            yield error
+
+    return metered
+
+
+def _spend(amount: int) -> None:
+    fuel = _fuel.get()
+    fuel[0] -= amount
+    if fuel[0] < 0:
+        raise CheckTooCostly("too large to be checked against the schema")
+
+
+@functools.lru_cache(maxsize=4096)
+def _matcher(pattern: str) -> Callable[[str], bool] | None:
+    """Return a search for `pattern`, linear in the text; None where the engine does not know the syntax."""
+    try:
+        compiled = SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except (SchemaError, ValueError):  # ValueError: a lone surrogate cannot become UTF-8
+        return None
+    return compiled.isinstance_python
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
+    if isinstance(instance, str) and (matches := _matcher(pattern)) is not None and not matches(instance):
+        yield _library().ValidationError(f"must match the pattern {pattern}")
+
+
+def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: Any, schema: Any) -> Iterator[Any]:
+    for pattern, subschema in patterns.items():
+        matches = _matcher(pattern)
+        for key, value in (_object(instance) or {}).items():
+            if matches is not None and matches(key):
+                yield from validator.descend(value, subschema, path=key, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    known: Mapping[str, Any] = schema.get("properties", {})
+    matchers = [_matcher(pattern) for pattern in schema.get("patternProperties", ())]
+    if None in matchers:  # any name may be meant
+        return
+    for key, value in (_object(instance) or {}).items():
+        if key in known or any(matches is not None and matches(key) for matches in matchers):
+            continue
+        if allowed is False:
+            error = _library().ValidationError("unknown argument", path=(key,), validator="unknown")
+            error.validator_value = list(known)
+            yield error
+        else:
+            yield from validator.descend(value, allowed, path=key)
+
+
+def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    items = cast(list[Any], instance) if isinstance(instance, list) else []
+    if unique and len({json.dumps(item, sort_keys=True) for item in items}) < len(items):
+        yield _library().ValidationError("the items must all be different")
+
+
+# --- words for a model ------------------------------------------------------------------------------------
+
+
+def _explain(error: Any) -> str:
+    if error.context:  # anyOf, oneOf: the branch that came nearest says more than "matched none"
+        error = _library().best_match([error]) or error
+    path = ".".join(str(part) for part in error.absolute_path)
+    match error.validator:
+        case "unknown":
+            return f"{path}: unknown argument{_nearest(str(error.absolute_path[-1]), error.validator_value)}"
+        case "required":
+            name: str = next(name for name in error.validator_value if error.message.startswith(repr(name)))
+            return f"{path}.{name}: required but missing" if path else f"{name}: required but missing"
+        case "type":
+            kinds: Any = error.validator_value
+            rule = f"must be {kinds if isinstance(kinds, str) else ' or '.join(map(str, kinds))}"
+        case "enum":
+            options = ", ".join(_short(option) for option in islice(error.validator_value, 20))
+            rule = f"must be one of {options}"
+        case _:
+            return f"{path or _ROOT}: {_short(error.message, 300, quote=False)}"
+    return f"{path or _ROOT}: {rule} (got {_short(error.instance)})"
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known[:20]) or 'none'}."
+
+
+def _object(value: Any) -> dict[str, Any] | None:
+    return cast(dict[str, Any], value) if isinstance(value, dict) else None
+
+
+def _short(value: Any, limit: int = MAX_VALUE_CHARS, *, quote: bool = True) -> str:
+    text = repr(value) if quote or not isinstance(value, str) else value
+    return text if len(text) <= limit else text[: limit - 3] + "..."

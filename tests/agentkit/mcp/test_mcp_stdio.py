@@ -1,0 +1,148 @@
+"""Children that misbehave, and what a child is given."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import anyio
+import pytest
+from mcp.client.stdio import StdioServerParameters
+
+from agentkit.context import RunContext
+from agentkit.errors import MCPConnectionError
+from agentkit.mcp import MCPToolset
+
+pytestmark = pytest.mark.anyio
+Raw = Callable[..., MCPToolset]
+
+
+def test_importing_the_package_does_not_import_mcp() -> None:
+    code = "import sys, agentkit.mcp; print({'mcp', 'mcp_types', 'httpx2', 'jsonschema'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"
+
+
+async def test_noise_on_stdout_is_skipped(raw: Raw, context: RunContext[None]) -> None:
+    code = r"""
+sys.stdout.write("Starting up...\n{\"jsonrpc\": 1}\n[]\n\n")
+sys.stdout.flush()
+sys.stdout.buffer.write(b"\xff\xfe\n")
+def call(name, arguments, id):
+    print("debugging", flush=True)
+    text(id, "fine")
+"""
+    async with raw(code) as toolset:
+        (tool,) = await toolset.list_tools(context)
+        with anyio.fail_after(20):
+            assert (await tool.call({}, context)).content == "fine"
+
+
+async def test_a_server_that_never_initializes_ends_at_the_connect_timeout(raw: Raw, no_child_left: None) -> None:
+    toolset = raw(
+        "print('waiting for nothing', file=sys.stderr)\nfor _ in sys.stdin: pass\n", connect_timeout_s=0.5
+    )
+    with anyio.fail_after(20), pytest.raises(MCPConnectionError, match=r"connect_timeout_s=0\.5") as caught:
+        await toolset.__aenter__()
+    assert "waiting for nothing" in str(caught.value)
+
+
+async def test_a_server_that_never_answers_a_call_times_out_and_stays_usable(
+    raw: Raw, context: RunContext[None]
+) -> None:
+    code = """
+gone = []
+def call(name, arguments, id):
+    if name == "pid":
+        text(id, f"cancelled {len(gone)}")
+def cancelled(id):
+    gone.append(id)
+"""
+    async with raw(code, tools={"hang": {}, "pid": {}}, call_timeout_s=0.1) as toolset:
+        tools = {tool.name: tool for tool in await toolset.list_tools(context)}
+        with anyio.fail_after(20):
+            output = await tools["hang"].call({}, context)
+            assert output.is_error and "Timed out after 0.1 s" in output.content
+            assert (await tools["pid"].call({}, context)).content == "cancelled 1"
+    # A call's limit is the runner's too, so that its outcome is "timeout" and not the agent's default.
+    assert tools["hang"].timeout_s == 0.1
+
+
+async def test_a_child_that_exits_at_once_is_reported_with_its_last_words(raw: Raw, no_child_left: None) -> None:
+    toolset = raw("print('a line before', file=sys.stderr)\nraise RuntimeError('no database')\n")
+    with anyio.fail_after(20), pytest.raises(MCPConnectionError, match="no database") as caught:
+        await toolset.__aenter__()
+    assert "a line before" in str(caught.value)
+
+
+async def test_much_stderr_does_not_block_the_child_and_only_its_tail_is_kept(raw: Raw) -> None:
+    toolset = raw("for n in range(20_000): print(f'line {n}', file=sys.stderr)\nsys.exit(1)\n")
+    with anyio.fail_after(20), pytest.raises(MCPConnectionError) as caught:
+        await toolset.__aenter__()
+    assert "line 19999" in str(caught.value) and "line 19000\n" not in str(caught.value)
+
+
+async def test_a_command_that_does_not_exist_is_named(context: RunContext[None]) -> None:
+    with pytest.raises(MCPConnectionError, match="no-such-command") as caught:
+        await MCPToolset.stdio("no-such-command").__aenter__()
+    assert "Is the command installed" in str(caught.value)
+
+
+async def test_the_child_gets_no_secret_of_the_parent(
+    raw: Raw, context: RunContext[None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-hunter2")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+    code = "def call(name, arguments, id):\n    text(id, json.dumps([dict(os.environ), os.getcwd()]))\n"
+    async with raw(code, env={"GIVEN": "1"}, cwd=tmp_path) as toolset:
+        (tool,) = await toolset.list_tools(context)
+        text = (await tool.call({}, context)).content
+    environment, cwd = json.loads(text)
+    assert set(environment) <= {"HOME", "LOGNAME", "PATH", "SHELL", "TERM", "USER", "GIVEN", "LC_CTYPE", "PWD"}
+    assert environment["GIVEN"] == "1" and "hunter2" not in text
+    assert os.path.samefile(cwd, tmp_path)
+
+
+async def test_stdio_server_parameters_are_taken_as_they_are(raw: Raw, context: RunContext[None]) -> None:
+    script = raw("def call(name, arguments, id):\n    text(id, 'ok')\n")._target.args[0]
+    async with MCPToolset(StdioServerParameters(command=sys.executable, args=[script])) as toolset:
+        (tool,) = await toolset.list_tools(context)
+        assert (await tool.call({}, context)).content == "ok"
+
+
+async def test_a_legacy_server_says_that_its_tools_changed(raw: Raw, context: RunContext[None]) -> None:
+    code = """
+def call(name, arguments, id):
+    TOOLS.append({"name": "extra", "inputSchema": {"type": "object"}})
+    send(method="notifications/tools/list_changed")
+    text(id, "added")
+"""
+    async with raw(code, tools={"grow": {}}) as toolset:
+        (grow,) = await toolset.list_tools(context)
+        before = toolset.revision
+        await grow.call({}, context)
+        with anyio.fail_after(10):
+            while toolset.revision == before:
+                await anyio.lowlevel.checkpoint()
+        assert [tool.name for tool in await toolset.list_tools(context)] == ["grow", "extra"]
+
+
+async def test_the_list_is_asked_for_once(raw: Raw, context: RunContext[None]) -> None:
+    code = """
+n_lists = 0
+plain = send
+def send(**message):
+    global n_lists
+    n_lists += "tools" in message.get("result", {})
+    plain(**message)
+def call(name, arguments, id):
+    text(id, str(n_lists))
+"""
+    async with raw(code) as toolset:
+        for _ in range(5):
+            (tool,) = await toolset.list_tools(context)
+            assert (await tool.call({}, context)).content == "1"
