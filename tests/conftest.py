@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 
@@ -9,3 +11,30 @@ import pytest
 def anyio_backend() -> str:
     """Run `pytest.mark.anyio` tests on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def tiny_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random two-layer llama model with a ChatML template, as a GGUF file."""
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
+    from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
+
+    return write_tiny_gguf(tmp_path_factory.mktemp("tiny") / "tiny.gguf")
+
+
+@pytest.fixture(scope="session")
+def tiny_lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A random LoRA adapter for `tiny_gguf`."""
+    from tests.modelstack.inference.tiny_gguf import write_tiny_lora
+
+    return write_tiny_lora(tmp_path_factory.mktemp("tiny") / "tiny-lora.gguf")
+
+
+@pytest.fixture(scope="session")
+def smollm2_gguf() -> Path:
+    """The real default model; skips where it has not been fetched."""
+    path = Path.home() / ".cache/agentkit/models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf"
+    if not path.is_file():
+        pytest.skip("needs the default model: agentkit models pull smollm2-135m")
+    pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
+    return path

@@ -1,12 +1,14 @@
 """A trace: the events of one run, one JSON object a line, in a file named after the run.
 
 Deltas are left out (the response that they add up to is there). Every line is handed to the operating system at
-once, so a killed process loses at most the event that it was writing. Nothing leaves the machine.
+once, so a killed process loses at most the event that it was writing. Nothing leaves the machine, and only its
+owner can read a trace: it holds whatever the tools returned.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +28,7 @@ from agentkit.events import (
 )
 
 TRACE_VERSION = 1
+TRACE_VARIABLE = "AGENTKIT_TRACE_DIR"
 _DELTAS = (TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent)
 
 
@@ -62,10 +65,19 @@ class JsonlTrace:
 
     def _open(self, run_id: str) -> None:
         try:
-            self._directory.mkdir(parents=True, exist_ok=True)
-            self._file = (self._directory / f"{run_id}.jsonl").open("a", encoding="utf-8")
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path = self._directory / f"{run_id}.jsonl"
+            self._file = open(path, "a", encoding="utf-8", opener=_private)  # noqa: SIM115 - closed at the end
         except OSError as error:
             raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
+
+
+def default_trace_directory() -> Path:
+    """Return where the command line keeps traces: AGENTKIT_TRACE_DIR, or the user's state directory."""
+    import platformdirs
+
+    named = os.environ.get(TRACE_VARIABLE)
+    return Path(named).expanduser() if named else Path(platformdirs.user_state_dir("agentkit")) / "traces"
 
 
 def trace_path(directory: Path, run_id: str) -> Path:
@@ -79,6 +91,10 @@ def trace_path(directory: Path, run_id: str) -> Path:
         known = ", ".join(path.stem for path in found[:5]) or "none"
         raise UserError(f"run id {run_id!r} matches {len(found)} traces in {str(directory)!r} ({known}).")
     return found[0]
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def read_trace(path: Path) -> Iterator[dict[str, Any]]:

@@ -27,6 +27,8 @@ class Vocabulary:
     """Encodes content; the result holds no id of `special_ids`."""
     fingerprint: str = field(default="")
     """SHA-256 over token bytes, special and end ids: the tokenizer's part of every cache key."""
+    bos_id: int | None = None
+    """Token that every text begins with; None where the model was trained without one."""
 
     def __post_init__(self) -> None:
         """Fill in the fingerprint."""

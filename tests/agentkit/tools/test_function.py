@@ -56,7 +56,40 @@ def draw(
 def test_signature_and_docstring_become_the_schema() -> None:
     made = function_tool(draw)
     assert made.definition.description == "Draw a polygon.\n\nLonger words."
-    assert made.definition.parameters_json_schema == snapshot({'$defs': {'Box': {'additionalProperties': False, 'properties': {'width': {'type': 'integer'}}, 'required': ['width'], 'type': 'object'}, 'Colour': {'enum': ['red', 'blue'], 'type': 'string'}, 'Point': {'properties': {'x': {'type': 'number'}, 'title': {'default': 'origin', 'type': 'string'}}, 'required': ['x'], 'type': 'object'}}, 'additionalProperties': False, 'properties': {'points': {'description': 'The corners.', 'items': {'$ref': '#/$defs/Point'}, 'type': 'array'}, 'colour': {'$ref': '#/$defs/Colour', 'description': 'Of the line.'}, 'size': {'description': 'In points.', 'maximum': 10, 'minimum': 1, 'type': 'integer'}, 'json': {'default': 'a', 'description': 'A name that pydantic models reserve.', 'enum': ['a', 'b'], 'type': 'string'}, '_hidden': {'anyOf': [{'type': 'integer'}, {'type': 'null'}], 'default': None}, 'box': {'anyOf': [{'$ref': '#/$defs/Box'}, {'type': 'null'}], 'default': None}}, 'required': ['points', 'colour', 'size'], 'type': 'object'})
+    assert made.definition.parameters_json_schema == snapshot(
+        {
+            "$defs": {
+                "Box": {
+                    "additionalProperties": False,
+                    "properties": {"width": {"type": "integer"}},
+                    "required": ["width"],
+                    "type": "object",
+                },
+                "Colour": {"enum": ["red", "blue"], "type": "string"},
+                "Point": {
+                    "properties": {"x": {"type": "number"}, "title": {"default": "origin", "type": "string"}},
+                    "required": ["x"],
+                    "type": "object",
+                },
+            },
+            "additionalProperties": False,
+            "properties": {
+                "points": {"description": "The corners.", "items": {"$ref": "#/$defs/Point"}, "type": "array"},
+                "colour": {"$ref": "#/$defs/Colour", "description": "Of the line."},
+                "size": {"description": "In points.", "maximum": 10, "minimum": 1, "type": "integer"},
+                "json": {
+                    "default": "a",
+                    "description": "A name that pydantic models reserve.",
+                    "enum": ["a", "b"],
+                    "type": "string",
+                },
+                "_hidden": {"anyOf": [{"type": "integer"}, {"type": "null"}], "default": None},
+                "box": {"anyOf": [{"$ref": "#/$defs/Box"}, {"type": "null"}], "default": None},
+            },
+            "required": ["points", "colour", "size"],
+            "type": "object",
+        }
+    )
 
 
 def test_defaults_are_left_to_the_function() -> None:
@@ -73,7 +106,10 @@ def test_defaults_are_left_to_the_function() -> None:
         ('{"points": [], "colour": "green", "size": 3}', "colour: Input should be 'red' or 'blue'"),
         ('{"points": [], "colour": "red", "size": 11}', "size: Input should be less than or equal to 10"),
         ('{"points": [], "colour": "red"}', "size: required argument is missing"),
-        ('{"points": [], "colour": "red", "size": 3, "colr": 1}', "colr: unknown argument; did you mean 'colour'?"),
+        (
+            '{"points": [], "colour": "red", "size": 3, "colr": 1}',
+            "colr: unknown argument; did you mean 'colour'?",
+        ),
         ('{"points": [{"y": 1}], "colour": "red", "size": 3}', "points.0.x: required argument is missing"),
         ('{"points": ', "Invalid JSON"),
         ("[1]", "should be an object"),

@@ -1,0 +1,184 @@
+"""The events of a run as lines on a terminal: live in `run`, `chat` and `demo`, from a file in `trace show`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from agentkit.cli.console import clean, one_line, plain
+from agentkit.events import (
+    AgentEvent,
+    LimitReachedEvent,
+    ModelRequestEvent,
+    ModelResponseEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    TextDeltaEvent,
+    ToolCallEvent,
+    ToolProgressEvent,
+    ToolResultEvent,
+)
+from agentkit.limits import RunUsage
+from agentkit.messages import DecodingStats, ModelResponse, ToolCallPart
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+RESULT_LINES = 6
+"""Of a tool's result; the trace holds all of it."""
+
+_RESULT_COLUMNS = 160
+_ARGUMENT_COLUMNS = 600
+_ALTERNATIVES = 3
+_OUTCOME_STYLES = {"success": "green", "retry": "yellow", "failed": "red", "timeout": "red", "not_run": "yellow"}
+
+
+class EventPrinter:
+    """A sink that prints a run's events; answers go to `answers`, everything else to `notes`.
+
+    `answers` is None where the answer is printed by somebody else.
+    """
+
+    def __init__(self, notes: Console, answers: Console | None, *, show_messages: bool = False) -> None:
+        """Print to these consoles; `show_messages` also shows what the model was sent."""
+        self._notes = notes
+        self._answers = answers
+        self._show_messages = show_messages
+        self._in_answer = False
+        self._calls: dict[str, ToolCallPart] = {}
+
+    def __call__(self, event: AgentEvent) -> None:
+        """Print one event."""
+        match event:
+            case TextDeltaEvent(text=text):
+                self._stream(text)
+            case ModelRequestEvent():
+                self._show_request(event)
+            case ModelResponseEvent():
+                self._show_response(event)
+            case ToolCallEvent():
+                self._show_call(event)
+            case ToolProgressEvent():
+                self._show_progress(event)
+            case ToolResultEvent():
+                self._show_result(event)
+            case LimitReachedEvent(limit=limit):
+                self._note(f"{limit} is reached: the model answers with what it has", "yellow")
+            case RunStartedEvent() if self._show_messages:
+                tools = ", ".join(event.tools) or "none"
+                self._note(f"{event.run_id} · model {event.model_name} · tools: {tools}")
+            case RunFinishedEvent() | RunFailedEvent():
+                self.end_line()
+            case _:
+                pass
+
+    def end_line(self) -> None:
+        """Finish an answer that was cut off in the middle of a line."""
+        if self._in_answer and self._answers is not None:
+            self._answers.print()
+        self._in_answer = False
+
+    def _stream(self, text: str) -> None:
+        if self._answers is not None and text:
+            self._answers.print(plain(text), end="")
+            self._in_answer = True
+
+    def _show_request(self, event: ModelRequestEvent) -> None:
+        if not self._show_messages:
+            return
+        for message in event.messages:
+            for part in message.parts:
+                if part.part_kind != "tool-return":  # shown as the call's result
+                    self._note(f"{part.part_kind}:", "bold")
+                    self._block(part.content, "")
+
+    def _show_response(self, event: ModelResponseEvent) -> None:
+        response = event.response
+        if response.text and not self._in_answer:
+            self._stream(response.text)
+        self.end_line()
+        self._calls = {call.tool_call_id: call for call in response.tool_calls}
+        self._note(f"step {event.step} · {event.duration_s:.2f} s{response_facts(response)}", "dim")
+
+    def _show_call(self, event: ToolCallEvent) -> None:
+        from rich.text import Text
+
+        call = self._calls.get(event.tool_call_id)
+        line = Text("● ", style="cyan")
+        line.append_text(plain(one_line(event.tool_name), "bold cyan"))
+        line.append_text(plain(" " + one_line(event.arguments, _ARGUMENT_COLUMNS)))
+        line.append(
+            probabilities(event.probability, call.alternatives if call is not None else ()), style="magenta"
+        )
+        self.end_line()
+        self._notes.print(line)
+
+    def _show_progress(self, event: ToolProgressEvent) -> None:
+        of_total = f"/{event.total:g}" if event.total is not None else ""
+        self._note(f"  {event.tool_name} {event.progress:g}{of_total} {event.message or ''}", "dim")
+
+    def _show_result(self, event: ToolResultEvent) -> None:
+        style = _OUTCOME_STYLES.get(event.outcome, "")
+        self._note(f"  {event.tool_name}: {event.outcome.replace('_', ' ')} · {event.duration_s:.2f} s", style)
+        self._block(event.content, "dim")
+
+    def _block(self, text: str, style: str) -> None:
+        lines = clean(text).splitlines()
+        for line in lines[:RESULT_LINES]:
+            cut = line if len(line) <= _RESULT_COLUMNS else line[: _RESULT_COLUMNS - 1] + "…"
+            self._notes.print(plain("    " + cut, style))
+        if len(lines) > RESULT_LINES:
+            self._note(f"    … {len(lines) - RESULT_LINES} more lines", "dim")
+
+    def _note(self, text: str, style: str = "") -> None:
+        self.end_line()
+        indent = text[: len(text) - len(text.lstrip())]
+        self._notes.print(plain(indent + one_line(text, _ARGUMENT_COLUMNS), style))
+
+
+def response_facts(response: ModelResponse) -> str:
+    """Return what is known of a response besides its text: tokens, and the choice to answer."""
+    facts: list[str] = []
+    if response.decoding is not None:
+        facts.append(decoding_facts(response.decoding))
+    elif response.usage.input_tokens or response.usage.output_tokens:
+        facts.append(f"{response.usage.input_tokens} tokens in, {response.usage.output_tokens} out")
+    if response.p_answer is not None and not response.tool_calls:
+        facts.append(f"p(answer) {response.p_answer:.2f}")
+    if response.abstained:
+        facts.append("abstained: no tool fits")
+    return "".join(f" · {fact}" for fact in facts)
+
+
+def decoding_facts(stats: DecodingStats) -> str:
+    """Return an in-process engine's token counts in words."""
+    return (
+        f"prompt {stats.reused_tokens} reused + {stats.prefilled_tokens} prefilled, "
+        f"reply {stats.sampled_tokens} sampled + {stats.forced_tokens} forced tokens"
+    )
+
+
+def probabilities(chosen: float | None, alternatives: Sequence[tuple[str, float]]) -> str:
+    """Return how probable a call was, and the likeliest tools besides it; "" where the model tells nothing."""
+    if chosen is None:
+        return ""
+    likeliest = sorted(alternatives, key=lambda choice: -choice[1])[:_ALTERNATIVES]
+    others = ", ".join(f"{one_line(name, 60)} {p:.2f}" for name, p in likeliest)
+    return f"  p {chosen:.2f}" + (f" (else {others})" if others else "")
+
+
+def usage_line(usage: RunUsage, confidence: float | None, duration_s: float | None = None) -> str:
+    """Return a run's usage in one line."""
+    cached = f" ({usage.cache_read_tokens} cached)" if usage.cache_read_tokens else ""
+    parts = [
+        f"{usage.requests} model requests",
+        f"{usage.tool_calls} tool calls",
+        f"{usage.input_tokens} tokens in{cached}",
+        f"{usage.output_tokens} out",
+    ]
+    if confidence is not None:
+        parts.append(f"confidence {confidence:.2f}")
+    if duration_s is not None:
+        parts.append(f"{duration_s:.1f} s")
+    return " · ".join(parts)

@@ -1,0 +1,239 @@
+"""`agentkit chat`: a conversation in the terminal.
+
+The line is read in the main thread, where Ctrl-C raises and the line editor works; turns run on an event loop in
+another thread, where the tool servers stay connected between them. Ctrl-C stops the turn that is running and
+keeps what was said until then.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from agentkit.cli.options import (
+    AgentOptions,
+    InstructionsOption,
+    MaxStepsOption,
+    McpOption,
+    ModelOption,
+    NoTraceOption,
+    SeedOption,
+    TemperatureOption,
+    TraceDirOption,
+    trace_directory,
+)
+from agentkit.errors import AgentKitError
+
+if TYPE_CHECKING:
+    from anyio import CancelScope
+    from anyio.from_thread import BlockingPortal
+    from rich.console import Console
+
+    from agentkit.agent import Agent
+    from agentkit.cli.cards import EventPrinter
+    from agentkit.events import AgentEvent
+    from agentkit.limits import RunUsage
+    from agentkit.messages import ModelMessage
+    from agentkit.state import RunState
+    from agentkit.tools.toolset import Toolset
+
+PROMPT = "you> "
+NO_REPLY = "(no answer)"
+"""What the model finds in the place of a reply of which nothing was written when its turn ended."""
+
+_HELP = """/tools   what the model can call
+/usage   requests, tool calls and tokens of this chat
+/reset   forget the conversation
+/quit    leave, like Ctrl-D
+Ctrl-C   stops the turn that is running"""
+
+
+def chat(
+    model: ModelOption = "local",
+    mcp: McpOption = None,
+    max_steps: MaxStepsOption = None,
+    instructions: InstructionsOption = None,
+    temperature: TemperatureOption = None,
+    seed: SeedOption = None,
+    trace_dir: TraceDirOption = None,
+    no_trace: NoTraceOption = False,
+) -> None:
+    """Talk with the model; Ctrl-C stops a turn, Ctrl-D leaves."""
+    from anyio.from_thread import start_blocking_portal
+
+    from agentkit.cli.cards import EventPrinter
+    from agentkit.cli.console import notes_console, output_console
+    from agentkit.cli.downloads import prepare_model
+
+    notes, output = notes_console(), output_console()
+    prepare_model(model, notes)
+    trace = trace_directory(trace_dir, no_trace=no_trace)
+    options = AgentOptions(model, mcp or (), max_steps, instructions, temperature, seed, trace)
+    printer = EventPrinter(notes, output)
+    conversation = Conversation(printer)
+    toolsets = options.toolsets()
+    agent = options.agent(conversation.hear, toolsets)
+    with start_blocking_portal() as portal, portal.wrap_async_context_manager(agent):
+        notes.print("/help lists the commands.", style="dim")
+        _Chat(agent, toolsets, portal, conversation, notes).talk()
+
+
+@dataclass
+class Conversation:
+    """What has been said, and what it used."""
+
+    printer: EventPrinter
+    messages: tuple[ModelMessage, ...] = ()
+    usage: RunUsage | None = None
+    partial_reply: list[str] = field(default_factory=list[str])
+    """Text of the reply that is being written."""
+
+    def hear(self, event: AgentEvent) -> None:
+        """Print an event, and remember the text of a reply until it is whole."""
+        from agentkit.events import ModelResponseEvent, TextDeltaEvent
+
+        if isinstance(event, TextDeltaEvent):
+            self.partial_reply.append(event.text)
+        elif isinstance(event, ModelResponseEvent):
+            self.partial_reply.clear()
+        self.printer(event)
+
+    def keep(self, state: RunState) -> None:
+        """Go on from where a turn ended or was stopped; every call has its result in `state`."""
+        from agentkit.messages import ModelRequest, ModelResponse, TextPart
+
+        self.messages = state.messages
+        if self.messages and isinstance(self.messages[-1], ModelRequest):
+            reply = "".join(self.partial_reply) or NO_REPLY
+            self.messages = (*self.messages, ModelResponse((TextPart(reply),)))
+        self.partial_reply.clear()
+        self.usage = _sum(self.usage, state.usage)
+
+
+@dataclass(frozen=True)
+class _Chat:
+    """The prompt and what is typed there."""
+
+    agent: Agent[None, str]
+    toolsets: list[Toolset]
+    portal: BlockingPortal
+    conversation: Conversation
+    notes: Console
+
+    def talk(self) -> None:
+        """Read lines until the user leaves."""
+        while (line := self._read()) is not None:
+            if line.startswith("/"):
+                if not self._command(line):
+                    return
+            elif line:
+                self._turn(line)
+
+    def _read(self) -> str | None:
+        try:
+            return _read_line().strip()
+        except EOFError:
+            self.notes.print()
+            return None
+        except KeyboardInterrupt:
+            self.notes.print("\nCtrl-D or /quit leaves.", style="dim")
+            return ""
+
+    def _command(self, line: str) -> bool:
+        """Perform a command; return whether the chat goes on."""
+        commands: dict[str, Callable[[], None]] = {
+            "/help": lambda: self.notes.print(_HELP),
+            "/tools": self._show_tools,
+            "/usage": self._show_usage,
+            "/reset": self._reset,
+        }
+        if line in ("/quit", "/exit"):
+            return False
+        if line in commands:
+            commands[line]()
+        else:
+            from agentkit.cli.console import plain
+
+            self.notes.print(plain(f"{line.split()[0]} is not a command; /help lists them.", "yellow"))
+        return True
+
+    def _turn(self, prompt: str) -> None:
+        """Run one turn; Ctrl-C stops it, however often it is pressed, and never the chat."""
+        import anyio
+
+        scope = self.portal.call(anyio.CancelScope)
+        future = self.portal.start_task_soon(self._run, prompt, scope)
+        stopped = False
+        while not future.done():
+            try:
+                if stopped:
+                    self.portal.call(scope.cancel)
+                future.result()
+            except KeyboardInterrupt:
+                stopped = True
+            except AgentKitError as error:
+                self._show_error(error)
+        if stopped:
+            self.notes.print("stopped", style="yellow")
+
+    async def _run(self, prompt: str, scope: CancelScope) -> None:
+        with scope:
+            async with self.agent.iter(prompt, message_history=self.conversation.messages) as run:
+                try:
+                    await run.finish()
+                finally:
+                    self.conversation.keep(run.state)
+                    self.conversation.printer.end_line()
+
+    def _show_error(self, error: AgentKitError) -> None:
+        from agentkit.cli.console import one_line, plain
+
+        self.notes.print(plain(f"error: {one_line(str(error), 2_000)}", "red"))
+
+    def _show_tools(self) -> None:
+        from agentkit.cli.console import one_line, plain
+
+        for name, description in self.portal.call(self._tools):
+            self.notes.print(plain(f"{one_line(name)}  {one_line(description)}"))
+        if not self.toolsets:
+            self.notes.print("none; start with --mcp SERVER", style="dim")
+
+    async def _tools(self) -> list[tuple[str, str]]:
+        from agentkit.context import RunContext
+
+        context = RunContext(deps=None)
+        listed = [await toolset.list_tools(context) for toolset in self.toolsets]
+        return [(tool.name, tool.definition.description) for tools in listed for tool in tools]
+
+    def _show_usage(self) -> None:
+        from agentkit.cli.cards import usage_line
+        from agentkit.limits import RunUsage
+
+        self.notes.print(usage_line(self.conversation.usage or RunUsage(), None))
+
+    def _reset(self) -> None:
+        self.conversation.messages = ()
+        self.notes.print("The conversation is forgotten.", style="dim")
+
+
+def _read_line() -> str:
+    if sys.stdin.isatty():
+        import contextlib
+
+        with contextlib.suppress(ImportError):  # not on Windows; without it lines cannot be edited
+            import readline  # noqa: F401 - gives `input` its line editor  # pyright: ignore[reportUnusedImport]
+        return input(PROMPT)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line
+
+
+def _sum(before: RunUsage | None, new: RunUsage) -> RunUsage:
+    from agentkit.limits import RunUsage
+
+    if before is None:
+        return new
+    return RunUsage(**{name: getattr(before, name) + getattr(new, name) for name in RunUsage.__slots__})

@@ -1,0 +1,66 @@
+"""Terminal output of text that anybody may have written: tool results, model text, names from servers.
+
+Such text is never markup (it goes into `rich.text.Text`, not into a format string) and never reaches the terminal
+with control characters: an escape sequence can move the cursor over what was shown, set the title, write to the
+clipboard (OSC 52) or be answered as typed input; bidirectional controls show text in another order than it has
+(CVE-2021-42574).
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from functools import cache
+from io import TextIOWrapper
+from typing import TYPE_CHECKING
+
+from agentkit.mcp.hidden import strip_data
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_LINE_ENDS = re.compile("\r\n?|[\u2028\u2029]")
+
+
+def clean(text: str) -> str:
+    """Return `text` without anything that a terminal would act on; newlines and tabs stay."""
+    return strip_data(_LINE_ENDS.sub("\n", text))[0]
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """Return `text` cleaned, on one line, cut to `limit` characters."""
+    line = " ".join(clean(text[: 4 * limit]).split())
+    return line if len(line) <= limit else line[: limit - 1] + "…"
+
+
+def plain(text: str, style: str = "") -> Text:
+    """Return cleaned text for rich, in which nothing is markup."""
+    from rich.text import Text
+
+    return Text(clean(text), style=style)
+
+
+@cache
+def _lenient_streams() -> None:
+    """Let a terminal with a small character set show a question mark instead of ending the program."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="replace")
+
+
+def output_console() -> Console:
+    """Return a console on standard output, for what was asked for."""
+    return _console(stderr=False)
+
+
+def notes_console() -> Console:
+    """Return a console on standard error, for what happens on the way."""
+    return _console(stderr=True)
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    _lenient_streams()
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -1,0 +1,227 @@
+"""`agentkit doctor`: what is installed, what is missing, and how to get it.
+
+What is required is read from the package's own metadata, so it cannot disagree with `pyproject.toml`. Only a
+broken base install is a failure; everything else is an offer.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, distribution, requires, version
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+State = Literal["ok", "missing", "broken"]
+"""Missing is optional; broken is a fault of the base install."""
+
+MIN_MEMORY_BYTES = 1 << 30
+"""The embedded model's weights, cache and the process: about 0.4 GB, and room for the rest."""
+
+LOAD_TIMEOUT_S = 60
+_REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)([^;]*)")
+_EXTRA = re.compile(r"extra == ['\"]([^'\"]+)['\"]")
+_MARKS = {"ok": ("ok", "green"), "missing": ("--", "yellow"), "broken": ("!!", "red")}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of the report."""
+
+    name: str
+    state: State
+    detail: str
+    fix: str = ""
+
+
+def doctor(
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Show what is installed, what is missing and how to get it. Exit status 1: the base install is broken."""
+    checks = examine()
+    if as_json:
+        print(json.dumps([asdict(check) for check in checks]))
+    else:
+        _show(checks)
+    if any(check.state == "broken" for check in checks):
+        raise typer.Exit(1)
+
+
+def examine() -> list[Check]:
+    """Look at this machine and this installation; starts one child process, sends nothing."""
+    return [
+        _python(),
+        *_packages(None),
+        *_packages("local"),
+        _llama_cpp_loads(),
+        *_models(),
+        _cache(),
+        _cores(),
+        _memory(),
+        _tool("gcc", "apt install gcc (only to compile llama-cpp-python)"),
+        _tool("cmake", "apt install cmake (only to compile llama-cpp-python)"),
+        _pip(),
+        _api_key(),
+    ]
+
+
+def _python() -> Check:
+    return Check("python", "ok", f"{platform.python_version()} at {sys.executable}")
+
+
+def _packages(extra: str | None) -> list[Check]:
+    """Check what the base install (None) or an extra asks for."""
+    wanted = requires("agentkit") or []
+    checks: list[Check] = []
+    for line in wanted:
+        of_extra = _EXTRA.search(line)
+        match = _REQUIREMENT.match(line)
+        if match is None or (of_extra.group(1) if of_extra else None) != extra:
+            continue
+        name, bounds = match.group(1), match.group(2).strip()
+        if extra is not None and name == "agentkit":
+            continue
+        checks.append(_package(name, bounds, extra))
+    return checks
+
+
+def _package(name: str, bounds: str, extra: str | None) -> Check:
+    state: State = "broken" if extra is None else "missing"
+    install = f'pip install "agentkit[{extra}]"' if extra else "pip install --upgrade agentkit"
+    try:
+        found = version(name)
+    except PackageNotFoundError:
+        compiles = " (compiles for some minutes; needs gcc and cmake)" if name == "llama-cpp-python" else ""
+        return Check(name, state, "not installed", install + compiles)
+    if not _satisfies(found, bounds):
+        return Check(name, state, f"{found}, wanted {bounds}", install)
+    return Check(name, "ok", found)
+
+
+def _satisfies(found: str, bounds: str) -> bool:
+    """Compare with `packaging` where it is there, which a base install does not need."""
+    try:
+        from packaging.specifiers import SpecifierSet
+    except ImportError:
+        return True
+    return SpecifierSet(bounds).contains(found, prereleases=True)
+
+
+def _llama_cpp_loads() -> Check:
+    """Load the library in a child: one built for another processor would end this one."""
+    try:
+        distribution("llama-cpp-python")
+    except PackageNotFoundError:
+        return Check("llama.cpp", "missing", "not installed", 'pip install "agentkit[local]"')
+    again = "pip install --force-reinstall --no-cache-dir --no-binary llama-cpp-python llama-cpp-python==0.3.36"
+    try:
+        child = subprocess.run(
+            [sys.executable, "-c", "import llama_cpp; print(llama_cpp.__version__)"],
+            capture_output=True,
+            text=True,
+            timeout=LOAD_TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+        )
+    except subprocess.TimeoutExpired:
+        return Check("llama.cpp", "missing", f"did not load within {LOAD_TIMEOUT_S} s", again)
+    if child.returncode != 0:
+        lines = child.stderr.strip().splitlines()
+        reason = lines[-1] if lines else f"ended with status {child.returncode}"
+        return Check("llama.cpp", "missing", f"does not load: {reason}", again)
+    return Check("llama.cpp", "ok", "the library loads")
+
+
+def _models() -> list[Check]:
+    from agentkit.models.catalog import CATALOG, is_present
+
+    checks: list[Check] = []
+    for entry in CATALOG.values():
+        if is_present(entry.id):
+            checks.append(Check(f"model {entry.id}", "ok", str(entry.slot.path)))
+        else:
+            fetch = f"agentkit models pull {entry.id} ({entry.size / 1e6:.0f} MB; the first use does it, too)"
+            checks.append(Check(f"model {entry.id}", "missing", "not fetched", fetch))
+    return checks
+
+
+def _cache() -> Check:
+    from agentkit.models.catalog_store import CACHE_VARIABLE, cache_dir
+
+    folder = cache_dir()
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not os.access(there, os.W_OK):
+        return Check("cache", "missing", f"{folder} cannot be written", f"set {CACHE_VARIABLE} to another folder")
+    return Check("cache", "ok", f"{folder}, {shutil.disk_usage(there).free / 1e9:.1f} GB free")
+
+
+def _cores() -> Check:
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return Check("cores", "ok", f"{usable} usable ({platform.machine()})")
+
+
+def _memory() -> Check:
+    free = _available_memory_bytes()
+    if free is None:
+        return Check("memory", "ok", "unknown on this system")
+    if free < MIN_MEMORY_BYTES:
+        return Check("memory", "missing", f"{free / 1e9:.1f} GB available", "the embedded model wants 1 GB")
+    return Check("memory", "ok", f"{free / 1e9:.1f} GB available")
+
+
+def _available_memory_bytes() -> int | None:
+    try:
+        match = re.search(r"^MemAvailable:\s+(\d+) kB", Path("/proc/meminfo").read_text(encoding="ascii"), re.M)
+    except OSError:
+        return None
+    return int(match.group(1)) * 1024 if match else None
+
+
+def _tool(name: str, fix: str) -> Check:
+    path = shutil.which(name)
+    return Check(name, "ok", path) if path else Check(name, "missing", "not found", fix)
+
+
+def _pip() -> Check:
+    from importlib.util import find_spec
+
+    if find_spec("pip") is None:
+        fix = f"{sys.executable} -m ensurepip, or uv pip install pip (fetches the embedded model)"
+        return Check("pip", "missing", "not in this environment", fix)
+    return Check("pip", "ok", "fetches the embedded model")
+
+
+def _api_key() -> Check:
+    from agentkit.models.openai_compatible import API_KEY_VARIABLE
+
+    if os.environ.get(API_KEY_VARIABLE):
+        return Check(API_KEY_VARIABLE, "ok", "set")
+    return Check(API_KEY_VARIABLE, "missing", "not set", 'only for remote models; "local" needs none')
+
+
+def _show(checks: list[Check]) -> None:
+    from rich.text import Text
+
+    from agentkit.cli.console import output_console, plain
+
+    output = output_console()
+    width = max(len(check.name) for check in checks)
+    for check in checks:
+        mark, style = _MARKS[check.state]
+        line = Text(f"{mark}  ", style=style)
+        line.append_text(plain(f"{check.name:<{width}}  {check.detail}"))
+        if check.fix:
+            line.append_text(plain(f"  → {check.fix}", "dim"))
+        output.print(line)
+    n_broken = sum(check.state == "broken" for check in checks)
+    if n_broken:
+        output.print(f"The base install is broken in {n_broken} places.", style="red")
+    else:
+        output.print("The base install is complete; -- marks what is optional.", style="dim")

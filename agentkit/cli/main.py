@@ -1,0 +1,96 @@
+"""`agentkit`, the command line. One file a command; what a command needs is imported when it runs.
+
+An error is one line that says what to do; `agentkit --debug COMMAND` shows where it came from.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, cast
+
+import typer
+from typer.core import TyperGroup
+
+from agentkit.cli import chat, demo, doctor, models, run, trace
+from agentkit.errors import AgentKitError
+
+INTERRUPTED = 130
+"""128 + SIGINT, as shells report it."""
+
+MAX_ERROR_CHARS = 2_000
+"""Enough for an error that quotes a server's reply."""
+
+
+class _Commands(TyperGroup):
+    """Reports what any command raises."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (Exception, KeyboardInterrupt) as error:
+            its_own = isinstance(error, (typer.Abort, BrokenPipeError)) or hasattr(error, "exit_code")
+            if its_own or ctx.params.get("debug"):
+                raise
+            raise typer.Exit(_report(error)) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Agents that run offline on real tools.",
+)
+app.command()(run.run)
+app.command()(chat.chat)
+app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.add_typer(models.app, name="models")
+app.add_typer(trace.app, name="trace")
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        typer.echo(f"agentkit {version('agentkit')}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _report(error: BaseException) -> int:
+    """Print an error as one line and return the exit status."""
+    from agentkit.cli.console import notes_console, one_line, plain
+
+    error = _only_one(error)
+    if isinstance(error, KeyboardInterrupt):
+        notes_console().print("stopped", style="yellow")
+        return INTERRUPTED
+    text = str(error)
+    if not isinstance(error, AgentKitError):
+        text = f"{type(error).__name__}: {text} (`agentkit --debug COMMAND` shows where)"
+    notes_console().print(plain(f"error: {one_line(text, MAX_ERROR_CHARS)}", "red"))
+    return 1
+
+
+def _only_one(error: BaseException) -> BaseException:
+    """Return what a task group wrapped, if it is one error."""
+    inner = cast("tuple[BaseException, ...]", getattr(error, "exceptions", ()))
+    return _only_one(inner[0]) if len(inner) == 1 else error
+
+
+if __name__ == "__main__":
+    main()

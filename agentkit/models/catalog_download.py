@@ -1,0 +1,229 @@
+"""A model file over HTTPS, resumable, and always against a hash that is known before the first byte.
+
+A URL carries its hash (`#sha256=...`, as pip writes it). The Hugging Face hub states a file's hash itself, in the
+header `X-Linked-ETag` of its `resolve` answer; there the hub over TLS is what is trusted. Nothing is ever taken
+over plain HTTP, except from this machine itself.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+from urllib.parse import quote, urljoin, urlsplit
+
+from agentkit.errors import UserError
+from agentkit.models.catalog_store import ModelFileError, Progress, Slot, check_gguf, check_room, disk_errors
+from agentkit.models.http_clients import is_loopback
+
+if TYPE_CHECKING:
+    import httpx
+
+MAX_FILE_BYTES = 64 << 30
+"""Beyond what any machine of one person runs; a server that sends on and on is stopped here."""
+
+HUB_VARIABLE = "HF_ENDPOINT"
+HUB_TOKEN_VARIABLE = "HF_TOKEN"
+_HUB = "https://huggingface.co"
+_MAX_REDIRECTS = 5
+_MAX_ATTEMPTS = 5
+"""In a row without a byte of progress."""
+_CONNECT_TIMEOUT_S = 15.0
+_READ_TIMEOUT_S = 60.0
+_MAX_PAUSE_S = 8.0
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+T = TypeVar("T")
+Pause = Callable[[float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class HubFile:
+    """A file in a repository of the Hugging Face hub."""
+
+    owner: str
+    repository: str
+    revision: str
+    file: str
+    sha256: str | None = None
+    """Pinned by the caller; None takes the hash that the hub states."""
+
+    @property
+    def url(self) -> str:
+        """Where the hub serves it."""
+        endpoint = os.environ.get(HUB_VARIABLE, _HUB).rstrip("/")
+        return f"{endpoint}/{self.owner}/{self.repository}/resolve/{self.revision}/{quote(self.file)}"
+
+
+@dataclass(frozen=True, slots=True)
+class UrlFile:
+    """A file at a URL, with its hash."""
+
+    url: str
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Promise:
+    """What a download must turn out to be."""
+
+    url: str
+    sha256: str
+    size: int | None
+    headers: Mapping[str, str]
+
+
+def fetch_over_http(
+    source: HubFile | UrlFile, slot: Slot, progress: Progress | None, pause: Pause = time.sleep
+) -> Path:
+    """Download a GGUF file and publish it in `slot`, whose lock the caller holds.
+
+    Raises:
+        ModelFileError: the server cannot be reached or refuses, the disk is full, or the hash differs.
+        UserError: no hash is known.
+    """
+    import httpx
+
+    local = is_loopback(source.url)
+    timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
+    with httpx.Client(follow_redirects=False, timeout=timeout, trust_env=not local) as client:
+        promise = _retrying(source.url, lambda: _promise(source, client), lambda: 0, pause)
+        part = slot.part(promise.sha256)
+        _retrying(source.url, lambda: _receive(client, promise, part, progress), lambda: _size(part), pause)
+    try:
+        check_gguf(part, promise.sha256, source.url)
+    except ModelFileError:
+        part.unlink(missing_ok=True)  # what is wrong cannot be resumed
+        raise
+    slot.write_manifest({"url": source.url, "sha256": promise.sha256, "size": part.stat().st_size})
+    return slot.publish(part)
+
+
+def _promise(source: HubFile | UrlFile, client: httpx.Client) -> _Promise:
+    if isinstance(source, UrlFile):
+        return _Promise(source.url, source.sha256, None, {})
+    token = os.environ.get(HUB_TOKEN_VARIABLE)
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    with _answer(client, "HEAD", source.url, headers, redirects=0) as head:
+        stated = head.headers.get("x-linked-etag", "").strip('W/"').lower()
+        size = head.headers.get("x-linked-size", "")
+    sha256 = source.sha256 or (stated if _SHA256.fullmatch(stated) else None)
+    if sha256 is None:
+        raise UserError(
+            f"{source.url} states no SHA-256 (it is not in the hub's large-file storage): add one to the name, "
+            f"hf:{source.owner}/{source.repository}/{source.file}#sha256=DIGITS."
+        )
+    return _Promise(source.url, sha256, int(size) if size.isdecimal() else None, headers)
+
+
+def _retrying(url: str, attempt: Callable[[], T], measure: Callable[[], int], pause: Pause) -> T:
+    """Attempt again after every interruption that may mend, for as long as `measure` shows progress."""
+    import httpx
+
+    idle_attempts = 0
+    while True:
+        before = measure()
+        try:
+            return attempt()
+        except (httpx.TransportError, _Transient) as error:
+            idle_attempts = 0 if measure() > before else idle_attempts + 1
+            if idle_attempts >= _MAX_ATTEMPTS:
+                raise ModelFileError(
+                    f"{url} cannot be fetched ({str(error) or type(error).__name__}): check the network and the "
+                    f"proxy (HTTPS_PROXY). What came so far is kept and the next try goes on from there."
+                ) from error
+            pause(min(2.0**idle_attempts, _MAX_PAUSE_S))
+
+
+def _receive(client: httpx.Client, promise: _Promise, part: Path, progress: Progress | None) -> None:
+    have = _size(part)
+    if promise.size is not None and have == promise.size:
+        return
+    headers = {**promise.headers, "Accept-Encoding": "identity"}
+    if have:
+        headers["Range"] = f"bytes={have}-"
+    with _answer(client, "GET", promise.url, headers) as response:
+        if response.status_code == 416:  # nothing is left to send, or the file changed: the hash will tell
+            if not response.headers.get("content-range", "").endswith(f"/{have}"):
+                part.unlink()
+                raise _Transient("the partial file does not fit the server's")
+            return
+        resumes = response.status_code == 206 and _starts_at(response, have)
+        done = have if resumes else 0
+        length = response.headers.get("content-length", "")
+        total = done + int(length) if length.isdecimal() else promise.size
+        limit = promise.size or MAX_FILE_BYTES
+        if total is not None:
+            _check_size(promise, total, limit)
+            check_room(part.parent, total - done)
+        with disk_errors(part.parent), part.open("ab" if resumes else "wb") as file:
+            for chunk in response.iter_raw():  # as it comes: what httpx gathers is lost when the stream breaks
+                done += len(chunk)
+                _check_size(promise, done, limit)
+                file.write(chunk)
+                if progress is not None:
+                    progress(done, total)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+class _Transient(Exception):
+    """A failure that another attempt may mend."""
+
+
+@contextmanager
+def _answer(
+    client: httpx.Client, method: str, url: str, headers: Mapping[str, str], redirects: int = _MAX_REDIRECTS
+) -> Generator[httpx.Response]:
+    """Yield the answer after at most `redirects` redirects; with 0, the first answer whatever it is."""
+    first = urlsplit(url)
+    for hop in range(redirects + 1):
+        _check_scheme(url, plain_is_local=is_loopback(first.geturl()))
+        same_host = urlsplit(url).netloc == first.netloc
+        sent = {name: v for name, v in headers.items() if same_host or name != "Authorization"}
+        with client.stream(method, url, headers=sent) as response:
+            if not response.has_redirect_location or redirects == 0:
+                _check_status(response, url)
+                yield response
+                return
+            if hop < redirects:
+                url = urljoin(url, response.headers["location"])
+    raise ModelFileError(f"{first.geturl()} redirects more than {redirects} times.")
+
+
+def _check_scheme(url: str, *, plain_is_local: bool) -> None:
+    scheme = urlsplit(url).scheme
+    if scheme == "https" or (scheme == "http" and plain_is_local and is_loopback(url)):
+        return
+    raise ModelFileError(f"{url} is not https, so anyone on the way could read and replace it; use https://.")
+
+
+def _check_status(response: httpx.Response, url: str) -> None:
+    status = response.status_code
+    if status in (401, 403):
+        raise ModelFileError(f"{url} answers {status}: it needs a login; set {HUB_TOKEN_VARIABLE} for the hub.")
+    if status == 429 or status >= 500:
+        raise _Transient(f"the server answers {status}")
+    if status >= 400 and status != 416:
+        raise ModelFileError(f"{url} answers {status}: check the name of the repository, revision and file.")
+
+
+def _check_size(promise: _Promise, n_bytes: int, limit: int) -> None:
+    if n_bytes > limit:
+        raise ModelFileError(f"{promise.url} sends {n_bytes} bytes or more; at most {limit} are expected.")
+
+
+def _starts_at(response: httpx.Response, offset: int) -> bool:
+    return response.headers.get("content-range", "").startswith(f"bytes {offset}-")
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0

@@ -1,0 +1,123 @@
+"""A model from its name, so that an agent's model can be a word in a configuration.
+
+local                               the embedded default model
+local:SPEC[?lora=PATH&grammar=...]  SPEC as in `agentkit.models.catalog`
+openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
+http(s)://HOST/v1#NAME              any OpenAI-compatible server
+test                                `agentkit.testing.TestModel`
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import threading
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
+
+from agentkit.errors import UserError
+from agentkit.models.model import Model
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+BASE_URL_VARIABLE = "OPENAI_BASE_URL"
+OPENAI_BASE_URL = "https://api.openai.com/v1"
+_FORMS = ("local", "local:", "openai:", "http://", "https://", "test")
+_LOCAL_OPTIONS = ("lora", "grammar")
+
+_local_models: dict[tuple[str, tuple[tuple[str, str], ...]], Model] = {}
+_local_lock = threading.Lock()
+
+
+def resolve_model(spec: str) -> Model:
+    """Return the model that `spec` names. Local models are made once a process, so weights load once.
+
+    Raises:
+        UserError: the name is not understood, or what it needs is missing.
+    """
+    if spec == "test":
+        from agentkit.testing import TestModel
+
+        return TestModel()
+    if (local := split_local(spec)) is not None:
+        return _local_model(*local)
+    scheme, _, name = spec.partition(":")
+    if scheme == "openai":
+        return _openai_model(spec, name)
+    if re.match(r"https?://", spec):
+        return _server_model(spec)
+    near = difflib.get_close_matches(spec, _FORMS, n=1, cutoff=0.0)
+    raise UserError(
+        f"model {spec!r} is not understood; nearest: {near[0]!r}. Forms: local, local:ID, local:PATH.gguf, "
+        f"openai:NAME, http://HOST/v1#NAME, test."
+    )
+
+
+def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
+    """Split a local model's name into the spec of its file and the options; None for another kind of model.
+
+    Raises:
+        UserError: an option is not known.
+    """
+    from agentkit.models.catalog import DEFAULT_MODEL
+
+    name, mark, query = spec.partition("?")
+    if name != "local" and not name.startswith("local:"):
+        return None
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    if mark and (not options or "" in options.values()):
+        raise UserError(f"model {spec!r}: after ? comes key=value; keys: {', '.join(_LOCAL_OPTIONS)}.")
+    for key in options:
+        if key not in _LOCAL_OPTIONS:
+            near = difflib.get_close_matches(key, _LOCAL_OPTIONS, n=1, cutoff=0.0)
+            raise UserError(f"model {spec!r}: option {key!r} is not known; nearest: {near[0]!r}.")
+    return name.removeprefix("local").removeprefix(":") or DEFAULT_MODEL, options
+
+
+def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
+    from agentkit.models.catalog import parse_spec
+    from agentkit.models.local import LocalModel
+
+    found = parse_spec(file_spec)
+    if isinstance(found, Path):
+        file_spec = str(found.resolve())
+    key = (file_spec, tuple(sorted(options.items())))
+    with _local_lock:
+        if key not in _local_models:
+            make = partial(LocalModel, file_spec)
+            if (lora := options.get("lora")) is not None:
+                make = partial(make, lora=Path(lora).expanduser())
+            grammar = options.get("grammar")
+            if grammar is not None:
+                if grammar not in ("llguidance", "lm-format-enforcer"):
+                    raise UserError(f"grammar={grammar!r} is not known; use llguidance or lm-format-enforcer.")
+                make = partial(make, grammar=grammar)
+            _local_models[key] = make()
+        return _local_models[key]
+
+
+def _openai_model(spec: str, name: str) -> Model:
+    from agentkit.models.openai_compatible import API_KEY_VARIABLE, OpenAICompatibleModel
+
+    if not name:
+        raise UserError(f"model {spec!r} lacks the model's name: openai:NAME.")
+    base_url = os.environ.get(BASE_URL_VARIABLE) or OPENAI_BASE_URL
+    if base_url == OPENAI_BASE_URL and not os.environ.get(API_KEY_VARIABLE):
+        raise UserError(
+            f"model {spec!r} needs {API_KEY_VARIABLE}, or {BASE_URL_VARIABLE} for a server of your own. "
+            f'The model "local" needs neither key nor network.'
+        )
+    return OpenAICompatibleModel(name, base_url=base_url)
+
+
+def _server_model(spec: str) -> Model:
+    from agentkit.models.openai_compatible import OpenAICompatibleModel
+
+    base_url, _, name = spec.partition("#")
+    if not name:
+        raise UserError(f"model {spec!r} lacks the model's name after #, like {base_url}#llama-3.1-8b.")
+    return OpenAICompatibleModel(name, base_url=base_url)

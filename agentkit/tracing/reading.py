@@ -1,0 +1,117 @@
+"""Traces read back: the events as objects again, and a run in one line.
+
+A trace is a file that somebody may have edited or sent, so every line is validated.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from agentkit.errors import UserError
+from agentkit.events import (
+    AgentEvent,
+    ModelRequestEvent,
+    ModelResponseEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunStartedEvent,
+    ToolCallEvent,
+)
+from agentkit.messages import UserPromptPart
+from agentkit.tracing.jsonl import TRACE_VERSION
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
+_CANCELLED = "CancelledError"
+"""What asyncio raises in a run that is cancelled, by Ctrl-C for one."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSummary:
+    """A run in one line."""
+
+    run_id: str
+    started: float
+    """Seconds since the epoch."""
+    model_name: str
+    prompt: str
+    """The user's last message."""
+    status: str
+    """As in the result; "failed" after an error, "stopped" after a cancellation, "unfinished" where the
+    trace just ends."""
+    n_steps: int
+    n_tool_calls: int
+
+
+def read_events(path: Path) -> Iterator[tuple[float, AgentEvent]]:
+    """Yield time and event of every line; a last line that was cut by a crash is skipped.
+
+    Raises:
+        UserError: a line is not an event of a version that this program knows.
+    """
+    with path.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            if line.endswith("\n"):
+                yield _event(path, number, line)
+
+
+def summarise(path: Path) -> RunSummary:
+    """Read a trace for its summary.
+
+    Raises:
+        UserError: as `read_events`.
+    """
+    run_id, model_name, prompt, status = path.stem, "", "", "unfinished"
+    started = path.stat().st_mtime
+    n_steps = n_tool_calls = 0
+    for at, event in read_events(path):
+        match event:
+            case RunStartedEvent():
+                run_id, model_name, started = event.run_id, event.model_name, at
+            case ModelRequestEvent(messages=messages):
+                said = [p.content for m in messages for p in m.parts if isinstance(p, UserPromptPart)]
+                prompt = said[-1] if said else prompt
+            case ModelResponseEvent():
+                n_steps += 1
+            case ToolCallEvent():
+                n_tool_calls += 1
+            case RunFinishedEvent():
+                status = event.status
+            case RunFailedEvent(error_type=error_type):
+                status = "stopped" if error_type == _CANCELLED else "failed"
+            case _:
+                pass
+    return RunSummary(run_id, started, model_name, prompt, status, n_steps, n_tool_calls)
+
+
+def trace_files(directory: Path) -> list[Path]:
+    """Return the traces of a directory, newest first."""
+    return sorted(directory.glob("run_*.jsonl"), key=lambda path: path.stat().st_mtime, reverse=True)
+
+
+def _event(path: Path, number: int, line: str) -> tuple[float, AgentEvent]:
+    try:
+        record: Any = json.loads(line)
+        if record["version"] != TRACE_VERSION:
+            raise UserError(
+                f"{path}, line {number}: trace version {record['version']!r}; this program reads {TRACE_VERSION}."
+            )
+        return float(record["time"]), _adapter().validate_python(record)
+    except (ValueError, KeyError, TypeError, RecursionError, ValidationError) as error:
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"{path}, line {number} is not an event of a trace: {reason}.") from error
+
+
+@cache
+def _adapter() -> TypeAdapter[AgentEvent]:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(AgentEvent)

@@ -1,0 +1,63 @@
+"""llama.cpp's C functions, imported when first needed and kept quiet.
+
+The binding is the C API of llama-cpp-python (`llama_cpp.llama_cpp`), not its `Llama` class, which knows one
+sequence only. llama.cpp prints to stderr unless a callback takes its log; ours keeps the last error lines, so
+that an exception can say what llama.cpp said.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections import deque
+from types import ModuleType
+from typing import Any
+
+from modelstack.inference.engine import EngineError
+
+OPENMP_WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
+"""Threads that wait for each other sleep instead of spinning. Spinning gains nothing on an idle machine and costs
+a factor of five and more on a busy one (the demo: 97 s against 17 s on two cores). Read when libgomp is loaded."""
+GGML_LOG_LEVEL_ERROR = 4
+"""`enum ggml_log_level` of ggml.h as compiled into llama-cpp-python; 3 is a warning, 4 an error."""
+
+_last_errors: deque[str] = deque(maxlen=8)
+_log_callback: Any = None
+"""Kept for the life of the process: C holds a bare pointer to it."""
+
+
+@functools.cache
+def library() -> ModuleType:
+    """Return llama.cpp's C API with its backends initialised and its log taken over.
+
+    Raises:
+        EngineError: llama-cpp-python is not installed, or its shared library does not load.
+    """
+    global _log_callback
+    os.environ.setdefault(*OPENMP_WAITING)
+    try:
+        import llama_cpp.llama_cpp as lib
+    except ImportError as error:
+        raise EngineError('the local engine needs llama-cpp-python: pip install "agentkit[local]"') from error
+    except (OSError, RuntimeError) as error:
+        raise EngineError(
+            f"llama-cpp-python is installed but its library does not load ({error}); "
+            f'reinstall it for this machine: pip install --force-reinstall "agentkit[local]"'
+        ) from error
+    _log_callback = lib.llama_log_callback(_on_log)
+    lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
+    lib.llama_backend_init()
+    return lib
+
+
+def _on_log(level: int, text: bytes, _user_data: object) -> None:
+    if level == GGML_LOG_LEVEL_ERROR:
+        _last_errors.append(text.decode("utf-8", errors="replace").strip())
+
+
+def take_errors() -> str:
+    """Return what llama.cpp reported as errors since the last call, on one line, and forget it."""
+    lines = [line for line in _last_errors if line]
+    _last_errors.clear()
+    return "; ".join(lines)

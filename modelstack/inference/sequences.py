@@ -1,0 +1,158 @@
+"""Prefix reuse for several conversations in one KV cache.
+
+Each conversation owns one sequence of the cache and the list of tokens evaluated in it. A new prompt keeps the
+exact common prefix with its own sequence, or borrows a longer one from another conversation (free in a unified
+cache: cells are shared, not copied), and drops the rest. At least one prompt token is always left to evaluate,
+since logits exist only for tokens of the last call.
+
+The rule that makes it exact: `tokens` grows only after the backend has evaluated them, and shrinks with the
+cache. `check` compares both sides and runs after every step in tests (the manner of mini-sglang's cache check).
+
+What a model cannot do (recurrent or sliding-window memory that refuses a partial removal) shows in the answers of
+`KVMemory`, and leads to evaluating the whole prompt, reported as such.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from modelstack.inference.engine import EngineError
+
+
+class KVMemory(Protocol):
+    """The KV cache as llama.cpp's memory functions offer it; positions count from 0."""
+
+    def remove(self, sequence: int, start: int) -> bool:
+        """Drop positions `start` and up; False when this memory cannot do that. From 0 it never fails."""
+        ...
+
+    def copy(self, source: int, target: int, n_positions: int) -> None:
+        """Let the empty `target` hold the first `n_positions` of `source`."""
+        ...
+
+    def extent(self, sequence: int) -> tuple[int, int]:
+        """Return the lowest and the highest position held, (-1, -1) when empty."""
+        ...
+
+
+@dataclass(slots=True)
+class Slot:
+    """One sequence of the cache and the conversation that owns it."""
+
+    sequence: int
+    conversation: str | None = None
+    tokens: list[int] = field(default_factory=list)
+    """What the cache holds of this conversation, position by position."""
+    last_used: int = 0
+
+
+class PrefixCache:
+    """Which conversation owns which sequence, and what has been evaluated in it."""
+
+    def __init__(self, memory: KVMemory, n_sequences: int) -> None:
+        """Start with `n_sequences` free sequences."""
+        self._memory = memory
+        self._slots = [Slot(i) for i in range(n_sequences)]
+        self._clock = itertools.count(1)
+
+    def open(self, conversation: str, prompt_ids: Sequence[int]) -> Slot:
+        """Return the conversation's slot holding the longest prefix of the prompt that any sequence has.
+
+        `len(slot.tokens)` prompt tokens are reused, always fewer than the prompt has.
+        """
+        prompt = list(prompt_ids)
+        limit = len(prompt) - 1
+        best = max(self._slots, key=lambda slot: common_prefix_length(slot.tokens, prompt))
+        n_best = min(common_prefix_length(best.tokens, prompt), limit)
+        slot = self._slot_of(conversation) or self._claim(conversation)
+        n_own = min(common_prefix_length(slot.tokens, prompt), limit)
+        slot.last_used = next(self._clock)
+        if n_best > n_own:
+            self._borrow(slot, best, n_best)
+        else:
+            self._shorten(slot, n_own)
+        return slot
+
+    def forget(self, conversation: str) -> None:
+        """Free the conversation's sequence; unknown names are ignored."""
+        if slot := self._slot_of(conversation):
+            self._clear(slot)
+
+    def evict_other(self, keep: Slot) -> bool:
+        """Free the least recently used sequence except `keep`; False when there is none left."""
+        others = [slot for slot in self._slots if slot is not keep and slot.conversation is not None]
+        if not others:
+            return False
+        self._clear(min(others, key=lambda slot: slot.last_used))
+        return True
+
+    def drop_unrecorded(self, slot: Slot) -> None:
+        """Make the cache hold no more than `slot.tokens`, after an evaluation failed half way."""
+        self._shorten(slot, len(slot.tokens))
+
+    def conversations(self) -> dict[str, int]:
+        """Return how many tokens are cached for each conversation."""
+        return {slot.conversation: len(slot.tokens) for slot in self._slots if slot.conversation is not None}
+
+    def check(self) -> None:
+        """Compare the token lists with the backend's memory.
+
+        Raises:
+            EngineError: they differ; the next reply could be computed from wrong entries.
+        """
+        for slot in self._slots:
+            expected = (0, len(slot.tokens) - 1) if slot.tokens else (-1, -1)
+            held = self._memory.extent(slot.sequence)
+            if held != expected:
+                raise EngineError(
+                    f"cache of sequence {slot.sequence} ({slot.conversation!r}) holds positions {held}, "
+                    f"the books say {expected}"
+                )
+
+    def _slot_of(self, conversation: str) -> Slot | None:
+        return next((slot for slot in self._slots if slot.conversation == conversation), None)
+
+    def _claim(self, conversation: str) -> Slot:
+        """Give a free slot to a new conversation, else the least recently used one as it stands."""
+        slot = min(self._slots, key=lambda slot: (slot.conversation is not None, slot.last_used))
+        slot.conversation = conversation
+        return slot
+
+    def _borrow(self, slot: Slot, source: Slot, n_tokens: int) -> None:
+        self._memory.remove(slot.sequence, 0)
+        self._memory.copy(source.sequence, slot.sequence, n_tokens)
+        if self._memory.extent(slot.sequence) == (0, n_tokens - 1):
+            slot.tokens = source.tokens[:n_tokens]
+        else:  # a recurrent state is one lump: its prefix cannot be copied
+            self._memory.remove(slot.sequence, 0)
+            slot.tokens = []
+
+    def _shorten(self, slot: Slot, n_tokens: int) -> None:
+        sequence = slot.sequence
+        removed = n_tokens > 0 and self._memory.remove(sequence, n_tokens)
+        if removed and self._memory.extent(sequence) == (0, n_tokens - 1):
+            del slot.tokens[n_tokens:]
+        else:
+            self._memory.remove(sequence, 0)
+            slot.tokens = []
+
+    def _clear(self, slot: Slot) -> None:
+        self._memory.remove(slot.sequence, 0)
+        slot.conversation, slot.tokens, slot.last_used = None, [], 0
+
+
+def common_prefix_length(left: list[int], right: list[int]) -> int:
+    """Return how many leading items two lists share; bisection over slice comparisons, which run in C."""
+    low, high = 0, min(len(left), len(right))
+    if left[:high] == right[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if left[low:middle] == right[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

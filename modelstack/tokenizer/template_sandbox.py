@@ -1,0 +1,238 @@
+"""Render a Jinja chat template from a model file that nobody vetted.
+
+Jinja's immutable sandbox keeps a template from reaching Python objects; what it does not stop is a template that
+never ends or that asks for a terabyte. So: a limit on its length, fuel instead of a timeout (executed lines are
+counted, which is the same on every machine), and no operation that makes a large object out of a small one.
+
+`strftime_now` is left undefined on purpose: with a date in the prompt no prefix would survive midnight.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import FrameType
+from typing import Any
+
+MAX_TEMPLATE_CHARACTERS = 100_000
+"""The longest template known (tool calling included) has about 15,000."""
+FUEL_LINES = 200_000
+"""Python lines that one rendering may run; a long real template takes a few hundred a message."""
+MAX_OUTPUT_CHARACTERS = 1_000_000
+MAX_VALUE_CHARACTERS = 200_000
+MAX_RANGE = 1_000
+AMPLIFIERS = frozenset(
+    {"ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map", "translate", "replace", "join"}
+)
+"""Text methods that make much out of little; `replace` and `join` exist as bounded filters."""
+FILTERS = frozenset(
+    (
+        "abs",
+        "capitalize",
+        "count",
+        "default",
+        "d",
+        "dictsort",
+        "first",
+        "float",
+        "int",
+        "items",
+        "last",
+        "length",
+        "list",
+        "lower",
+        "map",
+        "max",
+        "min",
+        "reject",
+        "rejectattr",
+        "reverse",
+        "round",
+        "safe",
+        "select",
+        "selectattr",
+        "sort",
+        "title",
+        "trim",
+        "unique",
+        "upper",
+    )
+)
+"""The filters that chat templates use; `center`, `format`, `indent`, `batch` and their like are left out."""
+
+
+class TemplateError(Exception):
+    """The template is not valid, asks for what it must not have, or refuses the conversation."""
+
+
+Render = Callable[[Sequence[Mapping[str, str]], bool], str]
+"""Messages (role, content) and whether to add the generation prompt -> text."""
+
+
+def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
+    """Return `render(messages, add_generation_prompt)` for a template.
+
+    Raises:
+        TemplateError: the template is too long or not valid Jinja; from `render` also when it refuses the
+            conversation (`raise_exception`) or exceeds a limit.
+    """
+    import jinja2
+
+    if len(source) > MAX_TEMPLATE_CHARACTERS:
+        raise TemplateError(
+            f"template of {len(source)} characters; at most {MAX_TEMPLATE_CHARACTERS} are accepted"
+        )
+    environment = _environment()
+    try:
+        template = environment.from_string(source)
+    except (jinja2.TemplateError, RecursionError, MemoryError) as error:
+        raise TemplateError(f"not a valid Jinja template: {error}") from error
+
+    def render(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
+        context = {
+            "messages": [dict(message) for message in messages],
+            "add_generation_prompt": add_generation_prompt,
+            "bos_token": bos_token,
+            "eos_token": eos_token,
+            "tools": None,
+        }
+        try:
+            return _with_fuel(lambda: _collect(template.generate(**context)))
+        except TemplateError:
+            raise
+        except Exception as error:  # the template is foreign code: whatever it raises is its refusal
+            raise TemplateError(f"{type(error).__name__}: {error}") from error
+
+    return render
+
+
+def _environment() -> Any:
+    import jinja2.sandbox
+    from jinja2.compiler import CodeGenerator
+    from jinja2.ext import loopcontrols
+
+    class BoundedCode(CodeGenerator):
+        def visit_Concat(self, node: Any, frame: Any) -> None:
+            """Compile `a ~ b` to a bounded join."""
+            self.write("environment.concat_bounded((")
+            for part in node.nodes:
+                self.visit(part, frame)
+                self.write(", ")
+            self.write("))")
+
+    class Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
+        code_generator_class = BoundedCode
+        intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            numbers = isinstance(left, (int, float)) and isinstance(right, (int, float))
+            if operator != "**" and numbers or operator == "+":
+                return _bounded(super().call_binop(context, operator, left, right))
+            raise TemplateError(
+                f"operator {operator!r} on {type(left).__name__} is not allowed in a chat template"
+            )
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            return attr not in AMPLIFIERS and super().is_safe_attribute(obj, attr, value)
+
+        def wrap_str_format(self, value: Any) -> Any:
+            """Refuse `str.format`, which Jinja hands out before it asks `is_safe_attribute`."""
+            if super().wrap_str_format(value) is not None:
+                raise TemplateError("str.format is not allowed in a chat template")
+
+        def concat_bounded(self, parts: tuple[Any, ...]) -> str:
+            return "".join(str(_bounded(part)) for part in parts)
+
+    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], finalize=_bounded)
+    environment.filters = {name: f for name, f in environment.filters.items() if name in FILTERS}
+    environment.filters |= {"tojson": _to_json, "string": _to_string, "join": _join, "replace": _replace}
+    environment.globals = {
+        "range": _short_range,
+        "namespace": environment.globals["namespace"],
+        "dict": dict,
+        "raise_exception": _refuse,
+    }
+    return environment
+
+
+def _bounded(value: Any) -> Any:
+    """Return `value`, refusing what is large; nested containers are walked, which costs fuel."""
+    if isinstance(value, str):
+        _require_size(len(value))
+    elif isinstance(value, int):
+        _require_size(value.bit_length() // 3)
+    elif isinstance(value, dict):
+        for item in (*value, *value.values()):
+            _bounded(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in value:
+            _bounded(item)
+    return value
+
+
+def _to_string(value: Any) -> str:
+    return str(_bounded(value))
+
+
+def _join(values: Iterable[Any], separator: str = "", attribute: str | None = None) -> str:
+    items = [str(_bounded(value[attribute] if attribute else value)) for value in values]
+    _require_size(sum(map(len, items)) + len(separator) * len(items))
+    return separator.join(items)
+
+
+def _replace(text: Any, old: str, new: str, count: int = -1) -> str:
+    text = _to_string(text)
+    _require_size(len(text) + (text.count(old) if old else len(text) + 1) * len(new))
+    return text.replace(old, new, -1 if count is None else count)
+
+
+def _require_size(n_characters: int) -> None:
+    if n_characters > MAX_VALUE_CHARACTERS:
+        raise TemplateError(f"a value of more than {MAX_VALUE_CHARACTERS} characters")
+
+
+def _to_json(value: Any, indent: int | None = None, ensure_ascii: bool = False) -> str:
+    return json.dumps(_bounded(value), ensure_ascii=ensure_ascii, indent=min(indent, 8) if indent else None)
+
+
+def _short_range(*bounds: int) -> range:
+    result = range(*bounds)
+    if len(result) > MAX_RANGE:
+        raise TemplateError(f"range of {len(result)} items; at most {MAX_RANGE} are allowed")
+    return result
+
+
+def _refuse(message: str) -> str:
+    raise TemplateError(f"the template refuses: {message}")
+
+
+def _collect(chunks: Any) -> str:
+    parts: list[str] = []
+    size = 0
+    for chunk in chunks:
+        size += len(chunk)
+        if size > MAX_OUTPUT_CHARACTERS:
+            raise TemplateError(f"output of more than {MAX_OUTPUT_CHARACTERS} characters")
+        parts.append(chunk)
+    return "".join(parts)
+
+
+def _with_fuel(run: Callable[[], str]) -> str:
+    """Run with a count of executed lines in this thread; restores a debugger's or coverage's trace after."""
+    left = FUEL_LINES
+
+    def trace(_frame: FrameType, event: str, _argument: Any) -> Any:
+        nonlocal left
+        if event == "line":
+            left -= 1
+            if left <= 0:
+                raise TemplateError(f"ran for more than {FUEL_LINES} lines")
+        return trace
+
+    previous = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        return run()
+    finally:
+        sys.settrace(previous)

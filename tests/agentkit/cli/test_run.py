@@ -1,0 +1,140 @@
+"""`agentkit run`, in processes of its own and with real tool servers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agentkit.cli.options import mcp_toolsets
+from agentkit.errors import UserError
+
+Run = Callable[..., Any]
+
+
+def test_the_answer_goes_to_stdout_and_the_cards_to_stderr(
+    agentkit_process: Run, server: Callable[..., str]
+) -> None:
+    done = agentkit_process("run", "Say hello", "--model", "test", "--mcp", server("echo"))
+    assert done.returncode == 0
+    assert json.loads(done.stdout) == {"echo": {"result": "hello"}}
+    assert "● echo {}" in done.stderr and "echo: success" in done.stderr
+    assert "2 model requests · 1 tool calls" in done.stderr
+
+
+def test_a_reached_limit_is_exit_status_3(agentkit: Run, server: Callable[..., str]) -> None:
+    done = agentkit("run", "Say hello", "--model", "test", "--mcp", server("echo"), "--max-steps", "1")
+    assert done.returncode == 3
+    assert "request_limit=1 is reached" in done.stderr
+
+
+def test_json_is_all_that_is_printed(agentkit: Run, server: Callable[..., str], tmp_path: Path) -> None:
+    arguments = ("--model", "test", "--mcp", server("echo"), "--trace-dir", str(tmp_path / "t"), "--json")
+    done = agentkit("run", "Say hello", *arguments)
+    report = json.loads(done.stdout)
+    assert done.stderr == "" and done.returncode == 0
+    assert report["status"] == "completed" and report["usage"]["tool_calls"] == 1
+    assert report["tool_calls"] == [
+        {"tool_name": "echo", "arguments": "{}", "probability": None, "result": "hello", "is_error": False}
+    ]
+    assert Path(report["trace"]).is_file()
+
+
+def test_an_error_is_one_line_and_exit_status_1(agentkit_process: Run) -> None:
+    done = agentkit_process("run", "x", "--model", "tost")
+    assert done.returncode == 1 and done.stdout == ""
+    assert done.stderr.startswith("error: model 'tost' is not understood; nearest: 'test'")
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_error_with_json_is_json_too(agentkit: Run) -> None:
+    done = agentkit("run", "x", "--model", "tost", "--json")
+    assert done.returncode == 1
+    assert json.loads(done.stdout)["error"]["type"] == "UserError"
+
+
+def test_debug_shows_the_traceback(agentkit_process: Run) -> None:
+    done = agentkit_process("--debug", "run", "x", "--model", "tost")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_server_that_cannot_start_is_named(agentkit: Run) -> None:
+    done = agentkit("run", "x", "--model", "test", "--mcp", "no-such-command --flag")
+    assert done.returncode == 1 and "no-such-command" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_server_that_nobody_listens_on_is_named(agentkit: Run) -> None:
+    done = agentkit("run", "x", "--model", "http://127.0.0.1:9/v1#none", "--no-trace")
+    assert done.returncode == 1 and "127.0.0.1:9" in done.stderr and done.stderr.count("\n") == 1
+
+
+def test_hostile_tool_output_does_not_reach_the_terminal(agentkit: Run, server: Callable[..., str]) -> None:
+    done = agentkit("run", "x", "--model", "test", "--mcp", server("hostile"))
+    assert done.returncode == 0
+    assert not any(c in done.stdout + done.stderr for c in "\x1b\x9b\x07\u202e")
+    assert "[bold red]not markup[/bold red]evil" in done.stderr
+
+
+def test_two_servers_with_the_same_tool_need_a_prefix(agentkit: Run, server: Callable[..., str]) -> None:
+    both = ("--mcp", server("echo"), "--mcp")
+    assert agentkit("run", "x", "--model", "test", *both, server("echo")).returncode == 1
+    done = agentkit("run", "x", "--model", "test", *both, f"b={server('echo')}")
+    assert done.returncode == 0 and "● b_echo" in done.stderr
+
+
+def test_a_configuration_file_names_servers(agentkit: Run, tmp_path: Path, server: Callable[..., str]) -> None:
+    python, script, *tools = server("echo").split()
+    config = tmp_path / "servers.json"
+    config.write_text(json.dumps({"mcpServers": {"one": {"command": python, "args": [script, *tools]}}}))
+    done = agentkit("run", "x", "--model", "test", "--mcp", str(config))
+    assert done.returncode == 0 and "● echo" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [("", "--mcp is empty"), ("a 'b", "No closing quotation"), ("missing.json", "no such file")],
+)
+def test_a_value_of_mcp_that_cannot_be_used_says_why(value: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        mcp_toolsets(value)
+
+
+def test_ctrl_c_ends_the_run_and_its_server(server: Callable[..., str], tmp_path: Path) -> None:
+    pid_file = tmp_path / "pid"
+    command = [sys.executable, "-m", "agentkit.cli.main", "run", "x", "--model", "test"]
+    command += ["--mcp", server("wait", str(pid_file))]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as child:
+        assert child.stderr is not None and child.stdout is not None
+        assert any("● wait {}" in line for line in child.stderr)
+        child.send_signal(signal.SIGINT)
+        assert "stopped" in child.stderr.read()
+        assert child.stdout.read() == ""
+    assert child.returncode == 130
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(pid_file.read_text(encoding="ascii")), 0)
+
+
+def test_no_trace_is_kept_unless_wanted(agentkit: Run, tmp_path: Path) -> None:
+    assert agentkit("run", "x", "--model", "test", "--no-trace").returncode == 0
+    assert not (tmp_path / "traces").exists()
+    assert agentkit("run", "x", "--model", "test").returncode == 0
+    assert len(list((tmp_path / "traces").iterdir())) == 1
+
+
+def test_help_loads_nothing_heavy(agentkit: Run) -> None:
+    code = (
+        "import sys, agentkit.cli.main; "
+        "print([m for m in ('mcp', 'httpx', 'llama_cpp', 'torch', 'numpy', 'rich.console') if m in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+    assert "doctor" in agentkit("--help").stdout
+    assert agentkit("--version").stdout.startswith("agentkit ")

@@ -1,0 +1,192 @@
+"""The decode loop against a fake model: what is emitted, what is evaluated, when it stops."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+
+from modelstack.inference.decode import MAX_REPLY_BATCH, DecodeParts, decode
+from modelstack.inference.engine import EngineError, Generation, SamplingParams
+from modelstack.inference.grammar import Grammar
+from modelstack.inference.sampling import LegalTokens, Sampler
+from tests.modelstack.inference.fakes import (
+    END,
+    N_VOCAB,
+    BracketGrammar,
+    FakeModel,
+    ScriptedGrammar,
+    hashed_logits,
+)
+
+GREEDY = SamplingParams()
+PROMPT = [5, 6, 7, 8, 9, 10, 11]
+
+
+def run(
+    model: FakeModel,
+    *,
+    grammar: Grammar | None = None,
+    max_tokens: int = 8,
+    params: SamplingParams = GREEDY,
+    n_batch: int = 3,
+    jump_ahead: bool = True,
+    cancelled=None,
+    on_tokens=None,
+) -> Generation:
+    parts = DecodeParts(
+        evaluate=model,
+        sampler=Sampler(N_VOCAB, params, np.random.default_rng(params.seed)),
+        text_tokens=LegalTokens.all_except(frozenset({4}), N_VOCAB),
+        end_ids=frozenset({END}),
+        n_vocab=N_VOCAB,
+        n_batch=n_batch,
+        grammar=grammar,
+        jump_ahead=jump_ahead,
+        cancelled=cancelled,
+        on_tokens=on_tokens,
+    )
+    return decode(PROMPT, max_tokens, parts)
+
+
+def test_the_prompt_is_evaluated_in_batches_and_the_last_token_of_a_reply_not_at_all() -> None:
+    model = FakeModel()
+    generation = run(model, max_tokens=4)
+    assert model.calls[:3] == [[5, 6, 7], [8, 9, 10], [11]]
+    assert model.tokens == PROMPT + generation.ids[:-1]
+    assert generation.finish_reason == "length"
+    stats = generation.stats
+    assert (stats.prefilled_tokens, stats.sampled_tokens, stats.forward_calls) == (7, 4, 3)
+
+
+def test_greedy_takes_the_most_probable_token_that_is_not_special() -> None:
+    generation = run(FakeModel())
+    context = list(PROMPT)
+    for token in generation.ids:
+        logits = hashed_logits(context)
+        logits[4] = -math.inf
+        assert token == int(logits.argmax())
+        context.append(token)
+
+
+def test_an_end_token_stops_and_is_neither_emitted_nor_evaluated() -> None:
+    def logits(tokens: list[int]) -> np.ndarray:
+        wanted = END if len(tokens) == len(PROMPT) + 2 else 12
+        return np.where(np.arange(N_VOCAB) == wanted, 9, 0).astype(np.float32)
+
+    model = FakeModel(logits)
+    generation = run(model)
+    assert generation.ids == [12, 12]
+    assert generation.finish_reason == "end"
+    assert model.tokens == [*PROMPT, 12, 12]
+
+
+def test_a_sampled_token_and_the_forced_block_behind_it_are_evaluated_in_one_call() -> None:
+    grammar = ScriptedGrammar([[20, 21], [22], [23], [24], [25, 26], [27]])
+    model = FakeModel()
+    blocks: list[list[int]] = []
+    generation = run(model, grammar=grammar, n_batch=16, on_tokens=blocks.append)
+    first, second = generation.ids[0], generation.ids[4]
+    assert generation.ids == [first, 22, 23, 24, second, 27]
+    assert generation.forced == [False, True, True, True, False, True]
+    assert model.calls == [PROMPT, [first, 22, 23, 24]]
+    assert blocks == [[first], [22, 23, 24], [second], [27]]
+    assert generation.finish_reason == "end"
+    assert (generation.stats.forced_tokens, generation.stats.sampled_tokens) == (4, 2)
+    assert [math.isnan(x) for x in generation.logprobs] == generation.forced
+    assert generation.legal_counts == [2, 1, 1, 1, 2, 1]
+    assert generation.masked_logprobs[1] == 0 > generation.masked_logprobs[0]
+
+
+def test_a_block_forced_at_the_start_is_told_before_the_prompt_is_evaluated() -> None:
+    model = FakeModel()
+    calls_at_first_token: list[int] = []
+    generation = run(
+        model,
+        grammar=ScriptedGrammar([[20], [21], [22, 23]]),
+        n_batch=16,
+        on_tokens=lambda _: calls_at_first_token.append(len(model.calls)),
+    )
+    assert calls_at_first_token == [0, 2]
+    assert model.calls == [PROMPT, [20, 21]]
+    assert generation.stats.prefilled_tokens == len(PROMPT)
+    assert generation.stats.forward_calls == 1
+
+
+def test_a_long_forced_block_is_cut_where_the_kernels_would_change() -> None:
+    model = FakeModel()
+    block = [20 + i % 5 for i in range(MAX_REPLY_BATCH + 3)]
+    run(model, grammar=ScriptedGrammar([*([token] for token in block), [22, 23]]), n_batch=512, max_tokens=100)
+    assert model.calls == [PROMPT, block[:MAX_REPLY_BATCH], block[MAX_REPLY_BATCH:]]
+
+
+def test_without_jump_ahead_forced_tokens_are_sampled_one_by_one() -> None:
+    grammar = ScriptedGrammar([[20, 21], [22], [23]])
+    model = FakeModel()
+    generation = run(model, grammar=grammar, jump_ahead=False)
+    assert generation.ids[1:] == [22, 23]
+    assert generation.forced == [False, False, False]
+    assert generation.stats.forward_calls == 2
+
+
+def test_a_forced_block_is_cut_at_the_budget() -> None:
+    generation = run(FakeModel(), grammar=ScriptedGrammar([[20], [21], [22], [23]]), max_tokens=3)
+    assert generation.ids == [20, 21, 22]
+    assert generation.finish_reason == "length"
+
+
+@pytest.mark.parametrize("at", range(12))
+def test_cancelling_at_any_question_stops_there_and_keeps_lists_parallel(at: int) -> None:
+    questions = itertools.count()
+    model = FakeModel()
+    grammar = ScriptedGrammar([[20, 21], [22], [23], [24, 25], [26, 27], [28]] * 3)
+    generation = run(model, grammar=grammar, max_tokens=40, cancelled=lambda: next(questions) >= at)
+    assert generation.finish_reason == "cancelled"
+    n = len(generation.ids)
+    assert len(generation.forced) == len(generation.logprobs) == len(generation.masked_logprobs) == n
+    assert grammar.position == n
+    everything = PROMPT + generation.ids
+    assert model.tokens == everything[: len(model.tokens)]
+    assert generation.stats.prefilled_tokens == min(len(model.tokens), len(PROMPT))
+    assert next(questions) == at + 1, "it asked again after a yes"
+
+
+@pytest.mark.parametrize("max_tokens", range(2, 14))
+@pytest.mark.parametrize("seed", range(5))
+def test_closing_mode_ends_every_reply_complete_within_the_budget(max_tokens: int, seed: int) -> None:
+    grammar = BracketGrammar()
+    params = SamplingParams(temperature=3.0, seed=seed)
+    generation = run(FakeModel(), grammar=grammar, max_tokens=max_tokens, params=params)
+    assert generation.finish_reason == "end"
+    assert grammar.finished
+    assert generation.ids == grammar.history
+    assert len(generation.ids) <= max_tokens
+
+
+def test_choice_points_hold_the_masked_softmax() -> None:
+    grammar = ScriptedGrammar([[20], [21, 22, 35], [23, 24]], choosing=[1])
+    model = FakeModel()
+    (choice,) = run(model, grammar=grammar).choices
+    logits = hashed_logits([*PROMPT, 20])[[21, 22, 35]].astype(np.float64)
+    expected = np.exp(logits) / np.exp(logits).sum()
+    assert choice.step == 1
+    assert choice.token_ids.tolist() == [21, 22, 35]
+    np.testing.assert_allclose(choice.probabilities, expected, rtol=1e-5)
+
+
+def test_a_dead_end_of_the_grammar_is_an_error_that_says_so() -> None:
+    with pytest.raises(EngineError, match="dead end"):
+        run(FakeModel(), grammar=ScriptedGrammar([[], [1]]))
+
+
+def test_an_exception_of_the_callback_leaves_the_book_of_evaluated_tokens_exact() -> None:
+    model = FakeModel()
+
+    def fail(_: list[int]) -> None:
+        raise RuntimeError("listener went away")
+
+    with pytest.raises(RuntimeError, match="listener"):
+        run(model, on_tokens=fail)
+    assert model.tokens == PROMPT

@@ -1,0 +1,163 @@
+"""Prefix reuse and eviction over fake KV memories, the exact ones and the ones that refuse."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from modelstack.inference.engine import EngineError
+from modelstack.inference.sequences import PrefixCache, common_prefix_length
+
+
+class FakeMemory:
+    """Positions per sequence; `partial` False behaves like a recurrent state."""
+
+    def __init__(self, *, partial: bool = True) -> None:
+        self.held: dict[int, int] = {}
+        self.partial = partial
+        self.copies: list[tuple[int, int, int]] = []
+
+    def remove(self, sequence: int, start: int) -> bool:
+        n = self.held.get(sequence, 0)
+        if 0 < start < n and not self.partial:
+            return False
+        self.held[sequence] = min(n, start)
+        return True
+
+    def copy(self, source: int, target: int, n_positions: int) -> None:
+        assert self.held.get(target, 0) == 0
+        self.copies.append((source, target, n_positions))
+        self.held[target] = n_positions if self.partial else self.held[source]
+
+    def extent(self, sequence: int) -> tuple[int, int]:
+        n = self.held.get(sequence, 0)
+        return (0, n - 1) if n else (-1, -1)
+
+
+def run(cache: PrefixCache, memory: FakeMemory, conversation: str, prompt: list[int]) -> int:
+    """Open, evaluate the rest as an engine would, and return how many tokens were reused."""
+    slot = cache.open(conversation, prompt)
+    n_reused = len(slot.tokens)
+    assert slot.tokens == prompt[:n_reused]
+    assert n_reused < len(prompt)
+    memory.held[slot.sequence] = len(prompt)
+    slot.tokens.extend(prompt[n_reused:])
+    cache.check()
+    return n_reused
+
+
+def test_a_growing_conversation_evaluates_only_what_is_new() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 2)
+    assert run(cache, memory, "a", [1, 2, 3]) == 0
+    assert run(cache, memory, "a", [1, 2, 3, 4, 5]) == 3
+    assert run(cache, memory, "a", [1, 2, 9]) == 2
+    assert memory.held[0] == 3
+
+
+def test_the_same_prompt_again_leaves_one_token_to_evaluate() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 1)
+    run(cache, memory, "a", [1, 2, 3])
+    assert run(cache, memory, "a", [1, 2, 3]) == 2
+    assert run(cache, memory, "a", [1]) == 0
+
+
+def test_a_new_conversation_borrows_the_longest_prefix_of_another() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 3)
+    run(cache, memory, "a", [1, 2, 3, 4])
+    run(cache, memory, "b", [1, 2, 7])
+    assert memory.copies == [(0, 1, 2)]
+    assert run(cache, memory, "c", [1, 2, 3, 4, 5]) == 4
+    assert run(cache, memory, "a", [1, 2, 3, 4, 6]) == 4
+    assert cache.conversations() == {"a": 5, "b": 3, "c": 5}
+
+
+def test_when_slots_run_out_the_least_recently_used_conversation_gives_way() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 2)
+    run(cache, memory, "a", [1, 2, 3])
+    run(cache, memory, "b", [4, 5])
+    run(cache, memory, "a", [1, 2, 3, 4])
+    run(cache, memory, "c", [9, 9])
+    assert cache.conversations() == {"a": 4, "c": 2}
+
+
+def test_a_conversation_that_takes_over_a_slot_keeps_the_prefix_found_there() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 1)
+    run(cache, memory, "a", [1, 2, 3, 4])
+    assert run(cache, memory, "b", [1, 2, 3, 9]) == 3
+    assert memory.copies == []
+
+
+def test_eviction_spares_the_slot_in_use_and_ends_when_nothing_is_left() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 3)
+    for name in "abc":
+        run(cache, memory, name, [ord(name), 1])
+    slot = cache.open("a", [ord("a"), 1, 2])
+    assert cache.evict_other(slot)
+    assert cache.conversations().keys() == {"a", "c"}
+    assert cache.evict_other(slot)
+    assert not cache.evict_other(slot)
+    cache.check()
+
+
+def test_forgetting_frees_the_sequence_and_ignores_unknown_names() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 2)
+    run(cache, memory, "a", [1, 2])
+    cache.forget("a")
+    cache.forget("nobody")
+    assert cache.conversations() == {}
+    assert memory.held[0] == 0
+
+
+def test_a_memory_without_partial_removal_starts_anew_and_reports_it() -> None:
+    memory = FakeMemory(partial=False)
+    cache = PrefixCache(memory, 2)
+    run(cache, memory, "a", [1, 2, 3])
+    assert run(cache, memory, "a", [1, 2, 3, 4]) == 3
+    assert run(cache, memory, "a", [1, 2, 9]) == 0
+    assert run(cache, memory, "b", [1, 2, 9, 5]) == 3
+    assert run(cache, memory, "c", [1, 2, 7]) == 0
+
+
+def test_a_difference_between_books_and_memory_is_found() -> None:
+    memory = FakeMemory()
+    cache = PrefixCache(memory, 1)
+    run(cache, memory, "a", [1, 2, 3])
+    memory.held[0] = 2
+    with pytest.raises(EngineError, match="books"):
+        cache.check()
+
+
+@settings(max_examples=200)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from("abcd"), st.lists(st.integers(0, 2), min_size=1, max_size=12)), max_size=30
+    ),
+    st.integers(1, 4),
+    st.booleans(),
+)
+def test_books_and_memory_agree_over_any_history(
+    history: list[tuple[str, list[int]]], n_sequences: int, partial: bool
+) -> None:
+    memory = FakeMemory(partial=partial)
+    cache = PrefixCache(memory, n_sequences)
+    for conversation, prompt in history:
+        run(cache, memory, conversation, prompt)
+    assert len(cache.conversations()) <= n_sequences
+
+
+@given(st.lists(st.integers(0, 1), max_size=40), st.lists(st.integers(0, 1), max_size=40))
+def test_common_prefix_length_is_that_of_a_plain_loop(left: list[int], right: list[int]) -> None:
+    expected = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        expected += 1
+    assert common_prefix_length(left, right) == expected
