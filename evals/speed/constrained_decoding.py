@@ -76,6 +76,10 @@ class Taught:
         return self._inner.choosing
 
     @property
+    def decision(self) -> TokenMask | None:
+        return None
+
+    @property
     def closing_reserve(self) -> int:
         return 0
 

@@ -27,9 +27,9 @@ from modelstack.inference.grammar import Grammar, TokenMask
 from modelstack.inference.sampling import Drawn, LegalTokens, Sampler
 
 MAX_REPLY_BATCH = 32
-"""Tokens of a forced block evaluated at once. Up to here llama.cpp's CPU kernels give logits that are equal, bit
-for bit, to those of one token at a time; from 64 on it takes others, and they differ by up to 0.6 (measured with
-SmolLM2-135M in Q4_1)."""
+"""Tokens of a forced block evaluated at once. Up to here llama.cpp's flash attention gives logits that are equal,
+bit for bit, to those of one token at a time; from 64 on it takes other kernels, and they differ by up to 0.9
+(measured with SmolLM2-135M in Q4_1; `LlamaCppEngine.batch_invariant` tells where no size matters)."""
 
 
 class Evaluate(Protocol):
@@ -193,7 +193,7 @@ class _Decoder:
         legal = self._legal(grammar.closing() if closing else grammar.mask())
         self.out.stats.mask_s += perf_counter() - start
         choice = self.parts.sampler.choice_point(logits, legal, len(self.out.ids)) if choosing else None
-        drawn = self._draw(logits, legal)
+        drawn = self.parts.sampler.draw(logits, legal, None if closing else grammar.decision)
         if drawn.token in self.parts.end_ids:
             return drawn, choice
 

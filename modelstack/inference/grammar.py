@@ -41,6 +41,11 @@ class Grammar(Protocol):
         ...
 
     @property
+    def decision(self) -> TokenMask | None:
+        """Where a reply may be a call or an answer: the tokens that begin a call. None anywhere else."""
+        ...
+
+    @property
     def closing_reserve(self) -> int:
         """Upper bound on the tokens that a shortest completion needs, counted from the current state."""
         ...

@@ -148,6 +148,14 @@ class LlamaCppEngine:
         return self._fingerprint
 
     @property
+    def batch_invariant(self) -> bool:
+        """Whether a reply is the same, bit for bit, however its tokens were cut into batches or jumped over.
+
+        Other conversations in the cache still move the order in which attention sums up.
+        """
+        return self._context.batch_invariant
+
+    @property
     def cached_tokens(self) -> dict[str, int]:
         """How many tokens the cache holds of each conversation."""
         return self._cache.conversations()

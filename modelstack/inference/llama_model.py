@@ -145,7 +145,7 @@ class LlamaContext:
         params.n_seq_max = n_sequences
         params.kv_unified = True
         params.type_k = params.type_v = GGML_TYPES[kv_type]
-        params.flash_attn_type = self._flash_attention_type(flash_attention, kv_type)
+        params.flash_attn_type = self._flash_attention = self._flash_attention_type(flash_attention, kv_type)
         params.no_perf = True
         params.n_threads = params.n_threads_batch = 1
         context = self._lib.llama_init_from_model(weights.model, params)
@@ -155,6 +155,16 @@ class LlamaContext:
                 f"{take_errors() or 'no reason given'}. Try a smaller context_window or n_cells."
             )
         return context
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a token's logits are the same, bit for bit, in a batch of any size.
+
+        On a CPU that is so without flash attention and without llamafile's matrix kernels (a switch of the build).
+        """
+        system = self._lib.llama_print_system_info().decode()
+        on_cpu = not self._lib.llama_supports_gpu_offload()
+        return on_cpu and self._flash_attention == 0 and "LLAMAFILE = 1" not in system
 
     def _flash_attention_type(self, wanted: bool | None, kv_type: KVType) -> int:
         """Choose for this machine where nothing is wanted.

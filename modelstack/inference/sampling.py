@@ -98,8 +98,12 @@ class Sampler:
         self._rng = rng
         self._scratch_V = np.empty(n_vocab, dtype=np.float32)
 
-    def draw(self, logits_V: NDArray[np.float32], legal: LegalTokens) -> Drawn:
+    def draw(self, logits_V: NDArray[np.float32], legal: LegalTokens, decision: TokenMask | None = None) -> Drawn:
         """Draw one of `legal` from `logits_V`, which is left unchanged.
+
+        Greedy sampling takes the most probable token; where a `decision` falls, only among the tokens of the side
+        that has more mass. A call begins with one token and an answer with any of thousands, so the single most
+        probable token may stand for the less probable decision.
 
         Raises:
             EngineError: nothing is legal, or the logits are not numbers.
@@ -119,8 +123,10 @@ class Sampler:
             mass = float(weights.sum())
         legal_log_sum = legal_top + math.log(mass)
 
-        index = int(weights.argmax())
-        if self._params.temperature != 0:
+        if self._params.temperature == 0:
+            index = int((weights if decision is None else _heavier(weights, legal, decision)).argmax())
+        else:
+            index = int(weights.argmax())
             index = self._sample(weights, logits_V, legal, float(logits_V[_token_at(index, legal)]))
         token = _token_at(index, legal)
         logit = float(logits_V[token])
@@ -228,3 +234,11 @@ def _check(params: SamplingParams) -> None:
         raise EngineError(f"top_p must be in (0, 1], not {params.top_p}")
     if not 0 <= params.min_p <= 1:
         raise EngineError(f"min_p must be in [0, 1], not {params.min_p}")
+
+
+def _heavier(weights: NDArray[np.float32], legal: LegalTokens, decision: TokenMask) -> NDArray[np.float32]:
+    """Return the weights with those of the lighter side of a decision set to 0."""
+    flags = np.unpackbits(decision.view(np.uint8), bitorder="little").view(np.bool_)
+    inside = flags[: weights.size] if legal.ids is None else flags[legal.ids]
+    one_side = np.where(inside, weights, np.float32(0))
+    return one_side if 2 * one_side.sum() > weights.sum() else weights - one_side

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,12 +56,14 @@ class ScriptedGrammar:
         n_vocab: int = N_VOCAB,
         force: bool = True,
         choosing: Sequence[int] = (),
+        decisions: Mapping[int, Sequence[int]] = MappingProxyType({}),
     ) -> None:
         self.steps = [list(step) for step in steps]
         self.position = 0
         self._n_vocab = n_vocab
         self._force = force
         self._choosing = choosing
+        self._decisions = decisions
 
     @property
     def finished(self) -> bool:
@@ -73,6 +76,11 @@ class ScriptedGrammar:
     @property
     def choosing(self) -> bool:
         return self.position in self._choosing
+
+    @property
+    def decision(self) -> TokenMask | None:
+        ids = self._decisions.get(self.position)
+        return None if ids is None else mask_of(ids, self._n_vocab)
 
     @property
     def closing_reserve(self) -> int:
@@ -124,6 +132,10 @@ class BracketGrammar:
     @property
     def choosing(self) -> bool:
         return False
+
+    @property
+    def decision(self) -> TokenMask | None:
+        return None
 
     @property
     def closing_reserve(self) -> int:

@@ -155,3 +155,26 @@ def test_logits_that_are_not_numbers_are_an_error() -> None:
     sampler = Sampler(N, SamplingParams(), np.random.default_rng(0))
     with pytest.raises(EngineError, match="not finite"):
         sampler.draw(np.full(N, np.nan, dtype=np.float32), EVERYTHING)
+
+
+@pytest.mark.parametrize(
+    "legal", [EVERYTHING, LegalTokens.from_mask(mask_of(range(8), N), N)], ids=["dense", "sparse"]
+)
+def test_greedy_takes_the_likelier_side_of_a_decision_and_not_the_likeliest_token(legal: LegalTokens) -> None:
+    greedy = Sampler(N, SamplingParams(), np.random.default_rng(0))
+    assert greedy.draw(LOGITS, legal).token == 0
+    drawn = greedy.draw(LOGITS, legal, mask_of([0], N))
+    assert drawn.token == 1  # token 0 has 0.29 of the mass, all others together the rest
+    log_sum = math.log(sum(math.exp(LOGITS[i]) for i in legal.to_ids()))
+    assert drawn.masked_logprob == pytest.approx(LOGITS[1] - log_sum, abs=1e-5)
+    assert greedy.draw(LOGITS, legal, mask_of([0, 1, 2], N)).token == 0
+
+
+def test_a_decision_does_not_change_what_is_sampled_at_a_temperature() -> None:
+    tokens = [
+        Sampler(N, SamplingParams(temperature=1.0), np.random.default_rng(5))
+        .draw(LOGITS, EVERYTHING, decision)
+        .token
+        for decision in (None, mask_of([0], N))
+    ]
+    assert tokens[0] == tokens[1]

@@ -1,0 +1,72 @@
+"""How a prompt was cut and cached, and what was jumped over, does not change a reply by a single bit."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from modelstack.inference.engine import GenerateRequest
+from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.toolcalls import GrammarCompiler, ResponseFormat, ToolSpec
+
+TEXT = "The quick brown fox jumps over the lazy dog, and then it thinks about what to do next. " * 6
+TOOLS = (
+    ToolSpec(
+        "book_table",
+        "Book a table.",
+        {
+            "type": "object",
+            "properties": {
+                "restaurant": {"type": "string"},
+                "guests": {"type": "integer"},
+                "terrace": {"type": "boolean"},
+            },
+            "required": ["restaurant", "guests"],
+        },
+    ),
+    ToolSpec(
+        "bake", "Bake.", {"type": "object", "properties": {"what": {"type": "string"}}, "required": ["what"]}
+    ),
+)
+
+
+@pytest.fixture(scope="module", params=["tiny", "smollm2"])
+def engine(request: pytest.FixtureRequest) -> Iterator[LlamaCppEngine]:
+    path: Path = request.getfixturevalue("tiny_gguf" if request.param == "tiny" else "smollm2_gguf")
+    with LlamaCppEngine(path, context_window=None if request.param == "smollm2" else 512, n_threads=1) as loaded:
+        if not loaded.batch_invariant:
+            pytest.skip("built with llamafile's kernels; the Makefile's CMAKE_SWITCHES leave them out")
+        yield loaded
+
+
+def test_a_reply_does_not_depend_on_how_its_prompt_was_cached(engine: LlamaCppEngine) -> None:
+    """Of one conversation at a time: what other conversations hold in the cache moves the order of sums."""
+    ids = engine.vocabulary.encode(TEXT)[:300]
+    replies = []
+    for cut in (0, 1, 17, 100, 250, 299):
+        engine.forget("default")
+        if cut:
+            engine.generate(GenerateRequest(ids[:cut], 1))
+        generation = engine.generate(GenerateRequest(ids, 12))
+        assert generation.stats.reused_tokens == cut
+        replies.append((generation.ids, generation.logprobs))
+    assert all(reply == replies[0] for reply in replies)
+
+
+def test_jump_ahead_changes_nothing_but_the_number_of_model_calls(engine: LlamaCppEngine) -> None:
+    compiled = GrammarCompiler(engine.vocabulary).compile(ResponseFormat(tools=TOOLS, answer=None))
+    for text in ("Book a table for four at Luigi's.", "Bake bread.", TEXT):
+        prompt = engine.vocabulary.encode(text)[:200]
+        replies = []
+        for jump_ahead in (True, False):
+            engine.forget("default")
+            request = GenerateRequest(prompt, 80, grammar=compiled.start(), jump_ahead=jump_ahead)
+            replies.append(engine.generate(request))
+        with_jump, without = replies
+        assert engine.vocabulary.decode(with_jump.ids) == engine.vocabulary.decode(without.ids)
+        assert with_jump.ids == without.ids
+        sampled = [i for i, forced in enumerate(with_jump.forced) if not forced]
+        assert [with_jump.logprobs[i] for i in sampled] == [without.logprobs[i] for i in sampled]
+        assert with_jump.stats.forward_calls < without.stats.forward_calls

@@ -1,0 +1,34 @@
+"""README's code runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("code", BLOCKS)
+def test_the_readme_example_runs_offline_and_prints_an_answer(
+    code: str, tmp_path: Path, smollm2_gguf: Path
+) -> None:
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "todo.md").write_text("milk\neggs\nflour\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "RunUsage(requests=" in done.stdout
+
+
+def test_the_readme_names_only_files_and_commands_that_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    for path in re.findall(r"(?:pytest |\]\()((?:tests|mcp_servers|docs|evals)/[\w/.-]+)", text):
+        assert (ROOT / path).exists(), path
+    for module in re.findall(r"python -m ((?:evals|mcp_servers)[\w.]+)", text):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
