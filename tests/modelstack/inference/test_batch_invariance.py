@@ -11,7 +11,7 @@ from modelstack.inference.engine import GenerateRequest
 from modelstack.inference.llama_cpp import LlamaCppEngine
 from modelstack.toolcalls import GrammarCompiler, ResponseFormat, ToolSpec
 
-TEXT = "The quick brown fox jumps over the lazy dog, and then it thinks about what to do next. " * 6
+TEXT = "The quick brown fox jumps over the lazy dog, and then it thinks about what to do next. " * 16
 TOOLS = (
     ToolSpec(
         "book_table",
