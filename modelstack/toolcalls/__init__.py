@@ -1,1 +1,35 @@
 """Step 11: the tool-call convention that a model is taught, and the grammar that enforces it. Torch-free."""
+
+from modelstack.toolcalls.choice import NO_TOOL, ToolChoice, tool_choices
+from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
+from modelstack.toolcalls.convention import (
+    ParsedResponse,
+    ResponseFormat,
+    ResponseParseError,
+    ToolSpec,
+    parse_response,
+    render_answer,
+    render_calls,
+)
+from modelstack.toolcalls.coverage import Coverage, KeywordUse, UnsupportedSchemaError
+from modelstack.toolcalls.signatures import render_tool, render_tools
+
+__all__ = [
+    "NO_TOOL",
+    "CompiledGrammar",
+    "Coverage",
+    "GrammarCompiler",
+    "KeywordUse",
+    "ParsedResponse",
+    "ResponseFormat",
+    "ResponseParseError",
+    "ToolChoice",
+    "ToolSpec",
+    "UnsupportedSchemaError",
+    "parse_response",
+    "render_answer",
+    "render_calls",
+    "render_tool",
+    "render_tools",
+    "tool_choices",
+]

@@ -1,0 +1,462 @@
+"""A pushdown recogniser of replies: where in the reply are we, and how does it end soonest?
+
+Both grammar engines use it. Beside llguidance it only follows: it knows when a tool is being chosen, what a
+completion costs, and how one is written. As the language of lm-format-enforcer's token walk it decides
+itself.
+
+Here are the frames that hold others: arrays, objects, the tag that selects a tool. Where a schema leaves open
+which alternative is being written, several frames live side by side (as in GLR parsing), until characters
+tell them apart.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+
+from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, NOT_FIRST_IN_TEXT, render_json
+from modelstack.toolcalls.frames import (
+    ESCAPED,
+    NUMBER_CHARACTERS,
+    Frame,
+    Literal,
+    Number,
+    String,
+    inside_string,
+    literal,
+)
+from modelstack.toolcalls.shapes import (
+    UNREACHABLE,
+    Arrays,
+    Either,
+    Literals,
+    Numbers,
+    Objects,
+    Property,
+    Response,
+    Shape,
+    Strings,
+    Tagged,
+    Text,
+)
+
+MAX_FRAMES = 256
+"""Alternatives followed at once; a union of this many equal-looking objects is beyond any tool set seen."""
+
+
+def choosing(frame: Frame | None) -> bool:
+    """Say whether the next character takes part in choosing a tool, or something else instead of one."""
+    if isinstance(frame, Value):
+        return isinstance(frame.shape, Response) or (isinstance(frame.shape, Tagged) and frame.shape.is_call)
+    if isinstance(frame, Array):
+        item = frame.shape.item
+        return frame.parent is None and frame.count == 0 and (item is None or isinstance(item, Tagged))
+    return isinstance(frame, Tag) and frame.is_naming
+
+
+def opens_call(frames: tuple[Frame | None, ...]) -> str | None:
+    """Return the character that begins a call where something else may come instead, None anywhere else.
+
+    `[` at the start of a reply; `{` behind the bracket when `[]` is legal too. The bracket alone leaves an
+    abstention open, and counts as the beginning of a call.
+    """
+    only = frames[0] if len(frames) == 1 else None
+    if isinstance(only, Value) and isinstance(only.shape, Response):
+        may_call = any(isinstance(option, Arrays) and option.item is not None for option in only.shape.options)
+        return "[" if may_call and len(only.shape.options) > 1 else None
+    if isinstance(only, Array) and choosing(only) and only.shape.item is not None and only.shape.least == 0:
+        return "{"
+    return None
+
+
+def step_text(frames: tuple[Frame | None, ...], text: str) -> tuple[Frame | None, ...]:
+    """Move all frames over `text`; those that cannot follow are dropped."""
+    at = 0
+    while at < len(text):
+        only = frames[0] if len(frames) == 1 else None
+        if isinstance(only, String) and only.is_free and only.shape.most is None:
+            stops = [i for i in (text.find('"', at), text.find("\\", at)) if i >= 0]
+            at = min(stops, default=len(text))
+            if at == len(text):
+                return frames
+        c = text[at]
+        at += 1
+        if len(frames) == 1 and only is not None:
+            frames = tuple(only.step(c))
+        else:
+            frames = tuple(after for frame in frames if frame is not None for after in frame.step(c))
+        if not frames:
+            return frames
+    return frames
+
+
+class Value(Frame):
+    """Before a value."""
+
+    __slots__ = ("shape",)
+
+    def __init__(self, shape: Shape, parent: Frame | None) -> None:
+        """Stand where the arguments say."""
+        super().__init__(parent)
+        self.shape = shape
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return self.shape
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Open the value."""
+        return _open(self.shape, c, self.parent, ())
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return the first characters of the shape."""
+        return _first(self.shape, alphabet, ())
+
+    def rest(self) -> str | None:
+        """Return the shortest instance."""
+        return self.shape.text if self.shape.cost < UNREACHABLE else None
+
+
+class Array(Frame):
+    """Between items: behind `[` when `count` is 0 and nothing was written, else behind an item."""
+
+    __slots__ = ("count", "shape")
+
+    def __init__(self, shape: Arrays, count: int, parent: Frame | None) -> None:
+        """Stand where the arguments say."""
+        super().__init__(parent)
+        self.shape = shape
+        self.count = count
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return (self.shape, self.count)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Close, go on behind a comma, or open the first item."""
+        if c == "]":
+            return [self.parent] if self.count >= self.shape.least else []
+        item = self.shape.at(self.count)
+        if item is None:
+            return []
+        behind = Array(self.shape, self.count + 1, self.parent)
+        if self.count == 0:
+            return _open(item, c, behind, ())
+        return [Value(item, behind)] if c == "," else []
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return `]`, and the comma or the start of the first item."""
+        chars = frozenset("]") if self.count >= self.shape.least else frozenset()
+        item = self.shape.at(self.count)
+        if item is None or isinstance(item, Shape) and type(item) is Shape:
+            return chars
+        return chars | (_first(item, alphabet, ()) if self.count == 0 else frozenset(","))
+
+    def rest(self) -> str | None:
+        """Return the items that are still owed, and the bracket."""
+        owed = [self.shape.at(i) for i in range(self.count, self.shape.least)]
+        if any(item is None or item.cost >= UNREACHABLE for item in owed):
+            return None
+        texts = ",".join(item.text for item in owed if item is not None)
+        return ("," if owed and self.count else "") + texts + "]"
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """Which properties of an object are written."""
+
+    names: frozenset[str] = frozenset()
+    next_index: int = 0
+    """In the order of the schema: the first property that may still come."""
+
+
+class Object(Frame):
+    """Between properties: behind `{` at first, behind `,` when `after_comma`, else behind a value."""
+
+    __slots__ = ("after_comma", "seen", "shape")
+
+    def __init__(self, shape: Objects, seen: Seen, after_comma: bool, parent: Frame | None) -> None:
+        """Stand where the arguments say."""
+        super().__init__(parent)
+        self.shape = shape
+        self.seen = seen
+        self.after_comma = after_comma
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return (self.shape, self.seen, self.after_comma)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Close, go on behind a comma, or open a key."""
+        if c == "}":
+            return [self.parent] if not self.after_comma and not self.owed() else []
+        if c == ",":
+            more = self.seen.names and not self.after_comma and self._has_more()
+            return [Object(self.shape, self.seen, True, self.parent)] if more else []
+        if c == '"' and (self.after_comma or not self.seen.names) and self._has_more():
+            return [Key(self, tuple(self.candidates()), 1, '"')]
+        return []
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return those of brace, comma and quote that `step` takes."""
+        return frozenset(c for c in '},"' if self.step(c))
+
+    def rest(self) -> str | None:
+        """Return the properties that are still owed, and the brace."""
+        owed = self.owed()
+        if any(p.shape.cost >= UNREACHABLE for p in owed):
+            return None
+        texts = ",".join(p.key + p.shape.text for p in owed)
+        if self.after_comma and not owed:
+            extra = [p for p in self.candidates() if p.shape.cost < UNREACHABLE]
+            texts = min((p.key + p.shape.text for p in extra), key=len, default="") or self._fresh_key()
+        comma = "," if owed and self.seen.names and not self.after_comma else ""
+        return comma + texts + "}"
+
+    def owed(self) -> list[Property]:
+        """Return the required properties that are not written yet."""
+        return [p for p in self.shape.properties if p.required and p.name not in self.seen.names]
+
+    def candidates(self) -> Iterable[Property]:
+        """Return the declared properties that may come next."""
+        if not self.shape.ordered:
+            return [p for p in self.shape.properties if p.name not in self.seen.names]
+        out = []
+        for p in self.shape.properties[self.seen.next_index :]:
+            out.append(p)
+            if p.required:
+                break
+        return out
+
+    def takes_extra(self) -> bool:
+        """Say whether an undeclared property may come next."""
+        return (self.shape.extra is not None or bool(self.shape.patterns)) and (
+            not self.shape.ordered or not self.owed()
+        )
+
+    def behind(self, name: str) -> Object:
+        """Return the place behind the value of `name`."""
+        index = next(
+            (i for i, p in enumerate(self.shape.properties) if p.name == name), len(self.shape.properties) - 1
+        )
+        return Object(self.shape, Seen(self.seen.names | {name}, index + 1), False, self.parent)
+
+    def _has_more(self) -> bool:
+        return bool(self.takes_extra() or self.candidates())
+
+    def _fresh_key(self) -> str:
+        """Return an undeclared property with a name that is not taken."""
+        taken = self.seen.names | {p.name for p in self.shape.properties}
+        name = next(n for n in ("a", *(f"a{i}" for i in range(len(taken) + 1))) if n not in taken)
+        shape = self.shape.shape_of_extra(name)
+        return f'"{name}":{shape.text}' if shape is not None else ""
+
+
+class Key(Frame):
+    """Inside a property's name; `written` is its text with the quote, `candidates` agree with it."""
+
+    __slots__ = ("at", "candidates", "object", "written")
+
+    def __init__(self, object_: Object, candidates: tuple[Property, ...], at: int, written: str) -> None:
+        """Stand where the arguments say."""
+        super().__init__(object_.parent)
+        self.object = object_
+        self.candidates = candidates
+        self.at = at
+        self.written = written
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return (self.object.key, self.written)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Narrow the declared names; behind the colon, go to the value."""
+        going = tuple(p for p in self.candidates if len(p.key) > self.at and p.key[self.at] == c)
+        written = self.written + c
+        if c == ":" and _is_closed(self.written):
+            done = [p for p in going if p.key == written]
+            if done:
+                return [Value(done[0].shape, self.object.behind(done[0].name))]
+            return self._extra_value()
+        if not going and not (self.object.takes_extra() and _may_extend_key(self.written, c, self._reserved())):
+            return []
+        return [Key(self.object, going, self.at + 1, written)]
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return the next characters of declared names; any, where others are allowed."""
+        chars = frozenset(p.key[self.at] for p in self.candidates if len(p.key) > self.at)
+        if not self.object.takes_extra():
+            return chars
+        if self.is_open:
+            return chars | inside_string(alphabet, json.loads(self.written + '"') not in self._reserved())
+        return chars | (frozenset(":") if _is_closed(self.written) else frozenset(ESCAPED))
+
+    def rest(self) -> str | None:
+        """Return the cheapest way to end this key, its value and the object."""
+        options = []
+        for p in self.candidates:
+            after = self.object.behind(p.name).rest() if p.shape.cost < UNREACHABLE else None
+            if after is not None:
+                options.append(p.key[self.at :] + p.shape.text + after)
+        if not options and self.object.takes_extra():
+            options += self._extra_rest()
+        return min(options, key=len, default=None)
+
+    @property
+    def is_open(self) -> bool:
+        """True where an undeclared name may go on with any character."""
+        escaping = (len(self.written) - len(self.written.rstrip("\\"))) % 2
+        return self.object.takes_extra() and not escaping and not _is_closed(self.written)
+
+    def forbidden_ends(self) -> list[str]:
+        """Return the texts that would complete a name which may not come (again)."""
+        going = {p.name for p in self.candidates}
+        names = [render_json(name) for name in self._reserved() - going]
+        return [name[self.at :] for name in names if name.startswith(self.written)]
+
+    def _reserved(self) -> frozenset[str]:
+        return self.object.seen.names | {p.name for p in self.object.shape.properties}
+
+    def _extra_value(self) -> list[Frame | None]:
+        name = json.loads(self.written)
+        shape = self.object.shape.shape_of_extra(name) if name not in self._reserved() else None
+        return [Value(shape, self.object.behind(name))] if shape is not None and self.object.takes_extra() else []
+
+    def _extra_rest(self) -> list[str]:
+        """Return an end of an undeclared name: as it stands, or with letters that make it new."""
+        for tail in ("", "a", "aa", "0", "00", "n", "na", *(f"{i:04x}" for i in range(16))):
+            written = self.written + ("" if _is_closed(self.written) else tail + '"')
+            try:
+                name = json.loads(written)
+            except ValueError:
+                continue
+            shape = self.object.shape.shape_of_extra(name) if name not in self._reserved() else None
+            after = self.object.behind(name).rest()
+            if shape is not None and shape.cost < UNREACHABLE and after is not None:
+                return [written[len(self.written) :] + ":" + shape.text + after]
+        return []
+
+
+class Tag(Frame):
+    """Inside the fixed text that selects a tool, or opens a structured answer."""
+
+    __slots__ = ("at", "options", "shape")
+
+    def __init__(
+        self, shape: Tagged, options: tuple[tuple[str, Shape], ...], at: int, parent: Frame | None
+    ) -> None:
+        """Stand where the arguments say."""
+        super().__init__(parent)
+        self.shape = shape
+        self.options = options
+        self.at = at
+
+    @property
+    def is_naming(self) -> bool:
+        """True until the quote that closes the tool's name is written."""
+        return self.shape.is_call and any(self.at <= len(t) - len(ARGUMENTS_PREFIX) for t, _ in self.options)
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return (self.options, self.at)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Narrow the options; behind the last character, go to what follows."""
+        going = tuple(o for o in self.options if o[0][self.at] == c)
+        if not going:
+            return []
+        if len(going[0][0]) == self.at + 1:
+            return [Value(going[0][1], Literal((self.shape.end,), 0, self.parent))]
+        return [Tag(self.shape, going, self.at + 1, self.parent)]
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return the next characters of the options."""
+        return frozenset(text[self.at] for text, _ in self.options)
+
+    def rest(self) -> str | None:
+        """Return the cheapest option's remainder."""
+        options = [t[self.at :] + s.text + self.shape.end for t, s in self.options if s.cost < UNREACHABLE]
+        return min(options, key=len, default=None)
+
+
+class Prose(Frame):
+    """Inside a text answer."""
+
+    __slots__ = ()
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return None
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Take anything."""
+        return [self]
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return everything."""
+        return alphabet
+
+    def may_end(self) -> bool:
+        """Say yes: prose may end anywhere."""
+        return True
+
+    def rest(self) -> str | None:
+        """Return nothing: it is complete."""
+        return ""
+
+
+def _open(shape: Shape, c: str, parent: Frame | None, inside: tuple[Shape, ...]) -> list[Frame | None]:
+    """Return the places behind the first character of a value."""
+    if isinstance(shape, Either):
+        if shape in inside:
+            return []
+        inside = (*inside, shape)
+        return [frame for option in shape.options for frame in _open(option, c, parent, inside)][:MAX_FRAMES]
+    if isinstance(shape, Literals):
+        going = tuple(t for t in shape.texts if t[0] == c)
+        return [literal(going, 1, parent)] if going else []
+    if isinstance(shape, Strings):
+        return [String(shape, 0, None, "", parent)] if c == '"' else []
+    if isinstance(shape, Numbers):
+        return [Number(shape, c, parent)] if c == "-" or (c in NUMBER_CHARACTERS and c.isdigit()) else []
+    if isinstance(shape, Arrays):
+        return [Array(shape, 0, parent)] if c == "[" else []
+    if isinstance(shape, Objects):
+        return [Object(shape, Seen(), False, parent)] if c == "{" else []
+    if isinstance(shape, Tagged):
+        going_tags = tuple(o for o in shape.options if o[0][0] == c)
+        return [Tag(shape, going_tags, 1, parent)] if going_tags else []
+    if isinstance(shape, Text):
+        return [Prose(None)] if c not in NOT_FIRST_IN_TEXT else []
+    return []
+
+
+def _first(shape: Shape, alphabet: frozenset[str], inside: tuple[Shape, ...]) -> frozenset[str]:
+    """Return the characters that a value may begin with."""
+    if isinstance(shape, Either):
+        if shape in inside:
+            return frozenset()
+        parts = [_first(option, alphabet, (*inside, shape)) for option in shape.options]
+        return frozenset().union(*parts)
+    if isinstance(shape, Text):
+        return alphabet - frozenset(NOT_FIRST_IN_TEXT)
+    return frozenset(c for c in '"[{-0123456789tfn' if _open(shape, c, None, ()))
+
+
+def _is_closed(key: str) -> bool:
+    """Say whether the text of a key has its closing quote."""
+    if len(key) < 2 or key[-1] != '"':
+        return False
+    return (len(key) - 1 - len(key[:-1].rstrip("\\"))) % 2 == 0
+
+
+def _may_extend_key(written: str, c: str, reserved: frozenset[str]) -> bool:
+    """Say whether `c` can go on an undeclared name; of escapes, those of one letter."""
+    if _is_closed(written):
+        return c == ":"
+    if (len(written) - len(written.rstrip("\\"))) % 2:
+        return c in ESCAPED
+    if c == '"':
+        return json.loads(written + '"') not in reserved
+    return c >= " " and c != "\x7f"

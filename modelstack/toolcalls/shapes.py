@@ -1,0 +1,130 @@
+"""What a reply may look like, as a small graph: the plan that the recogniser walks.
+
+A shape is the language of one JSON value, or of a whole reply. `text` is a shortest instance and `cost` its
+price in tokens; `shape_builder` makes shapes from schemas and fills both in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelstack.toolcalls.regex import Regex
+
+UNREACHABLE = 1 << 30
+"""Price of a shape that has no finite instance (yet)."""
+Price = Callable[[str], int]
+"""Gives the tokens that a text takes."""
+
+
+@dataclass(frozen=True, slots=True)
+class LargestSteps:
+    """The most that one token can add to the price of completing a reply, in tokens."""
+
+    naming: int
+    """While a tool is being chosen: the dearest call may be the one."""
+    inside: int
+    """Anywhere else: an optional property, an item, the dearer branch of a union, one more call."""
+
+
+@dataclass(eq=False, slots=True)
+class Shape:
+    """The common part; a bare one matches nothing."""
+
+    cost: int = UNREACHABLE
+    text: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Literals(Shape):
+    """One of a few JSON texts."""
+
+    texts: tuple[str, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Strings(Shape):
+    """A JSON string, by length in characters and pattern."""
+
+    least: int = 0
+    most: int | None = None
+    regex: Regex | None = None
+
+
+@dataclass(eq=False, slots=True)
+class Numbers(Shape):
+    """A JSON number; the bounds only guide how one is completed."""
+
+    integer: bool = False
+    bounds: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(eq=False, slots=True)
+class Arrays(Shape):
+    """A JSON array, or the list of calls."""
+
+    prefix: tuple[Shape, ...] = ()
+    item: Shape | None = None
+    least: int = 0
+    most: int | None = None
+
+    def at(self, index: int) -> Shape | None:
+        """Return the shape of the item at `index`, None where there can be none."""
+        if self.most is not None and index >= self.most:
+            return None
+        return self.prefix[index] if index < len(self.prefix) else self.item
+
+
+@dataclass(eq=False, slots=True)
+class Property:
+    """One declared property of an object."""
+
+    name: str
+    key: str
+    """The text `"name":` as it is written."""
+    shape: Shape
+    required: bool
+
+
+@dataclass(eq=False, slots=True)
+class Objects(Shape):
+    """A JSON object: declared properties, in this order or in any, then others."""
+
+    properties: tuple[Property, ...] = ()
+    extra: Shape | None = None
+    patterns: tuple[tuple[Regex, Shape], ...] = ()
+    ordered: bool = True
+
+    def shape_of_extra(self, name: str) -> Shape | None:
+        """Return the shape of a property that is not declared, None where it is not allowed."""
+        for regex, shape in self.patterns:
+            if regex.search(name):
+                return shape
+        return self.extra
+
+
+@dataclass(eq=False, slots=True)
+class Either(Shape):
+    """One of several shapes."""
+
+    options: tuple[Shape, ...] = ()
+
+
+@dataclass(eq=False, slots=True)
+class Tagged(Shape):
+    """A fixed text that selects what follows, and a fixed end: one call of some tool, or the result."""
+
+    options: tuple[tuple[str, Shape], ...] = ()
+    end: str = "}"
+    is_call: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class Text(Shape):
+    """A free text answer."""
+
+
+@dataclass(eq=False, slots=True)
+class Response(Either):
+    """The start of a reply."""
