@@ -33,8 +33,9 @@ def tiny_lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """The real default model; skips where it has not been fetched."""
-    path = Path.home() / ".cache/agentkit/models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf"
-    if not path.is_file():
+    from agentkit.models.catalog import is_present, local_path
+
+    if not is_present("smollm2-135m"):
         pytest.skip("needs the default model: agentkit models pull smollm2-135m")
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
-    return path
+    return local_path("smollm2-135m")

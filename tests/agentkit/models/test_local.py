@@ -200,7 +200,9 @@ async def test_abstaining_ends_the_run_with_its_own_status(tiny_gguf: Path) -> N
 async def test_a_schema_that_cannot_be_held_is_refused_or_checked(tiny_gguf: Path) -> None:
     schema = {
         "type": "object",
-        "properties": {"tags": {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True, "minItems": 2}},
+        "properties": {
+            "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "uniqueItems": True, "minItems": 2}
+        },
         "required": ["tags"],
     }
     tools = (ToolDefinition("label", "Label.", schema),)

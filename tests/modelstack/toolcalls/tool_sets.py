@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
+
+import zstandard
 
 from modelstack.toolcalls import ToolSpec
 from modelstack.toolcalls.dialects import bfcl_tool
@@ -149,9 +149,10 @@ def bfcl(n_sets: int = 12) -> list[tuple[ToolSpec, ...]]:
 @lru_cache
 def servers(n_sets: int = 12) -> list[tuple[ToolSpec, ...]]:
     """Return the tools of real MCP servers and APIs, at most 8 of each, [] where the files are not."""
-    if not TOOL_SCHEMAS.exists() or shutil.which("zstd") is None:
+    if not TOOL_SCHEMAS.exists():
         return []
-    text = subprocess.run(["zstd", "-dcq", str(TOOL_SCHEMAS)], capture_output=True, check=True).stdout.decode()
+    with TOOL_SCHEMAS.open("rb") as packed:
+        text = zstandard.ZstdDecompressor().stream_reader(packed).read().decode()
     groups: dict[str, dict[str, ToolSpec]] = {}
     for line in text.splitlines():
         tool = json.loads(line)

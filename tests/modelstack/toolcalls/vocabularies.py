@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from pathlib import Path
 
+from agentkit.models.catalog import is_present, local_path
 from modelstack.tokenizer.vocabulary import Vocabulary
 
-GGUF = Path.home() / ".cache/agentkit/models/smollm2-135m/SmolLM2-135M-Instruct.Q4_1.gguf"
 _CORPUS = [
     '[{"name":"get_weather","arguments":{"city":"Paris","days":3,"unit":"celsius"}}]',
     '[{"name":"send_email","arguments":{"to":"a@b.org","subject":"hello world","cc":["x","y"]}}]',
@@ -49,12 +48,12 @@ def small() -> Vocabulary:
 @lru_cache
 def smollm2() -> Vocabulary | None:
     """Return SmolLM2's vocabulary read from its GGUF, None where the file is not."""
-    if not GGUF.exists():
+    if not is_present("smollm2-135m"):
         return None
     import gguf
     from tokenizers import Regex, Tokenizer, models, pre_tokenizers
 
-    fields = gguf.GGUFReader(GGUF).fields
+    fields = gguf.GGUFReader(local_path("smollm2-135m")).fields
     names = fields["tokenizer.ggml.tokens"].contents()
     merges = [tuple(m.split(" ", 1)) for m in fields["tokenizer.ggml.merges"].contents()]
     kinds = fields["tokenizer.ggml.token_type"].contents()
