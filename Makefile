@@ -21,8 +21,8 @@ demo: $(VENV)/.local
 	$(BIN)/agentkit demo
 
 test: lint
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/agentkit models pull smollm2-135m
-	OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup
+	$(BIN)/agentkit models pull smollm2-135m
+	$(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup
 
 test-fast: $(VENV)/.dev
 	$(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup -m "not slow"

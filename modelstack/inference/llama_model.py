@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from modelstack.inference.decode import MAX_REPLY_BATCH
 from modelstack.inference.engine import EngineError
 from modelstack.inference.llama_library import library, take_errors
 
@@ -123,6 +124,7 @@ class LlamaContext:
         self._lib = library()
         self._n_vocab = weights.n_vocab
         self.n_batch = n_batch
+        self._threads = (1, 1)
         self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention)
         self._memory: Any = self._lib.llama_get_memory(self._context)
         self._batch = _Batch(self._lib, n_batch)
@@ -185,12 +187,16 @@ class LlamaContext:
             raise EngineError(f"llama.cpp refuses the adapter: {take_errors() or 'no reason given'}")
 
     def set_threads(self, decode: int, prefill: int) -> None:
-        """Set how many threads evaluate one token, and how many a batch."""
+        """Set how many threads evaluate a reply's tokens, and how many a prompt's."""
+        self._threads = (decode, prefill)
         self._lib.llama_set_n_threads(self._context, decode, prefill)
 
     def evaluate(self, ids: Sequence[int], *, position: int, sequence: int, want_logits: bool) -> int:
         """Append tokens to a sequence from `position` on; return llama_decode's code."""
         batch = self._batch.fill(ids, position, sequence, want_logits)
+        decode, prefill = self._threads
+        # llama.cpp takes the second count for every batch; a forced block is as short as a token, and waits as one.
+        self._lib.llama_set_n_threads(self._context, decode, decode if len(ids) <= MAX_REPLY_BATCH else prefill)
         return self._lib.llama_decode(self._context, batch)
 
     def logits(self) -> NDArray[np.float32]:
