@@ -16,10 +16,12 @@ from typing import Any
 
 from modelstack.inference.engine import EngineError
 
-OPENMP_DEFAULTS = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "1000"}
-"""How OpenMP's threads wait for each other, some hundred times a token: they spin for some microseconds and then
-sleep. Milliseconds a token with 2 threads on 2 cores, idle / with one other process at work: always spinning 7.4 /
-16, at times 400; never spinning 35 / 40; this 7.5 / 25. Read when libgomp is loaded; what the user sets holds."""
+OPENMP_DEFAULTS = {"OMP_WAIT_POLICY": "ACTIVE", "GOMP_SPINCOUNT": "1000"}
+"""How OpenMP's threads wait for each other, some hundred times a token: they spin for some microseconds, then
+sleep. Milliseconds a token with 2 threads on 2 idle cores: spinning without end 7.4, never 35, this 7.5; beside
+another busy process 16 to 400, 40, 25. "ACTIVE" counts where the engine is called from other threads than the one
+that loaded it: libgomp then sees more threads than cores, and under "PASSIVE" it would not spin at all (40 ms).
+Read when libgomp is loaded; what the user has set holds."""
 GGML_LOG_LEVEL_ERROR = 4
 """`enum ggml_log_level` of ggml.h as compiled into llama-cpp-python; 3 is a warning, 4 an error."""
 

@@ -195,7 +195,7 @@ class LlamaContext:
         """Append tokens to a sequence from `position` on; return llama_decode's code."""
         batch = self._batch.fill(ids, position, sequence, want_logits)
         decode, prefill = self._threads
-        # llama.cpp takes the second count for every batch; a forced block is as short as a token, and waits as one.
+        # llama.cpp takes the second count for every batch, but a forced block is about as short as a token.
         self._lib.llama_set_n_threads(self._context, decode, decode if len(ids) <= MAX_REPLY_BATCH else prefill)
         return self._lib.llama_decode(self._context, batch)
 
