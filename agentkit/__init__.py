@@ -12,7 +12,6 @@ from agentkit.context import RunContext
 from agentkit.errors import (
     AgentKitError,
     AgentRunError,
-    ApprovalRequired,
     ContextWindowExceeded,
     MCPConnectionError,
     ModelError,
@@ -51,7 +50,6 @@ __all__ = [
     "AgentKitError",
     "AgentRunError",
     "AgentStream",
-    "ApprovalRequired",
     "ContextWindowExceeded",
     "FallbackModel",
     "FunctionToolset",

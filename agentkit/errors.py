@@ -88,17 +88,9 @@ class ToolDefinitionError(AgentRunError):
     """A server's tool definition is unusable: too many, colliding, or with a schema that is refused."""
 
 
-class RunCancelled(AgentRunError):
-    """The run was cancelled from outside."""
-
-
 class ModelRetry(Exception):
     """Raised by a tool or output function: tell the model what to change and let it try again."""
 
 
 class ToolFailed(Exception):
     """Raised by a tool: it failed for good; the model sees the message and should not repeat the call."""
-
-
-class ApprovalRequired(Exception):
-    """Raised by a tool: a person must approve this call first."""

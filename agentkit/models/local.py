@@ -8,10 +8,8 @@ a conversation stays in the KV cache, and a reply reports how much of it was reu
 from __future__ import annotations
 
 import asyncio
-import codecs
-import json
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import anyio.to_thread
 
 from agentkit.errors import ContextWindowExceeded, ModelError, UserError
-from agentkit.limits import RequestUsage
-from agentkit.messages import DecodingStats, ModelMessage, ModelResponse, ModelResponsePart, TextPart, ToolCallPart
+from agentkit.messages import ModelMessage, ModelResponse
 from agentkit.models.model import (
     Model,
     ModelDelta,
@@ -29,25 +26,20 @@ from agentkit.models.model import (
     ModelRequestParameters,
     ModelSettings,
     OnDelta,
-    OutputSchema,
-    TextDelta,
-    ToolCallDelta,
     check_model_requests_allowed,
 )
 
 if TYPE_CHECKING:
+    from agentkit.models.local_reply import Reply
     from agentkit.models.transcript import Prompt, Transcripts
-    from modelstack.inference.engine import Engine, GenerateRequest, Generation, SamplingParams
+    from modelstack.inference.engine import Engine, GenerateRequest, SamplingParams
     from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
-    from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
 
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
 """Tokens of one reply unless told otherwise; the grammar closes the reply before it is cut."""
 MAX_RESAMPLES = 3
 """Attempts at a reply whose remaining schema keywords are checked after decoding."""
-NO_TOOL_LABEL = "(no tool)"
-"""How answering instead of calling is named among the alternatives to a tool."""
 RESAMPLE_TEMPERATURE = 0.7
 """A greedy reply that failed its check would fail it again."""
 
@@ -212,16 +204,20 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
+        from agentkit.models.local_reply import response_format, to_response
+        from modelstack.toolcalls.choice import tool_choices
+
         loaded = self._loaded
         assert loaded is not None  # `load` was called
         structured = parameters.output is not None
         with self._books:
-            grammar = loaded.compiler.compile(self._format(parameters))
+            grammar = loaded.compiler.compile(response_format(parameters, abstain=self._abstain))
             prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured)
-        text, parsed, generation = self._generate(loaded, prompt, grammar, parameters.settings, tell, cancelled)
-        response = self._response(text, parsed, grammar, prompt, generation, parameters.output)
+        reply = self._generate(loaded, prompt, grammar, parameters.settings, tell, cancelled)
+        choices = tool_choices(reply.generation, loaded.engine.vocabulary, grammar.format)
+        response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
         with self._books:
-            loaded.transcripts.add_reply(prompt, generation.ids, response)
+            loaded.transcripts.add_reply(prompt, reply.generation.ids, response)
         return response
 
     def _generate(
@@ -232,37 +228,30 @@ class LocalModel(Model):
         settings: ModelSettings,
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
-    ) -> tuple[str, ParsedResponse | None, Generation]:
+    ) -> Reply:
         """Decode a reply; draw again where it breaks a rule that the grammar could not hold."""
-        sampling = _sampling(settings)
+        from agentkit.models.local_reply import Listener, read_reply, sampling_params
+
+        sampling = sampling_params(settings)
         attempt = 0
         while True:
             request = self._request(prompt, grammar, sampling, settings.max_tokens)
             # Only the first attempt is streamed: what was told cannot be taken back.
-            on_tokens = _Telling(loaded.engine, tell) if tell is not None and attempt == 0 else None
-            generation = loaded.engine.generate(request, on_tokens=on_tokens, cancelled=cancelled)
-            text = loaded.engine.vocabulary.decode(generation.ids)
-            parsed = _parsed(text, grammar)
-            if parsed is None or attempt == MAX_RESAMPLES or cancelled() or not grammar.violations(parsed):
-                return text, parsed, generation
+            listener = Listener(loaded.engine.vocabulary, settings.stop, tell if attempt == 0 else None)
+            generation = loaded.engine.generate(
+                request, on_tokens=listener.hear, cancelled=lambda heard=listener: heard.stopped or cancelled()
+            )
+            reply = read_reply(generation, listener, grammar)
+            if (
+                reply.parsed is None
+                or attempt == MAX_RESAMPLES
+                or cancelled()
+                or not grammar.violations(reply.parsed)
+            ):
+                return reply
             attempt += 1
             temperature = max(sampling.temperature, RESAMPLE_TEMPERATURE)
             sampling = replace(sampling, temperature=temperature, seed=(settings.seed or 0) + attempt)
-
-    def _format(self, parameters: ModelRequestParameters) -> ResponseFormat:
-        from agentkit.models.transcript import tool_specs
-        from modelstack.toolcalls.convention import ResponseFormat
-
-        tools = tool_specs(parameters.callable_tools)
-        answer: Any = "text" if parameters.output is None else _answer_schema(parameters.output)
-        if parameters.tool_choice == "required" and tools:
-            answer = None
-        return ResponseFormat(
-            tools=tools,
-            answer=answer,
-            parallel=parameters.parallel_tool_calls,
-            abstain=self._abstain and bool(tools),
-        )
 
     def _request(
         self, prompt: Prompt, grammar: CompiledGrammar, sampling: SamplingParams, max_tokens: int | None
@@ -278,122 +267,8 @@ class LocalModel(Model):
             jump_ahead=self._jump_ahead,
         )
 
-    def _response(
-        self,
-        text: str,
-        parsed: ParsedResponse | None,
-        grammar: CompiledGrammar,
-        prompt: Prompt,
-        generation: Generation,
-        output: OutputSchema | None,
-    ) -> ModelResponse:
-        from modelstack.toolcalls.choice import tool_choices
-
-        loaded = self._loaded
-        assert loaded is not None
-        stats = generation.stats
-        choices = tool_choices(generation, loaded.engine.vocabulary, grammar.format)
-        parts: tuple[ModelResponsePart, ...] = ()
-        if parsed is None:
-            parts = (TextPart(text),) if text else ()
-        elif parsed.kind == "calls":
-            parts = tuple(
-                ToolCallPart(
-                    name,
-                    arguments,
-                    probability=choice.probability,
-                    alternatives=tuple(
-                        ("|".join(tool or NO_TOOL_LABEL for tool in names), mass)
-                        for names, mass in choice.alternatives.items()
-                    ),
-                )
-                for (name, arguments), choice in zip(parsed.calls, choices, strict=True)
-            )
-        elif not parsed.abstained:
-            parts = (TextPart(_answer_text(parsed, output)),)
-        n_prompt = len(prompt.ids)
-        return ModelResponse(
-            parts=parts,
-            usage=RequestUsage(n_prompt, stats.reused_tokens, len(generation.ids)),
-            model_name=self.name,
-            finish_reason="length"
-            if generation.finish_reason == "length"
-            else "tool_calls"
-            if parsed is not None and parsed.calls
-            else "stop",
-            decoding=DecodingStats(
-                reused_tokens=stats.reused_tokens,
-                prefilled_tokens=stats.prefilled_tokens,
-                sampled_tokens=stats.sampled_tokens,
-                forced_tokens=stats.forced_tokens,
-                forward_calls=stats.forward_calls,
-                prefill_s=stats.prefill_s,
-                decode_s=stats.decode_s,
-                mask_s=stats.mask_s,
-                first_token_s=stats.first_token_s,
-            ),
-            p_answer=choices[0].probability if choices and (parsed is None or not parsed.calls) else None,
-            abstained=parsed is not None and parsed.abstained,
-        )
-
-
-class _Telling:
-    """Turns blocks of tokens into deltas as they come."""
-
-    def __init__(self, engine: Engine, tell: Callable[[ModelDelta], None]) -> None:
-        self._token_bytes = engine.vocabulary.token_bytes
-        self._tell = tell
-        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        self._kind: str | None = None
-
-    def __call__(self, ids: list[int]) -> None:
-        text = self._decoder.decode(b"".join(self._token_bytes[i] for i in ids))
-        if not text:
-            return
-        self._kind = self._kind or text[0]  # the first character tells the forms of a reply apart
-        self._tell(ToolCallDelta(0, None, text) if self._kind == "[" else TextDelta(text))
-
 
 def _on_loop(on_delta: OnDelta) -> Callable[[ModelDelta], None]:
     """Return a function for the worker thread that calls `on_delta` on the event loop, in order."""
     loop = asyncio.get_running_loop()
     return lambda delta: loop.call_soon_threadsafe(on_delta, delta) and None
-
-
-def _sampling(settings: ModelSettings) -> SamplingParams:
-    from modelstack.inference.engine import SamplingParams
-
-    return SamplingParams(
-        temperature=settings.temperature or 0.0,
-        top_k=settings.top_k or 0,
-        top_p=1.0 if settings.top_p is None else settings.top_p,
-        min_p=settings.min_p or 0.0,
-        seed=settings.seed,
-    )
-
-
-def _parsed(text: str, grammar: CompiledGrammar) -> ParsedResponse | None:
-    """Read a reply; None if it was cut off before it was complete."""
-    from modelstack.toolcalls.convention import ResponseParseError
-
-    try:
-        return grammar.parse(text)
-    except ResponseParseError:
-        return None
-
-
-def _answer_schema(output: OutputSchema) -> Mapping[str, Any]:
-    """Return the schema of the value itself: the convention has its own wrapper."""
-    if not output.wrapped:
-        return output.json_schema
-    inner = dict(output.json_schema["properties"]["result"])
-    if "$defs" in output.json_schema:
-        inner["$defs"] = output.json_schema["$defs"]
-    return inner
-
-
-def _answer_text(parsed: ParsedResponse, output: OutputSchema | None) -> str:
-    if output is None:
-        return str(parsed.answer)
-    value = {"result": parsed.answer} if output.wrapped else parsed.answer
-    return json.dumps(value, ensure_ascii=False)

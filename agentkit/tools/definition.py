@@ -50,8 +50,8 @@ class ToolOutput:
 
 
 ToolCall = Callable[[dict[str, Any], "RunContext[Any]"], Awaitable[Any]]
-"""Runs a tool on validated arguments. Returns a `ToolOutput` or any JSON-able value; may raise `ModelRetry`,
-`ToolFailed` or `ApprovalRequired`."""
+"""Runs a tool on validated arguments. Returns a `ToolOutput` or any JSON-able value; may raise `ModelRetry` or
+`ToolFailed`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +68,6 @@ class Tool:
     """A barrier: no other call of the same response runs beside it."""
     max_retries: int | None = None
     """How often the model may try again after `ModelRetry`; None takes the agent's default."""
-    requires_approval: bool = False
 
     @property
     def name(self) -> str:

@@ -35,7 +35,6 @@ class ToolOptions:
     timeout_s: float | None = None
     sequential: bool = False
     max_retries: int | None = None
-    requires_approval: bool = False
     annotations: ToolAnnotations = ToolAnnotations()
 
 
@@ -49,7 +48,6 @@ def tool(
     timeout_s: float | None = None,
     sequential: bool = False,
     max_retries: int | None = None,
-    requires_approval: bool = False,
     annotations: ToolAnnotations = ...,
 ) -> Callable[[FunctionT], FunctionT]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
@@ -95,7 +93,6 @@ def function_tool(function: Callable[..., Any], options: ToolOptions | None = No
         timeout_s=options.timeout_s,
         sequential=options.sequential,
         max_retries=options.max_retries,
-        requires_approval=options.requires_approval,
     )
 
 

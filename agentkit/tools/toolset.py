@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -68,15 +67,6 @@ class Toolset(ABC):
             return [tool.renamed(names.get(tool.name, tool.name)) for tool in tools]
 
         return _View(self, rename)
-
-    def requiring_approval(self, needs: Callable[[ToolDefinition], bool] = lambda _: True) -> Toolset:
-        """Return a view in which the tools that `needs` accepts run only after approval."""
-        return _View(
-            self,
-            lambda tools: [
-                replace(tool, requires_approval=True) if needs(tool.definition) else tool for tool in tools
-            ],
-        )
 
 
 class _View(Toolset):

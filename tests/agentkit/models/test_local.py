@@ -173,6 +173,18 @@ async def test_text_arrives_as_deltas_that_add_up(model: LocalModel) -> None:
     assert reply.response.decoding is not None
 
 
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_stop_string_ends_a_text_answer_and_is_left_out(model: LocalModel, seed: int) -> None:
+    whole = await Agent(model, settings=ModelSettings(max_tokens=40, temperature=1.0, seed=seed)).run("hello")
+    stop = whole.output[5:7]
+    settings = ModelSettings(max_tokens=40, temperature=1.0, seed=seed, stop=(stop,))
+    async with Agent(model, settings=settings).run_stream("hello") as stream:
+        events = [event async for event in stream]
+    assert stream.result.output == whole.output[: whole.output.index(stop)]
+    told = "".join(event.text for event in events if isinstance(event, TextDeltaEvent))
+    assert told == stream.result.output
+
+
 async def test_cancelling_stops_the_decoder_and_the_model_stays_usable(model: LocalModel) -> None:
     agent = Agent(model, settings=ModelSettings(max_tokens=2000, temperature=1.0, seed=0))
     with anyio.fail_after(30):

@@ -146,14 +146,14 @@ def test_no_arguments_may_come_as_an_empty_text() -> None:
 
 
 def test_options_of_the_decorator_reach_the_tool_and_leave_the_function_callable() -> None:
-    @tool(name="plus", description="Adds.", timeout_s=3, sequential=True, max_retries=4, requires_approval=True)
+    @tool(name="plus", description="Adds.", timeout_s=3, sequential=True, max_retries=4)
     def add(a: int, b: int) -> int:
         return a + b
 
     made = function_tool(add)
     assert add(1, 2) == 3
     assert (made.name, made.definition.description) == ("plus", "Adds.")
-    assert (made.timeout_s, made.sequential, made.max_retries, made.requires_approval) == (3, True, 4, True)
+    assert (made.timeout_s, made.sequential, made.max_retries) == (3, True, 4)
 
 
 def test_methods_and_callable_objects_are_tools() -> None:

@@ -1,0 +1,202 @@
+"""Between the runtime's words and the engine's: what a reply may be, and what one was.
+
+Pure functions over a finished generation, and the listener that hears its tokens as they come.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from agentkit.limits import RequestUsage
+from agentkit.messages import DecodingStats, ModelResponse, ModelResponsePart, TextPart, ToolCallPart
+from agentkit.models.model import (
+    ModelDelta,
+    ModelRequestParameters,
+    ModelSettings,
+    OutputSchema,
+    TextDelta,
+    ToolCallDelta,
+)
+from agentkit.models.transcript import tool_specs
+from modelstack.inference.engine import Generation, GenerationStats, SamplingParams
+from modelstack.tokenizer.vocabulary import Vocabulary
+from modelstack.toolcalls.choice import ToolChoice
+from modelstack.toolcalls.compiler import CompiledGrammar
+from modelstack.toolcalls.convention import NOT_FIRST_IN_TEXT, ParsedResponse, ResponseFormat, ResponseParseError
+
+NO_TOOL_LABEL = "(no tool)"
+"""How answering instead of calling is named among the alternatives to a tool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A generation and what it says."""
+
+    generation: Generation
+    text: str
+    """Cut before the stop string, where one came."""
+    parsed: ParsedResponse | None
+    """None if the reply was cut off before it was complete."""
+
+
+class Listener:
+    """Hears a reply's tokens: tells deltas, and looks for stop strings in a text answer."""
+
+    def __init__(
+        self, vocabulary: Vocabulary, stop: Sequence[str], tell: Callable[[ModelDelta], None] | None
+    ) -> None:
+        """Listen for `stop`; `tell` None tells nobody."""
+        self._token_bytes = vocabulary.token_bytes
+        self._stop = stop
+        self._tell = tell
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text: str = ""
+        self._told = 0
+        self.stopped = False
+        """A stop string came; the text before it is the answer."""
+
+    @property
+    def text(self) -> str:
+        """The reply so far, without the stop string."""
+        return self._text
+
+    def hear(self, ids: list[int]) -> None:
+        """Take a block of tokens."""
+        self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
+        kind = self._text[:1]  # the first character tells the forms of a reply apart
+        if kind and kind not in NOT_FIRST_IN_TEXT:
+            self._look_for_stop()
+        if self._tell is None or not kind or kind == "{":  # a structured answer comes whole
+            return
+        end = len(self._text) if self.stopped else len(self._text) - self._held_back()
+        if end > self._told:
+            piece = self._text[self._told : end]
+            self._told = end
+            self._tell(ToolCallDelta(0, None, piece) if kind == "[" else TextDelta(piece))
+
+    def _look_for_stop(self) -> None:
+        found = [at for stop in self._stop if (at := self._text.find(stop)) >= 0]
+        if found:
+            self._text = self._text[: min(found)]
+            self.stopped = True
+
+    def _held_back(self) -> int:
+        """Return how many characters at the end may be the beginning of a stop string."""
+        return max(
+            (n for stop in self._stop for n in range(1, len(stop)) if self._text.endswith(stop[:n])), default=0
+        )
+
+
+def response_format(parameters: ModelRequestParameters, *, abstain: bool) -> ResponseFormat:
+    """Return what a reply to this request may be."""
+    tools = tool_specs(parameters.callable_tools)
+    answer: Any = "text" if parameters.output is None else _answer_schema(parameters.output)
+    if parameters.tool_choice == "required" and tools:
+        answer = None
+    return ResponseFormat(
+        tools=tools,
+        answer=answer,
+        parallel=parameters.parallel_tool_calls,
+        abstain=abstain and bool(tools),
+    )
+
+
+def sampling_params(settings: ModelSettings) -> SamplingParams:
+    """Return the engine's form of the settings; greedy where they say nothing."""
+    return SamplingParams(
+        temperature=settings.temperature or 0.0,
+        top_k=settings.top_k or 0,
+        top_p=1.0 if settings.top_p is None else settings.top_p,
+        min_p=settings.min_p or 0.0,
+        seed=settings.seed,
+    )
+
+
+def read_reply(generation: Generation, listener: Listener, grammar: CompiledGrammar) -> Reply:
+    """Read what was generated."""
+    text = listener.text
+    try:
+        return Reply(generation, text, grammar.parse(text))
+    except ResponseParseError:
+        return Reply(generation, text, None)
+
+
+def to_response(
+    model_name: str,
+    n_prompt: int,
+    reply: Reply,
+    choices: Sequence[ToolChoice],
+    output: OutputSchema | None,
+) -> ModelResponse:
+    """Return a reply as the runtime's message; `choices` are those of `tool_choices`."""
+    generation, parsed = reply.generation, reply.parsed
+    calls = parsed.calls if parsed is not None else ()
+    finish_reason: Literal["length", "tool_calls", "stop"] = "tool_calls" if calls else "stop"
+    if generation.finish_reason == "length":
+        finish_reason = "length"
+    return ModelResponse(
+        parts=_parts(reply, choices, output),
+        usage=RequestUsage(n_prompt, generation.stats.reused_tokens, len(generation.ids)),
+        model_name=model_name,
+        finish_reason=finish_reason,
+        decoding=_decoding(generation.stats),
+        p_answer=choices[0].probability if choices and not calls else None,
+        abstained=parsed is not None and parsed.abstained,
+    )
+
+
+def _parts(
+    reply: Reply, choices: Sequence[ToolChoice], output: OutputSchema | None
+) -> tuple[ModelResponsePart, ...]:
+    parsed = reply.parsed
+    if parsed is None:
+        return (TextPart(reply.text),) if reply.text else ()
+    if parsed.abstained:
+        return ()
+    if parsed.kind != "calls":
+        return (TextPart(_answer_text(parsed, output)),)
+    return tuple(
+        ToolCallPart(name, arguments, probability=choice.probability, alternatives=_labelled(choice))
+        for (name, arguments), choice in zip(parsed.calls, choices, strict=True)
+    )
+
+
+def _labelled(choice: ToolChoice) -> tuple[tuple[str, float], ...]:
+    return tuple(
+        ("|".join(name or NO_TOOL_LABEL for name in names), mass) for names, mass in choice.alternatives.items()
+    )
+
+
+def _decoding(stats: GenerationStats) -> DecodingStats:
+    return DecodingStats(
+        reused_tokens=stats.reused_tokens,
+        prefilled_tokens=stats.prefilled_tokens,
+        sampled_tokens=stats.sampled_tokens,
+        forced_tokens=stats.forced_tokens,
+        forward_calls=stats.forward_calls,
+        prefill_s=stats.prefill_s,
+        decode_s=stats.decode_s,
+        mask_s=stats.mask_s,
+        first_token_s=stats.first_token_s,
+    )
+
+
+def _answer_schema(output: OutputSchema) -> Mapping[str, Any]:
+    """Return the schema of the value itself: the convention has its own wrapper."""
+    if not output.wrapped:
+        return output.json_schema
+    inner = dict(output.json_schema["properties"]["result"])
+    if "$defs" in output.json_schema:
+        inner["$defs"] = output.json_schema["$defs"]
+    return inner
+
+
+def _answer_text(parsed: ParsedResponse, output: OutputSchema | None) -> str:
+    if output is None:
+        return str(parsed.answer)
+    value = {"result": parsed.answer} if output.wrapped else parsed.answer
+    return json.dumps(value, ensure_ascii=False)
