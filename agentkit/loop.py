@@ -169,15 +169,16 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
 
 
 def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tuple[RunState, Action]:
+    request_limit = rules.limits.request_limit
+    no_requests_left = request_limit is not None and state.usage.requests >= request_limit
+    if no_requests_left or (state.limit is not None and state.output_retries >= rules.output_retries):
+        return state, Finish("limit_reached")
     if state.output_retries >= rules.output_retries:
         raise UnexpectedModelBehavior(
             f"the answer was still invalid after {rules.output_retries} "
             f"{'retry' if rules.output_retries == 1 else 'retries'}: {seen.reason} "
             f"Raise `retries`, or use a model with a grammar (`profile.grammar`)."
         )
-    request_limit = rules.limits.request_limit
-    if request_limit is not None and state.usage.requests >= request_limit:
-        return state, Finish("limit_reached")
     state = replace(state, output_retries=state.output_retries + 1)
     return _ask(state, (RetryPromptPart(seen.reason),), rules)
 

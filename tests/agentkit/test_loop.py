@@ -162,6 +162,16 @@ def test_a_rejected_answer_is_retried_then_fails() -> None:
         step(state, OutputRejected("not a number"), RULES)
 
 
+def test_an_answer_that_stays_invalid_at_the_limit_ends_in_a_result() -> None:
+    rules = LoopRules(max_retries={"add": 1}, limits=UsageLimits(tool_calls_limit=0))
+    state, action = step(RunState(), ASK, rules)
+    assert action == CallModel(final=True)
+    for expected in (CallModel(final=True), Finish("limit_reached")):
+        state, _ = step(state, ModelResponse((TextPart("bad"),)), rules)
+        state, action = step(state, OutputRejected("not a number"), rules)
+        assert action == expected
+
+
 def test_an_empty_response_counts_as_rejected() -> None:
     state, _ = step(RunState(), ASK, RULES)
     state, action = step(state, ModelResponse(()), RULES)
