@@ -125,7 +125,8 @@ async def _attempt(
         arguments = tool.validate(call.arguments)
         with deadline:
             value = await tool.call(arguments, context)
-            return _returned(call, value), "success"
+            part = _returned(call, value)
+            return part, "failed" if part.is_error else "success"
     except ModelRetry as signal:
         return RetryPromptPart(str(signal), name, call_id), "retry"
     except ToolFailed as signal:
