@@ -98,6 +98,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._n_reported = len(plan.state.messages)
         self._started = time.perf_counter()
         self._result: RunResult[OutputT] | None = None
+        self._has_failed = False
         self._emit: Sink | None = self._send if plan.sinks else None
 
     @property
@@ -131,9 +132,12 @@ class AgentRun(Generic[DepsT, OutputT]):
 
         Raises:
             AgentRunError: the run failed; `messages` and `usage` of the error hold what was done.
+            UserError: the run has failed before; start another one from `state.messages`.
         """
         if self._result is not None:
             return None
+        if self._has_failed:
+            raise UserError("this run has failed; go on with a new one: message_history=run.state.messages.")
         try:
             if self._next is None:
                 await self._start()
@@ -301,7 +305,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             self._send(ToolCallDeltaEvent(delta.index, delta.tool_name, delta.arguments))
 
     def _report_failure(self, error: BaseException) -> None:
-        self._next = None
+        self._next, self._has_failed = None, True
         if self._emit is not None:
             state = self._state
             self._emit(RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage))

@@ -172,7 +172,7 @@ class LocalModel(Model):
             raise UserError(str(error)) from error
         encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
         compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
-        return _Loaded(engine, compiler, Transcripts(encoder))
+        return _Loaded(engine, compiler, Transcripts(encoder, abstain=self._abstain))
 
     # -- in the worker thread -----------------------------------------------------------------------------
 

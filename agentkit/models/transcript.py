@@ -71,9 +71,10 @@ class Prompt:
 class Transcripts:
     """All conversations of one model, least recently used first."""
 
-    def __init__(self, encoder: ChatEncoder) -> None:
-        """Encode turns with `encoder`."""
+    def __init__(self, encoder: ChatEncoder, *, abstain: bool = False) -> None:
+        """Encode turns with `encoder`; `abstain` tells the model that it may reply `[]`."""
         self._encoder = encoder
+        self._abstain = abstain
         self._by_message: dict[int, tuple[Transcript, int]] = {}
         self._all: OrderedDict[str, Transcript] = OrderedDict()
         self._names = count(1)
@@ -148,13 +149,19 @@ class Transcripts:
             self._turn(transcript, "assistant", _written(message))
         else:
             if not transcript.messages:
-                system = _system_text(message, tools, structured)
+                system = self._system_text(message, tools, structured)
                 transcript.tools = {tool.name: tool for tool in tools}
                 if system:
                     self._turn(transcript, "system", system)
             for role, text in _request_turns(message, skip_system=not transcript.messages):
                 self._turn(transcript, role, text)
         self._record(transcript, message)
+
+    def _system_text(self, request: ModelRequest, tools: Sequence[ToolDefinition], structured: bool) -> str:
+        texts = [part.content for part in request.parts if isinstance(part, SystemPromptPart)]
+        if tools:
+            texts.append(tools_prompt(tool_specs(tools), structured=structured, abstain=self._abstain))
+        return "\n\n".join(texts)
 
     def _tell_new_tools(self, transcript: Transcript, tools: Sequence[ToolDefinition]) -> None:
         new = [tool for tool in tools if transcript.tools.get(tool.name) != tool]
@@ -174,13 +181,6 @@ class Transcripts:
 def tool_specs(tools: Sequence[ToolDefinition]) -> tuple[ToolSpec, ...]:
     """Return the tools as `modelstack.toolcalls` takes them."""
     return tuple(ToolSpec(tool.name, tool.description, tool.parameters_json_schema) for tool in tools)
-
-
-def _system_text(request: ModelRequest, tools: Sequence[ToolDefinition], structured: bool) -> str:
-    texts = [part.content for part in request.parts if isinstance(part, SystemPromptPart)]
-    if tools:
-        texts.append(tools_prompt(tool_specs(tools), structured=structured))
-    return "\n\n".join(texts)
 
 
 def _request_turns(request: ModelRequest, *, skip_system: bool) -> list[tuple[Role, str]]:

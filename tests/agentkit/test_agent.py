@@ -201,6 +201,19 @@ async def test_an_undeclared_error_ends_the_run_and_carries_it() -> None:
     assert_paired(caught.value.messages)
 
 
+async def test_a_run_that_failed_does_not_start_again_and_its_conversation_goes_on() -> None:
+    async def broken() -> str:
+        raise ZeroDivisionError
+
+    agent = Agent(ScriptedModel([call("broken"), "fine"]), tools=[broken])
+    async with agent.iter("x") as run:
+        with pytest.raises(ToolExecutionError):
+            await run.finish()
+        with pytest.raises(UserError, match="new one"):
+            await run.advance()
+    assert (await agent.run("again", message_history=run.state.messages)).output == "fine"
+
+
 async def test_a_hanging_tool_times_out_and_the_others_keep_their_results() -> None:
     @tool(timeout_s=0.05)
     async def hang(n: int) -> int:
