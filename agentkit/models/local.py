@@ -126,7 +126,7 @@ class LocalModel(Model):
         """
         check_model_requests_allowed(self)
         stop = threading.Event()
-        tell = _on_loop(on_delta) if on_delta is not None else None
+        tell = _on_loop(on_delta, stop.is_set) if on_delta is not None else None
         work = partial(self._work, messages, parameters, tell, stop.is_set)
         try:
             return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
@@ -268,7 +268,15 @@ class LocalModel(Model):
         )
 
 
-def _on_loop(on_delta: OnDelta) -> Callable[[ModelDelta], None]:
-    """Return a function for the worker thread that calls `on_delta` on the event loop, in order."""
+def _on_loop(on_delta: OnDelta, ended: Callable[[], bool]) -> Callable[[ModelDelta], None]:
+    """Return a function for the worker thread that calls `on_delta` on the event loop, in order.
+
+    What the worker still says after the request has ended, because it was cancelled, reaches nobody.
+    """
     loop = asyncio.get_running_loop()
-    return lambda delta: loop.call_soon_threadsafe(on_delta, delta) and None
+
+    def deliver(delta: ModelDelta) -> None:
+        if not ended():
+            on_delta(delta)
+
+    return lambda delta: loop.call_soon_threadsafe(deliver, delta) and None

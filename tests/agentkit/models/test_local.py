@@ -185,7 +185,9 @@ async def test_a_stop_string_ends_a_text_answer_and_is_left_out(model: LocalMode
     assert told == stream.result.output
 
 
-async def test_cancelling_stops_the_decoder_and_the_model_stays_usable(model: LocalModel) -> None:
+@pytest.mark.parametrize("attempt", range(5))
+async def test_cancelling_stops_the_decoder_and_the_model_stays_usable(model: LocalModel, attempt: int) -> None:
+    """Also while deltas are on their way from the decoder's thread to the loop."""
     agent = Agent(model, settings=ModelSettings(max_tokens=2000, temperature=1.0, seed=0))
     with anyio.fail_after(30):
         async with agent.run_stream("hello") as stream:
