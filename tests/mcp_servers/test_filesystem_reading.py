@@ -145,7 +145,7 @@ async def test_a_fifo_and_a_socket_are_refused_without_waiting(
 
 
 def test_a_folder_swapped_for_a_link_never_leaks(root: Path) -> None:
-    """SDK-defined: the descriptor walk of agents.md 0.5, where resolve-then-open leaked."""
+    """SDK-defined: a descriptor walk holds where resolve-then-open leaks."""
     aside, outside = root / "aside", root.parent / "outside"
     swapper = subprocess.Popen([sys.executable, "-c", SWAP, root / "a", aside, outside], stdout=subprocess.PIPE)
     served, limits = Root(str(root)), Limits()
