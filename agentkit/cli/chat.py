@@ -7,6 +7,7 @@ keeps what was said until then.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -222,8 +223,9 @@ def _read_line() -> str:
     if sys.stdin.isatty():
         import contextlib
 
-        with contextlib.suppress(ImportError):  # not on Windows; without it lines cannot be edited
-            import readline  # noqa: F401 - gives `input` its line editor  # pyright: ignore[reportUnusedImport]
+        if os.environ.get("TERM") != "dumb":  # which says of itself that it cannot edit lines
+            with contextlib.suppress(ImportError):  # not on Windows; without it lines cannot be edited
+                import readline  # noqa: F401 - gives `input` its line editor  # pyright: ignore[reportUnusedImport]
         return input(PROMPT)
     line = sys.stdin.readline()
     if not line:

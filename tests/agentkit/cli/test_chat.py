@@ -23,9 +23,9 @@ from agentkit.state import RunState
 
 Run = Callable[..., Any]
 CTRL_C, CTRL_D = "\x03", "\x04"
+MAX_PRESSES, PATIENCE_S = 10, 1.0
 GIVE_UP_S = 60
 """Silence after which a test fails instead of hanging."""
-MAX_PRESSES, PATIENCE_S = 10, 1.0
 
 
 # -- over a pipe --------------------------------------------------------------------------------------------
@@ -118,12 +118,14 @@ class Terminal:
     def press_until(self, key: str, text: str) -> None:
         """Press a key, again if need be, until `text` is shown.
 
-        CPython notices a Ctrl-C that comes between readline's prompt and its wait for input only at the next key.
+        CPython notices a Ctrl-C that comes between its prompt and its read only at the next key.
         """
         for _ in range(MAX_PRESSES):
             self.type(key)
             while text not in self.shown and select.select([self._leader], [], [], PATIENCE_S)[0]:
-                self.shown += self._read()
+                self.shown += self._read() or pytest.fail(
+                    f"the chat ended before it showed {text!r}: {self.shown}"
+                )
             if text in self.shown:
                 self.shown = self.shown.partition(text)[2]
                 return
