@@ -50,5 +50,5 @@ $(VENV)/.local: $(BIN)/python pyproject.toml
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.local pyproject.toml
-	$(BUILD_ENV) $(PIP) -e ".[local,dev]"
+	$(BUILD_ENV) $(PIP) -e ".[all,dev]"
 	@touch $@

@@ -1,0 +1,1 @@
+"""Running suites: on inspect-ai, journalled, resumed, summed up, compared."""

@@ -1,0 +1,1 @@
+"""Prompt injection: tool results that carry instructions."""

@@ -1,0 +1,1 @@
+"""Language: mathematics, instructions, code, knowledge, and bits per byte."""

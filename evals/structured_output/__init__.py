@@ -1,0 +1,1 @@
+"""Structured output: valid, and right, on real JSON Schemas."""
