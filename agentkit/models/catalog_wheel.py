@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,11 +106,10 @@ def _ended(pip: subprocess.Popen[bytes]) -> bool:
 def _largest_file(folder: Path) -> int:
     """Return the size of the largest file below `folder`, which pip changes meanwhile."""
     largest = 0
-    for path in folder.rglob("*"):
-        try:
-            largest = max(largest, path.stat().st_size)
-        except OSError:
-            continue
+    for parent, _, names in os.walk(folder):  # which, unlike rglob, passes over a folder that is gone by now
+        for name in names:
+            with suppress(OSError):
+                largest = max(largest, (Path(parent) / name).stat().st_size)
     return largest
 
 

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from agentkit.models.transcript import Prompt, Transcripts
     from modelstack.inference.engine import Engine, GenerateRequest, SamplingParams
     from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
+    from modelstack.toolcalls.convention import ResponseFormat
 
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
@@ -47,7 +48,8 @@ RESAMPLE_TEMPERATURE = 0.7
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     engine: Engine
-    compiler: GrammarCompiler
+    compiler: GrammarCompiler | None
+    """None where replies are not masked."""
     transcripts: Transcripts
 
 
@@ -59,7 +61,7 @@ class LocalModel(Model):
         model: str | Path | Engine = "smollm2-135m",
         *,
         lora: str | Path | None = None,
-        grammar: GrammarEngine = "llguidance",
+        grammar: GrammarEngine | None = "llguidance",
         unsupported_schema: Literal["refuse", "check"] = "check",
         context_window: int | None = None,
         jump_ahead: bool = True,
@@ -71,7 +73,8 @@ class LocalModel(Model):
         Args:
             model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine.
             lora: Path of a GGUF LoRA adapter.
-            grammar: Which library computes the token masks.
+            grammar: Which library computes the token masks. None masks nothing: replies are read leniently,
+                calls may be malformed, and no probabilities are reported.
             unsupported_schema: What to do with schema keywords that the grammar cannot enforce: refuse the
                 tool, or check them after decoding and draw again.
             context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
@@ -81,7 +84,7 @@ class LocalModel(Model):
         """
         self._source = model
         self._lora = lora
-        self._grammar_engine: GrammarEngine = grammar
+        self._grammar_engine: GrammarEngine | None = grammar
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
         self._jump_ahead = jump_ahead
         self._abstain = abstain
@@ -102,7 +105,7 @@ class LocalModel(Model):
     def profile(self) -> ModelProfile:
         """Everything; the context window is known once the model is loaded."""
         return ModelProfile(
-            grammar=True,
+            grammar=self._grammar_engine is not None,
             logprobs=True,
             prefix_cache=True,
             context_window=self._loaded.engine.context_window if self._loaded is not None else None,
@@ -171,7 +174,9 @@ class LocalModel(Model):
         except EngineError as error:
             raise UserError(str(error)) from error
         encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
-        compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
+        compiler = None
+        if self._grammar_engine is not None:
+            compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
         return _Loaded(engine, compiler, Transcripts(encoder, abstain=self._abstain))
 
     # -- in the worker thread -----------------------------------------------------------------------------
@@ -210,11 +215,12 @@ class LocalModel(Model):
         loaded = self._loaded
         assert loaded is not None  # `load` was called
         structured = parameters.output is not None
+        wanted = response_format(parameters, abstain=self._abstain)
         with self._books:
-            grammar = loaded.compiler.compile(response_format(parameters, abstain=self._abstain))
+            grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
             prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured)
-        reply = self._generate(loaded, prompt, grammar, parameters.settings, tell, cancelled)
-        choices = tool_choices(reply.generation, loaded.engine.vocabulary, grammar.format)
+        reply = self._generate(loaded, prompt, wanted, grammar, parameters.settings, tell, cancelled)
+        choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
         with self._books:
             loaded.transcripts.add_reply(prompt, reply.generation.ids, response)
@@ -224,13 +230,14 @@ class LocalModel(Model):
         self,
         loaded: _Loaded,
         prompt: Prompt,
-        grammar: CompiledGrammar,
+        wanted: ResponseFormat,
+        grammar: CompiledGrammar | None,
         settings: ModelSettings,
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> Reply:
         """Decode a reply; draw again where it breaks a rule that the grammar could not hold."""
-        from agentkit.models.local_reply import Listener, read_reply, sampling_params
+        from agentkit.models.local_reply import Listener, read_reply, read_unmasked_reply, sampling_params
 
         sampling = sampling_params(settings)
         attempt = 0
@@ -241,6 +248,8 @@ class LocalModel(Model):
             generation = loaded.engine.generate(
                 request, on_tokens=listener.hear, cancelled=lambda heard=listener: heard.stopped or cancelled()
             )
+            if grammar is None:
+                return read_unmasked_reply(generation, listener, wanted)
             reply = read_reply(generation, listener, grammar)
             if (
                 reply.parsed is None
@@ -254,7 +263,7 @@ class LocalModel(Model):
             sampling = replace(sampling, temperature=temperature, seed=(settings.seed or 0) + attempt)
 
     def _request(
-        self, prompt: Prompt, grammar: CompiledGrammar, sampling: SamplingParams, max_tokens: int | None
+        self, prompt: Prompt, grammar: CompiledGrammar | None, sampling: SamplingParams, max_tokens: int | None
     ) -> GenerateRequest:
         from modelstack.inference.engine import GenerateRequest
 
@@ -262,7 +271,7 @@ class LocalModel(Model):
             prompt_ids=prompt.ids,
             max_tokens=max_tokens or DEFAULT_MAX_TOKENS,
             conversation=prompt.transcript.key,
-            grammar=grammar.start(),
+            grammar=grammar.start() if grammar is not None else None,
             sampling=sampling,
             jump_ahead=self._jump_ahead,
         )

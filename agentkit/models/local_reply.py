@@ -27,6 +27,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.choice import ToolChoice
 from modelstack.toolcalls.compiler import CompiledGrammar
 from modelstack.toolcalls.convention import NOT_FIRST_IN_TEXT, ParsedResponse, ResponseFormat, ResponseParseError
+from modelstack.toolcalls.free_form import read_free_reply
 
 NO_TOOL_LABEL = "(no tool)"
 """How answering instead of calling is named among the alternatives to a tool."""
@@ -125,14 +126,19 @@ def read_reply(generation: Generation, listener: Listener, grammar: CompiledGram
         return Reply(generation, text, None)
 
 
+def read_unmasked_reply(generation: Generation, listener: Listener, wanted: ResponseFormat) -> Reply:
+    """Read what was generated without a grammar: anything is a reply, at worst a text answer."""
+    return Reply(generation, listener.text, read_free_reply(listener.text, wanted))
+
+
 def to_response(
     model_name: str,
     n_prompt: int,
     reply: Reply,
-    choices: Sequence[ToolChoice],
+    choices: Sequence[ToolChoice] | None,
     output: OutputSchema | None,
 ) -> ModelResponse:
-    """Return a reply as the runtime's message; `choices` are those of `tool_choices`."""
+    """Return a reply as the runtime's message; `choices` are those of `tool_choices`, None without a grammar."""
     generation, parsed = reply.generation, reply.parsed
     calls = parsed.calls if parsed is not None else ()
     finish_reason: Literal["length", "tool_calls", "stop"] = "tool_calls" if calls else "stop"
@@ -150,7 +156,7 @@ def to_response(
 
 
 def _parts(
-    reply: Reply, choices: Sequence[ToolChoice], output: OutputSchema | None
+    reply: Reply, choices: Sequence[ToolChoice] | None, output: OutputSchema | None
 ) -> tuple[ModelResponsePart, ...]:
     parsed = reply.parsed
     if parsed is None:
@@ -159,6 +165,8 @@ def _parts(
         return ()
     if parsed.kind != "calls":
         return (TextPart(_answer_text(parsed, output)),)
+    if choices is None:
+        return tuple(ToolCallPart(name, arguments) for name, arguments in parsed.calls)
     return tuple(
         ToolCallPart(name, arguments, probability=choice.probability, alternatives=_labelled(choice))
         for (name, arguments), choice in zip(parsed.calls, choices, strict=True)
@@ -196,7 +204,7 @@ def _answer_schema(output: OutputSchema) -> Mapping[str, Any]:
 
 
 def _answer_text(parsed: ParsedResponse, output: OutputSchema | None) -> str:
-    if output is None:
+    if output is None or parsed.kind == "text":  # the latter only where no grammar held the reply
         return str(parsed.answer)
     value = {"result": parsed.answer} if output.wrapped else parsed.answer
     return json.dumps(value, ensure_ascii=False)

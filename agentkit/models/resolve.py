@@ -1,7 +1,7 @@
 """A model from its name, so that an agent's model can be a word in a configuration.
 
 local                               the embedded default model
-local:SPEC[?lora=PATH&grammar=...]  SPEC as in `agentkit.models.catalog`
+local:SPEC[?lora=PATH&grammar=...&abstain=true]  SPEC as in `agentkit.models.catalog`; grammar=none masks nothing
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
 http(s)://HOST/v1#NAME              any OpenAI-compatible server
 test                                `agentkit.testing.TestModel`
@@ -24,10 +24,18 @@ from agentkit.models.model import Model
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agentkit.models.local import GrammarEngine
+
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 _FORMS = ("local", "local:", "openai:", "http://", "https://", "test")
-_LOCAL_OPTIONS = ("lora", "grammar")
+_LOCAL_OPTIONS = ("lora", "grammar", "abstain")
+_GRAMMARS: dict[str, GrammarEngine | None] = {
+    "llguidance": "llguidance",
+    "lm-format-enforcer": "lm-format-enforcer",
+    "none": None,
+}
+_SWITCH = {"true": True, "false": False}
 
 _local_models: dict[tuple[str, tuple[tuple[str, str], ...]], Model] = {}
 _local_lock = threading.Lock()
@@ -91,11 +99,16 @@ def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
             make = partial(LocalModel, file_spec)
             if (lora := options.get("lora")) is not None:
                 make = partial(make, lora=Path(lora).expanduser())
-            grammar = options.get("grammar")
-            if grammar is not None:
-                if grammar not in ("llguidance", "lm-format-enforcer"):
-                    raise UserError(f"grammar={grammar!r} is not known; use llguidance or lm-format-enforcer.")
-                make = partial(make, grammar=grammar)
+            if (grammar := options.get("grammar")) is not None:
+                if grammar not in _GRAMMARS:
+                    raise UserError(
+                        f"grammar={grammar!r} is not known; use llguidance, lm-format-enforcer or none."
+                    )
+                make = partial(make, grammar=_GRAMMARS[grammar])
+            if (abstain := options.get("abstain")) is not None:
+                if abstain not in _SWITCH:
+                    raise UserError(f"abstain={abstain!r} is not known; use true or false.")
+                make = partial(make, abstain=_SWITCH[abstain])
             _local_models[key] = make()
         return _local_models[key]
 

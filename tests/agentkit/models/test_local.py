@@ -247,3 +247,15 @@ async def test_a_missing_or_broken_file_says_so(tmp_path: Path) -> None:
 async def test_a_local_model_is_a_real_model_for_block_model_requests(model: Model) -> None:
     with block_model_requests(), pytest.raises(UserError, match="tiny.gguf"):
         await Agent(model).run("x")
+
+
+async def test_without_a_grammar_any_reply_is_read_and_nothing_is_claimed(tiny_gguf: Path) -> None:
+    free = LocalModel(tiny_gguf, grammar=None, n_threads=1, n_threads_prefill=1)
+    assert not free.profile.grammar
+    result = await Agent(free, tools=[add], settings=ModelSettings(temperature=1.0, max_tokens=30, seed=3)).run(
+        "x"
+    )
+    (response,) = responses(result.messages)
+    assert response.text and response.p_answer is None
+    assert result.confidence is None
+    free.close()

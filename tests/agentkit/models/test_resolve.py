@@ -66,7 +66,8 @@ def test_the_openai_variables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ("local?lorra=x", "nearest: 'lora'"),
         ("local?lora", "after \\? comes key=value"),
         ("local?", "after \\? comes key=value"),
-        ("local?grammar=gbnf", "use llguidance or lm-format-enforcer"),
+        ("local?grammar=gbnf", "use llguidance, lm-format-enforcer or none"),
+        ("local?abstain=maybe", "use true or false"),
     ],
 )
 def test_a_name_that_cannot_be_used_says_what_can(
