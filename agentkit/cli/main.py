@@ -5,6 +5,7 @@ An error is one line that says what to do; `agentkit --debug COMMAND` shows wher
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
 from typing import Annotated, Any, cast
 
 import typer
@@ -46,6 +47,8 @@ app.command()(demo.demo)
 app.command()(doctor.doctor)
 app.add_typer(models.app, name="models")
 app.add_typer(trace.app, name="trace")
+for _plugin in entry_points(group="agentkit.commands"):  # other packages' commands, `agentkit eval` for one
+    _plugin.load()(app)
 
 
 def _show_version(wanted: bool) -> None:

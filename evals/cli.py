@@ -1,0 +1,198 @@
+"""`agentkit eval` and `agentkit compare`: added to the command line by an entry point (extra `evals`)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentkit.errors import UserError
+
+if TYPE_CHECKING:
+    from evals.case import Run
+    from evals.harness.evaluation import Evaluation, ProgressCallback
+    from evals.harness.suite import Table
+
+MAX_EXPLAINED = 5
+"""Failed runs whose error is shown; the rest is in the folder."""
+
+N_PLAIN_LINES = 20
+"""Lines of progress where standard error is no terminal."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `agentkit`."""
+    app.command(name="eval")(evaluate)
+    app.command()(compare)
+
+
+def evaluate(
+    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="Leave it out to list all suites.")] = None,
+    model: Annotated[
+        str, typer.Option("--model", "-m", help="As for `agentkit run`; inspect:PROVIDER/NAME; none.")
+    ] = "local",
+    option: Annotated[
+        list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="The suite's own options.")
+    ] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="At most this many cases, from all groups in turn.")
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Runs of each case.")] = 1,
+    seed: Annotated[int, typer.Option(help="For sampling and for intervals.")] = 0,
+    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one reply.")] = None,
+    case_timeout: Annotated[
+        float | None, typer.Option(metavar="SECONDS", help="For one case; a time-out is a failure.")
+    ] = None,
+    parallel: Annotated[int, typer.Option(min=1, help="Cases side by side.")] = 1,
+    log_dir: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Where the results go; a started folder is continued.")
+    ] = None,
+    retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cases again.")] = False,
+) -> None:
+    """Evaluate a model on a suite: n, score, 95 % interval, failures, seconds and tokens per case."""
+    if suite is None:
+        _list_suites()
+        return
+    _need_inspect()
+    from agentkit.cli.console import notes_console, output_console, plain
+    from evals.harness.evaluation import default_folder
+    from evals.harness.evaluation import evaluate as run_evaluation
+    from evals.harness.specification import Specification
+
+    specification = Specification(
+        suite=suite,
+        model=model,
+        options=_options(option or []),
+        limit=limit,
+        epochs=epochs,
+        seed=seed,
+        temperature=temperature,
+        max_tokens=max_tokens,
+        case_timeout_s=case_timeout,
+    )
+    folder = log_dir or default_folder(specification)
+    notes = notes_console()
+    notes.print(plain(f"results in {folder}; `--log-dir {folder}` continues after an interruption", "dim"))
+    with _progress() as tell:
+        done = run_evaluation(
+            specification, folder, max_parallel=parallel, retry_failed=retry_failed, on_progress=tell
+        )
+    _report(done)
+    output_console().print(plain(f"log: inspect view --log-dir {done.log.parent}", "dim"))
+
+
+def compare(
+    first: Annotated[Path, typer.Argument(help="Folder of an evaluation.")],
+    second: Annotated[Path, typer.Argument(help="Folder of another one of the same suite.")],
+    seed: Annotated[int, typer.Option(help="For the bootstrap.")] = 0,
+) -> None:
+    """Compare two evaluations case by case: difference with its interval, McNemar's test."""
+    from agentkit.cli.console import notes_console, plain
+    from evals.harness.comparison import compare as compare_folders
+    from evals.harness.comparison import comparison_table
+
+    comparison = compare_folders(first, second, seed=seed)
+    print_table(comparison_table(comparison))
+    for name, only in (("first", comparison.only_in_first), ("second", comparison.only_in_second)):
+        if only:
+            notes_console().print(plain(f"only in the {name}: {len(only)} cases, {only[0]} and others", "yellow"))
+
+
+def print_table(table: Table) -> None:
+    """Print a table; cells may hold anything, so nothing in them is markup."""
+    from rich.table import Table as RichTable
+
+    from agentkit.cli.console import output_console, plain
+
+    drawn = RichTable(title=plain(table.title), title_justify="left", title_style="bold")
+    for column in table.columns:
+        is_text = column in ("group", "task", "source")
+        drawn.add_column(plain(column), justify="left" if is_text else "right", overflow="fold")
+    for row in table.rows:
+        drawn.add_row(*(plain(cell) for cell in row))
+    console = output_console()
+    console.soft_wrap = False
+    console.print(drawn)
+
+
+def _report(done: Evaluation) -> None:
+    from agentkit.cli.console import notes_console, one_line, plain
+    from evals.harness.results import summary_table
+
+    of = done.specification
+    title = f"{of.suite} · {of.model} · seed {of.seed}" + (f" · {of.epochs} epochs" if of.epochs > 1 else "")
+    print_table(summary_table(title, done.lines))
+    for table in done.tables:
+        print_table(table)
+    notes = notes_console()
+    failed = [s for s in done.scored if s.run.status in ("failed", "timed_out")]
+    for each in failed[:MAX_EXPLAINED]:
+        notes.print(plain(one_line(f"{each.case.id} {each.run.status}: {each.run.error}"), "red"))
+    if len(failed) > MAX_EXPLAINED:
+        notes.print(plain(f"{len(failed) - MAX_EXPLAINED} more failed; see {done.folder}/scores.csv", "red"))
+    for path in done.plots:
+        notes.print(plain(f"drawn: {path}", "dim"))
+
+
+def _list_suites() -> None:
+    from agentkit.cli.console import output_console, plain
+    from evals.harness.suite import SUITES, find_suite
+
+    console = output_console()
+    for name in SUITES:
+        suite = find_suite(name)
+        console.print(plain(f"{name:<18} {suite.description}", "bold"))
+        for key, about in suite.options.items():
+            console.print(plain(f"    -o {key}=...  {about}", "dim"))
+
+
+def _options(given: list[str]) -> dict[str, str]:
+    options: dict[str, str] = {}
+    for each in given:
+        key, sign, value = each.partition("=")
+        if not sign or not key:
+            raise UserError(f"--option {each!r}: write KEY=VALUE.")
+        options[key] = value
+    return options
+
+
+def _need_inspect() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("inspect_ai") is None:
+        raise UserError('`agentkit eval` needs inspect-ai: pip install "agentkit[evals]"')
+
+
+@contextmanager
+def _progress() -> Generator[ProgressCallback]:
+    """Show a progress bar on standard error; a plain line now and then where that is no terminal."""
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    from agentkit.cli.console import notes_console
+
+    console = notes_console()
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    n_failed = 0
+    with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task("cases", total=None)
+
+        def tell(n_done: int, n_runs: int, run: Run) -> None:
+            nonlocal n_failed
+            n_failed += run.status in ("failed", "timed_out")
+            what = f"cases, {n_failed} failed" if n_failed else "cases"
+            bar.update(task, completed=n_done, total=n_runs, description=what)
+            if not console.is_terminal and (n_done % max(1, n_runs // N_PLAIN_LINES) == 0 or n_done == n_runs):
+                console.print(f"{n_done} of {n_runs} {what}")
+
+        yield tell

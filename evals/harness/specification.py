@@ -1,0 +1,156 @@
+"""What an evaluation is: everything that decides its figures, hashed, so that a resume continues the same one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from agentkit.errors import UserError
+from agentkit.models.model import ModelSettings
+from evals.case import Case, json_line
+
+PACKAGES = ("agentkit", "inspect-ai", "llama-cpp-python", "llguidance", "pydantic", "numpy")
+SPECIFICATION_FILE = "run.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Specification:
+    """One evaluation, before it runs."""
+
+    suite: str
+    model: str
+    """A model string as in `agentkit.models.resolve`, `inspect:PROVIDER/NAME`, or `none`."""
+    options: dict[str, str] = field(default_factory=dict[str, str])
+    """The suite's own options."""
+    limit: int | None = None
+    """At most this many cases, taken from the groups in turn."""
+    epochs: int = 1
+    """How often each case is run."""
+    seed: int = 0
+    temperature: float = 0.0
+    max_tokens: int | None = None
+    case_timeout_s: float | None = None
+    """Wall-clock seconds for one case; None takes the suite's."""
+
+    def __post_init__(self) -> None:
+        """Refuse counts that mean nothing.
+
+        Raises:
+            UserError: `limit` or `epochs` is below 1, or a time-out is not positive.
+        """
+        for name in ("limit", "epochs", "case_timeout_s"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UserError(f"{name}={value!r}: it must be above zero.")
+
+    def settings(self, epoch: int) -> ModelSettings:
+        """Return the sampling of one epoch; each draws with a seed of its own."""
+        return ModelSettings(temperature=self.temperature, max_tokens=self.max_tokens, seed=self.seed + epoch - 1)
+
+
+def select(cases: Sequence[Case], limit: int | None) -> list[Case]:
+    """Return at most `limit` cases, one from each group in turn, in their own order within a group.
+
+    Raises:
+        UserError: two cases have one id, or there are none.
+    """
+    ids = [case.id for case in cases]
+    if len(set(ids)) != len(ids):
+        twice = next(id_ for id_ in ids if ids.count(id_) > 1)
+        raise UserError(f"case id {twice!r} comes twice; ids must be unique in a suite.")
+    if not cases:
+        raise UserError("the suite has no cases for these options.")
+    if limit is None or limit >= len(cases):
+        return list(cases)
+    groups: dict[str, list[Case]] = {}
+    for case in cases:
+        groups.setdefault(case.group, []).append(case)
+    chosen: set[str] = set()
+    turn = 0
+    while len(chosen) < limit:
+        for group in groups.values():
+            if turn < len(group) and len(chosen) < limit:
+                chosen.add(group[turn].id)
+        turn += 1
+    return [case for case in cases if case.id in chosen]
+
+
+def cases_sha256(cases: Sequence[Case]) -> str:
+    """Return the hash of cases, in order, with everything that is in them."""
+    digest = hashlib.sha256()
+    for case in cases:
+        digest.update(json_line(asdict(case)).encode("utf-8", errors="surrogatepass") + b"\n")
+    return digest.hexdigest()
+
+
+def describe(specification: Specification, suite_version: int, cases: Sequence[Case]) -> dict[str, Any]:
+    """Return the record of an evaluation: under `identity` what must agree on a resume, the rest for readers."""
+    return {
+        "identity": {
+            **asdict(specification),
+            "suite_version": suite_version,
+            "n_cases": len(cases),
+            "cases_sha256": cases_sha256(cases),
+        },
+        "packages": {name: _version(name) for name in PACKAGES},
+        "python": platform.python_version(),
+        "machine": {"system": platform.platform(), "processor": processor_name()},
+        "git_commit": _git_commit(),
+    }
+
+
+def check_identity(folder: Path, record: dict[str, Any]) -> None:
+    """Refuse to continue another evaluation than the one in `folder`.
+
+    Raises:
+        UserError: `folder` holds an evaluation that differs; the message names what does.
+    """
+    path = folder / SPECIFICATION_FILE
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["identity"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} cannot be read as the record of an evaluation: {error}.") from error
+    now = json.loads(json.dumps(record["identity"]))
+    for key in {**before, **now}:
+        if before.get(key) != now.get(key):
+            raise UserError(
+                f"{folder} holds another evaluation: {key} was {before.get(key)!r} and is now {now.get(key)!r}. "
+                f"Name another folder, or repeat the options of the first."
+            )
+
+
+def processor_name() -> str:
+    """Return the CPU's name, or the architecture where the system does not tell."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(names)} x {names[0]}" if names else platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this source tree with `+` where files differ from it; None outside a repository."""
+    here = Path(__file__).parent
+    try:
+        commit = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+", "--abbrev=12"],
+            cwd=here, capture_output=True, text=True, timeout=10, check=True,
+        )  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return commit.stdout.strip() or None
