@@ -1,0 +1,186 @@
+"""Whether an answer states what was asked, and nothing that takes it back.
+
+A lenient match is a way to cheat: whoever pastes every file into the answer has "12" in it somewhere. So the rules
+are strict, and the agent is told to answer shortly (`running.INSTRUCTIONS`):
+
+- at most `MAX_ANSWER_CHARS` characters in `MAX_ANSWER_LINES` lines;
+- whole tokens only: 12 is not in 112, 12.5, 12-13, P-12 or 2026-12-01, and notes.md is not in old/notes.md;
+- what is expected must not be denied or left open ("not 12", "more than 12", "12 or 13");
+- none of the other candidates that the task names may be there, not even denied or inside a path;
+- at most `MAX_OTHER_NUMBERS` numbers besides the expected ones and those of the user's own sentence.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from evals.tool_use.executed.task import Answer, NumberAnswer, WordsAnswer
+
+MAX_ANSWER_CHARS = 400
+"""Three long sentences; the longest reference answer has under 120."""
+MAX_ANSWER_LINES = 5
+"""A list of the two or three things that a task asks for, with a line before it."""
+MAX_OTHER_NUMBERS = 4
+"""A sum may be explained by its terms; a dump has more."""
+MAX_DENIAL_DISTANCE = 3
+"""Tokens between a denial and what it denies: "not at all the 12"."""
+NUMBER_TOLERANCE = 1e-6
+
+# With thousands separators first, then words that hold together: paths, addresses, dates, times, identifiers.
+_TOKEN = re.compile(
+    r"\d{1,3}(?:,\d{3})+(?:\.\d+)?[^\W\d_]*(?!\w)"
+    r"|\w+(?:(?:[-./@'\u2019]|(?<=\d):(?=\d))\w+)*"
+)
+_NUMBER = re.compile(r"(\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?)(?:eur|usd|ms|s|min|h|kb|mb|gb|ml|g|kg)?")
+_CLAUSE_END = re.compile(r"[.,;:!?()\n]|\s[-\u2013\u2014]\s")
+_DENIALS = frozenset({"not", "no", "never", "nor", "neither", "without", "except", "cannot", "hardly"})
+_COMPARISONS = frozenset({"than", "under", "over", "below", "above", "least", "most"})
+_NUMBER_WORDS = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
+    "twenty",
+)
+_SMALL_NUMBERS = {word: value for value, word in enumerate(_NUMBER_WORDS)}
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A word of an answer, folded."""
+
+    text: str
+    opens_clause: bool
+    """Whether punctuation parts it from the token before."""
+    is_negative: bool = False
+    """Whether a minus sign stands before it."""
+
+
+def answer_problem(answer: Answer | None, text: str, prompt: str) -> str | None:
+    """Return what is wrong with `text` as an answer to `prompt`, None where it is right."""
+    if answer is None:
+        return None
+    if not text.strip():
+        return "there is no answer"
+    if len(text) > MAX_ANSWER_CHARS:
+        return f"the answer has {len(text)} characters, more than {MAX_ANSWER_CHARS}"
+    n_lines = sum(bool(line.strip()) for line in text.splitlines())
+    if n_lines > MAX_ANSWER_LINES:
+        return f"the answer has {n_lines} lines, more than {MAX_ANSWER_LINES}"
+    tokens = tuple(tokens_of(text))
+    if isinstance(answer, NumberAnswer):
+        return _number_problem(answer, tokens, prompt)
+    return _words_problem(answer, tokens, prompt)
+
+
+def tokens_of(text: str) -> Iterator[Token]:
+    """Split a text into folded tokens."""
+    text = unicodedata.normalize("NFKC", text)
+    end = 0
+    for match in _TOKEN.finditer(text):
+        between = text[end : match.start()]
+        folded = match.group().casefold().replace("\u2019", "'").removesuffix("'s").strip("_")
+        if folded:
+            opens = end > 0 and _CLAUSE_END.search(between) is not None
+            yield Token(folded, opens, is_negative=between.endswith(("-", "\u2212")))
+        end = match.end()
+
+
+def number_of(token: Token) -> float | None:
+    """Return the number that a token states, None where it is none.
+
+    "one" is no number here: too often it is a pronoun.
+    """
+    match = _NUMBER.fullmatch(token.text)
+    if match is not None:
+        value = float(match[1].replace(",", ""))
+        return -value if token.is_negative else value
+    return None if token.text == "one" else _SMALL_NUMBERS.get(token.text)
+
+
+def _number_problem(answer: NumberAnswer, tokens: Sequence[Token], prompt: str) -> str | None:
+    places = [
+        index
+        for index, token in enumerate(tokens)
+        if _same(number_of(token), answer.value) or (answer.value == 1 and token.text == "one")
+    ]
+    if not places:
+        return f"{answer.value:g} is not in it"
+    numbers = {value for token in tokens if (value := number_of(token)) is not None}
+    for forbidden in answer.forbidden:
+        if any(_same(value, forbidden) for value in numbers):
+            return f"it states {forbidden:g} as well"
+    if any(_is_open(tokens, place, place + 1) for place in places):
+        return f"it denies {answer.value:g} or leaves it open"
+    return _too_many_numbers(numbers, [answer.value], prompt)
+
+
+def _words_problem(answer: WordsAnswer, tokens: Sequence[Token], prompt: str) -> str | None:
+    expected: list[float] = []
+    for ways in answer.required:
+        places = [place for way in ways for place in _places(tokens, way)]
+        if not places:
+            return f"{ways[0]!r} is not in it"
+        if any(_is_open(tokens, first, end) for first, end in places):
+            return f"it denies {ways[0]!r} or leaves it open"
+        stated = (number_of(token) for first, end in places for token in tokens[first:end])
+        expected += [value for value in stated if value is not None]
+    for forbidden in answer.forbidden:
+        if _mentions(tokens, forbidden):
+            return f"it states {forbidden!r} as well"
+    numbers = {value for token in tokens if (value := number_of(token)) is not None}
+    return _too_many_numbers(numbers, expected, prompt)
+
+
+def _too_many_numbers(numbers: set[float], expected: Sequence[float], prompt: str) -> str | None:
+    given = [*expected, *(value for token in tokens_of(prompt) if (value := number_of(token)) is not None)]
+    others = [value for value in numbers if not any(_same(value, known) for known in given)]
+    if len(others) > MAX_OTHER_NUMBERS:
+        return f"it states {len(others)} numbers besides"
+    return None
+
+
+def _places(tokens: Sequence[Token], phrase: str) -> list[tuple[int, int]]:
+    """Return where a phrase occurs, as ranges of tokens."""
+    wanted = [token.text for token in tokens_of(phrase)]
+    n = len(wanted)
+    return [
+        (first, first + n)
+        for first in range(len(tokens) - n + 1)
+        if [token.text for token in tokens[first : first + n]] == wanted
+    ]
+
+
+def _mentions(tokens: Sequence[Token], phrase: str) -> bool:
+    """Return whether a phrase occurs; one with letters also within a longer token, such as a path."""
+    if phrase.isnumeric():
+        return bool(_places(tokens, phrase))
+    wanted = re.escape(_joined(tokens_of(phrase)))
+    return re.search(rf"(?<!\w){wanted}(?!\w)", _joined(tokens)) is not None
+
+
+def _joined(tokens: Iterable[Token]) -> str:
+    return " ".join(token.text for token in tokens)
+
+
+def _is_open(tokens: Sequence[Token], first: int, end: int) -> bool:
+    """Return whether what stands at `first` to `end` is denied, compared with, or one of several choices."""
+    if end < len(tokens) and tokens[end].text == "or":
+        return True
+    for distance in range(1, MAX_DENIAL_DISTANCE + 1):
+        index = first - distance
+        if index < 0 or tokens[index + 1].opens_clause:
+            return False
+        word = tokens[index].text
+        if word in _DENIALS or word.endswith("n't"):
+            return True
+        if distance == 1 and (word in _COMPARISONS or word == "or"):
+            return True
+        if word in ("instead", "rather") and distance <= 2:
+            return True
+    return False
+
+
+def _same(first: float | None, second: float) -> bool:
+    return first is not None and abs(first - second) < NUMBER_TOLERANCE

@@ -1,0 +1,83 @@
+"""The score of a run: the end is right, nothing else changed, the answer is right, and something was looked at.
+
+A plain function of (case, run), so it is a reward as well. A run is given 1 or 0: half a transfer between two
+accounts is worth nothing. Why it failed is one of `Failure`, the first that holds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from agentkit.messages import ModelRequest, RetryPromptPart, ToolReturnPart
+from evals.case import Case, Run, Score, failed_score
+from evals.tool_use.executed.answers import answer_problem
+from evals.tool_use.executed.task import Task, task_of
+from evals.tool_use.executed.world import differences, expected_world, start_world, world_from_json
+
+Failure = Literal["error", "limit", "no call", "wrong call", "nothing changed", "wrong state", "wrong answer"]
+FAILURES: dict[Failure, str] = {
+    "error": "the run raised or ran out of time",
+    "limit": "the request or call limit ended the run",
+    "no call": "no tool was called",
+    "wrong call": "every call was answered by an error",
+    "nothing changed": "something was to be changed, and all is as it was",
+    "wrong state": "files or rows are not as they should be",
+    "wrong answer": "the end is right, the answer is not",
+}
+MAX_SHOWN_DIFFERENCES = 3
+
+
+def score(case: Case, run: Run) -> Score:
+    """Score one run."""
+    failure, explanation = judge(case, run)
+    answer = run.output if isinstance(run.output, str) else None
+    n_refused = n_failed_calls(run)
+    return Score(
+        0.0 if failure else 1.0,
+        f"{failure}: {explanation}" if failure else explanation,
+        answer,
+        {"calls": float(len(run.calls)), "failed calls": float(n_refused)},
+    )
+
+
+def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
+    """Return why a run failed, None where it is right, and the finding in words."""
+    task = task_of(case)
+    if (failed := failed_score(run)) is not None:
+        return "error", failed.explanation
+    if run.status == "limit_reached":
+        return "limit", f"after {run.usage.requests} requests and {run.usage.tool_calls} calls"
+    if not run.calls:
+        return "no call", "an answer that rests on no call is a guess"
+    wrong = _wrong_state(task, run)
+    if (wrong or task.answer is not None) and n_failed_calls(run) == len(run.calls):
+        return "wrong call", f"{len(run.calls)} calls, none of them done"
+    if wrong is not None:
+        return wrong
+    text = run.output if isinstance(run.output, str) else ""
+    problem = answer_problem(task.answer, text, task.prompt)
+    if problem is not None:
+        return "wrong answer", problem
+    return None, "the end is as expected" if task.answer is None else "the end and the answer are as expected"
+
+
+def n_failed_calls(run: Run) -> int:
+    """Return how many calls were answered by an error: unknown tool, refused arguments, or a tool that failed."""
+    return sum(
+        isinstance(part, RetryPromptPart) if not isinstance(part, ToolReturnPart) else part.is_error
+        for message in run.messages
+        if isinstance(message, ModelRequest)
+        for part in message.parts
+        if getattr(part, "tool_call_id", None) is not None
+    )
+
+
+def _wrong_state(task: Task, run: Run) -> tuple[Failure, str] | None:
+    start, found = start_world(task), world_from_json(run.observed)
+    found_differences = differences(expected_world(task), found, start)
+    if not found_differences:
+        return None
+    shown = "; ".join(found_differences[:MAX_SHOWN_DIFFERENCES])
+    if len(found_differences) > MAX_SHOWN_DIFFERENCES:
+        shown += f"; and {len(found_differences) - MAX_SHOWN_DIFFERENCES} more"
+    return ("wrong state" if differences(start, found, start) else "nothing changed"), shown

@@ -1,0 +1,58 @@
+"""The suite "mcp-tasks": 60 tasks on our own filesystem and SQLite servers, checked on the end and the answer.
+
+`agentkit eval mcp-tasks --model none --option play=reference` plays the reference solutions: 60 of 60.
+`play=nothing` and `play=wrong` (a near miss for each task) must get 0.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+
+from agentkit.errors import UserError
+from evals.case import Case
+from evals.harness.suite import Suite, check_options
+from evals.tool_use.executed.catalog import TASKS
+from evals.tool_use.executed.playing import PLAYS
+from evals.tool_use.executed.running import solver
+from evals.tool_use.executed.scoring import score
+from evals.tool_use.executed.tables import tables
+from evals.tool_use.executed.task import Play, case_of
+
+NAME = "mcp-tasks"
+OPTIONS = {
+    "play": "reference, nothing or wrong: a script takes the model's place (reference gets all, the others none)"
+}
+
+
+def load(options: Mapping[str, str]) -> Sequence[Case]:
+    """Return the cases.
+
+    Raises:
+        UserError: an option is not known, or `play` names no script.
+    """
+    check_options(NAME, options, OPTIONS)
+    play = _play(options["play"]) if "play" in options else None
+    return [case_of(task, play) for task in TASKS]
+
+
+def _play(name: str) -> Play:
+    for play in PLAYS:
+        if play == name:
+            return play
+    near = difflib.get_close_matches(name, PLAYS, n=1, cutoff=0.0)
+    raise UserError(f"option play={name!r} of {NAME!r} must be one of {', '.join(PLAYS)}; nearest: {near[0]!r}.")
+
+
+SUITE = Suite(
+    name=NAME,
+    version=1,
+    description="60 tasks of one to four calls on our filesystem and SQLite servers, checked on the final state",
+    load=load,
+    solve=solver(),
+    score=score,
+    options=OPTIONS,
+    tables=tables,
+    # A model, or a script in its place: `--model none` is right with `play`.
+    needs_model=False,
+)

@@ -1,0 +1,1 @@
+"""The tasks, a module for each area: its start state, then what is asked of it."""

@@ -1,0 +1,29 @@
+"""The suite's own servers, in this process: the same code and protocol without 0.65 s of start for each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agentkit.mcp import MCPToolset
+from agentkit.tools.toolset import Toolset
+from evals.harness.suite import Solver
+from evals.tool_use.executed.disk import DATABASE
+from evals.tool_use.executed.running import solver
+from evals.tool_use.executed.task import Server
+
+
+def in_process_server(server: Server, folder: Path) -> Toolset:
+    if server == "sqlite":
+        from mcp_servers.sqlite.server import build_server as build_sqlite
+
+        return MCPToolset(build_sqlite(str(folder / DATABASE), write=True), id=server)
+    from mcp_servers.filesystem.server import build_server as build_filesystem
+
+    return MCPToolset(build_filesystem(str(folder), write=True), id=server)
+
+
+@pytest.fixture
+def solve_in_process() -> Solver:
+    return solver(in_process_server)
