@@ -1,0 +1,240 @@
+"""What the grammars do with real schemas: enforced, checked afterwards, or refused, and how long compiling takes.
+
+Every keyword of a schema has one of three fates (`modelstack.toolcalls.coverage`): the token masks enforce it; the
+grammar leaves it out and the answer is checked against it after decoding; or the schema is refused, by name of the
+keyword. A `format` that is in no table constrains nothing in either place and is listed as an annotation. Compile
+times are CPU times and those of a vocabulary, so the model whose vocabulary it is belongs to the figures.
+
+    python -m evals.structured_output.coverage --data FILE_OR_FOLDER [--model smollm2-135m] [--engine llguidance]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from collections.abc import Generator, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from evals.harness.suite import Table
+from evals.statistics import wilson
+from modelstack.inference.grammar import GrammarError
+from modelstack.toolcalls.compiler import GrammarCompiler
+from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.coverage import EngineName, KeywordUse, UnsupportedSchemaError
+
+Outcome = Literal["enforced", "checked", "refused"]
+ENGINES: tuple[EngineName, ...] = get_args(EngineName)
+MAX_COMPILE_CPU_S = 10.0
+"""A schema that takes longer counts as refused; a thousand times what schemas of tools take."""
+N_REASONS = 20
+"""Reasons for refusing that a table lists, the most frequent first."""
+
+
+class TookTooLong(Exception):
+    """Compiling exceeded its CPU time."""
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaCoverage:
+    """What one engine does with one schema; JSON-able."""
+
+    outcome: Outcome
+    compile_cpu_s: float
+    """Of the compiling thread; wall time on a shared machine is not comparable."""
+    enforced: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Uses of each keyword that the masks enforce."""
+    checked: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Uses of each keyword that only the check after decoding decides."""
+    annotations: int = 0
+    """Formats that constrain nothing."""
+    refused_keyword: str = ""
+    why: str = ""
+
+
+def cover(schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverage:
+    """Compile a schema as that of an answer, with a compiler whose policy is "check"."""
+    start = time.thread_time()
+    try:
+        coverage = compiler.compile(ResponseFormat(answer=schema)).coverage
+    except UnsupportedSchemaError as error:
+        return SchemaCoverage(
+            "refused", time.thread_time() - start, refused_keyword=error.keyword, why=error.hint[:300]
+        )
+    except (GrammarError, RecursionError) as error:
+        why = f"{type(error).__name__}: {error}"[:300]
+        return SchemaCoverage("refused", time.thread_time() - start, refused_keyword="schema", why=why)
+    except TookTooLong:
+        raise
+    except Exception as error:  # a defect of the compiler is a finding; it must not hide the other schemas
+        why = f"the compiler failed with {type(error).__name__}, which is a defect of ours"
+        return SchemaCoverage("refused", time.thread_time() - start, refused_keyword="(defect)", why=why)
+    return SchemaCoverage(
+        "checked" if coverage.checked else "enforced",
+        time.thread_time() - start,
+        enforced=_uses(coverage.enforced),
+        checked=_uses(coverage.checked),
+        annotations=len(coverage.annotations),
+    )
+
+
+def cover_within(limit_s: float, schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverage:
+    """Cover a schema, and count it as refused where that takes more CPU time; main thread only."""
+    try:
+        with _cpu_limit(limit_s):
+            return cover(schema, compiler)
+    except TookTooLong:
+        why = f"compiling takes more than {limit_s:g} s of CPU"
+        return SchemaCoverage("refused", limit_s, refused_keyword="(time)", why=why)
+
+
+@contextmanager
+def _cpu_limit(limit_s: float) -> Generator[None]:
+    """Raise TookTooLong inside the block; where there are no such timers (Windows), never."""
+    if not hasattr(signal, "setitimer"):
+        yield
+        return
+
+    def interrupt(number: int, frame: object) -> None:
+        raise TookTooLong
+
+    before = signal.signal(signal.SIGVTALRM, interrupt)
+    signal.setitimer(signal.ITIMER_VIRTUAL, limit_s)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0.0)
+        signal.signal(signal.SIGVTALRM, before)
+
+
+def coverage_tables(found: Mapping[str, Sequence[SchemaCoverage]]) -> list[Table]:
+    """Return shares and compile times, keywords, and reasons for refusing, engine beside engine."""
+    tables = [
+        Table(
+            "Schemas: what the grammar does with them (share, 95 % interval)",
+            (
+                "engine",
+                "schemas",
+                "fully enforced",
+                "partly checked afterwards",
+                "refused",
+                "compile CPU ms p50",
+                "p99",
+            ),
+            tuple(_summary(engine, coverages) for engine, coverages in found.items()),
+        ),
+        _keyword_table(found),
+    ]
+    reasons = Counter(
+        (engine, coverage.refused_keyword, coverage.why)
+        for engine, coverages in found.items()
+        for coverage in coverages
+        if coverage.outcome == "refused"
+    )
+    if reasons:
+        rows = tuple((*reason, str(n)) for reason, n in reasons.most_common(N_REASONS))
+        tables.append(Table("Schemas refused", ("engine", "keyword", "why", "schemas"), rows))
+    return tables
+
+
+def _summary(engine: str, coverages: Sequence[SchemaCoverage]) -> tuple[str, ...]:
+    n = len(coverages)
+    outcomes = Counter(coverage.outcome for coverage in coverages)
+    shares = [f"{outcomes[o]}: {wilson(outcomes[o], n)}" for o in get_args(Outcome)]
+    times_ms = sorted(1e3 * coverage.compile_cpu_s for coverage in coverages)
+    return (engine, str(n), *shares, f"{_at(times_ms, 0.5):.2f}", f"{_at(times_ms, 0.99):.2f}")
+
+
+def _keyword_table(found: Mapping[str, Sequence[SchemaCoverage]]) -> Table:
+    """Count uses of each keyword, and the schemas that need a check because of it."""
+    enforced = {engine: _sum(c.enforced for c in coverages) for engine, coverages in found.items()}
+    checked = {engine: _sum(c.checked for c in coverages) for engine, coverages in found.items()}
+    schemas = {engine: Counter(k for c in coverages for k in c.checked) for engine, coverages in found.items()}
+    everything: Counter[str] = Counter()
+    for counts in (*enforced.values(), *checked.values()):
+        everything |= counts
+    columns = ["keyword"]
+    for engine in found:
+        columns += [f"{engine}: enforced", "checked", "in schemas"]
+    rows = []
+    for keyword, _ in everything.most_common():
+        row = [keyword]
+        for engine in found:
+            row += [str(count[engine][keyword]) for count in (enforced, checked, schemas)]
+        rows.append(tuple(row))
+    annotations = [str(sum(c.annotations for c in coverages)) for coverages in found.values()]
+    title = f"Keywords (formats that constrain nothing: {', '.join(annotations)} uses)"
+    return Table(title, tuple(columns), tuple(rows))
+
+
+def _uses(uses: Iterable[KeywordUse]) -> dict[str, int]:
+    return dict(Counter(use.keyword for use in uses))
+
+
+def _sum(parts: Iterable[Mapping[str, int]]) -> Counter[str]:
+    total: Counter[str] = Counter()
+    for part in parts:
+        total.update(part)
+    return total
+
+
+def _at(ordered: Sequence[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, round(share * (len(ordered) - 1)))] if ordered else float("nan")
+
+
+def main() -> int:
+    """Cover all schemas of a file or folder and print the tables."""
+    from rich.console import Console
+    from rich.progress import track
+
+    from agentkit import LocalModel
+    from agentkit.errors import UserError
+    from evals.cli import print_table
+    from evals.structured_output.reading import read_items
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="JSON lines (.zst too), or a folder of schemas")
+    parser.add_argument("--model", default="smollm2-135m", help="whose vocabulary the grammars are compiled for")
+    parser.add_argument("--engine", choices=ENGINES, action="append", help="one engine only; all by default")
+    parser.add_argument(
+        "--limit", type=float, default=MAX_COMPILE_CPU_S, help="CPU seconds that a schema may take"
+    )
+    parser.add_argument("--json", type=Path, help="also write what was found, one line a schema and engine")
+    options = parser.parse_args()
+    progress = Console(stderr=True)
+    found: dict[str, list[SchemaCoverage]] = {}
+    try:
+        items = read_items(options.data)
+        model = LocalModel(options.model)
+        vocabulary = model.load().vocabulary
+    except UserError as error:
+        progress.print(f"[red]error:[/red] {error}", highlight=False)
+        return 2
+    for engine in options.engine or ENGINES:
+        compiler = GrammarCompiler(vocabulary, engine, "check", cache_size=1)
+        cpu_s = time.process_time()
+        found[engine] = [
+            cover_within(options.limit, item.schema, compiler) for item in track(items, engine, console=progress)
+        ]
+        progress.print(f"{engine}: {len(items)} schemas in {time.process_time() - cpu_s:.1f} s of CPU")
+    model.close()
+    if options.json is not None:
+        lines = [
+            json.dumps({"id": item.id, "source": item.source, "engine": engine, **asdict(coverage)})
+            for engine, coverages in found.items()
+            for item, coverage in zip(items, coverages, strict=True)
+        ]
+        options.json.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    for table in coverage_tables(found):
+        print_table(table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

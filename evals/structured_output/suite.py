@@ -1,0 +1,89 @@
+"""The suite "structured-output": schema validity and task accuracy on real JSON Schemas, with and without grammar.
+
+An item is a prompt and the schema of its answer; in mode `both` it is two cases, one with the grammar and one
+without, and everything that is sent is otherwise equal. Without `data` the cases are 25 of our own, in the manner
+of invoices, bookings, tickets, configuration files and API calls, with the keywords that such schemas use; they
+are too few to rank models, and show that all works.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agentkit.errors import UserError
+from evals.case import Case
+from evals.harness.suite import Suite, check_options
+from evals.structured_output.reading import Item, read_items
+from evals.structured_output.scoring import score
+from evals.structured_output.solving import FREE, GRAMMAR, is_wrapped, solve
+from evals.structured_output.tables import Scored, tables
+
+SAMPLE = Path(__file__).with_name("sample.jsonl")
+MODES = {"grammar": (GRAMMAR,), "free": (FREE,), "both": (GRAMMAR, FREE)}
+GROUPS = {GRAMMAR: "with grammar", FREE: "without grammar"}
+OPTIONS = {
+    "data": "file of cases, tool-calling examples or tool schemas (JSON lines, .zst too), or a folder of schemas",
+    "mode": "grammar, free (the same words, no grammar), or both (the default)",
+}
+
+
+def load(options: Mapping[str, str]) -> Sequence[Case]:
+    """Return the cases of a file, each item once a mode.
+
+    Raises:
+        UserError: an option or the mode is not known, or the data cannot be used.
+    """
+    check_options("structured-output", options, OPTIONS)
+    mode = options.get("mode", "both")
+    if mode not in MODES:
+        raise UserError(f"mode={mode!r} is not known; use one of {', '.join(MODES)}.")
+    items = read_items(Path(options["data"]).expanduser() if "data" in options else SAMPLE)
+    # The two cases of an item stand together, so that a limit takes pairs.
+    return [to_case(item, mode) for item in items for mode in MODES[options.get("mode", "both")]]
+
+
+def to_case(item: Item, mode: str) -> Case:
+    """Return an item as a case in one mode; the id is the same whether the other mode runs too."""
+    return Case(
+        id=f"{item.id}:{mode}",
+        prompt=item.prompt,
+        group=GROUPS[mode],
+        target=item.expected,
+        data={
+            "item": item.id,
+            "mode": mode,
+            "schema": item.schema,
+            "wrapped": mode == GRAMMAR and is_wrapped(item.schema),
+            "has_expected": item.has_expected,
+            "source": item.source,
+            "license": item.license,
+        },
+    )
+
+
+def plots(scored: Sequence[Scored], folder: Path) -> Sequence[Path]:
+    """Draw the measures with and without the grammar, with their intervals."""
+    from evals.structured_output.plots import draw_modes
+
+    return [draw_modes(scored, folder / "structured-output.svg")]
+
+
+SUITE = Suite(
+    name="structured-output",
+    version=1,
+    description="schema validity and task accuracy on JSON Schemas, with and without the grammar",
+    load=load,
+    solve=solve,
+    score=score,
+    options=OPTIONS,
+    tables=tables,
+    plots=plots,
+)
+
+if TYPE_CHECKING:
+    from evals.harness.suite import Scorer, Solver
+
+    _solver: Solver = solve
+    _scorer: Scorer = score

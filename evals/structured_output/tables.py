@@ -1,0 +1,102 @@
+"""With and without the grammar side by side, the pairs compared, the sources, and what the grammars enforce."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+
+from evals.case import Case, Run, Score
+from evals.harness.suite import Table
+from evals.statistics import mcnemar, mean_interval
+from evals.structured_output.coverage import SchemaCoverage, coverage_tables
+from evals.structured_output.scoring import LENIENT, MEASURES, STRICT, TASK_MEASURES
+from evals.structured_output.solving import FREE, GRAMMAR
+
+Scored = tuple[Case, Run, Score]
+LABELS = {
+    "parses": "parses as JSON",
+    "valid": "valid (Draft 2020-12)",
+    "closed": "valid, no undeclared properties",
+    "exact": "exact match",
+    "field_f1": "field F1",
+}
+_COLUMNS = (
+    (GRAMMAR, STRICT, "with grammar"),
+    (FREE, STRICT, "without, strict"),
+    (FREE, LENIENT, "without, lenient"),
+)
+"""With the grammar both readings are one: the reply is JSON as a whole."""
+
+
+def tables(scored: Sequence[Scored]) -> list[Table]:
+    """Return all further tables of a run of the suite."""
+    return [_side_by_side(scored), *_comparison(scored), _sources(scored), *_coverage(scored)]
+
+
+def figures(scored: Iterable[Scored], mode: str, number: str) -> dict[str, float]:
+    """Return one number by item, over the cases of a mode that have it; over the epochs, the mean."""
+    found: dict[str, list[float]] = {}
+    for case, _, score in scored:
+        if case.data["mode"] == mode and number in score.numbers:
+            found.setdefault(case.data["item"], []).append(score.numbers[number])
+    return {item: sum(values) / len(values) for item, values in found.items()}
+
+
+def _side_by_side(scored: Sequence[Scored]) -> Table:
+    rows = []
+    for measure in MEASURES + TASK_MEASURES:
+        columns = [figures(scored, mode, measure + reading) for mode, reading, _ in _COLUMNS]
+        if any(columns):
+            n = max(map(len, columns))
+            rows.append(
+                (LABELS[measure], str(n), *(str(mean_interval(list(c.values()))) if c else "" for c in columns))
+            )
+    labels = [label for _, _, label in _COLUMNS]
+    return Table("With and without the grammar (mean, 95 % interval)", ("measure", "n", *labels), tuple(rows))
+
+
+def _comparison(scored: Sequence[Scored]) -> list[Table]:
+    """Compare the two modes on the items that both have (McNemar, exact); none where there is one mode."""
+    rows = []
+    for measure in (*MEASURES, "exact"):
+        first = figures(scored, GRAMMAR, measure)
+        for reading, label in ((STRICT, "strict"), (LENIENT, "lenient")):
+            second = figures(scored, FREE, measure + reading)
+            items = [item for item in first if item in second]
+            if items:
+                # With several epochs an item is right where most of its runs are.
+                pairs = [[values[item] > 0.5 for item in items] for values in (first, second)]
+                only_with, only_without, p = mcnemar(*pairs)
+                name = f"{LABELS[measure]}, without read {label}"
+                rows.append((name, str(len(items)), str(only_with), str(only_without), f"{p:.2g}"))
+    columns = ("measure", "pairs", "only with grammar", "only without", "p")
+    return [Table("With against without the grammar (McNemar, exact)", columns, tuple(rows))] if rows else []
+
+
+def _sources(scored: Sequence[Scored]) -> Table:
+    keys = dict.fromkeys((case.data["source"], case.data["license"]) for case, _, _ in scored)
+    rows = []
+    for source, license_name in keys:
+        part = [s for s in scored if (s[0].data["source"], s[0].data["license"]) == (source, license_name)]
+        cells = []
+        for measure in ("valid", "exact"):
+            for mode in (GRAMMAR, FREE):
+                values = figures(part, mode, measure)
+                cells.append(f"{sum(values.values()) / len(values):.3f}" if values else "")
+        n = len({case.data["item"] for case, _, _ in part})
+        rows.append((source, license_name, str(n), *cells))
+    columns = ("source", "licence", "items", "valid with", "valid without", "exact with", "exact without")
+    return Table("Sources (read strictly)", columns, tuple(rows))
+
+
+def _coverage(scored: Sequence[Scored]) -> list[Table]:
+    """Return the coverage that the runs observed; a remote server's grammar cannot be looked into."""
+    found: dict[str, list[SchemaCoverage]] = {}
+    seen: Counter[str] = Counter()
+    for case, run, _ in scored:
+        observed: Mapping[str, Mapping[str, object]] = run.observed.get("coverage", {})
+        seen[case.id] += bool(observed)
+        if seen[case.id] == 1:
+            for engine, fields in observed.items():
+                found.setdefault(engine, []).append(SchemaCoverage(**fields))  # pyright: ignore[reportArgumentType]
+    return coverage_tables(found) if found else []

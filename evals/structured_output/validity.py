@@ -1,0 +1,70 @@
+"""Whether a value fits a JSON Schema (Draft 2020-12), as given and closed.
+
+"Valid" is the schema as it was given; the spellings of Draft 4 to 7 are read as what they meant. "Closed" holds a
+value to the declared properties as well: most schemas forget `additionalProperties: false`, and under such a one
+`{"anything": 1}` is valid. Schema and value are untrusted: patterns run in linear time
+(`modelstack.toolcalls.validation`), and nothing is fetched.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+from referencing.exceptions import Unresolvable
+
+from modelstack.toolcalls.dialects import modernise
+from modelstack.toolcalls.pointers import SchemaReferenceError
+from modelstack.toolcalls.schemas import MergeError, normalise
+from modelstack.toolcalls.validation import SchemaValidator, check_schema
+
+MAX_VALIDATORS = 256
+"""Schemas whose validators are kept: a case is checked some times in a row, then never again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Validity:
+    """A judgement of one value."""
+
+    valid: bool
+    closed: bool
+    """Valid, and without properties that the schema does not declare."""
+    why: str = ""
+    """The first thing that is wrong."""
+
+
+def check(schema: Mapping[str, Any], value: Any) -> Validity:
+    """Judge a value; under a schema that is no schema, or refers to another document, nothing is valid."""
+    try:
+        given, closed = _validators(json.dumps(schema))
+        problems = given.errors(value)
+        if problems:
+            return Validity(False, False, problems[0])
+        problems = closed.errors(value)
+    except _BadSchema as error:
+        return Validity(False, False, str(error))
+    except Unresolvable as error:
+        return Validity(False, False, f"the schema's reference {error.ref!r} leads nowhere in it")
+    except RecursionError:
+        return Validity(False, False, "nested too deeply to be checked")
+    return Validity(True, not problems, problems[0] if problems else "")
+
+
+class _BadSchema(ValueError):
+    """What was given as a schema is none."""
+
+
+@lru_cache(MAX_VALIDATORS)
+def _validators(schema_text: str) -> tuple[SchemaValidator, SchemaValidator]:
+    schema = modernise(json.loads(schema_text))
+    problem = check_schema(schema)
+    if problem is not None:
+        raise _BadSchema(f"the schema is no JSON Schema at {problem[0] or '/'}: {problem[1]}")
+    try:
+        closed: Any = normalise(schema, is_arguments=False)
+    except (MergeError, SchemaReferenceError):
+        closed = True  # what cannot be folded is not closed either
+    return SchemaValidator(schema, True), SchemaValidator(schema, closed)
