@@ -77,7 +77,7 @@ def evaluate(
     folder = log_dir or default_folder(specification)
     notes = notes_console()
     notes.print(plain(f"results in {folder}; `--log-dir {folder}` continues after an interruption", "dim"))
-    with _progress() as tell:
+    with progress() as tell:
         done = run_evaluation(
             specification, folder, max_parallel=parallel, retry_failed=retry_failed, on_progress=tell
         )
@@ -110,7 +110,7 @@ def print_table(table: Table) -> None:
 
     drawn = RichTable(title=plain(table.title), title_justify="left", title_style="bold")
     for column in table.columns:
-        is_text = column in ("group", "task", "source")
+        is_text = column in ("group", "condition", "task", "source")
         drawn.add_column(plain(column), justify="left" if is_text else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(plain(cell) for cell in row))
@@ -168,7 +168,7 @@ def _need_inspect() -> None:
 
 
 @contextmanager
-def _progress() -> Generator[ProgressCallback]:
+def progress(name: str = "cases") -> Generator[ProgressCallback]:
     """Show a progress bar on standard error; a plain line now and then where that is no terminal."""
     from rich.progress import (
         BarColumn,
@@ -185,12 +185,12 @@ def _progress() -> Generator[ProgressCallback]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     n_failed = 0
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("cases", total=None)
+        task = bar.add_task(name, total=None)
 
         def tell(n_done: int, n_runs: int, run: Run) -> None:
             nonlocal n_failed
             n_failed += run.status in ("failed", "timed_out")
-            what = f"cases, {n_failed} failed" if n_failed else "cases"
+            what = f"{name}, {n_failed} failed" if n_failed else name
             bar.update(task, completed=n_done, total=n_runs, description=what)
             if not console.is_terminal and (n_done % max(1, n_runs // N_PLAIN_LINES) == 0 or n_done == n_runs):
                 console.print(f"{n_done} of {n_runs} {what}")

@@ -16,12 +16,12 @@ from pathlib import Path
 
 from agentkit.errors import UserError
 from agentkit.models.model import Model
-from evals.case import Case, Run, Score
+from evals.case import Case, Run
 from evals.harness.journal import Journal
 from evals.harness.performing import perform
 from evals.harness.results import Line, Scored, replace_file, summarise, write_results
 from evals.harness.specification import SPECIFICATION_FILE, Specification, check_identity, describe, select
-from evals.harness.suite import Suite, Table, find_suite
+from evals.harness.suite import Suite, Table, find_suite, judge
 
 LOG_FOLDER = "logs"
 ProgressCallback = Callable[[int, int, Run], None]
@@ -99,7 +99,7 @@ def score_all(
     for case in cases:
         for epoch in range(1, epochs + 1):
             run = find((case.id, epoch)) or Run(case.id, "failed", error="there is no run of it", epoch=epoch)
-            scored.append(Scored(case, run, _score(suite, case, run)))
+            scored.append(Scored(case, run, judge(suite, case, run)))
     return scored
 
 
@@ -129,12 +129,6 @@ def default_folder(specification: Specification) -> Path:
     stamp = time.strftime("%Y-%m-%dT%H-%M-%S")
     model = "".join(c if c.isalnum() or c in "-." else "-" for c in specification.model)[-60:].strip("-")
     return Path("eval-logs") / f"{stamp}-{specification.suite}-{model}"
-
-
-def _score(suite: Suite, case: Case, run: Run) -> Score:
-    if run.status in ("failed", "timed_out") and not run.messages:
-        return Score(0.0, f"{run.status}: {run.error}")
-    return suite.score(case, run)
 
 
 class _Performer:

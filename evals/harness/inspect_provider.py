@@ -5,6 +5,7 @@ Registered by an entry point, so Inspect finds it where this package is installe
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, modelapi
@@ -16,6 +17,8 @@ from agentkit.tools.definition import ToolDefinition
 from evals.harness.inspect_messages import from_inspect, to_output
 
 _NOTHING_SET = GenerateConfig()
+BYTES_PER_TOKEN = 3.0
+"""Low on purpose (English text has about 4): a conversation is compacted too early rather than too late."""
 
 
 @modelapi("agentkit")
@@ -42,6 +45,10 @@ class AgentkitAPI(ModelAPI):
     def max_connections(self) -> int:
         """Return 1: a model in this process answers one request at a time."""
         return 1
+
+    async def count_text_tokens(self, text: str) -> int:
+        """Estimate tokens, for Inspect's compaction: its own way would download a vocabulary."""
+        return math.ceil(len(text.encode()) / BYTES_PER_TOKEN)
 
     async def generate(
         self, input: list[ChatMessage], tools: list[ToolInfo], tool_choice: ToolChoice, config: GenerateConfig

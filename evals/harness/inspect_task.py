@@ -17,7 +17,7 @@ from pydantic_core import to_jsonable_python
 
 from evals.case import Case, Run, json_line, run_from_json, run_to_json
 from evals.harness.inspect_messages import to_inspect
-from evals.harness.suite import Suite
+from evals.harness.suite import Suite, judge
 
 RUN_KEY = "agentkit_run"
 """Where a sample's store keeps the run, as JSON: what `agentkit trace` reads from a log."""
@@ -72,7 +72,7 @@ def _scorer(suite: Suite, by_id: dict[str, Case], metrics: list[Metric]) -> Scor
     def suite_scorer() -> Scorer:
         async def score(state: TaskState, target: Target) -> Score:
             run = run_from_json(state.store.get(RUN_KEY))
-            judged = suite.score(by_id[run.case_id], run)
+            judged = judge(suite, by_id[run.case_id], run)
             return Score(
                 value=judged.value,
                 answer=judged.answer,

@@ -98,6 +98,23 @@ def find_suite(name: str) -> Suite:
     return suite
 
 
+def judge(suite: Suite, case: Case, run: Run) -> Score:
+    """Return a suite's score of a run; a run that failed before it said anything needs no scorer to be wrong.
+
+    Raises:
+        RuntimeError: the scorer itself failed. That is its defect and no property of the run, so it is no score.
+    """
+    if run.status in ("failed", "timed_out") and not run.messages:
+        return Score(0.0, f"{run.status}: {run.error}")
+    try:
+        return suite.score(case, run)
+    except Exception as error:
+        raise RuntimeError(
+            f"the scorer of suite {suite.name!r} failed on case {case.id!r}: {type(error).__name__}: {error}. "
+            f"The runs are kept; with a mended scorer the same command scores them."
+        ) from error
+
+
 def check_options(suite: str, given: Mapping[str, str], known: Mapping[str, str]) -> None:
     """Refuse options that a suite does not know; `load` functions call it first.
 
