@@ -29,6 +29,7 @@ from modelstack.inference.engine import (
 from modelstack.inference.llama_model import DECODE_NO_ROOM, DECODE_OK, KVType, LlamaContext, LlamaWeights
 from modelstack.inference.llama_vocabulary import load_vocabulary
 from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
 from modelstack.inference.sequences import PrefixCache, Slot
 from modelstack.inference.threads import ThreadCounts, available_cores, candidate_counts, fastest_count
 from modelstack.tokenizer.vocabulary import Vocabulary
@@ -213,6 +214,52 @@ class LlamaCppEngine:
         generation.stats.reused_tokens = n_reused
         return generation
 
+    def score_tokens(
+        self,
+        ids: Sequence[int],
+        n_context: int,
+        *,
+        conversation: str = "score",
+        cancelled: Callable[[], bool] | None = None,
+    ) -> TokenScores:
+        """Score each of `ids[n_context:]` after all tokens before it (see `scoring.ScoringEngine`).
+
+        Raises:
+            ContextWindowError: there are more tokens than the window holds.
+            EngineError: an argument makes no sense, the backend failed, or the scoring was cancelled.
+        """
+
+        def stop() -> bool:
+            return self._closing or (cancelled is not None and cancelled())
+
+        limit = self._check_ids(ids)
+        if not 1 <= n_context < len(ids):
+            raise EngineError(
+                f"{n_context} tokens of context of {len(ids)} in all: at least 1, and 1 left to score"
+            )
+        if len(ids) - 1 > limit:
+            raise ContextWindowError(
+                f"{len(ids) - 1} tokens are to be evaluated, but a conversation may hold {limit}"
+            )
+        logprobs, greedy = list[float](), list[bool]()
+        with self._turn(stop) as has_turn:
+            if not has_turn:
+                raise EngineError("the scoring was cancelled")
+            # The context's last token is evaluated even if it is cached: the first logits come from it.
+            slot = self._cache.open(conversation, ids[:n_context])
+            for start, end, scored in scoring_batches(
+                len(slot.tokens), n_context, len(ids), self._context.n_batch
+            ):
+                if stop():
+                    raise EngineError("the scoring was cancelled")
+                self._evaluate(slot, ids[start:end], end - start if scored else 0)
+                for position in range(start, end) if scored else ():
+                    logits_V = self._context.logits(position - start)
+                    logprob, is_greedy = log_probability(logits_V, ids[position + 1])
+                    logprobs.append(logprob)
+                    greedy.append(is_greedy)
+        return TokenScores(tuple(logprobs), tuple(greedy))
+
     def forget(self, conversation: str) -> None:
         """Free the cache of a conversation; unknown names are ignored.
 
@@ -276,12 +323,7 @@ class LlamaCppEngine:
     def _room_for(self, request: GenerateRequest) -> int:
         """Return how many tokens may follow the prompt; check the request."""
         n_prompt = len(request.prompt_ids)
-        if n_prompt == 0:
-            raise EngineError("the prompt is empty; a model needs at least one token to continue")
-        n_vocab = len(self._vocabulary)
-        if min(request.prompt_ids) < 0 or max(request.prompt_ids) >= n_vocab:
-            raise EngineError(f"the prompt holds token ids outside the vocabulary of {n_vocab}")
-        limit = min(self._context_window, self._n_cells)
+        limit = self._check_ids(request.prompt_ids)
         if n_prompt + 1 > limit:
             raise ContextWindowError(
                 f"the prompt has {n_prompt} tokens and at least one more must fit, but a conversation may hold "
@@ -290,7 +332,16 @@ class LlamaCppEngine:
             )
         return limit - n_prompt
 
-    def _evaluate(self, slot: Slot, ids: Sequence[int], want_logits: bool) -> NDArray[np.float32] | None:
+    def _check_ids(self, ids: Sequence[int]) -> int:
+        """Refuse what is no prompt; return how many tokens a conversation may hold."""
+        if len(ids) == 0:
+            raise EngineError("the prompt is empty; a model needs at least one token to continue")
+        n_vocab = len(self._vocabulary)
+        if min(ids) < 0 or max(ids) >= n_vocab:
+            raise EngineError(f"the prompt holds token ids outside the vocabulary of {n_vocab}")
+        return min(self._context_window, self._n_cells)
+
+    def _evaluate(self, slot: Slot, ids: Sequence[int], want_logits: int) -> NDArray[np.float32] | None:
         """Append to a slot; make room by evicting other conversations if need be."""
         while True:
             position = len(slot.tokens)

@@ -191,17 +191,20 @@ class LlamaContext:
         self._threads = (decode, prefill)
         self._lib.llama_set_n_threads(self._context, decode, prefill)
 
-    def evaluate(self, ids: Sequence[int], *, position: int, sequence: int, want_logits: bool) -> int:
-        """Append tokens to a sequence from `position` on; return llama_decode's code."""
+    def evaluate(self, ids: Sequence[int], *, position: int, sequence: int, want_logits: int) -> int:
+        """Append tokens to a sequence from `position` on; return llama_decode's code.
+
+        `want_logits` says after how many of the last tokens there shall be logits; True is one.
+        """
         batch = self._batch.fill(ids, position, sequence, want_logits)
         decode, prefill = self._threads
         # llama.cpp takes the second count for every batch, but a forced block is about as short as a token.
         self._lib.llama_set_n_threads(self._context, decode, decode if len(ids) <= MAX_REPLY_BATCH else prefill)
         return self._lib.llama_decode(self._context, batch)
 
-    def logits(self) -> NDArray[np.float32]:
-        """Return the V logits of the last evaluated token, as a view that the next call overwrites."""
-        address = self._logits_address(self._context, -1)
+    def logits(self, index: int = -1) -> NDArray[np.float32]:
+        """Return the V logits after a token of the last batch, as a view that the next call overwrites."""
+        address = self._logits_address(self._context, index)
         view = self._logits_views.get(address)
         if view is None:
             buffer = (ctypes.c_float * self._n_vocab).from_address(address)
@@ -252,13 +255,13 @@ class _Batch:
             pointer_type = dict(lib.llama_batch._fields_)[name]
             setattr(self._batch, name, ctypes.cast(array.ctypes.data, pointer_type))
 
-    def fill(self, ids: Sequence[int], position: int, sequence: int, want_logits: bool) -> Any:
+    def fill(self, ids: Sequence[int], position: int, sequence: int, want_logits: int) -> Any:
         n = len(ids)
         self._tokens[:n] = ids
         self._positions[:n] = self._offsets[:n] + position
         self._sequence[0] = sequence
         self._want_logits[:n] = 0
-        self._want_logits[n - 1] = want_logits
+        self._want_logits[n - want_logits : n] = 1
         self._batch.n_tokens = n
         return self._batch
 

@@ -1,0 +1,227 @@
+"""Log-likelihoods of given text: how probable a model finds a continuation, or a whole document.
+
+What multiple-choice benchmarks and bits-per-byte are made of. The model sees exactly the tokens of context and
+continuation encoded together; spaces at the end of a context belong to the continuation, because tokenizers put a
+space before a word (as lm-evaluation-harness splits). Where a merge crosses the border all the same, the merged
+token is scored with the continuation, so that every byte of it is counted once. Continuations of one context share
+its cache entries: each evaluates its own tokens and the context's last one, whose logits it needs.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.engine import Engine, EngineError
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+SCORED_BATCH = 64
+"""Tokens whose logits are held at once: at 150,000 words of vocabulary 40 MB, and matrices are wide enough."""
+DOCUMENT_STARTS = (b"<|endoftext|>", b"<|end_of_text|>", b"<|begin_of_text|>", b"</s>", b"<eos>")
+"""What stands between documents in pretraining, for models without a begin token."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """How a model judges given tokens; lists run in parallel, one entry a scored token."""
+
+    logprobs: tuple[float, ...]
+    """Natural log-probability under the full softmax at temperature 1."""
+    greedy: tuple[bool, ...]
+    """Whether the token is the most probable one at its place."""
+
+
+@dataclass(frozen=True, slots=True)
+class ContinuationScore:
+    """How a model judges a continuation as a whole."""
+
+    logprob: float
+    """Sum of the natural log-probabilities of its tokens."""
+    is_greedy: bool
+    """Greedy decoding would write just this."""
+    n_tokens: int
+
+
+class ScoringEngine(Engine, Protocol):
+    """An engine that can say how probable given tokens are."""
+
+    def score_tokens(
+        self,
+        ids: Sequence[int],
+        n_context: int,
+        *,
+        conversation: str = "score",
+        cancelled: Callable[[], bool] | None = None,
+    ) -> TokenScores:
+        """Score each of `ids[n_context:]` after all tokens before it; the last one is not evaluated itself.
+
+        Raises:
+            ContextWindowError: there are more tokens than the window holds.
+            EngineError: `n_context` is not within 1 and the number of tokens less 1, or the backend failed.
+        """
+        ...
+
+
+def document_start(vocabulary: Vocabulary) -> int:
+    """Return the token that stands before a text which has no context: BOS, or what ends a document."""
+    if vocabulary.bos_id is not None:
+        return vocabulary.bos_id
+    for name in DOCUMENT_STARTS:
+        for token in sorted(vocabulary.special_ids):
+            if vocabulary.token_bytes[token] == name:
+                return token
+    return vocabulary.end_ids[0]
+
+
+def encode_pair(vocabulary: Vocabulary, context: str, continuation: str) -> tuple[list[int], list[int]]:
+    """Encode context and continuation together and cut between them; the context gets at least one token.
+
+    Raises:
+        ValueError: the continuation is empty.
+    """
+    if not continuation:
+        raise ValueError("an empty continuation has no log-likelihood")
+    kept = context.rstrip()
+    whole = vocabulary.encode(context + continuation)
+    n_context = _common_length(whole, vocabulary.encode(kept))
+    if vocabulary.bos_id is not None or n_context == 0:
+        whole = [document_start(vocabulary), *whole]
+        n_context += 1
+    return whole[:n_context], whole[n_context:]
+
+
+def continuation_logprob(
+    engine: ScoringEngine,
+    context_ids: Sequence[int],
+    continuation_ids: Sequence[int],
+    *,
+    conversation: str = "score",
+    cancelled: Callable[[], bool] | None = None,
+) -> ContinuationScore:
+    """Score one continuation; what is too much for the window is cut off the context's left.
+
+    Raises:
+        ContextWindowError: the continuation alone does not fit.
+        EngineError: context or continuation is empty, or the backend failed.
+    """
+    if not context_ids or not continuation_ids:
+        raise EngineError("context and continuation need at least one token each; see document_start()")
+    # The last token is not evaluated; one token of context must stay to give the first logits.
+    n_kept = min(len(context_ids), max(1, engine.context_window + 1 - len(continuation_ids)))
+    context = list(context_ids[-n_kept:])
+    scores = engine.score_tokens(
+        [*context, *continuation_ids], len(context), conversation=conversation, cancelled=cancelled
+    )
+    return ContinuationScore(math.fsum(scores.logprobs), all(scores.greedy), len(scores.logprobs))
+
+
+def continuation_logprobs(
+    engine: ScoringEngine,
+    context: str,
+    continuations: Sequence[str],
+    *,
+    conversation: str = "score",
+    cancelled: Callable[[], bool] | None = None,
+) -> list[ContinuationScore]:
+    """Score several continuations of one context, which is evaluated once.
+
+    Raises:
+        ContextWindowError: a continuation alone does not fit.
+        EngineError: the backend failed.
+        ValueError: a continuation is empty.
+    """
+    pairs = [encode_pair(engine.vocabulary, context, continuation) for continuation in continuations]
+    return [
+        continuation_logprob(engine, ids, rest, conversation=conversation, cancelled=cancelled)
+        for ids, rest in pairs
+    ]
+
+
+def document_logprobs(
+    engine: ScoringEngine,
+    text: str,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    conversation: str = "score",
+    cancelled: Callable[[], bool] | None = None,
+) -> list[float]:
+    """Return the log-probability of every token of a document, in natural logarithms.
+
+    Args:
+        engine: The model.
+        text: The document; nothing stands before it but `document_start`.
+        window: Tokens that the model sees at once; None takes the engine's context window.
+        stride: Tokens by which the window moves on; all but the first window's are judged after at least
+            window - stride tokens of context. None takes half the window.
+        conversation: Whose cache entries are used.
+        cancelled: Asked between batches.
+
+    Raises:
+        ValueError: the window is larger than the engine's, or the stride is not within 1 and the window.
+        EngineError: the backend failed.
+    """
+    window = engine.context_window if window is None else window
+    stride = max(1, window // 2) if stride is None else stride
+    if not 1 <= window <= engine.context_window or not 1 <= stride <= window:
+        raise ValueError(
+            f"window {window} and stride {stride}: 1 <= stride <= window <= {engine.context_window}, the model's"
+        )
+    ids = [document_start(engine.vocabulary), *engine.vocabulary.encode(text)]
+    logprobs: list[float] = []
+    for start, first, stop in rolling_windows(len(ids), window, stride):
+        scores = engine.score_tokens(
+            ids[start:stop], first - start, conversation=conversation, cancelled=cancelled
+        )
+        logprobs += scores.logprobs
+    return logprobs
+
+
+def rolling_windows(n_tokens: int, window: int, stride: int) -> Iterator[tuple[int, int, int]]:
+    """Yield (start, first scored, stop) so that every token but the very first is scored once.
+
+    A window evaluates `stop - start - 1 <= window` tokens; the last token of it is only scored.
+    """
+    first = 1
+    while first < n_tokens:
+        stop = min(n_tokens, window + 1 if first == 1 else first + stride)
+        yield max(0, stop - window - 1), first, stop
+        first = stop
+
+
+def scoring_batches(n_cached: int, n_context: int, n_tokens: int, n_batch: int) -> Iterator[tuple[int, int, bool]]:
+    """Yield (start, end, whether logits are wanted): what to evaluate to score the tokens from `n_context` on.
+
+    All but the last token are evaluated; the logits after token i judge token i + 1.
+    """
+    start = n_cached
+    while start < n_context - 1:
+        end = min(n_context - 1, start + n_batch)
+        yield start, end, False
+        start = end
+    while start < n_tokens - 1:
+        end = min(n_tokens - 1, start + min(n_batch, SCORED_BATCH))
+        yield start, end, True
+        start = end
+
+
+def log_probability(logits_V: NDArray[np.float32], token: int) -> tuple[float, bool]:
+    """Return a token's natural log-probability under V logits, and whether none is more probable."""
+    shifted = logits_V.astype(np.float64)
+    shifted -= shifted.max()
+    return float(shifted[token] - math.log(np.exp(shifted).sum())), bool(shifted[token] == 0.0)
+
+
+def _common_length(left: Sequence[int], right: Sequence[int]) -> int:
+    n = 0
+    for a, b in zip(left, right, strict=False):
+        if a != b:
+            break
+        n += 1
+    # A continuation of at least one token is left, whatever merged.
+    return min(n, len(left) - 1)
