@@ -1,0 +1,69 @@
+"""Items of BFCL v4 whose answer key is wrong or at odds with the question's own schema; reported both ways.
+
+Three kinds. *Unreachable*: no call at all is right, whoever makes it. *Against its schema*: a call that keeps to
+the schema, as one made under a grammar does, cannot be right, because the key wants another type, a value that is
+not in the `enum`, or nothing. *Disputed*: said to be wrong by others, with their reason, and still so in the
+files of bfcl-eval 2026.3.23. The first two were found by checking every key against its schema, and a test finds
+them again.
+
+Issue 1133 of ShishirPatil/gorilla (JakobGr, 2025) names further items; `MENDED` lists those whose question or key
+has been changed since, so that the complaint no longer holds. They count like all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+_TRUE_IS_TEXT = "the key wants the boolean true, the schema text out of 'True', 'False', 'dontcare'"
+_NUMBER_IS_TEXT = "the key wants an integer, the schema text out of '1', '2', '3', 'dontcare'"
+
+UNREACHABLE: Mapping[str, str] = {
+    "simple_java_36": "the key's list holds numbers and booleans, but its elements' type is read as text",
+    "simple_java_64": "the key gives text where it should list acceptable values, so only single letters match",
+    "simple_java_65": "the key's list holds booleans, but its elements' type is read as text",
+    "live_simple_106-63-0": "the key accepts no value for required parameters",
+    "live_simple_112-68-0": "the key accepts no value for required parameters",
+    "live_multiple_862-181-3": "the key demands a parameter that is not in the schema",
+    "live_multiple_964-207-0": "the key lacks a required parameter and demands one that is not in the schema",
+}
+"""No call is right."""
+
+AGAINST_SCHEMA: Mapping[str, str] = {
+    "parallel_multiple_21": "the key wants text (an expression) for parameters of type array",
+    "parallel_multiple_94": "the key wants a list of text, the schema a list of integers",
+    "live_simple_71-35-0": "the schema's enum lists text for a parameter of type array, so no array fits it",
+    "live_multiple_87-38-4": "the key wants 'openai', which is not in the enum ('openapi' is)",
+    "live_multiple_152-58-6": "the schema's enum lists text for a parameter of type array, so no array fits it",
+    "live_multiple_507-149-4": "the key wants empty text for a required airport that the question names",
+    "live_multiple_552-153-1": _TRUE_IS_TEXT,
+    "live_multiple_595-158-1": _NUMBER_IS_TEXT,
+    "live_multiple_596-158-2": _NUMBER_IS_TEXT,
+    "live_multiple_731-167-2": _TRUE_IS_TEXT,
+    "live_multiple_733-167-4": _TRUE_IS_TEXT,
+    "live_multiple_735-167-6": _TRUE_IS_TEXT,
+    "live_multiple_750-169-5": "the key wants the genre 'Any', which is not in the enum",
+    "live_multiple_835-178-10": "the key wants the genre 'Reggaeton', which is not in the enum",
+    "live_multiple_871-182-8": "the key wants the genre 'Play', which is not in the enum",
+    "live_multiple_947-197-0": "the key wants '5 minutes', which is not in the enum",
+    "live_multiple_1038-265-0": "the key wants null for a string, and does not let it be left out",
+    "live_parallel_multiple_2-2-0": "the key wants a command that is not in the enum",
+}
+"""No call that keeps to the schema is right."""
+
+CONTESTED: Mapping[str, str] = {
+    "parallel_155": "the key demands standardize=false, which is the parameter's default (gorilla issue 1133)",
+    "parallel_178": "one entry accepts two companies, so the same calls are right in one order, wrong in another",
+}
+"""The key is at odds with the question or with itself."""
+
+DISPUTED: Mapping[str, str] = {**UNREACHABLE, **AGAINST_SCHEMA, **CONTESTED}
+"""All of them: id and reason."""
+
+MENDED: Mapping[str, str] = {
+    "live_simple_137-90-0": "asked for CEST; now asks for London time, as the key has it",
+    "live_simple_138-91-0": "asked for CEST; now asks for London time, as the key has it",
+    "parallel_84": "asked for four displacements; now for the three of the key",
+    "parallel_158": "the key had two of four numbers; now it has all four",
+    "parallel_170": "the principal was to grow; now all three calls begin with the same amount",
+}
+"""Named in issue 1133, and changed since: id and what was changed."""

