@@ -1,0 +1,107 @@
+"""What the grammar is worth: one local model on BFCL without it, with it, and with it and abstention.
+
+    python -m evals.tool_use.bfcl.grammar_worth [--model local:PATH.gguf] [--limit N] [--log-dir DIR]
+
+Without a grammar the model is told the same in the same words and may write anything; its reply is read leniently.
+With it, a call is forced, so irrelevance is 0 by construction. With abstention it may call, answer in words, or
+reply `[]`. Each condition is an evaluation of its own in a folder of its own, continued if it was interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from agentkit.errors import UserError
+from agentkit.models.resolve import split_local
+from evals.harness.comparison import compare, comparison_table
+from evals.harness.evaluation import Evaluation, evaluate
+from evals.harness.specification import Specification
+from evals.harness.suite import Table
+
+CATEGORIES = "simple_python,multiple,parallel,irrelevance"
+MAX_TOKENS = 256
+"""Of one reply. The longest gold reply of these categories has 211 tokens; a reply without grammar that has not
+come to its call by then does not come to it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One way to decode."""
+
+    name: str
+    model_options: str
+    tool_choice: str
+
+
+CONDITIONS = (
+    Condition("no-grammar", "grammar=none", "auto"),
+    Condition("grammar", "", "required"),
+    Condition("grammar-abstention", "abstain=true", "auto"),
+)
+
+
+def specification(condition: Condition, model: str, limit: int | None, seed: int) -> Specification:
+    """Return the evaluation of one condition.
+
+    Raises:
+        UserError: the model is not a local one.
+    """
+    if split_local(model) is None:
+        raise UserError(f"model {model!r}: only a local model can be decoded without and with a grammar.")
+    joint = "&" if "?" in model else "?"
+    name = f"{model}{joint}{condition.model_options}" if condition.model_options else model
+    options = {"categories": CATEGORIES, "tool_choice": condition.tool_choice}
+    return Specification("bfcl", name, options, limit=limit, seed=seed, max_tokens=MAX_TOKENS)
+
+
+def side_by_side(done: Sequence[tuple[Condition, Evaluation]]) -> Table:
+    """Return the scores of all conditions, a line for each category and one for all."""
+    columns = ("group", "condition", "n", "score", "95 % interval", "failed", "s/case", "tokens/case")
+    cells = [
+        (
+            line.group,
+            condition.name,
+            str(line.score.n),
+            f"{line.score.value:.3f}",
+            f"{line.score.low:.3f} to {line.score.high:.3f}",
+            str(line.n_failed),
+            f"{line.wall_s:.2f}",
+            f"{line.tokens:.0f}",
+        )
+        for group in [line.group for line in done[0][1].lines]
+        for condition, evaluation in done
+        for line in evaluation.lines
+        if line.group == group
+    ]
+    of = done[0][1].specification
+    return Table(f"BFCL v4 · {of.model.partition('?')[0]} · seed {of.seed} · greedy", columns, tuple(cells))
+
+
+def main(
+    model: Annotated[str, typer.Option("--model", "-m", help="A local model.")] = "local",
+    limit: Annotated[int | None, typer.Option(min=1, help="Cases, from all categories in turn.")] = None,
+    seed: Annotated[int, typer.Option(help="For intervals; decoding is greedy.")] = 0,
+    log_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where results go and are continued.")] = Path(
+        "eval-logs/grammar-worth"
+    ),
+) -> None:
+    """Run all conditions and print one table, then what each step changes, paired by case."""
+    from evals.cli import print_table, progress
+
+    done: list[tuple[Condition, Evaluation]] = []
+    for condition in CONDITIONS:
+        with progress(condition.name) as tell:
+            wanted = specification(condition, model, limit, seed)
+            done.append((condition, evaluate(wanted, log_dir / condition.name, on_progress=tell)))
+    print_table(side_by_side(done))
+    for (_, before), (_, after) in zip(done, done[1:], strict=False):
+        print_table(comparison_table(compare(before.folder, after.folder, seed=seed)))
+
+
+if __name__ == "__main__":
+    typer.run(main)

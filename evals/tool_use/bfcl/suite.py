@@ -1,0 +1,134 @@
+"""BFCL v4's single-turn categories as a suite: one question, one request, calls compared with the key.
+
+The model sees the functions as tools, in the way of the leaderboard's "FC" (native function calling) models; the
+leaderboard's prompt for models without tools is not used. Multi-turn is the suite `bfcl-multi-turn`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any, Literal
+
+from agentkit.errors import UserError
+from agentkit.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    SystemPromptPart,
+    TextPart,
+    UserPromptPart,
+)
+from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.tools.definition import ToolDefinition
+from evals.case import Case, Run
+from evals.harness.solving import ask_model
+from evals.harness.suite import Suite, check_options
+from evals.tool_use.bfcl.data import Question, data_folder, load_questions, parse_categories
+from evals.tool_use.bfcl.function_docs import told_tools
+from evals.tool_use.bfcl.scoring import score
+from evals.tool_use.bfcl.tables import tables
+
+DEFAULT_CATEGORIES = "simple_python,multiple,parallel,irrelevance"
+MAX_TOKENS = 512
+"""Of one reply, unless the settings say otherwise; the longest key takes about 300."""
+STOP_OF_TEXT = (" ", "\n")
+"""A text answer is no call whatever it goes on to say, so its first word is enough. In-process models look for
+stop strings in text answers only, never in calls."""
+ToolChoice = Literal["auto", "required"]
+_OPTIONS = {
+    "data": "folder with BFCL's data files; default: those of the bfcl-eval wheel, fetched once",
+    "categories": f"categories or groups (all, non_live, live, simple), by comma; default {DEFAULT_CATEGORIES}",
+    "tool_choice": "auto, or required: the model must call something; default auto",
+    "dots": "keep, or underscore for servers that refuse dots in function names; default keep",
+}
+
+
+def load(options: Mapping[str, str]) -> list[Case]:
+    """Return the cases of the chosen categories.
+
+    Raises:
+        UserError: an option or a category is not known, or a file is missing or broken.
+    """
+    check_options("bfcl", options, _OPTIONS)
+    tool_choice = _one_of(options, "tool_choice", ("auto", "required"))
+    underscores = _one_of(options, "dots", ("keep", "underscore")) == "underscore"
+    categories = parse_categories(options.get("categories", DEFAULT_CATEGORIES))
+    folder = data_folder(options.get("data"))
+    return [
+        _case(question, tool_choice, underscores=underscores)
+        for category in categories
+        for question in load_questions(folder, category)
+    ]
+
+
+async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
+    """Make one request with the case's conversation and tools."""
+    defaults = ModelSettings(max_tokens=MAX_TOKENS, stop=STOP_OF_TEXT if model.profile.grammar else ())
+    parameters = ModelRequestParameters(
+        tools=tuple(
+            ToolDefinition(tool["name"], tool["description"], tool["parameters"]) for tool in case.data["tools"]
+        ),
+        tool_choice=settings.tool_choice or case.data["tool_choice"],
+        settings=defaults.merged(settings),
+    )
+    return await ask_model(case, model, parameters, messages=conversation(case.data["messages"]))
+
+
+def conversation(messages: Sequence[Mapping[str, str]]) -> tuple[ModelMessage, ...]:
+    """Return BFCL's messages as ours; what system and user say in a row is one request."""
+    said: list[ModelMessage] = []
+    for is_reply, group in groupby(messages, key=lambda message: message["role"] == "assistant"):
+        if is_reply:
+            said.append(ModelResponse(tuple(TextPart(message["content"]) for message in group)))
+        else:
+            said.append(ModelRequest(tuple(_request_part(message) for message in group)))
+    return tuple(said)
+
+
+def _request_part(message: Mapping[str, str]) -> ModelRequestPart:
+    if message["role"] == "system":
+        return SystemPromptPart(message["content"])
+    return UserPromptPart(message["content"])
+
+
+def _case(question: Question, tool_choice: str, *, underscores: bool) -> Case:
+    tools = [
+        {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+        for tool in told_tools(question, underscores=underscores)
+    ]
+    data: dict[str, Any] = {
+        "functions": list(question.functions),
+        "tools": tools,
+        "messages": [dict(message) for message in question.messages],
+        "tool_choice": tool_choice,
+        "underscores": underscores,
+    }
+    return Case(
+        id=question.id,
+        prompt=question.messages[-1]["content"],
+        group=question.category,
+        target=question.answer,
+        data=data,
+    )
+
+
+def _one_of(options: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:
+    """Return an option's value, the first of `allowed` where it is not given."""
+    value = options.get(key, allowed[0])
+    if value not in allowed:
+        raise UserError(f"{key}={value!r} is not known to suite 'bfcl': it takes {' or '.join(allowed)}.")
+    return value
+
+
+SUITE = Suite(
+    name="bfcl",
+    version=1,
+    description="Berkeley Function-Calling Leaderboard v4, single turn: calls compared with the answer key",
+    load=load,
+    solve=solve,
+    score=score,
+    options=_OPTIONS,
+    tables=tables,
+)
