@@ -1,0 +1,158 @@
+"""Our multi-turn checker against the original's, answer by answer.
+
+    python -m evals.tool_use.bfcl.multi_turn_parity [--data FOLDER] [--every N] [--seed N]
+
+Every case's key and its mutations (`multi_turn_mutations`) are judged by both: the verdict, the first check that
+failed, and whether the model kept still where the key is empty. The original runs in a child process from the
+unpacked wheel. Exits with 1 where the two differ, with 2 where something is missing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agentkit.errors import UserError
+from evals.case import Case
+from evals.tool_use.bfcl import multi_turn_original
+from evals.tool_use.bfcl.multi_turn_calls import parse_turns
+from evals.tool_use.bfcl.multi_turn_cases import environment, load_cases
+from evals.tool_use.bfcl.multi_turn_checker import check_turns, keeps_still
+from evals.tool_use.bfcl.multi_turn_environment import SOURCE_FOLDER
+from evals.tool_use.bfcl.multi_turn_mutations import MUTATIONS, Turns, mutated
+
+_FAULTS = {
+    "multi_turn:empty_turn_model_response": "no_call",
+    "multi_turn:instance_state_mismatch": "state",
+    "multi_turn:execution_response_mismatch": "results",
+    None: None,
+}
+_TIMEOUT_S = 1800
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What a checker says of an answer."""
+
+    fault: str | None
+    """The first check that failed; None where the answer is right."""
+    keeps_still: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An answer to be judged."""
+
+    case: Case
+    kind: str
+    turns: Turns
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """An answer on which the two disagree."""
+
+    item: Item
+    ours: Judgement
+    original: Judgement
+
+    def __str__(self) -> str:
+        """Return one line with everything needed to look into it."""
+        calls = json.dumps([[str(call) for call in turn] for turn in self.item.turns])
+        return f"{self.item.case.id} ({self.item.kind}): ours {self.ours}, original {self.original}, calls {calls}"
+
+
+def answers(cases: Sequence[Case], *, seed: int = 0) -> list[Item]:
+    """Return the key of every case and all mutations that can be made of it."""
+    items: list[Item] = []
+    for case in cases:
+        for kind in MUTATIONS:
+            turns = mutated(case, kind, seed=seed)
+            if turns is not None:
+                items.append(Item(case, kind, turns))
+    return items
+
+
+def judge(item: Item) -> Judgement:
+    """Return our judgement."""
+    reference = parse_turns(item.case.target)
+    verdicts = check_turns(item.turns, reference, environment(item.case), environment(item.case))
+    fault = next((verdict.fault for verdict in verdicts if not verdict.is_right), None)
+    return Judgement(fault, keeps_still(item.turns, reference) is not False)
+
+
+def judge_by_original(items: Sequence[Item]) -> list[Judgement]:
+    """Return the original's judgements, from one child process.
+
+    Raises:
+        UserError: the child failed; the message ends with what it wrote.
+    """
+    if not items:
+        return []
+    wheel = Path(items[0].case.data["simulators"].removesuffix(SOURCE_FOLDER))
+    lines = "".join(f"{_as_line(item)}\n" for item in items)
+    command = [sys.executable, "-P", str(multi_turn_original.__file__), str(wheel)]
+    done = subprocess.run(
+        command, input=lines, capture_output=True, text=True, encoding="utf-8", timeout=_TIMEOUT_S, check=False
+    )
+    if done.returncode != 0:
+        raise UserError(f"the original checker of {wheel} failed with {done.returncode}: {done.stderr[-2000:]}")
+    verdicts = [json.loads(line) for line in done.stdout.splitlines()]
+    return [Judgement(_FAULTS[verdict["error_type"]], verdict["keeps_still"]) for verdict in verdicts]
+
+
+def compare(items: Sequence[Item]) -> tuple[list[Judgement], list[Difference]]:
+    """Judge all items by both checkers; return our judgements and where the other's differ."""
+    ours = [judge(item) for item in items]
+    originals = judge_by_original(items)
+    return ours, [
+        Difference(item, our, original)
+        for item, our, original in zip(items, ours, originals, strict=True)
+        if our != original
+    ]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Print the table; return 1 where the checkers differ."""
+    parser = argparse.ArgumentParser(prog="evals.tool_use.bfcl.multi_turn_parity", description=__doc__)
+    parser.add_argument("--data", help="folder bfcl_eval/data of the wheel; left out: fetched")
+    parser.add_argument("--every", type=int, default=1, help="take every N-th case only")
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args(arguments)
+    try:
+        items = answers(load_cases(given.data)[:: given.every], seed=given.seed)
+        ours, found = compare(items)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    n_different = Counter(difference.item.kind for difference in found)
+    print(f"{'change':<28}{'answers':>9}{'right':>9}{'no call':>9}{'state':>9}{'results':>9}{'differ':>9}")
+    for kind in (*MUTATIONS, "all"):
+        faults = [j.fault for i, j in zip(items, ours, strict=True) if kind in (i.kind, "all")]
+        counts = [faults.count(fault) for fault in (None, "no_call", "state", "results")]
+        different = len(found) if kind == "all" else n_different[kind]
+        print(f"{kind:<28}" + "".join(f"{n:>9}" for n in (len(faults), *counts, different)))
+    for difference in found:
+        print(difference)
+    return 1 if found else 0
+
+
+def _as_line(item: Item) -> str:
+    case = item.case
+    entry = {
+        "id": case.id,
+        "initial_config": case.data["initial_config"],
+        "involved_classes": case.data["classes"],
+    }
+    turns = [[str(call) for call in turn] for turn in item.turns]
+    return json.dumps({"entry": entry, "turns": turns, "truth": case.target})
+
+
+if __name__ == "__main__":
+    sys.exit(main())
