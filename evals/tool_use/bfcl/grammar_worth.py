@@ -2,9 +2,13 @@
 
     python -m evals.tool_use.bfcl.grammar_worth [--model local:PATH.gguf] [--limit N] [--log-dir DIR]
 
-Without a grammar the model is told the same in the same words and may write anything; its reply is read leniently.
-With it, a call is forced, so irrelevance is 0 by construction. With abstention it may call, answer in words, or
-reply `[]`. Each condition is an evaluation of its own in a folder of its own, continued if it was interrupted.
+Without a grammar the model is told the same in the same words and may write anything; its reply is read leniently
+(`modelstack.toolcalls.free_form`). With it, a call is forced, so irrelevance is 0 by construction. With abstention
+the model is also told of `[]`, and may call, answer in words, or reply `[]`.
+
+Seconds and tokens are those of the decision: under a grammar an answer in words is cut at its first word, since no
+call can follow; without one, calls are looked for in the whole reply. Each condition is an evaluation of its own
+in a folder of its own, continued if it was interrupted.
 """
 
 from __future__ import annotations
@@ -12,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Annotated
 
 import typer
@@ -20,8 +25,10 @@ from agentkit.errors import UserError
 from agentkit.models.resolve import split_local
 from evals.harness.comparison import compare, comparison_table
 from evals.harness.evaluation import Evaluation, evaluate
+from evals.harness.results import ALL
 from evals.harness.specification import Specification
 from evals.harness.suite import Table
+from evals.tool_use.bfcl.tables import case_scores
 
 CATEGORIES = "simple_python,multiple,parallel,irrelevance"
 MAX_TOKENS = 256
@@ -45,8 +52,10 @@ CONDITIONS = (
 )
 
 
-def specification(condition: Condition, model: str, limit: int | None, seed: int) -> Specification:
-    """Return the evaluation of one condition.
+def specification(
+    condition: Condition, model: str, *, limit: int | None = None, seed: int = 0, data: str | None = None
+) -> Specification:
+    """Return the evaluation of one condition; `data` is the suite's option of that name.
 
     Raises:
         UserError: the model is not a local one.
@@ -56,12 +65,19 @@ def specification(condition: Condition, model: str, limit: int | None, seed: int
     joint = "&" if "?" in model else "?"
     name = f"{model}{joint}{condition.model_options}" if condition.model_options else model
     options = {"categories": CATEGORIES, "tool_choice": condition.tool_choice}
+    if data is not None:
+        options["data"] = data
     return Specification("bfcl", name, options, limit=limit, seed=seed, max_tokens=MAX_TOKENS)
 
 
 def side_by_side(done: Sequence[tuple[Condition, Evaluation]]) -> Table:
-    """Return the scores of all conditions, a line for each category and one for all."""
-    columns = ("group", "condition", "n", "score", "95 % interval", "failed", "s/case", "tokens/case")
+    """Return the scores of all conditions, a line for each category and one for all.
+
+    "without disputed" is the score over the items whose answer key is not disputed (`disputed`).
+    """
+    columns = (
+        "group", "condition", "n", "score", "95 % interval", "without disputed", "failed", "s/case", "tokens/case",
+    )  # fmt: skip
     cells = [
         (
             line.group,
@@ -69,6 +85,7 @@ def side_by_side(done: Sequence[tuple[Condition, Evaluation]]) -> Table:
             str(line.score.n),
             f"{line.score.value:.3f}",
             f"{line.score.low:.3f} to {line.score.high:.3f}",
+            _without_disputed(evaluation, line.group),
             str(line.n_failed),
             f"{line.wall_s:.2f}",
             f"{line.tokens:.0f}",
@@ -82,10 +99,17 @@ def side_by_side(done: Sequence[tuple[Condition, Evaluation]]) -> Table:
     return Table(f"BFCL v4 · {of.model.partition('?')[0]} · seed {of.seed} · greedy", columns, tuple(cells))
 
 
+def _without_disputed(evaluation: Evaluation, group: str) -> str:
+    triples = [(each.case, each.run, each.score) for each in evaluation.scored]
+    scores = case_scores([each for each in triples if group in (each[0].group, ALL)], disputed=False)
+    return f"{fmean(scores):.3f}" if scores else ""
+
+
 def main(
     model: Annotated[str, typer.Option("--model", "-m", help="A local model.")] = "local",
     limit: Annotated[int | None, typer.Option(min=1, help="Cases, from all categories in turn.")] = None,
     seed: Annotated[int, typer.Option(help="For intervals; decoding is greedy.")] = 0,
+    data: Annotated[str | None, typer.Option(help="BFCL's data: a folder or the wheel; default: fetched.")] = None,
     log_dir: Annotated[Path, typer.Option(metavar="DIR", help="Where results go and are continued.")] = Path(
         "eval-logs/grammar-worth"
     ),
@@ -96,7 +120,7 @@ def main(
     done: list[tuple[Condition, Evaluation]] = []
     for condition in CONDITIONS:
         with progress(condition.name) as tell:
-            wanted = specification(condition, model, limit, seed)
+            wanted = specification(condition, model, limit=limit, seed=seed, data=data)
             done.append((condition, evaluate(wanted, log_dir / condition.name, on_progress=tell)))
     print_table(side_by_side(done))
     for (_, before), (_, after) in zip(done, done[1:], strict=False):

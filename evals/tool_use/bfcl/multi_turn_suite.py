@@ -23,7 +23,7 @@ from evals.tool_use.bfcl.multi_turn_checker import TurnVerdict, check_turns, kee
 from evals.tool_use.bfcl.multi_turn_solver import MAX_STEPS_PER_TURN, solve_conversation
 
 OPTIONS = {
-    "data": "folder bfcl_eval/data of the bfcl-eval wheel; left out: the wheel is fetched with pip",
+    "data": "folder bfcl_eval/data of the bfcl-eval wheel, or the wheel; left out: it is fetched with pip",
     "categories": "comma-separated: base, miss_func, miss_param, long_context; left out: all that are there",
     "max_steps_per_turn": f"rounds of calls in one turn; left out: {MAX_STEPS_PER_TURN}, the original's",
 }

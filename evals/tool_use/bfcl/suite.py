@@ -38,7 +38,7 @@ STOP_OF_TEXT = (" ", "\n")
 stop strings in text answers only, never in calls."""
 ToolChoice = Literal["auto", "required"]
 _OPTIONS = {
-    "data": "folder with BFCL's data files; default: those of the bfcl-eval wheel, fetched once",
+    "data": "folder with BFCL's data files, or the bfcl-eval wheel; default: the wheel, fetched once",
     "categories": f"categories or groups (all, non_live, live, simple), by comma; default {DEFAULT_CATEGORIES}",
     "tool_choice": "auto, or required: the model must call something; default auto",
     "dots": "keep, or underscore for servers that refuse dots in function names; default keep",

@@ -74,6 +74,15 @@ def aggregate(weights: Mapping[str, float], scores: Mapping[str, Sequence[float]
     return Interval(value, max(0.0, value - below), min(1.0, value + above), sum(p.n for p in parts.values()))
 
 
+def case_scores(members: Iterable[Scored], *, disputed: bool = True) -> list[float]:
+    """Return each case's mean over its epochs; `disputed` False leaves disputed items out."""
+    by_case: dict[str, list[float]] = {}
+    for case, _, score in members:
+        if disputed or case.id not in DISPUTED:
+            by_case.setdefault(case.id, []).append(score.value)
+    return [fmean(values) for values in by_case.values()]
+
+
 def _categories(present: Mapping[str, Sequence[Scored]]) -> Table:
     columns = (
         "category", "n", "accuracy", "95 % interval", "disputed", "accuracy without", "95 % interval",
@@ -86,9 +95,9 @@ def _categories(present: Mapping[str, Sequence[Scored]]) -> Table:
             (
                 category,
                 str(len({case.id for case, _, _ in members})),
-                *_cells(mean_interval(_scores(members))),
+                *_cells(mean_interval(case_scores(members))),
                 str(len({case.id for case, _, _ in members if case.id in DISPUTED})),
-                *_cells(_interval(_scores(members, disputed=False))),
+                *_cells(_interval(case_scores(members, disputed=False))),
                 f"{fmean(bool(run.calls) for run in runs):.3f}",
                 str(sum(run.status == "failed" for run in runs)),
                 str(sum(run.status == "timed_out" for run in runs)),
@@ -108,7 +117,7 @@ def _aggregates(present: Mapping[str, Sequence[Scored]]) -> Table:
         both: list[str] = []
         n = 0
         for disputed in (True, False):
-            scores = {category: _scores(present[category], disputed=disputed) for category in each.weights}
+            scores = {category: case_scores(present[category], disputed=disputed) for category in each.weights}
             if not all(scores.values()):
                 both += ["", ""]
                 continue
@@ -135,15 +144,6 @@ def _errors(present: Mapping[str, Sequence[Scored]]) -> Table:
         for kind, n in total.most_common(N_ERROR_TYPES)
     ]
     return Table("BFCL: what was wrong", ("error", "all", *present), tuple(rows))
-
-
-def _scores(members: Iterable[Scored], *, disputed: bool = True) -> list[float]:
-    """Return each case's mean over its epochs."""
-    by_case: dict[str, list[float]] = {}
-    for case, _, score in members:
-        if disputed or case.id not in DISPUTED:
-            by_case.setdefault(case.id, []).append(score.value)
-    return [fmean(values) for values in by_case.values()]
 
 
 def _interval(scores: Sequence[float]) -> Interval | None:

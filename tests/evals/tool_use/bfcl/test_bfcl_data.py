@@ -85,6 +85,8 @@ def test_a_missing_file_or_folder_says_how_to_get_it(tmp_path: Path) -> None:
         load_questions(tmp_path, "parallel")
     with pytest.raises(UserError, match="is no folder"):
         data_folder(tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"no wheel: .*pip download"):
+        data_folder(tmp_path / "nowhere.whl")
     (tmp_path / "rows.json").write_text('{"a": 1}\n\n[1]\n', encoding="utf-8")
     with pytest.raises(UserError, match="line 3, is list"):
         read_rows(tmp_path / "rows.json")
@@ -188,6 +190,21 @@ def test_the_wheel_is_fetched_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (first / "bfcl_eval" / "data" / "a.json").read_text(encoding="utf-8") == "x"
     assert len(fetched) == 1
     assert [path.name for path in (tmp_path / "cache" / "evals").iterdir()] == [first.name]
+
+
+def test_a_wheel_that_the_user_has_is_unpacked_without_fetching(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "bfcl_eval-2026.3.23-py3-none-any.whl"
+    digest = make_wheel(file, "bfcl_eval/data/a.json")
+    monkeypatch.setattr(wheel, "user_cache_path", lambda _: tmp_path / "cache")
+    monkeypatch.setattr(wheel, "_download", lambda _: pytest.fail("it was fetched"))
+    monkeypatch.setattr(wheel, "WHEEL_SHA256", digest)
+    assert (data_folder(file) / "a.json").is_file()
+    assert data_folder(file) == data_folder()
+    file.write_bytes(b"damaged")
+    with pytest.raises(UserError, match="it is another file"):
+        data_folder(file)
 
 
 @pytest.mark.slow  # starts pip
