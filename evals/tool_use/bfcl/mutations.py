@@ -1,7 +1,8 @@
 """Wrong, odd and nearly right answers made from right ones, for holding two checkers against each other.
 
 Each mutation takes calls and changes one thing, with a seeded generator; whether the result is still right is not
-said here. `literal_mutations` has further ones for Java and JavaScript.
+said here. `literal_mutations` has further ones for Java and JavaScript. `several_changes` puts some of them one
+upon another, where a rule may meet what another rule has let through.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from typing import Any
 
 from evals.tool_use.bfcl.data import Question
 from evals.tool_use.bfcl.renderings import Calls
+
+_OF_VALUES = ("value:", "text:", "number:", "list:", "dict:", "literal:")
+"""Beginnings of the kinds of mutations that leave calls and parameters what they are."""
 
 Mutation = Callable[[Calls, Question, random.Random], Calls | None]
 """Returns changed calls (it may change those it is given), or None where it does not apply."""
@@ -50,6 +54,15 @@ def mutants(
         changed = mutate(copy.deepcopy(right), question, draw)
         if changed is not None:
             yield kind, changed
+
+
+def several_changes(question: Question, right: Calls, kinds: Mapping[str, Mutation], draw: random.Random) -> Calls:
+    """Return a right answer after two to four mutations of its values; one that does not apply changes nothing."""
+    of_values = [mutate for kind, mutate in kinds.items() if kind.startswith(_OF_VALUES)]
+    calls = copy.deepcopy(right)
+    for mutate in draw.choices(of_values, k=draw.randint(2, 4)):
+        calls = mutate(copy.deepcopy(calls), question, draw) or calls
+    return calls
 
 
 # -- of calls -----------------------------------------------------------------------------------------------
@@ -196,7 +209,12 @@ def _dict(change: Callable[[dict[str, Any], random.Random], Any]) -> Mutation:
 
 def _number(change: Callable[[Any], Any]) -> Mutation:
     def change_value(value: Any, _: random.Random) -> Any:
-        return change(value) if isinstance(value, int | float) and not isinstance(value, bool) else _KEEP
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            return _KEEP
+        try:
+            return change(value)
+        except (OverflowError, ValueError):  # an integer that no float holds, an infinity that no integer is
+            return _KEEP
 
     return _on_value(change_value)
 

@@ -3,10 +3,11 @@
     python -m evals.tool_use.bfcl.parity [--wheel FOLDER] [--rounds N] [--seed N] [--limit N]
 
 Right answers are made from every key: first values, each acceptable value in turn, optional parameters left out,
-calls reversed. Every first rendering is then changed by every mutation that applies, `--rounds` times; for Java
-and JavaScript also random literals go through both converters. Two verdicts agree where both say right, or both
-say wrong. Where the original raises an exception, its whole evaluation would have ended: ours must say wrong, and
-the exception must be of a kind listed in `EXPLAINED`. Exits with 1 where anything else differs.
+calls reversed. Every first rendering is then changed by every mutation that applies, `--rounds` times, and some
+right answers by several at once; for Java and JavaScript also random literals go through both converters. Two
+verdicts agree where both say right, or both say wrong. Where the original raises an exception, its whole
+evaluation would have ended: ours must say wrong, and the exception must be of a kind listed in `EXPLAINED`. Exits
+with 1 where anything else differs.
 
 The original runs in a process of its own on nothing but the wheel's files (`original_child`).
 """
@@ -40,7 +41,7 @@ from evals.tool_use.bfcl.java import java_value
 from evals.tool_use.bfcl.javascript import javascript_value
 from evals.tool_use.bfcl.literal_mutations import LITERAL_MUTATIONS, random_literals
 from evals.tool_use.bfcl.literals import UnsupportedTypeError
-from evals.tool_use.bfcl.mutations import ANY_MUTATIONS, mutants
+from evals.tool_use.bfcl.mutations import ANY_MUTATIONS, mutants, several_changes
 from evals.tool_use.bfcl.renderings import Calls, first_rendering, renderings
 from evals.tool_use.bfcl.wheel import wheel_folder
 
@@ -48,6 +49,8 @@ DEFAULT_SEED = 7
 N_LITERALS = 20_000
 """Random literals for each of the two languages."""
 LITERALS_AT_ONCE = 500
+N_SEVERAL = 10
+"""Answers with several changes for each question and round."""
 EXPLAINED: Mapping[str, str] = {
     r"OverflowError: int too large to convert to float": "an integer for a float is converted whatever its size",
     r"NotImplementedError: \w+ conversion is not implemented": "Java's Set, Hashtable, Queue, Stack are not read",
@@ -78,7 +81,8 @@ class Report:
             table[key, "right answers" if gold else "mutated"] += 1
             table[key, "judged right"] += bool(valid)
             table[key, "original raised"] += valid is None
-        self.raised[pattern or f"NOT EXPLAINED {said}"] += valid is None
+        if valid is None:
+            self.raised[pattern or f"NOT EXPLAINED {said}"] += 1
         self.other_error_types += valid is False and not ours[0] and said != ours[1]
         if (valid is None and (pattern is None or ours[0])) or (valid is not None and valid != ours[0]):
             for table, key in ((self.by_category, category), (self.by_kind, kind)):
@@ -205,11 +209,14 @@ def _compare_question(
 
 
 def _answers(question: Question, rounds: int, draw: random.Random) -> Iterator[tuple[str, Calls]]:
-    yield from renderings(question)
+    gold = list(renderings(question))
+    yield from gold
     kinds = {**ANY_MUTATIONS, **LITERAL_MUTATIONS[language(question.category)]}
     right = first_rendering(question)
     for _ in range(rounds):
         yield from mutants(question, right, kinds, draw)
+        for _, calls in draw.choices(gold, k=N_SEVERAL):
+            yield "values: several changes", several_changes(question, calls, kinds, draw)
 
 
 def _with_underscores(calls: Calls, draw: random.Random) -> Calls:
@@ -271,8 +278,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(table(report.by_category, "category"), "\n")
     print(table(report.by_kind, "kind of answer"), "\n")
     for pattern, n in report.raised.items():
-        if n:
-            print(f"original raised {n:,} times: {pattern}\n    {EXPLAINED.get(pattern, 'NO EXPLANATION')}")
+        print(f"original raised {n:,} times: {pattern}\n    {EXPLAINED.get(pattern, 'NO EXPLANATION')}")
     print(f"\nboth wrong with another type of error: {report.other_error_types:,}")
     for difference in report.differences[:50]:
         print("DIFFERENCE", difference)
