@@ -1,4 +1,7 @@
-"""Scripts in a model's place: the reference, an agent that does nothing, and the near miss.
+"""Scripts in a model's place: the reference, the near miss, and two agents that should never be right.
+
+"nothing" answers at once. "echo" looks around once and gives the user's own sentence back: a call that succeeded
+and an answer with every word of the question must not be enough.
 
 They go through the same agent and the same servers as a real model, so they prove the whole path: a suite in
 which the reference fails is broken, and one in which doing nothing passes measures nothing.
@@ -13,10 +16,12 @@ from agentkit.messages import ToolCallPart
 from agentkit.models.model import Model
 from agentkit.testing import ScriptedModel
 from evals.case import Case
-from evals.tool_use.executed.task import Play, Solution, Task, task_of
+from evals.tool_use.executed.task import Play, Server, Solution, Task, call, task_of
 
 PLAYS: tuple[Play, ...] = get_args(Play)
 NOTHING = "Done."
+LOOKING: dict[Server, str] = {"filesystem": "list_directory", "sqlite": "list_tables"}
+"""A tool of each server that needs no argument."""
 
 
 def reference_model(case: Case) -> ScriptedModel:
@@ -26,7 +31,12 @@ def reference_model(case: Case) -> ScriptedModel:
 
 def scripted_model(task: Task, play: Play) -> ScriptedModel:
     """Return a model that plays one of a task's scripts."""
-    solution = {"reference": task.reference, "nothing": Solution((), NOTHING), "wrong": task.wrong}[play]
+    solution = {
+        "reference": task.reference,
+        "nothing": Solution((), NOTHING),
+        "echo": Solution((call(LOOKING[task.servers[0]]),), task.prompt),
+        "wrong": task.wrong,
+    }[play]
     calls = [ToolCallPart(step.tool, json.dumps(dict(step.arguments))) for step in solution.calls]
     return ScriptedModel([*calls, solution.answer], name=play)
 

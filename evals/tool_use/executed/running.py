@@ -31,8 +31,9 @@ INSTRUCTIONS = (
     "You work on a user's files and database with tools. Do what is asked and change nothing else. Then answer in "
     "one short sentence with only what was asked."
 )
-LIMITS = UsageLimits(request_limit=8, tool_calls_limit=16)
-"""Twice the longest reference and its answer, rounded down: room for looking around and for one mistake."""
+LIMITS = UsageLimits(request_limit=10, tool_calls_limit=16)
+"""Twice the requests of the longest reference and its answer, four times its calls: room for looking around and
+for mistakes. An answer in the last request, which the limit forces, does not count."""
 MAX_TOKENS = 512
 """Of one response, unless the settings say otherwise; the longest reference call has about 150."""
 TOOL_TIMEOUT_S = 20.0

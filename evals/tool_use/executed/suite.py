@@ -1,7 +1,8 @@
 """The suite "mcp-tasks": 60 tasks on our own filesystem and SQLite servers, checked on the end and the answer.
 
 `agentkit eval mcp-tasks --model none --option play=reference` plays the reference solutions: 60 of 60.
-`play=nothing` and `play=wrong` (a near miss for each task) must get 0.
+`play=nothing`, `play=echo` (looks around, then repeats the prompt) and `play=wrong` (a near miss for each task)
+must get 0.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from evals.tool_use.executed.task import Play, case_of
 
 NAME = "mcp-tasks"
 OPTIONS = {
-    "play": "reference, nothing or wrong: a script takes the model's place (reference gets all, the others none)"
+    "play": "reference, nothing, echo or wrong: a script takes the model's place (only reference is right, in all)"
 }
 
 

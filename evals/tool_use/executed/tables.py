@@ -27,11 +27,17 @@ def _success(scored: Sequence[Scored], title: str, column: str, key: Callable[[T
     values: dict[str, list[float]] = {}
     for case, _, score in scored:
         values.setdefault(key(task_of(case)), []).append(score.value)
-    rows = tuple(
-        (name, str(len(group)), str(wilson(sum(value == 1.0 for value in group), len(group))))
-        for name, group in sorted(values.items())
+    rows = [_right(name, group) for name, group in sorted(values.items())]
+    return Table(
+        title,
+        (column, "right", "share (95 % Wilson)"),
+        (*rows, _right("all", [v for g in values.values() for v in g])),
     )
-    return Table(title, (column, "n", "right (95 % Wilson)"), rows)
+
+
+def _right(name: str, values: Sequence[float]) -> tuple[str, str, str]:
+    n_right = sum(value == 1.0 for value in values)
+    return name, f"{n_right} of {len(values)}", str(wilson(n_right, len(values)))
 
 
 def _failures(scored: Sequence[Scored]) -> Table:

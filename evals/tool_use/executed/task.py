@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 Server = Literal["filesystem", "sqlite"]
-Play = Literal["reference", "nothing", "wrong"]
+Play = Literal["reference", "nothing", "echo", "wrong"]
 Cell = int | float | str | None
 Row = tuple[Cell, ...]
 

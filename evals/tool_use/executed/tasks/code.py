@@ -22,6 +22,22 @@ PRICES = '''\
 """Prices."""
 
 VAT = 0.19
+SHIPPING = {
+    "AT": 6.90,
+    "BE": 6.90,
+    "CH": 14.50,
+    "CZ": 7.90,
+    "DE": 3.90,
+    "DK": 7.90,
+    "ES": 9.90,
+    "FI": 11.90,
+    "FR": 7.90,
+    "IT": 8.90,
+    "NL": 5.90,
+    "PL": 7.90,
+    "PT": 10.90,
+    "SE": 9.90,
+}
 
 
 def net_price(item):
@@ -77,10 +93,10 @@ TASKS = (
         servers=("filesystem",),
         start=START,
         reference=Solution(
-            (call("search_text", text="def gross_price", path="shop/prices.py"),), "It begins in line 10."
+            (call("search_text", text="def gross_price", path="shop/prices.py"),), "It begins in line 26."
         ),
-        wrong=Solution((call("read_text_file", path="shop/prices.py"),), "It begins in line 11."),
-        answer=NumberAnswer(10, forbidden=(6, 9, 11)),
+        wrong=Solution((call("read_text_file", path="shop/prices.py"),), "It begins in line 27."),
+        answer=NumberAnswer(26, forbidden=(22, 25, 27)),
     ),
     Task(
         id="code-rename-function",

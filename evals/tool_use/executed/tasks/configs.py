@@ -169,7 +169,13 @@ TASKS = (
             ),
             "It retries 6 times now.",
         ),
-        wrong=Solution((call("read_text_file", path="worker/worker.ini"),), "It retries 6 times now."),
+        wrong=Solution(
+            (
+                call("read_text_file", path="worker/worker.ini"),
+                call("edit_file", path="worker/worker.ini", old_text="retries = 3", new_text="retries = 6"),
+            ),
+            "It retries 3 times.",
+        ),
         answer=NumberAnswer(6, forbidden=(15, 512)),
         end=End(files={"worker/worker.ini": WORKER.replace("retries = 3", "retries = 6")}),
     ),

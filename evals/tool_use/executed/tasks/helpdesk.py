@@ -99,7 +99,10 @@ TASKS = (
     ),
     Task(
         id="helpdesk-technical-open",
-        prompt="How many open tickets do the people of the technical team have between them?",
+        prompt=(
+            "How many open tickets do the people of the technical team have between them, and what is the subject "
+            "of the newest of these?"
+        ),
         servers=("sqlite",),
         start=START,
         reference=Solution(
@@ -108,18 +111,24 @@ TASKS = (
                 call(
                     "query",
                     sql=(
-                        "SELECT count(*) FROM tickets JOIN agents ON agents.id = agent_id "
-                        "WHERE team = 'technical' AND status = 'open'"
+                        "SELECT subject FROM tickets JOIN agents ON agents.id = agent_id "
+                        "WHERE team = 'technical' AND status = 'open' ORDER BY opened DESC"
                     ),
                 ),
             ),
-            "They have 2 open tickets.",
+            "They have 2 open tickets, the newest being 'Cannot log in from phone'.",
         ),
         wrong=Solution(
-            (call("list_tables"), call("query", sql="SELECT count(*) FROM tickets WHERE status = 'open'")),
-            "They have 5 open tickets.",
+            (
+                call("list_tables"),
+                call("query", sql="SELECT subject FROM tickets WHERE status = 'open' ORDER BY opened DESC"),
+            ),
+            "They have 5 open tickets, the newest being 'Cannot log in from phone'.",
         ),
-        answer=NumberAnswer(2, forbidden=(1, 3, 4, 5)),
+        answer=WordsAnswer(
+            (("2", "two"), ("cannot log in from phone",)),
+            ("5", "five", "wrong amount", "change of address", "app crashes", "dark mode", "refund"),
+        ),
     ),
     Task(
         id="helpdesk-close-priya",

@@ -38,14 +38,19 @@ ACCESS_LOG = """\
 10.0.0.12 GET /index.html 200
 10.0.0.7 POST /checkout 302
 """
+NIGHT_LOG = "".join(
+    f"02:{minute:02} {'ERROR' if minute % 5 in (1, 3) else 'INFO'} job-{minute:02}\n" for minute in range(45)
+)
+"""18 of its lines have ERROR: more than somebody would guess who did not look."""
 START = Start(
     files={
         "app/app.log": APP_LOG,
         "app/app.log.1": OLD_APP_LOG,
+        "jobs/night.log": NIGHT_LOG,
         "web/access.log": ACCESS_LOG,
         "web/old/access-a.log": "10.0.0.3 GET /index.html 200\n10.0.0.3 GET /cart 200\n",
         "web/old/access-b.log": "10.0.0.5 GET /index.html 200\n",
-        "README.txt": "app: the shop's own log. web: what the web server was asked.\n",
+        "README.txt": "app: the shop's own log. jobs: what runs at night. web: what the web server was asked.\n",
     },
     modified={
         "web/old/access-a.log": "2025-11-30T23:59:00+00:00",
@@ -56,14 +61,14 @@ START = Start(
 TASKS = (
     Task(
         id="logs-count-errors",
-        prompt="How many lines with ERROR are in app/app.log?",
+        prompt="How many lines with ERROR are in jobs/night.log?",
         servers=("filesystem",),
         start=START,
         reference=Solution(
-            (call("search_text", text="ERROR", path="app/app.log"),), "There are 3 lines with ERROR."
+            (call("search_text", text="ERROR", path="jobs/night.log"),), "There are 18 lines with ERROR."
         ),
-        wrong=Solution((call("search_text", text="ERROR", path="app"),), "There are 4 lines with ERROR."),
-        answer=NumberAnswer(3, forbidden=(2, 4, 9)),
+        wrong=Solution((call("search_text", text="ERROR"),), "There are 22 lines with ERROR."),
+        answer=NumberAnswer(18, forbidden=(3, 4, 17, 19, 22, 27, 45)),
     ),
     Task(
         id="logs-last-request",
@@ -127,7 +132,13 @@ TASKS = (
             ),
             "report.txt says that 97% are used.",
         ),
-        wrong=Solution((call("search_text", text="disk", path="app/app.log"),), "disk used: 97%"),
+        wrong=Solution(
+            (
+                call("search_text", text="disk", path="app/app.log"),
+                call("write_file", path="report.txt", text="disk used: 97\n"),
+            ),
+            "report.txt says that 97% are used.",
+        ),
         end=End(files={"report.txt": "disk used: 97%\n"}),
     ),
     Task(

@@ -42,15 +42,18 @@ INSERT INTO orders VALUES
 
 TASKS = (
     Task(
-        id="orders-count-open",
-        prompt="How many orders are open? The table orders has id, customer_id, placed, status and total.",
+        id="orders-open-sum",
+        prompt=(
+            "What do the open orders add up to? The table orders has id, customer_id, placed, status and total."
+        ),
         servers=("sqlite",),
         start=START,
         reference=Solution(
-            (call("query", sql="SELECT count(*) FROM orders WHERE status = 'open'"),), "4 orders are open."
+            (call("query", sql="SELECT sum(total) FROM orders WHERE status = 'open'"),),
+            "The open orders add up to 232.75.",
         ),
-        wrong=Solution((call("query", sql="SELECT count(*) FROM orders"),), "7 orders are open."),
-        answer=NumberAnswer(4, forbidden=(2, 3, 5, 7)),
+        wrong=Solution((call("query", sql="SELECT sum(total) FROM orders"),), "They add up to 592.65."),
+        answer=NumberAnswer(232.75, forbidden=(592.65, 279.9)),
     ),
     Task(
         id="orders-ship-one",

@@ -22,7 +22,7 @@ from evals.tool_use.executed.answers import (
 from evals.tool_use.executed.catalog import AREAS, TASKS
 from evals.tool_use.executed.disk import DATABASE, build, observe
 from evals.tool_use.executed.suite import load
-from evals.tool_use.executed.task import NumberAnswer, Start, Task, WordsAnswer, case_of, task_of
+from evals.tool_use.executed.task import End, NumberAnswer, Start, Task, WordsAnswer, case_of, task_of
 from evals.tool_use.executed.world import expected_world, start_world
 from tests.evals.tool_use.executed.conftest import in_process_server
 
@@ -79,6 +79,21 @@ def test_an_answer_is_not_given_away_by_the_prompt(task: Task) -> None:
     assert answer_problem(task.answer, task.prompt[:MAX_ANSWER_CHARS], task.prompt) is not None
     if isinstance(task.answer, NumberAnswer):
         assert task.answer.value not in [number_of(token) for token in tokens_of(task.prompt)]
+
+
+@pytest.mark.parametrize("task", [task for task in ASKING if task.end == End()], ids=by_id)
+def test_a_small_number_or_a_bare_word_guessed_is_no_answer(task: Task) -> None:
+    for guess in (*map(str, range(13)), "yes", "no", "none", "open", "all of them"):
+        assert answer_problem(task.answer, guess, task.prompt) is not None
+        assert (
+            answer_problem(task.answer, f"{task.prompt[: MAX_ANSWER_CHARS - 20]} {guess}", task.prompt) is not None
+        )
+
+
+@pytest.mark.parametrize("task", ASKING, ids=by_id)
+def test_the_near_miss_differs_from_the_reference_in_its_answer_or_its_end(task: Task) -> None:
+    is_answer_wrong = answer_problem(task.answer, task.wrong.answer, task.prompt) is not None
+    assert is_answer_wrong or (task.end != End() and task.wrong.calls != task.reference.calls)
 
 
 @pytest.mark.parametrize("task", ASKING, ids=by_id)

@@ -1,4 +1,4 @@
-"""Whole runs over the real servers: the references get everything, doing nothing and the near misses nothing.
+"""Whole runs over the real servers: the references get everything; near misses, doing nothing and echoing nothing.
 
 All tasks over the servers in this process; some over child processes, as `agentkit eval` does.
 """
@@ -18,7 +18,7 @@ from evals.harness.suite import Solver
 from evals.tool_use.executed.catalog import AREAS, TASKS
 from evals.tool_use.executed.playing import PLAYS, reference_model
 from evals.tool_use.executed.running import LIMITS, child_server, solver
-from evals.tool_use.executed.scoring import judge, score
+from evals.tool_use.executed.scoring import judge, n_failed_calls, score
 from evals.tool_use.executed.suite import SUITE
 from evals.tool_use.executed.task import Play, Server, Task, case_of
 from evals.tool_use.executed.world import expected_world, start_world, world_from_json
@@ -32,7 +32,7 @@ BY_ID = {task.id: task for task in TASKS}
 
 @pytest.mark.parametrize("play", PLAYS)
 @pytest.mark.parametrize("area", AREAS, ids=lambda area: area[0].id.split("-")[0])
-async def test_references_pass_and_nothing_and_near_misses_fail(
+async def test_references_pass_and_all_other_scripts_fail_for_their_own_reason(
     area: tuple[Task, ...], play: Play, solve_in_process: Solver
 ) -> None:
     for task in area:
@@ -46,7 +46,16 @@ async def test_references_pass_and_nothing_and_near_misses_fail(
             assert world_from_json(run.observed).schema == expected_world(task).schema
             assert score(case, run_from_json(run_to_json(run))).value == 1.0
         if play == "nothing":
+            assert failure == "no call"
+        if play == "echo":
+            # It failed for what it did not do, not because its call was refused.
+            assert failure == ("nothing changed" if task.end.files or task.end.rows else "wrong answer"), task.id
+        if play in ("nothing", "echo"):
             assert world_from_json(run.observed) == start_world(task)
+        if play == "wrong":
+            # A near miss does all that it does without an error, and then something is not as it was asked for.
+            assert failure in ("wrong state", "wrong answer"), (task.id, failure)
+            assert n_failed_calls(run) == 0, task.id
 
 
 @pytest.mark.slow
