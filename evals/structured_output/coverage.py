@@ -6,6 +6,7 @@ keyword. A `format` that is in no table constrains nothing in either place and i
 times are CPU times and those of a vocabulary, so the model whose vocabulary it is belongs to the figures.
 
     python -m evals.structured_output.coverage --data FILE_OR_FOLDER [--model smollm2-135m] [--engine llguidance]
+        [--sample N --seed S] [--json found.jsonl]
 """
 
 from __future__ import annotations
@@ -196,14 +197,16 @@ def main() -> int:
     from agentkit import LocalModel
     from agentkit.errors import UserError
     from evals.cli import print_table
-    from evals.structured_output.reading import read_items
+    from evals.structured_output.reading import draw, read_items
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="JSON lines (.zst too), or a folder of schemas")
     parser.add_argument("--model", default="smollm2-135m", help="whose vocabulary the grammars are compiled for")
     parser.add_argument("--engine", choices=ENGINES, action="append", help="one engine only; all by default")
+    parser.add_argument("--sample", type=int, metavar="N", help="only N schemas, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="for the drawing")
     parser.add_argument(
-        "--limit", type=float, default=MAX_COMPILE_CPU_S, help="CPU seconds that a schema may take"
+        "--max-cpu-s", type=float, default=MAX_COMPILE_CPU_S, help="CPU seconds that compiling a schema may take"
     )
     parser.add_argument("--json", type=Path, help="also write what was found, one line a schema and engine")
     options = parser.parse_args()
@@ -211,6 +214,8 @@ def main() -> int:
     found: dict[str, list[SchemaCoverage]] = {}
     try:
         items = read_items(options.data)
+        if options.sample is not None:
+            items = draw(items, options.sample, options.seed)
         model = LocalModel(options.model)
         vocabulary = model.load().vocabulary
     except UserError as error:
@@ -220,7 +225,8 @@ def main() -> int:
         compiler = GrammarCompiler(vocabulary, engine, "check", cache_size=1)
         cpu_s = time.process_time()
         found[engine] = [
-            cover_within(options.limit, item.schema, compiler) for item in track(items, engine, console=progress)
+            cover_within(options.max_cpu_s, item.schema, compiler)
+            for item in track(items, engine, console=progress)
         ]
         progress.print(f"{engine}: {len(items)} schemas in {time.process_time() - cpu_s:.1f} s of CPU")
     model.close()

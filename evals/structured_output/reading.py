@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import io
 import json
+import random
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -63,6 +64,18 @@ def read_items(path: Path) -> list[Item]:
             f"are no training data and lead from one user message to one call that fits its schema."
         )
     return list(_with_unique_ids(found, path))
+
+
+def draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
+    """Return `n` items drawn at random without repetition, in the order of the file; all where there are no more.
+
+    Raises:
+        UserError: `n` is below 1.
+    """
+    if n < 1:
+        raise UserError(f"a sample of {n} items: it must be at least 1.")
+    chosen = sorted(random.Random(seed).sample(range(len(items)), min(n, len(items))))
+    return [items[index] for index in chosen]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -100,6 +100,9 @@ def test_the_command_covers_a_file_with_both_engines(
         ("llguidance", "enforced"),
         ("lm-format-enforcer", "checked"),
     ]
+    monkeypatch.setattr(sys, "argv", [*arguments, "--sample", "1", "--engine", "llguidance"])
+    assert coverage.main() == 0
+    assert len(out.read_text(encoding="utf-8").splitlines()) == 1
     monkeypatch.setattr(sys, "argv", ["coverage", "--data", str(tmp_path / "none.jsonl")])
     assert coverage.main() == 2
     assert "is missing" in capsys.readouterr().err

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -52,10 +53,30 @@ def test_each_item_comes_once_a_mode_with_ids_that_do_not_depend_on_the_mode_cho
     assert len({c.id for c in both}) == 50
 
 
-@pytest.mark.parametrize("options", [{"mode": "strict"}, {"file": "x"}, {"data": "/does/not/exist.jsonl"}])
-def test_options_that_are_not_known_are_refused(options: dict[str, str]) -> None:
-    with pytest.raises(UserError):
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "strict"}, "one of grammar, free, both"),
+        ({"file": "x"}, "no option 'file'"),
+        ({"data": "/does/not/exist.jsonl"}, "is missing"),
+        ({"sample": "half"}, "sample='half' is no whole number"),
+        ({"sample": "0"}, "at least 1"),
+        ({"sample": "3", "sample_seed": "x"}, "sample_seed='x'"),
+        ({"sample_seed": "1"}, "give sample=N"),
+    ],
+)
+def test_options_that_cannot_be_used_are_refused(options: dict[str, str], message: str) -> None:
+    with pytest.raises(UserError, match=re.escape(message)):
         load(options)
+
+
+def test_a_sample_is_the_same_pairs_for_the_same_seed_in_the_order_of_the_file() -> None:
+    everything, sample = load({}), load({"sample": "5"})
+    assert sample == load({"sample": "5", "sample_seed": "0"}) == [c for c in everything if c in sample]
+    assert [c.data["mode"] for c in sample] == ["grammar", "free"] * 5
+    assert len({c.data["item"] for c in sample}) == 5
+    assert sample != load({"sample": "5", "sample_seed": "1"})
+    assert load({"sample": "1000"}) == everything
 
 
 @pytest.mark.anyio
