@@ -26,6 +26,15 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from evals.speed.results import (
+    BenchmarkResult,
+    Comparison,
+    Curves,
+    Figure,
+    add_result_option,
+    write_result,
+)
+
 STEPS = (10, 50, 200)
 PEERS = {
     "pydantic-ai": "pydantic-ai-slim==2.68.0",
@@ -266,12 +275,19 @@ def main() -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--env", type=Path, default=Path(".venv-peers"), help="environment of the peers")
     parser.add_argument("--json", action="store_true", help="print figures as JSON and nothing else")
+    add_result_option(parser)
     options = parser.parse_args()
     if options.json:
         print(json.dumps(measure(options.only, options.repeats)))
         return 0
     names = [options.only] if options.only else list(SDKS)
-    python = Path(sys.executable) if options.only else peer_python(options.env)
+    python = Path(sys.executable)
+    if not options.only:
+        try:
+            python = peer_python(options.env)
+        except subprocess.CalledProcessError as error:
+            print(f"the peers cannot be installed (pip ended with {error.returncode}); agentkit alone is measured")
+            names = ["agentkit"]
     figures: dict[str, dict[str, float]] = {}
     for name in names:
         command = [str(python), "-m", "evals.speed.agent_loop", "--only", name, "--json"]
@@ -283,7 +299,31 @@ def main() -> int:
             print(f"{name}: failed\n{done.stderr[-2000:]}")
             continue
         figures[name] = json.loads(done.stdout.strip().splitlines()[-1])
+    write_result(options.result, to_result(figures, options.repeats))
     return report(figures)
+
+
+def to_result(figures: dict[str, dict[str, float]], repeats: int) -> BenchmarkResult:
+    """Return the figures in the form that all benchmarks share."""
+    ours = figures.get("agentkit", {})
+    bounds: tuple[Figure, ...] = ()
+    if ours:
+        growth = ours[str(STEPS[-1])] / ours[str(STEPS[0])]
+        bounds = (
+            Figure("CPU time of a step, worst N", max(ours.values()), "ms", bound=LIMIT_MS),
+            Figure(f"growth of a step, N={STEPS[-1]} to N={STEPS[0]}", growth, "x", bound=LIMIT_GROWTH),
+        )
+    last = {name: row[str(STEPS[-1])] for name, row in figures.items()}
+    lines = {name: tuple(row[str(n)] for n in STEPS) for name, row in figures.items()}
+    title = "CPU time of a step of the agent loop"
+    missing = [name for name in SDKS if name not in figures]
+    return BenchmarkResult(
+        figures=bounds,
+        comparisons=(Comparison(f"{title}, N={STEPS[-1]}", "ms", "agentkit", last),),
+        curves=(Curves(title, "steps of the run", "CPU time of a step (ms)", tuple(map(float, STEPS)), lines),),
+        parameters={"repeats": str(repeats)},
+        notes=(f"not measured: {', '.join(missing)}",) if missing else (),
+    )
 
 
 def report(figures: dict[str, dict[str, float]]) -> int:

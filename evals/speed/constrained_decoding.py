@@ -32,6 +32,13 @@ import numpy as np
 
 from agentkit import LocalModel
 from evals.speed.bfcl_calls import GoldCall, load
+from evals.speed.results import (
+    BenchmarkResult,
+    Comparison,
+    Figure,
+    add_result_option,
+    write_result,
+)
 from modelstack.inference.engine import Engine, GenerateRequest, Generation
 from modelstack.inference.grammar import Grammar, TokenMask
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
@@ -124,6 +131,8 @@ class Bench:
     compiler: GrammarCompiler
     calls: list[GoldCall]
     failures: list[str] = field(default_factory=list)
+    figures: list[Figure] = field(default_factory=list)
+    comparisons: list[Comparison] = field(default_factory=list)
 
     def response_format(self, call: GoldCall) -> ResponseFormat:
         """Return what the agent's runtime would allow: a call or a text answer."""
@@ -177,6 +186,9 @@ def forced_share(bench: Bench) -> bool:
     print(f"   {n_total} tokens, {n_forced} forced: share {share:.3f} (bound {MIN_FORCED_SHARE})")
     print(f"   {n_total / n_done:.1f} tokens and {n_steps / n_done:.1f} model steps a call")
     print(f"   {diverged} calls tokenised otherwise than the whole text would be")
+    bench.figures.append(
+        Figure("share of forced tokens", share, "of tokens", bound=MIN_FORCED_SHARE, bound_kind="at least")
+    )
     return share >= MIN_FORCED_SHARE
 
 
@@ -212,6 +224,11 @@ def jump_ahead(bench: Bench, calls: list[GoldCall]) -> bool:
         f"   with {seconds[True] / done:.3f} s, without {seconds[False] / done:.3f} s: ratio {ratio:.3f} "
         f"(bound {MAX_TIME_RATIO}); mean of single ratios, 95 % interval {low:.3f} to {high:.3f}"
     )
+    bench.figures.append(
+        Figure("wall time of a call, with jump-ahead to without", ratio, "x", low, high, bound=MAX_TIME_RATIO)
+    )
+    means = {"with jump-ahead": seconds[True] / done, "without": seconds[False] / done}
+    bench.comparisons.append(Comparison("wall time of a call", "s", "with jump-ahead", means))
     return ratio <= MAX_TIME_RATIO
 
 
@@ -232,6 +249,9 @@ def free_running(bench: Bench, calls: list[GoldCall]) -> bool:
     )
     for line in different:
         print(f"   {line}")
+    bench.figures.append(
+        Figure("greedy calls that differ with jump-ahead", float(len(different)), f"of {len(calls)}", bound=0.0)
+    )
     return not different
 
 
@@ -266,6 +286,9 @@ def mask_times(bench: Bench, calls: list[GoldCall]) -> bool:
         print(f"   {name:32}{median:10.1f}{p99:10.1f}{len(values):8}{median / base / 1e6:14.1f}")
     print(f"   llama.cpp's grammar refused or did not compile {skipped} of {len(calls)} gold calls")
     print(f"   our overhead on llguidance's mask: median {overhead:.1f} us (bound {MAX_OVERHEAD_US:g})")
+    bench.figures.append(Figure("our median overhead on llguidance's mask", overhead, "us", bound=MAX_OVERHEAD_US))
+    medians = {name: 1e6 * float(np.median(values)) for name, values in times.items() if values}
+    bench.comparisons.append(Comparison("one token mask, median", "us", "agentkit on llguidance", medians))
     return overhead <= MAX_OVERHEAD_US
 
 
@@ -392,6 +415,7 @@ def main() -> int:
     parser.add_argument("--timed", type=int, default=100, help="calls that are timed with the model")
     parser.add_argument("--free", type=int, default=60, help="calls decoded freely")
     parser.add_argument("--masked", type=int, default=100, help="calls whose masks are timed")
+    add_result_option(parser)
     options = parser.parse_args()
     model = LocalModel(options.model)
     engine = model.load()
@@ -410,6 +434,12 @@ def main() -> int:
     ]
     results = [step() for step in steps]
     model.close()
+    parameters = {"model": options.model, "threads": str(threads), "seed": str(SEED)}
+    parameters |= {key: str(getattr(options, key)) for key in ("timed", "free", "masked")}
+    write_result(
+        options.result,
+        BenchmarkResult(tuple(bench.figures), tuple(bench.comparisons), parameters=parameters),
+    )
     print("\nok" if all(results) else "\nBROKEN: a bound above is not met")
     return 0 if all(results) else 1
 

@@ -22,6 +22,14 @@ from typing import Any
 from agentkit import Agent, LocalModel, ModelSettings
 from agentkit.messages import ModelMessage, ModelResponse, messages_from_json, messages_to_json
 from agentkit.models.catalog import local_path
+from evals.speed.results import (
+    BenchmarkResult,
+    Comparison,
+    Curves,
+    Figure,
+    add_result_option,
+    write_result,
+)
 
 QUESTIONS = (
     "What is the capital of France, and what is the city known for?",
@@ -133,19 +141,70 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--turns", type=int, default=20)
+    add_result_option(parser)
     options = parser.parse_args()
     model = LocalModel(options.model)
     engine: Any = model.load()
     print(f"{options.model}, threads {engine.threads}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
     good = True
+    parts: list[BenchmarkResult] = []
     for names in ("A", "BCD"):
         warm = asyncio.run(converse(model, names, options.turns, cold=False))
         cold = asyncio.run(converse(model, names.lower(), options.turns, cold=True))
         peer = high_level(str(local_path(options.model)), engine.threads, names, options.turns)
         good &= report(names, warm, cold, peer)
+        parts.append(to_result(names, warm, cold, peer))
     model.close()
+    parameters = {"model": options.model, "turns": str(options.turns), "threads": str(engine.threads)}
+    write_result(
+        options.result,
+        BenchmarkResult(
+            figures=tuple(figure for part in parts for figure in part.figures),
+            comparisons=tuple(comparison for part in parts for comparison in part.comparisons),
+            curves=tuple(curves for part in parts for curves in part.curves),
+            parameters=parameters,
+        ),
+    )
     return 0 if good else 1
+
+
+def to_result(
+    names: str, warm: list[Conversation], cold: list[Conversation], peer: list[list[float]]
+) -> BenchmarkResult:
+    """Return what one table says in the form that all benchmarks share."""
+    n_turns = len(warm[0].turns)
+    kind = "one conversation" if len(names) == 1 else f"{len(names)} interleaved conversations"
+
+    def by_turn(conversations: list[Conversation]) -> tuple[float, ...]:
+        return tuple(
+            1e3 * statistics.median(c.turns[turn].first_token_s for c in conversations) for turn in range(n_turns)
+        )
+
+    high = tuple(1e3 * statistics.median(times[turn] for times in peer) for turn in range(n_turns))
+    lines = {"agentkit": by_turn(warm), "without reuse": by_turn(cold), "llama-cpp-python chat call": high}
+    last = {name: values[-1] for name, values in lines.items()}
+    surplus = max(t.n_prefilled - t.n_new for c in warm for t in c.turns)
+    saved = last["without reuse"] / last["agentkit"]
+    title = f"time to first token, {kind}"
+    return BenchmarkResult(
+        figures=(
+            Figure(f"tokens evaluated beyond the new ones, {kind}", float(surplus), "tokens a turn", bound=1.0),
+            Figure(
+                f"time to first token without reuse, turn {n_turns}, {kind}",
+                saved,
+                "x ours",
+                bound=MIN_RATIO,
+                bound_kind="at least",
+            ),
+        ),
+        comparisons=(Comparison(f"{title}, turn {n_turns}", "ms", "agentkit", last),),
+        curves=(
+            Curves(
+                title, "turn", "time to first token (ms)", tuple(float(turn + 1) for turn in range(n_turns)), lines
+            ),
+        ),
+    )
 
 
 def report(names: str, warm: list[Conversation], cold: list[Conversation], peer: list[list[float]]) -> bool:

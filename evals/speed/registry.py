@@ -1,0 +1,48 @@
+"""All benchmarks of this folder. A new one is a module with `--result` (`evals.speed.results`) and a line here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Benchmark:
+    """One benchmark and how it is started."""
+
+    module: str
+    question: str
+    """What its figures answer, in one line."""
+    quick: tuple[str, ...] = ()
+    """Arguments of a short run, which shows that everything works; its figures mean little."""
+    takes_bfcl: bool = False
+    """Whether it knows `--bfcl FOLDER`."""
+    takes_model: bool = False
+    """Whether it knows `--model ID`."""
+
+
+BENCHMARKS: dict[str, Benchmark] = {
+    "agent_loop": Benchmark(
+        "evals.speed.agent_loop",
+        "CPU time of one step of the agent loop, beside other SDKs",
+        quick=("--only", "agentkit", "--repeats", "1"),
+    ),
+    "constrained_decoding": Benchmark(
+        "evals.speed.constrained_decoding",
+        "what constrained decoding costs and saves",
+        quick=("--timed", "3", "--free", "2", "--masked", "3"),
+        takes_bfcl=True,
+        takes_model=True,
+    ),
+    "prefix_reuse": Benchmark(
+        "evals.speed.prefix_reuse",
+        "time to first token over a conversation, with and without the prefix cache",
+        quick=("--turns", "3"),
+        takes_model=True,
+    ),
+    "eval_harness": Benchmark(
+        "evals.speed.eval_harness",
+        "CPU time that the evaluation harness adds to a case",
+        quick=("--repeats", "1", "--sizes", "5", "10"),
+    ),
+}
+"""By name, in the order of running."""
