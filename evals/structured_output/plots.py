@@ -8,7 +8,7 @@ from pathlib import Path
 from evals.statistics import mean_interval
 from evals.structured_output.scoring import LENIENT, MEASURES, STRICT, TASK_MEASURES
 from evals.structured_output.solving import FREE, GRAMMAR
-from evals.structured_output.tables import LABELS, Scored, figures
+from evals.structured_output.tables import LABELS, Scored, by_item, judged
 
 _COLOURS = {(GRAMMAR, STRICT): "#1b6ca8", (FREE, LENIENT): "#f2a65a", (FREE, STRICT): "#b8b8b8"}
 _NAMES = {
@@ -22,12 +22,13 @@ def draw_modes(scored: Sequence[Scored], path: Path) -> Path:
     """Write the figure to `path` (its suffix is the format) and return the path."""
     from matplotlib.figure import Figure
 
-    measures = [m for m in MEASURES + TASK_MEASURES if any(m in score.numbers for _, _, score in scored)]
+    runs = judged(scored)
+    measures = [m for m in MEASURES + TASK_MEASURES if any(m in each.figures for each in runs)]
     figure = Figure(figsize=(8, 4), layout="constrained")
     axes = figure.subplots()
     width = 0.8 / len(_NAMES)
     for k, ((mode, reading), label) in enumerate(_NAMES.items()):
-        bars = [(i, figures(scored, mode, measure + reading)) for i, measure in enumerate(measures)]
+        bars = [(i, by_item(runs, mode, measure + reading)) for i, measure in enumerate(measures)]
         drawn = [(i, mean_interval(list(values.values()))) for i, values in bars if values]
         if drawn:
             axes.bar(

@@ -2,7 +2,8 @@
 
 Each figure comes twice: read strictly (the text is JSON and nothing else, as an application's `json.loads` needs
 it) and, with `_lenient`, read generously (`evals.structured_output.answers`). A run that failed scores 0 in all of
-them. The score itself is the strict task accuracy: exact match where something was expected, else validity.
+them. The score itself is the strict task accuracy: exact match where something was expected, else validity; it
+carries the figures that a summary has room for, `figures_of` returns all of them.
 """
 
 from __future__ import annotations
@@ -18,34 +19,50 @@ STRICT, LENIENT = "", "_lenient"
 MEASURES = ("parses", "valid", "closed")
 TASK_MEASURES = ("exact", "field_f1")
 """Only where the case says what is expected."""
+IN_SUMMARY = ("valid", "field_f1")
 
 
 def score(case: Case, run: Run) -> Score:
     """Score a run of a case of this suite."""
+    figures = figures_of(case, run)
+    numbers = {name: figures[name] for name in IN_SUMMARY if name in figures}
     failed = failed_score(run)
     if failed is not None:
-        return Score(0.0, failed.explanation, numbers=dict.fromkeys(measures_of(case), 0.0))
-    text = run.output if isinstance(run.output, str) else ""
-    strict, lenient = _unwrapped(read_strictly(text), case), _unwrapped(read_leniently(text), case)
-    verdict = _check(case, strict)
-    numbers = _numbers(case, strict, verdict, STRICT) | _numbers(case, lenient, _check(case, lenient), LENIENT)
-    value = numbers["exact"] if case.data["has_expected"] else numbers["valid"]
+        return Score(0.0, failed.explanation, numbers=numbers)
+    strict = _read(case, run, STRICT)
+    value = figures["exact" if case.data["has_expected"] else "valid"]
     answer = json.dumps(strict.value)[:1000] if strict.parsed else None
-    return Score(value, _explanation(case, text, strict, verdict, value), answer, numbers)
+    return Score(value, _explanation(case, run, strict, value), answer, numbers)
 
 
-def measures_of(case: Case) -> list[str]:
-    """Return the names of the numbers that a case is given."""
+def figures_of(case: Case, run: Run) -> dict[str, float]:
+    """Return every measure of a run, read strictly and leniently; all 0 where it failed."""
     measures = MEASURES + (TASK_MEASURES if case.data["has_expected"] else ())
-    return [measure + reading for reading in (STRICT, LENIENT) for measure in measures]
+    if failed_score(run) is not None:
+        return {measure + suffix: 0.0 for suffix in (STRICT, LENIENT) for measure in measures}
+    figures: dict[str, float] = {}
+    for suffix in (STRICT, LENIENT):
+        reading = _read(case, run, suffix)
+        verdict = _check(case, reading)
+        found = {"parses": float(reading.parsed), "valid": float(verdict.valid), "closed": float(verdict.closed)}
+        if case.data["has_expected"]:
+            found["exact"] = float(reading.parsed and same(case.target, reading.value))
+            found["field_f1"] = field_f1(case.target, reading.value) if reading.parsed else 0.0
+        figures |= {measure + suffix: found[measure] for measure in measures}
+    return figures
 
 
-def _numbers(case: Case, reading: Reading, verdict: Validity, suffix: str) -> dict[str, float]:
-    found = {"parses": float(reading.parsed), "valid": float(verdict.valid), "closed": float(verdict.closed)}
-    if case.data["has_expected"]:
-        found["exact"] = float(reading.parsed and same(case.target, reading.value))
-        found["field_f1"] = field_f1(case.target, reading.value) if reading.parsed else 0.0
-    return {name + suffix: number for name, number in found.items()}
+def _read(case: Case, run: Run, suffix: str) -> Reading:
+    """Read a run's answer, taken out of `{"result": ...}` where the request had wrapped a schema of no object."""
+    reading = (read_strictly if suffix == STRICT else read_leniently)(_text(run))
+    value: Any = reading.value
+    if case.data["wrapped"] and isinstance(value, dict) and set(value) == {"result"}:
+        return Reading(True, value["result"])
+    return reading
+
+
+def _text(run: Run) -> str:
+    return run.output if isinstance(run.output, str) else ""
 
 
 def _check(case: Case, reading: Reading) -> Validity:
@@ -54,17 +71,10 @@ def _check(case: Case, reading: Reading) -> Validity:
     return check(case.data["schema"], reading.value)
 
 
-def _unwrapped(reading: Reading, case: Case) -> Reading:
-    """Take the answer out of `{"result": ...}`, where the request had wrapped a schema that is no object's."""
-    if not case.data["wrapped"] or not reading.parsed:
-        return reading
-    value: Any = reading.value
-    return Reading(True, value["result"] if isinstance(value, dict) and set(value) == {"result"} else value)
-
-
-def _explanation(case: Case, text: str, strict: Reading, verdict: Validity, value: float) -> str:
+def _explanation(case: Case, run: Run, strict: Reading, value: float) -> str:
     if not strict.parsed:
-        return f"no JSON as a whole: {text[:200]!r}"
+        return f"no JSON as a whole: {_text(run)[:200]!r}"
+    verdict = _check(case, strict)
     if not verdict.valid:
         return f"does not fit the schema: {verdict.why}"
     if value == 1.0:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 
 from evals.case import Case, Run, Score
 from evals.harness.suite import Table
 from evals.statistics import mcnemar, mean_interval
 from evals.structured_output.coverage import SchemaCoverage, coverage_tables
-from evals.structured_output.scoring import LENIENT, MEASURES, STRICT, TASK_MEASURES
+from evals.structured_output.scoring import LENIENT, MEASURES, STRICT, TASK_MEASURES, figures_of
 from evals.structured_output.solving import FREE, GRAMMAR
 
 Scored = tuple[Case, Run, Score]
@@ -30,22 +31,37 @@ _COLUMNS = (
 
 def tables(scored: Sequence[Scored]) -> list[Table]:
     """Return all further tables of a run of the suite."""
-    return [_side_by_side(scored), *_comparison(scored), _sources(scored), *_coverage(scored)]
+    runs = judged(scored)
+    return [_side_by_side(runs), *_comparison(runs), _sources(runs), *_coverage(runs)]
 
 
-def figures(scored: Iterable[Scored], mode: str, number: str) -> dict[str, float]:
-    """Return one number by item, over the cases of a mode that have it; over the epochs, the mean."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A scored run with all its figures."""
+
+    case: Case
+    run: Run
+    figures: Mapping[str, float]
+
+
+def judged(scored: Iterable[Scored]) -> list[Judged]:
+    """Return the runs with their figures."""
+    return [Judged(case, run, figures_of(case, run)) for case, run, _ in scored]
+
+
+def by_item(runs: Iterable[Judged], mode: str, figure: str) -> dict[str, float]:
+    """Return one figure by item, over the cases of a mode that have it; over the epochs, the mean."""
     found: dict[str, list[float]] = {}
-    for case, _, score in scored:
-        if case.data["mode"] == mode and number in score.numbers:
-            found.setdefault(case.data["item"], []).append(score.numbers[number])
+    for each in runs:
+        if each.case.data["mode"] == mode and figure in each.figures:
+            found.setdefault(each.case.data["item"], []).append(each.figures[figure])
     return {item: sum(values) / len(values) for item, values in found.items()}
 
 
-def _side_by_side(scored: Sequence[Scored]) -> Table:
+def _side_by_side(runs: Sequence[Judged]) -> Table:
     rows = []
     for measure in MEASURES + TASK_MEASURES:
-        columns = [figures(scored, mode, measure + reading) for mode, reading, _ in _COLUMNS]
+        columns = [by_item(runs, mode, measure + reading) for mode, reading, _ in _COLUMNS]
         if any(columns):
             n = max(map(len, columns))
             rows.append(
@@ -55,13 +71,13 @@ def _side_by_side(scored: Sequence[Scored]) -> Table:
     return Table("With and without the grammar (mean, 95 % interval)", ("measure", "n", *labels), tuple(rows))
 
 
-def _comparison(scored: Sequence[Scored]) -> list[Table]:
+def _comparison(runs: Sequence[Judged]) -> list[Table]:
     """Compare the two modes on the items that both have (McNemar, exact); none where there is one mode."""
     rows = []
     for measure in (*MEASURES, "exact"):
-        first = figures(scored, GRAMMAR, measure)
+        first = by_item(runs, GRAMMAR, measure)
         for reading, label in ((STRICT, "strict"), (LENIENT, "lenient")):
-            second = figures(scored, FREE, measure + reading)
+            second = by_item(runs, FREE, measure + reading)
             items = [item for item in first if item in second]
             if items:
                 # With several epochs an item is right where most of its runs are.
@@ -73,30 +89,34 @@ def _comparison(scored: Sequence[Scored]) -> list[Table]:
     return [Table("With against without the grammar (McNemar, exact)", columns, tuple(rows))] if rows else []
 
 
-def _sources(scored: Sequence[Scored]) -> Table:
-    keys = dict.fromkeys((case.data["source"], case.data["license"]) for case, _, _ in scored)
+def _sources(runs: Sequence[Judged]) -> Table:
+    keys = dict.fromkeys((each.case.data["source"], each.case.data["license"]) for each in runs)
     rows = []
     for source, license_name in keys:
-        part = [s for s in scored if (s[0].data["source"], s[0].data["license"]) == (source, license_name)]
+        part = [
+            each
+            for each in runs
+            if (each.case.data["source"], each.case.data["license"]) == (source, license_name)
+        ]
         cells = []
         for measure in ("valid", "exact"):
             for mode in (GRAMMAR, FREE):
-                values = figures(part, mode, measure)
+                values = by_item(part, mode, measure)
                 cells.append(f"{sum(values.values()) / len(values):.3f}" if values else "")
-        n = len({case.data["item"] for case, _, _ in part})
+        n = len({each.case.data["item"] for each in part})
         rows.append((source, license_name, str(n), *cells))
     columns = ("source", "licence", "items", "valid with", "valid without", "exact with", "exact without")
     return Table("Sources (read strictly)", columns, tuple(rows))
 
 
-def _coverage(scored: Sequence[Scored]) -> list[Table]:
+def _coverage(runs: Sequence[Judged]) -> list[Table]:
     """Return the coverage that the runs observed; a remote server's grammar cannot be looked into."""
     found: dict[str, list[SchemaCoverage]] = {}
     seen: Counter[str] = Counter()
-    for case, run, _ in scored:
-        observed: Mapping[str, Mapping[str, object]] = run.observed.get("coverage", {})
-        seen[case.id] += bool(observed)
-        if seen[case.id] == 1:
+    for each in runs:
+        observed: Mapping[str, Mapping[str, object]] = each.run.observed.get("coverage", {})
+        seen[each.case.id] += bool(observed)
+        if seen[each.case.id] == 1:
             for engine, fields in observed.items():
                 found.setdefault(engine, []).append(SchemaCoverage(**fields))  # pyright: ignore[reportArgumentType]
     return coverage_tables(found) if found else []

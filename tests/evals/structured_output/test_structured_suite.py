@@ -18,7 +18,7 @@ from agentkit.testing import FunctionModel, ScriptedModel
 from evals.case import Case, Run, Score, run_from_json, run_to_json
 from evals.harness.suite import find_suite
 from evals.structured_output.reading import Item
-from evals.structured_output.scoring import measures_of, score
+from evals.structured_output.scoring import figures_of, score
 from evals.structured_output.solving import instruction, output_schema, solve
 from evals.structured_output.suite import SUITE, load, to_case
 from evals.structured_output.tables import tables
@@ -109,15 +109,16 @@ async def test_a_schema_that_is_no_objects_is_wrapped_and_the_answer_unwrapped()
     assert score(the_case, run).value == 1.0
     free = case("free", schema=schema, expected=[1, 2])
     assert score(free, answered("[1, 2]", free)).value == 1.0
-    assert score(free, answered('{"result": [1, 2]}', free)).numbers["valid"] == 0.0
+    assert figures_of(free, answered('{"result": [1, 2]}', free))["valid"] == 0.0
 
 
 def test_strict_and_lenient_readings_are_scored_apart() -> None:
     the_case = case("free")
-    found = score(the_case, answered('Sure:\n```json\n{"city": "oslo", "days": 3}\n```', the_case))
-    assert found.value == 0.0
-    assert (found.numbers["parses"], found.numbers["exact"]) == (0.0, 0.0)
-    assert (found.numbers["parses_lenient"], found.numbers["exact_lenient"]) == (1.0, 1.0)
+    run = answered('Sure:\n```json\n{"city": "oslo", "days": 3}\n```', the_case)
+    assert score(the_case, run).value == 0.0
+    figures = figures_of(the_case, run)
+    assert (figures["parses"], figures["exact"]) == (0.0, 0.0)
+    assert (figures["parses_lenient"], figures["exact_lenient"]) == (1.0, 1.0)
 
 
 def test_a_wrong_answer_is_explained_and_gets_credit_for_its_fields() -> None:
@@ -130,16 +131,18 @@ def test_a_wrong_answer_is_explained_and_gets_credit_for_its_fields() -> None:
 
 def test_without_an_expectation_validity_is_the_score() -> None:
     the_case = case(has_expected=False, expected=None)
-    found = score(the_case, answered('{"city": "Rome"}', the_case))
-    assert found.value == 1.0
-    assert "exact" not in found.numbers
+    run = answered('{"city": "Rome"}', the_case)
+    assert score(the_case, run).value == 1.0
+    assert score(the_case, run).numbers == {"valid": 1.0}
+    assert "exact" not in figures_of(the_case, run)
 
 
 @pytest.mark.parametrize("status", ["failed", "timed_out"])
 def test_a_failed_run_scores_zero_in_every_number(status: Any) -> None:
-    found = score(case(), Run("1:grammar", status, error="boom"))
-    assert found.value == 0.0
-    assert found.numbers == dict.fromkeys(measures_of(case()), 0.0)
+    run = Run("1:grammar", status, error="boom")
+    assert score(case(), run).value == 0.0
+    assert score(case(), run).numbers == {"valid": 0.0, "field_f1": 0.0}
+    assert figures_of(case(), run) == dict.fromkeys(figures_of(case(), answered("{}", case())), 0.0)
 
 
 def test_an_empty_answer_is_no_json() -> None:
@@ -189,9 +192,10 @@ async def test_random_weights_under_the_grammar_fit_every_schema_that_it_enforce
     for the_case in load({"mode": "grammar"}):
         run = await solve(the_case, model, ModelSettings(max_tokens=250))
         found = score(the_case, run_from_json(run_to_json(run)))
+        figures = figures_of(the_case, run)
         if run.observed["coverage"]["llguidance"]["outcome"] == "enforced":
-            assert found.numbers["closed"] == 1.0, (the_case.id, found.explanation)
-        assert found.numbers["parses"] == 1.0
+            assert figures["closed"] == 1.0, (the_case.id, found.explanation)
+        assert figures["parses"] == 1.0
         scored.append((the_case, run, found))
     coverage = tables(scored)[2]
     assert [row[:2] for row in coverage.rows] == [("llguidance", "25"), ("lm-format-enforcer", "25")]
@@ -203,7 +207,7 @@ async def test_without_the_grammar_a_local_model_may_say_anything(tiny_gguf: Pat
     model = LocalModel(tiny_gguf)
     run = await solve(case("free"), model, ModelSettings(max_tokens=8))
     assert run.status == "completed"
-    assert score(case("free"), run).numbers["valid"] == 0.0
+    assert figures_of(case("free"), run)["valid"] == 0.0
     with pytest.raises(UserError, match="has no grammar"):
         await solve(case(), LocalModel(tiny_gguf, grammar=None), SETTINGS)
     model.close()
