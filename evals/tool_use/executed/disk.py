@@ -20,7 +20,7 @@ from evals.tool_use.executed.world import World, read_database
 DATABASE = "data.db"
 """Lies in the served folder where a task has both servers."""
 DEFAULT_MODIFIED = "2026-01-05T09:00:00+00:00"
-"""Files have a fixed time, so `file_info` says the same on every run."""
+"""Everything has a fixed time, so `file_info` says the same on every run."""
 TRASH = ".trash"
 """Where the filesystem server puts what is deleted; its names are random, and it is not part of the end."""
 MAX_FILE_BYTES = 1024 * 1024
@@ -37,12 +37,15 @@ def build(start: Start, folder: Path) -> None:
             continue
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(text.encode())
-        modified = datetime.fromisoformat(start.modified.get(path, DEFAULT_MODIFIED)).timestamp()
-        os.utime(target, (modified, modified))
     if start.sql:
         with closing(sqlite3.connect(folder / DATABASE)) as connection:
             # One transaction: a sync for every statement would cost more than all else here.
             connection.executescript(f"BEGIN;\n{start.sql}\nCOMMIT;")
+    # Last, since whatever is made in a folder changes the folder's time.
+    for entry in (folder, *folder.rglob("*")):
+        named = start.modified.get(entry.relative_to(folder).as_posix(), DEFAULT_MODIFIED)
+        modified = datetime.fromisoformat(named).timestamp()
+        os.utime(entry, (modified, modified))
 
 
 def observe(start: Start, folder: Path) -> World:

@@ -63,13 +63,9 @@ def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
 
 def n_failed_calls(run: Run) -> int:
     """Return how many calls were answered by an error: unknown tool, refused arguments, or a tool that failed."""
-    return sum(
-        isinstance(part, RetryPromptPart) if not isinstance(part, ToolReturnPart) else part.is_error
-        for message in run.messages
-        if isinstance(message, ModelRequest)
-        for part in message.parts
-        if getattr(part, "tool_call_id", None) is not None
-    )
+    parts = [part for message in run.messages if isinstance(message, ModelRequest) for part in message.parts]
+    n_refused = sum(isinstance(part, RetryPromptPart) and part.tool_call_id is not None for part in parts)
+    return n_refused + sum(isinstance(part, ToolReturnPart) and part.is_error for part in parts)
 
 
 def _wrong_state(task: Task, run: Run) -> tuple[Failure, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -20,7 +21,7 @@ from evals.tool_use.executed.answers import (
     tokens_of,
 )
 from evals.tool_use.executed.catalog import AREAS, TASKS
-from evals.tool_use.executed.disk import DATABASE, build, observe
+from evals.tool_use.executed.disk import DATABASE, DEFAULT_MODIFIED, build, observe
 from evals.tool_use.executed.suite import load
 from evals.tool_use.executed.task import End, NumberAnswer, Start, Task, WordsAnswer, case_of, task_of
 from evals.tool_use.executed.world import expected_world, start_world
@@ -135,6 +136,15 @@ def test_a_start_on_disk_is_the_start_as_data(start: Start, tmp_path: Path) -> N
     build(start, tmp_path)
     task = next(task for task in TASKS if task.start is start)
     assert observe(start, tmp_path) == start_world(task)
+
+
+@pytest.mark.parametrize("start", list({id(task.start): task.start for task in TASKS}.values()), ids=repr)
+def test_every_entry_of_a_start_has_its_fixed_time(start: Start, tmp_path: Path) -> None:
+    build(start, tmp_path)
+    for entry in (tmp_path, *tmp_path.rglob("*")):
+        path = entry.relative_to(tmp_path).as_posix()
+        wanted = datetime.fromisoformat(start.modified.get(path, DEFAULT_MODIFIED))
+        assert entry.stat().st_mtime == wanted.timestamp(), path
 
 
 @pytest.mark.anyio

@@ -11,6 +11,7 @@ import pytest
 
 from agentkit.errors import MCPConnectionError
 from agentkit.mcp import MCPToolset
+from agentkit.messages import ToolReturnPart
 from agentkit.models.model import ModelSettings
 from agentkit.testing import ScriptedModel, TestModel, call
 from evals.case import run_from_json, run_to_json
@@ -80,6 +81,24 @@ async def test_a_case_finds_nothing_of_the_case_before(solve_in_process: Solver)
     for _ in range(2):
         run = await solve_in_process(case_of(task, "reference"), UNUSED, ModelSettings())
         assert score(case_of(task), run).value == 1.0  # write_file refuses to overwrite
+
+
+async def test_a_model_sees_the_same_on_every_run(solve_in_process: Solver) -> None:
+    looking = [
+        call("tree"),
+        call("file_info", path="inbox"),
+        call("file_info", path="data.db"),
+        call("list_tables"),
+    ]
+    seen: list[list[object]] = []
+    for _ in range(2):
+        model = ScriptedModel([*looking, "Done."])
+        run = await solve_in_process(case_of(BY_ID["club-fee-paid"]), model, ModelSettings())
+        results = [p.content for m in run.messages for p in m.parts if isinstance(p, ToolReturnPart)]
+        seen.append([model.calls[0].parameters.tools, *results])
+    assert len(seen[0]) == 1 + len(looking)
+    assert seen[0] == seen[1]
+    assert "mcp-task-" not in str(seen[0])  # the random name of the folder
 
 
 @pytest.mark.parametrize("task", [BY_ID["logs-count-errors"], BY_ID["club-one-reminder"]], ids=lambda t: t.id)
