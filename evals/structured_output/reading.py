@@ -54,10 +54,13 @@ def read_items(path: Path) -> list[Item]:
     """
     if not path.exists():
         raise UserError(f"{path} is missing: give data=FILE with JSON lines, each {_FORMS}.")
-    if path.is_dir():
-        found = list(_schema_files(path))
-    else:
-        found = [item for n, line in _lines(path) if (item := _item(line, f"{path}, line {n}")) is not None]
+    try:
+        if path.is_dir():
+            found = list(_schema_files(path))
+        else:
+            found = [item for n, line in _lines(path) if (item := _item(line, f"{path}, line {n}")) is not None]
+    except OSError as error:
+        raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
     if not found:
         raise UserError(
             f"{path} holds no case: each line must be {_FORMS}; of tool-calling examples only those count that "
@@ -130,7 +133,11 @@ class _Checked(io.RawIOBase):
 
 def _schema_files(folder: Path) -> Iterator[Item]:
     for path in sorted(folder.rglob("*.json")):
-        schema = _parsed(path.read_text(encoding="utf-8"), str(path))
+        try:
+            text = path.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise UserError(f"{path}: not UTF-8 ({error.reason}); save the file as UTF-8.") from error
+        schema = _parsed(text, str(path))
         # A folder of schemas also holds package files, test data and the like: a schema says that it is one.
         if isinstance(schema, dict) and ("$schema" in schema or "properties" in schema):
             name = path.relative_to(folder).as_posix()

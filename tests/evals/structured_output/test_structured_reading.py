@@ -80,6 +80,17 @@ def test_a_folder_of_schemas_is_read_without_its_other_files(tmp_path: Path) -> 
     assert "A thing" in item.prompt
 
 
+def test_a_file_of_a_folder_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "thing.json"
+    path.write_bytes(b'{"title": "\xff"}')
+    with pytest.raises(UserError, match=r"thing\.json: not UTF-8"):
+        read_items(tmp_path)
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(UserError, match=r"thing\.json cannot be read"):
+        read_items(tmp_path)
+
+
 def test_schemas_that_share_a_name_are_numbered_and_cases_are_refused(tmp_path: Path) -> None:
     items = read_items(write(tmp_path / "rows.jsonl", TOOL, TOOL))
     assert [item.id for item in items] == ["schemas/t", "schemas/t#2"]
