@@ -144,6 +144,21 @@ def coverage_tables(found: Mapping[str, Sequence[SchemaCoverage]]) -> list[Table
     return tables
 
 
+def source_table(sources: Sequence[str], found: Mapping[str, Sequence[SchemaCoverage]]) -> Table:
+    """Return the three outcomes by source of the schemas, the largest source first."""
+    rows: list[tuple[str, ...]] = []
+    for source, n in Counter(sources).most_common():
+        row = [source, str(n)]
+        for coverages in found.values():
+            of_source = [c.outcome for c, its in zip(coverages, sources, strict=True) if its == source]
+            row += [str(of_source.count(outcome)) for outcome in get_args(Outcome)]
+        rows.append(tuple(row))
+    columns = ["source", "schemas"]
+    for engine in found:
+        columns += [f"{engine}: enforced", "checked", "refused"]
+    return Table("Schemas by source", tuple(columns), tuple(rows))
+
+
 def _summary(engine: str, coverages: Sequence[SchemaCoverage]) -> tuple[str, ...]:
     n = len(coverages)
     outcomes = Counter(coverage.outcome for coverage in coverages)
@@ -237,7 +252,7 @@ def main() -> int:
             for item, coverage in zip(items, coverages, strict=True)
         ]
         options.json.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    for table in coverage_tables(found):
+    for table in (*coverage_tables(found), source_table([item.source for item in items], found)):
         print_table(table)
     return 0
 

@@ -10,7 +10,14 @@ from typing import Any
 import pytest
 
 from evals.structured_output import coverage
-from evals.structured_output.coverage import ENGINES, SchemaCoverage, cover, cover_within, coverage_tables
+from evals.structured_output.coverage import (
+    ENGINES,
+    SchemaCoverage,
+    cover,
+    cover_within,
+    coverage_tables,
+    source_table,
+)
 from modelstack.toolcalls.compiler import GrammarCompiler
 from tests.modelstack.toolcalls.vocabularies import small
 
@@ -82,6 +89,22 @@ def test_the_tables_count_schemas_keywords_and_reasons() -> None:
     assert shares.rows[0][5:] == ("2.00", "3.00")
     assert keywords.rows == (("type", "3", "0", "0"), ("uniqueItems", "0", "2", "1"))
     assert refused.rows == (("llguidance", "$ref", "remote", "1"),)
+
+
+def test_outcomes_are_counted_by_source_the_largest_first() -> None:
+    enforced, refused = SchemaCoverage("enforced", 0.0), SchemaCoverage("refused", 0.0)
+    table = source_table(["a", "b", "b"], {"x": [enforced, enforced, refused], "y": [refused, refused, refused]})
+    assert table.columns == (
+        "source",
+        "schemas",
+        "x: enforced",
+        "checked",
+        "refused",
+        "y: enforced",
+        "checked",
+        "refused",
+    )
+    assert table.rows == (("b", "2", "1", "0", "1", "0", "0", "2"), ("a", "1", "1", "0", "0", "0", "0", "1"))
 
 
 def test_the_command_covers_a_file_with_both_engines(
