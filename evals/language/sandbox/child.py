@@ -1,0 +1,293 @@
+"""The two processes of the sandbox, seen from inside: a launcher each, and its child that runs code.
+
+The *program* child runs what the model wrote and then answers calls. The *judge* child runs the benchmark's
+tests, in which the tested functions are stand-ins that call over a pipe. The judge alone knows the expected
+values, and it alone writes the verdict, so a program that exits, prints, patches or overrides `==` changes nothing
+but its own answers. A launcher ends its child at the deadline, on too much output, and when whoever started it is
+gone.
+
+Standard library only: `python -I -S -c "... main()"`, one JSON job on standard input, one JSON report on standard
+output.
+"""
+
+from __future__ import annotations
+
+import builtins
+import json
+import os
+import select
+import sys
+import time
+import traceback
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, BinaryIO, NoReturn
+
+from evals.language.sandbox.isolation import SIGKILL, IsolationError, Limits, become_nobody, leave_the_host
+from evals.language.sandbox.values import Name, decode, encode
+
+MAX_MESSAGE_BYTES = 16 << 20
+"""One call or answer; a longer one ends the exchange."""
+MAX_HANDLES = 1 << 20
+"""More than any process has open."""
+MAX_WORDS = 500
+"""Characters of an explanation."""
+READY = b"ready"
+NOT_ISOLATED, EXITED = "not isolated", "exited"
+PROGRAM_NAME, TESTS_NAME = "<program>", "<tests>"
+
+
+def main() -> None:
+    """Run one job: isolate, fork, watch, report."""
+    job = json.loads(sys.stdin.buffer.readline())
+    limits = Limits(**job["limits"])
+    null = os.open(os.devnull, os.O_RDWR)
+    try:
+        process_files = leave_the_host(job["root"], limits)
+    except IsolationError as error:
+        _report(NOT_ISOLATED, reason=str(error))
+        return
+    state_end, state = os.pipe()
+    output_end, output = os.pipe()
+    deadline = time.monotonic() + limits.wall_s
+    child = os.fork()
+    if child == 0:
+        _live(job, limits, process_files, null, state, output)
+    for handle in (process_files, null, state, output, *job["pipes"]):
+        os.close(handle)
+    with os.fdopen(state_end, "rb") as file:
+        found = file.read()
+    if found != READY:
+        _, status = os.waitpid(child, 0)
+        _report(NOT_ISOLATED, reason=found.decode("utf-8", "replace") or f"the child ended early, status {status}")
+        return
+    ended, text = _watch(child, output_end, limits, deadline)
+    _, status, usage = os.wait4(child, 0)
+    if ended == EXITED and os.WIFSIGNALED(status):
+        # The kernel ends a child at its CPU limit by the same signal as any other killer.
+        over = usage.ru_utime + usage.ru_stime >= limits.cpu_s - 0.5
+        ended = "CPU limit" if over else f"signal {os.WTERMSIG(status)}"
+    _report(ended, output=text.decode("utf-8", "replace"))
+
+
+def _report(ended: str, **more: str) -> None:
+    sys.stdout.write(json.dumps({"ended": ended, **more}) + "\n")
+    sys.stdout.flush()
+
+
+def _watch(child: int, output: int, limits: Limits, deadline: float) -> tuple[str, bytes]:
+    """Collect the child's output until it ends or must end; return how it ended. The child is not reaped."""
+    handle = os.pidfd_open(child)
+    poll = select.poll()
+    poll.register(handle, select.POLLIN)
+    poll.register(output, select.POLLIN)
+    poll.register(0, 0)  # only its end is reported: whoever started this is gone, or has what it wanted
+    collected = bytearray()
+    while True:
+        events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
+        if output in events:
+            chunk = os.read(output, 1 << 16)
+            collected += chunk
+            if not chunk:
+                poll.unregister(output)
+        elif handle in events:
+            return EXITED, bytes(collected)
+        if len(collected) > limits.output_bytes:
+            ended = "output limit"
+        elif 0 in events:
+            ended = "stopped"
+        elif time.monotonic() >= deadline:
+            ended = "time limit"
+        else:
+            continue
+        os.kill(child, SIGKILL)  # the first of its process namespace: nothing in there outlives it
+        return ended, bytes(collected[: limits.output_bytes])
+
+
+def _live(job: dict[str, Any], limits: Limits, process_files: int, null: int, state: int, output: int) -> NoReturn:
+    """Be the child: isolate, take the role, end. What is raised here must never reach the launcher's code."""
+    read_end, write_end = job["pipes"]
+    try:
+        become_nobody(process_files, limits)
+        is_program = job["role"] == "program"
+        for number, source in (
+            (0, null),
+            (1, output if is_program else null),
+            (2, output if is_program else null),
+        ):
+            os.dup2(source, number)
+        _close_all_but({0, 1, 2, read_end, write_end, state, *(() if is_program else (output,))})
+        os.write(state, READY)
+    except BaseException as error:  # the launcher is told in any case
+        os.write(state, f"{type(error).__name__}: {error}".encode()[:MAX_WORDS])
+        os._exit(1)
+    os.close(state)
+    try:
+        with os.fdopen(read_end, "rb") as incoming, os.fdopen(write_end, "wb") as outgoing:
+            if is_program:
+                sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is killed, not ended
+                be_program(job["sources"], incoming, outgoing)
+            else:
+                os.write(output, json.dumps(be_judge(job, incoming, outgoing)).encode())
+    finally:
+        os._exit(0)
+
+
+def _close_all_but(kept: set[int]) -> None:
+    highest = max(kept)
+    for number in set(range(highest)) - kept:
+        try:
+            os.close(number)
+        except OSError:
+            continue  # it was not open
+    os.closerange(highest + 1, MAX_HANDLES)
+
+
+# -- the program ------------------------------------------------------------------------------------------
+
+
+def be_program(sources: Sequence[str], incoming: BinaryIO, outgoing: BinaryIO) -> None:
+    """Run what the model wrote, say whether it loads, then answer calls until there are no more."""
+    module = ModuleType(PROGRAM_NAME)
+    sys.modules[PROGRAM_NAME] = module  # data classes look their module up
+    try:
+        for source in sources:
+            exec(compile(source, PROGRAM_NAME, "exec"), module.__dict__)
+    except BaseException as error:  # SystemExit too: an exit is an answer
+        _send(outgoing, {"error": _words(error)})
+        return
+    _send(outgoing, {"value": None})
+    while message := _receive(incoming):
+        try:
+            arguments = decode(message["arguments"], module.__dict__.__getitem__)
+            named = decode(message["named"], module.__dict__.__getitem__)
+            reply = {"value": encode(module.__dict__[message["call"]](*arguments, **named))}
+        except BaseException as error:
+            reply = {"error": _words(error)}
+        _send(outgoing, reply)
+
+
+# -- the judge --------------------------------------------------------------------------------------------
+
+
+class ProgramGone(Exception):
+    """The program answers no more."""
+
+
+class ProgramError(Exception):
+    """The program raised something that is no ordinary error, or is none of Python's own."""
+
+
+class Stand(Name):
+    """Stands for a function of the program, or for another of its globals when it is an argument."""
+
+    def __init__(self, name: str, incoming: BinaryIO, outgoing: BinaryIO) -> None:
+        """Know the name and the pipes."""
+        super().__init__(name)
+        self._incoming, self._outgoing = incoming, outgoing
+
+    def __call__(self, *arguments: Any, **named: Any) -> Any:
+        """Have the program call its function, and return the value or raise a like error.
+
+        Raises:
+            ProgramGone: there was no answer, or it made no sense.
+        """
+        message = {"call": self.name, "arguments": encode(list(arguments)), "named": encode(named)}
+        try:
+            _send(self._outgoing, message)
+        except OSError as error:
+            raise ProgramGone from error
+        return _answer(self._incoming)
+
+
+def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dict[str, Any]:
+    """Run the tests one after another, up to the first that fails, and return the verdict."""
+    namespace: dict[str, Any] = {"__name__": TESTS_NAME}
+    try:
+        _answer(incoming)
+    except Exception as error:
+        return {"passed": False, "reason": f"the program does not load: {_say(error)}"}
+    try:
+        exec(compile(job["helpers"], TESTS_NAME, "exec"), namespace)
+    except Exception as error:
+        return {"passed": False, "reason": f"what the tests need does not load: {_say(error)}"}
+    stands = {name: Stand(name, incoming, outgoing) for name in job["names"]}
+    namespace.update(stands)
+    for number, test in enumerate(job["tests"], start=1):
+        try:
+            exec(compile(test, TESTS_NAME, "exec"), namespace)
+        except Exception as error:
+            where = [
+                frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == TESTS_NAME
+            ]
+            line = test.splitlines()[(where[-1] or 1) - 1].strip() if where else ""
+            return {"passed": False, "reason": f"test {number}: {_say(error)}: {line}"[:MAX_WORDS]}
+    return {"passed": True, "reason": f"{len(job['tests'])} of {len(job['tests'])} tests passed"}
+
+
+def _line(test: str, error: Exception) -> str:
+    """Return the line of a test at which an error came up."""
+    frames = traceback.extract_tb(error.__traceback__)
+    numbers = [frame.lineno for frame in frames if frame.filename == TESTS_NAME and frame.lineno]
+    lines = test.splitlines()
+    return lines[numbers[-1] - 1].strip() if numbers and numbers[-1] <= len(lines) else ""
+
+
+def _answer(incoming: BinaryIO) -> Any:
+    """Return the program's value, or raise an error of its kind.
+
+    Raises:
+        ProgramGone: there was no answer, or it made no sense.
+    """
+    try:
+        message = _receive(incoming)
+    except (ValueError, RecursionError) as error:
+        raise ProgramGone(f"no answer that can be read ({type(error).__name__})") from error
+    if not isinstance(message, dict):
+        raise ProgramGone("it ended without an answer")
+    if "error" in message:
+        kind, _, words = str(message["error"]).partition(": ")
+        known = getattr(builtins, kind, None)
+        if isinstance(known, type) and issubclass(known, Exception) and not issubclass(known, UnicodeError):
+            raise known(words)
+        raise ProgramError(str(message["error"]))
+    try:
+        return decode(message.get("value"), _no_names)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ProgramGone(f"no value: {error}") from error
+
+
+def _no_names(name: str) -> Any:
+    raise ValueError(f"the program may not name {name!r:.40}")
+
+
+def _say(error: BaseException) -> str:
+    return str(error) if isinstance(error, ProgramGone | ProgramError) else _words(error)
+
+
+# -- messages ---------------------------------------------------------------------------------------------
+
+
+def _send(outgoing: BinaryIO, message: dict[str, Any]) -> None:
+    outgoing.write(json.dumps(message).encode() + b"\n")
+    outgoing.flush()
+
+
+def _receive(incoming: BinaryIO) -> Any:
+    """Return the next message, None at the end.
+
+    Raises:
+        ValueError: it is no message or too long.
+        RecursionError: it is nested too deeply.
+    """
+    line = incoming.readline(MAX_MESSAGE_BYTES)
+    if not line:
+        return None
+    if not line.endswith(b"\n"):
+        raise ValueError("a message too long, or cut")
+    return json.loads(line)
+
+
+def _words(error: BaseException) -> str:
+    kind, words = type(error).__name__, str(error)
+    return f"{kind}: {words}"[:MAX_WORDS] if words else kind

@@ -1,0 +1,167 @@
+"""Judging a program that a model wrote: two isolated processes, one verdict.
+
+`judge_program` starts a program process and a judge process, each behind a launcher of its own
+(`evals.language.sandbox.child`) in namespaces of its own (`evals.language.sandbox.isolation`), with two pipes
+between them. The verdict is the judge's. Isolation is all or nothing: where the kernel gives no namespaces,
+nothing is run, and the error says why.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import IO, Any
+
+from agentkit.errors import UserError
+from evals.language.sandbox.isolation import Limits
+
+REPOSITORY = str(Path(__file__).resolve().parents[3])
+COMMAND = f"import sys; sys.path.insert(0, {REPOSITORY!r}); from evals.language.sandbox.child import main; main()"
+GRACE_S = 20.0
+"""Beyond a launcher's own deadline, for an interpreter's start on a busy machine."""
+DEFAULT_LIMITS = Limits()
+SHOWN_OUTPUT = 500
+"""Characters of what a program printed that go into the verdict."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What became of a program under its tests."""
+
+    passed: bool
+    reason: str
+    """Which test failed and how; how the program ended, where it did not wait for the tests."""
+    output: str = ""
+    """The beginning of what it printed."""
+
+
+def judge_program(
+    sources: Sequence[str],
+    tests: Sequence[str],
+    names: Sequence[str],
+    *,
+    helpers: str = "",
+    limits: Limits = DEFAULT_LIMITS,
+) -> Verdict:
+    """Run a program and its tests apart from each other; blocks for as long as `limits` allow.
+
+    Args:
+        sources: The program, executed in order in one module; nothing secret, it can read them.
+        tests: Python code, executed in order in the judge; every one must end without an error.
+        names: Globals of the program that the tests call or pass on.
+        helpers: Python code for the judge, executed before its names are set.
+        limits: For each of the two processes.
+
+    Raises:
+        UserError: this machine does not isolate processes.
+    """
+    to_program, from_judge = os.pipe()
+    to_judge, from_program = os.pipe()
+    handles = (to_program, from_judge, to_judge, from_program)
+    with tempfile.TemporaryDirectory(prefix="agentkit-sandbox-", ignore_cleanup_errors=True) as folder:
+        try:
+            program = _Launcher(
+                {"role": "program", "sources": list(sources)}, (to_program, from_program), folder, limits
+            )
+            job = {"role": "judge", "tests": list(tests), "names": list(names), "helpers": helpers}
+            judge = _Launcher(job, (to_judge, from_judge), folder, limits)
+        finally:
+            for handle in handles:
+                os.close(handle)
+        try:
+            judged = judge.report()
+        finally:
+            ran = program.report(stop=True)
+            judge.report(stop=True)
+    return _verdict(judged, ran)
+
+
+@cache
+def require_sandbox() -> None:
+    """Refuse to begin where programs cannot be isolated.
+
+    Raises:
+        UserError: with what the kernel refused.
+    """
+    verdict = judge_program(["def one():\n    return 1\n"], ["assert one() == 1"], ["one"])
+    if not verdict.passed:
+        raise UserError(f"the sandbox for programs does not work here: {verdict.reason}")
+
+
+def _verdict(judged: Mapping[str, Any], ran: Mapping[str, Any]) -> Verdict:
+    for report in (judged, ran):
+        if report["ended"] == "not isolated":
+            raise UserError(
+                f"programs that a model wrote run only in Linux namespaces, and this machine refuses them "
+                f"({report['reason']}). Allow unprivileged user namespaces (sysctl "
+                f"kernel.apparmor_restrict_unprivileged_userns=0, for one; in Docker --security-opt "
+                f"seccomp=unconfined), or evaluate on a machine that has them."
+            )
+    output = str(ran.get("output", ""))[:SHOWN_OUTPUT]
+    try:
+        verdict = json.loads(judged.get("output", ""))
+    except ValueError:
+        return Verdict(False, f"no verdict: the tests ended by {judged['ended']}", output)
+    reason = str(verdict["reason"])
+    # "stopped" is what happens to every program that waits for more calls, "exited" to one whose pipe is closed.
+    if not verdict["passed"] and ran["ended"] not in ("stopped", "exited"):
+        reason = f"{ran['ended']}; {reason}"
+    return Verdict(bool(verdict["passed"]), reason, output)
+
+
+class _Launcher:
+    """A started launcher; it ends by itself when its standard input is closed or its time is over."""
+
+    def __init__(self, job: Mapping[str, Any], pipes: tuple[int, int], folder: str, limits: Limits) -> None:
+        root = Path(folder) / str(job["role"])
+        root.mkdir()
+        self._process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", COMMAND],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            pass_fds=pipes,
+            start_new_session=True,
+            env={},
+        )
+        self._timer = threading.Timer(limits.wall_s + GRACE_S, self._process.kill)
+        self._timer.daemon = True
+        self._timer.start()
+        self._report: dict[str, Any] | None = None
+        line = json.dumps({**job, "pipes": pipes, "root": str(root), "limits": asdict(limits)}) + "\n"
+        try:
+            self._stdin.write(line.encode())
+            self._stdin.flush()
+        except BrokenPipeError:
+            pass  # it ended at once; its report, or that there is none, says so
+
+    def report(self, *, stop: bool = False) -> Mapping[str, Any]:
+        """Wait for the report, once; `stop` ends the child first, where it still runs."""
+        if self._report is not None:
+            return self._report
+        if stop:
+            self._stdin.close()
+        assert self._process.stdout is not None and self._process.stderr is not None
+        line = self._process.stdout.readline()
+        words = self._process.stderr.read().decode("utf-8", "replace").strip()
+        self._timer.cancel()
+        self._process.wait()
+        for stream in (self._stdin, self._process.stdout, self._process.stderr):
+            stream.close()
+        failure = {"ended": "not isolated", "reason": words[-SHOWN_OUTPUT:] or "the launcher ended"}
+        found: dict[str, Any] = json.loads(line) if line else failure
+        self._report = found
+        return found
+
+    @property
+    def _stdin(self) -> IO[bytes]:
+        assert self._process.stdin is not None
+        return self._process.stdin
