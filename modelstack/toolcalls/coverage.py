@@ -156,7 +156,8 @@ def unenforced_formats(schema: Any, tool: str) -> list[KeywordUse]:
 def without(schema: Any, uses: list[KeywordUse]) -> Any:
     """Return a copy that lacks these keywords; a `oneOf` becomes an `anyOf`, which is implied by it."""
     result = copy.deepcopy(schema)
-    for use in uses:
+    # The deepest first: a keyword that goes takes what is inside with it, and a renamed one moves it.
+    for use in sorted(uses, key=lambda use: -use.pointer.count("/")):
         parent = get(result, use.pointer.rsplit("/", 1)[0])
         key = split(use.pointer)[-1]
         if key not in parent:

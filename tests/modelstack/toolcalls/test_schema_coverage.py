@@ -176,6 +176,41 @@ def test_in_check_mode_the_rest_is_enforced_and_violations_find_what_was_dropped
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize(
+    ("schema", "right", "wrong"),
+    [
+        (
+            {**TWO, "if": {"properties": {"b": {"not": {"const": 1}}}}, "then": {"required": ["a"]}},
+            {"b": 1},
+            {"b": 2},
+        ),
+        (
+            {"oneOf": [{"type": "array", "items": S, "uniqueItems": True}, {"type": "array", "items": S}]},
+            ["a", "a"],
+            ["a", "b"],
+        ),
+        (
+            {"type": "array", "items": S, "contains": {"not": {"const": "a"}}},
+            ["b"],
+            ["a"],
+        ),
+    ],
+    ids=["if", "oneOf", "contains"],
+)
+def test_a_keyword_inside_one_that_is_dropped_is_dropped_with_it(
+    engine: EngineName, schema: Any, right: Any, wrong: Any
+) -> None:
+    format_ = format_of(schema)
+    compiled = compiler(engine, "check").compile(format_)
+    dropped = {use.pointer for use in compiled.coverage.checked}
+    assert any(inner.startswith(f"{outer}/") for inner in dropped for outer in dropped)
+    for value in (right, wrong):
+        assert accepts(compiled, written(format_, value))
+    assert compiled.violations(parse_response(written(format_, right), format_)) == []
+    assert compiled.violations(parse_response(written(format_, wrong), format_)) != []
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_every_unsupported_keyword_of_a_format_is_named_at_once(engine: EngineName) -> None:
     schema = {
         "properties": {"a": {"type": "array", "uniqueItems": True}, "b": {"$ref": "#/$defs/n"}},
