@@ -1,0 +1,46 @@
+"""The language of a text, by the detector that IFEval's original uses (langdetect, an optional package).
+
+Detection draws random numbers; a fixed seed makes it repeatable. A text whose language cannot be told, one of
+digits for example, counts as being in the wanted language, as in the original.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from agentkit.errors import UserError
+
+SEED = 0
+
+
+def is_in_language(text: str, language: str) -> bool:
+    """Whether a text is in a language, given by its ISO 639-1 code.
+
+    Raises:
+        UserError: langdetect is not installed.
+    """
+    module = _langdetect()
+    try:
+        return module.detect(text) == language
+    except module.LangDetectException:
+        return True
+
+
+def require_detector() -> None:
+    """Refuse to begin where the detector is missing.
+
+    Raises:
+        UserError: langdetect is not installed.
+    """
+    _langdetect()
+
+
+@cache
+def _langdetect() -> Any:
+    try:
+        import langdetect  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise UserError("IFEval's instructions on language need langdetect: pip install langdetect") from error
+    langdetect.DetectorFactory.seed = SEED
+    return langdetect
