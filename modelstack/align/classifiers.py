@@ -1,0 +1,142 @@
+"""The shipped classifiers by name, and what they say of a text.
+
+    load_classifier("request-harm")                # any of the weights, as a LinearClassifier
+    assess_request("How do I ...")                 # Assessment: probability, operating points, hazard, reasons
+    assess_jailbreak(...), assess_injection(...)
+
+Weights are read on first use and kept. numpy and safetensors alone are needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from modelstack.align.features import windows, word_grams
+from modelstack.align.linear import ClassifierFileError, LinearClassifier
+from modelstack.align.normalise import views
+
+N_REASONS = 5
+MIN_HAZARD_PROBABILITY = 0.2
+"""Below it no hazard is named: the request is harmful, but of no kind that the head knows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """What a classifier says of a text."""
+
+    classifier: str
+    probability: float
+    """Calibrated on the mix that the classifier was fitted on; other sources differ (see its card)."""
+    flagged_at: tuple[str, ...]
+    """Operating points that flag the text, strictest first: ("fpr_0.5", "fpr_1", "fpr_5") or fewer."""
+    hazard: str | None
+    """MLCommons hazard S1 to S14, A1 (injection) or A2 (jailbreak); None where nothing is flagged."""
+    reasons: tuple[str, ...]
+    """Words and word pairs that weighed most, only where something is flagged."""
+    encodings: tuple[str, ...]
+    """Encodings that hid the reading which was judged, outermost first."""
+    n_unread_characters: int
+    """Characters of a very long text that were not read."""
+
+
+@lru_cache(maxsize=16)
+def load_classifier(name: str) -> LinearClassifier:
+    """Return a classifier of the package: "request-harm", "request-hazard", "jailbreak", "injection" and others.
+
+    Raises:
+        ClassifierFileError: there is none of that name, or its file is broken.
+    """
+    folder = Path(str(files("modelstack.align"))) / "weights"
+    known = sorted(path.stem for path in folder.glob("*.safetensors"))
+    if name not in known:
+        raise ClassifierFileError(
+            f"classifier {name!r} is not in {folder}; there are {', '.join(known) or 'none'}"
+        )
+    return LinearClassifier.load(folder / f"{name}.safetensors")
+
+
+def assess_request(text: str) -> Assessment:
+    """Judge whether a request asks for harm, and name the hazard.
+
+    Raises:
+        ClassifierFileError: the weights are missing or broken.
+    """
+    assessment, reading = _assess(text, "request-harm")
+    if not assessment.flagged_at:
+        return assessment
+    hazards = load_classifier("request-hazard").probabilities(reading)
+    hazard, probability = max(hazards.items(), key=lambda item: item[1])
+    named = hazard if probability >= MIN_HAZARD_PROBABILITY else None
+    return _with_hazard(assessment, named)
+
+
+def assess_jailbreak(text: str) -> Assessment:
+    """Judge whether a message tries to unlock the model: personas without rules, suffixes found by search.
+
+    Raises:
+        ClassifierFileError: the weights are missing or broken.
+    """
+    assessment, _ = _assess(text, "jailbreak")
+    return _with_hazard(assessment, "A2") if assessment.flagged_at else assessment
+
+
+def assess_injection(text: str) -> Assessment:
+    """Judge whether a document or tool result carries instructions for the model.
+
+    Raises:
+        ClassifierFileError: the weights are missing or broken.
+    """
+    assessment, _ = _assess(text, "injection")
+    return _with_hazard(assessment, "A1") if assessment.flagged_at else assessment
+
+
+def _with_hazard(assessment: Assessment, hazard: str | None) -> Assessment:
+    return Assessment(
+        assessment.classifier,
+        assessment.probability,
+        assessment.flagged_at,
+        hazard,
+        assessment.reasons,
+        assessment.encodings,
+        assessment.n_unread_characters,
+    )
+
+
+def _assess(text: str, name: str) -> tuple[Assessment, str]:
+    """Return the assessment for a classifier of one label, and the reading that decided it."""
+    classifier = load_classifier(name)
+    label = classifier.labels[0]
+    readings = views(text, decode=classifier.spec.decode)
+    scored = [
+        (float(classifier.window_logits(window)[0]), window) for window in windows(readings, classifier.spec)
+    ]
+    logit, window = max(scored, key=lambda pair: pair[0])
+    probability = float(classifier.calibration[0].probabilities(np.float32(logit)))
+    points = classifier.thresholds.get(label, {})
+    flagged = tuple(
+        point for point, least in sorted(points.items(), key=lambda item: -item[1]) if probability >= least
+    )
+    view = readings.views[window.view]
+    reading = view.text[window.start : window.start + classifier.spec.window_characters]
+    assessment = Assessment(
+        classifier=name,
+        probability=probability,
+        flagged_at=flagged,
+        hazard=None,
+        reasons=_reasons(classifier, reading) if flagged else (),
+        encodings=view.encodings,
+        n_unread_characters=readings.n_unread,
+    )
+    return assessment, reading
+
+
+def _reasons(classifier: LinearClassifier, reading: str) -> tuple[str, ...]:
+    grams = dict(word_grams(reading, classifier.spec))
+    weights = {gram: int(classifier.weights[bucket, 0]) for gram, bucket in grams.items()}
+    strongest = sorted((gram for gram in weights if weights[gram] > 0), key=lambda gram: (-weights[gram], gram))
+    return tuple(strongest[:N_REASONS])

@@ -1,0 +1,236 @@
+"""A linear classifier over hashed features: int8 weights, calibrated probabilities, thresholds, one file.
+
+The file is safetensors: tensors, and one JSON string in its header that says what they mean (feature spec, labels,
+calibration, thresholds, what it was fitted on). Weights are int8 with one scale a label. Probabilities are Platt's
+(1999): sigmoid(slope * logit + intercept). Operating points are thresholds on the probability, named after the
+false-positive rate on ordinary texts that they were set for.
+
+Letters: L labels, B buckets, D dense features.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.align.features import DENSE, FeatureSpec, WindowFeatures, windows
+
+FORMAT = "modelstack.align.linear/1"
+MAX_FILE_BYTES = 64 << 20
+"""A file of weights is a few MB; a larger one is not ours."""
+OPERATING_POINTS: Mapping[str, float] = {"fpr_0.5": 0.005, "fpr_1": 0.01, "fpr_5": 0.05}
+"""Named thresholds: the share of ordinary texts that each may flag."""
+
+
+class ClassifierFileError(ValueError):
+    """A file of weights is missing, broken, or made for other features."""
+
+
+@dataclass(frozen=True, slots=True)
+class Platt:
+    """Calibration of one label."""
+
+    slope: float = 1.0
+    intercept: float = 0.0
+
+    def probabilities(self, logits: NDArray[Any] | np.floating[Any]) -> NDArray[np.float64]:
+        """Return calibrated probabilities."""
+        scaled = np.clip(self.slope * np.asarray(logits, np.float64) + self.intercept, -50, 50)
+        return 1 / (1 + np.exp(-scaled))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinearClassifier:
+    """Weights and everything that is needed to read their output."""
+
+    name: str
+    version: str
+    spec: FeatureSpec
+    labels: tuple[str, ...]
+    weights: NDArray[np.int8]
+    """(B, L): one row is read for each bucket of a text."""
+    scales: NDArray[np.float32]
+    """(L,)"""
+    dense_weights: NDArray[np.float32]
+    """(D, L)"""
+    bias: NDArray[np.float32]
+    """(L,)"""
+    calibration: tuple[Platt, ...]
+    thresholds: Mapping[str, Mapping[str, float]] = field(default_factory=dict[str, Mapping[str, float]])
+    """label -> operating point -> least probability that is flagged."""
+    training: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    """Data hashes, counts, metrics; for the reader, not for inference."""
+
+    def __post_init__(self) -> None:
+        """Check that all parts belong together.
+
+        Raises:
+            ValueError: shapes, types or numbers do not fit.
+        """
+        n_labels = len(self.labels)
+        if not n_labels or len(set(self.labels)) != n_labels:
+            raise ValueError(f"labels {self.labels!r}: at least one is needed, each once")
+        expected = {
+            "weights": (self.weights, np.int8, (self.spec.n_buckets, n_labels)),
+            "scales": (self.scales, np.float32, (n_labels,)),
+            "dense_weights": (self.dense_weights, np.float32, (len(DENSE), n_labels)),
+            "bias": (self.bias, np.float32, (n_labels,)),
+        }
+        for name, (array, dtype, shape) in expected.items():
+            if array.dtype != dtype or array.shape != shape:
+                raise ValueError(f"{name} is {array.dtype}{array.shape}; {np.dtype(dtype)}{shape} is needed")
+            if not np.isfinite(array).all():
+                raise ValueError(f"{name} holds numbers that are not finite")
+        if len(self.calibration) != n_labels:
+            raise ValueError(f"{len(self.calibration)} calibrations for {n_labels} labels")
+        if not all(
+            math.isfinite(p.slope) and math.isfinite(p.intercept) and p.slope > 0 for p in self.calibration
+        ):
+            raise ValueError(f"calibration {self.calibration!r}: finite numbers with positive slopes are needed")
+        for label, points in self.thresholds.items():
+            if label not in self.labels or not all(0 <= value <= 1 for value in points.values()):
+                raise ValueError(f"thresholds of {label!r} are {dict(points)!r}: known label, values of 0 to 1")
+
+    def window_logits(self, window: WindowFeatures) -> NDArray[np.float32]:
+        """Return the logits (L,) of one window, before calibration."""
+        sparse = window.values @ self.weights[window.buckets]
+        return np.asarray(sparse * self.scales + window.dense @ self.dense_weights + self.bias, np.float32)
+
+    def logits(self, text: str) -> NDArray[np.float32]:
+        """Return the largest logit (L,) over all windows of all views, before calibration."""
+        return np.max([self.window_logits(window) for window in windows(text, self.spec)], axis=0)
+
+    def probabilities(self, text: str) -> dict[str, float]:
+        """Return the calibrated probability of each label."""
+        logits = self.logits(text)
+        return {
+            label: float(platt.probabilities(logits[i]))
+            for i, (label, platt) in enumerate(zip(self.labels, self.calibration, strict=True))
+        }
+
+    def threshold(self, label: str, operating_point: str) -> float:
+        """Return the least probability that is flagged.
+
+        Raises:
+            KeyError: the classifier has no such label or operating point.
+        """
+        try:
+            return self.thresholds[label][operating_point]
+        except KeyError:
+            known = {name: sorted(points) for name, points in self.thresholds.items()}
+            raise KeyError(
+                f"classifier {self.name!r} has no threshold {operating_point!r} for {label!r}; it has {known}"
+            ) from None
+
+    @property
+    def n_bytes(self) -> int:
+        """Size of the arrays."""
+        return sum(a.nbytes for a in (self.weights, self.scales, self.dense_weights, self.bias))
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write one safetensors file, by a temporary name, and return its path."""
+        from safetensors.numpy import save
+
+        stated = {
+            "format": FORMAT,
+            "name": self.name,
+            "version": self.version,
+            "spec": self.spec.to_json(),
+            "spec_sha256": self.spec.digest,
+            "labels": list(self.labels),
+            "calibration": [[p.slope, p.intercept] for p in self.calibration],
+            "thresholds": {label: dict(points) for label, points in self.thresholds.items()},
+            "training": dict(self.training),
+        }
+        arrays = {
+            "bias": self.bias,
+            "dense_weights": np.ascontiguousarray(self.dense_weights),
+            "scales": self.scales,
+            "weights": np.ascontiguousarray(self.weights),
+        }
+        # One key: the order of several is not fixed, and the file's bytes should be.
+        data = save(arrays, metadata={"classifier": json.dumps(stated, sort_keys=True, allow_nan=False)})
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(temporary).chmod(0o644)
+            Path(temporary).replace(path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+        return path
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> LinearClassifier:
+        """Read a file that `save` wrote.
+
+        Raises:
+            ClassifierFileError: it is missing, broken, or made for other features than this code computes.
+        """
+        from safetensors import SafetensorError
+        from safetensors.numpy import load
+
+        path = Path(path)
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise ClassifierFileError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no classifier is")
+            data = path.read_bytes()
+        except OSError as error:
+            raise ClassifierFileError(f"{path} cannot be read: {error}") from error
+        try:
+            arrays = load(data)
+            stated = json.loads(_header(data)["__metadata__"]["classifier"])
+            return cls._of(stated, arrays)
+        except ClassifierFileError as error:
+            raise ClassifierFileError(f"{path}: {error}") from error
+        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ClassifierFileError(
+                f"{path} is no classifier: {type(error).__name__}: {error}. "
+                "`python -m modelstack.align.train` writes them."
+            ) from error
+
+    @classmethod
+    def _of(cls, stated: dict[str, Any], arrays: dict[str, NDArray[Any]]) -> LinearClassifier:
+        if stated["format"] != FORMAT:
+            raise ClassifierFileError(f"format {stated['format']!r} is not known; this code reads {FORMAT!r}")
+        spec = FeatureSpec.from_json(stated["spec"])
+        if spec.digest != stated["spec_sha256"]:
+            raise ClassifierFileError(
+                f"made for features {stated['spec_sha256'][:12]}, this code has {spec.digest[:12]}: fit it anew"
+            )
+        return cls(
+            name=str(stated["name"]),
+            version=str(stated["version"]),
+            spec=spec,
+            labels=tuple(str(label) for label in stated["labels"]),
+            weights=arrays["weights"],
+            scales=arrays["scales"],
+            dense_weights=arrays["dense_weights"],
+            bias=arrays["bias"],
+            calibration=tuple(Platt(float(slope), float(intercept)) for slope, intercept in stated["calibration"]),
+            thresholds={
+                str(label): {str(name): float(value) for name, value in points.items()}
+                for label, points in stated["thresholds"].items()
+            },
+            training=dict(stated["training"]),
+        )
+
+
+def _header(data: bytes) -> dict[str, Any]:
+    """Return the JSON header of a safetensors file: 8 bytes of length, then JSON."""
+    length = int.from_bytes(data[:8], "little")
+    return json.loads(data[8 : 8 + length])
