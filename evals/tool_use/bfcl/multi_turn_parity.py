@@ -14,7 +14,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -55,12 +55,17 @@ class Item:
 
 
 @dataclass(frozen=True, slots=True)
-class Difference:
-    """An answer on which the two disagree."""
+class Compared:
+    """An answer that both have judged."""
 
     item: Item
     ours: Judgement
     original: Judgement
+
+    @property
+    def differs(self) -> bool:
+        """Whether the two disagree."""
+        return self.ours != self.original
 
     def __str__(self) -> str:
         """Return one line with everything needed to look into it."""
@@ -107,15 +112,28 @@ def judge_by_original(items: Sequence[Item]) -> list[Judgement]:
     return [Judgement(_FAULTS[verdict["error_type"]], verdict["keeps_still"]) for verdict in verdicts]
 
 
-def compare(items: Sequence[Item]) -> tuple[list[Judgement], list[Difference]]:
-    """Judge all items by both checkers; return our judgements and where the other's differ."""
+def compare(items: Sequence[Item]) -> list[Compared]:
+    """Judge all items by both checkers.
+
+    Raises:
+        UserError: as `judge_by_original`.
+    """
     ours = [judge(item) for item in items]
-    originals = judge_by_original(items)
-    return ours, [
-        Difference(item, our, original)
-        for item, our, original in zip(items, ours, originals, strict=True)
-        if our != original
-    ]
+    return [Compared(*each) for each in zip(items, ours, judge_by_original(items), strict=True)]
+
+
+def table(title: str, name_of: Callable[[Item], str], compared: Sequence[Compared]) -> str:
+    """Return how we judged and how often the original differs, a line for each name of items and one for all."""
+    groups: dict[str, list[Compared]] = {}
+    for each in compared:
+        groups.setdefault(name_of(each.item), []).append(each)
+    lines = [f"{title:<28}{'answers':>9}{'right':>9}{'no call':>9}{'state':>9}{'results':>9}{'differ':>9}"]
+    for name, members in {**groups, "all": list(compared)}.items():
+        faults = Counter(each.ours.fault for each in members)
+        counts = [faults[fault] for fault in (None, "no_call", "state", "results")]
+        n_different = sum(each.differs for each in members)
+        lines.append(f"{name:<28}" + "".join(f"{n:>9,}" for n in (len(members), *counts, n_different)))
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -127,19 +145,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_args(arguments)
     try:
         items = answers(load_cases(given.data)[:: given.every], seed=given.seed)
-        ours, found = compare(items)
+        compared = compare(items)
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    n_different = Counter(difference.item.kind for difference in found)
-    print(f"{'change':<28}{'answers':>9}{'right':>9}{'no call':>9}{'state':>9}{'results':>9}{'differ':>9}")
-    for kind in (*MUTATIONS, "all"):
-        faults = [j.fault for i, j in zip(items, ours, strict=True) if kind in (i.kind, "all")]
-        counts = [faults.count(fault) for fault in (None, "no_call", "state", "results")]
-        different = len(found) if kind == "all" else n_different[kind]
-        print(f"{kind:<28}" + "".join(f"{n:>9}" for n in (len(faults), *counts, different)))
-    for difference in found:
-        print(difference)
+    print(table("category", lambda item: item.case.group, compared), "\n")
+    print(table("change", lambda item: item.kind, compared), "\n")
+    found = [each for each in compared if each.differs]
+    for each in found:
+        print("DIFFERENCE", each)
+    print(f"unexplained differences: {len(found)}")
     return 1 if found else 0
 
 

@@ -17,6 +17,7 @@ from agentkit.errors import UserError
 from evals.case import Case, Run, Score
 from evals.harness.suite import Suite, Table, check_options
 from evals.statistics import wilson
+from evals.tool_use.bfcl.disputed import MULTI_TURN_DISPUTED
 from evals.tool_use.bfcl.multi_turn_calls import Call, parse_turns
 from evals.tool_use.bfcl.multi_turn_cases import CATEGORIES, environment, load_cases, parse_categories
 from evals.tool_use.bfcl.multi_turn_checker import TurnVerdict, check_turns, keeps_still
@@ -68,13 +69,16 @@ def score(case: Case, run: Run) -> Score:
 
 
 def tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
-    """Return accuracy by category with Wilson's interval, and why cases were wrong."""
+    """Return accuracy by category with Wilson's interval, with and without disputed cases, and what went wrong."""
     rows: list[tuple[str, ...]] = []
     for category in CATEGORIES:
         of_category = [item for item in scored if item[0].group == category]
         if of_category:
             rows.append(_row(category.removeprefix("multi_turn_"), of_category))
-    columns = ("category", "n", "right (95 % interval)", "turns right", "kept still", "failed", "steps ran out")
+    columns = (
+        "category", "n", "right (95 % interval)", "disputed", "right without", "turns right", "kept still",
+        "failed", "steps ran out",
+    )  # fmt: skip
     return [Table("BFCL multi-turn", columns, tuple(rows))]
 
 
@@ -109,11 +113,14 @@ def _explain(verdict: TurnVerdict) -> str:
 def _row(name: str, scored: Sequence[tuple[Case, Run, Score]]) -> tuple[str, ...]:
     n = len(scored)
     n_right = sum(score.value == 1.0 for _, _, score in scored)
+    undisputed = [score.value for case, _, score in scored if case.id not in MULTI_TURN_DISPUTED]
     still = [score.numbers["kept_still"] for _, _, score in scored if "kept_still" in score.numbers]
     return (
         name,
         str(n),
         str(wilson(n_right, n)),
+        str(n - len(undisputed)),
+        f"{sum(undisputed) / len(undisputed):.3f}" if undisputed else "-",
         f"{sum(score.numbers.get('turns_right', 0.0) for _, _, score in scored) / n:.3f}",
         f"{sum(still) / len(still):.3f}" if still else "-",
         str(sum(run.status in ("failed", "timed_out") for _, run, _ in scored)),

@@ -9,18 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonschema import Draft202012Validator
 
 from agentkit.errors import ModelConnectionError, UserError
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
 from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
 from agentkit.testing import FunctionModel, ScriptedModel
 from agentkit.testing.models import call
-from evals.case import Case, Run, run_from_json, run_to_json
+from evals.case import Case, Run, Score, run_from_json, run_to_json
 from evals.harness.suite import find_suite
+from evals.tool_use.bfcl.disputed import MULTI_TURN_DISPUTED
 from evals.tool_use.bfcl.multi_turn_calls import named_arguments, parse_turns
 from evals.tool_use.bfcl.multi_turn_cases import ADDED_FUNCTIONS_PROMPT, CATEGORIES
 from evals.tool_use.bfcl.multi_turn_suite import SUITE, load
 from evals.tool_use.bfcl.wheel import cached_wheel_folder
+from modelstack.toolcalls.dialects import bfcl_tool
 
 pytestmark = pytest.mark.anyio
 EVERY = 40
@@ -79,6 +82,19 @@ async def test_calls_of_one_response_happen_in_the_order_written(cases: list[Cas
         run = await solve(case, ScriptedModel(reference_script(case, together=True)))
 
         assert SUITE.score(case, run).value == 1.0, case.id
+
+
+@pytest.mark.slow
+async def test_every_key_is_reached_through_the_loop_but_for_one_that_calls_what_is_held_back(
+    cases: list[Case],
+) -> None:
+    # Together: two keys have 34 calls in a turn, more than there are rounds.
+    wrong = {
+        case.id
+        for case in cases
+        if SUITE.score(case, await solve(case, ScriptedModel(reference_script(case, together=True)))).value != 1.0
+    }
+    assert wrong == {"multi_turn_miss_func_49"}
 
 
 @pytest.mark.parametrize("category", CATEGORIES)
@@ -189,7 +205,39 @@ def test_a_case_that_timed_out_is_wrong_and_counted(cases: list[Case]) -> None:
     assert (score.value, score.numbers["turns_right"]) == (0.0, 0.0)
     assert SUITE.tables is not None
     (table,) = SUITE.tables([(case, run, score)])
-    assert table.rows == (("base", "1", "0.000 (0.000 to 0.793)", "0.000", "-", "1", "0"),)
+    assert table.rows == (("base", "1", "0.000 (0.000 to 0.793)", "0", "0.000", "0.000", "-", "1", "0"),)
+
+
+def test_the_table_reports_with_and_without_disputed_cases(cases: list[Case]) -> None:
+    by_id = {case.id: case for case in cases}
+    scored = [
+        (by_id[case_id], Run(case_id, "completed"), Score(value))
+        for case_id, value in (("multi_turn_base_0", 1.0), ("multi_turn_base_173", 0.0))
+    ]
+    assert SUITE.tables is not None
+    (table,) = SUITE.tables(scored)
+    row = dict(zip(table.columns, table.rows[0], strict=True))
+    assert row["right (95 % interval)"].startswith("0.500 ")
+    assert (row["disputed"], row["right without"]) == ("1", "1.000")
+
+
+def key_goes_beyond_what_is_told(case: Case) -> bool:
+    """Whether the key calls a function that is not offered yet, or gives arguments that break its schema."""
+    tools: dict[str, Any] = {}
+    for index, turn in enumerate(parse_turns(case.target)):
+        offered = [*(case.data["functions"] if index == 0 else ()), *case.data["turns"][index]["added"]]
+        tools |= {document["name"]: bfcl_tool(document).parameters for document in offered}
+        for made in turn:
+            if made.name not in tools:
+                return True
+            arguments = named_arguments(made, list(tools[made.name]["properties"]))
+            if not Draft202012Validator(tools[made.name]).is_valid(arguments):
+                return True
+    return False
+
+
+def test_disputed_cases_are_those_whose_key_goes_beyond_what_a_model_is_told(cases: list[Case]) -> None:
+    assert {case.id for case in cases if key_goes_beyond_what_is_told(case)} == set(MULTI_TURN_DISPUTED)
 
 
 @pytest.mark.parametrize(
