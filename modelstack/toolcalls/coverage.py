@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
+from urllib.parse import unquote
 
 from modelstack.toolcalls.formats import FORMATS
-from modelstack.toolcalls.pointers import get, join, resolve, split
+from modelstack.toolcalls.pointers import SchemaReferenceError, get, join, split, target
 from modelstack.toolcalls.regex import RegexError, compile_regex
 from modelstack.toolcalls.schemas import (
     CONSTRAINTS,
@@ -121,12 +123,10 @@ def keywords(schema: Any, tool: str) -> Iterator[tuple[KeywordUse, Any, Any]]:
             continue
         seen.add(pointer)
         reference = node.get("$ref")
-        if (
-            isinstance(reference, str)
-            and reference.startswith("#")
-            and (reference == "#" or reference[1:2] == "/")
-        ):
-            waiting.append((reference[1:], resolve({"$ref": reference}, schema)))
+        if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+            # The node itself, not what it refers to in its turn: pointers must lead to what they name.
+            with suppress(SchemaReferenceError):  # one that leads nowhere is refused when the schema is folded
+                waiting.append((unquote(reference[1:]), target(reference, schema)))
         for key, value in node.items():
             if key in CONSTRAINTS or key == "dependencies":
                 yield KeywordUse(tool, join(pointer, key), key), value, node

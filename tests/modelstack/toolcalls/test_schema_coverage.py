@@ -211,6 +211,22 @@ def test_a_keyword_inside_one_that_is_dropped_is_dropped_with_it(
 
 
 @pytest.mark.parametrize("engine", ENGINES)
+def test_a_definition_that_refers_to_another_is_named_where_its_keywords_stand(engine: EngineName) -> None:
+    strings = {"type": "array", "items": S, "uniqueItems": True}
+    schema = {
+        "properties": {"v": {"$ref": "#/$defs/one%20more"}},
+        "$defs": {"one more": {"$ref": "#/$defs/list", "contains": {"const": "x"}}, "list": strings},
+    }
+    format_ = ResponseFormat((ToolSpec("t", "", schema),))
+    compiled = compiler(engine, "check").compile(format_)
+    dropped = {use.pointer for use in compiled.coverage.checked}
+    assert dropped == {"/$defs/list/uniqueItems", "/$defs/one more/contains"}
+    for value, is_right in ((["x"], True), (["x", "x"], False), (["y"], False)):
+        parsed = parse_response(written(format_, value), format_)
+        assert (compiled.violations(parsed) == []) == is_right
+
+
+@pytest.mark.parametrize("engine", ENGINES)
 def test_every_unsupported_keyword_of_a_format_is_named_at_once(engine: EngineName) -> None:
     schema = {
         "properties": {"a": {"type": "array", "uniqueItems": True}, "b": {"$ref": "#/$defs/n"}},
