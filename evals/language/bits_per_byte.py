@@ -1,0 +1,220 @@
+"""Bits per byte of texts: how well a model predicts them, whatever its tokenizer.
+
+Sum of -log2 p over a document's tokens, divided by its UTF-8 bytes (as the Pile reports, Gao et al. 2020). Long
+documents are read through a sliding window with a stride, so that all but the first tokens are judged with enough
+context. Over a corpus the bits and the bytes are added up before dividing: a mean of per-document ratios would
+give a line the weight of a book. The interval is a bootstrap over documents of that ratio.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from agentkit.errors import UserError
+from agentkit.limits import RunUsage
+from agentkit.models.model import Model, ModelSettings
+from evals.case import Case, Run, Score, failed_score
+from evals.harness.suite import Suite, Table, check_options
+from evals.language.likelihood import Cancelled, with_engine
+from evals.language.records import file_option, read_records, whole_number
+from evals.statistics import Interval
+
+if TYPE_CHECKING:
+    from modelstack.inference.scoring import ScoringEngine
+
+NAME = "bits-per-byte"
+OPTIONS = {
+    "data": "a text file (one document), a JSON-lines file, or a folder of such files",
+    "field": "the JSON field that holds the text; `text` if not given",
+    "window": "tokens that the model sees at once; its context window, at most 2048, if 0 or not given",
+    "stride": "tokens by which the window moves on; half the window if 0 or not given",
+    "max_bytes": "documents are cut to so many bytes, at a character's border; 0, not cut, if not given",
+}
+HOW_TO_GET = "Name a .txt, .md, .jsonl or .jsonl.gz file, or a folder of them."
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".py")
+RECORD_SUFFIXES = (".jsonl", ".json", ".gz")
+DEFAULT_WINDOW = 2048
+N_RESAMPLES = 2000
+GUESSED_BITS = 8.0
+"""A uniform guess over bytes; a failed document counts as that many bits a byte."""
+
+
+def load(options: Mapping[str, str]) -> list[Case]:
+    """Return one case a document.
+
+    Raises:
+        UserError: an option is not known or makes no sense, or a file is missing, malformed or empty.
+    """
+    check_options(NAME, options, OPTIONS)
+    path = file_option(NAME, options, "data", HOW_TO_GET)
+    settings = {
+        key: whole_number(NAME, options, key, 0, low=0, high=1 << 31) for key in ("window", "stride", "max_bytes")
+    }
+    if settings["window"] and settings["stride"] > settings["window"]:
+        raise UserError(f"suite {NAME!r}: stride={settings['stride']} is more than window={settings['window']}.")
+    known = TEXT_SUFFIXES + RECORD_SUFFIXES
+    files = sorted(file for file in path.rglob("*") if file.suffix in known) if path.is_dir() else [path]
+    if not files:
+        raise UserError(f"suite {NAME!r}: no file of {', '.join(known)} in {path}.")
+    cases: list[Case] = []
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else file.name
+        for number, text in enumerate(_documents(file, options.get("field", "text"))):
+            kept = _cut(text, settings["max_bytes"])
+            if kept:
+                data = {"window": settings["window"], "stride": settings["stride"], "n_bytes": _n_bytes(kept)}
+                cases.append(Case(f"{name}/{number}", kept, group=name, data=data))
+    if not cases:
+        raise UserError(f"suite {NAME!r}: {path} holds no text.")
+    return cases
+
+
+def _documents(file: Path, key: str) -> list[str]:
+    if file.suffix not in RECORD_SUFFIXES:
+        try:
+            return [file.read_text(encoding="utf-8")]
+        except UnicodeDecodeError as error:
+            raise UserError(f"{file} is not UTF-8 (byte {error.start}).") from error
+    records = read_records(file)
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record.get(key), str):
+            raise UserError(
+                f"{file}, record {number}: no text in {key!r}; --option field=NAME names another field."
+            )
+    return [record[key] for record in records]
+
+
+def _cut(text: str, max_bytes: int) -> str:
+    if not max_bytes:
+        return text
+    return text.encode("utf-8", "replace")[:max_bytes].decode("utf-8", "ignore")
+
+
+def _n_bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
+    """Sum up the document's log-probability.
+
+    Raises:
+        UserError: the model is not a local one, or the window is larger than its own.
+    """
+    observed = await with_engine(model, partial(_judge, case.prompt, case.data, case.id))
+    return Run(
+        case.id, "completed", observed=observed, usage=RunUsage(requests=1, input_tokens=observed["n_tokens"])
+    )
+
+
+def _judge(
+    text: str, data: Mapping[str, Any], conversation: str, engine: ScoringEngine, cancelled: Cancelled
+) -> dict[str, Any]:
+    from modelstack.inference.scoring import document_logprobs
+
+    window = data["window"] or min(DEFAULT_WINDOW, engine.context_window)
+    if window > engine.context_window or data["stride"] > window:
+        raise UserError(
+            f"window={window} with stride={data['stride']}: 1 <= stride <= window <= {engine.context_window}, the "
+            f"model's context window."
+        )
+    logprobs = document_logprobs(
+        engine,
+        text,
+        window=window,
+        stride=data["stride"] or None,
+        conversation=conversation,
+        cancelled=cancelled,
+    )
+    engine.forget(conversation)  # nothing of it is of use to another document
+    return {"logprob": math.fsum(logprobs), "n_tokens": len(logprobs), "n_bytes": data["n_bytes"]}
+
+
+def score_document(case: Case, run: Run) -> Score:
+    """Return 1 - bits per byte / 8, within 0 and 1, as value; the figure to read is the number beside it."""
+    if failed := failed_score(run):
+        return failed
+    bits = bits_of(run.observed["logprob"])
+    per_byte = bits / case.data["n_bytes"]
+    return Score(
+        min(1.0, max(0.0, 1 - per_byte / GUESSED_BITS)),
+        f"{bits:.1f} bits over {case.data['n_bytes']} bytes and {run.observed['n_tokens']} tokens",
+        numbers={
+            "bits_per_byte": per_byte,
+            "bytes_per_token": case.data["n_bytes"] / max(1, run.observed["n_tokens"]),
+        },
+    )
+
+
+def bits_of(logprob: float) -> float:
+    """Turn a natural log-probability into bits."""
+    return -logprob / math.log(2)
+
+
+def corpus_bits_per_byte(documents: Sequence[tuple[float, int]], *, seed: int = 0) -> Interval:
+    """Return sum of bits / sum of bytes over (bits, bytes) of documents, with a bootstrap interval over them.
+
+    Raises:
+        ValueError: there are no documents, or they have no bytes.
+    """
+    if not documents or not sum(n for _, n in documents):
+        raise ValueError("bits per byte need at least one document with text")
+    draw, n = random.Random(seed), len(documents)
+    ratios = sorted(_ratio(draw.choices(documents, k=n)) for _ in range(N_RESAMPLES))
+    low, high = ratios[round(0.025 * (N_RESAMPLES - 1))], ratios[round(0.975 * (N_RESAMPLES - 1))]
+    return Interval(_ratio(documents), low, high, n)
+
+
+def _ratio(documents: Sequence[tuple[float, int]]) -> float:
+    return math.fsum(bits for bits, _ in documents) / sum(n for _, n in documents)
+
+
+def bits_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
+    """Return bits per byte of each file and of all, weighted by bytes.
+
+    A document that failed counts as 8 bits a byte, what a guess over all bytes costs.
+    """
+    groups: dict[str, list[tuple[Case, Run]]] = {}
+    for case, run, _ in scored:
+        groups.setdefault(case.group, []).append((case, run))
+    if len(groups) > 1:
+        groups["all"] = [(case, run) for case, run, _ in scored]
+    rows = [_row(name, entries) for name, entries in groups.items()]
+    columns = ("file", "documents", "bytes", "tokens", "bits per byte (95 %)", "bits per token", "failed")
+    return [Table("Bits per byte, weighted by bytes", columns, tuple(rows))]
+
+
+def _row(name: str, entries: Sequence[tuple[Case, Run]]) -> tuple[str, ...]:
+    documents: list[tuple[float, int]] = []
+    n_tokens = n_failed = 0
+    bits_of_tokens = 0.0
+    for case, run in entries:
+        n_bytes = case.data["n_bytes"]
+        if run.status != "completed":
+            n_failed += 1
+            documents.append((GUESSED_BITS * n_bytes, n_bytes))
+            continue
+        bits = bits_of(run.observed["logprob"])
+        n_tokens += run.observed["n_tokens"]
+        bits_of_tokens += bits
+        documents.append((bits, n_bytes))
+    per_token = f"{bits_of_tokens / n_tokens:.3f}" if n_tokens else ""
+    interval = str(corpus_bits_per_byte(documents))
+    n_bytes = str(sum(n for _, n in documents))
+    return (name, str(len(documents)), n_bytes, str(n_tokens), interval, per_token, str(n_failed))
+
+
+SUITE = Suite(
+    name=NAME,
+    version=1,
+    description="bits per UTF-8 byte of texts, sliding window, weighted by bytes",
+    load=load,
+    solve=solve,
+    score=score_document,
+    options=OPTIONS,
+    tables=bits_tables,
+)
