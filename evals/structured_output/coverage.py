@@ -2,8 +2,10 @@
 
 Every keyword of a schema has one of three fates (`modelstack.toolcalls.coverage`): the token masks enforce it; the
 grammar leaves it out and the answer is checked against it after decoding; or the schema is refused, by name of the
-keyword. A `format` that is in no table constrains nothing in either place and is listed as an annotation. Compile
-times are CPU times and those of a vocabulary, so the model whose vocabulary it is belongs to the figures.
+keyword. What is neither is "open": a pattern with look-around or back-references, which no engine takes and which
+the check passes over, since it runs in linear time. A `format` that is in no table constrains nothing in either
+place and is listed as an annotation. Compile times are CPU times and those of a vocabulary, so the model whose
+vocabulary it is belongs to the figures.
 
     python -m evals.structured_output.coverage --data FILE_OR_FOLDER [--model smollm2-135m] [--engine llguidance]
         [--sample N --seed S] [--json found.jsonl]
@@ -29,8 +31,11 @@ from modelstack.inference.grammar import GrammarError
 from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.coverage import EngineName, KeywordUse, UnsupportedSchemaError
+from modelstack.toolcalls.dialects import modernise
+from modelstack.toolcalls.pointers import get
+from modelstack.toolcalls.regex import RegexError, compile_regex
 
-Outcome = Literal["enforced", "checked", "refused"]
+Outcome = Literal["enforced", "checked", "open", "refused"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 MAX_COMPILE_CPU_S = 10.0
 """A schema that takes longer counts as refused; a thousand times what schemas of tools take."""
@@ -53,6 +58,8 @@ class SchemaCoverage:
     """Uses of each keyword that the masks enforce."""
     checked: Mapping[str, int] = field(default_factory=dict[str, int])
     """Uses of each keyword that only the check after decoding decides."""
+    open: Mapping[str, int] = field(default_factory=dict[str, int])
+    """Uses of each keyword that nothing decides."""
     annotations: int = 0
     """Formats that constrain nothing."""
     refused_keyword: str = ""
@@ -76,13 +83,30 @@ def cover(schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverag
     except Exception as error:  # a defect of the compiler is a finding; it must not hide the other schemas
         why = f"the compiler failed with {type(error).__name__}, which is a defect of ours"
         return SchemaCoverage("refused", time.thread_time() - start, refused_keyword="(defect)", why=why)
+    compile_cpu_s = time.thread_time() - start
+    modern = modernise(schema)
+    left_open = [use for use in coverage.checked if _is_open(use, modern)]
     return SchemaCoverage(
-        "checked" if coverage.checked else "enforced",
-        time.thread_time() - start,
+        "open" if left_open else "checked" if coverage.checked else "enforced",
+        compile_cpu_s,
         enforced=_uses(coverage.enforced),
-        checked=_uses(coverage.checked),
+        checked=_uses(use for use in coverage.checked if use not in left_open),
+        open=_uses(left_open),
         annotations=len(coverage.annotations),
     )
+
+
+def _is_open(use: KeywordUse, schema: Any) -> bool:
+    """Say whether the check after decoding cannot decide a keyword that the masks leave out."""
+    if use.keyword not in ("pattern", "patternProperties"):
+        return False
+    value = get(schema, use.pointer)
+    try:
+        for pattern in [value] if isinstance(value, str) else value:
+            compile_regex(pattern)
+    except RegexError:
+        return True
+    return False
 
 
 def cover_within(limit_s: float, schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverage:
@@ -124,6 +148,7 @@ def coverage_tables(found: Mapping[str, Sequence[SchemaCoverage]]) -> list[Table
                 "schemas",
                 "fully enforced",
                 "partly checked afterwards",
+                "partly open",
                 "refused",
                 "compile CPU ms p50",
                 "p99",
@@ -145,7 +170,7 @@ def coverage_tables(found: Mapping[str, Sequence[SchemaCoverage]]) -> list[Table
 
 
 def source_table(sources: Sequence[str], found: Mapping[str, Sequence[SchemaCoverage]]) -> Table:
-    """Return the three outcomes by source of the schemas, the largest source first."""
+    """Return the outcomes by source of the schemas, the largest source first."""
     rows: list[tuple[str, ...]] = []
     for source, n in Counter(sources).most_common():
         row = [source, str(n)]
@@ -155,7 +180,7 @@ def source_table(sources: Sequence[str], found: Mapping[str, Sequence[SchemaCove
         rows.append(tuple(row))
     columns = ["source", "schemas"]
     for engine in found:
-        columns += [f"{engine}: enforced", "checked", "refused"]
+        columns += [f"{engine}: enforced", "checked", "open", "refused"]
     return Table("Schemas by source", tuple(columns), tuple(rows))
 
 
@@ -168,22 +193,21 @@ def _summary(engine: str, coverages: Sequence[SchemaCoverage]) -> tuple[str, ...
 
 
 def _keyword_table(found: Mapping[str, Sequence[SchemaCoverage]]) -> Table:
-    """Count uses of each keyword, and the schemas that need a check because of it."""
-    enforced = {engine: _sum(c.enforced for c in coverages) for engine, coverages in found.items()}
-    checked = {engine: _sum(c.checked for c in coverages) for engine, coverages in found.items()}
-    schemas = {engine: Counter(k for c in coverages for k in c.checked) for engine, coverages in found.items()}
+    """Count uses of each keyword by what happens to them."""
+    counts = {
+        engine: [_sum(getattr(c, fate) for c in coverages) for fate in ("enforced", "checked", "open")]
+        for engine, coverages in found.items()
+    }
     everything: Counter[str] = Counter()
-    for counts in (*enforced.values(), *checked.values()):
-        everything |= counts
+    for by_fate in counts.values():
+        everything |= by_fate[0] + by_fate[1] + by_fate[2]
     columns = ["keyword"]
     for engine in found:
-        columns += [f"{engine}: enforced", "checked", "in schemas"]
-    rows = []
-    for keyword, _ in everything.most_common():
-        row = [keyword]
-        for engine in found:
-            row += [str(count[engine][keyword]) for count in (enforced, checked, schemas)]
-        rows.append(tuple(row))
+        columns += [f"{engine}: enforced", "checked", "open"]
+    rows = [
+        (keyword, *(str(count[keyword]) for by_fate in counts.values() for count in by_fate))
+        for keyword, _ in everything.most_common()
+    ]
     annotations = [str(sum(c.annotations for c in coverages)) for coverages in found.values()]
     title = f"Keywords (formats that constrain nothing: {', '.join(annotations)} uses)"
     return Table(title, tuple(columns), tuple(rows))

@@ -2,8 +2,8 @@
 
 "Valid" is the schema as it was given; the spellings of Draft 4 to 7 are read as what they meant. "Closed" holds a
 value to the declared properties as well: most schemas forget `additionalProperties: false`, and under such a one
-`{"anything": 1}` is valid. Schema and value are untrusted: patterns run in linear time
-(`modelstack.toolcalls.validation`), and nothing is fetched.
+`{"anything": 1}` is valid. Schema and value are untrusted: patterns run in linear time, so those with look-around
+or back-references are passed over (`modelstack.toolcalls.validation`), and nothing is fetched.
 """
 
 from __future__ import annotations

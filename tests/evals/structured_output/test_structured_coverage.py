@@ -42,6 +42,12 @@ def test_a_keyword_beyond_the_grammar_is_checked_and_a_format_without_meaning_no
     assert (found.outcome, found.checked, found.annotations) == ("checked", {"uniqueItems": 1}, 1)
 
 
+def test_a_pattern_that_nothing_decides_is_open_and_not_counted_as_checked(compiler: GrammarCompiler) -> None:
+    strings = {"type": "string", "pattern": "^(?!a)[a-c]+$"}
+    found = cover({"type": "array", "items": strings, "uniqueItems": True}, compiler)
+    assert (found.outcome, found.checked, found.open) == ("open", {"uniqueItems": 1}, {"pattern": 1})
+
+
 @pytest.mark.parametrize("schema", [{"type": "objekt"}, {"$ref": "https://example.org/x"}])
 def test_what_cannot_be_compiled_is_refused_with_a_reason(
     compiler: GrammarCompiler, schema: dict[str, Any]
@@ -80,14 +86,19 @@ def test_the_tables_count_schemas_keywords_and_reasons() -> None:
         "llguidance": [
             SchemaCoverage("enforced", 0.001, {"type": 2}),
             SchemaCoverage("checked", 0.003, {"type": 1}, {"uniqueItems": 2}),
+            SchemaCoverage("open", 0.004, {"type": 1}, {"uniqueItems": 1}, {"pattern": 1}),
             SchemaCoverage("refused", 0.002, refused_keyword="$ref", why="remote"),
         ]
     }
     shares, keywords, refused = coverage_tables(found)
-    assert shares.rows[0][:2] == ("llguidance", "3")
-    assert [cell.partition(":")[0] for cell in shares.rows[0][2:5]] == ["1", "1", "1"]
-    assert shares.rows[0][5:] == ("2.00", "3.00")
-    assert keywords.rows == (("type", "3", "0", "0"), ("uniqueItems", "0", "2", "1"))
+    assert shares.rows[0][:2] == ("llguidance", "4")
+    assert [cell.partition(":")[0] for cell in shares.rows[0][2:6]] == ["1", "1", "1", "1"]
+    assert shares.rows[0][6:] == ("3.00", "4.00")
+    assert keywords.rows == (
+        ("type", "4", "0", "0"),
+        ("uniqueItems", "0", "3", "0"),
+        ("pattern", "0", "0", "1"),
+    )
     assert refused.rows == (("llguidance", "$ref", "remote", "1"),)
 
 
@@ -97,14 +108,13 @@ def test_outcomes_are_counted_by_source_the_largest_first() -> None:
     assert table.columns == (
         "source",
         "schemas",
-        "x: enforced",
-        "checked",
-        "refused",
-        "y: enforced",
-        "checked",
-        "refused",
+        *("x: enforced", "checked", "open", "refused"),
+        *("y: enforced", "checked", "open", "refused"),
     )
-    assert table.rows == (("b", "2", "1", "0", "1", "0", "0", "2"), ("a", "1", "1", "0", "0", "0", "0", "1"))
+    assert table.rows == (
+        ("b", "2", "1", "0", "0", "1", "0", "0", "0", "2"),
+        ("a", "1", "1", "0", "0", "0", "0", "0", "0", "1"),
+    )
 
 
 def test_the_command_covers_a_file_with_both_engines(
