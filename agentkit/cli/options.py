@@ -45,7 +45,8 @@ InstructionsOption = Annotated[str | None, typer.Option(metavar="TEXT", help="Sy
 TemperatureOption = Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
 SeedOption = Annotated[int | None, typer.Option(help="For sampling.")]
 TraceDirOption = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Where to keep the trace; see `agentkit trace`.")
+    Path | None,
+    typer.Option(metavar="DIR", help="Folder of traces; `agentkit trace` also takes an Inspect log (.eval)."),
 ]
 NoTraceOption = Annotated[bool, typer.Option("--no-trace", help="Keep no trace.")]
 

@@ -23,22 +23,21 @@ def list_traces(
     """List the newest runs, one a line."""
     from agentkit.cli.console import notes_console, one_line, output_console, plain
     from agentkit.errors import UserError
-    from agentkit.tracing.reading import summarise, trace_files
+    from agentkit.tracing.sources import trace_source
 
-    directory, output, notes = _directory(trace_dir), output_console(), notes_console()
-    files = trace_files(directory)[:limit]
-    for path in files:
-        try:
-            run = summarise(path)
-        except UserError as error:  # one bad file must not hide the others
-            notes.print(plain(one_line(str(error)), "yellow"))
+    where, output, notes = _where(trace_dir), output_console(), notes_console()
+    n_runs = 0
+    for run in trace_source(where).summaries(limit):
+        n_runs += 1
+        if isinstance(run, UserError):
+            notes.print(plain(one_line(str(run)), "yellow"))
             continue
         started = datetime.fromtimestamp(run.started).strftime("%Y-%m-%d %H:%M")
         counts = f"{run.n_steps} steps  {run.n_tool_calls} calls"
         facts = f"{run.run_id}  {started}  {run.status:<13}  {counts}  {run.model_name}  {run.prompt}"
         output.print(plain(one_line(facts, MAX_LINE_CHARS)))
-    if not files:
-        notes.print(plain(f"no traces in {directory}", "dim"))
+    if not n_runs:
+        notes.print(plain(f"no traces in {where}", "dim"))
 
 
 @app.command()
@@ -50,13 +49,12 @@ def show(
     from agentkit.cli.cards import EventPrinter, usage_line
     from agentkit.cli.console import output_console, plain
     from agentkit.events import RunFailedEvent, RunFinishedEvent
-    from agentkit.tracing.jsonl import trace_path
-    from agentkit.tracing.reading import read_events
+    from agentkit.tracing.sources import trace_source
 
     output = output_console()
     printer = EventPrinter(output, output, show_messages=True)
     ended = False
-    for _, event in read_events(trace_path(_directory(trace_dir), run_id)):
+    for _, event in trace_source(_where(trace_dir)).events(run_id):
         printer(event)
         if isinstance(event, RunFinishedEvent):
             output.print(plain(f"{event.status} · {usage_line(event.usage, event.confidence, event.duration_s)}"))
@@ -69,7 +67,7 @@ def show(
         output.print("unfinished: the process ended first, or is still running", style="yellow")
 
 
-def _directory(named: Path | None) -> Path:
+def _where(named: Path | None) -> Path:
     from agentkit.tracing.jsonl import default_trace_directory
 
     return named or default_trace_directory()

@@ -177,7 +177,7 @@ def _run_inspect(
     """Run the task under Inspect and return its log, the only one that stays in the folder."""
     import inspect_ai
 
-    from evals.harness.inspect_task import inspect_task
+    from evals.harness.inspect_task import MODEL_KEY, inspect_task
 
     task = inspect_task(suite, cases, performer, epochs=specification.epochs)
     with warnings.catch_warnings():
@@ -191,7 +191,7 @@ def _run_inspect(
             log_realtime=False,
             max_samples=max_parallel,
             log_level="warning",
-            metadata={"agentkit_model": specification.model, "options": specification.options},
+            metadata={MODEL_KEY: specification.model, "options": specification.options},
             tags=[specification.model],
         )
         gc.collect()  # inspect-ai leaves some streams unclosed; they are found here rather than anywhere later

@@ -21,6 +21,8 @@ from evals.harness.suite import Suite, judge
 
 RUN_KEY = "agentkit_run"
 """Where a sample's store keeps the run, as JSON: what `agentkit trace` reads from a log."""
+MODEL_KEY = "agentkit_model"
+"""Where the metadata of an evaluation names the model; Inspect itself is told `none`."""
 GROUP_KEY = "group"
 
 Perform = Callable[[Case, int], Awaitable[Run]]

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import anyio
 
+from agentkit.agent import Agent
 from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run, Score, failed_score
-from evals.harness.solving import ask_model
+from evals.harness.solving import ask_model, run_agent
 from evals.harness.suite import Suite, check_options
 
 OPTIONS = {
@@ -51,3 +52,15 @@ def score(case: Case, run: Run) -> Score:
 
 
 SUMS = Suite("sums", 1, "Sums.", load, solve, score, options=OPTIONS, case_timeout_s=0.2)
+
+
+def double(n: int) -> int:
+    """Double a number."""
+    return 2 * n
+
+
+async def solve_with_agent(case: Case, model: Model, settings: ModelSettings) -> Run:
+    return await run_agent(case, Agent(model, tools=[double], settings=settings))
+
+
+DOUBLES = Suite("doubles", 1, "Sums with a tool.", load, solve_with_agent, score, options=OPTIONS)
