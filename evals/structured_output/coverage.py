@@ -30,9 +30,8 @@ from evals.statistics import wilson
 from modelstack.inference.grammar import GrammarError
 from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat
-from modelstack.toolcalls.coverage import EngineName, KeywordUse, UnsupportedSchemaError
+from modelstack.toolcalls.coverage import EngineName, KeywordUse, UnsupportedSchemaError, keywords
 from modelstack.toolcalls.dialects import modernise
-from modelstack.toolcalls.pointers import get
 from modelstack.toolcalls.regex import RegexError, compile_regex
 
 Outcome = Literal["enforced", "checked", "open", "refused"]
@@ -84,8 +83,8 @@ def cover(schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverag
         why = f"the compiler failed with {type(error).__name__}, which is a defect of ours"
         return SchemaCoverage("refused", time.thread_time() - start, refused_keyword="(defect)", why=why)
     compile_cpu_s = time.thread_time() - start
-    modern = modernise(schema)
-    left_open = [use for use in coverage.checked if _is_open(use, modern)]
+    undecidable = _undecidable(modernise(schema)) if coverage.checked else set()
+    left_open = [use for use in coverage.checked if _place(use) in undecidable]
     return SchemaCoverage(
         "open" if left_open else "checked" if coverage.checked else "enforced",
         compile_cpu_s,
@@ -96,17 +95,27 @@ def cover(schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverag
     )
 
 
-def _is_open(use: KeywordUse, schema: Any) -> bool:
-    """Say whether the check after decoding cannot decide a keyword that the masks leave out."""
-    if use.keyword not in ("pattern", "patternProperties"):
-        return False
-    value = get(schema, use.pointer)
+def _undecidable(schema: Any) -> set[str]:
+    """Return the places of patterns that the check after decoding passes over."""
+    patterns = {"pattern": lambda value: [value], "patternProperties": list}
+    return {
+        _place(use)
+        for use, value, _ in keywords(schema, "")
+        if use.keyword in patterns and not all(map(_is_linear, patterns[use.keyword](value)))
+    }
+
+
+def _is_linear(pattern: str) -> bool:
     try:
-        for pattern in [value] if isinstance(value, str) else value:
-            compile_regex(pattern)
+        compile_regex(pattern)
     except RegexError:
-        return True
-    return False
+        return False
+    return True
+
+
+def _place(use: KeywordUse) -> str:
+    """Return a pointer in which `oneOf` and `anyOf` are one: the compiler turns the first into the second."""
+    return use.pointer.replace("/oneOf/", "/anyOf/")
 
 
 def cover_within(limit_s: float, schema: Mapping[str, Any], compiler: GrammarCompiler) -> SchemaCoverage:

@@ -46,6 +46,8 @@ def test_a_pattern_that_nothing_decides_is_open_and_not_counted_as_checked(compi
     strings = {"type": "string", "pattern": "^(?!a)[a-c]+$"}
     found = cover({"type": "array", "items": strings, "uniqueItems": True}, compiler)
     assert (found.outcome, found.checked, found.open) == ("open", {"uniqueItems": 1}, {"pattern": 1})
+    found = cover({"oneOf": [strings, {"type": "string", "pattern": "^b$"}]}, compiler)
+    assert (found.outcome, found.checked, found.open) == ("open", {"oneOf": 1}, {"pattern": 1})
 
 
 @pytest.mark.parametrize("schema", [{"type": "objekt"}, {"$ref": "https://example.org/x"}])
