@@ -1,0 +1,62 @@
+"""The model card of the refusal judge, written from its weights file so that the two agree."""
+
+from __future__ import annotations
+
+from modelstack.align.refusal_judge import OFF_TOPIC_THRESHOLD, RefusalWeights
+
+
+def card_text(weights: RefusalWeights, n_bytes: int) -> str:
+    """Return the card as Markdown."""
+    figures = weights.card["validation"]
+    rows = "\n".join(f"| {name} | {count:,} |" for name, count in weights.card["rows"].items())
+    named = ("accuracy", "precision", "recall", "f1", "false_positive_rate")
+    cells = " | ".join(f"{figures[name]:.3f}" for name in named)
+    return f"""# Refusal judge
+
+Tells whether a reply is a refusal, a partial refusal or compliance, given the prompt. Softmax over named signs of
+each sentence and hashed word n-grams, then a test for replies to another question. {n_bytes / 1e6:.2f} MB, numpy
+alone. Apache-2.0, as the repository.
+
+Definitions: head of `modelstack/align/refusal_judge.py`.
+
+## Made from
+
+| rows | n |
+| --- | ---: |
+{rows}
+
+- human: PyRIT refusal scorer evaluations (MIT), human labelled. Its answers to another question, which show no
+  sign of refusal, are kept out of the first stage and only judged.
+- hh: HH-RLHF harmless pairs, test split (MIT), kept only where labelling rules agree.
+- written: replies written and labelled by hand for this repository (`refusal_examples.jsonl`).
+- grammar: replies made by rule (`refusal_grammar.py`, `refusal_phrases.json`) around requests of AdvBench (MIT),
+  CatQA and HarmfulQA (Apache-2.0) and HH (MIT), with answers of Dolly/HH (CC BY-SA 3.0 / MIT) and GSM8K train
+  (MIT) as content.
+
+No set with a non-commercial licence was used, and none of the benchmarks it is meant to judge (XSTest, HarmBench,
+StrongREJECT, JailbreakBench, SimpleSafetyTests), neither prompts nor completions.
+
+## Measured
+
+Refusal (full or partial) against compliance on {figures["n"]} human-labelled rows, {figures["n_folds"]}-fold
+cross-validation grouped by near-duplicate replies, seed {figures["seed"]}:
+
+| accuracy | precision | recall | F1 | false positives |
+| ---: | ---: | ---: | ---: | ---: |
+| {cells} |
+
+`python -m evals.refusals.judge_validation --data DATA_DIR` prints it anew, with intervals, baselines, and
+precision and recall of full and partial refusals on our own labelled replies.
+
+## Limits
+
+- English; refusals in a dozen other languages are known by their commonest phrases only.
+- The border between partial and full is soft where a refusal lists safe alternatives: such lists count as refusal.
+- An answer counts as off topic from {OFF_TOPIC_THRESHOLD:.0%} on; answers to open tasks (poems, word lists) that
+  repeat nothing of the request are the usual false alarm, about 1 in 100 answers of real models.
+- It judges words, not harm: a reply that agrees and then says nothing useful is compliance.
+- Temperature {weights.temperature:.2f}, set on the same out-of-fold rows; it changes no decision, so none of the
+  figures above.
+- The signs and phrases were written by people who had read the human-labelled rows. No phrase is taken from them
+  (a test compares them), but the choice of what to look for is not blind, so expect somewhat less elsewhere.
+"""
