@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ast
+import copy
 import dataclasses
+import json
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +18,7 @@ from evals.tool_use.bfcl import parity
 from evals.tool_use.bfcl.checker import calls_from_dicts, check_calls
 from evals.tool_use.bfcl.data import CATEGORIES, Question, data_folder, has_answers, language, load_questions
 from evals.tool_use.bfcl.disputed import AGAINST_SCHEMA, CONTESTED, DISPUTED, MENDED, UNREACHABLE
-from evals.tool_use.bfcl.function_docs import told_tools
+from evals.tool_use.bfcl.function_docs import told_function, told_tools
 from evals.tool_use.bfcl.literal_mutations import random_literals
 from evals.tool_use.bfcl.parity import Report, compare, explanation, table
 from evals.tool_use.bfcl.renderings import first_rendering, literal, renderings, variants
@@ -90,6 +93,27 @@ def test_an_exception_of_the_original_must_be_explained_and_be_wrong_for_us() ->
 def test_random_literals_repeat_with_their_seed() -> None:
     first, second = (list(random_literals("java", 50, random.Random(5))) for _ in range(2))
     assert first == second
+
+
+def original_documents(wheel: Path) -> Any:
+    """The original's preparation of function documents, cut out of a module that imports much else."""
+    wanted = ("_get_language_specific_hint", "_func_doc_language_specific_pre_processing", "is_java", "is_js")
+    module = ast.parse((wheel / "bfcl_eval" / "utils.py").read_text(encoding="utf-8"))
+    module.body = [node for node in module.body if isinstance(node, ast.FunctionDef) and node.name in wanted]
+    names: dict[str, Any] = {"json": json}
+    exec(compile(module, "bfcl_eval/utils.py", "exec"), names)
+    return names["_func_doc_language_specific_pre_processing"]
+
+
+def test_models_are_told_of_functions_as_the_original_does(wheel: Path) -> None:
+    prepare, folder = original_documents(wheel), data_folder(wheel)
+    n_documents = 0
+    for category in CATEGORIES:
+        for question in load_questions(folder, category):
+            told = [told_function(function, language(category)) for function in question.functions]
+            assert told == prepare(copy.deepcopy(list(question.functions)), category), question.id
+            n_documents += len(told)
+    assert n_documents == 8_726
 
 
 # -- disputed items -----------------------------------------------------------------------------------------
