@@ -35,8 +35,8 @@ from evals.speed.running import ROOT, Record, is_finished, read_record, run_benc
 RESULTS = Path("evals", "speed", "results")
 """Where results go below the root; git ignores it. Short runs go into a folder in it and replace no real ones."""
 TEXT_COLUMNS = ("figure", "program")
-LINE_WIDTH = 60
-"""Characters of a benchmark's last line that the progress shows."""
+OTHER_COLUMNS = 58
+"""Characters that the progress needs besides a benchmark's last line, which gets what is left."""
 INTERRUPTED = 130
 """Exit code after an interrupt, as shells have it: 128 + SIGINT."""
 
@@ -155,11 +155,12 @@ def _run(session: Session, todo: Sequence[str]) -> None:
     columns = (
         SpinnerColumn(),
         TextColumn("{task.description:22}"),
-        BarColumn(),
+        BarColumn(bar_width=14),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TextColumn("{task.fields[line]}", markup=False),
     )
+    line_width = max(0, console.width - OTHER_COLUMNS)
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("", total=len(todo), line="")
         for name in todo:
@@ -174,7 +175,7 @@ def _run(session: Session, todo: Sequence[str]) -> None:
                 session.folder,
                 session.machine,
                 quick=session.options.quick,
-                on_line=lambda line: progress.update(task, line=line.strip()[:LINE_WIDTH]),
+                on_line=lambda line: progress.update(task, line=line.strip()[:line_width]),
             )
             progress.update(task, advance=1, line="")
             console.print(f"{name}: {record.status}, {record.wall_s:.0f} s", highlight=False)
