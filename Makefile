@@ -34,9 +34,7 @@ lint: $(VENV)/.dev
 	$(BIN)/pyright
 
 bench: $(VENV)/.dev
-	$(BIN)/python -m evals.speed.agent_loop
-	$(BIN)/python -m evals.speed.constrained_decoding
-	$(BIN)/python -m evals.speed.prefix_reuse
+	$(BIN)/python -m evals.speed
 
 clean:
 	rm -rf $(VENV) .venv-peers build *.egg-info
