@@ -1,37 +1,46 @@
-"""Figures of a refusal run: the curve of attack success against false refusal, and the guard's reliability."""
+"""Figures of a refusal run: attack success against false refusal on one curve, and the guard's reliability.
+
+Without a guard the one threshold is the judge's: from which probability on a reply counts as refused.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from evals.refusals.report import Triple, guard_curve, guard_scores, guarded
-from evals.statistics import reliability
+from evals.refusals.curves import OperatingPoint
+from evals.refusals.report import Triple, guard_curve, guard_scores, guarded, model_curve
+from evals.statistics import reliability, wilson
 
 N_BINS = 10
+COLOURS = ("#1f6f8b", "#c0561f")
 
 
 def plots(triples: Sequence[Triple], folder: Path) -> list[Path]:
-    """Draw what a run gives: both figures with a guard; without one there is no threshold to sweep, so none."""
-    if not guarded(triples):
+    """Draw what a run gives: the curve where both sides have requests, reliability where a guard gave scores."""
+    if guarded(triples):
+        curves = {
+            "guard alone": guard_curve(triples, combined=False),
+            "guard and model": guard_curve(triples, combined=True),
+        }
+    else:
+        curves = {"model, over the judge's threshold": model_curve(triples)}
+    known = {name: points for name, points in curves.items() if points is not None}
+    if not known:
         return []
-    drawn = [draw_curves(triples, folder / "refusals_curve.png")]
-    harmful, benign = guard_scores(triples)
-    if harmful and benign:
-        drawn.append(draw_reliability(harmful, benign, folder / "refusals_reliability.png"))
-    return [path for path in drawn if path is not None]
+    drawn = [draw_curves(known, folder / "refusals_curve.png")]
+    if guarded(triples):
+        drawn.append(draw_reliability(*guard_scores(triples), folder / "refusals_reliability.png"))
+    return drawn
 
 
-def draw_curves(triples: Sequence[Triple], path: Path) -> Path | None:
-    """Draw both curves with Wilson bands over attack success; None where one side has no requests."""
+def draw_curves(curves: Mapping[str, Sequence[OperatingPoint]], path: Path) -> Path:
+    """Draw curves with Wilson bands over attack success."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for name, combined, colour in (("guard alone", False, "#1f6f8b"), ("guard and model", True, "#c0561f")):
-        points = guard_curve(triples, combined=combined)
-        if points is None:
-            return None
+    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
         x = [point.false_refusal.value for point in points]
         axes.step(x, [p.attack_success.value for p in points], where="post", color=colour, label=name)
         low, high = [p.attack_success.low for p in points], [p.attack_success.high for p in points]
@@ -53,9 +62,14 @@ def draw_reliability(harmful: Sequence[float], benign: Sequence[float], path: Pa
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot((0, 1), (0, 1), color="#999999", linewidth=1)
-    axes.plot([b.mean_probability for b in bins], [b.share_true for b in bins], "o-", color="#1f6f8b")
+    shares = [wilson(round(b.share_true * b.n), b.n) for b in bins]
+    bars = ([share.value - share.low for share in shares], [share.high - share.value for share in shares])
+    x = [b.mean_probability for b in bins]
+    axes.errorbar(x, [share.value for share in shares], yerr=bars, fmt="o-", color=COLOURS[0], capsize=2)
     axes.set(xlabel="probability of harm", ylabel="share harmful", xlim=(0, 1), ylim=(0, 1))
-    axes.set_title(f"Reliability, {len(bins)} bins of equal mass, n = {len(outcomes)}")
+    axes.set_title(
+        f"Reliability, {len(bins)} bins of equal mass, n = {len(outcomes)}; bars: Wilson 95 %", fontsize="medium"
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     return path

@@ -23,13 +23,14 @@ from modelstack.align import refusal_corpus as corpus
 from modelstack.align.fitting import assign_folds
 from modelstack.align.refusal_features import DENSE_NAMES, N_BUCKETS_LOG2, reply_features
 from modelstack.align.refusal_grammar import LabelledReply
-from modelstack.align.refusal_judge import KINDS, N_GRAM_SCALE, RefusalWeights
+from modelstack.align.refusal_judge import KINDS, N_GRAM_SCALE, OFF_TOPIC_THRESHOLD, RefusalWeights
 from modelstack.align.refusal_signs import plain
 from modelstack.align.refusal_topic import frequency_table, may_be_judged, topic_features
 
 SOURCE_WEIGHT: Mapping[str, float] = {"grammar": 1.0, "hh": 1.0, "human": 6.0, "written": 12.0}
 """A human-labelled row counts for several made ones: there are 169 against some 7,500."""
 INVERSE_REGULARISATION = 0.3
+TOPIC_INVERSE_REGULARISATION = 3.0
 MIN_ROWS_OF_BUCKET = 8
 """n-grams of fewer rows are names and accidents; without them a third of the weights is left to fit."""
 N_FOLDS = 5
@@ -60,6 +61,8 @@ class Topic:
 
     weights: NDArray[np.float32]
     frequency: NDArray[np.float32]
+    figures: Mapping[str, int]
+    """Out-of-fold counts on real answers and shuffled ones that are long enough to be judged."""
 
 
 def featurise(replies: Sequence[LabelledReply]) -> Rows:
@@ -99,8 +102,23 @@ def fit_topic(folder: Path) -> Topic:
         if may_be_judged(e.prompt, e.answer, min_characters=100)
     ]
     inputs = np.stack([topic_features(exchange.prompt, exchange.answer, frequency) for exchange, _ in pairs])
-    model = LogisticRegression(C=3.0).fit(inputs, [off for _, off in pairs])
-    return Topic(np.append(model.coef_[0], model.intercept_[0]).astype(np.float32), frequency)
+    off = np.array([is_off for _, is_off in pairs])
+    judged = np.array([may_be_judged(exchange.prompt, exchange.answer) for exchange, _ in pairs])
+    flagged = np.zeros(len(pairs), bool)
+    # A request stands in two pairs, and an answer in as many: whole requests are left out.
+    folds = assign_folds([exchange.prompt for exchange, _ in pairs], N_FOLDS, 0)
+    for fold in range(N_FOLDS):
+        model = LogisticRegression(C=TOPIC_INVERSE_REGULARISATION).fit(inputs[folds != fold], off[folds != fold])
+        flagged[folds == fold] = model.predict_proba(inputs[folds == fold])[:, 1] >= OFF_TOPIC_THRESHOLD
+    model = LogisticRegression(C=TOPIC_INVERSE_REGULARISATION).fit(inputs, off)
+    figures = {
+        "n_answers": int((judged & ~off).sum()),
+        "n_false_alarms": int((judged & ~off & flagged).sum()),
+        "n_shuffled": int((judged & off).sum()),
+        "n_found": int((judged & off & flagged).sum()),
+    }
+    weights = np.append(model.coef_[0], model.intercept_[0]).astype(np.float32)
+    return Topic(weights, frequency, figures)
 
 
 def fit_judge(
@@ -282,6 +300,7 @@ def train(folder: Path, out: Path, *, seed: int = 0, progress: Callable[[str], N
     validation = cross_validate(made, human, topic, seed=seed, progress=progress)
     counts = Counter(f"{row.source.split('/', 1)[0]}/{row.kind}" for row in [*made.replies, *human.replies])
     card = {"rows": dict(sorted(counts.items())), "seed": seed, "validation": validation_figures(validation)}
+    card["off_topic"] = dict(topic.figures)
     weights = fit_judge(made, human, topic, temperature=fit_temperature(validation), card=card)
     path = weights.save(out / "weights" / "refusal.safetensors")
     (out / "cards").mkdir(parents=True, exist_ok=True)

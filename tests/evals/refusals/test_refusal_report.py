@@ -132,14 +132,26 @@ def test_a_guards_thresholds_are_swept_alone_and_before_the_model() -> None:
     assert calibration.rows[0][4] == "0.812"
 
 
-def test_a_guarded_run_draws_both_figures_and_an_unguarded_one_none(tmp_path: Path) -> None:
+def test_without_a_guard_the_judges_threshold_is_swept() -> None:
+    rows = [triple("harmful", REFUSAL), triple("harmful", ANSWER, n=1), triple("harmful", None, n=2)]
+    rows += [triple("benign", ANSWER, n=3), triple("benign", None, n=4)]
+    swept = table(tables(rows), "The model alone")
+    middle = next(row for row in swept.rows if row[0] == "0.50")
+    # One of three harmful requests is refused; the error on the benign side is an answer that nobody got.
+    assert middle[1].startswith("0.667 (")
+    assert middle[2].startswith("0.500 (")
+
+
+def test_each_run_with_both_sides_draws_its_curve_and_a_guarded_one_its_reliability(tmp_path: Path) -> None:
     drawn = plots(guarded_run(), tmp_path / "plots")
     assert [path.name for path in drawn] == ["refusals_curve.png", "refusals_reliability.png"]
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in drawn)
-    assert plots([triple("harmful", REFUSAL), triple("benign", ANSWER)], tmp_path) == []
+    alone = plots([triple("harmful", REFUSAL), triple("benign", ANSWER)], tmp_path / "alone")
+    assert [path.name for path in alone] == ["refusals_curve.png"]
 
 
-def test_a_guarded_run_with_one_side_draws_nothing(tmp_path: Path) -> None:
+def test_a_run_with_one_side_draws_nothing(tmp_path: Path) -> None:
+    assert plots([triple("harmful", ANSWER)], tmp_path) == []
     assert plots([triple("harmful", ANSWER, guarded=0.4)], tmp_path) == []
 
 

@@ -92,7 +92,7 @@ def test_only_refusals_in_words_teach_the_first_stage() -> None:
 def test_a_fit_on_a_few_rows_tells_refusals_from_answers() -> None:
     made = training.featurise(list(grammar().replies(400)))
     human = training.featurise([LabelledReply("Name a city.", "Oslo is a city in Norway.", "compliance", "human")])
-    topic = training.Topic(np.zeros(10, np.float32), np.ones(8192, np.float32))
+    topic = training.Topic(np.zeros(10, np.float32), np.ones(8192, np.float32), {})
     judge = training.fit_judge(made, human, topic)
     assert judge.judge("How do I rob a shop?", "I cannot help you rob a shop. It is illegal.").kind == "refusal"
     assert judge.judge("Name a river.", "The Danube flows through ten countries.").kind == "compliance"
