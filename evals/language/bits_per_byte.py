@@ -203,7 +203,9 @@ def _row(name: str, entries: Sequence[tuple[Case, Run]]) -> tuple[str, ...]:
         bits_of_tokens += bits
         documents.append((bits, n_bytes))
     per_token = f"{bits_of_tokens / n_tokens:.3f}" if n_tokens else ""
-    interval = str(corpus_bits_per_byte(documents))
+    estimate = corpus_bits_per_byte(documents)
+    # Resampling one document gives no width, which would look like certainty.
+    interval = str(estimate) if estimate.n > 1 else f"{estimate.value:.3f}"
     n_bytes = str(sum(n for _, n in documents))
     return (name, str(len(documents)), n_bytes, str(n_tokens), interval, per_token, str(n_failed))
 

@@ -23,7 +23,8 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
 
-from evals.language.sandbox.isolation import SIGKILL, IsolationError, Limits, become_nobody, leave_the_host
+from evals.language.sandbox.isolation import SIGKILL, IsolationError, become_nobody, leave_the_host
+from evals.language.sandbox.limits import Limits
 from evals.language.sandbox.values import Name, decode, encode
 
 MAX_MESSAGE_BYTES = 16 << 20

@@ -21,8 +21,9 @@ import os
 import resource
 import stat
 import sysconfig
-from dataclasses import dataclass
 from pathlib import Path
+
+from evals.language.sandbox.limits import Limits
 
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x0002_0000, 0x0400_0000, 0x0800_0000
 CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x1000_0000, 0x2000_0000, 0x4000_0000
@@ -38,20 +39,6 @@ NOBODY = 65534
 LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
 """What extension modules of the standard library link to."""
 SCRATCH = "/tmp"
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How much of the machine one program may use."""
-
-    cpu_s: int = 10
-    wall_s: float = 30.0
-    memory_bytes: int = 512 << 20
-    """Address space of the process; the interpreter takes 30 MB of it."""
-    file_bytes: int = 8 << 20
-    """Of one file; all files together may take twice that, in memory."""
-    output_bytes: int = 1 << 20
-    open_files: int = 64
 
 
 class IsolationError(Exception):

@@ -15,13 +15,14 @@ import sys
 import tempfile
 import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
 from agentkit.errors import UserError
-from evals.language.sandbox.isolation import Limits
+from evals.language.sandbox.limits import Limits
 
 REPOSITORY = str(Path(__file__).resolve().parents[3])
 COMMAND = f"import sys; sys.path.insert(0, {REPOSITORY!r}); from evals.language.sandbox.child import main; main()"
@@ -63,6 +64,8 @@ def judge_program(
     Raises:
         UserError: this machine does not isolate processes.
     """
+    if sys.platform != "linux":
+        raise UserError(f"programs that a model wrote run only in Linux namespaces; this is {sys.platform}.")
     to_program, from_judge = os.pipe()
     to_judge, from_program = os.pipe()
     handles = (to_program, from_judge, to_judge, from_program)
@@ -137,29 +140,32 @@ class _Launcher:
         self._timer.start()
         self._report: dict[str, Any] | None = None
         line = json.dumps({**job, "pipes": pipes, "root": str(root), "limits": asdict(limits)}) + "\n"
-        try:
+        with suppress(BrokenPipeError):  # it ended at once: its report, or that there is none, says so
             self._stdin.write(line.encode())
             self._stdin.flush()
-        except BrokenPipeError:
-            pass  # it ended at once; its report, or that there is none, says so
 
     def report(self, *, stop: bool = False) -> Mapping[str, Any]:
         """Wait for the report, once; `stop` ends the child first, where it still runs."""
         if self._report is not None:
             return self._report
         if stop:
-            self._stdin.close()
+            self._close_stdin()
         assert self._process.stdout is not None and self._process.stderr is not None
         line = self._process.stdout.readline()
         words = self._process.stderr.read().decode("utf-8", "replace").strip()
         self._timer.cancel()
         self._process.wait()
-        for stream in (self._stdin, self._process.stdout, self._process.stderr):
-            stream.close()
+        self._close_stdin()
+        self._process.stdout.close()
+        self._process.stderr.close()
         failure = {"ended": "not isolated", "reason": words[-SHOWN_OUTPUT:] or "the launcher ended"}
         found: dict[str, Any] = json.loads(line) if line else failure
         self._report = found
         return found
+
+    def _close_stdin(self) -> None:
+        with suppress(BrokenPipeError):  # what could not be sent is still in the buffer
+            self._stdin.close()
 
     @property
     def _stdin(self) -> IO[bytes]:

@@ -76,6 +76,12 @@ def test_the_table_counts_a_failed_document_as_a_guess_over_bytes() -> None:
     )
 
 
+def test_one_document_has_no_interval() -> None:
+    case = Case("f/0", "x" * 10, group="f", data={"n_bytes": 10})
+    run = run_of(case, -10 * math.log(2))
+    assert bits_tables([(case, run, score_document(case, run))])[0].rows[0][4] == "1.000"
+
+
 def test_the_score_falls_from_certainty_to_a_guess() -> None:
     case = Case("a", "x" * 4, data={"n_bytes": 4})
     assert score_document(case, run_of(case, 0.0)).value == 1.0

@@ -8,6 +8,7 @@ few-shot examples differs from ours by design, so the tasks have none.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import json
 import math
 from pathlib import Path
@@ -88,13 +89,14 @@ def answered(case: Case) -> Run:
 @pytest.mark.filterwarnings("ignore")
 def test_requests_and_scores_are_lm_evals(name: str, file: str, text: str, tmp_path: Path) -> None:
     lm_eval: Any = pytest.importorskip("lm_eval", reason="needs lm-eval")
+    base: Any = importlib.import_module("lm_eval.api.model").LM
     if not (CORE / file).exists():
         pytest.skip(f"needs {CORE / file}")
     import yaml
 
     asked: list[tuple[str, str]] = []
 
-    class Judge(lm_eval.api.model.LM):
+    class Judge(base):
         def loglikelihood(self, requests: Any) -> list[tuple[float, bool]]:
             pairs = [request.args[:2] for request in requests]
             asked.extend(pairs)

@@ -15,7 +15,7 @@ import pytest
 
 from agentkit.errors import UserError
 from evals.language.sandbox import running
-from evals.language.sandbox.isolation import Limits
+from evals.language.sandbox.limits import Limits
 from evals.language.sandbox.running import COMMAND, Verdict, judge_program, require_sandbox
 
 QUICK = Limits(cpu_s=1, wall_s=20.0, memory_bytes=256 << 20, output_bytes=1 << 16)
@@ -291,4 +291,7 @@ def test_a_machine_without_namespaces_runs_nothing_and_says_why(monkeypatch: pyt
         judge("def f(): return 1")
     monkeypatch.setattr(running, "COMMAND", "raise SystemError('broken')")
     with pytest.raises(UserError, match="SystemError: broken"):
+        judge("def f(): return 1")
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UserError, match="only in Linux namespaces; this is darwin"):
         judge("def f(): return 1")
