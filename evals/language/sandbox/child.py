@@ -18,7 +18,6 @@ import os
 import select
 import sys
 import time
-import traceback
 from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
@@ -197,7 +196,7 @@ class Stand(Name):
         try:
             _send(self._outgoing, message)
         except OSError as error:
-            raise ProgramGone from error
+            raise ProgramGone("it takes no more calls") from error
         return _answer(self._incoming)
 
 
@@ -209,7 +208,7 @@ def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dic
     except Exception as error:
         return {"passed": False, "reason": f"the program does not load: {_say(error)}"}
     try:
-        exec(compile(job["helpers"], TESTS_NAME, "exec"), namespace)
+        exec(compile(job["helpers"], "<helpers>", "exec"), namespace)
     except Exception as error:
         return {"passed": False, "reason": f"what the tests need does not load: {_say(error)}"}
     stands = {name: Stand(name, incoming, outgoing) for name in job["names"]}
@@ -218,18 +217,19 @@ def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dic
         try:
             exec(compile(test, TESTS_NAME, "exec"), namespace)
         except Exception as error:
-            where = [
-                frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == TESTS_NAME
-            ]
-            line = test.splitlines()[(where[-1] or 1) - 1].strip() if where else ""
-            return {"passed": False, "reason": f"test {number}: {_say(error)}: {line}"[:MAX_WORDS]}
+            reason = f"test {number}: {_say(error)}: {_line(test, error)}"
+            return {"passed": False, "reason": reason[:MAX_WORDS]}
     return {"passed": True, "reason": f"{len(job['tests'])} of {len(job['tests'])} tests passed"}
 
 
 def _line(test: str, error: Exception) -> str:
     """Return the line of a test at which an error came up."""
-    frames = traceback.extract_tb(error.__traceback__)
-    numbers = [frame.lineno for frame in frames if frame.filename == TESTS_NAME and frame.lineno]
+    numbers: list[int] = []
+    step = error.__traceback__
+    while step is not None:
+        if step.tb_frame.f_code.co_filename == TESTS_NAME:
+            numbers.append(step.tb_lineno)
+        step = step.tb_next
     lines = test.splitlines()
     return lines[numbers[-1] - 1].strip() if numbers and numbers[-1] <= len(lines) else ""
 

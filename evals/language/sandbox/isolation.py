@@ -20,8 +20,6 @@ import ctypes
 import os
 import resource
 import stat
-import sysconfig
-from pathlib import Path
 
 from evals.language.sandbox.limits import Limits
 
@@ -132,9 +130,8 @@ def _map_ids(process_files: int, inside: int, uid: int, gid: int) -> None:
 
 def _library_folders() -> list[str]:
     """Return library folders and the standard library's own, without those inside of others."""
-    standard = {os.path.realpath(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib")}
     folders: list[str] = []
-    for folder in (*LIBRARY_FOLDERS, *sorted(standard)):
+    for folder in (*LIBRARY_FOLDERS, os.path.dirname(os.path.realpath(os.__file__))):
         inside = any(folder.startswith(f"{other}/") for other in folders if not os.path.islink(other))
         if os.path.isdir(folder) and not inside:
             folders.append(folder)
@@ -163,7 +160,7 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
         return None if value is None else os.fsencode(value)
 
     arguments = (text(source), text(target), text(kind), ctypes.c_ulong(flags), text(data))
-    _call("mount", *arguments, note=f" {source or ''} at {Path(target)}")
+    _call("mount", *arguments, note=f" {source or ''} at {target}")
 
 
 def _call(name: str, *arguments: object, note: str = "") -> None:

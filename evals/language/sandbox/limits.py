@@ -1,12 +1,14 @@
-"""How much of the machine a program may use; apart from how that is enforced, which only Linux knows."""
+"""How much of the machine a program may use; apart from how that is enforced, which only Linux knows.
+
+A tuple, because every launcher starts a bare interpreter, where importing dataclasses would cost a third of it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """How much of the machine one program may use."""
 
     cpu_s: int = 10

@@ -16,7 +16,7 @@ import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import IO, Any
@@ -139,7 +139,7 @@ class _Launcher:
         self._timer.daemon = True
         self._timer.start()
         self._report: dict[str, Any] | None = None
-        line = json.dumps({**job, "pipes": pipes, "root": str(root), "limits": asdict(limits)}) + "\n"
+        line = json.dumps({**job, "pipes": pipes, "root": str(root), "limits": limits._asdict()}) + "\n"
         with suppress(BrokenPipeError):  # it ended at once: its report, or that there is none, says so
             self._stdin.write(line.encode())
             self._stdin.flush()

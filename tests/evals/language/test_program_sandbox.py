@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -275,7 +274,7 @@ def test_a_launcher_ends_its_child_when_whoever_started_it_is_gone(tmp_path: Pat
         "sources": ["import time\ntime.sleep(1000)"],
         "pipes": [reads, writes],
         "root": str(tmp_path / "root"),
-        "limits": asdict(Limits(wall_s=200.0)),
+        "limits": Limits(wall_s=200.0)._asdict(),
     }
     process.stdin.write(json.dumps(job).encode() + b"\n")
     output, _ = process.communicate()  # closes standard input and waits

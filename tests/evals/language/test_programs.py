@@ -243,23 +243,18 @@ def mbpp_records() -> dict[str, dict[str, Any]]:
     return {f"mbpp/{r['task_id']}": r for r in records}
 
 
+def passes(case: Case, body: str) -> bool:
+    sources = humaneval.program_of(case.prompt, case.data["entry_point"], body)
+    return judge_program(sources, case.data["tests"], case.data["names"], helpers=case.data["helpers"]).passed
+
+
 @pytest.mark.slow
 def test_every_canonical_solution_of_humaneval_passes_and_an_empty_body_fails(sandbox: None) -> None:
     records = humaneval_records()
     cases = humaneval.load({"data": str(DATA / "HumanEval.jsonl.gz")})
     assert len(cases) == 164
-    failing: list[str] = []
-    passing: list[str] = []
-    for case in cases:
-        record = records[case.id]
-        for body, found, wanted in (
-            (record["canonical_solution"], failing, True),
-            ("    raise NotImplementedError\n", passing, False),
-        ):
-            sources = humaneval.program_of(case.prompt, record["entry_point"], body)
-            verdict = judge_program(sources, case.data["tests"], case.data["names"], helpers=case.data["helpers"])
-            if verdict.passed != wanted:
-                found.append(f"{case.id}: {verdict.reason}")
+    failing = [case.id for case in cases if not passes(case, records[case.id]["canonical_solution"])]
+    passing = [case.id for case in cases[::8] if passes(case, "    raise NotImplementedError\n")]
     assert failing == []
     assert passing == []
 
