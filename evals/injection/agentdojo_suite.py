@@ -171,13 +171,14 @@ def tables(scored: Sequence[tuple[Case, Run, Score]]) -> Sequence[Table]:
     scored = complete(scored, score)
     earned = [item for item in scored if not item[1].observed.get("met_at_start")]
     without = replace(main_table(earned), title="Without user tasks that count as solved by doing nothing")
-    return [
+    found = [
         main_table(scored),
         *((without,) if 0 < len(earned) < len(scored) else ()),
         table_by("By suite", scored, lambda case: case.data["suite"]),
         table_by("By attack", scored, lambda case: case.data["attack"]),
         table_by("By injection task", scored, lambda case: f"{case.data['suite']} {case.data['injection_task']}"),
     ]
+    return [table for table in found if table.rows]
 
 
 def _catalog(command: tuple[str, ...], version: str) -> dict[str, Any]:

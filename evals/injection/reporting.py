@@ -65,7 +65,7 @@ def table_by(title: str, scored: Sequence[Scored], key: Callable[[Case], str]) -
         if "attacked" in item[2].numbers:
             groups[key(item[0])].append(item)
     with_exposure = any("exposed" in item[2].numbers for item in scored)
-    columns = ("", "n", "attack success", "utility under attack", *(("reached",) if with_exposure else ()))
+    columns = ("group", "n", "attack success", "utility under attack", *(("reached",) if with_exposure else ()))
     rows = [
         (
             name,

@@ -132,12 +132,13 @@ def start_state(case: Case) -> World:
 def tables(scored: Sequence[tuple[Case, Run, Score]]) -> Sequence[Table]:
     """Return the three numbers, then attack success by style, channel and goal."""
     scored = complete(scored, score)
-    return [
+    found = [
         main_table(scored),
         table_by("Attack success by style", scored, lambda case: case.data["style"]),
         table_by("Attack success by channel", scored, lambda case: case.data["channel"]),
         table_by("Attack success by goal", scored, lambda case: case.data["goal"]),
     ]
+    return [table for table in found if table.rows]
 
 
 async def _descriptions(toolsets: Sequence[Toolset]) -> list[str]:

@@ -223,7 +223,7 @@ async def test_tasks_that_doing_nothing_solves_are_left_out_of_a_table_of_their_
     assert tables[0].rows[0] == ("utility without attack", "1.000 (0.342 to 1.000)", "2")
     assert tables[1].title == "Without user tasks that count as solved by doing nothing"
     assert tables[1].rows[0] == ("utility without attack", "1.000 (0.207 to 1.000)", "1")
-    assert "Without" not in agentdojo_suite.tables(scored[:1])[1].title
+    assert len(agentdojo_suite.tables(scored[:1])) == 1
 
 
 async def test_parity_names_every_ground_truth_that_is_judged_differently() -> None:
