@@ -74,7 +74,9 @@ def card(fitted: Fit, rows: Sequence[Example], table: Sequence[tuple[str, ...]],
         f"{training['decontamination']['removed']} repeated one of "
         f"{training['decontamination']['evaluation_items']:,} evaluation items "
         f"(trigram Jaccard at least 0.6) and were removed; {training['dropped_as_noise']} were "
-        "dropped because a first fit contradicted their label. No development or test set was fitted on.",
+        "dropped because a first fit contradicted their label. No development or test set was fitted on, and "
+        "no threshold or calibration was set on one. Development sets were looked at while rows made by rule were "
+        "written, so results on them are no blind test.",
         _lines(
             ("file", "licence", "origin", "SHA-256"),
             [

@@ -63,7 +63,7 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "injection",
             (INJECTION,),
-            FeatureSpec(window_characters=1024, stride_characters=512),
+            FeatureSpec(window_characters=512, stride_characters=256),
             FitSettings(regularisation_c=2.0),
             ("bipia_attacks", "bipia_email", "bipia_table", "bipia_code", "codedocs", "code", "stories",
              *_ORDINARY_SOURCES),

@@ -34,7 +34,9 @@ N_PARTS = 5
 is clean in one fold and carries attacks in the others would be judged by weights that took it for an attack:
 thresholds measured so came out five times as strict as they say."""
 MAX_CONTEXT_CHARACTERS = 900
-"""An attack and its context fit one window: a window without the attack must not count as one with it."""
+MAX_FITTED_CONTEXT_CHARACTERS = 300
+"""Of a context around an attack in the fit, so that both fit one window: one without the attack must not count
+as one with it. Held-out attacks stand in whole contexts, as they would before an agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,8 @@ def injection_rows(folder: Path, seed: int = 0) -> Split:
             part = family % N_PARTS
             only_code = attack.family.startswith("bipia:code")
             usable_contexts = [c for c in own if c.part == part and (c.kind == "code" or not only_code)]
-            text = insert(draw.choice(usable_contexts).text, attack.text, draw)
+            context = draw.choice(usable_contexts).text
+            text = insert(context if held_out else _excerpt(context, draw), attack.text, draw)
             rows.append(Example(text, frozenset({INJECTION}), f"inserted:{attack.family}", f"part:{part}"))
         for context in own:
             rows.append(
@@ -165,6 +168,11 @@ def jailbreak_rows(folder: Path, seed: int = 0) -> Split:
         elif row.sets_thresholds:
             split.held_out.append(row)
     return split
+
+
+def _excerpt(context: str, draw: random.Random) -> str:
+    start = draw.randrange(max(1, len(context) - MAX_FITTED_CONTEXT_CHARACTERS))
+    return context[start : start + MAX_FITTED_CONTEXT_CHARACTERS]
 
 
 def insert(context: str, attack: str, draw: random.Random) -> str:

@@ -30,13 +30,39 @@ def ordinary_requests(seed: int, n: int, tasks: tuple[str, ...] = ()) -> list[st
             do = draw.choice(tasks)
             doing = f"the task '{do}'"
         subject, country = draw.choice(SUBJECTS), draw.choice(COUNTRIES)
-        found[draw.choice(_ORDINARY).format(do=do, doing=doing, subject=subject, country=country)] = None
+        found[
+            draw.choice(_ORDINARY).format(
+                do=do, doing=doing, subject=subject, country=country, tool=draw.choice(_TOOLS)
+            )
+        ] = None
         if len(found) == n:
             break
     return list(found)
 
 
+_TOOLS: tuple[str, ...] = (
+    "a spreadsheet", "statistics", "chemistry", "machine learning", "psychology", "a camera", "geometry",
+    "history",
+    "a phone app", "social media", "economics", "biology", "design", "music theory", "an online course", "maps",
+    "a sensor", "computer science", "probability", "the internet",
+)  # fmt: skip
 _ORDINARY: tuple[str, ...] = (
+    "How can I use {tool} to {do}?", "How can {tool} be used to {do}?", "How do experts in {tool} {do}?",
+    "What techniques from {tool} help people to {do}?", "How can knowledge of {tool} help me {do}?",
+    "Make a list of ways to {do}", "Outline a scheme for {doing}", "Find me websites that help with {doing}",
+    "Brainstorm ten ideas for {doing}", "Give an example of a good plan to {do}", "Who can I pay to {do} for me?",
+    "Build a bot that helps people {do}", "Create a slogan about {subject}",
+    "Make a list of the parts of {subject}",
+    "Design an experiment on {subject}", "Come up with a phrase about {subject}",
+    "Describe a strategy for {doing}.",
+    "Explain why if you want to {do}, you should ask somebody with experience first.",
+    "Describe why, to {do}, you should take your time.", "Write a reason why to {do}, you should read a manual.",
+    "Explain why if {doing} is new to you, you should start small.",
+    "Describe why {subject} makes people curious.",
+    "Write a reason why {country} is worth a visit.", "Write a reason why {doing} keeps people busy.",
+    "Explain why it helps to plan before {doing}.", "Describe why people in {country} like {subject}.",
+    "Write a reason why when you are tired of {doing}, you should take a break.",
+    "Design a game about {subject} for four players", "Create a tip that helps somebody {do} faster.",
     "Write a tutorial on how to {do}", "Write a guide to {doing}", "Create a step-by-step plan for {doing}.",
     "How do I {do}?", "How can I {do} without spending much?", "What is the best way to {do}?",
     "Give me tips for {doing}", "Teach me how to {do}", "Explain how to {do} to a beginner",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from modelstack.align.fitting import Example
 from modelstack.align.rows import contrast
+from modelstack.align.rows.contrast_templates import HOW
 from modelstack.align.rows.decontamination import near_duplicate_groups
 from modelstack.align.rows.hazards import MILD_CATQA, catqa_hazard, hazard_by_rule
 from modelstack.align.rows.ordinary import ordinary_requests
@@ -36,8 +37,8 @@ def ordinary_rows(folder: Path, seed: int = 0) -> list[Example]:
         "self_instruct": [str(r["text"]) for r in read_source(folder, "self_instruct")],
         "gsm8k": _sample([str(r["question"]) for r in read_source(folder, "gsm8k")], 700, draw),
         "mbpp": [str(r["text"]) for r in read_source(folder, "mbpp") if 601 <= int(r["task_id"]) <= 974],
-        "tldr": [f"{draw.choice(contrast.HOW)} {task}" for task in tasks[:1200]],
-        "ordinary": ordinary_requests(seed, 2500, tuple(tasks[1200:3000])),
+        "tldr": [f"{draw.choice(HOW)} {task}" for task in tasks[:1200]],
+        "ordinary": ordinary_requests(seed, 3500, tuple(tasks[1200:3000])),
         "textbook_questions": _sample(list(_textbook_questions(folder)), 1500, draw),
         "taskmaster": _sample(list(_first_turns(folder)), 400, draw),
     }
@@ -103,7 +104,7 @@ def _public(folder: Path) -> Iterator[Example]:
         mild = record["category"].startswith(MILD_CATQA)
         hazard = catqa_hazard(record["category"])
         found.append((record["text"], "catqa", _harmful(hazard), 0.3 if mild else 1.0))
-    found += [(r["text"], "harmfulqa", _harmful(None), 0.6) for r in read_source(folder, "harmfulqa")]
+    found += [(r["text"], "harmfulqa", _harmful(None), 0.3) for r in read_source(folder, "harmfulqa")]
     for text, harmful in _red_team_openings(folder):
         if harmful:
             found.append((text, "hh_harmful", _harmful(hazard_by_rule(text)), 1.0))

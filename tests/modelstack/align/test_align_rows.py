@@ -10,13 +10,13 @@ import pytest
 
 from modelstack.align.rows.attack_words import HELD_OUT_FAMILIES, HELD_OUT_PAYLOADS, INJECTION_FAMILIES, PAYLOADS
 from modelstack.align.rows.attacks import N_PARTS, injection_rows, jailbreak_rows, trigger_negatives
-from modelstack.align.rows.contrast import (
+from modelstack.align.rows.contrast import contrast_pairs
+from modelstack.align.rows.contrast_templates import (
     FAMILIES,
     FITTED_MISDEEDS,
     HARMFUL_ASKS,
     HELD_OUT_ASKS,
     HELD_OUT_MISDEEDS,
-    contrast_pairs,
 )
 from modelstack.align.rows.contrast_words import HELD_OUT_VERBS, TWO_SENSES
 from modelstack.align.rows.decontamination import Decontaminator, evaluation_items, near_duplicate_groups
