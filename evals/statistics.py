@@ -106,12 +106,18 @@ def reliability(probabilities: Sequence[float], outcomes: Sequence[bool], *, n_b
         ValueError: the two are not of one length.
     """
     pairs = sorted(zip(probabilities, outcomes, strict=True))
+    # Equal probabilities may straddle a border: each counts with their common share, not its own outcome.
+    tied: dict[float, list[bool]] = {}
+    for probability, outcome in pairs:
+        tied.setdefault(probability, []).append(outcome)
+    share_of = {probability: sum(known) / len(known) for probability, known in tied.items()}
+    ordered = [probability for probability, _ in pairs]
     bins: list[Bin] = []
     for k in range(n_bins):
-        part = pairs[k * len(pairs) // n_bins : (k + 1) * len(pairs) // n_bins]
+        part = ordered[k * len(ordered) // n_bins : (k + 1) * len(ordered) // n_bins]
         if part:
-            mean = math.fsum(p for p, _ in part) / len(part)
-            bins.append(Bin(mean, sum(outcome for _, outcome in part) / len(part), len(part)))
+            share = math.fsum(share_of[p] for p in part) / len(part)
+            bins.append(Bin(math.fsum(part) / len(part), share, len(part)))
     return bins
 
 

@@ -1,7 +1,9 @@
 """A model from its name, so that an agent's model can be a word in a configuration.
 
 local                               the embedded default model
-local:SPEC[?lora=PATH&grammar=...&abstain=true]  SPEC as in `agentkit.models.catalog`; grammar=none masks nothing
+local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`; keys: lora=PATH, abstain=true,
+                                    grammar=llguidance, lm-format-enforcer or none (masks nothing),
+                                    conversations=N (how many keep their cache)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
 http(s)://HOST/v1#NAME              any OpenAI-compatible server
 test                                `agentkit.testing.TestModel`
@@ -13,9 +15,8 @@ import difflib
 import os
 import re
 import threading
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from agentkit.errors import UserError
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 _FORMS = ("local", "local:", "openai:", "http://", "https://", "test")
-_LOCAL_OPTIONS = ("lora", "grammar", "abstain")
+_LOCAL_OPTIONS = ("lora", "grammar", "abstain", "conversations")
 _GRAMMARS: dict[str, GrammarEngine | None] = {
     "llguidance": "llguidance",
     "lm-format-enforcer": "lm-format-enforcer",
@@ -96,21 +97,28 @@ def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
     key = (file_spec, tuple(sorted(options.items())))
     with _local_lock:
         if key not in _local_models:
-            make = partial(LocalModel, file_spec)
-            if (lora := options.get("lora")) is not None:
-                make = partial(make, lora=Path(lora).expanduser())
-            if (grammar := options.get("grammar")) is not None:
-                if grammar not in _GRAMMARS:
-                    raise UserError(
-                        f"grammar={grammar!r} is not known; use llguidance, lm-format-enforcer or none."
-                    )
-                make = partial(make, grammar=_GRAMMARS[grammar])
-            if (abstain := options.get("abstain")) is not None:
-                if abstain not in _SWITCH:
-                    raise UserError(f"abstain={abstain!r} is not known; use true or false.")
-                make = partial(make, abstain=_SWITCH[abstain])
-            _local_models[key] = make()
+            _local_models[key] = LocalModel(file_spec, **_local_arguments(options))
         return _local_models[key]
+
+
+def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the arguments of `LocalModel` that the options of a model string stand for."""
+    arguments: dict[str, Any] = {}
+    if (lora := options.get("lora")) is not None:
+        arguments["lora"] = Path(lora).expanduser()
+    if (grammar := options.get("grammar")) is not None:
+        if grammar not in _GRAMMARS:
+            raise UserError(f"grammar={grammar!r} is not known; use llguidance, lm-format-enforcer or none.")
+        arguments["grammar"] = _GRAMMARS[grammar]
+    if (abstain := options.get("abstain")) is not None:
+        if abstain not in _SWITCH:
+            raise UserError(f"abstain={abstain!r} is not known; use true or false.")
+        arguments["abstain"] = _SWITCH[abstain]
+    if (conversations := options.get("conversations")) is not None:
+        if re.fullmatch(r"[1-9][0-9]{0,3}", conversations) is None:
+            raise UserError(f"conversations={conversations!r} is not understood; use a number from 1 on.")
+        arguments["max_conversations"] = int(conversations)
+    return arguments
 
 
 def _openai_model(spec: str, name: str) -> Model:

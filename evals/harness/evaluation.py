@@ -119,8 +119,12 @@ def find_model(name: str, suite: Suite) -> Model:
         from agentkit.testing import TestModel
 
         return TestModel()
-    from agentkit.models.resolve import resolve_model
+    from agentkit.models.resolve import resolve_model, split_local
 
+    if (local := split_local(name)) is not None and "conversations" not in local[1]:
+        # What other conversations hold in a shared cache moves the last bits of attention's sums: with one at a
+        # time a case's reply is the same after any other case, so a resumed evaluation is the uninterrupted one.
+        name += "&conversations=1" if "?" in name else "?conversations=1"
     return resolve_model(name)
 
 
@@ -182,7 +186,7 @@ def _run_inspect(
     task = inspect_task(suite, cases, performer, epochs=specification.epochs)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)
-        (log,) = inspect_ai.eval(
+        logs = inspect_ai.eval(
             task,
             model="none",
             display="none",
@@ -195,8 +199,9 @@ def _run_inspect(
             tags=[specification.model],
         )
         gc.collect()  # inspect-ai leaves some streams unclosed; they are found here rather than anywhere later
-    if log.status == "cancelled":
+    if not logs or logs[0].status == "cancelled":
         raise KeyboardInterrupt
+    log = logs[0]
     if log.status != "success":
         reason = log.error.message if log.error is not None else "no reason given"
         raise UserError(f"inspect-ai ended with status {log.status!r}: {reason}")

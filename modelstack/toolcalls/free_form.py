@@ -1,14 +1,15 @@
 """Reading a reply that no grammar held: the same convention, with the deviations that models are known for.
 
-Calls may stand in a code fence or behind some words, one call may lack its list, and `parameters` may stand for
-`arguments`. Nothing is repaired: text that is no JSON is text. Used to measure what the grammar is worth, and for
-weights whose replies should not be masked.
+Calls may stand in a code fence or behind some words, one call or each may lack its list, and `parameters` may
+stand for `arguments`; an offered tool may lack both. Nothing is repaired: text that is no JSON is text. Used to
+measure what the grammar is worth, and for weights whose replies should not be masked.
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection
 from typing import Any, cast
 
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
@@ -29,9 +30,11 @@ def read_free_reply(text: str, response_format: ResponseFormat) -> ParsedRespons
     bare = _FENCE.sub("", text).strip()
     if response_format.abstain and bare == "[]":
         return ParsedResponse(abstained=True, kind="abstention")
-    for value in _values(bare):
-        if response_format.tools and (calls := _calls(value)):
-            return ParsedResponse(calls=calls)
+    values = _values(bare)
+    offered = {tool.name for tool in response_format.tools}
+    if offered and (calls := tuple(call for value in values for call in _calls(value, offered))):
+        return ParsedResponse(calls=calls)
+    for value in values:
         if response_format.answer_schema is not None and isinstance(value, dict):
             answer = value["result"] if set(value) == {"result"} else value
             return ParsedResponse(answer=answer, kind="structured")
@@ -53,15 +56,18 @@ def _values(text: str) -> list[Any]:
     return values
 
 
-def _calls(value: Any) -> tuple[tuple[str, str], ...]:
-    """Return the calls that a JSON value spells, none if any part of it is something else."""
+def _calls(value: Any, offered: Collection[str]) -> tuple[tuple[str, str], ...]:
+    """Return the calls that a JSON value spells, none if any part of it is something else.
+
+    Without arguments only an offered name makes a call: `{"name": "Sea Green"}` is data.
+    """
     items = value if isinstance(value, list) else [value]
     calls = []
     for item in items:
         if not isinstance(item, dict) or not isinstance(item.get("name"), str):
             return ()
         item = cast("dict[str, Any]", item)
-        arguments = item.get("arguments", item.get("parameters", {}))
+        arguments = item.get("arguments", item.get("parameters", {} if item["name"] in offered else None))
         if not isinstance(arguments, dict):
             return ()
         calls.append((item["name"], json.dumps(arguments, ensure_ascii=False)))

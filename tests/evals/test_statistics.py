@@ -80,6 +80,10 @@ def test_calibration_error_is_small_for_honest_probabilities_and_the_offset_for_
     assert expected_calibration_error(certain, [False] * 1_000) == pytest.approx(0.3)
 
 
+def test_equal_probabilities_share_their_outcomes_whatever_their_order() -> None:
+    assert expected_calibration_error([0.5] * 100, [True] * 50 + [False] * 50) == pytest.approx(0.0)
+
+
 def test_bins_hold_equal_shares_of_all_values() -> None:
     draw = random.Random(7)
     probabilities = [draw.random() ** 3 for _ in range(150)]

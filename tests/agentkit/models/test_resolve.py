@@ -68,6 +68,7 @@ def test_the_openai_variables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ("local?", "after \\? comes key=value"),
         ("local?grammar=gbnf", "use llguidance, lm-format-enforcer or none"),
         ("local?abstain=maybe", "use true or false"),
+        ("local?conversations=0", "use a number from 1 on"),
     ],
 )
 def test_a_name_that_cannot_be_used_says_what_can(

@@ -20,6 +20,7 @@ OPTIONS = {
     "trouble": "case ids that fail, by comma",
     "slow": "case ids that never end, by comma",
     "kill_at": "the case at which the process kills itself",
+    "kill_with": "with which signal, KILL unless said",
     "tally": "file to which the id of every solved case goes",
 }
 
@@ -36,7 +37,8 @@ async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
         with Path(case.data["tally"]).open("a", encoding="utf-8") as tally:
             tally.write(case.id + "\n")
     if case.id == case.data["kill_at"]:
-        os.kill(os.getpid(), signal.SIGKILL)
+        os.kill(os.getpid(), signal.Signals[f"SIG{case.data['kill_with'] or 'KILL'}"])
+        await anyio.sleep(0)
     if case.id in case.data["trouble"].split(","):
         raise OSError(f"no sums today: {case.id}")
     if case.id in case.data["slow"].split(","):

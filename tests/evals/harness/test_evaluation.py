@@ -19,7 +19,7 @@ from agentkit.messages import ModelResponse
 from agentkit.testing import FunctionModel
 from evals.harness.evaluation import Evaluation, evaluate
 from evals.harness.inspect_task import RUN_KEY
-from evals.harness.journal import JOURNAL_FILE, Journal
+from evals.harness.journal import JOURNAL_FILE, Journal, read_journal
 from evals.harness.results import read_rows
 from evals.harness.specification import Specification
 
@@ -125,7 +125,7 @@ from evals.harness.evaluation import evaluate
 from evals.harness.specification import Specification
 suite.SUITES["sums"] = "harness_suites:SUMS"
 FOUR = ModelResponse((TextPart("4"),))
-options = {"n": "20", "kill_at": sys.argv[3], "tally": sys.argv[4]}
+options = {"n": "20", "kill_at": sys.argv[3], "kill_with": sys.argv[4], "tally": sys.argv[5]}
 evaluate(Specification("sums", "function", options), Path(sys.argv[2]), model=FunctionModel(lambda m, p: FOUR))
 """
 
@@ -135,13 +135,13 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     tmp_path: Path, adder: FunctionModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, tally = tmp_path / "run", tmp_path / "tally"
-    arguments = [str(Path(__file__).parent), str(folder), "sum_7", str(tally)]
+    arguments = [str(Path(__file__).parent), str(folder), "sum_7", "KILL", str(tally)]
     killed = subprocess.run([sys.executable, "-c", KILLED, *arguments], capture_output=True, check=False)
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
     with (folder / JOURNAL_FILE).open("ab") as journal:
         journal.write(b'{"case_id":"sum_7","status":"comp')  # as if it had died while writing
     monkeypatch.setattr(os, "kill", lambda *_: None)
-    options = {"n": "20", "kill_at": "sum_7", "tally": str(tally)}
+    options = {"n": "20", "kill_at": "sum_7", "kill_with": "KILL", "tally": str(tally)}
     done = evaluate(Specification("sums", "function", options), folder, model=adder)
 
     solved = tally.read_text(encoding="utf-8").split()
@@ -155,6 +155,17 @@ def test_a_killed_evaluation_goes_on_where_it_was(
     assert log.samples is not None and sorted(str(s.id) for s in log.samples) == sorted(set(solved))
 
 
+@pytest.mark.slow
+def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
+    arguments = [str(Path(__file__).parent), str(tmp_path), "sum_7", "INT", str(tmp_path / "tally")]
+    stopped = subprocess.run(
+        [sys.executable, "-c", KILLED, *arguments], capture_output=True, text=True, check=False
+    )
+    assert stopped.returncode == 130, stopped.stderr  # as shells have it: 128 + SIGINT
+    assert "Traceback" not in stopped.stderr
+    assert sorted(case_id for case_id, _ in read_journal(tmp_path)) == sorted(f"sum_{i}" for i in range(7))
+
+
 def test_only_one_process_writes_a_journal(tmp_path: Path) -> None:
     with Journal(tmp_path), pytest.raises(UserError, match="another process"):
         Journal(tmp_path)
@@ -164,3 +175,18 @@ def test_a_journal_with_a_broken_line_is_named(tmp_path: Path) -> None:
     (tmp_path / JOURNAL_FILE).write_text('{"case_id": 3}\n', encoding="utf-8")
     with pytest.raises(UserError, match="line 1 is not a run"):
         Journal(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_local_models_replies_do_not_depend_on_the_cases_before(tmp_path: Path, smollm2_gguf: Path) -> None:
+    """What a resumed evaluation relies on: a case means the same whatever ran before it in the process."""
+    short = replace(SUMS, model=f"local:{smollm2_gguf}?grammar=none", max_tokens=24, case_timeout_s=120)
+    every = evaluate(replace(short, options={"n": "5"}), tmp_path / "every")
+    journal = (tmp_path / "every" / JOURNAL_FILE).read_text(encoding="utf-8").splitlines(keepends=True)
+    other = tmp_path / "resumed"
+    other.mkdir()
+    (other / "run.json").write_text((tmp_path / "every" / "run.json").read_text(encoding="utf-8"))
+    (other / JOURNAL_FILE).write_text("".join(journal[:1] + journal[2:3]), encoding="utf-8")  # two are missing
+    resumed = evaluate(replace(short, options={"n": "5"}), other)
+    assert [s.run.output for s in resumed.scored] == [s.run.output for s in every.scored]
+    assert len({s.run.output for s in every.scored}) > 1

@@ -36,12 +36,22 @@ def test_calls_are_found_in_the_forms_that_models_write(text: str) -> None:
         "add(a=1)",
         "",
         "[1, 2]",
+        '{"name": "Sea Green"}',
         "[" * 5000,
     ],
 )
 def test_what_is_no_call_stays_text_as_it_was_written(text: str) -> None:
     read = read_free_reply(text, TOOLS)
     assert (read.kind, read.answer) == ("text", text)
+
+
+def test_calls_that_each_stand_alone_are_all_read() -> None:
+    text = '{"name": "add", "arguments": {"a": 1}}\n{"name": "add", "arguments": {"a": 2}}\nDone: {"sum": 3}'
+    assert read_free_reply(text, TOOLS).calls == (("add", '{"a": 1}'), ("add", '{"a": 2}'))
+
+
+def test_an_offered_tool_may_lack_arguments() -> None:
+    assert read_free_reply('[{"name":"add"}]', TOOLS).calls == (("add", "{}"),)
 
 
 def test_an_unknown_tool_is_still_a_call() -> None:
