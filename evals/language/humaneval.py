@@ -61,7 +61,8 @@ def load(options: Mapping[str, str]) -> list[Case]:
             "tests": [f"{tests}\ncheck({name})\n"],
             "names": [name],
         }
-        cases.append(Case(task, prompt, data=data))
+        # A line's end and the next one's indent are one token; a text that ends between them is no text to continue.
+        cases.append(Case(task, prompt.rstrip() if form == "raw" else prompt, data=data))
     require_sandbox()
     return cases
 

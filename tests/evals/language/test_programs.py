@@ -191,7 +191,8 @@ def test_a_local_model_continues_the_prompt_and_is_judged(tmp_path: Path, tiny_g
     (scored,) = evaluate(specification, tmp_path / "run").scored
     assert scored.run.status == "completed", scored.run.error
     assert scored.score.value == 0.0
-    assert scored.run.observed["program"].startswith(ADD["prompt"])
+    assert scored.case.prompt == ADD["prompt"].rstrip()
+    assert scored.run.observed["program"] == scored.case.prompt + scored.run.output
 
 
 def test_an_abstention_is_no_pass() -> None:
