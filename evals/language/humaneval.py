@@ -61,7 +61,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
             "tests": [f"{tests}\ncheck({name})\n"],
             "names": [name],
         }
-        # A line's end and the next one's indent are one token; a text that ends between them is no text to continue.
+        # A line's end and the next one's indent are one token; no text that a model learned ends between them.
         cases.append(Case(task, prompt.rstrip() if form == "raw" else prompt, data=data))
     require_sandbox()
     return cases
