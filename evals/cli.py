@@ -110,7 +110,7 @@ def print_table(table: Table) -> None:
 
     drawn = RichTable(title=plain(table.title), title_justify="left", title_style="bold")
     for column in table.columns:
-        is_text = column in ("group", "condition", "task", "source")
+        is_text = column in ("group", "condition", "task", "source", "figure")
         drawn.add_column(plain(column), justify="left" if is_text else "right", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(plain(cell) for cell in row))

@@ -99,13 +99,11 @@ def find_suite(name: str) -> Suite:
 
 
 def judge(suite: Suite, case: Case, run: Run) -> Score:
-    """Return a suite's score of a run; a run that failed before it said anything needs no scorer to be wrong.
+    """Return a suite's score of a run.
 
     Raises:
         RuntimeError: the scorer itself failed. That is its defect and no property of the run, so it is no score.
     """
-    if run.status in ("failed", "timed_out") and not run.messages:
-        return Score(0.0, f"{run.status}: {run.error}")
     try:
         return suite.score(case, run)
     except Exception as error:
