@@ -138,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--weights", type=Path, default=PACKAGE / "weights", help="folder of the weights")
     parser.add_argument(
-        "--out", type=Path, default=Path("logs/safety_classifiers"), help="for figures and results"
+        "--out", type=Path, default=Path("eval-logs/safety_classifiers"), help="for figures and results"
     )
     options = parser.parse_args(arguments)
     if not sys.stdout.isatty():
