@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import builtins
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -109,8 +110,10 @@ def tested_names(task: Mapping[str, Any]) -> list[str]:
         UserError: the task's code is no Python.
     """
     try:
-        used = _names_in(ast.parse("\n".join(task["tests"])))
-        defined = _names_in(ast.parse(f"{task['code']}\n{task['setup']}"), defined=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the data's own "\\w" in plain strings
+            used = _names_in(ast.parse("\n".join(task["tests"])))
+            defined = _names_in(ast.parse(f"{task['code']}\n{task['setup']}"), defined=True)
     except SyntaxError as error:
         raise UserError(f"{task['where']}: its tests or its code are not Python ({error}).") from error
     # A reference may define what is a builtin's name; the assertions then mean the reference's.
