@@ -22,6 +22,7 @@ demo: $(VENV)/.local
 
 test: lint
 	$(BIN)/agentkit models pull smollm2-135m
+	$(BIN)/python -m evals.tool_use.bfcl.wheel
 	$(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup
 
 test-fast: $(VENV)/.dev

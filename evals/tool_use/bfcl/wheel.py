@@ -4,6 +4,8 @@ It carries all questions, answers and the original checkers of the Berkeley Func
 (repository ShishirPatil/gorilla, Apache-2.0), but pins a dozen old packages, so it cannot be a dependency. The
 wheel is checked against its SHA-256 before anything in it is read. Data files alone are read here; the original
 code in it runs in child processes, and only where a parity check or a simulator asks for it.
+
+    python -m evals.tool_use.bfcl.wheel       # fetch it now, for work without a network later
 """
 
 from __future__ import annotations
@@ -126,3 +128,7 @@ def _download(folder: Path) -> Path:
 
 def _cache() -> Path:
     return user_cache_path("agentkit") / "evals"
+
+
+if __name__ == "__main__":
+    print(wheel_folder())
