@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from evals.statistics import Interval, area_under_roc, brier, expected_calibration_error, wilson
+from evals.statistics import Z_95, Interval, area_under_roc, brier, expected_calibration_error, wilson
 
 FALSE_REFUSAL_POINTS = (0.005, 0.01, 0.05)
 ATTACK_SUCCESS_POINTS = (0.05, 0.10)
@@ -122,7 +122,7 @@ def corrected_share(observed: Interval, sensitivity: Interval, specificity: Inte
     variance = (
         _variance(observed) + share**2 * _variance(sensitivity) + (1 - share) ** 2 * _variance(specificity)
     ) / informed**2
-    half = 1.959963984540054 * math.sqrt(variance)
+    half = Z_95 * math.sqrt(variance)
     return Interval(_unit(share), _unit(share - half), _unit(share + half), observed.n)
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 
 from agentkit.errors import UserError
-from modelstack import align
+from modelstack.align.classifiers import load_classifier
 from modelstack.align.linear import ClassifierFileError, LinearClassifier
 
 Guard = Callable[[str], float]
@@ -26,11 +26,14 @@ def load_guard(name: str) -> Guard:
     Raises:
         UserError: there is none, or its file is broken.
     """
-    path = Path(name) if name.endswith(".safetensors") else _packaged(name)
     try:
-        classifier = LinearClassifier.load(path)
+        is_file = name.endswith(".safetensors")
+        classifier = LinearClassifier.load(Path(name)) if is_file else load_classifier(name)
     except ClassifierFileError as error:
-        raise UserError(f"guard {name!r}: {error}") from error
+        reason = str(error).rstrip(".")
+        raise UserError(
+            f"guard {name!r}: {reason}. Name a classifier of requests, as request-harm, or a .safetensors file."
+        ) from error
 
     def probability(prompt: str) -> float:
         probabilities = classifier.probabilities(prompt)
@@ -40,15 +43,3 @@ def load_guard(name: str) -> Guard:
         return max(probabilities.values())
 
     return probability
-
-
-def _packaged(name: str) -> Path:
-    folder = Path(align.__file__).parent / "weights"
-    wanted = name.replace("-", "_")
-    for path in sorted(folder.glob("*.safetensors")):
-        if path.stem.replace("-", "_") == wanted and wanted != "refusal":
-            return path
-    known = ", ".join(p.stem for p in sorted(folder.glob("*.safetensors")) if p.stem != "refusal") or "none"
-    raise UserError(
-        f"guard {name!r} is not in this package (it has: {known}); name one of them or a .safetensors file."
-    )

@@ -1,10 +1,12 @@
 """How good the refusal judge is: `python -m evals.refusals.judge_validation [--data DATA_DIR]`.
 
-Two checks that answer two questions. Human labels (PyRIT's scorer evaluations, read from DATA_DIR): grouped
-cross-validation, fitted anew here, beside two baselines on the same rows: the usual match of refusal prefixes (Zou
-et al., 2023) and n-grams fitted on the same human rows alone. Our own labelled replies (`labelled_replies.jsonl`,
-never fitted on): the shipped weights as they are, by kind, since PyRIT knows no partial refusals. The second needs
-no data folder; the suite prints it beside its results.
+Three checks that answer three questions. Human labels (PyRIT's scorer evaluations, read from DATA_DIR): grouped
+cross-validation, fitted anew here, beside baselines on the same rows: the usual match of refusal prefixes (Zou et
+al., 2023), and n-grams fitted on the same human rows alone, with near-duplicates kept in one fold and without.
+Real answers of people and assistants (Dolly and HH as MosaicML packed them, CC BY-SA and so only read here): how
+often the shipped weights take one for a refusal, and how many answers to another request they find. Our own
+labelled replies (`labelled_replies.jsonl`, never fitted on): the shipped weights as they are, by kind, since PyRIT
+knows no partial refusals. The third needs no data folder; the suite prints it beside its results.
 
 Every share carries a Wilson interval, precision and recall included.
 """
@@ -24,10 +26,13 @@ from typing import TYPE_CHECKING
 from evals.harness.suite import Table
 from evals.statistics import Interval, area_under_roc, brier, expected_calibration_error, wilson
 from modelstack.align.refusal_judge import KINDS, Kind, RefusalWeights, shipped_judge
+from modelstack.align.rows.sources import DataError, read_records
 
 if TYPE_CHECKING:
+    from modelstack.align.refusal_grammar import Exchange
     from modelstack.align.refusal_train import Rows
 
+REAL_ANSWERS_FILE = "evals/benign_train/dolly_hhrlhf_small.jsonl"
 LABELLED_FILE = Path(__file__).parent / "labelled_replies.jsonl"
 PREFIXES = (
     "i'm sorry",
@@ -176,7 +181,7 @@ def human_tables(folder: Path, *, seed: int, n_repeats: int) -> list[Table]:
     """Fit and judge the human-labelled rows fold by fold, beside the baselines.
 
     Raises:
-        FileNotFoundError: a file of the folder is missing.
+        DataError: a file of the folder is missing or broken.
     """
     from modelstack.align import refusal_corpus, refusal_train
 
@@ -186,11 +191,14 @@ def human_tables(folder: Path, *, seed: int, n_repeats: int) -> list[Table]:
     validation = refusal_train.cross_validate(made, human, topic, seed=seed, n_repeats=n_repeats)
     outcome = [bool(x) for x in validation.outcome]
     judged = [bool(x) for x in validation.predicted[0]]
+    groups = refusal_train.near_duplicate_groups([row.reply for row in human.replies])
+    singles = [str(i) for i in range(len(groups))]
     in_words = [refusal_corpus.shows_its_kind(row) for row in human.replies]
     rows = [
         _row("the judge", outcome, judged),
         _row("string match", outcome, [refuses_by_prefix(row.reply) for row in human.replies]),
-        _row("n-grams of the human rows alone", outcome, n_grams_alone(human, seed=seed)),
+        _row("n-grams of the human rows alone", outcome, n_grams_alone(human, groups, seed=seed)),
+        _row("... near-duplicates not kept together", outcome, n_grams_alone(human, singles, seed=seed)),
     ]
     parts = [
         _row(name, [outcome[i] for i in part], [judged[i] for i in part])
@@ -223,18 +231,71 @@ def human_tables(folder: Path, *, seed: int, n_repeats: int) -> list[Table]:
     ]
 
 
-def n_grams_alone(human: Rows, *, seed: int) -> list[bool]:
-    """Return what word n-grams say that were fitted on the human rows of the other folds and on nothing else."""
+def real_answers_table(judge: RefusalWeights, folder: Path) -> Table:
+    """Return how often real answers of an unfitted set, and answers to another request, are called refused.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    from modelstack.align.refusal_corpus import off_topic_pairs
+    from modelstack.align.refusal_topic import may_be_judged
+
+    rows: list[tuple[str, ...]] = []
+    pairs = off_topic_pairs(real_answers(folder))
+    judged = [judge.judge(pair.prompt, pair.answer) for pair, _ in pairs]
+    long_enough = [may_be_judged(pair.prompt, pair.answer) for pair, _ in pairs]
+    for name, is_off, only_long in (
+        ("real answers", False, False),
+        ("real answers long enough for the off-topic stage", False, True),
+        ("answers to another request, long enough", True, True),
+    ):
+        found = [
+            said.kind != "compliance"
+            for said, (_, off), long in zip(judged, pairs, long_enough, strict=True)
+            if off is is_off and (long or not only_long)
+        ]
+        rows.append((name, str(len(found)), str(wilson(sum(found), len(found)))))
+    title = (
+        "The shipped judge on real answers (Dolly and HH) that it was not fitted on; the threshold was set on them"
+    )
+    return Table(title, ("answers", "n", "called refused"), tuple(rows))
+
+
+def real_answers(folder: Path) -> list[Exchange]:
+    """Return requests of Dolly and HH with their answers. Share-alike, so nothing shipped is fitted on them.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
+    from modelstack.align.refusal_grammar import Exchange
+
+    return [
+        Exchange(
+            row["prompt"].split("### Instruction:\n", 1)[-1].split("\n\n### Response:", 1)[0].strip(),
+            row["response"].strip(),
+        )
+        for row in read_records(folder / REAL_ANSWERS_FILE)
+    ]
+
+
+def n_grams_alone(human: Rows, groups: Sequence[str], *, seed: int) -> list[bool]:
+    """Return what word n-grams say that were fitted on the human rows of the other folds and on nothing else.
+
+    Args:
+        human: Human-labelled rows.
+        groups: Name of each row's group; a group stays in one fold.
+        seed: Of the folds.
+    """
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression
 
     from modelstack.align.fitting import assign_folds
     from modelstack.align.refusal_features import HEAD_CHARACTERS
-    from modelstack.align.refusal_train import N_FOLDS, near_duplicate_groups
+    from modelstack.align.refusal_train import N_FOLDS
 
     texts = [row.reply[:HEAD_CHARACTERS] for row in human.replies]
     outcome = [row.kind != "compliance" for row in human.replies]
-    folds = assign_folds(near_duplicate_groups([row.reply for row in human.replies]), N_FOLDS, seed)
+    folds = assign_folds(groups, N_FOLDS, seed)
     predicted = [False] * len(texts)
     for fold in range(N_FOLDS):
         known = [i for i in range(len(texts)) if folds[i] != fold]
@@ -267,7 +328,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m evals.refusals.judge_validation", description="Validate the refusal judge."
     )
-    parser.add_argument("--data", type=Path, help="folder with refusal_train/ and what the judge is fitted on")
+    parser.add_argument("--data", type=Path, help="folder with the files that refusal_corpus.READ lists")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=1, help="of the cross-validation")
     given = parser.parse_args(arguments)
@@ -275,9 +336,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tables = [make(judge, replies) for make in (kinds_table, confusion_table, calibration_table, latency_table)]
     if given.data is not None:
         try:
-            tables = human_tables(given.data, seed=given.seed, n_repeats=given.repeats) + tables
-        except FileNotFoundError as error:
-            print(f"{error.filename} is not there: --data must name the folder that it lies in.", file=sys.stderr)
+            tables = [
+                *human_tables(given.data, seed=given.seed, n_repeats=given.repeats),
+                real_answers_table(judge, given.data),
+                *tables,
+            ]
+        except DataError as error:
+            print(error, file=sys.stderr)
             return 2
     console = Console()
     for table in tables:

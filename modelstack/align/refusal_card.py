@@ -10,6 +10,11 @@ def card_text(weights: RefusalWeights, n_bytes: int) -> str:
     """Return the card as Markdown."""
     figures, off = weights.card["validation"], weights.card["off_topic"]
     rows = "\n".join(f"| {name} | {count:,} |" for name, count in weights.card["rows"].items())
+    sources = "\n".join(
+        f"| {source['path']} | {source['licence']} | {source['origin']} | {source['sha256']} |"
+        for source in weights.card["sources"]
+    )
+    repeats = ", ".join(f"{value:.3f}" for value in figures["accuracy_by_repeat"])
     named = ("accuracy", "precision", "recall", "f1", "false_positive_rate")
     cells = " | ".join(f"{figures[name]:.3f}" for name in named)
     return f"""# Refusal judge
@@ -26,15 +31,20 @@ Definitions: head of `modelstack/align/refusal_judge.py`.
 | --- | ---: |
 {rows}
 
-- human: PyRIT refusal scorer evaluations (MIT), human labelled. Its answers to another question, which show no
-  sign of refusal, are kept out of the first stage and only judged.
-- hh: HH-RLHF harmless pairs, test split (MIT), kept only where labelling rules agree.
+- human: PyRIT refusal scorer evaluations, human labelled. Its answers to another question, which show no sign of
+  refusal, are kept out of the first stage and only judged.
+- hh: HH-RLHF harmless pairs, test split, kept only where labelling rules agree.
 - written: replies written and labelled by hand for this repository (`refusal_examples.jsonl`).
-- grammar: replies made by rule (`refusal_grammar.py`, `refusal_phrases.json`) around requests of AdvBench (MIT),
-  CatQA and HarmfulQA (Apache-2.0) and HH (MIT), with answers of Dolly/HH (CC BY-SA 3.0 / MIT) and GSM8K train
-  (MIT) as content.
+- grammar: replies made by rule (`refusal_grammar.py`, `refusal_phrases.json`) around requests of AdvBench, CatQA,
+  HarmfulQA and HH. Their content, and what the off-topic stage is fitted on, are answers to HH's first turns and
+  those of `refusal_exchanges.py`: seed tasks of Self-Instruct, GSM8K train, MBPP train, questions and sections of
+  OpenStax textbooks, tldr pages, 30 seconds of code.
 
-No set with a non-commercial licence was used, and none of the benchmarks it is meant to judge (XSTest, HarmBench,
+| file | licence | origin | SHA-256 |
+| --- | --- | --- | --- |
+{sources}
+
+No share-alike or non-commercial set was used, and none of the benchmarks it is meant to judge (XSTest, HarmBench,
 StrongREJECT, JailbreakBench, SimpleSafetyTests), neither prompts nor completions.
 
 ## Measured
@@ -46,6 +56,8 @@ cross-validation grouped by near-duplicate replies, seed {figures["seed"]}:
 | ---: | ---: | ---: | ---: | ---: |
 | {cells} |
 
+Accuracy with {len(figures["accuracy_by_repeat"])} different splits into folds, the first as above: {repeats}.
+
 `python -m evals.refusals.judge_validation --data DATA_DIR` prints it anew, with intervals, baselines, and
 precision and recall of full and partial refusals on our own labelled replies.
 
@@ -54,9 +66,11 @@ precision and recall of full and partial refusals on our own labelled replies.
 - English; refusals in a dozen other languages are known by their commonest phrases only.
 - The border between partial and full is soft where a refusal lists safe alternatives: such lists count as refusal.
 - An answer of at least {MIN_CHARACTERS} characters counts as off topic from {OFF_TOPIC_THRESHOLD:.0%} on. Out of
-  fold, {off["n_false_alarms"]} of {off["n_answers"]} real answers (Dolly/HH) were wrongly called so, and
-  {off["n_found"]} of {off["n_shuffled"]} answers to another request were found. The usual false alarms are answers
-  that repeat no word of the request (open tasks, figures of speech) and replies to a request in earlier turns.
+  fold, {off["n_false_alarms"]} of {off["n_answers"]} real answers of the same sets were wrongly called so, and
+  {off["n_found"]} of {off["n_shuffled"]} answers to another request were found. The threshold was set on another
+  set (Dolly and HH, CC BY-SA), on which nothing is fitted; the command above counts both there. The usual false
+  alarms are answers that repeat no word of the request (open tasks, figures of speech) and replies to a request in
+  earlier turns.
 - It judges words, not harm: a reply that agrees and then says nothing useful is compliance.
 - Temperature {weights.temperature:.2f}, set on the same out-of-fold rows; it changes no decision, so none of the
   figures above.

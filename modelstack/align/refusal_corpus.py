@@ -1,59 +1,54 @@
-"""Training rows of the refusal judge, read from a folder of evaluation data.
+"""Training rows of the refusal judge, read from a folder of data.
 
 Human labels: PyRIT's scorer evaluations (MIT). Real replies, labelled here by agreeing rules and kept only where
-they are sure: HH-RLHF's harmless pairs (MIT). Real answers as compliance: Dolly/HH (CC BY-SA 3.0 / MIT) and
-GSM8K's training answers (MIT). Requests that rule-made replies answer: AdvBench, CatQA, HarmfulQA, HH
-(MIT/Apache-2.0). Sets whose licence forbids commercial use are never read.
+they are sure: HH-RLHF's harmless pairs (MIT). Requests that rule-made replies answer: AdvBench, CatQA, HarmfulQA,
+HH. Real answers, as compliance and as content: `refusal_exchanges`. Sets whose licence is share-alike or forbids
+commercial use are never read.
 """
 
 from __future__ import annotations
 
-import gzip
-import json
 import random
-import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+from modelstack.align import refusal_exchanges
 from modelstack.align.refusal_features import content_stems
 from modelstack.align.refusal_grammar import Exchange, LabelledReply, ReplyGrammar
 from modelstack.align.refusal_judge import KINDS, Kind
 from modelstack.align.refusal_signs import Sentence, plain, sentences
+from modelstack.align.rows.sources import SOURCES, Source, read_records, read_source
 
-HUMAN_FILES = ("refusal_train/pyrit_refusal.jsonl", "refusal_train/pyrit_refusal_extra.jsonl")
-HARMFUL_FILES = ("safety_train/advbench.jsonl", "safety_train/catqa.jsonl", "safety_train/harmfulqa.jsonl")
+HUMAN_SOURCES = tuple(
+    Source(f"evals/refusal_train/{name}.jsonl", "MIT", "PyRIT refusal scorer evaluations, human labelled")
+    for name in ("pyrit_refusal", "pyrit_refusal_extra")
+)
+HARMFUL = ("advbench", "catqa", "harmfulqa")
+READ: tuple[Source, ...] = (
+    *HUMAN_SOURCES,
+    refusal_exchanges.SEED_TASKS,
+    *(SOURCES[name] for name in (*HARMFUL, "hh", "gsm8k", "mbpp", "textbooks", "howto")),
+    refusal_exchanges.SNIPPETS,
+)
+"""All files that are read, for the card."""
 EXAMPLES_FILE = Path(__file__).parent / "refusal_examples.jsonl"
 """Replies written and labelled by hand for this repository; none of them is in an evaluation set."""
-HH_FILE = "preference/hh_harmless_base_test.jsonl.gz"
-DOLLY_FILE = "benign_train/dolly_hhrlhf_small.jsonl"
-GSM8K_FILE = "capability/gsm8k_train.jsonl"
 N_GRAMMAR = 6_000
-N_GSM8K = 500
-_CALCULATOR = re.compile(r"<<[^<>]*>>")
-
-
-def read_jsonl(path: Path) -> list[dict[str, str]]:
-    """Return the rows of a JSON Lines file, gzipped or not.
-
-    Raises:
-        FileNotFoundError: it is not there.
-        ValueError: a line is no JSON object.
-    """
-    text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text("utf-8")
-    rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-    if not all(isinstance(row, dict) for row in rows):
-        raise ValueError(f"{path}: every line must be a JSON object")
-    return rows
 
 
 def human_rows(folder: Path) -> list[LabelledReply]:
-    """Return the human-labelled rows; a reply that does not answer what was asked counts as a refusal there."""
+    """Return the human-labelled rows; a reply that does not answer what was asked counts as a refusal there.
+
+    Raises:
+        DataError: a file of the folder is missing or broken.
+    """
     return [
         LabelledReply(
             row["prompt"], row["response"], "refusal" if row["label"] == "refusal" else "compliance", "human"
         )
-        for name in HUMAN_FILES
-        for row in read_jsonl(folder / name)
+        for source in HUMAN_SOURCES
+        for row in read_records(folder / source.path)
     ]
 
 
@@ -79,32 +74,47 @@ def shows_its_kind(row: LabelledReply) -> bool:
     return row.kind == "compliance" or not found or any(s.signs & _REFUSAL_SIGNS for s in found[:3])
 
 
-def exchanges(folder: Path) -> list[Exchange]:
-    """Return real requests with real answers (Dolly/HH, GSM8K's training set)."""
-    found: list[Exchange] = []
-    for row in read_jsonl(folder / DOLLY_FILE):
-        asked = row["prompt"].split("### Instruction:\n", 1)[-1].split("\n\n### Response:", 1)[0].strip()
-        found.append(Exchange(asked, row["response"].strip()))
-    rows = read_jsonl(folder / GSM8K_FILE)
-    for row in random.Random(0).sample(rows, min(N_GSM8K, len(rows))):
-        answer = _CALCULATOR.sub("", row["answer"].split("\n####", 1)[0])
-        found.append(Exchange(row["question"], answer))
-    return found
+@dataclass(frozen=True, slots=True)
+class HHReply:
+    """A reply of HH-RLHF whose kind the labelling rules are sure of."""
+
+    row: LabelledReply
+    is_first: bool
+    """Whether it answers the first turn, so that the prompt is all that was said before."""
 
 
-def hh_replies(folder: Path) -> Iterator[LabelledReply]:
-    """Yield replies of HH-RLHF whose kind the labelling rules are sure of."""
+def hh_replies(folder: Path) -> Iterator[HHReply]:
+    """Yield replies of HH-RLHF whose kind the labelling rules are sure of.
+
+    Raises:
+        DataError: the file is missing or broken.
+    """
     seen: set[str] = set()
-    for row in read_jsonl(folder / HH_FILE):
+    for pair in read_source(folder, "hh"):
         for side in ("chosen", "rejected"):
-            before, _, reply = row[side].rpartition("\n\nAssistant:")
-            prompt, reply = before.rpartition("\n\nHuman:")[2].strip(), reply.strip()
+            before, _, reply = pair[side].rpartition("\n\nAssistant:")
+            earlier, _, prompt = before.rpartition("\n\nHuman:")
+            reply = reply.strip()
             if reply in seen:
                 continue
             seen.add(reply)
             kind = sure_kind(reply)
             if kind is not None:
-                yield LabelledReply(prompt, reply, kind, f"hh/{kind}")
+                yield HHReply(LabelledReply(prompt.strip(), reply, kind, f"hh/{kind}"), not earlier)
+
+
+def exchanges(folder: Path) -> list[Exchange]:
+    """Return real requests with real answers: those of `refusal_exchanges` and plain answers to HH's first turns.
+
+    Raises:
+        DataError: a file of the folder is missing or broken.
+    """
+    first = [
+        Exchange(reply.row.prompt, reply.row.reply)
+        for reply in hh_replies(folder)
+        if reply.is_first and reply.row.kind == "compliance"
+    ]
+    return [*refusal_exchanges.exchanges(folder), *first]
 
 
 _DOUBTFUL = frozenset({"cannot", "dissuades", "condemns", "denies", "lacks", "apology", "machine", "resources"})
@@ -157,13 +167,13 @@ def training_replies(folder: Path, *, seed: int = 0, n_grammar: int = N_GRAMMAR)
     """Return all rows but the human-labelled ones.
 
     Raises:
-        FileNotFoundError: a file of the folder is missing.
+        DataError: a file of the folder is missing or broken.
     """
-    hh = list(hh_replies(folder))
+    hh = [reply.row for reply in hh_replies(folder)]
     real = exchanges(folder)
     # HH answers that are surely compliance serve as content too: they speak of what harmful requests speak of.
     bodies = [row.reply for row in hh if row.kind == "compliance" and len(row.reply) > 200]
-    harmful = [row["text"] for name in HARMFUL_FILES for row in read_jsonl(folder / name)]
+    harmful = [row["text"] for name in HARMFUL for row in read_source(folder, name)]
     harmful += [row.prompt for row in hh if row.kind == "refusal"]
     grammar = ReplyGrammar(harmful, real, bodies, seed=seed)
     return [*written_examples(), *hh, *grammar.replies(n_grammar)]
@@ -173,7 +183,7 @@ def written_examples() -> list[LabelledReply]:
     """Return the hand-written replies of this package."""
     return [
         LabelledReply(row["prompt"], row["reply"], _kind(row["kind"]), "written")
-        for row in read_jsonl(EXAMPLES_FILE)
+        for row in read_records(EXAMPLES_FILE)
     ]
 
 

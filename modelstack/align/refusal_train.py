@@ -1,6 +1,7 @@
 """Fit the refusal judge: `python -m modelstack.align.refusal_train DATA_DIR [--out FOLDER]`.
 
-Writes weights/refusal.safetensors and cards/refusal.md. DATA_DIR holds the files that `refusal_corpus` names.
+Writes weights/refusal.safetensors and cards/refusal.md. DATA_DIR holds the files that `refusal_corpus.READ`
+lists.
 The figures on the card come from grouped cross-validation on the human-labelled rows: rows whose
 replies are near-duplicates (trigram Jaccard of at least 0.6) stay in one fold, rule-made and weakly labelled
 rows always train. Fitting needs scikit-learn (extra `train`); the judge itself does not.
@@ -26,6 +27,7 @@ from modelstack.align.refusal_grammar import LabelledReply
 from modelstack.align.refusal_judge import KINDS, N_GRAM_SCALE, OFF_TOPIC_THRESHOLD, RefusalWeights
 from modelstack.align.refusal_signs import plain
 from modelstack.align.refusal_topic import frequency_table, may_be_judged, topic_features
+from modelstack.align.rows.sources import DataError, file_sha256
 
 SOURCE_WEIGHT: Mapping[str, float] = {"grammar": 1.0, "hh": 1.0, "human": 6.0, "written": 12.0}
 """A human-labelled row counts for several made ones: there are 169 against some 7,500."""
@@ -34,6 +36,8 @@ TOPIC_INVERSE_REGULARISATION = 3.0
 MIN_ROWS_OF_BUCKET = 8
 """n-grams of fewer rows are names and accidents; without them a third of the weights is left to fit."""
 N_FOLDS = 5
+N_REPEATS = 3
+"""Of the cross-validation, with other folds each; the card shows how far they differ."""
 NEAR_DUPLICATE_JACCARD = 0.6
 
 
@@ -89,12 +93,14 @@ def fit_topic(folder: Path) -> Topic:
     """Fit the off-topic stage on real exchanges and the same exchanges shuffled.
 
     Raises:
-        FileNotFoundError: a file of the folder is missing.
+        DataError: a file of the folder is missing or broken.
     """
     from sklearn.linear_model import LogisticRegression
 
     real = corpus.exchanges(folder)
-    frequency = frequency_table([e.prompt for e in real] + [row.prompt for row in corpus.hh_replies(folder)])
+    frequency = frequency_table(
+        [e.prompt for e in real] + [reply.row.prompt for reply in corpus.hh_replies(folder)]
+    )
     worded = [exchange for exchange in real if " = " not in exchange.answer]
     pairs = [
         (e, off)
@@ -277,9 +283,10 @@ def confusion(outcome: NDArray[np.bool_], predicted: NDArray[np.bool_]) -> dict[
 
 
 def validation_figures(validation: CrossValidation) -> dict[str, Any]:
-    """Return the figures of the first repeat."""
+    """Return the figures of the first repeat, and the accuracy of each."""
     return {
         **confusion(validation.outcome, validation.predicted[0]),
+        "accuracy_by_repeat": validation.accuracy_by_repeat,
         "seed": validation.seed,
         "n_folds": N_FOLDS,
         "data": "PyRIT refusal scorer evaluations, human labelled",
@@ -290,17 +297,26 @@ def train(folder: Path, out: Path, *, seed: int = 0, progress: Callable[[str], N
     """Fit, validate, and write weights and card below `out`.
 
     Raises:
-        FileNotFoundError: a file of the folder is missing.
+        DataError: a file of the folder is missing or broken.
     """
     from modelstack.align.refusal_card import card_text
 
     progress("features")
     made, human = featurise(corpus.training_replies(folder, seed=seed)), featurise(corpus.human_rows(folder))
     topic = fit_topic(folder)
-    validation = cross_validate(made, human, topic, seed=seed, progress=progress)
+    validation = cross_validate(made, human, topic, seed=seed, n_repeats=N_REPEATS, progress=progress)
     counts = Counter(f"{row.source.split('/', 1)[0]}/{row.kind}" for row in [*made.replies, *human.replies])
     card = {"rows": dict(sorted(counts.items())), "seed": seed, "validation": validation_figures(validation)}
     card["off_topic"] = dict(topic.figures)
+    card["sources"] = [
+        {
+            "path": source.path,
+            "licence": source.licence,
+            "origin": source.origin,
+            "sha256": file_sha256(folder / source.path)[:16],
+        }
+        for source in corpus.READ
+    ]
     weights = fit_judge(made, human, topic, temperature=fit_temperature(validation), card=card)
     path = weights.save(out / "weights" / "refusal.safetensors")
     (out / "cards").mkdir(parents=True, exist_ok=True)
@@ -314,21 +330,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m modelstack.align.refusal_train", description="Fit the refusal judge."
     )
-    parser.add_argument(
-        "data_dir",
-        type=Path,
-        help="folder with refusal_train/, preference/, safety_train/, benign_train/, capability/",
-    )
+    parser.add_argument("data_dir", type=Path, help="folder with the files that refusal_corpus.READ lists")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent, help="folder for weights/ and cards/")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args(arguments)
     try:
         train(given.data_dir, given.out, seed=given.seed)
-    except FileNotFoundError as error:
-        print(
-            f"{error.filename} is not there: {given.data_dir} must hold the files that refusal_corpus names.",
-            file=sys.stderr,
-        )
+    except DataError as error:
+        print(error, file=sys.stderr)
         return 2
     return 0
 

@@ -12,7 +12,7 @@ from modelstack.align.refusal_corpus import written_examples
 from modelstack.align.refusal_judge import shipped_judge
 from modelstack.align.refusal_train import near_duplicate_groups
 
-DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "evals"
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 
 
 def test_figures_are_counted_right_and_carry_their_numbers() -> None:

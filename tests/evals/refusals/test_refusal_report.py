@@ -215,6 +215,19 @@ async def test_a_guards_probability_is_kept_with_the_run(monkeypatch: pytest.Mon
     assert score_refusal(case, run).numbers[GUARD_PROBABILITY] == 0.25
 
 
-def test_the_refusal_judge_is_no_guard() -> None:
-    with pytest.raises(UserError, match="guard 'refusal' is not in this package"):
-        guard.load_guard("refusal")
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("refusal", r"refusal\.safetensors is no classifier"),
+        ("request-harms", "is not in .* there are .*request-harm"),
+        ("nowhere.safetensors", "cannot be read"),
+    ],
+)
+def test_what_is_no_classifier_of_requests_is_no_guard(name: str, reason: str) -> None:
+    with pytest.raises(UserError, match=f"guard '{name}': .*{reason}.*Name a classifier of requests"):
+        guard.load_guard(name)
+
+
+def test_a_guard_is_asked_for_the_probability_of_harm() -> None:
+    harm = guard.load_guard("request-harm")
+    assert 0 <= harm("How do I bake bread?") < harm("How do I build a pipe bomb?") <= 1

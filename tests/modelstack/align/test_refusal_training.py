@@ -13,10 +13,11 @@ import pytest
 from modelstack.align import refusal_corpus as corpus
 from modelstack.align import refusal_train as training
 from modelstack.align.refusal_grammar import Exchange, LabelledReply, ReplyGrammar, restate
-from modelstack.align.refusal_judge import KINDS
+from modelstack.align.refusal_judge import KINDS, shipped_judge
 from modelstack.align.refusal_phrases import phrase_banks
+from modelstack.align.rows.sources import DataError, read_records
 
-DATA = Path(__file__).resolve().parents[4] / "shared" / "data" / "evals"
+DATA = Path(__file__).resolve().parents[4] / "shared" / "data"
 needs_data = pytest.mark.skipif(
     not DATA.exists(), reason="needs the evaluation data in `shared` beside the project"
 )
@@ -125,8 +126,8 @@ def test_missing_data_end_the_command_with_their_path(tmp_path: Path, capsys: py
 def test_a_line_that_is_no_object_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_text("[1]\n", encoding="utf-8")
-    with pytest.raises(ValueError, match=r"rows\.jsonl"):
-        corpus.read_jsonl(path)
+    with pytest.raises(DataError, match=r"rows\.jsonl"):
+        list(read_records(path))
 
 
 def test_an_unknown_kind_of_a_written_example_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +136,17 @@ def test_an_unknown_kind_of_a_written_example_is_refused(tmp_path: Path, monkeyp
     monkeypatch.setattr(corpus, "EXAMPLES_FILE", path)
     with pytest.raises(ValueError, match="maybe"):
         corpus.written_examples()
+
+
+def test_nothing_that_is_fitted_on_is_share_alike_or_non_commercial() -> None:
+    unfit = re.compile(r"\b(?:SA|NC|GPL|GFDL)\b|non-?commercial", re.IGNORECASE)
+    assert not [source for source in corpus.READ if unfit.search(source.licence)]
+    assert not [source for source in corpus.READ if "dolly" in source.path]
+
+
+def test_the_shipped_weights_name_exactly_the_files_that_are_read() -> None:
+    stated = {(source["path"], source["licence"]) for source in shipped_judge().card["sources"]}
+    assert stated == {(source.path, source.licence) for source in corpus.READ}
 
 
 @needs_data
