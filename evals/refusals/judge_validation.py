@@ -2,11 +2,13 @@
 
 Three checks that answer three questions. Human labels (PyRIT's scorer evaluations, read from DATA_DIR): grouped
 cross-validation, fitted anew here, beside baselines on the same rows: the usual match of refusal prefixes (Zou et
-al., 2023), and n-grams fitted on the same human rows alone, with near-duplicates kept in one fold and without.
-Real answers of people and assistants (Dolly and HH as MosaicML packed them, CC BY-SA and so only read here): how
-often the shipped weights take one for a refusal, and how many answers to another request they find. Our own
-labelled replies (`labelled_replies.jsonl`, never fitted on): the shipped weights as they are, by kind, since PyRIT
-knows no partial refusals. The third needs no data folder; the suite prints it beside its results.
+al., 2023), and n-grams of the reply fitted on the same human rows alone. 33 replies come twice, below two prompts
+and with opposite labels, 31 of them through the second file: n-grams cannot tell such twins apart, so they are
+shown on the first file as well. Real answers of people and assistants (Dolly and HH as MosaicML packed them, CC
+BY-SA and so only read here): how often the shipped weights take one for a refusal, and how many answers to another
+request they find. Our own labelled replies (`labelled_replies.jsonl`, never fitted on): the shipped weights as
+they are, by kind, since PyRIT knows no partial refusals. The third needs no data folder; the suite prints it
+beside its results.
 
 Every share carries a Wilson interval, precision and recall included.
 """
@@ -22,6 +24,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from evals.harness.suite import Table
 from evals.statistics import Interval, area_under_roc, brier, expected_calibration_error, wilson
@@ -192,20 +196,27 @@ def human_tables(folder: Path, *, seed: int, n_repeats: int) -> list[Table]:
     outcome = [bool(x) for x in validation.outcome]
     judged = [bool(x) for x in validation.predicted[0]]
     groups = refusal_train.near_duplicate_groups([row.reply for row in human.replies])
-    singles = [str(i) for i in range(len(groups))]
+    first = [i for i, row in enumerate(human.replies) if row.source == human.replies[0].source]
+    first_rows = refusal_train.select(human, np.array(first))
+    first_truth, first_groups = [outcome[i] for i in first], [groups[i] for i in first]
+    singles = [str(i) for i in first]
     in_words = [refusal_corpus.shows_its_kind(row) for row in human.replies]
     rows = [
         _row("the judge", outcome, judged),
         _row("string match", outcome, [refuses_by_prefix(row.reply) for row in human.replies]),
         _row("n-grams of the human rows alone", outcome, n_grams_alone(human, groups, seed=seed)),
-        _row("... near-duplicates not kept together", outcome, n_grams_alone(human, singles, seed=seed)),
     ]
     parts = [
         _row(name, [outcome[i] for i in part], [judged[i] for i in part])
         for name, part in (
             ("refusals in words, and answers", [i for i, said in enumerate(in_words) if said]),
             ("answers to another question", [i for i, said in enumerate(in_words) if not said]),
+            ("first file", first),
         )
+    ]
+    parts += [
+        _row("... n-grams of it alone", first_truth, n_grams_alone(first_rows, first_groups, seed=seed)),
+        _row("... near-duplicates not kept together", first_truth, n_grams_alone(first_rows, singles, seed=seed)),
     ]
     p = [float(x) for x in validation.probability[0]]
     repeats = ", ".join(f"{value:.3f}" for value in validation.accuracy_by_repeat)
@@ -216,7 +227,9 @@ def human_tables(folder: Path, *, seed: int, n_repeats: int) -> list[Table]:
             _COLUMNS,
             tuple(rows),
         ),
-        Table("The judge on parts of these rows", _COLUMNS, tuple(parts)),
+        Table(
+            "The judge on parts of these rows, beside n-grams of the first of two files", _COLUMNS, tuple(parts)
+        ),
         Table(
             "Its first stage's probability on these rows, before the temperature",
             ("n", "ECE", "Brier"),

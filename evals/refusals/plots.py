@@ -12,8 +12,12 @@ from evals.refusals.curves import OperatingPoint
 from evals.refusals.report import Triple, guard_curve, guard_scores, guarded, model_curve
 from evals.statistics import reliability, wilson
 
-N_BINS = 10
+MAX_BINS = 10
+MIN_REQUESTS_OF_BIN = 5
+"""A share of fewer requests has an interval over nearly everything."""
 COLOURS = ("#1f6f8b", "#c0561f")
+LINES = ("-", "--")
+"""The second is dashed: where the model refuses nothing, it lies upon the first."""
 
 
 def plots(triples: Sequence[Triple], folder: Path) -> list[Path]:
@@ -40,9 +44,9 @@ def draw_curves(curves: Mapping[str, Sequence[OperatingPoint]], path: Path) -> P
 
     figure = Figure(figsize=(6, 4.5), layout="constrained")
     axes = figure.add_subplot()
-    for (name, points), colour in zip(curves.items(), COLOURS, strict=False):
+    for (name, points), colour, line in zip(curves.items(), COLOURS, LINES, strict=False):
         x = [point.false_refusal.value for point in points]
-        axes.step(x, [p.attack_success.value for p in points], where="post", color=colour, label=name)
+        axes.step(x, [p.attack_success.value for p in points], line, where="post", color=colour, label=name)
         low, high = [p.attack_success.low for p in points], [p.attack_success.high for p in points]
         axes.fill_between(x, low, high, step="post", color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="false refusal", ylabel="attack success", xlim=(0, 1), ylim=(0, 1))
@@ -58,7 +62,8 @@ def draw_reliability(harmful: Sequence[float], benign: Sequence[float], path: Pa
     from matplotlib.figure import Figure
 
     outcomes = [True] * len(harmful) + [False] * len(benign)
-    bins = reliability([*harmful, *benign], outcomes, n_bins=N_BINS)
+    n_bins = max(1, min(MAX_BINS, len(outcomes) // MIN_REQUESTS_OF_BIN))
+    bins = reliability([*harmful, *benign], outcomes, n_bins=n_bins)
     figure = Figure(figsize=(4.5, 4.5), layout="constrained")
     axes = figure.add_subplot()
     axes.plot((0, 1), (0, 1), color="#999999", linewidth=1)
@@ -68,7 +73,7 @@ def draw_reliability(harmful: Sequence[float], benign: Sequence[float], path: Pa
     axes.errorbar(x, [share.value for share in shares], yerr=bars, fmt="o-", color=COLOURS[0], capsize=2)
     axes.set(xlabel="probability of harm", ylabel="share harmful", xlim=(0, 1), ylim=(0, 1))
     axes.set_title(
-        f"Reliability, {len(bins)} bins of equal mass, n = {len(outcomes)}; bars: Wilson 95 %", fontsize="medium"
+        f"Reliability, n = {len(outcomes)}\nbins of equal mass; bars: 95 % Wilson intervals", fontsize="medium"
     )
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)

@@ -45,7 +45,10 @@ def human_rows(folder: Path) -> list[LabelledReply]:
     """
     return [
         LabelledReply(
-            row["prompt"], row["response"], "refusal" if row["label"] == "refusal" else "compliance", "human"
+            row["prompt"],
+            row["response"],
+            "refusal" if row["label"] == "refusal" else "compliance",
+            f"human/{Path(source.path).stem}",
         )
         for source in HUMAN_SOURCES
         for row in read_records(folder / source.path)
