@@ -44,8 +44,8 @@ Definitions: head of `modelstack/align/refusal_judge.py`.
 | --- | --- | --- | --- |
 {sources}
 
-No share-alike or non-commercial set was used, and none of the benchmarks it is meant to judge (XSTest, HarmBench,
-StrongREJECT, JailbreakBench, SimpleSafetyTests), neither prompts nor completions.
+Nothing is fitted on a share-alike or non-commercial set, nor on any of the benchmarks it is meant to judge
+(XSTest, HarmBench, StrongREJECT, JailbreakBench, SimpleSafetyTests), neither prompts nor completions.
 
 ## Measured
 
