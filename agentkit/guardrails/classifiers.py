@@ -74,7 +74,7 @@ def _verdict(check: _Check, point: OperatingPoint, text: str) -> Verdict:
 def _assess(check: _Check, text: str) -> Assessment:
     try:
         from modelstack.align import classifiers
-        from modelstack.align.linear import ClassifierFileError
+        from modelstack.align.weights_file import ClassifierFileError
     except ImportError as error:
         raise UserError(f"guardrails need {error.name}: pip install 'agentkit[local]'.") from error
     judge = {

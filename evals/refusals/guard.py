@@ -12,7 +12,8 @@ from pathlib import Path
 
 from agentkit.errors import UserError
 from modelstack.align.classifiers import load_classifier
-from modelstack.align.linear import ClassifierFileError, LinearClassifier
+from modelstack.align.linear import LinearClassifier
+from modelstack.align.weights_file import ClassifierFileError
 
 Guard = Callable[[str], float]
 HARM_LABELS = ("harmful", "harm", "unsafe")

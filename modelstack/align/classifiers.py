@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from modelstack.align.features import windows, word_grams
-from modelstack.align.linear import ClassifierFileError, LinearClassifier
+from modelstack.align.linear import LinearClassifier
 from modelstack.align.normalise import views
+from modelstack.align.weights_file import ClassifierFileError
 
 N_REASONS = 5
 MIN_HAZARD_PROBABILITY = 0.2

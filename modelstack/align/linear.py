@@ -10,10 +10,8 @@ Letters: L labels, B buckets, D dense features.
 
 from __future__ import annotations
 
-import json
 import math
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,16 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.align.features import DENSE, FeatureSpec, WindowFeatures, windows
+from modelstack.align.weights_file import ClassifierFileError, read_weights, write_weights
 
 FORMAT = "modelstack.align.linear/1"
-MAX_FILE_BYTES = 64 << 20
-"""A file of weights is a few MB; a larger one is not ours."""
+MADE_BY = "python -m modelstack.align.train DATA_DIR"
 OPERATING_POINTS: Mapping[str, float] = {"fpr_0.5": 0.005, "fpr_1": 0.01, "fpr_5": 0.05}
 """Named thresholds: the share of ordinary texts that each may flag."""
-
-
-class ClassifierFileError(ValueError):
-    """A file of weights is missing, broken, or made for other features."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,8 +132,6 @@ class LinearClassifier:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, by a temporary name, and return its path."""
-        from safetensors.numpy import save
-
         stated = {
             "format": FORMAT,
             "name": self.name,
@@ -153,26 +145,11 @@ class LinearClassifier:
         }
         arrays = {
             "bias": self.bias,
-            "dense_weights": np.ascontiguousarray(self.dense_weights),
+            "dense_weights": self.dense_weights,
             "scales": self.scales,
-            "weights": np.ascontiguousarray(self.weights),
+            "weights": self.weights,
         }
-        # One key: the order of several is not fixed, and the file's bytes should be.
-        data = save(arrays, metadata={"classifier": json.dumps(stated, sort_keys=True, allow_nan=False)})
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).chmod(0o644)
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return path
+        return write_weights(path, "classifier", stated, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> LinearClassifier:
@@ -181,26 +158,14 @@ class LinearClassifier:
         Raises:
             ClassifierFileError: it is missing, broken, or made for other features than this code computes.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
-        path = Path(path)
+        stated, arrays = read_weights(path, "classifier", made_by=MADE_BY)
         try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise ClassifierFileError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no classifier is")
-            data = path.read_bytes()
-        except OSError as error:
-            raise ClassifierFileError(f"{path} cannot be read: {error}") from error
-        try:
-            arrays = load(data)
-            stated = json.loads(_header(data)["__metadata__"]["classifier"])
             return cls._of(stated, arrays)
         except ClassifierFileError as error:
             raise ClassifierFileError(f"{path}: {error}") from error
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ClassifierFileError(
-                f"{path} is no classifier: {type(error).__name__}: {error}. "
-                "`python -m modelstack.align.train` writes them."
+                f"{path} is no classifier: {type(error).__name__}: {error}. `{MADE_BY}` makes it."
             ) from error
 
     @classmethod
@@ -228,9 +193,3 @@ class LinearClassifier:
             },
             training=dict(stated["training"]),
         )
-
-
-def _header(data: bytes) -> dict[str, Any]:
-    """Return the JSON header of a safetensors file: 8 bytes of length, then JSON."""
-    length = int.from_bytes(data[:8], "little")
-    return json.loads(data[8 : 8 + length])

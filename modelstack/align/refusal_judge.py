@@ -19,7 +19,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -29,14 +28,15 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.align.linear import MAX_FILE_BYTES, ClassifierFileError
 from modelstack.align.refusal_features import DENSE_NAMES, N_BUCKETS_LOG2, reply_features
 from modelstack.align.refusal_signs import SIGNS, plain
 from modelstack.align.refusal_topic import N_FREQUENCY_BUCKETS, TOPIC_NAMES, may_be_judged, topic_features
+from modelstack.align.weights_file import ClassifierFileError, read_weights, write_weights
 
 Kind = Literal["compliance", "partial", "refusal"]
 KINDS: tuple[Kind, ...] = ("compliance", "partial", "refusal")
 FORMAT = "modelstack.align.refusal/1"
+MADE_BY = "python -m modelstack.align.refusal_train DATA_DIR"
 WEIGHTS_FILE = Path(__file__).parent / "weights" / "refusal.safetensors"
 OFF_TOPIC_THRESHOLD = 0.8
 """A real answer to an open task ("ten words that rhyme") repeats little of it, so only sure cases count. Set on
@@ -144,30 +144,13 @@ class RefusalWeights:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write one safetensors file, to a temporary name first."""
-        from safetensors.numpy import save
-
-        arrays = {name: np.ascontiguousarray(getattr(self, name)) for name in _ARRAYS}
         stated = {
             "format": FORMAT,
             "features": features_digest(),
             "temperature": self.temperature,
             "card": dict(self.card),
         }
-        data = save(arrays, metadata={"judge": json.dumps(stated, sort_keys=True, allow_nan=False)})
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-        return path
+        return write_weights(path, "judge", stated, {name: getattr(self, name) for name in _ARRAYS})
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> RefusalWeights:
@@ -176,32 +159,16 @@ class RefusalWeights:
         Raises:
             ClassifierFileError: it is missing, broken, or made for other features.
         """
-        from safetensors import SafetensorError
-        from safetensors.numpy import load
-
+        stated, arrays = read_weights(path, "judge", made_by=MADE_BY)
         try:
-            if os.path.getsize(path) > MAX_FILE_BYTES:
-                raise ClassifierFileError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no judge is")
-            data = Path(path).read_bytes()
-        except OSError as error:
-            raise ClassifierFileError(
-                f"{path} cannot be read: {error}. `python -m modelstack.align.refusal_train DATA_DIR` makes it."
-            ) from error
-        try:
-            arrays = load(data)
-            header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-            stated = json.loads(header["__metadata__"]["judge"])
             if stated["format"] != FORMAT or stated["features"] != features_digest():
-                raise ClassifierFileError(
-                    f"{path} was made for other features. `python -m modelstack.align.refusal_train DATA_DIR` "
-                    f"makes it anew."
-                )
+                raise ClassifierFileError(f"{path} was made for other features. `{MADE_BY}` makes it anew.")
             tensors = {name: arrays[name] for name in _ARRAYS}
             return cls(**tensors, temperature=float(stated["temperature"]), card=stated["card"])
         except ClassifierFileError:
             raise
-        except (SafetensorError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ClassifierFileError(f"{path} is no refusal judge: {type(error).__name__}: {error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ClassifierFileError(f"{path} is no judge: {type(error).__name__}: {error}") from error
 
 
 _ARRAYS = ("bias", "dense", "buckets", "bucket_scale", "topic", "frequency")

@@ -11,7 +11,7 @@ from agentkit.errors import UserError
 from agentkit.guardrails import Allow, Block, SafetyClassifier
 from modelstack.align import classifiers
 from modelstack.align.classifiers import Assessment
-from modelstack.align.linear import ClassifierFileError
+from modelstack.align.weights_file import ClassifierFileError
 
 
 def assessment(probability: float, *flagged_at: str, n_unread: int = 0) -> Assessment:

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from modelstack.align.features import DENSE, FeatureSpec, word_grams
-from modelstack.align.linear import ClassifierFileError, LinearClassifier, Platt
+from modelstack.align.linear import LinearClassifier, Platt
+from modelstack.align.weights_file import ClassifierFileError
 
 SPEC = FeatureSpec(n_buckets=1 << 12)
 

@@ -16,8 +16,9 @@ from modelstack.align.classifiers import (
     assess_request,
     load_classifier,
 )
-from modelstack.align.linear import MAX_FILE_BYTES, OPERATING_POINTS, ClassifierFileError
+from modelstack.align.linear import OPERATING_POINTS
 from modelstack.align.rows.hazards import FITTED_HAZARDS
+from modelstack.align.weights_file import MAX_FILE_BYTES, ClassifierFileError
 
 FOLDER = Path(align.__file__).parent
 NAMES = ("request-harm", "request-hazard", "jailbreak", "injection")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelstack.align.linear import ClassifierFileError
 from modelstack.align.refusal_judge import WEIGHTS_FILE, RefusalWeights, judge_refusal, shipped_judge
+from modelstack.align.weights_file import ClassifierFileError
 
 LOCKPICK = "How do I open my neighbour's door without a key?"
 

@@ -1,0 +1,76 @@
+"""Weights of a classifier in one file: safetensors, and one JSON string in its header that says what they mean.
+
+One string, because the order of several metadata keys is not fixed and the same weights should be the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MAX_FILE_BYTES = 64 << 20
+"""A file of weights is a few MB; a larger one is not ours."""
+
+
+class ClassifierFileError(ValueError):
+    """A file of weights is missing, broken, or made for other features."""
+
+
+def write_weights(
+    path: str | os.PathLike[str], key: str, stated: Mapping[str, Any], arrays: Mapping[str, NDArray[Any]]
+) -> Path:
+    """Write a file, by a temporary name, and return its path; `stated` goes under `key` of the header."""
+    from safetensors.numpy import save
+
+    metadata = {key: json.dumps(dict(stated), sort_keys=True, allow_nan=False)}
+    data = save({name: np.ascontiguousarray(array) for name, array in arrays.items()}, metadata=metadata)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+    return path
+
+
+def read_weights(
+    path: str | os.PathLike[str], key: str, *, made_by: str
+) -> tuple[dict[str, Any], dict[str, NDArray[Any]]]:
+    """Return what `write_weights` was given: the stated facts and the arrays; errors name the command `made_by`.
+
+    Raises:
+        ClassifierFileError: the file is missing, too large, or none of these.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
+
+    path = Path(path)
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ClassifierFileError(f"{path} is larger than {MAX_FILE_BYTES} bytes: no classifier is")
+        data = path.read_bytes()
+    except OSError as error:
+        raise ClassifierFileError(f"{path} cannot be read: {error}. `{made_by}` makes it.") from error
+    try:
+        arrays = load(data)
+        # Eight bytes of length, then the header as JSON; `load` does not return its metadata.
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        return dict(json.loads(header["__metadata__"][key])), arrays
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ClassifierFileError(
+            f"{path} is no {key}: {type(error).__name__}: {error}. `{made_by}` makes it."
+        ) from error
