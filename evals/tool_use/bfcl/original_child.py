@@ -20,11 +20,13 @@ def main():
     """Answer questions until standard input ends."""
     sys.path.insert(0, sys.argv[1])
     answers, sys.stdout = sys.stdout, sys.stderr  # the original prints from within its converters
-    check, read_literal = load_original()
+    check, check_answer, read_literal = load_original()
     for line in sys.stdin:
         request = json.loads(line)
         if "literals" in request:
             replies = [attempt(read_literal, *literal) for literal in request["literals"]]
+        elif "acceptable" in request:
+            replies = [attempt(check_answer, answer, request["acceptable"]) for answer in request["answers"]]
         else:
             replies = [attempt(check, request, decode(calls)) for calls in request["outputs"]]
         answers.write(json.dumps(replies) + "\n")
@@ -32,7 +34,7 @@ def main():
 
 
 def load_original():
-    """Return the checker and the converter of literals, both taking plain data."""
+    """Return the checkers of calls and of final answers and the converter of literals, all taking plain data."""
     models = types.ModuleType("bfcl_eval.constants.model_config")
     models.__dict__["MODEL_CONFIG_MAPPING"] = {
         "keeps": types.SimpleNamespace(underscore_to_dot=False),
@@ -41,6 +43,7 @@ def load_original():
     sys.modules[models.__name__] = models
     languages = importlib.import_module("bfcl_eval.constants.enums").Language
     original = importlib.import_module("bfcl_eval.eval_checker.ast_eval.ast_checker")
+    agentic = importlib.import_module("bfcl_eval.eval_checker.agentic_eval.agentic_checker")
 
     def check(request, calls):
         verdict = original.ast_checker(
@@ -53,11 +56,17 @@ def load_original():
         )
         return [verdict["valid"], verdict.get("error_type", "")]
 
+    def check_answer(answer, acceptable):
+        if not answer:  # its runner's rule, before the checker is asked
+            return [False, "agentic:no_last_message"]
+        verdict = agentic.agentic_checker(answer, acceptable)
+        return [verdict["valid"], verdict.get("error_type", "")]
+
     def read_literal(language, text, declared, inner):
         convert = original.java_type_converter if language == "java" else original.js_type_converter
         return [True, repr(convert(text, declared, inner))]
 
-    return check, read_literal
+    return check, check_answer, read_literal
 
 
 def attempt(function, *arguments):

@@ -4,8 +4,10 @@
 
 Right answers are made from every key: first values, each acceptable value in turn, optional parameters left out,
 calls reversed. Every first rendering is then changed by every mutation that applies, `--rounds` times, and some
-right answers by several at once; for Java and JavaScript also random literals go through both converters. Two
-verdicts agree where both say right, or both say wrong. Where the original raises an exception, its whole
+right answers by several at once; for Java and JavaScript also random literals go through both converters. Final
+answers of the agentic categories are dressed and spoiled likewise (`agentic_mutations`).
+
+Two verdicts agree where both say right, or both say wrong. Where the original raises an exception, its whole
 evaluation would have ended: ours must say wrong, and the exception must be of a kind listed in `EXPLAINED`. Exits
 with 1 where anything else differs.
 
@@ -27,6 +29,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from evals.tool_use.bfcl import original_child
+from evals.tool_use.bfcl.agentic import AGENTIC, check_answer, load_answers
+from evals.tool_use.bfcl.agentic_mutations import gold_answers, spoiled_answers
 from evals.tool_use.bfcl.checker import calls_from_dicts, check_calls
 from evals.tool_use.bfcl.data import (
     CATEGORIES,
@@ -129,6 +133,10 @@ class Original:
             }
         )
 
+    def answers(self, acceptable: Sequence[str], answers: Sequence[str]) -> list[list[Any]]:
+        """Return [valid, error type], or [None, exception], for each final answer."""
+        return self._ask({"acceptable": acceptable, "answers": answers})
+
     def literals(self, texts: Sequence[tuple[str, str, str, str | None]]) -> list[list[Any]]:
         """Return [True, repr of the value], or [None, exception], for each (language, text, type, inner type)."""
         return self._ask({"literals": texts})
@@ -178,6 +186,8 @@ def compare(
             questions = load_questions(folder, category)
             for question in questions[:: max(1, len(questions) // limit)] if limit else questions:
                 _compare_question(original, question, rounds, draw, report)
+        for category in AGENTIC:
+            _compare_answers(original, category, load_answers(folder, category), rounds, limit, draw, report)
         for spoken in ("java", "javascript"):
             _compare_literals(original, spoken, n_literals, draw, report)
     return report
@@ -224,6 +234,24 @@ def _with_underscores(calls: Calls, draw: random.Random) -> Calls:
     if draw.random() < 0.1:
         return calls
     return [{name.replace(".", "_"): arguments for name, arguments in call.items()} for call in calls]
+
+
+def _compare_answers(
+    original: Original,
+    category: str,
+    keys: Mapping[str, Sequence[str]],
+    rounds: int,
+    limit: int | None,
+    draw: random.Random,
+    report: Report,
+) -> None:
+    others = [option for key in keys.values() for option in key]
+    for item, acceptable in list(keys.items())[:: max(1, len(keys) // limit) if limit else 1]:
+        answers = [*gold_answers(acceptable), *spoiled_answers(acceptable, others, rounds, draw)]
+        replies = original.answers(acceptable, [answer for _, answer in answers])
+        for (kind, answer), reply in zip(answers, replies, strict=True):
+            verdict = check_answer(answer, acceptable)
+            report.add(category, kind, reply, (verdict.valid, verdict.error_type), (item, answer))
 
 
 def _compare_literals(original: Original, spoken: Language, n: int, draw: random.Random, report: Report) -> None:

@@ -7,14 +7,15 @@ import copy
 import dataclasses
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from jsonschema import Draft202012Validator
 
-from evals.tool_use.bfcl import parity
+from evals.tool_use.bfcl import multi_turn_cases, parity
+from evals.tool_use.bfcl.agentic import standardised_answer
 from evals.tool_use.bfcl.checker import calls_from_dicts, check_calls
 from evals.tool_use.bfcl.data import CATEGORIES, Question, data_folder, has_answers, language, load_questions
 from evals.tool_use.bfcl.disputed import AGAINST_SCHEMA, CONTESTED, DISPUTED, MENDED, UNREACHABLE
@@ -22,7 +23,7 @@ from evals.tool_use.bfcl.function_docs import told_function, told_tools
 from evals.tool_use.bfcl.literal_mutations import random_literals
 from evals.tool_use.bfcl.parity import Report, compare, explanation, table
 from evals.tool_use.bfcl.renderings import first_rendering, literal, renderings, variants
-from evals.tool_use.bfcl.values import standardised
+from evals.tool_use.bfcl.values import Verdict, standardised
 from evals.tool_use.bfcl.wheel import cached_wheel_folder
 
 
@@ -49,12 +50,30 @@ def judged_right(question: Question, calls: Any) -> bool:
     ).valid
 
 
+def test_every_category_with_answers_is_compared(wheel: Path) -> None:
+    files = (wheel / "bfcl_eval" / "data" / "possible_answer").glob("BFCL_v4_*.json")
+    shipped = {path.stem.removeprefix("BFCL_v4_") for path in files}
+    report = compare(wheel, seed=3, limit=1, n_literals=0)
+    compared = {category for category, _ in report.by_category}
+    assert compared == {name for name in shipped if not name.startswith("multi_turn_")}
+    assert shipped - compared == set(multi_turn_cases.CATEGORIES)
+
+
 def test_both_checkers_agree_on_right_and_mutated_answers(wheel: Path) -> None:
     report = compare(wheel, seed=3, limit=2, n_literals=500)
     assert report.differences == []
     assert report.other_error_types == 0
     assert report.total("right answers") > 150
     assert report.total("mutated") > 1_500
+
+
+def test_a_looser_rule_for_final_answers_is_found_out(wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def inside_words_too(answer: str, acceptable: Sequence[str]) -> Verdict:
+        said = standardised_answer(answer)
+        return Verdict(any(standardised_answer(option) in said for option in acceptable))
+
+    monkeypatch.setattr(parity, "check_answer", inside_words_too)
+    assert compare(wheel, seed=3, limit=5, n_literals=0).differences
 
 
 @pytest.mark.parametrize(
