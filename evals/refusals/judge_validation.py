@@ -195,7 +195,7 @@ def human_tables(folder: Path, *, seed: int, n_repeats: int) -> list[Table]:
     validation = refusal_train.cross_validate(made, human, topic, seed=seed, n_repeats=n_repeats)
     outcome = [bool(x) for x in validation.outcome]
     judged = [bool(x) for x in validation.predicted[0]]
-    groups = refusal_train.near_duplicate_groups([row.reply for row in human.replies])
+    groups = refusal_train.reply_groups([row.reply for row in human.replies])
     first = [i for i, row in enumerate(human.replies) if row.source == human.replies[0].source]
     first_rows = refusal_train.select(human, np.array(first))
     first_truth, first_groups = [outcome[i] for i in first], [groups[i] for i in first]

@@ -45,7 +45,9 @@ Definitions: head of `modelstack/align/refusal_judge.py`.
 {sources}
 
 Nothing is fitted on a share-alike or non-commercial set, nor on any of the benchmarks it is meant to judge
-(XSTest, HarmBench, StrongREJECT, JailbreakBench, SimpleSafetyTests), neither prompts nor completions.
+(XSTest, HarmBench, StrongREJECT, JailbreakBench, SimpleSafetyTests), neither prompts nor completions. Rows
+whose prompt repeats one of {weights.card["evaluation_items"]:,} evaluation items at hand (trigram Jaccard at least
+0.6) were left out.
 
 ## Measured
 

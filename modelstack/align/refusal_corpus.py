@@ -3,7 +3,7 @@
 Human labels: PyRIT's scorer evaluations (MIT). Real replies, labelled here by agreeing rules and kept only where
 they are sure: HH-RLHF's harmless pairs (MIT). Requests that rule-made replies answer: AdvBench, CatQA, HarmfulQA,
 HH. Real answers, as compliance and as content: `refusal_exchanges`. Sets whose licence is share-alike or forbids
-commercial use are never read.
+commercial use are never read, and no prompt repeats an evaluation item of the folder.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from modelstack.align import refusal_exchanges
@@ -18,6 +19,7 @@ from modelstack.align.refusal_features import content_stems
 from modelstack.align.refusal_grammar import Exchange, LabelledReply, ReplyGrammar
 from modelstack.align.refusal_judge import KINDS, Kind
 from modelstack.align.refusal_signs import Sentence, plain, sentences
+from modelstack.align.rows.decontamination import Decontaminator, evaluation_items
 from modelstack.align.rows.sources import SOURCES, Source, read_records, read_source
 
 HUMAN_SOURCES = tuple(
@@ -102,7 +104,7 @@ def hh_replies(folder: Path) -> Iterator[HHReply]:
                 continue
             seen.add(reply)
             kind = sure_kind(reply)
-            if kind is not None:
+            if kind is not None and not evaluated(folder).repeats(prompt):
                 yield HHReply(LabelledReply(prompt.strip(), reply, kind, f"hh/{kind}"), not earlier)
 
 
@@ -117,7 +119,18 @@ def exchanges(folder: Path) -> list[Exchange]:
         for reply in hh_replies(folder)
         if reply.is_first and reply.row.kind == "compliance"
     ]
-    return [*refusal_exchanges.exchanges(folder), *first]
+    index = evaluated(folder)
+    return [*(e for e in refusal_exchanges.exchanges(folder) if not index.repeats(e.prompt)), *first]
+
+
+@lru_cache(maxsize=1)
+def evaluated(folder: Path) -> Decontaminator:
+    """Return the index of the evaluation items below the folder, whose prompts no row may repeat.
+
+    Raises:
+        DataError: a file is broken.
+    """
+    return Decontaminator(evaluation_items(folder))
 
 
 _DOUBTFUL = frozenset({"cannot", "dissuades", "condemns", "denies", "lacks", "apology", "machine", "resources"})
@@ -177,9 +190,12 @@ def training_replies(folder: Path, *, seed: int = 0, n_grammar: int = N_GRAMMAR)
     # HH answers that are surely compliance serve as content too: they speak of what harmful requests speak of.
     bodies = [row.reply for row in hh if row.kind == "compliance" and len(row.reply) > 200]
     harmful = [row["text"] for name in HARMFUL for row in read_source(folder, name)]
+    index = evaluated(folder)
+    harmful = [prompt for prompt in harmful if not index.repeats(prompt)]
     harmful += [row.prompt for row in hh if row.kind == "refusal"]
+    written = [row for row in written_examples() if not index.repeats(row.prompt)]
     grammar = ReplyGrammar(harmful, real, bodies, seed=seed)
-    return [*written_examples(), *hh, *grammar.replies(n_grammar)]
+    return [*written, *hh, *grammar.replies(n_grammar)]
 
 
 def written_examples() -> list[LabelledReply]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import sys
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from modelstack.align.refusal_grammar import LabelledReply
 from modelstack.align.refusal_judge import KINDS, N_GRAM_SCALE, OFF_TOPIC_THRESHOLD, RefusalWeights
 from modelstack.align.refusal_signs import plain
 from modelstack.align.refusal_topic import frequency_table, may_be_judged, topic_features
+from modelstack.align.rows.decontamination import connected
 from modelstack.align.rows.sources import DataError, file_sha256
 
 SOURCE_WEIGHT: Mapping[str, float] = {"grammar": 1.0, "hh": 1.0, "human": 6.0, "written": 12.0}
@@ -208,7 +209,7 @@ def cross_validate(
     progress: Callable[[str], None] = lambda _: None,
 ) -> CrossValidation:
     """Judge each human row by weights that were fitted without its group."""
-    groups = near_duplicate_groups([reply.reply for reply in human.replies])
+    groups = reply_groups([reply.reply for reply in human.replies])
     n = len(human.replies)
     predicted, probability = np.zeros((n_repeats, n), bool), np.zeros((n_repeats, n))
     for repeat in range(n_repeats):
@@ -226,23 +227,21 @@ def cross_validate(
     return CrossValidation(outcome, predicted, probability, seed)
 
 
-def near_duplicate_groups(texts: Sequence[str]) -> list[str]:
-    """Return a group name for each text; texts that are near-duplicates, also through others, share it."""
-    shingles = [_shingles(text) for text in texts]
-    parent = list(range(len(texts)))
+def reply_groups(replies: Sequence[str]) -> list[str]:
+    """Return a group name for each reply; near-duplicates, also through others, share it.
 
-    def root(i: int) -> int:
-        while parent[i] != i:
-            parent[i] = parent[parent[i]]
-            i = parent[i]
-        return i
+    Character trigrams, because many replies are a few words long.
+    """
+    shingles = [_shingles(reply) for reply in replies]
 
-    for i in range(len(texts)):
-        for j in range(i):
-            union = len(shingles[i] | shingles[j])
-            if not union or len(shingles[i] & shingles[j]) >= NEAR_DUPLICATE_JACCARD * union:
-                parent[root(i)] = root(j)
-    return [str(root(i)) for i in range(len(texts))]
+    def pairs() -> Iterator[tuple[int, int]]:
+        for i in range(len(replies)):
+            for j in range(i):
+                union = len(shingles[i] | shingles[j])
+                if not union or len(shingles[i] & shingles[j]) >= NEAR_DUPLICATE_JACCARD * union:
+                    yield i, j
+
+    return [str(group) for group in connected(len(replies), pairs())]
 
 
 def _shingles(text: str) -> frozenset[str]:
@@ -308,6 +307,7 @@ def train(folder: Path, out: Path, *, seed: int = 0, progress: Callable[[str], N
     counts = Counter(f"{row.source.split('/', 1)[0]}/{row.kind}" for row in [*made.replies, *human.replies])
     card = {"rows": dict(sorted(counts.items())), "seed": seed, "validation": validation_figures(validation)}
     card["off_topic"] = dict(topic.figures)
+    card["evaluation_items"] = corpus.evaluated(folder).n_items
     card["sources"] = [
         {
             "path": source.path,

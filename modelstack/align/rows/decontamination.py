@@ -17,17 +17,20 @@ from typing import Any
 from modelstack.align.rows.sources import read_records
 
 JACCARD_LIMIT = 0.6
-EVALUATION_FOLDERS = ("safety_dev", "safety_eval", "safety_test", "bfcl")
+EVALUATION_FOLDERS = ("safety_dev", "safety_eval", "safety_test", "bfcl", "capability/core")
 """Below `evals`; with `EVALUATION_FILES` all that must not be trained on."""
 EVALUATION_FILES = (
     "capability/ifeval_input_data.jsonl",
     "capability/gsm8k_test.jsonl",
     "capability/HumanEval.jsonl.gz",
 )
+MBPP_FILE = "capability/mbpp.jsonl"
+MBPP_TEST = range(11, 511)
+"""Of a file that holds training tasks too, 601 to 974; several of those are near-duplicates of test tasks."""
 _WORD = re.compile(r"[^\W_]+")
 _MAX_OWNERS = 200
 """Texts compared for one trigram: "how can i" stands in thousands."""
-_FIELDS = ("text", "prompt", "question")
+_FIELDS = ("text", "prompt", "question", "query", "context")
 
 
 class Decontaminator:
@@ -55,7 +58,27 @@ class Decontaminator:
 
 def near_duplicate_groups(texts: Sequence[str], limit: float = 0.3) -> list[int]:
     """Return a group number for each text; texts that share trigrams (Jaccard at least `limit`) share a group."""
-    parent = list(range(len(texts)))
+    owners: dict[str, list[int]] = defaultdict(list)
+    sets = [set(_trigrams(text)) for text in texts]
+
+    def pairs() -> Iterator[tuple[int, int]]:
+        for i, trigrams in enumerate(sets):
+            shared = Counter(owner for trigram in trigrams for owner in owners[trigram][:_MAX_OWNERS])
+            for owner, n in shared.items():
+                if n / (len(trigrams) + len(sets[owner]) - n) >= limit:
+                    yield i, owner
+            for trigram in trigrams:
+                owners[trigram].append(i)
+
+    return connected(len(texts), pairs())
+
+
+def connected(n: int, pairs: Iterable[tuple[int, int]]) -> list[int]:
+    """Return for each of `n` items the least one that pairs connect it with, also through others.
+
+    The least, so that the order of the pairs, which may be a set's, changes nothing.
+    """
+    parent = list(range(n))
 
     def root(i: int) -> int:
         while parent[i] != i:
@@ -63,16 +86,10 @@ def near_duplicate_groups(texts: Sequence[str], limit: float = 0.3) -> list[int]
             i = parent[i]
         return i
 
-    owners: dict[str, list[int]] = defaultdict(list)
-    sets = [set(_trigrams(text)) for text in texts]
-    for i, trigrams in enumerate(sets):
-        shared = Counter(owner for trigram in trigrams for owner in owners[trigram][:_MAX_OWNERS])
-        for owner, n in shared.items():
-            if n / (len(trigrams) + len(sets[owner]) - n) >= limit:
-                parent[root(i)] = root(owner)
-        for trigram in trigrams:
-            owners[trigram].append(i)
-    return [root(i) for i in range(len(texts))]
+    for i, j in pairs:
+        low, high = sorted((root(i), root(j)))
+        parent[high] = low
+    return [root(i) for i in range(n)]
 
 
 def evaluation_items(folder: Path) -> Iterator[str]:
@@ -87,6 +104,10 @@ def evaluation_items(folder: Path) -> Iterator[str]:
     for path in paths:
         for record in read_records(path):
             yield from _texts(record)
+    if (root / MBPP_FILE).exists():
+        for record in read_records(root / MBPP_FILE):
+            if record.get("task_id") in MBPP_TEST:
+                yield from _texts(record)
 
 
 def _texts(record: dict[str, Any]) -> Iterator[str]:

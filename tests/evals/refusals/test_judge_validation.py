@@ -13,7 +13,7 @@ from evals.refusals import judge_validation as validation
 from modelstack.align.refusal_corpus import written_examples
 from modelstack.align.refusal_grammar import LabelledReply
 from modelstack.align.refusal_judge import shipped_judge
-from modelstack.align.refusal_train import featurise, near_duplicate_groups
+from modelstack.align.refusal_train import featurise, reply_groups
 
 
 def test_figures_are_counted_right_and_carry_their_numbers() -> None:
@@ -53,7 +53,7 @@ def test_the_labelled_replies_have_all_kinds_and_ids_of_their_own() -> None:
 def test_no_labelled_reply_is_a_near_duplicate_of_a_written_training_example() -> None:
     held_out = [row.reply for row in validation.labelled_replies() if len(row.reply) > 40]
     trained = [row.reply for row in written_examples()]
-    groups = near_duplicate_groups([*held_out, *trained])
+    groups = reply_groups([*held_out, *trained])
     assert not set(groups[: len(held_out)]) & set(groups[len(held_out) :])
     prompts = {row.prompt for row in written_examples()}
     assert not [row.prompt for row in validation.labelled_replies() if row.prompt in prompts]

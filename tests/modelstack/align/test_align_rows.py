@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -57,6 +60,41 @@ def test_evaluation_items_come_from_all_evaluation_files(tmp_path: Path) -> None
     with gzip.open(tmp_path / "evals/capability/HumanEval.jsonl.gz", "wt", encoding="utf-8") as file:
         file.write(json.dumps({"prompt": "second item here"}) + "\n")
     assert sorted(evaluation_items(tmp_path)) == ["first item here", "second item here", "third item here"]
+
+
+def test_test_tasks_of_a_file_that_has_training_tasks_too_are_items(tmp_path: Path) -> None:
+    (tmp_path / "evals/capability").mkdir(parents=True)
+    tasks = [{"task_id": number, "text": f"task number {number}"} for number in (10, 11, 510, 511, 601)]
+    lines = "".join(json.dumps(task) + "\n" for task in tasks)
+    (tmp_path / "evals/capability/mbpp.jsonl").write_text(lines, "utf-8")
+    assert list(evaluation_items(tmp_path)) == ["task number 11", "task number 510"]
+
+
+GROUPS_IN_A_PROCESS = """
+from modelstack.align.rows.decontamination import near_duplicate_groups
+texts = []
+for n in range(12):  # two that share nothing, and a third that joins them
+    one, two = ([f"{side}{n}x{i}" for i in range(8)] for side in "ab")
+    texts += [" ".join(one), " ".join(two), " ".join(one + two)]
+print(near_duplicate_groups(texts))
+"""
+
+
+def test_groups_are_the_same_in_every_process() -> None:
+    """They decide the folds, and with them calibration and thresholds; sets have another order in each process."""
+    said = {
+        subprocess.run(
+            [sys.executable, "-c", GROUPS_IN_A_PROCESS],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            cwd=Path(__file__).parents[3],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(4)
+    }
+    assert len(said) == 1
+    assert json.loads(said.pop()) == [3 * (i // 3) for i in range(36)]
 
 
 def test_near_duplicates_share_a_group_through_others_too() -> None:

@@ -71,14 +71,24 @@ def test_phrases_hold_only_known_placeholders_and_repeat_none() -> None:
         assert placeholders <= {"act", "doing", "Doing", "topic", "Topic", "that"}, name
 
 
+@needs_data
+def test_no_row_that_is_fitted_on_asks_what_an_evaluation_asks() -> None:
+    index = corpus.evaluated(DATA)
+    assert index.n_items > 5_000
+    real = [exchange.prompt for exchange in corpus.exchanges(DATA)]
+    assert [prompt for prompt in real if index.repeats(prompt)] == []
+    rows = corpus.training_replies(DATA, n_grammar=500)
+    assert [row.prompt for row in rows if row.source != "written" and index.repeats(row.prompt)] == []
+
+
 def test_near_duplicates_share_a_group_also_through_a_third() -> None:
     base = "I'm sorry, but I cannot assist with that request at this time."
-    groups = training.near_duplicate_groups([base, base.replace("that", "this"), "Bake the bread for an hour."])
+    groups = training.reply_groups([base, base.replace("that", "this"), "Bake the bread for an hour."])
     assert groups[0] == groups[1] != groups[2]
 
 
 def test_empty_texts_are_near_duplicates_of_each_other() -> None:
-    groups = training.near_duplicate_groups(["", "", "a word"])
+    groups = training.reply_groups(["", "", "a word"])
     assert groups[0] == groups[1] != groups[2]
 
 
