@@ -87,6 +87,18 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
     return name.removeprefix("local").removeprefix(":") or DEFAULT_MODEL, options
 
 
+def with_local_option(spec: str, key: str, value: str) -> str:
+    """Return a local model's name with one more option, or as it is where it says that option itself.
+
+    Raises:
+        UserError: the name is not a local model's, or an option is not known.
+    """
+    local = split_local(spec)
+    if local is None:
+        raise UserError(f"model {spec!r} is no local one, so it takes no option {key!r}.")
+    return spec if key in local[1] else f"{spec}{'&' if '?' in spec else '?'}{key}={value}"
+
+
 def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
     from agentkit.models.catalog import parse_spec
     from agentkit.models.local import LocalModel

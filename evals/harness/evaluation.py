@@ -119,12 +119,12 @@ def find_model(name: str, suite: Suite) -> Model:
         from agentkit.testing import TestModel
 
         return TestModel()
-    from agentkit.models.resolve import resolve_model, split_local
+    from agentkit.models.resolve import resolve_model, split_local, with_local_option
 
-    if (local := split_local(name)) is not None and "conversations" not in local[1]:
+    if split_local(name) is not None:
         # What other conversations hold in a shared cache moves the last bits of attention's sums: with one at a
         # time a case's reply is the same after any other case, so a resumed evaluation is the uninterrupted one.
-        name += "&conversations=1" if "?" in name else "?conversations=1"
+        name = with_local_option(name, "conversations", "1")
     return resolve_model(name)
 
 

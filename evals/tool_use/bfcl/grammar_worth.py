@@ -22,7 +22,7 @@ from typing import Annotated
 import typer
 
 from agentkit.errors import UserError
-from agentkit.models.resolve import split_local
+from agentkit.models.resolve import split_local, with_local_option
 from evals.harness.comparison import compare, comparison_table
 from evals.harness.evaluation import Evaluation, evaluate
 from evals.harness.results import ALL
@@ -41,14 +41,14 @@ class Condition:
     """One way to decode."""
 
     name: str
-    model_options: str
+    model_option: tuple[str, str] | None
     tool_choice: str
 
 
 CONDITIONS = (
-    Condition("no-grammar", "grammar=none", "auto"),
-    Condition("grammar", "", "required"),
-    Condition("grammar-abstention", "abstain=true", "auto"),
+    Condition("no-grammar", ("grammar", "none"), "auto"),
+    Condition("grammar", None, "required"),
+    Condition("grammar-abstention", ("abstain", "true"), "auto"),
 )
 
 
@@ -58,12 +58,14 @@ def specification(
     """Return the evaluation of one condition; `data` is the suite's option of that name.
 
     Raises:
-        UserError: the model is not a local one.
+        UserError: the model is not a local one, or sets what the conditions set.
     """
-    if split_local(model) is None:
+    local = split_local(model)
+    if local is None:
         raise UserError(f"model {model!r}: only a local model can be decoded without and with a grammar.")
-    joint = "&" if "?" in model else "?"
-    name = f"{model}{joint}{condition.model_options}" if condition.model_options else model
+    if fixed := {"grammar", "abstain"} & set(local[1]):
+        raise UserError(f"model {model!r}: leave out {', '.join(sorted(fixed))}; the conditions set it.")
+    name = with_local_option(model, *condition.model_option) if condition.model_option else model
     options = {"categories": CATEGORIES, "tool_choice": condition.tool_choice}
     if data is not None:
         options["data"] = data

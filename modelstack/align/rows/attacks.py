@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import random
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -252,9 +251,10 @@ def _contexts(folder: Path, draw: random.Random) -> list[Context]:
 
 def _emails(draw: random.Random, n: int) -> list[str]:
     """Emails with requests in them: people ask each other for things all day, and that is no attack."""
-    fill: Callable[[str], str] = lambda text: text.format(  # noqa: E731
-        thing=draw.choice(words.THINGS), place=draw.choice(words.PLACES)
-    )
+
+    def fill(text: str) -> str:
+        return text.format(thing=draw.choice(words.THINGS), place=draw.choice(words.PLACES))
+
     asks = (
         "please send me the figures for {place} by Friday.", "could you book a room in {place} for Tuesday?",
         "can you forward the invoice for the {thing} to accounting?",

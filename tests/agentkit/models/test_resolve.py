@@ -9,7 +9,7 @@ import pytest
 from agentkit.errors import UserError
 from agentkit.models.local import LocalModel
 from agentkit.models.openai_compatible import OpenAICompatibleModel
-from agentkit.models.resolve import resolve_model, split_local
+from agentkit.models.resolve import resolve_model, split_local, with_local_option
 from agentkit.testing import TestModel
 
 
@@ -38,6 +38,14 @@ def test_the_options_of_a_local_model_are_read() -> None:
     )
     assert split_local("local") == ("smollm2-135m", {})
     assert split_local("localhost") is None
+
+
+def test_an_option_is_added_unless_the_name_says_it_already() -> None:
+    assert with_local_option("local", "abstain", "true") == "local?abstain=true"
+    assert with_local_option("local:a.gguf?lora=x", "abstain", "true") == "local:a.gguf?lora=x&abstain=true"
+    assert with_local_option("local?abstain=false", "abstain", "true") == "local?abstain=false"
+    with pytest.raises(UserError, match="no local one"):
+        with_local_option("test", "abstain", "true")
 
 
 def test_a_server_of_ones_own_is_named_by_its_address() -> None:

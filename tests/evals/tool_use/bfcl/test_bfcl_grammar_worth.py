@@ -51,6 +51,12 @@ def test_a_model_whose_decoder_is_elsewhere_is_refused() -> None:
         specification(CONDITIONS[0], "openai:large")
 
 
+@pytest.mark.parametrize("model", ["local?grammar=none", "local:a.gguf?lora=b.gguf&abstain=false"])
+def test_a_model_that_sets_what_the_conditions_set_is_refused(model: str) -> None:
+    with pytest.raises(UserError, match="the conditions set it"):
+        specification(CONDITIONS[1], model)
+
+
 def test_the_table_has_a_line_for_each_category_and_condition_and_leaves_disputed_items_out_once() -> None:
     assert "parallel_155" in DISPUTED
     right_without = [("simple_python_0", "simple_python", 1.0), ("parallel_155", "parallel", 0.0)]
