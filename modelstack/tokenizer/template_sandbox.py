@@ -110,7 +110,17 @@ def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
 def _environment() -> Any:
     import jinja2.sandbox
     from jinja2.compiler import CodeGenerator
-    from jinja2.ext import loopcontrols
+    from jinja2.ext import Extension, loopcontrols
+
+    class Generation(Extension):
+        """`{% generation %}` marks what a model is to write, for masks of training; it renders as its content."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            """Return the statements between the marks."""
+            next(parser.stream)
+            return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
     class BoundedCode(CodeGenerator):
         def visit_Concat(self, node: Any, frame: Any) -> None:
@@ -144,7 +154,9 @@ def _environment() -> Any:
         def concat_bounded(self, parts: tuple[Any, ...]) -> str:
             return "".join(str(_bounded(part)) for part in parts)
 
-    environment = Environment(trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols], finalize=_bounded)
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[loopcontrols, Generation], finalize=_bounded
+    )
     environment.filters = {name: f for name, f in environment.filters.items() if name in FILTERS}
     environment.filters |= {"tojson": _to_json, "string": _to_string, "join": _join, "replace": _replace}
     environment.globals = {

@@ -1,0 +1,1 @@
+"""Step 4, architecture: one config, the blocks it chooses from, counts, and checkpoints in and out."""

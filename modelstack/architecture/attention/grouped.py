@@ -1,0 +1,106 @@
+"""Attention with separate keys and values: multi-head, grouped-query, multi-query; whole or in a sliding window.
+
+G = H is multi-head (arXiv 1706.03762), 1 < G < H grouped-query (2305.13245), G = 1 multi-query (1911.02150). On
+top: biases, three kinds of positions (RoPE, ALiBi, none), QK-norm per head (2302.05442) or over the projection
+(OLMo 2), sinks, soft-cap, an output gate (Qwen3-Next).
+
+Letters: B batch, T tokens, S tokens seen, D model width, H query heads, G KV heads, d head channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from modelstack.architecture.attention.softmax import softmax_attention
+from modelstack.architecture.cache import GrowingCache, WindowCache
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.context import ForwardContext
+from modelstack.architecture.norms import make_norm
+from modelstack.architecture.rope import alibi_slopes, rotate_half_split, rotate_interleaved
+
+
+class GroupedQueryAttention(nn.Module):
+    """Layer types `full_attention` and `sliding_attention`."""
+
+    def __init__(self, config: ModelConfig, layer: int) -> None:
+        """Make the projections."""
+        super().__init__()
+        D, d = config.hidden_size, config.head_dim
+        self.n_heads, self.n_kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, d
+        self.window = config.window(layer)
+        self.rope = config.rope(layer)
+        self.rope_channels = int(d * self.rope.partial_rotary_factor) if self.rope else 0
+        self.rotate = rotate_interleaved if config.rope_interleave else rotate_half_split
+        self.scale = config.attention_scale
+        self.softcap = config.attn_logit_softcapping
+        self.qk_norm = config.qk_norm
+        self.has_gate = config.attn_output_gate
+        q_size = self.n_heads * d * (2 if self.has_gate else 1)
+        self.q_proj = nn.Linear(D, q_size, bias=config.attention_bias)
+        self.k_proj = nn.Linear(D, self.n_kv_heads * d, bias=config.attention_bias)
+        self.v_proj = nn.Linear(D, self.n_kv_heads * d, bias=config.attention_bias)
+        self.o_proj = nn.Linear(self.n_heads * d, D, bias=config.attention_out_bias)
+        if self.qk_norm == "head":
+            self.q_norm, self.k_norm = make_norm(config, d), make_norm(config, d)
+        elif self.qk_norm == "projection":
+            self.q_norm = make_norm(config, self.n_heads * d)
+            self.k_norm = make_norm(config, self.n_kv_heads * d)
+        self.sinks = nn.Parameter(torch.zeros(self.n_heads)) if config.attention_sinks else None
+        self.slopes = (
+            alibi_slopes(self.n_heads, config.alibi_bias_max) if config.position_embedding == "alibi" else None
+        )
+
+    def new_cache(self) -> GrowingCache | WindowCache:
+        """Return room for keys and values."""
+        return GrowingCache() if self.window is None else WindowCache(self.window)
+
+    def forward(
+        self, x_BTD: Tensor, context: ForwardContext, cache: GrowingCache | WindowCache | None = None
+    ) -> Tensor:
+        """Mix tokens: [B, T, D] to [B, T, D]."""
+        B, T, _ = x_BTD.shape
+        q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+        gate = None
+        if self.has_gate:
+            q, gate = q.view(B, T, self.n_heads, 2 * self.head_dim).chunk(2, dim=-1)
+            gate = gate.reshape(B, T, -1)
+        if self.qk_norm == "projection":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q = q.reshape(B, T, self.n_heads, self.head_dim)
+        k = k.view(B, T, self.n_kv_heads, self.head_dim)
+        if self.qk_norm == "head":
+            q, k = self.q_norm(q), self.k_norm(k)
+        q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.view(B, T, self.n_kv_heads, -1).transpose(1, 2)
+        if self.rope is not None:
+            rotation = context.rotation(self.rope, self.rope_channels)
+            q, k = self.rotate(q, rotation), self.rotate(k, rotation)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        causal = context.is_plain_causal(self.window)
+        y = softmax_attention(
+            q,
+            k,
+            v,
+            scale=self.scale,
+            mask=None if causal else context.mask(self.window, k.shape[2]),
+            causal=causal,
+            bias=self._alibi(context, k.shape[2]),
+            sinks_H=self.sinks,
+            softcap=self.softcap,
+        )
+        y = y.transpose(1, 2).reshape(B, T, -1)
+        if gate is not None:
+            y = y * torch.sigmoid(gate)
+        return self.o_proj(y)
+
+    def _alibi(self, context: ForwardContext, n_keys: int) -> Tensor | None:
+        """Return -slope * distance, [1, H, T, S]."""
+        if self.slopes is None:
+            return None
+        device = context.token_ids_BT.device
+        end = context.n_past + context.n_tokens
+        query = torch.arange(context.n_past, end, device=device)[:, None]
+        key = torch.arange(end - n_keys, end, device=device)[None, :]
+        slopes = torch.tensor(self.slopes, device=device)[None, :, None, None]
+        return slopes * (key - query)

@@ -1,0 +1,21 @@
+"""Which class serves which layer type. A new attention kind is one file beside this and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+from modelstack.architecture.attention.grouped import GroupedQueryAttention
+from modelstack.architecture.config import ModelConfig
+
+ATTENTION: dict[str, Callable[[ModelConfig, int], Any]] = {
+    "full_attention": GroupedQueryAttention,
+    "sliding_attention": GroupedQueryAttention,
+}
+
+
+def make_attention(config: ModelConfig, layer: int) -> nn.Module:
+    """Return the token mixer of a layer: `forward(x_BTD, context, cache) -> y_BTD` and `new_cache()`."""
+    return ATTENTION[config.layer_types[layer]](config, layer)

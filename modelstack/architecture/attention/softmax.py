@@ -1,0 +1,89 @@
+"""Softmax attention over given queries, keys and values: the one place that chooses a kernel.
+
+Plain attention, masked or not, goes to torch's fused kernel. A soft-cap (Gemma 2) and sinks (gpt-oss, arXiv
+2309.17453: a logit that joins the denominator only) cannot be said to it and are computed in steps, with the
+softmax in fp32.
+
+Letters: B batch, H query heads, G KV heads, T queries, S keys, d channels of a key, e of a value.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def softmax_attention(
+    q_BHTd: Tensor,
+    k_BGSd: Tensor,
+    v_BGSe: Tensor,
+    *,
+    scale: float,
+    mask: Tensor | None = None,
+    causal: bool = False,
+    bias: Tensor | None = None,
+    sinks_H: Tensor | None = None,
+    softcap: float | None = None,
+) -> Tensor:
+    """Return [B, H, T, e].
+
+    Args:
+        q_BHTd: Queries; head h reads KV head h // (H / G).
+        k_BGSd: Keys.
+        v_BGSe: Values.
+        scale: Factor on q.k.
+        mask: bool, True where seen, broadcast to [B, H, T, S]; None: all is seen, or `causal`.
+        causal: Each query sees the keys up to its own place, T = S; `mask` is then not read.
+        bias: Added to the logits, broadcast to [B, H, T, S] (ALiBi).
+        sinks_H: A logit for each head that takes part in the denominator; not scaled.
+        softcap: c in c * tanh(logit / c), before masking.
+    """
+    grouped = q_BHTd.shape[1] != k_BGSd.shape[1]
+    if sinks_H is None and softcap is None:
+        if bias is not None:
+            mask = _as_bias(mask, bias, causal, q_BHTd)
+            causal = False
+        return F.scaled_dot_product_attention(
+            q_BHTd,
+            k_BGSd,
+            v_BGSe,
+            attn_mask=None if causal else mask,
+            is_causal=causal,
+            scale=scale,
+            enable_gqa=grouped,
+        )
+    if grouped:
+        n_repeat = q_BHTd.shape[1] // k_BGSd.shape[1]
+        k_BGSd, v_BGSe = k_BGSd.repeat_interleave(n_repeat, 1), v_BGSe.repeat_interleave(n_repeat, 1)
+    logits = torch.matmul(q_BHTd, k_BGSd.transpose(2, 3)) * scale
+    if softcap is not None:
+        logits = torch.tanh(logits / softcap) * softcap
+    if bias is not None:
+        logits = logits + bias
+    if causal:
+        mask = causal_mask(logits.shape[-2], logits.device)
+    if mask is not None:
+        logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
+    return torch.matmul(softmax_with_sink(logits, sinks_H).to(v_BGSe.dtype), v_BGSe)
+
+
+def softmax_with_sink(logits_BHTS: Tensor, sinks_H: Tensor | None) -> Tensor:
+    """Return the softmax over S, fp32; a sink takes its share of the sum and is dropped."""
+    if sinks_H is None:
+        return logits_BHTS.softmax(-1, dtype=torch.float32)
+    sinks = sinks_H.reshape(1, -1, 1, 1).expand(*logits_BHTS.shape[:3], 1).to(logits_BHTS.dtype)
+    return torch.cat((logits_BHTS, sinks), dim=-1).softmax(-1, dtype=torch.float32)[..., :-1]
+
+
+def causal_mask(n_tokens: int, device: torch.device) -> Tensor:
+    """Return the lower triangle, bool [T, T]."""
+    return torch.ones(n_tokens, n_tokens, dtype=torch.bool, device=device).tril()
+
+
+def _as_bias(mask: Tensor | None, bias: Tensor, causal: bool, q: Tensor) -> Tensor:
+    """Return the bias with -inf where nothing is seen: the fused kernel takes one of the two."""
+    if causal:
+        mask = causal_mask(q.shape[2], q.device)
+    bias = bias.to(q.dtype)
+    return bias if mask is None else bias.masked_fill(~mask, float("-inf"))

@@ -1,0 +1,117 @@
+"""Caches of one layer's past, and the whole model's.
+
+Each attention kind says with `new_cache` what it has to remember: all keys and values, a window of them, latents,
+compressed entries, a recurrent state. The model's `Cache` counts the tokens once for all layers.
+
+Letters: B batch, G KV heads, S tokens held, d channels of a key, e of a value.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+FIRST_CAPACITY = 256
+"""Tokens that a growing cache makes room for at first; then it doubles."""
+
+
+class LayerCache(Protocol):
+    """What a layer remembers of the tokens before."""
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes of what is remembered (not of the room kept for more)."""
+        ...
+
+
+@dataclass(slots=True)
+class Cache:
+    """A model's memory of one batch of sequences of equal length."""
+
+    layers: list[LayerCache]
+    n_tokens: int = 0
+    """Tokens seen so far."""
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes remembered by all layers."""
+        return sum(layer.bytes_in_use() for layer in self.layers)
+
+
+@dataclass(slots=True)
+class GrowingCache:
+    """All of some tensors' rows along one axis, in buffers that double: an append costs no copy of the past."""
+
+    buffers: list[Tensor] = field(default_factory=list)
+    length: int = 0
+
+    def append(self, *new: Tensor) -> list[Tensor]:
+        """Append [B, G, T, *] tensors; return all that is held, each [B, G, S, *], as views not to be kept."""
+        n_new = new[0].shape[2]
+        self._make_room(new, self.length + n_new)
+        for buffer, rows in zip(self.buffers, new, strict=True):
+            buffer[:, :, self.length : self.length + n_new] = rows
+        self.length += n_new
+        return [buffer[:, :, : self.length] for buffer in self.buffers]
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the held rows."""
+        return sum(b[:, :, : self.length].nbytes for b in self.buffers)
+
+    def _make_room(self, new: tuple[Tensor, ...], needed: int) -> None:
+        capacity = self.buffers[0].shape[2] if self.buffers else 0
+        if needed <= capacity:
+            return
+        capacity = max(FIRST_CAPACITY, 2 * capacity, needed)
+        old = self.buffers
+        self.buffers = [t.new_empty(*t.shape[:2], capacity, t.shape[3]) for t in new]
+        for buffer, past in zip(self.buffers, old, strict=bool(old)):
+            buffer[:, :, : self.length] = past[:, :, : self.length]
+
+
+@dataclass(slots=True)
+class WindowCache:
+    """The last `window - 1` rows: with the token itself, what a sliding window sees.
+
+    The buffer is twice as long, so the rows move once in `window` tokens and not at each.
+    """
+
+    window: int
+    buffers: list[Tensor] = field(default_factory=list)
+    start: int = 0
+    end: int = 0
+
+    def append(self, *new: Tensor) -> list[Tensor]:
+        """Append [B, G, T, *] tensors; return the rows that the new tokens may see, the newest last."""
+        n_new, kept = new[0].shape[2], self.window - 1
+        if n_new > kept or not self.buffers:
+            return self._replace(new)
+        if self.end + n_new > self.buffers[0].shape[2]:
+            for buffer in self.buffers:
+                buffer[:, :, : self.end - self.start] = buffer[:, :, self.start : self.end].clone()
+            self.start, self.end = 0, self.end - self.start
+        for buffer, rows in zip(self.buffers, new, strict=True):
+            buffer[:, :, self.end : self.end + n_new] = rows
+        seen = [buffer[:, :, self.start : self.end + n_new] for buffer in self.buffers]
+        self.end += n_new
+        self.start = max(self.start, self.end - kept)
+        return seen
+
+    def bytes_in_use(self) -> int:
+        """Return the bytes of the rows in the window."""
+        return sum(b[:, :, self.start : self.end].nbytes for b in self.buffers)
+
+    def _replace(self, new: tuple[Tensor, ...]) -> list[Tensor]:
+        """Take a long block: what is seen is made once, what stays is copied to fresh buffers."""
+        if self.buffers:
+            past = [b[:, :, self.start : self.end] for b in self.buffers]
+            seen = [torch.cat((p, n), dim=2) for p, n in zip(past, new, strict=True)]
+        else:
+            seen = list(new)
+        kept = min(self.window - 1, seen[0].shape[2])
+        self.buffers = [t.new_empty(*t.shape[:2], 2 * self.window, t.shape[3]) for t in seen]
+        for buffer, rows in zip(self.buffers, seen, strict=True):
+            buffer[:, :, :kept] = rows[:, :, rows.shape[2] - kept :]
+        self.start, self.end = 0, kept
+        return seen

@@ -1,0 +1,90 @@
+"""What all layers of one forward pass share: positions, documents, masks and rotations, each computed once.
+
+Masks are asked for by their meaning (`window`), not passed from layer to layer, so an attention kind takes what it
+needs and the model file stays one line long. Layers leave their routing here for the losses to read.
+
+Letters: B batch, T tokens of this call, P tokens already in the cache, S = P + T, r rotated channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from modelstack.architecture.config import RopeParameters
+from modelstack.architecture.rope import Rotation, rotation
+
+
+@dataclass(slots=True)
+class Routing:
+    """What one layer's router decided, N = B * T tokens, E experts, k chosen."""
+
+    logits_NE: Tensor
+    scores_NE: Tensor
+    experts_Nk: Tensor
+
+
+@dataclass(slots=True)
+class ForwardContext:
+    """One call's shared facts."""
+
+    token_ids_BT: Tensor
+    positions_BT: Tensor
+    """Positions in the document; [1, T] where all rows agree."""
+    n_past: int = 0
+    """P."""
+    documents_BT: Tensor | None = None
+    """A number for each packed document; tokens see their own document only. Not together with a cache."""
+    forced_experts: dict[int, Tensor] = field(default_factory=dict)
+    """Expert choices [N, k] by layer, instead of the router's own (anticipatory routing, replay in RL)."""
+    routing: dict[int, Routing] = field(default_factory=dict)
+    """By layer, filled by the layers."""
+    _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    _rotations: dict[tuple[RopeParameters, int], Rotation] = field(default_factory=dict)
+
+    @property
+    def n_tokens(self) -> int:
+        """Return T."""
+        return self.token_ids_BT.shape[1]
+
+    def rotation(self, rope: RopeParameters, r: int) -> Rotation:
+        """Return cos and sin of this call's positions, fp32, [B or 1, T, r/2]."""
+        key = (rope, r)
+        if key not in self._rotations:
+            self._rotations[key] = rotation(rope, r, self.positions_BT)
+        return self._rotations[key]
+
+    def is_plain_causal(self, window: int | None) -> bool:
+        """Whether "each token sees all before it" is the whole mask: attention kernels have a fast path for it."""
+        fits = window is None or window >= self.n_past + self.n_tokens
+        return fits and self.documents_BT is None and self.n_past == 0
+
+    def mask(self, window: int | None, n_keys: int) -> Tensor | None:
+        """Return who sees whom, bool [B or 1, 1, T, n_keys], True where seen; None: everything is seen.
+
+        Args:
+            window: Keys that a token sees, itself included; None: all before it.
+            n_keys: Keys on offer, the newest last; fewer than S where a cache has dropped old ones.
+        """
+        if self.n_tokens == 1 and (window is None or n_keys <= window):
+            return None
+        key = window if n_keys == self.n_past + self.n_tokens else -n_keys
+        if key not in self._masks:
+            self._masks[key] = self._make_mask(window, n_keys)
+        return self._masks[key]
+
+    def _make_mask(self, window: int | None, n_keys: int) -> Tensor:
+        device = self.token_ids_BT.device
+        end = self.n_past + self.n_tokens
+        query = torch.arange(self.n_past, end, device=device)[:, None]
+        key = torch.arange(end - n_keys, end, device=device)[None, :]
+        seen = key <= query
+        if window is not None:
+            seen = seen & (query - key < window)
+        seen = seen[None, None]
+        if self.documents_BT is not None:
+            same = self.documents_BT[:, None, :, None] == self.documents_BT[:, None, None, :]
+            seen = seen & same
+        return seen

@@ -1,0 +1,19 @@
+"""Which class serves which MLP type. A new feed-forward kind is one file and one line here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.mlp import MLP
+
+FEED_FORWARD: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
+    "dense": lambda config, layer: MLP(config),
+}
+
+
+def make_feed_forward(config: ModelConfig, layer: int) -> nn.Module:
+    """Return the feed-forward block of a layer: `forward(x_BTD, context) -> y_BTD`."""
+    return FEED_FORWARD[config.mlp_layer_types[layer]](config, layer)

@@ -1,0 +1,81 @@
+"""Norms, each with its own order of rounding.
+
+The order is invisible in fp32 and decides the last bits in bf16: llama rounds to the activations' type before it
+multiplies by the weight, OLMo and DeepSeek-V4 multiply in fp32 and round once, Gemma multiplies by 1 + weight in
+fp32. RMSNorm: Zhang & Sennrich, arXiv 1910.07467. LayerNorm: Ba et al., arXiv 1607.06450.
+
+Letters: D the normalised width; any axes before it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelstack.architecture.config import ModelConfig
+
+
+class RMSNorm(nn.Module):
+    """w * round(x / rms(x)): llama's."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        """Make the weight, 1 everywhere."""
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        if x.dtype == torch.float32:
+            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
+        return self.weight * weightless_rms_norm(x, self.eps)
+
+
+class RMSNormFp32(RMSNorm):
+    """round(w * x / rms(x)): OLMo's, gpt-oss's and DeepSeek-V4's."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+
+
+class RMSNormZeroCentred(RMSNorm):
+    """round((1 + w) * x / rms(x)), w starts at 0: Gemma's and Qwen3-Next's."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        """Make the weight, 0 everywhere."""
+        super().__init__(size, eps)
+        nn.init.zeros_(self.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        return F.rms_norm(x.float(), self.weight.shape, 1 + self.weight.float(), self.eps).to(x.dtype)
+
+
+class LayerNorm(nn.LayerNorm):
+    """w * (x - mean) / std + b."""
+
+    def __init__(self, size: int, eps: float) -> None:
+        """Make weight and bias."""
+        super().__init__(size, eps=eps)
+
+
+NORMS: dict[str, Callable[[int, float], nn.Module]] = {
+    "rmsnorm": RMSNorm,
+    "rmsnorm_fp32": RMSNormFp32,
+    "rmsnorm_zero_centred": RMSNormZeroCentred,
+    "layernorm": LayerNorm,
+}
+
+
+def make_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
+    """Return the norm of `config` over `size` channels (None: D)."""
+    return NORMS[config.norm_type](size or config.hidden_size, config.rms_norm_eps)
+
+
+def weightless_rms_norm(x: Tensor, eps: float) -> Tensor:
+    """Return x / rms(x) over the last axis, computed in fp32, in x's type."""
+    return F.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)

@@ -1,0 +1,117 @@
+"""What a preset is: a family's `config.json` to our config and back, and the sizes its makers published."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from modelstack.architecture.config import ModelConfig, RopeParameters
+from modelstack.errors import UserError
+
+Json = dict[str, Any]
+
+SAME_KEYS = (
+    "vocab_size",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "max_position_embeddings",
+    "rms_norm_eps",
+    "initializer_range",
+    "tie_word_embeddings",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+)
+"""Keys that mean the same in every family."""
+
+ROPE_KEYS = tuple(RopeParameters.model_fields)
+
+
+@dataclass(frozen=True, slots=True)
+class Preset:
+    """One family of models."""
+
+    model_type: str
+    """As in `config.json`."""
+    architecture: str
+    """transformers' class, for `architectures` in `config.json`."""
+    from_hf: Callable[[Json], ModelConfig]
+    to_hf: Callable[[ModelConfig], Json]
+    """Without `model_type`, `architectures` and the keys in `SAME_KEYS`, which are added for all."""
+    sizes: Mapping[str, Json] = field(default_factory=dict)
+    """Published `config.json` by name, without what the family's defaults say anyway."""
+    tied_by_default: bool = False
+
+
+def same_keys(json: Json, *, tied_by_default: bool = False) -> Json:
+    """Return the keys that need no translation; what is absent is left to our default.
+
+    Raises:
+        UserError: A size that every family has is missing.
+    """
+    for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
+        if json.get(key) is None:
+            raise UserError(f"config.json has no {key!r}: every {json.get('model_type')} model must give it")
+    found = {key: json[key] for key in SAME_KEYS if json.get(key) is not None}
+    found.setdefault("tie_word_embeddings", tied_by_default)
+    if isinstance(found.get("eos_token_id"), list):
+        found["eos_token_id"] = tuple(found["eos_token_id"])
+    return found
+
+
+def read_rope(json: Json, *, theta: float, max_length: int | None = None) -> RopeParameters:
+    """Return the rotary parameters, in the new form (`rope_parameters`) or the old (`rope_theta`, `rope_scaling`).
+
+    Args:
+        json: A `config.json`, or one entry of a nested `rope_parameters` under that key.
+        theta: The family's default base.
+        max_length: Stands in for an absent `original_max_position_embeddings`.
+
+    Raises:
+        UserError: The scaling is unknown or one of its keys is.
+    """
+    given = dict(json.get("rope_parameters") or json.get("rope_scaling") or {})
+    given.setdefault("rope_type", given.pop("type", None) or "default")
+    given.setdefault("rope_theta", json.get("rope_theta") or theta)
+    if json.get("partial_rotary_factor") is not None:
+        given.setdefault("partial_rotary_factor", json["partial_rotary_factor"])
+    given.pop("type", None)
+    known = {key: value for key, value in given.items() if key in ROPE_KEYS and value is not None}
+    if known["rope_type"] in ("yarn", "dynamic", "llama3"):
+        known.setdefault("original_max_position_embeddings", max_length or json.get("max_position_embeddings"))
+    try:
+        return RopeParameters(**known)
+    except ValueError as error:
+        raise UserError(f"rope_parameters {given}: {error}") from error
+
+
+def write_rope(rope: RopeParameters) -> Json:
+    """Return transformers' `rope_parameters`: only the keys that its scaling reads."""
+    keys = {
+        "default": (),
+        "linear": ("factor",),
+        "ntk": ("factor",),
+        "dynamic": ("factor", "original_max_position_embeddings"),
+        "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+        "yarn": (
+            "factor",
+            "original_max_position_embeddings",
+            "beta_fast",
+            "beta_slow",
+            "attention_factor",
+            "mscale",
+            "mscale_all_dim",
+            "truncate",
+        ),
+    }[rope.rope_type]
+    written: Json = {"rope_type": rope.rope_type, "rope_theta": rope.rope_theta}
+    if rope.partial_rotary_factor != 1.0:
+        written["partial_rotary_factor"] = rope.partial_rotary_factor
+    return written | {key: getattr(rope, key) for key in keys if getattr(rope, key) is not None}
+
+
+def layer_list(json: Json, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
+    """Return a per-layer list of `config.json`, or what the family does without one."""
+    return tuple(json[key]) if json.get(key) else default

@@ -1,0 +1,68 @@
+"""Which preset serves which `model_type`. A new family is one file beside this and one line here."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Any
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.presets import llama, qwen3
+from modelstack.architecture.presets.preset import SAME_KEYS, Json, Preset
+from modelstack.errors import UserError
+
+PRESETS: dict[str, Preset] = {preset.model_type: preset for preset in (llama.PRESET, qwen3.PRESET)}
+
+
+def preset_of(model_type: str | None) -> Preset:
+    """Return the preset of a family.
+
+    Raises:
+        UserError: The family is not known.
+    """
+    if model_type not in PRESETS:
+        nearest = get_close_matches(str(model_type), PRESETS, n=1) or sorted(PRESETS)
+        raise UserError(f"model_type {model_type!r} is not known; nearest: {', '.join(nearest)}")
+    return PRESETS[model_type]
+
+
+def from_hf(json: Json) -> ModelConfig:
+    """Return our config of a `config.json`.
+
+    Raises:
+        UserError: The family is not known, or its sizes do not fit.
+    """
+    return preset_of(json.get("model_type")).from_hf(json)
+
+
+def to_hf(config: ModelConfig) -> Json:
+    """Return the `config.json` that transformers reads.
+
+    Raises:
+        UserError: The config makes a decision that the family does not know.
+    """
+    preset = preset_of(config.model_type)
+    json: Json = {"model_type": preset.model_type, "architectures": [preset.architecture]}
+    for key in SAME_KEYS:
+        value = getattr(config, key)
+        json[key] = list(value) if isinstance(value, tuple) else value
+    json |= preset.to_hf(config)
+    if (again := preset.from_hf(json).model_dump()) != config.model_dump():
+        lost = sorted(key for key, value in config.model_dump().items() if again[key] != value)
+        raise UserError(
+            f"a {config.model_type} model of transformers cannot be told {', '.join(lost)}: "
+            f"keep the family's own values to export"
+        )
+    return json
+
+
+def published(name: str, **changes: Any) -> ModelConfig:
+    """Return a published size by name, "llama-3-8b" for one.
+
+    Raises:
+        UserError: The name is not known.
+    """
+    for preset in PRESETS.values():
+        if name in preset.sizes:
+            return preset.from_hf({"model_type": preset.model_type, **preset.sizes[name], **changes})
+    names = sorted(name for preset in PRESETS.values() for name in preset.sizes)
+    raise UserError(f"no published size {name!r}; known: {', '.join(names)}")

@@ -1,0 +1,55 @@
+"""`modelstack`, the command line: one group a step. What a command needs is imported when it runs.
+
+A mistake of the user is one line that says what to do; `modelstack --debug COMMAND` shows where it came from.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from modelstack.errors import UserError
+from modelstack.tokenizer import cli as tokenizer_cli
+
+
+class _Commands(TyperGroup):
+    """Reports the mistakes that any command raises."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (UserError, OSError, ModuleNotFoundError) as error:
+            if ctx.params.get("debug"):
+                raise
+            typer.secho(f"modelstack: {_explanation(error)}", err=True, fg="red")
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=_Commands,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Train, post-train and quantise models of your own.",
+)
+app.add_typer(tokenizer_cli.app, name="tokenizer")
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """Take what stands before the command."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _explanation(error: Exception) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return f"{error}; `pip install 'agentkit[train]'` brings what this command needs"
+    return " ".join(str(error).split())

@@ -1,0 +1,203 @@
+"""How text is cut before BPE: the patterns of known models, each with its name in llama.cpp.
+
+Merges never cross a cut, so the pattern decides what a token may be. Sources: tiktoken's `openai_public` (GPT-2,
+cl100k, o200k), the `tokenizer.json` of Llama 3, Qwen 3, DeepSeek-V3 and SmolLM2, nanochat's `tokenizer.py`.
+Two spellings differ from the sources without a difference in what they match. cl100k's possessive `{1,3}+` is
+written `{1,3}`: Oniguruma, which `tokenizers` uses, reads the former as "one or more times", and whole numbers
+would become one piece. And cl100k as tiktoken has it now differs from Llama 3's pattern, which was its first
+form, in one place: blanks that end a text stay whole even when a line break is among them.
+
+`ggml_pre` is what `tokenizer.ggml.pre` must say so that llama.cpp cuts alike; None where no name does. Compared
+with llama.cpp (llama-cpp-python 0.3.36) on multilingual text and random strings, with merges across every cut:
+- gpt2, smollm, deepseek-v3: equal.
+- llama3, qwen2: equal but for `'\u017f` (an apostrophe and a long s), which the original's case-insensitive `'s`
+  takes for a contraction and llama.cpp does not.
+- o200k: that too, and llama.cpp takes no combining mark into a word (marks of Devanagari, Thai or Arabic, accents
+  that are characters of their own): not equal on such scripts.
+- llama.cpp has no normalisers: with qwen2's NFC, text that is not in NFC gets other ids there. Qwen's own GGUF
+  files have this gap too; "llama3" with one digit is the same cut without it.
+- Right-aligned groups have no name that works: `tiny_aya` (o200k behind such groups) does not cut at a change of
+  case in this llama.cpp.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, get_args
+
+from modelstack.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import normalizers, pre_tokenizers
+
+PresetName = Literal["gpt2", "gpt4", "llama3", "deepseek-v3", "qwen2", "o200k", "smollm", "nanochat"]
+Digits = Literal["1", "2", "3", "right-3", "runs"]
+"""Digits in a piece: one, up to two or three from the left, three from the right (1 234 567), or any number."""
+_Family = Literal["gpt2", "cl100k", "llama3", "o200k", "deepseek"]
+
+_CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
+_BEFORE_LETTERS = r"[^\r\n\p{L}\p{N}]?"
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+_CL100K = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|DIGITS| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+_LLAMA3 = (
+    rf"{_CONTRACTIONS}|{_BEFORE_LETTERS}\p{{L}}+|DIGITS| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_O200K = (
+    rf"{_BEFORE_LETTERS}{_UPPER}*{_LOWER}+{_CONTRACTIONS}?|{_BEFORE_LETTERS}{_UPPER}+{_LOWER}*{_CONTRACTIONS}?"
+    r"|DIGITS| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_DEEPSEEK_CJK = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
+_DEEPSEEK = (
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+"""
+    r"| ?[\p{P}\p{S}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+_PATTERNS: dict[_Family, tuple[str, ...]] = {
+    "gpt2": (_GPT2,),
+    "cl100k": (_CL100K,),
+    "llama3": (_LLAMA3,),
+    "o200k": (_O200K,),
+    "deepseek": (_DEEPSEEK_CJK, _DEEPSEEK),
+}
+_INLINE = "DIGITS"
+"""Where a pattern has its own place for digits. The others cut digits off first, and blanks before them differ."""
+_DIGITS: dict[Digits, str] = {
+    "1": r"\p{N}",
+    "2": r"\p{N}{1,2}",
+    "3": r"\p{N}{1,3}",
+    "right-3": r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))",
+    "runs": r"\p{N}+",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PreTokenizer:
+    """One way to cut text, ready to be built."""
+
+    preset: PresetName | None
+    """The known preset that cuts so; None where no known model does."""
+    stages: tuple[str, ...]
+    """Patterns (Oniguruma) that cut one after the other; every match is a piece, and so is what lies between."""
+    ggml_pre: str | None
+    """llama.cpp's name for it (`tokenizer.ggml.pre`)."""
+    nfc: bool = False
+    """Whether text is brought to NFC first."""
+    ignore_merges: bool = False
+    """Whether a piece that is a token as a whole is taken without merging; Llama 3 has it, llama.cpp by name."""
+
+    def build(self) -> pre_tokenizers.PreTokenizer:
+        """Return the stages with the byte alphabet behind them, as `tokenizers` runs them."""
+        from tokenizers import Regex, pre_tokenizers
+
+        cuts: list[pre_tokenizers.PreTokenizer] = [
+            pre_tokenizers.Split(Regex(stage), behavior="isolated") for stage in self.stages
+        ]
+        return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+
+    def build_normalizer(self) -> normalizers.Normalizer | None:
+        """Return what runs before the cuts; None where text stays as it is."""
+        from tokenizers import normalizers
+
+        return normalizers.NFC() if self.nfc else None
+
+
+@dataclass(frozen=True, slots=True)
+class _Preset:
+    family: _Family
+    digits: Digits
+    ggml_pre: str | None
+    nfc: bool = False
+    ignore_merges: bool = False
+
+
+_PRESETS: dict[PresetName, _Preset] = {
+    "gpt2": _Preset("gpt2", "runs", "gpt-2"),
+    "gpt4": _Preset("cl100k", "3", None),
+    "llama3": _Preset("llama3", "3", "llama-bpe", ignore_merges=True),
+    "deepseek-v3": _Preset("deepseek", "3", "deepseek-v3"),
+    "qwen2": _Preset("llama3", "1", "qwen2", nfc=True),
+    "o200k": _Preset("o200k", "3", "gpt-4o"),
+    "smollm": _Preset("gpt2", "1", "smollm"),
+    "nanochat": _Preset("llama3", "2", None),
+}
+GGML_NAMES: dict[str, PresetName] = {
+    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "modern-bert", "exaone4"), "gpt2"),
+    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), "smollm"),
+    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "dbrx", "smaug-bpe"), "llama3"),
+    **dict.fromkeys(("glm4", "chatglm-bpe"), "llama3"),
+    **dict.fromkeys(("qwen2", "stablelm2", "deepseek-r1-qwen", "hunyuan", "megrez", "solar-open", "grok-2"), "qwen2"),
+    **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "joyai-llm"), "deepseek-v3"),
+    **dict.fromkeys(("gpt-4o", "llama4", "kanana2"), "o200k"),
+}
+"""Names of llama.cpp and the preset whose pattern they have; from its `llama-vocab.cpp`."""
+_GGML_IGNORE_MERGES = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"})
+
+
+def pretokenizer(preset: PresetName, digits: Digits | None = None) -> PreTokenizer:
+    """Return a preset, with its own grouping of digits or another.
+
+    Raises:
+        UserError: there is no such preset or grouping.
+    """
+    if preset not in _PRESETS:
+        raise UserError(f"pretokenizer {preset!r} is not known; known are {', '.join(_PRESETS)}")
+    wanted = _PRESETS[preset]
+    digits = wanted.digits if digits is None else digits
+    if digits not in get_args(Digits):
+        raise UserError(f"digits {digits!r} is no grouping; known are {', '.join(get_args(Digits))}")
+    same_cut = [
+        (name, known)
+        for name, known in _PRESETS.items()
+        if (known.family, known.digits) == (wanted.family, digits)
+    ]
+    names = [name for name, known in same_cut if known.nfc == wanted.nfc]
+    return PreTokenizer(
+        preset=names[0] if names else None,
+        stages=_stages(wanted.family, digits),
+        ggml_pre=same_cut[0][1].ggml_pre if same_cut else None,
+        nfc=wanted.nfc,
+        ignore_merges=any(known.ignore_merges for _, known in same_cut),
+    )
+
+
+def ggml_pretokenizer(name: str) -> PreTokenizer:
+    """Return what llama.cpp does under a name of `tokenizer.ggml.pre`: no normaliser, merges as it has them.
+
+    Raises:
+        UserError: the name is not known here.
+    """
+    if name not in GGML_NAMES:
+        raise UserError(
+            f"tokenizer.ggml.pre is {name!r}, whose pattern is not known here; known are {', '.join(GGML_NAMES)}. "
+            f"A tokenizer.json of the same model does not need the name."
+        )
+    preset = _PRESETS[GGML_NAMES[name]]
+    return PreTokenizer(
+        preset=GGML_NAMES[name],
+        stages=_stages(preset.family, preset.digits),
+        ggml_pre=name,
+        ignore_merges=name in _GGML_IGNORE_MERGES,
+    )
+
+
+def ggml_name(stages: tuple[str, ...], *, ignore_merges: bool) -> str | None:
+    """Return llama.cpp's name for patterns read from a `tokenizer.json`, compared as text; None where it has none."""
+    stages = tuple(stage.replace("\r", "\\r").replace("\n", "\\n") for stage in stages)
+    for preset in _PRESETS.values():
+        if preset.ggml_pre and stages == _stages(preset.family, preset.digits):
+            if preset.ignore_merges == ignore_merges:
+                return preset.ggml_pre
+            return "dbrx" if preset.ignore_merges else None  # Llama 3's pattern, with merges as they are
+    return None
+
+
+def _stages(family: _Family, digits: Digits) -> tuple[str, ...]:
+    main, group = _PATTERNS[family], _DIGITS[digits]
+    if family == "gpt2" and digits == "runs":
+        return main
+    if _INLINE not in main[-1]:
+        return (group, *main)
+    if digits == "right-3":
+        # Aligned groups need a look ahead over the whole number: a cut of its own, before the blanks are seen.
+        return (group, *(pattern.replace(f"|{_INLINE}", "") for pattern in main))
+    return tuple(pattern.replace(_INLINE, group) for pattern in main)
