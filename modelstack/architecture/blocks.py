@@ -18,6 +18,7 @@ from modelstack.architecture.attention.registry import make_attention
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
 from modelstack.architecture.feed_forward import make_feed_forward
+from modelstack.architecture.hyper_connections import HyperBlock
 from modelstack.architecture.norms import make_norm
 
 
@@ -80,6 +81,7 @@ BLOCKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "pre": PreNormBlock,
     "post": PostNormBlock,
     "sandwich": SandwichBlock,
+    "hyper": HyperBlock,
 }
 
 

@@ -17,6 +17,7 @@ from modelstack.architecture.blocks import make_block
 from modelstack.architecture.cache import Cache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext, Routing
+from modelstack.architecture.hyper_connections import HyperHead, expand
 from modelstack.architecture.norms import make_norm
 from modelstack.errors import UserError
 
@@ -43,12 +44,17 @@ class Decoder(nn.Module):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(make_block(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = make_norm(config)
+        self.hc_head = HyperHead(config) if config.norm_placement == "hyper" else None
 
     def forward(self, context: ForwardContext, cache: Cache | None = None) -> Tensor:
         """Return the states after the final norm, [B, T, D]."""
         x = self.embed(context.token_ids_BT)
+        if self.hc_head is not None:
+            x = expand(x, self.config.hc_mult)
         for layer, block in enumerate(self.layers):
             x = block(x, context, cache.layers[layer] if cache else None)
+        if self.hc_head is not None:
+            x = self.hc_head(x)
         return self.norm(x)
 
     def embed(self, token_ids_BT: Tensor) -> Tensor:
