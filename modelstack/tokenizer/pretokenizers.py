@@ -39,7 +39,10 @@ _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
 _BEFORE_LETTERS = r"[^\r\n\p{L}\p{N}]?"
 _UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_CL100K = r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|DIGITS| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+_CL100K = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|DIGITS"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$|\s*[\r\n]|\s+(?!\S)|\s"
+)
 _LLAMA3 = (
     rf"{_CONTRACTIONS}|{_BEFORE_LETTERS}\p{{L}}+|DIGITS| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
@@ -120,14 +123,16 @@ _PRESETS: dict[PresetName, _Preset] = {
     "smollm": _Preset("gpt2", "1", "smollm"),
     "nanochat": _Preset("llama3", "2", None),
 }
+_SAME_PATTERN: dict[PresetName, str] = {
+    "gpt2": "gpt-2 phi-2 mpt olmo jais trillion modern-bert exaone4",
+    "smollm": "smollm starcoder refact command-r codeshell exaone minerva-7b",
+    "llama3": "llama-bpe llama3 llama-v3 falcon3 pixtral lfm2 dbrx smaug-bpe glm4 chatglm-bpe",
+    "qwen2": "qwen2 stablelm2 deepseek-r1-qwen hunyuan megrez solar-open grok-2",
+    "deepseek-v3": "deepseek-v3 hunyuan-dense joyai-llm",
+    "o200k": "gpt-4o llama4 kanana2",
+}
 GGML_NAMES: dict[str, PresetName] = {
-    **dict.fromkeys(("gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "modern-bert", "exaone4"), "gpt2"),
-    **dict.fromkeys(("smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"), "smollm"),
-    **dict.fromkeys(("llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2", "dbrx", "smaug-bpe"), "llama3"),
-    **dict.fromkeys(("glm4", "chatglm-bpe"), "llama3"),
-    **dict.fromkeys(("qwen2", "stablelm2", "deepseek-r1-qwen", "hunyuan", "megrez", "solar-open", "grok-2"), "qwen2"),
-    **dict.fromkeys(("deepseek-v3", "hunyuan-dense", "joyai-llm"), "deepseek-v3"),
-    **dict.fromkeys(("gpt-4o", "llama4", "kanana2"), "o200k"),
+    name: preset for preset, names in _SAME_PATTERN.items() for name in names.split()
 }
 """Names of llama.cpp and the preset whose pattern they have; from its `llama-vocab.cpp`."""
 _GGML_IGNORE_MERGES = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"})
@@ -145,19 +150,13 @@ def pretokenizer(preset: PresetName, digits: Digits | None = None) -> PreTokeniz
     digits = wanted.digits if digits is None else digits
     if digits not in get_args(Digits):
         raise UserError(f"digits {digits!r} is no grouping; known are {', '.join(get_args(Digits))}")
-    same_cut = [
-        (name, known)
-        for name, known in _PRESETS.items()
-        if (known.family, known.digits) == (wanted.family, digits)
-    ]
-    names = [name for name, known in same_cut if known.nfc == wanted.nfc]
-    return PreTokenizer(
-        preset=names[0] if names else None,
-        stages=_stages(wanted.family, digits),
-        ggml_pre=same_cut[0][1].ggml_pre if same_cut else None,
-        nfc=wanted.nfc,
-        ignore_merges=any(known.ignore_merges for _, known in same_cut),
-    )
+    known_as: PresetName | None = None
+    ggml_pre, ignore_merges = None, False
+    for name, known in _PRESETS.items():
+        if (known.family, known.digits) == (wanted.family, digits):
+            ggml_pre, ignore_merges = known.ggml_pre, known.ignore_merges
+            known_as = name if known.nfc == wanted.nfc else known_as
+    return PreTokenizer(known_as, _stages(wanted.family, digits), ggml_pre, wanted.nfc, ignore_merges)
 
 
 def ggml_pretokenizer(name: str) -> PreTokenizer:
@@ -181,7 +180,7 @@ def ggml_pretokenizer(name: str) -> PreTokenizer:
 
 
 def ggml_name(stages: tuple[str, ...], *, ignore_merges: bool) -> str | None:
-    """Return llama.cpp's name for patterns read from a `tokenizer.json`, compared as text; None where it has none."""
+    """Return llama.cpp's name for patterns read from a `tokenizer.json`, compared as text; else None."""
     stages = tuple(stage.replace("\r", "\\r").replace("\n", "\\n") for stage in stages)
     for preset in _PRESETS.values():
         if preset.ggml_pre and stages == _stages(preset.family, preset.digits):

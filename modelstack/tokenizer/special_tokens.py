@@ -10,9 +10,14 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from modelstack.errors import UserError
-
 Pair = tuple[str, str]
+_CALLS = (
+    "{{%- for call in message.tool_calls or [] -%}}{{%- set called = call.function or call -%}}"
+    "{{{{- {0} + '{{\"name\":' + called.name|tojson + ',\"arguments\":' -}}}}"
+    "{{{{- (called.arguments if called.arguments is string else called.arguments|tojson) + '}}' + {1} -}}}}"
+    "{{%- endfor -%}}"
+)
+"""Template text for the calls of a turn, with the two marks left open."""
 
 
 class SpecialTokens(BaseModel):
@@ -37,13 +42,13 @@ class SpecialTokens(BaseModel):
         names = self.names()
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise UserError(f"special token {twice[0]!r} is named twice; every mark needs a name of its own")
-        unsafe = next((name for name in names if len(name) < 3 or name != name.strip() or not name.isprintable()), None)
-        if unsafe is not None:
-            raise UserError(
-                f"special token {unsafe!r} is too short, begins or ends with a blank, or cannot be printed; "
-                f"choose a name such as '<|name|>'"
-            )
+            raise ValueError(f"special token {twice[0]!r} is named twice; every mark needs a name of its own")
+        for name in names:
+            if len(name) < 3 or name != name.strip() or not name.isprintable():
+                raise ValueError(
+                    f"special token {name!r} is too short, begins or ends with a blank, or cannot be printed; "
+                    f"choose a name such as '<|name|>'"
+                )
         return self
 
     def controls(self) -> tuple[str, ...]:
@@ -71,27 +76,16 @@ class SpecialTokens(BaseModel):
         if self.turn is None:
             return None
         start, end = map(_quoted, self.turn)
-        opening, closing = (_quoted(f"{self.tool_response[0]}\n"), _quoted(f"\n{self.tool_response[1]}")) if (
-            self.tool_response
-        ) else ("''", "''")
-        calls = ""
-        if self.tool_call:
-            before, behind = _quoted(self.tool_call[0]), _quoted(self.tool_call[1])
-            calls = (
-                "{%- for call in message.tool_calls or [] -%}{%- set called = call.function or call -%}"
-                f"{{{{- {before} -}}}}"
-                '{{- \'{"name":\' + called.name|tojson + \',"arguments":\' -}}'
-                "{{- (called.arguments if called.arguments is string else called.arguments|tojson) + '}' -}}"
-                f"{{{{- {behind} -}}}}{{%- endfor -%}}"
-            )
+        before, behind = self.tool_response or ("", "")
+        result = f"{_quoted(before)} + message.content + {_quoted(behind)} + {end}"
         return (
             ("{{- bos_token -}}" if self.begin_of_text else "")
             + "{%- for message in messages -%}"
             + f"{{{{- {start} + message.role + '\\n' -}}}}"
             + "{%- if message.role == 'assistant' -%}{%- generation -%}{{- message.content or '' -}}"
-            + calls
+            + (_CALLS.format(*map(_quoted, self.tool_call)) if self.tool_call else "")
             + f"{{{{- {end} -}}}}{{%- endgeneration -%}}"
-            + f"{{%- elif message.role == 'tool' -%}}{{{{- {opening} + message.content + {closing} + {end} -}}}}"
+            + f"{{%- elif message.role == 'tool' -%}}{{{{- {result} -}}}}"
             + f"{{%- else -%}}{{{{- message.content + {end} -}}}}{{%- endif -%}}"
             + "{{- '\\n' -}}{%- endfor -%}"
             + f"{{%- if add_generation_prompt -%}}{{{{- {start} + 'assistant\\n' -}}}}{{%- endif -%}}"

@@ -1,0 +1,246 @@
+"""Byte-pair encoding learnt from documents (Sennrich et al. 2016), in the two forms that runtimes know.
+
+"byte-level" (GPT-2): text is its bytes, all 256 are tokens, nothing is unknown. "byte-fallback" (SentencePiece, as
+in Llama 2): text is characters, a blank is U+2581, and a character that is no token is spelled as `<0xNN>` tokens.
+The second one has no cuts when it encodes: there llama.cpp merges whatever pair makes the best token, not only the
+pairs seen in training, so every way to spell a token from two others is a merge here too, best token first.
+
+The same documents and configuration give the same tokenizer, in any order: ties are broken by ids, which come from
+the alphabet. Special tokens are added after learning, so that no count depends on them; what the wanted multiple
+leaves open becomes spares.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelstack.errors import UserError
+from modelstack.tokenizer.pretokenizers import Digits, PresetName, PreTokenizer, pretokenizer
+from modelstack.tokenizer.special_tokens import SpecialTokens
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
+
+BLANK = "\u2581"
+"""Stands for a blank where blanks are ordinary characters; SentencePiece's choice."""
+BYTE_NAMES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+_WORDS = rf"{BLANK}?[^\s{BLANK}\p{{N}}]+|{BLANK}+|\s+|"
+"""What the byte-fallback form learns within: words with the blank before them, runs of blanks, and numbers."""
+Piece = tuple[str, str]
+
+
+class TokenizerConfig(BaseModel):
+    """Everything that decides what a tokenizer becomes, apart from the documents."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    kind: Literal["byte-level", "byte-fallback"] = "byte-level"
+    vocab_size: int = Field(default=16_384, ge=300, le=1_000_000)
+    """All ids, special tokens included; fewer if the documents do not hold as many pairs."""
+    pretokenizer: PresetName = "qwen2"
+    """The cuts of a known model; for "byte-level" only."""
+    digits: Digits | None = None
+    """How numbers are cut; None: as the preset does it ("byte-fallback": "1")."""
+    special_tokens: SpecialTokens = SpecialTokens()
+    special_placement: Literal["start", "end"] = "end"
+    pad_to_multiple_of: int = Field(default=64, ge=1, le=4096)
+    """Spares are added until the number of ids is a multiple of this: matrix kernels like it."""
+    min_frequency: int = Field(default=2, ge=1)
+    """Pairs seen less often are not merged."""
+    max_token_length: int | None = Field(default=None, ge=2)
+    """Longest token, in bytes ("byte-fallback": characters)."""
+    max_alphabet: int = Field(default=1_000, ge=1)
+    """Characters that become tokens, the most frequent first; for "byte-fallback" only."""
+
+    def cut(self) -> PreTokenizer:
+        """Return how text is cut under "byte-level"."""
+        return pretokenizer(self.pretokenizer, self.digits)
+
+    def fingerprint(self) -> str:
+        """Return the SHA-256 of the resolved configuration."""
+        return hashlib.sha256(json.dumps(self.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class TrainedTokenizer:
+    """A tokenizer and what it was made from."""
+
+    tokenizer: Tokenizer
+    config: TokenizerConfig
+    n_documents: int
+    n_bytes: int
+    n_learnt: int
+    """Tokens that were learnt, the alphabet included; the rest of the ids are special."""
+
+
+@dataclass(slots=True)
+class _Counted:
+    """Passes documents on and counts them."""
+
+    documents: Iterable[str]
+    n_documents: int = 0
+    n_bytes: int = 0
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self.documents:
+            data = text.encode("utf-8", "replace")
+            self.n_documents += 1
+            self.n_bytes += len(data)
+            yield data.decode()
+
+
+@dataclass(slots=True)
+class _Learnt:
+    """Tokens in the order of their making, and the pairs they are made of."""
+
+    tokens: list[str]
+    merges: list[Piece] = field(default_factory=list)
+
+
+def train_tokenizer(documents: Iterable[str], config: TokenizerConfig | None = None) -> TrainedTokenizer:
+    """Learn a tokenizer from documents.
+
+    Raises:
+        UserError: there is no text, or the vocabulary has no room beside the special tokens.
+    """
+    config = config or TokenizerConfig()
+    n_special = len(config.special_tokens.names())
+    if config.vocab_size - n_special <= len(BYTE_NAMES):
+        raise UserError(
+            f"vocab_size {config.vocab_size} leaves no room for merges: 256 bytes and {n_special} special tokens "
+            f"come first; take at least {n_special + 300} or fewer reserved tokens"
+        )
+    counted = _Counted(documents)
+    learnt = _learn(counted, config, config.vocab_size - n_special)
+    if counted.n_bytes == 0:
+        raise UserError(f"nothing to learn from: {counted.n_documents} documents hold no text")
+    tokenizer = assemble_tokenizer(learnt.tokens, learnt.merges, config)
+    return TrainedTokenizer(tokenizer, config, counted.n_documents, counted.n_bytes, len(learnt.tokens))
+
+
+def _learn(documents: Iterable[str], config: TokenizerConfig, n_tokens: int) -> _Learnt:
+    from tokenizers import Tokenizer, models
+
+    is_bytes = config.kind == "byte-level"
+    tokenizer = Tokenizer(models.BPE())
+    cut = config.cut() if is_bytes else None
+    normalizer = cut.build_normalizer() if cut else _blanks()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = cut.build() if cut else _words(config.digits or "1")
+    tokenizer.train_from_iterator(documents, _trainer(config, n_tokens))
+    model = json.loads(tokenizer.to_str())["model"]
+    learnt = _Learnt(sorted(model["vocab"], key=model["vocab"].__getitem__), [(a, b) for a, b in model["merges"]])
+    return learnt if is_bytes else _Learnt(learnt.tokens, _all_spellings(learnt))
+
+
+def _trainer(config: TokenizerConfig, n_tokens: int) -> trainers.Trainer:
+    from tokenizers import pre_tokenizers, trainers
+
+    is_bytes = config.kind == "byte-level"
+    return trainers.BpeTrainer(
+        vocab_size=n_tokens,
+        min_frequency=config.min_frequency,
+        show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if is_bytes else [],
+        special_tokens=[] if is_bytes else list(BYTE_NAMES),
+        max_token_length=config.max_token_length,
+        limit_alphabet=len(BYTE_NAMES) if is_bytes else config.max_alphabet,
+    )
+
+
+def _all_spellings(learnt: _Learnt) -> list[Piece]:
+    """Return every pair of tokens that makes a token, in the order in which these were made."""
+    known = set(learnt.tokens) - set(BYTE_NAMES)
+    return [
+        (token[:i], token[i:])
+        for token in learnt.tokens
+        if token in known
+        for i in range(1, len(token))
+        if token[:i] in known and token[i:] in known
+    ]
+
+
+def assemble_tokenizer(tokens: Sequence[str], merges: Sequence[Piece], config: TokenizerConfig) -> Tokenizer:
+    """Return the tokenizer of learnt tokens with the special ones at their place and ids without gaps.
+
+    Raises:
+        UserError: a token that was learnt has the name of a special one.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models
+
+    marks = config.special_tokens
+    n_fixed = len(tokens) + len(marks.names())
+    n_spares = marks.n_reserved + -n_fixed % config.pad_to_multiple_of
+    spares = marks.reserved(n_spares)
+    special = [*marks.controls(), *marks.frames(), *spares]
+    clash = sorted(set(special) & set(tokens))
+    if clash:
+        raise UserError(
+            f"special token {clash[0]!r} was also learnt from the text; give it a name that texts lack"
+        )
+    order = [*special, *tokens] if config.special_placement == "start" else [*tokens, *special]
+    is_bytes = config.kind == "byte-level"
+    cut = config.cut() if is_bytes else None
+    tokenizer = Tokenizer(
+        models.BPE(
+            vocab={token: i for i, token in enumerate(order)},
+            merges=list(merges),
+            byte_fallback=not is_bytes,
+            ignore_merges=cut is not None and cut.ignore_merges,
+        )
+    )
+    normalizer = cut.build_normalizer() if cut else _blanks()
+    if normalizer is not None:
+        tokenizer.normalizer = normalizer
+    if cut is not None:
+        tokenizer.pre_tokenizer = cut.build()
+    tokenizer.decoder = (
+        decoders.ByteLevel()
+        if is_bytes
+        else decoders.Sequence([decoders.Replace(BLANK, " "), decoders.ByteFallback(), decoders.Fuse()])
+    )
+    tokenizer.add_special_tokens([AddedToken(name, normalized=False) for name in (*marks.controls(), *spares)])
+    tokenizer.add_tokens([AddedToken(name, normalized=False) for name in marks.frames()])
+    _add_begin(tokenizer, marks.begin_of_text)
+    return tokenizer
+
+
+def _add_begin(tokenizer: Tokenizer, name: str | None) -> None:
+    """Let `encode(text, add_special_tokens=True)` put the begin token first."""
+    from tokenizers import processors
+
+    if name is not None:
+        tokenizer.post_processor = processors.TemplateProcessing(
+            single=f"{name} $A",
+            pair=f"{name} $A {name} $B",
+            special_tokens=[(name, tokenizer.token_to_id(name))],
+        )
+
+
+def _blanks() -> normalizers.Normalizer:
+    from tokenizers import normalizers
+
+    return normalizers.Replace(" ", BLANK)
+
+
+def _words(digits: Digits) -> pre_tokenizers.PreTokenizer:
+    """Return the cuts of learning for "byte-fallback", over text whose blanks are replaced already.
+
+    Raises:
+        UserError: the grouping of digits could not hold when encoding, where there are no cuts.
+    """
+    from tokenizers import Regex, pre_tokenizers
+
+    if digits not in ("1", "runs"):
+        raise UserError(
+            f"digits {digits!r} cannot be kept by kind 'byte-fallback', which cuts nothing when it encodes; "
+            f"use '1' or 'runs', or kind 'byte-level'"
+        )
+    return pre_tokenizers.Split(Regex(_WORDS + (r"\p{N}" if digits == "1" else r"\p{N}+")), behavior="isolated")
