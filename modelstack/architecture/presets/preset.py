@@ -87,6 +87,24 @@ def read_rope(json: Json, *, theta: float, max_length: int | None = None) -> Rop
         raise UserError(f"rope_parameters {given}: {error}") from error
 
 
+def read_rope_by_layer_type(json: Json, thetas: Mapping[str, float]) -> dict[str, RopeParameters]:
+    """Return rotary parameters for each layer type of `thetas`, their default bases.
+
+    A flat old-style `rope_scaling` is for full attention alone, as Gemma 3 and OLMo 3 mean it.
+
+    Raises:
+        UserError: A scaling is unknown or one of its keys is.
+    """
+    nested = json.get("rope_parameters") or {}
+    found: dict[str, RopeParameters] = {}
+    for kind, theta in thetas.items():
+        one = {"max_position_embeddings": json.get("max_position_embeddings"), "rope_parameters": nested.get(kind)}
+        if kind == "full_attention" and not nested:
+            one["rope_scaling"] = json.get("rope_scaling")
+        found[kind] = read_rope(one, theta=theta)
+    return found
+
+
 def write_rope(rope: RopeParameters) -> Json:
     """Return transformers' `rope_parameters`: only the keys that its scaling reads."""
     keys = {

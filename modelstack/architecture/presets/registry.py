@@ -6,11 +6,20 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelstack.architecture.config import ModelConfig
-from modelstack.architecture.presets import llama, qwen3
+from modelstack.architecture.presets import gemma3, llama, olmo3, qwen3, smollm3
 from modelstack.architecture.presets.preset import SAME_KEYS, Json, Preset
 from modelstack.errors import UserError
 
-PRESETS: dict[str, Preset] = {preset.model_type: preset for preset in (llama.PRESET, qwen3.PRESET)}
+PRESETS: dict[str, Preset] = {
+    preset.model_type: preset
+    for preset in (
+        llama.PRESET,
+        qwen3.PRESET,
+        gemma3.PRESET,
+        olmo3.PRESET,
+        smollm3.PRESET,
+    )
+}
 
 
 def preset_of(model_type: str | None) -> Preset:

@@ -34,6 +34,42 @@ CASES = {
             "layer_types": ["full_attention", "sliding_attention"],
         },
     ),
+    "gemma3": (
+        "gemma3_text",
+        {
+            "head_dim": 16,
+            "sliding_window": 16,
+            "query_pre_attn_scalar": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+        },
+    ),
+    "gemma3 with its pattern, a soft-cap and another query scale": (
+        "gemma3_text",
+        {
+            "num_hidden_layers": 6,
+            "head_dim": 16,
+            "sliding_window": 5,
+            "query_pre_attn_scalar": 24,
+            "final_logit_softcapping": 1.5,
+        },
+    ),
+    "olmo3": (
+        "olmo3",
+        {
+            "num_hidden_layers": 4,
+            "sliding_window": 9,
+            "rope_parameters": {
+                "full_attention": {**YARN, "attention_factor": 1.2},
+                "sliding_attention": {"rope_type": "default", "rope_theta": 500.0},
+            },
+        },
+    ),
+    "olmo3 with all heads": ("olmo3", {"num_key_value_heads": 4, "sliding_window": 16}),
+    "smollm3": ("smollm3", {"num_hidden_layers": 4}),
+    "smollm3 with windows where it does not rotate": (
+        "smollm3",
+        {"num_hidden_layers": 4, "use_sliding_window": True, "sliding_window": 6, "no_rope_layers": [0, 1, 1, 0]},
+    ),
 }
 
 
