@@ -7,12 +7,16 @@ from typing import Any
 
 from torch import nn
 
+from modelstack.architecture.attention.delta_net import GatedDeltaNet
 from modelstack.architecture.attention.grouped import GroupedQueryAttention
+from modelstack.architecture.attention.latent import LatentAttention
 from modelstack.architecture.config import ModelConfig
 
 ATTENTION: dict[str, Callable[[ModelConfig, int], Any]] = {
     "full_attention": GroupedQueryAttention,
     "sliding_attention": GroupedQueryAttention,
+    "latent_attention": LatentAttention,
+    "linear_attention": GatedDeltaNet,
 }
 
 

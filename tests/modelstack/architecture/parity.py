@@ -7,6 +7,7 @@ parameter, so that each takes part.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -106,11 +107,17 @@ def assert_cache_agrees(
     assert difference(model(ids[:, :half]).logits_BTV, full[:, :half]) < atol
 
 
-def assert_same_gradients(theirs: nn.Module, model: CausalLM, ids: Tensor, rtol: float = 2e-5) -> None:
+def assert_same_gradients(
+    theirs: nn.Module,
+    model: CausalLM,
+    ids: Tensor,
+    rtol: float = 2e-5,
+    our_name: Callable[[str], str] = lambda name: name,
+) -> None:
     """Gradients of the mean cross-entropy, relative to the largest of each parameter."""
     for logits in (theirs(ids, use_cache=False).logits, model(ids).logits_BTV):
         F.cross_entropy(logits[:, :-1].flatten(0, 1), ids[:, 1:].flatten()).backward()
-    expected = {name: p.grad for name, p in theirs.named_parameters()}
+    expected = {our_name(name): p.grad for name, p in theirs.named_parameters()}
     found = {name: p.grad for name, p in model.named_parameters()}
     assert expected.keys() == found.keys()
     for name, gradient in expected.items():
