@@ -172,7 +172,7 @@ def ggml_pretokenizer(name: str) -> PreTokenizer:
         )
     preset = _PRESETS[GGML_NAMES[name]]
     return PreTokenizer(
-        preset=GGML_NAMES[name],
+        preset=None if preset.nfc else GGML_NAMES[name],
         stages=_stages(preset.family, preset.digits),
         ggml_pre=name,
         ignore_merges=name in _GGML_IGNORE_MERGES,

@@ -23,12 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from modelstack.errors import UserError
 from modelstack.tokenizer.pretokenizers import Digits, PresetName, PreTokenizer, pretokenizer
 from modelstack.tokenizer.special_tokens import SpecialTokens
+from modelstack.tokenizer.text_tokenizer import BLANK, SpecialNames, TextTokenizer
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
 
-BLANK = "\u2581"
-"""Stands for a blank where blanks are ordinary characters; SentencePiece's choice."""
 BYTE_NAMES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _WORDS = rf"{BLANK}?[^\s{BLANK}\p{{N}}]+|{BLANK}+|\s+|"
 """What the byte-fallback form learns within: words with the blank before them, runs of blanks, and numbers."""
@@ -78,6 +77,13 @@ class TrainedTokenizer:
     n_learnt: int
     """Tokens that were learnt, the alphabet included; the rest of the ids are special."""
 
+    def text_tokenizer(self) -> TextTokenizer:
+        """Return it as it will be after saving and loading."""
+        marks = self.config.special_tokens
+        begin = marks.begin_of_text
+        names = SpecialNames(begin, marks.end_of_text, marks.end_of_text, adds_begin=begin is not None)
+        return TextTokenizer(json.loads(self.tokenizer.to_str()), names, marks.chat_template())
+
 
 @dataclass(slots=True)
 class _Counted:
@@ -121,7 +127,8 @@ def train_tokenizer(documents: Iterable[str], config: TokenizerConfig | None = N
     if counted.n_bytes == 0:
         raise UserError(f"nothing to learn from: {counted.n_documents} documents hold no text")
     tokenizer = assemble_tokenizer(learnt.tokens, learnt.merges, config)
-    return TrainedTokenizer(tokenizer, config, counted.n_documents, counted.n_bytes, len(learnt.tokens))
+    n_learnt = tokenizer.get_vocab_size() - len(tokenizer.get_added_tokens_decoder())
+    return TrainedTokenizer(tokenizer, config, counted.n_documents, counted.n_bytes, n_learnt)
 
 
 def _learn(documents: Iterable[str], config: TokenizerConfig, n_tokens: int) -> _Learnt:
@@ -150,7 +157,8 @@ def _trainer(config: TokenizerConfig, n_tokens: int) -> trainers.Trainer:
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet() if is_bytes else [],
         special_tokens=[] if is_bytes else list(BYTE_NAMES),
-        max_token_length=config.max_token_length,
+        # The library keeps tokens below its limit, not up to it (0.23.3).
+        max_token_length=config.max_token_length and config.max_token_length + 1,
         limit_alphabet=len(BYTE_NAMES) if is_bytes else config.max_alphabet,
     )
 
@@ -170,28 +178,24 @@ def _all_spellings(learnt: _Learnt) -> list[Piece]:
 def assemble_tokenizer(tokens: Sequence[str], merges: Sequence[Piece], config: TokenizerConfig) -> Tokenizer:
     """Return the tokenizer of learnt tokens with the special ones at their place and ids without gaps.
 
-    Raises:
-        UserError: a token that was learnt has the name of a special one.
+    A learnt token with the name of a special one (documents do speak of `<think>`) is left out.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
     marks = config.special_tokens
-    n_fixed = len(tokens) + len(marks.names())
-    n_spares = marks.n_reserved + -n_fixed % config.pad_to_multiple_of
+    named = set(marks.names())
+    tokens = [token for token in tokens if token not in named]
+    merges = [(a, b) for a, b in merges if not named & {a, b, a + b}]
+    n_spares = marks.n_reserved + -(len(tokens) + len(named)) % config.pad_to_multiple_of
     spares = marks.reserved(n_spares)
     special = [*marks.controls(), *marks.frames(), *spares]
-    clash = sorted(set(special) & set(tokens))
-    if clash:
-        raise UserError(
-            f"special token {clash[0]!r} was also learnt from the text; give it a name that texts lack"
-        )
     order = [*special, *tokens] if config.special_placement == "start" else [*tokens, *special]
     is_bytes = config.kind == "byte-level"
     cut = config.cut() if is_bytes else None
     tokenizer = Tokenizer(
         models.BPE(
             vocab={token: i for i, token in enumerate(order)},
-            merges=list(merges),
+            merges=merges,
             byte_fallback=not is_bytes,
             ignore_merges=cut is not None and cut.ignore_merges,
         )

@@ -59,7 +59,7 @@ def _tokenise(path: str, texts: list[str], parse_special: bool) -> list[list[int
     model = lib.llama_model_load_from_file(path.encode(), parameters)
     if not model:
         raise SystemExit("the file does not load")
-    vocab = lib.llama_model_get_vocab(model)
+    vocab: Any = lib.llama_model_get_vocab(model)
     result = []
     for text in texts:
         data = text.encode()

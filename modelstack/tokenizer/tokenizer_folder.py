@@ -1,0 +1,189 @@
+"""A tokenizer as files: `tokenizer.json` and `tokenizer_config.json` as transformers reads them, and its making.
+
+Files of others are not trusted: sizes are checked before anything is read whole, the structure before it is used,
+and a chat template is text here, run by nothing but `template_sandbox`. A pattern in a `tokenizer.json` does run;
+Oniguruma gives up a match that goes back too often.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from modelstack.errors import UserError
+from modelstack.tokenizer.template_sandbox import MAX_TEMPLATE_CHARACTERS
+from modelstack.tokenizer.text_tokenizer import SpecialNames, TextTokenizer
+from modelstack.tokenizer.training import TrainedTokenizer
+
+TOKENIZER_FILE, CONFIG_FILE, TRAINING_FILE = "tokenizer.json", "tokenizer_config.json", "tokenizer_training.json"
+TEMPLATE_FILE = "chat_template.jinja"
+"""Where newer models of the hub keep their template."""
+MAX_FILE_BYTES = 128 << 20
+"""Gemma's file, with 262,144 tokens one of the largest, has 33 MB."""
+MAX_TOKENS = 1_000_000
+MAX_TOKEN_CHARACTERS = 1_000
+"""The longest tokens known are runs of some hundred blanks or dashes."""
+
+
+def save_tokenizer(trained: TrainedTokenizer, folder: str | os.PathLike[str]) -> Path:
+    """Write a trained tokenizer as a folder that transformers' `AutoTokenizer` loads; return its path."""
+    marks = trained.config.special_tokens
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": marks.begin_of_text,
+        "eos_token": marks.end_of_text,
+        "pad_token": marks.end_of_text,
+        "add_bos_token": marks.begin_of_text is not None,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": marks.chat_template(),
+    }
+    made_from = {
+        "config": trained.config.model_dump(mode="json"),
+        "config_sha256": trained.config.fingerprint(),
+        "n_documents": trained.n_documents,
+        "n_bytes": trained.n_bytes,
+        "n_ids": trained.tokenizer.get_vocab_size(),
+        "n_learnt": trained.n_learnt,
+    }
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / TOKENIZER_FILE, trained.tokenizer.to_str(pretty=True))
+    write_text(folder / CONFIG_FILE, _pretty({key: value for key, value in config.items() if value is not None}))
+    write_text(folder / TRAINING_FILE, _pretty(made_from))
+    return folder
+
+
+def load_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
+    """Load a folder of transformers, a `tokenizer.json`, or the tokenizer inside a GGUF file.
+
+    Raises:
+        UserError: there is none, it is too large, broken, or of a kind that is not known here.
+    """
+    path = Path(path)
+    if path.suffix == ".gguf":
+        from modelstack.tokenizer.gguf_tokenizer import read_gguf_tokenizer
+
+        return read_gguf_tokenizer(path)
+    file = path / TOKENIZER_FILE if path.is_dir() else path
+    if not file.is_file():
+        raise UserError(f"{file} is not there; name a folder with a {TOKENIZER_FILE}, such a file, or a GGUF file")
+    description = _checked(_read_json(file), file)
+    config = _read_json(file.parent / CONFIG_FILE) if (file.parent / CONFIG_FILE).is_file() else {}
+    template = _template(file.parent, config)
+    begin, end, pad = (_name(config.get(f"{role}_token")) for role in ("bos", "eos", "pad"))
+    adds_begin = (
+        config.get("add_bos_token") is True or "bos_token" in (template or "") or _adds(description, begin)
+    )
+    return TextTokenizer(description, SpecialNames(begin, end, pad, adds_begin), template)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name, synced, then renamed: a reader sees the old text or the new one."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _pretty(content: Mapping[str, Any]) -> str:
+    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    size = path.stat().st_size
+    if size > MAX_FILE_BYTES:
+        raise UserError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read as a tokenizer")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is expected")
+    return content
+
+
+def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Return the content of a `tokenizer.json` whose vocabulary has the right shape and a plausible size."""
+    model, added = content.get("model"), content.setdefault("added_tokens", [])
+    if not isinstance(model, dict) or not isinstance(added, list):
+        raise UserError(f"{path} is no tokenizer.json: it has no model, or its added_tokens are no list")
+    model.setdefault("type", "BPE" if "merges" in model else "unknown")
+    vocab, merges = model.get("vocab"), model.get("merges")
+    if model["type"] == "BPE" and not (isinstance(vocab, dict) and isinstance(merges, list)):
+        raise UserError(f"{path}: a BPE model needs a vocab (object) and merges (list)")
+    if isinstance(vocab, dict):
+        check_tokens(vocab, path)
+        if not all(type(token) is int and 0 <= token < MAX_TOKENS for token in vocab.values()):
+            raise UserError(f"{path}: an id in the vocab is no number from 0 to {MAX_TOKENS - 1}")
+    for merge in merges or ():
+        parts = merge.split(" ") if isinstance(merge, str) else merge
+        if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
+            raise UserError(f"{path}: {merge!r} is no merge; two tokens are expected")
+    for token in added:
+        if not (
+            isinstance(token, dict) and isinstance(token.get("content"), str) and type(token.get("id")) is int
+        ):
+            raise UserError(f"{path}: {token!r} is no added token; content and id are expected")
+        token.setdefault("special", False)
+    check_tokens([token["content"] for token in added], path)
+    return content
+
+
+def check_tokens(tokens: Any, path: Path) -> None:
+    """Refuse a vocabulary of implausible size.
+
+    Raises:
+        UserError: too many tokens, or one that is too long or no text.
+    """
+    if len(tokens) > MAX_TOKENS:
+        raise UserError(f"{path} has {len(tokens):,} tokens; at most {MAX_TOKENS:,} are accepted")
+    bad = next((t for t in tokens if not isinstance(t, str) or not 0 < len(t) <= MAX_TOKEN_CHARACTERS), None)
+    if bad is not None:
+        raise UserError(
+            f"{path}: token {str(bad)[:40]!r} is empty or longer than {MAX_TOKEN_CHARACTERS} characters"
+        )
+
+
+def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
+    """Return the chat template, of the list of them the one called "default".
+
+    Raises:
+        UserError: it is longer than templates are.
+    """
+    template = config.get("chat_template")
+    file = folder / TEMPLATE_FILE
+    if file.is_file():
+        if file.stat().st_size > MAX_FILE_BYTES:
+            raise UserError(f"{file} has {file.stat().st_size:,} bytes, which no chat template has")
+        template = file.read_text(encoding="utf-8")
+    if isinstance(template, list):
+        named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
+        template = named[0].get("template") if named else None
+    if not isinstance(template, str):
+        return None
+    if len(template) > MAX_TEMPLATE_CHARACTERS:
+        raise UserError(f"chat template of {len(template):,} characters; at most {MAX_TEMPLATE_CHARACTERS:,}")
+    return template
+
+
+def _name(token: Any) -> str | None:
+    """Return a token's name; older files wrap it in an object."""
+    content = token.get("content") if isinstance(token, dict) else token
+    return content if isinstance(content, str) else None
+
+
+def _adds(description: Mapping[str, Any], begin: str | None) -> bool:
+    """Whether the tokenizer's own post-processor puts the begin token before a text."""
+    processor = json.dumps(description.get("post_processor"))
+    return begin is not None and f'"SpecialToken": {{"id": {json.dumps(begin)}' in processor
