@@ -67,7 +67,8 @@ def to_hf(config: ModelConfig) -> Json:
         "hidden_activation": config.hidden_act,
         "attention_bias": config.attention_bias,
         "sliding_window": config.sliding_window,
-        "query_pre_attn_scalar": config.query_pre_attn_scalar,
+        # transformers takes whole numbers only; one that is not is refused as lost.
+        "query_pre_attn_scalar": int(config.query_pre_attn_scalar or config.head_dim),
         "final_logit_softcapping": config.final_logit_softcapping,
         "rope_parameters": {kind: write_rope(rope) for kind, rope in config.rope_parameters.items()},
     }

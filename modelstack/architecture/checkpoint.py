@@ -1,0 +1,283 @@
+"""Checkpoint folders as transformers and vLLM read them: config.json, safetensors, tokenizer files.
+
+Loading is strict: every tensor of the model must be in the files with its shape, and every tensor of the files in
+the model. The model is made without memory (meta device) and takes the files' tensors: a load needs the weights once.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelstack.architecture.checkpoint_names import PARTS, Place, file_name, place_of
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.presets.registry import from_hf, to_hf
+from modelstack.errors import UserError
+from modelstack.files import replacing_folder
+
+MAX_SHARD_BYTES = 5 * 10**9
+"""Files get no larger than this; the hub's own default."""
+MAX_JSON_BYTES = 64 * 2**20
+"""No config or index comes near; more is not read."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "tokenizer_training.json",
+)
+_INDEX = "model.safetensors.index.json"
+_SINGLE = "model.safetensors"
+
+
+def save_checkpoint(
+    model: CausalLM,
+    folder: str | Path,
+    *,
+    tokenizer: str | Path | None = None,
+    dtype: torch.dtype | None = None,
+    training: Mapping[str, Any] | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+) -> Path:
+    """Write a checkpoint folder, whole or not at all, and return its path.
+
+    Args:
+        model: Whose weights and config to write.
+        folder: Replaced if it is there.
+        tokenizer: A folder whose tokenizer files are copied.
+        dtype: Type of floating-point weights; None: as they are. Buffers keep theirs.
+        training: What made this checkpoint (recipe, hashes, cursor, metrics): `training.json`.
+        max_shard_bytes: Where a file of weights ends and the next begins.
+
+    Raises:
+        UserError: The family's config.json cannot say one of the model's decisions.
+    """
+    config_json = to_hf(model.config) | {"dtype": _dtype_name(dtype or model.lm_head.weight.dtype)}
+    with replacing_folder(folder) as temporary:
+        _write_json(temporary / "config.json", config_json)
+        if training is not None:
+            _write_json(temporary / "training.json", dict(training))
+        if tokenizer is not None:
+            for name in TOKENIZER_FILES:
+                if (file := Path(tokenizer) / name).is_file():
+                    shutil.copyfile(file, temporary / name)
+        _write_weights(model, temporary, dtype, max_shard_bytes)
+    return Path(folder)
+
+
+def load_checkpoint(folder: str | Path, *, dtype: torch.dtype | None = None) -> CausalLM:
+    """Read a checkpoint folder of ours, of transformers' or from the hub.
+
+    Args:
+        folder: With config.json and safetensors.
+        dtype: Type of floating-point parameters; None: as in the files.
+
+    Raises:
+        UserError: A file is missing or broken, the family is not known, the weights are quantised, or tensors are
+            missing, too many or of another shape.
+    """
+    folder = Path(folder)
+    config = load_config(folder)
+    with torch.device("meta"):
+        model = CausalLM(config)
+    expected = model.state_dict()
+    found: dict[str, Tensor] = {}
+    unknown: list[str] = []
+    filled: dict[str, set[Place]] = {}
+    for name, tensor in _read_weights(folder):
+        place = place_of(name, config)
+        target = expected.get(place.name)
+        if target is None:
+            unknown.append(name)
+            continue
+        _put(found, filled, place, tensor, target, name)
+    if config.tie_word_embeddings and "model.embed_tokens.weight" in found:
+        found.setdefault("lm_head.weight", found["model.embed_tokens.weight"])
+    _check_complete(config, expected, found, filled, unknown, folder)
+    if dtype is not None:
+        parameters = {name for name, _ in model.named_parameters(remove_duplicate=False)}
+        found = {n: t.to(dtype) if n in parameters and t.is_floating_point() else t for n, t in found.items()}
+    model.load_state_dict(found, strict=True, assign=True)
+    model.tie_weights()
+    return model.requires_grad_(True).eval()
+
+
+def load_config(folder: str | Path) -> ModelConfig:
+    """Read `config.json` of a folder.
+
+    Raises:
+        UserError: It is missing or broken, or the family is not known, or the weights are quantised.
+    """
+    json_config = _read_json(Path(folder) / "config.json")
+    if json_config.get("quantization_config"):
+        method = json_config["quantization_config"].get("quant_method", "an unknown method")
+        raise UserError(
+            f"{folder}: weights are quantised ({method}); only plain safetensors are read, dequantise first"
+        )
+    return from_hf(json_config)
+
+
+def _write_weights(model: CausalLM, folder: Path, dtype: torch.dtype | None, max_shard_bytes: int) -> None:
+    from safetensors.torch import save_file
+
+    shards: list[dict[str, Tensor]] = [{}]
+    weight_map: dict[str, int] = {}
+    size = total = 0
+
+    def flush() -> None:
+        save_file(shards[-1], folder / f"{len(shards)}.part", metadata={"format": "pt"})
+        shards[-1] = {}
+
+    for name, tensor in _tensors_for_files(model, dtype):
+        if size and size + tensor.nbytes > max_shard_bytes:
+            flush()
+            shards.append({})
+            size = 0
+        shards[-1][name] = tensor
+        weight_map[name] = len(shards)
+        size += tensor.nbytes
+        total += tensor.nbytes
+    flush()
+    if len(shards) == 1:
+        (folder / "1.part").rename(folder / _SINGLE)
+        return
+    names = {n: f"model-{n:05d}-of-{len(shards):05d}.safetensors" for n in range(1, len(shards) + 1)}
+    for n, name in names.items():
+        (folder / f"{n}.part").rename(folder / name)
+    index = {"metadata": {"total_size": total}, "weight_map": {k: names[n] for k, n in weight_map.items()}}
+    _write_json(folder / _INDEX, index)
+
+
+def _tensors_for_files(model: CausalLM, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
+    """Give tensors under the files' names, each with memory of its own, one expert at a time."""
+    config = model.config
+    parameters = {name for name, _ in model.named_parameters()}
+    for name, tensor in model.state_dict().items():
+        if name == "lm_head.weight" and config.tie_word_embeddings:
+            continue
+        tensor = tensor.detach()
+        if dtype is not None and name in parameters:
+            tensor = tensor.to(dtype)
+        packed = name.rpartition(".")[2]
+        is_packed = ".experts." in name and config.experts_layout == "packed"
+        if not is_packed:
+            yield file_name(name, config), tensor.clone().contiguous()
+            continue
+        for part, of, half in PARTS:
+            if of != packed:
+                continue
+            for expert in range(tensor.shape[0]):
+                rows = _half(tensor[expert], half)
+                yield file_name(name, config, part, expert), rows.clone().contiguous()
+
+
+def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    for path in _weight_files(folder):
+        try:
+            with safe_open(path, framework="pt") as file:
+                for name in file.keys():  # noqa: SIM118 (no mapping: it cannot be iterated over)
+                    yield name, file.get_tensor(name)
+        except SafetensorError as error:
+            raise UserError(f"{path} is no sound safetensors file: {error}") from error
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    if (folder / _SINGLE).is_file():
+        return [folder / _SINGLE]
+    if not (folder / _INDEX).is_file():
+        raise UserError(f"{folder} holds neither {_SINGLE} nor {_INDEX}; no other format of weights is read")
+    names = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
+    for name in names:
+        if Path(name).name != name or not (folder / name).is_file():
+            raise UserError(f"{folder / _INDEX} names {name!r}, which is no file of this folder")
+    return [folder / name for name in names]
+
+
+def _put(
+    found: dict[str, Tensor],
+    filled: dict[str, set[Place]],
+    place: Place,
+    tensor: Tensor,
+    target: Tensor,
+    name: str,
+) -> None:
+    """Take up a file's tensor, whole or as a part of a packed one."""
+    if place.expert is None:
+        _check_shape(name, tensor, target.shape)
+        found[place.name] = tensor
+        return
+    if place.expert >= target.shape[0]:
+        raise UserError(f"{name}: the config has {target.shape[0]} experts")
+    if place.name not in found:
+        found[place.name] = torch.empty(target.shape, dtype=tensor.dtype)
+    rows = _half(found[place.name][place.expert], place.half)
+    _check_shape(name, tensor, rows.shape)
+    rows.copy_(tensor)
+    filled.setdefault(place.name, set()).add(place)
+
+
+def _half(gate_up: Tensor, half: str | None) -> Tensor:
+    if half is None:
+        return gate_up
+    gate, up = gate_up.chunk(2, dim=0)
+    return gate if half == "gate" else up
+
+
+def _check_shape(name: str, tensor: Tensor, shape: torch.Size) -> None:
+    if tensor.shape != shape:
+        raise UserError(f"{name} has shape {list(tensor.shape)}; by config.json it must be {list(shape)}")
+
+
+def _check_complete(
+    config: ModelConfig,
+    expected: Mapping[str, Tensor],
+    found: Mapping[str, Tensor],
+    filled: Mapping[str, set[Place]],
+    unknown: list[str],
+    folder: Path,
+) -> None:
+    missing = [name for name in expected if name not in found]
+    for name, places in filled.items():
+        wanted = (config.n_routed_experts or 0) * (2 if name.endswith("gate_up_proj") else 1)
+        if len(places) != wanted:
+            missing.append(f"{name} ({wanted - len(places)} of {wanted} parts)")
+    if missing or unknown:
+        raise UserError(
+            f"{folder} does not fit its config.json: "
+            f"{len(missing)} tensors missing ({_few(missing)}), {len(unknown)} not known ({_few(unknown)})"
+        )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+
+
+def _dtype_name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} is not there: a checkpoint folder has one")
+    if path.stat().st_size > MAX_JSON_BYTES:
+        raise UserError(f"{path} is larger than {MAX_JSON_BYTES} bytes and is not read")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is no JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no JSON object")
+    return content

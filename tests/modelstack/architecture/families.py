@@ -1,0 +1,70 @@
+"""Toy sizes of each family, as keys of transformers' config classes: small, and with every part in use."""
+
+from typing import Any
+
+V4_KINDS = [
+    "sliding_attention",
+    "compressed_sparse_attention",
+    "heavily_compressed_attention",
+    "compressed_sparse_attention",
+]
+FAMILIES: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "qwen3": {"head_dim": 16, "tie_word_embeddings": True},
+    "gemma3_text": {
+        "head_dim": 16,
+        "sliding_window": 16,
+        "query_pre_attn_scalar": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+    },
+    "olmo3": {"num_hidden_layers": 4, "sliding_window": 9},
+    "smollm3": {"num_hidden_layers": 4},
+    "qwen3_moe": {"head_dim": 16, "num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32},
+    "gpt_oss": {
+        "head_dim": 16,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+        "intermediate_size": 32,
+        "sliding_window": 16,
+        "layer_types": ["sliding_attention", "full_attention"],
+        "rope_parameters": {"rope_type": "default", "rope_theta": 500.0},
+    },
+    "deepseek_v3": {
+        "num_key_value_heads": 4,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 16,
+        "qk_rope_head_dim": 8,
+        "qk_nope_head_dim": 16,
+        "v_head_dim": 16,
+        "n_routed_experts": 8,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+        "n_group": 2,
+        "topk_group": 1,
+        "num_nextn_predict_layers": 0,
+    },
+    "deepseek_v4": {
+        "num_hidden_layers": 4,
+        "intermediate_size": 32,  # transformers' other name of moe_intermediate_size
+        "num_key_value_heads": 1,
+        "head_dim": 32,
+        "q_lora_rank": 32,
+        "partial_rotary_factor": 0.25,
+        "moe_intermediate_size": 32,
+        "n_routed_experts": 8,
+        "num_experts_per_tok": 2,
+        "sliding_window": 8,
+        "o_groups": 2,
+        "o_lora_rank": 16,
+        "index_n_heads": 16,
+        "index_head_dim": 16,
+        "index_topk": 4,
+        "hc_mult": 4,
+        "layer_types": V4_KINDS,
+        "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 16},
+        "mlp_layer_types": ["hash_moe", "moe", "moe", "moe"],
+        "num_nextn_predict_layers": 0,
+    },
+}
