@@ -2,13 +2,13 @@
 
 Parameter names are transformers' (`model.layers.0.self_attn.q_proj.weight`), so its state dicts load strictly.
 
-Letters: B batch, T tokens of this call, D model width, V vocabulary.
+Letters: B batch, T tokens of this call, D model width, n streams, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from modelstack.architecture.cache import Cache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext, Routing
 from modelstack.architecture.hyper_connections import HyperHead, expand
+from modelstack.architecture.mtp import MtpOutput, MultiTokenPrediction
 from modelstack.architecture.norms import make_norm
 from modelstack.errors import UserError
 
@@ -27,11 +28,15 @@ class ModelOutput:
     """What a forward pass gives."""
 
     logits_BTV: Tensor
-    """Soft-capped where the config says so; T is 1 where only the last was asked for."""
+    """Soft-capped where the config says so; T is 1 where only the last was asked for, 0 where none."""
     hidden_BTD: Tensor
     """After the final norm."""
     routing: dict[int, Routing]
     """What each routing layer decided, by layer."""
+    mtp_state: Tensor
+    """Where multi-token prediction starts: the hidden states, or all streams [B, T, n, D]."""
+    mtp: list[MtpOutput] = field(default_factory=list)
+    """What each module for multi-token prediction says, where asked for."""
 
 
 class Decoder(nn.Module):
@@ -46,16 +51,20 @@ class Decoder(nn.Module):
         self.norm = make_norm(config)
         self.hc_head = HyperHead(config) if config.norm_placement == "hyper" else None
 
-    def forward(self, context: ForwardContext, cache: Cache | None = None) -> Tensor:
-        """Return the states after the final norm, [B, T, D]."""
+    def forward(self, context: ForwardContext, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
+        """Return the states after the final norm, [B, T, D], and where multi-token prediction starts.
+
+        That is the same, or with hyper-connections the streams [B, T, n, D].
+        """
         x = self.embed(context.token_ids_BT)
         if self.hc_head is not None:
             x = expand(x, self.config.hc_mult)
         for layer, block in enumerate(self.layers):
             x = block(x, context, cache.layers[layer] if cache else None)
         if self.hc_head is not None:
-            x = self.hc_head(x)
-        return self.norm(x)
+            return self.norm(self.hc_head(x)), x
+        x = self.norm(x)
+        return x, x
 
     def embed(self, token_ids_BT: Tensor) -> Tensor:
         """Return [B, T, D]."""
@@ -75,6 +84,7 @@ class CausalLM(nn.Module):
         self.config = config
         self.model = Decoder(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.mtp = MultiTokenPrediction(config) if config.num_nextn_predict_layers else None
         self.tie_weights()
 
     def tie_weights(self) -> None:
@@ -95,6 +105,8 @@ class CausalLM(nn.Module):
         positions_BT: Tensor | None = None,
         forced_experts: Mapping[int, Tensor] | None = None,
         last_only: bool = False,
+        with_logits: bool = True,
+        with_mtp: bool = False,
     ) -> ModelOutput:
         """Run the model on tokens that follow what the cache holds.
 
@@ -105,22 +117,69 @@ class CausalLM(nn.Module):
             positions_BT: Positions; by default they count on from the cache, anew in each packed document.
             forced_experts: Expert choices [B * T, k] by layer, instead of the routers' own.
             last_only: Compute the logits of the last token alone.
+            with_logits: False: none. A loss takes the hidden states and makes the logits in pieces.
+            with_mtp: Run the modules for multi-token prediction too; without a cache.
 
         Raises:
-            UserError: Documents were given together with a cache.
+            UserError: Documents were given together with a cache; the model has no modules for multi-token
+                prediction, or they were asked for together with a cache.
         """
+        if with_mtp and cache is not None:
+            raise UserError("with_mtp is for whole sequences without a cache; with one, call draft")
         context = make_context(token_ids_BT, cache, documents_BT, positions_BT, forced_experts)
-        hidden = self.model(context, cache)
+        hidden, mtp_state = self.model(context, cache)
         if cache is not None:
             cache.n_tokens += token_ids_BT.shape[1]
-        logits = self.logits(hidden[:, -1:] if last_only else hidden)
-        return ModelOutput(logits, hidden, context.routing)
+        wanted = hidden[:, -1:] if last_only else hidden
+        logits = self.logits(wanted if with_logits else wanted[:, :0])
+        output = ModelOutput(logits, hidden, context.routing, mtp_state)
+        if with_mtp:
+            output.mtp = self._modules_ahead()(mtp_state, self.model.embed(token_ids_BT), context)
+        return output
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return the head's logits, [B, T, V], soft-capped where the config says so."""
         logits = self.lm_head(hidden_BTD)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else torch.tanh(logits / cap) * cap
+
+    def new_draft_cache(self) -> Cache:
+        """Return an empty memory for `draft`.
+
+        Raises:
+            UserError: The model has no module for multi-token prediction.
+        """
+        return self._modules_ahead().new_cache()
+
+    def draft(self, mtp_state: Tensor, next_token_ids_BT: Tensor, cache: Cache) -> Tensor:
+        """Return logits for the token after the next, [B, 1, V]: the first module's guess.
+
+        Every token that stays in the text is given once, so the draft's memory has nothing to take back: after the
+        prompt all its states with the tokens that follow them, the last of which has just been sampled; then,
+        after each step, the states of the tokens that were accepted.
+
+        Args:
+            mtp_state: Of T tokens, as `ModelOutput.mtp_state` has them.
+            next_token_ids_BT: The token that follows each of them.
+            cache: From `new_draft_cache`; it takes up these.
+
+        Raises:
+            UserError: The model has no module for multi-token prediction.
+        """
+        modules, T = self._modules_ahead(), next_token_ids_BT.shape[1]
+        first = cache.n_tokens + 1  # the tokens' own positions: one past their states'
+        positions = torch.arange(first, first + T, device=next_token_ids_BT.device)[None]
+        context = make_context(next_token_ids_BT, cache, positions_BT=positions)
+        hidden = modules.draft(mtp_state, self.model.embed(next_token_ids_BT), context, cache)
+        cache.n_tokens += T
+        return self.logits(hidden[:, -1:])
+
+    def _modules_ahead(self) -> MultiTokenPrediction:
+        if self.mtp is None:
+            raise UserError(
+                "this model has no module for multi-token prediction: num_nextn_predict_layers is 0 in its config"
+            )
+        return self.mtp
 
 
 def make_context(
