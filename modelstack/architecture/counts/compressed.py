@@ -1,0 +1,107 @@
+"""DeepSeek-V4's three attention kinds, a window and up to two compressed views of the past; see `attention`.
+
+Letters: D model width, H heads, d head channels (one key-value vector for all heads), rq rank of queries, g output
+groups of rank ro, m tokens in one compressed entry, HI and dI heads and channels of the indexer.
+"""
+
+from __future__ import annotations
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.counts.terms import BlockFormula, Held, Span, Weights, Work, sized
+
+CSA, HCA = "compressed_sparse_attention", "heavily_compressed_attention"
+
+
+def window_weights(config: ModelConfig, layer: int) -> Weights:
+    """Return what all three kinds have: queries in two stages, the key-value vector, grouped output, sinks."""
+    D, d, heads = config.hidden_size, config.head_dim, config.num_attention_heads
+    rq, groups, ro = sized(config.q_lora_rank), sized(config.o_groups), sized(config.o_lora_rank)
+    queries = D * rq + rq * heads * d
+    # The first output stage is block-diagonal: each group's block sees its own heads only.
+    output = groups * ro * (heads * d // groups) + groups * ro * D
+    return Weights(matrices=queries + D * d + output, vectors=rq + d + heads)
+
+
+def sparse_weights(config: ModelConfig, layer: int) -> Weights:
+    """Return the window's, the compressor's and the indexer's; the indexer's choice passes no gradient."""
+    index_heads, index_d = sized(config.index_n_heads), sized(config.index_head_dim)
+    compressor = _compressor(config, CSA, config.head_dim, overlap=2)
+    indexer = _compressor(config, CSA, index_d, overlap=2) + Weights(
+        matrices=sized(config.q_lora_rank) * index_heads * index_d + config.hidden_size * index_heads
+    )
+    return window_weights(config, layer) + compressor + indexer + Weights(frozen_matrices=indexer.matrices)
+
+
+def heavy_weights(config: ModelConfig, layer: int) -> Weights:
+    """Return the window's and the compressor's."""
+    return window_weights(config, layer) + _compressor(config, HCA, config.head_dim, overlap=1)
+
+
+def window_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
+    """Return scores and mixes with the window's vectors."""
+    return _pairs_work(config, span.pairs(sized(config.sliding_window)))
+
+
+def sparse_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
+    """Return the window's, the chosen entries', and the index scores of all entries."""
+    rate = config.compress_rates[CSA]
+    chosen = span.compressed_pairs(rate, sized(config.index_topk))
+    scores = 2 * span.compressed_pairs(rate) * sized(config.index_n_heads) * sized(config.index_head_dim)
+    return window_mixing(config, layer, span) + _pairs_work(config, chosen) + Work(frozen=scores)
+
+
+def heavy_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
+    """Return the window's and all entries'."""
+    return window_mixing(config, layer, span) + _pairs_work(
+        config, span.compressed_pairs(config.compress_rates[HCA])
+    )
+
+
+def window_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
+    """Return the key-value vectors of the last w - 1 tokens."""
+    return Held(min(n_tokens, sized(config.sliding_window) - 1) * config.head_dim)
+
+
+def sparse_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
+    """Return the window, and entries and unfinished windows of compressor and indexer."""
+    rate = config.compress_rates[CSA]
+    views = (
+        _view(rate, config.head_dim, n_tokens, overlap=2),
+        _view(rate, sized(config.index_head_dim), n_tokens, overlap=2),
+    )
+    return window_held(config, layer, n_tokens) + views[0] + views[1]
+
+
+def sparse_read(config: ModelConfig, layer: int, n_tokens: int) -> Held:
+    """Return the window, the chosen entries and every key of the indexer."""
+    entries = n_tokens // config.compress_rates[CSA]
+    chosen = min(entries, sized(config.index_topk)) * config.head_dim
+    return window_held(config, layer, n_tokens) + Held(chosen + entries * sized(config.index_head_dim))
+
+
+def heavy_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
+    """Return the window, the entries and the unfinished window."""
+    view = _view(config.compress_rates[HCA], config.head_dim, n_tokens, overlap=1)
+    return window_held(config, layer, n_tokens) + view
+
+
+def _compressor(config: ModelConfig, kind: str, channels: int, overlap: int) -> Weights:
+    """Return projections to content and gate, a bias for each place in the window, and the entries' norm."""
+    wide = overlap * channels
+    return Weights(matrices=2 * config.hidden_size * wide, vectors=config.compress_rates[kind] * wide + channels)
+
+
+def _pairs_work(config: ModelConfig, pairs: int) -> Work:
+    return Work(2 * 2 * pairs * config.num_attention_heads * config.head_dim)
+
+
+def _view(rate: int, channels: int, n_tokens: int, overlap: int) -> Held:
+    """Return entries, (content, gate) of the unfinished window, and with overlap the last full window's half."""
+    entries, unfinished = divmod(n_tokens, rate)
+    last = rate if overlap == 2 and entries else 0
+    return Held(entries * channels + 2 * unfinished * overlap * channels + 2 * last * channels)
+
+
+SHARED_KV_SLIDING = BlockFormula(window_weights, window_mixing, window_held)
+COMPRESSED_SPARSE = BlockFormula(sparse_weights, sparse_mixing, sparse_held, sparse_read)
+HEAVILY_COMPRESSED = BlockFormula(heavy_weights, heavy_mixing, heavy_held)

@@ -1,0 +1,39 @@
+"""Which formula serves which kind of block: the keys of `attention.registry` and of `feed_forward`.
+
+Formulas stand apart from the classes that they describe so that counting loads no torch; a test fails where a
+class has no formula here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.counts.compressed import COMPRESSED_SPARSE, HEAVILY_COMPRESSED, SHARED_KV_SLIDING
+from modelstack.architecture.counts.delta_net import GATED_DELTA_NET
+from modelstack.architecture.counts.feed_forward import DENSE, HASH_MOE, MOE
+from modelstack.architecture.counts.grouped import GROUPED
+from modelstack.architecture.counts.latent import LATENT
+from modelstack.architecture.counts.residual import RESIDUAL_FORMULAS
+from modelstack.architecture.counts.terms import BlockFormula
+
+ATTENTION_FORMULAS: dict[str, BlockFormula] = {
+    "full_attention": GROUPED,
+    "sliding_attention": GROUPED,
+    "latent_attention": LATENT,
+    "shared_kv_sliding_attention": SHARED_KV_SLIDING,
+    "compressed_sparse_attention": COMPRESSED_SPARSE,
+    "heavily_compressed_attention": HEAVILY_COMPRESSED,
+    "linear_attention": GATED_DELTA_NET,
+}
+FEED_FORWARD_FORMULAS: dict[str, BlockFormula] = {"dense": DENSE, "moe": MOE, "hash_moe": HASH_MOE}
+
+
+def layers(config: ModelConfig) -> Iterator[tuple[str, int, BlockFormula]]:
+    """Yield every block of every layer: the part it belongs to, the layer's number, its formula."""
+    kinds = zip(config.layer_types, config.mlp_layer_types, strict=True)
+    for layer, (attention, feed_forward) in enumerate(kinds):
+        yield attention, layer, ATTENTION_FORMULAS[attention]
+        yield feed_forward, layer, FEED_FORWARD_FORMULAS[feed_forward]
+        part, formula = RESIDUAL_FORMULAS[config.norm_placement]
+        yield part, layer, formula
