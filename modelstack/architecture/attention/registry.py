@@ -10,6 +10,7 @@ from torch import nn
 from modelstack.architecture.attention.delta_net import GatedDeltaNet
 from modelstack.architecture.attention.grouped import GroupedQueryAttention
 from modelstack.architecture.attention.latent import LatentAttention
+from modelstack.architecture.attention.shared_kv import SharedKVAttention
 from modelstack.architecture.config import ModelConfig
 
 ATTENTION: dict[str, Callable[[ModelConfig, int], Any]] = {
@@ -17,6 +18,9 @@ ATTENTION: dict[str, Callable[[ModelConfig, int], Any]] = {
     "sliding_attention": GroupedQueryAttention,
     "latent_attention": LatentAttention,
     "linear_attention": GatedDeltaNet,
+    "shared_kv_sliding_attention": SharedKVAttention,
+    "compressed_sparse_attention": SharedKVAttention,
+    "heavily_compressed_attention": SharedKVAttention,
 }
 
 

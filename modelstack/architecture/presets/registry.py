@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelstack.architecture.config import ModelConfig
-from modelstack.architecture.presets import deepseek_v3, gemma3, llama, olmo3, qwen3, smollm3
+from modelstack.architecture.presets import deepseek_v3, deepseek_v4, gemma3, llama, olmo3, qwen3, smollm3
 from modelstack.architecture.presets.preset import SAME_KEYS, Json, Preset
 from modelstack.errors import UserError
 
@@ -19,6 +19,7 @@ PRESETS: dict[str, Preset] = {
         olmo3.PRESET,
         smollm3.PRESET,
         deepseek_v3.PRESET,
+        deepseek_v4.PRESET,
     )
 }
 
