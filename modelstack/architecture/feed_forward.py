@@ -8,9 +8,14 @@ from torch import nn
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.mlp import MLP
+from modelstack.architecture.moe.hash_router import HashRouter
+from modelstack.architecture.moe.layer import MoE
+from modelstack.architecture.moe.router import TopKRouter
 
 FEED_FORWARD: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "dense": lambda config, layer: MLP(config),
+    "moe": lambda config, layer: MoE(config, layer, TopKRouter(config)),
+    "hash_moe": lambda config, layer: MoE(config, layer, HashRouter(config)),
 }
 
 

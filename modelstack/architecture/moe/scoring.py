@@ -1,0 +1,40 @@
+"""How router logits become scores. A new way is one function and one line in `SCORING`.
+
+softmax: Mixtral, Qwen3-MoE. gpt-oss takes the k best logits first and the softmax over these alone
+(`topk_softmax`): the same numbers, since what the softmax over all divides by cancels when the chosen are restored
+to sum 1, so it is the softmax with that restoring always on. sigmoid: DeepSeek-V3 (arXiv 2412.19437, 2.1.2),
+GLM-4.5, MiniMax-M2, Kimi: each score stands alone, one expert's rise does not push another down. sqrtsoftplus:
+DeepSeek-V4 (2606.19348, 2.1), which unlike the sigmoid does not saturate.
+
+Letters: N tokens, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def softmax(logits_NE: Tensor) -> Tensor:
+    """Return exp(z) / sum exp(z)."""
+    return logits_NE.softmax(dim=-1)
+
+
+def sigmoid(logits_NE: Tensor) -> Tensor:
+    """Return 1 / (1 + exp(-z))."""
+    return logits_NE.sigmoid()
+
+
+def sqrtsoftplus(logits_NE: Tensor) -> Tensor:
+    """Return sqrt(ln(1 + exp z))."""
+    return F.softplus(logits_NE).sqrt()
+
+
+SCORING: dict[str, Callable[[Tensor], Tensor]] = {
+    "softmax": softmax,
+    "topk_softmax": softmax,
+    "sigmoid": sigmoid,
+    "sqrtsoftplus": sqrtsoftplus,
+}
