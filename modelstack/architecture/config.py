@@ -273,6 +273,22 @@ class ModelConfig(BaseModel):
         """
         return build({**self.model_dump(), **changes})
 
+    def with_mtp_layers(self) -> ModelConfig:
+        """Return the config with the layers of multi-token prediction behind its own: layer L + k is module k's.
+
+        A module's layer is of the last layer's kind; DeepSeek-V4's modules have the sliding window alone. It
+        routes where any layer does, by scores and not by a hash.
+        """
+        n, last = self.num_nextn_predict_layers, self.layer_types[-1]
+        kind = "shared_kv_sliding_attention" if last in DEEPSEEK_V4_KINDS else last
+        return self.with_(
+            num_hidden_layers=self.num_hidden_layers + n,
+            layer_types=self.layer_types + (kind,) * n,
+            mlp_layer_types=self.mlp_layer_types + ("moe" if self.has_experts else "dense",) * n,
+            no_rope_layers=self.no_rope_layers and self.no_rope_layers + self.no_rope_layers[-1:] * n,
+            num_nextn_predict_layers=0,
+        )
+
     def fingerprint(self) -> str:
         """SHA-256 of all decisions."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

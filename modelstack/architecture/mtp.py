@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from modelstack.architecture.blocks import make_block
 from modelstack.architecture.cache import Cache, LayerCache
-from modelstack.architecture.config import DEEPSEEK_V4_KINDS, ModelConfig
+from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
 from modelstack.architecture.hyper_connections import HyperHead
 from modelstack.architecture.norms import make_norm
@@ -45,12 +45,12 @@ class MtpModule(nn.Module):
     """One more layer ahead, V3's form."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make norms, projection and the decoder layer `layer` of `with_mtp_layers(config)`."""
+        """Make norms, projection and the decoder layer `layer` of `config.with_mtp_layers()`."""
         super().__init__()
         D = config.hidden_size
         self.enorm, self.hnorm = make_norm(config), make_norm(config)
         self.eh_proj = nn.Linear(2 * D, D, bias=False)
-        self.block = make_block(with_mtp_layers(config), layer)
+        self.block = make_block(config.with_mtp_layers(), layer)
         self.norm = make_norm(config)
 
     def forward(
@@ -66,13 +66,13 @@ class HyperMtpModule(nn.Module):
     """One more layer ahead, V4's form: states are streams."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make norms, projections, collapse and the decoder layer `layer` of `with_mtp_layers(config)`."""
+        """Make norms, projections, collapse and the decoder layer `layer` of `config.with_mtp_layers()`."""
         super().__init__()
         D = config.hidden_size
         self.enorm, self.hnorm = make_norm(config), make_norm(config)
         self.e_proj = nn.Linear(D, D, bias=False)
         self.h_proj = nn.Linear(D, D, bias=False)
-        self.block = make_block(with_mtp_layers(config), layer)
+        self.block = make_block(config.with_mtp_layers(), layer)
         self.hc_head = HyperHead(config)
         self.norm = make_norm(config)
 
@@ -123,23 +123,6 @@ class MultiTokenPrediction(nn.ModuleList):
     def draft(self, state: Tensor, embedding_BTD: Tensor, context: ForwardContext, cache: Cache) -> Tensor:
         """Run the first module on tokens that follow what its cache holds; return [B, T, D] for the head."""
         return self[0](state, embedding_BTD, context, cache.layers[0])[1]
-
-
-def with_mtp_layers(config: ModelConfig) -> ModelConfig:
-    """Return the config with the modules' layers behind the model's own: layer L + k is module k's.
-
-    A module's layer is of the last layer's kind; DeepSeek-V4's modules have the sliding window alone. It routes
-    where any layer does, by scores and not by a hash.
-    """
-    n = config.num_nextn_predict_layers
-    is_v4 = any(kind in DEEPSEEK_V4_KINDS for kind in config.layer_types)
-    return config.with_(
-        num_hidden_layers=config.num_hidden_layers + n,
-        layer_types=config.layer_types + ("shared_kv_sliding_attention" if is_v4 else config.layer_types[-1],) * n,
-        mlp_layer_types=config.mlp_layer_types + ("moe" if config.has_experts else "dense",) * n,
-        no_rope_layers=config.no_rope_layers and config.no_rope_layers + config.no_rope_layers[-1:] * n,
-        num_nextn_predict_layers=0,
-    )
 
 
 def ahead(context: ForwardContext, k: int) -> ForwardContext:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM, make_context
-from modelstack.architecture.mtp import name_in_model, released_name, with_mtp_layers
+from modelstack.architecture.mtp import name_in_model, released_name
 from modelstack.architecture.presets.registry import published
 from modelstack.errors import UserError
 
@@ -172,25 +172,28 @@ def test_too_short_sequences_and_a_cache_are_refused() -> None:
 
 
 def test_the_modules_layer_is_the_last_ones_kind_and_routes_where_any_layer_does() -> None:
-    extended = with_mtp_layers(published("deepseek-v3"))
+    extended = published("deepseek-v3").with_mtp_layers()
     assert extended.layer_types[61:] == ("latent_attention",)
     assert extended.mlp_layer_types[60:] == ("moe", "moe")
-    dense = with_mtp_layers(config("v3", no_rope_layers=(1, 0)))
+    dense = config("v3", no_rope_layers=(1, 0)).with_mtp_layers()
     assert dense.layer_types == ("full_attention",) * 4
     assert dense.mlp_layer_types == ("dense",) * 4
     assert dense.no_rope_layers == (1, 0, 0, 0)
 
 
 def test_deepseek_v4s_modules_see_the_window_alone_and_do_not_hash() -> None:
+    sizes = {"q_lora_rank": 8, "qk_rope_head_dim": 4, "sliding_window": 8, "o_groups": 2, "o_lora_rank": 8}
+    index = {"index_n_heads": 2, "index_head_dim": 8, "index_topk": 4}
+    experts = {"n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 8}
     v4 = config(
         "v4",
+        num_key_value_heads=1,
         layer_types=("shared_kv_sliding_attention", "compressed_sparse_attention"),
         mlp_layer_types=("hash_moe", "hash_moe"),
-        **dict.fromkeys(("q_lora_rank", "qk_rope_head_dim", "sliding_window", "o_groups", "o_lora_rank"), 8),
-        **dict.fromkeys(("index_n_heads", "index_head_dim", "index_topk"), 8),
-        **dict.fromkeys(("n_routed_experts", "num_experts_per_tok", "moe_intermediate_size"), 8),
+        compress_rates={"compressed_sparse_attention": 4},
+        **sizes | index | experts,
     )
-    extended = with_mtp_layers(v4)
+    extended = v4.with_mtp_layers()
     assert extended.layer_types[2:] == ("shared_kv_sliding_attention",) * 2
     assert extended.mlp_layer_types[2:] == ("moe",) * 2
 
