@@ -59,7 +59,7 @@ class TextTokenizer:
         Raises:
             UserError: it is no BPE vocabulary with a token for each id, or `tokenizers` refuses it.
         """
-        description = _without_prefix_blanks(description)
+        description = _in_one_form(description)
         self.description: Mapping[str, Any] = description
         self.names = names
         self.chat_template = chat_template
@@ -187,7 +187,7 @@ def _without_special(
     gone = {tokens[i] for i in special}
     model = dict(description["model"])
     model["vocab"] = {name: token for name, token in model["vocab"].items() if name not in gone}
-    model["merges"] = [(a, b) for a, b in map(_pair, model["merges"]) if not gone & {a, b, a + b}]
+    model["merges"] = [(a, b) for a, b in model["merges"] if not gone & {a, b, a + b}]
     model["unk_token"] = None
     kept = [token for token in description["added_tokens"] if token["id"] not in special]
     # An added token that the model does not know would get the next free id, and the gaps have moved that.
@@ -195,10 +195,12 @@ def _without_special(
     return {**description, "model": model, "added_tokens": kept, "post_processor": None}
 
 
-def _pair(merge: str | Sequence[str]) -> tuple[str, str]:
-    """Return the two parts of a merge; older files write them as one text."""
-    first, second = merge.split(" ") if isinstance(merge, str) else merge
-    return first, second
+def _in_one_form(description: Mapping[str, Any]) -> dict[str, Any]:
+    """Return it without blanks before texts and with merges as pairs; older files write a merge as one text."""
+    changed = _without_prefix_blanks(description)
+    merges = changed["model"].get("merges", ())
+    pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
+    return {**changed, "model": {**changed["model"], "merges": pairs}}
 
 
 def _without_prefix_blanks(node: Any) -> Any:
