@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, Protocol
 
+from modelstack.errors import UserError
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 Role = Literal["system", "user", "assistant", "tool"]
@@ -152,10 +153,8 @@ class ChatFormat:
         closes["assistant"] = f"{eos_token}\n\n"
         return _context_free("plain", bos_token, opens, closes, why_fallback)
 
-    def render_turn(
-        self, role: Role, content: str, *, previous: Role | None = None, trusted: bool | None = None
-    ) -> list[Span]:
-        """Return the pieces of one turn behind a turn of role `previous`, None for the first one.
+    def opening(self, role: Role, *, previous: Role | None = None) -> str:
+        """Return the text before a content behind a turn of role `previous`, None for the first one.
 
         Raises:
             ValueError: the format has no such turn in this place (a system turn behind others, for most).
@@ -163,10 +162,20 @@ class ChatFormat:
         opening = self.starts.get(role) if previous is None else self.opens.get((previous, role))
         if opening is None:
             raise ValueError(f"this model's chat format has no {role} turn behind a {previous} turn; put it first")
+        return opening
+
+    def render_turn(
+        self, role: Role, content: str, *, previous: Role | None = None, trusted: bool | None = None
+    ) -> list[Span]:
+        """Return the pieces of one turn behind a turn of role `previous`, None for the first one.
+
+        Raises:
+            ValueError: the format has no such turn in this place.
+        """
         if role in self.trimmed:
             content = content.strip()
         pieces = [
-            Span(opening, "control", role, True),
+            Span(self.opening(role, previous=previous), "control", role, True),
             Span(content, "content", role, role != "tool" if trusted is None else trusted),
             Span(self.closes[role], "control", role, True),
         ]
@@ -235,6 +244,29 @@ class ChatEncoder:
             )
             previous = message.role
         return encoded
+
+    def opening_ids(self, role: Role, *, previous: Role | None = None) -> list[int]:
+        """Return what goes before a content of `role` behind a turn of role `previous`.
+
+        Raises:
+            ValueError: the format has no such turn in this place.
+        """
+        return list(self._control(self.format.opening(role, previous=previous)))
+
+    def content_ids(self, text: str) -> list[int]:
+        """Return the ids of somebody's words; none of them is a special token."""
+        return self._vocabulary.encode(text)
+
+    def mark_id(self, name: str) -> int:
+        """Return the special token of this name.
+
+        Raises:
+            UserError: the vocabulary has none.
+        """
+        ids = self._control(name)
+        if len(ids) != 1 or ids[0] not in self._vocabulary.special_ids:
+            raise UserError(f"{name!r} is no special token of this vocabulary; write it as text")
+        return ids[0]
 
     def generation_ids(self, previous: Role) -> list[int]:
         """Return what goes before a reply that follows a turn of role `previous`."""
