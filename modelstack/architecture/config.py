@@ -228,6 +228,31 @@ class ModelConfig(BaseModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _compressed_attention_fits(self) -> Self:
+        kinds = DEEPSEEK_V4_KINDS.intersection(self.layer_types)
+        if not kinds:
+            return self
+        if self.num_key_value_heads != 1:
+            raise ValueError(f"num_key_value_heads {self.num_key_value_heads} must be 1: shared KV is one head")
+        if self.num_attention_heads % (self.o_groups or 1):
+            raise ValueError(
+                f"o_groups {self.o_groups} does not divide num_attention_heads {self.num_attention_heads}"
+            )
+        r, sizes = self.qk_rope_head_dim or 0, [self.head_dim]
+        if "compressed_sparse_attention" in kinds:
+            sizes.append(self.index_head_dim or 0)
+        if not 0 < r <= min(sizes) or r % 2:
+            raise ValueError(f"qk_rope_head_dim {r} must be even and at most the head widths {sizes}")
+        for kind in sorted(kinds - {"shared_kv_sliding_attention"}):
+            if self.compress_rates.get(kind, 0) < 1:
+                raise ValueError(f"compress_rates must give the tokens of an entry in {kind}")
+        if any(kind in kinds and self.rope(layer) is None for layer, kind in enumerate(self.layer_types)):
+            raise ValueError(
+                f"layers of {', '.join(sorted(kinds))} need rope_parameters and no gap in no_rope_layers"
+            )
+        return self
+
     def _needed(self) -> set[str]:
         needed: set[str] = set()
         if "sliding_attention" in self.layer_types or "shared_kv_sliding_attention" in self.layer_types:
