@@ -6,7 +6,17 @@ from difflib import get_close_matches
 from typing import Any
 
 from modelstack.architecture.config import ModelConfig
-from modelstack.architecture.presets import deepseek_v3, deepseek_v4, gemma3, llama, olmo3, qwen3, smollm3
+from modelstack.architecture.presets import (
+    deepseek_v3,
+    deepseek_v4,
+    gemma3,
+    gpt_oss,
+    llama,
+    olmo3,
+    qwen3,
+    qwen3_moe,
+    smollm3,
+)
 from modelstack.architecture.presets.preset import SAME_KEYS, Json, Preset
 from modelstack.errors import UserError
 
@@ -15,9 +25,11 @@ PRESETS: dict[str, Preset] = {
     for preset in (
         llama.PRESET,
         qwen3.PRESET,
+        qwen3_moe.PRESET,
         gemma3.PRESET,
         olmo3.PRESET,
         smollm3.PRESET,
+        gpt_oss.PRESET,
         deepseek_v3.PRESET,
         deepseek_v4.PRESET,
     )
