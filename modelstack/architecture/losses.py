@@ -1,0 +1,170 @@
+"""What a model is trained on: next-token cross-entropy and what is added to it.
+
+The logits of a large vocabulary are the largest tensor of a training step: 8192 tokens of DeepSeek-V3's 129,280 in
+fp32 are 4 GB, and as much again for their gradient. So losses take hidden states and the head, make the logits of
+some tokens at a time and make them anew for the gradient; only sums are kept (the idea of Cut Cross-Entropy, arXiv
+2411.09009, and of Liger Kernel, 2410.10989, in plain torch).
+
+z-loss: PaLM, 2204.02311 section 5; it holds the softmax's normaliser near 1. Multi-token prediction: DeepSeek-V3,
+2412.19437 equations 24 and 25.
+
+Labels are aligned: `labels_BT[b, t]` is the token that the model should name at position t, or `IGNORED`.
+
+Letters: B batch, T tokens, N = B * T, D model width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from modelstack.architecture.decoder import CausalLM, ModelOutput
+from modelstack.errors import UserError
+
+IGNORED = -100
+"""A label that no loss looks at; torch's and transformers' value."""
+TOKENS_PER_CHUNK = 1024
+"""Tokens whose logits exist at once: 0.5 GB in fp32 at DeepSeek-V3's vocabulary."""
+
+Head = Callable[[Tensor], Tensor]
+"""Hidden states [N, D] to logits [N, V]: `CausalLM.logits`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenSums:
+    """Sums over the labelled tokens; fp32 scalars, with gradients."""
+
+    cross_entropy: Tensor
+    """-log p(label)."""
+    squared_normaliser: Tensor
+    """logsumexp(logits)^2."""
+    n_tokens: Tensor
+    """How many were labelled, int64."""
+
+
+@dataclass(frozen=True, slots=True)
+class Losses:
+    """What is minimised, and its parts."""
+
+    total: Tensor
+    parts: dict[str, Tensor]
+    """By name, each with its coefficient: they add up to `total`."""
+
+
+def next_token_labels(token_ids_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
+    """Return each position's next token; `IGNORED` at the end of the row and of each packed document."""
+    labels = torch.full_like(token_ids_BT, IGNORED)
+    labels[:, :-1] = token_ids_BT[:, 1:]
+    if documents_BT is not None:
+        labels[:, :-1].masked_fill_(documents_BT[:, 1:] != documents_BT[:, :-1], IGNORED)
+    return labels
+
+
+def token_sums(
+    hidden_BTD: Tensor, labels_BT: Tensor, head: Head, tokens_per_chunk: int = TOKENS_PER_CHUNK
+) -> TokenSums:
+    """Return the sums of cross-entropy and squared normaliser, some tokens' logits at a time.
+
+    Args:
+        hidden_BTD: What the head reads.
+        labels_BT: The token to name at each position, or `IGNORED`.
+        head: Makes logits, soft-capped where the model does so.
+        tokens_per_chunk: How many tokens' logits exist at once.
+    """
+    hidden, labels = hidden_BTD.flatten(0, 1), labels_BT.flatten()
+    pieces = list(zip(hidden.split(tokens_per_chunk), labels.split(tokens_per_chunk), strict=True))
+    if len(pieces) == 1:
+        sums = [_sums(hidden, labels, head)]
+    else:
+        sums = [checkpoint(_sums, *piece, head, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
+    cross_entropy, squared = (torch.stack(column).sum() for column in zip(*sums, strict=True))
+    return TokenSums(cross_entropy, squared, (labels != IGNORED).sum())
+
+
+def cross_entropy(
+    hidden_BTD: Tensor, labels_BT: Tensor, head: Head, tokens_per_chunk: int = TOKENS_PER_CHUNK
+) -> Tensor:
+    """Return the mean next-token cross-entropy over the labelled tokens, fp32; 0 where there are none."""
+    sums = token_sums(hidden_BTD, labels_BT, head, tokens_per_chunk)
+    return sums.cross_entropy / sums.n_tokens.clamp(min=1)
+
+
+def mtp_labels(labels_BT: Tensor, k: int, is_whole_BT: Tensor | None = None) -> Tensor:
+    """Return the labels of multi-token prediction's module k, [B, T - 1 - k].
+
+    At position i it names what the model should name at i + k + 1.
+
+    Args:
+        labels_BT: The model's.
+        k: The module, from 0.
+        is_whole_BT: Where the module saw one document only; the rest is ignored. None: everywhere.
+    """
+    labels = labels_BT[:, k + 1 :]
+    return labels if is_whole_BT is None else labels.masked_fill(~is_whole_BT, IGNORED)
+
+
+def mtp_loss(
+    model: CausalLM, output: ModelOutput, labels_BT: Tensor, n_labels: Tensor | int | None = None
+) -> Tensor:
+    """Return the mean over the modules of their mean cross-entropies, fp32, without its coefficient.
+
+    Args:
+        model: Whose head is asked.
+        output: Of a forward pass `with_mtp`.
+        labels_BT: The model's labels.
+        n_labels: What each sum is divided by; None: the labelled tokens of each module.
+
+    Raises:
+        UserError: The forward pass was without multi-token prediction.
+    """
+    if not output.mtp:
+        raise UserError("the output has no multi-token prediction; call the model with with_mtp=True")
+    means = []
+    for k, module in enumerate(output.mtp):
+        sums = token_sums(module.hidden_BTD, mtp_labels(labels_BT, k, module.is_whole_BT), model.logits)
+        means.append(sums.cross_entropy / _divisor(sums.n_tokens, n_labels))
+    return torch.stack(means).mean()
+
+
+def total_loss(
+    model: CausalLM, output: ModelOutput, labels_BT: Tensor, *, n_labels: Tensor | int | None = None
+) -> Losses:
+    """Return the loss that the model's config asks for: a part with coefficient 0 is not computed.
+
+    Args:
+        model: What made the output. Its head is asked here: the pass can be made `with_logits=False`.
+        output: Of a forward pass without a cache; `with_mtp` where the config has `mtp_loss_coef`.
+        labels_BT: The token to name at each position, or `IGNORED`.
+        n_labels: What sums over tokens are divided by; None: the labelled tokens of this call. When gradients of
+            several calls are added up, the labelled tokens of all of them, and the losses are added up too.
+
+    Raises:
+        UserError: The config has `mtp_loss_coef` and the forward pass was without multi-token prediction.
+    """
+    config = model.config
+    sums = token_sums(output.hidden_BTD, labels_BT, model.logits)
+    divisor = _divisor(sums.n_tokens, n_labels)
+    parts = {"cross_entropy": sums.cross_entropy / divisor}
+    if config.z_loss_coef:
+        parts["z_loss"] = config.z_loss_coef * sums.squared_normaliser / divisor
+    if config.mtp_loss_coef:
+        parts["mtp"] = config.mtp_loss_coef * mtp_loss(model, output, labels_BT, n_labels)
+    return Losses(torch.stack(list(parts.values())).sum(), parts)
+
+
+def _divisor(n_here: Tensor, n_labels: Tensor | int | None) -> Tensor | int:
+    return n_here.clamp(min=1) if n_labels is None else n_labels
+
+
+def _sums(hidden_ND: Tensor, labels_N: Tensor, head: Head) -> tuple[Tensor, Tensor]:
+    """Return the sums of cross-entropy and squared normaliser."""
+    logits = head(hidden_ND).float()
+    normaliser = logits.logsumexp(dim=-1)
+    is_labelled = labels_N != IGNORED
+    named = logits.gather(1, labels_N.where(is_labelled, 0)[:, None])[:, 0]
+    zero = normaliser.new_zeros(())
+    return (normaliser - named).where(is_labelled, zero).sum(), normaliser.square().where(is_labelled, zero).sum()
