@@ -54,6 +54,8 @@ def poisoned(model: nn.Module, seed: int = 0) -> nn.Module:
         for name, parameter in model.named_parameters():
             if parameter.ndim == 1:
                 parameter.add_(0.1 * torch.randn_like(parameter))
+            elif name.endswith("position_bias"):  # zeros, which doubling leaves
+                parameter.add_(0.5 * torch.randn_like(parameter))
             elif "embed" not in name:
                 parameter.mul_(2)
         for name, buffer in model.named_buffers():

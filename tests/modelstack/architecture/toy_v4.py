@@ -48,8 +48,4 @@ def toy_model(config: ModelConfig, seed: int = 0) -> CausalLM:
     torch.manual_seed(seed)
     model = CausalLM(config)
     poisoned(model, seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if name.endswith("position_bias"):
-                parameter.normal_(std=0.5)
     return model.eval()
