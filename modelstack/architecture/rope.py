@@ -62,15 +62,22 @@ def rotation(rope: RopeParameters, r: int, positions_BT: Tensor) -> Rotation:
     return (cos * factor, sin * factor) if factor != 1.0 else (cos, sin)
 
 
-def rotate_half_split(x_BHTd: Tensor, rotation: Rotation) -> Tensor:
-    """Rotate pairs (j, j + r/2) of the first r channels; the rest passes (NeoX's order)."""
-    cos, sin = (t.unsqueeze(1).to(x_BHTd.dtype) for t in rotation)
-    half = cos.shape[-1]
-    a, b = x_BHTd[..., :half], x_BHTd[..., half : 2 * half]
-    parts = [a * cos - b * sin, b * cos + a * sin]
-    if x_BHTd.shape[-1] > 2 * half:
-        parts.append(x_BHTd[..., 2 * half :])
-    return torch.cat(parts, dim=-1)
+def half_split(rotation: Rotation, dtype: torch.dtype) -> Rotation:
+    """Return (cos, cos) and (-sin, sin) for `rotate_half_split`, each [B or 1, 1, T, r]."""
+    cos, sin = (t.unsqueeze(1).to(dtype) for t in rotation)
+    return torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1)
+
+
+def rotate_half_split(x_BHTd: Tensor, tables: Rotation) -> Tensor:
+    """Rotate pairs (j, j + r/2) of the first r channels; the rest passes (NeoX's order).
+
+    A roll by half brings each channel's partner to its place, so three kernels do what slices take eight for.
+    """
+    cos, sin = tables
+    r = cos.shape[-1]
+    if x_BHTd.shape[-1] > r:
+        return torch.cat((rotate_half_split(x_BHTd[..., :r], tables), x_BHTd[..., r:]), dim=-1)
+    return torch.addcmul(x_BHTd * cos, x_BHTd.roll(r // 2, dims=-1), sin)
 
 
 def rotate_interleaved(x_BHTr: Tensor, rotation: Rotation) -> Tensor:

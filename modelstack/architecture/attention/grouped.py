@@ -31,7 +31,7 @@ class GroupedQueryAttention(nn.Module):
         self.window = config.window(layer)
         self.rope = config.rope(layer)
         self.rope_channels = int(d * self.rope.partial_rotary_factor) if self.rope else 0
-        self.rotate = rotate_interleaved if config.rope_interleave else rotate_half_split
+        self.rope_interleave = config.rope_interleave
         self.scale = config.attention_scale
         self.softcap = config.attn_logit_softcapping
         self.qk_norm = config.qk_norm
@@ -73,8 +73,12 @@ class GroupedQueryAttention(nn.Module):
             q, k = self.q_norm(q), self.k_norm(k)
         q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.view(B, T, self.n_kv_heads, -1).transpose(1, 2)
         if self.rope is not None:
-            rotation = context.rotation(self.rope, self.rope_channels)
-            q, k = self.rotate(q, rotation), self.rotate(k, rotation)
+            if self.rope_interleave:
+                rotation = context.rotation(self.rope, self.rope_channels)
+                q, k = rotate_interleaved(q, rotation), rotate_interleaved(k, rotation)
+            else:
+                tables = context.half_split_rotation(self.rope, self.rope_channels, q.dtype)
+                q, k = rotate_half_split(q, tables), rotate_half_split(k, tables)
         if cache is not None:
             k, v = cache.append(k, v)
         causal = context.is_plain_causal(self.window)
