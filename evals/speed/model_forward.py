@@ -2,8 +2,8 @@
 
 Three kinds of work: a forward pass (what prefill and scoring are), forward and backward (what training is, the
 same loss for both), and cached decoding token by token. In fp32 and bf16, for a llama and a qwen3 of published
-shapes. transformers runs as it comes: SDPA attention, its own dynamic cache, logits of the last token only where that is
-all one needs. Both are driven by the same loop, so `generate` costs neither anything.
+shapes. transformers runs as it comes: SDPA attention, its own dynamic cache, logits of the last token only where
+that is all one needs. Both are driven by the same loop, so `generate` costs neither anything.
 
 Runs are interleaved and the ratio is taken pair by pair: what disturbs a shared machine for seconds disturbs both.
 The interval is a bootstrap over pairs. Logits of both are compared before anything is timed.

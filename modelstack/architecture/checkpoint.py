@@ -1,14 +1,16 @@
 """Checkpoint folders as transformers and vLLM read them: config.json, safetensors, tokenizer files.
 
 Loading is strict: every tensor of the model must be in the files with its shape, and every tensor of the files in
-the model. The model is made without memory (meta device) and takes the files' tensors: a load needs the weights once.
+the model. The model is made without memory (meta device) and takes the files' tensors, so that a load needs the
+weights once.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -85,19 +87,24 @@ def load_checkpoint(folder: str | Path, *, dtype: torch.dtype | None = None) -> 
     """
     folder = Path(folder)
     config = load_config(folder)
+    if config.num_nextn_predict_layers and not _has_mtp(folder, config):
+        # transformers drops these layers and leaves their number in the config.
+        config = config.with_(num_nextn_predict_layers=0)
     with torch.device("meta"):
         model = CausalLM(config)
     expected = model.state_dict()
     found: dict[str, Tensor] = {}
     unknown: list[str] = []
     filled: dict[str, set[Place]] = {}
-    for name, tensor in _read_weights(folder):
+    for name, read in _weights(folder):
         place = place_of(name, config)
+        if place.name is None:
+            continue
         target = expected.get(place.name)
         if target is None:
             unknown.append(name)
             continue
-        _put(found, filled, place, tensor, target, name)
+        _put(found, filled, place, read(), target, name)
     if config.tie_word_embeddings and "model.embed_tokens.weight" in found:
         found.setdefault("lm_head.weight", found["model.embed_tokens.weight"])
     _check_complete(config, expected, found, filled, unknown, folder)
@@ -178,16 +185,22 @@ def _tensors_for_files(model: CausalLM, dtype: torch.dtype | None) -> Iterator[t
                 yield file_name(name, config, part, expert), rows.clone().contiguous()
 
 
-def _read_weights(folder: Path) -> Iterator[tuple[str, Tensor]]:
+def _weights(folder: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
+    """Give every tensor's name and the function that reads it, to be called before the next is asked for."""
     from safetensors import SafetensorError, safe_open
 
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
                 for name in file.keys():  # noqa: SIM118 (no mapping: it cannot be iterated over)
-                    yield name, file.get_tensor(name)
+                    yield name, partial(file.get_tensor, name)
         except SafetensorError as error:
             raise UserError(f"{path} is no sound safetensors file: {error}") from error
+
+
+def _has_mtp(folder: Path, config: ModelConfig) -> bool:
+    places = (place_of(name, config).name for name, _ in _weights(folder))
+    return any(name is not None and name.startswith("mtp.") for name in places)
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -211,6 +224,7 @@ def _put(
     name: str,
 ) -> None:
     """Take up a file's tensor, whole or as a part of a packed one."""
+    assert place.name is not None
     if place.expert is None:
         _check_shape(name, tensor, target.shape)
         found[place.name] = tensor

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.mtp import name_in_model, released_name
 
 Half = Literal["gate", "up"]
 
@@ -22,7 +23,8 @@ Half = Literal["gate", "up"]
 class Place:
     """Where a file's tensor belongs in memory."""
 
-    name: str
+    name: str | None
+    """None: nowhere, a copy of what is there already."""
     expert: int | None = None
     half: Half | None = None
 
@@ -77,7 +79,7 @@ V4_LAYER = {
 _V4_ALSO = {"attn.norm.weight": "self_attn.kv_norm.weight"}
 """What transformers writes instead."""
 
-_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.(.+)")
+_LAYER = re.compile(r"(?:model\.)?((?:layers|mtp)\.\d+)\.(.+)")
 _EXPERT = re.compile(r"(.*)\.experts\.(\d+)\.(.+)")
 
 
@@ -85,6 +87,7 @@ def file_name(name: str, config: ModelConfig, part: str | None = None, expert: i
     """Return the name in files of a tensor in memory, or of one expert's part of it (a name in `PARTS`)."""
     if part is not None:
         name = f"{name.rpartition('.')[0]}.{expert}.{part}"
+    name = released_name(name, config)
     if config.model_type != "deepseek_v4":
         return name
     if name in V4_TOP:
@@ -94,22 +97,23 @@ def file_name(name: str, config: ModelConfig, part: str | None = None, expert: i
         return name
     layer, inner = match.groups()
     if part is not None:
-        return f"layers.{layer}.ffn.experts.{expert}.{V4_PARTS[part]}"
-    return f"layers.{layer}.{V4_LAYER[inner]}"
+        return f"{layer}.ffn.experts.{expert}.{V4_PARTS[part]}"
+    return f"{layer}.{V4_LAYER.get(inner, inner)}"
 
 
 def place_of(name: str, config: ModelConfig) -> Place:
     """Return where a tensor of a file belongs; the name may be the makers' or the one in memory."""
     if config.model_type == "deepseek_v4":
         name = _from_v4(name)
-    match = _EXPERT.fullmatch(name)
+    in_model = name_in_model(name, config)
+    match = _EXPERT.fullmatch(in_model or "")
     if match is None:
-        return Place(name)
+        return Place(in_model)
     stem, expert, part = match.groups()
     for file_part, packed, half in PARTS:
         if part == file_part:
             return Place(f"{stem}.experts.{packed}", int(expert), half)
-    return Place(name)
+    return Place(in_model)
 
 
 def _from_v4(name: str) -> str:
@@ -120,7 +124,7 @@ def _from_v4(name: str) -> str:
     if match is None:
         return name
     layer, inner = match.groups()
-    prefix = f"model.layers.{layer}"
+    prefix = layer if layer.startswith("mtp") else f"model.{layer}"
     for ours, theirs in V4_LAYER.items():
         if inner == theirs:
             return f"{prefix}.{ours}"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from families import FAMILIES
-from parity import difference, ours, random_ids, reference
+from parity import difference, ours, poisoned, random_ids, reference
 from safetensors.torch import load_file, save_file
 
 from modelstack.architecture.checkpoint import load_checkpoint, save_checkpoint
@@ -32,7 +32,7 @@ def test_transformers_loads_our_folder_strictly(model_type: str, tmp_path: Path)
 
     model = toy(model_type)
     save_checkpoint(model, tmp_path / "model")
-    theirs, info = AutoModelForCausalLM.from_pretrained(
+    theirs, info = AutoModelForCausalLM.from_pretrained(  # pyright: ignore
         tmp_path / "model", output_loading_info=True, attn_implementation="eager"
     )
     assert not any(info[what] for what in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"))
@@ -70,6 +70,49 @@ def test_a_tied_model_is_stored_once_and_tied_again(tmp_path: Path) -> None:
     assert "lm_head.weight" not in load_file(tmp_path / "model" / "model.safetensors")
     model = load_checkpoint(tmp_path / "model")
     assert model.lm_head.weight is model.model.embed_tokens.weight
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name"),
+    [
+        ("deepseek_v3", "model.layers.2.shared_head.norm.weight"),
+        ("deepseek_v3", "model.layers.2.mlp.experts.7.up_proj.weight"),
+        ("deepseek_v4", "mtp.0.hc_head_fn"),
+        ("deepseek_v4", "mtp.0.attn.wq_a.weight"),
+        ("deepseek_v4", "mtp.0.ffn.experts.7.w3.weight"),
+    ],
+)
+def test_layers_that_predict_ahead_have_the_makers_names_and_come_back(
+    model_type: str, name: str, tmp_path: Path
+) -> None:
+    model = with_mtp(model_type)
+    save_checkpoint(model, tmp_path / "model")
+    assert name in load_file(tmp_path / "model" / "model.safetensors")
+    again = load_checkpoint(tmp_path / "model")
+    assert again.config == model.config
+    for ours_name, tensor in model.state_dict().items():
+        assert torch.equal(again.state_dict()[ours_name], tensor), ours_name
+
+
+def test_transformers_loads_a_folder_with_layers_that_it_does_not_have(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    save_checkpoint(with_mtp("deepseek_v4"), tmp_path / "model")
+    _, info = AutoModelForCausalLM.from_pretrained(tmp_path / "model", output_loading_info=True)  # pyright: ignore
+    assert not info["missing_keys"] and not info["mismatched_keys"]
+
+
+def test_a_folder_that_only_its_config_says_predicts_ahead_has_no_such_layers(tmp_path: Path) -> None:
+    save_checkpoint(toy("deepseek_v3"), tmp_path / "model")
+    path = tmp_path / "model" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"num_nextn_predict_layers": 1}))
+    assert load_checkpoint(tmp_path / "model").config.num_nextn_predict_layers == 0
+
+
+def with_mtp(model_type: str) -> CausalLM:
+    model = CausalLM(toy(model_type).config.with_(num_nextn_predict_layers=1))
+    poisoned(model)
+    return model
 
 
 def test_a_type_can_be_chosen_on_both_ways(tmp_path: Path) -> None:
