@@ -24,12 +24,10 @@ def window_weights(config: ModelConfig, layer: int) -> Weights:
 
 def sparse_weights(config: ModelConfig, layer: int) -> Weights:
     """Return the window's, the compressor's and the indexer's; the indexer's choice passes no gradient."""
-    index_heads, index_d = sized(config.index_n_heads), sized(config.index_head_dim)
     compressor = _compressor(config, CSA, config.head_dim, overlap=2)
-    indexer = _compressor(config, CSA, index_d, overlap=2) + Weights(
-        matrices=sized(config.q_lora_rank) * index_heads * index_d + config.hidden_size * index_heads
-    )
-    return window_weights(config, layer) + compressor + indexer + Weights(frozen_matrices=indexer.matrices)
+    keys, queries = _compressor(config, CSA, sized(config.index_head_dim), overlap=2), _index_queries(config)
+    choice = Weights(matrices=queries, frozen_matrices=keys.matrices, occasional_matrices=queries)
+    return window_weights(config, layer) + compressor + keys + choice
 
 
 def heavy_weights(config: ModelConfig, layer: int) -> Weights:
@@ -39,15 +37,21 @@ def heavy_weights(config: ModelConfig, layer: int) -> Weights:
 
 def window_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
     """Return scores and mixes with the window's vectors."""
-    return _pairs_work(config, span.pairs(sized(config.sliding_window)))
+    return _pairs_work(config, span.banded_pairs(sized(config.sliding_window)))
 
 
 def sparse_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return the window's, the chosen entries', and the index scores of all entries."""
-    rate = config.compress_rates[CSA]
-    chosen = span.compressed_pairs(rate, sized(config.index_topk))
-    scores = 2 * span.compressed_pairs(rate) * sized(config.index_n_heads) * sized(config.index_head_dim)
-    return window_mixing(config, layer, span) + _pairs_work(config, chosen) + Work(frozen=scores)
+    """Return the window's, the chosen entries', and the index scores of all entries where there is a choice."""
+    rate, top = config.compress_rates[CSA], sized(config.index_topk)
+    entries = (span.past + span.new) // rate
+    if entries <= top:
+        return window_mixing(config, layer, span) + _pairs_work(config, span.compressed_pairs(rate))
+    # A masked kernel over all entries makes fewer numbers than a copy of the chosen ones for each query.
+    masks = span.attention == "full" and config.num_attention_heads * entries <= top * config.head_dim
+    chosen = span.compressed_pairs(rate) if masks else span.compressed_pairs(rate, top)
+    index = 2 * span.compressed_pairs(rate) * sized(config.index_n_heads) * (sized(config.index_head_dim) + 1)
+    choice = Work(frozen=index + 2 * span.new * _index_queries(config))
+    return window_mixing(config, layer, span) + _pairs_work(config, chosen) + choice
 
 
 def heavy_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
@@ -89,6 +93,12 @@ def _compressor(config: ModelConfig, kind: str, channels: int, overlap: int) -> 
     """Return projections to content and gate, a bias for each place in the window, and the entries' norm."""
     wide = overlap * channels
     return Weights(matrices=2 * config.hidden_size * wide, vectors=config.compress_rates[kind] * wide + channels)
+
+
+def _index_queries(config: ModelConfig) -> int:
+    """Return the weights of the indexer's queries and of its heads' weighing."""
+    heads = sized(config.index_n_heads)
+    return sized(config.q_lora_rank) * heads * sized(config.index_head_dim) + config.hidden_size * heads
 
 
 def _pairs_work(config: ModelConfig, pairs: int) -> Work:

@@ -8,7 +8,7 @@ Letters: D model width, I inner width, E experts, k experts chosen a token, V vo
 from __future__ import annotations
 
 from modelstack.architecture.config import ModelConfig
-from modelstack.architecture.counts.terms import BlockFormula, Weights, sized
+from modelstack.architecture.counts.terms import BlockFormula, Span, Weights, Work, sized
 
 INT64, FP32 = 8, 4
 
@@ -25,10 +25,10 @@ def dense(config: ModelConfig, layer: int) -> Weights:
 
 
 def moe(config: ModelConfig, layer: int) -> Weights:
-    """Return router, experts and shared experts."""
+    """Return router, experts (always gated; with biases in gpt-oss's layout) and shared experts."""
     D, experts = config.hidden_size, sized(config.n_routed_experts)
     width, idle = sized(config.moe_intermediate_size), experts - sized(config.num_experts_per_tok)
-    one = mlp_weights(config, width)
+    one = Weights(matrices=3 * D * width, vectors=(2 * width + D) * (config.experts_layout == "interleaved"))
     total = Weights(
         matrices=D * experts + experts * one.matrices,
         vectors=config.router_bias * experts + experts * one.vectors,
@@ -49,4 +49,9 @@ def hash_moe(config: ModelConfig, layer: int) -> Weights:
     return routed + Weights(buffers={"tid2eid": (table, INT64)})
 
 
-DENSE, MOE, HASH_MOE = BlockFormula(dense), BlockFormula(moe), BlockFormula(hash_moe)
+def weighted_sum(config: ModelConfig, layer: int, span: Span) -> Work:
+    """Return the sum of the chosen experts' outputs by weight: D multiply-adds each."""
+    return Work(2 * span.new * sized(config.num_experts_per_tok) * config.hidden_size)
+
+
+DENSE, MOE, HASH_MOE = BlockFormula(dense), BlockFormula(moe, weighted_sum), BlockFormula(hash_moe, weighted_sum)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from functools import reduce
 from operator import add
 
-from modelstack.architecture.config import DEEPSEEK_V4_KINDS, ModelConfig
+from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.counts.registry import layers
 from modelstack.architecture.counts.residual import hyper_head
 from modelstack.architecture.counts.terms import Span, Weights, Work, block_work, matrix_work, norm_weights
@@ -21,37 +21,27 @@ from modelstack.architecture.counts.terms import Span, Weights, Work, block_work
 
 def mtp_weights(config: ModelConfig) -> Weights:
     """Return the parameters of all modules; embedding and head are the model's."""
-    block = _block_config(config)
-    one = Weights(matrices=2 * config.hidden_size**2, vectors=3 * norm_weights(config))
-    one = reduce(add, (formula.weights(block, layer) for _, layer, formula in layers(block)), one)
+    longer, total = config.with_mtp_layers(), Weights()
+    for _, layer, formula in layers(longer, config.num_hidden_layers):
+        total += formula.weights(longer, layer)
+    around = Weights(matrices=2 * config.hidden_size**2, vectors=3 * norm_weights(config))
     if config.norm_placement == "hyper":
-        one += hyper_head(config)
-    return reduce(add, [one] * config.num_nextn_predict_layers, Weights())
+        around += hyper_head(config)
+    return reduce(add, [around] * config.num_nextn_predict_layers, total)
 
 
 def mtp_work(config: ModelConfig, span: Span) -> Work:
-    """Return the work of all modules over a whole sequence, the shared head on each one's output included."""
-    modules = (
-        _module_work(config, Span(span.new - 1 - k, 0, span.attention))
-        for k in range(config.num_nextn_predict_layers)
-    )
-    return reduce(add, modules, Work())
+    """Return the work of all modules over a whole sequence, the shared head on each one's output included.
 
-
-def _module_work(config: ModelConfig, span: Span) -> Work:
-    block, D = _block_config(config), config.hidden_size
-    streams = config.hc_mult if config.norm_placement == "hyper" else 1
-    work = Work(2 * span.new * (1 + streams) * D**2 + 2 * span.new * D * config.vocab_size)
-    work = reduce(add, (block_work(formula, block, layer, span) for _, layer, formula in layers(block)), work)
-    return work + matrix_work(hyper_head(config), span.new) if config.norm_placement == "hyper" else work
-
-
-def _block_config(config: ModelConfig) -> ModelConfig:
-    """Return a model whose one layer is a module's block: `mtp.with_mtp_layers` says which."""
-    kind = "shared_kv_sliding_attention" if config.layer_types[-1] in DEEPSEEK_V4_KINDS else config.layer_types[-1]
-    return config.with_(
-        num_hidden_layers=1,
-        layer_types=(kind,),
-        mlp_layer_types=("moe" if config.has_experts else "dense",),
-        no_rope_layers=config.no_rope_layers[-1:],
-    )
+    Module k has a token less than the one before: there is nothing to look ahead to at the end.
+    """
+    longer, D, total = config.with_mtp_layers(), config.hidden_size, Work()
+    n_joined = 1 + (config.hc_mult if config.norm_placement == "hyper" else 1)
+    spans = [Span(span.new - 1 - k, 0, span.attention) for k in range(config.num_nextn_predict_layers)]
+    for _, layer, formula in layers(longer, config.num_hidden_layers):
+        total += block_work(formula, longer, layer, spans[layer - config.num_hidden_layers])
+    for ahead in spans:
+        total += Work(2 * ahead.new * (n_joined * D**2 + D * config.vocab_size))
+        if config.norm_placement == "hyper":
+            total += matrix_work(hyper_head(config), ahead.new)
+    return total

@@ -29,10 +29,10 @@ ATTENTION_FORMULAS: dict[str, BlockFormula] = {
 FEED_FORWARD_FORMULAS: dict[str, BlockFormula] = {"dense": DENSE, "moe": MOE, "hash_moe": HASH_MOE}
 
 
-def layers(config: ModelConfig) -> Iterator[tuple[str, int, BlockFormula]]:
-    """Yield every block of every layer: the part it belongs to, the layer's number, its formula."""
-    kinds = zip(config.layer_types, config.mlp_layer_types, strict=True)
-    for layer, (attention, feed_forward) in enumerate(kinds):
+def layers(config: ModelConfig, first: int = 0) -> Iterator[tuple[str, int, BlockFormula]]:
+    """Yield every block of the layers from `first`: the part it belongs to, the layer's number, its formula."""
+    for layer in range(first, config.num_hidden_layers):
+        attention, feed_forward = config.layer_types[layer], config.mlp_layer_types[layer]
         yield attention, layer, ATTENTION_FORMULAS[attention]
         yield feed_forward, layer, FEED_FORWARD_FORMULAS[feed_forward]
         part, formula = RESIDUAL_FORMULAS[config.norm_placement]

@@ -34,6 +34,8 @@ class Weights:
     """Of `vectors`, likewise."""
     frozen_matrices: int = 0
     """Of `matrices`: no gradient of the language-modelling loss reaches them (a sparse attention's indexer)."""
+    occasional_matrices: int = 0
+    """Of `matrices`: not every call multiplies its tokens by them; `BlockFormula.mixing` knows when."""
     buffers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """What is stored but is no parameter: entries and bytes of each, by name."""
 
@@ -57,6 +59,7 @@ class Weights:
             self.idle_matrices + other.idle_matrices,
             self.idle_vectors + other.idle_vectors,
             self.frozen_matrices + other.frozen_matrices,
+            self.occasional_matrices + other.occasional_matrices,
             buffers,
         )
 
@@ -115,10 +118,21 @@ class Span:
             return self.new * (self.new + (self.past if window is None else min(self.past, window - 1)))
         return self._sum(1, window)
 
+    def banded_pairs(self, window: int) -> int:
+        """Return the pairs of a kernel that cuts a window into bands of queries, each with all rows it may see."""
+        if self.attention == "causal":
+            return self._sum(1, window)
+        rows = self.new + min(self.past, window - 1)
+        widest = min(window, rows)
+        n_bands = -(-self.new // widest)
+        n_queries = -(-self.new // n_bands)
+        return n_bands * n_queries * (n_queries + widest - 1)
+
     def compressed_pairs(self, rate: int, top: int | None = None) -> int:
         """Return the pairs of queries and complete windows of `rate` tokens, the best `top` of them or all."""
         if self.attention == "full":
-            return self.new * ((self.past + self.new) // rate)
+            entries = (self.past + self.new) // rate
+            return self.new * (entries if top is None else min(entries, top))
         return self._sum(rate, top)
 
     def _sum(self, rate: int, cap: int | None) -> int:
@@ -147,8 +161,8 @@ class BlockFormula:
 
 
 def matrix_work(weights: Weights, n_tokens: int) -> Work:
-    """Return the products of `n_tokens` with the matrices that serve them, two FLOPs a weight."""
-    used = weights.matrices - weights.idle_matrices
+    """Return the products of `n_tokens` with the matrices that serve them all, two FLOPs a weight."""
+    used = weights.matrices - weights.idle_matrices - weights.occasional_matrices
     return Work(2 * n_tokens * (used - weights.frozen_matrices), 2 * n_tokens * weights.frozen_matrices)
 
 

@@ -121,7 +121,7 @@ def variants() -> dict[str, ModelConfig]:
         "sinks": llama.with_(attention_sinks=True),
         "soft-cap": llama.with_(attn_logit_softcapping=30.0),
         "hyper-connections": llama.with_(norm_placement="hyper", hc_mult=3),
-        "gated deltanet": llama.with_(layer_types=hybrid, **deltas),
+        "gated deltanet": toy("llama", hidden_size=128).with_(layer_types=hybrid, **deltas),
         "one query stage": toy("deepseek_v3", q_lora_rank=None, num_nextn_predict_layers=0),
         "shared expert gate": toy("deepseek_v3", num_nextn_predict_layers=2).with_(shared_expert_gate=True),
     }
