@@ -1,0 +1,108 @@
+"""`modelstack export gguf` and `modelstack import gguf`: checkpoint folders to files of llama.cpp and back."""
+
+from __future__ import annotations
+
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from modelstack.tokenizer.text_tokenizer import TextTokenizer
+
+export_app = typer.Typer(no_args_is_help=True, help="Write a checkpoint in another program's format.")
+import_app = typer.Typer(no_args_is_help=True, help="Make a checkpoint of another program's file.")
+
+
+class _FloatType(StrEnum):
+    """Of the weights in a checkpoint."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    float16 = "float16"
+
+
+@export_app.callback()
+def _export() -> None:
+    """Keep `gguf` a command of its own, with one command or more."""
+
+
+@import_app.callback()
+def _import() -> None:
+    """Keep `gguf` a command of its own, with one command or more."""
+
+
+@export_app.command("gguf")
+def export_gguf(
+    checkpoint: Annotated[Path, typer.Argument(help="Folder with config.json, safetensors, tokenizer.json.")],
+    out: Annotated[Path, typer.Argument(help="File to write, OUT.gguf.")],
+    type_name: Annotated[
+        str,
+        typer.Option("--type", help="Numbers: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q6_k ... q2_k."),
+    ] = "f16",
+    name: Annotated[str | None, typer.Option(help="Name of the model in the file; else the folder's.")] = None,
+) -> None:
+    """Write a checkpoint as a GGUF file for llama.cpp."""
+    from modelstack.architecture.checkpoint import load_checkpoint
+    from modelstack.architecture.gguf import export
+    from modelstack.tokenizer.gguf_tokenizer import gguf_fields
+    from modelstack.tokenizer.tokenizer_folder import load_tokenizer
+
+    tokenizer = gguf_fields(load_tokenizer(checkpoint))
+    model = load_checkpoint(checkpoint)
+    exported = export.export_gguf(
+        model.config,
+        model.state_dict(),
+        tokenizer,
+        out,
+        type_name=type_name,
+        name=name or checkpoint.resolve().name,
+    )
+    for note in exported.notes:
+        typer.echo(f"note: {note}", err=True)
+    typer.echo(f"{exported.path}: {exported.n_bytes:,} bytes")
+
+
+@import_app.command("gguf")
+def import_gguf(
+    file: Annotated[Path, typer.Argument(help="GGUF file.")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write; replaced if it is there.")],
+    dtype: Annotated[_FloatType, typer.Option(help="Type of the checkpoint's weights.")] = _FloatType.float32,
+) -> None:
+    """Make a checkpoint folder of a GGUF file, dequantised."""
+    import torch
+
+    from modelstack.architecture.checkpoint import save_checkpoint
+    from modelstack.architecture.gguf.load import load_gguf
+    from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
+
+    loaded = load_gguf(file)
+    tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
+    with tempfile.TemporaryDirectory() as folder:
+        _write_tokenizer(tokenizer, Path(folder))
+        save_checkpoint(loaded.model(), out, tokenizer=folder, dtype=getattr(torch, dtype.value))
+    typer.echo(
+        f"{out}: {loaded.config.model_type}, {sum(t.numel() for t in loaded.state_dict.values()):,} numbers"
+    )
+
+
+def _write_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
+    import json
+
+    from modelstack.tokenizer.tokenizer_folder import CONFIG_FILE, TOKENIZER_FILE, write_text
+
+    names = tokenizer.names
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": names.begin,
+        "eos_token": names.end,
+        "pad_token": names.pad,
+        "add_bos_token": names.adds_begin,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": tokenizer.chat_template,
+    }
+    write_text(folder / TOKENIZER_FILE, json.dumps(tokenizer.description, ensure_ascii=False, indent=1))
+    known = {key: value for key, value in config.items() if value is not None}
+    write_text(folder / CONFIG_FILE, json.dumps(known, ensure_ascii=False, indent=2))

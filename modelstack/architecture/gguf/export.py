@@ -1,0 +1,180 @@
+"""A model to a GGUF file: everything is checked first, then one tensor after another is converted and written.
+
+The file is written under another name beside its place, synced and renamed, so that nobody finds half a model.
+Never more than one tensor is held in full precision.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.gguf.expected import expected_shapes
+from modelstack.architecture.gguf.family import Family, metadata
+from modelstack.architecture.gguf.fields import Value
+from modelstack.architecture.gguf.llama_quantize import quantize_in_child
+from modelstack.architecture.gguf.numbers import (
+    NUMBER_TYPES,
+    NumberType,
+    PlannedTensor,
+    encode,
+    names_in_full,
+    number_type,
+    plan,
+    refuse_broken_blocks,
+)
+from modelstack.architecture.gguf.registry import family_of
+from modelstack.architecture.gguf.rules import Array, Rule
+from modelstack.architecture.gguf.tokenizer_fields import checked_tokenizer_fields
+from modelstack.errors import UserError
+from modelstack.files import replacing
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+QUANTIZATION_VERSION = 2
+"""`GGML_QNT_VERSION` of ggml.h."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exported:
+    """What was written."""
+
+    path: Path
+    n_bytes: int
+    notes: tuple[str, ...]
+    """What the file has not or what llama.cpp computes otherwise, in sentences."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A file decided to the last shape."""
+
+    family: Family
+    metadata: dict[str, Value]
+    tensors: list[tuple[Rule, list[PlannedTensor]]]
+    bands: Array | None
+    notes: tuple[str, ...]
+
+
+def export_gguf(
+    config: ModelConfig,
+    state_dict: Mapping[str, Tensor],
+    tokenizer: Mapping[str, Value],
+    path: str | os.PathLike[str],
+    *,
+    type_name: str = "f16",
+    name: str | None = None,
+) -> Exported:
+    """Write a model as a GGUF file.
+
+    Args:
+        config: The model's decisions.
+        state_dict: Its tensors by Hugging Face's names, of any float type.
+        tokenizer: Metadata `tokenizer.*`.
+        path: Where to write; a file that is there is replaced when all has gone well.
+        type_name: A name in `numbers.NUMBER_TYPES`, for matrices; vectors, routers and the like stay F32.
+        name: `general.name`.
+
+    Raises:
+        UserError: llama.cpp could not compute this model, or not in these numbers; nothing has been written.
+    """
+    wanted = number_type(type_name)
+    made = NUMBER_TYPES["f32"] if wanted.by_llama_cpp else wanted
+    planned = _plan(config, state_dict, made)
+    planned_as_wanted = planned if made is wanted else _plan(config, state_dict, wanted)
+    refuse_broken_blocks((tensor for _, parts in planned_as_wanted.tensors for tensor in parts), wanted)
+    fields = _general_fields(planned.family.arch, made, name) | planned.metadata
+    fields |= checked_tokenizer_fields(tokenizer, config.vocab_size)
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as target:
+        if wanted.by_llama_cpp:
+            with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
+                in_full = Path(folder) / "f32.gguf"
+                _write(in_full, planned, fields, state_dict)
+                rules = (rule for rule, _ in planned.tensors)
+                quantize_in_child(in_full, target, wanted.file_type, list(names_in_full(rules)))
+        else:
+            _write(target, planned, fields, state_dict)
+    return Exported(path, path.stat().st_size, planned.notes)
+
+
+def _plan(config: ModelConfig, state_dict: Mapping[str, Tensor], wanted: NumberType) -> _Plan:
+    family = family_of(config.model_type)
+    written = metadata(family, config)
+    expected = expected_shapes(config)
+    _refuse_other_shapes(expected, state_dict)
+    rules = list(family.rules(config))
+    notes = list(family.notes(config))
+    if left_out := expected.keys() - {rule.name for rule in rules}:
+        notes.append(f"{len(left_out)} tensors of modules for multi-token prediction are left out")
+    tensors = [
+        (rule, plan(rule, expected[rule.name], not state_dict[rule.name].is_floating_point(), wanted))
+        for rule in rules
+    ]
+    return _Plan(family, written, tensors, family.bands(config), tuple(notes))
+
+
+def _refuse_other_shapes(expected: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]) -> None:
+    if missing := sorted(expected.keys() - state_dict.keys()):
+        raise UserError(f"the state dict has no {', '.join(missing[:5])}: it is not this config's")
+    for name, shape in expected.items():
+        if tuple(state_dict[name].shape) != shape:
+            raise UserError(f"{name} has shape {tuple(state_dict[name].shape)}, the config makes {shape}")
+
+
+def _general_fields(arch: str, made: NumberType, name: str | None) -> dict[str, Value]:
+    fields: dict[str, Value] = {"general.architecture": arch, "general.type": "model"}
+    fields["general.file_type"] = made.file_type
+    fields["general.quantization_version"] = QUANTIZATION_VERSION
+    return fields | ({"general.name": name} if name else {})
+
+
+def _write(path: Path, planned: _Plan, fields: Mapping[str, Value], state_dict: Mapping[str, Tensor]) -> None:
+    """Write metadata and list of tensors, then stream the tensors in the same order."""
+    from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
+    from gguf.gguf_writer import GGUFWriter
+
+    writer = GGUFWriter(path, planned.family.arch)
+    for key, value in fields.items():
+        if key != "general.architecture":  # the writer has put it there
+            _add(writer, key, value)
+    if planned.bands is not None:
+        writer.add_tensor_info("rope_freqs.weight", planned.bands.shape, planned.bands.dtype, planned.bands.nbytes)
+    for tensor in (tensor for _, parts in planned.tensors for tensor in parts):
+        kind = GGMLQuantizationType(tensor.ggml_type)
+        block, block_bytes = GGML_QUANT_SIZES[kind]
+        n_bytes = prod(tensor.shape) // block * block_bytes
+        # Any dtype but uint8: for that the writer takes the shape to be in bytes.
+        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), n_bytes, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_ti_data_to_file()
+    if planned.bands is not None:
+        writer.write_tensor_data(planned.bands)
+    for rule, parts in planned.tensors:
+        array = state_dict[rule.name].detach().cpu()
+        array = (array.float() if array.is_floating_point() else array).numpy()
+        for tensor, part in zip(parts, rule.split(array), strict=True):
+            writer.write_tensor_data(encode(part, tensor.ggml_type))
+    writer.close()
+
+
+def _add(writer: Any, key: str, value: Value) -> None:
+    from gguf.constants import GGUFValueType as Type
+
+    kinds = {bool: Type.BOOL, int: Type.UINT32, float: Type.FLOAT32, str: Type.STRING}
+    items = {bool: Type.BOOL, int: Type.INT32, float: Type.FLOAT32, str: Type.STRING}
+    if isinstance(value, list):
+        writer.add_key_value(key, value, Type.ARRAY, sub_type=items[type(value[0])])
+    else:
+        writer.add_key_value(key, value, kinds[type(value)])

@@ -1,0 +1,1 @@
+"""How each family's decisions and tensors are called in GGUF, one file each; `registry` names them."""

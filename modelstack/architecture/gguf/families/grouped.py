@@ -1,0 +1,116 @@
+"""What all families with grouped-query attention and rotation of whole heads have in common.
+
+Letters: H heads, G KV heads, d head dim, D model width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.rules import Rule, pairs_beside_each_other, plain
+from modelstack.architecture.presets.preset import Json
+
+
+def head_fields(config: ModelConfig) -> dict[str, Value]:
+    """Return the metadata of G and d."""
+    return {
+        "attention.head_count_kv": config.num_key_value_heads,
+        "attention.key_length": config.head_dim,
+        "attention.value_length": config.head_dim,
+        "rope.dimension_count": config.head_dim,
+    }
+
+
+def read_head_fields(fields: Fields, json: Json) -> Json:
+    """Return G and d; d is D/H in files that do not say it."""
+    heads = json["num_attention_heads"]
+    d = fields.size("attention.key_length", max(json["hidden_size"] // heads, 1))
+    fields.must_equal("attention.value_length", d, "the key's length")
+    fields.must_equal("rope.dimension_count", d, "the whole head")
+    return {"num_key_value_heads": fields.size("attention.head_count_kv", heads), "head_dim": d}
+
+
+def window_fields(config: ModelConfig) -> dict[str, Value]:
+    """Return the metadata of windows, by layer."""
+    return {
+        "attention.sliding_window": config.sliding_window or 0,
+        "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
+    }
+
+
+def read_window_fields(fields: Fields, json: Json, period: int) -> Json:
+    """Return window and layer types; without a pattern every `period`-th layer sees everything."""
+    layers = json["num_hidden_layers"]
+    if "attention.sliding_window" not in fields:
+        return {"layer_types": ["full_attention"] * layers}
+    if "attention.sliding_window_pattern" in fields:
+        slides = fields.row("attention.sliding_window_pattern", layers)
+    else:
+        slides = [(layer + 1) % period != 0 for layer in range(layers)]
+    kinds = ["sliding_attention" if slide else "full_attention" for slide in slides]
+    return {"sliding_window": fields.size("attention.sliding_window"), "layer_types": kinds}
+
+
+def embedding_rules(config: ModelConfig) -> Iterator[Rule]:
+    """Return embedding and, where it is a tensor of its own, the head."""
+    yield plain("model.embed_tokens.weight", "token_embd.weight")
+    if not config.tie_word_embeddings:
+        yield plain("lm_head.weight", "output.weight")
+
+
+def attention_rules(config: ModelConfig, layer: int) -> Iterator[Rule]:
+    """Return the four projections with their biases, as they are."""
+    ours, theirs = f"model.layers.{layer}.self_attn", f"blk.{layer}"
+    for part in ("q", "k", "v"):
+        yield plain(f"{ours}.{part}_proj.weight", f"{theirs}.attn_{part}.weight")
+        if config.attention_bias:
+            yield plain(f"{ours}.{part}_proj.bias", f"{theirs}.attn_{part}.bias")
+    yield plain(f"{ours}.o_proj.weight", f"{theirs}.attn_output.weight")
+    if config.attention_out_bias:
+        yield plain(f"{ours}.o_proj.bias", f"{theirs}.attn_output.bias")
+
+
+def paired_attention_rules(config: ModelConfig, layer: int) -> Iterator[Rule]:
+    """Return the same for architectures whose rotation turns channels (2j, 2j + 1) of queries and keys."""
+    heads = {"q_proj": config.num_attention_heads, "k_proj": config.num_key_value_heads}
+    for rule in attention_rules(config, layer):
+        n_heads = heads.get(rule.name.split(".")[-2])
+        yield pairs_beside_each_other(rule.name, rule.stored[0], n_heads) if n_heads else rule
+
+
+def head_norm_rules(layer: int) -> Iterator[Rule]:
+    """Return the norms of queries and keys."""
+    for part in ("q", "k"):
+        yield plain(f"model.layers.{layer}.self_attn.{part}_norm.weight", f"blk.{layer}.attn_{part}_norm.weight")
+
+
+def mlp_rules(config: ModelConfig, layer: int) -> Iterator[Rule]:
+    """Return a gated MLP's three projections with their biases."""
+    for part in ("gate", "up", "down"):
+        for kind in ("weight", "bias") if config.mlp_bias else ("weight",):
+            yield plain(f"model.layers.{layer}.mlp.{part}_proj.{kind}", f"blk.{layer}.ffn_{part}.{kind}")
+
+
+def pre_norm_rules(layer: int) -> Iterator[Rule]:
+    """Return the two norms of a pre-norm layer."""
+    yield plain(f"model.layers.{layer}.input_layernorm.weight", f"blk.{layer}.attn_norm.weight")
+    yield plain(f"model.layers.{layer}.post_attention_layernorm.weight", f"blk.{layer}.ffn_norm.weight")
+
+
+def final_norm_rule() -> Rule:
+    """Return the norm before the head."""
+    return plain("model.norm.weight", "output_norm.weight")
+
+
+def no_windows(config: ModelConfig, arch: str) -> Iterator[str]:
+    """Say that llama.cpp sees everything in each layer here."""
+    if "sliding_attention" in config.layer_types:
+        yield f"layer_types has sliding_attention: llama.cpp's {arch!r} has no windows, train without"
+
+
+def no_output_bias(config: ModelConfig, arch: str) -> Iterator[str]:
+    """Say that llama.cpp has no bias on the attention's output here."""
+    if config.attention_out_bias:
+        yield f"attention_bias is true: llama.cpp's {arch!r} has no bias on o_proj, train without"

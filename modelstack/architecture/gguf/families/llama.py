@@ -1,0 +1,74 @@
+"""llama, and every model that is one: SmolLM2, Llama 2 and 3.
+
+llama.cpp rotates pairs of channels that lie beside each other here, so rows of q and k are stored in that order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.gguf.families import grouped
+from modelstack.architecture.gguf.family import Family, Key, Stored
+from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.rope_fields import (
+    band_factors,
+    read_bands,
+    read_rope_fields,
+    rope_fields,
+    rope_limits,
+)
+from modelstack.architecture.gguf.rules import Array, Rule
+from modelstack.architecture.presets.preset import Json
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """Return the tensors."""
+    yield from grouped.embedding_rules(config)
+    for layer in range(config.num_hidden_layers):
+        yield from grouped.paired_attention_rules(config, layer)
+        yield from grouped.mlp_rules(config, layer)
+        yield from grouped.pre_norm_rules(layer)
+    yield grouped.final_norm_rule()
+
+
+def write(config: ModelConfig) -> dict[str, Value]:
+    """Return the metadata of attention."""
+    return grouped.head_fields(config) | rope_fields(config.rope_parameters["default"])
+
+
+def read(fields: Fields, stored: Stored, json: Json) -> Json:
+    """Return what `write` wrote, and which biases there are."""
+    rope = read_rope_fields(fields)
+    trained_key = "rope.scaling.original_context_length"
+    if stored.bands is not None:
+        trained = fields.size(trained_key) if trained_key in fields else None
+        rope = read_bands(stored.bands, rope["rope_theta"], trained)
+    return grouped.read_head_fields(fields, json) | {
+        "attention_bias": stored.has_bias("attn_q"),
+        "mlp_bias": stored.has_bias("ffn_up"),
+        "rope_parameters": rope,
+    }
+
+
+def bands(config: ModelConfig) -> Array | None:
+    """Return the tensor of Llama 3's scaling."""
+    rope = config.rope_parameters["default"]
+    return band_factors(rope, config.head_dim) if rope.rope_type == "llama3" else None
+
+
+def limits(config: ModelConfig) -> Iterator[str]:
+    """Say which scalings there are."""
+    yield from rope_limits(config.rope_parameters["default"], ("linear", "yarn", "llama3"))
+
+
+FAMILY = Family(
+    arch="llama",
+    model_type="llama",
+    keys=(Key("feed_forward_length", "intermediate_size"),),
+    rules=rules,
+    write=write,
+    read=read,
+    limits=limits,
+    bands=bands,
+)

@@ -1,0 +1,77 @@
+"""OLMo 3, which is llama.cpp's `olmo2` with windows: norms behind attention and MLP, one over all queries or keys.
+
+Layers with a window rotate with the same base as the others and without scaling.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.gguf.families import grouped
+from modelstack.architecture.gguf.family import Family, Key, Stored
+from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fields, rope_limits
+from modelstack.architecture.gguf.rules import Rule, plain
+from modelstack.architecture.presets.preset import Json
+
+_PERIOD = 4
+"""llama.cpp's, for files without a pattern."""
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """Return the tensors."""
+    yield from grouped.embedding_rules(config)
+    for layer in range(config.num_hidden_layers):
+        yield from grouped.attention_rules(config, layer)
+        yield from grouped.head_norm_rules(layer)
+        yield from grouped.mlp_rules(config, layer)
+        ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
+        yield plain(f"{ours}.post_attention_layernorm.weight", f"{theirs}.post_attention_norm.weight")
+        yield plain(f"{ours}.post_feedforward_layernorm.weight", f"{theirs}.post_ffw_norm.weight")
+    yield grouped.final_norm_rule()
+
+
+def write(config: ModelConfig) -> dict[str, Value]:
+    """Return the metadata of attention."""
+    rope = rope_fields(config.rope_parameters["full_attention"])
+    return grouped.head_fields(config) | grouped.window_fields(config) | rope
+
+
+def read(fields: Fields, stored: Stored, json: Json) -> Json:
+    """Return what `write` wrote."""
+    rope = read_rope_fields(fields)
+    return (
+        grouped.read_head_fields(fields, json)
+        | grouped.read_window_fields(fields, json, _PERIOD)
+        | {
+            "rope_parameters": {
+                "full_attention": rope,
+                "sliding_attention": {"rope_theta": rope["rope_theta"]},
+            }
+        }
+    )
+
+
+def limits(config: ModelConfig) -> Iterator[str]:
+    """Say what llama.cpp's graph has fixed or leaves out."""
+    yield from grouped.no_output_bias(config, "olmo2")
+    full, sliding = config.rope_parameters["full_attention"], config.rope_parameters["sliding_attention"]
+    yield from rope_limits(full)
+    if (sliding.rope_type, sliding.rope_theta) != ("default", full.rope_theta):
+        yield (
+            f"rope_parameters of sliding_attention are {sliding.rope_type}, {sliding.rope_theta}: llama.cpp's "
+            f"'olmo2' takes full attention's base, {full.rope_theta}, and no scaling"
+        )
+
+
+FAMILY = Family(
+    arch="olmo2",
+    model_type="olmo3",
+    keys=(Key("feed_forward_length", "intermediate_size"),),
+    rules=rules,
+    write=write,
+    read=read,
+    limits=limits,
+    output_required=True,
+)

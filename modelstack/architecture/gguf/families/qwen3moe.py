@@ -1,0 +1,64 @@
+"""Qwen3-MoE: Qwen3 with a router and experts in every layer, none shared, weights always divided by their sum."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.gguf.families import experts, grouped
+from modelstack.architecture.gguf.family import Family, Key, Stored
+from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fields, rope_limits
+from modelstack.architecture.gguf.rules import Rule
+from modelstack.architecture.presets.preset import Json
+
+
+def rules(config: ModelConfig) -> Iterator[Rule]:
+    """Return the tensors."""
+    yield from grouped.embedding_rules(config)
+    for layer in range(config.num_hidden_layers):
+        yield from grouped.attention_rules(config, layer)
+        yield from grouped.head_norm_rules(layer)
+        yield from experts.routed_rules(f"model.layers.{layer}", f"blk.{layer}")
+        yield from grouped.pre_norm_rules(layer)
+    yield grouped.final_norm_rule()
+
+
+def write(config: ModelConfig) -> dict[str, Value]:
+    """Return the metadata of attention."""
+    return grouped.head_fields(config) | rope_fields(config.rope_parameters["default"])
+
+
+def read(fields: Fields, stored: Stored, json: Json) -> Json:
+    """Return what `write` wrote."""
+    return grouped.read_head_fields(fields, json) | {
+        "rope_parameters": read_rope_fields(fields),
+        "norm_topk_prob": True,
+    }
+
+
+def limits(config: ModelConfig) -> Iterator[str]:
+    """Say what llama.cpp's graph leaves out."""
+    yield from grouped.no_output_bias(config, "qwen3moe")
+    yield from grouped.no_windows(config, "qwen3moe")
+    yield from rope_limits(config.rope_parameters["default"])
+    yield from experts.experts_everywhere(config, "qwen3moe")
+    if not config.norm_topk_prob:
+        yield "norm_topk_prob is false: llama.cpp's 'qwen3moe' divides weights by their sum, set it to true"
+
+
+FAMILY = Family(
+    arch="qwen3moe",
+    model_type="qwen3_moe",
+    keys=(
+        # The width that dense layers would have; nothing is computed with it.
+        Key("feed_forward_length", "intermediate_size"),
+        Key("expert_count", "num_experts"),
+        Key("expert_used_count", "num_experts_per_tok"),
+        Key("expert_feed_forward_length", "moe_intermediate_size"),
+    ),
+    rules=rules,
+    write=write,
+    read=read,
+    limits=limits,
+)

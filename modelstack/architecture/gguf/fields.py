@@ -1,0 +1,120 @@
+"""A family's metadata in a GGUF file, read key by key: each is checked, and what nobody asked for is refused.
+
+A key that we do not know may change what the model computes (a soft-cap, another scale), so a file with one is not
+loaded as if it were not there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from modelstack.errors import UserError
+
+Value = bool | int | float | str | list[Any]
+"""What metadata can hold; lists are of one type."""
+
+MAX_SIZE = 1 << 31
+"""Larger than any size in a model, small enough that products of three stay within 128 bits."""
+WITHOUT_EFFECT = frozenset({"vocab_size", "rope.scaling.finetuned", "embedding_length_out"})
+"""Keys that say nothing which tensors or other keys do not say."""
+
+
+class Fields:
+    """Keys `ARCH.*` of a file."""
+
+    def __init__(self, values: Mapping[str, Any], arch: str) -> None:
+        """Take a file's metadata."""
+        self._values = {k.removeprefix(f"{arch}."): v for k, v in values.items() if k.startswith(f"{arch}.")}
+        self._arch = arch
+        self._asked: set[str] = set(WITHOUT_EFFECT)
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def size(self, key: str, default: int | None = None) -> int:
+        """Return a positive integer."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < MAX_SIZE:
+            raise self._error(key, value, "a positive integer")
+        return value
+
+    def count(self, key: str, default: int) -> int:
+        """Return a number of things, of which there may be none."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_SIZE:
+            raise self._error(key, value, "an integer from 0 on")
+        return value
+
+    def number(self, key: str, default: float | None = None) -> float:
+        """Return a finite number that is not negative: the shortest one that the file's 32 bits stand for."""
+        value = self._get(key, default)
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+            raise self._error(key, value, "a number")
+        return shortest(value)
+
+    def flag(self, key: str, default: bool | None = None) -> bool:
+        """Return a truth value."""
+        value = self._get(key, default)
+        if not isinstance(value, bool):
+            raise self._error(key, value, "true or false")
+        return value
+
+    def text(self, key: str, default: str | None = None) -> str:
+        """Return a text."""
+        value = self._get(key, default)
+        if not isinstance(value, str):
+            raise self._error(key, value, "a text")
+        return value
+
+    def row(self, key: str, length: int) -> list[Any]:
+        """Return a list of at least `length` finite numbers or truth values, cut to `length`; one is for all."""
+        value = self._get(key, None)
+        row = value if isinstance(value, list) else [value] * length
+        if len(row) < length or not all(isinstance(x, int | float) and math.isfinite(x) for x in row):
+            raise self._error(key, value, f"{length} numbers")
+        return row[:length]
+
+    def must_equal(self, key: str, expected: int, what: str) -> None:
+        """Accept a key only where it says what we would do anyway."""
+        if key in self and self.size(key) != expected:
+            raise UserError(
+                f"GGUF key {self._arch}.{key} is {self.size(key)}: only {what}, {expected}, is understood"
+            )
+
+    def refuse_unasked(self) -> None:
+        """Raise if the file has keys that nobody asked for."""
+        if unasked := sorted(self._values.keys() - self._asked):
+            keys = ", ".join(f"{self._arch}.{key}" for key in unasked)
+            raise UserError(
+                f"GGUF keys are not understood: {keys}. They may change what the model computes, so it is refused"
+            )
+
+    def _get(self, key: str, default: Any) -> Any:
+        self._asked.add(key)
+        value = self._values.get(key, default)
+        if value is None:
+            raise UserError(f"GGUF key {self._arch}.{key} is missing: the file is damaged or of another family")
+        return value
+
+    def _error(self, key: str, value: Any, expected: str) -> UserError:
+        return UserError(f"GGUF key {self._arch}.{key} is {str(value)[:60]!r}: it must be {expected}")
+
+
+def shortest(value: float) -> float:
+    """Return the shortest decimal number that rounds to the same 32 bits: 1e-05, not 9.99999974e-06."""
+    return float(str(np.float32(value)))
+
+
+def lost_in_32_bits(value: Any, again: Any) -> bool:
+    """Whether two values differ by more than a float's passage through 32 bits explains."""
+    if isinstance(value, Mapping) and isinstance(again, Mapping):
+        return value.keys() != again.keys() or any(lost_in_32_bits(value[k], again[k]) for k in value)
+    if isinstance(value, float | int) and isinstance(again, float | int):
+        return not math.isclose(value, again, rel_tol=1e-5)
+    if isinstance(value, list | tuple) and isinstance(again, list | tuple):
+        return len(value) != len(again) or any(map(lost_in_32_bits, value, again))
+    return value != again

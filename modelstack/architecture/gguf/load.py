@@ -1,0 +1,124 @@
+"""A GGUF file to a config, a state dict of Hugging Face's names and the tokenizer's metadata.
+
+The file is not trusted: metadata give a config, the config's model gives the shapes, and only tensors of just
+these names and shapes are read. A file that claims more than it holds ends in an error before anything is
+allocated for it.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.gguf.container import GGUFFile, open_gguf
+from modelstack.architecture.gguf.expected import expected_shapes
+from modelstack.architecture.gguf.family import Stored, read_config
+from modelstack.architecture.gguf.numbers import decode
+from modelstack.architecture.gguf.registry import family_in_file
+from modelstack.architecture.gguf.rules import Array, Rule
+from modelstack.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from modelstack.architecture.decoder import CausalLM
+
+BANDS = "rope_freqs.weight"
+MAX_BANDS = 4096
+"""Half the widest head."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model out of a file."""
+
+    config: ModelConfig
+    state_dict: dict[str, Tensor]
+    """float32, ready for a strict load."""
+    tokenizer: dict[str, Any]
+    """Metadata `tokenizer.*`."""
+    name: str | None
+    """`general.name`."""
+
+    def model(self) -> CausalLM:
+        """Return the model with these very tensors."""
+        import torch
+
+        from modelstack.architecture.decoder import CausalLM
+
+        with torch.device("meta"):
+            model = CausalLM(self.config)
+        model.load_state_dict(self.state_dict, strict=True, assign=True)
+        model.tie_weights()
+        return model.requires_grad_(True).eval()
+
+
+def load_gguf(path: str | os.PathLike[str]) -> Loaded:
+    """Read a model, dequantised.
+
+    Raises:
+        UserError: The file is no GGUF of a family that we know, is damaged, or would compute something else than
+            the model that we would make of it.
+    """
+    with open_gguf(path) as file:
+        family = family_in_file(file.fields.get("general.architecture"))
+        shapes = {name: tensor.shape for name, tensor in file.tensors.items()}
+        config = read_config(family, file.fields, Stored(shapes, _bands(file)))
+        rules = list(family.rules(config))
+        _refuse_other_tensors(rules, expected_shapes(config), shapes)
+        tokenizer = {key: value for key, value in file.fields.items() if key.startswith("tokenizer.")}
+        _check_tokens(tokenizer, config.vocab_size)
+        state_dict = {rule.name: _tensor(file, rule, config) for rule in rules}
+        name = file.fields.get("general.name")
+    if config.tie_word_embeddings:
+        state_dict["lm_head.weight"] = state_dict["model.embed_tokens.weight"]
+    return Loaded(config, state_dict, tokenizer, name if isinstance(name, str) else None)
+
+
+def _bands(file: GGUFFile) -> Array | None:
+    stored = file.tensors.get(BANDS)
+    if stored is None:
+        return None
+    if len(stored.shape) != 1 or stored.shape[0] > MAX_BANDS:
+        raise UserError(f"GGUF tensor {BANDS} has shape {stored.shape}: at most {MAX_BANDS} factors make sense")
+    return decode(file.raw(BANDS), stored.ggml_type, stored.shape)
+
+
+def _refuse_other_tensors(
+    rules: list[Rule], expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]
+) -> None:
+    names = {name for rule in rules for name in rule.stored}
+    if missing := sorted(names - found.keys()):
+        raise UserError(f"GGUF tensors are missing: {', '.join(missing[:5])}; the file is damaged or cut in parts")
+    if foreign := sorted(found.keys() - names - {BANDS}):
+        raise UserError(f"GGUF tensors are not understood: {', '.join(foreign[:5])}; no part of this model")
+    for rule in rules:
+        shape, stored = expected[rule.name], [found[name] for name in rule.stored]
+        # The count first: shapes beyond what memory holds do not reach numpy.
+        if prod(shape) != sum(map(prod, stored)) or rule.stored_shapes(shape) != stored:
+            raise UserError(f"GGUF {', '.join(rule.stored)} has shape {stored}, but {rule.name} must have {shape}")
+
+
+def _check_tokens(tokenizer: Mapping[str, Any], vocab_size: int) -> None:
+    tokens = tokenizer.get("tokenizer.ggml.tokens")
+    if tokens is not None and (not isinstance(tokens, list) or len(tokens) != vocab_size):
+        n = len(tokens) if isinstance(tokens, list) else tokens
+        raise UserError(f"GGUF key tokenizer.ggml.tokens has {n} tokens, the embedding {vocab_size} rows")
+
+
+def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig) -> Tensor:
+    import torch
+
+    stored = [file.tensors[name] for name in rule.stored]
+    parts = tuple(decode(file.raw(tensor.name), tensor.ggml_type, tensor.shape) for tensor in stored)
+    if rule.holds_experts != (parts[0].dtype == np.int64):
+        raise UserError(f"GGUF tensor {rule.stored[0]} holds numbers of type {stored[0].ggml_type}: a wrong kind")
+    if rule.holds_experts and not 0 <= parts[0].min() <= parts[0].max() < (config.n_routed_experts or 0):
+        raise UserError(f"GGUF tensor {rule.stored[0]} names experts beyond 0..{config.n_routed_experts}")
+    return torch.from_numpy(np.ascontiguousarray(rule.join(parts)))

@@ -1,0 +1,150 @@
+"""Rotary position embedding in GGUF metadata, and what of its scalings llama.cpp computes.
+
+llama.cpp reads a base, a linear factor, or YaRN with fixed betas of 32 and 1, and always rounds YaRN's bounds to
+whole channels. It multiplies YaRN's own factor on cos and sin, 0.1 ln s + 1, by `rope.scaling.attn_factor`.
+Llama 3's bands are no metadata but a tensor, `rope_freqs.weight`: what each frequency is divided by. A file does
+not say which four numbers it was made of; they are found again from the tensor (`read_bands`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Hashable, Iterator
+
+import numpy as np
+
+from modelstack.architecture.config import RopeParameters
+from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.rules import Array
+from modelstack.architecture.presets.preset import Json
+from modelstack.errors import UserError
+
+BETA_FAST, BETA_SLOW = 32.0, 1.0
+TRUNCATE_KEY = "rope.scaling.yarn_truncate"
+"""Ours, not llama.cpp's, which passes over keys that it does not know."""
+
+
+def rope_fields(rope: RopeParameters) -> dict[str, Value]:
+    """Return the metadata of one rotation, without the prefix."""
+    fields: dict[str, Value] = {"rope.freq_base": float(rope.rope_theta)}
+    if rope.rope_type == "linear":
+        fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope.factor)}
+    if rope.rope_type == "llama3":
+        # Read by nobody but us: it tells which of the equivalent sets of four numbers was meant.
+        fields["rope.scaling.original_context_length"] = rope.original_max_position_embeddings or 0
+    if rope.rope_type == "yarn":
+        fields |= {
+            "rope.scaling.type": "yarn",
+            "rope.scaling.factor": float(rope.factor),
+            "rope.scaling.original_context_length": rope.original_max_position_embeddings or 0,
+            "rope.scaling.yarn_beta_fast": float(rope.beta_fast),
+            "rope.scaling.yarn_beta_slow": float(rope.beta_slow),
+        }
+        if rope.attention_factor is not None:
+            fields["rope.scaling.attn_factor"] = rope.attention_factor / _own_factor(rope.factor)
+    return fields
+
+
+def read_rope_fields(fields: Fields) -> Json:
+    """Return `rope_parameters` as in `config.json`."""
+    json: Json = {"rope_theta": fields.number("rope.freq_base", 10_000.0), "rope_type": "default"}
+    kind = fields.text("rope.scaling.type", "none")
+    factor = fields.number("rope.scaling.factor", 0.0) or 1.0
+    if kind not in ("none", "linear", "yarn"):
+        raise UserError(f"GGUF rope.scaling.type {kind!r} is not understood; known are none, linear and yarn")
+    if kind == "linear" and factor != 1.0:
+        json |= {"rope_type": "linear", "factor": factor}
+    if kind == "yarn":
+        json |= {"rope_type": "yarn", "factor": factor} | _read_yarn(fields, factor)
+    return json
+
+
+def _read_yarn(fields: Fields, factor: float) -> Json:
+    json: Json = {"original_max_position_embeddings": fields.size("rope.scaling.original_context_length")}
+    json["beta_fast"] = fields.number("rope.scaling.yarn_beta_fast", BETA_FAST)
+    json["beta_slow"] = fields.number("rope.scaling.yarn_beta_slow", BETA_SLOW)
+    if "rope.scaling.attn_factor" in fields:
+        factor_on_cos = fields.number("rope.scaling.attn_factor") * _own_factor(factor)
+        json["attention_factor"] = float(f"{factor_on_cos:.6g}")
+    return json
+
+
+def rope_limits(rope: RopeParameters, scalings: Collection[str] = ("linear", "yarn")) -> Iterator[str]:
+    """Say what llama.cpp does not compute of one rotation; `scalings` are the types that the architecture has."""
+    if rope.rope_type not in ("default", *scalings):
+        yield f"rope_type {rope.rope_type!r}: llama.cpp knows default, {', '.join(scalings)} here"
+    if rope.partial_rotary_factor != 1.0:
+        yield f"partial_rotary_factor {rope.partial_rotary_factor}: llama.cpp rotates whole heads, set it to 1"
+    if rope.rope_type == "yarn":
+        if (rope.beta_fast, rope.beta_slow) != (BETA_FAST, BETA_SLOW):
+            yield f"beta_fast {rope.beta_fast}, beta_slow {rope.beta_slow}: llama.cpp always takes 32 and 1"
+        if not rope.truncate:
+            yield "truncate false: llama.cpp rounds YaRN's bounds to whole channels, set it to true"
+
+
+def band_factors(rope: RopeParameters, r: int) -> Array:
+    """Return what Llama 3's bands divide each of the r/2 frequencies by."""
+    plain = RopeParameters(rope_theta=rope.rope_theta)
+    return (_frequencies(plain, r) / _frequencies(rope, r)).astype(np.float32)
+
+
+def relative_difference(rope: RopeParameters, other: RopeParameters, r: int) -> float:
+    """Return how far the frequencies of two rotations lie apart at most, as a share."""
+    return float(np.abs(_frequencies(rope, r) / _frequencies(other, r) - 1).max())
+
+
+def _frequencies(rope: RopeParameters, r: int) -> Array:
+    from modelstack.architecture.rope import inverse_frequencies
+
+    assert isinstance(rope, Hashable)  # frozen pydantic models are; the type checker does not know
+    return np.array(inverse_frequencies(rope, r)[0])
+
+
+def read_bands(factors: Array, theta: float, trained: int | None) -> Json:
+    """Return the `rope_parameters` of Llama 3's bands that a `rope_freqs.weight` was made of.
+
+    Between the bands a frequency f is kept to the share s = (L0 f / 2 pi - low) / (high - low), a straight line in
+    f: two unknowns for three numbers, so L0, `low` and `high` can be multiplied by one constant. `trained` is L0;
+    where a file does not say it, `low` is 1, as in all models that Meta released.
+
+    Raises:
+        UserError: The tensor is no such thing.
+    """
+    r = 2 * factors.size
+    divisors = factors.astype(np.float64)
+    if not np.all(np.isfinite(divisors)) or divisors.min() < 1 - 1e-6:
+        raise UserError("GGUF tensor rope_freqs.weight holds factors below 1: no scaling of Llama 3's")
+    factor = float(f"{divisors.max():.6g}")
+    low, high, length = _line(divisors, theta ** (-np.arange(0, r, 2) / r), factor, trained)
+    found = RopeParameters(
+        rope_type="llama3",
+        rope_theta=theta,
+        factor=factor,
+        low_freq_factor=low,
+        high_freq_factor=high,
+        original_max_position_embeddings=length,
+    )
+    if not np.allclose(band_factors(found, r), divisors, rtol=1e-4):
+        raise UserError("GGUF tensor rope_freqs.weight is not of Llama 3's form; no other is understood")
+    return found.model_dump(exclude_none=True)
+
+
+def _line(divisors: Array, f: Array, factor: float, trained: int | None) -> tuple[float, float, int]:
+    """Return `low_freq_factor`, `high_freq_factor` and L0."""
+    share = (1 / divisors - 1 / factor) / (1 - 1 / factor) if factor > 1 else np.ones_like(divisors)
+    between = (share > 1e-4) & (share < 1 - 1e-4)
+    if between.sum() < 2:
+        raise UserError("GGUF tensor rope_freqs.weight has fewer than two bands between: its numbers stay unknown")
+    slope, offset = np.polyfit(f[between], share[between], 1)
+    if not (slope > 0 > offset):
+        raise UserError("GGUF tensor rope_freqs.weight does not rise with frequency as Llama 3's does")
+    # slope = L0 / (2 pi (high - low)), offset = -low / (high - low)
+    width = trained / (2 * math.pi * slope) if trained else -1 / offset
+    low = -offset * width
+    length = trained or round(2 * math.pi * slope * width)
+    return float(f"{low:.5g}"), float(f"{low + width:.5g}"), max(length, 1)
+
+
+def _own_factor(scale: float) -> float:
+    """Return what YaRN multiplies cos and sin by of itself."""
+    return 0.1 * math.log(scale) + 1.0 if scale > 1 else 1.0

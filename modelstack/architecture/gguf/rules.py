@@ -1,0 +1,125 @@
+"""How tensors of Hugging Face's names lie in a GGUF file, and back: one rule serves both ways.
+
+A rule pairs one tensor of ours with the one or more that it is stored as. `split` makes the stored ones, `join`
+undoes it: both only move numbers, or shift them by a constant. So the same table writes and reads, and the
+shapes that llama.cpp will find follow from it without a number being touched (`stored_shapes`).
+
+Letters: L layers, H heads, d head dim, D model width, I inner width, E experts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Arrays = tuple[Array, ...]
+
+
+def _alone(tensor: Array) -> Arrays:
+    return (tensor,)
+
+
+def _only(tensors: Arrays) -> Array:
+    return tensors[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One tensor of ours and what it is stored as."""
+
+    name: str
+    """Hugging Face's."""
+    stored: tuple[str, ...]
+    """GGUF's."""
+    split: Callable[[Array], Arrays] = _alone
+    join: Callable[[Arrays], Array] = _only
+    in_full: bool = False
+    """Stays F32 in a smaller file too: few numbers, and choices or scales hang on them."""
+    holds_experts: bool = False
+    """A table of experts' numbers, not of weights."""
+
+    def stored_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
+        """Return the shapes that a tensor of `shape` is stored with."""
+        return [part.shape for part in self.split(np.broadcast_to(np.float32(0), shape))]
+
+
+def plain(name: str, stored: str, *, in_full: bool = False) -> Rule:
+    """Return the rule for a tensor that is stored as it is."""
+    return Rule(name, (stored,), in_full=in_full)
+
+
+def shifted(name: str, stored: str) -> Rule:
+    """Return the rule for a zero-centred norm's weight: llama.cpp multiplies by it, so it holds 1 + weight.
+
+    The sum is rounded to 32 bits, so a weight comes back within 1.2e-7, and exactly from then on.
+    """
+    one = np.float32(1)
+    return Rule(name, (stored,), lambda w: (w + one,), lambda parts: parts[0] - one)
+
+
+def pairs_beside_each_other(name: str, stored: str, n_heads: int) -> Rule:
+    """Return the rule for rows that rotate: llama.cpp's llama wants (2j, 2j + 1), transformers has (j, j + d/2).
+
+    The order of channels within a head is the same for queries and keys, so their products do not change.
+    """
+
+    def split(w: Array) -> Arrays:
+        halves = w.reshape(n_heads, 2, -1, *w.shape[1:])
+        return (halves.swapaxes(1, 2).reshape(w.shape),)
+
+    def join(parts: Arrays) -> Array:
+        pairs = parts[0].reshape(n_heads, -1, 2, *parts[0].shape[1:])
+        return pairs.swapaxes(1, 2).reshape(parts[0].shape)
+
+    return Rule(name, (stored,), split, join)
+
+
+def packed_experts(name: str, stored_gate: str, stored_up: str) -> Rule:
+    """Return the rule for [E, 2I, D]: the first half of the rows is the gate's."""
+
+    def split(w: Array) -> Arrays:
+        half = w.shape[1] // 2
+        return w[:, :half], w[:, half:]
+
+    return Rule(name, (stored_gate, stored_up), split, lambda parts: np.concatenate(parts, axis=1))
+
+
+def interleaved_experts(name: str, stored_gate: str, stored_up: str) -> Rule:
+    """Return the rule for gpt-oss's [E, D, 2I], columns in turns gate and up; or its biases, [E, 2I]."""
+
+    def split(w: Array) -> Arrays:
+        gate, up = w[..., 0::2], w[..., 1::2]
+        return (gate.swapaxes(1, 2), up.swapaxes(1, 2)) if w.ndim == 3 else (gate, up)
+
+    def join(parts: Arrays) -> Array:
+        gate, up = (part.swapaxes(1, 2) for part in parts) if parts[0].ndim == 3 else parts
+        return np.stack((gate, up), axis=-1).reshape(*gate.shape[:-1], -1)
+
+    return Rule(name, (stored_gate, stored_up), split, join)
+
+
+def transposed_experts(name: str, stored: str) -> Rule:
+    """Return the rule for gpt-oss's [E, I, D], which is applied from the right."""
+    return Rule(name, (stored,), lambda w: (w.swapaxes(1, 2),), lambda parts: parts[0].swapaxes(1, 2))
+
+
+def latent_expansion(name: str, stored_k: str, stored_v: str, n_heads: int, n_key_dims: int) -> Rule:
+    """Return the rule for [H * (dk + dv), r], keys and values of each head from the latent.
+
+    llama.cpp decodes in the absorbed form: the key part is stored transposed, [H, r, dk], beside [H, dv, r].
+    """
+
+    def split(w: Array) -> Arrays:
+        by_head = w.reshape(n_heads, -1, w.shape[1])
+        return by_head[:, :n_key_dims].swapaxes(1, 2), by_head[:, n_key_dims:]
+
+    def join(parts: Arrays) -> Array:
+        k, v = parts
+        return np.concatenate((k.swapaxes(1, 2), v), axis=1).reshape(-1, v.shape[2])
+
+    return Rule(name, (stored_k, stored_v), split, join)

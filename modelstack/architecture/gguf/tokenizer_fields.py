@@ -1,0 +1,54 @@
+"""The tokenizer's part of the metadata, checked: llama.cpp needs it even to compute logits.
+
+What the keys mean is the tokenizer room's affair; here only what would make llama.cpp refuse or misread the file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelstack.architecture.gguf.fields import Value
+from modelstack.errors import UserError
+
+_LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores")
+_UNUSED = 5
+"""`LLAMA_TOKEN_TYPE_UNUSED`."""
+
+
+def checked_tokenizer_fields(fields: Mapping[str, Value], vocab_size: int) -> dict[str, Value]:
+    """Return the fields, tokens filled up to the embedding's rows as models are padded.
+
+    Raises:
+        UserError: A key is missing or foreign, a list is empty or of another length, or there are too many tokens.
+    """
+    found = dict(fields)
+    for key in ("tokenizer.ggml.model", "tokenizer.ggml.tokens"):
+        if key not in found:
+            raise UserError(f"the tokenizer's fields have no {key}: llama.cpp does not load a model without")
+    for key, value in found.items():
+        if not key.startswith("tokenizer."):
+            raise UserError(f"the tokenizer's fields have {key!r}: only keys tokenizer.* belong there")
+        if value == []:
+            raise UserError(
+                f"the tokenizer's field {key} is an empty list, which GGUF has no type for; leave it out"
+            )
+    if found["tokenizer.ggml.model"] == "gpt2" and "tokenizer.ggml.merges" not in found:
+        raise UserError("the tokenizer's fields have no tokenizer.ggml.merges: llama.cpp wants at least one merge")
+    return found | _filled_up({key: found[key] for key in _LISTS if key in found}, vocab_size)
+
+
+def _filled_up(lists: Mapping[str, Any], vocab_size: int) -> dict[str, Value]:
+    tokens = lists["tokenizer.ggml.tokens"]
+    if any(len(row) != len(tokens) for row in lists.values()):
+        lengths = ", ".join(f"{key} {len(row)}" for key, row in lists.items())
+        raise UserError(f"the tokenizer's lists differ in length: {lengths}")
+    if len(tokens) > vocab_size:
+        raise UserError(f"the tokenizer has {len(tokens)} tokens, the model's vocab_size is {vocab_size}")
+    missing = range(len(tokens), vocab_size)
+    fillers = {
+        "tokenizer.ggml.tokens": [f"[PAD{i}]" for i in missing],
+        "tokenizer.ggml.token_type": [_UNUSED for _ in missing],
+        "tokenizer.ggml.scores": [-1000.0 for _ in missing],
+    }
+    return {key: [*row, *fillers[key]] for key, row in lists.items()}
