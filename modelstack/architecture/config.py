@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from modelstack.errors import UserError
 
@@ -30,10 +30,8 @@ MlpType = Literal["dense", "moe", "hash_moe"]
 RopeType = Literal["default", "linear", "ntk", "dynamic", "llama3", "yarn"]
 
 
-class RopeParameters(BaseModel):
+class RopeParameters(BaseModel, frozen=True, extra="forbid"):
     """Rotary position embedding of one kind of layer; keys as in transformers' `rope_parameters`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rope_type: RopeType = "default"
     rope_theta: float = 10_000.0
@@ -59,10 +57,8 @@ class RopeParameters(BaseModel):
         return self
 
 
-class ModelConfig(BaseModel):
+class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     """A decoder-only language model. Frozen; `with_(...)` gives a changed copy, checked anew."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_type: str
     """The preset that translates this to and from Hugging Face: a name in `presets.registry`."""
@@ -322,6 +318,8 @@ class ModelConfig(BaseModel):
 DEEPSEEK_V4_KINDS = frozenset(
     {"shared_kv_sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"}
 )
+TRAINING_KEYS = frozenset({"z_loss_coef", "router_z_loss_coef", "seq_aux_loss_coef", "mtp_loss_coef"})
+"""What a model was trained with, and not what it computes."""
 LINEAR_SIZES = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")
 
 

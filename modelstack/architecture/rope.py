@@ -9,7 +9,6 @@ Letters: T tokens, r rotated channels, d head channels, H heads.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
 from functools import lru_cache
 
 import torch
@@ -54,7 +53,6 @@ def inverse_frequencies(
 def rotation(rope: RopeParameters, r: int, positions_BT: Tensor) -> Rotation:
     """Return cos and sin for the positions, fp32, each [B, T, r/2]."""
     length = int(positions_BT.max()) + 1 if rope.rope_type == "dynamic" else None
-    assert isinstance(rope, Hashable)  # frozen pydantic models are; the type checker does not know
     frequencies, factor = inverse_frequencies(rope, r, length)
     f = torch.tensor(frequencies, dtype=torch.float32, device=positions_BT.device)
     angles = positions_BT[..., None].float() * f

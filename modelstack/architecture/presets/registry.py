@@ -5,13 +5,14 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Any
 
-from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.config import TRAINING_KEYS, ModelConfig
 from modelstack.architecture.presets import (
     deepseek_v3,
     deepseek_v4,
     gemma3,
     gpt_oss,
     llama,
+    nano,
     olmo3,
     qwen3,
     qwen3_moe,
@@ -69,8 +70,10 @@ def to_hf(config: ModelConfig) -> Json:
         value = getattr(config, key)
         json[key] = list(value) if isinstance(value, tuple) else value
     json |= preset.to_hf(config)
-    if (again := preset.from_hf(json).model_dump()) != config.model_dump():
-        lost = sorted(key for key, value in config.model_dump().items() if again[key] != value)
+    again = preset.from_hf(json).model_dump()
+    # How a model was trained is no part of what it computes: `training.json` holds it.
+    lost = sorted(key for key, value in config.model_dump(exclude=TRAINING_KEYS).items() if again[key] != value)
+    if lost:
         raise UserError(
             f"a {config.model_type} model of transformers cannot be told {', '.join(lost)}: "
             f"keep the family's own values to export"
@@ -84,8 +87,17 @@ def published(name: str, **changes: Any) -> ModelConfig:
     Raises:
         UserError: The name is not known.
     """
-    for preset in PRESETS.values():
-        if name in preset.sizes:
-            return preset.from_hf({"model_type": preset.model_type, **preset.sizes[name], **changes})
-    names = sorted(name for preset in PRESETS.values() for name in preset.sizes)
-    raise UserError(f"no published size {name!r}; known: {', '.join(names)}")
+    sizes = published_sizes()
+    if name not in sizes:
+        raise UserError(f"no published size {name!r}; known: {', '.join(sorted(sizes))}")
+    return from_hf(sizes[name] | changes)
+
+
+def published_sizes() -> dict[str, Json]:
+    """Return the `config.json` of every size by name, ours included."""
+    theirs = {
+        name: {"model_type": preset.model_type, **json}
+        for preset in PRESETS.values()
+        for name, json in preset.sizes.items()
+    }
+    return theirs | nano.SIZES
