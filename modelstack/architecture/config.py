@@ -318,7 +318,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
 DEEPSEEK_V4_KINDS = frozenset(
     {"shared_kv_sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"}
 )
-TRAINING_KEYS = frozenset({"z_loss_coef", "router_z_loss_coef", "seq_aux_loss_coef", "mtp_loss_coef"})
+TRAINING_KEYS = {"z_loss_coef", "router_z_loss_coef", "seq_aux_loss_coef", "mtp_loss_coef"}
 """What a model was trained with, and not what it computes."""
 LINEAR_SIZES = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")
 

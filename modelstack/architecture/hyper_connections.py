@@ -1,11 +1,11 @@
 """Manifold-constrained hyper-connections: the residual as n streams, mixed by doubly stochastic matrices.
 
-mHC, arXiv 2512.24880; DeepSeek-V4's report 2.2. Every sub-block reads one mix of the streams and writes back to all;
+mHC, arXiv 2512.24880; DeepSeek-V4's report 2.2. Every sub-block reads one mix of the streams and writes to all;
 the streams are carried over by a matrix whose rows and columns sum to 1 (Sinkhorn-Knopp), so the signal neither
 grows nor dies over depth. Order of the iteration and of the parameters as in DeepSeek's released code: the paper
 exponentiates and ends on rows, the code starts from a row softmax and ends on columns.
 
-At scale 0 and base 0 the streams stay equal and the model is a plain pre-norm net (a test holds that); for training
+At scale 0 and base 0 the streams stay equal and the model is a plain pre-norm net (a test holds that). In training
 scale starts small but not at 0, which would never tell the streams apart.
 
 Letters: B batch, T tokens, n streams, D model width.

@@ -7,8 +7,8 @@ Qwen3-Next and Qwen3.5. arXiv 2412.06464.
 Step by step that is T small matrix products. In a chunk of C tokens the u of all tokens solve one unit-triangular
 system (the WY form of arXiv 2406.06484), so only the state walks from chunk to chunk.
 
-Letters: B batch, T tokens, D model width, N chunks, C tokens of a chunk, H value heads, k channels of a key, v of a
-value, K taps of the convolution.
+Letters: B batch, T tokens, D model width, N chunks, C tokens of a chunk, H value heads, k channels of a key, v of
+a value, K taps of the convolution.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Our own small models: published shapes at sizes that a CPU trains and llama.cpp quantises well.
 
 Every row of every matrix is a multiple of 256 long, the block of llama.cpp's K-quants, so no tensor falls back to
-a coarser type. They are written as families that transformers, vLLM and llama.cpp know, so nothing of ours is needed
-to run them. Vocabulary 16,384: what `modelstack tokenizer train` makes unless told otherwise.
+a coarser type. They are families that transformers, vLLM and llama.cpp know, so nothing of ours is needed to run
+them. Vocabulary 16,384: what `modelstack tokenizer train` makes unless told otherwise.
 
 The tiny DeepSeek-V4 lies beside its family, `presets.deepseek_v4`.
 """
