@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from modelstack.architecture.count_cli import count
 from modelstack.errors import UserError
 from modelstack.tokenizer import cli as tokenizer_cli
 
@@ -35,6 +36,7 @@ app = typer.Typer(
     help="Train, post-train and quantise models of your own.",
 )
 app.add_typer(tokenizer_cli.app, name="tokenizer")
+app.command()(count)
 
 
 @app.callback()
