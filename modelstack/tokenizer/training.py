@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from modelstack.errors import UserError
 from modelstack.tokenizer.pretokenizers import Digits, PresetName, PreTokenizer, pretokenizer
@@ -56,6 +56,12 @@ class TokenizerConfig(BaseModel):
     """Longest token, in bytes ("byte-fallback": characters)."""
     max_alphabet: int = Field(default=1_000, ge=1)
     """Characters that become tokens, the most frequent first; for "byte-fallback" only."""
+
+    @field_validator("digits", mode="before")
+    @classmethod
+    def _digits_as_text(cls, value: object) -> object:
+        """Take the number that a recipe would naturally have."""
+        return str(value) if type(value) is int else value
 
     def cut(self) -> PreTokenizer:
         """Return how text is cut under "byte-level"."""

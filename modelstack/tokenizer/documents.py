@@ -1,0 +1,147 @@
+"""Documents of files, each with its domain and language; the ones held out; a sample of a given size.
+
+Held out is a matter of the text alone: a hash of it, as a number from 0 to 1, below the share. So training and
+report, in different processes and years, agree on it without a list, and a duplicate never lands on both sides.
+A sample takes the documents with the smallest hash of another kind: no beginning of a file is favoured, and a
+larger sample holds the smaller one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import io
+import json
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from modelstack.errors import UserError
+
+SUFFIXES = (".jsonl", ".jsonl.zst", ".txt", ".md")
+MAX_LINE_CHARACTERS = 64 << 20
+"""A document of JSONL; a longer line is a broken file."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """One text and what it is an example of."""
+
+    text: str
+    domain: str
+    """Name of its file, without suffixes."""
+    language: str | None = None
+    """The record's field `language`, where it has one."""
+
+
+def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
+    """Return the files that are named or lie in a folder that is, sorted by folder.
+
+    Raises:
+        UserError: a path is not there, or holds no file of a known kind.
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            found = sorted(child for child in path.iterdir() if child.name.endswith(SUFFIXES) and child.is_file())
+            # A folder of records may hold a note on its sources, which is no document.
+            records = [child for child in found if ".jsonl" in child.name]
+            files += records or found
+        elif path.is_file() and path.name.endswith(SUFFIXES):
+            files.append(path)
+        else:
+            raise UserError(f"{path} is no folder and no file of kind {', '.join(SUFFIXES)}")
+    if not files:
+        raise UserError(f"no file of kind {', '.join(SUFFIXES)} in {', '.join(map(str, paths))}")
+    return files
+
+
+def read_documents(path: Path) -> Iterator[Document]:
+    """Read one file: a record with the field `text` on each line of JSONL, or one document of plain text.
+
+    Raises:
+        UserError: a line is no such record, or the file cannot be decompressed.
+    """
+    domain = path.name.split(".")[0]
+    with _opened(path) as file:
+        if ".jsonl" not in path.name:
+            yield Document(file.read(), domain)
+            return
+        for number, line in enumerate(_lines(file, path), 1):
+            try:
+                record = json.loads(line)
+                text, language = record["text"], record.get("language")
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
+                raise UserError(
+                    f"{path}, line {number}: no JSON object with the field 'text' ({error!r})"
+                ) from error
+            if not isinstance(text, str):
+                raise UserError(f"{path}, line {number}: 'text' is a {type(text).__name__}")
+            yield Document(text, domain, language if isinstance(language, str) else None)
+
+
+def is_held_out(text: str, share: float) -> bool:
+    """Whether a text belongs to the share that nothing is trained on."""
+    return _unit_hash(text, b"held out") < share
+
+
+def sample_documents(
+    files: Iterable[Path], max_bytes: int | None, *, held_out: bool, share: float
+) -> list[Document]:
+    """Return documents of one side of the split, at most `max_bytes` of text, in equal parts from each file.
+
+    Memory holds the sample and one document, whatever the files' size.
+
+    Raises:
+        UserError: a file is broken.
+    """
+    files = list(files)
+    chosen: list[Document] = []
+    for file in files:
+        documents = (d for d in read_documents(file) if is_held_out(d.text, share) == held_out)
+        chosen += documents if max_bytes is None else _smallest_hashes(documents, max_bytes // len(files))
+    return chosen
+
+
+def _smallest_hashes(documents: Iterable[Document], max_bytes: int) -> list[Document]:
+    """Return as many documents as fit, those with the smallest hashes, in the order of these."""
+    heap: list[tuple[float, int, int, Document]] = []
+    size = 0
+    for i, document in enumerate(documents):
+        n_bytes = len(document.text.encode("utf-8", "replace"))
+        heapq.heappush(heap, (-_unit_hash(document.text, b"sample"), i, n_bytes, document))
+        size += n_bytes
+        while size > max_bytes:
+            size -= heapq.heappop(heap)[2]
+    return [document for *_, document in sorted(heap, key=lambda entry: (-entry[0], entry[1]))]
+
+
+def _unit_hash(text: str, purpose: bytes) -> float:
+    digest = hashlib.blake2b(text.encode("utf-8", "replace"), digest_size=8, person=purpose).digest()
+    return int.from_bytes(digest, "little") / 2**64
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[IO[str]]:
+    if path.suffix != ".zst":
+        with path.open(encoding="utf-8", errors="replace") as file:
+            yield file
+        return
+    import zstandard
+
+    try:
+        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
+            yield io.TextIOWrapper(stream, encoding="utf-8", errors="replace")
+    except zstandard.ZstdError as error:
+        raise UserError(f"{path} cannot be decompressed: {error}") from error
+
+
+def _lines(file: IO[str], path: Path) -> Iterator[str]:
+    while line := file.readline(MAX_LINE_CHARACTERS):
+        if len(line) == MAX_LINE_CHARACTERS:
+            raise UserError(f"{path} has a line of more than {MAX_LINE_CHARACTERS:,} characters")
+        if line.strip():
+            yield line

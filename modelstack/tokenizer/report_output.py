@@ -1,0 +1,184 @@
+"""A tokenizer report for people: tables on the console, a file of JSON, bars by domain."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from modelstack.tokenizer.measures import Interval
+from modelstack.tokenizer.report import ALL, GroupMeasures, Report, TokenizerMeasures
+from modelstack.tokenizer.tokenizer_folder import write_text
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+REPORT_FILE, PLOT_FILE = "report.json", "report.png"
+_COLOURS = ("#1b6ca8", "#f2a65a", "#b8b8b8", "#5b8c5a", "#8d6cab", "#c0504d", "#4f4f4f")
+_PANELS: tuple[tuple[str, Callable[[GroupMeasures], Interval | None]], ...] = (
+    ("bytes per token (more is better)", lambda group: group.bytes_per_token),
+    ("tokens per word (fewer is better)", lambda group: group.tokens_per_word),
+)
+
+
+def store_report(report: Report, folder: Path) -> tuple[Path, Path]:
+    """Write `report.json` and `report.png` into a folder and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
+    return folder / REPORT_FILE, draw_report(report, folder / PLOT_FILE)
+
+
+def print_report(report: Report, console: Console) -> None:
+    """Print the measures: the tokenizers' own, by group, and what to know about them."""
+    console.print(_summary(report))
+    for kind in ("domain", "language"):
+        if any(group.kind == kind for group in report.tokenizers[0].groups):
+            console.print(_by_group(report, kind))
+    if report.tokenizers[0].parity:
+        console.print(_parity(report))
+    for note in report.notes:
+        console.print(f"- {note}", highlight=False, markup=False)
+
+
+def _table(title: str, names: Sequence[str]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", header_style="bold")
+    table.add_column("")
+    for name in names:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _summary(report: Report) -> Table:
+    cost = report.cost
+    table = _table(f"on {_amount(report)}; ± 95 %", [each.name for each in report.tokenizers])
+    whole: list[GroupMeasures] = [each.group(ALL) for each in report.tokenizers]
+    owner = "tied" if cost.tied else "untied"
+    rows: list[tuple[str, list[str]]] = [
+        ("ids (special)", [f"{each.n_ids:,} ({each.n_special})" for each in report.tokenizers]),
+        ("bytes per token", [_shown(group.bytes_per_token) for group in whole]),
+        ("tokens to the first", [_shown(group.tokens_to_first) for group in whole]),
+        ("tokens per word", [_shown(group.tokens_per_word) for group in whole]),
+        ("words that are one token", [_shown(group.whole_words, percent=True) for group in whole]),
+        ("Rényi efficiency (2.5)", [f"{each.renyi_efficiency:.3f}" for each in report.tokenizers]),
+        (
+            "ids unseen / below 5",
+            [f"{each.unseen_share:.1%} / {each.rare_share:.1%}" for each in report.tokenizers],
+        ),
+        (
+            "longest token",
+            [f"{each.longest_token_bytes} {each.longest_token!r:.24}" for each in report.tokenizers],
+        ),
+        ("tokens cutting characters", [f"{each.n_cut_characters:,}" for each in report.tokenizers]),
+        ("numbers cut alike", [_digits(each) for each in report.tokenizers]),
+        ("documents not exact", [f"{each.round_trip_failures:,}" for each in report.tokenizers]),
+        (
+            f"embedding, {cost.width} wide, {owner}",
+            [f"{each.embedding_parameters / 1e6:.1f} M ({each.share_of_model:.1%})" for each in report.tokenizers],
+        ),
+        ("encoding, MB/s", [f"{each.megabytes_per_second:.1f}" for each in report.tokenizers]),
+    ]
+    for label, values in rows:
+        table.add_row(label, *values)
+    return table
+
+
+def _amount(report: Report) -> str:
+    whole = report.tokenizers[0].group(ALL)
+    return f"{whole.n_documents:,} documents, {whole.n_bytes / 1e6:.1f} MB"
+
+
+def _by_group(report: Report, kind: str) -> Table:
+    names = [each.name for each in report.tokenizers]
+    table = _table(f"bytes per token | tokens per word, by {kind}", names)
+    for first in (group for group in report.tokenizers[0].groups if group.kind == kind):
+        groups = [each.group(first.name) for each in report.tokenizers]
+        cells = [f"{_shown(group.bytes_per_token)} | {_value(group.tokens_per_word)}" for group in groups]
+        table.add_row(f"{first.name} ({first.n_documents:,})", *cells)
+    return table
+
+
+def _parity(report: Report) -> Table:
+    table = _table(
+        "parity: tokens of the same lines to those of the base", [each.name for each in report.tokenizers]
+    )
+    for language in report.tokenizers[0].parity:
+        table.add_row(language, *(_shown(each.parity.get(language)) for each in report.tokenizers))
+    return table
+
+
+def _digits(measured: TokenizerMeasures) -> str:
+    """Return the share for the worst length, and how nine digits are cut."""
+    worst = min(split.share for split in measured.digits)
+    pieces = measured.digits[-1].pieces
+    return f"{worst:.0%}, " + (f"{pieces[0]} each" if len(set(pieces)) == 1 else "+".join(map(str, pieces)))
+
+
+def _value(interval: Interval | None) -> str:
+    return "-" if interval is None else f"{interval.value:.2f}"
+
+
+def _shown(interval: Interval | None, *, percent: bool = False) -> str:
+    """Return an estimate and the wider side of its interval; the file of JSON has both sides."""
+    if interval is None:
+        return "-"
+    half = max(interval.high - interval.value, interval.value - interval.low)
+    return f"{interval.value:.1%} ±{half * 100:.1f}" if percent else f"{interval.value:.3f} ±{half:.3f}"
+
+
+def draw_report(report: Report, path: Path) -> Path:
+    """Draw both panels side by side, a group of bars a domain, and return the path."""
+    from matplotlib.figure import Figure
+
+    kinds = ("all", "domain", "language")
+    names = [
+        group.name for group in sorted(report.tokenizers[0].groups, key=lambda group: kinds.index(group.kind))
+    ]
+    n_bars = len(names) * len(report.tokenizers)
+    figure = Figure(figsize=(11, 1.6 + 0.17 * n_bars + 0.12 * len(names)), layout="constrained")
+    panels = figure.subplots(1, len(_PANELS), sharey=True)
+    for axes, (label, measure) in zip(panels, _PANELS, strict=True):
+        for k, each in enumerate(report.tokenizers):
+            _draw_bars(axes, k, len(report.tokenizers), [measure(each.group(name)) for name in names], each)
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.margins(y=0.01)
+    panels[0].set_yticks(range(len(names)), names)
+    panels[0].invert_yaxis()
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
+    figure.text(0.995, 0.002, f"{_amount(report)}; bars: 95 % intervals over documents", ha="right", fontsize=7)
+    figure.savefig(path, dpi=150)
+    return path
+
+
+def _draw_bars(
+    axes: Any, k: int, n: int, intervals: Sequence[Interval | None], measured: TokenizerMeasures
+) -> None:
+    """Draw one tokenizer's bars with their intervals, each with its value at the end."""
+    drawn = [(row, interval) for row, interval in enumerate(intervals) if interval is not None]
+    height = 0.8 / n
+    places = [row + (k - (n - 1) / 2) * height for row, _ in drawn]
+    values = [interval.value for _, interval in drawn]
+    errors = [[i.value - i.low for _, i in drawn], [i.high - i.value for _, i in drawn]]
+    size = f"{measured.n_ids:,}"
+    label = measured.name if size in measured.name else f"{measured.name} ({size} ids)"
+    style = {"linewidth": 1, "capsize": 1.5}
+    colour = _COLOURS[k % len(_COLOURS)]
+    axes.barh(
+        places, values, height * 0.92, xerr=errors, color=colour, label=label, ecolor="#444444", error_kw=style
+    )
+    for place, (_, interval) in zip(places, drawn, strict=True):
+        axes.annotate(
+            f"{interval.value:.2f}",
+            (interval.high, place),
+            xytext=(3, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=7,
+            color="#333333",
+        )
