@@ -36,11 +36,16 @@ class MoE(nn.Module):
         if self.has_shared_gate:
             self.shared_expert_gate = nn.Linear(config.hidden_size, 1, bias=False)
 
+    @property
+    def routing_module(self) -> Router:
+        """The router, whatever the family calls it."""
+        return getattr(self, self.router_name)
+
     def forward(self, x_BTD: Tensor, context: ForwardContext) -> Tensor:
         """Return [B, T, D]; the decisions stay in `context.routing`."""
         x_ND = x_BTD.flatten(0, 1)
         forced_Nk = context.forced_experts.get(self.layer)
-        routing, weights_Nk = getattr(self, self.router_name)(x_ND, context.token_ids_BT.flatten(), forced_Nk)
+        routing, weights_Nk = self.routing_module(x_ND, context.token_ids_BT.flatten(), forced_Nk)
         context.routing[self.layer] = routing
         y_BTD = self.experts(x_ND, routing.experts_Nk, weights_Nk).view_as(x_BTD)
         if not self.has_shared:
