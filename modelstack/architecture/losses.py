@@ -6,7 +6,7 @@ some tokens at a time and make them anew for the gradient; only sums are kept (t
 2411.09009, and of Liger Kernel, 2410.10989, in plain torch).
 
 z-loss: PaLM, 2204.02311 section 5; it holds the softmax's normaliser near 1. Multi-token prediction: DeepSeek-V3,
-2412.19437 equations 24 and 25.
+2412.19437 equations 24 and 25. Losses on routing: `moe.losses`.
 
 Labels are aligned: `labels_BT[b, t]` is the token that the model should name at position t, or `IGNORED`.
 
@@ -22,7 +22,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM, ModelOutput
+from modelstack.architecture.moe.losses import routing_losses
 from modelstack.errors import UserError
 
 IGNORED = -100
@@ -131,7 +133,12 @@ def mtp_loss(
 
 
 def total_loss(
-    model: CausalLM, output: ModelOutput, labels_BT: Tensor, *, n_labels: Tensor | int | None = None
+    model: CausalLM,
+    output: ModelOutput,
+    labels_BT: Tensor,
+    *,
+    n_labels: Tensor | int | None = None,
+    counted_BT: Tensor | None = None,
 ) -> Losses:
     """Return the loss that the model's config asks for: a part with coefficient 0 is not computed.
 
@@ -141,6 +148,7 @@ def total_loss(
         labels_BT: The token to name at each position, or `IGNORED`.
         n_labels: What sums over tokens are divided by; None: the labelled tokens of this call. When gradients of
             several calls are added up, the labelled tokens of all of them, and the losses are added up too.
+        counted_BT: bool, False for padding, which losses on routing leave out; None: there is none.
 
     Raises:
         UserError: The config has `mtp_loss_coef` and the forward pass was without multi-token prediction.
@@ -152,8 +160,24 @@ def total_loss(
     if config.z_loss_coef:
         parts["z_loss"] = config.z_loss_coef * sums.squared_normaliser / divisor
     if config.mtp_loss_coef:
-        parts["mtp"] = config.mtp_loss_coef * mtp_loss(model, output, labels_BT, n_labels)
+        parts["mtp_loss"] = config.mtp_loss_coef * mtp_loss(model, output, labels_BT, n_labels)
+    if config.has_experts:
+        counted_BT = torch.ones_like(labels_BT, dtype=torch.bool) if counted_BT is None else counted_BT
+        # Means over rows and routed tokens count by this call's share of all labels.
+        share = 1.0 if n_labels is None else sums.n_tokens / n_labels
+        parts |= {name: share * loss for name, loss in _routing_losses(config, output, counted_BT).items()}
     return Losses(torch.stack(list(parts.values())).sum(), parts)
+
+
+def _routing_losses(config: ModelConfig, output: ModelOutput, counted_BT: Tensor) -> dict[str, Tensor]:
+    """Return the losses on routing, of the model's layers and of the modules ahead: those have fewer tokens."""
+    L = config.num_hidden_layers
+    own = {layer: routing for layer, routing in output.routing.items() if layer < L}
+    losses = routing_losses(config, own, counted_BT)
+    for k in range(len(output.mtp)):
+        ahead = routing_losses(config, {L + k: output.routing[L + k]}, counted_BT[:, k + 1 :])
+        losses = {name: loss + ahead[name] for name, loss in losses.items()}
+    return losses
 
 
 def _divisor(n_here: Tensor, n_labels: Tensor | int | None) -> Tensor | int:

@@ -198,7 +198,7 @@ def test_the_total_is_the_sum_of_its_parts_each_with_its_coefficient() -> None:
     expected = {
         "cross_entropy": F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten()),
         "z_loss": 0.01 * logits.logsumexp(-1).square().mean(),
-        "mtp": 0.3 * mtp_loss(model, output, labels),
+        "mtp_loss": 0.3 * mtp_loss(model, output, labels),
     }
     assert losses.parts.keys() == expected.keys()
     for name, value in expected.items():
@@ -222,3 +222,55 @@ def test_two_halves_of_a_batch_add_up_to_the_whole_when_divided_by_all_labels() 
         for part, part_labels in zip(ids.split(2), labels.split(2), strict=True)
     ]
     assert (halves[0] + halves[1]).item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+EXPERTS = {
+    "mlp_layer_types": ("dense", "moe"),
+    "n_routed_experts": 6,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "scoring_func": "sigmoid",
+}
+
+
+def test_losses_on_routing_are_added_up_over_the_models_layers_and_the_modules() -> None:
+    model = make(num_nextn_predict_layers=2, seq_aux_loss_coef=0.5, router_z_loss_coef=0.25, **EXPERTS)
+    ids, n_experts, k = some_ids(), 6, 2
+    output = model(ids, with_mtp=True)
+    assert {layer: len(r.scores_NE) for layer, r in output.routing.items()} == {1: 26, 2: 24, 3: 22}
+    balance = z = 0.0
+    for routing in output.routing.values():
+        rows = routing.scores_NE.view(2, -1, n_experts)
+        for scores_TE in rows:
+            T = len(scores_TE)
+            f = torch.bincount(scores_TE.topk(k).indices.flatten(), minlength=n_experts) * n_experts / (k * T)
+            P = (scores_TE / scores_TE.sum(-1, keepdim=True)).mean(0)
+            balance += (f * P).sum().item() / len(rows)
+        z += routing.logits_NE.exp().sum(-1).log().square().mean().item()
+    parts = total_loss(model, output, next_token_labels(ids)).parts
+    assert parts.keys() == {"cross_entropy", "seq_aux_loss", "router_z_loss"}
+    assert parts["seq_aux_loss"].item() == pytest.approx(0.5 * balance, rel=1e-5)
+    assert parts["router_z_loss"].item() == pytest.approx(0.25 * z, rel=1e-5)
+
+
+def test_padding_takes_no_part_in_losses_on_routing() -> None:
+    model, ids = make(seq_aux_loss_coef=0.5, router_z_loss_coef=0.25, **EXPERTS), some_ids()
+    short, padded = ids[:, :9], ids.clone()
+    padded[:, 9:] = 7
+    labels = next_token_labels(padded)
+    labels[:, 8:] = IGNORED
+    counted = torch.arange(N_TOKENS).expand_as(ids) < 9
+    expected = total_loss(model, model(short), next_token_labels(short))
+    found = total_loss(model, model(padded), labels, counted_BT=counted)
+    for name, value in expected.parts.items():
+        assert found.parts[name].item() == pytest.approx(value.item(), rel=1e-5), name
+
+
+def test_losses_on_routing_count_by_the_share_of_labels_of_their_micro_batch() -> None:
+    model, ids = make(seq_aux_loss_coef=0.5, router_z_loss_coef=0.25, **EXPERTS), some_ids()
+    labels = next_token_labels(ids)
+    alone = total_loss(model, model(ids), labels).parts
+    n_labels = 3 * (labels != IGNORED).sum()
+    of_three = total_loss(model, model(ids), labels, n_labels=n_labels).parts
+    for name in ("cross_entropy", "seq_aux_loss", "router_z_loss"):
+        assert of_three[name].item() == pytest.approx(alone[name].item() / 3, rel=1e-5), name
