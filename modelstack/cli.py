@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from modelstack.architecture.ablate_cli import ablate
 from modelstack.architecture.count_cli import count
 from modelstack.errors import UserError
 from modelstack.tokenizer import cli as tokenizer_cli
@@ -37,6 +38,7 @@ app = typer.Typer(
 )
 app.add_typer(tokenizer_cli.app, name="tokenizer")
 app.command()(count)
+app.command()(ablate)
 
 
 @app.callback()
