@@ -52,10 +52,10 @@ def train(
     if not inputs:
         raise UserError("no input: name files or folders of text behind the recipe")
     config = read_recipe(Path(recipes[0]) if recipes else None, overrides)
+    files = find_files(inputs)
     console = Console()
     with _progress(console) as progress:
         reading = progress.add_task("reading", total=None)
-        files = find_files(inputs)
         documents = sample_documents(files, _bytes(max_megabytes), held_out=False, share=held_out)
         progress.update(reading, total=1, completed=1, description=f"read {len(documents):,} documents")
         trained = train_tokenizer(_tracked(documents, progress), config)

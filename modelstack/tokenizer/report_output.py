@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
 REPORT_FILE, PLOT_FILE = "report.json", "report.png"
 _COLOURS = ("#1b6ca8", "#f2a65a", "#b8b8b8", "#5b8c5a", "#8d6cab", "#c0504d", "#4f4f4f")
-_PANELS: tuple[tuple[str, Callable[[GroupMeasures], Interval | None]], ...] = (
+Measure = Callable[[GroupMeasures], Interval | None]
+_PANELS: tuple[tuple[str, Measure], ...] = (
     ("bytes per token (more is better)", lambda group: group.bytes_per_token),
     ("tokens per word (fewer is better)", lambda group: group.tokens_per_word),
 )
@@ -34,7 +35,8 @@ def print_report(report: Report, console: Console) -> None:
     console.print(_summary(report))
     for kind in ("domain", "language"):
         if any(group.kind == kind for group in report.tokenizers[0].groups):
-            console.print(_by_group(report, kind))
+            for label, measure in _PANELS:
+                console.print(_by_group(report, kind, f"{label}, by {kind}", measure))
     if report.tokenizers[0].parity:
         console.print(_parity(report))
     for note in report.notes:
@@ -90,13 +92,11 @@ def _amount(report: Report) -> str:
     return f"{whole.n_documents:,} documents, {whole.n_bytes / 1e6:.1f} MB"
 
 
-def _by_group(report: Report, kind: str) -> Table:
-    names = [each.name for each in report.tokenizers]
-    table = _table(f"bytes per token | tokens per word, by {kind}", names)
+def _by_group(report: Report, kind: str, title: str, measure: Measure) -> Table:
+    table = _table(title, [each.name for each in report.tokenizers])
     for first in (group for group in report.tokenizers[0].groups if group.kind == kind):
         groups = [each.group(first.name) for each in report.tokenizers]
-        cells = [f"{_shown(group.bytes_per_token)} | {_value(group.tokens_per_word)}" for group in groups]
-        table.add_row(f"{first.name} ({first.n_documents:,})", *cells)
+        table.add_row(f"{first.name} ({first.n_documents:,})", *(_shown(measure(group)) for group in groups))
     return table
 
 
@@ -114,10 +114,6 @@ def _digits(measured: TokenizerMeasures) -> str:
     worst = min(split.share for split in measured.digits)
     pieces = measured.digits[-1].pieces
     return f"{worst:.0%}, " + (f"{pieces[0]} each" if len(set(pieces)) == 1 else "+".join(map(str, pieces)))
-
-
-def _value(interval: Interval | None) -> str:
-    return "-" if interval is None else f"{interval.value:.2f}"
 
 
 def _shown(interval: Interval | None, *, percent: bool = False) -> str:
