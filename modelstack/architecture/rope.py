@@ -39,7 +39,8 @@ def inverse_frequencies(
         stretch = max(length or trained, trained) * rope.factor / trained - (rope.factor - 1)
         base *= stretch ** (r / (r - 2))
     # fp32 throughout, as every reference computes it; fp64 would differ in the last bits at long distance.
-    f = 1.0 / (base ** (torch.arange(0, r, 2, dtype=torch.float32) / r))
+    # On the CPU wherever the model is: they become plain numbers, which the meta device could not give.
+    f = 1.0 / (base ** (torch.arange(0, r, 2, dtype=torch.float32, device="cpu") / r))
     factor = 1.0
     if rope.rope_type == "linear":
         f = f / rope.factor
@@ -122,7 +123,7 @@ def _yarn(f: Tensor, rope: RopeParameters, r: int) -> Tensor:
     low, high = max(low, 0), min(high, r - 1)
     if low == high:
         high += 0.001  # a step instead of a division by zero
-    ramp = ((torch.arange(r // 2, dtype=torch.float32) - low) / (high - low)).clamp(0, 1)
+    ramp = ((torch.arange(r // 2, dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
     return (f / rope.factor) * ramp + f * (1 - ramp)
 
 

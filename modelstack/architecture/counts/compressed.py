@@ -56,9 +56,8 @@ def sparse_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
 
 def heavy_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
     """Return the window's and all entries'."""
-    return window_mixing(config, layer, span) + _pairs_work(
-        config, span.compressed_pairs(config.compress_rates[HCA])
-    )
+    entries = span.compressed_pairs(config.compress_rates[HCA])
+    return window_mixing(config, layer, span) + _pairs_work(config, entries)
 
 
 def window_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
@@ -69,11 +68,9 @@ def window_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
 def sparse_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
     """Return the window, and entries and unfinished windows of compressor and indexer."""
     rate = config.compress_rates[CSA]
-    views = (
-        _view(rate, config.head_dim, n_tokens, overlap=2),
-        _view(rate, sized(config.index_head_dim), n_tokens, overlap=2),
-    )
-    return window_held(config, layer, n_tokens) + views[0] + views[1]
+    entries = _view(rate, config.head_dim, n_tokens, overlap=2)
+    index = _view(rate, sized(config.index_head_dim), n_tokens, overlap=2)
+    return window_held(config, layer, n_tokens) + entries + index
 
 
 def sparse_read(config: ModelConfig, layer: int, n_tokens: int) -> Held:

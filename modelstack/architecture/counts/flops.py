@@ -4,7 +4,7 @@ Counted are matrix products and convolutions, a multiply-add as two: weights tim
 attention, an indexer's scores, a recurrence's updates, the mixing of residual streams, the head. Not counted are
 norms, activations, softmax, rotations and lookups. A backward pass costs two products for each of the forward's,
 and none where there is no gradient; what a kernel computes again (flash attention's scores, checkpointed
-activations) is no work of the model, as in MFU (PaLM, arXiv 2204.02311).
+activations) is no work of the model, as in MFU (PaLM, arXiv 2204.02311; its own formula takes attention in full).
 
 With `attention="full"` every query meets every key on offer, which is what torch's FlopCounterMode counts and a
 masked kernel computes; with "causal" only what the mask lets through, about half.
@@ -17,8 +17,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.counts.mtp import mtp_work
@@ -26,6 +24,7 @@ from modelstack.architecture.counts.parameters import HEAD
 from modelstack.architecture.counts.registry import layers
 from modelstack.architecture.counts.residual import hyper_head
 from modelstack.architecture.counts.terms import Attention, Span, Work, block_work, matrix_work
+from modelstack.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,12 +36,12 @@ class FlopCount:
     @property
     def forward(self) -> int:
         """Return the FLOPs of the forward pass."""
-        return reduce(add, self.parts.values()).forward
+        return sum(self.parts.values(), Work()).forward
 
     @property
     def backward(self) -> int:
         """Return the FLOPs of the backward pass."""
-        return reduce(add, self.parts.values()).backward
+        return sum(self.parts.values(), Work()).backward
 
     @property
     def training(self) -> int:
@@ -67,8 +66,12 @@ def count_flops(
         n_past: Tokens that the cache holds.
         attention: Which pairs count, see above.
         last_only: The head computes the logits of the last token alone.
-        mtp: With the modules of multi-token prediction, as in training.
+        mtp: With the modules of multi-token prediction, as in training; for whole sequences.
+
+    Raises:
+        UserError: A number is too small, or multi-token prediction was asked for behind a cache.
     """
+    _check(config, n_tokens, n_past, mtp)
     span = Span(n_tokens, n_past, attention)
     parts: dict[str, Work] = defaultdict(Work)
     for part, layer, formula in layers(config):
@@ -91,3 +94,17 @@ def training_flops_per_token(
 def decode_flops(config: ModelConfig, n_past: int) -> int:
     """Return the FLOPs of one token behind `n_past`."""
     return count_flops(config, 1, n_past).forward
+
+
+def _check(config: ModelConfig, n_tokens: int, n_past: int, mtp: bool) -> None:
+    if n_tokens < 1:
+        raise UserError(f"n_tokens {n_tokens} must be at least 1")
+    if n_past < 0:
+        raise UserError(f"n_past {n_past} must be at least 0")
+    if mtp and n_past:
+        raise UserError(f"n_past {n_past} must be 0 with mtp: multi-token prediction trains on whole sequences")
+    if mtp and n_tokens <= config.num_nextn_predict_layers:
+        raise UserError(
+            f"n_tokens {n_tokens} is too few for {config.num_nextn_predict_layers} modules of multi-token "
+            f"prediction; give at least {config.num_nextn_predict_layers + 1}"
+        )

@@ -10,9 +10,6 @@ Letters: D model width, n streams, V vocabulary.
 
 from __future__ import annotations
 
-from functools import reduce
-from operator import add
-
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.counts.registry import layers
 from modelstack.architecture.counts.residual import hyper_head
@@ -27,7 +24,7 @@ def mtp_weights(config: ModelConfig) -> Weights:
     around = Weights(matrices=2 * config.hidden_size**2, vectors=3 * norm_weights(config))
     if config.norm_placement == "hyper":
         around += hyper_head(config)
-    return reduce(add, [around] * config.num_nextn_predict_layers, total)
+    return sum([around] * config.num_nextn_predict_layers, total)
 
 
 def mtp_work(config: ModelConfig, span: Span) -> Work:

@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import reduce
-from operator import add
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.counts.mtp import mtp_weights
@@ -35,7 +33,7 @@ class ParameterCount:
     @property
     def model(self) -> Weights:
         """Return the sum of all parts."""
-        return reduce(add, self.parts.values())
+        return sum(self.parts.values(), Weights())
 
     @property
     def total(self) -> int:

@@ -25,11 +25,12 @@ from modelstack.architecture.counts.flops import count_flops, decode_flops, trai
 from modelstack.architecture.counts.parameters import count_parameters
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.presets.registry import PRESETS, published
+from modelstack.architecture.rope import inverse_frequencies
 
 SIZES = sorted(name for preset in PRESETS.values() for name in preset.sizes)
 VARIANTS = variants()
 N_TOKENS, BATCH = 150, 2
-N_LONG = 4096
+N_WHOLE, N_LONG = 4096, 32768
 aten = torch.ops.aten
 
 
@@ -145,12 +146,13 @@ def test_multi_token_prediction_costs_what_torch_counts(name: str) -> None:
 def test_published_sizes_cost_what_torch_counts(name: str) -> None:
     config = published(name)
     with counting() as counter:
-        shapes_only(config)(ids(N_LONG, config.vocab_size, "meta", batch=1))
-    assert count_flops(config, N_LONG, attention="full").forward == pytest.approx(
+        shapes_only(config)(ids(N_WHOLE, config.vocab_size, "meta", batch=1))
+    assert count_flops(config, N_WHOLE, attention="full").forward == pytest.approx(
         counter.get_total_flops(), rel=tolerance(config)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SIZES)
 def test_training_a_layer_of_each_kind_at_published_width_costs_what_torch_counts(name: str) -> None:
     config = published(name)
@@ -165,6 +167,17 @@ def test_training_a_layer_of_each_kind_at_published_width_costs_what_torch_count
     assert count_flops(config, N_LONG, attention="full").training == pytest.approx(
         counter.get_total_flops(), rel=tolerance(config)
     )
+
+
+@pytest.mark.parametrize("name", ["llama-3.1-405b", "deepseek-v4-flash"])
+def test_a_model_runs_where_the_meta_device_is_the_default(name: str) -> None:
+    config = published(name)
+    config = config.with_(
+        num_hidden_layers=1, layer_types=config.layer_types[-1:], mlp_layer_types=config.mlp_layer_types[-1:]
+    )
+    inverse_frequencies.cache_clear()  # what was computed on another device would hide the fault
+    with torch.device("meta"):
+        assert shapes_only(config)(ids(8, config.vocab_size, "meta")).logits_BTV.shape == (2, 8, config.vocab_size)
 
 
 def shapes_only(config: ModelConfig) -> CausalLM:
