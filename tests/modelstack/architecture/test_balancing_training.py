@@ -20,6 +20,8 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.moe.balancing import BiasBalancer, max_violation
 from modelstack.architecture.moe.losses import routing_losses
 
+pytestmark = pytest.mark.slow
+
 V, B, T = 64, 16, 32
 N_STEPS = 200
 N_MEASURED = 20
@@ -102,7 +104,6 @@ def test_load_evens_out_with_the_bias_and_not_without_it(seed: int) -> None:
     assert loss_with < loss_without + 0.02, "and the model learns as well"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("seed", SEEDS)
 def test_load_evens_out_with_the_sequence_wise_loss_alone(seed: int) -> None:
     """Alpha is a hundred times DeepSeek's: alone it must do what it does for V3 beside the bias."""
