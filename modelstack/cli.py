@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 
 from modelstack.architecture.ablate_cli import ablate
 from modelstack.architecture.count_cli import count
+from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.errors import UserError
 from modelstack.tokenizer import cli as tokenizer_cli
 
@@ -39,6 +40,8 @@ app = typer.Typer(
 app.add_typer(tokenizer_cli.app, name="tokenizer")
 app.command()(count)
 app.command()(ablate)
+app.add_typer(export_app, name="export")
+app.add_typer(import_app, name="import")
 
 
 @app.callback()

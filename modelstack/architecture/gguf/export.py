@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -144,29 +145,30 @@ def _write(path: Path, planned: _Plan, fields: Mapping[str, Value], state_dict: 
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.gguf_writer import GGUFWriter
 
-    writer = GGUFWriter(path, planned.family.arch)
-    for key, value in fields.items():
-        if key != "general.architecture":  # the writer has put it there
-            _add(writer, key, value)
-    if planned.bands is not None:
-        writer.add_tensor_info("rope_freqs.weight", planned.bands.shape, planned.bands.dtype, planned.bands.nbytes)
-    for tensor in (tensor for _, parts in planned.tensors for tensor in parts):
-        kind = GGMLQuantizationType(tensor.ggml_type)
-        block, block_bytes = GGML_QUANT_SIZES[kind]
-        n_bytes = prod(tensor.shape) // block * block_bytes
-        # Any dtype but uint8: for that the writer takes the shape to be in bytes.
-        writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), n_bytes, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_ti_data_to_file()
-    if planned.bands is not None:
-        writer.write_tensor_data(planned.bands)
-    for rule, parts in planned.tensors:
-        array = state_dict[rule.name].detach().cpu()
-        array = (array.float() if array.is_floating_point() else array).numpy()
-        for tensor, part in zip(parts, rule.split(array), strict=True):
-            writer.write_tensor_data(encode(part, tensor.ggml_type))
-    writer.close()
+    with closing(GGUFWriter(path, planned.family.arch)) as writer:
+        for key, value in fields.items():
+            if key != "general.architecture":  # the writer has put it there
+                _add(writer, key, value)
+        if planned.bands is not None:
+            writer.add_tensor_info(
+                "rope_freqs.weight", planned.bands.shape, planned.bands.dtype, planned.bands.nbytes
+            )
+        for tensor in (tensor for _, parts in planned.tensors for tensor in parts):
+            kind = GGMLQuantizationType(tensor.ggml_type)
+            block, block_bytes = GGML_QUANT_SIZES[kind]
+            n_bytes = prod(tensor.shape) // block * block_bytes
+            # Any dtype but uint8: for that the writer takes the shape to be in bytes.
+            writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), n_bytes, raw_dtype=kind)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_ti_data_to_file()
+        if planned.bands is not None:
+            writer.write_tensor_data(planned.bands)
+        for rule, parts in planned.tensors:
+            array = state_dict[rule.name].detach().cpu()
+            array = (array.float() if array.is_floating_point() else array).numpy()
+            for tensor, part in zip(parts, rule.split(array), strict=True):
+                writer.write_tensor_data(encode(part, tensor.ggml_type))
 
 
 def _add(writer: Any, key: str, value: Value) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -10,6 +11,7 @@ from parity import COMMON, poisoned
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.gguf.export import Exported, export_gguf
 from modelstack.architecture.presets.registry import from_hf
 
 VOCAB_SIZE = 288
@@ -38,10 +40,8 @@ V4: dict[str, Any] = {
     "max_position_embeddings": 512,
 }
 V4_YARN = YARN | {"partial_rotary_factor": 0.25, "attention_factor": 1.0}
-V4_ROPE = {
-    "main": {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-    "compress": V4_YARN,
-}
+V4_MAIN = {"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25}
+V4_ROPE = {"main": V4_MAIN, "compress": V4_YARN}
 
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama": ("llama", {}),
@@ -89,6 +89,11 @@ def toy_model(config: ModelConfig, seed: int = 0) -> CausalLM:
                 parameter.normal_(std=0.02)
     poisoned(model, seed)
     return model.eval()
+
+
+def toy_file(model: CausalLM, path: Path, type_name: str = "f32") -> Exported:
+    """Export a toy model with the toy tokenizer."""
+    return export_gguf(model.config, model.state_dict(), toy_tokenizer(), path, type_name=type_name, name="toy")
 
 
 def toy_tokenizer(vocab_size: int = VOCAB_SIZE) -> dict[str, Any]:

@@ -11,12 +11,18 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 F32 = 0
+needs_llama_cpp = pytest.mark.skipif(
+    find_spec("llama_cpp") is None, reason="needs llama-cpp-python (extra `local`)"
+)
+"""Looked for, not imported: it belongs to the child."""
 
 
 @dataclass(frozen=True)

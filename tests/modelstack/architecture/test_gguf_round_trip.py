@@ -1,0 +1,162 @@
+"""What is written is read again: configs, weights and tokenizers, in every number type; published sizes fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from gguf_models import LLAMA3, MODELS, VOCAB_SIZE, toy_config, toy_file, toy_model, toy_tokenizer
+from llama_child import needs_llama_cpp
+
+from modelstack.architecture.config import ModelConfig, RopeParameters
+from modelstack.architecture.gguf.container import open_gguf
+from modelstack.architecture.gguf.expected import expected_shapes
+from modelstack.architecture.gguf.export import export_gguf
+from modelstack.architecture.gguf.family import NOT_IN_GGUF, metadata
+from modelstack.architecture.gguf.fields import lost_in_32_bits
+from modelstack.architecture.gguf.load import load_gguf
+from modelstack.architecture.gguf.numbers import NUMBER_TYPES
+from modelstack.architecture.gguf.registry import family_of
+from modelstack.architecture.gguf.rope_fields import band_factors, read_bands
+from modelstack.architecture.presets.registry import PRESETS, published
+from modelstack.errors import UserError
+
+SIZES = sorted(name for preset in PRESETS.values() for name in preset.sizes)
+BLOCKS_OF_32 = ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+WORST_ERROR = {"f16": 5e-4, "bf16": 4e-3, "q8_0": 0.01, "q5_1": 0.05, "q5_0": 0.08, "q4_1": 0.08, "q4_0": 0.15}
+"""Of a block's largest number."""
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_in_f32_comes_back_exactly(tmp_path: Path, name: str) -> None:
+    model = toy_model(toy_config(name))
+    path = toy_file(model, tmp_path / "m.gguf").path
+    loaded = load_gguf(path)
+    assert loaded.name == "toy"
+    assert _decisions(loaded.config) == _decisions(model.config)
+    assert loaded.config.eos_token_id == toy_tokenizer()["tokenizer.ggml.eos_token_id"]
+    expected = model.state_dict()
+    assert loaded.state_dict.keys() == expected.keys()
+    for key, tensor in loaded.state_dict.items():
+        assert tensor.dtype == expected[key].dtype
+        if name == "gemma3" and "norm" in key:  # 1 + weight is rounded to 32 bits
+            assert (tensor - expected[key]).abs().max() < 1.2e-7, key
+        else:
+            assert torch.equal(tensor, expected[key]), key
+
+
+def test_a_file_read_and_written_again_holds_the_same_bytes(tmp_path: Path) -> None:
+    """Norms of 1 + weight, whose first way out rounds, among them."""
+    model = toy_model(toy_config("gemma3"))
+    first = toy_file(model, tmp_path / "1.gguf").path
+    loaded = load_gguf(first)
+    second = tmp_path / "2.gguf"
+    export_gguf(loaded.config, loaded.state_dict, loaded.tokenizer, second, type_name="f32", name=loaded.name)
+    assert first.read_bytes() == second.read_bytes()
+
+
+@pytest.mark.parametrize("type_name", BLOCKS_OF_32)
+def test_matrices_are_written_in_the_number_type_and_read_again(tmp_path: Path, type_name: str) -> None:
+    model = toy_model(toy_config("qwen3_moe"))
+    path = toy_file(model, tmp_path / "m.gguf", type_name).path
+    with open_gguf(path) as file:
+        assert file.fields["general.file_type"] == NUMBER_TYPES[type_name].file_type
+        kinds = {name: tensor.ggml_type for name, tensor in file.tensors.items()}
+    wanted = NUMBER_TYPES[type_name].ggml_type
+    matrices = ("token_embd", "blk.0.ffn_down_exps", "blk.1.attn_q", "output")
+    in_full = ("blk.0.attn_norm", "blk.0.ffn_gate_inp", "blk.1.attn_q_norm", "output_norm")
+    assert {kinds[f"{name}.weight"] for name in matrices} == {wanted}
+    assert {kinds[f"{name}.weight"] for name in in_full} == {0}
+    again = load_gguf(path).state_dict
+    for name, tensor in model.state_dict().items():
+        error = (again[name] - tensor).abs().max() / tensor.abs().max()
+        assert error <= WORST_ERROR[type_name], name
+        assert error > 0 or tensor.ndim == 1 or "gate.weight" in name, f"{name} was not rounded"
+
+
+def test_choices_and_scales_of_deepseek_v4_stay_in_full(tmp_path: Path) -> None:
+    model = toy_model(toy_config("deepseek_v4"))
+    path = toy_file(model, tmp_path / "m.gguf", "q8_0").path
+    with open_gguf(path) as file:
+        quantised = {name.split(".", 2)[-1] for name, tensor in file.tensors.items() if tensor.ggml_type == 8}
+    words = ("compressor", "indexer", "hc_", "_inp")
+    assert not [name for name in quantised if any(word in name for word in words)]
+    assert {"attn_q_a.weight", "ffn_down_exps.weight", "ffn_up_shexp.weight"} <= quantised
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize("type_name", ["q4_k", "q6_k"])
+def test_k_quants_are_made_by_llama_cpp(tmp_path: Path, type_name: str) -> None:
+    changes = {"hidden_size": 256, "moe_intermediate_size": 256, "head_dim": 64}
+    model = toy_model(toy_config("qwen3_moe", **changes))
+    path = toy_file(model, tmp_path / "m.gguf", type_name).path
+    assert [file.name for file in tmp_path.iterdir()] == ["m.gguf"]
+    with open_gguf(path) as file:
+        assert file.fields["general.file_type"] == NUMBER_TYPES[type_name].file_type
+        kinds = {name: tensor.ggml_type for name, tensor in file.tensors.items()}
+    assert kinds["blk.0.attn_q.weight"] == NUMBER_TYPES[type_name].ggml_type
+    assert kinds["blk.0.ffn_gate_inp.weight"] == kinds["blk.0.attn_norm.weight"] == 0
+    again = load_gguf(path).state_dict
+    for name, tensor in model.state_dict().items():
+        assert (again[name] - tensor).abs().max() <= 0.1 * tensor.abs().max(), name
+
+
+def test_tokens_are_filled_up_to_the_rows_of_the_embedding(tmp_path: Path) -> None:
+    model = toy_model(toy_config("qwen3"))
+    tokenizer = toy_tokenizer()
+    again = load_gguf(toy_file(model, tmp_path / "m.gguf").path).tokenizer
+    n = len(tokenizer["tokenizer.ggml.tokens"])
+    assert n < VOCAB_SIZE == len(again["tokenizer.ggml.tokens"]) == len(set(again["tokenizer.ggml.tokens"]))
+    assert again["tokenizer.ggml.token_type"][n:] == [5] * (VOCAB_SIZE - n)
+    rows = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
+    assert {key: again[key][:n] for key in rows} == {key: tokenizer[key] for key in rows}
+    assert again | dict.fromkeys(rows) == tokenizer | dict.fromkeys(rows)
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_published_size_has_its_place_in_gguf(name: str) -> None:
+    config = published(name)
+    family = family_of(config.model_type)
+    fields = metadata(family, config)
+    assert fields[f"{family.arch}.embedding_length"] == config.hidden_size
+    expected = expected_shapes(config)
+    rules = {rule.name: rule for rule in family.rules(config)}
+    assert rules.keys() <= expected.keys()
+    assert all(name.startswith("mtp.") for name in expected.keys() - rules.keys())
+    stored = [shape for key, rule in rules.items() for shape in rule.stored_shapes(expected[key])]
+    assert sum(map(_n, stored)) == sum(_n(expected[key]) for key in rules)
+
+
+@pytest.mark.parametrize("trained", [8192, None])
+@pytest.mark.parametrize("factor", [8.0, 32.0])
+def test_llama_3s_bands_are_found_again_from_their_tensor(trained: int | None, factor: float) -> None:
+    """Files of others do not say the length that the model was trained with."""
+    rope = RopeParameters(
+        **LLAMA3 | {"rope_theta": 500_000.0, "factor": factor, "original_max_position_embeddings": 8192}
+    )
+    found = RopeParameters(**read_bands(band_factors(rope, 128), rope.rope_theta, trained))
+    assert not lost_in_32_bits(rope.model_dump(), found.model_dump())
+
+
+def test_a_tensor_of_factors_that_are_not_llama_3s_is_refused() -> None:
+    factors = np.linspace(1, 8, 64, dtype=np.float32)
+    with pytest.raises(UserError, match="rope_freqs"):
+        read_bands(factors, 500_000.0, None)
+
+
+def _decisions(config: ModelConfig) -> dict[str, object]:
+    """Return what a file holds; numbers to the digits that pass through 32 bits and a division."""
+    decided = config.model_dump(exclude=set(NOT_IN_GGUF) - {"num_nextn_predict_layers"})
+    return {key: _rounded(value) for key, value in decided.items()}
+
+
+def _rounded(value: object) -> object:
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return float(f"{value:.6g}") if isinstance(value, float) else value
+
+
+def _n(shape: tuple[int, ...]) -> int:
+    return int(np.prod(shape, dtype=object))
