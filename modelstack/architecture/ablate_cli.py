@@ -27,6 +27,7 @@ def ablate(
     show: Annotated[bool, typer.Option("--list", help="Show the choices and run nothing.")] = False,
 ) -> None:
     """Train the base and each choice on the same bytes; print bits per byte with paired intervals."""
+    from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
     from rich.table import Table
@@ -70,7 +71,7 @@ def ablate(
         temporary.write_text(report.markdown(plan, table_rows, source, seconds), encoding="utf-8")
     with replacing(out / "ablation.png") as temporary:
         report.draw(plan, table_rows, outcomes, temporary)
-    table = Table(*report.HEADINGS)
+    table = Table(*report.HEADINGS, box=SIMPLE_HEAD, padding=0)
     for row in table_rows:
         table.add_row(*report.cells(row))
     console.print(table)

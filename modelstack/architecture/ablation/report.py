@@ -19,17 +19,15 @@ from modelstack.architecture.counts.flops import training_flops_per_token
 from modelstack.architecture.counts.memory import cache_bytes
 from modelstack.architecture.counts.parameters import count_parameters
 
-HEADINGS = (
+HEADINGS = (  # weights are parameters, s the seconds of a run, FLOPs those of training
     "choice",
-    "bits per byte",
-    "difference",
-    "95 %",
+    "bits/byte",
+    "difference ± 95 %",
     "says",
-    "parameters",
-    "MFLOP a byte",
-    "cache, KiB",
-    "s a run",
-    "what",
+    "weights",
+    "MFLOP/byte",
+    "cache KiB",
+    "s",
 )
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 """97.5 % quantiles of Student's t by degrees of freedom; beyond, the normal's 1.96 and a bit."""
@@ -121,10 +119,10 @@ def markdown(plan: Plan, rows: Sequence[Row], source: str, seconds: float | None
         "paired by seed, with a 95 % interval (Student's t)."
         + (f" All runs took {seconds:.0f} s." if seconds is not None else ""),
         "",
-        f"| {' | '.join(HEADINGS)} |",
-        "|---" * len(HEADINGS) + "|",
+        f"| {' | '.join(HEADINGS)} | what |",
+        "|---" * (len(HEADINGS) + 1) + "|",
     ]
-    lines += [f"| {' | '.join(cells(row))} |" for row in rows]
+    lines += [f"| {' | '.join(cells(row))} | {row.about} |" for row in rows]
     return "\n".join(lines) + "\n"
 
 
@@ -134,14 +132,12 @@ def cells(row: Row) -> list[str]:
     return [
         row.name,
         f"{row.bits_per_byte:.3f}",
-        "" if is_base else f"{row.difference:+.3f}",
-        "" if is_base else f"{row.low:+.3f} to {row.high:+.3f}",
+        "" if is_base else f"{row.difference:+.3f} ±{row.high - row.difference:.3f}",
         row.verdict,
-        f"{row.parameters:,}",
+        f"{row.parameters / 1e6:.2f}M",
         f"{row.training_flops / 1e6:.2f}",
         f"{row.cache_bytes / 1024:.0f}",
         f"{row.seconds:.0f}",
-        row.about,
     ]
 
 
@@ -174,5 +170,5 @@ def draw(plan: Plan, rows: Sequence[Row], outcomes: Outcomes, path: Path) -> Non
     right.set_xlabel("step")
     right.set_ylabel("held-out bits per byte")
     right.legend(fontsize=8)
-    figure.savefig(path, dpi=130)
+    figure.savefig(path, dpi=130, format="png")  # the temporary name has no suffix
     plt.close(figure)
