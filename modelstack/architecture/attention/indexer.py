@@ -72,8 +72,9 @@ class Indexer(Compressor):
         chosen, seen = [], []
         for start in range(0, T, step):
             end = min(start + step, T)
-            visible = visible_entries(context, self.rate, N, start, end).expand(B, -1, -1)
-            scores = self.scorer(q[:, start:end], keys_BNd, x_BTD[:, start:end])
+            n = max(k, (context.n_past + end) // self.rate)  # nobody in this block sees a later entry
+            visible = visible_entries(context, self.rate, n, start, end).expand(B, -1, -1)
+            scores = self.scorer(q[:, start:end], keys_BNd[:, :n], x_BTD[:, start:end])
             best = latest_top_k(scores.masked_fill(~visible, float("-inf")), k)
             chosen.append(best)
             seen.append(visible.gather(-1, best))

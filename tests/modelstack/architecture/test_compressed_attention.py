@@ -1,11 +1,14 @@
 """Attention over a window and compressed entries: caches, packed documents, and the softmax in all its shapes."""
 
+from typing import Any
+
 import pytest
 import torch
 from parity import assert_cache_agrees, difference, random_ids
+from torch.utils._python_dispatch import TorchDispatchMode
 from toy_v4 import toy_config, toy_model
 
-from modelstack.architecture.attention import window_and_entries
+from modelstack.architecture.attention import indexer, window_and_entries
 from modelstack.architecture.attention.window_and_entries import Entries, window_and_entries_attention
 from modelstack.architecture.decoder import make_context
 from modelstack.errors import UserError
@@ -143,6 +146,35 @@ def test_a_gathered_entry_gets_the_gradient_of_all_its_readers() -> None:
         y = window_and_entries_attention(q, kv, entries, sinks, scale=0.5, window=3)
         gradients += torch.autograd.grad(y.square().sum(), rows)
     assert difference(gradients[0], gradients[1]) < 1e-5
+
+
+class LargestTensor(TorchDispatchMode):
+    """Watches the size of everything that is made."""
+
+    n_numbers = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for made in out if isinstance(out, (tuple, list)) else [out]:
+            if isinstance(made, torch.Tensor):
+                # What a view or an expanded tensor really holds is its storage.
+                self.n_numbers = max(self.n_numbers, made.untyped_storage().nbytes() // made.element_size())
+        return out
+
+
+@torch.no_grad()
+def test_the_largest_tensor_of_window_and_sparse_layers_grows_with_the_length_and_not_its_square(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(window_and_entries, "FLOATS_AT_ONCE", 2**14)
+    monkeypatch.setattr(indexer, "FLOATS_AT_ONCE", 2**14)
+    model = toy_model(toy_config((0, 4)))
+    largest = []
+    for n_tokens in (512, 1024):
+        with LargestTensor() as watch:
+            model(random_ids(batch=1, n_tokens=n_tokens, vocab_size=64))
+        largest.append(watch.n_numbers)
+    assert largest[1] <= 2.1 * largest[0]
 
 
 @pytest.mark.parametrize(
