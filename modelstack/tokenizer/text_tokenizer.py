@@ -14,7 +14,8 @@ either: whoever decodes them decides what they become.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -86,17 +87,33 @@ class TextTokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Encode text from outside; the ids hold no special token."""
-        return self._content.encode(self._prepared(text), add_special_tokens=False).ids
+        """Encode text from outside; the ids hold no special token.
+
+        Raises:
+            UserError: the pattern gives up on the text.
+        """
+        with told_panics():
+            return self._content.encode(self._prepared(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode many texts from outside at once; with `TOKENIZERS_PARALLELISM` unset, on all cores."""
+        """Encode many texts from outside at once; with `TOKENIZERS_PARALLELISM` unset, on all cores.
+
+        Raises:
+            UserError: the pattern gives up on one of the texts.
+        """
         prepared = [self._prepared(text) for text in texts]
-        return [encoding.ids for encoding in self._content.encode_batch_fast(prepared, add_special_tokens=False)]
+        with told_panics():
+            encodings = self._content.encode_batch_fast(prepared, add_special_tokens=False)
+        return [encoding.ids for encoding in encodings]
 
     def encode_template(self, text: str) -> list[int]:
-        """Encode text of the chat template, where the names of special tokens stand for these."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Encode text of the chat template, where the names of special tokens stand for these.
+
+        Raises:
+            UserError: the pattern gives up on the text.
+        """
+        with told_panics():
+            return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Return the bytes of `ids`, joined; the names' bytes for special tokens."""
@@ -112,6 +129,26 @@ class TextTokenizer:
         if not self.is_byte_level and (BLANK if character == " " else character) in self._known:
             return True
         return self._bytes.issuperset(character.encode())
+
+
+@contextmanager
+def told_panics() -> Iterator[None]:
+    """Turn a panic of the library, which no `except Exception` sees, into an error that says what happened.
+
+    Oniguruma gives up after ten million steps back: a hostile pattern soon, a known one at that many blanks.
+
+    Raises:
+        UserError: it panicked.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise UserError(
+            f"the tokenizer's pattern gives up on a text ({error}); millions of blanks or letters in a row "
+            f"do that: cut such a document into pieces"
+        ) from error
 
 
 def build(description: Mapping[str, Any]) -> Tokenizer:

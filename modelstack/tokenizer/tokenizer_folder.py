@@ -2,7 +2,7 @@
 
 Files of others are not trusted: sizes are checked before anything is read whole, the structure before it is used,
 and a chat template is text here, run by nothing but `template_sandbox`. A pattern in a `tokenizer.json` does run;
-Oniguruma gives up a match that goes back too often.
+Oniguruma gives up a match that goes back too often, which `text_tokenizer` turns into an error.
 """
 
 from __future__ import annotations

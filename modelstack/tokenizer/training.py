@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from modelstack.errors import UserError
 from modelstack.tokenizer.pretokenizers import Digits, PresetName, PreTokenizer, pretokenizer
 from modelstack.tokenizer.special_tokens import SpecialTokens
-from modelstack.tokenizer.text_tokenizer import BLANK, SpecialNames, TextTokenizer
+from modelstack.tokenizer.text_tokenizer import BLANK, SpecialNames, TextTokenizer, told_panics
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
@@ -147,7 +147,8 @@ def _learn(documents: Iterable[str], config: TokenizerConfig, n_tokens: int) -> 
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = cut.build() if cut else _words(config.digits or "1")
-    tokenizer.train_from_iterator(documents, _trainer(config, n_tokens))
+    with told_panics():
+        tokenizer.train_from_iterator(documents, _trainer(config, n_tokens))
     model = json.loads(tokenizer.to_str())["model"]
     learnt = _Learnt(sorted(model["vocab"], key=model["vocab"].__getitem__), [(a, b) for a, b in model["merges"]])
     return learnt if is_bytes else _Learnt(learnt.tokens, _all_spellings(learnt))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import unicodedata
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -211,6 +212,23 @@ def test_blanks_that_were_added_as_tokens_are_text() -> None:
 def test_a_vocabulary_that_cannot_be_is_refused(spoil: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         TextTokenizer(json.loads(json.dumps(description(**spoil))), SpecialNames())
+
+
+def test_a_pattern_that_gives_up_is_an_error_and_no_panic() -> None:
+    content = copy.deepcopy(dict(text_tokenizer().description))
+    content["pre_tokenizer"] = {
+        "type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False
+    }  # fmt: skip
+    tokenizer = TextTokenizer(content, SpecialNames())
+    text = "a" * 40 + "b"
+    encoders: list[Callable[[], object]] = [
+        lambda: tokenizer.encode(text),
+        lambda: tokenizer.encode_batch([text]),
+        lambda: tokenizer.encode_template(text),
+    ]
+    for encode in encoders:
+        with pytest.raises(UserError, match="pattern gives up on a text"):
+            encode()
 
 
 def test_the_token_that_the_template_writes_ends_a_reply_first() -> None:
