@@ -20,6 +20,7 @@ from pathlib import Path
 
 PACKAGES = (
     "agentkit", "llama-cpp-python", "llguidance", "lm-format-enforcer", "numpy", "pydantic", "anyio", "inspect-ai",
+    "torch", "transformers",
 )  # fmt: skip
 BUSY_SHARE = 0.25
 """Share of the cores that others may take before figures are called unreliable."""

@@ -44,5 +44,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "CPU time that the evaluation harness adds to a case",
         quick=("--repeats", "1", "--sizes", "5", "10"),
     ),
+    "model_forward": Benchmark(
+        "evals.speed.model_forward",
+        "forward, training and decoding speed of our torch models, beside transformers",
+        quick=("--preset", "llama", "--repeats", "2", "--forward", "32", "--training", "16", "--decoded", "2"),
+    ),
 }
 """By name, in the order of running."""

@@ -55,7 +55,11 @@ def from_hf(json: Json) -> ModelConfig:
     Raises:
         UserError: The family is not known, or its sizes do not fit.
     """
-    return preset_of(json.get("model_type")).from_hf(json)
+    preset = preset_of(json.get("model_type"))
+    try:
+        return preset.from_hf(json)
+    except KeyError as error:
+        raise UserError(f"config.json has no {error}: every {preset.model_type} model must give it") from error
 
 
 def to_hf(config: ModelConfig) -> Json:

@@ -211,7 +211,12 @@ def test_quantised_weights_are_refused(tmp_path: Path) -> None:
         load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": "llama"}', '{"model_type": "lama"}'])
+NO_WIDTH = (
+    '{"model_type": "llama", "vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}'
+)
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"model_type": "llama"}', '{"model_type": "lama"}', NO_WIDTH])
 def test_a_broken_config_says_what_is_wrong(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text)
     with pytest.raises(UserError, match="config.json|model_type"):
