@@ -24,7 +24,7 @@ class _Commands(TyperGroup):
         try:
             return super().invoke(ctx)
         except (UserError, OSError, ModuleNotFoundError) as error:
-            if ctx.params.get("debug"):
+            if ctx.params.get("debug") or isinstance(error, BrokenPipeError):
                 raise
             typer.secho(f"modelstack: {_explanation(error)}", err=True, fg="red")
             raise typer.Exit(1) from error
