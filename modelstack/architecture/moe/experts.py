@@ -104,6 +104,8 @@ def mix_by_expert(
 
 
 def _sizes(config: ModelConfig) -> tuple[int, int, int]:
+    if not config.mlp_gated:
+        raise UserError("mlp_gated is false: experts have a gate in every family; use it with dense layers alone")
     E, inner, D = config.n_routed_experts or 0, config.moe_intermediate_size or 0, config.hidden_size
     if inner % WIDTH_MULTIPLE or D % WIDTH_MULTIPLE:
         raise UserError(

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import Routing
 from modelstack.architecture.moe.scoring import SCORING
+from modelstack.errors import UserError
 
 NORM_EPS = 1e-20
 """Keeps scores that all underflow from dividing by zero: DeepSeek-V3's value."""
@@ -75,9 +76,19 @@ class TopKRouter(Router):
     e_score_correction_bias: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make projection and bias."""
+        """Make projection and bias.
+
+        Raises:
+            UserError: The groups that stand for choice have fewer than k experts.
+        """
         super().__init__(config)
         self.n_groups, self.n_chosen_groups = config.n_group, config.topk_group
+        n_candidates = self.n_experts // self.n_groups * self.n_chosen_groups
+        if self.n_chosen > n_candidates:
+            raise UserError(
+                f"num_experts_per_tok {self.n_chosen} is more than the {n_candidates} experts of topk_group "
+                f"{self.n_chosen_groups} of n_group {self.n_groups} groups: choose from more groups"
+            )
         bias = torch.zeros(self.n_experts, dtype=torch.float32) if config.score_correction_bias else None
         self.register_buffer("e_score_correction_bias", bias)
 

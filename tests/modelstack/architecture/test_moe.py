@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from parity import difference, poisoned
+from parity import assert_cache_agrees, difference, poisoned, random_ids
 from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.models.deepseek_v3 import modeling_deepseek_v3 as v3
@@ -17,6 +17,7 @@ from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
 from modelstack.architecture.config import ModelConfig, build
 from modelstack.architecture.context import ForwardContext
+from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.feed_forward import make_feed_forward
 from modelstack.architecture.moe.router import TopKRouter
 from modelstack.errors import UserError
@@ -206,3 +207,73 @@ def test_a_cast_layer_routes_in_fp32() -> None:
 def test_widths_that_the_grouped_product_cannot_take_are_refused() -> None:
     with pytest.raises(UserError, match="moe_intermediate_size 30 and hidden_size 64 must be multiples of 8"):
         make_feed_forward(moe_config(moe_intermediate_size=30), 0)
+
+
+def test_more_experts_than_the_chosen_groups_have_are_refused() -> None:
+    with pytest.raises(UserError, match="num_experts_per_tok 3 is more than the 2 experts of topk_group 1"):
+        make_feed_forward(moe_config(n_group=4, topk_group=1, num_experts_per_tok=3), 0)
+
+
+def test_experts_without_a_gate_are_refused() -> None:
+    with pytest.raises(UserError, match="mlp_gated is false"):
+        make_feed_forward(moe_config(mlp_gated=False), 0)
+
+
+# -- whole models
+
+MODELS: dict[str, Keys] = {
+    "softmax": {"scoring_func": "softmax"},
+    "softmax with the balancing bias": {"scoring_func": "softmax", "score_correction_bias": True},
+    "topk_softmax": {"scoring_func": "topk_softmax", "router_bias": True},
+    "sigmoid in groups": {
+        "scoring_func": "sigmoid",
+        "score_correction_bias": True,
+        "n_group": 4,
+        "topk_group": 2,
+        "routed_scaling_factor": 2.5,
+    },
+    "sqrtsoftplus": {"scoring_func": "sqrtsoftplus", "score_correction_bias": True, "swiglu_limit": 0.1},
+    "hash": {"scoring_func": "sqrtsoftplus", "mlp_layer_types": ("hash_moe", "moe")},
+    "gated shared expert": {"n_shared_experts": 1, "shared_expert_gate": True},
+}
+
+
+def model_of(name: str) -> CausalLM:
+    torch.manual_seed(0)
+    layers: Keys = {
+        "num_hidden_layers": 2,
+        "layer_types": ("full_attention", "full_attention"),
+        "mlp_layer_types": ("moe", "moe"),
+    }
+    model = CausalLM(moe_config(**(layers | MODELS[name])))
+    for key, parameter in model.named_parameters():
+        if "experts" in key:
+            nn.init.normal_(parameter, std=0.2)  # large enough for a wrong choice to show
+    nn.init.normal_(model.lm_head.weight, std=0.02)  # small enough for the tolerance
+    poisoned(model)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_cached_decoding_and_prefixes_agree_with_one_full_pass(name: str) -> None:
+    assert_cache_agrees(model_of(name), random_ids())
+
+
+@pytest.mark.parametrize("name", MODELS)
+@torch.no_grad()
+def test_replayed_routing_gives_the_same_logits_and_another_does_not(name: str) -> None:
+    model, ids = model_of(name), random_ids()
+    output = model(ids)
+    chosen = {layer: routing.experts_Nk for layer, routing in output.routing.items()}
+    assert chosen.keys() == {0, 1}
+    assert torch.equal(model(ids, forced_experts=chosen).logits_BTV, output.logits_BTV)
+    others = {layer: (experts + 1) % E for layer, experts in chosen.items()}
+    assert difference(model(ids, forced_experts=others).logits_BTV, output.logits_BTV) > 1e-2
+
+
+def test_the_choice_is_the_same_whatever_else_is_in_the_batch() -> None:
+    model, ids = model_of("sigmoid in groups"), random_ids(batch=3)
+    together = model(ids).routing[1].experts_Nk.view(3, -1, K)
+    for row in range(3):
+        alone = model(ids[row : row + 1]).routing[1].experts_Nk
+        assert torch.equal(alone.sort(-1).values, together[row].sort(-1).values)
