@@ -42,7 +42,7 @@ class LatentAttention(nn.Module):
         self.value_size = config.v_head_dim
         self.key_size = self.plain_size + self.rope_size
         self.rope = config.rope(layer)
-        self.rotate = rotate_interleaved if config.rope_interleave else rotate_half_split
+        self.interleave = config.rope_interleave
         self.scale = self._softmax_scale()
         norm = NORMS[config.norm_type]
         if config.q_lora_rank is None:
@@ -94,7 +94,11 @@ class LatentAttention(nn.Module):
         return torch.cat((self.kv_a_layernorm(latent), self._rotated(key, context)), dim=-1)
 
     def _rotated(self, x: Tensor, context: ForwardContext) -> Tensor:
-        return x if self.rope is None else self.rotate(x, context.rotation(self.rope, self.rope_size))
+        if self.rope is None:
+            return x
+        if self.interleave:
+            return rotate_interleaved(x, context.rotation(self.rope, self.rope_size))
+        return rotate_half_split(x, context.half_split_rotation(self.rope, self.rope_size, x.dtype))
 
     def _absorbs(self, context: ForwardContext) -> bool:
         """Whether the absorbed form is less work: there is a past, and few new tokens.
