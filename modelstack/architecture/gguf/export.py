@@ -41,6 +41,7 @@ from modelstack.files import replacing
 if TYPE_CHECKING:
     from torch import Tensor
 
+EMBEDDING, HEAD = "model.embed_tokens.weight", "lm_head.weight"
 QUANTIZATION_VERSION = 2
 """`GGML_QNT_VERSION` of ggml.h."""
 
@@ -88,11 +89,11 @@ def export_gguf(
     Raises:
         UserError: llama.cpp could not compute this model, or not in these numbers; nothing has been written.
     """
-    wanted = number_type(type_name)
-    made = NUMBER_TYPES["f32"] if wanted.by_llama_cpp else wanted
-    planned = _plan(config, state_dict, made)
-    planned_as_wanted = planned if made is wanted else _plan(config, state_dict, wanted)
-    refuse_broken_blocks((tensor for _, parts in planned_as_wanted.tensors for tensor in parts), wanted)
+    wanted = made = number_type(type_name)
+    planned = _plan(config, state_dict, wanted)
+    if wanted.by_llama_cpp:
+        made = NUMBER_TYPES["f32"]
+        planned = _plan(config, state_dict, made)
     fields = _general_fields(planned.family.arch, made, name) | planned.metadata
     fields |= checked_tokenizer_fields(tokenizer, config.vocab_size)
     path = Path(path)
@@ -122,15 +123,24 @@ def _plan(config: ModelConfig, state_dict: Mapping[str, Tensor], wanted: NumberT
         (rule, plan(rule, expected[rule.name], not state_dict[rule.name].is_floating_point(), wanted))
         for rule in rules
     ]
+    refuse_broken_blocks((tensor for _, parts in tensors for tensor in parts), wanted)
     return _Plan(family, written, tensors, family.bands(config), tuple(notes))
 
 
 def _refuse_other_shapes(expected: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]) -> None:
     if missing := sorted(expected.keys() - state_dict.keys()):
         raise UserError(f"the state dict has no {', '.join(missing[:5])}: it is not this config's")
+    if foreign := sorted(state_dict.keys() - expected.keys() - {HEAD}):
+        raise UserError(f"the state dict has {', '.join(foreign[:5])}: no part of this config's model")
+    if HEAD not in expected and HEAD in state_dict and not _same(state_dict[HEAD], state_dict[EMBEDDING]):
+        raise UserError(f"tie_word_embeddings is true, but {HEAD} is not {EMBEDDING}: set it to false")
     for name, shape in expected.items():
         if tuple(state_dict[name].shape) != shape:
             raise UserError(f"{name} has shape {tuple(state_dict[name].shape)}, the config makes {shape}")
+
+
+def _same(a: Tensor, b: Tensor) -> bool:
+    return a.data_ptr() == b.data_ptr() or a.equal(b)
 
 
 def _general_fields(arch: str, made: NumberType, name: str | None) -> dict[str, Value]:
@@ -168,7 +178,7 @@ def _write(path: Path, planned: _Plan, fields: Mapping[str, Value], state_dict: 
             array = state_dict[rule.name].detach().cpu()
             array = (array.float() if array.is_floating_point() else array).numpy()
             for tensor, part in zip(parts, rule.split(array), strict=True):
-                writer.write_tensor_data(encode(part, tensor.ggml_type))
+                writer.write_tensor_data(encode(part, tensor))
 
 
 def _add(writer: Any, key: str, value: Value) -> None:

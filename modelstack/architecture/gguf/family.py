@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.config import TRAINING_KEYS, ModelConfig
 from modelstack.architecture.gguf.fields import Fields, Value, lost_in_32_bits
 from modelstack.architecture.gguf.rules import Array, Rule
 from modelstack.architecture.presets.preset import SAME_KEYS, Json
@@ -38,19 +38,13 @@ class Stored:
 
 MAX_LAYERS, MAX_EXPERTS = 512, 1024
 """`LLAMA_MAX_LAYERS` and `LLAMA_MAX_EXPERTS` of llama.cpp, which aborts the process beyond them."""
-NOT_IN_GGUF = frozenset(
-    {
-        "initializer_range",
-        "z_loss_coef",
-        "router_z_loss_coef",
-        "seq_aux_loss_coef",
-        "mtp_loss_coef",
-        "num_nextn_predict_layers",
-        "bos_token_id",
-        "eos_token_id",
-        "pad_token_id",
-    }
-)
+NOT_IN_GGUF = TRAINING_KEYS | {
+    "initializer_range",
+    "num_nextn_predict_layers",
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+}
 """What only training needs; the prediction modules, which are left out; what the tokenizer's metadata say."""
 
 

@@ -18,9 +18,17 @@ Value = bool | int | float | str | list[Any]
 """What metadata can hold; lists are of one type."""
 
 MAX_SIZE = 1 << 31
-"""Larger than any size in a model, small enough that products of three stay within 128 bits."""
-WITHOUT_EFFECT = frozenset({"vocab_size", "rope.scaling.finetuned", "embedding_length_out"})
-"""Keys that say nothing which tensors or other keys do not say."""
+"""Beyond any size in a model."""
+WITHOUT_EFFECT = frozenset(
+    {
+        "vocab_size",
+        "embedding_length_out",
+        "rope.scaling.finetuned",
+        "rope.scaling.yarn_ext_factor",
+        "rope.scaling.yarn_attn_factor",
+    }
+)
+"""Keys that repeat what others say, or that llama.cpp reads for none of our families."""
 
 
 class Fields:

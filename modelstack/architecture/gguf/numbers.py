@@ -35,6 +35,7 @@ class NumberType:
 
 F32, F16, BF16, I32 = 0, 1, 30, 26
 """`enum ggml_type`."""
+MAX_F16 = 65504.0
 NUMBER_TYPES = {
     number_type.name: number_type
     for number_type in (
@@ -103,14 +104,23 @@ def refuse_broken_blocks(planned: Iterable[PlannedTensor], wanted: NumberType) -
     )
 
 
-def encode(array: Array, ggml_type: int) -> NDArray[np.generic]:
-    """Return an array as its file's bytes, or as F32, F16 and I32 arrays."""
+def encode(array: Array, planned: PlannedTensor) -> NDArray[np.generic]:
+    """Return an array as its file's bytes, or as F32, F16 and I32 arrays.
+
+    Raises:
+        UserError: A number is infinite or none, or beyond the type's largest.
+    """
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import quantize
 
-    if ggml_type == I32:
+    if planned.ggml_type == I32:
         return np.ascontiguousarray(array, dtype=np.int32)
-    return quantize(np.ascontiguousarray(array, dtype=np.float32), GGMLQuantizationType(ggml_type))
+    largest = float(np.abs(array).max())
+    if not largest < np.inf:
+        raise UserError(f"{planned.name} holds {largest}: the model has broken down in training, take a sound one")
+    if planned.ggml_type == F16 and largest > MAX_F16:
+        raise UserError(f"{planned.name} holds {largest}, beyond F16's {MAX_F16}: take bf16 or f32")
+    return quantize(np.ascontiguousarray(array, dtype=np.float32), GGMLQuantizationType(planned.ggml_type))
 
 
 def decode(raw: NDArray[np.uint8], ggml_type: int, shape: tuple[int, ...]) -> Array:

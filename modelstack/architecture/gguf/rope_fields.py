@@ -3,25 +3,27 @@
 llama.cpp reads a base, a linear factor, or YaRN with fixed betas of 32 and 1, and always rounds YaRN's bounds to
 whole channels. It multiplies YaRN's own factor on cos and sin, 0.1 ln s + 1, by `rope.scaling.attn_factor`.
 Llama 3's bands are no metadata but a tensor, `rope_freqs.weight`: what each frequency is divided by. A file does
-not say which four numbers it was made of; they are found again from the tensor (`read_bands`).
+not say which four numbers it was made of: ours does under a key of our own, from others' they are found again.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Hashable, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import numpy as np
 
 from modelstack.architecture.config import RopeParameters
-from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.fields import MAX_SIZE, Fields, Value, shortest
 from modelstack.architecture.gguf.rules import Array
 from modelstack.architecture.presets.preset import Json
 from modelstack.errors import UserError
 
 BETA_FAST, BETA_SLOW = 32.0, 1.0
 TRUNCATE_KEY = "rope.scaling.yarn_truncate"
-"""Ours, not llama.cpp's, which passes over keys that it does not know."""
+BANDS_KEY = "rope.scaling.llama3"
+"""Factor, low_freq_factor, high_freq_factor and trained length. These two keys are ours: llama.cpp passes over
+keys that it does not know."""
 
 
 def rope_fields(rope: RopeParameters) -> dict[str, Value]:
@@ -30,8 +32,8 @@ def rope_fields(rope: RopeParameters) -> dict[str, Value]:
     if rope.rope_type == "linear":
         fields |= {"rope.scaling.type": "linear", "rope.scaling.factor": float(rope.factor)}
     if rope.rope_type == "llama3":
-        # Read by nobody but us: it tells which of the equivalent sets of four numbers was meant.
-        fields["rope.scaling.original_context_length"] = rope.original_max_position_embeddings or 0
+        length = float(rope.original_max_position_embeddings or 0)
+        fields[BANDS_KEY] = [rope.factor, rope.low_freq_factor, rope.high_freq_factor, length]
     if rope.rope_type == "yarn":
         fields |= {
             "rope.scaling.type": "yarn",
@@ -48,6 +50,8 @@ def rope_fields(rope: RopeParameters) -> dict[str, Value]:
 def read_rope_fields(fields: Fields) -> Json:
     """Return `rope_parameters` as in `config.json`."""
     json: Json = {"rope_theta": fields.number("rope.freq_base", 10_000.0), "rope_type": "default"}
+    if json["rope_theta"] <= 1:
+        raise UserError(f"GGUF rope.freq_base is {json['rope_theta']}: a base above 1 makes sense")
     kind = fields.text("rope.scaling.type", "none")
     factor = fields.number("rope.scaling.factor", 0.0) or 1.0
     if kind not in ("none", "linear", "yarn"):
@@ -96,53 +100,62 @@ def relative_difference(rope: RopeParameters, other: RopeParameters, r: int) -> 
 def _frequencies(rope: RopeParameters, r: int) -> Array:
     from modelstack.architecture.rope import inverse_frequencies
 
-    assert isinstance(rope, Hashable)  # frozen pydantic models are; the type checker does not know
     return np.array(inverse_frequencies(rope, r)[0])
 
 
-def read_bands(factors: Array, theta: float, trained: int | None) -> Json:
+def read_bands(factors: Array, theta: float, stated: Sequence[float] | None) -> Json:
     """Return the `rope_parameters` of Llama 3's bands that a `rope_freqs.weight` was made of.
 
-    Between the bands a frequency f is kept to the share s = (L0 f / 2 pi - low) / (high - low), a straight line in
-    f: two unknowns for three numbers, so L0, `low` and `high` can be multiplied by one constant. `trained` is L0;
-    where a file does not say it, `low` is 1, as in all models that Meta released.
+    Args:
+        factors: The tensor.
+        theta: The base.
+        stated: What the file has under `BANDS_KEY`.
 
     Raises:
         UserError: The tensor is no such thing.
     """
-    r = 2 * factors.size
     divisors = factors.astype(np.float64)
     if not np.all(np.isfinite(divisors)) or divisors.min() < 1 - 1e-6:
         raise UserError("GGUF tensor rope_freqs.weight holds factors below 1: no scaling of Llama 3's")
-    factor = float(f"{divisors.max():.6g}")
-    low, high, length = _line(divisors, theta ** (-np.arange(0, r, 2) / r), factor, trained)
-    found = RopeParameters(
-        rope_type="llama3",
-        rope_theta=theta,
-        factor=factor,
-        low_freq_factor=low,
-        high_freq_factor=high,
-        original_max_position_embeddings=length,
-    )
-    if not np.allclose(band_factors(found, r), divisors, rtol=1e-4):
+    factor, low, high, length = stated or _solve(divisors, theta ** (-np.arange(0, factors.size) / factors.size))
+    json: Json = {
+        "rope_type": "llama3",
+        "rope_theta": theta,
+        "factor": shortest(factor),
+        "low_freq_factor": shortest(low),
+        "high_freq_factor": shortest(high),
+        "original_max_position_embeddings": round(length),
+    }
+    if factor < 1 or not 0 <= low < high or not 1 <= length < MAX_SIZE:
+        raise UserError(f"GGUF scaling of Llama 3's is {json}: that cannot be")
+    if not np.allclose(band_factors(RopeParameters(**json), 2 * factors.size), divisors, rtol=1e-4):
         raise UserError("GGUF tensor rope_freqs.weight is not of Llama 3's form; no other is understood")
-    return found.model_dump(exclude_none=True)
+    return json
 
 
-def _line(divisors: Array, f: Array, factor: float, trained: int | None) -> tuple[float, float, int]:
-    """Return `low_freq_factor`, `high_freq_factor` and L0."""
+def _solve(divisors: Array, f: Array) -> tuple[float, float, float, float]:
+    """Return factor, low, high and trained length L0, to five digits.
+
+    Between the bands a frequency f is kept to the share s = (L0 f / 2 pi - low) / (high - low), a straight line in
+    f: two unknowns for three numbers, which can all be multiplied by one constant. `low` is taken to be 1, as in
+    all models that Meta released.
+    """
+    factor = float(divisors.max())
     share = (1 / divisors - 1 / factor) / (1 - 1 / factor) if factor > 1 else np.ones_like(divisors)
-    between = (share > 1e-4) & (share < 1 - 1e-4)
-    if between.sum() < 2:
+    between = np.flatnonzero((share > 1e-4) & (share < 1 - 1e-4))
+    if len(between) < 2:
         raise UserError("GGUF tensor rope_freqs.weight has fewer than two bands between: its numbers stay unknown")
-    slope, offset = np.polyfit(f[between], share[between], 1)
+    fast, slow = between[0], between[-1]
+    slope = (share[fast] - share[slow]) / (f[fast] - f[slow]) if f[fast] != f[slow] else 0.0
+    offset = share[slow] - slope * f[slow]
     if not (slope > 0 > offset):
         raise UserError("GGUF tensor rope_freqs.weight does not rise with frequency as Llama 3's does")
-    # slope = L0 / (2 pi (high - low)), offset = -low / (high - low)
-    width = trained / (2 * math.pi * slope) if trained else -1 / offset
-    low = -offset * width
-    length = trained or round(2 * math.pi * slope * width)
-    return float(f"{low:.5g}"), float(f"{low + width:.5g}"), max(length, 1)
+    width = -1 / offset  # high - low
+    return _digits(factor), 1.0, _digits(1.0 + width), _digits(2 * math.pi * slope * width)
+
+
+def _digits(value: float) -> float:
+    return float(f"{value:.5g}")
 
 
 def _own_factor(scale: float) -> float:

@@ -153,12 +153,43 @@ def test_rows_that_blocks_do_not_fill_are_refused(tmp_path: Path, type_name: str
 
 def test_a_state_dict_of_another_shape_is_refused(tmp_path: Path) -> None:
     model = toy_model(toy_config("qwen3"))
-    weights = model.state_dict() | {"model.norm.weight": torch.ones(32)}
+    weights = dict(model.state_dict())
+    with pytest.raises(UserError, match="has lora.weight: no part"):
+        export_gguf(
+            model.config, model.state_dict() | {"lora.weight": torch.ones(1)}, toy_tokenizer(), tmp_path / "m"
+        )
+    weights["model.norm.weight"] = torch.ones(32)
     with pytest.raises(UserError, match=r"model.norm.weight has shape \(32,\), the config makes \(64,\)"):
         export_gguf(model.config, weights, toy_tokenizer(), tmp_path / "m.gguf")
     del weights["model.norm.weight"]
     with pytest.raises(UserError, match="has no model.norm.weight"):
         export_gguf(model.config, weights, toy_tokenizer(), tmp_path / "m.gguf")
+
+
+def test_a_head_that_is_not_the_embedding_is_no_tied_head(tmp_path: Path) -> None:
+    model = toy_model(toy_config("qwen3", tie_word_embeddings=True))
+    weights = model.state_dict() | {"lm_head.weight": model.lm_head.weight + 1}
+    with pytest.raises(UserError, match="lm_head.weight is not model.embed_tokens.weight: set it to false"):
+        export_gguf(model.config, weights, toy_tokenizer(), tmp_path / "m.gguf")
+
+
+@pytest.mark.parametrize(
+    ("value", "type_name", "message"),
+    [
+        (float("nan"), "f32", "token_embd.weight holds nan"),
+        (float("inf"), "q8_0", "token_embd.weight holds inf"),
+        (1e5, "f16", "token_embd.weight holds 100000.0, beyond F16's 65504.0: take bf16"),
+    ],
+)
+def test_numbers_that_the_type_does_not_hold_are_refused(
+    tmp_path: Path, value: float, type_name: str, message: str
+) -> None:
+    model = toy_model(toy_config("llama"))
+    with torch.no_grad():
+        model.model.embed_tokens.weight[3, 5] = value
+    with pytest.raises(UserError, match=message):
+        toy_file(model, tmp_path / "m.gguf", type_name)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from modelstack.architecture.gguf.families import grouped
 from modelstack.architecture.gguf.family import Family, Key, Stored
 from modelstack.architecture.gguf.fields import Fields, Value
 from modelstack.architecture.gguf.rope_fields import (
+    BANDS_KEY,
     band_factors,
     read_bands,
     read_rope_fields,
@@ -20,6 +21,7 @@ from modelstack.architecture.gguf.rope_fields import (
 )
 from modelstack.architecture.gguf.rules import Array, Rule
 from modelstack.architecture.presets.preset import Json
+from modelstack.errors import UserError
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
@@ -39,12 +41,13 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
     """Return what `write` wrote, and which biases there are."""
-    rope = read_rope_fields(fields)
-    trained_key = "rope.scaling.original_context_length"
+    rope, heads = read_rope_fields(fields), grouped.read_head_fields(fields, json)
     if stored.bands is not None:
-        trained = fields.size(trained_key) if trained_key in fields else None
-        rope = read_bands(stored.bands, rope["rope_theta"], trained)
-    return grouped.read_head_fields(fields, json) | {
+        if stored.bands.size * 2 != heads["head_dim"]:
+            raise UserError(f"GGUF tensor rope_freqs.weight has {stored.bands.size} factors: no half head")
+        stated = fields.row(BANDS_KEY, 4) if BANDS_KEY in fields else None
+        rope = read_bands(stored.bands, rope["rope_theta"], stated)
+    return heads | {
         "attention_bias": stored.has_bias("attn_q"),
         "mlp_bias": stored.has_bias("ffn_up"),
         "rope_parameters": rope,

@@ -12,6 +12,9 @@ from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fiel
 from modelstack.architecture.gguf.rules import Rule
 from modelstack.architecture.presets.preset import Json
 
+_SOFTMAX = 1
+"""`LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX`; files need not say it."""
+
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
     """Return the tensors."""
@@ -31,6 +34,7 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
     """Return what `write` wrote."""
+    fields.must_equal("expert_gating_func", _SOFTMAX, "the softmax")
     return grouped.read_head_fields(fields, json) | {
         "rope_parameters": read_rope_fields(fields),
         "norm_topk_prob": True,
