@@ -146,8 +146,8 @@ def _solve(divisors: Array, f: Array) -> tuple[float, float, float, float]:
     if len(between) < 2:
         raise UserError("GGUF tensor rope_freqs.weight has fewer than two bands between: its numbers stay unknown")
     fast, slow = between[0], between[-1]
-    slope = (share[fast] - share[slow]) / (f[fast] - f[slow]) if f[fast] != f[slow] else 0.0
-    offset = share[slow] - slope * f[slow]
+    slope = float((share[fast] - share[slow]) / (f[fast] - f[slow])) if f[fast] != f[slow] else 0.0
+    offset = float(share[slow] - slope * f[slow])
     if not (slope > 0 > offset):
         raise UserError("GGUF tensor rope_freqs.weight does not rise with frequency as Llama 3's does")
     width = -1 / offset  # high - low

@@ -34,6 +34,15 @@ UNROUNDED = {
 }
 """As gpt-oss was released."""
 SCALED_V3 = YARN | {"mscale": 0.7, "mscale_all_dim": 0.7}
+OTHER_V3 = {
+    "n_group": 1,
+    "n_shared_experts": 2,
+    "norm_topk_prob": False,
+    "routed_scaling_factor": 1.0,
+    "kv_lora_rank": 32,
+    "qk_nope_head_dim": 20,
+    "v_head_dim": 24,
+}
 V4: dict[str, Any] = {
     "index_head_dim": 64,
     "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 128},
@@ -54,16 +63,17 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "llama, YaRN": ("llama", {"rope_parameters": YARN}),
     "llama, YaRN of other length": ("llama", {"rope_parameters": YARN | {"attention_factor": 1.3}}),
     "qwen3": ("qwen3", {}),
+    "qwen3, wide heads": ("qwen3", {"head_dim": 32, "tie_word_embeddings": False}),
     "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),
     "gemma3": ("gemma3_text", {"num_hidden_layers": 3, "final_logit_softcapping": 5.0}),
     "smollm3": ("smollm3", {}),
     "olmo3": ("olmo3", {}),
     "gpt_oss": ("gpt_oss", {}),
-    "gpt_oss, YaRN": ("gpt_oss", {"rope_parameters": YARN | {"truncate": True}}),
+    "gpt_oss, YaRN": ("gpt_oss", {"rope_parameters": YARN | {"truncate": True}, "head_dim": 32}),
     "gpt_oss, YaRN unrounded": ("gpt_oss", {"rope_parameters": UNROUNDED}),
     "deepseek_v3": ("deepseek_v3", {}),
-    "deepseek_v3, no groups": ("deepseek_v3", {"n_group": 1}),
-    "deepseek_v3, YaRN": ("deepseek_v3", {"rope_parameters": SCALED_V3}),
+    "deepseek_v3, other sizes": ("deepseek_v3", OTHER_V3),
+    "deepseek_v3, YaRN": ("deepseek_v3", {"rope_parameters": SCALED_V3, "first_k_dense_replace": 0}),
     "deepseek_v3, prediction module": ("deepseek_v3", {"num_nextn_predict_layers": 1}),
     "deepseek_v4": ("deepseek_v4", V4),
     "deepseek_v4, YaRN": ("deepseek_v4", V4 | {"rope_parameters": V4_ROPE}),

@@ -113,6 +113,13 @@ def test_a_config_json_that_llama_cpp_cannot_follow_is_refused(name: str) -> Non
     _assert_refused(toy_config(model, **keys), message)
 
 
+def test_gemma3_of_62_layers_scales_by_the_width_a_head() -> None:
+    """llama.cpp takes it for the 27B model, whose query_pre_attn_scalar is not its head_dim."""
+    layers = {"num_hidden_layers": 62, "layer_types": ["sliding_attention"] * 62, "head_dim": 32}
+    metadata(family_of("gemma3_text"), toy_config("gemma3", **layers, query_pre_attn_scalar=16))
+    _assert_refused(toy_config("gemma3", **layers, query_pre_attn_scalar=32), "always takes 16")
+
+
 def test_nothing_is_written_when_a_model_is_refused(tmp_path: Path) -> None:
     model = toy_model(toy_config("qwen3").with_(final_logit_softcapping=30.0))
     with pytest.raises(UserError, match="final_logit_softcapping"):
