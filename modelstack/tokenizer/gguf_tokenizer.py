@@ -18,7 +18,7 @@ from typing import Any
 from modelstack.errors import UserError
 from modelstack.tokenizer.gguf_metadata import read_gguf_metadata
 from modelstack.tokenizer.pretokenizers import ggml_name, ggml_pretokenizer, pretokenizer
-from modelstack.tokenizer.text_tokenizer import BLANK, SpecialNames, TextTokenizer, token_names
+from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, token_names
 from modelstack.tokenizer.tokenizer_folder import check_tokens
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6
@@ -233,7 +233,7 @@ def _scores(description: Mapping[str, Any], tokens: Sequence[str]) -> list[float
 def _types(tokenizer: TextTokenizer, tokens: Sequence[str]) -> list[int]:
     unknown = tokenizer.description["model"].get("unk_token")
     added = {t["id"]: CONTROL if t["special"] else USER_DEFINED for t in tokenizer.description["added_tokens"]}
-    is_byte = {f"<0x{byte:02X}>" for byte in range(256)} if not tokenizer.is_byte_level else set()
+    is_byte = set() if tokenizer.is_byte_level else set(BYTE_NAMES)
     return [
         UNKNOWN if token == unknown else added.get(i, BYTE if token in is_byte else NORMAL)
         for i, token in enumerate(tokens)

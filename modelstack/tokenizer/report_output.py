@@ -69,10 +69,8 @@ def _summary(report: Report) -> Table:
             "ids unseen / below 5",
             [f"{each.unseen_share:.1%} / {each.rare_share:.1%}" for each in report.tokenizers],
         ),
-        (
-            "longest token",
-            [f"{each.longest_token_bytes} {each.longest_token!r:.24}" for each in report.tokenizers],
-        ),
+        ("longest token, bytes", [f"{each.longest_token_bytes}" for each in report.tokenizers]),
+        ("which begins with", [f"{each.longest_token[:6]!r}" for each in report.tokenizers]),
         ("tokens cutting characters", [f"{each.n_cut_characters:,}" for each in report.tokenizers]),
         ("numbers cut alike", [_digits(each) for each in report.tokenizers]),
         ("documents not exact", [f"{each.round_trip_failures:,}" for each in report.tokenizers]),

@@ -14,6 +14,7 @@ either: whoever decodes them decides what they become.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
 
 BLANK = "\u2581"
 """SentencePiece's sign for a blank."""
+BYTE_NAMES = tuple(f"<0x{byte:02X}>" for byte in range(256))
+"""Tokens of single bytes, in vocabularies that are not byte-level."""
+_BYTE_OF = {name: byte for byte, name in enumerate(BYTE_NAMES)}
 REPLACEMENTS = ("\ufffd", "?", " ")
 """What stands for a character that the vocabulary cannot spell; the first that it can."""
 END_NAMES = (
@@ -67,8 +71,10 @@ class TextTokenizer:
         tokens = token_names(description)
         special = special_ids(description, tokens)
         self.is_byte_level = _mentions(description, "ByteLevel")
+        has_bytes = description["model"].get("byte_fallback") is True
         token_bytes = tuple(
-            name.encode() if i in special else _bytes_of(name, self.is_byte_level) for i, name in enumerate(tokens)
+            name.encode() if i in special else _bytes_of(name, self.is_byte_level, has_bytes)
+            for i, name in enumerate(tokens)
         )
         self.tokenizer = build(description)
         self._content = build(_without_special(description, special, tokens))
@@ -145,10 +151,12 @@ def told_panics() -> Iterator[None]:
     except BaseException as error:
         if type(error).__name__ != "PanicException":
             raise
-        raise UserError(
-            f"the tokenizer's pattern gives up on a text ({error}); millions of blanks or letters in a row "
-            f"do that: cut such a document into pieces"
-        ) from error
+        hint = (
+            "; millions of blanks or letters in a row do that: cut the text into pieces"
+            if "Onig" in str(error)
+            else ""
+        )
+        raise UserError(f"the tokenizers library gave up: {error}{hint}") from error
 
 
 def build(description: Mapping[str, Any]) -> Tokenizer:
@@ -160,7 +168,10 @@ def build(description: Mapping[str, Any]) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        return Tokenizer.from_str(json.dumps(description))
+        with told_panics():
+            return Tokenizer.from_str(json.dumps(description))
+    except UserError:
+        raise
     except Exception as error:  # the library raises Exception itself, for whatever it dislikes
         raise UserError(f"not a tokenizer that the tokenizers library can run: {error}") from error
 
@@ -169,7 +180,7 @@ def token_names(description: Mapping[str, Any]) -> list[str]:
     """Return the name of each id.
 
     Raises:
-        UserError: the model is not BPE, or ids have gaps or are used twice.
+        UserError: the model is not BPE, or ids have gaps, or an id or a name is used twice.
     """
     model = description["model"]
     if model.get("type") != "BPE":
@@ -179,6 +190,9 @@ def token_names(description: Mapping[str, Any]) -> list[str]:
     for name, token in named:
         if by_id.setdefault(token, name) != name:
             raise UserError(f"id {token} belongs to two tokens, {by_id[token]!r} and {name!r}")
+    twice = next((name for name, n in Counter(by_id.values()).items() if n > 1), None)
+    if twice is not None:
+        raise UserError(f"token {twice!r} has two ids")
     gap = next((i for i in range(len(by_id)) if i not in by_id), None)
     if gap is not None:
         raise UserError(f"no token has id {gap}, though {len(by_id)} tokens have ids up to {max(by_id)}")
@@ -200,12 +214,12 @@ def byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
-def _bytes_of(name: str, is_byte_level: bool) -> bytes:
+def _bytes_of(name: str, is_byte_level: bool, has_bytes: bool) -> bytes:
     alphabet = byte_alphabet()
     if is_byte_level:
         return bytes(alphabet[c] for c in name) if all(c in alphabet for c in name) else name.encode()
-    if len(name) == 6 and name.startswith("<0x") and name.endswith(">"):
-        return bytes([int(name[3:5], 16)])
+    if has_bytes and name in _BYTE_OF:
+        return bytes([_BYTE_OF[name]])
     return name.replace(BLANK, " ").encode()
 
 

@@ -23,12 +23,11 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from modelstack.errors import UserError
 from modelstack.tokenizer.pretokenizers import Digits, PresetName, PreTokenizer, pretokenizer
 from modelstack.tokenizer.special_tokens import SpecialTokens
-from modelstack.tokenizer.text_tokenizer import BLANK, SpecialNames, TextTokenizer, told_panics
+from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, told_panics
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
 
-BYTE_NAMES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 _WORDS = rf"{BLANK}?[^\s{BLANK}\p{{N}}]+|{BLANK}+|\s+|"
 """What the byte-fallback form learns within: words with the blank before them, runs of blanks, and numbers."""
 Piece = tuple[str, str]
@@ -190,10 +189,11 @@ def assemble_tokenizer(tokens: Sequence[str], merges: Sequence[Piece], config: T
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
     marks = config.special_tokens
-    named = set(marks.names())
+    most_spares = marks.reserved(marks.n_reserved + config.pad_to_multiple_of)
+    named = {*marks.controls(), *marks.frames(), *most_spares}
     tokens = [token for token in tokens if token not in named]
     merges = [(a, b) for a, b in merges if not named & {a, b, a + b}]
-    n_spares = marks.n_reserved + -(len(tokens) + len(named)) % config.pad_to_multiple_of
+    n_spares = marks.n_reserved + -(len(tokens) + len(marks.names())) % config.pad_to_multiple_of
     spares = marks.reserved(n_spares)
     special = [*marks.controls(), *marks.frames(), *spares]
     order = [*special, *tokens] if config.special_placement == "start" else [*tokens, *special]

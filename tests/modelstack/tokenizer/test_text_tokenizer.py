@@ -178,6 +178,15 @@ def test_what_a_vocabulary_cannot_spell_becomes_a_sign_that_it_can() -> None:
     assert tokenizer.encode("aéb") == [0, 3, 1]
 
 
+def test_a_name_like_that_of_a_byte_is_one_only_where_bytes_are_tokens() -> None:
+    content = description(byte_fallback=False)
+    content["model"]["vocab"] = {"a": 0, "b": 1, "PAD": 2, "<0x41>": 3, "<0xZZ>": 4}
+    content["model"]["merges"] = []
+    assert TextTokenizer(content, SpecialNames()).vocabulary.token_bytes[3:] == (b"<0x41>", b"<0xZZ>")
+    content["model"]["byte_fallback"] = True
+    assert TextTokenizer(content, SpecialNames()).vocabulary.token_bytes[3:] == (b"A", b"<0xZZ>")
+
+
 def test_a_blank_that_a_file_puts_before_texts_is_left_out() -> None:
     content = copy.deepcopy(dict(text_tokenizer(kind="byte-fallback").description))
     content["normalizer"] = {
@@ -205,9 +214,10 @@ def test_blanks_that_were_added_as_tokens_are_text() -> None:
         ({"type": "WordPiece"}, "model is 'WordPiece'; only BPE"),
         ({"vocab": {"a": 0, "b": 1, "c": 5, "PAD": 2}}, "no token has id 3"),
         ({"vocab": {"a": 0, "b": 2}}, "id 2 belongs to two tokens"),
+        ({"vocab": {"a": 0, "b": 1, "PAD": 3}}, "token 'PAD' has two ids"),
         ({"merges": [["x", "y"]]}, "not a tokenizer that the tokenizers library can run"),
     ],
-    ids=["kind", "gap", "twice", "merge"],
+    ids=["kind", "gap", "id twice", "name twice", "merge"],
 )
 def test_a_vocabulary_that_cannot_be_is_refused(spoil: dict[str, Any], reason: str) -> None:
     with pytest.raises(UserError, match=reason):
@@ -227,7 +237,7 @@ def test_a_pattern_that_gives_up_is_an_error_and_no_panic() -> None:
         lambda: tokenizer.encode_template(text),
     ]
     for encode in encoders:
-        with pytest.raises(UserError, match="pattern gives up on a text"):
+        with pytest.raises(UserError, match="library gave up: .*cut the text into pieces"):
             encode()
 
 

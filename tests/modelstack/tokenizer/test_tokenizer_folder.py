@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelstack.errors import UserError
 from modelstack.tokenizer import tokenizer_folder
@@ -126,6 +128,7 @@ def spoilt(folder: Path, **changes: Any) -> Path:
         ({"model__merges": ["a b c"]}, "is no merge"),
         ({"model__merges": [1]}, "is no merge"),
         ({"model__type": "Unigram"}, "only BPE is known"),
+        ({"model__continuing_subword_prefix": "a prefix longer than tokens"}, "the tokenizers library gave up"),
         ({"pre_tokenizer": {"type": "Unheard"}}, "not a tokenizer that the tokenizers library can run"),
         (
             {
@@ -146,6 +149,37 @@ def test_a_tokenizer_json_that_cannot_be_is_refused_with_the_reason(
 ) -> None:
     with pytest.raises(UserError, match=reason):
         load_tokenizer(spoilt(tmp_path, **changes))
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 2000) | st.floats(allow_nan=False) | st.text(max_size=6),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_a_tokenizer_json_with_any_value_changed_loads_or_says_why_not(
+    data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    content = json.loads(trained(vocab_size=320).tokenizer.to_str())
+    place: Any = content
+    while True:
+        keys = list(place) if isinstance(place, dict) else list(range(len(place)))
+        key = data.draw(st.sampled_from(keys))
+        if data.draw(st.booleans()) or not isinstance(place[key], dict | list) or not place[key]:
+            break
+        place = place[key]
+    place[key] = data.draw(JSON)
+    file = tmp_path_factory.getbasetemp() / "tokenizer.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    try:
+        tokenizer = load_tokenizer(file)
+    except UserError as error:
+        assert str(error)
+    else:
+        assert tokenizer.vocabulary.special_ids.isdisjoint(tokenizer.encode("a <|im_end|> b"))
 
 
 @pytest.mark.parametrize(
