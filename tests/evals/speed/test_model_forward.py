@@ -12,7 +12,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(autouse=True)
 def small_model(monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {"num_hidden_layers": 2, "vocab_size": 300, "hidden_size": 64, "intermediate_size": 64}
-    monkeypatch.setitem(model_forward.MODELS, "llama", ("smollm2-135m", changes | {"num_attention_heads": 2}))
+    monkeypatch.setitem(
+        model_forward.MODELS,
+        "llama",
+        ("smollm2-135m", changes | {"num_attention_heads": 2, "num_key_value_heads": 1}),
+    )
     monkeypatch.setattr(model_forward, "N_PROMPT", 8)
 
 
