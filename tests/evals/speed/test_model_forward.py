@@ -51,6 +51,7 @@ def test_the_ratio_is_of_pairs() -> None:
     assert (ratio, low, high) == pytest.approx((2.0, 2.0, 2.0))
 
 
+@pytest.mark.slow
 def test_every_kind_of_work_gets_a_figure_with_its_promise() -> None:
     result = run(["llama"], Sizes(n_forward=16, n_training=8, n_decoded=2, repeats=2))
     assert len(result.figures) == len(result.comparisons) == 6
