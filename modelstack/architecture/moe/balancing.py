@@ -57,12 +57,16 @@ class BiasBalancer(nn.Module):
         """Add a micro-batch.
 
         Args:
-            routing: What the model returned, by layer.
-            counted_BT: bool, False for padding; None: all tokens count.
+            routing: What the model returned, by layer. Layers that did not run (multi-token prediction when it is
+                not asked for) are left out.
+            counted_BT: bool, False for padding; None: all tokens count. Layers of multi-token prediction run on
+                the last tokens of each row.
         """
         for row, layer in enumerate(self.routers):
-            experts_Nk = routing[layer].experts_Nk
-            self.counts_LE[row] += tokens_per_expert(experts_Nk, self.counts_LE.shape[1], counted_BT)
+            if layer in routing:
+                experts_Nk = routing[layer].experts_Nk
+                counted = None if counted_BT is None else counted_BT[:, -len(experts_Nk) // len(counted_BT) :]
+                self.counts_LE[row] += tokens_per_expert(experts_Nk, self.counts_LE.shape[1], counted)
 
     @torch.no_grad()
     def update(

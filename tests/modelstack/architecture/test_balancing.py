@@ -110,6 +110,19 @@ def test_a_forward_pass_is_counted_where_the_model_routes_by_score() -> None:
     assert all(torch.equal(a, b) for a, b in zip(parameters, model.parameters(), strict=True))
 
 
+def test_layers_of_multi_token_prediction_are_counted_when_they_run() -> None:
+    model = CausalLM(toy(num_nextn_predict_layers=1))
+    balancer = BiasBalancer(model)
+    assert list(balancer.routers) == [2, 3]
+    ids = torch.randint(0, 32, (2, 7))
+    counted = torch.ones(2, 7, dtype=torch.bool)
+    counted[1, 4:] = False
+    balancer.count(model(ids).routing, counted)
+    assert balancer.counts_LE.sum(1).tolist() == [2 * (7 + 4), 0]
+    balancer.count(model(ids, with_mtp=True).routing, counted)
+    assert balancer.counts_LE.sum(1).tolist() == [2 * 2 * (7 + 4), 2 * (6 + 3)]
+
+
 def test_counts_and_biases_survive_a_checkpoint_in_the_middle_of_a_step() -> None:
     def run(interrupted: bool) -> Tensor:
         model = CausalLM(toy())
