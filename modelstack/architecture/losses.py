@@ -2,8 +2,9 @@
 
 The logits of a large vocabulary are the largest tensor of a training step: 8192 tokens of DeepSeek-V3's 129,280 in
 fp32 are 4 GB, and as much again for their gradient. So losses take hidden states and the head, make the logits of
-some tokens at a time and make them anew for the gradient; only sums are kept (the idea of Cut Cross-Entropy, arXiv
-2411.09009, and of Liger Kernel, 2410.10989, in plain torch).
+some tokens at a time and make them anew for the gradient, which costs the head's pass once more; only sums are
+kept (the idea of Cut Cross-Entropy, arXiv 2411.09009, and of Liger Kernel, 2410.10989, in plain torch). A batch
+that fits one piece is computed plainly.
 
 z-loss: PaLM, 2204.02311 section 5; it holds the softmax's normaliser near 1. Multi-token prediction: DeepSeek-V3,
 2412.19437 equations 24 and 25. Losses on routing: `moe.losses`.
@@ -20,6 +21,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modelstack.architecture.config import ModelConfig
@@ -187,8 +189,9 @@ def _divisor(n_here: Tensor, n_labels: Tensor | int | None) -> Tensor | int:
 def _sums(hidden_ND: Tensor, labels_N: Tensor, head: Head) -> tuple[Tensor, Tensor]:
     """Return the sums of cross-entropy and squared normaliser."""
     logits = head(hidden_ND).float()
-    normaliser = logits.logsumexp(dim=-1)
+    surprise = F.cross_entropy(logits, labels_N, ignore_index=IGNORED, reduction="none")
+    # The normaliser follows from two numbers of the label: no second pass over the vocabulary.
     is_labelled = labels_N != IGNORED
     named = logits.gather(1, labels_N.where(is_labelled, 0)[:, None])[:, 0]
-    zero = normaliser.new_zeros(())
-    return (normaliser - named).where(is_labelled, zero).sum(), normaliser.square().where(is_labelled, zero).sum()
+    normaliser = torch.where(is_labelled, named + surprise, 0.0)
+    return surprise.sum(), normaliser.square().sum()
