@@ -197,8 +197,8 @@ PRESET = Preset(
     sizes={
         # As in the released config.json, which several public repositories quote whole.
         "deepseek-v4-flash": FLASH | {"compress_ratios": [0, 0] + [4, 128] * 20 + [4, 0], "rope_scaling": _YARN},
-        # Sizes as in public copies of Pro's config.json. What differs from Flash is listed; that nothing else
-        # does (swiglu_limit, hc_eps, scoring_func among it) is believed.
+        # Sizes, rates, rotation, router and hyper-connections as public repositories quote Pro's config.json.
+        # Believed to be Flash's: rms_norm_eps, initializer_range, special tokens, max_position_embeddings.
         "deepseek-v4-pro": FLASH
         | {
             "hidden_size": 7168,
