@@ -100,6 +100,12 @@ def test_tokens_that_see_no_entry_give_no_gradient_that_is_not_a_number() -> Non
     assert scores.grad is not None and scores.grad.isfinite().all()
 
 
+def test_sequences_shorter_than_an_entry_have_loss_zero() -> None:
+    loss = indexer_loss(captured(toy_model(toy_config((4,))), random_ids(n_tokens=3, vocab_size=64))[0])
+    loss.backward()
+    assert loss == 0
+
+
 def train_indexers(model: CausalLM, ids: Tensor) -> list[float]:
     indexers = [p for name, p in model.named_parameters() if ".indexer." in name]
     optimizer = torch.optim.Adam(indexers, lr=3e-3)
