@@ -5,6 +5,8 @@ All files run in one child process: a shape that llama.cpp does not expect would
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,6 +47,18 @@ QUANTISED: dict[str, dict[str, Any]] = {
     "deepseek_v4": {},
 }
 """Of each family one, with rows of multiples of 32."""
+
+
+LOAD_WITH_MODULES = """
+import sys
+import llama_cpp.llama_cpp as lib
+
+parameters = lib.llama_model_default_params()
+parameters.load_mtp = True
+model = lib.llama_model_load_from_file(sys.argv[1].encode(), parameters)
+print(lib.llama_model_n_layer_nextn(model), lib.llama_model_n_params(model))
+"""
+"""Left to its defaults, llama.cpp skips these tensors."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +120,14 @@ def test_what_llama_cpp_rounds_is_told(runs: dict[str, _Run]) -> None:
     (note,) = runs["gpt_oss, YaRN unrounded"].exported.notes
     assert "truncate is false" in note
     assert not runs["gpt_oss, YaRN"].exported.notes
+
+
+def test_llama_cpp_loads_v3s_module_for_multi_token_prediction(tmp_path: Path) -> None:
+    model = toy_model(toy_config("deepseek_v3, prediction module"))
+    path = toy_file(model, tmp_path / "v3.gguf").path
+    done = subprocess.run([sys.executable, "-c", LOAD_WITH_MODULES, str(path)], capture_output=True, text=True)
+    n_numbers = sum(tensor.numel() for tensor in model.state_dict().values())
+    assert (done.returncode, done.stdout.split()) == (0, ["1", str(n_numbers)]), done.stderr[-1000:]
 
 
 def test_modules_that_llama_cpp_cannot_run_are_left_out_and_told(tmp_path: Path) -> None:
