@@ -97,6 +97,8 @@ class Family:
     """What llama.cpp computes otherwise, little enough to be told afterwards."""
     output_required: bool = False
     """Whether the loader wants `output.weight` of its own."""
+    rotations: tuple[str, ...] = ("default",)
+    """Keys of `rope_parameters`."""
     bands: Callable[[ModelConfig], Array | None] = _no_bands
     """`rope_freqs.weight`, where the model scales as Llama 3 does."""
 
@@ -107,7 +109,7 @@ def metadata(family: Family, config: ModelConfig) -> dict[str, Value]:
     Raises:
         UserError: The model makes a decision that llama.cpp's architecture cannot be told.
     """
-    if problems := [*_common_limits(family, config), *family.limits(config)]:
+    if problems := list(_common_limits(family, config)) or list(family.limits(config)):
         raise UserError(f"cannot be exported as GGUF {family.arch!r}: " + "; ".join(problems))
     json = {key: getattr(config, key) for key in SAME_KEYS} | preset_of(config.model_type).to_hf(config)
     found = {key.gguf: json[key.hf] for key in (*COMMON_KEYS, *family.keys)}
@@ -181,3 +183,6 @@ def _common_limits(family: Family, config: ModelConfig) -> Iterator[str]:
         )
     if config.position_embedding != "rope":
         yield f"position_embedding is {config.position_embedding!r}: llama.cpp's {family.arch!r} rotates (rope)"
+    if set(config.rope_parameters) != set(family.rotations):
+        kinds = ", ".join(config.rope_parameters)
+        yield f"rope_parameters are given for {kinds}: for {family.arch!r} name {', '.join(family.rotations)}"

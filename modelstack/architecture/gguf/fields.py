@@ -19,6 +19,7 @@ Value = bool | int | float | str | list[Any]
 
 MAX_SIZE = 1 << 31
 """Beyond any size in a model."""
+MAX_F32 = float(np.finfo(np.float32).max)
 WITHOUT_EFFECT = frozenset(
     {
         "vocab_size",
@@ -43,6 +44,10 @@ class Fields:
     def __contains__(self, key: str) -> bool:
         return key in self._values
 
+    def has_row(self, key: str) -> bool:
+        """Whether a key holds a list."""
+        return isinstance(self._values.get(key), list)
+
     def size(self, key: str, default: int | None = None) -> int:
         """Return a positive integer."""
         value = self._get(key, default)
@@ -60,7 +65,7 @@ class Fields:
     def number(self, key: str, default: float | None = None) -> float:
         """Return a finite number that is not negative: the shortest one that the file's 32 bits stand for."""
         value = self._get(key, default)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < math.inf:
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_F32:
             raise self._error(key, value, "a number")
         return shortest(value)
 

@@ -118,6 +118,8 @@ def read_bands(factors: Array, theta: float, stated: Sequence[float] | None) -> 
     if not np.all(np.isfinite(divisors)) or divisors.min() < 1 - 1e-6:
         raise UserError("GGUF tensor rope_freqs.weight holds factors below 1: no scaling of Llama 3's")
     factor, low, high, length = stated or _solve(divisors, theta ** (-np.arange(0, factors.size) / factors.size))
+    if not 1 <= factor < MAX_SIZE or not 0 <= low < high < MAX_SIZE or not 1 <= length < MAX_SIZE:
+        raise UserError(f"GGUF scaling of Llama 3's has numbers {factor}, {low}, {high}, {length}: that cannot be")
     json: Json = {
         "rope_type": "llama3",
         "rope_theta": theta,
@@ -126,8 +128,6 @@ def read_bands(factors: Array, theta: float, stated: Sequence[float] | None) -> 
         "high_freq_factor": shortest(high),
         "original_max_position_embeddings": round(length),
     }
-    if factor < 1 or not 0 <= low < high or not 1 <= length < MAX_SIZE:
-        raise UserError(f"GGUF scaling of Llama 3's is {json}: that cannot be")
     if not np.allclose(band_factors(RopeParameters(**json), 2 * factors.size), divisors, rtol=1e-4):
         raise UserError("GGUF tensor rope_freqs.weight is not of Llama 3's form; no other is understood")
     return json

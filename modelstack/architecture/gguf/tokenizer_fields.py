@@ -12,6 +12,8 @@ from modelstack.architecture.gguf.fields import Value
 from modelstack.errors import UserError
 
 _LISTS = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type", "tokenizer.ggml.scores")
+_MAX_NUMBER, _MAX_ITEM = 2**32 - 1, 2**31 - 1
+"""Of UINT32, which single integers are written as, and of INT32, which lists are."""
 _UNUSED = 5
 """`LLAMA_TOKEN_TYPE_UNUSED`."""
 
@@ -29,6 +31,7 @@ def checked_tokenizer_fields(fields: Mapping[str, Value], vocab_size: int) -> di
     for key, value in found.items():
         if not key.startswith("tokenizer."):
             raise UserError(f"the tokenizer's fields have {key!r}: only keys tokenizer.* belong there")
+        _check_type(key, value)
         if value == []:
             raise UserError(
                 f"the tokenizer's field {key} is an empty list, which GGUF has no type for; leave it out"
@@ -36,6 +39,17 @@ def checked_tokenizer_fields(fields: Mapping[str, Value], vocab_size: int) -> di
     if found["tokenizer.ggml.model"] == "gpt2" and "tokenizer.ggml.merges" not in found:
         raise UserError("the tokenizer's fields have no tokenizer.ggml.merges: llama.cpp wants at least one merge")
     return found | _filled_up({key: found[key] for key in _LISTS if key in found}, vocab_size)
+
+
+def _check_type(key: str, value: Any) -> None:
+    items = value if isinstance(value, list) else [value]
+    limit = _MAX_ITEM if isinstance(value, list) else _MAX_NUMBER
+    kinds = {type(item) for item in items}
+    if len(kinds) > 1 or not kinds <= {bool, int, float, str}:
+        names = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise UserError(f"the tokenizer's field {key} holds {names}: bool, int, float, str or a list of one")
+    if kinds == {int} and not 0 <= min(items) <= max(items) <= limit:
+        raise UserError(f"the tokenizer's field {key} holds integers outside of 0..{limit}")
 
 
 def _filled_up(lists: Mapping[str, Any], vocab_size: int) -> dict[str, Value]:

@@ -98,6 +98,16 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
         lambda f, t: f.update({"llama.rope.freq_base": float("inf")}),
         "freq_base is 'inf'.*a number",
     ),
+    "a scaling beyond 32 bits": (
+        "llama, Llama 3 scaling",
+        lambda f, t: f.update({"llama.rope.scaling.llama3": [1e30, 1.0, 4.0, 64.0]}),
+        "that cannot be",
+    ),
+    "another scaling than the tensor's": (
+        "llama, Llama 3 scaling",
+        lambda f, t: f.update({"llama.rope.scaling.llama3": [8.0, 1.0, 3.0, 64.0]}),
+        "not of Llama 3's form",
+    ),
     "a key of another model": (
         "llama",
         lambda f, t: f.update({"llama.logit_scale": 0.5}),

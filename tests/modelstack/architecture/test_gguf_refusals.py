@@ -21,6 +21,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "ALiBi in llama": ("llama", {"position_embedding": "alibi"}, "position_embedding is 'alibi'"),
     "another activation": ("llama", {"hidden_act": "relu2"}, "hidden_act"),
     "another norm": ("qwen3", {"norm_type": "rmsnorm_zero_centred"}, "norm_type"),
+    "rotations by layer type": (
+        "llama",
+        {"rope_parameters": {"full_attention": {"rope_theta": 500.0}}},
+        "given for full_attention: for 'llama' name default",
+    ),
     "sinks in qwen3": ("qwen3", {"attention_sinks": True}, "attention_sinks"),
     "another scale": ("qwen3", {"query_pre_attn_scalar": 7.0}, "query_pre_attn_scalar"),
     "another scale in gemma3": (
@@ -208,6 +213,9 @@ def test_numbers_that_the_type_does_not_hold_are_refused(
         ({"tokenizer.ggml.tokens": ["a"]}, "differ in length"),
         ({"tokenizer.ggml.tokens": ["a"] * 300, "tokenizer.ggml.token_type": [1] * 300}, "300 tokens.*288"),
         ({"llama.block_count": 3}, "only keys tokenizer"),
+        ({"tokenizer.ggml.eos_token_id": -1}, r"integers outside of 0\.\.4294967295"),
+        ({"tokenizer.ggml.eos_token_id": None, "tokenizer.ggml.x": {"a": 1}}, "holds dict: bool"),
+        ({"tokenizer.ggml.merges": ["t h", 3]}, "holds int, str: bool"),
     ],
 )
 def test_tokenizer_fields_that_llama_cpp_refuses_are_refused(

@@ -15,11 +15,11 @@ from modelstack.architecture.config import ModelConfig, RopeParameters
 from modelstack.architecture.gguf.container import open_gguf
 from modelstack.architecture.gguf.expected import expected_shapes
 from modelstack.architecture.gguf.export import export_gguf
-from modelstack.architecture.gguf.family import NOT_IN_GGUF, metadata
+from modelstack.architecture.gguf.family import NOT_IN_GGUF, Stored, metadata, read_config
 from modelstack.architecture.gguf.fields import lost_in_32_bits
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.architecture.gguf.numbers import NUMBER_TYPES
-from modelstack.architecture.gguf.registry import family_of
+from modelstack.architecture.gguf.registry import family_in_file, family_of
 from modelstack.architecture.gguf.rope_fields import band_factors, read_bands
 from modelstack.architecture.presets.registry import published, published_sizes
 from modelstack.errors import UserError
@@ -128,6 +128,27 @@ def test_tokens_are_filled_up_to_the_rows_of_the_embedding(tmp_path: Path) -> No
     rows = ("tokenizer.ggml.tokens", "tokenizer.ggml.token_type")
     assert {key: again[key][:n] for key in rows} == {key: tokenizer[key] for key in rows}
     assert again | dict.fromkeys(rows) == tokenizer | dict.fromkeys(rows)
+
+
+@pytest.mark.parametrize(
+    ("arch", "pattern", "slides"),
+    [("gemma3", None, "sssssfs"), ("gpt-oss", None, "sfsfsf"), ("gemma3", 3, "ssfssf"), ("olmo2", [1, 0], "sf")],
+)
+def test_windows_of_others_files_follow_a_pattern_a_period_or_the_familys_own(
+    arch: str, pattern: int | list[int] | None, slides: str
+) -> None:
+    n = len(slides)
+    family = family_in_file(arch)
+    model = next(name for name, (model_type, _) in MODELS.items() if model_type == family.model_type)
+    key = f"{arch}.attention.sliding_window_pattern"
+    values = metadata(family, toy_config(model)) | {f"{arch}.block_count": n, key: pattern}
+    if pattern is None:
+        del values[key]
+    shapes: dict[str, tuple[int, ...]] = {"token_embd.weight": (VOCAB_SIZE, 64)}
+    shapes |= {"output.weight": (VOCAB_SIZE, 64), "blk.0.attn_q.bias": (64,)}
+    config = read_config(family, values, Stored(shapes))
+    kinds = {"s": "sliding_attention", "f": "full_attention"}
+    assert config.layer_types == tuple(kinds[slide] for slide in slides)
 
 
 @pytest.mark.parametrize("name", SIZES)

@@ -15,7 +15,7 @@ from modelstack.architecture.gguf.family import Family, Key, Stored
 from modelstack.architecture.gguf.fields import Fields, Value
 from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fields, rope_limits
 from modelstack.architecture.gguf.rules import Rule, plain
-from modelstack.architecture.presets.deepseek_v4 import COMPRESS_RATES, SLIDING, SPARSE
+from modelstack.architecture.presets.deepseek_v4 import COMPRESS_RATES, HEAVY, SLIDING, SPARSE
 from modelstack.architecture.presets.preset import Json
 from modelstack.errors import UserError
 
@@ -183,5 +183,6 @@ FAMILY = Family(
     write=write,
     read=read,
     limits=limits,
+    rotations=(SLIDING, SPARSE, HEAVY),
     output_required=True,
 )

@@ -96,4 +96,5 @@ FAMILY = Family(
     write=write,
     read=read,
     limits=limits,
+    rotations=("full_attention", "sliding_attention"),
 )

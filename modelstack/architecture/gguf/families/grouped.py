@@ -34,23 +34,33 @@ def read_head_fields(fields: Fields, json: Json) -> Json:
 
 def window_fields(config: ModelConfig) -> dict[str, Value]:
     """Return the metadata of windows, by layer."""
+    if config.sliding_window is None:
+        return {}
     return {
-        "attention.sliding_window": config.sliding_window or 0,
+        "attention.sliding_window": config.sliding_window,
         "attention.sliding_window_pattern": [kind == "sliding_attention" for kind in config.layer_types],
     }
 
 
 def read_window_fields(fields: Fields, json: Json, period: int) -> Json:
-    """Return window and layer types; without a pattern every `period`-th layer sees everything."""
-    layers = json["num_hidden_layers"]
-    if "attention.sliding_window" not in fields:
-        return {"layer_types": ["full_attention"] * layers}
-    if "attention.sliding_window_pattern" in fields:
-        slides = fields.row("attention.sliding_window_pattern", layers)
+    """Return window and layer types.
+
+    A pattern says of each layer whether it has the window, or which n-th layer has not; `period` is the n of files
+    without a pattern.
+    """
+    layers, pattern = json["num_hidden_layers"], "attention.sliding_window_pattern"
+    window = fields.count("attention.sliding_window", 0)
+    if fields.has_row(pattern):
+        slides = fields.row(pattern, layers)
     else:
-        slides = [(layer + 1) % period != 0 for layer in range(layers)]
-    kinds = ["sliding_attention" if slide else "full_attention" for slide in slides]
-    return {"sliding_window": fields.size("attention.sliding_window"), "layer_types": kinds}
+        n = fields.size(pattern, period)
+        slides = [(layer + 1) % n != 0 for layer in range(layers)]
+    if not window:
+        return {"layer_types": ["full_attention"] * layers}
+    return {
+        "sliding_window": window,
+        "layer_types": ["sliding_attention" if slide else "full_attention" for slide in slides],
+    }
 
 
 def embedding_rules(config: ModelConfig) -> Iterator[Rule]:

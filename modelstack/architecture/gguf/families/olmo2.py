@@ -73,5 +73,6 @@ FAMILY = Family(
     write=write,
     read=read,
     limits=limits,
+    rotations=("full_attention", "sliding_attention"),
     output_required=True,
 )
