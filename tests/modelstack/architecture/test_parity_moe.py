@@ -87,6 +87,16 @@ def test_published_sizes_have_the_published_parameters(name: str, n_parameters: 
     assert sum(p.numel() for p in model.parameters()) == n_parameters
 
 
+def test_what_gpt_oss_does_not_say_is_what_transformers_takes() -> None:
+    """Its 120b is also transformers' default, so the published keys can be left out and compared."""
+    from transformers import AutoConfig
+
+    theirs = from_hf(AutoConfig.for_model("gpt_oss", eos_token_id=200002, pad_token_id=199999).to_dict())
+    assert published("gpt-oss-120b") == theirs
+    silent = {"rope_scaling": None, "rope_theta": None, "swiglu_limit": 7.0, "rms_norm_eps": None}
+    assert published("gpt-oss-120b", **silent) == theirs
+
+
 @pytest.mark.parametrize("name", ["qwen3-30b-a3b", "gpt-oss-20b", "gpt-oss-120b"])
 def test_published_configs_survive_the_way_there_and_back(name: str) -> None:
     config = published(name)
