@@ -2,8 +2,7 @@
 
 Blocks of 32 or 256 numbers share a scale, so rows must be multiples of that. The types of 32 and the plain ones
 are made by PyPI `gguf`'s numpy code; those of 256 (K-quants) need a search that only llama.cpp has: see
-`llama_quantize`.
-Layouts: ggml-quants.c.
+`llama_quantize`. Layouts: ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -115,7 +114,7 @@ def encode(array: Array, planned: PlannedTensor) -> NDArray[np.generic]:
 
     if planned.ggml_type == I32:
         return np.ascontiguousarray(array, dtype=np.int32)
-    largest = float(np.abs(array).max())
+    largest = max(float(array.max()), -float(array.min()))  # NaN is both
     if not largest < np.inf:
         raise UserError(f"{planned.name} holds {largest}: the model has broken down in training, take a sound one")
     if planned.ggml_type == F16 and largest > MAX_F16:

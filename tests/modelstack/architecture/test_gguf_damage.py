@@ -108,6 +108,11 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
         lambda f, t: f.update({"llama.rope.scaling.llama3": [8.0, 1.0, 3.0, 64.0]}),
         "not of Llama 3's form",
     ),
+    "another base in windows": (
+        "olmo3",
+        lambda f, t: f.update({"olmo2.rope.freq_base_swa": 10000.0}),
+        "llama.cpp takes rope.freq_base, 500000.0",
+    ),
     "a key of another model": (
         "llama",
         lambda f, t: f.update({"llama.logit_scale": 0.5}),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -58,6 +59,19 @@ def test_a_file_read_and_written_again_holds_the_same_bytes(tmp_path: Path) -> N
     second = tmp_path / "2.gguf"
     export_gguf(loaded.config, loaded.state_dict, loaded.tokenizer, second, type_name="f32", name=loaded.name)
     assert first.read_bytes() == second.read_bytes()
+
+
+def test_ggufs_own_reader_finds_the_same_keys_and_tensors(tmp_path: Path) -> None:
+    model = toy_model(toy_config("gpt_oss, YaRN"))
+    path = toy_file(model, tmp_path / "m.gguf").path
+    theirs = gguf.GGUFReader(path)
+    with open_gguf(path) as ours:
+        fields = {key: field.contents() for key, field in theirs.fields.items() if not key.startswith("GGUF.")}
+        assert fields == ours.fields
+        assert [tensor.name for tensor in theirs.tensors] == list(ours.tensors)
+        for tensor in theirs.tensors:
+            assert tuple(reversed(tensor.shape.tolist())) == ours.tensors[tensor.name].shape
+            assert np.array_equal(tensor.data.ravel().view(np.uint8), ours.raw(tensor.name))
 
 
 @pytest.mark.parametrize("type_name", BLOCKS_OF_32)

@@ -14,6 +14,7 @@ from modelstack.architecture.gguf.fields import Fields, Value
 from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fields, rope_limits
 from modelstack.architecture.gguf.rules import Rule, plain
 from modelstack.architecture.presets.preset import Json
+from modelstack.errors import UserError
 
 _PERIOD = 4
 """llama.cpp's, for files without a pattern."""
@@ -41,6 +42,11 @@ def write(config: ModelConfig) -> dict[str, Value]:
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
     """Return what `write` wrote."""
     rope = read_rope_fields(fields)
+    if (local := fields.number("rope.freq_base_swa", rope["rope_theta"])) != rope["rope_theta"]:
+        raise UserError(
+            f"GGUF olmo2.rope.freq_base_swa is {local}: llama.cpp takes rope.freq_base, {rope['rope_theta']}, "
+            f"in all layers"
+        )
     return (
         grouped.read_head_fields(fields, json)
         | grouped.read_window_fields(fields, json, _PERIOD)
