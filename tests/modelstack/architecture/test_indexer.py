@@ -106,6 +106,24 @@ def test_sequences_shorter_than_an_entry_have_loss_zero() -> None:
     assert loss == 0
 
 
+def test_gathered_entries_give_the_loss_and_the_logits_of_masked_ones() -> None:
+    model, ids = toy_model(toy_config((4,))), random_ids(n_tokens=40, vocab_size=64)
+    compressor = captured(model, ids)[0].attention.compressor
+    assert isinstance(compressor, SparseCompressor)
+    losses, logits = [], []
+    for n_heads in (1, 1000):  # with more heads, logits over all entries become the larger of the two
+        compressor.n_heads = n_heads
+        layer = captured(model, ids)[0]
+        latent, _, _ = layer.attention.queries_and_rows(layer.x_BTD, layer.context)
+        assert (compressor(layer.x_BTD, latent, layer.context).chosen_BTk is None) == (n_heads == 1)
+        losses.append(indexer_loss(layer))
+        with torch.no_grad():
+            logits.append(model(ids).logits_BTV)
+    assert losses[0] > 0.01
+    assert difference(*losses) < 1e-6
+    assert difference(*logits) < 5e-6
+
+
 def train_indexers(model: CausalLM, ids: Tensor) -> list[float]:
     indexers = [p for name, p in model.named_parameters() if ".indexer." in name]
     optimizer = torch.optim.Adam(indexers, lr=3e-3)
