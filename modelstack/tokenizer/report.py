@@ -92,9 +92,9 @@ class TokenizerMeasures(BaseModel):
     megabytes_per_second: float
     """Of content, by `encode_batch` on this machine."""
 
-    def group(self, name: str) -> GroupMeasures:
-        """Return the measures of one domain or language, or of "all"."""
-        return next(group for group in self.groups if group.name == name)
+    def group(self, kind: Kind = "all", name: str = ALL) -> GroupMeasures:
+        """Return the measures of one domain or language, or of all documents."""
+        return next(group for group in self.groups if (group.kind, group.name) == (kind, name))
 
 
 class Report(BaseModel):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from modelstack.tokenizer.measures import Interval
-from modelstack.tokenizer.report import ALL, GroupMeasures, Report, TokenizerMeasures
+from modelstack.tokenizer.report import GroupMeasures, Report, TokenizerMeasures
 from modelstack.tokenizer.tokenizer_folder import write_text
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _table(title: str, names: Sequence[str]) -> Table:
 def _summary(report: Report) -> Table:
     cost = report.cost
     table = _table(f"on {_amount(report)}; ± 95 %", [each.name for each in report.tokenizers])
-    whole: list[GroupMeasures] = [each.group(ALL) for each in report.tokenizers]
+    whole: list[GroupMeasures] = [each.group() for each in report.tokenizers]
     owner = "tied" if cost.tied else "untied"
     rows: list[tuple[str, list[str]]] = [
         ("ids (special)", [f"{each.n_ids:,} ({each.n_special})" for each in report.tokenizers]),
@@ -86,15 +86,16 @@ def _summary(report: Report) -> Table:
 
 
 def _amount(report: Report) -> str:
-    whole = report.tokenizers[0].group(ALL)
+    whole = report.tokenizers[0].group()
     return f"{whole.n_documents:,} documents, {whole.n_bytes / 1e6:.1f} MB"
 
 
 def _by_group(report: Report, kind: str, title: str, measure: Measure) -> Table:
     table = _table(title, [each.name for each in report.tokenizers])
-    for first in (group for group in report.tokenizers[0].groups if group.kind == kind):
-        groups = [each.group(first.name) for each in report.tokenizers]
-        table.add_row(f"{first.name} ({first.n_documents:,})", *(_shown(measure(group)) for group in groups))
+    for groups in zip(*(each.groups for each in report.tokenizers), strict=True):
+        if groups[0].kind == kind:
+            label = f"{groups[0].name} ({groups[0].n_documents:,})"
+            table.add_row(label, *(_shown(measure(group)) for group in groups))
     return table
 
 
@@ -126,16 +127,13 @@ def draw_report(report: Report, path: Path) -> Path:
     """Draw both panels side by side, a group of bars a domain, and return the path."""
     from matplotlib.figure import Figure
 
-    kinds = ("all", "domain", "language")
-    names = [
-        group.name for group in sorted(report.tokenizers[0].groups, key=lambda group: kinds.index(group.kind))
-    ]
+    names = [group.name for group in report.tokenizers[0].groups]
     n_bars = len(names) * len(report.tokenizers)
     figure = Figure(figsize=(11, 1.6 + 0.17 * n_bars + 0.12 * len(names)), layout="constrained")
     panels = figure.subplots(1, len(_PANELS), sharey=True)
     for axes, (label, measure) in zip(panels, _PANELS, strict=True):
         for k, each in enumerate(report.tokenizers):
-            _draw_bars(axes, k, len(report.tokenizers), [measure(each.group(name)) for name in names], each)
+            _draw_bars(axes, k, len(report.tokenizers), [measure(group) for group in each.groups], each)
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="x", color="#e6e6e6", linewidth=0.8)
@@ -145,7 +143,7 @@ def draw_report(report: Report, path: Path) -> Path:
     panels[0].invert_yaxis()
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=min(4, len(labels)), frameon=False)
-    figure.text(0.995, 0.002, f"{_amount(report)}; bars: 95 % intervals over documents", ha="right", fontsize=7)
+    figure.supxlabel(f"{_amount(report)}; 95 % intervals over documents", fontsize=8, color="#555555")
     figure.savefig(path, dpi=150)
     return path
 

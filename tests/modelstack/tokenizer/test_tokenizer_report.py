@@ -44,7 +44,7 @@ def report() -> Report:
 def test_counts_of_a_group_are_those_of_its_documents(report: Report) -> None:
     small = text_tokenizer(vocab_size=SMALL)
     code = [line for line in LINES if "(" in line]
-    group = report.tokenizers[0].group("code")
+    group = report.tokenizers[0].group("domain", "code")
     n_tokens = sum(len(small.encode(line)) for line in code)
     assert (group.kind, group.n_documents, group.n_tokens) == ("domain", len(code), n_tokens)
     assert group.n_bytes == sum(len(line.encode()) for line in code)
@@ -57,13 +57,13 @@ def test_counts_of_a_group_are_those_of_its_documents(report: Report) -> None:
 def test_tokens_are_set_against_the_first_tokenizer_on_the_same_documents(report: Report) -> None:
     small, large, cut = report.tokenizers
     assert [each.name for each in report.tokenizers] == ["small", "large", "large cut to 640"]
-    own, other = small.group("all").tokens_to_first, large.group("all").tokens_to_first
+    own, other = small.group().tokens_to_first, large.group().tokens_to_first
     assert own is not None
     assert (own.value, own.low, own.high) == (1.0, 1.0, 1.0)
     assert other is not None
-    assert other.value == pytest.approx(large.group("all").n_tokens / small.group("all").n_tokens)
+    assert other.value == pytest.approx(large.group().n_tokens / small.group().n_tokens)
     assert other.high < 1
-    assert cut.group("all").tokens_to_first == own
+    assert cut.group().tokens_to_first == own
 
 
 def test_a_vocabulary_cut_down_equals_the_one_trained_to_that_size() -> None:
