@@ -113,6 +113,8 @@ def metadata(family: Family, config: ModelConfig) -> dict[str, Value]:
         raise UserError(f"cannot be exported as GGUF {family.arch!r}: " + "; ".join(problems))
     json = {key: getattr(config, key) for key in SAME_KEYS} | preset_of(config.model_type).to_hf(config)
     found = {key.gguf: json[key.hf] for key in (*COMMON_KEYS, *family.keys)}
+    if unset := [key.hf for key in family.keys if json[key.hf] is None]:
+        raise UserError(f"cannot be exported as GGUF {family.arch!r}: {', '.join(unset)} must be set")
     found |= {"vocab_size": config.vocab_size} | family.write(config)
     written = {f"{family.arch}.{key}": value for key, value in found.items()}
     _refuse_lost_decisions(family, config, written)

@@ -76,7 +76,7 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "deepseek_v3, YaRN": ("deepseek_v3", {"rope_parameters": SCALED_V3, "first_k_dense_replace": 0}),
     "deepseek_v3, prediction module": ("deepseek_v3", {"num_nextn_predict_layers": 1}),
     "deepseek_v4": ("deepseek_v4", V4),
-    "deepseek_v4, YaRN": ("deepseek_v4", V4 | {"rope_parameters": V4_ROPE}),
+    "deepseek_v4, YaRN": ("deepseek_v4", V4 | {"rope_parameters": V4_ROPE, "swiglu_limit": 0.2}),
 }
 
 
@@ -94,9 +94,10 @@ def toy_model(config: ModelConfig, seed: int = 0) -> CausalLM:
     torch.manual_seed(seed)
     model = CausalLM(config)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
-                parameter.normal_(std=0.02)
+                # gpt-oss clamps at 7, which llama.cpp has fixed: biases that reach it.
+                parameter.normal_(std=3.0 if name.endswith("gate_up_proj_bias") else 0.02)
     poisoned(model, seed)
     return model.eval()
 

@@ -113,7 +113,7 @@ def test_every_family_runs_with_quantised_weights(tmp_path: Path) -> None:
     theirs = run_in_llama_cpp(tasks, tmp_path)
     for name, ours in logits.items():
         error = (ours - torch.from_numpy(theirs[name]["logits"])).norm() / ours.norm()
-        assert error < (0.2 if "v4" in name else 0.05), name  # V4 chooses entries, and a choice may tip over
+        assert error < (0.2 if "v4" in name else 0.1), name  # V4 chooses entries, and a choice may tip over
 
 
 def test_what_llama_cpp_rounds_is_told(runs: dict[str, _Run]) -> None:

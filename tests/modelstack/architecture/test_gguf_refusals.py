@@ -57,6 +57,11 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
         {"compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 16}},
         "compress_rates are .*16",
     ),
+    "V4 without an indexer": (
+        "deepseek_v4",
+        {"layer_types": ("shared_kv_sliding_attention",) * 4, "index_topk": None},
+        "index_topk must be set",
+    ),
     "V4 with hash layers behind": (
         "deepseek_v4",
         {"mlp_layer_types": ("moe", "hash_moe", "moe", "moe")},
