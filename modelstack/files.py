@@ -41,6 +41,7 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     try:
         yield temporary
         for file in temporary.iterdir():
+            file.chmod(0o644)
             _sync(file)
         _sync(temporary)
         temporary.chmod(0o755)

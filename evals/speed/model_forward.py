@@ -232,7 +232,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 where a bound is broken."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", action="append", choices=list(MODELS), help="both unless named")
-    parser.add_argument("--repeats", type=int, default=9)
+    parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--forward", type=int, default=512, metavar="TOKENS")
     parser.add_argument("--training", type=int, default=256, metavar="TOKENS")
     parser.add_argument("--decoded", type=int, default=32, metavar="TOKENS")

@@ -61,7 +61,8 @@ def ablate(
         def finished(name: str, seed: int, outcome: running.Outcome) -> None:
             progress.update(task, advance=1, description=f"{name}, seed {seed}: {outcome.bits_per_byte:.3f}")
             if not console.is_terminal:
-                print(f"{name}, seed {seed}: {outcome.bits_per_byte:.3f} bits per byte, {outcome.seconds:.0f} s")
+                line = f"{name}, seed {seed}: {outcome.bits_per_byte:.3f} bits per byte, {outcome.seconds:.0f} s"
+                print(line, flush=True)
 
         outcomes = running.run(plan, out, n_processes=processes, on_finished=finished)
     seconds = time.monotonic() - started

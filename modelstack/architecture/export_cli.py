@@ -5,12 +5,9 @@ from __future__ import annotations
 import tempfile
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-
-if TYPE_CHECKING:
-    from modelstack.tokenizer.text_tokenizer import TextTokenizer
 
 export_app = typer.Typer(no_args_is_help=True, help="Write a checkpoint in another program's format.")
 import_app = typer.Typer(no_args_is_help=True, help="Make a checkpoint of another program's file.")
@@ -77,32 +74,13 @@ def import_gguf(
     from modelstack.architecture.checkpoint import save_checkpoint
     from modelstack.architecture.gguf.load import load_gguf
     from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
+    from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
 
     loaded = load_gguf(file)
     tokenizer = tokenizer_from_fields(loaded.tokenizer, file)
     with tempfile.TemporaryDirectory() as folder:
-        _write_tokenizer(tokenizer, Path(folder))
+        save_text_tokenizer(tokenizer, folder)
         save_checkpoint(loaded.model(), out, tokenizer=folder, dtype=getattr(torch, dtype.value))
     typer.echo(
         f"{out}: {loaded.config.model_type}, {sum(t.numel() for t in loaded.state_dict.values()):,} numbers"
     )
-
-
-def _write_tokenizer(tokenizer: TextTokenizer, folder: Path) -> None:
-    import json
-
-    from modelstack.tokenizer.tokenizer_folder import CONFIG_FILE, TOKENIZER_FILE, write_text
-
-    names = tokenizer.names
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": names.begin,
-        "eos_token": names.end,
-        "pad_token": names.pad,
-        "add_bos_token": names.adds_begin,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": tokenizer.chat_template,
-    }
-    write_text(folder / TOKENIZER_FILE, json.dumps(tokenizer.description, ensure_ascii=False, indent=1))
-    known = {key: value for key, value in config.items() if value is not None}
-    write_text(folder / CONFIG_FILE, json.dumps(known, ensure_ascii=False, indent=2))

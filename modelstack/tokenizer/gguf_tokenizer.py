@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from modelstack.errors import UserError
-from modelstack.tokenizer.gguf_metadata import read_gguf_metadata
+from modelstack.gguf_file import read_gguf_fields
 from modelstack.tokenizer.pretokenizers import ggml_name, ggml_pretokenizer, pretokenizer
 from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, token_names
 from modelstack.tokenizer.tokenizer_folder import check_tokens
@@ -34,7 +34,7 @@ def read_gguf_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
         UserError: the file holds none, is broken, or its tokenizer is of a kind that is not known here.
     """
     path = Path(path)
-    fields = read_gguf_metadata(path, lambda key: key.startswith("tokenizer."))
+    fields = read_gguf_fields(path, "tokenizer.")
     return tokenizer_from_fields(fields, path)
 
 

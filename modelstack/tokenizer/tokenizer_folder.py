@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from modelstack.errors import UserError
+from modelstack.files import replacing
 from modelstack.tokenizer.template_sandbox import MAX_TEMPLATE_CHARACTERS
 from modelstack.tokenizer.text_tokenizer import SpecialNames, TextTokenizer
 from modelstack.tokenizer.training import TrainedTokenizer
@@ -32,15 +32,8 @@ MAX_TOKEN_CHARACTERS = 1_000
 def save_tokenizer(trained: TrainedTokenizer, folder: str | os.PathLike[str]) -> Path:
     """Write a trained tokenizer as a folder that transformers' `AutoTokenizer` loads; return its path."""
     marks = trained.config.special_tokens
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": marks.begin_of_text,
-        "eos_token": marks.end_of_text,
-        "pad_token": marks.end_of_text,
-        "add_bos_token": marks.begin_of_text is not None,
-        "clean_up_tokenization_spaces": False,
-        "chat_template": marks.chat_template(),
-    }
+    adds_begin = marks.begin_of_text is not None
+    names = SpecialNames(marks.begin_of_text, marks.end_of_text, marks.end_of_text, adds_begin)
     made_from = {
         "config": trained.config.model_dump(mode="json"),
         "config_sha256": trained.config.fingerprint(),
@@ -49,11 +42,32 @@ def save_tokenizer(trained: TrainedTokenizer, folder: str | os.PathLike[str]) ->
         "n_ids": trained.tokenizer.get_vocab_size(),
         "n_learnt": trained.n_learnt,
     }
+    folder = _write_folder(folder, trained.tokenizer.to_str(pretty=True), names, marks.chat_template())
+    write_text(folder / TRAINING_FILE, _pretty(made_from))
+    return folder
+
+
+def save_text_tokenizer(tokenizer: TextTokenizer, folder: str | os.PathLike[str]) -> Path:
+    """Write a loaded tokenizer, a GGUF file's for one, as a folder that `AutoTokenizer` loads; return its path."""
+    return _write_folder(folder, _pretty(tokenizer.description), tokenizer.names, tokenizer.chat_template)
+
+
+def _write_folder(
+    folder: str | os.PathLike[str], description: str, names: SpecialNames, chat_template: str | None
+) -> Path:
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": names.begin,
+        "eos_token": names.end,
+        "pad_token": names.pad,
+        "add_bos_token": names.adds_begin,
+        "clean_up_tokenization_spaces": False,
+        "chat_template": chat_template,
+    }
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / TOKENIZER_FILE, trained.tokenizer.to_str(pretty=True))
+    write_text(folder / TOKENIZER_FILE, description)
     write_text(folder / CONFIG_FILE, _pretty({key: value for key, value in config.items() if value is not None}))
-    write_text(folder / TRAINING_FILE, _pretty(made_from))
     return folder
 
 
@@ -82,18 +96,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name, synced, then renamed: a reader sees the old text or the new one."""
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    """Write a file whole: a reader sees the old text or the new one."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def _pretty(content: Mapping[str, Any]) -> str:

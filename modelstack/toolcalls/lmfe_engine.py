@@ -19,7 +19,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lmformatenforcer import CharacterLevelParser, TokenEnforcer, TokenEnforcerTokenizerData
@@ -252,7 +252,9 @@ class LMFEState:
         # A fresh enforcer at this place: its own store, keyed by the whole sequence, would keep a list
         # of up to V ids for every step of every generation.
         enforcer = TokenEnforcer(self._template.data, FrameParser(frames, self._template.alphabet))
-        found = self._tokens.mask_of(enforcer.get_allowed_tokens([]).allowed_tokens)
+        # A list: it is a tensor only where the package makes bit masks, which we do not ask for.
+        allowed = cast("list[int]", enforcer.get_allowed_tokens([]).allowed_tokens)
+        found = self._tokens.mask_of(allowed)
         for end in frames[0].forbidden_ends() if isinstance(frames[0], Key) else ():
             self._tokens.clear(found, end)
         if at_start and self._template.allows_text:

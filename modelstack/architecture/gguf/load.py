@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from modelstack.architecture.config import ModelConfig
-from modelstack.architecture.gguf.container import GGUFFile, open_gguf
 from modelstack.architecture.gguf.expected import expected_shapes
 from modelstack.architecture.gguf.family import Stored, read_config
 from modelstack.architecture.gguf.numbers import decode
 from modelstack.architecture.gguf.registry import family_in_file
 from modelstack.architecture.gguf.rules import Array, Rule
 from modelstack.errors import UserError
+from modelstack.gguf_file import GGUFFile, open_gguf
 
 if TYPE_CHECKING:
     from torch import Tensor

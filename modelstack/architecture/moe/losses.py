@@ -38,8 +38,8 @@ def routing_losses(config: ModelConfig, routing: Mapping[int, Routing], counted_
     losses: dict[str, Tensor] = {}
     by_hash = {layer for layer, kind in enumerate(config.mlp_layer_types) if kind == "hash_moe"}
     k = config.num_experts_per_tok or 0
-    if config.seq_aux_loss_coef:
-        chosen = [r for layer, r in routing.items() if layer not in by_hash]
+    chosen = [r for layer, r in routing.items() if layer not in by_hash]
+    if config.seq_aux_loss_coef and chosen:
         parts = [sequence_balance_loss(r.scores_NE, k, counted_BT) for r in chosen]
         losses["seq_aux_loss"] = config.seq_aux_loss_coef * torch.stack(parts).sum()
     if config.router_z_loss_coef:

@@ -187,11 +187,7 @@ def test_report_and_plot_are_written(tmp_path: Path) -> None:
     outcomes = outcomes_of(base=[3.0, 3.2], gqa=[3.1, 3.3])
     rows = rows_of(the_plan, outcomes)
     text = markdown(the_plan, rows, "somewhere", 12.0)
-    assert (
-        "| gqa | 3.200 | +0.100 ±0.000 | worse |" in text
-        and "text: somewhere" in text
-        and "took 12 s" in text
-    )
+    assert "| gqa | 3.200 | +0.100 ±0.000 | worse |" in text and "text: somewhere" in text and "took 12 s" in text
     draw(the_plan, rows, outcomes, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 

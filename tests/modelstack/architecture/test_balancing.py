@@ -238,6 +238,13 @@ def test_losses_are_summed_over_layers_times_their_coefficients() -> None:
     assert routing_losses(toy(), routing, counted) == {}
 
 
+def test_a_model_whose_layers_all_route_by_a_hash_has_no_balance_loss() -> None:
+    config = toy(mlp_layer_types=("hash_moe",) * 3, seq_aux_loss_coef=0.1)
+    scores = torch.rand(6, 4)
+    routing = {layer: Routing(scores, scores, torch.zeros(6, 2, dtype=torch.long)) for layer in range(3)}
+    assert routing_losses(config, routing, torch.ones(2, 3, dtype=torch.bool)) == {}
+
+
 # -- hash tables
 
 

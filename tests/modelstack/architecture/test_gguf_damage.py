@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from gguf_models import toy_config, toy_file, toy_model
 
-from modelstack.architecture.gguf.container import open_gguf
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.errors import UserError
+from modelstack.gguf_file import open_gguf
 
 HUGE = (2**63, 2**64 - 1, 2**32, 2**31 - 1, 0)
 N_HEADER_FLIPS, N_DATA_FLIPS, N_CUTS = 120, 10, 40

@@ -13,7 +13,6 @@ from llama_child import needs_llama_cpp
 from torch import Tensor
 
 from modelstack.architecture.config import ModelConfig, RopeParameters
-from modelstack.architecture.gguf.container import open_gguf
 from modelstack.architecture.gguf.expected import expected_shapes
 from modelstack.architecture.gguf.export import export_gguf
 from modelstack.architecture.gguf.family import NOT_IN_GGUF, Stored, metadata, read_config
@@ -24,6 +23,7 @@ from modelstack.architecture.gguf.registry import family_in_file, family_of
 from modelstack.architecture.gguf.rope_fields import band_factors, read_bands
 from modelstack.architecture.presets.registry import published, published_sizes
 from modelstack.errors import UserError
+from modelstack.gguf_file import open_gguf
 
 SIZES = sorted(published_sizes())
 BLOCKS_OF_32 = ["f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]

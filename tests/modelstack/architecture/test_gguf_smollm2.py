@@ -18,9 +18,9 @@ import torch
 from llama_child import Task, needs_llama_cpp, run_in_llama_cpp
 from torch import Tensor
 
-from modelstack.architecture.gguf.container import open_gguf
 from modelstack.architecture.gguf.export import export_gguf
 from modelstack.architecture.gguf.load import Loaded, load_gguf
+from modelstack.gguf_file import open_gguf
 from modelstack.tokenizer.gguf_tokenizer import read_gguf_tokenizer
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gguf smollm2"), needs_llama_cpp]

@@ -49,7 +49,7 @@ def test_single_axes_start_as_transformers_has_them(model_type: str) -> None:
     theirs = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **COMMON | FAMILIES[model_type]))
     ours = dict(initialise(CausalLM(config_of(model_type))).named_parameters())
     for name, parameter in theirs.named_parameters():
-        # gpt-oss draws sinks and router biases, and transformers starts hyper-connections at scale 1 (paper: 0.01).
+        # gpt-oss draws sinks and router biases; transformers starts hyper-connections at scale 1 (paper: 0.01).
         if parameter.ndim == 1 and not name.endswith(("sinks", "router.bias", "scale")):
             assert torch.equal(ours[name].data, parameter.data), name
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelstack.errors import UserError
+from modelstack.gguf_file import read_gguf_fields
 from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.tokenizer.gguf_metadata import read_gguf_metadata
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields, read_gguf_tokenizer, tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import SpecialNames, TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
@@ -172,11 +172,11 @@ def text(value: bytes) -> bytes:
     [
         (b"GGUX" + bytes(40), "does not begin with b'GGUF'"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 1), "version .* is not known"),
-        (header(n_keys=1 << 40), "1,099,511,627,776 keys; at most"),
-        (header(struct.pack("<Q", 1 << 62)), "bytes in a text; at most"),
-        (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 8, 1 << 50)), "items; at most"),
-        (header(text(b"other"), struct.pack("<IIQ", 9, 4, 1 << 50)), "items; at most"),
-        (header(text(b"other"), struct.pack("<IQ", 8, 1 << 50)), "bytes of metadata"),
+        (header(n_keys=1 << 40), "1,099,511,627,776 keys"),
+        (header(struct.pack("<Q", 1 << 62)), "cut off, or claims"),
+        (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 8, 1 << 50)), "cut off, or claims"),
+        (header(text(b"other"), struct.pack("<IIQ", 9, 4, 1 << 50)), "cut off, or claims"),
+        (header(text(b"other"), struct.pack("<IQ", 8, 1 << 50)), "cut off, or claims"),
         (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 9, 3)), "value type 9 is not known"),
         (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 4, 3)), "cut off"),
         (header(text(b"tokenizer.x")), "cut off"),
@@ -200,7 +200,7 @@ def test_a_broken_or_hostile_file_is_refused_before_anything_large_is_read(
     path = tmp_path / "broken.gguf"
     path.write_bytes(data)
     with pytest.raises(UserError, match=reason):
-        read_gguf_metadata(path, lambda key: key.startswith("tokenizer."))
+        read_gguf_fields(path, "tokenizer.")
 
 
 @settings(max_examples=200, deadline=None)
@@ -229,10 +229,17 @@ def test_a_file_with_any_byte_changed_or_cut_loads_or_says_why_not(
 def test_all_kinds_of_values_are_read(tmp_path: Path) -> None:
     fields = {"x.a": True, "x.b": 7, "x.c": "é", "x.d": [1, -2], "x.e": [0.5, 1.5], "x.f": ["a", ""], "y.g": "no"}
     path = write_vocabulary_gguf(tmp_path / "values.gguf", fields)
-    read = read_gguf_metadata(path, lambda key: key.startswith("x."))
+    read = read_gguf_fields(path, "x.")
     assert read == {key: value for key, value in fields.items() if key.startswith("x.")}
 
 
 def test_a_missing_file_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nowhere\.gguf is not there"):
         load_tokenizer(tmp_path / "nowhere.gguf")
+
+
+def test_more_metadata_than_any_tokenizer_has_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_vocabulary_gguf(tmp_path / "long.gguf", {"x.a": "b" * 5_000})
+    monkeypatch.setattr("modelstack.gguf_file.MAX_METADATA_BYTES", 4_000)
+    with pytest.raises(UserError, match="more than 4,000 bytes of metadata"):
+        read_gguf_fields(path)

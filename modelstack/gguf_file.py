@@ -12,6 +12,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -26,6 +27,8 @@ VERSIONS = (2, 3)
 MAX_KEYS = 65_536
 MAX_TENSORS = 65_536
 """DeepSeek-V3 has 1,100."""
+MAX_METADATA_BYTES = 256 << 20
+"""Tokenizers with 262,144 tokens need 15 MB."""
 MAX_NAME_BYTES = 256
 """llama.cpp allows tensor names of 63."""
 MAX_DIMENSIONS = 4
@@ -54,7 +57,7 @@ class GGUFFile:
     """An open GGUF file: its metadata, and its tensors on demand."""
 
     def __init__(self, file: BinaryIO, path: Path) -> None:
-        """Read metadata and the list of tensors.
+        """Read the metadata.
 
         Raises:
             UserError: The file is no GGUF, cut off or contradicts itself.
@@ -63,9 +66,20 @@ class GGUFFile:
         self._file = file
         self._size = os.fstat(file.fileno()).st_size
         self._at = 0
-        n_tensors, n_keys = self._head()
+        self._n_tensors, n_keys = self._head()
         self.fields: dict[str, Any] = dict(self._pairs(n_keys))
-        self.tensors: dict[str, StoredTensor] = self._tensors(n_tensors)
+        self._tensors_at = self._at
+
+    @cached_property
+    def tensors(self) -> dict[str, StoredTensor]:
+        """The tensors by name, read when first asked for: a tokenizer's reader does without them.
+
+        Raises:
+            UserError: The list is cut off or contradicts itself or the file.
+        """
+        self._file.seek(self._tensors_at)
+        self._at = self._tensors_at
+        return self._tensors(self._n_tensors)
 
     def raw(self, name: str) -> NDArray[np.uint8]:
         """Return a tensor's bytes.
@@ -187,6 +201,8 @@ class GGUFFile:
     def _need(self, n: int) -> None:
         if n > self._size - self._at:
             raise self._error(f"it is cut off, or claims {n:,} bytes at byte {self._at:,} of {self._size:,}")
+        if self._at + n > MAX_METADATA_BYTES:
+            raise self._error(f"more than {MAX_METADATA_BYTES:,} bytes of metadata")
 
 
 @contextmanager
@@ -201,3 +217,13 @@ def open_gguf(path: str | os.PathLike[str]) -> Iterator[GGUFFile]:
         raise UserError(f"{path} is not there; name a GGUF file")
     with path.open("rb") as file:
         yield GGUFFile(file, path)
+
+
+def read_gguf_fields(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Any]:
+    """Return the metadata whose keys begin with `prefix`: numbers, truth values, texts and lists of these.
+
+    Raises:
+        UserError: The file is not there, is no GGUF, cut off or contradicts itself.
+    """
+    with open_gguf(path) as file:
+        return {key: value for key, value in file.fields.items() if key.startswith(prefix)}
