@@ -1,0 +1,51 @@
+"""What a loader gives and a training step takes.
+
+Letters: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Rows of packed documents."""
+
+    ids_BT: Tensor
+    """int64."""
+    labels_BT: Tensor
+    """The token to name at each place, or `losses.IGNORED`: at the end of each document, and in padding."""
+    documents_BT: Tensor
+    """A number for each document of a row; padding has one of its own."""
+    position: int
+    """Rows given before this batch since the beginning of the run: which window of data this is."""
+
+    @property
+    def n_tokens(self) -> int:
+        """Return B * T."""
+        return self.ids_BT.numel()
+
+
+class Loader(Protocol):
+    """An endless source of batches that can be stopped and continued."""
+
+    def __iter__(self) -> Iterator[Batch]:
+        """Go on where the state says."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything the next batch depends on, what was read and not yet given included."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go back to a state.
+
+        Raises:
+            UserError: It is of other data or another configuration.
+        """
+        ...

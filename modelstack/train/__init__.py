@@ -1,0 +1,1 @@
+"""Step 5, training: loop, optimizers, schedules, precision, parallelism."""

@@ -1,0 +1,160 @@
+"""One training step: losses and gradients of some micro-batches, a verdict, and only then the optimizer.
+
+The verdict comes before anything moves: a rejected step leaves weights, moments, biases and the learning-rate
+schedule as they were (DESIGN, "a training batch"). Everything that a step needs is an argument, everything that
+it changes is in `TrainState`; what is printed, saved or plotted is somebody else's (hooks).
+
+Letters: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import IGNORED, total_loss
+from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.data.batches import Batch
+from modelstack.errors import UserError
+
+Judge = Callable[[float, float], str]
+"""Loss and gradient norm to "" (go) or the reason why the step must not be taken."""
+
+
+@dataclass(slots=True)
+class TrainState:
+    """What training changes."""
+
+    model: CausalLM
+    optimizer: torch.optim.Optimizer
+    balancer: BiasBalancer | None = None
+    """Of a model whose routers have a balancing bias."""
+    step: int = 0
+    """Batches consumed, rejected ones included: the schedule and the data go on together."""
+    n_tokens: int = 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it as nested plain data and tensors."""
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "balancer": self.balancer.state_dict() if self.balancer else None,
+            "step": self.step,
+            "n_tokens": self.n_tokens,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go to a state.
+
+        Raises:
+            UserError: It is of another model.
+        """
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise UserError(f"the checkpoint is of another model or optimizer: {error}") from error
+        if self.balancer is not None:
+            self.balancer.load_state_dict(state["balancer"])
+        self.step, self.n_tokens = state["step"], state["n_tokens"]
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What a step came to."""
+
+    step: int
+    """Batches consumed before it."""
+    losses: dict[str, float] = field(default_factory=dict)
+    """By part, coefficients applied; "total" is their sum."""
+    gradient_norm: float = math.nan
+    """Before clipping."""
+    learning_rates: tuple[float, ...] = ()
+    """Of the optimizer's groups."""
+    n_tokens: int = 0
+    seconds: float = 0.0
+    rejected: str = ""
+    """Why the step was not taken; empty where it was."""
+
+
+def always(loss: float, norm: float) -> str:
+    """Take every step: for benchmarks and comparisons."""
+    return ""
+
+
+def train_step(
+    state: TrainState,
+    batches: Sequence[Batch],
+    *,
+    lr_factor: float = 1.0,
+    max_norm: float = math.inf,
+    judge: Judge = always,
+) -> StepReport:
+    """Take one optimizer step on some micro-batches, or none where `judge` objects.
+
+    Gradients of micro-batches add up to that of one large batch: sums over tokens are divided by the labelled
+    tokens of all of them.
+
+    Args:
+        state: Is changed.
+        batches: Micro-batches, at least one.
+        lr_factor: Share of each group's own learning rate (`initial_lr`, set at the first step).
+        max_norm: Gradients are scaled down to it.
+        judge: Sees loss and gradient norm before the optimizer does.
+
+    Raises:
+        UserError: There is no batch, or none of its tokens has a label.
+    """
+    started = time.perf_counter()
+    n_labels = sum(int((batch.labels_BT != IGNORED).sum()) for batch in batches)
+    if n_labels == 0:
+        raise UserError(
+            f"step {state.step}: no token of {len(batches)} batches has a label; nothing can be learnt"
+        )
+    parts: dict[str, Tensor] = {}
+    for batch in batches:
+        for name, loss in _backward(state, batch, n_labels).items():
+            parts[name] = parts.get(name, 0.0) + loss
+    norm = nn.utils.clip_grad_norm_(state.model.parameters(), max_norm)
+    losses = {name: float(loss) for name, loss in parts.items()}
+    losses["total"] = sum(losses.values())
+    n_tokens = sum(batch.n_tokens for batch in batches)
+    rejected = judge(losses["total"], float(norm))
+    rates = _set_rates(state.optimizer, lr_factor)
+    if not rejected:
+        state.optimizer.step()
+        if state.balancer is not None:
+            state.balancer.update()
+    elif state.balancer is not None:
+        state.balancer.counts_LE.zero_()
+    state.optimizer.zero_grad(set_to_none=True)
+    report = StepReport(state.step, losses, float(norm), rates, n_tokens, time.perf_counter() - started, rejected)
+    state.step += 1
+    state.n_tokens += n_tokens
+    return report
+
+
+def _backward(state: TrainState, batch: Batch, n_labels: int) -> dict[str, Tensor]:
+    """Add one micro-batch's gradients; return its parts of the loss."""
+    model = state.model
+    with_mtp = model.config.mtp_loss_coef > 0
+    output = model(batch.ids_BT, documents_BT=batch.documents_BT, with_logits=False, with_mtp=with_mtp)
+    losses = total_loss(model, output, batch.labels_BT, n_labels=n_labels)
+    losses.total.backward()
+    if state.balancer is not None:
+        state.balancer.count(output.routing)
+    return {name: loss.detach() for name, loss in losses.parts.items()}
+
+
+def _set_rates(optimizer: torch.optim.Optimizer, factor: float) -> tuple[float, ...]:
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+        group["lr"] = group["initial_lr"] * factor
+    return tuple(group["lr"] for group in optimizer.param_groups)
