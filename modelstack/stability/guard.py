@@ -180,4 +180,10 @@ def _log(norm: float) -> float:
 
 
 def _from_state(state: dict[str, Any]) -> Memory:
-    return Memory(**{key: tuple(v) if isinstance(v, list) else v for key, v in state.items()})
+    return Memory(
+        losses=tuple(state["losses"]),
+        log_norms=tuple(state["log_norms"]),
+        recent=tuple(state["recent"]),
+        n_roll_backs=state["n_roll_backs"],
+        n_skipped=state["n_skipped"],
+    )

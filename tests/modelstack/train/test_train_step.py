@@ -108,7 +108,8 @@ def test_a_rejected_step_moves_nothing_but_the_data(keys: dict[str, Any]) -> Non
 def test_a_guard_keeps_nan_out_of_the_weights() -> None:
     state, guard = state_of(build(TOY)), Guard(GuardConfig())
     train_step(state, [batch(1)], judge=lambda loss, norm: guard.judge(loss, norm).reason)
-    handle = state.model.model.layers[0].register_forward_hook(lambda m, i, output: output * math.nan)
+    layer: Any = state.model.model.layers[0]
+    handle = layer.register_forward_hook(lambda module, args, output: output * math.nan)
     report = train_step(state, [batch(2)], judge=lambda loss, norm: guard.judge(loss, norm).reason)
     handle.remove()
     assert report.rejected == "loss is nan"
