@@ -1,0 +1,1 @@
+"""Optimizers: which parameter is moved how, AdamW, and Muon."""
