@@ -1,0 +1,132 @@
+"""A run under a guard: bad steps are skipped, a damaged state goes back to a checkpoint and past the bad data.
+
+Going back restores weights, moments and balancing counts. The data cursor and the step counter stay where they
+are: the window that led there is behind, nothing of it comes again in this epoch, and the learning rate follows
+the data. A second roll-back that comes before a new checkpoint takes an older one: the newest may have been
+written when the state was bad already. Where nothing helps, the run ends with the batch written down.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, Field
+
+from modelstack.data.batches import Batch
+from modelstack.errors import UserError
+from modelstack.stability.guard import Guard, Judgement, Verdict
+from modelstack.stability.run_checkpoints import capture_rng, load_run, restore_rng, save_run
+from modelstack.train.loop import Run
+from modelstack.train.step import StepReport
+
+
+class TrainingStopped(Exception):
+    """A run that its guard ended; the message says why and where the batch was written."""
+
+
+class SupervisorConfig(BaseModel, frozen=True, extra="forbid"):
+    """When a run is saved."""
+
+    save_every: int = Field(default=100, gt=0)
+    """Steps between checkpoints."""
+    keep: int = Field(default=3, ge=1)
+
+
+class GuardedRun:
+    """Supervisor of a run: guard, checkpoints, roll-backs."""
+
+    def __init__(
+        self,
+        guard: Guard,
+        folder: str | Path,
+        config: SupervisorConfig | None = None,
+        on_event: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        """Begin; `on_event` is told in a sentence of everything that is not ordinary."""
+        self.guard = guard
+        self.folder = Path(folder)
+        self.config = config or SupervisorConfig()
+        self._on_event = on_event
+        self._judgement = Judgement(Verdict.GO, "")
+        self._restored: int | None = None
+        """Checkpoint of the last roll-back, as long as no newer one was written."""
+
+    def resume(self, run: Run) -> bool:
+        """Put a run where its newest sound checkpoint is; False where there is none.
+
+        Raises:
+            UserError: There are checkpoints and none is sound, or they are of another run.
+        """
+        loaded = load_run(self.folder)
+        if loaded is None:
+            return False
+        for reason in loaded.rejected:
+            self._on_event(f"checkpoint passed over: {reason}")
+        run.load_state_dict(loaded.state["run"])
+        self.guard.load_state_dict(loaded.state["guard"])
+        restore_rng(loaded.state["rng"])
+        return True
+
+    def judge(self, loss: float, norm: float) -> str:
+        """Return "" or why the step must not be taken."""
+        self._judgement = self.guard.judge(loss, norm)
+        return self._judgement.reason
+
+    def after_step(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
+        """Save, skip, go back or end.
+
+        Raises:
+            TrainingStopped: Nothing helped.
+        """
+        verdict = self._judgement.verdict
+        if verdict is not Verdict.GO:
+            self._on_event(f"step {report.step} {verdict.name.lower().replace('_', ' ')}: {report.rejected}")
+        if verdict is Verdict.ROLL_BACK:
+            self._roll_back(run, report, batches)
+        elif verdict is Verdict.STOP:
+            self._stop(report, batches)
+        elif verdict is Verdict.GO and run.state.step % self.config.save_every == 0:
+            self.save(run)
+
+    def save(self, run: Run) -> None:
+        """Write a checkpoint; a disk that is full is told of and costs the checkpoint, not the run."""
+        state = {"run": run.state_dict(), "guard": self.guard.state_dict(), "rng": capture_rng()}
+        try:
+            save_run(self.folder, run.state.step, state, keep=self.config.keep)
+        except OSError as error:
+            self._on_event(f"checkpoint of step {run.state.step} was not written: {error}")
+            return
+        self._restored = None
+
+    def _roll_back(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
+        try:
+            loaded = load_run(self.folder, before=self._restored)
+        except UserError as error:
+            self._on_event(str(error))
+            loaded = None
+        if loaded is None:
+            self._stop(report, batches)
+            return
+        step, n_tokens = run.state.step, run.state.n_tokens
+        run.state.load_state_dict(loaded.state["run"]["train"])
+        run.state.step, run.state.n_tokens = step, n_tokens
+        self.guard.roll_back(loaded.state["guard"])
+        self._restored = loaded.step
+        self._on_event(f"went back to the weights of step {loaded.step}; the data goes on from step {step}")
+
+    def _stop(self, report: StepReport, batches: Sequence[Batch]) -> None:
+        from safetensors.torch import save_file
+
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f"bad-batch-{report.step:08d}.safetensors"
+        tensors: dict[str, torch.Tensor] = {}
+        for n, batch in enumerate(batches):
+            tensors |= {
+                f"{n}.ids": batch.ids_BT,
+                f"{n}.labels": batch.labels_BT,
+                f"{n}.documents": batch.documents_BT,
+            }
+        save_file({name: tensor.contiguous().clone() for name, tensor in tensors.items()}, path)
+        raise TrainingStopped(f"step {report.step}: {report.rejected}; its batch is in {path}")

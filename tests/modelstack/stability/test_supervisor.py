@@ -1,0 +1,200 @@
+"""A guarded run: skips, goes back, resumes bit for bit, and ends with the batch written down."""
+
+import copy
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from modelstack.architecture.config import build
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.initialise import initialise
+from modelstack.architecture.losses import next_token_labels
+from modelstack.data.batches import Batch
+from modelstack.stability.guard import Guard, GuardConfig
+from modelstack.stability.run_checkpoints import TENSORS
+from modelstack.stability.supervisor import GuardedRun, SupervisorConfig, TrainingStopped
+from modelstack.train.loop import LoopConfig, Run, train
+from modelstack.train.step import StepReport, TrainState
+
+TOY: dict[str, Any] = {
+    "model_type": "llama",
+    "vocab_size": 32,
+    "hidden_size": 16,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 8,
+    "layer_types": ("full_attention",),
+    "mlp_layer_types": ("dense",),
+}
+
+
+class Counting:
+    """A loader: rows that count up from a number that its position decides."""
+
+    def __init__(self) -> None:
+        self.position = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            start = torch.randint(0, 32, (4, 1), generator=torch.Generator().manual_seed(self.position))
+            ids = (start + torch.arange(10)) % 32
+            self.position += 4
+            yield Batch(ids, next_token_labels(ids), torch.zeros_like(ids), self.position - 4)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"position": self.position}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.position = state["position"]
+
+
+class Seen:
+    """A hook with a memory."""
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def after_step(self, run: Run, report: StepReport) -> None:
+        self.steps.append(report.step)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"steps": list(self.steps)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = list(state["steps"])
+
+
+def make(folder: Path, events: list[str], *, seed: int = 0, n_steps: int = 30, **guard: Any) -> Run:
+    model = initialise(CausalLM(build(TOY)), seed)
+    state = TrainState(model, torch.optim.AdamW(model.parameters(), lr=3e-3))
+    config = GuardConfig(**{"window": 16, "warmup": 4, "skips_in_a_row": 2, **guard})
+    supervisor = GuardedRun(Guard(config), folder, SupervisorConfig(save_every=5, keep=4), events.append)
+    loop = LoopConfig(n_steps=n_steps)
+    return Run(loop, state, Counting(), lambda step: 1 - step / 60, supervisor, {"seen": Seen()})
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return copy.deepcopy(run.state.model.state_dict())
+
+
+def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def spoil(run: Run, steps: range, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
+    """Change a layer's output at some steps."""
+    layer: Any = run.state.model.model.layers[0]
+    layer.register_forward_hook(lambda module, args, y: how(y) if run.state.step in steps else y)
+
+
+def test_a_run_learns_saves_and_lets_its_hooks_see_every_step(tmp_path: Path) -> None:
+    run = make(tmp_path, [])
+    reports = list(train(run))
+    assert [report.step for report in reports] == run.hooks["seen"].steps == list(range(30))  # pyright: ignore
+    assert reports[-1].losses["total"] < reports[0].losses["total"] - 0.5
+    assert sorted(path.name for path in tmp_path.iterdir()) == [f"step-{n:08d}" for n in (15, 20, 25, 30)]
+
+
+def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    whole = make(tmp_path / "a", [])
+    expected = [report.losses["total"] for report in train(whole)]
+    first = make(tmp_path / "b", [])
+    for report in train(first):
+        if report.step == 17:  # two steps past a checkpoint: they are done again
+            break
+    second = make(tmp_path / "b", [], seed=5)
+    assert second.supervisor.resume(second)  # pyright: ignore
+    assert second.state.step == 15
+    assert [report.losses["total"] for report in train(second)] == expected[15:]
+    assert equal(weights(whole), weights(second))
+    assert second.hooks["seen"].steps == list(range(30))  # pyright: ignore
+
+
+def test_a_corrupt_checkpoint_is_passed_over_and_told_of(tmp_path: Path) -> None:
+    list(train(make(tmp_path, [])))
+    path = tmp_path / "step-00000030" / TENSORS
+    path.write_bytes(path.read_bytes()[:-1])
+    events: list[str] = []
+    run = make(tmp_path, events)
+    assert run.supervisor.resume(run)  # pyright: ignore
+    assert run.state.step == 25
+    assert len(events) == 1 and "step-00000030" in events[0]
+
+
+def test_without_a_checkpoint_a_run_begins(tmp_path: Path) -> None:
+    run = make(tmp_path, [])
+    assert not run.supervisor.resume(run)  # pyright: ignore
+    assert run.state.step == 0
+
+
+def test_one_bad_step_is_skipped(tmp_path: Path) -> None:
+    events: list[str] = []
+    run = make(tmp_path, events)
+    spoil(run, range(12, 13), lambda y: y * math.nan)
+    reports = list(train(run))
+    assert [report.step for report in reports if report.rejected] == [12]
+    assert events == ["step 12 skip: loss is nan"]
+    assert all(parameter.isfinite().all() for parameter in run.state.model.parameters())
+
+
+def test_a_damaged_state_goes_back_and_the_data_goes_on(tmp_path: Path) -> None:
+    events: list[str] = []
+    run = make(tmp_path, events)
+    reports = []
+    for report in train(run):
+        if report.step == 11:  # a bit flip in a weight: every loss from here is wrong
+            with torch.no_grad():
+                run.state.model.lm_head.weight.mul_(-1e4)
+        reports.append(report)
+    assert [report.step for report in reports if report.rejected] == [12, 13]
+    assert events[-1] == "went back to the weights of step 10; the data goes on from step 14"
+    assert run.state.step == 30
+    assert reports[-1].losses["total"] < reports[10].losses["total"]
+    positions = [report.step for report in reports]
+    assert positions == list(range(30))
+
+
+def test_the_second_roll_back_takes_an_older_checkpoint(tmp_path: Path) -> None:
+    events: list[str] = []
+    run = make(tmp_path, events)
+    spoil(run, range(11, 15), lambda y: y * math.nan)
+    list(train(run))
+    went_back = [event for event in events if event.startswith("went back")]
+    assert [event.split()[7].rstrip(";") for event in went_back] == ["10", "5"]
+
+
+def test_where_nothing_helps_the_run_ends_with_the_batch_written_down(tmp_path: Path) -> None:
+    run = make(tmp_path, [], max_roll_backs=1)
+    spoil(run, range(12, 30), lambda y: y * math.inf)
+    with pytest.raises(
+        TrainingStopped, match=r"roll-backs did not help; its batch is in .*bad-batch-00000015"
+    ) as stopped:
+        list(train(run))
+    batch = load_file(str(stopped.value).rpartition(" in ")[2])
+    assert batch["0.ids"].shape == (4, 10)
+    assert batch.keys() == {"0.ids", "0.labels", "0.documents"}
+
+
+def test_trouble_before_the_first_checkpoint_ends_the_run(tmp_path: Path) -> None:
+    run = make(tmp_path, [])
+    spoil(run, range(1, 30), lambda y: y * math.nan)
+    with pytest.raises(TrainingStopped, match="step 2"):
+        list(train(run))
+
+
+def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args: Any, **keywords: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    events: list[str] = []
+    run = make(tmp_path, events, n_steps=12)
+    monkeypatch.setattr("modelstack.stability.supervisor.save_run", full)
+    assert len(list(train(run))) == 12
+    assert len(events) == 2 and "was not written" in events[0]
