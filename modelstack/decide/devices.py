@@ -1,0 +1,158 @@
+"""Kinds of devices: peak by precision, memory, bandwidth, power, price. Data, with where each figure is from.
+
+Peaks are dense (makers print twice as much "with sparsity"). Peaks, memory, bandwidth and board power: NVIDIA's
+data sheets of the A100, H100, H200, HGX B200 and the Ada architecture paper. Prices: RunPod's list as of March
+2026 (deploybase.ai/articles/runpod-gpu-pricing), for orientation only: they change monthly, so give your own.
+
+Own devices are a TOML file, each a table `[devices.NAME]` with the fields of `Device`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+
+from modelstack.errors import UserError
+
+
+class Device(BaseModel, frozen=True, extra="forbid"):
+    """One kind of device."""
+
+    name: str
+    peak_flops: Mapping[str, float]
+    """FLOP/s by precision: fp32, tf32, bf16, fp8; a precision that is absent is not planned for."""
+    memory_bytes: float = Field(gt=0)
+    bandwidth: float = Field(gt=0)
+    """Bytes a second from memory."""
+    watts: float = Field(ge=0)
+    """Of the device alone: hosts, network and cooling are on top."""
+    usd_per_hour: float = Field(ge=0)
+    source: str = "given by the user"
+
+    def peak(self, precision: str) -> float:
+        """Return the peak in a precision.
+
+        Raises:
+            UserError: The device has none.
+        """
+        if precision not in self.peak_flops:
+            raise UserError(
+                f"device {self.name!r} has no peak in precision {precision!r}; it has {', '.join(self.peak_flops)}"
+            )
+        return self.peak_flops[precision]
+
+
+_SHEET = "maker's data sheet, dense; price: RunPod's list of March 2026"
+
+DEVICES: dict[str, Device] = {
+    device.name: device
+    for device in (
+        Device(
+            name="h100",
+            peak_flops={"fp32": 67e12, "tf32": 495e12, "bf16": 989e12, "fp8": 1979e12},
+            memory_bytes=80e9,
+            bandwidth=3.35e12,
+            watts=700,
+            usd_per_hour=2.69,
+            source=f"H100 SXM5: {_SHEET}",
+        ),
+        Device(
+            name="h200",
+            peak_flops={"fp32": 67e12, "tf32": 495e12, "bf16": 989e12, "fp8": 1979e12},
+            memory_bytes=141e9,
+            bandwidth=4.8e12,
+            watts=700,
+            usd_per_hour=3.59,
+            source=f"H200 SXM: {_SHEET}",
+        ),
+        Device(
+            name="b200",
+            # HGX B200 has 180 GB a GPU in use; 192 GB are on the package.
+            peak_flops={"fp32": 75e12, "tf32": 1125e12, "bf16": 2250e12, "fp8": 4500e12},
+            memory_bytes=180e9,
+            bandwidth=8e12,
+            watts=1000,
+            usd_per_hour=5.98,
+            source=f"HGX B200: {_SHEET}",
+        ),
+        Device(
+            name="a100",
+            peak_flops={"fp32": 19.5e12, "tf32": 156e12, "bf16": 312e12},
+            memory_bytes=80e9,
+            bandwidth=2.039e12,
+            watts=400,
+            usd_per_hour=1.39,
+            source=f"A100 SXM 80 GB: {_SHEET}",
+        ),
+        Device(
+            name="rtx4090",
+            # Tensor cores that accumulate in fp32; accumulating in fp16 they do twice as much.
+            peak_flops={"fp32": 82.6e12, "tf32": 82.6e12, "bf16": 165.2e12, "fp8": 330.3e12},
+            memory_bytes=24e9,
+            bandwidth=1.008e12,
+            watts=450,
+            usd_per_hour=0.34,
+            source=f"GeForce RTX 4090: {_SHEET}",
+        ),
+        Device(
+            name="cpu-2-threads",
+            # Peaks measured as 2048^3 matrix products with 2 threads on a server CPU with AVX512-BF16, quiet.
+            # Memory, bandwidth, watts and price are round assumptions for two virtual cores: measure your own.
+            peak_flops={"fp32": 92e9, "bf16": 210e9},
+            memory_bytes=8e9,
+            bandwidth=20e9,
+            watts=20,
+            usd_per_hour=0.08,
+            source="two threads of a server CPU: peaks measured, the rest assumed (November 2026)",
+        ),
+    )
+}
+
+
+def read_devices(file: Path) -> dict[str, Device]:
+    """Return the devices of a TOML file by name.
+
+    Raises:
+        UserError: The file is no TOML, or a device lacks a field.
+    """
+    try:
+        content = tomllib.loads(file.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"devices file {file} is not TOML: {error}") from error
+    tables = content.get("devices")
+    if not isinstance(tables, dict) or set(content) != {"devices"}:
+        raise UserError(f"devices file {file} must hold tables [devices.NAME] and nothing else")
+    devices = {}
+    for name, values in tables.items():
+        try:
+            devices[name] = Device.model_validate({"name": name, **values})
+        except (ValidationError, TypeError) as error:
+            raise UserError(f"devices file {file}, [devices.{name}]: {_first(error)}") from error
+    return devices
+
+
+def find_device(name: str, own: Mapping[str, Device] | None = None) -> Device:
+    """Return a device by name; `own` go before ours.
+
+    Raises:
+        UserError: The name is not known.
+    """
+    devices = {**DEVICES, **(own or {})}
+    if name not in devices:
+        nearest = difflib.get_close_matches(name, devices, n=1, cutoff=0)[0]
+        raise UserError(
+            f"device {name!r} is not known; nearest: {nearest!r}. Known: {', '.join(devices)}; "
+            f"own ones come with --devices-file"
+        )
+    return devices[name]
+
+
+def _first(error: ValidationError | TypeError) -> str:
+    if isinstance(error, TypeError):
+        return "must be a table of fields"
+    fault = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, fault['loc']))}: {fault['msg']} (given: {fault['input']!r})"

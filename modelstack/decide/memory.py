@@ -1,0 +1,220 @@
+"""Bytes on each device while a model trains, for a layout of parallelism; by formula, before anything runs.
+
+What is held, on the fullest device (of the pipeline's stages the heaviest; stages are contiguous and even):
+- states: fp32 masters 4, fp32 gradients 4, Adam's moments 8: 16 bytes a parameter (ZeRO, arXiv 1910.02054, with
+  gradients reduced in fp32). FSDP shards them over shard x context, tensor parallelism over its degree, a pipeline
+  by stages; replicas of HSDP share nothing. Experts are spread over the same devices: expert parallelism borrows
+  its ranks from shard x context, so it changes what is gathered and not what is stored.
+- gathered: FSDP holds two layers' weights in the compute type (the one that runs and the next) and one layer's
+  gradients, and both of its outermost group, embedding and head. Without sharding there is one copy of
+  all weights in the compute type, none if that is fp32.
+- activations that the backward pass needs, for each token of a layer, with a fused attention and no dropout:
+  4 D (two norms' inputs and outputs) + 2 H d + 2 G d (q, k, v, attention's output) + 4 I (gate, up, its
+  activation, their product; 2 I without a gate) values in the compute type and H fp32 log-sums. In a mixture I is
+  that of the k chosen and the shared experts, and tokens are sent and returned: 2 k D more. This is Korthikanti et
+  al.'s sum (arXiv 2205.05198) redone for such blocks. With checkpointing: D a layer, and one layer in full. Tensor
+  parallelism shards all of it (sequence parallelism), context parallelism the tokens; the first stage of a 1F1B
+  pipeline holds one micro-batch for each stage behind it. Kernels keep more (fp32 copies in norms, buffers of
+  collectives).
+- logits: in the compute type, and in fp32 with their gradient: 8 more bytes a token and entry of the vocabulary.
+
+Letters: B sequences of a micro-batch, T context, D width, H heads, G KV heads, d head channels, I inner width,
+E experts, k chosen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import Literal, Self
+
+from pydantic import BaseModel, Field, ValidationError, computed_field, model_validator
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.counts.feed_forward import mlp_weights
+from modelstack.architecture.counts.parameters import EMBEDDING, FINAL_NORM, HEAD, count_parameters
+from modelstack.architecture.counts.registry import layers
+from modelstack.architecture.counts.residual import hyper_head
+from modelstack.architecture.counts.terms import Weights, sized
+from modelstack.errors import UserError
+
+VALUE_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp8": 2}
+"""Of weights and activations as computed with; FP8 training keeps both in bf16 and casts at the products."""
+MASTER, GRADIENT, MOMENTS = 4, 4, 8
+LOGIT_FP32 = 8
+
+
+class Layout(BaseModel, frozen=True, extra="forbid"):
+    """How a model is spread over devices."""
+
+    replicate: int = Field(default=1, ge=1)
+    """HSDP's outer degree: copies of the sharded model."""
+    shard: int = Field(default=1, ge=1)
+    """FSDP's degree."""
+    tp: int = Field(default=1, ge=1)
+    pp: int = Field(default=1, ge=1)
+    cp: int = Field(default=1, ge=1)
+    ep: int = Field(default=1, ge=1)
+    """Borrowed from shard x cp."""
+    micro_batch: int = Field(default=1, ge=1)
+    """Sequences of one pass on one data-parallel rank."""
+    checkpointing: Literal["none", "full"] = "none"
+
+    @model_validator(mode="after")
+    def _experts_have_ranks(self) -> Self:
+        if (self.shard * self.cp) % self.ep:
+            raise ValueError(f"ep {self.ep} must divide shard x cp = {self.shard * self.cp}")
+        return self
+
+    @property
+    def n_devices(self) -> int:
+        """Return all devices."""
+        return self.replicate * self.shard * self.tp * self.pp * self.cp
+
+    @property
+    def data_ranks(self) -> int:
+        """Return how many different micro-batches run at once."""
+        return self.replicate * self.shard
+
+
+class Memory(BaseModel, frozen=True):
+    """Bytes on the fullest device."""
+
+    masters: float
+    gradients: float
+    moments: float
+    gathered: float
+    activations: float
+    logits: float
+
+    @computed_field
+    @property
+    def total(self) -> float:
+        """Return the sum."""
+        return sum((self.masters, self.gradients, self.moments, self.gathered, self.activations, self.logits))
+
+
+def parse_layout(text: str) -> Layout:
+    """Return the layout of "shard=8,tp=2,checkpointing=full".
+
+    Raises:
+        UserError: A degree is not known or not allowed.
+    """
+    pairs = [part.partition("=") for part in text.split(",") if part.strip()]
+    try:
+        return Layout.model_validate({key.strip(): value.strip() for key, _, value in pairs})
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"])) or "layout"
+        known = ", ".join(Layout.model_fields)
+        raise UserError(f"layout {text!r}: {key}: {fault['msg']}; write NAME=N,... of {known}") from error
+
+
+def training_memory(config: ModelConfig, layout: Layout, context: int, precision: str = "bf16") -> Memory:
+    """Return the bytes on the fullest device.
+
+    Raises:
+        UserError: The layout does not fit the model, or the precision is not known.
+    """
+    _check(config, layout, context, precision)
+    value_bytes, shards = VALUE_BYTES[precision], layout.shard * layout.cp
+    by_layer = _layer_weights(config)
+    stage = max(_stages(config, layout, by_layer), key=lambda stage: stage.n_parameters)
+    a_device = stage.n_parameters / layout.tp
+    if shards > 1:
+        largest = max(_gathered(config, layer, weights, layout.ep) for layer, weights in enumerate(by_layer))
+        gathered = value_bytes * (3 * largest + 2 * stage.around.total) / layout.tp
+    else:
+        gathered = 0 if precision in ("fp32", "tf32") else value_bytes * a_device
+    tokens = layout.micro_batch * context / layout.cp
+    # Logits are made by the last stage alone, where one micro-batch is in flight.
+    return Memory(
+        masters=MASTER * a_device / shards,
+        gradients=GRADIENT * a_device / shards,
+        moments=MOMENTS * a_device / shards,
+        gathered=gathered,
+        activations=_activations(config, layout, tokens, value_bytes),
+        logits=tokens * config.vocab_size * (value_bytes + LOGIT_FP32) / layout.tp,
+    )
+
+
+def activation_bytes(config: ModelConfig, layer: int, value_bytes: int) -> float:
+    """Return what one token of one layer leaves for the backward pass."""
+    D, H, G, d = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+    )
+    inner, sent = config.intermediate_size, 0
+    if config.mlp_layer_types[layer] != "dense":
+        chosen = sized(config.num_experts_per_tok)
+        inner = (chosen + config.n_shared_experts) * sized(config.moe_intermediate_size)
+        sent = 2 * chosen * D
+    mlp = (4 if config.mlp_gated else 2) * inner
+    return value_bytes * (4 * D + 2 * (H + G) * d + mlp + sent) + 4 * H
+
+
+def _activations(config: ModelConfig, layout: Layout, tokens: float, value_bytes: int) -> float:
+    each = [activation_bytes(config, layer, value_bytes) for layer in range(config.num_hidden_layers)]
+    n_layers = ceil(len(each) / layout.pp)
+    if layout.checkpointing == "full":
+        held = layout.pp * n_layers * config.hidden_size * value_bytes + max(each)
+    else:
+        held = layout.pp * max(sum(each[at : at + n_layers]) for at in range(0, len(each), n_layers))
+    return tokens * held / layout.tp
+
+
+def _layer_weights(config: ModelConfig) -> list[Weights]:
+    found = [Weights() for _ in range(config.num_hidden_layers)]
+    for _, layer, formula in layers(config):
+        found[layer] += formula.weights(config, layer)
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Stage:
+    """What one stage of the pipeline holds."""
+
+    layers: Weights
+    around: Weights
+    """The embedding, the head and what stands before it: FSDP's outermost group."""
+
+    @property
+    def n_parameters(self) -> int:
+        return self.layers.total + self.around.total
+
+
+def _stages(config: ModelConfig, layout: Layout, by_layer: list[Weights]) -> list[_Stage]:
+    """Return the pipeline's stages; the first has the embedding and the last the head, each its own if tied."""
+    parts, n_layers = count_parameters(config).parts, ceil(len(by_layer) / layout.pp)
+    stages = [sum(by_layer[at : at + n_layers], Weights()) for at in range(0, len(by_layer), n_layers)]
+    around = [Weights() for _ in stages]
+    around[0] += parts[EMBEDDING]
+    around[-1] += parts[FINAL_NORM] + parts[HEAD]
+    if config.norm_placement == "hyper":
+        around[-1] += hyper_head(config)
+    if len(stages) > 1 and config.tie_word_embeddings:
+        around[-1] += parts[EMBEDDING]
+    return [_Stage(*each) for each in zip(stages, around, strict=True)]
+
+
+def _gathered(config: ModelConfig, layer: int, weights: Weights, ep: int) -> float:
+    """Return the parameters of a layer on one rank when FSDP has gathered it: 1 / ep of its experts."""
+    if config.mlp_layer_types[layer] == "dense":
+        return weights.total
+    experts = sized(config.n_routed_experts) * mlp_weights(config, sized(config.moe_intermediate_size)).total
+    return weights.total - experts + experts / ep
+
+
+def _check(config: ModelConfig, layout: Layout, context: int, precision: str) -> None:
+    if precision not in VALUE_BYTES:
+        raise UserError(f"precision {precision!r} is not known; known: {', '.join(VALUE_BYTES)}")
+    if context < 1:
+        raise UserError(f"context {context} must be at least 1")
+    if layout.pp > config.num_hidden_layers:
+        raise UserError(f"pp {layout.pp} is more than the model's {config.num_hidden_layers} layers")
+    if config.num_attention_heads % layout.tp:
+        raise UserError(f"tp {layout.tp} must divide the {config.num_attention_heads} attention heads")
+    if layout.ep > 1 and (not config.has_experts or sized(config.n_routed_experts) % layout.ep):
+        raise UserError(f"ep {layout.ep} must divide the model's {config.n_routed_experts or 0} experts")

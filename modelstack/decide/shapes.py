@@ -1,0 +1,84 @@
+"""A dense shape for a number of parameters: Qwen3's block, as in our nano sizes.
+
+Width over depth is 64 up to a width of 1,024 (nanochat's one dial), 128 from 4,096 on (Llama 3), and between them
+the root of the width joins both. The MLP is 3 widths wide, heads have 64 channels and two of them share keys and
+values where their number is even; the table is tied below a width of 2,048, as small models do.
+
+Letters: D width, L layers, V vocabulary, N parameters.
+"""
+
+from __future__ import annotations
+
+from math import log, sqrt
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.counts.parameters import count_parameters
+from modelstack.architecture.presets.registry import from_hf
+from modelstack.errors import UserError
+
+HEAD_CHANNELS = 64
+"""Widths are whole heads."""
+WIDEST = 32768
+TIED_BELOW = 2048
+
+
+def dense_shape(n_parameters: float, vocab_size: int, context: int) -> ModelConfig:
+    """Return the shape whose parameters, embeddings included, are nearest to a number by ratio.
+
+    Raises:
+        UserError: The number is smaller than the smallest shape, or larger than the widest.
+    """
+    # Parameters grow with the width, so the nearest is one of two neighbours of a halving.
+    low, high = 1, WIDEST // HEAD_CHANNELS
+    while high - low > 1:
+        middle = (low + high) // 2
+        if _size(middle * HEAD_CHANNELS, vocab_size, context) < n_parameters:
+            low = middle
+        else:
+            high = middle
+    config = min(
+        (
+            _shape(width * HEAD_CHANNELS, depth, vocab_size, context)
+            for width in (low, high)
+            for depth in _depths(width * HEAD_CHANNELS)
+        ),
+        key=lambda shape: abs(log(count_parameters(shape).total / n_parameters)),
+    )
+    ratio = count_parameters(config).total / n_parameters
+    if not 0.5 < ratio < 2:
+        raise UserError(
+            f"no dense shape with a vocabulary of {vocab_size:,} has about {n_parameters:.3g} parameters, the "
+            f"nearest has {count_parameters(config).total:,}; change budget or vocabulary, or name a preset"
+        )
+    return config
+
+
+def _depths(width: int) -> list[int]:
+    """Return the depth that suits a width, and its neighbours."""
+    depth = max(1, round(width / min(128.0, max(64.0, 2 * sqrt(width)))))
+    return list(range(max(1, depth - depth // 4 - 1), depth + max(3, depth // 4) + 1))
+
+
+def _size(width: int, vocab_size: int, context: int) -> int:
+    depths = _depths(width)
+    return count_parameters(_shape(width, depths[len(depths) // 2], vocab_size, context)).total
+
+
+def _shape(width: int, depth: int, vocab_size: int, context: int) -> ModelConfig:
+    n_heads = width // HEAD_CHANNELS
+    return from_hf(
+        {
+            "model_type": "qwen3",
+            "vocab_size": vocab_size,
+            "hidden_size": width,
+            "intermediate_size": 3 * width,
+            "num_hidden_layers": depth,
+            "num_attention_heads": n_heads,
+            "num_key_value_heads": n_heads // 2 if n_heads % 2 == 0 else n_heads,
+            "head_dim": HEAD_CHANNELS,
+            "max_position_embeddings": context,
+            "rope_theta": 10_000.0,
+            "rms_norm_eps": 1e-6,
+            "tie_word_embeddings": width < TIED_BELOW,
+        }
+    )
