@@ -1,0 +1,93 @@
+"""Documents into rows of T tokens, nothing lost: which piece of which document goes into which row.
+
+Best fit decreasing: pieces from the longest down, each into the fullest row that still has room for it; found by
+its room with a bisection (the optimised form of Ding et al. 2024, arXiv 2404.10830, who pack by a segment tree).
+A document longer than a row is cut into whole rows and a rest; no other one is cut. Concatenation is the older
+way: documents end to end, chopped every T tokens; no padding, but most documents are cut.
+
+A plan is made of plain numbers, so it is the same on every rank, is checked without a tensor, and costs nothing
+when its rows are skipped. What one window of documents does not fill goes on into the next one.
+
+Letters: T tokens of a row.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple
+
+Kind = Literal["best_fit", "concatenate"]
+
+
+class Piece(NamedTuple):
+    """A run of tokens of one document."""
+
+    document: int
+    start: int
+    n_tokens: int
+
+
+Row = list[Piece]
+
+
+class Plan(NamedTuple):
+    """Rows to train on, and the pieces that wait for the next window."""
+
+    rows: list[Row]
+    waiting: list[Piece]
+
+
+def plan_rows(pieces: Iterable[Piece], row_tokens: int, kind: Kind) -> Plan:
+    """Return the rows of a window of pieces; each token of theirs is in one row, or waits."""
+    return _PLANNERS[kind]([piece for piece in pieces if piece.n_tokens], row_tokens)
+
+
+def padding_share(rows: Sequence[Row], row_tokens: int) -> float:
+    """Return the share of the rows' places that hold no token."""
+    used = sum(piece.n_tokens for row in rows for piece in row)
+    return 1 - used / (len(rows) * row_tokens) if rows else 0.0
+
+
+def _best_fit(pieces: list[Piece], row_tokens: int) -> Plan:
+    fragments = [fragment for piece in pieces for fragment in _fragments(piece, row_tokens)]
+    # Stable: among equals, what waited longest comes first.
+    fragments.sort(key=lambda piece: -piece.n_tokens)
+    rows: list[Row] = []
+    open_rows: list[tuple[int, int]] = []
+    """(room, number of the row), sorted: the first with enough room is the fullest that fits."""
+    for piece in fragments:
+        at = bisect.bisect_left(open_rows, (piece.n_tokens, 0))
+        if at < len(open_rows):
+            room, number = open_rows.pop(at)
+        else:
+            room, number = row_tokens, len(rows)
+            rows.append([])
+        rows[number].append(piece)
+        if room > piece.n_tokens:
+            bisect.insort(open_rows, (room - piece.n_tokens, number))
+    return Plan(rows, rows.pop(open_rows[-1][1]) if open_rows else [])
+
+
+def _fragments(piece: Piece, row_tokens: int) -> Iterable[Piece]:
+    end = piece.start + piece.n_tokens
+    for start in range(piece.start, end, row_tokens):
+        yield Piece(piece.document, start, min(row_tokens, end - start))
+
+
+def _concatenate(pieces: list[Piece], row_tokens: int) -> Plan:
+    rows: list[Row] = []
+    row: Row = []
+    room = row_tokens
+    for document, start, n_tokens in pieces:
+        while n_tokens:
+            taken = min(room, n_tokens)
+            row.append(Piece(document, start, taken))
+            start, n_tokens, room = start + taken, n_tokens - taken, room - taken
+            if not room:
+                rows.append(row)
+                row, room = [], row_tokens
+    return Plan(rows, row)
+
+
+_PLANNERS: dict[Kind, Callable[[list[Piece], int], Plan]] = {"best_fit": _best_fit, "concatenate": _concatenate}
