@@ -1,0 +1,46 @@
+"""Runs of 13 words in common with an evaluation."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+
+from modelstack.data.decontaminate import index_of, is_contaminated, texts_of_evaluation
+from modelstack.errors import UserError
+
+WORDS = [f"word{i}" for i in range(13)]
+
+
+def test_thirteen_words_in_common_are_found_whatever_the_case_and_punctuation() -> None:
+    index = index_of([" ".join(["before", *WORDS, "after"])])
+    assert is_contaminated("Well: " + ", ".join(WORDS).upper() + "!\n", index)
+
+
+def test_twelve_words_in_common_are_none() -> None:
+    index = index_of([" ".join(WORDS)])
+    assert not is_contaminated(" ".join([*WORDS[:12], "other"]), index)
+    assert not is_contaminated(" ".join(WORDS[1:]), index)
+
+
+def test_an_item_of_fewer_words_is_not_indexed() -> None:
+    assert not index_of([" ".join(WORDS[:12])])
+
+
+def test_texts_are_read_of_json_of_lines_and_of_gzip(tmp_path: Path) -> None:
+    records = [{"question": [{"content": "a"}], "n": 1}, {"question": "b", "options": ["c", {"label": "d"}]}]
+    lines = "\n".join(json.dumps(record) for record in records)
+    (tmp_path / "whole.json").write_text(json.dumps(records), encoding="utf-8")
+    (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8")
+    (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    for path in tmp_path.iterdir():
+        assert list(texts_of_evaluation(path)) == ["a", "b", "c", "d"]
+
+
+def test_a_file_that_is_neither_names_its_line(tmp_path: Path) -> None:
+    path = tmp_path / "evaluation.jsonl"
+    path.write_text('{"a": "b"}\n{oh\n', encoding="utf-8")
+    with pytest.raises(UserError, match="line 2: neither JSON nor JSONL"):
+        list(texts_of_evaluation(path))

@@ -1,0 +1,126 @@
+"""The corpus in the package: its licences, its counts, its mix, and that no evaluation is in it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from modelstack.data.corpus_build import FIELDS, SUFFIX, Record, build, evaluation_files, read_records
+from modelstack.data.corpus_sources import CORPUS, LEFT_OUT_SOURCES, LEFT_OUT_URLS, LICENSE_LINKS, SOURCES
+from modelstack.data.decontaminate import index_of, is_contaminated, texts_of_evaluation
+from modelstack.tokenizer.cli import HELD_OUT
+from modelstack.tokenizer.documents import find_files, is_held_out, read_documents
+
+SHARED = Path(__file__).resolve().parents[4] / "shared" / "data"
+EVALUATIONS = [
+    *(
+        SHARED / name
+        for name in ("evals/bfcl", "evals/capability", "evals/safety_dev", "posttrain/code/mbpp.jsonl")
+    ),
+    *(SHARED / "posttrain/tools" / f"toolalpaca_eval_{kind}.json" for kind in ("real", "simulated")),
+    SHARED / "posttrain/tools/when2call_test_llm_judge.jsonl",
+    *(Path(__file__).resolve().parents[3] / "evals" / name for name in ("refusals", "structured_output")),
+]
+"""What the shipped corpus was held against."""
+needs_shared = pytest.mark.skipif(not SHARED.exists(), reason="needs the corpora in the folder `shared`")
+MIX = {
+    "stories": 30,
+    "dialogues": 20,
+    "definitions": 12,
+    "textbooks": 12,
+    "math": 10,
+    "howto": 6,
+    "prose": 4,
+    "code": 3,
+    "codedocs": 3,
+}
+"""Percent of the text, for a small model of simple English."""
+
+
+@pytest.fixture(scope="module")
+def records() -> dict[str, list[Record]]:
+    return {domain: list(read_records(CORPUS / f"{domain}{SUFFIX}")) for domain in MIX}
+
+
+def test_the_files_are_small_enough_to_ship() -> None:
+    files = sorted(CORPUS.glob(f"*{SUFFIX}"))
+    assert {file.name.removesuffix(SUFFIX) for file in files} == set(MIX)
+    assert 4e6 < sum(file.stat().st_size for file in files) < 6e6
+
+
+def test_each_record_has_a_licence_that_allows_redistribution(records: dict[str, list[Record]]) -> None:
+    licenses = {source.name: source.license for source in SOURCES}
+    for record in (record for of_domain in records.values() for record in of_domain):
+        assert record["license"].split(" (text:")[0] == licenses[record["source"]]
+        assert licenses[record["source"]] in LICENSE_LINKS
+        assert record["source"] not in LEFT_OUT_SOURCES
+        assert not any(part in record["url"] for part in LEFT_OUT_URLS)
+    assert not any("NC" in license or "ND" in license for license in LICENSE_LINKS)
+
+
+def test_the_page_of_sources_counts_what_is_there(records: dict[str, list[Record]]) -> None:
+    page = (CORPUS / "SOURCES.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    told = {(row[0], row[1]): (row[2], row[3]) for row in rows if len(row) == 9 and row[0] != "domain"}
+    n_documents = Counter((domain, r["source"]) for domain, of_domain in records.items() for r in of_domain)
+    n_bytes: Counter[tuple[str, str]] = Counter()
+    for domain, of_domain in records.items():
+        for record in of_domain:
+            n_bytes[domain, record["source"]] += len(record["text"].encode())
+    assert told == {key: (f"{n:,}", f"{n_bytes[key] / 1e6:.2f}") for key, n in n_documents.items()}
+    assert set(told) == {(source.domain, source.name) for source in SOURCES}
+    assert "WordNet 3.0 Copyright 2006 by Princeton University" in page
+    assert "Copyright (c) 2016-2022 The Algorithms" in page
+
+
+def test_the_mix_is_that_of_a_small_model_of_simple_english(records: dict[str, list[Record]]) -> None:
+    n_bytes = {domain: sum(len(r["text"].encode()) for r in of_domain) for domain, of_domain in records.items()}
+    total = sum(n_bytes.values())
+    assert {domain: 100 * n / total for domain, n in n_bytes.items()} == pytest.approx(MIX, abs=1)
+
+
+def test_no_text_is_there_twice(records: dict[str, list[Record]]) -> None:
+    texts = [record["text"] for of_domain in records.values() for record in of_domain]
+    assert len(set(texts)) == len(texts)
+    assert all(text.strip() for text in texts)
+
+
+def test_each_domain_has_documents_that_are_held_out(records: dict[str, list[Record]]) -> None:
+    for of_domain in records.values():
+        n = sum(is_held_out(record["text"], HELD_OUT) for record in of_domain)
+        expected = HELD_OUT * len(of_domain)
+        # Four standard deviations of a count of rare events, and at least one document.
+        assert max(1, expected - 4 * expected**0.5) <= n <= expected + 4 * expected**0.5
+
+
+def test_the_tokenizers_reader_finds_the_same_documents(records: dict[str, list[Record]]) -> None:
+    files = find_files([CORPUS])
+    for file in files:
+        documents = list(read_documents(file))
+        assert [d.text for d in documents] == [r["text"] for r in records[documents[0].domain]]
+    assert len(files) == len(MIX)
+
+
+@pytest.mark.slow
+@needs_shared
+def test_no_document_has_thirteen_words_in_common_with_an_evaluation(records: dict[str, list[Record]]) -> None:
+    index = index_of(text for file in evaluation_files(EVALUATIONS) for text in texts_of_evaluation(file))
+    assert len(index) > 500_000
+    assert not [
+        record["url"]
+        for of_domain in records.values()
+        for record in of_domain
+        if is_contaminated(record["text"], index)
+    ]
+
+
+@pytest.mark.slow
+@needs_shared
+def test_building_again_gives_the_same_documents(records: dict[str, list[Record]], tmp_path: Path) -> None:
+    build(SHARED / "corpus", EVALUATIONS, tmp_path)
+    for domain, expected in records.items():
+        # Documents and not bytes: those depend on zstd's version too.
+        assert list(read_records(tmp_path / f"{domain}{SUFFIX}")) == expected
+        assert all(set(record) == set(FIELDS) for record in expected)
