@@ -1,10 +1,8 @@
 """Documents as token ids, memory-mapped: what a training run reads.
 
 A folder holds for each shard its tokens (uint16 where the vocabulary allows, else uint32), the offset of each
-document, and the source of each; `index.json` says what they were made of. A shard is a run of documents of about
-`SHARD_BYTES` of text. It is recorded in a JSON of its own, with hashes of the tokenizer, of the texts and of
-the tokens; so a run that was stopped goes on at the first shard that is missing or made of something else, and
-`index.json` appears last. Readers open nothing without it.
+document, and the source of each, and a JSON that records them; `index.json` repeats all records and says that the
+folder is whole: nothing is opened without it. `shard_writing` makes such a folder.
 
 A document is its tokens between the begin-of-text token, where the tokenizer puts one, and the end-of-text token.
 """
@@ -14,20 +12,19 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from modelstack.errors import UserError
-from modelstack.files import replacing
 
 INDEX_FILE = "index.json"
-SHARD_BYTES = 32 << 20
-"""Text of a shard: some 8 million tokens, a minute of tokenising that a stop can lose."""
+ARRAYS = ("tokens", "offsets", "sources")
+"""The files of a shard, beside its record."""
 HASHED_BYTES = 1 << 20
 
 
@@ -72,13 +69,6 @@ class Tokenizer(Protocol):
         ...
 
 
-class SourcedText(NamedTuple):
-    """A document and where it is from."""
-
-    text: str
-    source: str
-
-
 class ShardRecord(BaseModel):
     """What one shard holds and was made of."""
 
@@ -112,51 +102,6 @@ def tokenizer_sha256(tokenizer: Tokenizer) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def write_shards(
-    documents: Iterable[SourcedText],
-    tokenizer: Tokenizer,
-    folder: str | os.PathLike[str],
-    *,
-    shard_bytes: int = SHARD_BYTES,
-    on_documents: Callable[[int], None] | None = None,
-) -> ShardIndex:
-    """Tokenise documents into a folder; shards of it that hold the same already are kept.
-
-    `on_documents` is told of each number of documents that is done, for a progress bar.
-
-    Raises:
-        UserError: There is no document, or the tokenizer has no end-of-text token.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    # Readers must not mix old and new shards while these are written.
-    (folder / INDEX_FILE).unlink(missing_ok=True)
-    begin_id, end_id = _border_ids(tokenizer)
-    dtype = "uint16" if _n_ids(tokenizer.description) <= 1 << 16 else "uint32"
-    sha256 = tokenizer_sha256(tokenizer)
-    records: list[ShardRecord] = []
-    for chunk in _chunks(documents, shard_bytes):
-        number = len(records)
-        text_sha256 = _text_sha256(chunk)
-        record = _intact_record(folder, number)
-        if record is None or (record.tokenizer_sha256, record.text_sha256) != (sha256, text_sha256):
-            ids = tokenizer.encode_batch([document.text for document in chunk])
-            borders = ([] if begin_id is None else [begin_id]), [end_id]
-            tokens = [borders[0] + document + borders[1] for document in ids]
-            record = _write_shard(folder, number, chunk, tokens, dtype, sha256, text_sha256)
-        records.append(record)
-        if on_documents is not None:
-            on_documents(len(chunk))
-    if not records:
-        raise UserError(f"no document to write to {folder}; name a file or a source that holds some")
-    _remove_shards_from(folder, len(records))
-    index = ShardIndex(
-        tokenizer_sha256=sha256, dtype=dtype, begin_id=begin_id, end_id=end_id, shards=tuple(records)
-    )
-    _write_json(folder / INDEX_FILE, index)
-    return index
-
-
 class Shards:
     """Token shards, opened: documents by their number over all shards."""
 
@@ -172,11 +117,11 @@ class Shards:
         if tokenizer is not None and tokenizer_sha256(tokenizer) != self.index.tokenizer_sha256:
             raise UserError(f"{self.folder} was made with another tokenizer; write its shards anew with this one")
         self._tokens = [
-            _mapped(_file(self.folder, i, "tokens"), self.index.dtype, record.n_tokens)
+            _mapped(shard_file(self.folder, i, "tokens"), self.index.dtype, record.n_tokens)
             for i, record in enumerate(self.index.shards)
         ]
         self._offsets = [
-            _mapped(_file(self.folder, i, "offsets"), "uint64", record.n_documents + 1)
+            _mapped(shard_file(self.folder, i, "offsets"), "uint64", record.n_documents + 1)
             for i, record in enumerate(self.index.shards)
         ]
         self._first_documents = np.cumsum([0, *(record.n_documents for record in self.index.shards)])
@@ -190,7 +135,7 @@ class Shards:
         for i, offsets in enumerate(self._offsets):
             if offsets[0] != 0 or offsets[-1] != len(self._tokens[i]) or (self.lengths < 1).any():
                 raise UserError(
-                    f"{_file(self.folder, i, 'offsets')} does not fit its tokens; write the shards anew"
+                    f"{shard_file(self.folder, i, 'offsets')} does not fit its tokens; write the shards anew"
                 )
 
     @property
@@ -222,136 +167,31 @@ class Shards:
             UserError: A shard's tokens are not those that were written.
         """
         for i, record in enumerate(self.index.shards):
-            if _shard_sha256(self.folder, i) != record.tokens_sha256:
+            if shard_sha256(self.folder, i) != record.tokens_sha256:
                 raise UserError(f"shard {i} of {self.folder} has been changed; write the shards anew")
 
     def _global_sources(self, shard: int) -> NDArray[np.int64]:
         record = self.index.shards[shard]
-        path = _file(self.folder, shard, "sources")
+        path = shard_file(self.folder, shard, "sources")
         numbers = _mapped(path, "uint16", record.n_documents)
         if numbers.max() >= len(record.sources):
             raise UserError(f"{path} names source {numbers.max()} of {len(record.sources)}; write the shards anew")
         return np.array([self.sources.index(name) for name in record.sources], np.int64)[numbers]
 
 
-def _border_ids(tokenizer: Tokenizer) -> tuple[int | None, int]:
-    names = tokenizer.names
-    if names.end is None:
-        raise UserError("the tokenizer names no end-of-text token; set eos_token in its tokenizer_config.json")
-    return (_special_id(tokenizer, names.begin) if names.adds_begin and names.begin else None), _special_id(
-        tokenizer, names.end
-    )
-
-
-def _special_id(tokenizer: Tokenizer, name: str) -> int:
-    ids = tokenizer.encode_template(name)
-    if len(ids) != 1:
-        raise UserError(f"{name!r} is {len(ids)} tokens, no special token; name one in tokenizer_config.json")
-    return ids[0]
-
-
-def _n_ids(description: Mapping[str, Any]) -> int:
-    added = (token["id"] for token in description["added_tokens"])
-    return 1 + max([*description["model"]["vocab"].values(), *added])
-
-
-def _chunks(documents: Iterable[SourcedText], n_bytes: int) -> Iterator[list[SourcedText]]:
-    chunk: list[SourcedText] = []
-    size = 0
-    for document in documents:
-        chunk.append(document)
-        size += len(document.text.encode("utf-8", "replace"))
-        if size >= n_bytes:
-            yield chunk
-            chunk, size = [], 0
-    if chunk:
-        yield chunk
-
-
-def _text_sha256(chunk: Iterable[SourcedText]) -> str:
-    digest = hashlib.sha256()
-    for text, source in chunk:
-        for part in (text, source):
-            data = part.encode("utf-8", "replace")
-            digest.update(len(data).to_bytes(8, "little") + data)
-    return digest.hexdigest()
-
-
-def _write_shard(
-    folder: Path,
-    number: int,
-    chunk: Sequence[SourcedText],
-    tokens: Sequence[Sequence[int]],
-    dtype: str,
-    sha256: str,
-    text_sha256: str,
-) -> ShardRecord:
-    # Its old record must not vouch for files that are being replaced.
-    _file(folder, number, "record").unlink(missing_ok=True)
-    sources = tuple(dict.fromkeys(document.source for document in chunk))
-    numbers = {name: i for i, name in enumerate(sources)}
-    lengths = [len(ids) for ids in tokens]
-    arrays = {
-        "tokens": np.fromiter((token for ids in tokens for token in ids), dtype, sum(lengths)),
-        "offsets": np.cumsum([0, *lengths], dtype=np.uint64),
-        "sources": np.array([numbers[document.source] for document in chunk], np.uint16),
-    }
-    for kind, array in arrays.items():
-        with replacing(_file(folder, number, kind)) as temporary, temporary.open("wb") as file:
-            np.save(file, array, allow_pickle=False)
-    record = ShardRecord(
-        tokenizer_sha256=sha256,
-        text_sha256=text_sha256,
-        tokens_sha256=_shard_sha256(folder, number),
-        n_documents=len(chunk),
-        n_tokens=sum(lengths),
-        sources=sources,
-    )
-    _write_json(_file(folder, number, "record"), record)
-    return record
-
-
-def _file(folder: Path, number: int, kind: str) -> Path:
+def shard_file(folder: Path, number: int, kind: str) -> Path:
+    """Return the path of a shard's array or record."""
     return folder / f"{number:05}.{kind}.{'json' if kind == 'record' else 'npy'}"
 
 
-def _intact_record(folder: Path, number: int) -> ShardRecord | None:
-    """Return what is recorded of a shard, if its files still are what was written."""
-    path = _file(folder, number, "record")
-    if not path.is_file() or not all(_file(folder, number, kind).is_file() for kind in _ARRAYS):
-        return None
-    try:
-        record = ShardRecord.model_validate_json(path.read_bytes())
-    except ValidationError:
-        # Of another version, or cut off: either way the shard is made anew.
-        return None
-    return record if _shard_sha256(folder, number) == record.tokens_sha256 else None
-
-
-_ARRAYS = ("tokens", "offsets", "sources")
-
-
-def _shard_sha256(folder: Path, number: int) -> str:
+def shard_sha256(folder: Path, number: int) -> str:
+    """Return a hash of a shard's arrays, as files."""
     digest = hashlib.sha256()
-    for kind in _ARRAYS:
-        with _file(folder, number, kind).open("rb") as file:
+    for kind in ARRAYS:
+        with shard_file(folder, number, kind).open("rb") as file:
             while data := file.read(HASHED_BYTES):
                 digest.update(data)
     return digest.hexdigest()
-
-
-def _remove_shards_from(folder: Path, number: int) -> None:
-    """Remove shards past the last one, of more documents than there are now."""
-    while (record := _file(folder, number, "record")).is_file():
-        record.unlink()
-        for kind in _ARRAYS:
-            _file(folder, number, kind).unlink(missing_ok=True)
-        number += 1
-
-
-def _write_json(path: Path, model: BaseModel) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(model.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def _read_index(folder: Path) -> ShardIndex:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from modelstack.architecture.losses import IGNORED
-from modelstack.data.batches import Batch
+from modelstack.data.batches import Batch, Loader
 from modelstack.data.loader import NO_LABEL, PackedLoader, PackingConfig, batch_of_rows
 from modelstack.data.mixture import Mixture
 from modelstack.data.order import Order
@@ -47,7 +47,7 @@ def hashed(batches: list[Batch]) -> list[str]:
     ]
 
 
-def taken(loader: PackedLoader, n: int) -> list[Batch]:
+def taken(loader: Loader, n: int) -> list[Batch]:
     return list(itertools.islice(loader, n))
 
 
@@ -71,7 +71,7 @@ def test_a_resume_at_any_batch_equals_the_run_without_a_stop(
         expected = hashed(batches)
         assert len(set(expected)) == len(expected)
         for stop in range(0, len(states), 1 if world == 4 else 5):
-            resumed = PackedLoader(shards, options, rows_per_batch=2, rank=rank, world=world)
+            resumed: Loader = PackedLoader(shards, options, rows_per_batch=2, rank=rank, world=world)
             resumed.load_state_dict(states[stop])
             left = expected[stop : stop + 3]
             assert hashed(taken(resumed, len(left))) == left

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from modelstack.data.shards import INDEX_FILE, Shards, SourcedText, tokenizer_sha256, write_shards
+from modelstack.data.shard_writing import SourcedText, write_shards
+from modelstack.data.shards import INDEX_FILE, Shards, tokenizer_sha256
 from modelstack.errors import UserError
 from modelstack.tokenizer.text_tokenizer import SpecialNames
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer, save_tokenizer
@@ -76,8 +77,23 @@ def test_a_stopped_run_tokenises_only_what_is_missing(tmp_path: Path) -> None:
     tokenizer, seen = ByteTokenizer(), []
     write_shards(documents, tokenizer, tmp_path / "parts", shard_bytes=2000, on_documents=seen.append)
     assert 0 < tokenizer.n_encoded < 60
+    assert len(seen) > 1
     assert sum(seen) == len(documents)
     assert Shards(tmp_path / "parts").fingerprint == whole.fingerprint
+
+
+def test_a_folder_that_holds_the_same_already_stays_open_to_readers(tmp_path: Path) -> None:
+    documents = toy_documents()
+    toy_shards(tmp_path, documents)
+
+    def reading() -> Iterator[SourcedText]:
+        for document in documents:
+            Shards(tmp_path)
+            yield document
+
+    tokenizer = ByteTokenizer()
+    write_shards(reading(), tokenizer, tmp_path, shard_bytes=2000)
+    assert tokenizer.n_encoded == 0
 
 
 def test_shards_of_changed_documents_or_another_tokenizer_are_made_anew(tmp_path: Path) -> None:

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from modelstack.data.shards import Shards, SourcedText, write_shards
+from modelstack.data.shard_writing import SourcedText, write_shards
+from modelstack.data.shards import Shards
 from modelstack.tokenizer.text_tokenizer import SpecialNames
 
 BEGIN, END = 256, 257
