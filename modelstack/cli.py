@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from modelstack.architecture.ablate_cli import ablate
 from modelstack.architecture.count_cli import count
 from modelstack.architecture.export_cli import export_app, import_app
-from modelstack.decide.cli import plan
+from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.tokenizer import cli as tokenizer_cli
 
@@ -39,6 +39,7 @@ app = typer.Typer(
     help="Train, post-train and quantise models of your own.",
 )
 app.command()(plan)
+app.command("fit-law")(fit_law)
 app.add_typer(tokenizer_cli.app, name="tokenizer")
 app.command()(count)
 app.command()(ablate)

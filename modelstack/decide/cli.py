@@ -1,4 +1,4 @@
-"""`modelstack plan`: a budget in, `plan.json`, a page and a plot out."""
+"""`modelstack plan`: a budget in, `plan.json`, a page and a plot out. `modelstack fit-law`: runs in, a law out."""
 
 from __future__ import annotations
 
@@ -121,3 +121,24 @@ def plan(
         console.print(f"- {warning}", highlight=False, markup=False, soft_wrap=True)
     for file in files:
         console.print(str(file), highlight=False, markup=False, soft_wrap=True)
+
+
+def fit_law(
+    runs: Annotated[Path, typer.Argument(help="JSON lines with n_parameters, n_tokens, loss of finished runs.")],
+    out: Annotated[Path, typer.Option(help="Folder for law.json and isoflop.png.")] = Path("law"),
+    bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
+    seed: Annotated[int, typer.Option(help="Of the starts and the samples.")] = 0,
+) -> None:
+    """Fit a scaling law to runs of your own: at least 2 compute budgets with 3 sizes each."""
+    from rich.console import Console
+
+    from modelstack.decide import isoflop
+    from modelstack.decide.isoflop_page import told, write_fit
+
+    points = isoflop.read_runs(runs)
+    fit = isoflop.fit_law(points, n_bootstrap=bootstrap, seed=seed)
+    parabolas = isoflop.fit_parabolas(points, n_bootstrap=bootstrap, seed=seed)
+    console = Console()
+    files = write_fit(fit, parabolas, points, out)
+    for line in [*told(fit, parabolas), *map(str, files)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -140,7 +140,8 @@ def fit_law(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0, name: s
 def fit_parabolas(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0) -> ParabolaFit:
     """Fit a parabola over log N at each compute budget, and lines through their minima.
 
-    The bootstrap draws the residuals of each curve anew; without it the intervals have no width.
+    The bootstrap draws the residuals of each curve anew; without it, or with three sizes a curve, the intervals
+    have no width. Nothing in them knows that a wide curve is no parabola: keep sizes within a factor of 3 of the best.
 
     Raises:
         UserError: There are fewer than two budgets, or a curve has too few sizes or no minimum.
@@ -158,7 +159,9 @@ def fit_parabolas(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0) -
     for _ in range(n_bootstrap):
         drawn = []
         for curve, (_, fitted, residuals) in zip(curves, fits, strict=True):
-            noise = random.choice(residuals, len(curve))
+            # A parabola takes three degrees of freedom from the residuals.
+            wide = residuals * math.sqrt(len(curve) / max(1, len(curve) - 3))
+            noise = random.choice(wide, len(curve))
             again = [
                 run.model_copy(update={"loss": float(value)})
                 for run, value in zip(curve, fitted + noise, strict=True)

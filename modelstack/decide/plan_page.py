@@ -87,7 +87,6 @@ def draw(plan: Plan, question: Question, path: Path) -> Path:
     """Draw loss against size at the plan's cost under each law, and the cost's parts at the plan's loss."""
     import numpy as np
     from matplotlib.figure import Figure
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     figure = Figure(figsize=(12, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -111,9 +110,7 @@ def draw(plan: Plan, question: Question, path: Path) -> Path:
     for axes in (left, right):
         axes.set_xscale("log")
         axes.set_xlim(sizes[0], sizes[-1])
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda N, place: _n(N).replace(" ", "")))
-        axes.xaxis.set_minor_formatter(NullFormatter())
+        label_by_size(axes.xaxis)
         axes.set_xlabel("parameters" + (" active" if plan.model.config.has_experts else ""))
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
@@ -122,6 +119,22 @@ def draw(plan: Plan, question: Question, path: Path) -> Path:
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=130, format="png")
     return path
+
+
+def label_by_size(axis: Any) -> None:
+    """Label a logarithmic axis 1M, 3M, 10M, ..."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+    axis.set_major_locator(LogLocator(subs=(1, 3)))
+    axis.set_major_formatter(FuncFormatter(lambda value, place: _tick(value)))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _tick(value: float) -> str:
+    if value < 1:
+        return f"{value:.1g}"
+    number, _, prefix = _n(value).partition(" ")
+    return f"{float(number):g}{prefix}"
 
 
 def _draw_costs(axes: Any, plan: Plan, question: Question, sizes: Iterable[float]) -> None:
@@ -144,6 +157,7 @@ def _draw_costs(axes: Any, plan: Plan, question: Question, sizes: Iterable[float
         lowest = min(lowest, *found[1]) if name == "training" else lowest
     axes.axvline(plan.model.n_active, color="#999999", linewidth=0.8, linestyle=":", label="planned size")
     axes.set_yscale("log")
+    label_by_size(axes.yaxis)
     axes.set_ylim(lowest / 10 if demand.total else lowest / 1.5, max(lowest, plan.total_cost) * 20)
     axes.set_title(f"Cost of loss {plan.loss:.3f} under {law.name}", fontsize=10)
     axes.set_ylabel(plan.cost_unit)

@@ -123,3 +123,26 @@ def test_a_mistake_is_one_line(tmp_path: Path, arguments: tuple[str, ...], messa
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "plan").exists()
+
+
+def test_a_law_is_fitted_to_runs_and_drawn(tmp_path: Path) -> None:
+    runs = [
+        {"n_parameters": N, "n_tokens": C / (6 * N), "loss": BESIROGLU.loss(N, C / (6 * N))}
+        for C in (1e14, 1e15, 1e16)
+        for N in (BESIROGLU.optimum(C).n_parameters * factor for factor in (0.4, 0.7, 1.2, 2.5))
+    ]
+    file, out = tmp_path / "runs.jsonl", tmp_path / "law"
+    file.write_text("\n".join(map(json.dumps, runs)), encoding="utf-8")
+    result = CliRunner().invoke(app, ["fit-law", str(file), "--out", str(out), "--bootstrap", "3"])
+    assert result.exit_code == 0, result.output
+    law = json.loads((out / "law.json").read_text(encoding="utf-8"))["law"]
+    assert law["alpha"] == pytest.approx(BESIROGLU.alpha, rel=0.02)
+    assert "N* ~ C^0.51" in result.output
+    assert (out / "isoflop.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_runs_of_one_budget_are_too_few_for_exponents(tmp_path: Path) -> None:
+    file = tmp_path / "runs.jsonl"
+    file.write_text('{"n_parameters": 1e6, "n_tokens": 2e7, "loss": 4.5}', encoding="utf-8")
+    result = CliRunner().invoke(app, ["fit-law", str(file), "--out", str(tmp_path / "law")])
+    assert result.exit_code == 1 and "1 runs of 1 sizes" in result.stderr
