@@ -141,7 +141,8 @@ def fit_parabolas(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0) -
     """Fit a parabola over log N at each compute budget, and lines through their minima.
 
     The bootstrap draws the residuals of each curve anew; without it, or with three sizes a curve, the intervals
-    have no width. Nothing in them knows that a wide curve is no parabola: keep sizes within a factor of 3 of the best.
+    have no width. Nothing in them knows that a wide curve is no parabola: keep sizes within a factor of 3 of the
+    best one.
 
     Raises:
         UserError: There are fewer than two budgets, or a curve has too few sizes or no minimum.

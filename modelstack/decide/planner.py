@@ -211,7 +211,7 @@ def _sequences(n_tokens: float, request: PlanRequest) -> int:
 
 def _learning_rate(n_non_embedding: int, n_tokens: float) -> Rule:
     found = 1.79 * n_non_embedding**-0.713 * n_tokens**0.307
-    rule = "1.79 N^-0.713 D^0.307, N without embeddings, for AdamW"
+    rule = "1.79 N^-0.713 D^0.307, N all parameters without embeddings, for AdamW"
     if found > LARGEST_RATE:
         rule += f"; {found:.3g} cut to the largest rate that the law was fitted with, 2^-7"
     return Rule(value=min(found, LARGEST_RATE), rule=rule, source=STEP_LAW)
@@ -307,10 +307,12 @@ def _warnings(
     said = []
     if question.law.extrapolates(planned.n_parameters):
         low, high = (quantity(each).replace("G", "B") for each in FITTED_PARAMETERS)
+        small = planned.n_parameters < FITTED_PARAMETERS[0]
         said.append(
             f"{planned.n_parameters:.3g} parameters lie outside of the {low} to {high} that the published laws "
-            f"were fitted on: their losses are extrapolated. At 1 to 10 million parameters embeddings dominate; "
-            f"fit runs of your own (`--runs`) and trust those."
+            f"were fitted on: their losses are extrapolated"
+            + (", and at 1 to 10 million parameters embeddings dominate" if small else "")
+            + ". Fit runs of your own (`--runs`) and trust those."
         )
     if model.embedding_share > 0.4:
         said.append(

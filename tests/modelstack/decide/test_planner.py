@@ -120,7 +120,12 @@ def test_other_devices_are_compared_on_the_same_training() -> None:
 def test_a_shape_is_near_the_size_asked(n_parameters: float) -> None:
     found = dense_shape(n_parameters, 16384 if n_parameters < 1e9 else 128000, 2048)
     assert count_parameters(found).total == pytest.approx(n_parameters, rel=0.15)
-    assert found.hidden_size == found.num_attention_heads * 64
+    assert found.hidden_size == found.num_attention_heads * found.head_dim
+
+
+@pytest.mark.parametrize("n_parameters", [3e9, 7e10, 4e11])
+def test_heads_of_a_large_shape_divide_among_four_devices(n_parameters: float) -> None:
+    assert dense_shape(n_parameters, 128000, 2048).num_attention_heads % 4 == 0
 
 
 def test_a_size_below_every_shape_is_refused() -> None:
