@@ -141,7 +141,7 @@ class _Fp8Product(torch.autograd.Function):
         x = quantise(x_ND, power_of_two=power_of_two)
         weight = quantise(weight_OD, TILE)
         ctx.save_for_backward(x.values_RK, x.scales, weight.values_RK, weight.scales)
-        ctx.types = (x_ND.dtype, weight_OD.dtype)
+        ctx.types = (x_ND.dtype, weight_OD.grad_dtype or weight_OD.dtype)
         ctx.power_of_two = power_of_two
         return scaled_matmul(x, weight).to(x_ND.dtype)
 

@@ -4,8 +4,9 @@ bf16 has 8 bits of precision, so w + u is w wherever u is less than 1/512 of it,
 update is. Masters take the updates and the model gets them rounded (Micikevicius et al., arXiv 1710.03740). No
 loss scaling: bf16 has fp32's range.
 
-Gradients are bf16 as well. Where several micro-batches make a step, call `collect` behind each: their sum is then
-fp32 too. FSDP2 does all of this by its own `MixedPrecisionPolicy` and needs no masters beside it.
+Gradients are fp32 too: each parameter's `grad_dtype` says so to autograd, so those of micro-batches add up in
+fp32, and clipping and guards see them on the model's parameters as ever. FSDP2 does all of this by its own
+`MixedPrecisionPolicy` and needs no masters beside it.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ from modelstack.errors import UserError
 class Fp32Masters:
     """An optimizer on fp32 copies of a model's parameters; make it with `with_fp32_masters`.
 
-    It has an optimizer's methods and its `param_groups`, which hold the masters: clip those, after `collect`.
-    A tied parameter is one tensor with one master.
+    It has an optimizer's methods, and its `param_groups`, which hold the masters. A tied parameter is one tensor
+    with one master.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, pairs: list[tuple[nn.Parameter, nn.Parameter]]) -> None:
@@ -37,31 +38,21 @@ class Fp32Masters:
         return self.optimizer.param_groups
 
     @torch.no_grad()
-    def collect(self) -> None:
-        """Add the model's gradients to the masters', in fp32, and free them."""
-        for parameter, master in self.pairs:
-            if parameter.grad is None:
-                continue
-            gradient = parameter.grad.float()
-            master.grad = gradient if master.grad is None else master.grad.add_(gradient)
-            parameter.grad = None
-
-    @torch.no_grad()
     def step(self) -> None:
-        """Collect, move the masters, and give the model their rounded values; all gradients are then forgotten.
-
-        A trainer that zeroes the model's gradients, and not the optimizer's, must not find them added up here.
-        """
-        self.collect()
+        """Move the masters by the model's gradients, and give the model their rounded values."""
+        for parameter, master in self.pairs:
+            master.grad = parameter.grad
         self.optimizer.step()
-        self.zero_grad()
+        self.optimizer.zero_grad()  # the masters' names for gradients that are the model's
         self._round()
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients of masters and model."""
-        self.optimizer.zero_grad(set_to_none)
+        """Forget the model's gradients, or make them 0."""
         for parameter, _ in self.pairs:
-            parameter.grad = None
+            if set_to_none:
+                parameter.grad = None
+            elif parameter.grad is not None:
+                parameter.grad.zero_()
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state and the masters, in the order of the groups."""
@@ -118,4 +109,6 @@ def with_fp32_masters(
         pairs += zip(group["params"], masters, strict=True)
         group["params"] = masters
     model.to(dtype)
+    for parameter, master in pairs:
+        parameter.grad_dtype = master.dtype
     return Fp32Masters(optimizer, pairs)

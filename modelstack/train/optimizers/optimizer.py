@@ -4,7 +4,7 @@ A `torch.optim.Optimizer`, so schedules, `state_dict` and distributed checkpoint
 is torch's function (the fused one where there is one: a single pass over memory); what is ours is the grouping,
 Muon, and that both work on the local shard of a sharded parameter.
 
-A schedule sets `group["lr"] = group["initial_lr"] * factor`: `scale_learning_rates`.
+A schedule's factor multiplies `group["initial_lr"]`, which is what a group was built with.
 """
 
 from __future__ import annotations
@@ -47,12 +47,6 @@ class GroupedOptimizer(torch.optim.Optimizer):
         for group in self.param_groups:
             METHODS[group["method"]](self, group)
         return loss
-
-
-def scale_learning_rates(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Set every group's learning rate to `factor` times what it was built with."""
-    for group in optimizer.param_groups:
-        group["lr"] = group["initial_lr"] * factor
 
 
 def _adamw_step(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
-from modelstack.train.optimizers.optimizer import GroupedOptimizer, scale_learning_rates
+from modelstack.train.optimizers.optimizer import GroupedOptimizer
 from tests.modelstack.train.toys import family_model, values, with_random_gradients
 
 CONFIG = OptimizerConfig(lr=0.01)
@@ -45,23 +45,16 @@ def test_a_loaded_state_continues_bit_for_bit(family: str, name: str) -> None:
     assert all(torch.equal(value, expected[name]) for name, value in values(resumed).items())
 
 
-def test_learning_rates_are_scaled_from_what_they_were_built_with() -> None:
-    config = OptimizerConfig(lr=1.0, muon_lr=2.0)
-    optimizer = build_optimizer(family_model("llama"), config)
-    for factor in (0.5, 0.25):
-        scale_learning_rates(optimizer, factor)
-        by_role = {group["role"]: group["lr"] for group in optimizer.param_groups}
-        assert by_role == {"matrix": 2 * factor, "embedding": factor, "head": factor, "vector": factor}
-
-
-def test_learning_rates_are_scaled_from_the_first_after_a_load_too() -> None:
+def test_what_a_group_was_built_with_is_still_there_after_a_schedule_and_a_load() -> None:
     model = family_model("llama")
-    optimizer = build_optimizer(model, CONFIG)
-    scale_learning_rates(optimizer, 0.5)
-    resumed = build_optimizer(model, CONFIG)
+    optimizer = build_optimizer(model, OptimizerConfig(lr=1.0, muon_lr=2.0))
+    for group in optimizer.param_groups:
+        group["lr"] = 0.5
+    resumed = build_optimizer(model, OptimizerConfig(lr=7.0))
     resumed.load_state_dict(through_json(optimizer.state_dict()))
-    scale_learning_rates(resumed, 1.0)
-    assert {group["lr"] for group in resumed.param_groups} == {0.01}
+    first = {group["role"]: group["initial_lr"] for group in resumed.param_groups}
+    assert first == {"matrix": 2.0, "embedding": 1.0, "head": 1.0, "vector": 1.0}
+    assert {group["lr"] for group in resumed.param_groups} == {0.5}
 
 
 def test_a_closure_is_evaluated_with_gradients() -> None:

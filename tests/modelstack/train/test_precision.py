@@ -7,11 +7,13 @@ from functools import partial
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from modelstack.architecture.initialise import initialise
 from modelstack.errors import UserError
+from modelstack.train.fp8 import Fp8Linear
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
-from modelstack.train.optimizers.optimizer import scale_learning_rates
 from modelstack.train.precision import Fp32Masters, with_fp32_masters
 from tests.modelstack.train.toys import family_model, values, with_random_gradients
 
@@ -34,7 +36,7 @@ def test_updates_that_bf16_swallows_accumulate() -> None:
     optimizers = (plain_sgd(swallowed), with_fp32_masters(kept, plain_sgd))
     for _ in range(64):
         for model, optimizer in zip((swallowed, kept), optimizers, strict=True):
-            model.weight.grad = torch.full_like(model.weight, small)
+            model.weight.grad = torch.full_like(model.weight, small, dtype=model.weight.grad_dtype)
             optimizer.step()
     assert kept.weight.dtype == torch.bfloat16
     assert swallowed.weight.item() == 1.0
@@ -50,7 +52,7 @@ def test_masters_move_as_an_fp32_model_would_and_the_model_is_their_rounding(fam
         with_random_gradients(model, step)
         for p, q in zip(exact.parameters(), model.parameters(), strict=True):
             assert q.grad is not None
-            p.grad = q.grad.float()
+            p.grad = q.grad.clone()
         optimizer.step()
         masters.step()
     expected = values(exact)
@@ -80,14 +82,51 @@ def test_tied_weights_stay_tied_and_have_one_master() -> None:
 def test_gradients_of_micro_batches_are_summed_in_fp32() -> None:
     model = nn.Linear(1, 1, bias=False)
     masters = with_fp32_masters(model, plain_sgd)
-    for gradient in (1.0, 2.0**-9, 2.0**-9):  # in bf16 the sum would stay 1
-        model.weight.grad = torch.full_like(model.weight, gradient)
-        masters.collect()
-        assert model.weight.grad is None
-    (master,) = masters.param_groups[0]["params"]
-    assert master.grad.item() == 1.0 + 2.0**-8
+    for x in (1.0, 2.0**-9, 2.0**-9):  # in bf16 the sum would stay 1
+        model(torch.full((1, 1), x, dtype=torch.bfloat16)).sum().backward()
+    assert model.weight.grad is not None
+    assert model.weight.grad.item() == 1.0 + 2.0**-8
     masters.zero_grad()
-    assert master.grad is None
+    assert model.weight.grad is None
+
+
+def test_a_step_forgets_no_gradient_and_keeps_none_of_its_own() -> None:
+    model = nn.Linear(1, 1, bias=False)
+    masters = with_fp32_masters(model, plain_sgd)
+    model(torch.ones(1, 1, dtype=torch.bfloat16)).sum().backward()
+    masters.step()
+    assert model.weight.grad is not None and model.weight.grad.item() == 1.0
+    assert masters.param_groups[0]["params"][0].grad is None
+    masters.zero_grad(set_to_none=False)
+    assert model.weight.grad.item() == 0.0
+
+
+def test_an_fp8_layers_weight_gradient_reaches_its_master_unrounded() -> None:
+    torch.manual_seed(0)
+    layer = Fp8Linear.of(nn.Linear(128, 16, bias=False))
+    with_fp32_masters(layer, plain_sgd)
+    layer(torch.randn(4, 128).bfloat16()).square().sum().backward()
+    gradient = layer.weight.grad
+    assert gradient is not None and gradient.dtype == torch.float32
+    assert not torch.equal(gradient, gradient.bfloat16().float())
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gpt_oss", "deepseek_v3", "deepseek_v4"])
+def test_a_bf16_model_of_each_kind_learns_a_batch_by_heart(family: str) -> None:
+    model = initialise(family_model(family))
+    masters = mastered(model)
+    ids = torch.randint(0, 128, (2, 17), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(12):
+        logits = model(ids[:, :-1]).logits_BTV
+        loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        loss.backward()
+        assert {p.grad.dtype for p in model.parameters() if p.grad is not None} == {torch.float32}
+        masters.step()
+        masters.zero_grad()
+        losses.append(loss.item())
+    assert {p.dtype for p in model.parameters()} == {torch.bfloat16}
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_a_loaded_state_continues_bit_for_bit() -> None:
@@ -115,10 +154,11 @@ def test_the_state_of_another_model_is_refused() -> None:
         mastered(family_model("qwen3")).load_state_dict(state)
 
 
-def test_schedules_reach_the_optimizer_within() -> None:
+def test_learning_rates_reach_the_optimizer_within() -> None:
     masters = mastered(family_model("llama"))
-    scale_learning_rates(masters.optimizer, 0.5)
-    assert {group["lr"] for group in masters.param_groups} == {0.005}
+    for group in masters.param_groups:
+        group["lr"] = 0.005
+    assert {group["lr"] for group in masters.optimizer.param_groups} == {0.005}
 
 
 def test_a_type_that_needs_no_masters_is_refused() -> None:

@@ -27,7 +27,7 @@ def with_random_gradients(model: nn.Module, seed: int) -> None:
     """Give every parameter a gradient."""
     generator = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
-        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.dtype)
+        parameter.grad = torch.randn(parameter.shape, generator=generator).to(parameter.grad_dtype)
 
 
 def values(model: nn.Module) -> dict[str, Tensor]:
