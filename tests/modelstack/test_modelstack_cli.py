@@ -21,7 +21,7 @@ def test_help_lists_the_commands_without_importing_torch() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     output, heavy = json.loads(done.stdout)
-    for command in ("tokenizer", "count", "ablate", "export", "import"):
+    for command in ("plan", "fit-law", "tokenizer", "count", "ablate", "export", "import"):
         assert command in output
     assert heavy == []
 
