@@ -99,9 +99,15 @@ def test_a_folder_that_holds_the_same_already_stays_open_to_readers(tmp_path: Pa
 def test_shards_of_changed_documents_or_another_tokenizer_are_made_anew(tmp_path: Path) -> None:
     documents = toy_documents()
     toy_shards(tmp_path, documents)
-    changed = [SourcedText("other", "new"), *documents[1:40]]
+    # As long as before: the shards' borders stay, only a text differs.
+    text = documents[0].text.upper()
+    assert text != documents[0].text
+    changed = [SourcedText(text, documents[0].source), *documents[1:40]]
     shards = toy_shards(tmp_path, changed)
-    assert shards.tokens(0).tolist() == [BEGIN, *b"other", END]
+    assert shards.tokens(0).tolist() == [BEGIN, *text.encode(), END]
+    changed[0] = SourcedText(text, "new")
+    shards = toy_shards(tmp_path, changed)
+    assert shards.sources[shards.source_of[0]] == "new"
     assert len(list(tmp_path.glob("*.tokens.npy"))) == len(shards.index.shards)
     tokenizer = ByteTokenizer(adds_begin=False)
     write_shards(changed, tokenizer, tmp_path, shard_bytes=2000)
