@@ -38,9 +38,10 @@ SMALLEST_SCALE = 2.0**-126
 """fp32's smallest normal number: what a piece of zeros is divided by."""
 KERNEL_MULTIPLE = 16
 """Rows and columns that the Hopper kernel wants; others are emulated."""
-OUTSIDE = ("*lm_head", "*gate", "*weights_proj", "*in_proj_a", "*in_proj_b")
-"""Linears that stay: the head, and small ones whose outputs are choices, gates or decays. (Embeddings, norms and
-routers are no `nn.Linear`s here, and attention's products are not layers.) The report keeps the same parts."""
+OUTSIDE = ("*lm_head", "*gate", "*compressor*gate_proj", "*weights_proj", "*in_proj_a", "*in_proj_b")
+"""Linears that stay: the head, and those whose outputs are choices, gates of a softmax or decays. (Embeddings,
+norms and routers are no `nn.Linear`s here, and attention's products are not layers.) The report keeps
+embedding, head, gating modules, norms and attention."""
 POWER_OF_TWO = ("*o_proj",)
 
 

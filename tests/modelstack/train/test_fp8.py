@@ -160,6 +160,7 @@ def test_embedding_head_norms_and_routers_stay(family: str) -> None:
     assert {name for name, module in model.named_modules() if isinstance(module, Fp8Linear)} == names
     assert not isinstance(model.lm_head, Fp8Linear)
     assert not any(name.endswith((".gate", "norm", "weights_proj", "lm_head", "embed_tokens")) for name in names)
+    assert not any("compressor" in name and name.endswith("gate_proj") for name in names)
     assert any("self_attn" in name for name in names)
     loss = model(torch.arange(16)[None]).logits_BTV.square().mean()
     loss.backward()
