@@ -102,7 +102,7 @@ def test_shards_of_changed_documents_or_another_tokenizer_are_made_anew(tmp_path
     # As long as before: the shards' borders stay, only a text differs.
     text = documents[0].text.upper()
     assert text != documents[0].text
-    changed = [SourcedText(text, documents[0].source), *documents[1:40]]
+    changed = [SourcedText(text, documents[0].source), *documents[1:100]]
     shards = toy_shards(tmp_path, changed)
     assert shards.tokens(0).tolist() == [BEGIN, *text.encode(), END]
     changed[0] = SourcedText(text, "new")
