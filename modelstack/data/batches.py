@@ -19,7 +19,10 @@ class Batch:
     ids_BT: Tensor
     """int64."""
     labels_BT: Tensor
-    """The token to name at each place, or `losses.IGNORED`: at the end of each document, and in padding."""
+    """The token to name at each place, or `losses.IGNORED`: at the end of each document, and in padding.
+
+    Where a document was cut at the end of a row, its last token there has a label: the next row begins with it.
+    """
     documents_BT: Tensor
     """A number for each document of a row; padding has one of its own."""
     position: int

@@ -19,15 +19,13 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.data.mixture import Mixture
 from modelstack.data.packing import Kind, Row
 from modelstack.data.rows import RowStream
 from modelstack.data.shards import Shards
 from modelstack.errors import UserError
-
-NO_LABEL = -100
-"""What `architecture.losses`, a later step that is not imported here, ignores; a test holds the two equal."""
 
 
 class PackingConfig(BaseModel):
@@ -145,7 +143,7 @@ def batch_of_rows(rows: Sequence[Row], shards: Shards, row_tokens: int, position
     """
     shape = (len(rows), row_tokens)
     ids_BT = np.full(shape, shards.index.end_id, np.int64)
-    labels_BT = np.full(shape, NO_LABEL, np.int64)
+    labels_BT = np.full(shape, IGNORED, np.int64)
     documents_BT = np.empty(shape, np.int64)
     for b, row in enumerate(rows):
         at = 0

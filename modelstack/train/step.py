@@ -23,6 +23,7 @@ from modelstack.architecture.losses import IGNORED, total_loss
 from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
+from modelstack.train.precision import Fp32Masters
 
 Judge = Callable[[float, float], str]
 """Loss and gradient norm to "" (go) or the reason why the step must not be taken."""
@@ -33,7 +34,7 @@ class TrainState:
     """What training changes."""
 
     model: CausalLM
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | Fp32Masters
     balancer: BiasBalancer | None = None
     """Of a model whose routers have a balancing bias."""
     step: int = 0
@@ -153,7 +154,7 @@ def _backward(state: TrainState, batch: Batch, n_labels: int) -> dict[str, Tenso
     return {name: loss.detach() for name, loss in losses.parts.items()}
 
 
-def _set_rates(optimizer: torch.optim.Optimizer, factor: float) -> tuple[float, ...]:
+def _set_rates(optimizer: torch.optim.Optimizer | Fp32Masters, factor: float) -> tuple[float, ...]:
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
         group["lr"] = group["initial_lr"] * factor

@@ -15,7 +15,7 @@ import torch
 
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch, Loader
-from modelstack.data.loader import NO_LABEL, PackedLoader, PackingConfig, batch_of_rows
+from modelstack.data.loader import PackedLoader, PackingConfig, batch_of_rows
 from modelstack.data.mixture import Mixture
 from modelstack.data.order import Order
 from modelstack.data.packing import Kind, Piece, padding_share
@@ -75,10 +75,6 @@ def test_a_resume_at_any_batch_equals_the_run_without_a_stop(
             resumed.load_state_dict(states[stop])
             left = expected[stop : stop + 3]
             assert hashed(taken(resumed, len(left))) == left
-
-
-def test_places_without_a_label_are_those_that_the_loss_ignores() -> None:
-    assert NO_LABEL == IGNORED
 
 
 def test_a_loader_goes_back_to_a_state_of_its_own_past(shards: Shards) -> None:
