@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +91,10 @@ def compare(rank: int, rendezvous: str, results: str) -> None:
             assert whole.keys() == sharded.keys()
             differences.append(max((whole[name] - sharded[name]).abs().max().item() for name in whole))
     is_resumed = resumed_is_bit_equal(f"{results}/checkpoint")
-    dist.destroy_process_group()
     Path(results, str(rank)).write_text(json.dumps([differences, is_resumed]), encoding="utf-8")
+    # Once in ten runs gloo's threads abort a process on its way out ("terminate called without an active
+    # exception"). What is tested is written by now, so the process leaves without a teardown.
+    os._exit(0)
 
 
 def test_a_sharded_model_moves_as_the_whole_one_and_resumes_bit_for_bit(tmp_path: Path) -> None:
