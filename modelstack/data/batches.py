@@ -5,8 +5,8 @@ Letters: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -27,6 +27,8 @@ class Batch:
     """A number for each document of a row; padding has one of its own."""
     position: int
     """Rows given before this batch since the beginning of the run: which window of data this is."""
+    forced_experts: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
+    """Expert choices [B * T, k] by layer, made before (anticipatory routing, replay); a router without chooses."""
 
     @property
     def n_tokens(self) -> int:

@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -39,6 +39,62 @@ class Loaded:
     state: dict[str, Any]
     rejected: tuple[str, ...]
     """Newer checkpoints that did not, and why."""
+
+
+class CheckpointStore(Protocol):
+    """Where a run's checkpoints lie; every rank calls each method."""
+
+    @property
+    def folder(self) -> Path:
+        """Of the checkpoints, and of what else a run leaves."""
+        ...
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of a step, or begin to; `state` may change as soon as this returns.
+
+        Raises:
+            OSError: The disk is full or fails; the older checkpoints are as they were.
+        """
+        ...
+
+    def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
+        """Return the newest checkpoint that is whole, or None where there is none.
+
+        Args:
+            like: A state of the run as it is now: a sharded store fills tensors sharded as these are.
+            before: Only checkpoints of fewer steps.
+
+        Raises:
+            UserError: There are checkpoints, and none is whole.
+        """
+        ...
+
+    def wait(self) -> None:
+        """Return when what was begun is written.
+
+        Raises:
+            OSError: Writing failed.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalStore:
+    """Checkpoints of one process."""
+
+    folder: Path
+    keep: int = 3
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Write one; see `save_run`."""
+        save_run(self.folder, step, state, keep=self.keep)
+
+    def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
+        """Return the newest; see `load_run`."""
+        return load_run(self.folder, before=before)
+
+    def wait(self) -> None:
+        """Return: `save` waits itself."""
 
 
 def save_run(folder: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 3) -> Path:

@@ -9,7 +9,7 @@ written when the state was bad already. Where nothing helps, the run ends with t
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, Field
@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
 from modelstack.stability.guard import Guard, Judgement, Verdict
-from modelstack.stability.run_checkpoints import capture_rng, load_run, restore_rng, save_run
+from modelstack.stability.run_checkpoints import CheckpointStore, capture_rng, restore_rng
 from modelstack.train.loop import Run
 from modelstack.train.step import StepReport
 
@@ -31,7 +31,6 @@ class SupervisorConfig(BaseModel, frozen=True, extra="forbid"):
 
     save_every: int = Field(default=100, gt=0)
     """Steps between checkpoints."""
-    keep: int = Field(default=3, ge=1)
 
 
 class GuardedRun:
@@ -40,13 +39,13 @@ class GuardedRun:
     def __init__(
         self,
         guard: Guard,
-        folder: str | Path,
+        store: CheckpointStore,
         config: SupervisorConfig | None = None,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
         """Begin; `on_event` is told in a sentence of everything that is not ordinary."""
         self.guard = guard
-        self.folder = Path(folder)
+        self.store = store
         self.config = config or SupervisorConfig()
         self._on_event = on_event
         self._judgement = Judgement(Verdict.GO, "")
@@ -59,7 +58,7 @@ class GuardedRun:
         Raises:
             UserError: There are checkpoints and none is sound, or they are of another run.
         """
-        loaded = load_run(self.folder)
+        loaded = self.store.load(self._state_of(run))
         if loaded is None:
             return False
         for reason in loaded.rejected:
@@ -92,17 +91,19 @@ class GuardedRun:
 
     def save(self, run: Run) -> None:
         """Write a checkpoint; a disk that is full is told of and costs the checkpoint, not the run."""
-        state = {"run": run.state_dict(), "guard": self.guard.state_dict(), "rng": capture_rng()}
         try:
-            save_run(self.folder, run.state.step, state, keep=self.config.keep)
+            self.store.save(run.state.step, self._state_of(run))
         except OSError as error:
             self._on_event(f"checkpoint of step {run.state.step} was not written: {error}")
             return
         self._restored = None
 
+    def _state_of(self, run: Run) -> dict[str, Any]:
+        return {"run": run.state_dict(), "guard": self.guard.state_dict(), "rng": capture_rng()}
+
     def _roll_back(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
         try:
-            loaded = load_run(self.folder, before=self._restored)
+            loaded = self.store.load(self._state_of(run), before=self._restored)
         except UserError as error:
             self._on_event(str(error))
             loaded = None
@@ -119,8 +120,8 @@ class GuardedRun:
     def _stop(self, report: StepReport, batches: Sequence[Batch]) -> None:
         from safetensors.torch import save_file
 
-        self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"bad-batch-{report.step:08d}.safetensors"
+        self.store.folder.mkdir(parents=True, exist_ok=True)
+        path = self.store.folder / f"bad-batch-{report.step:08d}.safetensors"
         tensors: dict[str, torch.Tensor] = {}
         for n, batch in enumerate(batches):
             tensors |= {

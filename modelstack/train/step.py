@@ -16,13 +16,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.losses import IGNORED, total_loss
+from modelstack.architecture.losses import IGNORED
 from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
+from modelstack.train.passes import LocalPasses, Passes
 from modelstack.train.precision import Fp32Masters
 
 Judge = Callable[[float, float], str]
@@ -33,10 +34,10 @@ Judge = Callable[[float, float], str]
 class TrainState:
     """What training changes."""
 
-    model: CausalLM
+    model: nn.Module
+    """This rank's share of it where it is spread; its state dict is what checkpoints hold."""
     optimizer: torch.optim.Optimizer | Fp32Masters
-    balancer: BiasBalancer | None = None
-    """Of a model whose routers have a balancing bias."""
+    passes: Passes
     step: int = 0
     """Batches consumed, rejected ones included: the schedule and the data go on together."""
     n_tokens: int = 0
@@ -46,7 +47,6 @@ class TrainState:
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "balancer": self.balancer.state_dict() if self.balancer else None,
             "step": self.step,
             "n_tokens": self.n_tokens,
         }
@@ -62,9 +62,13 @@ class TrainState:
             self.optimizer.load_state_dict(state["optimizer"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise UserError(f"the checkpoint is of another model or optimizer: {error}") from error
-        if self.balancer is not None:
-            self.balancer.load_state_dict(state["balancer"])
         self.step, self.n_tokens = state["step"], state["n_tokens"]
+
+
+def local_state(model: CausalLM, optimizer: torch.optim.Optimizer | Fp32Masters) -> TrainState:
+    """Return the state of a model that lies on one device; one with balancing biases gets them moved."""
+    has_bias = model.config.has_experts and model.config.score_correction_bias
+    return TrainState(model, optimizer, LocalPasses(model, BiasBalancer(model) if has_bias else None))
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def train_step(
 
     Args:
         state: Is changed.
-        batches: Micro-batches, at least one.
+        batches: Micro-batches of this rank, at least one.
         lr_factor: Share of each group's own learning rate (`initial_lr`, set at the first step).
         max_norm: Gradients are scaled down to it.
         judge: Sees loss and gradient norm before the optimizer does.
@@ -114,44 +118,26 @@ def train_step(
         UserError: There is no batch, or none of its tokens has a label.
     """
     started = time.perf_counter()
-    n_labels = sum(int((batch.labels_BT != IGNORED).sum()) for batch in batches)
+    passes = state.passes
+    n_labels = passes.total(sum(int((batch.labels_BT != IGNORED).sum()) for batch in batches))
     if n_labels == 0:
         raise UserError(
             f"step {state.step}: no token of {len(batches)} batches has a label; nothing can be learnt"
         )
-    parts: dict[str, Tensor] = {}
-    for batch in batches:
-        for name, loss in _backward(state, batch, n_labels).items():
-            parts[name] = parts.get(name, 0.0) + loss
-    norm = nn.utils.clip_grad_norm_(state.model.parameters(), max_norm)
-    losses = {name: float(loss) for name, loss in parts.items()}
+    losses = passes.backward(batches, n_labels)
     losses["total"] = sum(losses.values())
-    n_tokens = sum(batch.n_tokens for batch in batches)
-    rejected = judge(losses["total"], float(norm))
+    norm = passes.clip(max_norm)
+    rejected = judge(losses["total"], norm)
     rates = _set_rates(state.optimizer, lr_factor)
     if not rejected:
         state.optimizer.step()
-        if state.balancer is not None:
-            state.balancer.update()
-    elif state.balancer is not None:
-        state.balancer.counts_LE.zero_()
+    passes.settle(taken=not rejected)
     state.optimizer.zero_grad(set_to_none=True)
-    report = StepReport(state.step, losses, float(norm), rates, n_tokens, time.perf_counter() - started, rejected)
+    n_tokens = passes.total(sum(batch.n_tokens for batch in batches))
+    report = StepReport(state.step, losses, norm, rates, n_tokens, time.perf_counter() - started, rejected)
     state.step += 1
     state.n_tokens += n_tokens
     return report
-
-
-def _backward(state: TrainState, batch: Batch, n_labels: int) -> dict[str, Tensor]:
-    """Add one micro-batch's gradients; return its parts of the loss."""
-    model = state.model
-    with_mtp = model.config.mtp_loss_coef > 0
-    output = model(batch.ids_BT, documents_BT=batch.documents_BT, with_logits=False, with_mtp=with_mtp)
-    losses = total_loss(model, output, batch.labels_BT, n_labels=n_labels)
-    losses.total.backward()
-    if state.balancer is not None:
-        state.balancer.count(output.routing)
-    return {name: loss.detach() for name, loss in losses.parts.items()}
 
 
 def _set_rates(optimizer: torch.optim.Optimizer | Fp32Masters, factor: float) -> tuple[float, ...]:

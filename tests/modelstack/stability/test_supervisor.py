@@ -16,10 +16,10 @@ from modelstack.architecture.initialise import initialise
 from modelstack.architecture.losses import next_token_labels
 from modelstack.data.batches import Batch
 from modelstack.stability.guard import Guard, GuardConfig
-from modelstack.stability.run_checkpoints import TENSORS
+from modelstack.stability.run_checkpoints import TENSORS, LocalStore
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig, TrainingStopped
 from modelstack.train.loop import LoopConfig, Run, train
-from modelstack.train.step import StepReport, TrainState
+from modelstack.train.step import StepReport, local_state
 
 TOY: dict[str, Any] = {
     "model_type": "llama",
@@ -73,9 +73,11 @@ class Seen:
 
 def make(folder: Path, events: list[str], *, seed: int = 0, n_steps: int = 30, **guard: Any) -> Run:
     model = initialise(CausalLM(build(TOY)), seed)
-    state = TrainState(model, torch.optim.AdamW(model.parameters(), lr=3e-3))
+    state = local_state(model, torch.optim.AdamW(model.parameters(), lr=3e-3))
     config = GuardConfig(**{"window": 16, "warmup": 4, "skips_in_a_row": 2, **guard})
-    supervisor = GuardedRun(Guard(config), folder, SupervisorConfig(save_every=5, keep=4), events.append)
+    supervisor = GuardedRun(
+        Guard(config), LocalStore(folder, keep=4), SupervisorConfig(save_every=5), events.append
+    )
     loop = LoopConfig(n_steps=n_steps)
     return Run(loop, state, Counting(), lambda step: 1 - step / 60, supervisor, {"seen": Seen()})
 
@@ -90,7 +92,7 @@ def equal(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def spoil(run: Run, steps: range, how: Callable[[torch.Tensor], torch.Tensor]) -> None:
     """Change a layer's output at some steps."""
-    layer: Any = run.state.model.model.layers[0]
+    layer: Any = run.state.model.get_submodule("model.layers.0")
     layer.register_forward_hook(lambda module, args, y: how(y) if run.state.step in steps else y)
 
 
@@ -151,7 +153,7 @@ def test_a_damaged_state_goes_back_and_the_data_goes_on(tmp_path: Path) -> None:
     for report in train(run):
         if report.step == 11:  # a bit flip in a weight: every loss from here is wrong
             with torch.no_grad():
-                run.state.model.lm_head.weight.mul_(-1e4)
+                run.state.model.get_parameter("lm_head.weight").mul_(-1e4)
         reports.append(report)
     assert [report.step for report in reports if report.rejected] == [12, 13]
     assert events[-1] == "went back to the weights of step 10; the data goes on from step 14"
@@ -195,6 +197,6 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path: Path, monkey
 
     events: list[str] = []
     run = make(tmp_path, events, n_steps=12)
-    monkeypatch.setattr("modelstack.stability.supervisor.save_run", full)
+    monkeypatch.setattr("modelstack.stability.run_checkpoints.save_run", full)
     assert len(list(train(run))) == 12
     assert len(events) == 2 and "was not written" in events[0]

@@ -12,12 +12,11 @@ from modelstack.architecture.config import ModelConfig, build
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import initialise
 from modelstack.architecture.losses import IGNORED
-from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
 from modelstack.stability.guard import Guard, GuardConfig
 from modelstack.stability.run_checkpoints import load_run, save_run
-from modelstack.train.step import TrainState, train_step
+from modelstack.train.step import TrainState, local_state, train_step
 
 TOY: dict[str, Any] = {
     "model_type": "llama",
@@ -45,7 +44,7 @@ MOE: dict[str, Any] = TOY | {
 def state_of(config: ModelConfig, seed: int = 0) -> TrainState:
     model = initialise(CausalLM(config), seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    return TrainState(model, optimizer, BiasBalancer(model) if config.has_experts else None)
+    return local_state(model, optimizer)
 
 
 def batch(seed: int, rows: int = 4, length: int = 12, masked: int = 0) -> Batch:
@@ -108,7 +107,7 @@ def test_a_rejected_step_moves_nothing_but_the_data(keys: dict[str, Any]) -> Non
 def test_a_guard_keeps_nan_out_of_the_weights() -> None:
     state, guard = state_of(build(TOY)), Guard(GuardConfig())
     train_step(state, [batch(1)], judge=lambda loss, norm: guard.judge(loss, norm).reason)
-    layer: Any = state.model.model.layers[0]
+    layer: Any = state.model.get_submodule("model.layers.0")
     handle = layer.register_forward_hook(lambda module, args, output: output * math.nan)
     report = train_step(state, [batch(2)], judge=lambda loss, norm: guard.judge(loss, norm).reason)
     handle.remove()
@@ -130,7 +129,7 @@ def test_the_balancing_bias_moves_once_a_step_on_the_load_of_all_micro_batches()
 def test_gradients_are_clipped_and_the_norm_before_is_reported() -> None:
     state = state_of(build(TOY))
     optimizer = torch.optim.SGD(state.model.parameters(), lr=1.0)
-    state = TrainState(state.model, optimizer)
+    state = TrainState(state.model, optimizer, state.passes)
     before = weights(state)
     report = train_step(state, [batch(1)], max_norm=0.01)
     moved = math.sqrt(sum((weights(state)[n] - before[n]).square().sum().item() for n in before))

@@ -1,0 +1,101 @@
+"""Forward and backward passes, wherever the model lies: what a training step needs of a layout.
+
+A step asks for gradients of micro-batches, for their norm and for sums over all ranks. On one device that is a
+loop over micro-batches; sharded, in a pipeline or with experts elsewhere it is `modelstack.train.parallel`'s. The
+step itself is the same for all.
+
+Letters: B rows, T tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import total_loss
+from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.data.batches import Batch
+
+
+class Passes(Protocol):
+    """What a layout does for a step; every rank calls each method, in the same order."""
+
+    def total(self, n: int) -> int:
+        """Return the sum of a number over the ranks that have different batches."""
+        ...
+
+    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+        """Add the gradients of this rank's micro-batches.
+
+        Args:
+            batches: At least one.
+            n_labels: Labelled tokens of the whole step: of all micro-batches of all ranks. Sums over tokens are
+                divided by it, so that gradients add up to those of one large batch.
+
+        Returns:
+            The step's losses by part, coefficients applied, of all ranks together; the same on each.
+        """
+        ...
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients down to a norm; return the norm before, of the whole model."""
+        ...
+
+    def settle(self, taken: bool) -> None:
+        """Do what follows a step that was taken, or rejected: move or keep the balancing biases."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class LocalPasses:
+    """The whole model on one device, one process."""
+
+    model: CausalLM
+    balancer: BiasBalancer | None = None
+
+    def total(self, n: int) -> int:
+        """Return `n`: there are no others."""
+        return n
+
+    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+        """Add the gradients of micro-batches one after the other; return the losses."""
+        sums: dict[str, Tensor] = {}
+        for batch in batches:
+            for name, loss in add_gradients(self.model, self.balancer, batch, n_labels).items():
+                sums[name] = sums[name] + loss if name in sums else loss
+        return {name: float(loss) for name, loss in sums.items()}
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients down; return the norm before."""
+        return float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
+
+    def settle(self, taken: bool) -> None:
+        """Move the balancing biases of a step that was taken; forget its counts otherwise."""
+        if self.balancer is None:
+            return
+        if taken:
+            self.balancer.update()
+        else:
+            self.balancer.counts_LE.zero_()
+
+
+def add_gradients(
+    model: CausalLM, balancer: BiasBalancer | None, batch: Batch, n_labels: int
+) -> dict[str, Tensor]:
+    """Add one micro-batch's gradients and balancing counts; return its parts of the loss, detached."""
+    output = model(
+        batch.ids_BT,
+        documents_BT=batch.documents_BT,
+        forced_experts=batch.forced_experts,
+        with_logits=False,
+        with_mtp=model.config.mtp_loss_coef > 0,
+    )
+    losses = total_loss(model, output, batch.labels_BT, n_labels=n_labels)
+    losses.total.backward()
+    if balancer is not None:
+        balancer.count(output.routing)
+    return {name: loss.detach() for name, loss in losses.parts.items()}
