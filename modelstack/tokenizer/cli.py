@@ -39,10 +39,10 @@ def train(
     """Learn a tokenizer from text and write it as a folder that transformers loads."""
     from rich.console import Console
 
+    from modelstack.recipe_file import read_recipe
     from modelstack.tokenizer.documents import find_files, sample_documents
-    from modelstack.tokenizer.recipe import read_recipe
     from modelstack.tokenizer.tokenizer_folder import save_tokenizer
-    from modelstack.tokenizer.training import train_tokenizer
+    from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
 
     recipes = [argument for argument in arguments if argument.endswith(".toml")]
     overrides = [argument for argument in arguments if "=" in argument and argument not in recipes]
@@ -51,7 +51,7 @@ def train(
         raise UserError(f"one recipe is read, not {len(recipes)}: {', '.join(recipes)}")
     if not inputs:
         raise UserError("no input: name files or folders of text behind the recipe")
-    config = read_recipe(Path(recipes[0]) if recipes else None, overrides)
+    config = read_recipe(TokenizerConfig, Path(recipes[0]) if recipes else None, overrides)
     files = find_files(inputs)
     console = Console()
     with _progress(console) as progress:

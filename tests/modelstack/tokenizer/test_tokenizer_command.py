@@ -12,8 +12,9 @@ from typer.testing import CliRunner, Result
 
 from modelstack.cli import app
 from modelstack.errors import UserError
-from modelstack.tokenizer.recipe import read_recipe
+from modelstack.recipe_file import read_recipe
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
+from modelstack.tokenizer.training import TokenizerConfig
 from tests.modelstack.tokenizer.texts import LINES, fuzz
 
 
@@ -89,18 +90,20 @@ def test_two_tokenizers_of_one_name_need_names(corpus: Path, tmp_path: Path) -> 
 
 def test_values_are_read_as_toml_has_them() -> None:
     config = read_recipe(
-        None, ["special_tokens.think=none", 'special_tokens.turn=["<|a|>", "<|b|>"]', "kind=byte-level"]
+        TokenizerConfig,
+        None,
+        ["special_tokens.think=none", 'special_tokens.turn=["<|a|>", "<|b|>"]', "kind=byte-level"],
     )
     assert config.special_tokens.think is None
     assert config.special_tokens.turn == ("<|a|>", "<|b|>")
     with pytest.raises(UserError, match="named twice"):
-        read_recipe(None, ["special_tokens.end_of_text=<|im_end|>"])
+        read_recipe(TokenizerConfig, None, ["special_tokens.end_of_text=<|im_end|>"])
 
 
 def test_a_recipe_that_is_no_toml_is_refused(tmp_path: Path) -> None:
     (tmp_path / "bad.toml").write_text("a = = b", encoding="utf-8")
     with pytest.raises(UserError, match=r"bad\.toml is not TOML"):
-        read_recipe(tmp_path / "bad.toml")
+        read_recipe(TokenizerConfig, tmp_path / "bad.toml")
 
 
 def test_the_room_loads_without_torch_and_its_commands_without_numpy() -> None:

@@ -1,0 +1,100 @@
+"""Recipes: a TOML file, `key=value` of the command line over it, errors that name the nearest key.
+
+Every step has its own recipe, a frozen pydantic model; how one is read is the same for all.
+"""
+
+from __future__ import annotations
+
+import difflib
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+
+from modelstack.errors import UserError
+
+Recipe = TypeVar("Recipe", bound=BaseModel)
+
+
+def read_recipe(kind: type[Recipe], file: Path | None, overrides: Iterable[str] = ()) -> Recipe:
+    """Return the recipe of a file with overrides (`special_tokens.n_reserved=8`) over it.
+
+    Args:
+        kind: Its model.
+        file: TOML; None: everything is in the overrides or by default.
+        overrides: `key=value`; a value is written as in TOML, text may go without quotes, "none" is no value.
+
+    Raises:
+        UserError: The file is no TOML, a key is not known, or a value is not allowed.
+    """
+    content: dict[str, Any] = {}
+    if file is not None:
+        try:
+            content = tomllib.loads(file.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"recipe {file} is not TOML: {error}") from error
+    for override in overrides:
+        _put(content, override)
+    return checked_recipe(kind, content)
+
+
+def checked_recipe(kind: type[Recipe], content: Mapping[str, Any]) -> Recipe:
+    """Return the recipe of nested tables.
+
+    Raises:
+        UserError: A key is not known, or a value is not allowed.
+    """
+    _refuse_unknown(content, kind, "")
+    try:
+        return kind.model_validate(content)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        key = ".".join(map(str, fault["loc"]))
+        where = f"recipe key {key!r}" if key else "recipe"
+        given = "" if isinstance(fault["input"], dict) else f" (given: {fault['input']!r})"
+        raise UserError(f"{where}: {fault['msg']}{given}") from error
+
+
+def _put(content: dict[str, Any], override: str) -> None:
+    key, _, text = override.partition("=")
+    place = content
+    *tables, name = key.strip().split(".")
+    for table in tables:
+        place = place.setdefault(table, {})
+        if not isinstance(place, dict):
+            raise UserError(f"{override!r}: {table!r} is a value in the recipe, not a table")
+    place[name] = _parsed(text.strip())
+
+
+def _parsed(text: str) -> Any:
+    if text.lower() == "none":
+        return None
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _refuse_unknown(content: Mapping[str, Any], model: type[BaseModel], section: str) -> None:
+    for key, value in content.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            nearest = difflib.get_close_matches(key, model.model_fields, n=1, cutoff=0)[0]
+            raise UserError(
+                f"recipe key {section + key!r} is not known; nearest: {section + nearest!r}. "
+                f"All keys: {', '.join(section + name for name in model.model_fields)}"
+            )
+        part = _part(field.annotation)
+        if isinstance(value, Mapping) and part is not None:
+            _refuse_unknown(value, part, f"{section}{key}.")
+
+
+def _part(annotation: Any) -> type[BaseModel] | None:
+    """Return the model that a table becomes; None where the field is none, or one of several."""
+    if get_origin(annotation) in (Union, UnionType):
+        parts = [part for part in map(_part, get_args(annotation)) if part is not None]
+        return parts[0] if len(parts) == 1 else None
+    return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
