@@ -1,0 +1,193 @@
+"""Which process does what: the grid of ranks that a layout asks for, and the groups that its parts talk in.
+
+`decide.memory.Layout` says how many; this file makes torch's `DeviceMesh` of it, with the axes in the order pp,
+replicate, shard, tp. The last axis has neighbouring ranks, so that tensor parallelism, which talks most, stays
+inside a machine, and stages of a pipeline, which talk least, lie apart. Expert parallelism borrows its ranks from
+the shard axis (GShard, arXiv 2006.16668, as DeepSpeed-MoE and torchtitan place it): the same ranks, the axis cut
+into shard / ep groups of ep neighbours.
+
+Ranks along replicate and shard have different batches; ranks along tp and pp work on the same one.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+from pydantic import BaseModel
+from torch import Tensor
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.decide.memory import Layout
+from modelstack.errors import UserError
+
+AXES = ("pp", "replicate", "shard", "tp")
+DATA_AXES = ("replicate", "shard")
+"""Axes along which ranks have different batches."""
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
+"""Checkpoints talk about tensors on the CPU, whatever the model lies on."""
+
+
+class ParallelConfig(BaseModel, frozen=True, extra="forbid"):
+    """How a model is spread, and how its parts compute."""
+
+    layout: Layout
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """What blocks compute in; masters and gradients' sums are fp32 in both."""
+    pipeline_schedule: str = "1F1B"
+    """A name of torch's schedules; for pp > 1."""
+    compile_blocks: bool = False
+    reshard_after_forward: bool = True
+    """Whether FSDP frees a block's gathered weights between its forward and its backward pass."""
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """The grid; make it with `make_mesh`."""
+
+    layout: Layout
+    world: DeviceMesh
+    """All ranks, axes `AXES`."""
+
+    @property
+    def device(self) -> torch.device:
+        """The device of this rank."""
+        kind = self.world.device_type
+        return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
+
+    @property
+    def data_rank(self) -> int:
+        """Which of the batches this rank works on, 0 .. `layout.data_ranks` - 1: the loader's rank."""
+        return self.world.get_local_rank("replicate") * self.layout.shard + self.world.get_local_rank("shard")
+
+    @property
+    def stage(self) -> int:
+        """The rank in its pipeline."""
+        return self.world.get_local_rank("pp")
+
+    @property
+    def pp(self) -> DeviceMesh:
+        """The ranks of this rank's pipeline."""
+        return self.world["pp"]
+
+    @property
+    def tp(self) -> DeviceMesh:
+        """The ranks that share this rank's matrices and batch."""
+        return self.world["tp"]
+
+    @property
+    def fsdp(self) -> DeviceMesh:
+        """What `fully_shard` takes: shard alone, or replicate and shard (HSDP)."""
+        return self.world[DATA_AXES] if self.layout.replicate > 1 else self.world["shard"]
+
+    @cached_property
+    def _by_expert(self) -> DeviceMesh:
+        """The same ranks with the shard axis cut in two; made once, since it makes groups of processes."""
+        sizes = (self.layout.shard // self.layout.ep, self.layout.ep)
+        return self.world._unflatten("shard", sizes, ("expert_shard", "ep"))
+
+    @property
+    def ep(self) -> DeviceMesh:
+        """The ranks that hold this rank's layer's experts among them; every rank must ask for it."""
+        return self._by_expert["ep"]
+
+    @property
+    def expert_fsdp(self) -> DeviceMesh:
+        """What `fully_shard` takes for experts that are spread over `ep`."""
+        return (
+            self._by_expert["replicate", "expert_shard"]
+            if self.layout.replicate > 1
+            else self._by_expert["expert_shard"]
+        )
+
+    def sum_over(self, tensor: Tensor, *axes: str) -> Tensor:
+        """Add up a tensor, in place, over this rank's groups along some axes; the same on each rank of them."""
+        for axis in axes:
+            if self.world[axis].size() > 1:
+                dist.all_reduce(tensor, group=self.world.get_group(axis))
+        return tensor
+
+    def sum_over_data(self, tensor: Tensor) -> Tensor:
+        """Add up a tensor, in place, over the ranks that have different batches."""
+        return self.sum_over(tensor, *DATA_AXES)
+
+    def worst_of_ranks(self, own: int) -> int:
+        """Return the largest of all ranks' numbers: how verdicts are agreed."""
+        number = torch.tensor(own, dtype=torch.int64, device=self.device)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX)
+        return int(number)
+
+
+def join_processes(device_type: str) -> None:
+    """Join the processes that torchrun started; nothing where this one has joined already.
+
+    Args:
+        device_type: "cpu" (gloo) or "cuda" (nccl; the process takes the device of its local rank).
+
+    Raises:
+        UserError: The kind of device is not known, or the process was not started by torchrun.
+    """
+    if device_type not in BACKENDS:
+        raise UserError(f"device type {device_type!r} is not known; known: {', '.join(BACKENDS)}")
+    if dist.is_initialized():
+        return
+    missing = [name for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT") if name not in os.environ]
+    if missing:
+        raise UserError(
+            f"a layout of several processes needs {', '.join(missing)} in the environment: "
+            f"start it with torchrun --nproc-per-node N -m modelstack train ..."
+        )
+    if device_type == "cuda":
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    dist.init_process_group(BACKENDS[device_type])
+
+
+def make_mesh(layout: Layout, device_type: str = "cpu") -> Mesh:
+    """Return the grid of all processes; each of them calls this.
+
+    Raises:
+        UserError: The layout does not have as many ranks as there are processes, or has context parallelism.
+    """
+    if layout.cp > 1:
+        raise UserError(
+            f"cp {layout.cp}: context parallelism is not built here (torch's own has no rule for attention on the "
+            f"CPU, and so cannot be tested against one process); set cp = 1 and shard tokens by tp instead"
+        )
+    n_processes = dist.get_world_size() if dist.is_initialized() else 1
+    if layout.n_devices != n_processes:
+        raise UserError(
+            f"the layout has {layout.n_devices} ranks (pp {layout.pp} x replicate {layout.replicate} x shard "
+            f"{layout.shard} x tp {layout.tp}) and there are {n_processes} processes; start as many, or change it"
+        )
+    shape = tuple(getattr(layout, axis) for axis in AXES)
+    return Mesh(layout, init_device_mesh(device_type, shape, mesh_dim_names=AXES))
+
+
+def check_layout(config: ModelConfig, layout: Layout) -> None:
+    """Say whether a model's sizes can be divided as a layout wants; no process is needed for that.
+
+    Raises:
+        UserError: A degree does not fit; which, and what would.
+    """
+    if layout.pp > config.num_hidden_layers:
+        raise UserError(f"pp {layout.pp} is more than the model's {config.num_hidden_layers} layers; lower pp")
+    divided = {
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "intermediate_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+    }
+    for name, size in divided.items():
+        if size % layout.tp:
+            raise UserError(f"tp {layout.tp} does not divide {name} {size}: choose tp among its divisors")
+    n_experts = config.n_routed_experts or 0
+    if layout.ep > 1 and (not config.has_experts or n_experts % layout.ep):
+        raise UserError(
+            f"ep {layout.ep} does not divide n_routed_experts {n_experts}: choose ep among its divisors, "
+            f"or 1 for a model without experts"
+        )
