@@ -26,6 +26,8 @@ INDEX_FILE = "index.json"
 ARRAYS = ("tokens", "offsets", "sources")
 """The files of a shard, beside its record."""
 HASHED_BYTES = 1 << 20
+COUNTED_TOKENS = 1 << 22
+"""Counted at once: `bincount` makes 8 bytes of each."""
 
 
 class SpecialNames(Protocol):
@@ -159,6 +161,14 @@ class Shards:
         first = int(self._offsets[shard][document - self._first_documents[shard]])
         n_tokens = int(self.lengths[document])
         return self._tokens[shard][first + start : first + min(n_tokens, n_tokens if end is None else end)]
+
+    def token_counts(self, n_ids: int) -> NDArray[np.int64]:
+        """Return how often each of `n_ids` tokens occurs."""
+        counts = np.zeros(n_ids, np.int64)
+        for tokens in self._tokens:
+            for start in range(0, len(tokens), COUNTED_TOKENS):
+                counts += np.bincount(tokens[start : start + COUNTED_TOKENS], minlength=n_ids)
+        return counts
 
     def verify(self) -> None:
         """Read all tokens and compare their hashes.

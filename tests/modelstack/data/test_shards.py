@@ -176,3 +176,11 @@ def test_no_document_and_no_end_token_are_refused(tmp_path: Path) -> None:
     tokenizer.names = SpecialNames("<b>", None, None, True)
     with pytest.raises(UserError, match="no end-of-text token"):
         write_shards(toy_documents(2), tokenizer, tmp_path)
+
+
+def test_tokens_are_counted_over_all_shards(tmp_path: Path) -> None:
+    shards = toy_shards(tmp_path)
+    ids = [int(i) for d in range(shards.n_documents) for i in shards.tokens(d)]
+    counts = shards.token_counts(300)
+    assert counts.sum() == len(ids) == shards.n_tokens
+    assert all(counts[i] == ids.count(i) for i in set(ids))

@@ -1,0 +1,112 @@
+"""A run's folder: what lies where, and whether a run may go on in it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.runs.recipe import Resolved
+
+FREE = {("recipe", "evaluation"), ("recipe", "checkpoints"), ("recipe", "guard"), ("recipe", "name")}
+"""What may change between a stop and going on: it moves no weight of a sound run."""
+LAYOUT = {("layout",), ("recipe", "parallel"), ("recipe", "micro_batches"), ("recipe", "threads")}
+"""What may change too, at the price of sums in another order: results agree to rounding, not bit for bit."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunFolder:
+    """Paths under the folder of one run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe and its hash."""
+        return self.path / "recipe.json"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer's folder."""
+        return self.path / "tokenizer"
+
+    @property
+    def shards(self) -> Path:
+        """Training text as tokens."""
+        return self.path / "shards"
+
+    @property
+    def checkpoints(self) -> Path:
+        """States to go on from, and dumps of bad batches."""
+        return self.path / "checkpoints"
+
+    @property
+    def metrics(self) -> Path:
+        """A line for each step."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """A line for whatever is not ordinary."""
+        return self.path / "events.jsonl"
+
+    @property
+    def samples(self) -> Path:
+        """Texts of the model along the way."""
+        return self.path / "samples.md"
+
+    @property
+    def model(self) -> Path:
+        """The trained model, as transformers reads it."""
+        return self.path / "model"
+
+    def claim(self, resolved: Resolved) -> tuple[str, ...]:
+        """Write the recipe down, or hold it against the one that the run began with.
+
+        Returns:
+            What changed since, where that is allowed but not bit for bit the same.
+
+        Raises:
+            UserError: Something changed that a run keeps to its end.
+        """
+        if not self.recipe.exists():
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._write(resolved)
+            return ()
+        began = json.loads(self.recipe.read_text(encoding="utf-8"))["resolved"]
+        now = json.loads(resolved.model_dump_json())
+        changed = [path for path in _differences(began, now) if not _under(path, FREE)]
+        fixed = [path for path in changed if not _under(path, LAYOUT)]
+        if fixed:
+            path = fixed[0]
+            raise UserError(
+                f"{self.path} holds a run with {'.'.join(path)} = {_value(began, path)!r}, the recipe says "
+                f"{_value(now, path)!r}; a run keeps it to its end. Give another --out, or remove the folder"
+            )
+        self._write(resolved)
+        return tuple(".".join(path) for path in changed)
+
+    def _write(self, resolved: Resolved) -> None:
+        content = {"fingerprint": resolved.fingerprint, "resolved": json.loads(resolved.model_dump_json())}
+        with replacing(self.recipe) as temporary:
+            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _differences(a: Any, b: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        keys = sorted(a.keys() | b.keys())
+        return [found for key in keys for found in _differences(a.get(key), b.get(key), (*path, key))]
+    return [] if a == b else [path]
+
+
+def _under(path: tuple[str, ...], places: set[tuple[str, ...]]) -> bool:
+    return any(path[: len(place)] == place for place in places)
+
+
+def _value(content: Any, path: tuple[str, ...]) -> Any:
+    for key in path:
+        content = content.get(key) if isinstance(content, dict) else None
+    return content

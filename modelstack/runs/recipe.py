@@ -1,0 +1,296 @@
+"""What a training run is made of: its recipe, alone or under a plan.
+
+A recipe leaves out what it has no opinion on. A plan (`modelstack plan`) decides model, steps, batch, learning
+rate, schedule, context, precision and layout; a recipe that obeys one must be silent on these.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, Field, model_validator
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.data.packing import Kind
+from modelstack.decide.memory import Layout
+from modelstack.decide.plan_file import Plan
+from modelstack.errors import UserError
+from modelstack.stability.guard import GuardConfig
+from modelstack.tokenizer.training import TokenizerConfig
+from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.schedules import ScheduleConfig
+
+
+class DataRecipe(BaseModel, frozen=True, extra="forbid"):
+    """Text, and how it becomes batches."""
+
+    text: tuple[str, ...] = ()
+    """Files or folders (.jsonl, .jsonl.zst, .txt, .md); none: the corpus that ships with the package."""
+    held_out: float = Field(default=0.02, gt=0, lt=0.5)
+    """Share of the documents, chosen by a hash of their text, that is measured on and never trained on."""
+    row_tokens: int | None = Field(default=None, ge=2)
+    """Tokens of a row; 512 unless a plan has a context."""
+    packing: Kind = "best_fit"
+    window_rows: int = Field(default=256, ge=1)
+    """Rows that are packed together."""
+    weights: dict[str, float] | None = None
+    """Share of the tokens for each source (a file is one); none: each document once in an epoch."""
+
+
+class TokenizerRecipe(BaseModel, frozen=True, extra="forbid"):
+    """A tokenizer that is there, or what to learn one with."""
+
+    path: str | None = None
+    """Folder of one; none: learnt from the run's training text."""
+    learn: TokenizerConfig | None = None
+    megabytes: float | None = Field(default=None, gt=0)
+    """Learn from so much text, in equal parts from each file; none: from all."""
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> Self:
+        if self.path and (self.learn or self.megabytes):
+            raise ValueError("tokenizer.path names a finished one: leave tokenizer.learn and megabytes out")
+        return self
+
+
+class ModelRecipe(BaseModel, frozen=True, extra="forbid"):
+    """A shape; the vocabulary is the tokenizer's."""
+
+    preset: str
+    """A published size ("nano-9m"), a config.json or a checkpoint folder, whose weights are not read."""
+    config: dict[str, Any] = Field(default_factory=dict)
+    """Keys of our own config to change ("num_hidden_layers", "z_loss_coef")."""
+
+
+class ScheduleRecipe(BaseModel, frozen=True, extra="forbid"):
+    """Warm-up, stable, decay; or another form."""
+
+    kind: Literal["wsd", "cosine", "constant"] = "wsd"
+    warmup_steps: int = Field(default=0, ge=0)
+    decay_steps: int | None = Field(default=None, ge=1)
+    """Of `wsd`; none: it stays stable to the end, for `branch`."""
+    decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
+    final_factor: float = Field(default=0.0, ge=0, le=1)
+
+    def over(self, n_steps: int) -> ScheduleConfig:
+        """Return the schedule of so many steps.
+
+        Raises:
+            UserError: It does not fit into them.
+        """
+        values = self.model_dump()
+        if self.kind == "cosine" or self.decay_steps:
+            values["total_steps"] = n_steps
+        try:
+            return ScheduleConfig.model_validate(values)
+        except ValueError as error:
+            raise UserError(f"recipe schedule over {n_steps} steps: {error}") from error
+
+
+class CheckpointRecipe(BaseModel, frozen=True, extra="forbid"):
+    """When a run is saved."""
+
+    every: int = Field(default=100, gt=0)
+    """Steps."""
+    keep: int = Field(default=3, ge=1)
+    in_background: bool = True
+    """Of a run over several processes: train on while a checkpoint is written."""
+
+
+class EvaluationRecipe(BaseModel, frozen=True, extra="forbid"):
+    """What is looked at along the way."""
+
+    every: int = Field(default=100, gt=0)
+    """Steps between measurements on held-out text; the last step is always measured."""
+    max_megabytes: float = Field(default=0.5, gt=0)
+    """Of held-out text along the way; at the end all of it counts."""
+    prompts: tuple[str, ...] = ("Once upon a time", "The capital of France is", "def main():")
+    """Beginnings of the samples that are written at each measurement; () for none."""
+    sample_tokens: int = Field(default=60, ge=1)
+    temperature: float = Field(default=0.8, ge=0)
+    tensorboard: bool = False
+
+
+class ParallelRecipe(BaseModel, frozen=True, extra="forbid"):
+    """How a run is spread over processes; `torchrun` starts them."""
+
+    layout: Layout = Layout()
+    pipeline_schedule: str = "1F1B"
+    compile_blocks: bool = False
+    reshard_after_forward: bool = True
+
+
+class BranchRecipe(BaseModel, frozen=True, extra="forbid"):
+    """A decay that branches off another run's stable part, at its newest checkpoint."""
+
+    run: str
+    """Folder of that run: same model, data and batch."""
+    decay_steps: int = Field(ge=1)
+
+
+class RunRecipe(BaseModel, frozen=True, extra="forbid"):
+    """A run from scratch, or a branch of one."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    seed: int = 0
+    plan: str | None = None
+    """`plan.json`, or its folder."""
+    steps: int | None = Field(default=None, gt=0)
+    rows: int | None = Field(default=None, gt=0)
+    """Rows of a step, of all processes and micro-batches together."""
+    micro_batches: int = Field(default=1, gt=0)
+    """Passes whose gradients make a step."""
+    precision: Literal["fp32", "bf16", "fp8"] | None = None
+    """What is computed in; masters and moments are fp32. None: fp32, or the plan's."""
+    threads: int | None = Field(default=None, gt=0)
+    """Of a process on a CPU; none: torch's own choice. Sums differ with it, so a resumed run keeps it."""
+    max_norm: float = Field(default=1.0, gt=0)
+    """Gradients are scaled down to it."""
+    data: DataRecipe = DataRecipe()
+    tokenizer: TokenizerRecipe = TokenizerRecipe()
+    model: ModelRecipe | None = None
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleRecipe | None = None
+    guard: GuardConfig = GuardConfig()
+    checkpoints: CheckpointRecipe = CheckpointRecipe()
+    evaluation: EvaluationRecipe = EvaluationRecipe()
+    parallel: ParallelRecipe = ParallelRecipe()
+    branch: BranchRecipe | None = None
+
+    @model_validator(mode="after")
+    def _is_complete(self) -> Self:
+        given = [name for name in PLANNED if _at(self, name) is not None]
+        if "layout" in self.parallel.model_fields_set:
+            given.append("parallel.layout")
+        if "lr" in self.optimizer.model_fields_set:
+            given.append("optimizer.lr")
+        if self.plan and given:
+            raise ValueError(f"a plan decides {', '.join(given)}: leave out of the recipe what the plan says")
+        missing = [name for name in ("steps", "rows", "model") if _at(self, name) is None]
+        if not self.plan and missing:
+            raise ValueError(f"{', '.join(missing)} must be given, or a plan that decides them")
+        return self
+
+
+PLANNED = ("steps", "rows", "precision", "model", "schedule", "data.row_tokens")
+"""What a plan decides beside the learning rate and the layout."""
+
+
+class Resolved(BaseModel, frozen=True):
+    """A recipe with nothing open; stored with the run."""
+
+    recipe: RunRecipe
+    steps: int
+    rows: int
+    row_tokens: int
+    precision: Literal["fp32", "bf16", "fp8"]
+    model: ModelConfig
+    """With the vocabulary of the recipe or plan; the tokenizer's takes its place."""
+    optimizer: OptimizerConfig
+    schedule: ScheduleConfig
+    layout: Layout
+    tokenizer: TokenizerConfig
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
+
+    @property
+    def micro_batches(self) -> int:
+        """Passes of one process in a step."""
+        return self.recipe.micro_batches
+
+    @property
+    def rows_per_batch(self) -> int:
+        """Rows of one pass of one process.
+
+        Raises:
+            UserError: The rows do not divide.
+        """
+        parts = self.layout.data_ranks * self.micro_batches
+        if self.rows % parts:
+            raise UserError(
+                f"rows = {self.rows} is no multiple of {self.layout.data_ranks} data ranks x "
+                f"{self.micro_batches} micro_batches: every pass takes as many"
+            )
+        return self.rows // parts
+
+
+def resolve(recipe: RunRecipe, plan: Plan | None = None) -> Resolved:
+    """Return the recipe with a plan's decisions, and defaults for the rest.
+
+    Args:
+        recipe: As it was read.
+        plan: What `recipe.plan` names, where it does.
+
+    Raises:
+        UserError: Schedule, rows or model do not fit.
+    """
+    resolved = _by_plan(recipe, plan) if plan else _alone(recipe)
+    _ = resolved.rows_per_batch  # says so before any work is done
+    return resolved
+
+
+def _alone(recipe: RunRecipe) -> Resolved:
+    from modelstack.architecture.count_cli import find_config
+
+    assert recipe.model and recipe.steps and recipe.rows  # the recipe's own check
+    schedule = recipe.schedule or ScheduleRecipe()
+    return Resolved(
+        recipe=recipe,
+        steps=recipe.steps,
+        rows=recipe.rows,
+        row_tokens=recipe.data.row_tokens or 512,
+        precision=recipe.precision or "fp32",
+        model=find_config(recipe.model.preset).with_(**recipe.model.config),
+        optimizer=recipe.optimizer,
+        schedule=schedule.over(recipe.steps),
+        layout=recipe.parallel.layout,
+        tokenizer=recipe.tokenizer.learn or TokenizerConfig(),
+    )
+
+
+def _by_plan(recipe: RunRecipe, plan: Plan) -> Resolved:
+    request, planned = plan.request, plan.schedule
+    if request.precision not in ("fp32", "bf16", "fp8"):
+        raise UserError(f"the plan computes in {request.precision!r}, which no trainer here does: fp32, bf16, fp8")
+    learn = recipe.tokenizer.learn or TokenizerConfig(vocab_size=plan.model.config.vocab_size)
+    if not recipe.tokenizer.path and learn.vocab_size != plan.model.config.vocab_size:
+        raise UserError(
+            f"tokenizer.learn.vocab_size is {learn.vocab_size}, the plan counts with "
+            f"{plan.model.config.vocab_size}: leave it out, or plan with --vocab-size {learn.vocab_size}"
+        )
+    schedule = ScheduleRecipe(warmup_steps=planned.warmup_steps, decay_steps=planned.decay_steps or None)
+    return Resolved(
+        recipe=recipe,
+        steps=planned.n_steps,
+        rows=plan.sequences_per_batch,
+        row_tokens=request.context,
+        precision=request.precision,
+        model=plan.model.config,
+        optimizer=recipe.optimizer.model_copy(update={"lr": plan.learning_rate.value}),
+        schedule=schedule.over(planned.n_steps),
+        layout=plan.layout,
+        tokenizer=learn,
+    )
+
+
+def _at(recipe: RunRecipe, path: str) -> Any:
+    value: Any = recipe
+    for name in path.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def plan_of(recipe: RunRecipe, beside: Path) -> Plan | None:
+    """Read the plan that a recipe names; a relative path is seen from the recipe's folder.
+
+    Raises:
+        UserError: It cannot be read, or was changed.
+    """
+    from modelstack.decide.plan_file import read_plan
+
+    return read_plan(beside / recipe.plan) if recipe.plan else None
