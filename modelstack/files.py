@@ -32,29 +32,37 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a temporary folder beside `path`; it takes its place with all its files, or nothing does on an error.
 
-    A folder that was there is moved aside first and removed last: between the two renames a crash leaves the old
-    one as `.NAME.*.old`, whole.
+    See `put_in_place`.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         yield temporary
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-            _sync(file)
-        _sync(temporary)
-        temporary.chmod(0o755)
-        old = temporary.with_name(f"{temporary.name}.old")
-        if path.exists():
-            path.rename(old)
-        temporary.rename(path)
-        _sync(path.parent)
-        if old.exists():
-            shutil.rmtree(old)
+        put_in_place(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def put_in_place(temporary: Path, path: Path) -> None:
+    """Sync a folder that was written beside its place, with its files, and rename it to `path`.
+
+    A folder that was there is moved aside first and removed last: between the two renames a crash leaves the old
+    one as `TEMPORARY.old`, whole.
+    """
+    for file in temporary.iterdir():
+        file.chmod(0o644)
+        _sync(file)
+    _sync(temporary)
+    temporary.chmod(0o755)
+    old = temporary.with_name(f"{temporary.name}.old")
+    if path.exists():
+        path.rename(old)
+    temporary.rename(path)
+    _sync(path.parent)
+    if old.exists():
+        shutil.rmtree(old)
 
 
 def _sync(path: Path) -> None:

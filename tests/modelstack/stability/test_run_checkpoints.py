@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -13,10 +14,8 @@ import torch
 
 from modelstack.errors import UserError
 from modelstack.stability import run_checkpoints
+from modelstack.stability.checkpoint_folders import INDEX, MANIFEST, REST, TENSORS
 from modelstack.stability.run_checkpoints import (
-    MANIFEST,
-    REST,
-    TENSORS,
     capture_rng,
     load_run,
     restore_rng,
@@ -131,10 +130,30 @@ def test_a_failed_write_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytes
     def full(path: Path) -> dict[str, Any]:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_checkpoints, "_facts", full)
+    monkeypatch.setattr(run_checkpoints, "file_facts", full)
     with pytest.raises(OSError, match="No space left"):
         save_run(tmp_path, 2, STATE, keep=1)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_disk_that_takes_no_more_is_an_os_error_and_leaves_the_older_ones(tmp_path: Path) -> None:
+    save_run(tmp_path, 1, {"x": torch.zeros(10)})
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_run(tmp_path, 2, {"x": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
+
+
+def test_a_sharded_checkpoint_is_called_what_it_is(tmp_path: Path) -> None:
+    save_run(tmp_path, 1, {"x": 1})
+    (tmp_path / "step-00000002").mkdir()
+    (tmp_path / "step-00000002" / INDEX).write_text("{}")
+    with pytest.raises(UserError, match="step-00000002 is a sharded checkpoint .* go on with a ShardedStore"):
+        load_run(tmp_path)
 
 
 def test_what_cannot_be_stored_is_named(tmp_path: Path) -> None:

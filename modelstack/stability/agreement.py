@@ -1,0 +1,61 @@
+"""What all ranks have to agree on before one of them acts: verdicts, and which checkpoint is taken.
+
+Over a gloo group of its own: a checkpoint that is written in the background and a guard that judges each step
+would mix up their messages on a shared one. Texts travel as bytes; nothing is pickled.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """The ranks of a run, this one among them."""
+
+    group: dist.ProcessGroup | None
+    """None: there is this one only, and no process group."""
+
+    @classmethod
+    def of_run(cls) -> Ranks:
+        """Return all ranks with a new group; where torch.distributed is started, each rank must call this."""
+        return cls(dist.new_group(backend="gloo") if dist.is_available() and dist.is_initialized() else None)
+
+    @property
+    def rank(self) -> int:
+        """Own number."""
+        return 0 if self.group is None else dist.get_rank(self.group)
+
+    @property
+    def world(self) -> int:
+        """How many there are."""
+        return 1 if self.group is None else dist.get_world_size(self.group)
+
+    def worst(self, own: int) -> int:
+        """Return the largest of all ranks' numbers: a guard's `worst_of_ranks`."""
+        if self.group is None:
+            return own
+        number = torch.tensor(own)
+        dist.all_reduce(number, dist.ReduceOp.MAX, group=self.group)
+        return int(number)
+
+    def texts(self, own: str) -> list[str]:
+        """Return every rank's text, by rank."""
+        if self.group is None:
+            return [own]
+        data = own.encode("utf-8")
+        longest = self.worst(len(data))
+        sent = torch.zeros(8 + longest, dtype=torch.uint8)  # the text's length, then the text
+        sent[:8] = torch.tensor([len(data)]).view(torch.uint8)
+        sent[8 : 8 + len(data)] = torch.frombuffer(bytearray(data or b"\0"), dtype=torch.uint8)[: len(data)]
+        received = [torch.empty_like(sent) for _ in range(self.world)]
+        dist.all_gather(received, sent, group=self.group)
+        return [_text(one) for one in received]
+
+
+def _text(received: torch.Tensor) -> str:
+    n_bytes = int(received[:8].view(torch.int64))
+    return received[8 : 8 + n_bytes].numpy().tobytes().decode("utf-8")

@@ -1,0 +1,152 @@
+"""Folders of checkpoints: their names, their manifests, and which of them is the newest one that is whole.
+
+A checkpoint is a folder `step-00001200` with a manifest of sizes and SHA-256 of its files. It is written beside
+its place, synced and renamed, so a process killed at any moment leaves the one before. A bit that flipped on the
+disk, a truncated or missing file, shows when the hashes are compared, before anything else is read: then the one
+before is taken. The hashes guard against accidents; somebody who can write the folder can write a manifest too,
+which is why nothing in it is ever unpickled.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from modelstack.errors import UserError
+
+MANIFEST = "manifest.json"
+TENSORS, REST = "tensors.safetensors", "state.json"
+"""The files of one process's checkpoint."""
+INDEX = "sharded.json"
+"""Of a checkpoint of several: which tensor lies in which rank's file, and all that is no tensor."""
+Kind = Literal["local", "sharded", "broken"]
+_NAME = re.compile(r"step-(\d{8,})")
+_BLOCK_BYTES = 1 << 20
+
+
+def checkpoint_path(folder: str | Path, step: int) -> Path:
+    """Return where a step's checkpoint lies."""
+    return Path(folder) / f"step-{step:08d}"
+
+
+def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
+    """Return steps and folders, newest first; what is not named like one is somebody else's."""
+    if not Path(folder).is_dir():
+        return []
+    found = [(match, path) for path in Path(folder).iterdir() if (match := _NAME.fullmatch(path.name))]
+    return sorted(((int(match[1]), path) for match, path in found), reverse=True)
+
+
+def kind_of(path: Path) -> Kind:
+    """Return which store wrote a checkpoint; one that lost its main file is broken."""
+    if (path / INDEX).exists():
+        return "sharded"
+    return "local" if (path / REST).exists() else "broken"
+
+
+def remove_old(folder: str | Path, keep: int) -> None:
+    """Remove all but the newest checkpoints."""
+    for _, old in checkpoints(folder)[keep:]:
+        shutil.rmtree(old)
+
+
+def check_keep(keep: int) -> None:
+    """Hold a number of checkpoints to keep against the rule.
+
+    Raises:
+        UserError: It is not positive.
+    """
+    if keep < 1:
+        raise UserError(f"keep is {keep}; at least 1 checkpoint has to stay")
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a file of tensors, which share no memory and are contiguous.
+
+    Raises:
+        OSError: The disk is full or fails.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    try:
+        save_file(tensors, path)
+    except SafetensorError as error:  # what safetensors makes of a full disk is no OSError
+        raise OSError(f"{path.name}: {error}") from error
+
+
+def file_facts(path: Path) -> dict[str, Any]:
+    """Return what a manifest says of a file."""
+    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+
+
+def write_manifest(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
+    """Write a checkpoint's manifest: facts by file name."""
+    (path / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
+
+
+def read_manifest(path: Path) -> dict[str, tuple[int, str]]:
+    """Return bytes and SHA-256 by file name.
+
+    Raises:
+        UserError: There is none, or it is none.
+    """
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return {name: (int(facts["bytes"]), str(facts["sha256"])) for name, facts in manifest.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{path.name} has no sound manifest ({error})") from error
+
+
+def verify_files(path: Path, manifest: Mapping[str, tuple[int, str]], names: Iterable[str]) -> None:
+    """Hold some of a checkpoint's files against its manifest.
+
+    Raises:
+        UserError: A file is missing, of another size or another hash, or cannot be read.
+    """
+    for name in names:
+        n_bytes, digest = manifest[name]
+        file = path / name
+        if not file.is_file():
+            raise UserError(f"{path.name} lacks {name}")
+        if file.stat().st_size != n_bytes:
+            raise UserError(f"{path.name}: {name} has {file.stat().st_size} bytes, written were {n_bytes}")
+        try:
+            found = _sha256(file)
+        except OSError as error:
+            raise UserError(f"{path.name}: {name} cannot be read ({error})") from error
+        if found != digest:
+            raise UserError(f"{path.name}: {name} is not what was written (SHA-256)")
+
+
+def none_is_whole(folder: str | Path, rejected: Iterable[str]) -> UserError:
+    """Return the error for a folder with broken checkpoints only: starting anew would hide that."""
+    return UserError(f"no checkpoint in {folder} is whole: {'; '.join(rejected)}. Remove them to start anew")
+
+
+def wrong_kind(path: Path, kind: Kind) -> UserError:
+    """Return the error for a checkpoint of the other store."""
+    if kind == "sharded":
+        return UserError(
+            f"{path} is a sharded checkpoint (ShardedStore) and this run keeps local ones (LocalStore): "
+            f"go on with a ShardedStore, which one process can have too, or give the run another folder"
+        )
+    return UserError(
+        f"{path} is a local checkpoint (LocalStore) and this run keeps sharded ones (ShardedStore): "
+        f"go on in one process with a LocalStore, or give the run another folder"
+    )
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            digest.update(block)
+    return digest.hexdigest()
