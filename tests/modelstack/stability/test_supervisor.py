@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,76 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from modelstack.architecture.config import build
-from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.initialise import initialise
-from modelstack.architecture.losses import next_token_labels
-from modelstack.data.batches import Batch
-from modelstack.stability.guard import Guard, GuardConfig
-from modelstack.stability.run_checkpoints import TENSORS, LocalStore
-from modelstack.stability.supervisor import GuardedRun, SupervisorConfig, TrainingStopped
-from modelstack.train.loop import LoopConfig, Run, train
-from modelstack.train.step import StepReport, local_state
-
-TOY: dict[str, Any] = {
-    "model_type": "llama",
-    "vocab_size": 32,
-    "hidden_size": 16,
-    "intermediate_size": 32,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 8,
-    "layer_types": ("full_attention",),
-    "mlp_layer_types": ("dense",),
-}
-
-
-class Counting:
-    """A loader: rows that count up from a number that its position decides."""
-
-    def __init__(self) -> None:
-        self.position = 0
-
-    def __iter__(self) -> Iterator[Batch]:
-        while True:
-            start = torch.randint(0, 32, (4, 1), generator=torch.Generator().manual_seed(self.position))
-            ids = (start + torch.arange(10)) % 32
-            self.position += 4
-            yield Batch(ids, next_token_labels(ids), torch.zeros_like(ids), self.position - 4)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"position": self.position}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.position = state["position"]
-
-
-class Seen:
-    """A hook with a memory."""
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-
-    def after_step(self, run: Run, report: StepReport) -> None:
-        self.steps.append(report.step)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"steps": list(self.steps)}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.steps = list(state["steps"])
-
-
-def make(folder: Path, events: list[str], *, seed: int = 0, n_steps: int = 30, **guard: Any) -> Run:
-    model = initialise(CausalLM(build(TOY)), seed)
-    state = local_state(model, torch.optim.AdamW(model.parameters(), lr=3e-3))
-    config = GuardConfig(**{"window": 16, "warmup": 4, "skips_in_a_row": 2, **guard})
-    supervisor = GuardedRun(
-        Guard(config), LocalStore(folder, keep=4), SupervisorConfig(save_every=5), events.append
-    )
-    loop = LoopConfig(n_steps=n_steps)
-    return Run(loop, state, Counting(), lambda step: 1 - step / 60, supervisor, {"seen": Seen()})
+from modelstack.stability.run_checkpoints import TENSORS
+from modelstack.stability.supervisor import TrainingStopped
+from modelstack.train.loop import Run, train
+from tests.modelstack.stability.toy_runs import toy_run
 
 
 def weights(run: Run) -> dict[str, torch.Tensor]:
@@ -97,7 +31,7 @@ def spoil(run: Run, steps: range, how: Callable[[torch.Tensor], torch.Tensor]) -
 
 
 def test_a_run_learns_saves_and_lets_its_hooks_see_every_step(tmp_path: Path) -> None:
-    run = make(tmp_path, [])
+    run = toy_run(tmp_path, [])
     reports = list(train(run))
     assert [report.step for report in reports] == run.hooks["seen"].steps == list(range(30))  # pyright: ignore
     assert reports[-1].losses["total"] < reports[0].losses["total"] - 0.5
@@ -105,13 +39,13 @@ def test_a_run_learns_saves_and_lets_its_hooks_see_every_step(tmp_path: Path) ->
 
 
 def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
-    whole = make(tmp_path / "a", [])
+    whole = toy_run(tmp_path / "a", [])
     expected = [report.losses["total"] for report in train(whole)]
-    first = make(tmp_path / "b", [])
+    first = toy_run(tmp_path / "b", [])
     for report in train(first):
         if report.step == 17:  # two steps past a checkpoint: they are done again
             break
-    second = make(tmp_path / "b", [], seed=5)
+    second = toy_run(tmp_path / "b", [], seed=5)
     assert second.supervisor.resume(second)  # pyright: ignore
     assert second.state.step == 15
     assert [report.losses["total"] for report in train(second)] == expected[15:]
@@ -120,25 +54,25 @@ def test_a_stopped_run_goes_on_bit_for_bit(tmp_path: Path) -> None:
 
 
 def test_a_corrupt_checkpoint_is_passed_over_and_told_of(tmp_path: Path) -> None:
-    list(train(make(tmp_path, [])))
+    list(train(toy_run(tmp_path, [])))
     path = tmp_path / "step-00000030" / TENSORS
     path.write_bytes(path.read_bytes()[:-1])
     events: list[str] = []
-    run = make(tmp_path, events)
+    run = toy_run(tmp_path, events)
     assert run.supervisor.resume(run)  # pyright: ignore
     assert run.state.step == 25
     assert len(events) == 1 and "step-00000030" in events[0]
 
 
 def test_without_a_checkpoint_a_run_begins(tmp_path: Path) -> None:
-    run = make(tmp_path, [])
+    run = toy_run(tmp_path, [])
     assert not run.supervisor.resume(run)  # pyright: ignore
     assert run.state.step == 0
 
 
 def test_one_bad_step_is_skipped(tmp_path: Path) -> None:
     events: list[str] = []
-    run = make(tmp_path, events)
+    run = toy_run(tmp_path, events)
     spoil(run, range(12, 13), lambda y: y * math.nan)
     reports = list(train(run))
     assert [report.step for report in reports if report.rejected] == [12]
@@ -148,7 +82,7 @@ def test_one_bad_step_is_skipped(tmp_path: Path) -> None:
 
 def test_a_damaged_state_goes_back_and_the_data_goes_on(tmp_path: Path) -> None:
     events: list[str] = []
-    run = make(tmp_path, events)
+    run = toy_run(tmp_path, events)
     reports = []
     for report in train(run):
         if report.step == 11:  # a bit flip in a weight: every loss from here is wrong
@@ -165,7 +99,7 @@ def test_a_damaged_state_goes_back_and_the_data_goes_on(tmp_path: Path) -> None:
 
 def test_the_second_roll_back_takes_an_older_checkpoint(tmp_path: Path) -> None:
     events: list[str] = []
-    run = make(tmp_path, events)
+    run = toy_run(tmp_path, events)
     spoil(run, range(11, 15), lambda y: y * math.nan)
     list(train(run))
     went_back = [event for event in events if event.startswith("went back")]
@@ -173,7 +107,7 @@ def test_the_second_roll_back_takes_an_older_checkpoint(tmp_path: Path) -> None:
 
 
 def test_where_nothing_helps_the_run_ends_with_the_batch_written_down(tmp_path: Path) -> None:
-    run = make(tmp_path, [], max_roll_backs=1)
+    run = toy_run(tmp_path, [], max_roll_backs=1)
     spoil(run, range(12, 30), lambda y: y * math.inf)
     with pytest.raises(
         TrainingStopped, match=r"roll-backs did not help; its batch is in .*bad-batch-00000015"
@@ -185,7 +119,7 @@ def test_where_nothing_helps_the_run_ends_with_the_batch_written_down(tmp_path: 
 
 
 def test_trouble_before_the_first_checkpoint_ends_the_run(tmp_path: Path) -> None:
-    run = make(tmp_path, [])
+    run = toy_run(tmp_path, [])
     spoil(run, range(1, 30), lambda y: y * math.nan)
     with pytest.raises(TrainingStopped, match="step 2"):
         list(train(run))
@@ -196,7 +130,7 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path: Path, monkey
         raise OSError(28, "No space left on device")
 
     events: list[str] = []
-    run = make(tmp_path, events, n_steps=12)
+    run = toy_run(tmp_path, events, n_steps=12)
     monkeypatch.setattr("modelstack.stability.run_checkpoints.save_run", full)
     assert len(list(train(run))) == 12
     assert len(events) == 2 and "was not written" in events[0]

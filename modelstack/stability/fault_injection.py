@@ -1,0 +1,346 @@
+"""Faults performed on a run, from outside of the loop: its passes, loader, schedule and store are wrapped.
+
+The step, the optimizer and the supervisor run as they are and know of nothing; a wrapper acts where the fault
+would come from: in front of the passes (a process dies, a weight flips, a rank lags), behind them (gradients and
+losses), in the batch, in the file that is written. A full disk is the kernel's own: a limit on the size of files,
+under which the real writer fails in the middle of its real write.
+
+A fault happens once. It is written to a ledger, synced, before it happens: a run that was killed by it and is
+started again goes past it. Each rank has its own ledger, since any of them may be the one that dies.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from modelstack.architecture.losses import IGNORED
+from modelstack.data.batches import Batch, Loader
+from modelstack.errors import UserError
+from modelstack.stability.faults import (
+    BadGradient,
+    BadLoss,
+    BitFlip,
+    DamagedCheckpoint,
+    Fault,
+    Faults,
+    FullDisk,
+    RandomTokens,
+    SigKill,
+    SlowRank,
+    key_of,
+)
+from modelstack.stability.run_checkpoints import CheckpointStore, Loaded
+from modelstack.stability.supervisor import GuardedRun
+from modelstack.train.loop import Run
+from modelstack.train.passes import Passes
+
+_BITS: dict[torch.dtype, tuple[torch.dtype, int]] = {
+    torch.float32: (torch.int32, 32),
+    torch.bfloat16: (torch.int16, 16),
+    torch.float16: (torch.int16, 16),
+}
+
+
+class Ledger:
+    """What has happened already, on this rank, in whatever process."""
+
+    def __init__(self, path: Path) -> None:
+        """Read what earlier processes of the run wrote."""
+        self._path = path
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self._keys = {json.loads(line)["fault"] for line in lines}
+        self._now: set[str] = set()
+
+    def begins(self, fault: Fault, step: int) -> bool:
+        """Say whether a fault happens now; it is noted and does not happen again, however the process ends."""
+        key = key_of(fault, step)
+        if key in self._keys:
+            return False
+        self._keys.add(key)
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"fault": key, "kind": fault.kind, "time": time.time()}) + "\n"
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(descriptor, line.encode())
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        return True
+
+    def is_on(self, fault: Fault, step: int) -> bool:
+        """Say whether a fault happens in this step: the same answer until `end_of_step`."""
+        key = key_of(fault, step)
+        if key not in self._now and self.begins(fault, step):
+            self._now.add(key)
+        return key in self._now
+
+    def end_of_step(self) -> None:
+        """A step that comes again, after a roll-back, finds its faults behind."""
+        self._now.clear()
+
+
+def read_ledgers(folder: Path) -> dict[str, int]:
+    """Return how many faults of each kind happened, in all ranks' ledgers; one that is everywhere counts once."""
+    records = [
+        json.loads(line)
+        for path in sorted(folder.glob("faults-rank*.jsonl"))
+        for line in path.read_text(encoding="utf-8").splitlines()
+    ]
+    kinds = [kind for _, kind in sorted({(record["fault"], record["kind"]) for record in records})]
+    return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
+
+
+def inject(run: Run, faults: Faults, folder: Path, rank: int = 0) -> None:
+    """Give a run its faults, before it is resumed.
+
+    Args:
+        run: Is changed: passes, loader, schedule and the supervisor's store are wrapped.
+        faults: The same on every rank.
+        folder: Where the ledgers lie; the run's own.
+        rank: Of this process.
+
+    Raises:
+        UserError: A fault of checkpoints, and the run has none; or a parameter or bit that does not exist.
+    """
+    about_files = [fault for fault in faults.schedule if isinstance(fault, DamagedCheckpoint | FullDisk)]
+    if isinstance(run.supervisor, GuardedRun):
+        store = run.supervisor.store
+    elif about_files:
+        raise UserError(
+            f"fault {about_files[0].kind!r} needs a run with checkpoints: supervise it by a GuardedRun"
+        )
+    else:
+        store = None
+    _check_bit_flips(run, faults)
+    plan = _Plan(run, faults, Ledger(folder / f"faults-rank{rank}.jsonl"), rank, store)
+    if isinstance(run.supervisor, GuardedRun) and store is not None:
+        run.supervisor.store = _FaultyStore(store, plan)
+    run.state.passes = _FaultyPasses(run.state.passes, plan)
+    run.loader = _FaultyLoader(run.loader, plan)
+    run.schedule = _raised(run.schedule, plan)
+
+
+@dataclass(slots=True)
+class _Plan:
+    """What the wrappers share."""
+
+    run: Run
+    faults: Faults
+    ledger: Ledger
+    rank: int
+    store: CheckpointStore | None
+
+    def now(self) -> list[Fault]:
+        """Return the faults of the step that is under way, on this rank."""
+        step = self.run.state.step
+        return [
+            fault
+            for fault in self.faults.schedule
+            if fault.rank in (None, self.rank)
+            and not isinstance(fault, DamagedCheckpoint | FullDisk)
+            and fault.step <= step < fault.step + getattr(fault, "n_steps", 1)
+            and self.ledger.is_on(fault, step)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class _FaultyPasses:
+    """Passes with faults before and behind them."""
+
+    inner: Passes
+    plan: _Plan
+
+    def total(self, n: int) -> int:
+        return self.inner.total(n)
+
+    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+        model = self.plan.run.state.model
+        self._damage_checkpoint()
+        now = self.plan.now()
+        for fault in now:
+            if isinstance(fault, SigKill):
+                os.kill(os.getpid(), signal.SIGKILL)
+            elif isinstance(fault, SlowRank):
+                time.sleep(fault.seconds)
+            elif isinstance(fault, BitFlip):
+                flip_bit(_own(model.get_parameter(fault.parameter).data), fault.index, fault.bit)
+        losses = self.inner.backward(batches, n_labels)
+        for fault in now:
+            if isinstance(fault, BadLoss):
+                losses = {name: loss * fault.factor for name, loss in losses.items()}
+                for gradient in _gradients(model):
+                    gradient.mul_(fault.factor)
+            elif isinstance(fault, BadGradient):
+                largest = max(_gradients(model), key=Tensor.numel)  # a rank's share may be empty
+                largest.view(-1)[:1] = fault.value
+        return losses
+
+    def clip(self, max_norm: float) -> float:
+        return self.inner.clip(max_norm)
+
+    def settle(self, taken: bool) -> None:
+        self.inner.settle(taken)
+        self.plan.ledger.end_of_step()
+
+    def _damage_checkpoint(self) -> None:
+        plan = self.plan
+        for fault in plan.faults.schedule:
+            if not isinstance(fault, DamagedCheckpoint) or fault.rank != plan.rank or plan.store is None:
+                continue
+            if plan.run.state.step < fault.step:
+                continue
+            newest = max(plan.store.folder.glob("step-*"), default=None)
+            if newest is not None and plan.ledger.begins(fault, fault.step):
+                damage_checkpoint(newest, fault.damage)
+
+
+@dataclass(slots=True)
+class _FaultyLoader:
+    """A loader that gives noise at times."""
+
+    inner: Loader
+    plan: _Plan
+    _generator: torch.Generator = field(default_factory=torch.Generator)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for batch in self.inner:
+            is_noise = any(isinstance(fault, RandomTokens) for fault in self.plan.now())
+            yield self._noise_like(batch) if is_noise else batch
+
+    def _noise_like(self, batch: Batch) -> Batch:
+        # By its position the noise is another one in each step, and the same in a run that is repeated.
+        self._generator.manual_seed((self.plan.faults.seed << 32) + (batch.position << 8) + self.plan.rank)
+        config: Any = self.plan.run.state.model.config
+        noise = torch.randint(0, config.vocab_size, batch.ids_BT.shape, generator=self._generator)
+        noise = noise.to(batch.ids_BT.device)
+        labels = noise.roll(-1, dims=1)
+        labels[batch.labels_BT == IGNORED] = IGNORED
+        return replace(batch, ids_BT=noise, labels_BT=labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.inner.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.inner.load_state_dict(state)
+
+
+@dataclass(frozen=True, slots=True)
+class _FaultyStore:
+    """A store whose disk is full at times."""
+
+    inner: CheckpointStore
+    plan: _Plan
+
+    @property
+    def folder(self) -> Path:
+        return self.inner.folder
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        # Every rank notes every full disk, its own or not: all of them have to wait for the write that fails.
+        due = [
+            fault
+            for fault in self.plan.faults.schedule
+            if isinstance(fault, FullDisk) and fault.step <= step and self.plan.ledger.begins(fault, fault.step)
+        ]
+        if not due:
+            self.inner.save(step, state)
+            return
+        mine = [fault.n_bytes for fault in due if fault.rank in (None, self.plan.rank)]
+        with file_size_limit(min(mine, default=None)):
+            self.inner.save(step, state)
+            self.inner.wait()
+
+    def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
+        return self.inner.load(like, before=before)
+
+    def wait(self) -> None:
+        self.inner.wait()
+
+
+def _raised(schedule: Callable[[int], float], plan: _Plan) -> Callable[[int], float]:
+    def raised(step: int) -> float:
+        now = plan.now() if step == plan.run.state.step else []
+        factors = [fault.lr_factor for fault in now if isinstance(fault, RandomTokens)]
+        return schedule(step) * max(factors, default=1.0)
+
+    return raised
+
+
+@contextmanager
+def file_size_limit(n_bytes: int | None) -> Iterator[None]:
+    """Let the kernel refuse, with an error, every write beyond so many bytes of a file; None limits nothing.
+
+    It holds for the whole process. A process that is not root can set it, which a small file system would need.
+    """
+    if n_bytes is None:
+        yield
+        return
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (n_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def damage_checkpoint(folder: Path, damage: str) -> Path:
+    """Cut a checkpoint's largest file in half ("truncate") or flip a bit in its middle ("flip"); return it."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    path = max(files, key=lambda each: each.stat().st_size)
+    middle = path.stat().st_size // 2
+    with path.open("r+b") as file:
+        if damage == "truncate":
+            file.truncate(middle)
+        else:
+            file.seek(middle)
+            byte = file.read(1)[0]
+            file.seek(middle)
+            file.write(bytes([byte ^ 1]))
+    return path
+
+
+def flip_bit(tensor: Tensor, index: int, bit: int) -> None:
+    """Flip a bit of an element, in place; 0 is the lowest of the mantissa."""
+    integer, width = _BITS[tensor.dtype]
+    mask = 1 << bit
+    if bit == width - 1:
+        mask -= 1 << width  # the sign bit, as a signed integer has it
+    flat = tensor.view(-1).view(integer)
+    if flat.numel():
+        flat[index % flat.numel()] ^= mask
+
+
+def _check_bit_flips(run: Run, faults: Faults) -> None:
+    for fault in faults.schedule:
+        if not isinstance(fault, BitFlip):
+            continue
+        try:
+            dtype = run.state.model.get_parameter(fault.parameter).dtype
+        except AttributeError as error:
+            raise UserError(f"the model has no parameter {fault.parameter!r} to flip a bit of") from error
+        width = _BITS[dtype][1] if dtype in _BITS else 0
+        if fault.bit >= width:
+            raise UserError(f"bit {fault.bit} of {fault.parameter}: {dtype} has {width} that can be flipped")
+
+
+def _own(tensor: Tensor) -> Tensor:
+    """Return this rank's share."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _gradients(model: nn.Module) -> list[Tensor]:
+    return [_own(parameter.grad) for parameter in model.parameters() if parameter.grad is not None]
