@@ -130,8 +130,10 @@ class CausalLM(nn.Module):
         hidden, mtp_state = self.model(context, cache)
         if cache is not None:
             cache.n_tokens += token_ids_BT.shape[1]
-        wanted = hidden[:, -1:] if last_only else hidden
-        logits = self.logits(wanted if with_logits else wanted[:, :0])
+        if with_logits:
+            logits = self.logits(hidden[:, -1:] if last_only else hidden)
+        else:
+            logits = hidden.new_empty(len(hidden), 0, self.config.vocab_size)
         output = ModelOutput(logits, hidden, context.routing, mtp_state)
         if with_mtp:
             output.mtp = self._modules_ahead()(mtp_state, self.model.embed(token_ids_BT), context)
