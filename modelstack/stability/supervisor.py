@@ -42,12 +42,17 @@ class GuardedRun:
         store: CheckpointStore,
         config: SupervisorConfig | None = None,
         on_event: Callable[[str], None] = lambda text: None,
+        on_roll_back: Callable[[Run], None] = lambda run: None,
     ) -> None:
-        """Begin; `on_event` is told in a sentence of everything that is not ordinary."""
+        """Begin; `on_event` is told in a sentence of everything that is not ordinary.
+
+        `on_roll_back` sees the run when its weights are a checkpoint's again, before the next batch is taken.
+        """
         self.guard = guard
         self.store = store
         self.config = config or SupervisorConfig()
         self._on_event = on_event
+        self._on_roll_back = on_roll_back
         self._judgement = Judgement(Verdict.GO, "")
         self._restored: int | None = None
         """Checkpoint of the last roll-back, as long as no newer one was written."""
@@ -116,6 +121,7 @@ class GuardedRun:
         self.guard.roll_back(loaded.state["guard"])
         self._restored = loaded.step
         self._on_event(f"went back to the weights of step {loaded.step}; the data goes on from step {step}")
+        self._on_roll_back(run)
 
     def _stop(self, report: StepReport, batches: Sequence[Batch]) -> None:
         from safetensors.torch import save_file
