@@ -1,0 +1,222 @@
+"""Loss curves, drawn from the lines of `metrics.jsonl`: at any time, also of a run that was interrupted.
+
+Four plots over the steps: training loss, as it is and smoothed; held-out bits per byte, with lines of what simple
+models reach on the same bytes; gradient norm; learning rates. Rejected steps are crosses on the gradient norm and
+the loss, roll-backs are vertical lines. The numbers lie beside the picture in `curves.json`.
+
+The smoothed loss is an exponential average without a bias towards its start (as Adam's moments, arXiv 1412.6980);
+rejected steps are not in it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from modelstack.files import replacing
+from modelstack.train.evaluation import is_due
+from modelstack.train.loop import Run
+from modelstack.train.metrics import Measured, Metrics, SpentRecord, StepRecord, read_metrics
+from modelstack.train.step import StepReport
+
+CURVES_FILE, PLOT_FILE = "curves.json", "curves.png"
+SMOOTHING = 0.98
+"""Of a step's loss 2 % goes into the average: it looks back over some 50 steps."""
+ROLL_BACK = "went back to the weights of step"
+"""How the sentence of a run's guard on a roll-back begins (`modelstack.stability.supervisor`)."""
+_COLOURS = ("#1b6ca8", "#f2a65a", "#8d6cab", "#5b8c5a")
+_REJECTED, _PALE = "#c0392b", "#b8d0e3"
+_LEFT_OUT_SHARE = 0.02
+"""Of the steps at the beginning: their loss is so high that it would flatten the rest."""
+
+Points = tuple[tuple[int, float], ...]
+"""Steps taken by then, and a value."""
+
+
+class Curves(BaseModel, frozen=True, extra="forbid"):
+    """What is drawn; a step counts as taken by its own number plus one."""
+
+    loss: Points
+    smoothed: Points
+    held_out: tuple[tuple[int, float, float, float], ...]
+    """Bits per byte with the ends of its 95 % interval."""
+    gradient_norm: Points
+    learning_rates: dict[str, Points]
+    rejected: tuple[int, ...]
+    roll_backs: tuple[int, ...]
+    baselines: dict[str, float]
+    """Bits per byte of others on the same bytes."""
+
+
+class CurvesHook:
+    """The hook that draws every so many steps and at the run's end."""
+
+    def __init__(
+        self,
+        metrics_file: str | os.PathLike[str],
+        folder: str | os.PathLike[str],
+        *,
+        every: int,
+        metrics: Metrics,
+        baselines: Mapping[str, float] | None = None,
+    ) -> None:
+        """Draw into a folder; only on the rank that writes the metrics."""
+        self.baselines = dict(baselines or {})
+        """May be given later: they take some time to fit."""
+        self._metrics_file = metrics_file
+        self._folder = Path(folder)
+        self._every = every
+        self._metrics = metrics
+
+    def after_step(self, run: Run, report: StepReport) -> None:
+        """Draw where it is time."""
+        if is_due(run, self._every):
+            started = time.perf_counter()
+            write_curves(self._metrics_file, self._folder, self.baselines)
+            seconds = time.perf_counter() - started
+            self._metrics.add(SpentRecord(step=report.step, cause="curves", seconds=seconds))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: all is in the metrics' file."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up nothing."""
+
+
+def write_curves(
+    metrics_file: str | os.PathLike[str], folder: Path, baselines: Mapping[str, float] | None = None
+) -> tuple[Path, Path]:
+    """Write `curves.json` and `curves.png` from a run's metrics and return their paths.
+
+    Raises:
+        UserError: The metrics are missing or broken.
+    """
+    curves = curves_of(read_metrics(metrics_file), baselines or {})
+    folder.mkdir(parents=True, exist_ok=True)
+    with replacing(folder / CURVES_FILE) as temporary:
+        temporary.write_text(curves.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    return folder / CURVES_FILE, draw(curves, folder / PLOT_FILE)
+
+
+def curves_of(measured: Measured, baselines: Mapping[str, float]) -> Curves:
+    """Return the numbers of the plots."""
+    taken = [record for record in measured.steps if not record.rejected]
+    loss = _points(taken, {record.step: record.losses.get("total") for record in taken})
+    roles = dict.fromkeys(role for record in measured.steps for role in record.learning_rates)
+    return Curves(
+        loss=loss,
+        smoothed=smoothed(loss),
+        held_out=tuple(
+            (record.step + 1, record.bits_per_byte, record.low, record.high)
+            for record in measured.evaluations
+            if record.bits_per_byte is not None and record.low is not None and record.high is not None
+        ),
+        gradient_norm=_points(measured.steps, {record.step: record.gradient_norm for record in measured.steps}),
+        learning_rates={
+            role: _points(
+                measured.steps, {record.step: record.learning_rates.get(role) for record in measured.steps}
+            )
+            for role in roles
+        },
+        rejected=tuple(record.step + 1 for record in measured.steps if record.rejected),
+        roll_backs=tuple(record.step + 1 for record in measured.events if ROLL_BACK in record.text),
+        baselines=dict(baselines),
+    )
+
+
+def smoothed(points: Points, share: float = SMOOTHING) -> Points:
+    """Return the exponential average of values, without the bias towards its start."""
+    average, weight = 0.0, 0.0
+    values = []
+    for step, value in points:
+        average = share * average + (1 - share) * value
+        weight = share * weight + (1 - share)
+        values.append((step, average / weight))
+    return tuple(values)
+
+
+def draw(curves: Curves, path: Path) -> Path:
+    """Draw the four plots to a PNG."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    (losses, held_out), (norms, rates) = figure.subplots(2, 2, sharex=True)
+    _line(losses, curves.loss, _PALE, "each step", width=0.7)
+    _line(losses, curves.smoothed, _COLOURS[0], "smoothed")
+    _set_limits(losses, curves)
+    _titled(losses, "Training loss", "nats per token")
+    _draw_held_out(held_out, curves)
+    _line(norms, curves.gradient_norm, _COLOURS[0], "before clipping", width=0.7)
+    _mark_rejected(norms, curves)
+    if any(norm > 0 for _, norm in curves.gradient_norm):
+        norms.set_yscale("log")
+    _titled(norms, "Gradient norm", "")
+    for n, (role, points) in enumerate(curves.learning_rates.items()):
+        _line(rates, points, _COLOURS[n % len(_COLOURS)], role)
+    _titled(rates, "Learning rates", "")
+    for axes in (losses, held_out, norms, rates):
+        for n, step in enumerate(curves.roll_backs):
+            label = "roll-back" if n == 0 and axes is norms else None
+            axes.axvline(step, color=_REJECTED, linewidth=0.8, linestyle="--", label=label)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(color="#e6e6e6", linewidth=0.8)
+        axes.set_axisbelow(True)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(frameon=False, fontsize=8)
+    for axes in (norms, rates):
+        axes.set_xlabel("steps")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120, format="png")
+    return path
+
+
+def _points(records: Sequence[StepRecord], values: Mapping[int, float | None]) -> Points:
+    found = ((record.step + 1, values[record.step]) for record in records)
+    return tuple((step, value) for step, value in found if value is not None)
+
+
+def _line(axes: Any, points: Points, colour: str, label: str, *, width: float = 1.5) -> None:
+    if points:
+        axes.plot(*zip(*points, strict=True), color=colour, linewidth=width, label=label)
+
+
+def _draw_held_out(axes: Any, curves: Curves) -> None:
+    if curves.held_out:
+        steps, values, low, high = zip(*curves.held_out, strict=True)
+        axes.fill_between(steps, low, high, color=_PALE, alpha=0.5, linewidth=0)
+        axes.plot(steps, values, "o-", color=_COLOURS[0], markersize=3, label=f"model, at last {values[-1]:.3f}")
+    for n, (name, value) in enumerate(curves.baselines.items()):
+        colour = _COLOURS[1 + n % (len(_COLOURS) - 1)]
+        axes.axhline(value, color=colour, linewidth=1, linestyle=":", label=f"{name} {value:.3f}")
+    _titled(axes, "Held out, 95 % interval over documents", "bits per byte")
+
+
+def _mark_rejected(axes: Any, curves: Curves) -> None:
+    """Draw a cross for each rejected step: at its norm, or at the top where that was not finite."""
+    if not curves.rejected:
+        return
+    norms = dict(curves.gradient_norm)
+    top = max(norms.values(), default=1.0)
+    heights = [norms.get(step, top) for step in curves.rejected]
+    label = f"{len(curves.rejected)} rejected"
+    axes.plot(curves.rejected, heights, "x", color=_REJECTED, markersize=6, label=label)
+
+
+def _set_limits(axes: Any, curves: Curves) -> None:
+    """Let the first steps leave the plot at its top."""
+    values = [value for _, value in curves.loss]
+    shown = values[int(len(values) * _LEFT_OUT_SHARE) :]
+    if len(shown) > 1 and max(shown) > min(shown):
+        margin = 0.05 * (max(shown) - min(shown))
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+
+
+def _titled(axes: Any, title: str, unit: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_ylabel(unit)

@@ -1,0 +1,191 @@
+"""Texts that the model writes while it is trained: the first look at whether it learns anything.
+
+The prompts are fixed and each time drawn with the same random numbers, so what changes from one sample to the next
+is the model. The numbers come from a generator of their own: the training's are not touched. Temperature, then the
+smallest set of tokens whose probabilities reach `top_p`, as `modelstack.inference.sampling` does.
+
+`samples.md` has the newest last. A text stands in it indented: whatever a model writes, it cannot end the block or
+forge a heading.
+
+Letters: T tokens, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from pydantic import BaseModel, Field
+from torch import Tensor
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.tokenizer.text_tokenizer import TextTokenizer
+from modelstack.train.evaluation import in_use, is_due
+from modelstack.train.loop import Run
+from modelstack.train.metrics import Metrics, SpentRecord
+from modelstack.train.step import StepReport
+
+SAMPLES_FILE = "samples.md"
+_HEADING = re.compile(r"^## After (\d+) steps", re.MULTILINE)
+
+
+class SamplingConfig(BaseModel, frozen=True, extra="forbid"):
+    """What is sampled, and how."""
+
+    prompts: tuple[str, ...] = ()
+    n_tokens: int = Field(default=64, gt=0)
+    """At most; an end-of-text token ends a text sooner."""
+    temperature: float = Field(default=0.8, ge=0)
+    """0: always the most probable token."""
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    seed: int = 0
+
+
+class Samples:
+    """The hook that writes samples every so many steps and at the run's end."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        tokenizer: TextTokenizer,
+        config: SamplingConfig,
+        *,
+        every: int,
+        metrics: Metrics,
+        writes: bool = True,
+    ) -> None:
+        """Sample into a file.
+
+        Args:
+            path: Of `samples.md`.
+            tokenizer: The model's own.
+            config: The prompts, and how to sample.
+            every: Steps from one sample to the next.
+            metrics: Are told the time that it took.
+            writes: False on ranks that leave it to another; they call the model all the same.
+
+        Raises:
+            UserError: A prompt has no token.
+        """
+        self.path = Path(path)
+        self._tokenizer = tokenizer
+        self._config = config
+        self._every = every
+        self._metrics = metrics
+        self._writes = writes
+        self._prompt_ids = [prompt_ids(tokenizer, prompt) for prompt in config.prompts]
+
+    def after_step(self, run: Run, report: StepReport) -> None:
+        """Sample where it is time."""
+        if not self._prompt_ids or not is_due(run, self._every):
+            return
+        started = time.perf_counter()
+        model = cast(CausalLM, run.state.model)
+        texts = [self._tokenizer.vocabulary.decode(ids) for ids in self.sample(model)]
+        if self._writes:
+            self._write(run.state.step, run.state.n_tokens, texts)
+        self._metrics.add(SpentRecord(step=report.step, cause="samples", seconds=time.perf_counter() - started))
+
+    def sample(self, model: CausalLM) -> list[list[int]]:
+        """Return the tokens written for each prompt, the end-of-text token left out."""
+        ends = frozenset(self._tokenizer.vocabulary.end_ids)
+        return [continuation(model, ids, self._config, ends) for ids in self._prompt_ids]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the file is what is remembered."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take up nothing; writing drops the samples of steps that are taken again."""
+
+    def _write(self, steps: int, n_tokens: int, texts: Sequence[str]) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        before = self.path.read_text(encoding="utf-8") if self.path.exists() else "# Samples\n"
+        section = sample_section(steps, n_tokens, self._config.prompts, texts)
+        with replacing(self.path) as temporary:
+            temporary.write_text(f"{sections_before(before, steps)}\n{section}", encoding="utf-8", newline="\n")
+
+
+def prompt_ids(tokenizer: TextTokenizer, prompt: str) -> list[int]:
+    """Return a prompt's tokens as a document begins.
+
+    Raises:
+        UserError: There is none: the tokenizer has no begin token and the prompt is empty.
+    """
+    begin = tokenizer.vocabulary.bos_id
+    ids = ([] if begin is None else [begin]) + tokenizer.encode(prompt)
+    if not ids:
+        raise UserError("an empty prompt needs a tokenizer with a begin-of-text token; give the prompt a word")
+    return ids
+
+
+@torch.no_grad()
+def continuation(model: CausalLM, ids: Sequence[int], config: SamplingConfig, ends: frozenset[int]) -> list[int]:
+    """Return the tokens that a model writes after others, without the end token.
+
+    Args:
+        model: On its own device; its mode is as before afterwards.
+        ids: At least one.
+        config: How to sample.
+        ends: Tokens that end a text.
+    """
+    device = next(model.parameters()).device
+    generator = torch.Generator().manual_seed(config.seed)
+    written: list[int] = []
+    with in_use(model):
+        cache = model.new_cache()
+        given = list(ids)
+        while len(written) < config.n_tokens:
+            output = model(torch.tensor([given], device=device), cache=cache, last_only=True)
+            token = draw(output.logits_BTV[0, -1].float().cpu(), config, generator)
+            if token in ends:
+                break
+            written.append(token)
+            given = [token]
+    return written
+
+
+def draw(logits_V: Tensor, config: SamplingConfig, generator: torch.Generator) -> int:
+    """Return a token drawn from the most probable ones that reach `top_p` together."""
+    if config.temperature == 0:
+        return int(logits_V.argmax())
+    probabilities, order = (logits_V / config.temperature).softmax(-1).sort(descending=True, stable=True)
+    # What comes before a token decides on it: the first one always stays.
+    outside = probabilities.cumsum(-1) - probabilities >= config.top_p
+    chosen = torch.multinomial(probabilities.masked_fill(outside, 0), 1, generator=generator)
+    return int(order[chosen])
+
+
+def sample_section(steps: int, n_tokens: int, prompts: Sequence[str], texts: Sequence[str]) -> str:
+    """Return what `samples.md` says of one time: each prompt in bold, what the model wrote below."""
+    parts = [f"## After {steps} steps, {n_tokens:,} tokens\n"]
+    for prompt, text in zip(prompts, texts, strict=True):
+        parts.append(f"Prompt:\n\n{_indented(prompt)}\n\nwent on as\n\n{_indented(text)}\n")
+    return "\n".join(parts)
+
+
+def sections_before(page: str, steps: int) -> str:
+    """Return a page of samples without those of so many steps and more."""
+    for heading in _HEADING.finditer(page):
+        if int(heading[1]) >= steps:
+            return page[: heading.start()].rstrip("\n") + "\n"
+    return page
+
+
+def last_section(page: str) -> str:
+    """Return the newest samples of a page; "" where there are none."""
+    headings = list(_HEADING.finditer(page))
+    return page[headings[-1].start() :] if headings else ""
+
+
+def _indented(text: str) -> str:
+    # Markdown ends lines at a carriage return too, and a page should show it.
+    lines = text.replace("\r", "\u240d").split("\n")
+    return "\n".join(f"    {line}" for line in lines)
