@@ -15,6 +15,8 @@ from modelstack.architecture.count_cli import count
 from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
+from modelstack.runs.cli import train
+from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
 
 
@@ -41,10 +43,12 @@ app = typer.Typer(
 app.command()(plan)
 app.command("fit-law")(fit_law)
 app.add_typer(tokenizer_cli.app, name="tokenizer")
+app.command()(train)
 app.command()(count)
 app.command()(ablate)
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
+app.command()(goodput)
 
 
 @app.callback()

@@ -102,14 +102,17 @@ def read_ledgers(folder: Path) -> dict[str, int]:
     return {kind: kinds.count(kind) for kind in dict.fromkeys(kinds)}
 
 
-def inject(run: Run, faults: Faults, folder: Path, rank: int = 0) -> None:
-    """Give a run its faults, before it is resumed.
+def inject(run: Run, faults: Faults, folder: Path, rank: int = 0) -> Ledger:
+    """Give a run its faults, before it is resumed and before an `EventLog` watches its store.
 
     Args:
         run: Is changed: passes, loader, schedule and the supervisor's store are wrapped.
         faults: The same on every rank.
         folder: Where the ledgers lie; the run's own.
         rank: Of this process.
+
+    Returns:
+        This rank's ledger.
 
     Raises:
         UserError: A fault of checkpoints, and the run has none; or a parameter or bit that does not exist.
@@ -130,6 +133,7 @@ def inject(run: Run, faults: Faults, folder: Path, rank: int = 0) -> None:
     run.state.passes = _FaultyPasses(run.state.passes, plan)
     run.loader = _FaultyLoader(run.loader, plan)
     run.schedule = _raised(run.schedule, plan)
+    return plan.ledger
 
 
 @dataclass(slots=True)
