@@ -56,11 +56,18 @@ class Decoder(nn.Module):
 
         That is the same, or with hyper-connections the streams [B, T, n, D].
         """
-        x = self.embed(context.token_ids_BT)
-        if self.hc_head is not None:
-            x = expand(x, self.config.hc_mult)
+        x = self.begin(self.embed(context.token_ids_BT))
         for layer, block in enumerate(self.layers):
             x = block(x, context, cache.layers[layer] if cache else None)
+        return self.end(x)
+
+    def begin(self, embedding_BTD: Tensor) -> Tensor:
+        """Return what the first block reads: the embedding, or with hyper-connections a copy for each stream."""
+        is_hyper = self.config.norm_placement == "hyper"
+        return expand(embedding_BTD, self.config.hc_mult) if is_hyper else embedding_BTD
+
+    def end(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what `forward` does, from what the last block leaves."""
         if self.hc_head is not None:
             return self.norm(self.hc_head(x)), x
         x = self.norm(x)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.hyper_connections import GATING_INIT
+from modelstack.architecture.moe.hash_router import HashRouter
 from modelstack.architecture.moe.hash_table import fill_hash_tables
 from modelstack.architecture.norms import RMSNormZeroCentred
 
@@ -36,7 +37,7 @@ def initialise(model: CausalLM, seed: int = 0, token_frequency_V: Sequence[float
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             _fill(name, parameter, seed, model.config.initializer_range, name in zero_centred)
-    if "hash_moe" in model.config.mlp_layer_types:
+    if any(isinstance(module, HashRouter) for module in model.modules()):
         fill_hash_tables(model, token_frequency_V or [1.0] * model.config.vocab_size, seed)
     return model
 

@@ -178,7 +178,7 @@ def _routing_losses(config: ModelConfig, output: ModelOutput, counted_BT: Tensor
     losses = routing_losses(config, own, counted_BT)
     for k in range(len(output.mtp)):
         ahead = routing_losses(config, {L + k: output.routing[L + k]}, counted_BT[:, k + 1 :])
-        losses = {name: loss + ahead[name] for name, loss in losses.items()}
+        losses |= {name: losses[name] + loss if name in losses else loss for name, loss in ahead.items()}
     return losses
 
 

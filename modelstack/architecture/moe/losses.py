@@ -28,12 +28,12 @@ def routing_losses(config: ModelConfig, routing: Mapping[int, Routing], counted_
 
     Args:
         config: `seq_aux_loss_coef` and `router_z_loss_coef`; 0 leaves a loss out.
-        routing: What the model returned, by layer.
+        routing: What the model returned, by layer; or some of its layers did (a stage of a pipeline).
         counted_BT: bool, False for padding.
 
     Returns:
-        Scalars by name, to be added to the language-modelling loss. Layers routed by a hash have no balance loss:
-        nothing could follow it.
+        Scalars by name, to be added to the language-modelling loss; none where nothing was routed. Layers routed
+        by a hash have no balance loss: nothing could follow it.
     """
     losses: dict[str, Tensor] = {}
     by_hash = {layer for layer, kind in enumerate(config.mlp_layer_types) if kind == "hash_moe"}
@@ -42,7 +42,7 @@ def routing_losses(config: ModelConfig, routing: Mapping[int, Routing], counted_
     if config.seq_aux_loss_coef and chosen:
         parts = [sequence_balance_loss(r.scores_NE, k, counted_BT) for r in chosen]
         losses["seq_aux_loss"] = config.seq_aux_loss_coef * torch.stack(parts).sum()
-    if config.router_z_loss_coef:
+    if config.router_z_loss_coef and routing:
         parts = [router_z_loss(r.logits_NE, counted_BT) for r in routing.values()]
         losses["router_z_loss"] = config.router_z_loss_coef * torch.stack(parts).sum()
     return losses
