@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 
@@ -29,6 +30,14 @@ class Batch:
     """Rows given before this batch since the beginning of the run: which window of data this is."""
     forced_experts: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
     """Expert choices [B * T, k] by layer, made before (anticipatory routing, replay); a router without chooses."""
+
+    def to(self, device: torch.device) -> Batch:
+        """Return the batch on a device."""
+        if self.ids_BT.device == device:
+            return self
+        forced = {layer: experts.to(device) for layer, experts in self.forced_experts.items()}
+        moved = (tensor.to(device) for tensor in (self.ids_BT, self.labels_BT, self.documents_BT))
+        return Batch(*moved, self.position, forced)
 
     @property
     def n_tokens(self) -> int:

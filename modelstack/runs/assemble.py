@@ -19,15 +19,22 @@ from modelstack.data.shards import Shards
 from modelstack.runs.folder import RunFolder
 from modelstack.runs.prepare import Prepared
 from modelstack.runs.recipe import Resolved
+from modelstack.runs.spread import spread
+from modelstack.stability.agreement import Ranks
+from modelstack.stability.fault_injection import inject
+from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
 from modelstack.stability.run_checkpoints import LocalStore
+from modelstack.stability.sharded_checkpoints import ShardedStore
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
 from modelstack.train.fp8 import convert_linears
 from modelstack.train.loop import LoopConfig, Run
 from modelstack.train.optimizers.build import build_optimizer
+from modelstack.train.parallel.blocks import apply_checkpointing, compile_blocks
+from modelstack.train.parallel.mesh import Mesh
 from modelstack.train.precision import Fp32Masters, with_fp32_masters
 from modelstack.train.schedules import schedule
-from modelstack.train.step import local_state
+from modelstack.train.step import TrainState, local_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +43,8 @@ class Assembled:
 
     run: Run
     supervisor: GuardedRun
-    model: CausalLM
+    config: ModelConfig
+    """Of the whole model."""
 
 
 def model_config(resolved: Resolved, prepared: Prepared) -> ModelConfig:
@@ -51,37 +59,67 @@ def model_config(resolved: Resolved, prepared: Prepared) -> ModelConfig:
 
 
 def assemble(
-    resolved: Resolved, prepared: Prepared, folder: RunFolder, on_event: Callable[[str], None]
+    resolved: Resolved,
+    prepared: Prepared,
+    folder: RunFolder,
+    on_event: Callable[[str], None],
+    *,
+    device: torch.device,
+    mesh: Mesh | None = None,
 ) -> Assembled:
-    """Make the run of one process, at its beginning.
+    """Make the run, at its beginning.
 
     Args:
         resolved: The recipe.
         prepared: What it reads.
         folder: Where it is kept.
         on_event: Is told of everything that is not ordinary.
+        device: Where the model lies.
+        mesh: The processes that share the run; None: there is this one.
 
     Raises:
         UserError: Parts do not fit together.
     """
     recipe = resolved.recipe
     torch.manual_seed(recipe.seed)
-    model = CausalLM(model_config(resolved, prepared))
-    initialise(model, recipe.seed, _frequency(model.config, prepared.shards))
+    config = model_config(resolved, prepared)
+    frequency = _frequency(config, prepared.shards)
+    state = (
+        _alone(config, resolved, device, frequency) if mesh is None else spread(config, resolved, mesh, frequency)
+    )
+    ranks = Ranks.of_run()
+    kept = recipe.checkpoints
     supervisor = GuardedRun(
-        Guard(recipe.guard),
-        LocalStore(folder.checkpoints, recipe.checkpoints.keep),
-        SupervisorConfig(save_every=recipe.checkpoints.every),
+        Guard(recipe.guard, ranks.worst),
+        LocalStore(folder.checkpoints, kept.keep)
+        if mesh is None
+        else ShardedStore(folder.checkpoints, kept.keep, in_background=kept.in_background),
+        SupervisorConfig(save_every=kept.every),
         on_event,
     )
     run = Run(
         LoopConfig(n_steps=resolved.steps, micro_batches=resolved.micro_batches, max_norm=recipe.max_norm),
-        local_state(model, _optimizer(model, resolved)),
-        loader(resolved, prepared.shards),
+        state,
+        loader(resolved, prepared.shards, *((mesh.data_rank, resolved.layout.data_ranks) if mesh else (0, 1))),
         schedule(resolved.schedule),
         supervisor,
     )
-    return Assembled(run, supervisor, model)
+    if recipe.faults:
+        inject(run, parse(recipe.faults, recipe.seed), folder.path, ranks.rank)
+    return Assembled(run, supervisor, config)
+
+
+def _alone(
+    config: ModelConfig, resolved: Resolved, device: torch.device, frequency: list[float] | None
+) -> TrainState:
+    model = initialise(CausalLM(config), resolved.recipe.seed, frequency)
+    if resolved.precision == "fp8":
+        convert_linears(model)
+    model.to(device)
+    apply_checkpointing(model, resolved.layout.checkpointing)
+    if resolved.recipe.parallel.compile_blocks:
+        compile_blocks(model)
+    return local_state(model, _optimizer(model, resolved))
 
 
 def loader(resolved: Resolved, shards: Shards, rank: int = 0, world: int = 1) -> PackedLoader:
@@ -107,8 +145,6 @@ def _optimizer(model: CausalLM, resolved: Resolved) -> torch.optim.Optimizer | F
 
     if resolved.precision == "fp32":
         return build(model)
-    if resolved.precision == "fp8":
-        convert_linears(model)
     return with_fp32_masters(model, build)
 
 

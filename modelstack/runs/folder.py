@@ -11,9 +11,11 @@ from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.runs.recipe import Resolved
 
-FREE = {("recipe", "evaluation"), ("recipe", "checkpoints"), ("recipe", "guard"), ("recipe", "name")}
+_FREE = ("evaluation", "samples", "checkpoints", "guard", "faults", "name", "plan", "branch")
+FREE = {("recipe", name) for name in _FREE}
 """What may change between a stop and going on: it moves no weight of a sound run."""
-LAYOUT = {("layout",), ("recipe", "parallel"), ("recipe", "micro_batches"), ("recipe", "threads")}
+_LAYOUT = ("parallel", "micro_batches", "threads", "device")
+LAYOUT = {("layout",), *(("recipe", name) for name in _LAYOUT)}
 """What may change too, at the price of sums in another order: results agree to rounding, not bit for bit."""
 
 
@@ -47,11 +49,6 @@ class RunFolder:
     def metrics(self) -> Path:
         """A line for each step."""
         return self.path / "metrics.jsonl"
-
-    @property
-    def events(self) -> Path:
-        """A line for whatever is not ordinary."""
-        return self.path / "events.jsonl"
 
     @property
     def samples(self) -> Path:

@@ -20,6 +20,7 @@ from modelstack.errors import UserError
 from modelstack.stability.guard import GuardConfig
 from modelstack.tokenizer.training import TokenizerConfig
 from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.samples import SamplingConfig
 from modelstack.train.schedules import ScheduleConfig
 
 
@@ -106,11 +107,8 @@ class EvaluationRecipe(BaseModel, frozen=True, extra="forbid"):
     """Steps between measurements on held-out text; the last step is always measured."""
     max_megabytes: float = Field(default=0.5, gt=0)
     """Of held-out text along the way; at the end all of it counts."""
-    prompts: tuple[str, ...] = ("Once upon a time", "The capital of France is", "def main():")
-    """Beginnings of the samples that are written at each measurement; () for none."""
-    sample_tokens: int = Field(default=60, ge=1)
-    temperature: float = Field(default=0.8, ge=0)
     tensorboard: bool = False
+    """Write TensorBoard's event files too, into `tensorboard/`; needs the package tensorboard."""
 
 
 class ParallelRecipe(BaseModel, frozen=True, extra="forbid"):
@@ -130,6 +128,9 @@ class BranchRecipe(BaseModel, frozen=True, extra="forbid"):
     decay_steps: int = Field(ge=1)
 
 
+PROMPTS = ("Once upon a time", "The capital of France is", "def main():")
+
+
 class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     """A run from scratch, or a branch of one."""
 
@@ -144,6 +145,8 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     """Passes whose gradients make a step."""
     precision: Literal["fp32", "bf16", "fp8"] | None = None
     """What is computed in; masters and moments are fp32. None: fp32, or the plan's."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """`auto`: CUDA where there is one."""
     threads: int | None = Field(default=None, gt=0)
     """Of a process on a CPU; none: torch's own choice. Sums differ with it, so a resumed run keeps it."""
     max_norm: float = Field(default=1.0, gt=0)
@@ -156,6 +159,12 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     guard: GuardConfig = GuardConfig()
     checkpoints: CheckpointRecipe = CheckpointRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
+    samples: SamplingConfig = SamplingConfig(
+        prompts=("Once upon a time", "The capital of France is", "def main():")
+    )
+    """Texts of the model at each measurement; no prompts: none."""
+    faults: tuple[dict[str, Any], ...] = ()
+    """What is to go wrong, for drills: `{kind = "sigkill", step = 120, rank = 1}`; see `stability.faults`."""
     parallel: ParallelRecipe = ParallelRecipe()
     branch: BranchRecipe | None = None
 

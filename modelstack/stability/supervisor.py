@@ -56,6 +56,7 @@ class GuardedRun:
         self._judgement = Judgement(Verdict.GO, "")
         self._restored: int | None = None
         """Checkpoint of the last roll-back, as long as no newer one was written."""
+        self._saved_step: int | None = None
 
     def resume(self, run: Run) -> bool:
         """Put a run where its newest sound checkpoint is; False where there is none.
@@ -102,6 +103,17 @@ class GuardedRun:
             self._on_event(f"checkpoint of step {run.state.step} was not written: {error}")
             return
         self._restored = None
+        self._saved_step = run.state.step
+
+    def close(self, run: Run) -> None:
+        """Save where the run stands, unless that is saved, and return when it is written.
+
+        Raises:
+            OSError: It could not be written.
+        """
+        if self._saved_step != run.state.step:
+            self.store.save(run.state.step, self._state_of(run))
+        self.store.wait()
 
     def _state_of(self, run: Run) -> dict[str, Any]:
         return {"run": run.state_dict(), "guard": self.guard.state_dict(), "rng": capture_rng()}

@@ -102,12 +102,12 @@ def sample_documents(
     chosen: list[Document] = []
     for file in files:
         documents = (d for d in read_documents(file) if is_held_out(d.text, share) == held_out)
-        chosen += documents if max_bytes is None else _smallest_hashes(documents, max_bytes // len(files))
+        chosen += documents if max_bytes is None else sample_of(documents, max_bytes // len(files))
     return chosen
 
 
-def _smallest_hashes(documents: Iterable[Document], max_bytes: int) -> list[Document]:
-    """Return as many documents as fit, those with the smallest hashes, in the order of these."""
+def sample_of(documents: Iterable[Document], max_bytes: int) -> list[Document]:
+    """Return as many documents as fit into `max_bytes`, those with the smallest hashes, in the order of these."""
     heap: list[tuple[float, int, int, Document]] = []
     size = 0
     for i, document in enumerate(documents):

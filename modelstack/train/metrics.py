@@ -149,13 +149,14 @@ class Metrics:
     def __init__(self, sinks: Sequence[Sink], utilisation: Utilisation | None = None) -> None:
         """Record into sinks; none on ranks that leave it to another."""
         self._sinks = sinks
-        self._utilisation = utilisation
+        self.utilisation = utilisation
+        """May be given later: a peak takes a moment to measure."""
         self._step: int | None = None
         self._early_events: list[str] = []
 
     def after_step(self, run: Run, report: StepReport) -> None:
         """Record a step."""
-        self.add(step_record(run, report, self._utilisation))
+        self.add(step_record(run, report, self.utilisation))
 
     def add(self, record: Record) -> None:
         """Record something; the first record says at which step the process begins."""

@@ -87,6 +87,7 @@ def add_gradients(
     model: CausalLM, balancer: BiasBalancer | None, batch: Batch, n_labels: int
 ) -> dict[str, Tensor]:
     """Add one micro-batch's gradients and balancing counts; return its parts of the loss, detached."""
+    batch = batch.to(next(model.parameters()).device)
     output = model(
         batch.ids_BT,
         documents_BT=batch.documents_BT,

@@ -1,0 +1,5 @@
+"""`python -m modelstack`, and what torchrun starts."""
+
+from modelstack.cli import main
+
+main()

@@ -1,0 +1,55 @@
+"""`modelstack train`: a recipe in, a trained model, its curves and its report out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modelstack.errors import UserError
+
+STOPPED = 130
+"""Exit status of a run that was asked to stop: as a shell reports SIGINT."""
+
+
+def train(
+    arguments: Annotated[
+        list[str], typer.Argument(metavar="RECIPE.toml [key=value ...]", help="A recipe, and keys over it.")
+    ],
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="The run's folder; else runs/NAME of the recipe.")
+    ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Spread the model over the layout's ranks without devices, and report."),
+    ] = False,
+) -> None:
+    """Train a model by a recipe; the same command goes on where a run was stopped or killed.
+
+    Several processes: `torchrun --nproc-per-node N -m modelstack train RECIPE.toml`.
+    """
+    from rich.console import Console
+
+    from modelstack.recipe_file import read_recipe
+    from modelstack.runs.recipe import RunRecipe, plan_of, resolve
+    from modelstack.stability.supervisor import TrainingStopped
+
+    file, *overrides = arguments
+    console = Console()
+    recipe = read_recipe(RunRecipe, Path(file), overrides)
+    plan = plan_of(recipe, Path(file).parent)
+    resolved = resolve(recipe, plan)
+    if dry_run:
+        from modelstack.runs.dry import report_dry_run
+
+        report_dry_run(resolved, plan, console)
+        return
+    from modelstack.runs.launch import launch
+
+    try:
+        finished = launch(resolved, out or Path("runs") / recipe.name, plan, console)
+    except TrainingStopped as error:
+        raise UserError(str(error)) from error
+    if not finished:
+        raise typer.Exit(STOPPED)

@@ -1,0 +1,185 @@
+"""A run from its recipe to its report: prepare, assemble, resume, train, finish; it stops and goes on at any time.
+
+Several processes, started by torchrun, go through the same lines; rank 0 prepares, writes and shows. A first
+SIGINT or SIGTERM ends the run after the step in flight with a checkpoint; a second one at once.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+from rich.console import Console
+
+from modelstack.decide.plan_file import Plan
+from modelstack.errors import UserError
+from modelstack.runs.assemble import Assembled, assemble
+from modelstack.runs.finish import finish
+from modelstack.runs.folder import RunFolder
+from modelstack.runs.prepare import Prepared, open_prepared, prepare
+from modelstack.runs.progress import Display
+from modelstack.runs.recipe import Resolved
+from modelstack.stability.agreement import Ranks
+from modelstack.tokenizer.documents import sample_of
+from modelstack.train.curves import CurvesHook
+from modelstack.train.evaluation import Evaluation, held_out
+from modelstack.train.loop import Hook, train
+from modelstack.train.metrics import JsonLines, Metrics, Sink, TensorBoard
+from modelstack.train.parallel.mesh import Mesh, join_processes, make_mesh
+from modelstack.train.samples import Samples
+from modelstack.train.utilisation import Utilisation, utilisation
+
+PREPARING = timedelta(hours=12)
+"""That other ranks wait for the first one to tokenise."""
+
+
+def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) -> bool:
+    """Run a recipe, or go on with it; True when it came to its end, False when it was asked to stop.
+
+    Args:
+        resolved: The recipe.
+        path: The run's folder.
+        plan: That the recipe obeys, for the report.
+        console: For rank 0.
+
+    Raises:
+        UserError: Parts do not fit together, or the folder holds another run.
+        TrainingStopped: The guard ended it.
+    """
+    recipe = resolved.recipe
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    kind = recipe.device if recipe.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
+    folder = RunFolder(path)
+    with _processes(resolved, kind) as mesh:
+        ranks = Ranks.of_run()
+        device = mesh.device if mesh else torch.device(kind)
+        display = Display(console if ranks.rank == 0 else Console(quiet=True))
+        prepared = _prepared(resolved, folder, ranks, display)
+        metrics = Metrics(_sinks(resolved, folder) if ranks.rank == 0 else [])
+
+        def on_event(text: str) -> None:
+            metrics.event(text)
+            display.say(text)
+
+        assembled = assemble(resolved, prepared, folder, on_event, device=device, mesh=mesh)
+        run = assembled.run
+        metrics.utilisation = _utilisation(resolved, assembled)
+        run.hooks.update(_hooks(resolved, folder, prepared, metrics, is_first=ranks.rank == 0))
+        if assembled.supervisor.resume(run):
+            display.say(f"going on from step {run.state.step} of {resolved.steps}")
+        with _stop_asked() as stop, display.training(run):
+            for report in train(run):
+                display.after_step(run, report)
+                if ranks.worst(int(stop.asked)):
+                    break
+        assembled.supervisor.close(run)
+        metrics.close()
+        if run.state.step < resolved.steps:
+            display.say(f"stopped after step {run.state.step} of {resolved.steps}; the same command goes on")
+            return False
+        finish(resolved, folder, prepared, assembled, plan, display)
+        return True
+
+
+@dataclass(slots=True)
+class _Stop:
+    asked: bool = False
+    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = field(default_factory=dict)
+
+    def ask(self, number: int, frame: FrameType | None) -> None:
+        """End after this step; the next signal does what it did before."""
+        self.asked = True
+        signal.signal(number, self.before[number])
+
+
+@contextmanager
+def _stop_asked() -> Iterator[_Stop]:
+    """Give what a first SIGINT or SIGTERM sets."""
+    stop = _Stop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        stop.before[number] = signal.signal(number, stop.ask)
+    try:
+        yield stop
+    finally:
+        for number, handler in stop.before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def _processes(resolved: Resolved, kind: str) -> Iterator[Mesh | None]:
+    """Give the mesh of the processes that share the run; None where there is one and nothing to share."""
+    if resolved.layout.n_devices == 1 and not dist.is_torchelastic_launched():
+        yield None
+        return
+    joined = dist.is_initialized()
+    join_processes(kind)
+    try:
+        yield make_mesh(resolved.layout, kind)
+    finally:
+        if not joined:
+            dist.destroy_process_group()
+
+
+def _prepared(resolved: Resolved, folder: RunFolder, ranks: Ranks, display: Display) -> Prepared:
+    """Let the first rank make what is missing; a mistake that it finds ends all of them."""
+    complaint = ""
+    prepared: Prepared | None = None
+    if ranks.rank == 0:
+        try:
+            for changed in folder.claim(resolved):
+                display.say(f"{changed} is another than at the start: results agree to rounding only")
+            with display.preparing() as told:
+                prepared = prepare(resolved, folder, told)
+        except UserError as error:
+            if ranks.group is None:
+                raise
+            complaint = str(error)
+    told_by_first = ranks.texts(complaint)[0]
+    if told_by_first:
+        raise UserError(told_by_first)
+    return prepared or open_prepared(resolved, folder)
+
+
+def _sinks(resolved: Resolved, folder: RunFolder) -> list[Sink]:
+    sinks: list[Sink] = [JsonLines(folder.metrics)]
+    if resolved.recipe.evaluation.tensorboard:
+        sinks.append(TensorBoard(folder.path / "tensorboard"))
+    return sinks
+
+
+def _utilisation(resolved: Resolved, assembled: Assembled) -> Utilisation:
+    return utilisation(
+        assembled.run.state.model,
+        assembled.config,
+        context=resolved.row_tokens,
+        rows=resolved.rows_per_batch,
+        precision="fp32" if resolved.precision == "fp32" else "bf16",
+        n_devices=resolved.layout.n_devices,
+    )
+
+
+def _hooks(
+    resolved: Resolved, folder: RunFolder, prepared: Prepared, metrics: Metrics, *, is_first: bool
+) -> dict[str, Hook]:
+    """Return what watches the run; the order is that of a step."""
+    recipe = resolved.recipe
+    every = recipe.evaluation.every
+    hooks: dict[str, Hook] = {"metrics": metrics}
+    if resolved.layout.pp == 1:  # a stage alone says nothing; `finish` measures the whole model
+        texts = [d.text for d in sample_of(prepared.held_out, int(recipe.evaluation.max_megabytes * 1e6))]
+        documents = held_out(texts, prepared.tokenizer)
+        hooks["evaluation"] = Evaluation(documents, row_tokens=resolved.row_tokens, every=every, metrics=metrics)
+        hooks["samples"] = Samples(
+            folder.samples, prepared.tokenizer, recipe.samples, every=every, metrics=metrics, writes=is_first
+        )
+    if is_first:
+        hooks["curves"] = CurvesHook(folder.metrics, folder.path, every=every, metrics=metrics)
+    return hooks
