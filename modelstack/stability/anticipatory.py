@@ -9,7 +9,8 @@ A queue holds the batches of the next dt steps with their choices. What enters i
 are then. Each layer's choice needs the layer's input, so "routing" a batch is a whole forward pass, without head,
 loss or gradients. Three things are exact:
 - The state is the data cursor before the queue, and the queue's choices: the weights that made them are gone, so
-  they could not be made again. A resumed run is bit-equal.
+  they could not be made again. A resumed run is bit-equal. It holds the choices of all ranks, in the order of the
+  rows, so a run goes on at another world size.
 - A roll-back comes with weights that the queue's choices are not from, and those that they are from were damaged:
   what waits is routed anew, by the restored weights.
 - When it is switched off, what waits is still used: the delay is dt until the last of them, and no work is lost.
@@ -82,13 +83,25 @@ class AnticipatoryLoader:
     While it is off and nothing waits, batches pass through and nothing is kept.
     """
 
-    def __init__(self, inner: Loader, choose: Callable[[Batch], Choices], n_ahead: int) -> None:
+    def __init__(
+        self,
+        inner: Loader,
+        choose: Callable[[Batch], Choices],
+        n_ahead: int,
+        *,
+        rank: int = 0,
+        world: int = 1,
+        gather: Callable[[Tensor], Tensor] = lambda own: own,
+    ) -> None:
         """Begin switched off.
 
         Args:
-            inner: Where batches come from.
+            inner: Where batches come from: each rank's rows of one stream, as `PackedLoader` gives them.
             choose: `chosen_now` of the run's model: called when a batch enters the queue.
             n_ahead: Batches between choice and use: dt times the micro-batches of a step.
+            rank: Among those that have different batches.
+            world: How many they are.
+            gather: All ranks' tensors one after the other along the first axis, on each of them.
 
         Raises:
             UserError: `n_ahead` is not positive.
@@ -99,6 +112,7 @@ class AnticipatoryLoader:
         self.is_on = False
         self._choose = choose
         self._n_ahead = n_ahead
+        self._rank, self._world, self._gather = rank, world, gather
         self._batches = iter(inner)
         self._waiting: deque[_Waiting] = deque()
 
@@ -129,33 +143,48 @@ class AnticipatoryLoader:
         self.is_on = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor before what waits, and the choices of what waits."""
+        """Return the cursor before what waits, and the choices of what waits; every rank calls it.
+
+        The choices are [n_rows, tokens, k] by layer, of all ranks, in the order of the stream.
+        """
+        n_rows = self._world * sum(len(one.batch.ids_BT) for one in self._waiting)
         return {
             "inner": self._waiting[0].cursor if self._waiting else self.inner.state_dict(),
             "is_on": self.is_on,
-            "choices": [{str(layer): kept for layer, kept in one.choices.items()} for one in self._waiting],
+            "n_rows": n_rows,
+            "choices": {
+                str(layer): torch.cat([self._gather(one.choices[layer]) for one in self._waiting]).unflatten(
+                    0, (n_rows, -1)
+                )
+                for layer in (self._waiting[0].choices if self._waiting else ())
+            },
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go back to a state: the batches that waited are read again, their choices are taken from it.
 
         Raises:
-            UserError: It is of other data or another configuration, or of another `n_ahead`.
+            UserError: It is of other data or another configuration; or what waited is not a whole number of this
+                run's batches, or more of them than `n_ahead`.
         """
-        n_waiting = len(state["choices"])
-        if n_waiting > self._n_ahead:
-            raise UserError(
-                f"the state has {n_waiting} batches routed ahead, this run keeps {self._n_ahead}: go on with the "
-                f"delay_steps and micro_batches that it was saved with"
-            )
         self.inner.load_state_dict(state["inner"])
         self._batches = iter(self.inner)
         self.is_on = state["is_on"]
         self._waiting.clear()
-        for by_layer in state["choices"]:
+        n_rows, n_taken = state["n_rows"], 0
+        while n_taken < n_rows:
             cursor, batch = self.inner.state_dict(), next(self._batches)
-            choices = {int(layer): experts_Nk for layer, experts_Nk in by_layer.items()}
+            B = len(batch.ids_BT)
+            if n_rows % (self._world * B) or n_rows > self._world * B * self._n_ahead:
+                raise UserError(
+                    f"the state has {n_rows} rows routed ahead, a batch of this run has {self._world * B} on "
+                    f"{self._world} ranks and at most {self._n_ahead} of them wait: keep delay_steps and the rows "
+                    f"of a step"
+                )
+            own = slice(n_taken + self._rank * B, n_taken + (self._rank + 1) * B)
+            choices = {int(layer): whole[own].flatten(0, 1) for layer, whole in state["choices"].items()}
             self._waiting.append(_Waiting(batch, cursor, choices))
+            n_taken += self._world * B
 
 
 class AnticipatoryRouting:

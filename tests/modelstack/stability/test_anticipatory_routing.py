@@ -54,19 +54,24 @@ ROUTED = {2, 3}
 ROWS = 2
 
 
-class Drawn:
-    """A loader: random rows that its position decides."""
+def row(number: int) -> Tensor:
+    generator = torch.Generator().manual_seed(number)
+    ids = torch.randint(0, 32, (1,), generator=generator) + torch.arange(9)
+    return (ids + (torch.rand(9, generator=generator) < 0.2)) % 32
 
-    def __init__(self) -> None:
-        self.position = 0
+
+class Drawn:
+    """A loader: random rows that their position decides; each rank takes its own."""
+
+    def __init__(self, rows: int = ROWS, rank: int = 0, world: int = 1) -> None:
+        self.position, self.rows, self.rank, self.world = 0, rows, rank, world
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            generator = torch.Generator().manual_seed(self.position)
-            ids = torch.randint(0, 32, (ROWS, 1), generator=generator) + torch.arange(9)
-            ids = (ids + (torch.rand(ids.shape, generator=generator) < 0.2)) % 32
-            self.position += ROWS
-            yield Batch(ids, next_token_labels(ids), torch.zeros_like(ids), self.position - ROWS)
+            ids = torch.stack([row(self.position + n) for n in range(self.rows * self.world)])
+            ids = ids[self.rank * self.rows :][: self.rows]
+            self.position += self.rows * self.world
+            yield Batch(ids, next_token_labels(ids), torch.zeros_like(ids), self.position - self.rows * self.world)
 
     def state_dict(self) -> dict[str, Any]:
         return {"position": self.position}
@@ -137,7 +142,12 @@ def test_switched_off_batches_pass_as_they_are(tmp_path: Path) -> None:
     batches, _ = recorded(run)
     assert [batch.position for batch in batches] == [0, 2, 4]
     assert all(not batch.forced_experts for batch in batches)
-    assert loader_of(run).state_dict() == {"inner": {"position": 6}, "is_on": False, "choices": []}
+    assert loader_of(run).state_dict() == {
+        "inner": {"position": 6},
+        "is_on": False,
+        "n_rows": 0,
+        "choices": {},
+    }
 
 
 @pytest.mark.parametrize("micro_batches", [1, 2])
@@ -225,7 +235,7 @@ def test_a_resumed_run_is_bit_equal_whatever_waits(
     resumed = spoilt("stopped", 5)
     assert isinstance(resumed.supervisor, GuardedRun) and resumed.supervisor.resume(resumed)
     assert resumed.state.step == saved_at
-    assert len(loader_of(resumed).state_dict()["choices"]) == n_waiting * micro_batches
+    assert loader_of(resumed).state_dict()["n_rows"] == n_waiting * micro_batches * ROWS
     rest = [report.losses["total"] for report in train(resumed)]
     assert [loss for loss in rest if math.isfinite(loss)] == [
         loss for loss in expected[saved_at:] if math.isfinite(loss)
@@ -239,8 +249,52 @@ def test_a_state_with_more_batches_ahead_than_the_run_keeps_is_refused(tmp_path:
     loader_of(run).switch_on()
     list(train(run))
     state = loader_of(run).state_dict()
-    with pytest.raises(UserError, match="5 batches routed ahead, this run keeps 3"):
+    with pytest.raises(
+        UserError, match="10 rows routed ahead, a batch of this run has 2 on 1 ranks and at most 3"
+    ):
         loader_of(make(tmp_path, [])).load_state_dict(state)
+
+
+def test_choices_go_on_at_another_world_size() -> None:
+    model = initialise(CausalLM(build(TOY).with_(initializer_range=0.2)), 0)
+
+    def loader(rows: int, rank: int = 0, world: int = 1, gather: Any = None) -> AnticipatoryLoader:
+        spread = {} if gather is None else {"gather": gather}
+        return AnticipatoryLoader(
+            Drawn(rows, rank, world),
+            lambda batch: chosen_now(model, batch),
+            2 * 4 // (rows * world),
+            rank=rank,
+            world=world,
+            **spread,
+        )
+
+    def given(loader: AnticipatoryLoader, n: int) -> dict[int, Tensor]:
+        parts = [next(loader).forced_experts for _ in range(n)]
+        return {layer: torch.cat([part[layer] for part in parts]) for layer in ROUTED}
+
+    of_second: list[Tensor] = []
+
+    def send(own: Tensor) -> Tensor:
+        of_second.append(own)
+        return torch.cat([own, own])  # what it returns here is the first one's business
+
+    second = loader(2, rank=1, world=2, gather=send)
+    first = loader(2, rank=0, world=2, gather=lambda own: torch.cat([own, of_second.pop(0)]))
+    for one in (first, second):
+        one.switch_on()
+        next(one)
+    second.state_dict()
+    state = first.state_dict()
+    assert state["n_rows"] == 8
+    with torch.no_grad():
+        model.get_parameter("model.layers.2.mlp.gate.weight").neg_()  # choices cannot be made again
+    rows_of_two = torch.cat([given(one, 1)[2].unflatten(0, (2, -1)) for one in (first, second)])
+    alone = loader(1)
+    alone.load_state_dict(state)
+    assert torch.equal(given(alone, 4)[2].unflatten(0, (4, -1)), rows_of_two)
+    with pytest.raises(UserError, match="8 rows routed ahead, a batch of this run has 3"):
+        loader(3).load_state_dict(state)
 
 
 def test_a_queue_without_room_is_refused() -> None:
