@@ -22,7 +22,11 @@ class Ranks:
     @classmethod
     def of_run(cls) -> Ranks:
         """Return all ranks with a new group; where torch.distributed is started, each rank must call this."""
-        return cls(dist.new_group(backend="gloo") if dist.is_available() and dist.is_initialized() else None)
+        if not (dist.is_available() and dist.is_initialized()):
+            return cls(None)
+        group = dist.new_group(backend="gloo")
+        assert isinstance(group, dist.ProcessGroup)  # a number only for ranks outside, and there are none
+        return cls(group)
 
     @property
     def rank(self) -> int:

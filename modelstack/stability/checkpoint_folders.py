@@ -52,7 +52,12 @@ def kind_of(path: Path) -> Kind:
 
 
 def remove_old(folder: str | Path, keep: int) -> None:
-    """Remove all but the newest checkpoints."""
+    """Remove all but the newest checkpoints, and what killed processes left of unfinished ones.
+
+    Nothing may be under way: a store calls this when its checkpoint is in place.
+    """
+    for left in Path(folder).glob(".step-*"):
+        shutil.rmtree(left)
     for _, old in checkpoints(folder)[keep:]:
         shutil.rmtree(old)
 

@@ -58,6 +58,7 @@ def test_shared_tensors_and_views_are_stored_each(tmp_path: Path) -> None:
 
 
 def test_the_newest_few_are_kept(tmp_path: Path) -> None:
+    (tmp_path / ".step-00000001.x7").mkdir()  # what a killed process left
     for step in (1, 2, 30, 4):
         save_run(tmp_path, step, {"x": step}, keep=2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000004", "step-00000030"]
