@@ -14,9 +14,10 @@ What is held, on the fullest device (of the pipeline's stages the heaviest; stag
   and keys keep (H + G) d more. In a mixture I is that of the k chosen and the shared experts, and tokens are sent
   and returned: 2 k D more. This is Korthikanti et al.'s sum (arXiv 2205.05198) redone for such blocks; autograd
   saves 1.1 to 1.25 times that for ours in fp32 (a test measures it). With checkpointing: D a layer, and one layer
-  in full. Tensor parallelism shards all of it (sequence parallelism), context parallelism the tokens; the first
-  stage of a 1F1B pipeline holds one micro-batch for each stage behind it. Kernels keep more (fp32 copies in norms,
-  buffers of collectives).
+  in full; selective, by operator, keeps what products and attention gave beside it: 2 D + 2 (H + G) d + 2 I more.
+  Tensor parallelism shards all of it (sequence parallelism), context parallelism the tokens; the first stage of a
+  1F1B pipeline holds one micro-batch for each stage behind it. Kernels keep more (fp32 copies in norms, buffers of
+  collectives).
 - logits: in the compute type, and in fp32 with their gradient: 8 more bytes a token and entry of the vocabulary.
 
 Letters: B sequences of a micro-batch, T context, D width, H heads, G KV heads, d head channels, I inner width,
@@ -59,7 +60,7 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     """Borrowed from shard x cp."""
     micro_batch: int = Field(default=1, ge=1)
     """Sequences of one pass on one data-parallel rank."""
-    checkpointing: Literal["none", "full"] = "none"
+    checkpointing: Literal["none", "selective", "full"] = "none"
 
     @model_validator(mode="after")
     def _experts_have_ranks(self) -> Self:
@@ -147,24 +148,45 @@ def activation_bytes(config: ModelConfig, layer: int, value_bytes: int) -> float
         config.num_key_value_heads,
         config.head_dim,
     )
-    inner, sent = config.intermediate_size, 0
-    if config.mlp_layer_types[layer] != "dense":
-        chosen = sized(config.num_experts_per_tok)
-        inner = (chosen + config.n_shared_experts) * sized(config.moe_intermediate_size)
-        sent = 2 * chosen * D
+    inner, chosen = _inner_and_chosen(config, layer)
     mlp = (4 if config.mlp_gated else 2) * inner
     normed = (H + G) * d if config.qk_norm else 0
-    return value_bytes * (4 * D + 2 * (H + G) * d + normed + mlp + sent) + 4 * H
+    return value_bytes * (4 * D + 2 * (H + G) * d + normed + mlp + 2 * chosen * D) + 4 * H
 
 
 def _activations(config: ModelConfig, layout: Layout, tokens: float, value_bytes: int) -> float:
-    each = [activation_bytes(config, layer, value_bytes) for layer in range(config.num_hidden_layers)]
-    n_layers = ceil(len(each) / layout.pp)
-    if layout.checkpointing == "full":
-        held = layout.pp * n_layers * config.hidden_size * value_bytes + max(each)
-    else:
-        held = layout.pp * max(sum(each[at : at + n_layers]) for at in range(0, len(each), n_layers))
-    return tokens * held / layout.tp
+    layers = range(config.num_hidden_layers)
+    whole = [activation_bytes(config, layer, value_bytes) for layer in layers]
+    kept, again = whole, 0.0
+    if layout.checkpointing != "none":
+        kept = [_kept_bytes(config, layer, layout.checkpointing, value_bytes) for layer in layers]
+        again = max(whole)
+    n_layers = ceil(len(kept) / layout.pp)
+    held = layout.pp * max(sum(kept[at : at + n_layers]) for at in range(0, len(kept), n_layers))
+    return tokens * (held + again) / layout.tp
+
+
+def _kept_bytes(config: ModelConfig, layer: int, checkpointing: str, value_bytes: int) -> float:
+    """Return what one token of one layer keeps where the rest is computed again."""
+    D, H, G, d = (
+        config.hidden_size,
+        config.num_attention_heads,
+        config.num_key_value_heads,
+        config.head_dim,
+    )
+    if checkpointing == "full":
+        return value_bytes * D
+    inner, chosen = _inner_and_chosen(config, layer)
+    mlp = (2 if config.mlp_gated else 1) * inner
+    return value_bytes * (3 * D + 2 * (H + G) * d + mlp + chosen * D) + 4 * H
+
+
+def _inner_and_chosen(config: ModelConfig, layer: int) -> tuple[int, int]:
+    """Return the channels inside the MLPs that a token passes, and to how many routed experts it is sent."""
+    if config.mlp_layer_types[layer] == "dense":
+        return config.intermediate_size, 0
+    chosen = sized(config.num_experts_per_tok)
+    return (chosen + config.n_shared_experts) * sized(config.moe_intermediate_size), chosen
 
 
 def _layer_weights(config: ModelConfig) -> list[Weights]:

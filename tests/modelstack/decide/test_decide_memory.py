@@ -66,6 +66,13 @@ def test_checkpointing_keeps_a_width_for_each_layer_and_one_layer_in_full() -> N
     assert full.logits == kept.logits == CONTEXT * 128256 * 10
 
 
+def test_selective_checkpointing_keeps_what_products_and_attention_gave() -> None:
+    # Beside the block's input: q, k, v, attention's output, o, gate, up, down; log-sums of the heads.
+    a_layer = 2 * (4096 + 48 * 128 + 4096 + 4096 + 2 * 14336 + 4096) + 4 * 32
+    selective = training_memory(LLAMA, Layout(checkpointing="selective"), CONTEXT)
+    assert selective.activations == CONTEXT * (32 * a_layer + activation_bytes(LLAMA, 0, 2))
+
+
 def test_a_pipelines_first_stage_holds_a_micro_batch_for_each_stage() -> None:
     assert training_memory(LLAMA, Layout(pp=4), CONTEXT).activations == pytest.approx(
         training_memory(LLAMA, Layout(), CONTEXT).activations
