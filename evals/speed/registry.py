@@ -49,5 +49,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "forward, training and decoding speed of our torch models, beside transformers",
         quick=("--preset", "llama", "--repeats", "2", "--forward", "32", "--training", "16", "--decoded", "2"),
     ),
+    "train_to_loss": Benchmark(
+        "evals.speed.train_to_loss",
+        "tokens and time to the loss that nanoGPT's recipe ends at, from a checkout that NANOGPT names",
+        quick=("--quick", "--seeds", "1"),
+    ),
 }
 """By name, in the order of running."""
