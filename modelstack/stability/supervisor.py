@@ -97,6 +97,7 @@ class GuardedRun:
 
     def save(self, run: Run) -> None:
         """Write a checkpoint; a disk that is full is told of and costs the checkpoint, not the run."""
+        self._finish_last()
         try:
             self.store.save(run.state.step, self._state_of(run))
         except OSError as error:
@@ -111,9 +112,18 @@ class GuardedRun:
         Raises:
             OSError: It could not be written.
         """
+        self._finish_last()
         if self._saved_step != run.state.step:
             self.store.save(run.state.step, self._state_of(run))
         self.store.wait()
+
+    def _finish_last(self) -> None:
+        """Wait for the checkpoint that is being written in the background; one that failed is told of."""
+        try:
+            self.store.wait()
+        except OSError as error:
+            self._on_event(f"a checkpoint was not written: {error}")
+            self._saved_step = None
 
     def _state_of(self, run: Run) -> dict[str, Any]:
         return {"run": run.state_dict(), "guard": self.guard.state_dict(), "rng": capture_rng()}
