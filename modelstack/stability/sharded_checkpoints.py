@@ -148,7 +148,9 @@ class ShardedStore:
             else:
                 dcp_save(state.tensors, storage_writer=writer, planner=planner, process_group=self._ranks.group)
         except CheckpointException as error:
-            raise _as_error(error) from None
+            raise _as_error(path.name, error) from None
+        except OSError as error:
+            raise OSError(f"{path.name}: {error}") from error
         finally:
             if self._ranks.rank == 0:  # nobody writes any more: DCP gathers all ranks' results, errors among them
                 shutil.rmtree(writer.partial, ignore_errors=True)
@@ -242,11 +244,11 @@ def model_tensors(path: str | Path) -> dict[str, Tensor]:
     return {name.removeprefix("model/"): tensor for name, tensor in tensors.items()}
 
 
-def _as_error(error: CheckpointException) -> Exception:
+def _as_error(name: str, error: CheckpointException) -> Exception:
     """Return what the ranks' failures are: a disk's, or a mistake of the program."""
     if all(isinstance(failure, OSError) for failure, _ in error.failures.values()):
-        return OSError(_summary(error))
-    return RuntimeError(f"a checkpoint was not written: {error}")
+        return OSError(f"{name}: {_summary(error)}")
+    return RuntimeError(f"{name} was not written: {error}")
 
 
 def _summary(error: CheckpointException) -> str:

@@ -2,13 +2,11 @@
 
 import json
 import os
-import resource
 import shutil
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +23,7 @@ from modelstack.stability.sharded_checkpoints import ShardedStore, model_tensors
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.precision import with_fp32_masters
-from tests.modelstack.stability.run_states import flat, run_state, same_tensors, take_steps
+from tests.modelstack.stability.run_states import flat, full_disk, run_state, same_tensors, take_steps
 from tests.modelstack.train.toys import family_model
 
 MUON = OptimizerConfig(lr=0.01, newton_schulz_dtype="float32")
@@ -188,21 +186,10 @@ def test_a_checkpoint_of_another_model_is_refused_and_not_passed_over(other: str
         store.load(run_state(model, torch.optim.AdamW(model.named_parameters()), 0))
 
 
-@contextmanager
-def full_disk() -> Iterator[None]:
-    """No file may grow past 100 bytes: a real failure of the write, in every thread."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-
-
 def test_a_full_disk_is_an_os_error_and_leaves_the_older_ones(tmp_path: Path) -> None:
     store = ShardedStore(tmp_path)
     store.save(1, small_state(1))
-    with full_disk(), pytest.raises(OSError, match="File too large"):
+    with full_disk(100), pytest.raises(OSError, match="File too large"):
         store.save(2, small_state(2))
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
     store.save(3, small_state(3))
@@ -212,7 +199,7 @@ def test_a_full_disk_is_an_os_error_and_leaves_the_older_ones(tmp_path: Path) ->
 
 def test_a_failure_in_the_background_is_told_once_and_not_lost(tmp_path: Path) -> None:
     store = ShardedStore(tmp_path, in_background=True)
-    with full_disk():
+    with full_disk(100):
         store.save(1, small_state(1))
         assert store.load(small_state(0)) is None  # waited for, and not there
         with pytest.raises(OSError, match="File too large"):
