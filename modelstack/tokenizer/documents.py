@@ -35,6 +35,8 @@ class Document:
     """Name of its file, without suffixes."""
     language: str | None = None
     """The record's field `language`, where it has one."""
+    license: str | None = None
+    """The record's field `license`, where it has one."""
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
@@ -73,14 +75,19 @@ def read_documents(path: Path) -> Iterator[Document]:
         for number, line in enumerate(_lines(file, path), 1):
             try:
                 record = json.loads(line)
-                text, language = record["text"], record.get("language")
+                text = record["text"]
+                language, license = (_text_or_none(record.get(key)) for key in ("language", "license"))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(
                     f"{path}, line {number}: no JSON object with the field 'text' ({error!r})"
                 ) from error
             if not isinstance(text, str):
                 raise UserError(f"{path}, line {number}: 'text' is a {type(text).__name__}")
-            yield Document(text, domain, language if isinstance(language, str) else None)
+            yield Document(text, domain, language, license)
+
+
+def _text_or_none(value: object) -> str | None:
+    return value if isinstance(value, str) else None
 
 
 def is_held_out(text: str, share: float) -> bool:
