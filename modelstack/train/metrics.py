@@ -94,7 +94,7 @@ class EventRecord(_Record, frozen=True):
 
 
 class StartRecord(_Record, frozen=True):
-    """Where a process began to take steps: the first of a run, or one that goes on."""
+    """The first step of a process, and when its metrics were set up: of a run's first, or one that goes on."""
 
     kind: Literal["start"] = "start"
     began: float
@@ -130,8 +130,8 @@ class Measured:
 class Sink(Protocol):
     """Where records go."""
 
-    def begin(self, step: int) -> None:
-        """Forget what is there of this step and later ones."""
+    def begin(self, step: int, since: float) -> None:
+        """Forget what is there of this step and later ones; `since` is when the process began."""
         ...
 
     def write(self, record: Record) -> None:
@@ -152,6 +152,7 @@ class Metrics:
         self.utilisation = utilisation
         """May be given later: a peak takes a moment to measure."""
         self._step: int | None = None
+        self._since = time.time()
         self._early_events: list[str] = []
 
     def after_step(self, run: Run, report: StepReport) -> None:
@@ -162,7 +163,7 @@ class Metrics:
         """Record something; the first record says at which step the process begins."""
         if self._step is None:
             for sink in self._sinks:
-                sink.begin(record.step)
+                sink.begin(record.step, self._since)
             self._step = record.step
             for text in self._early_events:
                 self.event(text)
@@ -200,7 +201,7 @@ class JsonLines:
         self._n_lost = 0
         self._lost_why = ""
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, since: float) -> None:
         """Cut off lines of this step and later ones, and a torn last line; say where the process begins.
 
         Raises:
@@ -213,7 +214,7 @@ class JsonLines:
         with replacing(self.path) as temporary:
             temporary.write_bytes(b"".join(map(_line, kept)))
         self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        self.write(start_record(step, kept, records[len(kept) :], time.time()))
+        self.write(start_record(step, kept, records[len(kept) :], since))
 
     def write(self, record: Record) -> None:
         """Append a line, after `begin`."""
@@ -266,7 +267,7 @@ class TensorBoard:
         self._new_writer = lambda step: SummaryWriter(str(folder), purge_step=step, flush_secs=10)
         self._writer: Any = None
 
-    def begin(self, step: int) -> None:
+    def begin(self, step: int, since: float) -> None:
         """Tell TensorBoard to hide what is there of this step and later ones."""
         self.close()
         self._writer = self._new_writer(step)

@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -9,8 +10,9 @@ from modelstack.stability.guard import Guard, GuardConfig
 from modelstack.stability.run_checkpoints import LocalStore
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
 from modelstack.train.curves import Curves, CurvesHook, curves_of, draw, smoothed, write_curves
-from modelstack.train.loop import train
+from modelstack.train.loop import Run, train
 from modelstack.train.metrics import EvaluationRecord, JsonLines, Measured, Metrics, StepRecord, read_metrics
+from modelstack.train.step import StepReport
 from tests.modelstack.train.toy_runs import toy_run
 
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -66,18 +68,30 @@ def test_held_out_points_carry_their_interval() -> None:
     assert curves_of(Measured(evaluations=(evaluation, unknown)), {}).held_out == ((10, 2.0, 1.8, 2.3),)
 
 
+class Damage:
+    """A hook that spoils the weights after a step, once."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def after_step(self, run: Run, report: StepReport) -> None:
+        if report.step == self.step:
+            for parameter in run.state.model.parameters():
+                parameter.data.fill_(math.nan)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        pass
+
+
 def test_a_guards_roll_back_is_a_line_of_the_plot(tmp_path: Path) -> None:
     run = toy_run(12)
     metrics = Metrics([JsonLines(tmp_path / "metrics.jsonl")])
     guard = Guard(GuardConfig(skips_in_a_row=2))
-    run.supervisor = supervisor = GuardedRun(
-        guard, LocalStore(tmp_path), SupervisorConfig(save_every=2), metrics.event
-    )
-    run.hooks = {"metrics": metrics}
-    judge = supervisor.judge
-    supervisor.judge = lambda loss, norm: judge(  # pyright: ignore[reportAttributeAccessIssue]
-        math.nan if run.state.step in (5, 6) else loss, norm
-    )
+    run.supervisor = GuardedRun(guard, LocalStore(tmp_path), SupervisorConfig(save_every=2), metrics.event)
+    run.hooks = {"metrics": metrics, "damage": Damage(4)}
     assert [bool(report.rejected) for report in train(run)] == [n in (5, 6) for n in range(12)]
     metrics.close()
     curves = curves_of(read_metrics(tmp_path / "metrics.jsonl"), {})
