@@ -145,10 +145,14 @@ class _Plan:
     ledger: Ledger
     rank: int
     store: CheckpointStore | None
+    armed: int | None = None
+    """The step that a batch was fetched for; passes without one, to look at the state, suffer nothing."""
 
     def now(self) -> list[Fault]:
         """Return the faults of the step that is under way, on this rank."""
         step = self.run.state.step
+        if step != self.armed:
+            return []
         return [
             fault
             for fault in self.faults.schedule
@@ -196,6 +200,7 @@ class _FaultyPasses:
 
     def settle(self, taken: bool) -> None:
         self.inner.settle(taken)
+        self.plan.armed = None
         self.plan.ledger.end_of_step()
 
     def _damage_checkpoint(self) -> None:
@@ -220,6 +225,7 @@ class _FaultyLoader:
 
     def __iter__(self) -> Iterator[Batch]:
         for batch in self.inner:
+            self.plan.armed = self.plan.run.state.step
             is_noise = any(isinstance(fault, RandomTokens) for fault in self.plan.now())
             yield self._noise_like(batch) if is_noise else batch
 

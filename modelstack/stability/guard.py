@@ -6,9 +6,11 @@ NaN gradient leaves NaN weights). The threshold is robust, median + k * MAD of t
 standard deviation are widened by the first spike, so that the second passes, and poisoned for the whole window by
 one NaN. Rejected values never enter the window.
 
-One bad batch is skipped. Several in a row mean that the state itself is damaged: back to a checkpoint, and past
-the data that led there (PaLM, arXiv 2204.02311, 5.1: the same batches from an earlier state did not spike). When
-that does not help for some times, the run stops, with the batch written down, rather than to burn hours.
+One bad batch is skipped. Several in a row may mean that the state itself is damaged: back to a checkpoint, and
+past the data that led there (PaLM, arXiv 2204.02311, 5.1: the same batches from an earlier state did not spike).
+When that does not help for some times, the run stops, with the batch written down, rather than to burn hours. They
+may also mean a window of bad data, which no rejected step let into the weights: `is_sound` tells the two apart by
+the loss on a batch that was good before, and nothing has to be thrown away.
 
 `judge` is a pure function on plain data; `Guard` keeps its memory and asks the other ranks.
 """
@@ -55,6 +57,8 @@ class GuardConfig(BaseModel, frozen=True, extra="forbid"):
     """So many rejected steps in a row are a damaged state."""
     skips_in_window: int = Field(default=16, ge=1)
     """So many rejected steps among the last `window` are one too."""
+    patience: int = Field(default=64, ge=1)
+    """So many rejected steps in a row are bad data where the state proves sound; more are damage anyway."""
     max_roll_backs: int = Field(default=4, ge=0)
     """Then the run stops."""
 
@@ -104,7 +108,7 @@ def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> tupl
         )
         return accepted, Judgement(Verdict.GO, "")
     rejected = replace(memory, recent=recent, n_skipped=memory.n_skipped + 1)
-    in_a_row = sum(1 for _ in takewhile(bool, reversed(recent)))
+    in_a_row = _in_a_row(recent)
     if in_a_row < config.skips_in_a_row and sum(recent) < config.skips_in_window:
         return rejected, Judgement(Verdict.SKIP, reason)
     if memory.n_roll_backs >= config.max_roll_backs:
@@ -144,6 +148,15 @@ class Guard:
         self.memory = memory
         return own
 
+    @property
+    def is_patient(self) -> bool:
+        """Whether a sound state is reason enough to go on with skipping."""
+        return _in_a_row(self.memory.recent) < self.config.patience
+
+    def is_sound(self, loss: float, norm: float) -> bool:
+        """Say whether a batch that was good is still so, by all ranks' verdicts; nothing of it is remembered."""
+        return not self._worst_of_ranks(int(bool(_complaint(self.config, self.memory, loss, norm))))
+
     def roll_back(self, restored: dict[str, Any]) -> None:
         """Go on from a checkpoint's memory, with the run's own counters."""
         self.memory = after_roll_back(self.memory, _from_state(restored))
@@ -173,6 +186,10 @@ def _complaint(config: GuardConfig, memory: Memory, loss: float, norm: float) ->
     if _log(norm) > log_limit:
         return f"gradient norm {norm:.4g} is above {math.exp(log_limit):.4g} (median {math.exp(middle):.4g})"
     return ""
+
+
+def _in_a_row(recent: tuple[bool, ...]) -> int:
+    return sum(1 for _ in takewhile(bool, reversed(recent)))
 
 
 def _log(norm: float) -> float:

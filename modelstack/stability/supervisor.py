@@ -1,5 +1,8 @@
 """A run under a guard: bad steps are skipped, a damaged state goes back to a checkpoint and past the bad data.
 
+Before it goes back, the state is held against the last batches that it learnt from: where it does as well on them
+as it did, nothing has damaged it, and the window of bad data is skipped to its end instead.
+
 Going back restores weights, moments and balancing counts. The data cursor and the step counter stay where they
 are: the window that led there is behind, nothing of it comes again in this epoch, and the learning rate follows
 the data. A second roll-back that comes before a new checkpoint takes an older one: the newest may have been
@@ -8,6 +11,7 @@ written when the state was bad already. Where nothing helps, the run ends with t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,9 +21,9 @@ from pydantic import BaseModel, Field
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
 from modelstack.stability.guard import Guard, Judgement, Verdict
-from modelstack.stability.run_checkpoints import CheckpointStore, capture_rng, restore_rng
+from modelstack.stability.run_checkpoints import CheckpointStore, Loaded, capture_rng, restore_rng
 from modelstack.train.loop import Run
-from modelstack.train.step import StepReport
+from modelstack.train.step import StepReport, count_labels
 
 
 class TrainingStopped(Exception):
@@ -52,11 +56,12 @@ class GuardedRun:
         self.store = store
         self.config = config or SupervisorConfig()
         self._on_event = on_event
-        self._on_roll_back = on_roll_back
+        self.on_roll_back = on_roll_back
         self._judgement = Judgement(Verdict.GO, "")
         self._restored: int | None = None
         """Checkpoint of the last roll-back, as long as no newer one was written."""
         self._saved_step: int | None = None
+        self._good_batches: Sequence[Batch] = ()
 
     def resume(self, run: Run) -> bool:
         """Put a run where its newest sound checkpoint is; False where there is none.
@@ -64,15 +69,23 @@ class GuardedRun:
         Raises:
             UserError: There are checkpoints and none is sound, or they are of another run.
         """
-        loaded = self.store.load(self._state_of(run))
+        loaded = self.store.load(self.state_of(run))
         if loaded is None:
             return False
+        self.take_up(run, loaded)
+        return True
+
+    def take_up(self, run: Run, loaded: Loaded) -> None:
+        """Put a run where a checkpoint is, its own or that of a run that it branches off from.
+
+        Raises:
+            UserError: It is of another run.
+        """
         for reason in loaded.rejected:
             self._on_event(f"checkpoint passed over: {reason}")
         run.load_state_dict(loaded.state["run"])
         self.guard.load_state_dict(loaded.state["guard"])
         restore_rng(loaded.state["rng"])
-        return True
 
     def judge(self, loss: float, norm: float) -> str:
         """Return "" or why the step must not be taken."""
@@ -86,6 +99,11 @@ class GuardedRun:
             TrainingStopped: Nothing helped.
         """
         verdict = self._judgement.verdict
+        if verdict is Verdict.GO:
+            self._good_batches = batches
+        elif verdict is not Verdict.SKIP and self._is_sound(run, report.step):
+            self._on_event(f"step {report.step}: an earlier batch is as good as it was, so the data is bad")
+            verdict = Verdict.SKIP
         if verdict is not Verdict.GO:
             self._on_event(f"step {report.step} {verdict.name.lower().replace('_', ' ')}: {report.rejected}")
         if verdict is Verdict.ROLL_BACK:
@@ -99,7 +117,7 @@ class GuardedRun:
         """Write a checkpoint; a disk that is full is told of and costs the checkpoint, not the run."""
         self._finish_last()
         try:
-            self.store.save(run.state.step, self._state_of(run))
+            self.store.save(run.state.step, self.state_of(run))
         except OSError as error:
             self._on_event(f"checkpoint of step {run.state.step} was not written: {error}")
             return
@@ -114,7 +132,7 @@ class GuardedRun:
         """
         self._finish_last()
         if self._saved_step != run.state.step:
-            self.store.save(run.state.step, self._state_of(run))
+            self.store.save(run.state.step, self.state_of(run))
         self.store.wait()
 
     def _finish_last(self) -> None:
@@ -125,12 +143,27 @@ class GuardedRun:
             self._on_event(f"a checkpoint was not written: {error}")
             self._saved_step = None
 
-    def _state_of(self, run: Run) -> dict[str, Any]:
+    def state_of(self, run: Run) -> dict[str, Any]:
+        """Return all that a checkpoint of the run holds."""
         return {"run": run.state_dict(), "guard": self.guard.state_dict(), "rng": capture_rng()}
+
+    def _is_sound(self, run: Run, step: int) -> bool:
+        """Say whether the state at a step still does well on the last batches that it learnt from."""
+        if not self._good_batches or not self.guard.is_patient:
+            return False
+        passes, next_step = run.state.passes, run.state.step
+        run.state.step = step  # whatever depends on it is as it was in the step that was rejected
+        n_labels = passes.total(count_labels(self._good_batches))
+        loss = sum(passes.backward(self._good_batches, n_labels).values())
+        norm = passes.clip(math.inf)
+        passes.settle(taken=False)
+        run.state.optimizer.zero_grad(set_to_none=True)
+        run.state.step = next_step
+        return self.guard.is_sound(loss, norm)
 
     def _roll_back(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
         try:
-            loaded = self.store.load(self._state_of(run), before=self._restored)
+            loaded = self.store.load(self.state_of(run), before=self._restored)
         except UserError as error:
             self._on_event(str(error))
             loaded = None
@@ -143,7 +176,7 @@ class GuardedRun:
         self.guard.roll_back(loaded.state["guard"])
         self._restored = loaded.step
         self._on_event(f"went back to the weights of step {loaded.step}; the data goes on from step {step}")
-        self._on_roll_back(run)
+        self.on_roll_back(run)
 
     def _stop(self, report: StepReport, batches: Sequence[Batch]) -> None:
         from safetensors.torch import save_file

@@ -119,7 +119,7 @@ def train_step(
     """
     started = time.perf_counter()
     passes = state.passes
-    n_labels = passes.total(sum(int((batch.labels_BT != IGNORED).sum()) for batch in batches))
+    n_labels = passes.total(count_labels(batches))
     if n_labels == 0:
         raise UserError(
             f"step {state.step}: no token of {len(batches)} batches has a label; nothing can be learnt"
@@ -138,6 +138,11 @@ def train_step(
     state.step += 1
     state.n_tokens += n_tokens
     return report
+
+
+def count_labels(batches: Sequence[Batch]) -> int:
+    """Return the labelled tokens of this rank's micro-batches."""
+    return sum(int((batch.labels_BT != IGNORED).sum()) for batch in batches)
 
 
 def _set_rates(optimizer: torch.optim.Optimizer | Fp32Masters, factor: float) -> tuple[float, ...]:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from modelstack.stability.fault_injection import inject
+from modelstack.stability.faults import Faults, parse
 from modelstack.stability.run_checkpoints import TENSORS
 from modelstack.stability.supervisor import TrainingStopped
 from modelstack.train.loop import Run, train
@@ -134,3 +136,29 @@ def test_a_full_disk_costs_the_checkpoint_and_not_the_run(tmp_path: Path, monkey
     monkeypatch.setattr("modelstack.stability.run_checkpoints.save_run", full)
     assert len(list(train(run))) == 12
     assert len(events) == 2 and "was not written" in events[0]
+
+
+def bad_data(first: int, n: int) -> Faults:
+    return parse([{"kind": "loss", "step": first + k, "factor": math.inf} for k in range(n)])
+
+
+def test_a_window_of_bad_data_is_skipped_to_its_end_and_nothing_is_thrown_away(tmp_path: Path) -> None:
+    events: list[str] = []
+    run = toy_run(tmp_path, events)
+    inject(run, bad_data(22, 6), tmp_path)
+    before = {}
+    for report in train(run):
+        if report.step in (21, 27):
+            before[report.step] = weights(run)
+    assert run.state.step == 30
+    assert equal(before[21], before[27])
+    assert not any("went back" in event for event in events)
+    assert sum("so the data is bad" in event for event in events) == 5  # from the second on
+
+
+def test_a_sound_state_does_not_let_bad_data_go_on_for_ever(tmp_path: Path) -> None:
+    events: list[str] = []
+    run = toy_run(tmp_path, events, patience=4)
+    inject(run, bad_data(22, 4), tmp_path)
+    list(train(run))
+    assert events[-1] == "went back to the weights of step 20; the data goes on from step 26"
