@@ -17,13 +17,18 @@ from modelstack.architecture.config import RopeParameters
 from modelstack.architecture.rope import Rotation, half_split, rotation
 
 
-@dataclass(slots=True)
 class Routing:
-    """What one layer's router decided, N = B * T tokens, E experts, k chosen."""
+    """What one layer's router decided, N = B * T tokens, E experts, k chosen.
 
-    logits_NE: Tensor
-    scores_NE: Tensor
-    experts_Nk: Tensor
+    No dataclass: FSDP looks for tensors with a gradient in the dataclasses that a module is given, and copies
+    those that hold any. What later layers leave in a copied context would be lost.
+    """
+
+    __slots__ = ("logits_NE", "scores_NE", "experts_Nk")
+
+    def __init__(self, logits_NE: Tensor, scores_NE: Tensor, experts_Nk: Tensor) -> None:
+        """Take the scores before and after their function, and the choice."""
+        self.logits_NE, self.scores_NE, self.experts_Nk = logits_NE, scores_NE, experts_Nk
 
 
 @dataclass(slots=True)
