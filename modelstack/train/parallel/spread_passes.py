@@ -1,0 +1,154 @@
+"""Passes of a model that lies spread over ranks by `parallelize`, without a pipeline.
+
+What is added up over whom: losses, labels and balancing counts over the ranks that have different batches, and
+gradients too, by FSDP in the backward pass. The gradient's norm is of the whole model: each shard's squares are
+added up over the ranks that hold other parts of the same parameter and over nobody else, since matrices, norms and
+experts lie on different meshes.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.data.batches import Batch
+from modelstack.train.parallel.mesh import Mesh
+from modelstack.train.passes import add_gradients
+
+CLIP_EPS = 1e-6
+"""torch's own in `clip_grad_norm_`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShardedPasses:
+    """A model on several ranks, each with all of its layers."""
+
+    model: CausalLM
+    """After `parallelize`."""
+    mesh: Mesh
+    balancer: BiasBalancer | None = None
+    hold_whole_gradients: bool = False
+    """Whether gradients of micro-batches add up unsharded and are reduced once, after the last: less communication
+    for 4 bytes a parameter on each rank. Otherwise shards are reduced after each, and replicas after the last."""
+
+    def total(self, n: int) -> int:
+        """Return the sum over the ranks that have different batches."""
+        return int(self.mesh.sum_over_data(torch.tensor(n, device=self.mesh.device)))
+
+    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+        """Add the gradients of this rank's micro-batches; return the losses of all ranks."""
+        sums: dict[str, Tensor] = {}
+        for index, batch in enumerate(batches):
+            self._expect(is_last=index == len(batches) - 1)
+            for name, loss in add_gradients(self.model, self.balancer, batch, n_labels).items():
+                sums[name] = sums[name] + loss if name in sums else loss
+        return total_losses(sums, self.mesh)
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients down; return the whole model's norm before."""
+        return clip_gradients(self.model.parameters(), max_norm)
+
+    def settle(self, taken: bool) -> None:
+        """Move the balancing biases by all ranks' counts, or forget the counts."""
+        settle_balancer(self.balancer, self.mesh, taken)
+
+    def _expect(self, *, is_last: bool) -> None:
+        """Tell FSDP what to send after the next backward pass."""
+        model = self.model
+        assert isinstance(model, FSDPModule)  # `parallelize` made it one
+        model.set_is_last_backward(is_last)
+        if self.hold_whole_gradients:
+            model.set_requires_gradient_sync(is_last)
+        else:
+            model.set_requires_all_reduce(is_last)
+
+
+def total_losses(sums: dict[str, Tensor], mesh: Mesh) -> dict[str, float]:
+    """Return losses added up over the ranks that have different batches, the same on each; by one message."""
+    values = mesh.sum_over_data(torch.stack([loss.detach().double() for loss in sums.values()]))
+    return dict(zip(sums, values.tolist(), strict=True))
+
+
+def settle_balancer(balancer: BiasBalancer | None, mesh: Mesh, taken: bool) -> None:
+    """Do what follows a step: move the biases by the counts of all ranks, or forget them."""
+    if balancer is None:
+        return
+    if taken:
+        balancer.update(sum_over_ranks=mesh.sum_over_data)
+    else:
+        balancer.counts_LE.zero_()
+
+
+def clip_gradients(
+    parameters: Iterable[nn.Parameter],
+    max_norm: float,
+    sum_over_stages: Callable[[Tensor], object] | None = None,
+) -> float:
+    """Scale gradients down to a norm, as `torch.nn.utils.clip_grad_norm_` does; return the norm before.
+
+    Args:
+        parameters: This rank's; each may lie on a mesh of its own. A tied one counts once.
+        max_norm: Of the whole model's gradient.
+        sum_over_stages: Adds up a tensor in place over the ranks that hold other layers.
+    """
+    own = [parameter for parameter in dict.fromkeys(parameters) if parameter.grad is not None]
+    squared = squared_norm(own)
+    if sum_over_stages is not None:
+        sum_over_stages(squared)
+    norm = squared.sqrt()
+    factor = torch.clamp(max_norm / (norm + CLIP_EPS), max=1.0)
+    for parameter in own:
+        local = _local_gradient(parameter)
+        local.mul_(factor.to(local.dtype))
+    return float(norm)
+
+
+def squared_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+    """Return the sum of squares of whole gradients, float64; the same on all ranks of the parameters' meshes.
+
+    Gradients that are partial sums are added up first, in place.
+    """
+    by_groups: dict[tuple[tuple[DeviceMesh, int], ...], list[Tensor]] = defaultdict(list)
+    for parameter in parameters:
+        by_groups[_cut_axes(parameter)].append(torch.linalg.vector_norm(_local_gradient(parameter).float()))
+    device = parameters[0].device if parameters else None
+    total = torch.zeros((), dtype=torch.float64, device=device)
+    for axes, norms in by_groups.items():
+        squares = torch.stack(norms).double().square().sum()
+        for mesh, axis in axes:
+            dist.all_reduce(squares, group=mesh.get_group(axis))
+        total += squares
+    return total
+
+
+def _cut_axes(parameter: nn.Parameter) -> tuple[tuple[DeviceMesh, int], ...]:
+    """Return along which axes of which mesh other ranks hold other parts of a parameter."""
+    if not isinstance(parameter, DTensor):
+        return ()
+    mesh = parameter.device_mesh
+    return tuple(
+        (mesh, axis) for axis, placement in enumerate(parameter.placements) if not placement.is_replicate()
+    )
+
+
+def _local_gradient(parameter: nn.Parameter) -> Tensor:
+    """Return this rank's part of a gradient."""
+    gradient = parameter.grad
+    assert gradient is not None  # the caller left the others out
+    if not isinstance(gradient, DTensor):
+        return gradient
+    assert isinstance(parameter, DTensor)
+    if gradient.placements != parameter.placements:
+        gradient = gradient.redistribute(placements=parameter.placements)
+        parameter.grad = gradient
+    return gradient.to_local()

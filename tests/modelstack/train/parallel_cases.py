@@ -1,0 +1,143 @@
+"""A training run on several gloo processes beside the same run in one: what tests of parallel layouts compare."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from torch.multiprocessing.spawn import spawn
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import IGNORED
+from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.data.batches import Batch
+from modelstack.decide.memory import Layout
+from modelstack.train.optimizers.build import build_optimizer
+from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.parallel.mesh import Mesh, ParallelConfig, make_mesh
+from modelstack.train.parallel.parallelize import parallelize
+from modelstack.train.parallel.spread_passes import ShardedPasses
+from modelstack.train.precision import with_fp32_masters
+from modelstack.train.step import Judge, StepReport, TrainState, always, local_state, train_step
+from tests.modelstack.train.toys import family_config
+
+# AdamW divides a gradient by its own size: where that is rounding noise, eps keeps the noise from becoming a step.
+ADAMW = OptimizerConfig(name="adamw", lr=0.01, eps=1e-4)
+MUON = OptimizerConfig(lr=0.01, newton_schulz="quintic_5", newton_schulz_dtype="float32")
+B, T, V = 2, 16, 128
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layout of one model, trained for some steps."""
+
+    family: str
+    layout: Layout
+    changes: dict[str, Any] = field(default_factory=dict)
+    """Of the toy's config."""
+    optimizer: OptimizerConfig = ADAMW
+    options: dict[str, Any] = field(default_factory=lambda: {"precision": "fp32"})
+    """Of `ParallelConfig`."""
+    hold_whole_gradients: bool = False
+    micro_batches: int = 1
+    n_steps: int = 3
+    max_norm: float = 0.05
+    judge: Judge = always
+
+
+def toy(case: Case) -> CausalLM:
+    """Return the case's model, the same in every process."""
+    torch.manual_seed(0)
+    return CausalLM(family_config(case.family).with_(**case.changes))
+
+
+def make_batch(number: int) -> Batch:
+    """Return a batch of two documents a row; batches have different numbers of labels."""
+    generator = torch.Generator().manual_seed(number)
+    ids = torch.randint(0, V, (B, T), generator=generator)
+    labels = torch.randint(0, V, (B, T), generator=generator)
+    labels[:, : 1 + number % 5] = IGNORED
+    documents = (torch.arange(T) >= 5 + number % 7).long().expand(B, T)
+    return Batch(ids, labels, documents, number)
+
+
+def train_whole(case: Case) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
+    """Return the reports and the weights of one process that takes the batches of all ranks."""
+    model = toy(case)
+
+    def build(model: torch.nn.Module) -> torch.optim.Optimizer:
+        return build_optimizer(model, case.optimizer)
+
+    is_fp32 = case.options["precision"] == "fp32"
+    state = local_state(model, build(model) if is_fp32 else with_fp32_masters(model, build))
+    return _train(case, state, list(range(case.layout.data_ranks)), case.layout.data_ranks)
+
+
+def train_spread(case: Case, mesh: Mesh | None = None) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
+    """Return the reports and the whole weights of this rank's run."""
+    mesh = mesh or make_mesh(case.layout)
+    model = toy(case)
+    has_bias = model.config.has_experts and model.config.score_correction_bias
+    parallelize(model, mesh, ParallelConfig(layout=case.layout, **case.options))
+    balancer = BiasBalancer(model) if has_bias else None
+    passes = ShardedPasses(model, mesh, balancer, case.hold_whole_gradients)
+    state = TrainState(model, build_optimizer(model, case.optimizer), passes)
+    return _train(case, state, [mesh.data_rank], case.layout.data_ranks)
+
+
+def _train(
+    case: Case, state: TrainState, ranks: list[int], n_ranks: int
+) -> tuple[list[StepReport], dict[str, Any]]:
+    reports = []
+    for step in range(case.n_steps):
+        first = step * case.micro_batches
+        batches = [
+            make_batch((first + micro) * n_ranks + rank) for micro in range(case.micro_batches) for rank in ranks
+        ]
+        reports.append(train_step(state, batches, max_norm=case.max_norm, judge=case.judge))
+    return reports, whole_values(state.model)
+
+
+def whole_values(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return every parameter and buffer, gathered."""
+    values = {name: value.detach() for name, value in [*model.named_parameters(), *model.named_buffers()]}
+    return {name: value.full_tensor() if isinstance(value, DTensor) else value for name, value in values.items()}
+
+
+def differences(case: Case) -> dict[str, float]:
+    """Return how far losses and norms (relative) and weights are from one process's, and how far those moved."""
+    expected, whole = train_whole(case)
+    reports, spread = train_spread(case)
+    assert whole.keys() == spread.keys()
+    assert [report.n_tokens for report in reports] == [report.n_tokens for report in expected]
+    assert reports[0].losses.keys() == expected[0].losses.keys()
+    initial = dict(toy(case).named_parameters())
+    pairs = list(zip(reports, expected, strict=True))
+    return {
+        "loss": max(abs(a.losses[name] / b.losses[name] - 1) for a, b in pairs for name in b.losses),
+        "norm": max(abs(a.gradient_norm / b.gradient_norm - 1) for a, b in pairs),
+        "weights": max((whole[name] - spread[name]).abs().max().item() for name in whole),
+        "moved": max((whole[name] - value).abs().max().item() for name, value in initial.items()),
+    }
+
+
+def on_ranks(n_ranks: int, folder: Path, body: Callable[[int], Any]) -> list[Any]:
+    """Return what `body(rank)`, a function of a module, gives as JSON on each of some processes."""
+    spawn(_child, (n_ranks, str(folder), body), nprocs=n_ranks)
+    return [json.loads((folder / str(rank)).read_text(encoding="utf-8")) for rank in range(n_ranks)]
+
+
+def _child(rank: int, n_ranks: int, folder: str, body: Callable[[int], Any]) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=n_ranks)
+    result = body(rank)
+    Path(folder, str(rank)).write_text(json.dumps(result), encoding="utf-8")
+    # gloo's threads now and then abort a process on its way out; what is tested is written by now.
+    os._exit(0)
