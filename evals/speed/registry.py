@@ -54,5 +54,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "tokens and time to the loss that nanoGPT's recipe ends at, from a checkout that NANOGPT names",
         quick=("--quick", "--seeds", "1"),
     ),
+    "routing_spike": Benchmark(
+        "evals.speed.routing_spike",
+        "whether anticipatory routing outlasts an injected routing spike where roll-backs do not, and its cost",
+        quick=("--seeds", "1", "--repeats", "3"),
+    ),
 }
 """By name, in the order of running."""
