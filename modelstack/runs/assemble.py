@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
 
 import torch
 from torch import nn
@@ -16,15 +18,18 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import initialise
 from modelstack.data.loader import PackedLoader, PackingConfig
 from modelstack.data.shards import Shards
+from modelstack.errors import UserError
 from modelstack.runs.folder import RunFolder
 from modelstack.runs.prepare import Prepared
-from modelstack.runs.recipe import Resolved
+from modelstack.runs.recipe import BranchRecipe, Resolved
 from modelstack.runs.spread import spread
 from modelstack.stability.agreement import Ranks
+from modelstack.stability.anticipatory import AnticipatoryLoader, AnticipatoryRouting, chosen_now
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
-from modelstack.stability.run_checkpoints import LocalStore
+from modelstack.stability.run_checkpoints import CheckpointStore, LocalStore
+from modelstack.stability.run_events import EventLog
 from modelstack.stability.sharded_checkpoints import ShardedStore
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
 from modelstack.train.fp8 import convert_linears
@@ -66,6 +71,7 @@ def assemble(
     *,
     device: torch.device,
     mesh: Mesh | None = None,
+    log: EventLog | None = None,
 ) -> Assembled:
     """Make the run, at its beginning.
 
@@ -76,6 +82,7 @@ def assemble(
         on_event: Is told of everything that is not ordinary.
         device: Where the model lies.
         mesh: The processes that share the run; None: there is this one.
+        log: Notes steps and checkpoints of this process, for `modelstack goodput`.
 
     Raises:
         UserError: Parts do not fit together.
@@ -88,13 +95,11 @@ def assemble(
         _alone(config, resolved, device, frequency) if mesh is None else spread(config, resolved, mesh, frequency)
     )
     ranks = Ranks.of_run()
-    kept = recipe.checkpoints
+    store = open_store(resolved, folder, mesh)
     supervisor = GuardedRun(
         Guard(recipe.guard, ranks.worst),
-        LocalStore(folder.checkpoints, kept.keep)
-        if mesh is None
-        else ShardedStore(folder.checkpoints, kept.keep, in_background=kept.in_background),
-        SupervisorConfig(save_every=kept.every),
+        log.watching(store) if log else store,
+        SupervisorConfig(save_every=recipe.checkpoints.every),
         on_event,
     )
     run = Run(
@@ -103,10 +108,69 @@ def assemble(
         loader(resolved, prepared.shards, *((mesh.data_rank, resolved.layout.data_ranks) if mesh else (0, 1))),
         schedule(resolved.schedule),
         supervisor,
+        {"events": log} if log else {},
     )
+    if recipe.anticipatory:
+        _route_ahead(run, supervisor, resolved, mesh, on_event)
     if recipe.faults:
         inject(run, parse(recipe.faults, recipe.seed), folder.path, ranks.rank)
     return Assembled(run, supervisor, config)
+
+
+def open_store(resolved: Resolved, folder: RunFolder, mesh: Mesh | None) -> CheckpointStore:
+    """Return the checkpoints of a folder; every rank calls this."""
+    kept = resolved.recipe.checkpoints
+    if mesh is None:
+        return LocalStore(folder.checkpoints, kept.keep)
+    return ShardedStore(folder.checkpoints, kept.keep, in_background=kept.in_background)
+
+
+def begin_from_branch(assembled: Assembled, branch: BranchRecipe, resolved: Resolved, mesh: Mesh | None) -> None:
+    """Put a run that has no checkpoint of its own where another run stood.
+
+    Raises:
+        UserError: That run has no whole checkpoint of the step, or was another.
+    """
+    other = RunFolder(Path(branch.run))
+    loaded = open_store(resolved, other, mesh).load(assembled.supervisor.state_of(assembled.run))
+    while loaded is not None and loaded.step > branch.step:
+        loaded = open_store(resolved, other, mesh).load(
+            assembled.supervisor.state_of(assembled.run), before=loaded.step
+        )
+    if loaded is None or loaded.step != branch.step:
+        raise UserError(
+            f"branch.run {branch.run} has no checkpoint of step {branch.step} any more or yet: its folder "
+            f"`checkpoints` shows which it has, checkpoints.keep how many stay"
+        )
+    assembled.supervisor.take_up(assembled.run, loaded)
+
+
+def _route_ahead(
+    run: Run,
+    supervisor: GuardedRun,
+    resolved: Resolved,
+    mesh: Mesh | None,
+    on_event: Callable[[str], None],
+) -> None:
+    """Let the run choose experts ahead after a roll-back."""
+    config = resolved.recipe.anticipatory
+    assert config is not None
+    if resolved.layout.pp > 1 or not resolved.model.has_experts:
+        raise UserError("anticipatory is for models with experts and without a pipeline (pp = 1): leave it out")
+    model = cast(CausalLM, run.state.model)
+    device = next(model.parameters()).device
+    ahead = AnticipatoryLoader(
+        run.loader,
+        lambda batch: chosen_now(model, batch.to(device)),
+        config.delay_steps * resolved.micro_batches,
+        rank=mesh.data_rank if mesh else 0,
+        world=resolved.layout.data_ranks,
+        gather=mesh.gather_data if mesh else lambda own: own,
+    )
+    switch = AnticipatoryRouting(ahead, config, on_event)
+    run.loader = ahead
+    run.hooks["anticipatory"] = switch
+    supervisor.on_roll_back = switch.after_roll_back
 
 
 def _alone(

@@ -1,4 +1,4 @@
-"""The end of a run: the whole model, measured on all held-out text, saved as transformers reads it, and reported."""
+"""The end of a run: the whole model, measured on all held-out text, saved as transformers reads it; a report."""
 
 from __future__ import annotations
 

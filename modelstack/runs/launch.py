@@ -20,13 +20,14 @@ from rich.console import Console
 
 from modelstack.decide.plan_file import Plan
 from modelstack.errors import UserError
-from modelstack.runs.assemble import Assembled, assemble
+from modelstack.runs.assemble import Assembled, assemble, begin_from_branch
 from modelstack.runs.finish import finish
 from modelstack.runs.folder import RunFolder
 from modelstack.runs.prepare import Prepared, open_prepared, prepare
 from modelstack.runs.progress import Display
 from modelstack.runs.recipe import Resolved
 from modelstack.stability.agreement import Ranks
+from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.tokenizer.documents import sample_of
 from modelstack.train.curves import CurvesHook
 from modelstack.train.evaluation import Evaluation, held_out
@@ -69,12 +70,16 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
             metrics.event(text)
             display.say(text)
 
-        assembled = assemble(resolved, prepared, folder, on_event, device=device, mesh=mesh)
+        log = EventLog(folder.path / EVENTS_FILE) if ranks.rank == 0 else None
+        assembled = assemble(resolved, prepared, folder, on_event, device=device, mesh=mesh, log=log)
         run = assembled.run
         metrics.utilisation = _utilisation(resolved, assembled)
         run.hooks.update(_hooks(resolved, folder, prepared, metrics, is_first=ranks.rank == 0))
         if assembled.supervisor.resume(run):
             display.say(f"going on from step {run.state.step} of {resolved.steps}")
+        elif recipe.branch:
+            begin_from_branch(assembled, recipe.branch, resolved, mesh)
+            display.say(f"branched off from {recipe.branch.run} at step {run.state.step}")
         with _stop_asked() as stop, display.training(run):
             for report in train(run):
                 display.after_step(run, report)

@@ -17,11 +17,12 @@ from modelstack.data.packing import Kind
 from modelstack.decide.memory import Layout
 from modelstack.decide.plan_file import Plan
 from modelstack.errors import UserError
+from modelstack.stability.anticipatory import AnticipatoryConfig
 from modelstack.stability.guard import GuardConfig
 from modelstack.tokenizer.training import TokenizerConfig
 from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.samples import SamplingConfig
-from modelstack.train.schedules import ScheduleConfig
+from modelstack.train.schedules import ScheduleConfig, branch
 
 
 class DataRecipe(BaseModel, frozen=True, extra="forbid"):
@@ -121,10 +122,12 @@ class ParallelRecipe(BaseModel, frozen=True, extra="forbid"):
 
 
 class BranchRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A decay that branches off another run's stable part, at its newest checkpoint."""
+    """A decay that branches off another run's stable part; the rest of the recipe is that run's."""
 
     run: str
-    """Folder of that run: same model, data and batch."""
+    """Its folder."""
+    step: int = Field(ge=1)
+    """Steps that it had taken: it has a checkpoint of them."""
     decay_steps: int = Field(ge=1)
 
 
@@ -167,6 +170,8 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     """What is to go wrong, for drills: `{kind = "sigkill", step = 120, rank = 1}`; see `stability.faults`."""
     parallel: ParallelRecipe = ParallelRecipe()
     branch: BranchRecipe | None = None
+    anticipatory: AnticipatoryConfig | None = None
+    """For models with experts: after a roll-back, experts are chosen some steps ahead for a while."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -239,6 +244,10 @@ def resolve(recipe: RunRecipe, plan: Plan | None = None) -> Resolved:
         UserError: Schedule, rows or model do not fit.
     """
     resolved = _by_plan(recipe, plan) if plan else _alone(recipe)
+    if recipe.branch:
+        at, n_decay = recipe.branch.step, recipe.branch.decay_steps
+        changes = {"steps": at + n_decay, "schedule": branch(resolved.schedule, at, n_decay)}
+        resolved = resolved.model_copy(update=changes)
     _ = resolved.rows_per_batch  # says so before any work is done
     return resolved
 

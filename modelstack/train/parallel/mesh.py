@@ -21,6 +21,7 @@ import torch.distributed as dist
 from pydantic import BaseModel
 from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.rendezvous import rendezvous
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.decide.memory import Layout
@@ -116,6 +117,12 @@ class Mesh:
         """Add up a tensor, in place, over the ranks that have different batches."""
         return self.sum_over(tensor, *DATA_AXES)
 
+    def gather_data(self, own: Tensor) -> Tensor:
+        """Return the tensors of all ranks with different batches, in a row by data rank; without a pipeline."""
+        everyone = [torch.empty_like(own) for _ in range(self.world.size())]
+        dist.all_gather(everyone, own)
+        return torch.cat(everyone[:: self.layout.tp])
+
     def worst_of_ranks(self, own: int) -> int:
         """Return the largest of all ranks' numbers: how verdicts are agreed."""
         number = torch.tensor(own, dtype=torch.int64, device=self.device)
@@ -144,7 +151,15 @@ def join_processes(device_type: str) -> None:
         )
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
-    dist.init_process_group(BACKENDS[device_type])
+    if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
+        # torchrun keeps one store over its restarts, and in it the addresses of processes that are dead. (Nodes
+        # count their restarts apart, so with several of them set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 instead.)
+        store, rank, world_size = next(rendezvous("env://"))
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = dist.PrefixStore(f"attempt {attempt}", store)  # pyright: ignore
+        dist.init_process_group(BACKENDS[device_type], store=store, rank=rank, world_size=world_size)
+    else:
+        dist.init_process_group(BACKENDS[device_type])
 
 
 def make_mesh(layout: Layout, device_type: str = "cpu") -> Mesh:
