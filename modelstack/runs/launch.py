@@ -90,7 +90,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         if run.state.step < resolved.steps:
             display.say(f"stopped after step {run.state.step} of {resolved.steps}; the same command goes on")
             return False
-        finish(resolved, folder, prepared, assembled, plan, display)
+        finish(resolved, folder, prepared, assembled, plan, metrics.utilisation, display)
         return True
 
 

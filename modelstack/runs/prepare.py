@@ -7,7 +7,7 @@ change.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,11 +43,9 @@ def prepare(resolved: Resolved, folder: RunFolder, told: Told = lambda text: Non
     Raises:
         UserError: A path is wrong, a file is broken, or one side of the split has no text.
     """
-    data = resolved.recipe.data
-    files = find_files(data.text or [SHIPPED_CORPUS])
-    tokenizer = _tokenizer(resolved, folder, files, told)
+    tokenizer = _tokenizer(resolved, folder, told)
     told("reading the text into token shards")
-    write_shards(_training(files, data.held_out), tokenizer, folder.shards)
+    write_shards(training_texts(resolved), tokenizer, folder.shards)
     return open_prepared(resolved, folder)
 
 
@@ -57,19 +55,39 @@ def open_prepared(resolved: Resolved, folder: RunFolder) -> Prepared:
     Raises:
         UserError: It is not there, or is of something else.
     """
-    data = resolved.recipe.data
-    files = find_files(data.text or [SHIPPED_CORPUS])
+    share, files = resolved.recipe.data.held_out, text_files(resolved)
     tokenizer = load_tokenizer(folder.tokenizer)
-    held_out = [d for file in files for d in read_documents(file) if is_held_out(d.text, data.held_out)]
+    held_out = [d for file in files for d in read_documents(file) if is_held_out(d.text, share)]
     if not held_out:
         raise UserError(
-            f"no document of {', '.join(map(str, files))} is held out at a share of {data.held_out}: "
+            f"no document of {', '.join(map(str, files))} is held out at a share of {share}: "
             f"raise data.held_out, or give the text in more documents"
         )
     return Prepared(tokenizer, Shards(folder.shards, tokenizer), held_out)
 
 
-def _tokenizer(resolved: Resolved, folder: RunFolder, files: Sequence[Path], told: Told) -> TextTokenizer:
+def text_files(resolved: Resolved) -> list[Path]:
+    """Return the files of text, the shipped corpus where the recipe names none.
+
+    Raises:
+        UserError: A path is not there.
+    """
+    return find_files(resolved.recipe.data.text or [SHIPPED_CORPUS])
+
+
+def training_texts(resolved: Resolved) -> Iterator[SourcedText]:
+    """Give the documents that are trained on, in the order of the files.
+
+    Raises:
+        UserError: A file is broken.
+    """
+    for file in text_files(resolved):
+        for document in read_documents(file):
+            if not is_held_out(document.text, resolved.recipe.data.held_out):
+                yield SourcedText(document.text, document.domain)
+
+
+def _tokenizer(resolved: Resolved, folder: RunFolder, told: Told) -> TextTokenizer:
     recipe = resolved.recipe.tokenizer
     if folder.tokenizer.exists():
         return load_tokenizer(folder.tokenizer)
@@ -80,13 +98,6 @@ def _tokenizer(resolved: Resolved, folder: RunFolder, files: Sequence[Path], tol
             told(f"learning a tokenizer of {resolved.tokenizer.vocab_size:,} tokens")
             max_bytes = int(recipe.megabytes * 1e6) if recipe.megabytes else None
             share = resolved.recipe.data.held_out
-            documents = sample_documents(files, max_bytes, held_out=False, share=share)
+            documents = sample_documents(text_files(resolved), max_bytes, held_out=False, share=share)
             save_tokenizer(train_tokenizer((d.text for d in documents), resolved.tokenizer), temporary)
     return load_tokenizer(folder.tokenizer)
-
-
-def _training(files: Sequence[Path], share: float) -> Iterator[SourcedText]:
-    for file in files:
-        for document in read_documents(file):
-            if not is_held_out(document.text, share):
-                yield SourcedText(document.text, document.domain)

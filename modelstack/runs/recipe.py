@@ -108,6 +108,8 @@ class EvaluationRecipe(BaseModel, frozen=True, extra="forbid"):
     """Steps between measurements on held-out text; the last step is always measured."""
     max_megabytes: float = Field(default=0.5, gt=0)
     """Of held-out text along the way; at the end all of it counts."""
+    baselines: bool = True
+    """Fit compressors and n-gram models to the training text at the end, to compare with; minutes for 20 MB."""
     tensorboard: bool = False
     """Write TensorBoard's event files too, into `tensorboard/`; needs the package tensorboard."""
 
