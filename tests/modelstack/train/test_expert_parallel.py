@@ -1,0 +1,193 @@
+"""Experts on several ranks: losses, gradient norms and weights are one process's, whoever gets the tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor, Shard
+
+from modelstack.architecture.moe.layer import MoE
+from modelstack.data.batches import Batch
+from modelstack.decide.memory import Layout
+from modelstack.errors import UserError
+from modelstack.stability.anticipatory import AnticipatoryLoader, chosen_now
+from modelstack.train.parallel.experts import spread
+from modelstack.train.parallel.mesh import ParallelConfig, make_mesh
+from modelstack.train.parallel.parallelize import parallelize
+from tests.modelstack.train import parallel_cases
+from tests.modelstack.train.parallel_cases import MUON, Case, differences, on_ranks, toy, whole_values
+
+pytestmark = pytest.mark.slow
+
+ALONE = Layout(shard=2, ep=2)
+GATE_UP = "model.layers.1.mlp.experts.gate_up_proj"
+BALANCED = {
+    "scoring_func": "sigmoid",
+    "score_correction_bias": True,
+    "seq_aux_loss_coef": 1e-2,
+    "num_nextn_predict_layers": 1,
+    "mtp_loss_coef": 0.3,
+}
+TWO = {
+    "packed": Case("qwen3_moe", ALONE),
+    "interleaved, with biases": Case("gpt_oss", ALONE),
+    "Muon": Case("qwen3_moe", ALONE, optimizer=MUON),
+    "balancing and multi-token prediction": Case("qwen3_moe", ALONE, BALANCED),
+}
+FOUR = {
+    "experts on two ranks, cut again over two": Case("qwen3_moe", Layout(shard=4, ep=2), BALANCED),
+    "interleaved": Case("gpt_oss", Layout(shard=4, ep=2)),
+    "Muon": Case("qwen3_moe", Layout(shard=4, ep=2), optimizer=MUON),
+    "replicas": Case("qwen3_moe", Layout(replicate=2, shard=2, ep=2), micro_batches=2),
+    "an expert a rank, computed twice": Case("qwen3_moe", Layout(shard=4, ep=4, checkpointing="full")),
+}
+TOLERANCE = {"Muon": 1e-5}
+"""Weights of the others: 1e-6."""
+
+
+def skewed(make: Callable[[int], Batch], experts: tuple[int, ...], layers: list[int], number: int) -> Batch:
+    """Return a batch whose tokens all go to the same experts."""
+    batch = make(number)
+    forced_Nk = torch.tensor(experts).expand(batch.n_tokens, -1)
+    return replace(batch, forced_experts=dict.fromkeys(layers, forced_Nk))
+
+
+def skewed_differences(case: Case, experts: tuple[int, ...]) -> dict[str, float]:
+    make = parallel_cases.make_batch
+    layers = [module.layer for module in toy(case).modules() if isinstance(module, MoE)]
+    parallel_cases.make_batch = partial(skewed, make, experts, layers)
+    try:
+        return differences(case)
+    finally:
+        parallel_cases.make_batch = make
+
+
+def spread_toy(case: Case) -> torch.nn.Module:
+    return parallelize(toy(case), make_mesh(case.layout), ParallelConfig(layout=case.layout, **case.options))
+
+
+class Numbered:
+    """A loader of the cases' batches: a rank's own ones."""
+
+    def __init__(self, rank: int, world: int) -> None:
+        self.number, self.world = rank, world
+
+    def __iter__(self) -> Iterator[Batch]:
+        while True:
+            self.number += self.world
+            yield parallel_cases.make_batch(self.number - self.world)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"given": self.number // self.world}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.number = state["given"] * self.world + self.number % self.world
+
+
+def routed_ahead(case: Case) -> bool:
+    """Say whether what loaders on all ranks of a spread model route ahead is what the whole model would."""
+    mesh, model = make_mesh(case.layout), toy(case)
+    expected = [chosen_now(model, parallel_cases.make_batch(number)) for number in range(2, 6)]
+    parallelize(model, mesh, ParallelConfig(layout=case.layout, **case.options))
+    loader = AnticipatoryLoader(
+        Numbered(mesh.data_rank, 2),
+        lambda batch: chosen_now(model, batch),
+        2,
+        rank=mesh.data_rank,
+        world=2,
+        gather=mesh.gather_data,
+    )
+    loader.switch_on()
+    next(loader)
+    state = loader.state_dict()
+    whole = {layer: torch.cat([choices[layer] for choices in expected]) for layer in expected[0]}
+    assert state["choices"].keys() == {str(layer) for layer in whole}
+    return state["n_rows"] == 8 and all(
+        torch.equal(state["choices"][str(layer)].flatten(0, 1), choices) for layer, choices in whole.items()
+    )
+
+
+def on_two(folder: str, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = {name: differences(case) for name, case in TWO.items()}
+    # The toys have 4 experts, 2 a token: rank 0 has experts 0 and 1, rank 1 has 2 and 3.
+    found["all tokens to the first rank"] = skewed_differences(TWO["packed"], (0, 1))
+    found["all tokens to the last rank"] = skewed_differences(TWO["interleaved, with biases"], (3, 2))
+    model = spread_toy(TWO["packed"])
+    weight = model.get_parameter(GATE_UP)
+    assert isinstance(weight, DTensor)
+    found["placements"] = [str(placement) for placement in weight.placements]
+    found["shapes"] = [list(weight.shape), list(weight.to_local().shape)]
+    found["names"] = sorted(model.state_dict())
+    save(model.state_dict(), checkpoint_id=folder)
+    found["routed ahead"] = routed_ahead(TWO["packed"])
+    with pytest.raises(UserError) as refused:
+        spread(toy(Case("qwen3_moe", ALONE)).get_submodule("model.layers.1.mlp.experts"), make_mesh(ALONE).ep, 5)
+    found["refused"] = str(refused.value)
+    return found
+
+
+def on_four(folder: str, rank: int) -> dict[str, Any]:
+    found: dict[str, Any] = {name: differences(case) for name, case in FOUR.items()}
+    case = FOUR["experts on two ranks, cut again over two"]
+    model = spread_toy(replace(case, changes={}))
+    weight = model.get_parameter(GATE_UP)
+    assert isinstance(weight, DTensor)
+    found["placements"] = [str(placement) for placement in weight.placements]
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    state = model.state_dict()
+    load(state, checkpoint_id=folder)
+    model.load_state_dict(state)
+    expected = dict(toy(replace(case, changes={})).named_parameters())
+    values = whole_values(model)
+    found["resharded"] = all(torch.equal(values[name], value) for name, value in expected.items())
+    return found
+
+
+def test_experts_on_two_and_on_four_ranks_train_as_on_one(tmp_path: Path) -> None:
+    checkpoint = str(tmp_path / "checkpoint")
+    (tmp_path / "two").mkdir()
+    (tmp_path / "four").mkdir()
+    two = on_ranks(2, tmp_path / "two", partial(on_two, checkpoint))
+    for found in two:
+        hold_to_one_process(found, [*TWO, "all tokens to the first rank", "all tokens to the last rank"])
+        assert found["placements"] == [str(Shard(1)), str(Shard(0))]
+        whole, own = found["shapes"]
+        assert own == [whole[0] // 2, *whole[1:]]
+        assert found["names"] == sorted(toy(TWO["packed"]).state_dict())
+        assert found["routed ahead"]
+        assert "cannot be cut into 2 along its experts and 5" in found["refused"]
+
+    alone = {name: torch.zeros_like(value) for name, value in toy(TWO["packed"]).state_dict().items()}
+    with pytest.warns(UserWarning, match="load in a single process"):
+        load(alone, checkpoint_id=checkpoint, no_dist=True)
+    assert_equal(alone, toy(TWO["packed"]).state_dict())
+
+    for found in on_ranks(4, tmp_path / "four", partial(on_four, checkpoint)):
+        hold_to_one_process(found, list(FOUR))
+        assert found["placements"] == [str(Shard(1)), str(Shard(0))]
+        assert found["resharded"]
+
+
+def hold_to_one_process(found: dict[str, dict[str, float]], names: list[str]) -> None:
+    for name in names:
+        assert found[name]["loss"] < 1e-6, name
+        assert found[name]["norm"] < 1e-6, name
+        assert found[name]["weights"] < TOLERANCE.get(name, 1e-6), name
+        assert found[name]["moved"] > 1e-3, name
+
+
+def assert_equal(a: dict[str, Tensor], b: dict[str, Tensor]) -> None:
+    assert a.keys() == b.keys()
+    for name, value in a.items():
+        assert torch.equal(value, b[name]), name
