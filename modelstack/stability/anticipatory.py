@@ -40,8 +40,8 @@ from modelstack.train.step import StepReport
 
 Choices = Mapping[int, Tensor]
 """Experts [B * T, k] by layer."""
-STORED = torch.int16
-"""No layer has 32,768 experts."""
+STORED = torch.int32
+"""Half of what indexing takes; neither gloo nor NCCL sends 16-bit integers."""
 
 
 class AnticipatoryConfig(BaseModel, frozen=True, extra="forbid"):
