@@ -20,9 +20,12 @@ from modelstack.data.batches import Batch
 from modelstack.decide.memory import Layout
 from modelstack.errors import UserError
 from modelstack.stability.anticipatory import AnticipatoryLoader, chosen_now
+from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.parallel.experts import spread
 from modelstack.train.parallel.mesh import ParallelConfig, make_mesh
 from modelstack.train.parallel.parallelize import parallelize
+from modelstack.train.parallel.spread_passes import ShardedPasses
+from modelstack.train.step import TrainState, local_state, train_step
 from tests.modelstack.train import parallel_cases
 from tests.modelstack.train.parallel_cases import MUON, Case, differences, on_ranks, toy, whole_values
 
@@ -79,41 +82,45 @@ class Numbered:
     """A loader of the cases' batches: a rank's own ones."""
 
     def __init__(self, rank: int, world: int) -> None:
-        self.number, self.world = rank, world
+        self.rank, self.world, self.n_given = rank, world, 0
 
     def __iter__(self) -> Iterator[Batch]:
         while True:
-            self.number += self.world
-            yield parallel_cases.make_batch(self.number - self.world)
+            self.n_given += 1
+            yield parallel_cases.make_batch((self.n_given - 1) * self.world + self.rank)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"given": self.number // self.world}
+        return {"n_given": self.n_given}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self.number = state["given"] * self.world + self.number % self.world
+        self.n_given = state["n_given"]
 
 
-def routed_ahead(case: Case) -> bool:
-    """Say whether what loaders on all ranks of a spread model route ahead is what the whole model would."""
-    mesh, model = make_mesh(case.layout), toy(case)
-    expected = [chosen_now(model, parallel_cases.make_batch(number)) for number in range(2, 6)]
+def routed_ahead(case: Case) -> dict[str, Any]:
+    """Train with experts chosen two steps ahead, in one process and spread; return how far apart the two are."""
+    mesh, delay = make_mesh(case.layout), 2
+    whole, model = toy(case), toy(case)
     parallelize(model, mesh, ParallelConfig(layout=case.layout, **case.options))
-    loader = AnticipatoryLoader(
+    alone = AnticipatoryLoader(Numbered(0, 1), lambda batch: chosen_now(whole, batch), 2 * delay)
+    own = AnticipatoryLoader(
         Numbered(mesh.data_rank, 2),
         lambda batch: chosen_now(model, batch),
-        2,
+        delay,
         rank=mesh.data_rank,
         world=2,
         gather=mesh.gather_data,
     )
-    loader.switch_on()
-    next(loader)
-    state = loader.state_dict()
-    whole = {layer: torch.cat([choices[layer] for choices in expected]) for layer in expected[0]}
-    assert state["choices"].keys() == {str(layer) for layer in whole}
-    return state["n_rows"] == 8 and all(
-        torch.equal(state["choices"][str(layer)].flatten(0, 1), choices) for layer, choices in whole.items()
-    )
+    state = local_state(whole, build_optimizer(whole, case.optimizer))
+    spread_state = TrainState(model, build_optimizer(model, case.optimizer), ShardedPasses(model, mesh))
+    apart = 0.0
+    for loader in (alone, own):
+        loader.switch_on()
+    for _ in range(4):
+        expected = train_step(state, [next(alone), next(alone)])
+        apart = max(apart, abs(train_step(spread_state, [next(own)]).losses["total"] - expected.losses["total"]))
+    choices, expected_choices = own.state_dict()["choices"], alone.state_dict()["choices"]
+    same = [torch.equal(choices[layer], expected_choices[layer]) for layer in expected_choices]
+    return {"loss": apart, "choices": len(same) > 0 and all(same)}
 
 
 def on_two(folder: str, rank: int) -> dict[str, Any]:
@@ -165,7 +172,8 @@ def test_experts_on_two_and_on_four_ranks_train_as_on_one(tmp_path: Path) -> Non
         whole, own = found["shapes"]
         assert own == [whole[0] // 2, *whole[1:]]
         assert found["names"] == sorted(toy(TWO["packed"]).state_dict())
-        assert found["routed ahead"]
+        assert found["routed ahead"]["loss"] < 1e-6
+        assert found["routed ahead"]["choices"]
         assert "cannot be cut into 2 along its experts and 5" in found["refused"]
 
     alone = {name: torch.zeros_like(value) for name, value in toy(TWO["packed"]).state_dict().items()}
