@@ -1,0 +1,165 @@
+"""Passes of a model whose layers lie on several ranks: torch's schedules run them, this file says with what.
+
+A step's micro-batches are the schedule's: all ranks of a pipeline are given the same ones. Losses are divided by
+the labels of the whole step, so gradients add up and torch's own scaling is off. Shapes between stages are known
+from the batch, so torch need not try them out with a forward pass of its own.
+
+Letters: B rows, T tokens, M micro-batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
+from torch.distributed.pipelining import PipelineStage
+from torch.distributed.pipelining.schedules import get_schedule_class
+
+from modelstack.architecture.context import Routing
+from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.data.batches import Batch
+from modelstack.errors import UserError
+from modelstack.train.parallel.mesh import DATA_AXES, Mesh
+from modelstack.train.parallel.pipeline import Stage, loss_names, travels
+from modelstack.train.parallel.pipeline_schedules import check_micro_batches, schedule_kind
+from modelstack.train.parallel.pipeline_tied import (
+    add_gradients_of_copies,
+    local_gradient,
+    moved_copy,
+    refresh_copy,
+)
+from modelstack.train.parallel.spread_passes import CLIP_EPS, clip_gradients, settle_balancer
+
+
+@dataclass(slots=True)
+class PipelinePasses:
+    """A model in stages, each sharded or not."""
+
+    share: nn.Module
+    """What `join` makes of the stages: what the optimizer moves."""
+    stages: list[Stage]
+    """Of this rank, in order; after `parallelize` where they are spread further."""
+    mesh: Mesh
+    schedule: str
+    """A name of `pipeline_schedules.SCHEDULES`."""
+    dtype: torch.dtype = torch.float32
+    """Of what travels: what the blocks compute in."""
+    balancer: BiasBalancer | None = None
+    """Of this rank's layers."""
+    _made: tuple[tuple[int, ...], Any] | None = None
+    """The schedule for M micro-batches of B x T, and these numbers."""
+    _losses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
+
+    def __post_init__(self) -> None:
+        """Watch the stages, and let FSDP keep their weights gathered from forward to backward passes.
+
+        Several micro-batches are under way at once, and the zero-bubble schedules look for a stage's weights
+        between the two: of weights that were let go they would miss the gradient.
+        """
+        for stage in self.stages:
+            stage.observer = self._observe
+            if isinstance(stage, FSDPModule):
+                stage.set_reshard_after_forward(False)
+
+    def total(self, n: int) -> int:
+        """Return the sum over the ranks that have different batches."""
+        return int(self.mesh.sum_over_data(torch.tensor(n, device=self.mesh.device)))
+
+    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+        """Run a step's micro-batches through the pipeline, once between two steps; return the losses of all ranks.
+
+        Raises:
+            UserError: The schedule cannot run so many micro-batches, or they are of different shapes.
+        """
+        schedule = self._schedule(batches)
+        self._losses.clear()
+        refresh_copy(self.stages)
+        device = self.mesh.device
+        inputs = {
+            "ids_BT": torch.cat([batch.ids_BT for batch in batches]).to(device),
+            "labels_BT": torch.cat([batch.labels_BT for batch in batches]).to(device),
+            "documents_BT": torch.cat([batch.documents_BT for batch in batches]).to(device),
+            "forced_experts": {layer: experts.to(device) for layer, experts in _join_forced(batches).items()},
+            "n_labels": n_labels,
+        }
+        schedule.step(target=inputs["labels_BT"], return_outputs=False, **inputs)
+        add_gradients_of_copies(self.stages, self.mesh)
+        return self._total_losses()
+
+    def clip(self, max_norm: float) -> float:
+        """Scale the gradients down; return the whole model's norm before."""
+        copy = moved_copy(self.stages)
+        counted = [parameter for parameter in self.share.parameters() if parameter is not copy]
+        norm = clip_gradients(counted, max_norm, lambda squared: self.mesh.sum_over(squared, "pp"))
+        if copy is not None:
+            local_gradient(copy).mul_(min(1.0, max_norm / (norm + CLIP_EPS)))
+        return norm
+
+    def settle(self, taken: bool) -> None:
+        """Move the balancing biases of this rank's layers by all ranks' counts, or forget the counts."""
+        settle_balancer(self.balancer, self.mesh, taken)
+
+    def _observe(self, routing: Mapping[int, Routing], losses: Mapping[str, Tensor]) -> None:
+        if self.balancer is not None:
+            self.balancer.count(routing)
+        for name, loss in losses.items():
+            self._losses[name] = self._losses[name] + loss if name in self._losses else loss
+
+    def _schedule(self, batches: Sequence[Batch]) -> Any:
+        shapes = {tuple(batch.ids_BT.shape) for batch in batches}
+        if len(shapes) > 1:
+            raise UserError(
+                f"a pipeline's micro-batches must have one shape and these have {sorted(shapes)}: "
+                f"let the loader give rows of one length, as many each time"
+            )
+        key = (len(batches), *shapes.pop())
+        if self._made is None or self._made[0] != key:
+            self._made = key, self._make_schedule(*key)
+        return self._made[1]
+
+    def _make_schedule(self, n_micro_batches: int, n_rows: int, n_tokens: int) -> Any:
+        first = self.stages[0]
+        check_micro_batches(self.schedule, self.mesh.layout.pp, first.n_stages, n_micro_batches)
+        # Between blocks, tensor parallelism has the tokens cut.
+        sent = travels(first.config, n_rows, n_tokens // self.mesh.layout.tp, self.dtype)
+        loss = torch.empty((), device="meta", requires_grad=True)
+        stages = [
+            PipelineStage(
+                stage,
+                stage.index,
+                stage.n_stages,
+                self.mesh.device,
+                input_args=() if stage.is_first else sent,
+                output_args=loss if stage.is_last else sent,
+                group=self.mesh.pp.get_group(),
+            )
+            for stage in self.stages
+        ]
+        is_single = schedule_kind(self.schedule).stages_per_rank == 1
+        return get_schedule_class(self.schedule)(
+            stages[0] if is_single else stages,  # pyright: ignore
+            n_micro_batches,
+            loss_fn=lambda output, target: output,
+            scale_grads=False,
+        )
+
+    def _total_losses(self) -> dict[str, float]:
+        """Return the losses of the last stage, of all data ranks, by one message an axis."""
+        names = loss_names(self.stages[0].config)
+        zero = torch.zeros((), device=self.mesh.device)
+        own = torch.stack([self._losses.get(name, zero).double() for name in names])
+        return dict(zip(names, self.mesh.sum_over(own, "pp", *DATA_AXES).tolist(), strict=True))
+
+
+def _join_forced(batches: Sequence[Batch]) -> dict[int, Tensor]:
+    layers = {frozenset(batch.forced_experts) for batch in batches}
+    if len(layers) > 1:
+        raise UserError(
+            f"micro-batches of one step force experts of different layers ({sorted(map(sorted, layers))}): "
+            f"force the same ones in each"
+        )
+    return {layer: torch.cat([batch.forced_experts[layer] for batch in batches]) for layer in layers.pop()}

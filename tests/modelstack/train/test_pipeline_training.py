@@ -1,0 +1,129 @@
+"""A model in a pipeline trains as it does in one process, by every schedule of torch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from modelstack.data.batches import Batch
+from modelstack.decide.memory import Layout
+from modelstack.errors import UserError
+from modelstack.train.parallel.mesh import make_mesh
+from modelstack.train.parallel.pipeline_schedules import SCHEDULES
+from tests.modelstack.train.parallel_cases import MUON, make_batch, on_ranks
+from tests.modelstack.train.pipeline_cases import (
+    PipelineCase,
+    differences,
+    pipeline_state,
+    with_forced_experts,
+)
+
+pytestmark = pytest.mark.slow
+
+TIED = {"num_hidden_layers": 4, "tie_word_embeddings": True}
+ROUTED = {"seq_aux_loss_coef": 0.01, "router_z_loss_coef": 0.01, "z_loss_coef": 0.01}
+DEEPSEEK_V3 = {"num_hidden_layers": 5, "first_k_dense_replace": 2}
+MODELS: dict[str, dict[str, Any]] = {
+    "experts with losses on routing and forced choices": {
+        "family": "deepseek_v3",
+        "keys": DEEPSEEK_V3,
+        "own_keys": ROUTED,
+        "alter": with_forced_experts,
+    },
+    "tied multi-token prediction": {
+        "family": "deepseek_v3",
+        "keys": TIED | {"num_nextn_predict_layers": 1},
+        "own_keys": ROUTED | {"mtp_loss_coef": 0.3},
+    },
+    "hyper-connections, hash routing, multi-token prediction": {
+        "family": "deepseek_v4",
+        "keys": {"num_nextn_predict_layers": 1},
+        "own_keys": ROUTED | {"mtp_loss_coef": 0.3},
+    },
+}
+
+
+def every_schedule(rank: int) -> dict[str, dict[str, float]]:
+    mesh, found = make_mesh(Layout(pp=2)), {}
+    for schedule in SCHEDULES:
+        found[schedule] = differences(PipelineCase(schedule), mesh)
+        found[f"{schedule}, tied"] = differences(PipelineCase(schedule, keys=TIED), mesh)
+    return found
+
+
+def every_model(rank: int) -> dict[str, Any]:
+    mesh, found = make_mesh(Layout(pp=2)), {}
+    for schedule in ("1F1B", "DualPipeV"):
+        for name, keys in MODELS.items():
+            found[f"{name}: {schedule}"] = differences(PipelineCase(schedule, **keys), mesh)
+        found[f"Muon: {schedule}"] = differences(PipelineCase(schedule, keys=TIED, optimizer=MUON), mesh)
+    # Of more than 1024 tokens the head makes the logits in pieces, and again for the gradient.
+    long = PipelineCase("ZBVZeroBubble", alter=repeated, n_steps=1)
+    found["a micro-batch of several pieces"] = differences(long, mesh)
+    found["complaints"] = complaints(pipeline_state(PipelineCase("1F1B"), mesh).passes)
+    return found
+
+
+def repeated(batch: Batch) -> Batch:
+    """Return 35 times as many rows: 1120 tokens."""
+    ids, labels, documents = (rows.repeat(35, 1) for rows in (batch.ids_BT, batch.labels_BT, batch.documents_BT))
+    return Batch(ids, labels, documents, batch.position)
+
+
+def complaints(passes: Any) -> list[str]:
+    batch = make_batch(0)
+    narrow = Batch(batch.ids_BT[:1], batch.labels_BT[:1], batch.documents_BT[:1], 0)
+    forced = replace(batch, forced_experts={1: torch.zeros(32, 2, dtype=torch.int64)})
+    found = []
+    for batches in ([batch], [batch, narrow], [batch, forced]):
+        with pytest.raises(UserError) as error:
+            passes.backward(batches, 10)
+        found.append(str(error.value))
+    return found
+
+
+def several_axes(rank: int) -> dict[str, dict[str, float]]:
+    sharded, found = Layout(pp=2, shard=2), {}
+    mesh = make_mesh(sharded)
+    for schedule in ("1F1B", "Interleaved1F1B", "InterleavedZeroBubble", "DualPipeV"):
+        case = PipelineCase(schedule, layout=sharded, keys=TIED)
+        found[f"FSDP: {schedule}"] = differences(case, mesh)
+    case = PipelineCase("ZBVZeroBubble", layout=sharded, optimizer=MUON)
+    found["FSDP: Muon: ZBVZeroBubble"] = differences(case, mesh)
+    case = PipelineCase("1F1B", layout=sharded, **MODELS["tied multi-token prediction"])
+    found["FSDP: tied multi-token prediction: 1F1B"] = differences(case, mesh)
+    cut = Layout(pp=2, tp=2)
+    found["TP: 1F1B"] = differences(PipelineCase("1F1B", layout=cut, keys=TIED), make_mesh(cut))
+    return found
+
+
+def check(found: dict[str, dict[str, float]]) -> None:
+    for name, difference in found.items():
+        tolerance = 1e-5 if "Muon" in name else 1e-6
+        assert max(difference.values()) < tolerance, (name, difference)
+
+
+def test_every_schedule_trains_as_one_process_does(tmp_path: Path) -> None:
+    for found in on_ranks(2, tmp_path, every_schedule):
+        assert len(found) == 14
+        check(found)
+
+
+def test_every_kind_of_model_and_optimizer_trains_in_stages_as_whole(tmp_path: Path) -> None:
+    for found in on_ranks(2, tmp_path, every_model):
+        too_few, unequal, unlike = found.pop("complaints")
+        assert "1F1B needs a micro-batch for each of its 2 stages, and a step has 1" in too_few
+        assert "must have one shape and these have [(1, 16), (2, 16)]" in unequal
+        assert "force experts of different layers ([[], [1]])" in unlike
+        assert len(found) == 9
+        check(found)
+
+
+def test_stages_that_are_sharded_or_cut_further_train_as_one_process_does(tmp_path: Path) -> None:
+    for found in on_ranks(4, tmp_path, several_axes):
+        assert len(found) == 7
+        check(found)
