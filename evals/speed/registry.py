@@ -59,5 +59,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "whether anticipatory routing outlasts an injected routing spike where roll-backs do not, and its cost",
         quick=("--seeds", "1", "--repeats", "3"),
     ),
+    "train_throughput": Benchmark(
+        "evals.speed.train_throughput",
+        "tokens per second of training beside transformers, litgpt and nanoGPT (NANOGPT names its checkout)",
+        quick=("--tiny", "--mode", "eager", "--warm", "30", "--turns", "2", "--steps", "2"),
+    ),
 }
 """By name, in the order of running."""

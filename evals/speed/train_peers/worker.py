@@ -1,0 +1,74 @@
+"""A program in a process of its own: takes as many steps as a line on its input asks for, and tells the times.
+
+Speaks JSON, one object a line: first what was built, then an answer to each line. What the program itself prints
+goes to the error stream.
+
+    python -m evals.speed.train_peers.worker '{"program": "litgpt", ...}' --threads 2
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import sys
+import time
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from evals.speed.train_peers.programs import Shape, Task, build, losses
+
+
+def task_to_json(task: Task) -> str:
+    """Return a task as a line."""
+    return json.dumps(asdict(task) | {"nanogpt": str(task.nanogpt) if task.nanogpt else None})
+
+
+def task_from_json(line: str) -> Task:
+    """Read a task."""
+    json_ = json.loads(line)
+    checkout = Path(json_["nanogpt"]) if json_["nanogpt"] else None
+    return Task(json_["program"], json_["precision"], json_["mode"], Shape(**json_["shape"]), checkout)
+
+
+def main() -> int:
+    """Serve until the input ends."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("task", type=task_from_json)
+    parser.add_argument("--threads", type=int, required=True)
+    options = parser.parse_args()
+    answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    warnings.simplefilter("ignore")
+
+    import torch
+
+    torch.set_num_threads(options.threads)
+    trainer = build(options.task)
+    step = losses(trainer, options.task.shape)
+    answers.write(json.dumps({"parameters": trainer.n_parameters}) + "\n")
+    for line in sys.stdin:
+        answers.write(json.dumps(_steps(step, int(line))) + "\n")
+    return 0
+
+
+def _steps(step: Any, n: int) -> dict[str, Any]:
+    seconds, found = [], []
+    for _ in range(n):
+        started = time.perf_counter()
+        found.append(step())
+        seconds.append(time.perf_counter() - started)
+    return {"seconds": seconds, "losses": found, "peak_mib": _peak_mib()}
+
+
+def _peak_mib() -> float:
+    """Return the most memory that the process has had, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
