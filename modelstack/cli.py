@@ -15,7 +15,7 @@ from modelstack.architecture.count_cli import count
 from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
-from modelstack.runs.cli import train
+from modelstack.runs.cli import sweep, train
 from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
 
@@ -44,6 +44,7 @@ app.command()(plan)
 app.command("fit-law")(fit_law)
 app.add_typer(tokenizer_cli.app, name="tokenizer")
 app.command()(train)
+app.command()(sweep)
 app.command()(count)
 app.command()(ablate)
 app.add_typer(export_app, name="export")

@@ -103,7 +103,7 @@ def assemble(
         on_event,
     )
     run = Run(
-        LoopConfig(n_steps=resolved.steps, micro_batches=resolved.micro_batches, max_norm=recipe.max_norm),
+        _loop(resolved),
         state,
         loader(resolved, prepared.shards, *((mesh.data_rank, resolved.layout.data_ranks) if mesh else (0, 1))),
         schedule(resolved.schedule),
@@ -115,6 +115,27 @@ def assemble(
     if recipe.faults:
         inject(run, parse(recipe.faults, recipe.seed), folder.path, ranks.rank)
     return Assembled(run, supervisor, config)
+
+
+def unsupervised(resolved: Resolved, prepared: Prepared, device: torch.device) -> Run:
+    """Return a run of one process that is neither guarded nor saved: for runs of minutes, as a sweep takes them.
+
+    Raises:
+        UserError: Parts do not fit together.
+    """
+    torch.manual_seed(resolved.recipe.seed)
+    config = model_config(resolved, prepared)
+    return Run(
+        _loop(resolved),
+        _alone(config, resolved, device, _frequency(config, prepared.shards)),
+        loader(resolved, prepared.shards),
+        schedule(resolved.schedule),
+    )
+
+
+def _loop(resolved: Resolved) -> LoopConfig:
+    micro_batches, max_norm = resolved.micro_batches, resolved.recipe.max_norm
+    return LoopConfig(n_steps=resolved.steps, micro_batches=micro_batches, max_norm=max_norm)
 
 
 def open_store(resolved: Resolved, folder: RunFolder, mesh: Mesh | None) -> CheckpointStore:

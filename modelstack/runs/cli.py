@@ -53,3 +53,26 @@ def train(
         raise UserError(str(error)) from error
     if not finished:
         raise typer.Exit(STOPPED)
+
+
+def sweep(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(metavar="RECIPE.toml [key=value ...]", help="Budgets, sizes, and a run's recipe."),
+    ],
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for runs.jsonl, the law and its plot.")],
+    bootstrap: Annotated[int, typer.Option(help="Samples for the intervals; 0: none.", min=0)] = 100,
+) -> None:
+    """Train several sizes at several budgets and fit a scaling law of your own; goes on where it was stopped."""
+    from rich.console import Console
+
+    from modelstack.decide.cli import fit_law
+    from modelstack.recipe_file import read_recipe
+    from modelstack.runs.sweep import SweepRecipe
+    from modelstack.runs.sweep import sweep as take
+
+    file, *overrides = arguments
+    console = Console()
+    recipe = read_recipe(SweepRecipe, Path(file), overrides)
+    runs = take(recipe, out, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+    fit_law(runs, out, bootstrap=bootstrap, seed=recipe.run.seed)

@@ -7,6 +7,7 @@ rate, schedule, context, precision and layout; a recipe that obeys one must be s
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -265,12 +266,34 @@ def _alone(recipe: RunRecipe) -> Resolved:
         rows=recipe.rows,
         row_tokens=recipe.data.row_tokens or 512,
         precision=recipe.precision or "fp32",
-        model=find_config(recipe.model.preset).with_(**recipe.model.config),
+        model=shaped(find_config(recipe.model.preset), recipe.model.config),
         optimizer=recipe.optimizer,
         schedule=schedule.over(recipe.steps),
         layout=recipe.parallel.layout,
         tokenizer=recipe.tokenizer.learn or TokenizerConfig(),
     )
+
+
+def shaped(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
+    """Return a config with keys changed; another depth goes with layers of the base's one kind.
+
+    Raises:
+        UserError: A key is unknown, the result cannot be, or the base's layers are of several kinds.
+    """
+    depth, filled = changes.get("num_hidden_layers"), dict(changes)
+    if depth is None or depth == base.num_hidden_layers:
+        return base.with_(**filled)
+    for key in ("layer_types", "mlp_layer_types", "no_rope_layers"):
+        kinds = set(getattr(base, key))
+        if key in changes or not kinds:
+            continue
+        if len(kinds) > 1:
+            raise UserError(
+                f"model.config.num_hidden_layers is {depth}, the preset's {key} has several kinds for its "
+                f"{base.num_hidden_layers} layers: give model.config.{key} too"
+            )
+        filled[key] = (*kinds,) * depth
+    return base.with_(**filled)
 
 
 def _by_plan(recipe: RunRecipe, plan: Plan) -> Resolved:

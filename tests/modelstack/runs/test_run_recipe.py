@@ -61,6 +61,13 @@ def test_keys_of_the_model_are_changed_over_its_preset() -> None:
         resolved(model={"preset": "nano-9m", "config": {"hidden_siez": 1}})
 
 
+def test_another_depth_has_layers_of_the_presets_one_kind() -> None:
+    config = resolved(model={"preset": "nano-9m", "config": {"num_hidden_layers": 2}}).model
+    assert (config.layer_types, config.mlp_layer_types) == (("full_attention",) * 2, ("dense",) * 2)
+    with pytest.raises(UserError, match="layer_types has several kinds"):
+        resolved(model={"preset": "gemma3-1b", "config": {"num_hidden_layers": 2}})
+
+
 def test_a_plan_decides_what_the_recipe_leaves_open() -> None:
     decided = plan(PlanRequest(budget_flops=1e13, vocab_size=1024, context=128, precision="fp32"))
     recipe = checked_recipe(RunRecipe, {"name": "planned", "plan": "plan.json"})

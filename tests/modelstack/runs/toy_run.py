@@ -43,8 +43,6 @@ def toy_values(text: Path, **changes: Any) -> dict[str, Any]:
                 "hidden_size": 32,
                 "intermediate_size": 64,
                 "num_hidden_layers": 2,
-                "layer_types": ["full_attention"] * 2,
-                "mlp_layer_types": ["dense"] * 2,
                 "num_attention_heads": 2,
                 "num_key_value_heads": 2,
                 "head_dim": 16,
