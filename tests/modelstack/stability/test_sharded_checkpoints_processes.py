@@ -48,12 +48,16 @@ def make(seed: int, mesh: Any = None) -> tuple[nn.Module, Any]:
     return model, build_optimizer(model, MUON)
 
 
-GRIDS = {"replicated": Layout(replicate=2, shard=2), "tensor parallel": Layout(shard=2, tp=2)}
+GRIDS = {
+    "replicated": ("llama", Layout(replicate=2, shard=2)),
+    "tensor parallel": ("llama", Layout(shard=2, tp=2)),
+    "expert parallel": ("qwen3_moe", Layout(shard=4, ep=2)),
+}
 
 
-def make_dense(seed: int, layout: Layout | None = None) -> tuple[nn.Module, Any]:
-    """A dense model, spread over 4 ranks where there is a layout."""
-    model = family_model("llama", seed)
+def make_spread(seed: int, family: str, layout: Layout | None = None) -> tuple[nn.Module, Any]:
+    """A model, spread over 4 ranks where there is a layout."""
+    model = family_model(family, seed)
     if layout is not None:
         parallelize(model, make_mesh(layout), ParallelConfig(layout=layout, precision="fp32"))
     return model, build_optimizer(model, MUON)
@@ -180,9 +184,9 @@ def work(rank: int, world: int, what: str, folder: Path, results: str) -> None:
     elif what == "four read and write":
         found = {"from two": restores(folder / "two", mesh), "from one": restores(folder / "one", mesh)}
         save_and_keep(folder / "four", *make(5, mesh))
-        for name, layout in GRIDS.items():
-            found[name] = restores(folder / "dense", made=make_dense(7, layout))
-            save_and_keep(folder / name, *make_dense(8, layout))
+        for name, (family, layout) in GRIDS.items():
+            found[name] = restores(folder / family, made=make_spread(7, family, layout))
+            save_and_keep(folder / name, *make_spread(8, family, layout))
     elif what == "two read":
         found = {"from one": restores(folder / "one", mesh), "from four": restores(folder / "four", mesh)}
     Path(f"{results}.{rank}").write_text(json.dumps(found), encoding="utf-8")
@@ -211,7 +215,8 @@ def two(folder: Path) -> list[dict[str, Any]]:
 def one(folder: Path) -> Path:
     """A checkpoint of one process, with no process group."""
     save_and_keep(folder / "one", *make(2))
-    save_and_keep(folder / "dense", *make_dense(2))
+    for family in ("llama", "qwen3_moe"):
+        save_and_keep(folder / family, *make_spread(2, family))
     return folder / "one"
 
 
@@ -269,8 +274,8 @@ def test_a_checkpoint_loads_at_another_number_of_processes(
     weights = {f"model/{name}": tensor for name, tensor in model_tensors(folder / "two" / "step-00000002").items()}
     assert same_tensors(weights, {name: tensor for name, tensor in expected.items() if name.startswith("model/")})
     for found in run(4, "four read and write", folder):
-        assert found == {"from two": True, "from one": True, "replicated": True, "tensor parallel": True}
+        assert found == dict.fromkeys(("from two", "from one", *GRIDS), True)
     assert restores(folder / "four")
-    assert all(restores(folder / name, made=make_dense(9)) for name in GRIDS)
+    assert all(restores(folder / name, made=make_spread(9, family)) for name, (family, _) in GRIDS.items())
     for found in run(2, "two read", folder):
         assert found == {"from one": True, "from four": True}
