@@ -64,6 +64,14 @@ PRESET = Preset(
             "num_attention_heads": 32,
             "num_key_value_heads": 8,
         },
+        "llama-3-70b": _LLAMA3
+        | {
+            "hidden_size": 8192,
+            "intermediate_size": 28672,
+            "num_hidden_layers": 80,
+            "num_attention_heads": 64,
+            "num_key_value_heads": 8,
+        },
         "llama-3.1-405b": _LLAMA3
         | {
             "hidden_size": 16384,

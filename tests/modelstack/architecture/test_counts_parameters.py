@@ -22,6 +22,7 @@ VARIANTS = variants()
 PUBLISHED = {
     # total, and active where there are experts, as their makers' reports and cards print them
     "llama-3-8b": ("8.03B", None),
+    "llama-3-70b": ("70.6B", None),
     "llama-3.1-405b": ("405.9B", None),
     "smollm2-135m": ("134.5M", None),
     "qwen3-0.6b": ("0.6B", None),
