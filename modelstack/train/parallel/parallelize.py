@@ -15,7 +15,7 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.train.parallel.blocks import apply_checkpointing, compile_blocks
 from modelstack.train.parallel.mesh import Mesh, ParallelConfig, check_layout
 from modelstack.train.parallel.sharded import shard
-from modelstack.train.parallel.tensor import apply_tensor_parallel, check_tensor_parallel
+from modelstack.train.parallel.tensor import apply_tensor_parallel
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -37,7 +37,6 @@ def parallelize(model: Model, mesh: Mesh, parallel: ParallelConfig) -> Model:
     assert isinstance(config, ModelConfig)
     check_layout(config, parallel.layout)
     if parallel.layout.tp > 1:
-        check_tensor_parallel(config)
         apply_tensor_parallel(model, mesh.tp, config)
     if parallel.layout.ep > 1:
         from modelstack.train.parallel.experts import shard_experts

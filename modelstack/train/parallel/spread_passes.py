@@ -101,6 +101,15 @@ def clip_gradients(
         max_norm: Of the whole model's gradient.
         sum_over_stages: Adds up a tensor in place over the ranks that hold other layers.
     """
+    return float(scale_gradients(parameters, max_norm, sum_over_stages))
+
+
+def scale_gradients(
+    parameters: Iterable[nn.Parameter],
+    max_norm: float,
+    sum_over_stages: Callable[[Tensor], object] | None = None,
+) -> Tensor:
+    """Do what `clip_gradients` does; the norm stays on the device, float64."""
     own = [parameter for parameter in dict.fromkeys(parameters) if parameter.grad is not None]
     squared = squared_norm(own)
     if sum_over_stages is not None:
@@ -110,7 +119,7 @@ def clip_gradients(
     for parameter in own:
         local = _local_gradient(parameter)
         local.mul_(factor.to(local.dtype))
-    return float(norm)
+    return norm
 
 
 def squared_norm(parameters: Sequence[nn.Parameter]) -> Tensor:

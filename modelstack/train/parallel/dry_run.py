@@ -1,0 +1,308 @@
+"""A training step of any layout in one process, without devices or memory: does it run, and who holds what.
+
+torch's "fake" process group answers every collective at once, and tensors are fake: they have shapes, types and
+autograd, and no data. So a model of any size is cut, sharded, run forwards and backwards and moved by its
+optimizer as on the real ranks, by the same code, and what cannot be is found in a minute instead of on 512 devices
+(torchtitan does the same, arXiv 2410.06511). A layout's ranks differ by their stage alone, so one rank of the
+first, a middle and the last stage stands for all.
+
+Bytes of states are those of the tensors that were made; beside them stands what `decide.memory` predicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.debug import _clear_sharding_prop_cache
+from torch.testing._internal.distributed.fake_pg import FakeStore
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import total_loss
+from modelstack.architecture.rope import inverse_frequencies
+from modelstack.decide.memory import VALUE_BYTES, Memory, training_memory
+from modelstack.errors import UserError
+from modelstack.train.optimizers.build import build_optimizer
+from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.parallel.mesh import Mesh, ParallelConfig, check_layout, make_mesh
+from modelstack.train.parallel.parallelize import parallelize
+from modelstack.train.parallel.pipeline import Stage, join, make_stages, travels
+from modelstack.train.parallel.spread_passes import scale_gradients
+
+GB = 1e9
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """Collectives of one kind."""
+
+    n: int
+    n_bytes: int
+    """Of the larger of what went in and what came out, all together."""
+
+
+@dataclass(frozen=True, slots=True)
+class RankReport:
+    """What one rank holds and says."""
+
+    rank: int
+    stage: int
+    """Its place in the pipeline."""
+    n_layers: int
+    n_parameters: int
+    """Of its layers, before they are cut and sharded."""
+    n_held: int
+    """Of these, what lies on the rank."""
+    n_gathered: int
+    """Of these, what tensor and expert parallelism leave to a rank once FSDP has gathered it."""
+    masters: int
+    """Bytes, as the two below."""
+    gradients: int
+    optimizer: int
+    collectives: dict[str, Said]
+    """By kind: what one micro-batch, forwards and backwards, clipping and the optimizer took."""
+
+
+@dataclass(frozen=True, slots=True)
+class DryRun:
+    """What a dry run found."""
+
+    parallel: ParallelConfig
+    context: int
+    predicted: Memory
+    """Of the fullest device."""
+    ranks: tuple[RankReport, ...]
+
+    def text(self) -> str:
+        """Return it as a page."""
+        layout, found = self.parallel.layout, self.predicted
+        degrees = ", ".join(f"{name}={value}" for name, value in layout.model_dump().items() if value != 1)
+        lines = [
+            f"dry run on {layout.n_devices} ranks without devices: {degrees or 'one rank'}; "
+            f"context {self.context}, {self.parallel.precision}",
+            "predicted for the fullest rank (GB): "
+            + ", ".join(f"{part} {n_bytes / GB:.2f}" for part, n_bytes in found.model_dump().items()),
+        ]
+        for one in self.ranks:
+            lines += [
+                f"rank {one.rank}, stage {one.stage}: {one.n_layers} layers, {one.n_parameters / GB:.3f} billion "
+                f"parameters, {one.n_held / GB:.4f} held",
+                f"  made (GB): masters {one.masters / GB:.2f}, gradients {one.gradients / GB:.2f}, "
+                f"optimizer {one.optimizer / GB:.2f}",
+                "  a micro-batch says: "
+                + ", ".join(
+                    f"{said.n} {name} ({said.n_bytes / GB:.2f} GB)"
+                    for name, said in sorted(one.collectives.items())
+                ),
+            ]
+            if layout.pp > 1:
+                # torch's schedules keep a stage gathered and reduce its gradients after the last micro-batch.
+                size = VALUE_BYTES[self.parallel.precision]
+                lines.append(
+                    f"  while the pipeline runs (GB): gathered weights {size * one.n_gathered / GB:.2f}, whole "
+                    f"gradients up to {4 * one.n_gathered / GB:.2f}; the prediction has neither"
+                )
+        return "\n".join(lines)
+
+
+def dry_run(
+    config: ModelConfig,
+    parallel: ParallelConfig,
+    *,
+    context: int,
+    optimizer: OptimizerConfig | None = None,
+) -> DryRun:
+    """Run one micro-batch of a layout's first, middle and last stage, and the optimizer, without memory.
+
+    Args:
+        config: The model's.
+        parallel: The layout's ranks need not exist.
+        context: Tokens of a row; rows are `layout.micro_batch`.
+        optimizer: None: AdamW.
+
+    Raises:
+        UserError: The layout does not fit the model, has experts on ranks of their own (whom tokens are sent to
+            depends on data), or this process is one of several.
+    """
+    layout = parallel.layout
+    check_layout(config, layout)
+    if dist.is_initialized():
+        raise UserError("this process is one of several; a dry run stands for all of them: start it alone")
+    if layout.ep > 1:
+        raise UserError(
+            f"ep {layout.ep}: which rank a token is sent to depends on data, and a dry run has none; try ep = 1"
+        )
+    if context % layout.tp:
+        raise UserError(f"a context of {context} tokens cannot be cut over tp {layout.tp}: take a multiple")
+    optimizer = optimizer or OptimizerConfig(name="adamw")
+    _warm_rotations(config)
+    with _fake_ranks(layout.n_devices):
+        mesh = make_mesh(layout)
+        ranks = tuple(
+            _run_stage(config, parallel, mesh, context, optimizer, stage)
+            for stage in sorted({0, layout.pp // 2, layout.pp - 1})
+        )
+    return DryRun(parallel, context, training_memory(config, layout, context, parallel.precision), ranks)
+
+
+def _run_stage(
+    config: ModelConfig,
+    parallel: ParallelConfig,
+    mesh: Mesh,
+    context: int,
+    optimizer_config: OptimizerConfig,
+    stage: int,
+) -> RankReport:
+    with torch.device("meta"):
+        parts = _parts(config, parallel, stage, context)
+    n_parameters = _count(parts, whole=True)
+    for part in parts:
+        parallelize(part, mesh, parallel)
+    with FakeTensorMode(allow_non_fake_inputs=True):  # the mesh's tables of ranks are real
+        for part in parts:
+            part.to_empty(device="cpu")
+        share = join(parts) if parallel.layout.pp > 1 else parts[0]  # pyright: ignore
+        optimizer = build_optimizer(share, optimizer_config)
+        with _Collectives() as listener:
+            for part in parts:
+                _run_part(part, parallel, context)
+            scale_gradients(share.parameters(), 1.0, lambda squared: mesh.sum_over(squared, "pp"))
+            optimizer.step()
+        states = [value for state in optimizer.state.values() for value in state.values()]
+        return RankReport(
+            rank=stage * (parallel.layout.n_devices // parallel.layout.pp),
+            stage=stage,
+            n_layers=sum(len(part.model.layers) for part in parts),
+            n_parameters=n_parameters,
+            n_held=_count(parts, whole=False),
+            n_gathered=_gathered(parts),
+            masters=_bytes(share.parameters()),
+            gradients=_bytes(p.grad for p in share.parameters() if p.grad is not None),
+            optimizer=_bytes(states),
+            collectives=listener.said,
+        )
+
+
+def _parts(config: ModelConfig, parallel: ParallelConfig, stage: int, context: int) -> list[CausalLM]:
+    """Return the stages of one place in the pipeline, or the whole model."""
+    if parallel.layout.pp == 1:
+        return [CausalLM(config)]
+    stages = make_stages(config, parallel.pipeline_schedule, parallel.layout.pp, stage, n_tokens=context)
+    return list(stages)
+
+
+def _run_part(part: CausalLM, parallel: ParallelConfig, context: int) -> None:
+    """Add the gradients of one micro-batch."""
+    layout = parallel.layout
+    ids = torch.zeros(layout.micro_batch, context, dtype=torch.int64)
+    if not isinstance(part, Stage):
+        output = part(ids, documents_BT=ids, with_logits=False, with_mtp=part.config.mtp_loss_coef > 0)
+        total_loss(part, output, ids, n_labels=ids.numel()).total.backward()
+        return
+    # Between blocks, tensor parallelism has the tokens cut.
+    shapes = travels(part.config, layout.micro_batch, context // layout.tp, DTYPES[parallel.precision])
+    received = (
+        ()
+        if part.is_first
+        else tuple(torch.zeros(each.shape, dtype=each.dtype, requires_grad=True) for each in shapes)
+    )
+    given = part(*received, ids_BT=ids, labels_BT=ids, documents_BT=ids, forced_experts={}, n_labels=ids.numel())
+    outputs = [given] if isinstance(given, Tensor) else list(given)
+    torch.autograd.backward(outputs, [torch.ones_like(output) for output in outputs])
+
+
+@contextmanager
+def _fake_ranks(n_ranks: int) -> Iterator[None]:
+    """Be the first of many ranks whose collectives return at once."""
+    dist.init_process_group("fake", rank=0, world_size=n_ranks, store=FakeStore())
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+        # What torch remembers of meshes names the groups that are gone; the next run's meshes look the same.
+        _clear_sharding_prop_cache()
+
+
+class _Collectives(TorchDispatchMode):
+    """Counts collectives. torch's `CommDebugMode` also tracks modules, and loses count where one runs again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, Said] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note a collective, on local tensors."""
+        if any(issubclass(kind, DTensor) for kind in types):
+            return NotImplemented  # it comes again with the local tensors
+        result = func(*args, **(kwargs or {}))
+        if func.namespace in ("c10d", "_c10d_functional") and "wait" not in func.__name__:
+            opname = str(func._opname).strip("_")
+            name = _NAMES.get(opname, opname)
+            tensors = [leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)]
+            n_bytes = max(tensor.numel() * tensor.element_size() for tensor in tensors)
+            before = self.said.get(name, Said(0, 0))
+            self.said[name] = Said(before.n + 1, before.n_bytes + n_bytes)
+        return result
+
+
+_NAMES = {
+    "allgather_base": "all-gather",
+    "all_gather_into_tensor": "all-gather",
+    "reduce_scatter_base": "reduce-scatter",
+    "reduce_scatter_tensor": "reduce-scatter",
+    "allreduce": "all-reduce",
+    "all_reduce": "all-reduce",
+}
+"""FSDP's collectives and DTensor's have different names."""
+
+
+def _warm_rotations(config: ModelConfig) -> None:
+    """Compute the rotations' angles, which are kept, while tensors still have data to become plain numbers."""
+    for layer in range(config.num_hidden_layers):
+        rope = config.rope(layer)
+        if rope is not None:
+            for size in {config.head_dim, config.qk_rope_head_dim or config.head_dim}:
+                for r in {size, int(size * rope.partial_rotary_factor)}:
+                    inverse_frequencies(rope, r, None)  # as `rotation` calls it: that is the key it is kept under
+
+
+def _count(parts: list[CausalLM], *, whole: bool) -> int:
+    parameters = [parameter for part in parts for parameter in part.parameters()]
+    return sum(parameter.numel() if whole else _local(parameter).numel() for parameter in parameters)
+
+
+def _gathered(parts: list[CausalLM]) -> int:
+    """Return the parameters of a rank once FSDP has gathered all of its units."""
+    return sum(_without_shards(parameter) for part in parts for parameter in part.parameters())
+
+
+def _without_shards(parameter: nn.Parameter) -> int:
+    if not isinstance(parameter, DTensor):
+        return parameter.numel()
+    names = parameter.device_mesh.mesh_dim_names or ()
+    is_cut = [not placement.is_replicate() for placement in parameter.placements]
+    sizes = zip(names, is_cut, parameter.device_mesh.shape, strict=True)
+    n = parameter.numel()
+    for name, cut, size in sizes:
+        if cut and name in ("tp", "ep"):
+            n //= size
+    return n
+
+
+def _bytes(tensors: Iterator[Tensor] | list[Tensor]) -> int:
+    return sum(_local(tensor).numel() * tensor.element_size() for tensor in tensors)
+
+
+def _local(tensor: Tensor) -> Tensor:
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
