@@ -7,6 +7,7 @@ pipeline that is the whole model at first, so one process's memory must hold it 
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
@@ -54,7 +55,7 @@ def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: lis
         return _in_stages(config, resolved, mesh, frequency_V)
     model = initialise(CausalLM(config), resolved.recipe.seed, frequency_V)
     parallelize(_converted(model, resolved).to(mesh.device), mesh, parallel_config(resolved))
-    balancer = BiasBalancer(model) if _has_bias(config) else None
+    balancer = BiasBalancer(model) if _has_bias(model) else None
     return TrainState(model, build_optimizer(model, resolved.optimizer), ShardedPasses(model, mesh, balancer))
 
 
@@ -73,7 +74,7 @@ def _in_stages(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V:
         mesh,
         parallel.pipeline_schedule,
         torch.float32 if parallel.precision == "fp32" else torch.bfloat16,
-        BiasBalancer(share) if _has_bias(config) else None,
+        BiasBalancer(share) if _has_bias(share) else None,
     )
     return TrainState(share, build_optimizer(share, resolved.optimizer), passes)
 
@@ -84,5 +85,6 @@ def _converted(model: CausalLM, resolved: Resolved) -> CausalLM:
     return model
 
 
-def _has_bias(config: ModelConfig) -> bool:
-    return config.has_experts and config.score_correction_bias
+def _has_bias(model: nn.Module) -> bool:
+    """Return whether a rank's layers have balancing biases: those of a stage can all be dense."""
+    return any(name.endswith("e_score_correction_bias") for name, _ in model.named_buffers())
