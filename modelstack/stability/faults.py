@@ -152,16 +152,21 @@ def parse(tables: Sequence[Mapping[str, Any]], seed: int = 0) -> Faults:
 def at_random(makers: Sequence[Callable[[int], Fault]], *, seed: int, n_steps: int, mean_steps: float) -> Faults:
     """Return faults at times that do not know of each other: gaps are exponential, as failures of machines are.
 
+    Kinds are dealt from a shuffled deck, shuffled anew when it is empty: a short run has each of them too.
+
     Args:
-        makers: What can happen, from the step at which it does; each is as likely.
+        makers: What can happen, from the step at which it does.
         seed: Of times and kinds.
         n_steps: All faults come before.
         mean_steps: Between two of them.
     """
     numbers = random.Random(seed)
     schedule: list[Fault] = []
+    deck: list[Callable[[int], Fault]] = []
     at = numbers.expovariate(1 / mean_steps)
     while at < n_steps:
-        schedule.append(numbers.choice(makers)(int(at)))
+        if not deck:
+            deck = numbers.sample(makers, len(makers))
+        schedule.append(deck.pop()(int(at)))
         at += max(1.0, numbers.expovariate(1 / mean_steps))
     return Faults(schedule=tuple(schedule), seed=seed)

@@ -143,7 +143,7 @@ def _roll_backs(events: Sequence[Event]) -> list[Restored]:
 
 
 def _gaps(events: Sequence[Event]) -> list[float]:
-    """Return the seconds before each process's first step since the last one; one without steps adds none."""
+    """Return the seconds before each process's first step since the last one; one without steps adds to it."""
     gaps: list[float] = []
     since = events[0].time
     has_stepped = False
@@ -155,4 +155,4 @@ def _gaps(events: Sequence[Event]) -> list[float]:
             has_stepped = True
         if has_stepped:
             since = event.time
-    return gaps
+    return gaps if has_stepped else [*gaps, events[-1].time - since]

@@ -68,4 +68,5 @@ def test_random_times_follow_their_seed_and_their_mean() -> None:
     assert steps == sorted(steps) and steps[-1] < 30_000
     assert 440 < len(steps) < 560  # 500, and three standard deviations
     kinds = [fault.kind for fault in a.schedule]
-    assert min(kinds.count(kind) for kind in ("sigkill", "full_disk", "loss")) > 120
+    assert all({*kinds[n : n + 3]} == {"sigkill", "full_disk", "loss"} for n in range(0, len(kinds) - 2, 3))
+    assert len({tuple(kinds[n : n + 3]) for n in range(0, len(kinds) - 2, 3)}) == 6  # every order

@@ -70,6 +70,13 @@ def test_a_process_that_dies_before_its_first_step_is_part_of_the_restart() -> N
     assert (goodput.n_useful, goodput.counts["restarts"], goodput.counts["steps done again"]) == (2, 1, 2)
 
 
+def test_processes_that_never_step_again_are_restarts_too() -> None:
+    events: list[Event] = [Started(time=0.0), *steps(0, 2, 0.0), Started(time=5.0), Started(time=8.0)]
+    goodput = account(events)
+    assert goodput.lost_s["restarts"] == pytest.approx(6.0)
+    assert goodput.lost_s["other"] == pytest.approx(0.0)
+
+
 def test_a_roll_back_throws_away_steps_and_rejected_ones_are_their_own_cause() -> None:
     events: list[Event] = [
         Started(time=0.0),
