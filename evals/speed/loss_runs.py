@@ -29,7 +29,7 @@ from torch import Tensor, nn
 
 from evals.speed.loss_corpus import VOCAB_SIZE, LossCorpus, Side, bits_per_byte
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.initialise import Start, initialise
+from modelstack.architecture.initialise import initialise
 from modelstack.architecture.presets.registry import from_hf
 from modelstack.data.loader import PackedLoader, PackingConfig
 from modelstack.data.shards import Shards
@@ -73,7 +73,6 @@ class ModelstackRecipe(BaseModel, frozen=True, extra="forbid"):
 
     model: dict[str, Any]
     """As in `config.json`, without the vocabulary."""
-    start: Start = Start()
     optimizer: OptimizerConfig
     rows: int = Field(gt=0)
     steps: int = Field(gt=0)
@@ -101,7 +100,7 @@ class Outcome:
 
 def train_modelstack(recipe: ModelstackRecipe, corpus: LossCorpus, side: Side, seed: int) -> Outcome:
     """Train our model and judge it."""
-    model = initialise(CausalLM(from_hf({**recipe.model, "vocab_size": VOCAB_SIZE})), seed, start=recipe.start)
+    model = initialise(CausalLM(from_hf({**recipe.model, "vocab_size": VOCAB_SIZE})), seed)
     factor = schedule(
         ScheduleConfig(warmup_steps=recipe.warmup_steps, total_steps=recipe.steps, decay_steps=recipe.decay_steps)
     )

@@ -7,7 +7,7 @@ p < 0.01, here with both programs' spread (Welch). Runs take turns, seed by seed
 stopped benchmark goes on where it was. No recipe was chosen by the documents that the figures are of
 (`loss_corpus`); both are in `loss_recipes`.
 
-    python -m evals.speed.train_to_loss --nanogpt CHECKOUT [--seeds 3] [--keep FOLDER]
+    python -m evals.speed.train_to_loss --nanogpt CHECKOUT [--tuned] [--seeds 3] [--keep FOLDER]
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from pydantic import BaseModel, TypeAdapter
 
 from evals.speed.loss_corpus import LossCorpus, prepare
-from evals.speed.loss_recipes import NANOGPT, OURS_RECIPE, shortened
+from evals.speed.loss_recipes import NANOGPT, NANOGPT_TUNED, OURS_RECIPE, shortened
 from evals.speed.loss_runs import Outcome, train_modelstack, train_nanogpt
 from evals.speed.results import (
     BenchmarkResult,
@@ -135,9 +135,11 @@ def _smoothed(runs: Sequence[Outcome], x: Sequence[float]) -> tuple[float, ...]:
     return tuple(statistics.fmean(loss for run in runs for loss in run.losses[a:b]) for a, b in spans)
 
 
-def programs(corpus: LossCorpus, checkout: Path | None, is_quick: bool) -> list[Program]:
-    """Return ours, and nanoGPT where there is a checkout."""
-    ours, theirs = (shortened(OURS_RECIPE), shortened(NANOGPT)) if is_quick else (OURS_RECIPE, NANOGPT)
+def programs(corpus: LossCorpus, checkout: Path | None, *, is_tuned: bool, is_quick: bool) -> list[Program]:
+    """Return ours, and nanoGPT where there is a checkout: with its own recipe, or one tuned for so few tokens."""
+    ours, theirs = OURS_RECIPE, NANOGPT_TUNED if is_tuned else NANOGPT
+    if is_quick:
+        ours, theirs = shortened(ours), shortened(theirs)
     found = [Program(OURS, ours, lambda seed: train_modelstack(ours, corpus, "test", seed))]
     if checkout is not None:
         path = checkout
@@ -181,12 +183,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--nanogpt", type=Path, metavar="FOLDER", default=Path(named) if named else None)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--keep", type=Path, metavar="FOLDER", default=KEEP, help="where shards and runs are kept")
+    parser.add_argument("--tuned", action="store_true", help="nanoGPT's batch and rate tuned for so few tokens")
     parser.add_argument("--quick", action="store_true", help="a few steps, to see that it works")
     add_result_option(parser)
     options = parser.parse_args(argv)
     try:
         corpus = prepare(options.keep / "shards")
-        wanted = programs(corpus, options.nanogpt, options.quick)
+        wanted = programs(corpus, options.nanogpt, is_tuned=options.tuned, is_quick=options.quick)
         found = outcomes(wanted, options.seeds, corpus, options.keep)
     except UserError as error:
         print(error, file=sys.stderr)

@@ -13,7 +13,7 @@ pytest.importorskip("tokenizers", reason="needs tokenizers (extra `train`)")
 
 from evals.speed import train_to_loss
 from evals.speed.loss_corpus import SIDES, LossCorpus, bits_per_byte, pieces, prepare, side_of
-from evals.speed.loss_recipes import NANOGPT, OURS_RECIPE, shortened
+from evals.speed.loss_recipes import NANOGPT, NANOGPT_TUNED, OURS_RECIPE, shortened
 from evals.speed.loss_runs import (
     ModelstackRecipe,
     NanoGptRecipe,
@@ -23,7 +23,7 @@ from evals.speed.loss_runs import (
     train_nanogpt,
 )
 from evals.speed.results import BenchmarkResult, Figure
-from evals.speed.train_to_loss import OURS, THEIRS, Program, figures, main, outcomes, p_not_below, report
+from evals.speed.train_to_loss import OURS, THEIRS, Program, figures, main, outcomes, p_not_below, programs, report
 from modelstack.architecture.counts.parameters import count_parameters
 from modelstack.architecture.presets.registry import from_hf
 from modelstack.errors import UserError
@@ -237,6 +237,13 @@ def test_ours_is_no_larger_than_nanogpts_and_plans_its_end_before_half_of_the_to
     theirs = NANOGPT.layers * (12 * D * D + 2 * D) + D + (4096 + 256) * D
     assert count_parameters(config).total <= theirs
     assert 2 * OURS_RECIPE.n_tokens <= NANOGPT.n_tokens
+
+
+def test_the_tuned_recipe_has_the_same_model_and_tokens(corpus: LossCorpus, checkout: Path) -> None:
+    assert NANOGPT_TUNED.n_tokens == NANOGPT.n_tokens
+    assert (NANOGPT_TUNED.layers, NANOGPT_TUNED.width) == (NANOGPT.layers, NANOGPT.width)
+    own, tuned = (programs(corpus, checkout, is_tuned=flag, is_quick=False)[0].recipe for flag in (False, True))
+    assert (own, tuned) == (NANOGPT, NANOGPT_TUNED)
 
 
 @pytest.mark.slow
