@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from pydantic import BaseModel, Field
 
 from modelstack.data.batches import Batch
@@ -182,7 +183,9 @@ class GuardedRun:
         from safetensors.torch import save_file
 
         self.store.folder.mkdir(parents=True, exist_ok=True)
-        path = self.store.folder / f"bad-batch-{report.step:08d}.safetensors"
+        is_one_of_many = dist.is_available() and dist.is_initialized()
+        of_rank = f"-rank-{dist.get_rank():05d}" if is_one_of_many else ""  # each rank has rows of its own
+        path = self.store.folder / f"bad-batch-{report.step:08d}{of_rank}.safetensors"
         tensors: dict[str, torch.Tensor] = {}
         for n, batch in enumerate(batches):
             tensors |= {

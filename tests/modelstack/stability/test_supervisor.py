@@ -120,6 +120,16 @@ def test_where_nothing_helps_the_run_ends_with_the_batch_written_down(tmp_path: 
     assert batch.keys() == {"0.ids", "0.labels", "0.documents"}
 
 
+def test_each_rank_writes_its_own_rows_of_a_bad_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 3)
+    run = toy_run(tmp_path, [], max_roll_backs=0)
+    spoil(run, range(12, 30), lambda y: y * math.inf)
+    with pytest.raises(TrainingStopped, match="bad-batch-00000013-rank-00003.safetensors"):
+        list(train(run))
+    assert (tmp_path / "bad-batch-00000013-rank-00003.safetensors").is_file()
+
+
 def test_trouble_before_the_first_checkpoint_ends_the_run(tmp_path: Path) -> None:
     run = toy_run(tmp_path, [])
     spoil(run, range(1, 30), lambda y: y * math.nan)
