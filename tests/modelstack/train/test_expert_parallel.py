@@ -26,8 +26,9 @@ from modelstack.train.parallel.mesh import ParallelConfig, make_mesh
 from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.spread_passes import ShardedPasses
 from modelstack.train.step import TrainState, local_state, train_step
-from tests.modelstack.train import parallel_cases
-from tests.modelstack.train.parallel_cases import MUON, Case, differences, on_ranks, toy, whole_values
+from tests.modelstack.train import parallel_cases, pipeline_cases
+from tests.modelstack.train.parallel_cases import ADAMW, MUON, Case, differences, on_ranks, toy, whole_values
+from tests.modelstack.train.pipeline_cases import PipelineCase
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +52,12 @@ FOUR = {
     "interleaved": Case("gpt_oss", Layout(shard=4, ep=2)),
     "Muon": Case("qwen3_moe", Layout(shard=4, ep=2), optimizer=MUON),
     "replicas": Case("qwen3_moe", Layout(replicate=2, shard=2, ep=2), micro_batches=2),
-    "an expert a rank, computed twice": Case("qwen3_moe", Layout(shard=4, ep=4, checkpointing="full")),
+    "experts on all ranks, computed twice": Case("qwen3_moe", Layout(shard=4, ep=4, checkpointing="full")),
+}
+STAGES = Layout(pp=2, shard=2, ep=2)
+PIPELINES = {
+    schedule: PipelineCase(schedule, layout=STAGES, family="qwen3_moe", optimizer=ADAMW)
+    for schedule in ("1F1B", "ZBVZeroBubble")
 }
 TOLERANCE = {"Muon": 1e-5}
 """Weights of the others: 1e-6."""
@@ -125,9 +131,9 @@ def routed_ahead(case: Case) -> dict[str, Any]:
 
 def on_two(folder: str, rank: int) -> dict[str, Any]:
     found: dict[str, Any] = {name: differences(case) for name, case in TWO.items()}
-    # The toys have 4 experts, 2 a token: rank 0 has experts 0 and 1, rank 1 has 2 and 3.
+    # The toys have 8 experts, 2 a token: rank 0 has 0 to 3, rank 1 has 4 to 7.
     found["all tokens to the first rank"] = skewed_differences(TWO["packed"], (0, 1))
-    found["all tokens to the last rank"] = skewed_differences(TWO["interleaved, with biases"], (3, 2))
+    found["all tokens to the last rank"] = skewed_differences(TWO["interleaved, with biases"], (7, 6))
     model = spread_toy(TWO["packed"])
     weight = model.get_parameter(GATE_UP)
     assert isinstance(weight, DTensor)
@@ -185,6 +191,17 @@ def test_experts_on_two_and_on_four_ranks_train_as_on_one(tmp_path: Path) -> Non
         hold_to_one_process(found, list(FOUR))
         assert found["placements"] == [str(Shard(1)), str(Shard(0))]
         assert found["resharded"]
+
+
+def in_stages(rank: int) -> dict[str, dict[str, float]]:
+    return {schedule: pipeline_cases.differences(case) for schedule, case in PIPELINES.items()}
+
+
+def test_experts_on_two_ranks_of_each_pipeline_stage_train_as_on_one(tmp_path: Path) -> None:
+    for found in on_ranks(4, tmp_path, in_stages):
+        assert found.keys() == PIPELINES.keys()
+        for schedule, difference in found.items():
+            assert max(difference.values()) < 1e-6, (schedule, difference)
 
 
 def hold_to_one_process(found: dict[str, dict[str, float]], names: list[str]) -> None:
