@@ -136,7 +136,7 @@ def _train(case: PipelineCase, state: TrainState, ranks: Any) -> list[StepReport
 
 
 def with_forced_experts(batch: Batch) -> Batch:
-    """Return the batch with choices for the second layer."""
+    """Return the batch with choices for layer 3."""
     n = batch.n_tokens
     chosen = torch.stack((torch.arange(n) % 8, (torch.arange(n) + 3) % 8), dim=-1)
-    return replace(batch, forced_experts={1: chosen})
+    return replace(batch, forced_experts={3: chosen})

@@ -12,6 +12,7 @@ import torch
 from modelstack.data.batches import Batch
 from modelstack.decide.memory import Layout
 from modelstack.errors import UserError
+from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.parallel.mesh import make_mesh
 from modelstack.train.parallel.pipeline_schedules import SCHEDULES
 from tests.modelstack.train.parallel_cases import MUON, make_batch, on_ranks
@@ -77,7 +78,7 @@ def repeated(batch: Batch) -> Batch:
 def complaints(passes: Any) -> list[str]:
     batch = make_batch(0)
     narrow = Batch(batch.ids_BT[:1], batch.labels_BT[:1], batch.documents_BT[:1], 0)
-    forced = replace(batch, forced_experts={1: torch.zeros(32, 2, dtype=torch.int64)})
+    forced = replace(batch, forced_experts={3: torch.zeros(32, 2, dtype=torch.int64)})
     found = []
     for batches in ([batch], [batch, narrow], [batch, forced]):
         with pytest.raises(UserError) as error:
@@ -94,10 +95,14 @@ def several_axes(rank: int) -> dict[str, dict[str, float]]:
         found[f"FSDP: {schedule}"] = differences(case, mesh)
     case = PipelineCase("ZBVZeroBubble", layout=sharded, optimizer=MUON)
     found["FSDP: Muon: ZBVZeroBubble"] = differences(case, mesh)
-    case = PipelineCase("1F1B", layout=sharded, **MODELS["tied multi-token prediction"])
-    found["FSDP: tied multi-token prediction: 1F1B"] = differences(case, mesh)
+    for name in list(MODELS)[:2]:
+        found[f"FSDP: {name}"] = differences(PipelineCase("1F1B", layout=sharded, **MODELS[name]), mesh)
     cut = Layout(pp=2, tp=2)
-    found["TP: 1F1B"] = differences(PipelineCase("1F1B", layout=cut, keys=TIED), make_mesh(cut))
+    # Partial products are summed in another order: of gradients near 0 more than a rounding changes.
+    optimizer = OptimizerConfig(name="adamw", lr=1e-3, eps=1e-6)
+    found["TP: 1F1B"] = differences(
+        PipelineCase("1F1B", layout=cut, keys=TIED, optimizer=optimizer), make_mesh(cut)
+    )
     return found
 
 
@@ -118,12 +123,12 @@ def test_every_kind_of_model_and_optimizer_trains_in_stages_as_whole(tmp_path: P
         too_few, unequal, unlike = found.pop("complaints")
         assert "1F1B needs a micro-batch for each of its 2 stages, and a step has 1" in too_few
         assert "must have one shape and these have [(1, 16), (2, 16)]" in unequal
-        assert "force experts of different layers ([[], [1]])" in unlike
+        assert "force experts of different layers ([[], [3]])" in unlike
         assert len(found) == 9
         check(found)
 
 
 def test_stages_that_are_sharded_or_cut_further_train_as_one_process_does(tmp_path: Path) -> None:
     for found in on_ranks(4, tmp_path, several_axes):
-        assert len(found) == 7
+        assert len(found) == 8
         check(found)
