@@ -3,8 +3,8 @@
 The logits of a large vocabulary are the largest tensor of a training step: 8192 tokens of DeepSeek-V3's 129,280 in
 fp32 are 4 GB, and as much again for their gradient. So losses take hidden states and the head, make the logits of
 some tokens at a time and make them anew for the gradient, which costs the head's pass once more; only sums are
-kept (the idea of Cut Cross-Entropy, arXiv 2411.09009, and of Liger Kernel, 2410.10989, in plain torch). A batch
-that fits one piece is computed plainly.
+kept (the idea of Cut Cross-Entropy, arXiv 2411.09009, and of Liger Kernel, 2410.10989, in plain torch). Where all
+logits together are small, as with a small vocabulary, they stay and nothing is made twice.
 
 z-loss: PaLM, 2204.02311 section 5; it holds the softmax's normaliser near 1. Multi-token prediction: DeepSeek-V3,
 2412.19437 equations 24 and 25. Losses on routing: `moe.losses`.
@@ -33,6 +33,8 @@ IGNORED = -100
 """A label that no loss looks at; torch's and transformers' value."""
 TOKENS_PER_CHUNK = 1024
 """Tokens whose logits exist at once: 0.5 GB in fp32 at DeepSeek-V3's vocabulary."""
+LOGITS_KEPT = 2**25
+"""Logits of a batch that are kept for the gradient instead of made anew: 128 MB in fp32."""
 
 Head = Callable[[Tensor], Tensor]
 """Hidden states [N, D] to logits [N, V]: `CausalLM.logits`."""
@@ -69,7 +71,11 @@ def next_token_labels(token_ids_BT: Tensor, documents_BT: Tensor | None = None) 
 
 
 def token_sums(
-    hidden_BTD: Tensor, labels_BT: Tensor, head: Head, tokens_per_chunk: int = TOKENS_PER_CHUNK
+    hidden_BTD: Tensor,
+    labels_BT: Tensor,
+    head: Head,
+    tokens_per_chunk: int = TOKENS_PER_CHUNK,
+    tokens_kept: int = 0,
 ) -> TokenSums:
     """Return the sums of cross-entropy and squared normaliser, some tokens' logits at a time.
 
@@ -78,11 +84,12 @@ def token_sums(
         labels_BT: The token to name at each position, or `IGNORED`.
         head: Makes logits, soft-capped where the model does so.
         tokens_per_chunk: How many tokens' logits exist at once.
+        tokens_kept: Of a batch of no more tokens all logits stay for the gradient.
     """
     hidden, labels = hidden_BTD.flatten(0, 1), labels_BT.flatten()
     pieces = list(zip(hidden.split(tokens_per_chunk), labels.split(tokens_per_chunk), strict=True))
-    if len(pieces) == 1:
-        sums = [_sums(hidden, labels, head)]
+    if len(pieces) == 1 or len(labels) <= tokens_kept:
+        sums = [_sums(*piece, head) for piece in pieces]
     else:
         sums = [checkpoint(_sums, *piece, head, use_reentrant=False, preserve_rng_state=False) for piece in pieces]
     cross_entropy, squared = (torch.stack(column).sum() for column in zip(*sums, strict=True))
@@ -129,7 +136,8 @@ def mtp_loss(
         raise UserError("the output has no multi-token prediction; call the model with with_mtp=True")
     means = []
     for k, module in enumerate(output.mtp):
-        sums = token_sums(module.hidden_BTD, mtp_labels(labels_BT, k, module.is_whole_BT), model.logits)
+        labels = mtp_labels(labels_BT, k, module.is_whole_BT)
+        sums = token_sums(module.hidden_BTD, labels, model.logits, tokens_kept=_tokens_kept(model))
         means.append(sums.cross_entropy / _divisor(sums.n_tokens, n_labels))
     return torch.stack(means).mean()
 
@@ -156,7 +164,7 @@ def total_loss(
         UserError: The config has `mtp_loss_coef` and the forward pass was without multi-token prediction.
     """
     config = model.config
-    sums = token_sums(output.hidden_BTD, labels_BT, model.logits)
+    sums = token_sums(output.hidden_BTD, labels_BT, model.logits, tokens_kept=_tokens_kept(model))
     divisor = _divisor(sums.n_tokens, n_labels)
     parts = {"cross_entropy": sums.cross_entropy / divisor}
     if config.z_loss_coef:
@@ -180,6 +188,11 @@ def _routing_losses(config: ModelConfig, output: ModelOutput, counted_BT: Tensor
         ahead = routing_losses(config, {L + k: output.routing[L + k]}, counted_BT[:, k + 1 :])
         losses |= {name: losses[name] + loss if name in losses else loss for name, loss in ahead.items()}
     return losses
+
+
+def _tokens_kept(model: CausalLM) -> int:
+    """Return how many tokens' logits may stay, of the main model and of all modules ahead together."""
+    return LOGITS_KEPT // (model.config.vocab_size * (1 + model.config.num_nextn_predict_layers))
 
 
 def _divisor(n_here: Tensor, n_labels: Tensor | int | None) -> Tensor | int:

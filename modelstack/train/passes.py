@@ -88,9 +88,14 @@ def add_gradients(
 ) -> dict[str, Tensor]:
     """Add one micro-batch's gradients and balancing counts; return its parts of the loss, detached."""
     batch = batch.to(next(model.parameters()).device)
+    documents_BT = batch.documents_BT
+    if bool((documents_BT == documents_BT[:, :1]).all()):
+        documents_BT = (
+            None  # a document a row: attention needs no mask but the causal one, which is in its kernels
+        )
     output = model(
         batch.ids_BT,
-        documents_BT=batch.documents_BT,
+        documents_BT=documents_BT,
         forced_experts=batch.forced_experts,
         with_logits=False,
         with_mtp=model.config.mtp_loss_coef > 0,

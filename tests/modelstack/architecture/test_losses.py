@@ -71,6 +71,25 @@ def test_the_squared_normaliser_is_that_of_the_labelled_tokens() -> None:
     assert sums.n_tokens.item() == 2
 
 
+def test_logits_of_a_batch_that_is_small_enough_are_made_once() -> None:
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(2, 4, 3), torch.randn(5, 3, requires_grad=True)
+    labels = torch.randint(0, 5, (2, 4))
+    found = {}
+    for tokens_kept in (7, 8):
+        n_tokens = []
+
+        def head(x: torch.Tensor, seen: list[int] = n_tokens) -> torch.Tensor:
+            seen.append(len(x))
+            return x @ weight.T
+
+        sums = token_sums(hidden, labels, head, tokens_per_chunk=4, tokens_kept=tokens_kept)
+        (gradient,) = torch.autograd.grad(sums.cross_entropy, weight)
+        found[tokens_kept] = (sums.cross_entropy, gradient)
+        assert n_tokens == ([4, 4, 4, 4] if tokens_kept == 7 else [4, 4])
+    assert all(torch.equal(a, b) for a, b in zip(*found.values(), strict=True))
+
+
 @pytest.mark.parametrize("tokens_per_chunk", [1, 4, 7, 1000])
 @pytest.mark.parametrize("softcap", [None, 0.3])
 def test_any_chunking_has_the_value_and_the_gradients_of_the_plain_form(
