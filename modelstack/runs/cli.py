@@ -41,9 +41,13 @@ def train(
     plan = plan_of(recipe, Path(file).parent)
     resolved = resolve(recipe, plan)
     if dry_run:
-        from modelstack.runs.dry import report_dry_run
+        from modelstack.runs.spread import parallel_config
+        from modelstack.train.parallel.dry_run import dry_run as run_dry
 
-        report_dry_run(resolved, plan, console)
+        found = run_dry(
+            resolved.model, parallel_config(resolved), context=resolved.row_tokens, optimizer=resolved.optimizer
+        )
+        console.print(found.text(), highlight=False, markup=False, soft_wrap=True)
         return
     from modelstack.runs.launch import launch
 

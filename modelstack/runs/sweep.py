@@ -96,7 +96,7 @@ def _planned(recipe: SweepRecipe, number: int, changes: dict[str, Any], budget: 
     if steps < FEWEST_STEPS:
         raise UserError(
             f"size {number} ({n_parameters:,} parameters) has {steps} steps of {run.rows * shaped.row_tokens:,} "
-            f"tokens in a budget of {budget:.3g}; at least {FEWEST_STEPS} make a run: lower run.rows or leave it out"
+            f"tokens in a budget of {budget:.3g}; at least {FEWEST_STEPS} make a run: lower run.rows"
         )
     schedule = ScheduleRecipe(
         warmup_steps=round(recipe.warmup_share * steps), decay_steps=max(1, round(recipe.decay_share * steps))
