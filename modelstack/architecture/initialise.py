@@ -4,25 +4,21 @@ Matrices are drawn from N(0, `initializer_range`), as in transformers; biases ar
 parameter has a generator of its own, seeded by the model's seed and its name. So a model with one block more, or
 with another MLP, has the same values in all that stayed, and two variants can be compared seed by seed.
 
-`Start` changes what matrices begin as. Residual outputs of zeros make every block the identity at first (Zhang et
-al., Fixup, arXiv 1901.09321; ReZero, 2003.04887; modded-nanogpt and nanochat start so), and 1 / sqrt(columns)
-keeps the size of what goes through a matrix at any width (LeCun et al., 1998). What each was worth when small
-models were trained: `modelstack/train/LOG.md`.
+With `zero_outputs` the matrices that write to the residual stream start at 0, so every block is the identity at
+first (Zhang et al., Fixup, arXiv 1901.09321; ReZero, 2003.04887; modded-nanogpt and nanochat start so). What that
+was worth when small models were trained: `modelstack/train/LOG.md`.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
-from pydantic import BaseModel
 from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.hyper_connections import GATING_INIT
-from modelstack.architecture.moe.experts import InterleavedExperts
 from modelstack.architecture.moe.hash_router import HashRouter
 from modelstack.architecture.moe.hash_table import fill_hash_tables
 from modelstack.architecture.norms import RMSNormZeroCentred
@@ -31,31 +27,14 @@ DECAY_RANGE = (0.01, 16.0)
 """Gated DeltaNet's decay rates start uniform in this range (A_log is their logarithm), as in its reference."""
 OUTPUTS = ("o_proj.weight", "o_b_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj")
 """Ends of the names of matrices whose product is added to the residual stream; the last is packed experts'."""
-HEAD = "lm_head.weight"
-TABLES = ("embed_tokens.weight", HEAD)
-"""Ends of the names of what keeps the config's deviation: a row is a token's, not a channel's."""
-
-
-class Start(BaseModel, frozen=True, extra="forbid"):
-    """What matrices start as."""
-
-    deviation: Literal["config", "fan_in"] = "config"
-    """Of the blocks' matrices: `initializer_range`, or 1 / sqrt(what a row takes in). Embedding and head keep
-    the former."""
-    outputs: Literal["drawn", "zero"] = "drawn"
-    """Of the matrices that write to the residual stream."""
-    head: Literal["drawn", "zero"] = "drawn"
-    """Of a head of its own; a tied one is the embedding."""
-
-
-AS_CONFIGURED = Start()
 
 
 def initialise(
     model: CausalLM,
     seed: int = 0,
     token_frequency_V: Sequence[float] | None = None,
-    start: Start = AS_CONFIGURED,
+    *,
+    zero_outputs: bool = False,
 ) -> CausalLM:
     """Draw every parameter anew, in place, and return the model.
 
@@ -63,34 +42,19 @@ def initialise(
         model: With memory (not on the meta device); values as of now do not matter.
         seed: Of the whole model.
         token_frequency_V: What hash routing deals experts by; None: all tokens are equally frequent.
-        start: What matrices begin as.
+        zero_outputs: Let every block be the identity at first.
     """
     zero_centred = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, RMSNormZeroCentred)
     }
-    turned = {
-        f"{name}.{leaf}"
-        for name, module in model.named_modules()
-        if isinstance(module, InterleavedExperts)
-        for leaf, _ in module.named_parameters(recurse=False)
-    }
+    std = model.config.initializer_range
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            std = _deviation(name, parameter, start, model.config.initializer_range, is_turned=name in turned)
-            _fill(name, parameter, seed, std, name in zero_centred)
+            is_zero = zero_outputs and name.endswith(OUTPUTS)
+            _fill(name, parameter, seed, 0.0 if is_zero else std, name in zero_centred)
     if any(isinstance(module, HashRouter) for module in model.modules()):
         fill_hash_tables(model, token_frequency_V or [1.0] * model.config.vocab_size, seed)
     return model
-
-
-def _deviation(name: str, parameter: Tensor, start: Start, std: float, *, is_turned: bool) -> float:
-    """Return the standard deviation of a matrix; `is_turned`: its columns are what others' rows are."""
-    is_zero = start.outputs == "zero" and name.endswith(OUTPUTS)
-    if is_zero or (start.head == "zero" and name.endswith(HEAD)):
-        return 0.0
-    if start.deviation == "config" or parameter.ndim < 2 or name.endswith(TABLES):
-        return std
-    return parameter.shape[-2 if is_turned else -1] ** -0.5
 
 
 def _fill(name: str, parameter: Tensor, seed: int, std: float, is_zero_centred: bool) -> None:

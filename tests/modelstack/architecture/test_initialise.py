@@ -6,7 +6,7 @@ from families import FAMILIES
 from parity import COMMON, reference
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.initialise import OUTPUTS, Start, initialise
+from modelstack.architecture.initialise import OUTPUTS, initialise
 from modelstack.architecture.presets.registry import from_hf, published
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -73,7 +73,7 @@ def test_hash_tables_choose_distinct_experts() -> None:
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_outputs_of_zeros_make_every_block_the_identity(model_type: str) -> None:
     config = config_of(model_type)
-    model = initialise(CausalLM(config), start=Start(outputs="zero"))
+    model = initialise(CausalLM(config), zero_outputs=True)
     matrices = {name: p for name, p in model.named_parameters() if name.endswith(OUTPUTS)}
     assert len(matrices) >= 2 * config.num_hidden_layers
     assert all((p == 0).all() for p in matrices.values())
@@ -82,22 +82,3 @@ def test_outputs_of_zeros_make_every_block_the_identity(model_type: str) -> None
     ids = torch.arange(6)[None]
     embedded = model.model.norm(model.model.embed(ids))
     assert torch.allclose(model(ids).hidden_BTD, embedded, atol=1e-6)
-
-
-@pytest.mark.parametrize("model_type", ["qwen3", "gpt_oss"])
-def test_a_deviation_by_inputs_is_of_what_a_row_takes_in_and_leaves_the_tables(model_type: str) -> None:
-    config = config_of(model_type)
-    model = initialise(CausalLM(config), start=Start(deviation="fan_in"))
-    last = model.model.layers[-1]
-    inner = last.mlp.experts.down_proj if model_type == "gpt_oss" else last.mlp.down_proj.weight
-    n_inputs = config.moe_intermediate_size if model_type == "gpt_oss" else config.intermediate_size
-    assert inner.std().item() == pytest.approx(n_inputs**-0.5, rel=0.1)
-    assert last.self_attn.q_proj.weight.std().item() == pytest.approx(config.hidden_size**-0.5, rel=0.1)
-    assert model.model.embed_tokens.weight.std().item() == pytest.approx(config.initializer_range, rel=0.1)
-
-
-def test_a_head_of_its_own_can_start_at_zero() -> None:
-    config = published("nano-9m", num_hidden_layers=1, tie_word_embeddings=False)
-    model = initialise(CausalLM(config), start=Start(head="zero"))
-    assert (model.lm_head.weight == 0).all()
-    assert model.model.embed_tokens.weight.std() > 0
