@@ -1,6 +1,6 @@
 """Tokens per second of training at equal architecture and precision, beside transformers, litgpt and nanoGPT.
 
-A step is forward, backward, clipping and AdamW; what exactly each program does is in `train_peers.programs`. Each
+A step is forward, backward, clipping and AdamW; what exactly each program does is in `train_programs`. Each
 runs in a process of its own, and they take turns of a few steps, so that what disturbs the machine disturbs all; a
 ratio is taken turn by turn, and its interval is a bootstrap over turns. MFU is FLOPs of the products, by PaLM's
 formula 6 N + 12 L d T, over the best matrix product measured here with as many threads. That the work is equal is
@@ -29,9 +29,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
-from evals.speed.train_peers.environment import peer_python
-from evals.speed.train_peers.programs import PROGRAMS, Mode, Precision, Shape, Task, our_config, smallest
-from evals.speed.train_peers.worker import task_to_json
+from evals.speed.train_peer_packages import peer_python
+from evals.speed.train_programs import PROGRAMS, Mode, Precision, Shape, Task, our_config, smallest
+from evals.speed.train_worker import task_to_json
 from evals.statistics import mean_interval
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -82,7 +82,7 @@ class Worker:
         Raises:
             RuntimeError: It cannot be built.
         """
-        command = [str(python), "-m", "evals.speed.train_peers.worker", task_to_json(task)]
+        command = [str(python), "-m", "evals.speed.train_worker", task_to_json(task)]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         # Threads that wait actively would take the cores from the program whose turn it is.
         settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}

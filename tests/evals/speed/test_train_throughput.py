@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from evals.speed.registry import BENCHMARKS
-from evals.speed.train_peers.programs import PROGRAMS, Shape, Task, batches, build, losses, our_config, smallest
-from evals.speed.train_peers.worker import task_from_json, task_to_json
+from evals.speed.train_programs import PROGRAMS, Shape, Task, batches, build, losses, our_config, smallest
 from evals.speed.train_throughput import (
     Measured,
     Turns,
@@ -20,6 +19,7 @@ from evals.speed.train_throughput import (
     measure,
     ratio_of,
 )
+from evals.speed.train_worker import task_from_json, task_to_json
 from modelstack.architecture.counts.parameters import count_parameters
 from modelstack.train.utilisation import plain_flops_per_token
 

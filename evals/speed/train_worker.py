@@ -3,7 +3,7 @@
 Speaks JSON, one object a line: first what was built, then an answer to each line. What the program itself prints
 goes to the error stream.
 
-    python -m evals.speed.train_peers.worker '{"program": "litgpt", ...}' --threads 2
+    python -m evals.speed.train_worker '{"program": "litgpt", ...}' --threads 2
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from evals.speed.train_peers.programs import Shape, Task, build, losses
+from evals.speed.train_programs import Shape, Task, build, losses
 
 
 def task_to_json(task: Task) -> str:

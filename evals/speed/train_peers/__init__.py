@@ -1,1 +1,0 @@
-"""What `evals.speed.train_throughput` runs: programs that train, each in its own process, and their packages."""
