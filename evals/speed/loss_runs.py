@@ -100,7 +100,7 @@ class Outcome:
 
 def train_modelstack(recipe: ModelstackRecipe, corpus: LossCorpus, side: Side, seed: int) -> Outcome:
     """Train our model and judge it."""
-    model = initialise(CausalLM(from_hf({**recipe.model, "vocab_size": VOCAB_SIZE})), seed)
+    model = initialise(CausalLM(from_hf({**recipe.model, "vocab_size": VOCAB_SIZE})), seed, zero_outputs=True)
     factor = schedule(
         ScheduleConfig(warmup_steps=recipe.warmup_steps, total_steps=recipe.steps, decay_steps=recipe.decay_steps)
     )
