@@ -96,7 +96,11 @@ def rejected_steps() -> dict[str, Any]:
         return report.rejected, max((after[name] - before[name]).abs().max().item() for name in before)
 
     outcome: dict[str, Any] = {"sound": one_step(0)}
-    handle = model.model.layers[0].register_forward_hook(lambda _, __, y: y * (math.nan if mesh.data_rank else 1))
+
+    def spoil(module: torch.nn.Module, inputs: Any, y_BTD: torch.Tensor) -> torch.Tensor:
+        return y_BTD * (math.nan if mesh.data_rank else 1.0)
+
+    handle = model.model.layers[0].register_forward_hook(spoil)
     outcome["nan on rank 1"] = one_step(1)
     handle.remove()
     own = mesh.data_rank  # a verdict that the ranks do not share by themselves
