@@ -6,9 +6,9 @@ minutes of two cores would be some 80 steps; 4 layers of 256 take 28, and 232 st
 be nearly half of that and is a twentieth instead.
 
 Ours: Qwen3's block, which llama.cpp runs, with fewer parameters: at so few tokens a smaller model learns as much
-from each and takes less time. Muon for matrices, AdamW for the rest. 2,048 tokens a step: fewer are no better, and
-a step of Muon takes as long as a pass over some hundred tokens. What was measured for each choice, on validation
-documents, is in `modelstack/train/LOG.md`.
+from each and takes less time. Muon for matrices, AdamW for the rest. 1,024 tokens a step: more are fewer steps and
+learn less from the same text, fewer are no better and leave more of the time to Muon. What was measured for each
+choice, on validation documents, is in `modelstack/train/LOG.md`.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ OURS_RECIPE = ModelstackRecipe(
         "tie_word_embeddings": True,
     },
     optimizer=OptimizerConfig(lr=1e-2, muon_lr=4e-3, newton_schulz="quintic_5", update_rms=0.2),
-    rows=8,
-    steps=220,
-    warmup_steps=5,
-    decay_steps=110,
+    rows=4,
+    steps=440,
+    warmup_steps=9,
+    decay_steps=220,
 )
 
 
