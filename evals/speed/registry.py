@@ -59,6 +59,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         "whether anticipatory routing outlasts an injected routing spike where roll-backs do not, and its cost",
         quick=("--seeds", "1", "--repeats", "3"),
     ),
+    "spike_recovery": Benchmark(
+        "evals.speed.spike_recovery",
+        "what NaNs, spikes and bad data cost a run under OLMo-core's rule, PaLM's, none and ours; false alarms",
+        quick=("--quick",),
+    ),
+    "goodput": Benchmark(
+        "evals.speed.goodput",
+        "share of its time that a run advances while ranks are killed, checkpoints cut and the disk is full",
+        quick=("--quick",),
+    ),
     "train_throughput": Benchmark(
         "evals.speed.train_throughput",
         "tokens per second of training beside transformers, litgpt and nanoGPT (NANOGPT names its checkout)",
