@@ -25,6 +25,7 @@ from modelstack.runs.recipe import BranchRecipe, Resolved
 from modelstack.runs.spread import spread
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.anticipatory import AnticipatoryLoader, AnticipatoryRouting, chosen_now
+from modelstack.stability.checkpoint_folders import checkpoints, kind_of
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
@@ -139,9 +140,13 @@ def _loop(resolved: Resolved) -> LoopConfig:
 
 
 def open_store(resolved: Resolved, folder: RunFolder, mesh: Mesh | None) -> CheckpointStore:
-    """Return the checkpoints of a folder; every rank calls this."""
+    """Return the checkpoints of a folder; every rank calls this.
+
+    A run of several processes that goes on with one keeps the form that several can read.
+    """
     kept = resolved.recipe.checkpoints
-    if mesh is None:
+    is_sharded = any(kind_of(path) == "sharded" for _, path in checkpoints(folder.checkpoints)[:1])
+    if mesh is None and not is_sharded:
         return LocalStore(folder.checkpoints, kept.keep)
     return ShardedStore(folder.checkpoints, kept.keep, in_background=kept.in_background)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -29,7 +30,8 @@ def sigmoid(logits_NE: Tensor) -> Tensor:
 
 def sqrtsoftplus(logits_NE: Tensor) -> Tensor:
     """Return sqrt(ln(1 + exp z))."""
-    return F.softplus(logits_NE).sqrt()
+    # Where the logarithm underflows to 0 the root's slope is infinite, and its product with 0 is NaN.
+    return F.softplus(logits_NE).clamp(min=torch.finfo(logits_NE.dtype).tiny).sqrt()
 
 
 SCORING: dict[str, Callable[[Tensor], Tensor]] = {

@@ -15,6 +15,7 @@ from transformers.models.qwen3_moe import modeling_qwen3_moe as qwen3_moe
 from modelstack.architecture.config import ModelConfig, build
 from modelstack.architecture.moe.hash_router import HashRouter
 from modelstack.architecture.moe.router import Router, TopKRouter
+from modelstack.architecture.moe.scoring import SCORING
 
 N, D, V = 2000, 48, 97
 Keys = dict[str, Any]
@@ -109,3 +110,12 @@ def test_logits_choice_and_weights_equal_transformers(name: str) -> None:
         plain = ours(x, ids)[0].experts_Nk.sort(-1).values
         changed = (plain != experts.sort(-1).values).any(-1).float().mean()
         assert changed > 0.2, "a bias too small to matter would hide a missing one"
+
+
+@pytest.mark.parametrize("name", sorted(SCORING))
+def test_a_score_that_underflows_has_a_finite_gradient(name: str) -> None:
+    logits = torch.tensor([[-200.0, -110.0, -87.0, 0.0, 200.0]], requires_grad=True)
+    scores = SCORING[name](logits)
+    scores.sum().backward()
+    assert scores.isfinite().all()
+    assert logits.grad is not None and logits.grad.isfinite().all()
