@@ -79,8 +79,10 @@ class TorchSaveStore:
         if newest is None:
             return None
         stored = torch.load(newest / f"rank{dist.get_rank()}.pt", weights_only=True)
-        templates = like["run"]["train"]
-        stored["run"]["train"] = tree_map(_as_template, templates, stored["run"]["train"])
+        templates, trained = like["run"]["train"], stored["run"]["train"]
+        trained["model"] = tree_map(_as_template, templates["model"], trained["model"])
+        moments = templates["optimizer"]["state"]
+        trained["optimizer"]["state"] = tree_map(_as_template, moments, trained["optimizer"]["state"])
         return Loaded(int(newest.name.removeprefix("step-")), stored, ())
 
     def wait(self) -> None:
