@@ -6,8 +6,9 @@ What is held, on the fullest device (of the pipeline's stages the heaviest; stag
   by stages; replicas of HSDP share nothing. Experts are spread over the same devices: expert parallelism borrows
   its ranks from shard x context, so it changes what is gathered and not what is stored.
 - gathered: FSDP holds two layers' weights in the compute type (the one that runs and the next) and one layer's
-  gradients, and both of its outermost group, embedding and head. Without sharding there is one copy of
-  all weights in the compute type, none if that is fp32.
+  gradients, and both of its outermost group, embedding and head. In a pipeline a stage stays gathered for
+  the whole step and its gradients whole, in fp32, until the last micro-batch: torch's schedules let FSDP reduce
+  then. Without sharding there is one copy of all weights in the compute type, none if that is fp32.
 - activations that the backward pass needs, for each token of a layer, with a fused attention and no dropout:
   4 D (two norms' inputs and outputs) + 2 H d + 2 G d (q, k, v, attention's output) + 4 I (gate, up, its
   activation, their product; 2 I without a gate) values in the compute type and H fp32 log-sums; norms of queries
@@ -123,7 +124,12 @@ def training_memory(config: ModelConfig, layout: Layout, context: int, precision
     by_layer = _layer_weights(config)
     stage = max(_stages(config, layout, by_layer), key=lambda stage: stage.n_parameters)
     a_device = stage.n_parameters / layout.tp
-    if shards > 1:
+    if shards > 1 and layout.pp > 1:
+        gathered = (value_bytes + GRADIENT) * max(
+            _gathered_stage(config, layout, by_layer, number, each)
+            for number, each in enumerate(_stages(config, layout, by_layer))
+        )
+    elif shards > 1:
         largest = max(_gathered(config, layer, weights, layout.ep) for layer, weights in enumerate(by_layer))
         gathered = value_bytes * (3 * largest + 2 * stage.around.total) / layout.tp
     else:
@@ -229,6 +235,15 @@ def _gathered(config: ModelConfig, layer: int, weights: Weights, ep: int) -> flo
         return weights.total
     experts = sized(config.n_routed_experts) * mlp_weights(config, sized(config.moe_intermediate_size)).total
     return weights.total - experts + experts / ep
+
+
+def _gathered_stage(
+    config: ModelConfig, layout: Layout, by_layer: list[Weights], number: int, stage: _Stage
+) -> float:
+    """Return the parameters of a stage on one rank when FSDP has gathered all of it."""
+    n_layers = ceil(len(by_layer) / layout.pp)
+    own = range(number * n_layers, min((number + 1) * n_layers, len(by_layer)))
+    return (sum(_gathered(config, n, by_layer[n], layout.ep) for n in own) + stage.around.total) / layout.tp
 
 
 def _check(config: ModelConfig, layout: Layout, context: int, precision: str) -> None:

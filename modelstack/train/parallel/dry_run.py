@@ -111,7 +111,7 @@ class DryRun:
                 size = VALUE_BYTES[self.parallel.precision]
                 lines.append(
                     f"  while the pipeline runs (GB): gathered weights {size * one.n_gathered / GB:.2f}, whole "
-                    f"gradients up to {4 * one.n_gathered / GB:.2f}; the prediction has neither"
+                    f"gradients up to {4 * one.n_gathered / GB:.2f}"
                 )
         return "\n".join(lines)
 

@@ -51,6 +51,13 @@ def test_a_pipeline_is_as_full_as_its_heaviest_stage() -> None:
     assert states(LLAMA, Layout(pp=4)) == pytest.approx(16 * stage)
 
 
+def test_a_sharded_pipeline_keeps_its_heaviest_stage_gathered_and_its_gradients_whole() -> None:
+    per_layer = (count_parameters(LLAMA).total - 2 * 128256 * 4096 - 4096) / 32
+    stage = 8 * per_layer + 128256 * 4096 + 4096
+    memory = training_memory(LLAMA, Layout(pp=4, shard=8, tp=2), 4096)
+    assert memory.gathered == pytest.approx((2 + 4) * stage / 2)
+
+
 def test_a_tied_table_is_on_the_first_and_the_last_stage() -> None:
     nano = published("nano-34m")
     total, table = count_parameters(nano).total, 16384 * 512
