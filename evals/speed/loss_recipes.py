@@ -41,9 +41,9 @@ OURS_RECIPE = ModelstackRecipe(
     },
     optimizer=OptimizerConfig(lr=1e-2, muon_lr=4e-3, newton_schulz="quintic_5", update_rms=0.2),
     rows=4,
-    steps=440,
-    warmup_steps=9,
-    decay_steps=220,
+    steps=300,
+    warmup_steps=6,
+    decay_steps=150,
 )
 
 
