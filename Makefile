@@ -38,7 +38,7 @@ bench: $(VENV)/.dev
 	$(BIN)/python -m evals.speed
 
 clean:
-	rm -rf $(VENV) .venv-peers build *.egg-info
+	rm -rf $(VENV) .venv-peers* build *.egg-info
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
