@@ -36,8 +36,8 @@ class Batch:
         if self.ids_BT.device == device:
             return self
         forced = {layer: experts.to(device) for layer, experts in self.forced_experts.items()}
-        moved = (tensor.to(device) for tensor in (self.ids_BT, self.labels_BT, self.documents_BT))
-        return Batch(*moved, self.position, forced)
+        ids_BT, labels_BT, documents_BT = (x.to(device) for x in (self.ids_BT, self.labels_BT, self.documents_BT))
+        return Batch(ids_BT, labels_BT, documents_BT, self.position, forced)
 
     @property
     def n_tokens(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from evals.speed.registry import BENCHMARKS
-from evals.speed.train_programs import PROGRAMS, Shape, Task, batches, build, losses, our_config, smallest
+from evals.speed.train_programs import PROGRAMS, Mode, Shape, Task, batches, build, losses, our_config, smallest
 from evals.speed.train_throughput import (
     Measured,
     Turns,
@@ -51,7 +51,8 @@ def test_a_program_whose_loss_does_not_fall_is_not_compared() -> None:
 
 def test_eager_speed_is_promised_and_compiled_speed_is_shown() -> None:
     found = {"modelstack": measured("modelstack", 1.0), "transformers": measured("transformers", 1.2)}
-    for mode, bound in (("eager", 1.3), ("compiled", None)):
+    bounds: dict[Mode, float | None] = {"eager": 1.3, "compiled": None}
+    for mode, bound in bounds.items():
         figures, comparisons = figures_of("fp32", mode, found, peak=1e9)
         beside = next(figure for figure in figures if figure.name == "fp32: speed beside transformers")
         assert beside.value == pytest.approx(1.2) and beside.bound == bound
