@@ -182,6 +182,7 @@ def _hooks(
         texts = [d.text for d in sample_of(prepared.held_out, int(recipe.evaluation.max_megabytes * 1e6))]
         documents = held_out(texts, prepared.tokenizer)
         hooks["evaluation"] = Evaluation(documents, row_tokens=resolved.row_tokens, every=every, metrics=metrics)
+    if resolved.layout.pp == 1 and resolved.layout.tp == 1:  # a token alone cannot be cut over tp
         hooks["samples"] = Samples(
             folder.samples, prepared.tokenizer, recipe.samples, every=every, metrics=metrics, writes=is_first
         )

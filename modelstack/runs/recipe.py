@@ -168,7 +168,7 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     samples: SamplingConfig = SamplingConfig(
         prompts=("Once upon a time", "The capital of France is", "def main():")
     )
-    """Texts of the model at each measurement; no prompts: none."""
+    """Texts of the model at each measurement; no prompts: none. Not under tensor parallelism or a pipeline."""
     faults: tuple[dict[str, Any], ...] = ()
     """What is to go wrong, for drills: `{kind = "sigkill", step = 120, rank = 1}`; see `stability.faults`."""
     parallel: ParallelRecipe = ParallelRecipe()

@@ -86,14 +86,8 @@ def modelstack(*arguments: object, processes: int = 1) -> subprocess.CompletedPr
     """Run the command line, by torchrun where it is to be several processes."""
     start = [sys.executable, "-m", "modelstack"]
     if processes > 1:
-        start = [
-            sys.executable,
-            "-m",
-            "torch.distributed.run",
-            f"--nproc-per-node={processes}",
-            "--max-restarts=3",
-        ]
-        start += ["--master-port=0", "-m", "modelstack"]
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
+        start += [f"--nproc-per-node={processes}", "-m", "modelstack"]
     return subprocess.run(
         [*start, *map(str, arguments)],
         capture_output=True,
