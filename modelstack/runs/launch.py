@@ -60,7 +60,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
     kind = recipe.device if recipe.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     folder = RunFolder(path)
     with _processes(resolved, kind) as mesh:
-        ranks = Ranks.of_run()
+        ranks = Ranks.of_run(PREPARING)
         device = mesh.device if mesh else torch.device(kind)
         display = Display(console if ranks.rank == 0 else Console(quiet=True))
         prepared = _prepared(resolved, folder, ranks, display)

@@ -7,6 +7,7 @@ would mix up their messages on a shared one. Texts travel as bytes; nothing is p
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
@@ -20,11 +21,15 @@ class Ranks:
     """None: there is this one only, and no process group."""
 
     @classmethod
-    def of_run(cls) -> Ranks:
-        """Return all ranks with a new group; where torch.distributed is started, each rank must call this."""
+    def of_run(cls, timeout: timedelta | None = None) -> Ranks:
+        """Return all ranks with a new group; where torch.distributed is started, each rank must call this.
+
+        Args:
+            timeout: How long ranks wait for each other; None: torch's half hour.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             return cls(None)
-        group = dist.new_group(backend="gloo")
+        group = dist.new_group(backend="gloo", timeout=timeout)
         assert isinstance(group, dist.ProcessGroup)  # a number only for ranks outside, and there are none
         return cls(group)
 
