@@ -97,6 +97,31 @@ class Memory(BaseModel, frozen=True):
         return sum((self.masters, self.gradients, self.moments, self.gathered, self.activations, self.logits))
 
 
+def check_layout(config: ModelConfig, layout: Layout) -> None:
+    """Say whether a model's sizes can be divided as a layout wants; no process is needed for that.
+
+    Raises:
+        UserError: A degree does not fit; which, and what would.
+    """
+    if layout.pp > config.num_hidden_layers:
+        raise UserError(f"pp {layout.pp} is more than the model's {config.num_hidden_layers} layers; lower pp")
+    divided = {
+        "num_attention_heads": config.num_attention_heads,
+        "num_key_value_heads": config.num_key_value_heads,
+        "intermediate_size": config.intermediate_size,
+        "vocab_size": config.vocab_size,
+    }
+    for name, size in divided.items():
+        if size % layout.tp:
+            raise UserError(f"tp {layout.tp} does not divide {name} {size}: choose tp among its divisors")
+    n_experts = config.n_routed_experts or 0
+    if layout.ep > 1 and (not config.has_experts or n_experts % layout.ep):
+        raise UserError(
+            f"ep {layout.ep} does not divide n_routed_experts {n_experts}: choose ep among its divisors, "
+            f"or 1 for a model without experts"
+        )
+
+
 def parse_layout(text: str) -> Layout:
     """Return the layout of "shard=8,tp=2,checkpointing=full".
 
@@ -251,9 +276,4 @@ def _check(config: ModelConfig, layout: Layout, context: int, precision: str) ->
         raise UserError(f"precision {precision!r} is not known; known: {', '.join(VALUE_BYTES)}")
     if context < 1:
         raise UserError(f"context {context} must be at least 1")
-    if layout.pp > config.num_hidden_layers:
-        raise UserError(f"pp {layout.pp} is more than the model's {config.num_hidden_layers} layers")
-    if config.num_attention_heads % layout.tp:
-        raise UserError(f"tp {layout.tp} must divide the {config.num_attention_heads} attention heads")
-    if layout.ep > 1 and (not config.has_experts or sized(config.n_routed_experts) % layout.ep):
-        raise UserError(f"ep {layout.ep} must divide the model's {config.n_routed_experts or 0} experts")
+    check_layout(config, layout)

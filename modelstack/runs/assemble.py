@@ -157,12 +157,8 @@ def begin_from_branch(assembled: Assembled, branch: BranchRecipe, resolved: Reso
     Raises:
         UserError: That run has no whole checkpoint of the step, or was another.
     """
-    other = RunFolder(Path(branch.run))
-    loaded = open_store(resolved, other, mesh).load(assembled.supervisor.state_of(assembled.run))
-    while loaded is not None and loaded.step > branch.step:
-        loaded = open_store(resolved, other, mesh).load(
-            assembled.supervisor.state_of(assembled.run), before=loaded.step
-        )
+    store = open_store(resolved, RunFolder(Path(branch.run)), mesh)
+    loaded = store.load(assembled.supervisor.state_of(assembled.run), before=branch.step + 1)
     if loaded is None or loaded.step != branch.step:
         raise UserError(
             f"branch.run {branch.run} has no checkpoint of step {branch.step} any more or yet: its folder "

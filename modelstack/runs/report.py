@@ -8,7 +8,6 @@ the curves and with `report.json` for programs.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import resource
@@ -23,7 +22,7 @@ from pydantic import BaseModel, Field
 from modelstack.architecture.counts.table import quantity
 from modelstack.decide.outcome import Outcome, compare, comparison_table
 from modelstack.decide.plan_file import Plan
-from modelstack.files import replacing
+from modelstack.files import replacing, sha256_of
 from modelstack.runs.baselines import Baseline
 from modelstack.tokenizer.documents import is_held_out, read_documents
 from modelstack.train.curves import PLOT_FILE, ROLL_BACK, write_curves
@@ -34,7 +33,6 @@ from modelstack.train.utilisation import Utilisation, mean_mfu
 
 REPORT_FILE, FACTS_FILE = "report.md", "report.json"
 SHOWN_EVENTS = 40
-HASHED_BYTES = 1 << 20
 UNKNOWN_LICENCE = "not stated"
 
 
@@ -371,20 +369,12 @@ def _data_file(file: Path, held_out_share: float) -> DataFile:
         n_held_out += is_held_out(document.text, held_out_share)
     return DataFile(
         name=file.name,
-        sha256=_sha256(file),
+        sha256=sha256_of(file),
         n_documents=licences.total(),
         n_bytes=n_bytes,
         n_held_out=n_held_out,
         licences=dict(licences.most_common()),
     )
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as opened:
-        while block := opened.read(HASHED_BYTES):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _utilisation(measured: Measured) -> float | None:

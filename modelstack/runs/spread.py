@@ -12,7 +12,7 @@ from torch import nn
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import initialise
-from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.architecture.moe.balancing import balancer_of
 from modelstack.errors import UserError
 from modelstack.runs.recipe import Resolved
 from modelstack.train.fp8 import convert_linears
@@ -55,8 +55,7 @@ def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: lis
         return _in_stages(config, resolved, mesh, frequency_V)
     model = initialise(CausalLM(config), resolved.recipe.seed, frequency_V)
     parallelize(_converted(model, resolved).to(mesh.device), mesh, parallel_config(resolved))
-    balancer = BiasBalancer(model) if _has_bias(model) else None
-    return TrainState(model, build_optimizer(model, resolved.optimizer), ShardedPasses(model, mesh, balancer))
+    return TrainState(model, build_optimizer(model, resolved.optimizer), ShardedPasses(model, mesh, balancer_of(model)))
 
 
 def _in_stages(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: list[float] | None) -> TrainState:
@@ -74,7 +73,7 @@ def _in_stages(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V:
         mesh,
         parallel.pipeline_schedule,
         torch.float32 if parallel.precision == "fp32" else torch.bfloat16,
-        BiasBalancer(share) if _has_bias(share) else None,
+        balancer_of(share),
     )
     return TrainState(share, build_optimizer(share, resolved.optimizer), passes)
 
@@ -83,8 +82,3 @@ def _converted(model: CausalLM, resolved: Resolved) -> CausalLM:
     if resolved.precision == "fp8":
         convert_linears(model)
     return model
-
-
-def _has_bias(model: nn.Module) -> bool:
-    """Return whether a rank's layers have balancing biases: those of a stage can all be dense."""
-    return any(name.endswith("e_score_correction_bias") for name, _ in model.named_buffers())

@@ -9,7 +9,6 @@ which is why nothing in it is ever unpickled.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 import shutil
@@ -20,6 +19,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from modelstack.errors import UserError
+from modelstack.files import sha256_of
 
 MANIFEST = "manifest.json"
 TENSORS, REST = "tensors.safetensors", "state.json"
@@ -28,7 +28,6 @@ INDEX = "sharded.json"
 """Of a checkpoint of several: which tensor lies in which rank's file, and all that is no tensor."""
 Kind = Literal["local", "sharded", "broken"]
 _NAME = re.compile(r"step-(\d{8,})")
-_BLOCK_BYTES = 1 << 20
 
 
 def checkpoint_path(folder: str | Path, step: int) -> Path:
@@ -89,7 +88,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
 def file_facts(path: Path) -> dict[str, Any]:
     """Return what a manifest says of a file."""
-    return {"bytes": path.stat().st_size, "sha256": _sha256(path)}
+    return {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def write_manifest(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
@@ -124,7 +123,7 @@ def verify_files(path: Path, manifest: Mapping[str, tuple[int, str]], names: Ite
         if file.stat().st_size != n_bytes:
             raise UserError(f"{path.name}: {name} has {file.stat().st_size} bytes, written were {n_bytes}")
         try:
-            found = _sha256(file)
+            found = sha256_of(file)
         except OSError as error:
             raise UserError(f"{path.name}: {name} cannot be read ({error})") from error
         if found != digest:
@@ -147,11 +146,3 @@ def wrong_kind(path: Path, kind: Kind) -> UserError:
         f"{path} is a local checkpoint (LocalStore) and this run keeps sharded ones (ShardedStore): "
         f"go on in one process with a LocalStore, or give the run another folder"
     )
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK_BYTES):
-            digest.update(block)
-    return digest.hexdigest()

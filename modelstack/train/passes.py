@@ -9,7 +9,7 @@ Letters: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -75,12 +75,19 @@ class LocalPasses:
 
     def settle(self, taken: bool) -> None:
         """Move the balancing biases of a step that was taken; forget its counts otherwise."""
-        if self.balancer is None:
-            return
-        if taken:
-            self.balancer.update()
-        else:
-            self.balancer.counts_LE.zero_()
+        settle_balancer(self.balancer, taken)
+
+
+def settle_balancer(
+    balancer: BiasBalancer | None, taken: bool, sum_over_ranks: Callable[[Tensor], object] | None = None
+) -> None:
+    """Move the balancing biases of a step that was taken, by all ranks' counts; forget its counts otherwise."""
+    if balancer is None:
+        return
+    if taken:
+        balancer.update(sum_over_ranks=sum_over_ranks)
+    else:
+        balancer.counts_LE.zero_()
 
 
 def add_gradients(

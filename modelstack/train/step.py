@@ -20,7 +20,7 @@ from torch import nn
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
-from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.architecture.moe.balancing import balancer_of
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
 from modelstack.train.passes import LocalPasses, Passes
@@ -67,8 +67,7 @@ class TrainState:
 
 def local_state(model: CausalLM, optimizer: torch.optim.Optimizer | Fp32Masters) -> TrainState:
     """Return the state of a model that lies on one device; one with balancing biases gets them moved."""
-    has_bias = model.config.has_experts and model.config.score_correction_bias
-    return TrainState(model, optimizer, LocalPasses(model, BiasBalancer(model) if has_bias else None))
+    return TrainState(model, optimizer, LocalPasses(model, balancer_of(model)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import initialise
 from modelstack.architecture.losses import next_token_labels, total_loss
-from modelstack.architecture.moe.balancing import BiasBalancer
+from modelstack.architecture.moe.balancing import BiasBalancer, balancer_of
 
 MAX_GRADIENT_NORM = 1.0
 BETAS = (0.9, 0.95)
@@ -63,7 +63,7 @@ def train(
     """Train a model of `config` and return what it came to; a loss that is not finite ends the run."""
     model = initialise(CausalLM(config), seed).train()
     optimizer = torch.optim.AdamW(_parameter_groups(model), lr=budget.learning_rate, betas=BETAS)
-    balancer = BiasBalancer(model) if config.score_correction_bias and config.has_experts else None
+    balancer = balancer_of(model)
     held_out = text.held_out_batch(N_HELD_OUT_ROWS, budget.length)
     every = max(1, budget.steps // EVALUATIONS)
     curve: list[tuple[int, float]] = []

@@ -91,6 +91,12 @@ class BiasBalancer(nn.Module):
         return violation
 
 
+def balancer_of(model: nn.Module) -> BiasBalancer | None:
+    """Return the balancer of a model, or of a pipeline's stage; None where none of its layers has a bias."""
+    has_bias = any(name.endswith("e_score_correction_bias") for name, _ in model.named_buffers())
+    return BiasBalancer(model) if has_bias else None
+
+
 def bias_step(counts_LE: Tensor, speed: float) -> Tensor:
     """Return speed * sign(mean(c) - c): up for experts with too few tokens, down for those with too many."""
     return speed * torch.sign(counts_LE.mean(dim=-1, keepdim=True) - counts_LE)

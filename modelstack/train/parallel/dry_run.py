@@ -30,11 +30,11 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import total_loss
 from modelstack.architecture.rope import inverse_frequencies
-from modelstack.decide.memory import VALUE_BYTES, Memory, training_memory
+from modelstack.decide.memory import VALUE_BYTES, Memory, check_layout, training_memory
 from modelstack.errors import UserError
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
-from modelstack.train.parallel.mesh import Mesh, ParallelConfig, check_layout, make_mesh
+from modelstack.train.parallel.mesh import Mesh, ParallelConfig, make_mesh
 from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.pipeline import Stage, join, make_stages, travels
 from modelstack.train.parallel.spread_passes import scale_gradients

@@ -23,7 +23,6 @@ from torch import Tensor
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.rendezvous import rendezvous
 
-from modelstack.architecture.config import ModelConfig
 from modelstack.decide.memory import Layout
 from modelstack.errors import UserError
 
@@ -123,12 +122,6 @@ class Mesh:
         dist.all_gather(everyone, own)
         return torch.cat(everyone[:: self.layout.tp])
 
-    def worst_of_ranks(self, own: int) -> int:
-        """Return the largest of all ranks' numbers: how verdicts are agreed."""
-        number = torch.tensor(own, dtype=torch.int64, device=self.device)
-        dist.all_reduce(number, op=dist.ReduceOp.MAX)
-        return int(number)
-
 
 def join_processes(device_type: str) -> None:
     """Join the processes that torchrun started; nothing where this one has joined already.
@@ -181,28 +174,3 @@ def make_mesh(layout: Layout, device_type: str = "cpu") -> Mesh:
         )
     shape = tuple(getattr(layout, axis) for axis in AXES)
     return Mesh(layout, init_device_mesh(device_type, shape, mesh_dim_names=AXES))
-
-
-def check_layout(config: ModelConfig, layout: Layout) -> None:
-    """Say whether a model's sizes can be divided as a layout wants; no process is needed for that.
-
-    Raises:
-        UserError: A degree does not fit; which, and what would.
-    """
-    if layout.pp > config.num_hidden_layers:
-        raise UserError(f"pp {layout.pp} is more than the model's {config.num_hidden_layers} layers; lower pp")
-    divided = {
-        "num_attention_heads": config.num_attention_heads,
-        "num_key_value_heads": config.num_key_value_heads,
-        "intermediate_size": config.intermediate_size,
-        "vocab_size": config.vocab_size,
-    }
-    for name, size in divided.items():
-        if size % layout.tp:
-            raise UserError(f"tp {layout.tp} does not divide {name} {size}: choose tp among its divisors")
-    n_experts = config.n_routed_experts or 0
-    if layout.ep > 1 and (not config.has_experts or n_experts % layout.ep):
-        raise UserError(
-            f"ep {layout.ep} does not divide n_routed_experts {n_experts}: choose ep among its divisors, "
-            f"or 1 for a model without experts"
-        )

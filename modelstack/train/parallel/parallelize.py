@@ -12,8 +12,9 @@ from typing import TypeVar
 from torch import nn
 
 from modelstack.architecture.config import ModelConfig
+from modelstack.decide.memory import check_layout
 from modelstack.train.parallel.blocks import apply_checkpointing, compile_blocks
-from modelstack.train.parallel.mesh import Mesh, ParallelConfig, check_layout
+from modelstack.train.parallel.mesh import Mesh, ParallelConfig
 from modelstack.train.parallel.sharded import shard
 from modelstack.train.parallel.tensor import apply_tensor_parallel
 

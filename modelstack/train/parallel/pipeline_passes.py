@@ -32,7 +32,8 @@ from modelstack.train.parallel.pipeline_tied import (
     moved_copy,
     refresh_copy,
 )
-from modelstack.train.parallel.spread_passes import CLIP_EPS, clip_gradients, settle_balancer
+from modelstack.train.parallel.spread_passes import CLIP_EPS, clip_gradients
+from modelstack.train.passes import settle_balancer
 
 
 @dataclass(slots=True)
@@ -101,7 +102,7 @@ class PipelinePasses:
 
     def settle(self, taken: bool) -> None:
         """Move the balancing biases of this rank's layers by all ranks' counts, or forget the counts."""
-        settle_balancer(self.balancer, self.mesh, taken)
+        settle_balancer(self.balancer, taken, self.mesh.sum_over_data)
 
     def _observe(self, routing: Mapping[int, Routing], losses: Mapping[str, Tensor]) -> None:
         if self.balancer is not None:

@@ -23,7 +23,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
 from modelstack.train.parallel.mesh import Mesh
-from modelstack.train.passes import add_gradients
+from modelstack.train.passes import add_gradients, settle_balancer
 
 CLIP_EPS = 1e-6
 """torch's own in `clip_grad_norm_`."""
@@ -60,7 +60,7 @@ class ShardedPasses:
 
     def settle(self, taken: bool) -> None:
         """Move the balancing biases by all ranks' counts, or forget the counts."""
-        settle_balancer(self.balancer, self.mesh, taken)
+        settle_balancer(self.balancer, taken, self.mesh.sum_over_data)
 
     def _expect(self, *, is_last: bool) -> None:
         """Tell FSDP what to send after the next backward pass."""
@@ -77,16 +77,6 @@ def total_losses(sums: dict[str, Tensor], mesh: Mesh) -> dict[str, float]:
     """Return losses added up over the ranks that have different batches, the same on each; by one message."""
     values = mesh.sum_over_data(torch.stack([loss.detach().double() for loss in sums.values()]))
     return dict(zip(sums, values.tolist(), strict=True))
-
-
-def settle_balancer(balancer: BiasBalancer | None, mesh: Mesh, taken: bool) -> None:
-    """Do what follows a step: move the biases by the counts of all ranks, or forget them."""
-    if balancer is None:
-        return
-    if taken:
-        balancer.update(sum_over_ranks=mesh.sum_over_data)
-    else:
-        balancer.counts_LE.zero_()
 
 
 def clip_gradients(

@@ -126,8 +126,8 @@ def _saved_bytes(config: ModelConfig, n_tokens: int) -> int:
     ("layout", "message"),
     [
         (Layout(pp=33), "pp 33 is more than the model's 32 layers"),
-        (Layout(tp=3), "tp 3 must divide the 32 attention heads"),
-        (Layout(shard=4, ep=4), "ep 4 must divide the model's 0 experts"),
+        (Layout(tp=3), "tp 3 does not divide num_attention_heads 32"),
+        (Layout(shard=4, ep=4), "ep 4 does not divide n_routed_experts 0"),
     ],
 )
 def test_a_layout_that_does_not_fit_the_model_is_refused(layout: Layout, message: str) -> None:

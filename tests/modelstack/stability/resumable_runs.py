@@ -22,6 +22,7 @@ from modelstack.data.loader import PackedLoader, PackingConfig
 from modelstack.data.shard_writing import SourcedText
 from modelstack.data.shards import Shards
 from modelstack.decide.memory import Layout
+from modelstack.stability.agreement import Ranks
 from modelstack.stability.guard import Guard, GuardConfig
 from modelstack.stability.run_checkpoints import CheckpointStore
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
@@ -83,7 +84,7 @@ def make_run(
         rank=rank,
         world=world,
     )
-    guard = Guard(GuardConfig(), (lambda own: own) if mesh is None else mesh.worst_of_ranks)
+    guard = Guard(GuardConfig(), Ranks.of_run().worst)
     supervisor = GuardedRun(guard, store, SupervisorConfig(save_every=every), events.append)
     return Run(LoopConfig(n_steps=N_STEPS), state, Noting(loader), lambda step: 1 - step / 60, supervisor)
 
@@ -114,12 +115,12 @@ class Noting:
         self.loader.load_state_dict(state)
 
 
-def go_on(run: Run, log: Path, *, kill_after: int | None = None) -> None:
+def go_on(run: Any, log: Path, *, kill_after: int | None = None) -> None:
     """Resume and take the steps that are left, writing a line for each; kill this process after one of them."""
-    run.supervisor.resume(run)  # type: ignore[attr-defined]
+    run.supervisor.resume(run)
     with log.open("a", encoding="utf-8") as file:
         for report in train(run):
-            batch = run.loader.last  # type: ignore[attr-defined]
+            batch = run.loader.last
             line = {
                 "step": report.step,
                 "loss": report.losses["total"].hex(),
@@ -131,7 +132,7 @@ def go_on(run: Run, log: Path, *, kill_after: int | None = None) -> None:
             file.flush()
             if report.step + 1 == kill_after:
                 os.kill(os.getpid(), signal.SIGKILL)
-    run.supervisor.store.wait()  # type: ignore[attr-defined]
+    run.supervisor.store.wait()
 
 
 def documents_in(row: Iterable[int]) -> list[int]:

@@ -8,9 +8,9 @@ import pytest
 import torch.distributed as dist
 from torch.testing._internal.distributed.fake_pg import FakeStore
 
-from modelstack.decide.memory import Layout
+from modelstack.decide.memory import Layout, check_layout
 from modelstack.errors import UserError
-from modelstack.train.parallel.mesh import check_layout, join_processes, make_mesh
+from modelstack.train.parallel.mesh import join_processes, make_mesh
 from tests.modelstack.train.toys import family_config
 
 

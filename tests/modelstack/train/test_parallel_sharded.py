@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from modelstack.decide.memory import Layout
+from modelstack.stability.agreement import Ranks
 from modelstack.stability.guard import Guard, GuardConfig
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.parallel.mesh import ParallelConfig, make_mesh
@@ -84,7 +85,7 @@ def rejected_steps() -> dict[str, Any]:
     model = toy(Case("llama", SHARD))
     parallelize(model, mesh, ParallelConfig(layout=SHARD, precision="fp32"))
     state = TrainState(model, build_optimizer(model, ADAMW), ShardedPasses(model, mesh))
-    guard = Guard(GuardConfig(), mesh.worst_of_ranks)
+    guard = Guard(GuardConfig(), Ranks.of_run().worst)
 
     def judge(loss: float, norm: float) -> str:
         return guard.judge(loss, norm).reason
