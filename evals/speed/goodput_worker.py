@@ -23,6 +23,7 @@ from torch.utils._pytree import tree_map
 
 from evals.speed.byte_runs import ByteRows, model_keys, new_model
 from modelstack.decide.memory import Layout
+from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import Faults
 from modelstack.stability.guard import Guard, GuardConfig
@@ -118,7 +119,7 @@ def work(job_json: str) -> None:
     store: CheckpointStore = TorchSaveStore(job.folder)
     if job.kind != "torch.save":
         store = ShardedStore(job.folder, in_background=job.kind == "background")
-    guard = Guard(GuardConfig(), mesh.worst_of_ranks)
+    guard = Guard(GuardConfig(), Ranks.of_run().worst)
     supervisor = GuardedRun(guard, store, SupervisorConfig(save_every=job.save_every), lambda text: print(text))
     run = Run(LoopConfig(n_steps=job.n_steps), state, loader, lambda step: 1.0, supervisor)
     inject(run, job.faults, job.folder, rank)
