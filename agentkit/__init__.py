@@ -1,6 +1,7 @@
 """An agent SDK that owns its model: `from agentkit import Agent`.
 
-Heavy parts are loaded on first use: importing this package loads no model, no HTTP client and no MCP client.
+Heavy parts are loaded on first use: importing this package loads no model, no HTTP client, no MCP client, and
+neither pydantic nor anyio, which the first tool and the first run bring.
 """
 
 from __future__ import annotations

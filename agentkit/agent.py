@@ -12,10 +12,8 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import NoneType, TracebackType
-from typing import Any, Generic, Self, cast
+from typing import TYPE_CHECKING, Any, Generic, Self, cast
 
-import anyio
-from anyio.streams.memory import MemoryObjectReceiveStream
 from typing_extensions import TypeVar
 
 from agentkit import background
@@ -33,6 +31,9 @@ from agentkit.tools.definition import Tool
 from agentkit.tools.execution import DEFAULT_TOOL_TIMEOUT_S
 from agentkit.tools.function import FunctionT, FunctionToolset
 from agentkit.tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from anyio.streams.memory import MemoryObjectReceiveStream
 
 DepsT = TypeVar("DepsT", default=None)
 OutputT = TypeVar("OutputT", default=str)
@@ -170,6 +171,8 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings | None = None,
     ) -> AsyncGenerator[AgentStream[OutputT]]:
         """Run in the background and iterate over the events; leaving the context early cancels the run."""
+        import anyio
+
         send, receive = anyio.create_memory_object_stream[AgentEvent](float("inf"))
         plan = self._plan(prompt, deps, message_history, limits, settings)
         plan = replace(plan, sinks=(*plan.sinks, send.send_nowait))

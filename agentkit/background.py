@@ -11,9 +11,10 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+if TYPE_CHECKING:
+    from anyio.from_thread import BlockingPortal
 
 T = TypeVar("T")
 
@@ -25,6 +26,8 @@ _owner_pid: int | None = None
 
 def run(function: Callable[[], Awaitable[T]]) -> T:
     """Run a coroutine function on the background loop and wait for it; interrupting the wait cancels it."""
+    from anyio.from_thread import start_blocking_portal
+
     portal = _shared_portal()
     if portal._event_loop_thread_id == threading.get_ident():  # pyright: ignore[reportPrivateUsage]
         # Called from a coroutine of the background loop itself: waiting for that loop would never end.
@@ -55,6 +58,8 @@ def _wait_until_stopped(portal: BlockingPortal) -> None:
 
 
 def _shared_portal() -> BlockingPortal:
+    from anyio.from_thread import start_blocking_portal
+
     global _portal, _stack, _owner_pid
     with _lock:
         if _portal is None or _owner_pid != os.getpid():  # a forked child has no such thread

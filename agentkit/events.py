@@ -8,10 +8,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import Discriminator
-
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelRequest, ModelResponse
+from agentkit.tagged import TaggedBy
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,5 +152,5 @@ AgentEvent = Annotated[
     | LimitReachedEvent
     | RunFinishedEvent
     | RunFailedEvent,
-    Discriminator("event_kind"),
+    TaggedBy("event_kind"),
 ]

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from pydantic import Discriminator
-
 from agentkit.limits import RequestUsage
+from agentkit.tagged import TaggedBy
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -112,7 +111,7 @@ ModelResponsePart = TextPart | ThinkingPart | ToolCallPart
 class ModelRequest:
     """Parts sent to the model."""
 
-    parts: tuple[Annotated[ModelRequestPart, Discriminator("part_kind")], ...]
+    parts: tuple[Annotated[ModelRequestPart, TaggedBy("part_kind")], ...]
     kind: Literal["request"] = "request"
 
 
@@ -135,7 +134,7 @@ class DecodingStats:
 class ModelResponse:
     """Parts that came back."""
 
-    parts: tuple[Annotated[ModelResponsePart, Discriminator("part_kind")], ...]
+    parts: tuple[Annotated[ModelResponsePart, TaggedBy("part_kind")], ...]
     usage: RequestUsage = RequestUsage()
     model_name: str = ""
     finish_reason: Literal["stop", "length", "tool_calls", "content_filter", "error"] | None = None
@@ -183,4 +182,4 @@ def messages_from_json(data: bytes | str) -> tuple[ModelMessage, ...]:
 def _adapter() -> TypeAdapter[tuple[ModelMessage, ...]]:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(tuple[Annotated[ModelMessage, Discriminator("kind")], ...])
+    return TypeAdapter(tuple[Annotated[ModelMessage, TaggedBy("kind")], ...])

@@ -7,12 +7,13 @@ wrapped in `{"result": ...}`, as MCP does with tool results.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, cast
-
-from pydantic import TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from agentkit.errors import ModelRetry, UserError
 from agentkit.models.model import OutputSchema
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 OutputT = TypeVar("OutputT")
 _RESULT = "result"
@@ -34,6 +35,8 @@ class OutputSpec(Generic[OutputT]):
         """
         if self.adapter is None or self.schema is None:
             return text  # pyright: ignore[reportReturnType] - OutputT is str where there is no adapter
+        from pydantic import ValidationError
+
         try:
             if not self.schema.wrapped:
                 return self.adapter.validate_json(text)
@@ -54,6 +57,8 @@ def output_spec(output_type: type[OutputT]) -> OutputSpec[OutputT]:
     """
     if output_type is str:
         return OutputSpec(schema=None, adapter=None)
+    from pydantic import TypeAdapter
+
     try:
         adapter: TypeAdapter[OutputT] = TypeAdapter(output_type)
         json_schema = adapter.json_schema()

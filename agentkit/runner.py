@@ -12,9 +12,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Generic, Literal, TypeVar
 
-import anyio
-from anyio.lowlevel import checkpoint
-
 from agentkit.context import RunContext
 from agentkit.errors import AgentRunError, ModelRetry, UserError
 from agentkit.events import (
@@ -162,6 +159,8 @@ class AgentRun(Generic[DepsT, OutputT]):
     async def _perform(self, action: Action) -> None:
         match action:
             case CallModel(final=final):
+                from anyio.lowlevel import checkpoint
+
                 await checkpoint()  # a model and tools that never wait must not starve other tasks
                 self._observe(await self._call_model(final))
             case RunTools():
@@ -319,6 +318,8 @@ def _tool_choice(settings: ModelSettings, state: RunState, final: bool) -> Liter
 
 async def _list_all(toolsets: Sequence[Toolset], context: RunContext[Any]) -> list[Sequence[Tool]]:
     """List every toolset's tools, several at once: a server may still be starting."""
+    import anyio
+
     if len(toolsets) == 1:
         return [await toolsets[0].list_tools(context)]
     listed: list[Sequence[Tool]] = [()] * len(toolsets)

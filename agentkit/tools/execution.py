@@ -11,9 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-import anyio
-from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
-
 from agentkit.context import RunContext
 from agentkit.errors import AgentRunError, ModelRetry, ToolExecutionError, ToolFailed, UserError
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
@@ -76,6 +73,8 @@ async def _run_group(
     parts: list[ModelRequestPart | None],
     scope: CallScope,
 ) -> None:
+    import anyio
+
     failures: list[AgentRunError] = []
 
     async def run(index: int) -> None:
@@ -111,6 +110,8 @@ async def _run_call(call: ToolCallPart, scope: CallScope) -> ModelRequestPart:
 async def _attempt(
     call: ToolCallPart, tool: Tool, scope: CallScope
 ) -> tuple[ToolReturnPart | RetryPromptPart, Outcome]:
+    import anyio
+
     name, call_id = call.tool_name, call.tool_call_id
     timeout_s = tool.timeout_s if tool.timeout_s is not None else scope.default_timeout_s
     context = replace(
@@ -149,6 +150,8 @@ def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:
         )
     if isinstance(value, str):
         return ToolReturnPart(call.tool_name, call.tool_call_id, value, value)
+    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
     try:
         text, data = to_json(value).decode(), to_jsonable_python(value)
     except PydanticSerializationError as error:

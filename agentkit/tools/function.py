@@ -11,16 +11,15 @@ import inspect
 import typing
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, TypeVar, cast, overload
-
-import anyio.to_thread
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
-from pydantic.fields import FieldInfo
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, overload
 
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
 from agentkit.tools.definition import Tool, ToolAnnotations, ToolDefinition
 from agentkit.tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel, ValidationError
 
 FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 _OPTIONS = "__agentkit_tool__"
@@ -198,6 +197,8 @@ def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def _argument_model(name: str, fields: dict[str, tuple[Any, Any]], docs: dict[str, str]) -> type[BaseModel]:
+    from pydantic import ConfigDict, create_model
+
     # Field names get a prefix and the parameter's name as alias: a parameter may be called `json` or `_x`,
     # which pydantic reserves on models.
     definitions: dict[str, Any] = {
@@ -211,11 +212,16 @@ def _argument_model(name: str, fields: dict[str, tuple[Any, Any]], docs: dict[st
 
 
 def _field(annotation: Any, alias: str, default: Any, description: str | None) -> tuple[Any, Any]:
+    from pydantic import Field
+    from pydantic.fields import FieldInfo
+
     own = FieldInfo.from_annotation(annotation).description
     return Annotated[annotation, Field(alias=alias, description=own or description)], default
 
 
 def _validator(model: type[BaseModel]) -> Callable[[str], dict[str, Any]]:
+    from pydantic import ValidationError
+
     validate_json = model.__pydantic_validator__.validate_json
     fields = {field: info.alias or field for field, info in model.model_fields.items()}
 
@@ -264,6 +270,8 @@ def _caller(
             positional += [arguments.pop(name) for name in positional_only if name in arguments]
         if is_async:
             return await function(*positional, **arguments)
+        import anyio.to_thread
+
         # Abandoned on cancellation: a thread cannot be stopped, and a run must not wait for one.
         return await anyio.to_thread.run_sync(lambda: function(*positional, **arguments), abandon_on_cancel=True)
 

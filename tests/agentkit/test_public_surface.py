@@ -11,7 +11,21 @@ import agentkit
 MAX_CPU_S = 0.20
 MAX_MODULES = 300
 MAX_RSS_MB = 40
-HEAVY = ("torch", "mcp", "httpx", "httpx2", "llama_cpp", "numpy", "rich", "typer", "openai", "opentelemetry.sdk")
+HEAVY = (
+    "torch",
+    "mcp",
+    "anyio",
+    "pydantic",
+    "pydantic_core",
+    "httpx",
+    "httpx2",
+    "llama_cpp",
+    "numpy",
+    "rich",
+    "typer",
+    "openai",
+    "opentelemetry.sdk",
+)
 
 _MEASURE = """
 import sys, time
