@@ -16,6 +16,7 @@ from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.runs.cli import sweep, train
+from modelstack.sft.cli import lineage
 from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
 
@@ -50,6 +51,7 @@ app.command()(ablate)
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 app.command()(goodput)
+app.command()(lineage)
 
 
 @app.callback()
