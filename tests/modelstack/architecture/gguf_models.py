@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from families import FAMILIES
-from parity import COMMON, poisoned
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.export import Exported, export_gguf
 from modelstack.architecture.presets.registry import from_hf
+from tests.modelstack.architecture.families import FAMILIES
+from tests.modelstack.architecture.parity import COMMON, poisoned
 
 VOCAB_SIZE = 288
 """256 bytes, some merged pairs, control tokens, and rows without a token."""

@@ -34,12 +34,14 @@ class Task:
     ids: Sequence[int]
     greedy: int = 0
     """Tokens to decode behind `ids`."""
+    lora: Path | None = None
+    """A GGUF adapter to put on."""
 
 
 def run_in_llama_cpp(tasks: Sequence[Task], folder: Path) -> dict[str, dict[str, Any]]:
     """Return logits [T, V] and greedy ids of each task; all run in one child process."""
     source, target = folder / "tasks.json", folder / "results.npz"
-    source.write_text(json.dumps([vars(task) | {"path": str(task.path)} for task in tasks]), encoding="utf-8")
+    source.write_text(json.dumps([vars(task) for task in tasks], default=str), encoding="utf-8")
     done = subprocess.run(
         [sys.executable, __file__, str(source), str(target)], capture_output=True, text=True, check=False
     )
@@ -57,6 +59,7 @@ def _run(task: dict[str, Any]) -> tuple[Any, list[int]]:
     n = len(task["ids"]) + task["greedy"] + 1
     llama = Llama(
         task["path"],
+        lora_path=task["lora"],
         n_ctx=n,
         n_batch=n,
         n_ubatch=n,
