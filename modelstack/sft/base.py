@@ -1,0 +1,110 @@
+"""What fine-tuning starts from: a GGUF file or a checkpoint folder, as a model with its tokenizer and its hash.
+
+A GGUF file's weights are dequantised to the numbers that llama.cpp multiplies by. An adapter trained on them is
+trained on the weights that it will be served with: QLoRA's idea (arXiv 2305.14314) with the server's number type
+in NF4's place. The hash is written beside every adapter, because on other weights it means nothing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from modelstack.architecture.checkpoint import load_checkpoint
+from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.gguf.load import load_gguf
+from modelstack.errors import UserError
+from modelstack.files import sha256_of
+from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.tokenizer.gguf_tokenizer import tokenizer_from_fields
+from modelstack.tokenizer.text_tokenizer import TextTokenizer
+from modelstack.tokenizer.tokenizer_folder import load_tokenizer
+
+_HASHED = ("config.json", "tokenizer.json", "tokenizer_config.json", "*.safetensors")
+"""What decides what a checkpoint folder computes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Base:
+    """A model to be fine-tuned, and all that belongs to it."""
+
+    model: CausalLM
+    tokenizer: TextTokenizer
+    sha256: str
+    """Of the GGUF file; of a folder, of the hashes of its files."""
+    kind: Literal["gguf", "checkpoint"]
+    path: Path
+
+    @property
+    def config(self) -> ModelConfig:
+        """Return the model's config."""
+        return self.model.config
+
+    @property
+    def encoder(self) -> ChatEncoder:
+        """Return what renders conversations as the base's chat template does."""
+        chat_format = ChatFormat.for_engine(self.tokenizer)
+        return ChatEncoder(chat_format, self.tokenizer.vocabulary, self.tokenizer.encode_template)
+
+
+def load_base(
+    source: str | os.PathLike[str],
+    *,
+    dtype: torch.dtype = torch.float32,
+    expected_sha256: str | None = None,
+) -> Base:
+    """Read a base model.
+
+    Args:
+        source: A GGUF file, or a checkpoint folder with its tokenizer.
+        dtype: Of the weights in memory; bfloat16 halves them, and training on a CPU that has it is twice as fast.
+        expected_sha256: What an adapter or a recipe says the base must be.
+
+    Raises:
+        UserError: The base is not there, cannot be read, has no tokenizer, or has another hash than expected.
+    """
+    path = Path(source)
+    sha256 = base_sha256(path)
+    if expected_sha256 is not None:
+        require_same_base(expected_sha256, sha256, path)
+    if path.is_dir():
+        model = load_checkpoint(path, dtype=dtype)
+        return Base(model, load_tokenizer(path), sha256, "checkpoint", path)
+    loaded = load_gguf(path)
+    return Base(loaded.model().to(dtype), tokenizer_from_fields(loaded.tokenizer, path), sha256, "gguf", path)
+
+
+def base_sha256(path: Path) -> str:
+    """Return the hash by which a base is known.
+
+    Raises:
+        UserError: There is no such file or folder, or the folder holds no weights.
+    """
+    if path.is_file():
+        return sha256_of(path)
+    if not path.is_dir():
+        raise UserError(f"base {str(path)!r} is not there: name a GGUF file or a checkpoint folder")
+    files = sorted(file for pattern in _HASHED for file in path.glob(pattern))
+    if not any(file.suffix == ".safetensors" for file in files):
+        raise UserError(f"base {str(path)!r} holds no .safetensors: a checkpoint folder has its weights in them")
+    lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def require_same_base(expected: str, found: str, path: Path) -> None:
+    """Refuse a base that an adapter was not trained on.
+
+    Raises:
+        UserError: The hashes differ.
+    """
+    if expected != found:
+        raise UserError(
+            f"base {str(path)!r} has SHA-256 {found[:16]}..., and {expected[:16]}... is expected: an adapter only "
+            f"fits the weights it was trained on. Name that base, or train on this one"
+        )
