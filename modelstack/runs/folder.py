@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.runs.recipe import Resolved
 
+Places = set[tuple[str, ...]]
+"""Keys, from the outermost on."""
 _FREE = ("evaluation", "samples", "checkpoints", "guard", "faults", "name", "plan", "branch")
 FREE = {("recipe", name) for name in _FREE}
 """What may change between a stop and going on: it moves no weight of a sound run."""
@@ -69,27 +73,42 @@ class RunFolder:
         Raises:
             UserError: Something changed that a run keeps to its end.
         """
-        if not self.recipe.exists():
-            self.path.mkdir(parents=True, exist_ok=True)
-            self._write(resolved)
-            return ()
-        began = json.loads(self.recipe.read_text(encoding="utf-8"))["resolved"]
-        now = json.loads(resolved.model_dump_json())
-        changed = [path for path in _differences(began, now) if not _under(path, FREE)]
-        fixed = [path for path in changed if not _under(path, LAYOUT)]
+        return claim(self.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT)
+
+
+def claim(file: Path, resolved: BaseModel, fingerprint: str, *, free: Places, layout: Places) -> tuple[str, ...]:
+    """Write down what a run is made of, or hold it against what it began with.
+
+    Args:
+        file: In the run's folder.
+        resolved: All that the run depends on.
+        fingerprint: Its hash.
+        free: What may change between a stop and going on.
+        layout: What may change too, and moves results by rounding.
+
+    Returns:
+        What of `layout` changed since.
+
+    Raises:
+        UserError: Something else changed.
+    """
+    now = json.loads(resolved.model_dump_json())
+    changed: list[tuple[str, ...]] = []
+    if file.exists():
+        began = json.loads(file.read_text(encoding="utf-8"))["resolved"]
+        changed = [path for path in _differences(began, now) if not _under(path, free)]
+        fixed = [path for path in changed if not _under(path, layout)]
         if fixed:
             path = fixed[0]
             raise UserError(
-                f"{self.path} holds a run with {'.'.join(path)} = {_value(began, path)!r}, the recipe says "
+                f"{file.parent} holds a run with {'.'.join(path)} = {_value(began, path)!r}, the recipe says "
                 f"{_value(now, path)!r}; a run keeps it to its end. Give another --out, or remove the folder"
             )
-        self._write(resolved)
-        return tuple(".".join(path) for path in changed)
-
-    def _write(self, resolved: Resolved) -> None:
-        content = {"fingerprint": resolved.fingerprint, "resolved": json.loads(resolved.model_dump_json())}
-        with replacing(self.recipe) as temporary:
-            temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        content = {"fingerprint": fingerprint, "resolved": now}
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return tuple(".".join(path) for path in changed)
 
 
 def _differences(a: Any, b: Any, path: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
@@ -99,7 +118,7 @@ def _differences(a: Any, b: Any, path: tuple[str, ...] = ()) -> list[tuple[str, 
     return [] if a == b else [path]
 
 
-def _under(path: tuple[str, ...], places: set[tuple[str, ...]]) -> bool:
+def _under(path: tuple[str, ...], places: Places) -> bool:
     return any(path[: len(place)] == place for place in places)
 
 

@@ -1,18 +1,16 @@
 """A run from its recipe to its report: prepare, assemble, resume, train, finish; it stops and goes on at any time.
 
-Several processes, started by torchrun, go through the same lines; rank 0 prepares, writes and shows. A first
-SIGINT or SIGTERM ends the run after the step in flight with a checkpoint; a second one at once.
+Several processes, started by torchrun, go through the same lines; rank 0 prepares, writes and shows. A run that
+is asked to stop (`stopping`) leaves a checkpoint.
 """
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from types import FrameType
 
 import torch
 import torch.distributed as dist
@@ -26,11 +24,12 @@ from modelstack.runs.folder import RunFolder
 from modelstack.runs.prepare import Prepared, open_prepared, prepare
 from modelstack.runs.progress import Display
 from modelstack.runs.recipe import Resolved
+from modelstack.runs.stopping import stop_asked
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.tokenizer.documents import sample_of
 from modelstack.train.curves import CurvesHook
-from modelstack.train.evaluation import Evaluation, held_out
+from modelstack.train.evaluation import Evaluation, evaluate, held_out
 from modelstack.train.loop import Hook, train
 from modelstack.train.metrics import JsonLines, Metrics, Sink, TensorBoard
 from modelstack.train.parallel.mesh import Mesh, join_processes, make_mesh
@@ -80,7 +79,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         elif recipe.branch:
             begin_from_branch(assembled, recipe.branch, resolved, mesh)
             display.say(f"branched off from {recipe.branch.run} at step {run.state.step}")
-        with _stop_asked() as stop, display.training(run):
+        with stop_asked() as stop, display.training(run):
             for report in train(run):
                 display.after_step(run, report)
                 if ranks.worst(int(stop.asked)):
@@ -92,30 +91,6 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
             return False
         finish(resolved, folder, prepared, assembled, plan, metrics.utilisation, display)
         return True
-
-
-@dataclass(slots=True)
-class _Stop:
-    asked: bool = False
-    before: dict[int, Callable[[int, FrameType | None], object] | int | None] = field(default_factory=dict)
-
-    def ask(self, number: int, frame: FrameType | None) -> None:
-        """End after this step; the next signal does what it did before."""
-        self.asked = True
-        signal.signal(number, self.before[number])
-
-
-@contextmanager
-def _stop_asked() -> Iterator[_Stop]:
-    """Give what a first SIGINT or SIGTERM sets."""
-    stop = _Stop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        stop.before[number] = signal.signal(number, stop.ask)
-    try:
-        yield stop
-    finally:
-        for number, handler in stop.before.items():
-            signal.signal(number, handler)
 
 
 @contextmanager
@@ -181,7 +156,8 @@ def _hooks(
     if resolved.layout.pp == 1:  # a stage alone says nothing; `finish` measures the whole model
         texts = [d.text for d in sample_of(prepared.held_out, int(recipe.evaluation.max_megabytes * 1e6))]
         documents = held_out(texts, prepared.tokenizer)
-        hooks["evaluation"] = Evaluation(documents, row_tokens=resolved.row_tokens, every=every, metrics=metrics)
+        score = partial(evaluate, documents=documents, row_tokens=resolved.row_tokens)
+        hooks["evaluation"] = Evaluation(score, every=every, metrics=metrics)
     if resolved.layout.pp == 1 and resolved.layout.tp == 1:  # a token alone cannot be cut over tp
         hooks["samples"] = Samples(
             folder.samples, prepared.tokenizer, recipe.samples, every=every, metrics=metrics, writes=is_first

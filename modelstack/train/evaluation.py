@@ -19,7 +19,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, cast
@@ -149,12 +149,11 @@ def evaluate(model: CausalLM, documents: HeldOut, row_tokens: int) -> Score:
 class Evaluation:
     """The hook that evaluates every so many steps and at the run's end."""
 
-    def __init__(self, documents: HeldOut, *, row_tokens: int, every: int, metrics: Metrics) -> None:
-        """Evaluate on documents; every rank calls the model, whoever's `metrics` writes."""
-        self.documents = documents
+    def __init__(self, score: Callable[[CausalLM], Score], *, every: int, metrics: Metrics) -> None:
+        """Evaluate by `score`, such as `evaluate` on documents; every rank does, whoever's `metrics` writes."""
         self.last: Score | None = None
         """Of the newest evaluation in this process."""
-        self._row_tokens = row_tokens
+        self._score = score
         self._every = every
         self._metrics = metrics
 
@@ -166,7 +165,7 @@ class Evaluation:
     def evaluate(self, run: Run, step: int) -> Score:
         """Evaluate now, and record it."""
         started = time.perf_counter()
-        score = evaluate(cast(CausalLM, run.state.model), self.documents, self._row_tokens)
+        score = self._score(cast(CausalLM, run.state.model))
         self.last = score
         seconds = time.perf_counter() - started
         self._metrics.add(evaluation_record(score, step, run.state.n_tokens, seconds))

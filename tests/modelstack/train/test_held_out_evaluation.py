@@ -1,6 +1,7 @@
 """Held-out loss: each token and byte counted once, whatever the rows; nothing of the training is touched."""
 
 import math
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -113,7 +114,7 @@ def test_the_hook_evaluates_every_so_many_steps_and_at_the_end_and_changes_no_st
     run = toy_run(7)
     metrics = Metrics([JsonLines(tmp_path / "metrics.jsonl")])
     documents = held_out(TEXTS, toy_tokenizer())
-    evaluation = Evaluation(documents, row_tokens=32, every=3, metrics=metrics)
+    evaluation = Evaluation(partial(evaluate, documents=documents, row_tokens=32), every=3, metrics=metrics)
     run.hooks = {"metrics": metrics, "evaluation": evaluation}
     assert [report.losses for report in train(run)] == plain
     metrics.close()
