@@ -7,7 +7,6 @@ pipeline that is the whole model at first, so one process's memory must hold it 
 from __future__ import annotations
 
 import torch
-from torch import nn
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
@@ -55,7 +54,9 @@ def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: lis
         return _in_stages(config, resolved, mesh, frequency_V)
     model = initialise(CausalLM(config), resolved.recipe.seed, frequency_V)
     parallelize(_converted(model, resolved).to(mesh.device), mesh, parallel_config(resolved))
-    return TrainState(model, build_optimizer(model, resolved.optimizer), ShardedPasses(model, mesh, balancer_of(model)))
+    return TrainState(
+        model, build_optimizer(model, resolved.optimizer), ShardedPasses(model, mesh, balancer_of(model))
+    )
 
 
 def _in_stages(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: list[float] | None) -> TrainState:
