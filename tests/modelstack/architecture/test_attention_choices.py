@@ -273,3 +273,18 @@ def test_a_config_is_frozen_and_changes_its_fingerprint_with_any_decision() -> N
     assert build(BASE).fingerprint() == config.fingerprint()
     assert config.with_(rms_norm_eps=1e-5).fingerprint() != config.fingerprint()
     assert isinstance(config, ModelConfig)
+
+
+def test_half_precision_trains_through_fp32_attention_and_decodes_without() -> None:
+    generator = torch.Generator().manual_seed(0)
+    q, k, v, g = (torch.randn(2, 4, 9, 16, generator=generator).bfloat16() for _ in range(4))
+    leaves = [x.clone().requires_grad_() for x in (q, k, v)]
+    y = softmax_attention(*leaves, scale=0.25, causal=True)
+    found = torch.autograd.grad(y, leaves, g)
+    exact = [x.float().requires_grad_() for x in (q, k, v)]
+    expected = torch.autograd.grad(softmax_attention(*exact, scale=0.25, causal=True), exact, g.float())
+
+    assert y.dtype == torch.bfloat16
+    for one, wanted in zip(found, expected, strict=True):
+        assert torch.equal(one, wanted.bfloat16())
+    assert softmax_attention(q, k, v, scale=0.25, causal=True).dtype == torch.bfloat16
