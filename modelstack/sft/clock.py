@@ -1,0 +1,72 @@
+"""A limit of time on a training: the schedule goes with the clock where that is ahead of the steps.
+
+Cutting a run off would leave it at a high learning rate, which costs more than the steps do. So a run that is too
+slow for its steps moves through its schedule faster, and when the time is over it is at its end. What it took in
+earlier processes counts; what was lost with a killed one does not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from modelstack.errors import UserError
+from modelstack.train.loop import Run
+from modelstack.train.schedules import Factor
+from modelstack.train.step import StepReport
+
+
+class Clock:
+    """The hook that counts the seconds of a run, and the schedule that goes by them."""
+
+    def __init__(
+        self, factor: Factor, n_steps: int, minutes: float, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Begin to count.
+
+        Args:
+            factor: The schedule over all steps.
+            n_steps: That it is made for.
+            minutes: The limit.
+            now: Seconds.
+
+        Raises:
+            UserError: The limit is not positive.
+        """
+        if minutes <= 0:
+            raise UserError(f"minutes = {minutes}: a run needs some time; leave the limit out for none")
+        self._factor = factor
+        self._n_steps = n_steps
+        self._limit = 60 * minutes
+        self._now = now
+        self._before = 0.0
+        """Seconds of earlier processes."""
+        self._began = now()
+
+    @property
+    def seconds(self) -> float:
+        """That the run has taken."""
+        return self._before + self._now() - self._began
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the time is."""
+        return self.seconds >= self._limit
+
+    def factor(self, step: int) -> float:
+        """Return the share of the learning rates at a step, now."""
+        by_time = int(min(1.0, self.seconds / self._limit) * self._n_steps)
+        return self._factor(max(step, min(by_time, self._n_steps - 1)))
+
+    def after_step(self, run: Run, report: StepReport) -> None:
+        """Do nothing: the time goes by itself."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds that count."""
+        return {"seconds": self.seconds}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on counting from where a checkpoint is."""
+        self._before = float(state["seconds"])
+        self._began = self._now()
