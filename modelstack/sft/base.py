@@ -72,7 +72,7 @@ def load_base(
     path = Path(source)
     sha256 = base_sha256(path)
     if expected_sha256 is not None:
-        require_same_base(expected_sha256, sha256, path)
+        require_same_base(expected_sha256, sha256)
     if path.is_dir():
         model = load_checkpoint(path, dtype=dtype)
         return Base(model, load_tokenizer(path), sha256, "checkpoint", path)
@@ -97,7 +97,7 @@ def base_sha256(path: Path) -> str:
     return hashlib.sha256(lines.encode()).hexdigest()
 
 
-def require_same_base(expected: str, found: str, path: Path) -> None:
+def require_same_base(expected: str, found: str) -> None:
     """Refuse a base that an adapter was not trained on.
 
     Raises:
@@ -105,6 +105,6 @@ def require_same_base(expected: str, found: str, path: Path) -> None:
     """
     if expected != found:
         raise UserError(
-            f"base {str(path)!r} has SHA-256 {found[:16]}..., and {expected[:16]}... is expected: an adapter only "
-            f"fits the weights it was trained on. Name that base, or train on this one"
+            f"the base has SHA-256 {found[:16]}..., and {expected[:16]}... is expected: an adapter only fits the "
+            f"weights it was trained on. Name that base, or train on this one"
         )
