@@ -223,6 +223,11 @@ class ChatEncoder:
         self._encode_template = encode_template
         self._control_ids: dict[str, tuple[int, ...]] = {}
 
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that contents are encoded with."""
+        return self._vocabulary
+
     def encode_turn(
         self, role: Role, content: str, *, previous: Role | None = None, trusted: bool | None = None
     ) -> EncodedTurn:
