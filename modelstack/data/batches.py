@@ -25,11 +25,13 @@ class Batch:
     Where a document was cut at the end of a row, its last token there has a label: the next row begins with it.
     """
     documents_BT: Tensor
-    """A number for each document of a row; padding has one of its own."""
+    """A number for each document of a row; padding has one of its own, or in a row of one document that one's."""
     position: int
     """Rows given before this batch since the beginning of the run: which window of data this is."""
     forced_experts: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
     """Expert choices [B * T, k] by layer, made before (anticipatory routing, replay); a router without chooses."""
+    weights_BT: Tensor | None = None
+    """How much each label counts, float32, at least 0; None: every one 1."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -37,7 +39,8 @@ class Batch:
             return self
         forced = {layer: experts.to(device) for layer, experts in self.forced_experts.items()}
         ids_BT, labels_BT, documents_BT = (x.to(device) for x in (self.ids_BT, self.labels_BT, self.documents_BT))
-        return Batch(ids_BT, labels_BT, documents_BT, self.position, forced)
+        weights_BT = None if self.weights_BT is None else self.weights_BT.to(device)
+        return Batch(ids_BT, labels_BT, documents_BT, self.position, forced, weights_BT)
 
     @property
     def n_tokens(self) -> int:

@@ -170,10 +170,10 @@ class _FaultyPasses:
     inner: Passes
     plan: _Plan
 
-    def total(self, n: int) -> int:
+    def total(self, n: float) -> float:
         return self.inner.total(n)
 
-    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
         model = self.plan.run.state.model
         self._damage_checkpoint()
         now = self.plan.now()

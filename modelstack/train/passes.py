@@ -16,7 +16,7 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.losses import total_loss
+from modelstack.architecture.losses import TokenLoss, labelled_places, total_loss
 from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
 
@@ -24,17 +24,17 @@ from modelstack.data.batches import Batch
 class Passes(Protocol):
     """What a layout does for a step; every rank calls each method, in the same order."""
 
-    def total(self, n: int) -> int:
-        """Return the sum of a number over the ranks that have different batches."""
+    def total(self, n: float) -> float:
+        """Return the sum of a number over the ranks that have different batches; exact for whole ones."""
         ...
 
-    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
         """Add the gradients of this rank's micro-batches.
 
         Args:
             batches: At least one.
-            n_labels: Labelled tokens of the whole step: of all micro-batches of all ranks. Sums over tokens are
-                divided by it, so that gradients add up to those of one large batch.
+            n_labels: Labelled tokens of the whole step, by their weights: of all micro-batches of all ranks. Sums
+                over tokens are divided by it, so that gradients add up to those of one large batch.
 
         Returns:
             The step's losses by part, coefficients applied, of all ranks together; the same on each.
@@ -56,16 +56,17 @@ class LocalPasses:
 
     model: CausalLM
     balancer: BiasBalancer | None = None
+    token_loss: TokenLoss = "cross_entropy"
 
-    def total(self, n: int) -> int:
+    def total(self, n: float) -> float:
         """Return `n`: there are no others."""
         return n
 
-    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
         """Add the gradients of micro-batches one after the other; return the losses."""
         sums: dict[str, Tensor] = {}
         for batch in batches:
-            for name, loss in add_gradients(self.model, self.balancer, batch, n_labels).items():
+            for name, loss in add_gradients(self.model, self.balancer, batch, n_labels, self.token_loss).items():
                 sums[name] = sums[name] + loss if name in sums else loss
         return {name: float(loss) for name, loss in sums.items()}
 
@@ -91,10 +92,17 @@ def settle_balancer(
 
 
 def add_gradients(
-    model: CausalLM, balancer: BiasBalancer | None, batch: Batch, n_labels: int
+    model: CausalLM,
+    balancer: BiasBalancer | None,
+    batch: Batch,
+    n_labels: float,
+    token_loss: TokenLoss = "cross_entropy",
 ) -> dict[str, Tensor]:
     """Add one micro-batch's gradients and balancing counts; return its parts of the loss, detached."""
-    batch = batch.to(next(model.parameters()).device)
+    device = next(model.parameters()).device
+    places_P = labelled_places(batch.labels_BT)  # before the labels leave the CPU
+    places_P = None if places_P is None else places_P.to(device)
+    batch = batch.to(device)
     documents_BT = batch.documents_BT
     if bool((documents_BT == documents_BT[:, :1]).all()):
         documents_BT = (
@@ -107,7 +115,15 @@ def add_gradients(
         with_logits=False,
         with_mtp=model.config.mtp_loss_coef > 0,
     )
-    losses = total_loss(model, output, batch.labels_BT, n_labels=n_labels)
+    losses = total_loss(
+        model,
+        output,
+        batch.labels_BT,
+        n_labels=n_labels,
+        weights_BT=batch.weights_BT,
+        places_P=places_P,
+        token_loss=token_loss,
+    )
     losses.total.backward()
     if balancer is not None:
         balancer.count(output.routing)

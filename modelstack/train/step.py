@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.losses import IGNORED
+from modelstack.architecture.losses import IGNORED, TokenLoss
 from modelstack.architecture.moe.balancing import balancer_of
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
@@ -65,9 +65,14 @@ class TrainState:
         self.step, self.n_tokens = state["step"], state["n_tokens"]
 
 
-def local_state(model: CausalLM, optimizer: torch.optim.Optimizer | Fp32Masters) -> TrainState:
+def local_state(
+    model: CausalLM,
+    optimizer: torch.optim.Optimizer | Fp32Masters,
+    *,
+    token_loss: TokenLoss = "cross_entropy",
+) -> TrainState:
     """Return the state of a model that lies on one device; one with balancing biases gets them moved."""
-    return TrainState(model, optimizer, LocalPasses(model, balancer_of(model)))
+    return TrainState(model, optimizer, LocalPasses(model, balancer_of(model), token_loss))
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +109,7 @@ def train_step(
     """Take one optimizer step on some micro-batches, or none where `judge` objects.
 
     Gradients of micro-batches add up to that of one large batch: sums over tokens are divided by the labelled
-    tokens of all of them.
+    tokens of all of them, or by the sum of their weights.
 
     Args:
         state: Is changed.
@@ -114,14 +119,14 @@ def train_step(
         judge: Sees loss and gradient norm before the optimizer does.
 
     Raises:
-        UserError: There is no batch, or none of its tokens has a label.
+        UserError: There is no batch, or none of its tokens has a label that counts.
     """
     started = time.perf_counter()
     passes = state.passes
     n_labels = passes.total(count_labels(batches))
     if n_labels == 0:
         raise UserError(
-            f"step {state.step}: no token of {len(batches)} batches has a label; nothing can be learnt"
+            f"step {state.step}: no token of {len(batches)} batches has a label that counts; nothing can be learnt"
         )
     losses = passes.backward(batches, n_labels)
     losses["total"] = sum(losses.values())
@@ -132,16 +137,23 @@ def train_step(
         state.optimizer.step()
     passes.settle(taken=not rejected)
     state.optimizer.zero_grad(set_to_none=True)
-    n_tokens = passes.total(sum(batch.n_tokens for batch in batches))
+    n_tokens = int(passes.total(sum(batch.n_tokens for batch in batches)))
     report = StepReport(state.step, losses, norm, rates, n_tokens, time.perf_counter() - started, rejected)
     state.step += 1
     state.n_tokens += n_tokens
     return report
 
 
-def count_labels(batches: Sequence[Batch]) -> int:
-    """Return the labelled tokens of this rank's micro-batches."""
-    return sum(int((batch.labels_BT != IGNORED).sum()) for batch in batches)
+def count_labels(batches: Sequence[Batch]) -> float:
+    """Return the labelled tokens of this rank's micro-batches, or the sum of their weights."""
+    return sum(_labels_of(batch) for batch in batches)
+
+
+def _labels_of(batch: Batch) -> float:
+    is_labelled = batch.labels_BT != IGNORED
+    if batch.weights_BT is None:
+        return int(is_labelled.sum())
+    return float(batch.weights_BT.where(is_labelled, 0).sum(dtype=torch.float64))
 
 
 def _set_rates(optimizer: torch.optim.Optimizer | Fp32Masters, factor: float) -> tuple[float, ...]:

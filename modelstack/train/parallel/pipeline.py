@@ -36,7 +36,7 @@ from modelstack.architecture.counts.registry import layers
 from modelstack.architecture.counts.terms import Span, block_work
 from modelstack.architecture.decoder import CausalLM, Decoder, ModelOutput, make_context
 from modelstack.architecture.hyper_connections import HyperHead
-from modelstack.architecture.losses import IGNORED, total_loss
+from modelstack.architecture.losses import count_labels, total_loss
 from modelstack.architecture.moe.losses import routing_losses
 from modelstack.architecture.mtp import MultiTokenPrediction
 from modelstack.architecture.norms import make_norm
@@ -115,7 +115,8 @@ class Stage(CausalLM):
         labels_BT: Tensor,
         documents_BT: Tensor,
         forced_experts: Mapping[int, Tensor],
-        n_labels: int,
+        n_labels: float,
+        weights_BT: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Run the stage's blocks on a micro-batch.
 
@@ -125,7 +126,8 @@ class Stage(CausalLM):
             labels_BT: Likewise.
             documents_BT: Likewise.
             forced_experts: Likewise.
-            n_labels: Labelled tokens of the whole step, which sums over tokens are divided by.
+            n_labels: Labelled tokens of the whole step, by their weights, which sums over tokens are divided by.
+            weights_BT: How much each label of the micro-batch counts, at every stage; None: 1.
 
         Returns:
             States or streams, then losses on routing and embeddings where `travels` says so; of the last stage the
@@ -136,7 +138,7 @@ class Stage(CausalLM):
         for block in self.model.layers:
             x = block(x, context)
         if self.is_last:
-            return self._loss(x, routed, embedding, context, labels_BT, n_labels)
+            return self._loss(x, routed, embedding, context, labels_BT, n_labels, weights_BT)
         if routed is not None:
             routed = routed + self._routing_losses(context.routing, ids_BT)
         if self.observer is not None:
@@ -169,17 +171,19 @@ class Stage(CausalLM):
         embedding_BTD: Tensor | None,
         context: ForwardContext,
         labels_BT: Tensor,
-        n_labels: int,
+        n_labels: float,
+        weights_BT: Tensor | None,
     ) -> Tensor:
         hidden, state = self.model.end(x)
         no_logits = hidden.new_empty(len(hidden), 0, self.config.vocab_size)
         output = ModelOutput(no_logits, hidden, context.routing, state)
         if embedding_BTD is not None:
             output.mtp = self._modules_ahead()(state, embedding_BTD, context)
-        losses = total_loss(self, output, labels_BT, n_labels=n_labels)
+        losses = total_loss(self, output, labels_BT, n_labels=n_labels, weights_BT=weights_BT)
         total, parts = losses.total, losses.parts
         if routed is not None:
-            before = routed * ((labels_BT != IGNORED).sum() / n_labels)  # as total_loss weighs this stage's own
+            # As total_loss weighs this stage's own.
+            before = routed * (count_labels(labels_BT, weights_BT) / n_labels)
             total = total + before.sum()
             for name, loss in zip(routing_loss_names(self.config), before, strict=True):
                 parts[name] = parts[name] + loss if name in parts else loss

@@ -66,11 +66,11 @@ class PipelinePasses:
             if isinstance(stage, FSDPModule):
                 stage.set_reshard_after_forward(False)
 
-    def total(self, n: int) -> int:
+    def total(self, n: float) -> float:
         """Return the sum over the ranks that have different batches."""
-        return int(self.mesh.sum_over_data(torch.tensor(n, device=self.mesh.device)))
+        return float(self.mesh.sum_over_data(torch.tensor(n, dtype=torch.float64, device=self.mesh.device)))
 
-    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
         """Run a step's micro-batches through the pipeline, once between two steps; return the losses of all ranks.
 
         Raises:
@@ -87,6 +87,8 @@ class PipelinePasses:
             "forced_experts": {layer: experts.to(device) for layer, experts in _join_forced(batches).items()},
             "n_labels": n_labels,
         }
+        if any(batch.weights_BT is not None for batch in batches):
+            inputs["weights_BT"] = torch.cat([_weights(batch) for batch in batches]).to(device)
         schedule.step(target=inputs["labels_BT"], return_outputs=False, **inputs)
         add_gradients_of_copies(self.stages, self.mesh)
         return self._total_losses()
@@ -154,6 +156,10 @@ class PipelinePasses:
         zero = torch.zeros((), device=self.mesh.device)
         own = torch.stack([self._losses.get(name, zero).double() for name in names])
         return dict(zip(names, self.mesh.sum_over(own, "pp", *DATA_AXES).tolist(), strict=True))
+
+
+def _weights(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.ids_BT, dtype=torch.float32) if batch.weights_BT is None else batch.weights_BT
 
 
 def _join_forced(batches: Sequence[Batch]) -> dict[int, Tensor]:

@@ -20,6 +20,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import TokenLoss
 from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
 from modelstack.train.parallel.mesh import Mesh
@@ -40,17 +41,18 @@ class ShardedPasses:
     hold_whole_gradients: bool = False
     """Whether gradients of micro-batches add up unsharded and are reduced once, after the last: less communication
     for 4 bytes a parameter on each rank. Otherwise shards are reduced after each, and replicas after the last."""
+    token_loss: TokenLoss = "cross_entropy"
 
-    def total(self, n: int) -> int:
+    def total(self, n: float) -> float:
         """Return the sum over the ranks that have different batches."""
-        return int(self.mesh.sum_over_data(torch.tensor(n, device=self.mesh.device)))
+        return float(self.mesh.sum_over_data(torch.tensor(n, dtype=torch.float64, device=self.mesh.device)))
 
-    def backward(self, batches: Sequence[Batch], n_labels: int) -> dict[str, float]:
+    def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
         """Add the gradients of this rank's micro-batches; return the losses of all ranks."""
         sums: dict[str, Tensor] = {}
         for index, batch in enumerate(batches):
             self._expect(is_last=index == len(batches) - 1)
-            for name, loss in add_gradients(self.model, self.balancer, batch, n_labels).items():
+            for name, loss in add_gradients(self.model, self.balancer, batch, n_labels, self.token_loss).items():
                 sums[name] = sums[name] + loss if name in sums else loss
         return total_losses(sums, self.mesh)
 

@@ -17,7 +17,9 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import (
     IGNORED,
+    count_labels,
     cross_entropy,
+    labelled_places,
     mtp_labels,
     mtp_loss,
     next_token_labels,
@@ -131,6 +133,135 @@ def test_without_any_label_the_loss_is_zero_and_so_are_the_gradients() -> None:
     loss.backward()
     assert loss.item() == 0
     assert hidden.grad is not None and not hidden.grad.any()
+
+
+def sparse_labels(ids: Tensor, n_labelled: int) -> Tensor:
+    """Return the labels of a reply: each row's last tokens."""
+    labels = next_token_labels(ids)
+    labels[:, : -1 - n_labelled] = IGNORED
+    return labels
+
+
+def some_weights(labels: Tensor) -> Tensor:
+    return torch.rand(labels.shape, generator=torch.Generator().manual_seed(3)) * 3 + 0.1
+
+
+def test_few_labelled_places_are_found_and_many_or_none_are_not() -> None:
+    ids = some_ids()
+    places = labelled_places(sparse_labels(ids, 3))
+    assert places is not None
+    assert places.tolist() == [9, 10, 11, 22, 23, 24]
+    assert labelled_places(next_token_labels(ids)) is None
+    assert labelled_places(sparse_labels(ids, 0)) is None
+
+
+def test_the_head_is_asked_for_the_labelled_places_alone() -> None:
+    model, labels = make(), sparse_labels(some_ids(), 3)
+    hidden = torch.randn(2, N_TOKENS, WIDTH)
+    n_tokens: list[int] = []
+
+    def head(x: Tensor) -> Tensor:
+        n_tokens.append(len(x))
+        return model.logits(x)
+
+    token_sums(hidden, labels, head, places_P=labelled_places(labels)).cross_entropy.backward()
+    assert n_tokens == [6]
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+@pytest.mark.parametrize("token_loss", ["cross_entropy", "dft"])
+@pytest.mark.parametrize("tokens_per_chunk", [4, 1000])
+def test_gathered_places_have_the_sums_and_the_gradients_of_all_of_them(
+    is_weighted: bool, token_loss: Any, tokens_per_chunk: int
+) -> None:
+    model, labels = make(), sparse_labels(some_ids(), 5)
+    hidden = torch.randn(2, N_TOKENS, WIDTH, requires_grad=True)
+    weights = some_weights(labels) if is_weighted else None
+
+    def found(places: Tensor | None) -> list[Tensor]:
+        sums = token_sums(
+            hidden,
+            labels,
+            model.logits,
+            tokens_per_chunk,
+            weights_BT=weights,
+            places_P=places,
+            token_loss=token_loss,
+        )
+        loss = sums.cross_entropy + 0.1 * sums.squared_normaliser
+        return [loss, sums.n_tokens, *torch.autograd.grad(loss, (hidden, model.lm_head.weight))]
+
+    for a, b in zip(found(labelled_places(labels)), found(None), strict=True):
+        assert difference(a, b) < 1e-6 * max(1.0, b.abs().max().item())
+
+
+def test_a_weighted_mean_counts_each_label_by_its_weight() -> None:
+    logits = torch.tensor([[[0.0, math.log(3.0)], [7.0, 7.0], [math.log(4.0), 0.0]]])
+    labels, weights = torch.tensor([[1, IGNORED, 0]]), torch.tensor([[3.0, 100.0, 0.5]])
+    sums = token_sums(logits, labels, lambda x: x, weights_BT=weights)
+    assert sums.n_tokens.item() == 3.5
+    assert sums.cross_entropy.item() == pytest.approx(-(3 * math.log(3 / 4) + 0.5 * math.log(4 / 5)), rel=1e-6)
+    assert sums.squared_normaliser.item() == pytest.approx(3 * math.log(4) ** 2 + math.log(5) ** 2 / 2, rel=1e-6)
+
+
+def test_weights_of_one_change_no_bit() -> None:
+    model, ids = make(num_nextn_predict_layers=1, mtp_loss_coef=0.3, z_loss_coef=0.01), some_ids(4)
+    labels = next_token_labels(ids)
+    output = model(ids, with_mtp=True)
+    plain = total_loss(model, output, labels, n_labels=count_labels(labels))
+    ones = torch.ones_like(labels, dtype=torch.float32)
+    weighted = total_loss(model, output, labels, n_labels=count_labels(labels, ones), weights_BT=ones)
+    assert weighted.total.item() == plain.total.item()
+    assert {name: x.item() for name, x in weighted.parts.items()} == {n: x.item() for n, x in plain.parts.items()}
+
+
+def test_dft_is_the_surprise_times_the_probability_which_has_no_gradient() -> None:
+    torch.manual_seed(0)
+    logits, labels = torch.randn(1, 6, 9, requires_grad=True), torch.randint(0, 9, (1, 6))
+    sums = token_sums(logits, labels, lambda x: x, token_loss="dft")
+    log_p = logits.log_softmax(-1).gather(2, labels[..., None])[..., 0]
+    expected = -(log_p.detach().exp() * log_p).sum()
+    assert sums.cross_entropy.item() == pytest.approx(expected.item(), rel=1e-6)
+    (found_gradient,) = torch.autograd.grad(sums.cross_entropy, logits)
+    (expected_gradient,) = torch.autograd.grad(expected, logits)
+    assert difference(found_gradient, expected_gradient) < 1e-6
+
+
+def test_a_weight_belongs_to_the_token_that_is_named_whichever_module_names_it() -> None:
+    model, ids = make(num_nextn_predict_layers=1), some_ids(1)
+    labels = next_token_labels(ids)
+    output = model(ids, with_mtp=True)
+    only = torch.zeros_like(labels, dtype=torch.float32)
+    only[0, 7] = 2.0  # the label at 7 is token 8, which the module names at 6
+    log_p = model.logits(output.mtp[0].hidden_BTD).log_softmax(-1)
+    found = mtp_loss(model, output, labels, weights_BT=only)
+    assert found.item() == pytest.approx(-log_p[0, 6, ids[0, 8]].item(), rel=1e-5)
+
+
+def test_weighted_halves_of_a_batch_add_up_to_the_whole() -> None:
+    keys: dict[str, Any] = {"seq_aux_loss_coef": 0.5, "z_loss_coef": 0.01} | EXPERTS
+    model, ids = make(**keys), some_ids(4)
+    labels = sparse_labels(ids, 4)
+    labels[0, :-3] = IGNORED
+    weights = some_weights(labels)
+    n_labels = count_labels(labels, weights)
+
+    def loss(rows: slice) -> float:
+        places = labelled_places(labels[rows])
+        return (
+            total_loss(
+                model,
+                model(ids[rows]),
+                labels[rows],
+                n_labels=n_labels,
+                weights_BT=weights[rows],
+                places_P=places,
+            )
+            .parts["cross_entropy"]
+            .item()
+        )
+
+    assert loss(slice(0, 1)) + loss(slice(1, 4)) == pytest.approx(loss(slice(0, 4)), rel=1e-5)
 
 
 class PeakBytes(TorchDispatchMode):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,7 @@ class Case:
     n_steps: int = 3
     max_norm: float = 0.05
     judge: Judge = always
+    alter: Callable[[Batch], Batch] = lambda batch: batch
 
 
 def toy(case: Case) -> CausalLM:
@@ -66,6 +67,15 @@ def make_batch(number: int) -> Batch:
     labels[:, : 1 + number % 5] = IGNORED
     documents = (torch.arange(T) >= 5 + number % 7).long().expand(B, T)
     return Batch(ids, labels, documents, number)
+
+
+def with_replies(batch: Batch) -> Batch:
+    """Return a batch of few labelled tokens; every other one has weights, every fifth no label at all."""
+    number = batch.position
+    labels = batch.labels_BT.clone()
+    labels[:, : T if number % 5 == 4 else 10 + number % 4] = IGNORED
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(number)) * 3
+    return replace(batch, labels_BT=labels, weights_BT=weights if number % 2 else None)
 
 
 def train_whole(case: Case) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
@@ -99,7 +109,9 @@ def _train(
     for step in range(case.n_steps):
         first = step * case.micro_batches
         batches = [
-            make_batch((first + micro) * n_ranks + rank) for micro in range(case.micro_batches) for rank in ranks
+            case.alter(make_batch((first + micro) * n_ranks + rank))
+            for micro in range(case.micro_batches)
+            for rank in ranks
         ]
         reports.append(train_step(state, batches, max_norm=case.max_norm, judge=case.judge))
     return reports, whole_values(state.model)

@@ -25,6 +25,7 @@ from tests.modelstack.train.parallel_cases import (
     on_ranks,
     toy,
     whole_values,
+    with_replies,
 )
 
 pytestmark = pytest.mark.slow
@@ -69,6 +70,8 @@ FP32 = {
             "position_embedding": "alibi",
         },
     ),
+    "fsdp, few and weighted labels": Case("llama", SHARD, micro_batches=2, alter=with_replies),
+    "tp, few and weighted labels": Case("llama", TP, alter=with_replies),
     "tp, full checkpointing": Case("qwen3", Layout(tp=2, checkpointing="full")),
     "tp, selective checkpointing": Case("qwen3", Layout(tp=2, checkpointing="selective")),
 }

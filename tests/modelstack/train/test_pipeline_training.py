@@ -15,7 +15,7 @@ from modelstack.errors import UserError
 from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.parallel.mesh import make_mesh
 from modelstack.train.parallel.pipeline_schedules import SCHEDULES
-from tests.modelstack.train.parallel_cases import MUON, make_batch, on_ranks
+from tests.modelstack.train.parallel_cases import MUON, make_batch, on_ranks, with_replies
 from tests.modelstack.train.pipeline_cases import (
     PipelineCase,
     differences,
@@ -39,6 +39,12 @@ MODELS: dict[str, dict[str, Any]] = {
         "family": "deepseek_v3",
         "keys": TIED | {"num_nextn_predict_layers": 1},
         "own_keys": ROUTED | {"mtp_loss_coef": 0.3},
+    },
+    "few and weighted labels": {
+        "family": "deepseek_v3",
+        "keys": DEEPSEEK_V3 | {"num_nextn_predict_layers": 1},
+        "own_keys": ROUTED | {"mtp_loss_coef": 0.3},
+        "alter": with_replies,
     },
     "hyper-connections, hash routing, multi-token prediction": {
         "family": "deepseek_v4",
@@ -108,7 +114,8 @@ def several_axes(rank: int) -> dict[str, dict[str, float]]:
 
 def check(found: dict[str, dict[str, float]]) -> None:
     for name, difference in found.items():
-        tolerance = 1e-5 if "Muon" in name else 1e-6
+        # One process makes logits at labelled places alone: its sums are in another order than the last stage's.
+        tolerance = 1e-5 if "Muon" in name or "few" in name else 1e-6
         assert max(difference.values()) < tolerance, (name, difference)
 
 
@@ -124,7 +131,7 @@ def test_every_kind_of_model_and_optimizer_trains_in_stages_as_whole(tmp_path: P
         assert "1F1B needs a micro-batch for each of its 2 stages, and a step has 1" in too_few
         assert "must have one shape and these have [(1, 16), (2, 16)]" in unequal
         assert "force experts of different layers ([[], [3]])" in unlike
-        assert len(found) == 9
+        assert len(found) == 11
         check(found)
 
 

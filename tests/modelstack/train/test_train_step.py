@@ -2,6 +2,7 @@
 
 import copy
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -58,8 +59,13 @@ def batch(seed: int, rows: int = 4, length: int = 12, masked: int = 0) -> Batch:
 
 
 def rows_of(whole: Batch, start: int, end: int) -> Batch:
-    return Batch(
-        whole.ids_BT[start:end], whole.labels_BT[start:end], whole.documents_BT[start:end], whole.position
+    rows = slice(start, end)
+    return replace(
+        whole,
+        ids_BT=whole.ids_BT[rows],
+        labels_BT=whole.labels_BT[rows],
+        documents_BT=whole.documents_BT[rows],
+        weights_BT=None if whole.weights_BT is None else whole.weights_BT[rows],
     )
 
 
@@ -81,6 +87,53 @@ def test_micro_batches_add_up_to_one_batch(keys: dict[str, Any]) -> None:
     assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=1e-5)
     assert largest_difference(weights(one), weights(two)) < 1e-5
     assert a.n_tokens == b.n_tokens == 48
+
+
+def reply_batch(seed: int, is_weighted: bool = True) -> Batch:
+    """Return a batch of which few tokens are labelled, each with a weight of its own."""
+    whole = batch(seed)
+    labels = whole.labels_BT.clone()
+    labels[:, :8] = IGNORED
+    labels[0, :10] = IGNORED
+    weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(seed)) * 3
+    return replace(whole, labels_BT=labels, weights_BT=weights if is_weighted else None)
+
+
+@pytest.mark.parametrize("is_weighted", [False, True])
+def test_micro_batches_of_few_and_weighted_labels_add_up_to_one_batch(is_weighted: bool) -> None:
+    whole = reply_batch(1, is_weighted)
+    one, two = state_of(build(TOY | {"z_loss_coef": 1e-2})), state_of(build(TOY | {"z_loss_coef": 1e-2}))
+    a = train_step(one, [whole])
+    b = train_step(two, [rows_of(whole, 0, 1), rows_of(whole, 1, 4)])
+    assert b.losses["total"] == pytest.approx(a.losses["total"], abs=1e-6)
+    assert b.gradient_norm == pytest.approx(a.gradient_norm, rel=1e-5)
+    assert largest_difference(weights(one), weights(two)) < 1e-5
+
+
+@pytest.mark.parametrize("token_loss", ["cross_entropy", "dft"])
+def test_a_step_on_weighted_labels_has_the_weighted_mean_as_its_loss(token_loss: Any) -> None:
+    one = reply_batch(1)
+    state = state_of(build(TOY))
+    assert isinstance(state.model, CausalLM)
+    logits = state.model(one.ids_BT, documents_BT=one.documents_BT).logits_BTV
+    log_p = logits.log_softmax(-1).gather(2, one.labels_BT.clamp(min=0)[..., None])[..., 0]
+    cost = -log_p * log_p.exp() if token_loss == "dft" else -log_p
+    assert one.weights_BT is not None
+    w = one.weights_BT * (one.labels_BT != IGNORED)
+    report = train_step(local_state(state.model, state.optimizer, token_loss=token_loss), [one])
+    assert report.losses[token_loss] == pytest.approx(((w * cost).sum() / w.sum()).item(), rel=1e-5)
+
+
+def test_labels_that_all_weigh_nothing_are_refused() -> None:
+    one = reply_batch(1)
+    with pytest.raises(UserError, match="no token of 1 batches has a label that counts"):
+        train_step(state_of(build(TOY)), [replace(one, weights_BT=torch.zeros_like(one.labels_BT).float())])
+
+
+def test_a_moved_batch_keeps_its_weights() -> None:
+    moved = reply_batch(1).to(torch.device("meta"))
+    assert moved.weights_BT is not None
+    assert moved.weights_BT.is_meta
 
 
 def test_a_model_learns_a_batch() -> None:
