@@ -27,16 +27,14 @@ from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM, ModelOutput
 from modelstack.architecture.moe.losses import routing_losses
+from modelstack.architecture.surprise import IGNORED, surprise_and_normaliser
 from modelstack.errors import UserError
 
-IGNORED = -100
-"""A label that no loss looks at; torch's and transformers' value."""
 TOKENS_PER_CHUNK = 1024
 """Tokens whose logits exist at once: 0.5 GB in fp32 at DeepSeek-V3's vocabulary."""
 LOGITS_KEPT = 2**25
@@ -272,12 +270,8 @@ def _sums(
     hidden_ND: Tensor, labels_N: Tensor, weights_N: Tensor | None, head: Head, token_loss: TokenLoss
 ) -> tuple[Tensor, Tensor]:
     """Return the sums of the token loss and of the squared normaliser."""
-    logits = head(hidden_ND).float()
-    surprise = F.cross_entropy(logits, labels_N, ignore_index=IGNORED, reduction="none")
-    # The normaliser follows from two numbers of the label: no second pass over the vocabulary.
-    is_labelled = labels_N != IGNORED
-    named = logits.gather(1, labels_N.where(is_labelled, 0)[:, None])[:, 0]
-    squared = torch.where(is_labelled, named + surprise, 0.0).square()
+    surprise, normaliser = surprise_and_normaliser(head(hidden_ND), labels_N)
+    squared = normaliser.square()
     loss = surprise * (-surprise.detach()).exp() if token_loss == "dft" else surprise
     if weights_N is not None:
         loss, squared = loss * weights_N, squared * weights_N
