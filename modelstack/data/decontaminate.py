@@ -19,10 +19,10 @@ N_WORDS = 13
 _WORD = re.compile(r"[^\W_]+")
 
 
-def word_runs(text: str) -> Iterator[str]:
-    """Return each run of 13 words of a text."""
+def word_runs(text: str, n_words: int = N_WORDS) -> Iterator[str]:
+    """Return each run of so many words of a text."""
     words = _WORD.findall(text.lower())
-    return (" ".join(words[i : i + N_WORDS]) for i in range(len(words) - N_WORDS + 1))
+    return (" ".join(words[i : i + n_words]) for i in range(len(words) - n_words + 1))
 
 
 def index_of(texts: Iterable[str]) -> frozenset[str]:
