@@ -68,6 +68,7 @@ class Suite:
 SUITES: dict[str, str] = {
     "bfcl": "evals.tool_use.bfcl.suite:SUITE",
     "bfcl-multi-turn": "evals.tool_use.bfcl.multi_turn_suite:SUITE",
+    "natural": "evals.tool_use.natural.suite:SUITE",
     "mcp-tasks": "evals.tool_use.executed.suite:SUITE",
     "structured-output": "evals.structured_output.suite:SUITE",
     "refusals": "evals.refusals.suite:SUITE",

@@ -1,0 +1,50 @@
+"""The requests and their tools, read from requests.jsonl and tools.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class NaturalRequest:
+    """A request with the calls that are right."""
+
+    id: str
+    kit: str
+    """The field that its tools are from."""
+    tools: tuple[Mapping[str, Any], ...]
+    """Those shown: name, description, parameters."""
+    request: str
+    system: str
+    """Which day it is, where that matters; else empty."""
+    calls: tuple[Mapping[str, Any], ...]
+    """Name and arguments; none: no tool fits."""
+    allow: Mapping[str, Sequence[Any]] = field(default_factory=dict[str, Any])
+    """Further values of a parameter that are as right."""
+
+
+@cache
+def natural_requests() -> tuple[NaturalRequest, ...]:
+    """Return all requests, in the order of the file."""
+    folder = files("evals.tool_use.natural")
+    kits = json.loads(folder.joinpath("tools.json").read_text(encoding="utf-8"))
+    lines = folder.joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
+    return tuple(_request(json.loads(line), kits) for line in lines)
+
+
+def _request(row: Mapping[str, Any], kits: Mapping[str, Sequence[Mapping[str, Any]]]) -> NaturalRequest:
+    by_name = {tool["name"]: tool for tool in kits[row["kit"]]}
+    return NaturalRequest(
+        id=row["id"],
+        kit=row["kit"],
+        tools=tuple(by_name[name] for name in row["tools"]),
+        request=row["request"],
+        system=row.get("system", ""),
+        calls=tuple(row["calls"]),
+        allow=row.get("allow", {}),
+    )
