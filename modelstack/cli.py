@@ -17,6 +17,7 @@ from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.runs.cli import sweep, train
 from modelstack.sft.cli import lineage
+from modelstack.sft.tool_data.cli import tool_data
 from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
 
@@ -51,6 +52,7 @@ app.command()(ablate)
 app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 app.command()(goodput)
+app.command("tool-data")(tool_data)
 app.command()(lineage)
 
 
