@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -88,13 +88,16 @@ def _refuse_unknown(content: Mapping[str, Any], model: type[BaseModel], section:
                 f"All keys: {', '.join(section + name for name in model.model_fields)}"
             )
         part = _part(field.annotation)
-        if isinstance(value, Mapping) and part is not None:
-            _refuse_unknown(value, part, f"{section}{key}.")
+        for table in value if isinstance(value, list) else [value]:
+            if isinstance(table, Mapping) and part is not None:
+                _refuse_unknown(table, part, f"{section}{key}.")
 
 
 def _part(annotation: Any) -> type[BaseModel] | None:
-    """Return the model that a table becomes; None where the field is none, or one of several."""
+    """Return the model that a table or each of a list becomes; None where there is none, or one of several."""
     if get_origin(annotation) in (Union, UnionType):
         parts = [part for part in map(_part, get_args(annotation)) if part is not None]
         return parts[0] if len(parts) == 1 else None
+    if get_origin(annotation) in (Annotated, tuple, list):
+        return _part(get_args(annotation)[0])
     return annotation if isinstance(annotation, type) and issubclass(annotation, BaseModel) else None
