@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import TokenLoss
 from modelstack.errors import UserError
 from modelstack.train.passes import LocalPasses
 from modelstack.train.step import TrainState
@@ -51,9 +52,11 @@ class AdapterState(TrainState):
         self.step, self.n_tokens = state["step"], state["n_tokens"]
 
 
-def adapter_state(model: CausalLM, optimizer: torch.optim.Optimizer) -> AdapterState:
+def adapter_state(
+    model: CausalLM, optimizer: torch.optim.Optimizer, *, token_loss: TokenLoss = "cross_entropy"
+) -> AdapterState:
     """Return the state of a model on one device of which the optimizer moves a part."""
-    return AdapterState(model, optimizer, LocalPasses(model))
+    return AdapterState(model, optimizer, LocalPasses(model, token_loss=token_loss))
 
 
 def _trained(state: TrainState) -> dict[str, torch.nn.Parameter]:

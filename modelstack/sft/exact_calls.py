@@ -22,8 +22,9 @@ from typing import Any
 from modelstack.errors import UserError
 from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequest
 from modelstack.sft.examples import Example
+from modelstack.sft.rendering import Rendered
 from modelstack.sft.stage_record import Measurement
-from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler, ResponseParseError
+from modelstack.toolcalls.compiler import GrammarCompiler, ResponseParseError
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
 from modelstack.toolcalls.coverage import UnsupportedSchemaError
 
@@ -40,6 +41,14 @@ class Question:
 
     example: Example
     prompt_ids: Sequence[int]
+
+    @classmethod
+    def of(cls, example: Example, rendered: Rendered) -> Question:
+        """Return the question that an example's last reply answers."""
+        start = max(at for at, is_target in enumerate(rendered.labels_at) if is_target)
+        while start and rendered.labels_at[start - 1]:
+            start -= 1
+        return cls(example, rendered.ids[:start])
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +73,7 @@ def ask(
     engine: Engine,
     questions: Sequence[Question],
     *,
+    abstain: bool = True,
     max_tokens: int = MAX_TOKENS,
     told: Callable[[str], object] = lambda text: None,
 ) -> list[Answered]:
@@ -72,6 +82,7 @@ def ask(
     Args:
         engine: Base and adapter.
         questions: With prompts of the engine's own tokens.
+        abstain: Whether the prompts offer `[]`, as `RenderOptions.abstain` says; the grammar then allows it.
         max_tokens: Of a reply.
         told: Is told how far it is.
 
@@ -81,7 +92,7 @@ def ask(
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
     answered: list[Answered] = []
     for number, question in enumerate(questions, 1):
-        answered.append(_ask(engine, compiler, question, max_tokens))
+        answered.append(_ask(engine, compiler, question, abstain, max_tokens))
         n_right = sum(each.is_right for each in answered)
         told(f"decoding held-back examples: {number} of {len(questions)}, {n_right} right")
     return answered
@@ -139,10 +150,14 @@ def share_interval(n_right: int, n: int) -> tuple[float, float]:
     return (0.0 if n_right == 0 else centre - half), (1.0 if n_right == n else centre + half)
 
 
-def _ask(engine: Engine, compiler: GrammarCompiler, question: Question, max_tokens: int) -> Answered:
+def _ask(
+    engine: Engine, compiler: GrammarCompiler, question: Question, abstain: bool, max_tokens: int
+) -> Answered:
     example = question.example
     try:
-        grammar = _grammar(compiler, example)
+        # What an application that shows these tools lets the model say.
+        wanted = ResponseFormat(tools=example.specs, abstain=abstain and bool(example.tools))
+        grammar = compiler.compile(wanted)
         request = GenerateRequest(question.prompt_ids, max_tokens, grammar=grammar.start())
         generation = engine.generate(request)
         text = b"".join(engine.vocabulary.token_bytes[token] for token in generation.ids).decode(
@@ -153,11 +168,6 @@ def _ask(engine: Engine, compiler: GrammarCompiler, question: Question, max_toke
         return Answered(example, f"(could not be asked: {error})", is_right=False)
     except ResponseParseError as error:
         return Answered(example, f"(cut off: {error})", is_right=False)
-
-
-def _grammar(compiler: GrammarCompiler, example: Example) -> CompiledGrammar:
-    """Return what an application that shows these tools lets the model say."""
-    return compiler.compile(ResponseFormat(tools=example.specs, abstain=bool(example.tools)))
 
 
 def _share(name: str, rights: Sequence[bool]) -> Measurement:

@@ -1,0 +1,117 @@
+"""Loss on the targets of held-back examples: nats per token, all tokens counting the same.
+
+Weights of a training are its own choice, so they are left out here: runs with other weights compare. The interval
+is a bootstrap over examples, the unit that was held back.
+
+Letters: N examples, B rows, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import IGNORED
+from modelstack.data.packing import Piece, Row, plan_rows
+from modelstack.errors import UserError
+from modelstack.sft.rendering import Rendered
+from modelstack.sft.stage_record import Measurement
+from modelstack.tokenizer.measures import ratio_interval
+from modelstack.tokenizer.text_tokenizer import TextTokenizer
+from modelstack.train.evaluation import Score, in_use
+
+NAME = "validation loss"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Targets:
+    """N rendered examples that a model is asked about."""
+
+    ids: tuple[NDArray[np.int64], ...]
+    is_target: tuple[NDArray[np.bool_], ...]
+    """Which of the ids are scored."""
+    n_bytes: NDArray[np.int64]
+    """Of each example's targets, [N]."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over what is asked: losses compare where it is the same."""
+        digest = hashlib.sha256()
+        for part in (array for of_one in zip(self.ids, self.is_target, strict=True) for array in of_one):
+            digest.update(len(part).to_bytes(8, "little") + part.tobytes())
+        return digest.hexdigest()
+
+
+def targets_of(rendered: Sequence[Rendered], tokenizer: TextTokenizer) -> Targets:
+    """Return examples to be scored.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not rendered:
+        raise UserError("no example is held back to measure on: name validation files with examples")
+    ids = tuple(np.array(one.ids, np.int64) for one in rendered)
+    # A first token has nothing before it that could predict it.
+    is_target = tuple(np.array([False, *one.labels_at[1:]], np.bool_) for one in rendered)
+    n_bytes = [len(tokenizer.decode_bytes(of_one[at].tolist())) for of_one, at in zip(ids, is_target, strict=True)]
+    return Targets(ids, is_target, np.array(n_bytes, np.int64))
+
+
+@torch.no_grad()
+def validation_score(model: CausalLM, targets: Targets, row_tokens: int) -> Score:
+    """Score examples by a model; its mode and the random numbers are as before afterwards."""
+    device = next(model.parameters()).device
+    nats = torch.zeros(len(targets.ids), dtype=torch.float64)
+    with in_use(model):
+        for ids_1T, labels_1T, packed_1T, owner_1T in _rows(targets, row_tokens):
+            hidden_1TD = model(ids_1T.to(device), documents_BT=packed_1T.to(device), with_logits=False).hidden_BTD
+            at_1T = labels_1T != IGNORED
+            logits_nV = model.logits(hidden_1TD[at_1T.to(device)][None])[0].float()
+            nats_n = F.cross_entropy(logits_nV, labels_1T[at_1T].to(device), reduction="none")
+            nats.index_add_(0, owner_1T[at_1T], nats_n.double().cpu())
+    n_tokens = np.array([at.sum() for at in targets.is_target], np.int64)
+    return Score(nats.numpy(), n_tokens, targets.n_bytes)
+
+
+def measurement(score: Score) -> Measurement:
+    """Return the loss as a stage's card has it."""
+    interval = ratio_interval(score.nats, score.n_tokens)
+    assert interval is not None  # targets have tokens
+    return Measurement(
+        name=NAME,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=len(score.nats),
+        note=f"nats per target token, {int(score.n_tokens.sum()):,} tokens",
+    )
+
+
+def _rows(targets: Targets, row_tokens: int) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """Give token ids, labels, numbers of packed examples in their row and in all, each [1, T]."""
+    longest = max(len(ids) for ids in targets.ids)
+    pieces = [Piece(number, 0, len(ids)) for number, ids in enumerate(targets.ids)]
+    planned, waiting = plan_rows(pieces, max(row_tokens, longest), "best_fit")  # no example is cut
+    for row in [*planned, waiting] if waiting else planned:
+        yield _tensors(row, targets)
+
+
+def _tensors(row: Row, targets: Targets) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    ids, labels, packed, owner = [], [], [], []
+    for number, piece in enumerate(row):
+        of_one, at = targets.ids[piece.document], targets.is_target[piece.document]
+        ids.append(of_one)
+        labels.append(np.append(np.where(at, of_one, IGNORED)[1:], IGNORED))
+        packed.append(np.full(len(of_one), number))
+        owner.append(np.full(len(of_one), piece.document))
+    rows = (torch.from_numpy(np.concatenate(parts))[None] for parts in (ids, labels, packed, owner))
+    ids_1T, labels_1T, packed_1T, owner_1T = rows
+    return ids_1T, labels_1T, packed_1T, owner_1T
