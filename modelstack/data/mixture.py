@@ -33,14 +33,23 @@ class Mixture:
         sources: tuple[str, ...],
         weights: Mapping[str, float] | None,
         seed: int,
+        n_variants: int = 1,
     ) -> None:
         """Give each source of a weight its order; without weights, all documents one order.
+
+        Args:
+            lengths: In tokens, of each variant of each document: first of all documents, then of all once more.
+            source_of: Of each document.
+            sources: Their names.
+            weights: Shares of the tokens.
+            seed: Of the orders.
+            n_variants: A document is another variant of itself each time its source comes round.
 
         Raises:
             UserError: The weights are not one for each source, or cannot be shares.
         """
         if weights is None:
-            weights, self._documents = {ALL: 1.0}, {ALL: np.arange(len(lengths))}
+            weights, self._documents = {ALL: 1.0}, {ALL: np.arange(len(source_of))}
         else:
             _check(weights, sources)
             self._documents = {
@@ -50,6 +59,7 @@ class Mixture:
         self._weights = {name: weights[name] / total for name in self._documents}
         self._lengths = lengths
         self._seed = seed
+        self._n_variants, self._n_in_all = n_variants, len(source_of)
         self._n_drawn = dict.fromkeys(self._documents, 0)
         self._n_tokens = dict.fromkeys(self._documents, 0)
         self._orders: dict[tuple[str, int], Order] = {}
@@ -61,6 +71,7 @@ class Mixture:
         documents = self._documents[name]
         epoch, position = divmod(self._n_drawn[name], len(documents))
         document = int(documents[self._order(name, epoch).document(position)])
+        document += epoch % self._n_variants * self._n_in_all
         self._n_drawn[name] += 1
         self._n_tokens[name] += int(self._lengths[document])
         return document
