@@ -198,7 +198,9 @@ def _placed(thing: str, values: Mapping[str, Spoken], now: Scene) -> tuple[str, 
 
 def _shown(label: str, spoken: Spoken) -> str:
     text = spoken.name
-    is_long = isinstance(spoken.value, str) and " " in text and label.split()[-1] in _QUOTED_LABELS
+    is_long = (
+        isinstance(spoken.value, str) and " " in text and '"' not in text and label.split()[-1] in _QUOTED_LABELS
+    )
     return f'"{text}"' if is_long else text
 
 

@@ -105,6 +105,7 @@ _BY_TOKEN: tuple[tuple[str, str], ...] = (
     ("address", "street"),
 )
 _TEXT_RULES = tuple((re.compile(rf"\b(?:{tokens})s?\b"), kind) for tokens, kind in _BY_TOKEN)
+_CHAIN = re.compile(r"wallet|contract|token|validator|account|function|0x|chain|ethereum|nft|crypto|bech32")
 _DAY, _MOMENT = (
     re.compile(r"\b(date|day|deadline|birthday|since|until|start|end|from|to|before|after)\b"),
     re.compile(r"\btime\b"),
@@ -209,6 +210,8 @@ def _text(label: str, about: str, now: Scene) -> Spoken | None:
         return Spoken(day.value, f"on {day.value}", COPIED, day.value)
     if _MOMENT.search(label):
         return make("time", now) if "HH:MM" in about else None
+    if re.search(r"\baddress$", label) and _CHAIN.search(f"{label} {about}".lower()):
+        return make("wallet", now)
     kind = next((kind for rule, kind in _TEXT_RULES if rule.search(label)), None)
     if kind is None and re.search(r"\bname$", label):
         kind = "project"

@@ -23,7 +23,7 @@ from modelstack.sft.tool_data.decontamination import Cleaner, read_evaluations
 from modelstack.sft.tool_data.everyday_tools import everyday_tools
 from modelstack.sft.tool_data.making import SOURCE, Made, Stock, made
 from modelstack.sft.tool_data.recipe import ToolDataRecipe
-from modelstack.sft.tool_data.sources import chosen, read_schemas, read_sources, schemas_of, shortened
+from modelstack.sft.tool_data.sources import chosen, fitted, read_schemas, read_sources, schemas_of
 from modelstack.sft.tool_data.spoken import scene
 from modelstack.toolcalls.convention import render_calls
 from modelstack.toolcalls.signatures import render_tools
@@ -144,7 +144,7 @@ def _fill_from_files(
         if left[example.source] <= 0:
             passed[f"{example.source}: enough"] += 1
             continue
-        short = shortened(example, recipe.max_tools, recipe.seed)
+        short = fitted(example, recipe.max_tools, recipe.seed)
         if basket.take(Made(short, f"file_{short.kind}"), is_ours=False):
             left[example.source] -= tokens_of(short, recipe.characters_per_token)
     for source, tokens in left.items():
@@ -158,7 +158,7 @@ def _add_validation_files(basket: _Basket, recipe: ToolDataRecipe) -> None:
     picked, _ = chosen(read_sources(_paths(recipe.validation_files)), counts, recipe.seed)
     now = scene("validation files", recipe.seed)
     for example in now.some(picked, recipe.validation_examples):
-        short = shortened(example, recipe.max_tools, recipe.seed)
+        short = fitted(example, recipe.max_tools, recipe.seed)
         basket.take(Made(short, f"file_{short.kind}"), is_ours=False)
 
 

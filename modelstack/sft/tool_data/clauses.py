@@ -20,6 +20,7 @@ _CHOICE = re.compile(r"\(([^()]*\|[^()]*)\)")
 _OPTIONAL = re.compile(r"\[([^\[\]]*)\]")
 _SLOT = re.compile(r"\{(\w+)(\.bare)?\}")
 _BEFORE_VOWEL = re.compile(r"\b([aA]) (?=[aeio](?!ne\b|nce\b|u)|u[lmnpr](?!i))")
+_P_MERGED, _MOST_LISTED_WORDS = 0.3, 4
 _LONG = 24
 """Characters of a part from which a comma before "and" reads well."""
 _REPEATED = re.compile(r"<<(.*)>>")
@@ -96,15 +97,38 @@ def fill(template: str, values: Sequence[Mapping[str, Spoken]], now: Scene) -> s
     found = _REPEATED.search(template)
     if found is None:
         return _filled(template, values[0])
+    before, after = template[: found.start()], template[found.end() :]
+    merged = _merged(found.group(1), values, now) if len(values) > 1 and now.chance(_P_MERGED) else None
+    if merged is not None:
+        return tidy(_filled(before, values[0]) + merged + _filled(after, values[0]))
     each = [_filled(found.group(1), one) for one in values]
     joins = (
         (" and ", " and ", " and also ", ", and ")
         if min(map(len, each)) > _LONG
         else (" and ", " and ", " and also ")
     )
-    before, after = template[: found.start()], template[found.end() :]
     join = now.one(joins) if len(each) == 2 else " and "
     return tidy(_filled(before, values[0]) + listed(each, join) + _filled(after, values[0]))
+
+
+def _merged(part: str, values: Sequence[Mapping[str, Spoken]], now: Scene) -> str | None:
+    """Return "at A and B for 4 and 6 respectively": each value's words listed, the part said once."""
+    slots = slots_of(part)
+    all_spoken = [each[slot] for each in values for slot in slots]
+    if any(isinstance(s.value, list | dict | bool) or _reads_badly_in_a_list(s.said) for s in all_spoken):
+        return None
+    differing = [slot for slot in slots if len({repr(each[slot].value) for each in values}) > 1]
+    together: dict[str, Spoken] = {}
+    for slot in slots:
+        spoken = [each[slot] for each in values]
+        names = listed([s.name for s in spoken]), listed([s.said for s in spoken])
+        together[slot] = Spoken(None, names[1], bare=names[0]) if slot in differing else spoken[0]
+    words = _filled(part, together)
+    return words + now.one((" respectively", ", respectively")) if len(differing) > 1 else words
+
+
+def _reads_badly_in_a_list(words: str) -> bool:
+    return " and " in words or "," in words or " no " in words or len(words.split()) > _MOST_LISTED_WORDS
 
 
 def mood_of(template: str) -> tuple[str, Mood]:

@@ -110,8 +110,9 @@ def json_schema(parameter: Parameter) -> tuple[dict[str, Any], str]:
     if parameter.kind == FLAG:
         return {"type": "boolean"}, ""
     if parameter.options:
-        is_whole = all(isinstance(o, int) for o in parameter.options)
-        return {"type": "integer" if is_whole else "string", "enum": list(parameter.options)}, ""
+        kinds = {type(option) for option in parameter.options}
+        name = "integer" if kinds == {int} else "number" if kinds <= {int, float} else "string"
+        return {"type": name, "enum": list(parameter.options)}, ""
     return schema_of(parameter.kind)
 
 

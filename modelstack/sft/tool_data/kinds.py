@@ -160,6 +160,8 @@ _MAKERS: dict[str, Maker] = {
     "fraction": quantities.fraction,
     "degrees": quantities.degrees,
     "money": quantities.money,
+    "dollars": lambda now, low, high: quantities.priced(now, "dollars", low, high),
+    "euros": lambda now, low, high: quantities.priced(now, "euros", low, high),
     "celsius": quantities.celsius,
     "date": when.day,
     "past_date": when.past_day,
@@ -180,7 +182,7 @@ _MAKERS: dict[str, Maker] = {
     "ticker": _ticker,
 }
 _INTEGERS = ("whole", "calendar_year", "degrees", "month", "year", "number_id")
-_NUMBERS = ("decimal", "percent", "fraction", "money", "celsius")
+_NUMBERS = ("decimal", "percent", "fraction", "money", "dollars", "euros", "celsius")
 _HINTS = {
     "percent": "in percent",
     "fraction": "as a fraction between 0 and 1",

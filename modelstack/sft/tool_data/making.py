@@ -28,6 +28,15 @@ BROAD_FIELDS = ("web",)
 """Fields whose tools can do nearly anything a bit: never shown where nothing must fit."""
 _N_TOOLS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6)
 _P_TODAY = 0.12
+_P_FAILS = 0.15
+_FAILURES = (
+    ("not found", "nothing of that name was found"),
+    ("timeout", "the service took too long to answer"),
+    ("permission denied", "I'm not allowed to do that"),
+    ("service unavailable", "the service is not available at the moment"),
+    ("quota exceeded", "the limit for today has been reached"),
+    ("already exists", "it exists already"),
+)
 _INSTRUCTIONS = ("You are a helpful assistant.", "You help people with their tasks.", "Be brief.")
 
 
@@ -79,7 +88,7 @@ def _parallel(stock: Stock, now: Scene, name: str) -> Made | None:
 
 def _multi(stock: Stock, now: Scene, name: str) -> Made | None:
     first = now.one(stock.tools)
-    others = stock.siblings(first) if now.chance(0.45) else list(stock.tools)
+    others = (now.chance(0.45) and stock.siblings(first)) or list(stock.tools)
     chosen = [first, *now.some([t for t in others if t is not first], now.one((1, 1, 1, 2, 2)))]
     shown = [show(tool, now) for tool in chosen]
     clauses = [ask(each, now, n_calls=now.one((1, 1, 1, 2))) or ask(each, now) for each in shown]
@@ -138,7 +147,7 @@ def _clarify(stock: Stock, now: Scene, name: str) -> Made | None:
 
 
 def _answer(stock: Stock, now: Scene, name: str) -> Made | None:
-    started = _conversation(stock, now)
+    started = _conversation(stock, now, p_fails=_P_FAILS)
     if started is None:
         return None
     shown, clause, messages, answer = started
@@ -208,7 +217,9 @@ def _without_call(
     return Made(example, sort)
 
 
-def _conversation(stock: Stock, now: Scene) -> tuple[Shown, Clause, list[Message], str] | None:
+def _conversation(
+    stock: Stock, now: Scene, *, p_fails: float = 0.0
+) -> tuple[Shown, Clause, list[Message], str] | None:
     """Return a first exchange up to the tool's result, and the answer that fits."""
     shown = show(now.one([t for t in stock.tools if t.answers]), now)
     clause = ask(shown, now)
@@ -219,13 +230,22 @@ def _conversation(stock: Stock, now: Scene) -> tuple[Shown, Clause, list[Message
     filled = _filled_result(shown.origin, by_origin, now)
     if filled is None:
         return None
-    result, answer = filled
+    result, answer = _failed(now) if now.chance(p_fails) else filled
     messages = [
         Message(role="user", content=speak([clause], now)),
         Message(role="assistant", calls=(Call(name=name, arguments=arguments),)),
         Message(role="tool", content=result),
     ]
     return shown, clause, messages, answer
+
+
+def _failed(now: Scene) -> tuple[str, str]:
+    """Return the result of a tool that failed, and the honest answer."""
+    reason, told = now.one(_FAILURES)
+    answer = now.one(
+        ("That didn't work: {}.", "I'm sorry, that failed: {}.", "It could not be done: {}. Shall I try again?")
+    )
+    return json.dumps({"error": reason}), answer.format(told)
 
 
 def _filled_result(tool: EverydayTool, arguments: Mapping[str, Any], now: Scene) -> tuple[str, str] | None:

@@ -136,6 +136,17 @@ def money(now: Scene, low: int, high: int) -> Spoken:
     return said_whole(now, n)
 
 
+def priced(now: Scene, currency: str, low: int, high: int) -> Spoken:
+    """Return an amount said with its currency, "$1,250" or "1250 dollars"; the call holds the number."""
+    plain = money(now, low, high)
+    sign = {"dollars": "$", "euros": "€"}[currency]
+    written = f"{plain.value:,}" if now.chance(0.6) else f"{plain.value}"
+    if isinstance(plain.value, int) and plain.value >= 1000 and plain.value % 1000 == 0 and now.chance(0.3):
+        written = f"{plain.value // 1000}k"
+    said = now.one([f"{sign}{written}", f"{sign}{written}", f"{plain.said} {currency}", f"{written} {currency}"])
+    return Spoken(plain.value, said, "money_form")
+
+
 def celsius(now: Scene, low: int, high: int) -> Spoken:
     """Return a temperature in degrees Celsius."""
     n = now.random.randrange(low, high + 1)

@@ -105,8 +105,11 @@ def _evenly(examples: list[Example], n: int) -> Iterator[Example]:
         waiting, cap = later, cap * 2
 
 
-def shortened(example: Example, max_tools: int, seed: int) -> Example:
-    """Return an example with fewer distractors, its gold tools kept."""
+def fitted(example: Example, max_tools: int, seed: int) -> Example:
+    """Return an example with fewer distractors, its gold tools kept, and an abstention in its one form."""
+    if example.kind == "irrelevant" and example.reply is not None:
+        # Sets disagree on how a model says that no tool fits; prose of a dozen kinds would blur the one decision.
+        example = example.model_copy(update={"reply": None})
     if len(example.tools) <= max_tools:
         return example
     gold = {call.name for call in example.calls} | {c.name for m in example.messages for c in m.calls}
@@ -125,8 +128,6 @@ def _unfit(example: Example) -> str:
     n_characters = sum(len(m.content) for m in example.messages) + sum(len(t.description) for t in example.tools)
     if n_characters > MAX_CHARACTERS:
         return "too long"
-    if example.kind == "irrelevant" and example.reply is None and example.source == "toolrl-sft":
-        return ""
     if not _is_spoken(example.messages):
         return "no words of a user"
     try:

@@ -16,7 +16,7 @@ from modelstack.sft.examples import Call, Example, Message, Tool, check_example,
 from modelstack.sft.tool_data.build import build, tokens_of
 from modelstack.sft.tool_data.decontamination import RULES, Cleaner, read_evaluations
 from modelstack.sft.tool_data.recipe import ToolDataRecipe
-from modelstack.sft.tool_data.sources import chosen, read_schemas, schemas_of, shortened
+from modelstack.sft.tool_data.sources import chosen, fitted, read_schemas, schemas_of
 
 ROOT = Path(__file__).parents[3]
 CITY = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
@@ -156,10 +156,17 @@ def test_a_broken_schema_record_names_its_line(tmp_path: Path) -> None:
 
 def test_distractors_beyond_the_most_are_left_out_but_gold_tools_stay() -> None:
     many = example("1", "tide in Porto?", n_tools=9)
-    short = shortened(many, 3, 0)
+    short = fitted(many, 3, 0)
     assert len(short.tools) == 3
     assert "get_tide" in [tool.name for tool in short.tools]
-    assert shortened(short, 3, 0) is short
+    assert fitted(short, 3, 0) is short
+
+
+def test_an_abstention_in_prose_becomes_the_explicit_one() -> None:
+    prose = example("1", "order a pizza").model_copy(
+        update={"kind": "irrelevant", "calls": (), "reply": "I cannot."}
+    )
+    assert fitted(prose, 3, 0).reply is None
 
 
 def test_no_function_takes_more_than_its_part_of_a_source() -> None:

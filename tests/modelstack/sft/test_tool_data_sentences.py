@@ -42,10 +42,16 @@ def test_words_around_a_value_that_is_not_said_go_with_it() -> None:
 
 def test_the_repeated_part_is_said_once_a_call() -> None:
     values = [spoken(place="Hof", date="today"), spoken(place="Sakura", date="on Friday")]
-    text = fill("book a table <<at {place} {date}>>", values, scene(1))
-    assert text.startswith("book a table at Hof today")
-    assert text.endswith("at Sakura on Friday")
-    assert " and " in text
+    texts = {fill("book a table <<at {place} {date}>>", values, scene(i)) for i in range(40)}
+    assert "book a table at Hof today and at Sakura on Friday" in texts
+    assert "book a table at Hof and Sakura today and on Friday respectively" in texts
+    assert all(text.index("Hof") < text.index("Sakura") and text.count("book") == 1 for text in texts)
+
+
+def test_what_is_the_same_in_several_calls_is_said_once_when_they_are_merged() -> None:
+    values = [spoken(place="Hof", guests="four"), spoken(place="Sakura", guests="four")]
+    texts = {fill("book <<{place} for {guests}>>", values, scene(i)) for i in range(40)}
+    assert "book Hof and Sakura for four" in texts
 
 
 def test_a_bare_value_has_no_preposition() -> None:
