@@ -29,7 +29,7 @@ from modelstack.toolcalls.convention import render_calls
 from modelstack.toolcalls.signatures import render_tools
 
 TRAIN_FILE, VALIDATION_FILE, MANIFEST_FILE = "train.jsonl.zst", "validation.jsonl.zst", "manifest.json"
-FRAME_TOKENS = 90
+FRAME_TOKENS = 99
 """Tokens of an example that are the same in all: how a call is written, the turns' marks."""
 _HELD_OUT_EVERY = 20
 """One real tool in so many is for the validation set alone."""

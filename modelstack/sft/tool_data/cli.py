@@ -24,15 +24,16 @@ def tool_data(
     file, *overrides = arguments
     console = Console()
     recipe = read_recipe(ToolDataRecipe, Path(file), overrides)
-    manifest = build(recipe, out, lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+
+    def report(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    manifest = build(recipe, out, report)
     for name in ("train", "validation"):
         part = manifest[name]
-        console.print(
+        report(
             f"{name}: {part['examples']:,} examples, about {part['tokens_estimated']:,} tokens, "
-            f"{part['abstention_share']:.1%} abstain, {part['gold_functions']:,} functions called",
-            highlight=False,
+            f"{part['abstention_share']:.1%} abstain, {part['gold_functions']:,} functions called"
         )
     dropped = manifest["decontamination"]["train"]["dropped"]
-    console.print(
-        "repeated an evaluation and were dropped: " + ", ".join(f"{n} ({r})" for r, n in dropped.items())
-    )
+    report("repeated an evaluation and were dropped: " + ", ".join(f"{n} ({rule})" for rule, n in dropped.items()))

@@ -68,7 +68,7 @@ def test_sets_are_valid_disjoint_and_as_large_as_asked(tmp_path: Path) -> None:
     assert {e.split for e in validation} == {"validation"}
     said = [{e.messages[-1].content for e in part} for part in (train, validation)]
     assert not said[0] & said[1]
-    total = sum(tokens_of(e, 3.3) for e in train)
+    total = sum(tokens_of(e, 3.72) for e in train)
     assert 0.85 * 12_000 <= total <= 1.1 * 12_000
     assert manifest["train"]["examples"] == len(train)
     assert manifest["train"]["by_kind"] == dict(Counter(e.kind for e in train).most_common())
