@@ -139,12 +139,82 @@ def money(now: Scene, low: int, high: int) -> Spoken:
 def priced(now: Scene, currency: str, low: int, high: int) -> Spoken:
     """Return an amount said with its currency, "$1,250" or "1250 dollars"; the call holds the number."""
     plain = money(now, low, high)
+    if plain.value >= 2000 and now.chance(0.35):
+        plain = said_whole(now, int(plain.value) // 1000 * 1000)
     sign = {"dollars": "$", "euros": "€"}[currency]
     written = f"{plain.value:,}" if now.chance(0.6) else f"{plain.value}"
     if isinstance(plain.value, int) and plain.value >= 1000 and plain.value % 1000 == 0 and now.chance(0.3):
         written = f"{plain.value // 1000}k"
     said = now.one([f"{sign}{written}", f"{sign}{written}", f"{plain.said} {currency}", f"{written} {currency}"])
     return Spoken(plain.value, said, "money_form")
+
+
+def level(now: Scene) -> Spoken:
+    """Return how far something is open or turned up, in percent."""
+    value = now.one([0, 25, 50, 75, 100, 100, 50, 10, 30, 40, 60, 80, 90])
+    ways = {
+        0: ("all the way down", "zero", "0%"),
+        25: ("a quarter of the way", "25 percent", "25%"),
+        50: ("halfway", "half", "50%", "fifty percent"),
+        75: ("three quarters", "75 %"),
+        100: ("all the way", "the maximum", "full", "100 percent"),
+    }
+    said = now.one(ways.get(value, (f"{value}%", f"{value} percent", f"{in_words(value)} percent")))
+    return Spoken(value, said, "level_word" if str(value) not in said else COPIED)
+
+
+def level_fraction(now: Scene) -> Spoken:
+    """Return the same as a number from 0 to 1."""
+    percent_level = level(now)
+    return Spoken(_number(Fraction(percent_level.value, 100)), percent_level.said, "level_word")
+
+
+def compass(now: Scene) -> Spoken:
+    """Return a direction in degrees from north, clockwise."""
+    if now.chance(0.3):
+        value = now.random.randrange(5, 355, 5)
+        return Spoken(value, now.one([f"{value} degrees", f"{value}°"]), "unit")
+    names = ("north", "northeast", "east", "southeast", "south", "southwest", "west", "northwest")
+    index = now.random.randrange(8)
+    said = now.one(("due {}", "{}", "the {}")).format(names[index])
+    return Spoken(45 * index, said if index % 2 == 0 else names[index], "compass")
+
+
+def up_or_down(now: Scene) -> Spoken:
+    """Return a distance in metres, up positive and down negative."""
+    amount = now.one([1, 2, 3, 4, 5, 6, 8, 10, 0.5, 1.5, 2.5])
+    words = {0.5: "half a metre", 1.5: "a metre and a half", 2.5: "two and a half metres", 1: "one metre"}
+    text = words.get(amount) or now.one((f"{amount} metres", f"{amount} m", f"{in_words(int(amount))} metres"))
+    sign, way = now.one([(1, "up"), (-1, "down")])
+    return Spoken(sign * amount, f"{text} {way}", "signed")
+
+
+def left_or_right(now: Scene) -> Spoken:
+    """Return an angle, to the right positive and to the left negative."""
+    amount, text = now.one(
+        [(90, "a quarter turn"), (180, "half a turn"), (15, "15 degrees"), (30, "thirty degrees"), (45, "45°")]
+        + [(60, "60 degrees"), (5, "five degrees")]
+    )
+    sign, way = now.one([(1, "to the right"), (-1, "to the left"), (1, "right"), (-1, "left")])
+    return Spoken(sign * amount, f"{text} {way}", "signed")
+
+
+def times(now: Scene) -> Spoken:
+    """Return how often something happens."""
+    n = now.one([1, 2, 2, 3, 3, 4, 5, 6])
+    return Spoken(n, {1: "once", 2: "twice"}.get(n) or f"{now.one([str(n), in_words(n)])} times", "times_word")
+
+
+def body_height(now: Scene) -> Spoken:
+    """Return the height of a person in centimetres."""
+    n = now.random.randrange(145, 204)
+    metres = f"{n // 100}.{n % 100:02}"
+    said = now.one(
+        [f"{n} cm", f"{metres} m", f"{metres} metres", f"{n} centimetres", f"{n // 100} metre {n % 100}"]
+    )
+    return Spoken(
+        n, said if n % 100 >= 10 else f"{n} cm", "unit_converted" if "m" in said and "." in said else "unit"
+    )
 
 
 def celsius(now: Scene, low: int, high: int) -> Spoken:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -211,3 +213,11 @@ def test_the_command_writes_sets_and_says_what_is_in_them(tmp_path: Path) -> Non
         "train.jsonl.zst",
         "validation.jsonl.zst",
     ]
+
+
+def test_data_is_made_without_torch() -> None:
+    code = (
+        "import sys, modelstack.sft.tool_data.build, modelstack.sft.tool_data.cli; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "False"

@@ -157,3 +157,23 @@ def test_the_line_of_today_names_the_day() -> None:
     for now in scenes("line", 30):
         assert weekday(now.today) in today_line(now)
         assert str(now.today.year) in today_line(now)
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "value"),
+    [
+        ("level", "all the way", 100),
+        ("level_fraction", "halfway", 0.5),
+        ("compass", "due east", 90),
+        ("compass", "northwest", 315),
+        ("up_or_down", "half a metre down", -0.5),
+        ("left_or_right", "a quarter turn to the left", -90),
+        ("times", "twice", 2),
+        ("body_height", "1.78 m", 178),
+        ("dollars 9000 19000", "$12k", 12000),
+        ("month", "in March", 3),
+    ],
+)
+def test_words_of_degree_direction_and_number_have_their_value(kind: str, said: str, value: float) -> None:
+    found = {spoken.said: spoken.value for now in scenes("words", 9000) for spoken in [make(kind, now)]}
+    assert found[said] == value
