@@ -9,6 +9,7 @@ Letters: B batch, T tokens of this call, P tokens already in the cache, S = P + 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -31,6 +32,16 @@ class Routing:
         self.logits_NE, self.scores_NE, self.experts_Nk = logits_NE, scores_NE, experts_Nk
 
 
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Tokens [start, end) of rows [first_row, end_row): each sees itself and those before it in its row."""
+
+    first_row: int
+    end_row: int
+    start: int
+    end: int
+
+
 @dataclass(slots=True)
 class ForwardContext:
     """One call's shared facts."""
@@ -46,6 +57,7 @@ class ForwardContext:
     """Expert choices [N, k] by layer, instead of the router's own (anticipatory routing, replay in RL)."""
     routing: dict[int, Routing] = field(default_factory=dict)
     """By layer, filled by the layers."""
+    _runs: tuple[Run, ...] | None = None
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
     _rotations: dict[tuple[RopeParameters, int], Rotation] = field(default_factory=dict)
     _half_split: dict[tuple[RopeParameters, int, torch.dtype], Rotation] = field(default_factory=dict)
@@ -74,6 +86,21 @@ class ForwardContext:
         fits = window is None or window >= self.n_past + self.n_tokens
         return fits and self.documents_BT is None and self.n_past == 0
 
+    def runs(self, window: int | None) -> tuple[Run, ...]:
+        """Return the runs of tokens that see one another, where "all before it in its run" is the whole mask.
+
+        That is one for all rows, or one for each packed document. There are none on a GPU, which would have to be
+        waited for, and none where there are no numbers to be looked at (a compiler, a fake tensor).
+        """
+        ids = self.token_ids_BT
+        if self.n_past or ids.device.type != "cpu" or type(ids) is not Tensor or torch.compiler.is_compiling():
+            return ()
+        runs = self._runs
+        if runs is None:
+            runs = self._runs = _runs_of(len(ids), self.n_tokens, self.documents_BT)
+        fits = window is None or window >= max(run.end - run.start for run in runs)
+        return runs if fits else ()
+
     def mask(self, window: int | None, n_keys: int) -> Tensor | None:
         """Return who sees whom, bool [B or 1, 1, T, n_keys], True where seen; None: everything is seen.
 
@@ -101,3 +128,14 @@ class ForwardContext:
             same = self.documents_BT[:, None, :, None] == self.documents_BT[:, None, None, :]
             seen = seen & same
         return seen
+
+
+def _runs_of(n_rows: int, n_tokens: int, documents_BT: Tensor | None) -> tuple[Run, ...]:
+    if documents_BT is None:
+        return (Run(0, n_rows, 0, n_tokens),)
+    is_new = (documents_BT[:, 1:] != documents_BT[:, :-1]).tolist()
+    runs = []
+    for row, news in enumerate(is_new):
+        edges = [0, *(place for place, new in enumerate(news, 1) if new), n_tokens]
+        runs += [Run(row, row + 1, start, end) for start, end in pairwise(edges)]
+    return tuple(runs)

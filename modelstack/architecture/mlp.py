@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
+from modelstack.architecture.projections import projected
 
 
 def relu2(x: Tensor) -> Tensor:
@@ -73,4 +74,5 @@ class MLP(nn.Module):
         """Return [B, T, D]; the context is for feed-forward kinds that route."""
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(x_BTD)))
-        return self.down_proj(self.gated_act(self.gate_proj(x_BTD), self.up_proj(x_BTD)))
+        gate, up = projected(x_BTD, (self.gate_proj, self.up_proj))
+        return self.down_proj(self.gated_act(gate, up))

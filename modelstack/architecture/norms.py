@@ -113,16 +113,16 @@ class _RMSNormOnCPU(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor | None, None]:
         rows, weight, s = ctx.saved_tensors
         (g,) = gradients
         x, w, g_fp32 = rows.float(), weight.float(), g.reshape(rows.shape).float()
         gx = g_fp32 * x
         inner = torch.mv(gx, w)[:, None]
-        d_weight = torch.mv(gx.t(), s[:, 0])
+        d_weight = torch.mv(gx.t(), s[:, 0]).to(weight.dtype) if ctx.needs_input_grad[1] else None
         scale = inner.mul_(s).mul_(s).div_(-x.shape[-1])
         d_x = torch.mul(x, scale, out=gx).addcmul_(g_fp32, w).mul_(s)
-        return d_x.to(rows.dtype).view(g.shape), d_weight.to(weight.dtype), None
+        return d_x.to(rows.dtype).view(g.shape), d_weight, None
 
 
 def _unit_rms(x: Tensor, eps: float) -> Tensor:

@@ -17,6 +17,7 @@ from modelstack.architecture.cache import GrowingCache, WindowCache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
 from modelstack.architecture.norms import make_norm
+from modelstack.architecture.projections import projected
 from modelstack.architecture.rope import alibi_slopes, rotate_half_split, rotate_interleaved
 
 
@@ -60,7 +61,7 @@ class GroupedQueryAttention(nn.Module):
     ) -> Tensor:
         """Mix tokens: [B, T, D] to [B, T, D]."""
         B, T, _ = x_BTD.shape
-        q, k, v = self.q_proj(x_BTD), self.k_proj(x_BTD), self.v_proj(x_BTD)
+        q, k, v = projected(x_BTD, (self.q_proj, self.k_proj, self.v_proj))
         gate = None
         if self.has_gate:
             q, gate = q.view(B, T, self.n_heads, 2 * self.head_dim).chunk(2, dim=-1)
@@ -89,6 +90,7 @@ class GroupedQueryAttention(nn.Module):
             scale=self.scale,
             mask=None if causal else context.mask(self.window, k.shape[2]),
             causal=causal,
+            runs=context.runs(self.window) if cache is None else (),
             bias=self._alibi(context, k.shape[2]),
             sinks_H=self.sinks,
             softcap=self.softcap,

@@ -1,17 +1,22 @@
 """Softmax attention over given queries, keys and values: the one place that chooses a kernel.
 
-Plain attention, masked or not, goes to torch's fused kernel. A soft-cap (Gemma 2) and sinks (gpt-oss, arXiv
-2309.17453: a logit that joins the denominator only) cannot be said to it and are computed in steps, with the
-softmax in fp32.
+Plain attention, masked or not, goes to torch's fused kernel, or in training on a CPU to `run_attention`. A
+soft-cap (Gemma 2) and sinks (gpt-oss, arXiv 2309.17453: a logit that joins the denominator only) cannot be said to
+either and are computed in steps, with the softmax in fp32.
 
 Letters: B batch, H query heads, G KV heads, T queries, S keys, d channels of a key, e of a value.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+
+from modelstack.architecture.attention import run_attention
+from modelstack.architecture.context import Run
 
 
 def softmax_attention(
@@ -22,6 +27,7 @@ def softmax_attention(
     scale: float,
     mask: Tensor | None = None,
     causal: bool = False,
+    runs: Sequence[Run] = (),
     bias: Tensor | None = None,
     sinks_H: Tensor | None = None,
     softcap: float | None = None,
@@ -35,12 +41,15 @@ def softmax_attention(
         scale: Factor on q.k.
         mask: bool, True where seen, broadcast to [B, H, T, S]; None: all is seen, or `causal`.
         causal: Each query sees the keys up to its own place, T = S; `mask` is then not read.
+        runs: Says what `mask` or `causal` says, where tokens see all before them in their own run; or nothing.
         bias: Added to the logits, broadcast to [B, H, T, S] (ALiBi).
         sinks_H: A logit for each head that takes part in the denominator; not scaled.
         softcap: c in c * tanh(logit / c), before masking.
     """
     grouped = q_BHTd.shape[1] != k_BGSd.shape[1]
     if sinks_H is None and softcap is None:
+        if runs and bias is None and run_attention.suits(q_BHTd, runs):
+            return run_attention.run_attention(q_BHTd, k_BGSd, v_BGSe, scale, runs)
         if bias is not None:
             mask = _as_bias(mask, bias, causal, q_BHTd)
             causal = False
