@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from modelstack.architecture.projections import SharesInput
 from modelstack.sft.lora_config import LoraConfig
 
 
-class LoraLinear(nn.Linear):
+class LoraLinear(SharesInput):
     """`nn.Linear` with its own frozen parameters, under their names, and the adapter's beside them."""
 
     lora_A: nn.Parameter
@@ -59,6 +60,11 @@ class LoraLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         """Return [..., O]."""
         return adapted(x, (self,))[0]
+
+    @classmethod
+    def together(cls, x: Tensor, layers: Sequence[LoraLinear]) -> Sequence[Tensor]:  # pyright: ignore
+        """Return what each of some layers makes of the same input."""
+        return adapted(x, layers)
 
     @torch.no_grad()
     def adapted_norm(self) -> Tensor:
@@ -138,8 +144,13 @@ class _Adapted(torch.autograd.Function):
         outputs = []
         pieces = zip(weights, biases, scaled_b, h.split([len(one) for one in a_s], dim=1), strict=True)
         for weight, bias, b, h_Nr in pieces:
-            y_NO = F.linear(x_NI, weight, bias).addmm_(h_Nr, b.T)
-            outputs.append(y_NO.view(*x.shape[:-1], -1))
+            # `out=`: selective checkpointing takes what products return for finished, and this is added to.
+            y_NO = x_NI.new_empty(len(x_NI), len(weight))
+            if bias is None:
+                torch.mm(x_NI, weight.T, out=y_NO)
+            else:
+                torch.addmm(bias, x_NI, weight.T, out=y_NO)
+            outputs.append(y_NO.addmm_(h_Nr, b.T).view(*x.shape[:-1], -1))
         ctx.save_for_backward(x_NI, None if seen is None else seen_NI, h, a, *weights, *scaled_b)
         ctx.scales, ctx.shape, ctx.ranks, ctx.adapter_dtype = (
             scales,

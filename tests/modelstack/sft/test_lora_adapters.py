@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from pydantic import ValidationError
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.projections import projected
 from modelstack.errors import UserError
 from modelstack.sft.lora import (
     add_lora,
@@ -19,6 +22,7 @@ from modelstack.sft.lora import (
 )
 from modelstack.sft.lora_config import LoraConfig
 from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.parallel.blocks import apply_checkpointing
 from tests.modelstack.architecture.families import FAMILIES
 from tests.modelstack.architecture.parity import random_ids
 from tests.modelstack.sft.lora_models import adapted_model, stir, toy_base, toy_config
@@ -132,6 +136,33 @@ def test_dropout_passes_gradients_to_what_it_kept() -> None:
         found.append((y.detach(), *torch.autograd.grad(y.square().sum(), (x, layer.lora_A, layer.lora_B))))
     for own, wanted in zip(*found, strict=True):
         torch.testing.assert_close(own, wanted, atol=1e-4, rtol=1e-4)
+
+
+def test_layers_that_share_an_input_compute_as_they_do_alone() -> None:
+    layers = [layer for _, layer in lora_layers(adapted_model(toy_config(rank=3), attention_bias=True))][:3]
+    layers[1] = dict(lora_layers(adapted_model(toy_config(rank=5, dora=True))))["model.layers.0.self_attn.k_proj"]
+    x = torch.randn(2, 5, layers[0].in_features, requires_grad=True)
+    adapters = [parameter for layer in layers for parameter in layer.parameters() if parameter.requires_grad]
+    found = []
+    for outputs in (projected(x, layers), [layer(x) for layer in layers]):
+        gradients = torch.autograd.grad(torch.cat([y.square().sum()[None] for y in outputs]).sum(), [x, *adapters])
+        found.append([*outputs, *gradients])
+    assert len(found[0]) == 3 + 1 + 7
+    for together, alone in zip(*found, strict=True):
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("keys", [{}, {"attention_bias": True, "mlp_bias": True}])
+def test_checkpointed_blocks_give_the_same_gradients(keys: dict[str, Any]) -> None:
+    found = []
+    for kind in ("none", "full", "selective"):
+        model = adapted_model(**keys)
+        apply_checkpointing(model, kind)
+        model(random_ids()).logits_BTV.square().mean().backward()
+        found.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
+    for kept, full, selective in zip(*found, strict=True):
+        torch.testing.assert_close(full, kept)
+        torch.testing.assert_close(selective, kept)
 
 
 def test_b_learns_by_its_own_rate() -> None:
