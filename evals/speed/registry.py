@@ -74,5 +74,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "tokens per second of training beside transformers, litgpt and nanoGPT (NANOGPT names its checkout)",
         quick=("--tiny", "--mode", "eager", "--warm", "30", "--turns", "2", "--steps", "2"),
     ),
+    "lora_throughput": Benchmark(
+        "evals.speed.lora_throughput",
+        "tokens per second of training a LoRA adapter beside transformers with peft, on SmolLM2-135M",
+        quick=("--tiny", "--warm", "30", "--turns", "2", "--steps", "2"),
+    ),
 }
 """By name, in the order of running."""

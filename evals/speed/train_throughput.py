@@ -76,13 +76,17 @@ class Measured:
 class Worker:
     """A program in its own process."""
 
-    def __init__(self, python: Path, task: Task, threads: int) -> None:
+    def __init__(self, command: Sequence[str], program: str, threads: int) -> None:
         """Start it and wait until it is built.
+
+        Args:
+            command: Starts a process that serves as `train_worker` does; `--threads` is added.
+            program: Its name.
+            threads: Of its torch.
 
         Raises:
             RuntimeError: It cannot be built.
         """
-        command = [str(python), "-m", "evals.speed.train_worker", task_to_json(task)]
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         # Threads that wait actively would take the cores from the program whose turn it is.
         settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
@@ -93,7 +97,7 @@ class Worker:
             env={**os.environ, **settings},
             text=True,
         )
-        self.program = task.program
+        self.program = program
         self.n_parameters = int(self._answer()["parameters"])
 
     def steps(self, n: int) -> dict[str, Any]:
@@ -124,9 +128,9 @@ class Worker:
 
 
 @contextmanager
-def working(python: Path, task: Task, threads: int) -> Iterator[Worker]:
+def working(command: Sequence[str], program: str, threads: int) -> Iterator[Worker]:
     """Have a program's process, ended at the end."""
-    worker = Worker(python, task, threads)
+    worker = Worker(command, program, threads)
     try:
         yield worker
     finally:
@@ -139,7 +143,8 @@ def measure(tasks: Sequence[tuple[Task, Path]], turns: Turns, threads: int) -> d
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
         for task, python in tasks:
-            workers[task.program] = worker = stack.enter_context(working(python, task, threads))
+            command = [str(python), "-m", "evals.speed.train_worker", task_to_json(task)]
+            workers[task.program] = worker = stack.enter_context(working(command, task.program, threads))
             started = time.perf_counter()
             first = worker.steps(1)
             first_s = time.perf_counter() - started
@@ -173,10 +178,14 @@ def check_equal_work(found: dict[str, Measured]) -> None:
 
 def ratio_of(ours: Measured, theirs: Measured) -> tuple[float, float, float]:
     """Return our speed over theirs, turn by turn (geometric mean of medians), and the 95 % interval."""
-    logs = [
-        math.log(statistics.median(b) / statistics.median(a))
-        for a, b in zip(ours.seconds, theirs.seconds, strict=True)
-    ]
+    return ratio_by_turn(ours.seconds, theirs.seconds)
+
+
+def ratio_by_turn(
+    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
+) -> tuple[float, float, float]:
+    """Return `ratio_of` for the seconds of each step, by turn."""
+    logs = [math.log(statistics.median(b) / statistics.median(a)) for a, b in zip(ours, theirs, strict=True)]
     interval = mean_interval(logs, seed=0)
     return math.exp(interval.value), math.exp(interval.low), math.exp(interval.high)
 

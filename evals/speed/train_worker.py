@@ -15,6 +15,7 @@ import resource
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -40,16 +41,30 @@ def main() -> int:
     parser.add_argument("task", type=task_from_json)
     parser.add_argument("--threads", type=int, required=True)
     options = parser.parse_args()
+
+    def ready() -> tuple[int, Callable[[], float]]:
+        trainer = build(options.task)
+        return trainer.n_parameters, losses(trainer, options.task.shape)
+
+    return serve(ready, options.threads)
+
+
+def serve(ready: Callable[[], tuple[int, Callable[[], float]]], threads: int) -> int:
+    """Build a program, then take as many of its steps as each line of the input asks for, until the input ends.
+
+    Args:
+        ready: Builds it; returns its number of parameters and what takes one step and gives the loss.
+        threads: Of torch.
+    """
     answers = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.simplefilter("ignore")
 
     import torch
 
-    torch.set_num_threads(options.threads)
-    trainer = build(options.task)
-    step = losses(trainer, options.task.shape)
-    answers.write(json.dumps({"parameters": trainer.n_parameters}) + "\n")
+    torch.set_num_threads(threads)
+    n_parameters, step = ready()
+    answers.write(json.dumps({"parameters": n_parameters}) + "\n")
     for line in sys.stdin:
         answers.write(json.dumps(_steps(step, int(line))) + "\n")
     return 0

@@ -1,0 +1,160 @@
+"""Tokens per second of training a LoRA adapter on SmolLM2-135M, beside transformers with peft.
+
+What a step is, and what each program does, is in `lora_programs`: same rows, labels and optimizer, a bf16 base.
+Each program has a process of its own and they take turns of a step or more, so that what disturbs the machine
+disturbs all; a ratio is taken turn by turn, and its interval is a bootstrap over turns. Padding is not counted as
+tokens. That the work is equal is checked: trained parameters are as many, first losses agree, all losses fall.
+
+The promise is against peft as a user has it, with logits at all positions; the second row shows how much of the
+difference is left when the user restricts the head to labelled positions by hand.
+
+    python -m evals.speed.lora_throughput [--threads 2]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import sys
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evals.speed.lora_programs import OURS, PEER, PROGRAMS, Lengths, Task, n_tokens
+from evals.speed.lora_worker import task_to_json
+from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
+from evals.speed.train_throughput import Turns, Worker, ratio_by_turn, working
+
+LEAST = 1.3
+"""Our speed over peft's, at least."""
+FIRST_LOSSES_APART = 0.02
+"""Relative: the same weights and rows, in bf16 throughout or under autocast."""
+USUAL = Lengths()
+TINY = Lengths(rows=2, shortest=12, longest=16, labelled=6)
+
+
+@dataclass(slots=True)
+class Measured:
+    """What one program came to."""
+
+    n_parameters: int
+    losses: list[float] = field(default_factory=list[float])
+    seconds: list[list[float]] = field(default_factory=list[list[float]])
+    """Of each step, by turn."""
+    peak_mib: float = 0.0
+
+    @property
+    def step_s(self) -> float:
+        """Return the median time of a step."""
+        return statistics.median(s for turn in self.seconds for s in turn)
+
+
+def measure(tasks: Sequence[Task], turns: Turns, threads: int) -> dict[str, Measured]:
+    """Let programs take turns; return what each came to, by its name."""
+    found: dict[str, Measured] = {}
+    with ExitStack() as stack:
+        workers: dict[str, Worker] = {}
+        for task in tasks:
+            command = [sys.executable, "-m", "evals.speed.lora_worker", task_to_json(task)]
+            worker = stack.enter_context(working(command, task.program, threads))
+            workers[task.program], found[task.program] = worker, Measured(worker.n_parameters)
+            found[task.program].losses += worker.steps(turns.n_warm)["losses"]
+        for turn in range(turns.n_turns):
+            for name in workers if turn % 2 == 0 else reversed(workers):
+                answer, of_one = workers[name].steps(turns.n_steps), found[name]
+                of_one.seconds.append(answer["seconds"])
+                of_one.losses += answer["losses"]
+                of_one.peak_mib = answer["peak_mib"]
+    return found
+
+
+def check_equal_work(found: dict[str, Measured]) -> None:
+    """Compare trained parameters and losses.
+
+    Raises:
+        RuntimeError: A program trains something else, or does not learn.
+    """
+    ours = found[OURS]
+    for name, one in found.items():
+        if one.n_parameters != ours.n_parameters:
+            raise RuntimeError(f"{name} trains {one.n_parameters} parameters and ours {ours.n_parameters}")
+        if abs(one.losses[0] / ours.losses[0] - 1) > FIRST_LOSSES_APART:
+            raise RuntimeError(
+                f"{name} begins with a loss of {one.losses[0]:.4f} and ours of {ours.losses[0]:.4f}"
+            )
+        n = max(1, len(one.losses) // 4)
+        if not statistics.mean(one.losses[-n:]) < statistics.mean(one.losses[:n]):
+            raise RuntimeError(f"{name} does not learn: its losses are {one.losses}")
+
+
+def result_of(found: dict[str, Measured], tokens: float) -> BenchmarkResult:
+    """Return figures and comparison, and print them."""
+    figures: list[Figure] = []
+    ours = found[OURS]
+    for name, one in found.items():
+        line = f"{name:34} {tokens / one.step_s:6.0f} tokens/s  {one.peak_mib:5.0f} MiB"
+        line += f"  loss {one.losses[0]:.2f} to {one.losses[-1]:.2f}"
+        if name != OURS:
+            ratio, low, high = ratio_by_turn(ours.seconds, one.seconds)
+            bound = LEAST if name == PEER else None
+            figures.append(Figure(f"speed beside {name}", ratio, "x", low, high, bound, "at least"))
+            figures.append(Figure(f"peak memory beside {name}", ours.peak_mib / one.peak_mib, "x"))
+            line += f"  ours {ratio:.2f}x ({low:.2f}-{high:.2f}), memory {ours.peak_mib / one.peak_mib:.2f}x"
+        print(line, flush=True)
+    speeds = {name: tokens / one.step_s for name, one in found.items()}
+    comparison = Comparison("training a LoRA adapter, SmolLM2-135M, bf16", "tokens/s", OURS, speeds)
+    return BenchmarkResult(tuple(figures), (comparison,))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the benchmark; 1 where a bound is broken, 2 where the model is missing."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--gguf", type=Path, help="the base, a llama; the default model of agentkit unless named")
+    parser.add_argument("--program", action="append", choices=list(PROGRAMS), help="all unless named")
+    parser.add_argument("--rows", type=int, default=USUAL.rows, help="of a step")
+    parser.add_argument("--tokens", type=int, default=USUAL.longest, help="of the longest row")
+    parser.add_argument("--warm", type=int, default=2, help="steps of each program before the timed ones")
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--steps", type=int, default=1, help="of each program in each turn")
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--tiny", action="store_true", help="a model that only shows that everything works")
+    add_result_option(parser)
+    options = parser.parse_args(argv)
+    gguf = None if options.tiny else options.gguf or _default_model()
+    if not options.tiny and gguf is None:
+        print("the default model is not here: agentkit models pull smollm2-135m, or name a file with --gguf")
+        return 2
+    shortest = round(options.tokens * USUAL.shortest / USUAL.longest)
+    lengths = TINY if options.tiny else Lengths(options.rows, shortest, options.tokens)
+    programs = options.program or list(PROGRAMS)
+    if OURS not in programs:
+        programs = [OURS, *programs]
+    tasks = [Task(program, lengths, gguf) for program in programs]
+    turns = Turns(options.warm, options.turns, options.steps)
+    found = measure(tasks, turns, options.threads)
+    check_equal_work(found)
+    result = result_of(found, n_tokens(lengths))
+    parameters = {"lengths": str(lengths), "turns": str(turns), "threads": str(options.threads)}
+    result = BenchmarkResult(result.figures, result.comparisons, parameters=parameters | _versions())
+    write_result(options.result, result)
+    for figure in result.broken:
+        print(f"BROKEN: {figure.name} is {figure.value:.3f}, promised {figure.bound_kind} {figure.bound}")
+    return 1 if result.broken else 0
+
+
+def _default_model() -> Path | None:
+    from agentkit.models.catalog import is_present, local_path
+
+    return local_path("smollm2-135m") if is_present("smollm2-135m") else None
+
+
+def _versions() -> dict[str, str]:
+    from importlib.metadata import version
+
+    return {name: version(name) for name in ("torch", "transformers", "peft")}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
