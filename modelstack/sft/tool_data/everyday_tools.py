@@ -13,9 +13,10 @@
     outdoors = "? flag | Sit outside =false | true: outside, please; true: on the terrace; false: not outside"
 
 A parameter is `[? ]kind | description[ =default][ | words]`, `?` marks an optional one. Words belong to values
-(`value: words`) where the kind is `flag` or `enum a b c`, else they are endings of the sentence with `{}` for the
-value. `beyond` are wishes of the same field that no tool of the file can do: near-misses. `result` is what the
-tool gives back, `answer` what is then said; `{?name kind}` in a result draws a value for it.
+(`value: words`) where the kind is `flag` or `enum a b c`, else they are endings of the sentence with `{}` for
+the value. `beyond` are wishes of the same field that no tool of the file can do: near-misses; `akin` names
+siblings that could do the tool's work in a pinch. `result` is what the tool gives back, `answer` what is then
+said: `{name}` is a value of the call, `{kind}` a value drawn.
 """
 
 from __future__ import annotations
@@ -68,6 +69,8 @@ class EverydayTool:
     parameters: tuple[Parameter, ...]
     say: tuple[str, ...]
     beyond: tuple[str, ...] = ()
+    akin: tuple[str, ...] = ()
+    """First names of siblings that could do its work in a pinch: not shown where it is taken away."""
     vague: tuple[tuple[str, str], ...] = ()
     """Requests that leave something necessary out, and the question back (vague.toml)."""
     result: str = ""
@@ -124,6 +127,7 @@ def _tool(field: str, entry: dict[str, Any], vague: Sequence[str]) -> EverydayTo
         parameters=tuple(_parameter(name, text) for name, text in entry.get("params", {}).items()),
         say=tuple(entry["say"]),
         beyond=tuple(entry.get("beyond", ())),
+        akin=tuple(entry.get("akin", ())),
         vague=tuple((request, question) for request, _, question in (line.partition(" -> ") for line in vague)),
         result=entry.get("result", ""),
         answers=tuple(entry.get("answer", ())),

@@ -108,7 +108,7 @@ def _beyond(stock: Stock, now: Scene, name: str) -> Made | None:
 def _tool_removed(stock: Stock, now: Scene, name: str) -> Made | None:
     tool = now.one([t for t in stock.tools if t.field not in BROAD_FIELDS])
     clause = ask(show(tool, now), now)
-    siblings = stock.siblings(tool)
+    siblings = [other for other in stock.siblings(tool) if other.names[0] not in tool.akin]
     if clause is None or not siblings:
         return None
     shown = [show(each, now).tool for each in now.some(siblings, now.one((1, 1, 2, 2, 3, 4)))]

@@ -112,6 +112,11 @@ def test_a_tool_that_was_taken_away_is_not_shown_but_siblings_are() -> None:
         assert any(field_of(tool.name) for tool in each.example.tools)
 
 
+def test_siblings_that_could_do_the_work_are_known_tools_of_the_field() -> None:
+    for tool in STOCK.tools:
+        assert set(tool.akin) <= {other.names[0] for other in STOCK.siblings(tool)}
+
+
 def test_a_wish_beyond_the_field_shows_its_tool() -> None:
     assert all(each.example.kind == "irrelevant" and each.example.tools for each in some("beyond"))
 
