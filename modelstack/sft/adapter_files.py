@@ -111,7 +111,20 @@ def save_adapter(
         (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
         tensors = {name: tensor.cpu().contiguous() for name, tensor in lora_state(model).items()}
         save_file(tensors, temporary / WEIGHTS_FILE, metadata=metadata)
+        _sort_metadata(temporary / WEIGHTS_FILE)
     return Path(folder)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata's keys in order: safetensors does so in another one each time, and equal is to be equal."""
+    with path.open("r+b") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(n_bytes))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(n_bytes)
+        assert len(text) == n_bytes  # the same content in the same form
+        file.seek(8)
+        file.write(text)
 
 
 def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
