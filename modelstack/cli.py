@@ -16,7 +16,7 @@ from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.runs.cli import sweep, train
-from modelstack.sft.cli import lineage
+from modelstack.sft.cli import lineage, merge, sft
 from modelstack.sft.tool_data.cli import tool_data
 from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
@@ -53,6 +53,8 @@ app.add_typer(export_app, name="export")
 app.add_typer(import_app, name="import")
 app.command()(goodput)
 app.command("tool-data")(tool_data)
+app.command()(sft)
+app.command()(merge)
 app.command()(lineage)
 
 

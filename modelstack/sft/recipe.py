@@ -41,7 +41,7 @@ class SftData(BaseModel, frozen=True, extra="forbid"):
     validation: tuple[str, ...] = ()
     """Files that are measured on and never trained on."""
     row_tokens: int = Field(default=1024, ge=16)
-    """Of a row; longer examples are left out and counted."""
+    """Of a row; examples longer than it, or than the base's context, are left out and counted."""
     layout: Literal["packed", "padded"] = "packed"
     """Several examples in a row that do not see each other, or one in a row as long as a pass's longest."""
     render: RenderOptions = RenderOptions()

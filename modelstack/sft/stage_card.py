@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from modelstack.sft.stage_record import DataFile, Measurement, Origin, StageRecord
 
-CARD_FILE = "README.md"
+CARD_FILE, PLOT = "README.md", "curves.png"
 _SHORT = 12
 """Digits of a hash that a reader compares."""
 
@@ -21,6 +21,7 @@ def card(record: StageRecord) -> str:
         f"# {record.name}\n",
         f"{record.what}\n",
         _table(("", ""), _origin_rows(record)),
+        *_plot(record),
         *_evaluation(record),
         *_data(record),
         *_training(record),
@@ -59,6 +60,10 @@ def _lineage(origin: Origin) -> str:
     own = f"{origin.name} ({origin.kind}, `{origin.sha256[:_SHORT]}`)"
     above = " and ".join(_lineage(parent) for parent in origin.parents)
     return f"{own}, from {above}" if above else own
+
+
+def _plot(record: StageRecord) -> list[str]:
+    return [f"![Curves of the training]({PLOT})\n"] if PLOT in record.files else []
 
 
 def _evaluation(record: StageRecord) -> list[str]:

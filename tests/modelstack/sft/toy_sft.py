@@ -28,16 +28,22 @@ TOOLS = (
     ),
 )
 ROW_TOKENS = 512
+STILL = {
+    "shuffle_tools": False,
+    "shuffle_parameters": False,
+    "mask_names": 0,
+    "drop_optional": 0,
+    "swap_values": 0,
+}
+"""No augmentation: what is seen again is the same."""
 
 
 def write_base(folder: Path) -> Path:
     """Write a toy llama as GGUF, its numbers in full, and beside it as a checkpoint folder; return the file."""
     folder.mkdir(parents=True, exist_ok=True)
-    model = toy_model(toy_config("llama tied, biases", attention_bias=False, mlp_bias=False))
+    model = toy_model(toy_config("llama", max_position_embeddings=2 * ROW_TOKENS))
     with torch.no_grad():
-        model.lm_head.weight.mul_(
-            25
-        )  # tied to the embedding; so small as it is, no adapter could be sure of a token
+        model.lm_head.weight.mul_(10)  # of numbers so small that no adapter could be sure of a token
     tokenizer = toy_tokenizer() | {"tokenizer.ggml.pre": "gpt-2"}
     file = export_gguf(model.config, model.state_dict(), tokenizer, folder / "toy.gguf", type_name="f32").path
     save_text_tokenizer(load_base(file).tokenizer, folder / "tokenizer")

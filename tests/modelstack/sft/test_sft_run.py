@@ -1,0 +1,298 @@
+"""`modelstack sft`: killed, stopped, gone on with, a fine-tuning comes to the same weights and ends in a stage."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from typer.testing import CliRunner
+
+from modelstack.architecture.checkpoint import load_checkpoint
+from modelstack.cli import app
+from modelstack.errors import UserError
+from modelstack.runs.progress import Display
+from modelstack.sft import finish as finishing
+from modelstack.sft.adapter_files import put_adapter, read_adapter, save_adapter
+from modelstack.sft.base import load_base
+from modelstack.sft.gguf_adapter import read_gguf_adapter
+from modelstack.sft.lineage import find_stages, lineage
+from modelstack.sft.merge_stage import merge_stage
+from modelstack.sft.recipe import SftRecipe
+from modelstack.sft.run import fine_tune
+from modelstack.sft.stage import Stage, is_stage, open_stage
+from modelstack.train.metrics import read_metrics
+from tests.modelstack.architecture.llama_child import needs_llama_cpp
+from tests.modelstack.runs.toy_run import modelstack, write_toml
+from tests.modelstack.sft.toy_sft import STILL, toy_recipe, toy_values, write_base, write_data
+
+pytestmark = pytest.mark.xdist_group("sft_run")
+
+
+class World(NamedTuple):
+    base: Path
+    """A GGUF file; a checkpoint folder is beside it."""
+    examples: Path
+    whole: Path
+    """The stage of a run that nothing happened to."""
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("sft")
+    base = write_base(folder / "base")
+    write_data(folder / "data")
+    made = World(base, folder / "data", folder / "whole")
+    assert run(toy_recipe(made.base, made.examples), made.whole)
+    return made
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def run(recipe: SftRecipe, folder: Path) -> Stage | None:
+    return fine_tune(recipe, folder, Console(quiet=True))
+
+
+def adapter(folder: Path) -> list[bytes]:
+    """Return the files of an adapter."""
+    names = ("adapter/adapter_model.safetensors", "adapter/adapter_config.json", "adapter.gguf")
+    return [(folder / name).read_bytes() for name in names]
+
+
+def losses(folder: Path) -> list[float | None]:
+    steps = read_metrics(folder / "metrics.jsonl").steps
+    assert [record.step for record in steps] == list(range(len(steps)))
+    return [record.losses["total"] for record in steps]
+
+
+def figures(stage: Stage) -> tuple[float, float]:
+    (before,), (after,) = stage.record.evaluation.before, stage.record.evaluation.after
+    assert before.name == after.name == "validation loss"
+    return before.value, after.value
+
+
+def test_a_run_learns_and_ends_in_a_stage_with_its_adapter_in_both_forms(world: World) -> None:
+    stage = open_stage(world.whole)
+    before, after = figures(stage)
+    assert after < before - 0.5
+    record = stage.record
+    assert (record.kind, record.parents[0].name) == ("sft", "toy.gguf")
+    assert [file.role for file in record.data.files] == ["training", "validation"]
+    assert {"adapter.gguf", "adapter/adapter_config.json", "curves.png", "metrics.jsonl"} <= set(record.files)
+    of_peft = read_adapter(world.whole / "adapter")
+    assert of_peft.base_sha256 == record.base_sha256
+    config = load_checkpoint(world.base.parent / "checkpoint").config
+    of_llama = read_gguf_adapter(world.whole / "adapter.gguf", config)
+    for name, tensor in of_peft.state.items():
+        torch.testing.assert_close(of_llama.state[name], tensor, atol=1e-3, rtol=1e-2)
+    evaluations = read_metrics(world.whole / "metrics.jsonl").evaluations
+    assert [each.step for each in evaluations] == [3, 7]
+    assert evaluations[-1].loss == pytest.approx(after)
+
+
+def test_the_same_recipe_gives_the_same_adapter_bit_for_bit_also_when_killed(world: World, tmp_path: Path) -> None:
+    faults = [{"kind": "sigkill", "step": 2}, {"kind": "sigkill", "step": 7}]
+    recipe = write_toml(tmp_path / "r.toml", toy_values(world.base, world.examples, faults=faults))
+    for _ in faults:  # the first before there is a checkpoint
+        killed = modelstack("sft", recipe, "--out", tmp_path / "run")
+        assert killed.returncode == -signal.SIGKILL, killed.stderr
+        assert not is_stage(tmp_path / "run")
+    done = modelstack("sft", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert "going on from step 6 of 8" in done.stdout
+    assert adapter(tmp_path / "run") == adapter(world.whole)
+    assert losses(tmp_path / "run") == losses(world.whole)
+    assert figures(open_stage(tmp_path / "run")) == figures(open_stage(world.whole))
+
+
+def test_an_adapter_is_written_the_same_each_time(world: World, tmp_path: Path) -> None:
+    base, read = load_base(world.base), read_adapter(world.whole / "adapter")
+    put_adapter(base.model, read)
+    for n in range(8):
+        save_adapter(base.model, read.config, tmp_path / str(n), base_sha256=base.sha256)
+    file = "adapter_model.safetensors"
+    assert {(tmp_path / str(n) / file).read_bytes() for n in range(8)} == {adapter(world.whole)[0]}
+
+
+def test_another_seed_gives_another_adapter(world: World, tmp_path: Path) -> None:
+    assert run(toy_recipe(world.base, world.examples, seed=1), tmp_path / "run")
+    assert adapter(tmp_path / "run") != adapter(world.whole)
+
+
+def test_a_run_killed_while_it_finishes_ends_as_if_nothing_had_happened(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finishing, "seal", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(toy_recipe(world.base, world.examples), tmp_path / "run")
+    assert not is_stage(tmp_path / "run")
+    assert run(toy_recipe(world.base, world.examples), tmp_path / "run")
+    assert adapter(tmp_path / "run") == adapter(world.whole)
+
+
+def test_a_run_that_is_asked_to_stop_goes_on_later(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    after_step = Display.after_step
+
+    def ask(self: Display, of: Any, report: Any) -> None:
+        after_step(self, of, report)
+        if report.step == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Display, "after_step", ask)
+        assert run(toy_recipe(world.base, world.examples), tmp_path / "run") is None
+    assert (tmp_path / "run" / "checkpoints" / "step-00000005").is_dir()
+    assert run(toy_recipe(world.base, world.examples), tmp_path / "run")
+    assert adapter(tmp_path / "run") == adapter(world.whole)
+
+
+def test_checkpoints_hold_no_weight_of_the_base(world: World) -> None:
+    (newest, *_) = sorted((world.whole / "checkpoints").glob("step-*"), reverse=True)
+    tensors = load_file(newest / "tensors.safetensors")
+    of_model = [name for name in tensors if "/model/" in name]
+    assert of_model and all("lora_" in name for name in of_model)
+    n_bytes = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    assert n_bytes < world.base.stat().st_size
+
+
+def test_a_finished_run_is_left_alone_and_another_recipe_is_refused(world: World) -> None:
+    before = {file: file.read_bytes() for file in world.whole.glob("*.json*")}
+    stage = run(toy_recipe(world.base, world.examples), world.whole)
+    assert stage is not None and stage.record == open_stage(world.whole).record
+    assert {file: file.read_bytes() for file in world.whole.glob("*.json*")} == before
+    with pytest.raises(UserError, match=r"recipe\.seed = 0, the recipe says 5; a run keeps it"):
+        run(toy_recipe(world.base, world.examples, seed=5), world.whole)
+
+
+def test_a_base_that_changed_is_another_run(world: World, tmp_path: Path) -> None:
+    base = tmp_path / "toy.gguf"
+    base.write_bytes(world.base.read_bytes())
+    recipe = toy_recipe(base, world.examples, evaluation={"every": 50})
+    assert run(recipe, tmp_path / "run")
+    base.write_bytes(base.read_bytes()[:-4] + b"\x00\x00\x00\x01")
+    with pytest.raises(UserError, match=r"holds a run with base_sha256"):
+        run(recipe, tmp_path / "run")
+
+
+def test_an_adapter_is_gone_on_with_and_remembers_its_parent(world: World, tmp_path: Path) -> None:
+    first = open_stage(world.whole)
+    values = toy_values(world.whole, world.examples, steps=2)
+    del values["lora"]
+    second = run(SftRecipe.model_validate(values), tmp_path / "run")
+    assert second is not None
+    assert second.record.parents == (first.origin,)
+    assert second.record.base_sha256 == first.record.base_sha256
+    assert figures(second)[0] == pytest.approx(figures(first)[1])
+    assert adapter(tmp_path / "run") != adapter(world.whole)
+    with pytest.raises(UserError, match="leave the table out to go on with it"):
+        run(toy_recipe(world.whole, world.examples, lora={"rank": 2}), tmp_path / "other")
+
+
+def test_an_adapter_merged_into_its_base_is_a_stage_that_computes_the_same(world: World, tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["merge", str(world.whole), str(tmp_path / "merged"), "--gguf", "q8_0"])
+    assert result.exit_code == 0, result.output
+    merged = open_stage(tmp_path / "merged")
+    assert (merged.record.kind, merged.record.parents) == ("merged", (open_stage(world.whole).origin,))
+    assert "model.gguf" in merged.record.files
+    adapted = load_base(world.base)
+    put_adapter(adapted.model, read_adapter(world.whole / "adapter"))
+    ids = torch.arange(40)[None]
+    with torch.no_grad():
+        ours = load_checkpoint(merged.weights, dtype=torch.float32)(ids).logits_BTV
+        theirs = adapted.model.eval()(ids).logits_BTV
+    assert torch.corrcoef(torch.stack([ours.flatten(), theirs.flatten()]))[0, 1] > 0.999
+    nodes = {node.name: node.kind for node in lineage(find_stages([world.whole, tmp_path])).values()}
+    assert nodes == {"toy.gguf": "base", "toy": "sft", "toy-merged": "merged"}
+    with pytest.raises(UserError, match="is no stage with an adapter"):
+        merge_stage(tmp_path / "merged", tmp_path / "again")
+
+
+@pytest.mark.slow
+def test_all_weights_of_a_checkpoint_are_trained_in_bf16_and_a_stop_changes_nothing(
+    world: World, tmp_path: Path
+) -> None:
+    changes: dict[str, Any] = {"train": "full", "lora": None, "precision": "bf16", "optimizer": {"lr": 1e-3}}
+    recipe = toy_recipe(world.base.parent / "checkpoint", world.examples, **changes)
+    whole = run(recipe, tmp_path / "whole")
+    assert whole is not None
+    before, after = figures(whole)
+    assert after < before - 0.5
+    assert whole.weights == tmp_path / "whole" / "model"
+    killed = recipe.model_copy(update={"faults": ({"kind": "sigkill", "step": 5},)})
+    file = write_toml(tmp_path / "r.toml", killed.model_dump(mode="json", exclude_none=True, exclude_unset=True))
+    assert modelstack("sft", file, "--out", tmp_path / "run").returncode == -signal.SIGKILL
+    done = modelstack("sft", file, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "run"))
+    assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+    assert load_checkpoint(tmp_path / "run" / "model").lm_head.weight.dtype == torch.bfloat16
+
+
+def test_a_limit_of_time_ends_a_run_and_is_told_of(world: World, tmp_path: Path) -> None:
+    stage = run(toy_recipe(world.base, world.examples, minutes=1e-6), tmp_path / "run")
+    assert stage is not None
+    assert stage.record.metrics["ended by"] == "the clock, at step 1 of 8"
+
+
+SERVED = [
+    pytest.param("toy.gguf", {"lora": {"rank": 8, "alpha": 16}}, id="an adapter on the base's file"),
+    pytest.param(
+        "checkpoint",
+        {"lora": {"rank": 8, "alpha": 16, "dora": True}},
+        id="DoRA, merged into a checkpoint",
+        marks=pytest.mark.slow,
+    ),
+    pytest.param(
+        "checkpoint",
+        {"lora": None, "train": "full", "optimizer": {"lr": 3e-3}},
+        id="a model all of whose weights moved",
+        marks=pytest.mark.slow,
+    ),
+]
+
+
+@needs_llama_cpp
+@pytest.mark.parametrize(("base", "changes"), SERVED)
+def test_what_was_trained_is_decoded_by_llama_cpp_beside_what_it_was_trained_on(
+    world: World, tmp_path: Path, base: str, changes: dict[str, Any]
+) -> None:
+    values = toy_values(world.base.parent / base, world.examples, steps=60, checkpoints={"every": 100}, **changes)
+    values["data"]["augment"] = STILL
+    values["evaluation"] = {"every": 100, "exact_replies": 4, "threads": 1}
+    given = {key: value for key, value in values.items() if value is not None}
+    stage = run(SftRecipe.model_validate(given), tmp_path / "run")
+    assert stage is not None
+    before, after = (
+        {each.name: each for each in measured}
+        for measured in (stage.record.evaluation.before, stage.record.evaluation.after)
+    )
+    assert before["exact replies"].n == after["exact replies"].n == 4
+    replies = [
+        {reply["id"]: reply for reply in map(json.loads, (tmp_path / "run" / file).read_text().splitlines())}
+        for file in ("replies-before.jsonl", "replies-after.jsonl")
+    ]
+    assert [sum(reply["right"] for reply in of_one.values()) / 4 for of_one in replies] == [
+        before["exact replies"].value,
+        after["exact replies"].value,
+    ]
+    lamp = "toy-1-1"  # asks for what was learnt word for word
+    assert [of_one[lamp]["right"] for of_one in replies] == [False, True]
+    assert replies[1][lamp]["reply"] == '[{"name":"lamp","arguments":{"on":true}}]'
+    assert not list((tmp_path / "run").glob(".served*"))
