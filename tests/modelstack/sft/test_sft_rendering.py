@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -349,3 +351,9 @@ def test_the_written_calls_of_all_real_examples_have_roles() -> None:
         found = call_roles(text, one.specs)
         assert len(found) == len(text)
         assert bytes([ROLES.index("name")]) in found or not one.calls
+
+
+def test_examples_are_read_augmented_and_rendered_without_torch() -> None:
+    code = "import modelstack.sft.augment, modelstack.sft.rendering, sys; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
