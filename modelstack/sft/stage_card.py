@@ -104,7 +104,7 @@ def _data_row(file: DataFile) -> tuple[str, ...]:
 
 def _training(record: StageRecord) -> list[str]:
     rows = [(name, _number(value)) for name, value in record.metrics.items()]
-    rows += [(f"version of {name}", version) for name, version in record.versions.items()]
+    rows += record.versions.items()
     return ["## Training\n", _table(("", ""), rows)] if rows else []
 
 

@@ -95,7 +95,7 @@ class StageRecord(BaseModel, frozen=True, extra="forbid"):
     metrics: dict[str, FiniteFloat | int | str] = {}
     """Of the training: steps, tokens, seconds, last loss."""
     versions: dict[str, str] = {}
-    """Of the software that bits depend on."""
+    """What bits depend on: software, and the kind of machine."""
     files: dict[str, FileFacts] = {}
     """By path in the folder; all of it but `stage.json`."""
 
