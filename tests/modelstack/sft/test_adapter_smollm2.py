@@ -6,6 +6,8 @@ and correlation, not number by number.
 
 from __future__ import annotations
 
+import io
+import json
 from pathlib import Path
 
 import pytest
@@ -26,12 +28,33 @@ pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("gguf smollm2"), needs_l
 SAME_ARGMAX, CORRELATION = 0.95, 0.999
 TAUGHT = "The keeper of the lighthouse at Nine Stones counts forty-one gulls each morning before tea."
 CONFIG = LoraConfig(rank=8, alpha=16.0)
-N_STEPS, N_TOKENS = 8, 400
+N_STEPS, N_TOKENS = 8, 256
+CORPUS = Path(__file__).parents[4] / "shared" / "data" / "corpus"
+KINDS = ("prose", "textbooks", "stories", "codedocs")
 
 
 @torch.no_grad()
 def _logits(base: Base, ids: list[int]) -> torch.Tensor:
     return base.model(torch.tensor([ids])).logits_BTV[0]
+
+
+def _equal_argmax(pairs: list[tuple[torch.Tensor, torch.Tensor]]) -> float:
+    """Return the share of positions where two models name the same token."""
+    return torch.cat([(a.argmax(-1) == b.argmax(-1)).float() for a, b in pairs]).mean().item()
+
+
+def _text(kind: str) -> str:
+    """Return the first documents of a corpus, some thousand characters."""
+    zstandard = pytest.importorskip("zstandard")
+    path, text = CORPUS / f"{kind}.jsonl.zst", ""
+    if not path.is_file():
+        pytest.skip(f"needs the corpus in {CORPUS}")
+    with path.open("rb") as file, zstandard.ZstdDecompressor().stream_reader(file) as stream:
+        for line in io.TextIOWrapper(stream, encoding="utf-8"):
+            text += json.loads(line)["text"] + "\n\n"
+            if len(text) > 16 * N_TOKENS:
+                break
+    return text
 
 
 def _taught(path: Path) -> tuple[Base, list[float]]:
@@ -54,24 +77,21 @@ def test_llama_cpp_with_the_adapter_agrees_with_torch(smollm2_gguf: Path, tmp_pa
     base, losses = _taught(smollm2_gguf)
     assert losses[-1] < 0.3 * losses[0]
     lora = write_gguf_adapter(base.model, CONFIG, tmp_path / "lora.gguf", base_sha256=base.sha256)
-    text = (Path(__file__).parents[3] / "README.md").read_text(encoding="utf-8")
-    texts = {"taught": base.tokenizer.encode(TAUGHT), "readme": base.tokenizer.encode(text)[:N_TOKENS]}
-    tasks = [Task(name, smollm2_gguf, ids, lora=lora) for name, ids in texts.items()]
-    tasks.append(Task("without", smollm2_gguf, texts["readme"]))
+    texts = {kind: base.tokenizer.encode(_text(kind))[:N_TOKENS] for kind in KINDS}
+    tasks = [Task(kind, smollm2_gguf, ids, lora=lora) for kind, ids in texts.items()]
+    tasks += [Task(f"{kind} without", smollm2_gguf, ids) for kind, ids in texts.items()]
     found = {name: torch.from_numpy(one["logits"]) for name, one in run_in_llama_cpp(tasks, tmp_path).items()}
-    ours = {name: _logits(base, ids) for name, ids in texts.items()}
-    equal = torch.cat([(ours[name].argmax(-1) == found[name].argmax(-1)).float() for name in texts])
-    correlations = [
-        float(torch.corrcoef(torch.stack((ours[n].flatten(), found[n].flatten())))[0, 1]) for n in texts
-    ]
-    share = equal.mean().item()
-    print(f"equal argmax at {share:.2%} of {len(equal)} positions, correlations {correlations}")
+    ours = {kind: _logits(base, ids) for kind, ids in texts.items()}
+    share = _equal_argmax([(ours[kind], found[kind]) for kind in KINDS])
+    pairs = [torch.stack((ours[kind].flatten(), found[kind].flatten())) for kind in KINDS]
+    correlations = [float(torch.corrcoef(pair)[0, 1]) for pair in pairs]
+    print(f"equal argmax at {share:.2%} of {len(KINDS) * N_TOKENS} positions, correlations {correlations}")
     assert share >= SAME_ARGMAX
     assert min(correlations) >= CORRELATION
-    # The adapter matters on this text: without it llama.cpp says something else much more often.
-    unlike = (found["without"].argmax(-1) != ours["readme"].argmax(-1)).float().mean().item()
-    print(f"without the adapter the argmax differs at {unlike:.2%}")
-    assert unlike > 2 * (1 - share)
+    # The adapter matters on these texts: without it llama.cpp says something else much more often.
+    without = _equal_argmax([(ours[kind], found[f"{kind} without"]) for kind in KINDS])
+    print(f"without the adapter the argmax is equal at {without:.2%}")
+    assert without < 0.7
 
 
 def test_a_merged_model_in_q8_0_is_served_like_base_and_adapter(smollm2_gguf: Path, tmp_path: Path) -> None:
