@@ -83,7 +83,7 @@ def weightless_rms_norm(x: Tensor, eps: float) -> Tensor:
 
 
 def _is_plain_cpu_training(x: Tensor, weight: Tensor) -> bool:
-    """Say whether `_RMSNormOnCPU` may stand in: not under a compiler, which fuses itself, nor for spread tensors."""
+    """Say whether `_RMSNormOnCPU` may stand in: not under a compiler, which fuses, nor for spread tensors."""
     return (
         torch.is_grad_enabled()
         and x.device.type == "cpu"

@@ -25,7 +25,7 @@ _NUMBERS_AT_ONCE = 2**19
 
 
 def surprise_and_normaliser(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return -log p(label) and logsumexp(logits) of each token, fp32 [N] each; both 0 where the label is `IGNORED`.
+    """Return -log p(label) and logsumexp(logits) of each token, fp32 [N]; both 0 where the label is `IGNORED`.
 
     Args:
         logits_NV: Of any floating type; the softmax is computed in fp32.
