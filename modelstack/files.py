@@ -1,14 +1,18 @@
-"""Files that appear whole or not at all: written under a temporary name, synced, renamed."""
+"""Files that appear whole or not at all: written under a temporary name, synced, renamed; how one is read."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from modelstack.errors import UserError
 
 
 @contextmanager
@@ -70,6 +74,25 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
     """Return the SHA-256 of a file's content."""
     with Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
+    """Return the JSON object in a file that is not trusted.
+
+    Raises:
+        UserError: It is larger than `max_bytes`, no JSON, or no object.
+        OSError: It cannot be read.
+    """
+    size = path.stat().st_size
+    if size > max_bytes:
+        raise UserError(f"{path} has {size:,} bytes; at most {max_bytes:,} are read")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path} is not JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is expected")
+    return content
 
 
 def _sync(path: Path) -> None:

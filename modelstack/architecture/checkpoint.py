@@ -22,7 +22,7 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.presets.registry import from_hf, to_hf
 from modelstack.errors import UserError
-from modelstack.files import replacing_folder
+from modelstack.files import read_json_object, replacing_folder
 
 MAX_SHARD_BYTES = 5 * 10**9
 """Files get no larger than this; the hub's own default."""
@@ -286,12 +286,4 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is not there: a checkpoint folder has one")
-    if path.stat().st_size > MAX_JSON_BYTES:
-        raise UserError(f"{path} is larger than {MAX_JSON_BYTES} bytes and is not read")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content
+    return read_json_object(path, MAX_JSON_BYTES)

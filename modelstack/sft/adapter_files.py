@@ -19,7 +19,7 @@ from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
-from modelstack.files import replacing_folder
+from modelstack.files import read_json_object, replacing_folder
 from modelstack.sft.base import require_same_base
 from modelstack.sft.lora import add_lora, load_lora_state, lora_layers, lora_state
 from modelstack.sft.lora_config import LoraConfig
@@ -198,12 +198,4 @@ def _config_of(told: Mapping[str, Any], path: Path) -> LoraConfig:
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path} is not there: an adapter of peft is a folder with {CONFIG_FILE}")
-    if path.stat().st_size > MAX_CONFIG_BYTES:
-        raise UserError(f"{path} is larger than {MAX_CONFIG_BYTES} bytes and is not read")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no JSON object")
-    return content
+    return read_json_object(path, MAX_CONFIG_BYTES)

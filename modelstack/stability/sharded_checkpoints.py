@@ -15,10 +15,7 @@ cases.
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import sys
-import threading
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -81,7 +78,7 @@ class ShardedStore:
         self._folder = Path(folder)
         self._keep = keep
         self._ranks = Ranks.of_run()
-        self._writer = ThreadPoolExecutor(1, "checkpoint", _give_way) if in_background else None
+        self._writer = ThreadPoolExecutor(1, "checkpoint") if in_background else None
         self._writing: Future[None] | None = None
 
     @property
@@ -256,12 +253,3 @@ def _as_error(name: str, error: CheckpointException) -> Exception:
 
 def _summary(error: CheckpointException) -> str:
     return "; ".join(f"rank {rank}: {failure}" for rank, (failure, _) in sorted(error.failures.items()))
-
-
-def _give_way() -> None:
-    """Let this thread run where the training leaves a core idle: it hashes and writes for a part of a step's time.
-
-    Linux counts niceness by thread; elsewhere it is the process's, and the training's own.
-    """
-    if sys.platform == "linux":
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 19)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from modelstack.errors import UserError
-from modelstack.files import replacing
+from modelstack.files import read_json_object, replacing
 from modelstack.tokenizer.template_sandbox import MAX_TEMPLATE_CHARACTERS
 from modelstack.tokenizer.text_tokenizer import SpecialNames, TextTokenizer
 from modelstack.tokenizer.training import TrainedTokenizer
@@ -85,8 +85,12 @@ def load_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
     file = path / TOKENIZER_FILE if path.is_dir() else path
     if not file.is_file():
         raise UserError(f"{file} is not there; name a folder with a {TOKENIZER_FILE}, such a file, or a GGUF file")
-    description = _checked(_read_json(file), file)
-    config = _read_json(file.parent / CONFIG_FILE) if (file.parent / CONFIG_FILE).is_file() else {}
+    description = _checked(read_json_object(file, MAX_FILE_BYTES), file)
+    config = (
+        read_json_object(file.parent / CONFIG_FILE, MAX_FILE_BYTES)
+        if (file.parent / CONFIG_FILE).is_file()
+        else {}
+    )
     template = _template(file.parent, config)
     begin, end, pad = (_name(config.get(f"{role}_token")) for role in ("bos", "eos", "pad"))
     adds_begin = (
@@ -103,19 +107,6 @@ def write_text(path: Path, text: str) -> None:
 
 def _pretty(content: Mapping[str, Any]) -> str:
     return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    size = path.stat().st_size
-    if size > MAX_FILE_BYTES:
-        raise UserError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read as a tokenizer")
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is not JSON: {error}") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is expected")
-    return content
 
 
 def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:

@@ -117,7 +117,7 @@ def test_a_missing_or_broken_file_names_its_path(tmp_path: Path) -> None:
     folder = save_adapter(adapted_model(config), config, tmp_path / "adapter")
     for name, told in (
         ("adapter_model.safetensors", "is no sound safetensors file"),
-        ("adapter_config.json", "is no JSON"),
+        ("adapter_config.json", "is not JSON"),
     ):
         copy = tmp_path / name
         shutil.copytree(folder, copy)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -82,9 +81,12 @@ def test_bf16_base_with_fp32_adapters_equals_peft_within_rounding(kind: str) -> 
 
 def _distance(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> float:
     """Return the length of all differences over the length of what is wanted."""
-    square: Callable[[Tensor], float] = lambda x: float(x.double().square().sum())  # noqa: E731
-    apart = sum(square(found[name] - wanted[name]) for name in wanted)
-    return (apart / sum(square(one) for one in wanted.values())) ** 0.5
+    apart = sum(_square(found[name] - wanted[name]) for name in wanted)
+    return (apart / sum(_square(one) for one in wanted.values())) ** 0.5
+
+
+def _square(x: Tensor) -> float:
+    return float(x.double().square().sum())
 
 
 def test_only_adapters_learn_and_their_input_gets_no_needless_gradient() -> None:
