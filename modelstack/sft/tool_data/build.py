@@ -170,11 +170,11 @@ def _apis(recipe: ToolDataRecipe, examples: list[Example]) -> list[Api]:
 
 
 def _ordered(basket: Iterable[Made], seed: int, split: str) -> Iterator[Example]:
-    """Give the examples in a seeded order, their ids made unique over all sorts."""
+    """Give the examples in a seeded order, their ids unique over both sets."""
     examples = [found.example for found in basket]
     scene("order", split, seed).random.shuffle(examples)
     for example in examples:
-        yield example.model_copy(update={"split": split})
+        yield example.model_copy(update={"split": split, "id": f"{split}-{example.id}"})
 
 
 def _manifest(

@@ -68,6 +68,7 @@ def test_sets_are_valid_disjoint_and_as_large_as_asked(tmp_path: Path) -> None:
         check_example(each)
     assert {e.split for e in train} == {"train"}
     assert {e.split for e in validation} == {"validation"}
+    assert not {e.id for e in train} & {e.id for e in validation}
     said = [{e.messages[-1].content for e in part} for part in (train, validation)]
     assert not said[0] & said[1]
     total = sum(tokens_of(e, 3.72) for e in train)
