@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelRequest, ModelResponse
 from agentkit.tagged import TaggedBy
+from agentkit.tools.definition import ToolDefinition
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,6 +22,8 @@ class RunStartedEvent:
     agent_name: str | None
     model_name: str
     tools: tuple[str, ...]
+    n_history: int = 0
+    """How many messages of earlier runs the conversation begins with; no event of this run holds them."""
     event_kind: Literal["run_started"] = "run_started"
 
 
@@ -32,6 +35,8 @@ class ModelRequestEvent:
     messages: tuple[ModelRequest, ...]
     """Only the new ones: those since the last response."""
     allowed_tools: tuple[str, ...]
+    tools: tuple[ToolDefinition, ...] | None = None
+    """What the model is told of its tools: with the first request, then where the list has changed; else None."""
     event_kind: Literal["model_request"] = "model_request"
 
 

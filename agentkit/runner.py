@@ -93,6 +93,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._rules = LoopRules(max_retries={})
         self._revisions: tuple[int, ...] = ()
         self._n_reported = len(plan.state.messages)
+        self._reported_tools: tuple[ToolDefinition, ...] | None = None
         self._started = time.perf_counter()
         self._result: RunResult[OutputT] | None = None
         self._has_failed = False
@@ -153,7 +154,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         plan = self._plan
         await self._refresh_tools()
         if self._emit is not None:
-            self._emit(RunStartedEvent(self._state.run_id, plan.agent_name, plan.model.name, tuple(self._tools)))
+            state, names = self._state, tuple(self._tools)
+            self._emit(RunStartedEvent(state.run_id, plan.agent_name, plan.model.name, names, state.n_history))
         self._observe(plan.request)
 
     async def _perform(self, action: Action) -> None:
@@ -293,7 +295,9 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     def _report_request(self, allowed: tuple[str, ...]) -> None:
         new = tuple(m for m in self._state.messages[self._n_reported :] if isinstance(m, ModelRequest))
-        self._send(ModelRequestEvent(self._state.step + 1, new, allowed))
+        tools = None if self._definitions == self._reported_tools else self._definitions
+        self._reported_tools = self._definitions
+        self._send(ModelRequestEvent(self._state.step + 1, new, allowed, tools))
 
     def _on_delta(self, delta: ModelDelta) -> None:
         if isinstance(delta, TextDelta):

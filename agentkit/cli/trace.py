@@ -1,18 +1,21 @@
-"""`agentkit trace`: the runs that were kept, and one of them step by step."""
+"""`agentkit trace`: the runs that were kept, one of them step by step, and examples to train on from them."""
 
 from __future__ import annotations
 
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from agentkit.cli.options import TraceDirOption
 
+if TYPE_CHECKING:
+    from agentkit.tracing.export import ExportReport
+
 MAX_LINE_CHARS = 160
 
-app = typer.Typer(no_args_is_help=True, help="Runs that were kept: list, show.")
+app = typer.Typer(no_args_is_help=True, help="Runs that were kept: list, show, export-dataset.")
 
 
 @app.command("list")
@@ -65,6 +68,70 @@ def show(
             ended = True
     if not ended:
         output.print("unfinished: the process ended first, or is still running", style="yellow")
+
+
+@app.command("export-dataset")
+def export_dataset(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: NAME.jsonl or NAME.jsonl.zst.")],
+    run_ids: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="RUN_ID...", help="Runs, or unique beginnings of their ids; all if absent."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option("--model", "-m", metavar="NAME", help="Only runs of this model, named as in `list`."),
+    ] = None,
+    since: Annotated[
+        datetime | None,
+        typer.Option(metavar="DATE", help="Only runs since then, local time: 2026-03-01, 2026-03-01T08:30:00."),
+    ] = None,
+    last_only: Annotated[bool, typer.Option("--last-only", help="Only the last reply of each run.")] = False,
+    license_id: Annotated[
+        str, typer.Option("--license", metavar="ID", help="Licence of the examples: an SPDX id, or proprietary.")
+    ] = "proprietary",
+    trace_dir: TraceDirOption = None,
+) -> None:
+    """Make training examples of kept runs, for `modelstack sft`: each good reply of the model is one.
+
+    Good is what the trace shows to be: the run was completed (or ended in an abstention), all calls of the reply
+    ran and succeeded, the answer was taken. The rest is left out and counted. Choose runs by RUN_ID, --model and
+    --since; there is no way to take failed ones. Exit status 1: there was nothing to write.
+
+    Traces hold what was said: messages, results of tools and any secret in them go into OUT as they are. Only you
+    can read OUT, and nothing leaves this machine: look through it before you hand it on, or a model trained on it.
+    """
+    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    from agentkit.tracing.export import RunChoice, export_examples
+
+    choice = RunChoice(tuple(run_ids or ()), model, None if since is None else since.timestamp())
+    report = export_examples(_where(trace_dir), out, choice, license_id=license_id, last_only=last_only)
+    notes = notes_console()
+    for line in report.unreadable:
+        notes.print(plain(one_line(line), "yellow"))
+    rows = _rows(report)
+    width = max(len(name) for name, _ in rows)
+    for name, count in rows:
+        output_console().print(plain(f"{name:<{width}}  {count:>7,}"))
+    if not report.written:
+        notes.print(plain(f"no good reply: {out} was not written", "yellow"))
+        raise typer.Exit(1)
+
+
+def _rows(report: ExportReport) -> list[tuple[str, int]]:
+    """Return what an export counted as a table; a reason or kind stands below what it is a part of."""
+
+    def parts(label: str, counts: dict[str, int]) -> list[tuple[str, int]]:
+        ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))
+        return [(f"  {label}{name}", count) for name, count in ranked]
+
+    return [
+        ("runs read", report.n_runs),
+        *parts("left out: ", report.runs_left_out),
+        ("replies in the other runs", report.n_replies),
+        *parts("left out: ", report.replies_left_out),
+        ("examples written", report.written.total()),
+        *parts("", report.written),
+    ]
 
 
 def _where(named: Path | None) -> Path:

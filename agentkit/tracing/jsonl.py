@@ -1,6 +1,7 @@
 """A trace: the events of one run, one JSON object a line, in a file named after the run.
 
-Deltas are left out (the response that they add up to is there). Every line is handed to the operating system at
+Deltas are left out (the response that they add up to is there); what the model was told of its tools stands in the
+first request, and again in one before which the list has changed. Every line is handed to the operating system at
 once, so a killed process loses at most the event that it was writing. Nothing leaves the machine, and only its
 owner can read a trace: it holds whatever the tools returned.
 """

@@ -85,11 +85,16 @@ def summarise(path: Path) -> RunSummary:
                 n_tool_calls += 1
             case RunFinishedEvent():
                 status = event.status
-            case RunFailedEvent(error_type=error_type):
-                status = "stopped" if error_type == _CANCELLED else "failed"
+            case RunFailedEvent():
+                status = status_of_failure(event)
             case _:
                 pass
     return RunSummary(run_id, started, model_name, prompt, status, n_steps, n_tool_calls)
+
+
+def status_of_failure(event: RunFailedEvent) -> str:
+    """Return the status of a run that ended with an error: "stopped" if it was cancelled, else "failed"."""
+    return "stopped" if event.error_type == _CANCELLED else "failed"
 
 
 def trace_files(directory: Path) -> list[Path]:
