@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from modelstack.sft.tool_data.api_values import value_of
 from modelstack.sft.tool_data.apis import Api, label_of
@@ -47,15 +48,34 @@ _QUOTED_LABELS = (
 )
 
 
-def ask_api(api: Api, now: Scene, *, n_calls: int = 1) -> Clause | None:
-    """Return a clause that asks for calls of a real tool, None where a value has no rule."""
+ValueOf = Callable[[str, Mapping[str, Any], Scene], Spoken | None]
+"""A value for a parameter by its name and schema, None where there is none."""
+
+
+def ask_api(
+    api: Api,
+    now: Scene,
+    *,
+    n_calls: int = 1,
+    values_of: ValueOf = value_of,
+    nouns: Mapping[str, str] | None = None,
+) -> Clause | None:
+    """Return a clause that asks for calls of a real tool, None where a value has no rule.
+
+    Args:
+        api: The tool, with its words.
+        now: Where chance comes from.
+        n_calls: How many calls of it.
+        values_of: Where values come from; guessed from the schema if not given.
+        nouns: What the description calls a parameter's thing ("file" for `path`), where its name does not say it.
+    """
     properties = api.tool.parameters["properties"]
     required = list(api.tool.parameters["required"])
     optional = [name for name in properties if name not in required]
     named = required + now.some(optional, _n_optional(len(optional), len(required), now) if n_calls == 1 else 0)
     values: list[dict[str, Spoken]] = []
     for _ in range(n_calls):
-        drawn = {name: value_of(name, properties[name], now) for name in named}
+        drawn = {name: values_of(name, properties[name], now) for name in named}
         if any(drawn[name] is None for name in required):
             return None
         values.append({name: spoken for name, spoken in drawn.items() if spoken is not None})
@@ -65,7 +85,7 @@ def ask_api(api: Api, now: Scene, *, n_calls: int = 1) -> Clause | None:
     calls = tuple((api.tool.name, _ordered(properties, each)) for each in values)
     if len({repr(call) for call in calls}) < n_calls:
         return None
-    text, mood = _worded(api, values, shared, now)
+    text, mood = _worded(api, values, shared, nouns or {}, now)
     spoken = [s for each in values for s in each.values()]
     return Clause(tidy(text), mood, calls, tuple(s.rule for s in spoken), any(s.needs_today for s in spoken))
 
@@ -103,11 +123,13 @@ def _ordered(properties: Mapping[str, object], spoken: Mapping[str, Spoken]) -> 
     return {name: spoken[name].value for name in properties if name in spoken}
 
 
-def _worded(api: Api, values: Sequence[Mapping[str, Spoken]], shared: set[str], now: Scene) -> tuple[str, Mood]:
+def _worded(
+    api: Api, values: Sequence[Mapping[str, Spoken]], shared: set[str], nouns: Mapping[str, str], now: Scene
+) -> tuple[str, Mood]:
     thing = api.wish.partition(" ")[2]
     first, used = values[0], set[str]()
     if len(values) == 1:
-        thing, used = _placed(thing, first, now)
+        thing, used = _placed(thing, first, nouns, now)
     style = {name: now.random.randrange(len(_WAYS)) for name in first}
     together = _joined([_phrase(label_of(n), first[n], style[n], now) for n in first if n in shared], now)
     differing = [n for n in first if n not in used | shared]
@@ -175,10 +197,12 @@ def _question(api: Api, thing: str, now: Scene) -> str | None:
     return None
 
 
-def _placed(thing: str, values: Mapping[str, Spoken], now: Scene) -> tuple[str, set[str]]:
+def _placed(
+    thing: str, values: Mapping[str, Spoken], nouns: Mapping[str, str], now: Scene
+) -> tuple[str, set[str]]:
     """Put a value where the wish speaks of its thing: "the details of a meeting" -> "of meeting 8821"."""
     for name, spoken in values.items():
-        noun = re.sub(_ID_WORDS, "", label_of(name))
+        noun = nouns.get(name) or re.sub(_ID_WORDS, "", label_of(name))
         found = (
             re.search(rf"\b(?:an?|the|this|one) (?:single )?({re.escape(noun)})\b(?! \w+ing)", thing)
             if noun

@@ -70,8 +70,8 @@ class Api:
 
     @property
     def group(self) -> str:
-        """Which kind of verb the wish begins with."""
-        return VERBS[self.verb]
+        """Which kind of verb the wish begins with; `do` for one that is not known."""
+        return VERBS.get(self.verb, "do")
 
 
 def speakable(records: Iterable[Mapping[str, Any]]) -> Iterator[Api]:
@@ -79,7 +79,7 @@ def speakable(records: Iterable[Mapping[str, Any]]) -> Iterator[Api]:
     seen: set[tuple[str, str]] = set()
     for record in records:
         schema = record["parameters"]
-        found = _wish(str(record["description"]))
+        found = wish_of(str(record["description"]))
         key = (str(record["name"]).lower(), str(record["description"])[:60])
         if found is None or key in seen or not _is_simple(schema):
             continue
@@ -88,7 +88,7 @@ def speakable(records: Iterable[Mapping[str, Any]]) -> Iterator[Api]:
         yield Api(record["source"], record["license"], record["origin"], tool, found, found.split()[0])
 
 
-def _wish(description: str) -> str | None:
+def wish_of(description: str) -> str | None:
     """Return the description's first sentence as an imperative, None where it is none."""
     text = _LEAD.sub("", description.strip())
     text = re.split(r"(?<=[a-z0-9)])[.:;](?:\s|$)|\s-\s|\n| Args| Returns", text, maxsplit=1)[0]

@@ -1,0 +1,21 @@
+"""What the package carries for a model of the catalog: an adapter that `modelstack` trained, its prior, its card.
+
+A folder `adapters/ID` holds `adapter.gguf` (what llama.cpp loads on top of the base), `prior.json` (fitted weights
+of the decision between tools), `stage.json` (recipe, data, lineage, hashes) and `README.md` (the card).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ADAPTER_FILE, PRIOR_FILE = "adapter.gguf", "prior.json"
+_FOLDER = Path(__file__).parent / "adapters"
+
+
+def shipped_folder(model_id: str) -> Path | None:
+    """Return the folder of a catalog model's adapter, None where the package has none."""
+    folder = _FOLDER / model_id
+    # Only names that the package itself has: an id with a slash or dots leads nowhere.
+    if folder.parent != _FOLDER or not (folder / ADAPTER_FILE).is_file():
+        return None
+    return folder

@@ -1,0 +1,147 @@
+"""From servers to an adapter: data, training, measurement before and after, report; goes on where it was stopped.
+
+Every step leaves a file that the next run finds: the data's manifest, the stage's checkpoints, the stage's record.
+A folder belongs to one list of tools and one recipe; where the servers have changed since, that is an error and
+not another run's data under an old name.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+from rich.console import Console
+
+from agentkit.errors import UserError
+from agentkit.models.model import Model
+from agentkit.tools.toolset import Toolset
+from modelstack.runs.progress import Display
+from modelstack.sft.recipe import SftRecipe
+from modelstack.sft.run import fine_tune
+from modelstack.sft.stage import ADAPTER_GGUF, Stage, is_stage
+from modelstack.sft.unpack import unpack
+from specialise.build import TEST, TRAINING, build, general_file, read_manifest
+from specialise.harvest import harvest
+from specialise.live import connected, fingerprint_of
+from specialise.recipe import SpecialiseRecipe
+from specialise.report import REPORT, write_report
+
+DATA, START, STAGE = "data", "start", "stage"
+_ON_ADAPTER, _NEW = 5e-4, 1e-3
+_ROW_TOKENS_A_STEP = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What is trained on."""
+
+    weights: Path
+    """GGUF file or checkpoint folder of the base."""
+    shipped: Path | None = None
+    """Folder of a shipped adapter to go on with."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """All that a specialisation is asked for."""
+
+    toolsets: Sequence[Toolset]
+    command_words: Sequence[str]
+    """Of the servers' command lines."""
+    start: Start
+    recipe: SpecialiseRecipe
+    writer: Model | None = None
+    more_examples: Sequence[Path] = ()
+    """Files of examples of the user's own, traces for one; they are trained on."""
+
+
+def specialise(wanted: Wanted, out: Path, console: Console) -> Stage | None:
+    """Run a specialisation, or go on with it; None where it was asked to stop.
+
+    Raises:
+        UserError: The folder is another specialisation's, the servers changed, or nothing can be asked of them.
+    """
+    started = time.monotonic()
+    out.mkdir(parents=True, exist_ok=True)
+    manifest = _data(wanted, out / DATA, Display(console))
+    base = _base(wanted.start, out / START)
+    is_new = not is_stage(out / STAGE)
+    stage = fine_tune(_recipe(wanted, base, out), out / STAGE, console)
+    if stage is None:
+        return None
+    shutil.copyfile(out / STAGE / ADAPTER_GGUF, out / ADAPTER_GGUF)
+    if is_new or not (out / REPORT).is_file():
+        write_report(out, stage, manifest, seconds=time.monotonic() - started)
+    return stage
+
+
+def _data(wanted: Wanted, folder: Path, display: Display) -> dict[str, Any]:
+    """Return the manifest of the data, made now unless they are there."""
+    with display.preparing() as told:
+        return anyio.run(_made, wanted, folder, told)
+
+
+async def _made(wanted: Wanted, folder: Path, told: Callable[[str], object]) -> dict[str, Any]:
+    told("starting the servers")
+    async with connected(wanted.toolsets) as tools:
+        known = read_manifest(folder)
+        if known is not None:
+            _require_same(known, fingerprint_of(tools), wanted.recipe, folder)
+            return known
+        told(f"{len(tools)} tools; looking for values")
+        only_reads = wanted.recipe.execute == "read-only"
+        found = await harvest(tools if only_reads else (), wanted.command_words)
+        return await build(tools, found, wanted.recipe, folder, wanted.writer, told)
+
+
+def _require_same(known: dict[str, Any], tools: str, recipe: SpecialiseRecipe, folder: Path) -> None:
+    for name, now, then in (
+        ("the servers' tools", tools, known["tools_sha256"]),
+        ("the recipe", recipe.fingerprint, known["recipe_sha256"]),
+    ):
+        if now != then:
+            raise UserError(
+                f"{folder} was made for something else: {name} changed since. Give another --out, or remove the "
+                f"folder to make the data anew."
+            )
+
+
+def _base(start: Start, folder: Path) -> str:
+    """Return what the fine-tuning's recipe calls its base."""
+    if start.shipped is None:
+        return str(start.weights)
+    return str(unpack(start.shipped, start.weights, folder).path)
+
+
+def _recipe(wanted: Wanted, base: str, out: Path) -> SftRecipe:
+    recipe, data = wanted.recipe, out / DATA
+    files = [data / TRAINING, *([general_file(data)] if recipe.general_share else []), *wanted.more_examples]
+    has_adapter = wanted.start.shipped is not None
+    n_rows = max(1, _ROW_TOKENS_A_STEP // recipe.row_tokens)
+    return SftRecipe.model_validate(
+        {
+            "name": recipe.name,
+            "base": base,
+            "weights": str(wanted.start.weights) if has_adapter else None,
+            "seed": recipe.seed,
+            "epochs": recipe.epochs,
+            "minutes": recipe.minutes,
+            "rows": n_rows,
+            "micro_batches": n_rows,
+            "data": {
+                "training": [str(file) for file in files],
+                "validation": [str(data / TEST)],
+                "row_tokens": recipe.row_tokens,
+                # Tools are to be known by their names here, and values are the servers' own.
+                "augment": {"mask_names": 0, "swap_values": 0, "drop_optional": 0},
+            },
+            "optimizer": {"lr": recipe.lr or (_ON_ADAPTER if has_adapter else _NEW)},
+            "evaluation": {"every": 50, "max_examples": 60, "exact_replies": recipe.test_examples},
+            "checkpoints": {"every": 10, "keep": 2},
+        }
+    )
