@@ -27,6 +27,7 @@ from evals.harness.solving import ask_model
 from evals.harness.suite import Suite, check_options
 from evals.tool_use.bfcl.data import Question, data_folder, load_questions, parse_categories
 from evals.tool_use.bfcl.function_docs import told_tools
+from evals.tool_use.bfcl.random_names import with_random_names
 from evals.tool_use.bfcl.scoring import score
 from evals.tool_use.bfcl.tables import tables
 
@@ -42,6 +43,7 @@ _OPTIONS = {
     "categories": f"categories or groups (all, non_live, live, simple), by comma; default {DEFAULT_CATEGORIES}",
     "tool_choice": "auto, or required: the model must call something; default auto",
     "dots": "keep, or underscore for servers that refuse dots in function names; default keep",
+    "names": "keep, or random: functions and parameters have random names, descriptions stay; default keep",
 }
 
 
@@ -54,10 +56,11 @@ def load(options: Mapping[str, str]) -> list[Case]:
     check_options("bfcl", options, _OPTIONS)
     tool_choice = _one_of(options, "tool_choice", ("auto", "required"))
     underscores = _one_of(options, "dots", ("keep", "underscore")) == "underscore"
+    renamed = with_random_names if _one_of(options, "names", ("keep", "random")) == "random" else _as_it_is
     categories = parse_categories(options.get("categories", DEFAULT_CATEGORIES))
     folder = data_folder(options.get("data"))
     return [
-        _case(question, tool_choice, underscores=underscores)
+        _case(renamed(question), tool_choice, underscores=underscores)
         for category in categories
         for question in load_questions(folder, category)
     ]
@@ -112,6 +115,10 @@ def _case(question: Question, tool_choice: str, *, underscores: bool) -> Case:
         target=question.answer,
         data=data,
     )
+
+
+def _as_it_is(question: Question) -> Question:
+    return question
 
 
 def _one_of(options: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:

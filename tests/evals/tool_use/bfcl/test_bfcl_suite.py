@@ -215,3 +215,16 @@ def test_non_live_is_a_mean_of_means_with_the_interval_of_its_parts() -> None:
     assert math.isclose(interval.value, 0.875)
     assert 0.7 < interval.low < interval.value < interval.high <= 1.0
     assert interval.n == 252
+
+
+def test_random_names_stand_in_tools_and_key_alike_and_say_nothing(folder: Path) -> None:
+    case, *_ = load(folder, categories="simple_python", names="random")
+    (tool,) = case.data["tools"]
+    (parameter,) = tool["parameters"]["properties"]
+    assert tool["parameters"]["required"] == [parameter]
+    assert tool["description"].startswith("Area.")
+    assert case.target == ({tool["name"]: {parameter: [3.0]}},)
+    assert {"geo.area", "side"}.isdisjoint({tool["name"], parameter})
+    assert SUITE.score(case, run_of(case, (tool["name"], json.dumps({parameter: 3.0})))).value == 1.0
+    again, *_ = load(folder, categories="simple_python", names="random")
+    assert again.data["tools"] == case.data["tools"]

@@ -1,0 +1,52 @@
+"""Questions whose functions and parameters have random names: what is left is what a model reads in descriptions.
+
+A model that was trained on tools may have learnt names by heart; then it fails where a name says nothing. The drop
+between both forms of the same question is the measure (Hammer, arXiv 2410.04587, on models misled by names).
+Names follow from the question's id alone, so that every model is asked the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from random import Random
+from typing import Any
+
+from evals.tool_use.bfcl.data import Question
+
+_FIRST, _OTHERS = "abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnopqrstuvwxyz0123456789_"
+_LENGTHS = range(4, 11)
+"""Characters of a name."""
+
+
+def with_random_names(question: Question) -> Question:
+    """Return a question with every function and every parameter of its own renamed, in functions and key alike."""
+    rng = Random(f"random names {question.id}")
+    taken: set[str] = set()
+    functions: list[Mapping[str, Any]] = []
+    of_function: dict[str, str] = {}
+    of_parameter: dict[str, dict[str, str]] = {}
+    for function in question.functions:
+        name, parameters = function["name"], dict(function["parameters"])
+        of_function[name] = _new(rng, taken)
+        keys = of_parameter[name] = {key: _new(rng, taken) for key in parameters.get("properties", {})}
+        parameters["properties"] = {keys[key]: schema for key, schema in parameters.get("properties", {}).items()}
+        if "required" in parameters:
+            parameters["required"] = [keys.get(key, key) for key in parameters["required"]]
+        functions.append({**function, "name": of_function[name], "parameters": parameters})
+    answer = question.answer and tuple(
+        {
+            of_function.get(name, name): {of_parameter.get(name, {}).get(k, k): v for k, v in values.items()}
+            for name, values in call.items()
+        }
+        for call in question.answer
+    )
+    return replace(question, functions=tuple(functions), answer=answer)
+
+
+def _new(rng: Random, taken: set[str]) -> str:
+    while True:
+        name = rng.choice(_FIRST) + "".join(rng.choice(_OTHERS) for _ in range(rng.choice(_LENGTHS) - 1))
+        if name not in taken:
+            taken.add(name)
+            return name
