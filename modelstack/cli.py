@@ -16,7 +16,7 @@ from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.runs.cli import sweep, train
-from modelstack.sft.cli import lineage, merge, sft
+from modelstack.sft.cli import fit_prior, lineage, merge, sft
 from modelstack.sft.tool_data.cli import tool_data
 from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
@@ -56,6 +56,7 @@ app.command("tool-data")(tool_data)
 app.command()(sft)
 app.command()(merge)
 app.command()(lineage)
+app.command("fit-prior")(fit_prior)
 
 
 @app.callback()

@@ -32,9 +32,10 @@ from agentkit.models.model import (
 if TYPE_CHECKING:
     from agentkit.models.local_reply import Reply
     from agentkit.models.transcript import Prompt, Transcripts
-    from modelstack.inference.engine import Engine, GenerateRequest, SamplingParams
+    from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, SamplingParams
     from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
     from modelstack.toolcalls.convention import ResponseFormat
+    from modelstack.toolcalls.lexical import DecisionPrior
 
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
@@ -51,6 +52,7 @@ class _Loaded:
     compiler: GrammarCompiler | None
     """None where replies are not masked."""
     transcripts: Transcripts
+    prior: DecisionPrior | None
 
 
 class LocalModel(Model):
@@ -61,6 +63,7 @@ class LocalModel(Model):
         model: str | Path | Engine = "smollm2-135m",
         *,
         lora: str | Path | None = None,
+        prior: str | Path | DecisionPrior | None = None,
         grammar: GrammarEngine | None = "llguidance",
         unsupported_schema: Literal["refuse", "check"] = "check",
         context_window: int | None = None,
@@ -73,6 +76,8 @@ class LocalModel(Model):
         Args:
             model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine.
             lora: Path of a GGUF LoRA adapter.
+            prior: What the words of a request say of the tools, weighed as was fitted for this model and adapter
+                (`modelstack fit-prior`); its file's path. It needs a grammar.
             grammar: Which library computes the token masks. None masks nothing: replies are read leniently,
                 calls may be malformed, and no probabilities are reported.
             unsupported_schema: What to do with schema keywords that the grammar cannot enforce: refuse the
@@ -84,6 +89,7 @@ class LocalModel(Model):
         """
         self._source = model
         self._lora = lora
+        self._prior = prior
         self._grammar_engine: GrammarEngine | None = grammar
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
         self._jump_ahead = jump_ahead
@@ -163,6 +169,7 @@ class LocalModel(Model):
             from modelstack.toolcalls.compiler import GrammarCompiler
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
+        prior = self._read_prior()
         try:
             if isinstance(self._source, str | Path):
                 from agentkit.models.catalog import local_path
@@ -177,7 +184,18 @@ class LocalModel(Model):
         compiler = None
         if self._grammar_engine is not None:
             compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
-        return _Loaded(engine, compiler, Transcripts(encoder, abstain=self._abstain))
+        return _Loaded(engine, compiler, Transcripts(encoder, abstain=self._abstain), prior)
+
+    def _read_prior(self) -> DecisionPrior | None:
+        from modelstack import errors
+        from modelstack.toolcalls.lexical import DecisionPrior
+
+        if not isinstance(self._prior, str | Path):
+            return self._prior
+        try:
+            return DecisionPrior.read(self._prior)
+        except errors.UserError as error:
+            raise UserError(str(error)) from error
 
     # -- in the worker thread -----------------------------------------------------------------------------
 
@@ -209,8 +227,8 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
-        from agentkit.models.local_reply import response_format, to_response
-        from modelstack.toolcalls.choice import tool_choices
+        from agentkit.models.local_reply import request_text, response_format, to_response
+        from modelstack.toolcalls.choice import ToolBias, tool_choices
 
         loaded = self._loaded
         assert loaded is not None  # `load` was called
@@ -219,7 +237,8 @@ class LocalModel(Model):
         with self._books:
             grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
             prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured)
-        reply = self._generate(loaded, prompt, wanted, grammar, parameters.settings, tell, cancelled)
+        bias = ToolBias.of(loaded.prior, request_text(messages), wanted, loaded.engine.vocabulary)
+        reply = self._generate(loaded, prompt, wanted, grammar, bias, parameters.settings, tell, cancelled)
         choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
         with self._books:
@@ -232,6 +251,7 @@ class LocalModel(Model):
         prompt: Prompt,
         wanted: ResponseFormat,
         grammar: CompiledGrammar | None,
+        bias: ChoiceBias | None,
         settings: ModelSettings,
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
@@ -242,7 +262,7 @@ class LocalModel(Model):
         sampling = sampling_params(settings)
         attempt = 0
         while True:
-            request = self._request(prompt, grammar, sampling, settings.max_tokens)
+            request = self._request(prompt, grammar, bias, sampling, settings.max_tokens)
             # Only the first attempt is streamed: what was told cannot be taken back.
             listener = Listener(loaded.engine.vocabulary, settings.stop, tell if attempt == 0 else None)
             generation = loaded.engine.generate(
@@ -263,7 +283,12 @@ class LocalModel(Model):
             sampling = replace(sampling, temperature=temperature, seed=(settings.seed or 0) + attempt)
 
     def _request(
-        self, prompt: Prompt, grammar: CompiledGrammar | None, sampling: SamplingParams, max_tokens: int | None
+        self,
+        prompt: Prompt,
+        grammar: CompiledGrammar | None,
+        bias: ChoiceBias | None,
+        sampling: SamplingParams,
+        max_tokens: int | None,
     ) -> GenerateRequest:
         from modelstack.inference.engine import GenerateRequest
 
@@ -274,6 +299,7 @@ class LocalModel(Model):
             grammar=grammar.start() if grammar is not None else None,
             sampling=sampling,
             jump_ahead=self._jump_ahead,
+            choice_bias=bias,
         )
 
 

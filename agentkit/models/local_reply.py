@@ -12,7 +12,17 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from agentkit.limits import RequestUsage
-from agentkit.messages import DecodingStats, ModelResponse, ModelResponsePart, TextPart, ToolCallPart
+from agentkit.messages import (
+    DecodingStats,
+    ModelMessage,
+    ModelResponse,
+    ModelResponsePart,
+    RetryPromptPart,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from agentkit.models.model import (
     ModelDelta,
     ModelRequestParameters,
@@ -28,6 +38,7 @@ from modelstack.toolcalls.choice import ToolChoice
 from modelstack.toolcalls.compiler import CompiledGrammar
 from modelstack.toolcalls.convention import NOT_FIRST_IN_TEXT, ParsedResponse, ResponseFormat, ResponseParseError
 from modelstack.toolcalls.free_form import read_free_reply
+from modelstack.toolcalls.lexical import open_request
 
 NO_TOOL_LABEL = "(no tool)"
 """How answering instead of calling is named among the alternatives to a tool."""
@@ -104,6 +115,20 @@ def response_format(parameters: ModelRequestParameters, *, abstain: bool) -> Res
         parallel=parameters.parallel_tool_calls,
         abstain=abstain and bool(tools),
     )
+
+
+def request_text(messages: Sequence[ModelMessage]) -> str | None:
+    """Return what the user asks for now, None where the model is to go on by itself: see `open_request`."""
+    turns: list[tuple[str, str]] = []
+    for part in (part for message in messages for part in message.parts):
+        match part:
+            case UserPromptPart(content=text):
+                turns.append(("user", text))
+            case ToolReturnPart(content=text) | RetryPromptPart(content=text):
+                turns.append(("tool", text))
+            case _:
+                continue
+    return open_request(turns)
 
 
 def sampling_params(settings: ModelSettings) -> SamplingParams:

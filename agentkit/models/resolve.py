@@ -1,7 +1,8 @@
 """A model from its name, so that an agent's model can be a word in a configuration.
 
 local                               the embedded default model
-local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`; keys: lora=PATH, abstain=true,
+local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`; keys: lora=PATH, prior=PATH (of
+                                    `modelstack fit-prior`), abstain=true,
                                     grammar=llguidance, lm-format-enforcer or none (masks nothing),
                                     conversations=N (how many keep their cache)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 _FORMS = ("local", "local:", "openai:", "http://", "https://", "test")
-_LOCAL_OPTIONS = ("lora", "grammar", "abstain", "conversations")
+_LOCAL_OPTIONS = ("lora", "prior", "grammar", "abstain", "conversations")
 _GRAMMARS: dict[str, GrammarEngine | None] = {
     "llguidance": "llguidance",
     "lm-format-enforcer": "lm-format-enforcer",
@@ -116,8 +117,9 @@ def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
 def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of `LocalModel` that the options of a model string stand for."""
     arguments: dict[str, Any] = {}
-    if (lora := options.get("lora")) is not None:
-        arguments["lora"] = Path(lora).expanduser()
+    for key in ("lora", "prior"):
+        if (path := options.get(key)) is not None:
+            arguments[key] = Path(path).expanduser()
     if (grammar := options.get("grammar")) is not None:
         if grammar not in _GRAMMARS:
             raise UserError(f"grammar={grammar!r} is not known; use llguidance, lm-format-enforcer or none.")

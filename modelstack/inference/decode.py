@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.engine import ChoicePoint, FinishReason, Generation
+from modelstack.inference.engine import ChoiceBias, ChoicePoint, FinishReason, Generation
 from modelstack.inference.grammar import Grammar, TokenMask
 from modelstack.inference.sampling import Drawn, LegalTokens, Sampler
 
@@ -54,6 +54,7 @@ class DecodeParts:
     """Tokens evaluated between two questions to `cancelled`."""
     grammar: Grammar | None = None
     jump_ahead: bool = True
+    choice_bias: ChoiceBias | None = None
     on_tokens: Callable[[list[int]], None] | None = None
     cancelled: Callable[[], bool] | None = None
 
@@ -192,8 +193,9 @@ class _Decoder:
         closing = grammar.closing_reserve >= self.remaining
         legal = self._legal(grammar.closing() if closing else grammar.mask())
         self.out.stats.mask_s += perf_counter() - start
-        choice = self.parts.sampler.choice_point(logits, legal, len(self.out.ids)) if choosing else None
-        drawn = self.parts.sampler.draw(logits, legal, None if closing else grammar.decision)
+        biased = self._biased(logits, legal) if choosing else logits
+        choice = self.parts.sampler.choice_point(biased, legal, len(self.out.ids)) if choosing else None
+        drawn = self.parts.sampler.draw(biased, legal, None if closing else grammar.decision)
         if drawn.token in self.parts.end_ids:
             return drawn, choice
 
@@ -202,11 +204,25 @@ class _Decoder:
         if not closing and grammar.closing_reserve > self.remaining - 1:
             grammar.rollback(1)
             legal = self._legal(grammar.closing())
-            drawn = self._draw(logits, legal)
+            drawn = self._draw(biased, legal)
             if drawn.token not in self.parts.end_ids:
                 grammar.advance(drawn.token)
         self.out.stats.mask_s += perf_counter() - start
+        if biased is not logits:
+            drawn = self.parts.sampler.judged(drawn.token, logits, legal)
         return drawn, choice
+
+    def _biased(self, logits: NDArray[np.float32], legal: LegalTokens) -> NDArray[np.float32]:
+        """Return the logits with what a prior adds to those of the legal tokens, as a copy where it does."""
+        if self.parts.choice_bias is None or legal.count < 2:
+            return logits
+        ids = legal.to_ids()
+        added = self.parts.choice_bias(self.out.ids, ids)
+        if added is None:
+            return logits
+        biased = logits.copy()
+        biased[ids] += added
+        return biased
 
     def _draw(self, logits: NDArray[np.float32], legal: LegalTokens) -> Drawn:
         return self.parts.sampler.draw(logits, legal)

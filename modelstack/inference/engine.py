@@ -41,6 +41,17 @@ class SamplingParams:
     seed: int | None = None
 
 
+class ChoiceBias(Protocol):
+    """What is known of a choice of tools before the model is asked, as something to add to its logits."""
+
+    def __call__(self, written: Sequence[int], token_ids: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return what to add to the logit of each of `token_ids`, all legal behind the reply's tokens `written`.
+
+        Asked while `Grammar.choosing`. None adds nothing.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One generation: continue `prompt_ids` in `conversation`."""
@@ -55,6 +66,8 @@ class GenerateRequest:
     """Tokens that end the generation; None takes the vocabulary's."""
     jump_ahead: bool = True
     """Append forced tokens as a block and evaluate them in one call."""
+    choice_bias: ChoiceBias | None = None
+    """A prior over tools; log-probabilities stay the model's own, `Generation.choices` have it in them."""
 
 
 @dataclass(slots=True)
@@ -84,7 +97,7 @@ class ChoicePoint:
     """Index into `Generation.ids`."""
     token_ids: NDArray[np.int32]
     probabilities: NDArray[np.float32]
-    """Softmax at temperature 1 over the legal tokens only; sums to 1."""
+    """Softmax at temperature 1 over the legal tokens only, a `ChoiceBias` included; sums to 1."""
 
 
 @dataclass(slots=True)

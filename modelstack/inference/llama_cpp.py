@@ -205,6 +205,7 @@ class LlamaCppEngine:
             n_batch=self._context.n_batch,
             grammar=request.grammar,
             jump_ahead=request.jump_ahead,
+            choice_bias=request.choice_bias,
             on_tokens=on_tokens,
             cancelled=stop,
         )

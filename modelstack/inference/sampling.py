@@ -108,6 +108,38 @@ class Sampler:
         Raises:
             EngineError: nothing is legal, or the logits are not numbers.
         """
+        weights, log_sum, legal_log_sum = self._weighed(logits_V, legal)
+        if self._params.temperature == 0:
+            index = int((weights if decision is None else _heavier(weights, legal, decision)).argmax())
+        else:
+            index = int(weights.argmax())
+            index = self._sample(weights, logits_V, legal, float(logits_V[_token_at(index, legal)]))
+        return _drawn(_token_at(index, legal), logits_V, legal, log_sum, legal_log_sum)
+
+    def judged(self, token: int, logits_V: NDArray[np.float32], legal: LegalTokens) -> Drawn:
+        """Return a token with the probabilities that `logits_V` give it, whatever it was drawn from.
+
+        Raises:
+            EngineError: as for `draw`.
+        """
+        _, log_sum, legal_log_sum = self._weighed(logits_V, legal)
+        return _drawn(token, logits_V, legal, log_sum, legal_log_sum)
+
+    def choice_point(self, logits_V: NDArray[np.float32], legal: LegalTokens, step: int) -> ChoicePoint:
+        """Return the whole distribution over `legal` at temperature 1, as a copy."""
+        ids = legal.to_ids()
+        values = logits_V.take(ids).astype(np.float64)
+        weights = np.exp(values - values.max())
+        return ChoicePoint(
+            step=step,
+            token_ids=ids.astype(np.int32),
+            probabilities=(weights / weights.sum()).astype(np.float32),
+        )
+
+    def _weighed(
+        self, logits_V: NDArray[np.float32], legal: LegalTokens
+    ) -> tuple[NDArray[np.float32], float, float]:
+        """Return the legal tokens' weights, and the logs of what all tokens and what the legal ones sum up to."""
         if legal.count == 0:
             raise EngineError("the grammar leaves no legal token here: it is at a dead end")
         top = float(logits_V.max())
@@ -121,27 +153,7 @@ class Sampler:
             legal_top = float(logits_V[legal.to_ids()].max())
             weights = _restricted(self._exp_shifted(logits_V, legal_top), legal)
             mass = float(weights.sum())
-        legal_log_sum = legal_top + math.log(mass)
-
-        if self._params.temperature == 0:
-            index = int((weights if decision is None else _heavier(weights, legal, decision)).argmax())
-        else:
-            index = int(weights.argmax())
-            index = self._sample(weights, logits_V, legal, float(logits_V[_token_at(index, legal)]))
-        token = _token_at(index, legal)
-        logit = float(logits_V[token])
-        return Drawn(token, logit - log_sum, min(0.0, logit - legal_log_sum), legal.count)
-
-    def choice_point(self, logits_V: NDArray[np.float32], legal: LegalTokens, step: int) -> ChoicePoint:
-        """Return the whole distribution over `legal` at temperature 1, as a copy."""
-        ids = legal.to_ids()
-        values = logits_V.take(ids).astype(np.float64)
-        weights = np.exp(values - values.max())
-        return ChoicePoint(
-            step=step,
-            token_ids=ids.astype(np.int32),
-            probabilities=(weights / weights.sum()).astype(np.float32),
-        )
+        return weights, log_sum, legal_top + math.log(mass)
 
     def _exp_shifted(
         self, logits_V: NDArray[np.float32], top: float, temperature: float = 1.0
@@ -176,6 +188,13 @@ def _restricted(values_V: NDArray[np.float32], legal: LegalTokens) -> NDArray[np
     assert legal.illegal_V is not None
     np.copyto(values_V, np.float32(0), where=legal.illegal_V)
     return values_V
+
+
+def _drawn(
+    token: int, logits_V: NDArray[np.float32], legal: LegalTokens, log_sum: float, legal_log_sum: float
+) -> Drawn:
+    logit = float(logits_V[token])
+    return Drawn(token, logit - log_sum, min(0.0, logit - legal_log_sum), legal.count)
 
 
 def _token_at(index: int, legal: LegalTokens) -> int:

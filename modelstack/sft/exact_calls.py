@@ -24,9 +24,11 @@ from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequ
 from modelstack.sft.examples import Example
 from modelstack.sft.rendering import Rendered
 from modelstack.sft.stage_record import Measurement
+from modelstack.toolcalls.choice import ToolBias
 from modelstack.toolcalls.compiler import GrammarCompiler, ResponseParseError
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
 from modelstack.toolcalls.coverage import UnsupportedSchemaError
+from modelstack.toolcalls.lexical import DecisionPrior, open_request
 
 EXACT = "exact replies"
 MAX_TOKENS = 256
@@ -75,6 +77,7 @@ def ask(
     *,
     abstain: bool = True,
     max_tokens: int = MAX_TOKENS,
+    prior: DecisionPrior | None = None,
     told: Callable[[str], object] = lambda text: None,
 ) -> list[Answered]:
     """Ask a model every question, one after the other.
@@ -84,6 +87,7 @@ def ask(
         questions: With prompts of the engine's own tokens.
         abstain: Whether the prompts offer `[]`, as `RenderOptions.abstain` says; the grammar then allows it.
         max_tokens: Of a reply.
+        prior: Of the decision between tools, as the application has it.
         told: Is told how far it is.
 
     Raises:
@@ -92,7 +96,7 @@ def ask(
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
     answered: list[Answered] = []
     for number, question in enumerate(questions, 1):
-        answered.append(_ask(engine, compiler, question, abstain, max_tokens))
+        answered.append(_ask(engine, compiler, question, abstain, max_tokens, prior))
         n_right = sum(each.is_right for each in answered)
         told(f"decoding held-back examples: {number} of {len(questions)}, {n_right} right")
     return answered
@@ -151,14 +155,21 @@ def share_interval(n_right: int, n: int) -> tuple[float, float]:
 
 
 def _ask(
-    engine: Engine, compiler: GrammarCompiler, question: Question, abstain: bool, max_tokens: int
+    engine: Engine,
+    compiler: GrammarCompiler,
+    question: Question,
+    abstain: bool,
+    max_tokens: int,
+    prior: DecisionPrior | None,
 ) -> Answered:
     example = question.example
     try:
         # What an application that shows these tools lets the model say.
         wanted = ResponseFormat(tools=example.specs, abstain=abstain and bool(example.tools))
         grammar = compiler.compile(wanted)
-        request = GenerateRequest(question.prompt_ids, max_tokens, grammar=grammar.start())
+        asked = open_request([(message.role, message.content) for message in example.messages])
+        bias = ToolBias.of(prior, asked, wanted, engine.vocabulary)
+        request = GenerateRequest(question.prompt_ids, max_tokens, grammar=grammar.start(), choice_bias=bias)
         generation = engine.generate(request)
         text = b"".join(engine.vocabulary.token_bytes[token] for token in generation.ids).decode(
             "utf-8", "replace"

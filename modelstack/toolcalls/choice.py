@@ -1,4 +1,4 @@
-"""How sure the model was of a tool: the probability of each choice among the tools that were legal.
+"""Choosing a tool: how sure the model was, and what is known before it is asked.
 
 While a tool is being chosen the decode loop keeps the distribution over legal tokens (`ChoicePoint`). Each
 token there leads to some set of tools: those whose text agrees with what is written so far plus that token.
@@ -7,6 +7,11 @@ the tool that was called. So the masses sum to 1, and a tool's probability count
 the one written.
 
 A set with one name is exact. Larger sets stay grouped: the model would have decided between them later.
+
+A prior (`ToolBias`) adds to the logit of each of those tokens what the best choice of its set has. Where every
+token leads to one choice, p'(choice) is proportional to p(choice) exp(bias(choice)). A token that several names
+begin with is judged by the best of them, as A* judges a path by the least that it can cost: what the model thinks
+of the others is known only behind it. The probabilities reported are those after the prior.
 """
 
 from __future__ import annotations
@@ -14,12 +19,16 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from modelstack.inference.engine import ChoicePoint, Generation
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import CALL_PREFIX, ResponseFormat
+from modelstack.toolcalls.lexical import DecisionPrior, lexical_scores
 
 NO_TOOL = ""
 """Stands for a reply without a call: text, structured answer, or abstention. No tool has this name."""
@@ -61,6 +70,79 @@ def tool_choices(
     return tuple(walk.choice(0 if k == 0 else start, name, first=k == 0) for k, (start, name) in enumerate(found))
 
 
+class ToolBias:
+    """Fulfils `modelstack.inference.engine.ChoiceBias`: what a prior adds to logits in one request.
+
+    The tool with the best score stands where it stood, the others fall behind it by their distance in score, and
+    an abstention gains what that best score leaves of its bias. Answers, in words or as JSON, are no choice of
+    this kind: they stay where they stand against a call.
+
+    It is for the first call of a reply. Which call comes second, or whether one does, the words of the request do
+    not say: on 2,254 later calls the weight that fits first ones best (16) is worse than no prior at all
+    (log-loss 1.51 against 1.17), because the tool that fits best has mostly been called by then.
+    """
+
+    def __init__(
+        self, prior: DecisionPrior, request: str, response_format: ResponseFormat, vocabulary: Vocabulary
+    ) -> None:
+        """Score the tools of `response_format` for what the user asked."""
+        scores = lexical_scores(request, response_format.tools)
+        best = max(scores.values(), default=0.0)
+        self._table = vocabulary.token_bytes
+        self._openings = _Openings(response_format)
+        self._added = {name: prior.lexical_weight * (score - best) for name, score in scores.items()}
+        self._added[NO_TOOL] = prior.abstain_bias - prior.lexical_weight * best
+
+    @classmethod
+    def of(
+        cls,
+        prior: DecisionPrior | None,
+        request: str | None,
+        response_format: ResponseFormat,
+        vocabulary: Vocabulary,
+    ) -> ToolBias | None:
+        """Return the bias, None where there is no prior, no open request (`open_request`) or no tool."""
+        if prior is None or request is None or not response_format.tools:
+            return None
+        return cls(prior, request, response_format, vocabulary)
+
+    def __call__(self, written: Sequence[int], token_ids: NDArray[np.intp]) -> NDArray[np.float32] | None:
+        """Return what to add to the logit of each of `token_ids` behind `written`; None for nothing."""
+        before = b"".join(self._table[token] for token in written)
+        if len(self._openings.agreeing(before, first=True)) < 2:
+            return None
+        added = np.zeros(token_ids.size, dtype=np.float32)
+        for at, token in enumerate(token_ids.tolist()):
+            if (before or self._table[token])[:1] == b"[":  # before a reply tens of thousands are legal
+                names = self._openings.agreeing(before + self._table[token], first=True)
+                added[at] = max((self._added[name] for name in names), default=0.0)
+        return added if added.any() else None
+
+
+class _Openings:
+    """How each choice is written."""
+
+    def __init__(self, response_format: ResponseFormat) -> None:
+        """Take the tools of a format."""
+        self._abstain = response_format.abstain
+        self._texts = {tool.name: f'{CALL_PREFIX}{tool.name}"'.encode() for tool in response_format.tools}
+
+    def agreeing(self, written: bytes, *, first: bool) -> Names:
+        """Return the choices that agree with what is written of a reply, or of a later call (`first` false)."""
+        if not first:
+            return self._calls(written)
+        if written and not written.startswith(b"["):
+            return frozenset({NO_TOOL})
+        inside = written[1:]
+        may_be_none = not written or (self._abstain and not inside) or inside.startswith(b"]")
+        return self._calls(inside) | {NO_TOOL} if may_be_none else self._calls(inside)
+
+    def _calls(self, written: bytes) -> Names:
+        return frozenset(
+            name for name, text in self._texts.items() if text.startswith(written) or written.startswith(text)
+        )
+
+
 class _Walk:
     """The tokens of one reply with their byte offsets and distributions."""
 
@@ -68,8 +150,7 @@ class _Walk:
         """Index the reply."""
         self.generation = generation
         self.table = vocabulary.token_bytes
-        self.abstain = response_format.abstain
-        self.openings = {tool.name: f'{CALL_PREFIX}{tool.name}"'.encode() for tool in response_format.tools}
+        self.openings = _Openings(response_format)
         self.points = {point.step: point for point in generation.choices}
 
     def choice(self, start: int, name: str, *, first: bool) -> ToolChoice:
@@ -83,7 +164,7 @@ class _Walk:
             offset += len(data)
             if offset <= start:
                 continue
-            undecided = self._names(written, first)
+            undecided = self.openings.agreeing(written, first=first)
             if undecided == {name} or not undecided:
                 break
             taken = self._share(step, token, written, undecided, first, left, masses)
@@ -120,24 +201,11 @@ class _Walk:
             if other == token:
                 taken = probability
             else:
-                masses[self._names(written + self.table[other], first) or undecided] += left * probability
+                names = self.openings.agreeing(written + self.table[other], first=first)
+                masses[names or undecided] += left * probability
         if 1.0 - seen > _NEGLIGIBLE:
             masses[undecided] += left * (1.0 - seen)
         return taken
-
-    def _names(self, written: bytes, first: bool) -> Names:
-        """Return the choices that agree with what is written."""
-        if not first:
-            return frozenset(
-                n for n, text in self.openings.items() if text.startswith(written) or written.startswith(text)
-            )
-        if written and not written.startswith(b"["):
-            return frozenset({NO_TOOL})
-        inside = written[1:]
-        names = {n for n, text in self.openings.items() if text.startswith(inside) or inside.startswith(text)}
-        if not written or (self.abstain and not inside) or inside.startswith(b"]"):
-            names.add(NO_TOOL)
-        return frozenset(names)
 
 
 def _pairs(point: ChoicePoint) -> Iterable[tuple[int, float]]:

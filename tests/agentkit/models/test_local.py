@@ -13,10 +13,18 @@ from pydantic import BaseModel
 
 from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, UsageLimits, UserError
 from agentkit.events import ModelResponseEvent, TextDeltaEvent
-from agentkit.messages import ModelResponse, ToolReturnPart, messages_from_json, messages_to_json
+from agentkit.messages import (
+    ModelRequest,
+    ModelResponse,
+    ToolReturnPart,
+    UserPromptPart,
+    messages_from_json,
+    messages_to_json,
+)
 from agentkit.models.model import Model, ModelRequestParameters
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
+from modelstack.toolcalls.lexical import DecisionPrior
 
 pytestmark = pytest.mark.anyio
 
@@ -211,6 +219,43 @@ async def test_abstaining_ends_the_run_with_its_own_status(tiny_gguf: Path) -> N
         model.close()
 
 
+async def test_a_prior_calls_the_tool_that_the_request_names_and_is_silent_after_its_result(
+    tiny_gguf: Path,
+) -> None:
+    tools = (
+        ToolDefinition("get_weather", "Say what the weather is.", {"type": "object", "properties": {}}),
+        ToolDefinition("add", "Add two integers.", {"type": "object", "properties": {}}),
+    )
+    strong = DecisionPrior(lexical_weight=90.0, abstain_bias=0.0)
+    models = [
+        LocalModel(tiny_gguf, prior=prior, n_threads=1, n_threads_prefill=1, kv_type="f32")
+        for prior in (None, strong)
+    ]
+    for seed in range(4):
+        settings = ModelSettings(temperature=1.0, max_tokens=120, seed=seed)
+        parameters = ModelRequestParameters(tools=tools, tool_choice="required", settings=settings)
+        for text, name in (("What is the weather?", "get_weather"), ("Add the integers 3 and 4", "add")):
+            asked = ModelRequest((UserPromptPart(text),))
+            response = await models[1].request([asked], parameters)
+            assert response.tool_calls[0].tool_name == name
+            assert response.tool_calls[0].probability == pytest.approx(1, abs=1e-3)
+            result = ModelRequest((ToolReturnPart(name, response.tool_calls[0].tool_call_id, "done"),))
+            history = [asked, response, result]
+            without, with_it = [(await model.request(history, parameters)).tool_calls for model in models]
+            assert [call.tool_name for call in with_it] == [call.tool_name for call in without]
+            assert with_it[0].probability == pytest.approx(without[0].probability, abs=1e-4)
+    for model in models:
+        model.close()
+
+
+async def test_a_prior_that_cannot_be_read_says_so(tiny_gguf: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "prior.json"
+    bad.write_text('{"lexical_weight": -1}', encoding="utf-8")
+    for path in (bad, tmp_path / "none.json"):
+        with pytest.raises(UserError, match=f"prior .*{path.stem}"):
+            LocalModel(tiny_gguf, prior=path, n_threads=1, n_threads_prefill=1).load()
+
+
 async def test_a_schema_that_cannot_be_held_is_refused_or_checked(tiny_gguf: Path) -> None:
     schema = {
         "type": "object",
@@ -221,8 +266,6 @@ async def test_a_schema_that_cannot_be_held_is_refused_or_checked(tiny_gguf: Pat
     }
     tools = (ToolDefinition("label", "Label.", schema),)
     parameters = ModelRequestParameters(tools=tools, tool_choice="required", settings=RANDOM)
-    from agentkit.messages import ModelRequest, UserPromptPart
-
     messages = [ModelRequest((UserPromptPart("x"),))]
     refusing = LocalModel(tiny_gguf, unsupported_schema="refuse", n_threads=1, n_threads_prefill=1)
     with pytest.raises(UserError, match="uniqueItems"):

@@ -40,6 +40,15 @@ def test_the_options_of_a_local_model_are_read() -> None:
     assert split_local("localhost") is None
 
 
+def test_a_prior_is_named_beside_its_adapter(tmp_path: Path) -> None:
+    spec = f"local:./tiny.gguf?lora=a.gguf&prior={tmp_path}/none.json"
+    assert split_local(spec) == ("./tiny.gguf", {"lora": "a.gguf", "prior": f"{tmp_path}/none.json"})
+    model = resolve_model(spec)
+    assert isinstance(model, LocalModel)
+    with pytest.raises(UserError, match=r"prior .*none\.json cannot be read"):
+        model.load()
+
+
 def test_an_option_is_added_unless_the_name_says_it_already() -> None:
     assert with_local_option("local", "abstain", "true") == "local?abstain=true"
     assert with_local_option("local:a.gguf?lora=x", "abstain", "true") == "local:a.gguf?lora=x&abstain=true"

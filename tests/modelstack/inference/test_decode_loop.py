@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modelstack.inference.decode import MAX_REPLY_BATCH, DecodeParts, decode
-from modelstack.inference.engine import EngineError, Generation, SamplingParams
+from modelstack.inference.engine import ChoiceBias, EngineError, Generation, SamplingParams
 from modelstack.inference.grammar import Grammar
 from modelstack.inference.sampling import LegalTokens, Sampler
 from tests.modelstack.inference.fakes import (
@@ -35,6 +35,7 @@ def run(
     jump_ahead: bool = True,
     cancelled=None,
     on_tokens=None,
+    choice_bias: ChoiceBias | None = None,
 ) -> Generation:
     parts = DecodeParts(
         evaluate=model,
@@ -47,6 +48,7 @@ def run(
         jump_ahead=jump_ahead,
         cancelled=cancelled,
         on_tokens=on_tokens,
+        choice_bias=choice_bias,
     )
     return decode(PROMPT, max_tokens, parts)
 
@@ -174,6 +176,29 @@ def test_choice_points_hold_the_masked_softmax() -> None:
     assert choice.step == 1
     assert choice.token_ids.tolist() == [21, 22, 35]
     np.testing.assert_allclose(choice.probabilities, expected, rtol=1e-5)
+
+
+def test_a_bias_is_asked_where_a_tool_is_chosen_and_moves_the_choice_but_no_log_probability() -> None:
+    steps = [[20], [21, 22, 35], [23, 24], [25]]
+    asked: list[tuple[list[int], list[int]]] = []
+
+    def against_the_best(written, token_ids):
+        asked.append((list(written), token_ids.tolist()))
+        return np.where(token_ids == best, np.float32(-50), np.float32(0)).astype(np.float32)
+
+    plain = run(FakeModel(), grammar=ScriptedGrammar(steps, choosing=[0, 1, 3]))
+    best = plain.ids[1]
+    moved = run(FakeModel(), grammar=ScriptedGrammar(steps, choosing=[0, 1, 3]), choice_bias=against_the_best)
+    assert asked == [([20], [21, 22, 35])]
+    logits = hashed_logits([*PROMPT, 20]).astype(np.float64)
+    second = max((token for token in (21, 22, 35) if token != best), key=lambda token: logits[token])
+    assert moved.ids[1] == second != best
+    assert moved.logprobs[1] == pytest.approx(logits[second] - np.logaddexp.reduce(logits), abs=1e-5)
+    assert moved.masked_logprobs[1] == pytest.approx(
+        logits[second] - np.logaddexp.reduce(logits[[21, 22, 35]]), abs=1e-5
+    )
+    (choice,) = moved.choices
+    assert choice.probabilities[choice.token_ids == best] == pytest.approx(0, abs=1e-15)
 
 
 def test_a_dead_end_of_the_grammar_is_an_error_that_says_so() -> None:

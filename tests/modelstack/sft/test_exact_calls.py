@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from modelstack.errors import UserError
-from modelstack.sft.exact_calls import Answered, chosen, is_exact, lines, measured, share_interval
+from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.sft.exact_calls import Answered, Question, ask, chosen, is_exact, lines, measured, share_interval
 from modelstack.sft.examples import Call, Example, Message, Tool
 from modelstack.toolcalls.convention import ParsedResponse
+from modelstack.toolcalls.lexical import DecisionPrior
 
 TOOL = Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "number"}, "b": {}}})
 
@@ -78,6 +81,25 @@ def test_the_interval_is_wilsons(n_right: int, n: int) -> None:
 
     theirs = binomtest(n_right, n).proportion_ci(0.95, method="wilson")
     assert share_interval(n_right, n) == pytest.approx((theirs.low, theirs.high), abs=1e-6)
+
+
+def test_a_model_is_asked_under_a_prior(tiny_gguf: Path) -> None:
+    tools = (Tool(name="get_weather"), Tool(name="add_numbers"))
+    one = Example(
+        id="1", source="toy", license="CC0-1.0", kind="call", tools=tools,
+        messages=(Message(role="user", content="add the numbers"),), calls=(Call(name="add_numbers"),),
+    )  # fmt: skip
+    named: list[set[str]] = []
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_threads_prefill=1) as engine:
+        question = Question(one, engine.encode_template("<|im_start|>user\nadd the numbers<|im_end|>\n"))
+        for prior in (
+            DecisionPrior(lexical_weight=0.0, abstain_bias=90.0),
+            DecisionPrior(lexical_weight=90.0, abstain_bias=-90.0),
+        ):
+            (answered,) = ask(engine, [question], prior=prior)
+            named.append({name for name in ("get_weather", "add_numbers") if name in answered.text})
+    assert named[0] == set()
+    assert "get_weather" not in named[1]
 
 
 def test_which_examples_are_asked_depends_on_seed_and_ids_alone() -> None:

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from modelstack.inference.engine import ChoicePoint, Generation
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import NO_TOOL, ResponseFormat, ToolSpec, render_calls, tool_choices
+from modelstack.toolcalls.choice import ToolBias
 from modelstack.toolcalls.coverage import EngineName
+from modelstack.toolcalls.lexical import DecisionPrior, lexical_scores
 from modelstack.toolcalls.tokens import legal_ids
 
 NOTHING = {"type": "object", "properties": {}}
@@ -160,3 +162,59 @@ def test_masses_sum_to_one_on_real_masks(engine: EngineName, seed: int, parallel
     for choice in choices:
         assert choice.probability + sum(choice.alternatives.values()) == pytest.approx(1.0, abs=1e-4)
         assert 0 <= choice.probability <= choice.p_call + 1e-6
+
+
+PRIOR = DecisionPrior(lexical_weight=6.0, abstain_bias=1.0)
+WEATHER = "What will the weather be?"
+
+
+def added(
+    request: str, written: Sequence[str], *tokens: str, format_: ResponseFormat | None = None
+) -> list[float]:
+    bias = ToolBias(PRIOR, request, format_ or ResponseFormat(TOOLS, abstain=True), VOCABULARY)
+    found = bias(ids(*written), np.array(ids(*tokens), dtype=np.intp))
+    return [0.0] * len(tokens) if found is None else found.tolist()
+
+
+def test_a_prior_leaves_the_best_tool_where_it_is_and_lowers_the_others_by_their_distance() -> None:
+    scores = lexical_scores(WEATHER, TOOLS)
+    assert scores == pytest.approx({"get": 0, "get_weather": 1 / 3, "send": 0})
+    assert added(WEATHER, ['[{"name":"'], "get_", "send", "se") == pytest.approx([0, -2, -2])
+
+
+def test_a_beginning_of_several_names_is_judged_by_the_best_of_them() -> None:
+    assert added(WEATHER, ['[{"name":"'], "get", "ge") == [0, 0]
+    assert added(WEATHER, ['[{"name":"', "get"], "_weather", '"', '","') == pytest.approx([0, -2, -2])
+    assert added("send it", ['[{"name":"'], "get", "get_", "send") == pytest.approx([-2, -2, 0])
+    assert added("send it", ['[{"name":"', "get"], "_weather", '"') == pytest.approx([-2, -2])
+
+
+def test_an_abstention_gains_its_bias_less_what_the_best_tool_has() -> None:
+    assert added(WEATHER, [], "[]", '[{"name":"', "[") == pytest.approx([-1, 0, 0])
+    assert added("who are you?", [], "[]", '[{"name":"', "[") == pytest.approx([1, 0, 1])
+    assert added("who are you?", ["["], "]", '{"name":"') == pytest.approx([1, 0])
+
+
+def test_an_answer_stands_to_a_call_as_it_stood() -> None:
+    for request in (WEATHER, "who are you?"):
+        assert added(request, [], "hi", '[{"name":"', "get") == [0, 0, 0]
+
+
+@pytest.mark.parametrize("later", [[","], [",", '{"name":"'], [",", '{"name":"', "get"]])
+def test_a_prior_is_silent_once_the_first_tool_is_named(later: list[str]) -> None:
+    call = ['[{"name":"', "send", '","', "arguments", '":{}}']
+    assert added(WEATHER, [*call, *later], "get", "get_", "send", '{"name":"', "_weather", "]") == [0] * 6
+    assert added(WEATHER, ['[{"name":"', "get_"], "weather") == [0]
+
+
+def test_without_a_prior_a_request_or_tools_there_is_no_bias() -> None:
+    some, none = ResponseFormat(TOOLS), ResponseFormat()
+    assert ToolBias.of(None, WEATHER, some, VOCABULARY) is None
+    assert ToolBias.of(PRIOR, None, some, VOCABULARY) is None
+    assert ToolBias.of(PRIOR, WEATHER, none, VOCABULARY) is None
+    assert isinstance(ToolBias.of(PRIOR, WEATHER, some, VOCABULARY), ToolBias)
+
+
+def test_one_tool_that_must_be_called_is_no_decision() -> None:
+    only = ResponseFormat(TOOLS[:1], answer=None)
+    assert added(WEATHER, ['[{"name":"'], "get", "ge", format_=only) == [0, 0]

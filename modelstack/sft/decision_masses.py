@@ -1,0 +1,167 @@
+"""What a model and what words alone say of the first choice in held-back examples: what a prior is fitted on.
+
+A served model is asked which tool it would call first, or none, and stopped there: some ten tokens an example.
+Kept is how much mass each choice had. Choices that the model would have told apart later (`get_a` and `get_b`,
+where it began with `search`) stay a group. The masses go to a file, so that fitting again needs no model.
+This file needs no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from modelstack.errors import UserError
+from modelstack.files import replacing, sha256_of
+from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequest
+from modelstack.sft.exact_calls import MAX_TOKENS, Question
+from modelstack.sft.examples import Example
+from modelstack.sft.examples import told as explained
+from modelstack.sft.rendering import RenderOptions, render
+from modelstack.sft.stage_record import SHA256
+from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.toolcalls.choice import NO_TOOL, tool_choices
+from modelstack.toolcalls.compiler import GrammarCompiler
+from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.coverage import UnsupportedSchemaError
+from modelstack.toolcalls.lexical import lexical_scores, open_request
+
+
+class Mass(BaseModel):
+    """How much mass one choice had, or a group that was not told apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    names: tuple[str, ...] = Field(min_length=1)
+    """Tools, each once; `NO_TOOL` alone is an abstention."""
+    mass: float = Field(ge=0, le=1.001)
+
+
+class Asked(BaseModel):
+    """What a model and the words say of one example's first choice."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str
+    right: tuple[str, ...]
+    """Tools that it calls; none: it is to abstain."""
+    scores: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
+    masses: tuple[Mass, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _knows_its_tools(self) -> Self:
+        unknown = {name for each in self.masses for name in each.names} - {NO_TOOL} - set(self.scores)
+        if unknown:
+            raise ValueError(f"{sorted(unknown)[0]!r} has a mass and no score; each tool that is shown has one")
+        return self
+
+
+class Origin(BaseModel):
+    """What was asked: the first line of a file of masses."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    examples_sha256: str = Field(pattern=SHA256)
+    model_sha256: str = Field(pattern=SHA256)
+    adapter_sha256: str | None = Field(default=None, pattern=SHA256)
+
+    @classmethod
+    def of(cls, examples: Path, model: Path, adapter: Path | None) -> Self:
+        """Hash the files."""
+        return cls(
+            examples_sha256=sha256_of(examples),
+            model_sha256=sha256_of(model),
+            adapter_sha256=None if adapter is None else sha256_of(adapter),
+        )
+
+
+def is_decision(example: Example) -> bool:
+    """Say whether an example's target is calls or an abstention, in reply to the user."""
+    return bool(example.tools) and example.reply is None and _request(example) is not None
+
+
+def ask_choices(
+    engine: Engine, examples: Sequence[Example], *, told: Callable[[int], object] = lambda n: None
+) -> list[Asked]:
+    """Ask a model for the first choice of each example; those that it cannot be asked are left out.
+
+    Args:
+        engine: Base and adapter.
+        examples: Of which `is_decision` holds.
+        told: Is told how many are done.
+
+    Raises:
+        UserError: An example has no form in the engine's chat format.
+        EngineError: The backend failed.
+    """
+    compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
+    encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    found: list[Asked] = []
+    for number, example in enumerate(examples, 1):
+        question = Question.of(example, render(example, encoder, RenderOptions(abstain=True)))
+        try:
+            found.append(_ask(engine, compiler, question))
+        except (ContextWindowError, UnsupportedSchemaError):
+            continue  # neither says anything of the decision
+        finally:
+            told(number)
+    return found
+
+
+def write_masses(path: Path, origin: Origin, asked: Iterable[Asked]) -> None:
+    """Write a file of masses, a line an example behind one that says of what they are."""
+    with replacing(path) as temporary:
+        lines = (each.model_dump_json() + "\n" for each in (origin, *asked))
+        temporary.write_text("".join(lines), encoding="utf-8")
+
+
+def read_masses(path: Path) -> tuple[Origin, list[Asked]]:
+    """Read what `write_masses` wrote.
+
+    Raises:
+        UserError: The file cannot be read, or a line is wrong; the message has its number.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"masses {path} cannot be read: {error}") from error
+    found: list[Any] = []
+    for number, line in enumerate(lines or [""], 1):
+        try:
+            found.append((Origin if number == 1 else Asked).model_validate_json(line))
+        except ValidationError as error:
+            raise UserError(f"{path}, line {number}: {explained(error)}") from error
+    return found[0], found[1:]
+
+
+def _ask(engine: Engine, compiler: GrammarCompiler, question: Question) -> Asked:
+    example, table = question.example, engine.vocabulary.token_bytes
+    # Answers in words are left out: a prior does not move them against calls.
+    wanted = ResponseFormat(tools=example.specs, answer=None, abstain=True)
+    written = bytearray()
+    generation = engine.generate(
+        # The whole budget, though little of it is used: near its end a grammar closes the reply.
+        GenerateRequest(question.prompt_ids, MAX_TOKENS, grammar=compiler.compile(wanted).start()),
+        on_tokens=lambda ids: written.extend(b"".join(table[token] for token in ids)),
+        cancelled=lambda: _is_settled(bytes(written)),
+    )
+    choice = tool_choices(generation, engine.vocabulary, wanted)[0]
+    groups = {(choice.name,): choice.probability, **choice.alternatives}
+    return Asked(
+        id=example.id,
+        right=tuple(sorted({call.name for call in example.calls})),
+        scores=lexical_scores(_request(example) or "", example.specs),
+        masses=tuple(Mass(names=names, mass=mass) for names, mass in groups.items()),
+    )
+
+
+def _is_settled(reply: bytes) -> bool:
+    """Say whether a reply of calls has named its first tool, or has none."""
+    return reply.startswith(b"[]") or reply.count(b'"') >= 4  # [{"name":"x"
+
+
+def _request(example: Example) -> str | None:
+    return open_request([(message.role, message.content) for message in example.messages])
