@@ -30,9 +30,11 @@ def score(case: Case, run: Run) -> Score:
         verdict = wrong("ast_decoder:decoder_failed", "the arguments are nested too deeply to be looked at")
     said = ", ".join(f"{call.tool_name}({call.arguments})" for call in run.calls) or run.output
     answer = None if said is None else str(said)[:_MAX_CHARS]
+    # A model that chats calls nothing either; only the convention's empty list says that no tool fits.
+    abstained = {"abstained": float(run.status == "abstained")}
     if verdict.valid:
-        return Score(1.0, "", answer)
-    return Score(0.0, f"{verdict.error_type}: {'; '.join(verdict.errors)}"[:_MAX_CHARS], answer)
+        return Score(1.0, "", answer, abstained)
+    return Score(0.0, f"{verdict.error_type}: {'; '.join(verdict.errors)}"[:_MAX_CHARS], answer, abstained)
 
 
 def judge(case: Case, made: Sequence[ToolCallPart]) -> Verdict:

@@ -27,9 +27,9 @@ from evals.harness.solving import ask_model
 from evals.harness.suite import Suite, check_options
 from evals.tool_use.bfcl.data import Question, data_folder, load_questions, parse_categories
 from evals.tool_use.bfcl.function_docs import told_tools
-from evals.tool_use.bfcl.random_names import with_random_names
 from evals.tool_use.bfcl.scoring import score
 from evals.tool_use.bfcl.tables import tables
+from evals.tool_use.bfcl.variants import with_random_names, without_right_function
 
 DEFAULT_CATEGORIES = "simple_python,multiple,parallel,irrelevance"
 MAX_TOKENS = 512
@@ -44,6 +44,7 @@ _OPTIONS = {
     "tool_choice": "auto, or required: the model must call something; default auto",
     "dots": "keep, or underscore for servers that refuse dots in function names; default keep",
     "names": "keep, or random: functions and parameters have random names, descriptions stay; default keep",
+    "gold": "keep, or removed: only questions with other functions too, the right ones taken away; default keep",
 }
 
 
@@ -56,14 +57,16 @@ def load(options: Mapping[str, str]) -> list[Case]:
     check_options("bfcl", options, _OPTIONS)
     tool_choice = _one_of(options, "tool_choice", ("auto", "required"))
     underscores = _one_of(options, "dots", ("keep", "underscore")) == "underscore"
-    renamed = with_random_names if _one_of(options, "names", ("keep", "random")) == "random" else _as_it_is
+    has_random_names = _one_of(options, "names", ("keep", "random")) == "random"
+    is_removed = _one_of(options, "gold", ("keep", "removed")) == "removed"
     categories = parse_categories(options.get("categories", DEFAULT_CATEGORIES))
     folder = data_folder(options.get("data"))
-    return [
-        _case(renamed(question), tool_choice, underscores=underscores)
-        for category in categories
-        for question in load_questions(folder, category)
-    ]
+    found: list[Question] = [question for category in categories for question in load_questions(folder, category)]
+    if is_removed:
+        found = [left for question in found if (left := without_right_function(question)) is not None]
+    if has_random_names:
+        found = [with_random_names(question) for question in found]
+    return [_case(question, tool_choice, underscores=underscores) for question in found]
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
@@ -115,10 +118,6 @@ def _case(question: Question, tool_choice: str, *, underscores: bool) -> Case:
         target=question.answer,
         data=data,
     )
-
-
-def _as_it_is(question: Question) -> Question:
-    return question
 
 
 def _one_of(options: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:

@@ -228,3 +228,22 @@ def test_random_names_stand_in_tools_and_key_alike_and_say_nothing(folder: Path)
     assert SUITE.score(case, run_of(case, (tool["name"], json.dumps({parameter: 3.0})))).value == 1.0
     again, *_ = load(folder, categories="simple_python", names="random")
     assert again.data["tools"] == case.data["tools"]
+
+
+def test_a_question_without_its_right_function_wants_an_abstention(tmp_path: Path) -> None:
+    other = {**FUNCTION, "name": "geo.volume"}
+    row = {"id": "multiple_0", "question": [[{"role": "user", "content": "Area?"}]], "function": [FUNCTION, other]}
+    alone = {**row, "id": "multiple_1", "function": [FUNCTION]}
+    rows = "\n".join(json.dumps(each) for each in (row, alone))
+    (tmp_path / "BFCL_v4_multiple.json").write_text(rows, encoding="utf-8")
+    keys = [{"id": f"multiple_{i}", "ground_truth": [{"geo.area": {"side": [3.0]}}]} for i in (0, 1)]
+    (tmp_path / "possible_answer").mkdir()
+    path = tmp_path / "possible_answer" / "BFCL_v4_multiple.json"
+    path.write_text("\n".join(map(json.dumps, keys)), encoding="utf-8")
+    (case,) = load(tmp_path, categories="multiple", gold="removed")
+    assert case.id == "multiple_0-removed"
+    assert [tool["name"] for tool in case.data["tools"]] == ["geo.volume"]
+    assert SUITE.score(case, run_of(case, ("geo.volume", '{"side": 3}'))).value == 0.0
+    abstained = SUITE.score(case, Run(case.id, "abstained", (ModelResponse((), abstained=True),)))
+    assert abstained.value == 1.0
+    assert abstained.numbers == {"abstained": 1.0}

@@ -1,8 +1,11 @@
-"""Questions whose functions and parameters have random names: what is left is what a model reads in descriptions.
+"""Variants of questions that show what a good score rests on.
 
-A model that was trained on tools may have learnt names by heart; then it fails where a name says nothing. The drop
-between both forms of the same question is the measure (Hammer, arXiv 2410.04587, on models misled by names).
-Names follow from the question's id alone, so that every model is asked the same.
+Random names: a model may have learnt names by heart, and then fails where a name says nothing; what is left is
+what it reads in descriptions (Hammer, arXiv 2410.04587, on models misled by names). Names follow from the question's id
+alone, so that every model is asked the same.
+
+The right function taken away: to abstain is right, and hard, since the others are near. A model that always calls
+scores well on questions with an answer; this and the question as it was must both hold.
 """
 
 from __future__ import annotations
@@ -42,6 +45,16 @@ def with_random_names(question: Question) -> Question:
         for call in question.answer
     )
     return replace(question, functions=tuple(functions), answer=answer)
+
+
+def without_right_function(question: Question) -> Question | None:
+    """Return a question to which no function is left that fits, of another category; None where none is left."""
+    right = {name for call in question.answer or () for name in call}
+    left = tuple(function for function in question.functions if function["name"] not in right)
+    if not right or not left:
+        return None
+    category = f"{question.category}_irrelevance"  # scored as irrelevance is: right is to call nothing
+    return replace(question, id=f"{question.id}-removed", category=category, functions=left, answer=None)
 
 
 def _new(rng: Random, taken: set[str]) -> str:
