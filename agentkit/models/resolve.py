@@ -1,8 +1,9 @@
 """A model from its name, so that an agent's model can be a word in a configuration.
 
-local                               the embedded default model
-local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`; keys: lora=PATH, prior=PATH (of
-                                    `modelstack fit-prior`), abstain=true,
+local                               the embedded default model with the adapter that the package carries for it
+local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`, without that adapter; keys, also behind
+                                    `local`: lora=PATH or none, prior=PATH (of `modelstack fit-prior`) or none,
+                                    abstain=true or false,
                                     grammar=llguidance, lm-format-enforcer or none (masks nothing),
                                     conversations=N (how many keep their cache)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
@@ -54,7 +55,8 @@ def resolve_model(spec: str) -> Model:
 
         return TestModel()
     if (local := split_local(spec)) is not None:
-        return _local_model(*local)
+        file_spec, options = local
+        return _local_model(file_spec, with_shipped(options) if spec.partition("?")[0] == "local" else options)
     scheme, _, name = spec.partition(":")
     if scheme == "openai":
         return _openai_model(spec, name)
@@ -88,6 +90,21 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
     return name.removeprefix("local").removeprefix(":") or DEFAULT_MODEL, options
 
 
+def with_shipped(options: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the options of the model `local`: the shipped adapter, unless they name another or none."""
+    from agentkit.models.catalog import DEFAULT_MODEL
+    from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
+
+    folder = shipped_folder(DEFAULT_MODEL)
+    if folder is None or "lora" in options:
+        return options
+    # The adapter was taught to abstain; a prompt that does not offer it is another than it was trained on.
+    shipped = {"lora": str(folder / ADAPTER_FILE), "abstain": "true"}
+    if (folder / PRIOR_FILE).is_file():
+        shipped["prior"] = str(folder / PRIOR_FILE)
+    return {**shipped, **options}
+
+
 def with_local_option(spec: str, key: str, value: str) -> str:
     """Return a local model's name with one more option, or as it is where it says that option itself.
 
@@ -118,7 +135,7 @@ def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of `LocalModel` that the options of a model string stand for."""
     arguments: dict[str, Any] = {}
     for key in ("lora", "prior"):
-        if (path := options.get(key)) is not None:
+        if (path := options.get(key)) is not None and path != "none":
             arguments[key] = Path(path).expanduser()
     if (grammar := options.get("grammar")) is not None:
         if grammar not in _GRAMMARS:

@@ -108,7 +108,7 @@ def _without_disputed(evaluation: Evaluation, group: str) -> str:
 
 
 def main(
-    model: Annotated[str, typer.Option("--model", "-m", help="A local model.")] = "local",
+    model: Annotated[str, typer.Option("--model", "-m", help="A local model.")] = "local:smollm2-135m",
     limit: Annotated[int | None, typer.Option(min=1, help="Cases, from all categories in turn.")] = None,
     seed: Annotated[int, typer.Option(help="For intervals; decoding is greedy.")] = 0,
     data: Annotated[str | None, typer.Option(help="BFCL's data: a folder or the wheel; default: fetched.")] = None,

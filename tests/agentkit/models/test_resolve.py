@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from agentkit.errors import UserError
+from agentkit.models import shipped
 from agentkit.models.local import LocalModel
 from agentkit.models.openai_compatible import OpenAICompatibleModel
-from agentkit.models.resolve import resolve_model, split_local, with_local_option
+from agentkit.models.resolve import resolve_model, split_local, with_local_option, with_shipped
 from agentkit.testing import TestModel
 
 
@@ -21,9 +22,38 @@ def test_the_test_model_is_new_each_time() -> None:
 def test_a_local_model_is_made_once_for_a_name() -> None:
     model = resolve_model("local")
     assert isinstance(model, LocalModel)
-    assert resolve_model("local:smollm2-135m") is model
+    assert resolve_model("local:smollm2-135m") is resolve_model("local:smollm2-135m")
     assert resolve_model("local?grammar=lm-format-enforcer") is not model
     assert resolve_model("local?grammar=lm-format-enforcer") is resolve_model("local?grammar=lm-format-enforcer")
+
+
+@pytest.fixture
+def shipped_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "smollm2-135m"
+    folder.mkdir()
+    for name in ("adapter.gguf", "prior.json"):
+        (folder / name).write_bytes(b"")
+    monkeypatch.setattr(shipped, "_FOLDER", tmp_path)
+    return folder
+
+
+def test_local_alone_has_the_shipped_adapter_and_its_prior(shipped_adapter: Path) -> None:
+    lora, prior = str(shipped_adapter / "adapter.gguf"), str(shipped_adapter / "prior.json")
+    assert with_shipped({}) == {"lora": lora, "prior": prior, "abstain": "true"}
+    assert with_shipped({"abstain": "false", "prior": "none"}) == {
+        "lora": lora,
+        "prior": "none",
+        "abstain": "false",
+    }
+    assert with_shipped({"lora": "none"}) == {"lora": "none"}
+    assert resolve_model("local") is not resolve_model("local:smollm2-135m")
+    assert resolve_model("local") is resolve_model("local")
+
+
+@pytest.mark.parametrize("model_id", ["", ".", "..", "../smollm2-135m", "smollm2-135m/..", "another"])
+def test_only_names_that_the_package_has_lead_to_an_adapter(shipped_adapter: Path, model_id: str) -> None:
+    assert shipped.shipped_folder("smollm2-135m") == shipped_adapter
+    assert shipped.shipped_folder(model_id) is None
 
 
 def test_a_local_file_is_one_model_however_it_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
