@@ -1,8 +1,8 @@
 """Variants of questions that show what a good score rests on.
 
 Random names: a model may have learnt names by heart, and then fails where a name says nothing; what is left is
-what it reads in descriptions (Hammer, arXiv 2410.04587, on models misled by names). Names follow from the question's id
-alone, so that every model is asked the same.
+what it reads in descriptions (Hammer, arXiv 2410.04587, on models misled by names). Names follow from the
+question's id alone, so that every model is asked the same.
 
 The right function taken away: to abstain is right, and hard, since the others are near. A model that always calls
 scores well on questions with an answer; this and the question as it was must both hold.

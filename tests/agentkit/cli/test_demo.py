@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agentkit import FunctionToolset, ModelError
-from agentkit.cli.demo import TASKS, problems_of
+from agentkit.cli.demo import TASKS, problems_of, unsolved
 from agentkit.cli.demo_data import N_ORDERS, write_database, write_notes
 from agentkit.context import RunContext
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
@@ -66,29 +66,46 @@ def test_the_demo_data_is_the_same_everywhere(tmp_path: Path) -> None:
     assert len({row[3] for row in rows[0]}) == 5 and len({row[1] for row in rows[0]}) == 6
 
 
-def test_the_demo_runs_its_tasks_on_real_servers(agentkit: Run) -> None:
+def test_the_demo_runs_its_tasks_on_real_servers(agentkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = [
+        call("file_info", path="todo.md"), "It has 9 lines.",
+        call("describe_table", table="customers"), "They are id and name.",
+        call("create_directory", path="archive"), "The folder archive is there.",
+    ]  # fmt: skip
+    monkeypatch.setattr(resolve, "resolve_model", lambda _: ScriptedModel(script))
     done = agentkit("demo", "--model", "test")
     assert done.returncode == 0, done.stdout + done.stderr
-    assert all(task in done.stdout for task, _ in TASKS)
-    assert "● list_tables {}" in done.stdout and "orders" in done.stdout and "todo.md" in done.stdout
+    assert all(task.text in done.stdout for task in TASKS)
+    assert "● describe_table" in done.stdout
+    assert "lines: 9" in done.stdout
+    assert done.stdout.count("solved ·") == 3
     assert "Tokens and times" in done.stdout
 
 
+def test_a_task_is_solved_by_its_answer_and_by_what_is_there(tmp_path: Path) -> None:
+    lines, _, folder = TASKS
+    assert unsolved(lines, "It has 9 lines.", tmp_path) == ""
+    assert unsolved(lines, "It has 19 lines.", tmp_path) == "the answer is 'It has 19 lines.'"
+    assert unsolved(folder, "I made the folder archive.", tmp_path) == "there is no folder 'archive'"
+    (tmp_path / "notes" / "archive").mkdir(parents=True)
+    assert unsolved(folder, "I made the folder archive.", tmp_path) == ""
+
+
 def test_the_demo_fails_where_a_run_fails(agentkit: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = ScriptedModel([ModelError("broken"), "Four.", call("list_tables", unknown=1), "Five."])
+    model = ScriptedModel([ModelError("broken"), call("list_tables", unknown=1), "id and name", "Done: archive."])
     monkeypatch.setattr(resolve, "resolve_model", lambda _: model)
     done = agentkit("demo", "--model", "test")
     assert done.returncode == 1
     assert "not as it must be: ModelError: broken" in done.stdout
     assert "not as it must be: a call of 'list_tables' with invalid arguments" in done.stdout
-    assert model.calls[0].parameters.tool_choice == "required"
+    assert "is not solved: there is no folder 'archive'" in done.stdout
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 @pytest.mark.skipif(not is_present("smollm2-135m"), reason="agentkit models pull smollm2-135m")
-def test_the_embedded_model_makes_only_valid_calls_and_ends_well(agentkit_process: Run) -> None:
-    done = agentkit_process("demo", "--fast")
+def test_the_embedded_model_solves_the_tasks_with_valid_calls(agentkit_process: Run) -> None:
+    done = agentkit_process("demo")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "not as it must be" not in done.stdout
     assert "reused" in done.stdout and "forced" in done.stdout

@@ -1,0 +1,33 @@
+"""The adapter that the package carries is the one that its record, its prior and its card speak of."""
+
+from __future__ import annotations
+
+import pytest
+
+from agentkit.models.catalog import DEFAULT_MODEL
+from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
+from modelstack.files import sha256_of
+from modelstack.sft.stage import read_record
+from modelstack.toolcalls.lexical import DecisionPrior
+
+FOLDER = shipped_folder(DEFAULT_MODEL)
+MOST_BYTES = 12_000_000
+"""The whole package stays small enough for anybody to install."""
+
+
+def test_the_default_model_has_an_adapter_small_enough_to_ship() -> None:
+    assert FOLDER is not None
+    assert (FOLDER / ADAPTER_FILE).stat().st_size <= MOST_BYTES
+
+
+@pytest.mark.skipif(FOLDER is None, reason="no adapter")
+def test_record_and_prior_are_of_this_adapter() -> None:
+    assert FOLDER is not None
+    record = read_record(FOLDER)
+    sha256 = sha256_of(FOLDER / ADAPTER_FILE)
+    assert record.files[ADAPTER_FILE].sha256 == sha256
+    if (FOLDER / PRIOR_FILE).is_file():
+        fitted = DecisionPrior.read(FOLDER / PRIOR_FILE).fitted
+        assert fitted is not None
+        assert (fitted.adapter_sha256, fitted.model_sha256) == (sha256, record.base_sha256)
+    assert (FOLDER / "README.md").read_text(encoding="utf-8").startswith(f"# {record.name}")
