@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from agentkit.durable import sync_folder
 from agentkit.errors import ModelError
 
 try:
@@ -99,7 +100,7 @@ class Slot:
         """Give a checked and synced file its final name."""
         with disk_errors(self.directory):
             os.replace(checked, self.path)
-            _sync_folder(self.directory)
+            sync_folder(self.directory)
         return self.path
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
@@ -189,14 +190,3 @@ def disk_errors(directory: Path) -> Generator[None]:
             f"{'the disk is full' if full else f'cannot write ({error.strerror})'} at {str(directory)!r}: "
             f"{'make room' if full else 'correct the permissions'}, or name another folder with {CACHE_VARIABLE}."
         ) from error
-
-
-def _sync_folder(directory: Path) -> None:
-    """Make a rename survive a power failure; not every system can open a folder."""
-    if fcntl is None:
-        return
-    folder = os.open(directory, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
