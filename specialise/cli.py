@@ -13,9 +13,6 @@ from agentkit.errors import UserError
 if TYPE_CHECKING:
     from specialise.run import Start
 
-STOPPED = 3
-"""Exit status of a run that was asked to stop and can go on; as `modelstack sft`."""
-
 
 def register(app: typer.Typer) -> None:
     """Add the command to `agentkit`."""
@@ -65,6 +62,7 @@ def specialise(
     from agentkit.models.resolve import resolve_model
     from modelstack.errors import UserError as StackError
     from modelstack.recipe_file import read_recipe
+    from modelstack.runs.cli import STOPPED
     from specialise.recipe import SpecialiseRecipe
     from specialise.report import REPORT
     from specialise.run import Wanted

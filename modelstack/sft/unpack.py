@@ -1,4 +1,4 @@
-"""An adapter that was shipped as its GGUF file and record becomes a stage that can be trained on.
+"""A stage packed for shipping, its adapter as the GGUF file alone; and a packed one made a stage to train on.
 
 What is shipped leaves out peft's folder, which would double it. The weights are those of the GGUF file, rounded to
 half precision as they are served; the record is the shipped one with the files that there are now.
@@ -16,6 +16,23 @@ from modelstack.sft.base import base_sha256, load_base, require_same_base
 from modelstack.sft.gguf_adapter import read_gguf_adapter
 from modelstack.sft.lora import add_lora, load_lora_state
 from modelstack.sft.stage import ADAPTER, ADAPTER_GGUF, Stage, is_stage, open_stage, read_record, seal
+from modelstack.train.curves import PLOT_FILE
+
+
+def pack(stage: Path, out: Path) -> Stage:
+    """Write what is shipped of a stage with an adapter: the GGUF file, the curves, a card and a record of these.
+
+    Raises:
+        UserError: The stage is damaged or has no such file, or `out` is a stage already.
+    """
+    record = open_stage(stage).record
+    parts = [name for name in (ADAPTER_GGUF, PLOT_FILE) if name in record.files]
+    if ADAPTER_GGUF not in parts:
+        raise UserError(f"stage {stage} has no {ADAPTER_GGUF}: only an adapter that llama.cpp reads is shipped")
+    out.mkdir(parents=True, exist_ok=True)
+    for name in parts:
+        shutil.copyfile(stage / name, out / name)
+    return seal(out, record.model_copy(update={"files": {}}), parts)
 
 
 def unpack(shipped: Path, weights: Path, out: Path) -> Stage:

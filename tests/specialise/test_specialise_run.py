@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from agentkit.cli.main import app
 from agentkit.errors import UserError
 from modelstack.sft.stage import open_stage
-from modelstack.sft.unpack import unpack
+from modelstack.sft.unpack import pack, unpack
 from specialise.recipe import SpecialiseRecipe
 from specialise.run import Start, Wanted, specialise
 from tests.modelstack.architecture.llama_child import needs_llama_cpp
@@ -85,9 +85,8 @@ def test_a_shipped_adapter_is_unpacked_and_gone_on_with(
     base: Path, world: Path, done: Path, tmp_path: Path
 ) -> None:
     shipped = tmp_path / "shipped"
-    shipped.mkdir()
-    for name in ("adapter.gguf", "stage.json"):
-        (shipped / name).write_bytes((done / "stage" / name).read_bytes())
+    pack(done / "stage", shipped)
+    assert set(open_stage(shipped).record.files) == {"README.md", "adapter.gguf", "curves.png"}
     out = tmp_path / "out"
     stage = specialise(wanted(base, world, start=Start(base, shipped)), out, Console(quiet=True))
     assert stage is not None

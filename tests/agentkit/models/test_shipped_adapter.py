@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import pytest
-
 from agentkit.models.catalog import DEFAULT_MODEL
 from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
 from modelstack.files import sha256_of
-from modelstack.sft.stage import read_record
+from modelstack.sft.stage import open_stage
 from modelstack.toolcalls.lexical import DecisionPrior
 
 FOLDER = shipped_folder(DEFAULT_MODEL)
@@ -20,10 +18,9 @@ def test_the_default_model_has_an_adapter_small_enough_to_ship() -> None:
     assert (FOLDER / ADAPTER_FILE).stat().st_size <= MOST_BYTES
 
 
-@pytest.mark.skipif(FOLDER is None, reason="no adapter")
 def test_record_and_prior_are_of_this_adapter() -> None:
     assert FOLDER is not None
-    record = read_record(FOLDER)
+    record = open_stage(FOLDER).record
     sha256 = sha256_of(FOLDER / ADAPTER_FILE)
     assert record.files[ADAPTER_FILE].sha256 == sha256
     if (FOLDER / PRIOR_FILE).is_file():
