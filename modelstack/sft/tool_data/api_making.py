@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 from modelstack.sft.examples import Call, Example, Kind, Message, Tool
-from modelstack.sft.tool_data.api_phrasing import ask_api
+from modelstack.sft.tool_data.api_phrasing import ask_api, ask_together
 from modelstack.sft.tool_data.apis import Api
 from modelstack.sft.tool_data.clauses import Clause
 from modelstack.sft.tool_data.making import Made
@@ -27,6 +27,12 @@ _LARGE = 120
 """Tools from which a collection is no server whose tools are all akin."""
 _N_TOOLS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5)
 _P_TODAY = 0.1
+_MOST_REPEATED = 3
+"""Required parameters that a sentence can still say of several calls."""
+_P_APART = 0.3
+"""That several calls are asked for one by one."""
+_P_TOGETHER = 0.4
+"""That tools which need the same are asked for in one breath, where there are any."""
 
 
 class ApiStock:
@@ -93,18 +99,41 @@ def _single(stock: ApiStock, now: Scene, name: str) -> Made | None:
 
 def _parallel(stock: ApiStock, now: Scene, name: str) -> Made | None:
     api = stock.draw(now)
-    if len(api.tool.parameters["required"]) > 2:
+    if len(api.tool.parameters["required"]) > _MOST_REPEATED:
         return None
-    return _with_calls(stock, now, name, "parallel", [api], [ask_api(api, now, n_calls=now.one((2, 2, 2, 3)))])
+    n_calls = now.one((2, 2, 2, 3, 3, 4))
+    if now.chance(_P_APART):
+        return _with_calls(stock, now, name, "parallel", [api], [ask_api(api, now) for _ in range(n_calls)])
+    return _with_calls(stock, now, name, "parallel", [api], [ask_api(api, now, n_calls=n_calls)])
 
 
 def _multi(stock: ApiStock, now: Scene, name: str) -> Made | None:
     api = stock.draw(now)
-    others = [stock.draw(now)] if now.chance(0.5) else stock.akin(api, now)[:1]
-    chosen = [api, *others]
-    if len(chosen) < 2 or len({a.tool.name for a in chosen}) < 2:
+    if now.chance(_P_TOGETHER):
+        chosen = [api, *_of_same_things(api, stock.akin(api, now))[: now.one((1, 1, 2))]]
+        return _with_calls(stock, now, name, "multi", chosen, [ask_together(chosen, now)]) if chosen[1:] else None
+    n_others = now.one((1, 1, 1, 2, 2, 3))
+    others = [stock.draw(now) for _ in range(n_others)] if now.chance(0.5) else stock.akin(api, now)[:n_others]
+    chosen = list({each.tool.name: each for each in [api, *others]}.values())
+    if len(chosen) < 2:
         return None
-    return _with_calls(stock, now, name, "multi", chosen, [ask_api(each, now) for each in chosen])
+    clauses = [ask_api(each, now, n_calls=_n_repeated(each, now)) or ask_api(each, now) for each in chosen]
+    return _with_calls(stock, now, name, "multi", chosen, clauses)
+
+
+def _of_same_things(api: Api, others: Sequence[Api]) -> list[Api]:
+    """Return the tools that need what one needs, by the names and types of their parameters."""
+
+    def needs(each: Api) -> dict[str, object]:
+        parameters = each.tool.parameters
+        return {name: parameters["properties"][name].get("type") for name in parameters["required"]}
+
+    return [other for other in others if needs(api) and needs(other) == needs(api)]
+
+
+def _n_repeated(api: Api, now: Scene) -> int:
+    """Return how many calls of one tool there are among calls of others."""
+    return now.one((1, 1, 1, 2, 2, 3)) if len(api.tool.parameters["required"]) <= _MOST_REPEATED else 1
 
 
 def _removed(stock: ApiStock, now: Scene, name: str) -> Made | None:
@@ -140,7 +169,7 @@ def _with_calls(
     stock: ApiStock, now: Scene, name: str, kind: Kind, chosen: Sequence[Api], clauses: Sequence[Clause | None]
 ) -> Made | None:
     asked = [clause for clause in clauses if clause is not None]
-    if len(asked) < len(clauses):
+    if len(asked) < len(clauses) or not _all_differ(asked):
         return None
     n_more = max(0, now.one(_N_TOOLS) - len(chosen))
     n_near = min(n_more, now.random.randrange(n_more + 1))
@@ -148,6 +177,11 @@ def _with_calls(
     text = " ".join(clause.text for clause in asked)
     tools = [a.tool for a in [*chosen, *near, *stock.far(text, now, n_more - len(near))]]
     return _made(now, name, kind, kind, chosen[0], tools, asked, with_calls=True)
+
+
+def _all_differ(clauses: Sequence[Clause]) -> bool:
+    calls = [repr(call) for clause in clauses for call in clause.calls]
+    return len(set(calls)) == len(calls)
 
 
 def _made(

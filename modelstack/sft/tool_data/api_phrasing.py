@@ -90,6 +90,35 @@ def ask_api(
     return Clause(tidy(text), mood, calls, tuple(s.rule for s in spoken), any(s.needs_today for s in spoken))
 
 
+def ask_together(apis: Sequence[Api], now: Scene, *, values_of: ValueOf = value_of) -> Clause | None:
+    """Return a clause that asks for a call of each tool, its values said once; None where one has no rule.
+
+    "Look up the price and the weight of parcel 12": what the tools call by one name, they share.
+    """
+    drawn: dict[str, Spoken] = {}
+    calls: list[tuple[str, dict[str, Any]]] = []
+    for api in apis:
+        properties = api.tool.parameters["properties"]
+        named = [name for name in properties if name in api.tool.parameters["required"]]
+        for name in named:
+            spoken = drawn.get(name) or values_of(name, properties[name], now)
+            if spoken is None:
+                return None
+            drawn[name] = spoken
+        calls.append((api.tool.name, {name: drawn[name].value for name in named}))
+    wishes = [_reworded(api, api.wish.partition(" ")[2], now) for api in apis]
+    said = _joined([_phrase(label_of(n), s, now.random.randrange(len(_WAYS)), now) for n, s in drawn.items()], now)
+    text = f"{listed(wishes, now.one((' and ', ' and ', ' and also ')))} {said}"
+    spoken_all = list(drawn.values())
+    return Clause(
+        tidy(text),
+        "order",
+        tuple(calls),
+        tuple(s.rule for s in spoken_all),
+        any(s.needs_today for s in spoken_all),
+    )
+
+
 def _in_order(values: dict[str, Spoken]) -> None:
     """Let a span end after it begins."""
     ends = [(name, name.lower().replace("start", "end").replace("from", "to")) for name in values]
@@ -105,7 +134,7 @@ def _in_order(values: dict[str, Spoken]) -> None:
 def _n_optional(n_optional: int, n_required: int, now: Scene) -> int:
     if not n_optional:
         return 0
-    return now.one((0, 1, 1, 1, 2)) if n_required == 0 else now.one((0, 0, 0, 1, 1, 2))
+    return now.one((0, 1, 1, 1, 2, 3)) if n_required == 0 else now.one((0, 0, 1, 1, 2, 3))
 
 
 def _shared(values: list[dict[str, Spoken]], now: Scene) -> set[str]:

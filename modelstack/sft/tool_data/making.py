@@ -80,8 +80,8 @@ def _parallel(stock: Stock, now: Scene, name: str) -> Made | None:
     shown = show(now.one(stock.tools), now)
     clause = ask(shown, now, n_calls=now.one((2, 2, 2, 3, 3, 4)))
     if clause is not None and now.chance(0.2):
-        apart = [ask(shown, now), ask(shown, now)]
-        if None not in apart and apart[0] != apart[1]:
+        apart = [ask(shown, now) for _ in range(now.one((2, 2, 3)))]
+        if None not in apart:
             return _with_calls(stock, now, name, "parallel", [shown], apart)
     return _with_calls(stock, now, name, "parallel", [shown], [clause])
 
@@ -89,9 +89,9 @@ def _parallel(stock: Stock, now: Scene, name: str) -> Made | None:
 def _multi(stock: Stock, now: Scene, name: str) -> Made | None:
     first = now.one(stock.tools)
     others = (now.chance(0.45) and stock.siblings(first)) or list(stock.tools)
-    chosen = [first, *now.some([t for t in others if t is not first], now.one((1, 1, 1, 2, 2)))]
+    chosen = [first, *now.some([t for t in others if t is not first], now.one((1, 1, 1, 2, 2, 3)))]
     shown = [show(tool, now) for tool in chosen]
-    clauses = [ask(each, now, n_calls=now.one((1, 1, 1, 2))) or ask(each, now) for each in shown]
+    clauses = [ask(each, now, n_calls=now.one((1, 1, 1, 2, 2, 3))) or ask(each, now) for each in shown]
     return _with_calls(stock, now, name, "multi", shown, clauses)
 
 

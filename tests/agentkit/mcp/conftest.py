@@ -114,6 +114,7 @@ def serving(app: Any, port: int = 0) -> Iterator[str]:
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("127.0.0.1", port))
+        listener.listen()  # a client may connect before the thread runs
         port = listener.getsockname()[1]
         server = uvicorn.Server(uvicorn.Config(app, log_level="critical", timeout_graceful_shutdown=0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

@@ -8,7 +8,7 @@ import pytest
 
 from modelstack.sft.examples import check_example
 from modelstack.sft.tool_data.api_making import API_SORTS, SAME_WORK, ApiStock, made_from_apis, said_of
-from modelstack.sft.tool_data.api_phrasing import ask_api
+from modelstack.sft.tool_data.api_phrasing import ask_api, ask_together
 from modelstack.sft.tool_data.api_values import value_of
 from modelstack.sft.tool_data.apis import Api, label_of, speakable
 from modelstack.sft.tool_data.related import overlap, share_stem, stems
@@ -114,6 +114,29 @@ def test_several_calls_differ(apis: list[Api]) -> None:
         if clause is not None:
             assert clause.calls[0] != clause.calls[1]
             assert all(call[1]["parcel_id"] in clause.text for call in clause.calls)
+
+
+def test_tools_that_need_the_same_are_asked_for_in_one_breath(apis: list[Api]) -> None:
+    needs = {"parcel_id": TEXT}
+    both = [
+        apis[0],
+        *speakable([record("weigh_parcel", "Return the weight of a parcel", ("parcel_id",), **needs)]),
+    ]
+    clause = ask_together(both, scene("together"))
+    assert clause is not None
+    (first, arguments), (second, others) = clause.calls
+    assert (first, second) == ("get_parcel", "weigh_parcel")
+    assert arguments == others
+    assert clause.text.count(arguments["parcel_id"]) == 1
+    assert "status" in clause.text and "weight" in clause.text
+
+
+def test_no_two_calls_of_a_request_are_the_same(apis: list[Api]) -> None:
+    stock = ApiStock(apis, {"toys": 1.0})
+    found = [made_from_apis(stock, sort, 5, n) for sort in ("api_parallel", "api_multi") for n in range(80)]
+    calls = [[repr(call) for call in each.example.calls] for each in found if each is not None]
+    assert max(map(len, calls)) >= 4
+    assert all(len(set(of_one)) == len(of_one) for of_one in calls)
 
 
 @pytest.mark.parametrize("sort", API_SORTS)
