@@ -32,7 +32,8 @@ from agentkit.models.model import (
 if TYPE_CHECKING:
     from agentkit.models.local_reply import Reply
     from agentkit.models.transcript import Prompt, Transcripts
-    from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, SamplingParams
+    from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias, SamplingParams
+    from modelstack.toolcalls.another_call import Endings
     from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
     from modelstack.toolcalls.convention import ResponseFormat
     from modelstack.toolcalls.lexical import DecisionPrior
@@ -53,6 +54,8 @@ class _Loaded:
     """None where replies are not masked."""
     transcripts: Transcripts
     prior: DecisionPrior | None
+    endings: Endings
+    """Where replies decide whether another call follows."""
 
 
 class LocalModel(Model):
@@ -166,6 +169,7 @@ class LocalModel(Model):
             from modelstack.inference.engine import EngineError
             from modelstack.inference.llama_cpp import LlamaCppEngine
             from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+            from modelstack.toolcalls.another_call import Endings
             from modelstack.toolcalls.compiler import GrammarCompiler
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
@@ -184,7 +188,9 @@ class LocalModel(Model):
         compiler = None
         if self._grammar_engine is not None:
             compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
-        return _Loaded(engine, compiler, Transcripts(encoder, abstain=self._abstain), prior)
+        return _Loaded(
+            engine, compiler, Transcripts(encoder, abstain=self._abstain), prior, Endings(engine.vocabulary)
+        )
 
     def _read_prior(self) -> DecisionPrior | None:
         from modelstack import errors
@@ -228,6 +234,7 @@ class LocalModel(Model):
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
         from agentkit.models.local_reply import request_text, response_format, to_response
+        from modelstack.toolcalls.another_call import AnotherCallBias
         from modelstack.toolcalls.choice import ToolBias, tool_choices
 
         loaded = self._loaded
@@ -237,8 +244,12 @@ class LocalModel(Model):
         with self._books:
             grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
             prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured)
-        bias = ToolBias.of(loaded.prior, request_text(messages), wanted, loaded.engine.vocabulary)
-        reply = self._generate(loaded, prompt, wanted, grammar, bias, parameters.settings, tell, cancelled)
+        asked = request_text(messages)
+        biases = (
+            ToolBias.of(loaded.prior, asked, wanted, loaded.engine.vocabulary),
+            AnotherCallBias.of(loaded.prior, asked, loaded.endings),
+        )
+        reply = self._generate(loaded, prompt, wanted, grammar, biases, parameters.settings, tell, cancelled)
         choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
         with self._books:
@@ -251,7 +262,7 @@ class LocalModel(Model):
         prompt: Prompt,
         wanted: ResponseFormat,
         grammar: CompiledGrammar | None,
-        bias: ChoiceBias | None,
+        biases: tuple[ChoiceBias | None, LogitBias | None],
         settings: ModelSettings,
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
@@ -262,7 +273,7 @@ class LocalModel(Model):
         sampling = sampling_params(settings)
         attempt = 0
         while True:
-            request = self._request(prompt, grammar, bias, sampling, settings.max_tokens)
+            request = self._request(prompt, grammar, biases, sampling, settings.max_tokens)
             # Only the first attempt is streamed: what was told cannot be taken back.
             listener = Listener(loaded.engine.vocabulary, settings.stop, tell if attempt == 0 else None)
             generation = loaded.engine.generate(
@@ -286,7 +297,7 @@ class LocalModel(Model):
         self,
         prompt: Prompt,
         grammar: CompiledGrammar | None,
-        bias: ChoiceBias | None,
+        biases: tuple[ChoiceBias | None, LogitBias | None],
         sampling: SamplingParams,
         max_tokens: int | None,
     ) -> GenerateRequest:
@@ -299,7 +310,8 @@ class LocalModel(Model):
             grammar=grammar.start() if grammar is not None else None,
             sampling=sampling,
             jump_ahead=self._jump_ahead,
-            choice_bias=bias,
+            choice_bias=biases[0],
+            logit_bias=biases[1],
         )
 
 

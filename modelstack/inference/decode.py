@@ -22,7 +22,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.inference.engine import ChoiceBias, ChoicePoint, FinishReason, Generation
+from modelstack.inference.engine import ChoiceBias, ChoicePoint, FinishReason, Generation, LogitBias
 from modelstack.inference.grammar import Grammar, TokenMask
 from modelstack.inference.sampling import Drawn, LegalTokens, Sampler
 
@@ -55,6 +55,7 @@ class DecodeParts:
     grammar: Grammar | None = None
     jump_ahead: bool = True
     choice_bias: ChoiceBias | None = None
+    logit_bias: LogitBias | None = None
     on_tokens: Callable[[list[int]], None] | None = None
     cancelled: Callable[[], bool] | None = None
 
@@ -193,7 +194,7 @@ class _Decoder:
         closing = grammar.closing_reserve >= self.remaining
         legal = self._legal(grammar.closing() if closing else grammar.mask())
         self.out.stats.mask_s += perf_counter() - start
-        biased = self._biased(logits, legal) if choosing else logits
+        biased = self._biased(logits, legal, choosing)
         choice = self.parts.sampler.choice_point(biased, legal, len(self.out.ids)) if choosing else None
         drawn = self.parts.sampler.draw(biased, legal, None if closing else grammar.decision)
         if drawn.token in self.parts.end_ids:
@@ -212,9 +213,14 @@ class _Decoder:
             drawn = self.parts.sampler.judged(drawn.token, logits, legal)
         return drawn, choice
 
-    def _biased(self, logits: NDArray[np.float32], legal: LegalTokens) -> NDArray[np.float32]:
+    def _biased(self, logits: NDArray[np.float32], legal: LegalTokens, choosing: bool) -> NDArray[np.float32]:
         """Return the logits with what a prior adds to those of the legal tokens, as a copy where it does."""
-        if self.parts.choice_bias is None or legal.count < 2:
+        if legal.count < 2:
+            return logits
+        if not choosing:
+            moved = None if self.parts.logit_bias is None else self.parts.logit_bias(self.out.ids, legal, logits)
+            return logits if moved is None else moved
+        if self.parts.choice_bias is None:
             return logits
         ids = legal.to_ids()
         added = self.parts.choice_bias(self.out.ids, ids)

@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.grammar import Grammar
 from modelstack.tokenizer.vocabulary import Vocabulary
+
+if TYPE_CHECKING:
+    from modelstack.inference.sampling import LegalTokens
 
 FinishReason = Literal["end", "length", "cancelled"]
 
@@ -52,6 +55,19 @@ class ChoiceBias(Protocol):
         ...
 
 
+class LogitBias(Protocol):
+    """What is known of any other token of a reply before the model is asked."""
+
+    def __call__(
+        self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
+    ) -> NDArray[np.float32] | None:
+        """Return logits to draw from instead of `logits_V`, behind the reply's tokens `written`; None for these.
+
+        Asked where more than one token is legal and no tool is being chosen.
+        """
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class GenerateRequest:
     """One generation: continue `prompt_ids` in `conversation`."""
@@ -68,6 +84,8 @@ class GenerateRequest:
     """Append forced tokens as a block and evaluate them in one call."""
     choice_bias: ChoiceBias | None = None
     """A prior over tools; log-probabilities stay the model's own, `Generation.choices` have it in them."""
+    logit_bias: LogitBias | None = None
+    """A prior over what comes behind the choice of a tool; log-probabilities stay the model's own here too."""
 
 
 @dataclass(slots=True)

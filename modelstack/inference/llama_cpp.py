@@ -206,6 +206,7 @@ class LlamaCppEngine:
             grammar=request.grammar,
             jump_ahead=request.jump_ahead,
             choice_bias=request.choice_bias,
+            logit_bias=request.logit_bias,
             on_tokens=on_tokens,
             cancelled=stop,
         )

@@ -64,6 +64,13 @@ class LegalTokens:
         legal[list(forbidden)] = False
         return cls.from_flags(legal)
 
+    def among(self, ids: NDArray[np.intp]) -> NDArray[np.intp]:
+        """Return those of some ascending ids that are legal."""
+        if self.illegal_V is not None:
+            return ids[~self.illegal_V[ids]]
+        assert self.ids is not None
+        return np.intersect1d(self.ids, ids, assume_unique=True)
+
     def to_ids(self) -> NDArray[np.intp]:
         """Return the legal ids in ascending order."""
         if self.illegal_V is not None:

@@ -1,4 +1,4 @@
-"""Fitting the prior of the decision between tools: two numbers, by maximum likelihood on held-back examples.
+"""Fitting the prior of a reply's decisions: three numbers, by maximum likelihood on held-back examples.
 
 With p0 the mass of an abstention, s the scores of words and S the highest of them (`decision_masses`),
 
@@ -7,7 +7,8 @@ With p0 the mass of an abstention, s the scores of words and S the highest of th
 
 which is what `toolcalls.choice.ToolBias` makes of a reply; a group of tools is judged by its best score there and
 here. The most probable b for a w is a logistic regression's intercept, found by Newton's method; w is found by
-search, since the limit on wrong abstentions has corners. This file needs no torch.
+search, since the limit on wrong abstentions has corners. The third number is what is added to the log-odds that
+another call follows (`toolcalls.another_call`): a regression's intercept as well. This file needs no torch.
 """
 
 from __future__ import annotations
@@ -22,7 +23,14 @@ from modelstack.errors import UserError
 from modelstack.sft.decision_masses import Asked, Mass, Origin
 from modelstack.sft.exact_calls import share_interval
 from modelstack.toolcalls.choice import NO_TOOL
-from modelstack.toolcalls.lexical import LARGEST_WEIGHT, DecisionPrior, Decisions, FittedOn, Share
+from modelstack.toolcalls.lexical import (
+    LARGEST_WEIGHT,
+    CountDecisions,
+    DecisionPrior,
+    Decisions,
+    FittedOn,
+    Share,
+)
 
 RIDGE = 1e-5
 """Of both numbers squared, in nats an example: keeps them finite where no example contradicts them."""
@@ -70,10 +78,12 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
         UserError: As for `fit_prior`.
     """
     weight, bias = fit_prior(asked, limit)
+    count_bias, counted = fit_another_call(asked)
     n_calls = sum(bool(each.right) for each in asked)
     return DecisionPrior(
         lexical_weight=weight,
         abstain_bias=bias,
+        another_call_bias=count_bias,
         fitted=FittedOn(
             n_calls=n_calls,
             n_abstentions=len(asked) - n_calls,
@@ -81,8 +91,38 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
             wrong_abstention_limit=limit,
             before=decisions(asked, 0.0, 0.0),
             after=decisions(asked, weight, bias),
+            another_call=counted,
         ),
     )
+
+
+def fit_another_call(asked: Sequence[Asked]) -> tuple[float, CountDecisions | None]:
+    """Return the bias under which going on and ending are most probable where they are right, and what it changes.
+
+    0 and None where the examples show only one of both.
+    """
+    endings = [ending for each in asked for ending in each.endings]
+    goes_on = np.array([ending.goes_on for ending in endings], dtype=np.bool_)
+    log_odds = np.array([ending.log_odds for ending in endings], dtype=np.float64)
+    if goes_on.all() or not goes_on.any():
+        return 0.0, None
+    low, high = -LARGEST_WEIGHT, LARGEST_WEIGHT
+    while high - low > 1e-9:  # the slope of the loss grows with the bias
+        bias = (low + high) / 2
+        slope = float((1 / (1 + np.exp(-(log_odds + bias))) - goes_on).mean()) + 2 * RIDGE * bias
+        low, high = (low, bias) if slope > 0 else (bias, high)
+    bias = (low + high) / 2
+
+    def judged(added: float) -> tuple[Share | None, float]:
+        signed = np.where(goes_on, log_odds + added, -log_odds - added)
+        return _share(signed > 0), float(np.logaddexp(0.0, -signed).mean())
+
+    (right_before, loss_before), (right_after, loss_after) = judged(0.0), judged(bias)
+    assert right_before is not None and right_after is not None  # there are some of both
+    return bias, CountDecisions(
+        n_goes_on=int(goes_on.sum()), n_ends=int((~goes_on).sum()), right_before=right_before,
+        right_after=right_after, log_loss_before=loss_before, log_loss_after=loss_after,
+    )  # fmt: skip
 
 
 def decisions(asked: Sequence[Asked], weight: float, bias: float) -> Decisions:
@@ -113,6 +153,15 @@ def lines(prior: DecisionPrior) -> Iterator[str]:
         before, after = getattr(fit.before, name), getattr(fit.after, name)
         yield f"  {name.replace('_', ' ')}: {_shown(before)}, {_shown(after)}"
     yield f"  log-loss: {fit.before.log_loss:.4f}, {fit.after.log_loss:.4f}"
+    count = fit.another_call
+    if count is None:
+        return
+    yield (
+        f"bias of another call {prior.another_call_bias:+.3f}, fitted behind {count.n_goes_on} calls that another "
+        f"follows and {count.n_ends} last ones; before and after:"
+    )
+    yield f"  right: {_shown(count.right_before)}, {_shown(count.right_after)}"
+    yield f"  log-loss: {count.log_loss_before:.4f}, {count.log_loss_after:.4f}"
 
 
 class _Likelihood:

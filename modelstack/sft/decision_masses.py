@@ -1,28 +1,34 @@
-"""What a model and what words alone say of the first choice in held-back examples: what a prior is fitted on.
+"""What a model says of the decisions in held-back examples, and words of the first: what a prior is fitted on.
 
 A served model is asked which tool it would call first, or none, and stopped there: some ten tokens an example.
 Kept is how much mass each choice had. Choices that the model would have told apart later (`get_a` and `get_b`,
-where it began with `search`) stay a group. The masses go to a file, so that fitting again needs no model.
+where it began with `search`) stay a group. Where an example has calls, the model is also asked, behind each of
+them as the example has it, how likely another follows. All goes to a file, so that fitting again needs no model.
 This file needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
 from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequest
+from modelstack.inference.grammar import Grammar
+from modelstack.inference.sampling import LegalTokens
 from modelstack.sft.exact_calls import MAX_TOKENS, Question
 from modelstack.sft.examples import Example
 from modelstack.sft.examples import told as explained
-from modelstack.sft.rendering import RenderOptions, render
+from modelstack.sft.rendering import Rendered, RenderOptions, render
 from modelstack.sft.stage_record import SHA256
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from modelstack.toolcalls.another_call import AnotherCallBias, Decision, Endings, Place, behind
 from modelstack.toolcalls.choice import NO_TOOL, tool_choices
 from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat
@@ -40,8 +46,19 @@ class Mass(BaseModel):
     mass: float = Field(ge=0, le=1.001)
 
 
+class Ending(BaseModel):
+    """What a model says behind one call of an example: does another follow."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    goes_on: bool
+    """In the example."""
+    log_odds: FiniteFloat
+    """Of going on, as the model has it."""
+
+
 class Asked(BaseModel):
-    """What a model and the words say of one example's first choice."""
+    """What a model and the words say of one example's decisions."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -50,6 +67,7 @@ class Asked(BaseModel):
     """Tools that it calls; none: it is to abstain."""
     scores: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
     masses: tuple[Mass, ...] = Field(min_length=1)
+    endings: tuple[Ending, ...] = ()
 
     @model_validator(mode="after")
     def _knows_its_tools(self) -> Self:
@@ -86,7 +104,7 @@ def is_decision(example: Example) -> bool:
 def ask_choices(
     engine: Engine, examples: Sequence[Example], *, told: Callable[[int], object] = lambda n: None
 ) -> list[Asked]:
-    """Ask a model for the first choice of each example; those that it cannot be asked are left out.
+    """Ask a model for the decisions of each example; those that it cannot be asked are left out.
 
     Args:
         engine: Base and adapter.
@@ -99,11 +117,15 @@ def ask_choices(
     """
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
     encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    endings = Endings(engine.vocabulary)
     found: list[Asked] = []
     for number, example in enumerate(examples, 1):
-        question = Question.of(example, render(example, encoder, RenderOptions(abstain=True)))
+        rendered = render(example, encoder, RenderOptions(abstain=True))
+        question = Question.of(example, rendered)
         try:
-            found.append(_ask(engine, compiler, question))
+            first = _ask(engine, compiler, question)
+            behind_calls = _ask_endings(engine, compiler, question, rendered, endings)
+            found.append(first.model_copy(update={"endings": tuple(behind_calls)}))
         except (ContextWindowError, UnsupportedSchemaError):
             continue  # neither says anything of the decision
         finally:
@@ -156,6 +178,45 @@ def _ask(engine: Engine, compiler: GrammarCompiler, question: Question) -> Asked
         scores=lexical_scores(_request(example) or "", example.specs),
         masses=tuple(Mass(names=names, mass=mass) for names, mass in groups.items()),
     )
+
+
+def _ask_endings(
+    engine: Engine, compiler: GrammarCompiler, question: Question, rendered: Rendered, endings: Endings
+) -> Iterator[Ending]:
+    """Give what the model says behind each call, with everything before as the example has it."""
+    if not question.example.calls:
+        return
+    wanted = ResponseFormat(tools=question.example.specs, answer=None, abstain=True)
+    compiled = compiler.compile(wanted)
+    target, place, is_decided = rendered.ids[len(question.prompt_ids) :], Place(), False
+    for n_before, token in enumerate(target):
+        sides = None if is_decided else endings.sides(place)
+        place, comes_next = behind(place, endings.table[token])
+        if sides is not None and (token in sides.goes_on or token in sides.ends):
+            is_decided = True
+            decision = _decision(engine, compiled.start(), [*question.prompt_ids], target[:n_before], endings)
+            if decision is not None:
+                yield Ending(goes_on=token in sides.goes_on, log_odds=decision.log_odds)
+        if comes_next:
+            is_decided = False
+
+
+def _decision(
+    engine: Engine, grammar: Grammar, prompt: list[int], before: list[int], endings: Endings
+) -> Decision | None:
+    """Return how the model decides behind the tokens `before` of a reply."""
+    for token in before:
+        grammar.advance(token)
+    watch = AnotherCallBias(0.0, endings)
+    found: list[Decision | None] = []
+
+    def look(written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> None:
+        if not found:
+            found.append(watch.decision([*before, *written], legal, logits_V))
+
+    request = GenerateRequest([*prompt, *before], MAX_TOKENS, grammar=grammar, logit_bias=look)
+    engine.generate(request, cancelled=lambda: bool(found))
+    return found[0] if found else None
 
 
 def _is_settled(reply: bytes) -> bool:

@@ -24,6 +24,7 @@ from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequ
 from modelstack.sft.examples import Example
 from modelstack.sft.rendering import Rendered
 from modelstack.sft.stage_record import Measurement
+from modelstack.toolcalls.another_call import AnotherCallBias, Endings
 from modelstack.toolcalls.choice import ToolBias
 from modelstack.toolcalls.compiler import GrammarCompiler, ResponseParseError
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
@@ -94,9 +95,10 @@ def ask(
         EngineError: The backend failed.
     """
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
+    endings = Endings(engine.vocabulary)
     answered: list[Answered] = []
     for number, question in enumerate(questions, 1):
-        answered.append(_ask(engine, compiler, question, abstain, max_tokens, prior))
+        answered.append(_ask(engine, compiler, question, abstain, max_tokens, prior, endings))
         n_right = sum(each.is_right for each in answered)
         told(f"decoding held-back examples: {number} of {len(questions)}, {n_right} right")
     return answered
@@ -161,6 +163,7 @@ def _ask(
     abstain: bool,
     max_tokens: int,
     prior: DecisionPrior | None,
+    endings: Endings,
 ) -> Answered:
     example = question.example
     try:
@@ -169,7 +172,13 @@ def _ask(
         grammar = compiler.compile(wanted)
         asked = open_request([(message.role, message.content) for message in example.messages])
         bias = ToolBias.of(prior, asked, wanted, engine.vocabulary)
-        request = GenerateRequest(question.prompt_ids, max_tokens, grammar=grammar.start(), choice_bias=bias)
+        request = GenerateRequest(
+            question.prompt_ids,
+            max_tokens,
+            grammar=grammar.start(),
+            choice_bias=bias,
+            logit_bias=AnotherCallBias.of(prior, asked, endings),
+        )
         generation = engine.generate(request)
         text = b"".join(engine.vocabulary.token_bytes[token] for token in generation.ids).decode(
             "utf-8", "replace"

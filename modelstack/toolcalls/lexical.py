@@ -130,6 +130,22 @@ class Decisions(BaseModel):
     """Of the right decision, in nats an example."""
 
 
+class CountDecisions(BaseModel):
+    """How it is decided whether another call follows one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    n_goes_on: int = Field(ge=1)
+    """Calls behind which another one follows."""
+    n_ends: int = Field(ge=1)
+    """Calls that are the last."""
+    right_before: Share
+    right_after: Share
+    log_loss_before: FiniteFloat
+    """In nats a decision."""
+    log_loss_after: FiniteFloat
+
+
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -147,10 +163,12 @@ class FittedOn(BaseModel):
     wrong_abstention_limit: float = Field(ge=0, le=1)
     before: Decisions
     after: Decisions
+    another_call: CountDecisions | None = None
+    """None where no example with several calls was asked, and nothing was fitted."""
 
 
 class DecisionPrior(BaseModel):
-    """What is added to logits while a tool is chosen; `choice.ToolBias` says to which.
+    """What is added to logits while a tool is chosen (`choice.ToolBias` says to which), and behind each call.
 
     It was fitted to one model and adapter, so its file lies beside them.
     """
@@ -162,6 +180,8 @@ class DecisionPrior(BaseModel):
     """Times a tool's score."""
     abstain_bias: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """Of abstaining, against a tool that shares no word with the request."""
+    another_call_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    """Of the log-odds that another call follows one; `another_call.AnotherCallBias` says to which tokens."""
     fitted: FittedOn | None = None
 
     @classmethod

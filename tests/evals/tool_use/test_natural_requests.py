@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,10 +14,11 @@ from agentkit.models.model import ModelSettings
 from agentkit.testing import ScriptedModel
 from evals.case import Case, Run
 from evals.harness.suite import find_suite
+from evals.tool_use.natural.examples import main
 from evals.tool_use.natural.requests import natural_requests
 from evals.tool_use.natural.scoring import score
 from evals.tool_use.natural.suite import SUITE, load, solve
-from modelstack.sft.examples import Call, Example, Message, Tool, check_example
+from modelstack.sft.examples import check_example, read_examples
 from modelstack.sft.tool_data.everyday_tools import everyday_tools
 
 CASES = load({})
@@ -39,24 +42,6 @@ def test_there_are_as_many_of_each_sort_as_promised() -> None:
     assert 0.24 <= sum(not r.calls for r in requests) / 307 <= 0.26
     assert 0.2 <= sum(len(r.calls) > 1 for r in requests) / 307 <= 0.22
     assert sum(bool(r.system) for r in requests) >= 35
-
-
-def test_gold_calls_fit_the_tools_that_are_shown() -> None:
-    for request in natural_requests():
-        check_example(
-            Example(
-                id=request.id,
-                source="natural",
-                license="Apache-2.0",
-                kind="multi" if len(request.calls) > 1 else "call" if request.calls else "irrelevant",
-                tools=tuple(
-                    Tool(name=t["name"], description=t["description"], parameters=t["parameters"])
-                    for t in request.tools
-                ),
-                messages=(Message(role="user", content=request.request),),
-                calls=tuple(Call(name=c["name"], arguments=c["arguments"]) for c in request.calls),
-            )  # fmt: skip
-        )
 
 
 def test_no_tool_is_one_of_those_that_training_data_is_made_from() -> None:
@@ -134,3 +119,18 @@ async def test_a_request_goes_out_with_its_tools_and_the_day() -> None:
     assert score(the_case, run).value == 1
     assert "Thursday, 2026-03-12" in str(run.messages[0])
     assert the_case.prompt in str(run.messages[0])
+
+
+def test_all_requests_become_examples_whose_calls_fit_their_tools(tmp_path: Path) -> None:
+    main(tmp_path / "natural.jsonl")
+    examples = list(read_examples(tmp_path / "natural.jsonl"))
+    assert Counter(example.kind for example in examples) == {
+        "call": 166,
+        "irrelevant": 77,
+        "parallel": 37,
+        "multi": 27,
+    }
+    for example, request in zip(examples, natural_requests(), strict=True):
+        check_example(example)
+        assert [call.model_dump() for call in example.calls] == [dict(call) for call in request.calls]
+        assert (example.messages[0].content == request.system) == bool(request.system)

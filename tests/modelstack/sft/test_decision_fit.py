@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from modelstack.cli import app
 from modelstack.errors import UserError
-from modelstack.sft.decision_fit import decisions, fit_prior, fitted, lines
+from modelstack.sft.decision_fit import decisions, fit_another_call, fit_prior, fitted, lines
 from modelstack.sft.decision_masses import (
     Asked,
+    Ending,
     Mass,
     Origin,
     ask_choices,
@@ -139,8 +140,32 @@ def test_a_prior_says_what_it_was_fitted_on_and_what_it_changed() -> None:
     assert DecisionPrior.model_validate_json(prior.model_dump_json()) == prior
 
 
+def test_the_bias_of_another_call_is_the_planted_one_and_the_most_probable() -> None:
+    rng = np.random.default_rng(0)
+    odds = rng.normal(-1.0, 2.0, size=4000)
+    goes_on = rng.random(4000) < 1 / (1 + np.exp(-(odds + 1.5)))
+    endings = [Ending(goes_on=bool(on), log_odds=float(x)) for on, x in zip(goes_on, odds, strict=True)]
+    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={"endings": tuple(endings)})
+    bias, counted = fit_another_call([each])
+    assert bias == pytest.approx(1.5, abs=0.15)
+    assert counted is not None and counted.n_goes_on + counted.n_ends == 4000
+    assert counted.log_loss_after < counted.log_loss_before
+    assert counted.right_after.value > counted.right_before.value
+    prior = fitted([*planted(300, 3.0, 1.0), each], ORIGIN, 1.0)
+    assert prior.another_call_bias == pytest.approx(bias)
+    assert "bias of another call +1." in "\n".join(lines(prior))
+
+
+def test_without_several_calls_there_is_no_bias_of_another() -> None:
+    ends = (Ending(goes_on=False, log_odds=0.3),)
+    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={"endings": ends})
+    assert fit_another_call([each]) == (0.0, None)
+    assert fit_another_call([]) == (0.0, None)
+
+
 def test_masses_are_read_as_they_were_written(tmp_path: Path) -> None:
     some = planted(5, 1.0, 0.0)
+    some[0] = some[0].model_copy(update={"endings": (Ending(goes_on=True, log_odds=-1.25),)})
     write_masses(tmp_path / "m.jsonl", ORIGIN, some)
     assert read_masses(tmp_path / "m.jsonl") == (ORIGIN, some)
 
@@ -212,6 +237,17 @@ def test_a_model_is_asked_for_the_first_choice_alone(tiny_gguf: Path) -> None:
     for each in found:
         assert sum(mass.mass for mass in each.masses) == pytest.approx(1, abs=1e-3)
         assert each.scores["get_weather"] == each.scores["get_mail"] > each.scores["set_alarm"] == 0
+
+
+def test_a_model_is_asked_behind_each_call_whether_another_follows(tiny_gguf: Path) -> None:
+    from modelstack.inference.llama_cpp import LlamaCppEngine
+
+    calls = tuple(Call(name=tool.name) for tool in TOOLS)
+    several = example(0, calls=calls, kind="multi")
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_threads_prefill=1) as engine:
+        found = ask_choices(engine, [example(1), several, example(2)])
+    assert [[ending.goes_on for ending in each.endings] for each in found] == [[False], [True, True, False], []]
+    assert all(math.isfinite(ending.log_odds) for each in found for ending in each.endings)
 
 
 def test_the_command_fits_from_examples_and_again_from_their_masses(tiny_gguf: Path, tmp_path: Path) -> None:
