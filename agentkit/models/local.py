@@ -199,9 +199,26 @@ class LocalModel(Model):
         if not isinstance(self._prior, str | Path):
             return self._prior
         try:
-            return DecisionPrior.read(self._prior)
-        except errors.UserError as error:
+            prior = DecisionPrior.read(self._prior)
+            if prior.fitted is not None:
+                self._check_fitted_to(prior.fitted.adapter_sha256)
+        except (errors.UserError, OSError) as error:
             raise UserError(str(error)) from error
+        return prior
+
+    def _check_fitted_to(self, adapter_sha256: str | None) -> None:
+        """Refuse a prior of another adapter: its numbers say how far that one is to be trusted."""
+        from modelstack.files import sha256_of
+
+        if adapter_sha256 != (None if self._lora is None else sha256_of(self._lora)):
+            fitted_to = (
+                "a model without adapter" if adapter_sha256 is None else f"adapter {adapter_sha256[:12]}..."
+            )
+            here = "without one" if self._lora is None else f"with {self._lora}"
+            raise UserError(
+                f"prior {self._prior} was fitted to {fitted_to}, and this model is {here}: fit one to it with "
+                "`modelstack fit-prior`, or leave the prior out"
+            )
 
     # -- in the worker thread -----------------------------------------------------------------------------
 

@@ -24,7 +24,7 @@ from agentkit.messages import (
 from agentkit.models.model import Model, ModelRequestParameters
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
-from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.lexical import DecisionPrior, Decisions, FittedOn
 
 pytestmark = pytest.mark.anyio
 
@@ -254,6 +254,26 @@ async def test_a_prior_that_cannot_be_read_says_so(tiny_gguf: Path, tmp_path: Pa
     for path in (bad, tmp_path / "none.json"):
         with pytest.raises(UserError, match=f"prior .*{path.stem}"):
             LocalModel(tiny_gguf, prior=path, n_threads=1, n_threads_prefill=1).load()
+
+
+async def test_a_prior_of_another_adapter_is_refused(tiny_gguf: Path, tmp_path: Path) -> None:
+    nothing = Decisions(right_tool=None, wrong_abstention=None, right_abstention=None, log_loss=0.0)
+    fitted = FittedOn(
+        n_calls=1, n_abstentions=1, examples_sha256="1" * 64, model_sha256="2" * 64, adapter_sha256="3" * 64,
+        wrong_abstention_limit=0.0, before=nothing, after=nothing,
+    )  # fmt: skip
+    prior = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0, fitted=fitted)
+    path = tmp_path / "prior.json"
+    path.write_text(prior.model_dump_json(), encoding="utf-8")
+    with pytest.raises(UserError, match="fitted to adapter 333333333333..., and this model is without one"):
+        LocalModel(tiny_gguf, prior=path, n_threads=1, n_threads_prefill=1).load()
+    alone = fitted.model_copy(update={"adapter_sha256": None})
+    path.write_text(prior.model_copy(update={"fitted": alone}).model_dump_json(), encoding="utf-8")
+    model = LocalModel(tiny_gguf, prior=path, n_threads=1, n_threads_prefill=1)
+    model.load()
+    model.close()
+    with pytest.raises(UserError, match="fitted to a model without adapter, and this model is with "):
+        LocalModel(tiny_gguf, lora=path, prior=path, n_threads=1, n_threads_prefill=1).load()
 
 
 async def test_a_schema_that_cannot_be_held_is_refused_or_checked(tiny_gguf: Path) -> None:
