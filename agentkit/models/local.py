@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from agentkit.models.local_reply import Reply
     from agentkit.models.transcript import Prompt, Transcripts
     from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias, SamplingParams
-    from modelstack.toolcalls.another_call import Endings
     from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
     from modelstack.toolcalls.convention import ResponseFormat
     from modelstack.toolcalls.lexical import DecisionPrior
+    from modelstack.toolcalls.reply_bias import ReplyTables
 
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
@@ -54,8 +54,7 @@ class _Loaded:
     """None where replies are not masked."""
     transcripts: Transcripts
     prior: DecisionPrior | None
-    endings: Endings
-    """Where replies decide whether another call follows."""
+    tables: ReplyTables
 
 
 class LocalModel(Model):
@@ -169,8 +168,8 @@ class LocalModel(Model):
             from modelstack.inference.engine import EngineError
             from modelstack.inference.llama_cpp import LlamaCppEngine
             from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
-            from modelstack.toolcalls.another_call import Endings
             from modelstack.toolcalls.compiler import GrammarCompiler
+            from modelstack.toolcalls.reply_bias import ReplyTables
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
         prior = self._read_prior()
@@ -189,7 +188,7 @@ class LocalModel(Model):
         if self._grammar_engine is not None:
             compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
         return _Loaded(
-            engine, compiler, Transcripts(encoder, abstain=self._abstain), prior, Endings(engine.vocabulary)
+            engine, compiler, Transcripts(encoder, abstain=self._abstain), prior, ReplyTables(engine.vocabulary)
         )
 
     def _read_prior(self) -> DecisionPrior | None:
@@ -251,8 +250,8 @@ class LocalModel(Model):
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
         from agentkit.models.local_reply import request_text, response_format, to_response
-        from modelstack.toolcalls.another_call import AnotherCallBias
         from modelstack.toolcalls.choice import ToolBias, tool_choices
+        from modelstack.toolcalls.reply_bias import ReplyBias
 
         loaded = self._loaded
         assert loaded is not None  # `load` was called
@@ -264,7 +263,7 @@ class LocalModel(Model):
         asked = request_text(messages)
         biases = (
             ToolBias.of(loaded.prior, asked, wanted, loaded.engine.vocabulary),
-            AnotherCallBias.of(loaded.prior, asked, loaded.endings),
+            ReplyBias.of(loaded.prior, asked, loaded.tables),
         )
         reply = self._generate(loaded, prompt, wanted, grammar, biases, parameters.settings, tell, cancelled)
         choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None

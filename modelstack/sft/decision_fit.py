@@ -1,4 +1,4 @@
-"""Fitting the prior of a reply's decisions: three numbers, by maximum likelihood on held-back examples.
+"""Fitting the prior of a reply's decisions: a few numbers, by maximum likelihood on held-back examples.
 
 With p0 the mass of an abstention, s the scores of words and S the highest of them (`decision_masses`),
 
@@ -7,8 +7,9 @@ With p0 the mass of an abstention, s the scores of words and S the highest of th
 
 which is what `toolcalls.choice.ToolBias` makes of a reply; a group of tools is judged by its best score there and
 here. The most probable b for a w is a logistic regression's intercept, found by Newton's method; w is found by
-search, since the limit on wrong abstentions has corners. The third number is what is added to the log-odds that
-another call follows (`toolcalls.another_call`): a regression's intercept as well. This file needs no torch.
+search, since the limit on wrong abstentions has corners. What is added to the log-odds that another call follows
+(`toolcalls.another_call`) and that a value copies (`toolcalls.copying`) are intercepts as well.
+This file needs no torch.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from modelstack.errors import UserError
 from modelstack.sft.decision_masses import Asked, Mass, Origin
 from modelstack.sft.exact_calls import share_interval
 from modelstack.toolcalls.choice import NO_TOOL
+from modelstack.toolcalls.copying import ValueKind
 from modelstack.toolcalls.lexical import (
     LARGEST_WEIGHT,
+    CopyDecisions,
     CountDecisions,
     DecisionPrior,
     Decisions,
@@ -79,11 +82,15 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
     """
     weight, bias = fit_prior(asked, limit)
     count_bias, counted = fit_another_call(asked)
+    text_bias, texts = fit_copying(asked, "text")
+    number_bias, numbers = fit_copying(asked, "number")
     n_calls = sum(bool(each.right) for each in asked)
     return DecisionPrior(
         lexical_weight=weight,
         abstain_bias=bias,
         another_call_bias=count_bias,
+        copy_text_bias=text_bias,
+        copy_number_bias=number_bias,
         fitted=FittedOn(
             n_calls=n_calls,
             n_abstentions=len(asked) - n_calls,
@@ -92,6 +99,8 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
             before=decisions(asked, 0.0, 0.0),
             after=decisions(asked, weight, bias),
             another_call=counted,
+            copy_text=texts,
+            copy_number=numbers,
         ),
     )
 
@@ -106,23 +115,46 @@ def fit_another_call(asked: Sequence[Asked]) -> tuple[float, CountDecisions | No
     log_odds = np.array([ending.log_odds for ending in endings], dtype=np.float64)
     if goes_on.all() or not goes_on.any():
         return 0.0, None
+    bias = _intercept(goes_on, log_odds)
+    signs = np.where(goes_on, 1.0, -1.0)
+    right = [_share(signs * (log_odds + added) > 0) for added in (0.0, bias)]
+    assert right[0] is not None and right[1] is not None  # there are some of both
+    return bias, CountDecisions(
+        n_goes_on=int(goes_on.sum()), n_ends=int((~goes_on).sum()), right_before=right[0], right_after=right[1],
+        log_loss_before=_log_loss(goes_on, log_odds), log_loss_after=_log_loss(goes_on, log_odds + bias),
+    )  # fmt: skip
+
+
+def fit_copying(asked: Sequence[Asked], kind: ValueKind) -> tuple[float, CopyDecisions | None]:
+    """Return the bias under which copying is most probable where it is right, and what it changes.
+
+    0 and None where no such value was asked.
+    """
+    copies = [copy for each in asked for copy in each.copies if copy.kind == kind]
+    if not copies:
+        return 0.0, None
+    is_copy = np.array([copy.is_copy for copy in copies], dtype=np.bool_)
+    mass = np.clip(np.array([copy.mass for copy in copies]), LEAST_MASS, 1 - LEAST_MASS)
+    log_odds = np.log(mass) - np.log1p(-mass)
+    bias = _intercept(is_copy, log_odds)
+    return bias, CopyDecisions(
+        n=len(copies), n_copies=int(is_copy.sum()),
+        log_loss_before=_log_loss(is_copy, log_odds), log_loss_after=_log_loss(is_copy, log_odds + bias),
+    )  # fmt: skip
+
+
+def _intercept(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> float:
+    """Return what is added to all log-odds where the answers are most probable."""
     low, high = -LARGEST_WEIGHT, LARGEST_WEIGHT
     while high - low > 1e-9:  # the slope of the loss grows with the bias
         bias = (low + high) / 2
-        slope = float((1 / (1 + np.exp(-(log_odds + bias))) - goes_on).mean()) + 2 * RIDGE * bias
+        slope = float((1 / (1 + np.exp(-(log_odds + bias))) - is_true).mean()) + 2 * RIDGE * bias
         low, high = (low, bias) if slope > 0 else (bias, high)
-    bias = (low + high) / 2
+    return (low + high) / 2
 
-    def judged(added: float) -> tuple[Share | None, float]:
-        signed = np.where(goes_on, log_odds + added, -log_odds - added)
-        return _share(signed > 0), float(np.logaddexp(0.0, -signed).mean())
 
-    (right_before, loss_before), (right_after, loss_after) = judged(0.0), judged(bias)
-    assert right_before is not None and right_after is not None  # there are some of both
-    return bias, CountDecisions(
-        n_goes_on=int(goes_on.sum()), n_ends=int((~goes_on).sum()), right_before=right_before,
-        right_after=right_after, log_loss_before=loss_before, log_loss_after=loss_after,
-    )  # fmt: skip
+def _log_loss(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> float:
+    return float(np.logaddexp(0.0, np.where(is_true, -log_odds, log_odds)).mean())
 
 
 def decisions(asked: Sequence[Asked], weight: float, bias: float) -> Decisions:
@@ -153,15 +185,20 @@ def lines(prior: DecisionPrior) -> Iterator[str]:
         before, after = getattr(fit.before, name), getattr(fit.after, name)
         yield f"  {name.replace('_', ' ')}: {_shown(before)}, {_shown(after)}"
     yield f"  log-loss: {fit.before.log_loss:.4f}, {fit.after.log_loss:.4f}"
-    count = fit.another_call
-    if count is None:
-        return
-    yield (
-        f"bias of another call {prior.another_call_bias:+.3f}, fitted behind {count.n_goes_on} calls that another "
-        f"follows and {count.n_ends} last ones; before and after:"
-    )
-    yield f"  right: {_shown(count.right_before)}, {_shown(count.right_after)}"
-    yield f"  log-loss: {count.log_loss_before:.4f}, {count.log_loss_after:.4f}"
+    if (count := fit.another_call) is not None:
+        yield (
+            f"bias of another call {prior.another_call_bias:+.3f}, fitted behind {count.n_goes_on} calls that "
+            f"another follows and {count.n_ends} last ones; before and after:"
+        )
+        yield f"  right: {_shown(count.right_before)}, {_shown(count.right_after)}"
+        yield f"  log-loss: {count.log_loss_before:.4f}, {count.log_loss_after:.4f}"
+    for kind, bias, copy in (
+        ("text", prior.copy_text_bias, fit.copy_text),
+        ("number", prior.copy_number_bias, fit.copy_number),
+    ):
+        if copy is not None:
+            yield f"bias of copying, {kind} {bias:+.3f}, fitted on {copy.n} tokens, of which {copy.n_copies} copy"
+            yield f"  log-loss, before and after: {copy.log_loss_before:.4f}, {copy.log_loss_after:.4f}"
 
 
 class _Likelihood:

@@ -2,14 +2,15 @@
 
 A served model is asked which tool it would call first, or none, and stopped there: some ten tokens an example.
 Kept is how much mass each choice had. Choices that the model would have told apart later (`get_a` and `get_b`,
-where it began with `search`) stay a group. Where an example has calls, the model is also asked, behind each of
-them as the example has it, how likely another follows. All goes to a file, so that fitting again needs no model.
+where it began with `search`) stay a group. Where an example has calls, the model is also asked along them, as the
+example has them: behind each, how likely another follows; inside values, how likely the next token copies from the
+request. All goes to a file, so that fitting again needs no model.
 This file needs no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Self
 
@@ -28,12 +29,15 @@ from modelstack.sft.examples import told as explained
 from modelstack.sft.rendering import Rendered, RenderOptions, render
 from modelstack.sft.stage_record import SHA256
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
-from modelstack.toolcalls.another_call import AnotherCallBias, Decision, Endings, Place, behind
+from modelstack.toolcalls.another_call import AnotherCallBias, Decision
 from modelstack.toolcalls.choice import NO_TOOL, tool_choices
 from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.copying import Copied, CopyBias, ValueKind
 from modelstack.toolcalls.coverage import UnsupportedSchemaError
 from modelstack.toolcalls.lexical import lexical_scores, open_request
+from modelstack.toolcalls.reply_bias import ReplyTables
+from modelstack.toolcalls.reply_place import FollowedReply, behind
 
 
 class Mass(BaseModel):
@@ -57,6 +61,18 @@ class Ending(BaseModel):
     """Of going on, as the model has it."""
 
 
+class Copy(BaseModel):
+    """What a model says at one token of a value that might be copied from the request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    kind: ValueKind
+    is_copy: bool
+    """Whether the example's token is one that copies."""
+    mass: float = Field(ge=0, le=1)
+    """Of such tokens, as the model has it."""
+
+
 class Asked(BaseModel):
     """What a model and the words say of one example's decisions."""
 
@@ -68,6 +84,7 @@ class Asked(BaseModel):
     scores: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
     masses: tuple[Mass, ...] = Field(min_length=1)
     endings: tuple[Ending, ...] = ()
+    copies: tuple[Copy, ...] = ()
 
     @model_validator(mode="after")
     def _knows_its_tools(self) -> Self:
@@ -117,15 +134,15 @@ def ask_choices(
     """
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
     encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
-    endings = Endings(engine.vocabulary)
+    tables = ReplyTables(engine.vocabulary)
     found: list[Asked] = []
     for number, example in enumerate(examples, 1):
         rendered = render(example, encoder, RenderOptions(abstain=True))
         question = Question.of(example, rendered)
         try:
             first = _ask(engine, compiler, question)
-            behind_calls = _ask_endings(engine, compiler, question, rendered, endings)
-            found.append(first.model_copy(update={"endings": tuple(behind_calls)}))
+            endings, copies = _ask_inside(engine, compiler, question, rendered, tables)
+            found.append(first.model_copy(update={"endings": endings, "copies": copies}))
         except (ContextWindowError, UnsupportedSchemaError):
             continue  # neither says anything of the decision
         finally:
@@ -180,43 +197,61 @@ def _ask(engine: Engine, compiler: GrammarCompiler, question: Question) -> Asked
     )
 
 
-def _ask_endings(
-    engine: Engine, compiler: GrammarCompiler, question: Question, rendered: Rendered, endings: Endings
-) -> Iterator[Ending]:
-    """Give what the model says behind each call, with everything before as the example has it."""
-    if not question.example.calls:
-        return
-    wanted = ResponseFormat(tools=question.example.specs, answer=None, abstain=True)
-    compiled = compiler.compile(wanted)
-    target, place, is_decided = rendered.ids[len(question.prompt_ids) :], Place(), False
-    for n_before, token in enumerate(target):
-        sides = None if is_decided else endings.sides(place)
-        place, comes_next = behind(place, endings.table[token])
-        if sides is not None and (token in sides.goes_on or token in sides.ends):
-            is_decided = True
-            decision = _decision(engine, compiled.start(), [*question.prompt_ids], target[:n_before], endings)
-            if decision is not None:
-                yield Ending(goes_on=token in sides.goes_on, log_odds=decision.log_odds)
-        if comes_next:
+def _ask_inside(
+    engine: Engine, compiler: GrammarCompiler, question: Question, rendered: Rendered, tables: ReplyTables
+) -> tuple[tuple[Ending, ...], tuple[Copy, ...]]:
+    """Return what the model says behind each call and inside values, all before them being the example's."""
+    example = question.example
+    compiled = compiler.compile(ResponseFormat(tools=example.specs, answer=None, abstain=True))
+    endings: list[Ending] = []
+    copies: list[Copy] = []
+    target, is_decided = rendered.ids[len(question.prompt_ids) :], False
+    reply = FollowedReply(tables.endings.table)
+    for n_before, token in enumerate(target if example.calls else ()):
+        before = target[:n_before]
+        reply.follow(before)
+        sides = None if is_decided else tables.endings.sides(reply.place)
+        decides = sides is not None and (token in sides.goes_on or token in sides.ends)
+        if decides or reply.open_text() is not None or reply.open_number() is not None:
+            watch = _Watch(before, _request(example) or "", tables)
+            _look(engine, compiled.start(), question.prompt_ids, before, watch)
+            if decides and sides is not None and watch.decision is not None:
+                endings.append(Ending(goes_on=token in sides.goes_on, log_odds=watch.decision.log_odds))
+            if watch.copied is not None:
+                is_copy = bool(token in watch.copied.token_ids)
+                copies.append(Copy(kind=watch.copied.kind, is_copy=is_copy, mass=min(1.0, watch.copied.mass)))
+        is_decided = is_decided or decides
+        if behind(reply.place, tables.endings.table[token])[1]:
             is_decided = False
+    return tuple(endings), tuple(copies)
 
 
-def _decision(
-    engine: Engine, grammar: Grammar, prompt: list[int], before: list[int], endings: Endings
-) -> Decision | None:
-    """Return how the model decides behind the tokens `before` of a reply."""
+class _Watch:
+    """Sees the distribution behind some tokens of a reply."""
+
+    def __init__(self, before: list[int], request: str, tables: ReplyTables) -> None:
+        self.before = before
+        self.counting = AnotherCallBias(0.0, tables.endings)
+        self.copying = CopyBias(0.0, 0.0, request, tables.copies)
+        self.decision: Decision | None = None
+        self.copied: Copied | None = None
+
+    def __call__(self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> None:
+        if not written:  # else the grammar left no choice there
+            self.decision = self.counting.decision(self.before, legal, logits_V)
+            self.copied = self.copying.copied(self.before, legal, logits_V)
+
+
+def _look(engine: Engine, grammar: Grammar, prompt: Sequence[int], before: list[int], watch: _Watch) -> None:
+    """Let the model write one token behind `before`, so that the watch sees what it is drawn from."""
     for token in before:
         grammar.advance(token)
-    watch = AnotherCallBias(0.0, endings)
-    found: list[Decision | None] = []
-
-    def look(written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> None:
-        if not found:
-            found.append(watch.decision([*before, *written], legal, logits_V))
-
-    request = GenerateRequest([*prompt, *before], MAX_TOKENS, grammar=grammar, logit_bias=look)
-    engine.generate(request, cancelled=lambda: bool(found))
-    return found[0] if found else None
+    emitted: list[int] = []
+    engine.generate(
+        GenerateRequest([*prompt, *before], MAX_TOKENS, grammar=grammar, logit_bias=watch),
+        on_tokens=emitted.extend,
+        cancelled=lambda: bool(emitted),
+    )
 
 
 def _is_settled(reply: bytes) -> bool:

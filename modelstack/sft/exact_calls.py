@@ -24,12 +24,12 @@ from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequ
 from modelstack.sft.examples import Example
 from modelstack.sft.rendering import Rendered
 from modelstack.sft.stage_record import Measurement
-from modelstack.toolcalls.another_call import AnotherCallBias, Endings
 from modelstack.toolcalls.choice import ToolBias
 from modelstack.toolcalls.compiler import GrammarCompiler, ResponseParseError
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
 from modelstack.toolcalls.coverage import UnsupportedSchemaError
 from modelstack.toolcalls.lexical import DecisionPrior, open_request
+from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
 
 EXACT = "exact replies"
 MAX_TOKENS = 256
@@ -95,10 +95,10 @@ def ask(
         EngineError: The backend failed.
     """
     compiler = GrammarCompiler(engine.vocabulary, unsupported="check")
-    endings = Endings(engine.vocabulary)
+    tables = ReplyTables(engine.vocabulary)
     answered: list[Answered] = []
     for number, question in enumerate(questions, 1):
-        answered.append(_ask(engine, compiler, question, abstain, max_tokens, prior, endings))
+        answered.append(_ask(engine, compiler, question, abstain, max_tokens, prior, tables))
         n_right = sum(each.is_right for each in answered)
         told(f"decoding held-back examples: {number} of {len(questions)}, {n_right} right")
     return answered
@@ -163,7 +163,7 @@ def _ask(
     abstain: bool,
     max_tokens: int,
     prior: DecisionPrior | None,
-    endings: Endings,
+    tables: ReplyTables,
 ) -> Answered:
     example = question.example
     try:
@@ -177,7 +177,7 @@ def _ask(
             max_tokens,
             grammar=grammar.start(),
             choice_bias=bias,
-            logit_bias=AnotherCallBias.of(prior, asked, endings),
+            logit_bias=ReplyBias.of(prior, asked, tables),
         )
         generation = engine.generate(request)
         text = b"".join(engine.vocabulary.token_bytes[token] for token in generation.ids).decode(

@@ -23,24 +23,11 @@ from numpy.typing import NDArray
 from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import CALL_PREFIX
-from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.reply_place import CLOSING, FollowedReply, Place, behind
 
-_CLOSING = bytes.maketrans(b"[{", b"]}")
 _NEXT = "," + CALL_PREFIX
 MOST_PLACES = 512
 """Kept of a vocabulary's tables; how deep values nest is the model's to say."""
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a reply stands, as far as brackets and quotes tell."""
-
-    opened: bytes = b""
-    """The brackets and braces that are open, in order; a list of calls stands in `[`."""
-    in_string: bool = False
-    escaped: bool = False
-    is_calls: bool = True
-    """False once the reply is something else: words, an object, or a list that has ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +36,6 @@ class Sides:
 
     goes_on: NDArray[np.intp]
     ends: NDArray[np.intp]
-
-
-def behind(place: Place, data: bytes) -> tuple[Place, bool | None]:
-    """Return where bytes lead, and whether they say that another call follows: True, False, or None for neither.
-
-    The first such decision in `data` counts; the place is the one behind all of it.
-    """
-    if not data:
-        return place, None
-    opened, in_string, escaped = bytearray(place.opened), place.in_string, place.escaped
-    goes_on: bool | None = None
-    for at, byte in enumerate(data):
-        if not place.is_calls or (not opened and (place.opened or at or byte != ord("["))):
-            return Place(is_calls=False), goes_on
-        if escaped:
-            escaped = False
-        elif in_string:
-            escaped = byte == ord("\\")
-            in_string = byte != ord('"')
-        elif byte == ord('"'):
-            in_string = True
-        elif byte in b"[{":
-            opened.append(byte)
-        elif byte in b"]}":
-            if opened[-1:].translate(_CLOSING) != bytes([byte]):
-                return Place(is_calls=False), goes_on
-            if opened == b"[" and goes_on is None:
-                goes_on = False
-            opened.pop()
-        elif byte == ord(",") and opened == b"[" and goes_on is None:
-            goes_on = True
-    return Place(bytes(opened), in_string, escaped, is_calls=bool(opened)), goes_on
 
 
 class Endings:
@@ -114,7 +69,7 @@ class Endings:
 
     def _first_of_both(self, place: Place) -> tuple[int, int]:
         """Return with which token the call's end is written where another follows, and where none does."""
-        inside = bytes(place.opened[:0:-1]).translate(_CLOSING).decode()
+        inside = bytes(place.opened[:0:-1]).translate(CLOSING).decode()
         rest = ('"' if place.in_string else "") + inside
         return self._encode(rest + _NEXT)[0], self._encode(rest + "]")[0]
 
@@ -138,17 +93,7 @@ class AnotherCallBias:
         """Take what is added to the log-odds of going on."""
         self._bias = bias
         self._endings = endings
-        self._seen: list[int] = []
-        self._place = Place()
-
-    @classmethod
-    def of(
-        cls, prior: DecisionPrior | None, request: str | None, endings: Endings | None
-    ) -> AnotherCallBias | None:
-        """Return the bias, None where a prior has none, or the user has asked for nothing (`open_request`)."""
-        if prior is None or request is None or endings is None or prior.another_call_bias == 0:
-            return None
-        return cls(prior.another_call_bias, endings)
+        self._reply = FollowedReply(endings.table)
 
     def __call__(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
@@ -168,8 +113,8 @@ class AnotherCallBias:
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
     ) -> Decision | None:
         """Return how the model decides behind `written`, None where both ways are not open."""
-        self._follow(written)
-        sides = self._endings.sides(self._place)
+        self._reply.follow(written)
+        sides = self._endings.sides(self._reply.place)
         if sides is None:
             return None
         goes_on, ends = legal.among(sides.goes_on), legal.among(sides.ends)
@@ -177,15 +122,6 @@ class AnotherCallBias:
             return None
         log_on, log_end = _log_sum_exp(logits_V[goes_on]), _log_sum_exp(logits_V[ends])
         return Decision(goes_on, ends, float(np.logaddexp(log_on, log_end)), log_on - log_end)
-
-    def _follow(self, written: Sequence[int]) -> None:
-        """Move the place behind what is new; a reply drawn again begins anew."""
-        n = len(self._seen)
-        if list(written[:n]) != self._seen:
-            self._seen, self._place, n = [], Place(), 0
-        new = list(written[n:])
-        self._place, _ = behind(self._place, b"".join(self._endings.table[token] for token in new))
-        self._seen += new
 
 
 def _log_sum_exp(values: NDArray[np.float32]) -> float:

@@ -146,6 +146,19 @@ class CountDecisions(BaseModel):
     log_loss_after: FiniteFloat
 
 
+class CopyDecisions(BaseModel):
+    """How it is decided at each token of values whether it copies from the request."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    n: int = Field(ge=1)
+    """Tokens."""
+    n_copies: int = Field(ge=0)
+    log_loss_before: FiniteFloat
+    """In nats a token, of copying or not."""
+    log_loss_after: FiniteFloat
+
+
 _SHA256 = r"^[0-9a-f]{64}$"
 
 
@@ -165,6 +178,9 @@ class FittedOn(BaseModel):
     after: Decisions
     another_call: CountDecisions | None = None
     """None where no example with several calls was asked, and nothing was fitted."""
+    copy_text: CopyDecisions | None = None
+    copy_number: CopyDecisions | None = None
+    """None where no example had such a value."""
 
 
 class DecisionPrior(BaseModel):
@@ -182,6 +198,10 @@ class DecisionPrior(BaseModel):
     """Of abstaining, against a tool that shares no word with the request."""
     another_call_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """Of the log-odds that another call follows one; `another_call.AnotherCallBias` says to which tokens."""
+    copy_text_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    """Of the log-odds that the next token of a text copies words of the request; `copying.CopyBias`."""
+    copy_number_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    """The same of a number."""
     fitted: FittedOn | None = None
 
     @classmethod

@@ -15,9 +15,11 @@ from modelstack.inference.engine import Generation, SamplingParams
 from modelstack.inference.sampling import LegalTokens, Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ResponseFormat, ToolSpec
-from modelstack.toolcalls.another_call import AnotherCallBias, Endings, Place, behind
+from modelstack.toolcalls.another_call import AnotherCallBias, Endings
 from modelstack.toolcalls.coverage import EngineName
 from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
+from modelstack.toolcalls.reply_place import Place, behind
 from tests.modelstack.inference.fakes import FakeModel
 
 TEXT = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}, "required": ["a"]}
@@ -173,9 +175,10 @@ def test_log_probabilities_stay_the_models() -> None:
 
 
 def test_without_a_prior_or_a_request_there_is_no_bias() -> None:
-    prior = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0, another_call_bias=1.0)
+    some = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0, another_call_bias=1.0)
     none = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0)
-    assert AnotherCallBias.of(None, "Mail?", endings()) is None
-    assert AnotherCallBias.of(none, "Mail?", endings()) is None
-    assert AnotherCallBias.of(prior, None, endings()) is None
-    assert isinstance(AnotherCallBias.of(prior, "Mail?", endings()), AnotherCallBias)
+    tables = ReplyTables(vocabulary())
+    assert ReplyBias.of(None, "Mail?", tables) is None
+    assert ReplyBias.of(none, "Mail?", tables) is None
+    assert ReplyBias.of(some, None, tables) is None
+    assert isinstance(ReplyBias.of(some, "Mail?", tables), ReplyBias)
