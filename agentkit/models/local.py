@@ -263,7 +263,7 @@ class LocalModel(Model):
         asked = request_text(messages)
         biases = (
             ToolBias.of(loaded.prior, asked, wanted, loaded.engine.vocabulary),
-            ReplyBias.of(loaded.prior, asked, loaded.tables),
+            ReplyBias.of(loaded.prior, asked, wanted.tools, loaded.tables),
         )
         reply = self._generate(loaded, prompt, wanted, grammar, biases, parameters.settings, tell, cancelled)
         choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None

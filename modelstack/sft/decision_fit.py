@@ -26,12 +26,14 @@ from modelstack.sft.exact_calls import share_interval
 from modelstack.toolcalls.choice import NO_TOOL
 from modelstack.toolcalls.copying import ValueKind
 from modelstack.toolcalls.lexical import (
+    EVIDENCE,
     LARGEST_WEIGHT,
     CopyDecisions,
     CountDecisions,
     DecisionPrior,
     Decisions,
     FittedOn,
+    OptionalKeyWeights,
     Share,
 )
 
@@ -39,6 +41,8 @@ RIDGE = 1e-5
 """Of both numbers squared, in nats an example: keeps them finite where no example contradicts them."""
 LEAST_MASS = 1e-6
 """What a choice is held to have at least; the masses come from 32-bit numbers."""
+KEY_RIDGE = 1e-3
+"""The same of the weights of evidence, of which some are rare."""
 FEWEST = 30
 """Examples with calls, below which two numbers are not worth fitting."""
 _MARGIN = 1e-3
@@ -84,6 +88,7 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
     count_bias, counted = fit_another_call(asked)
     text_bias, texts = fit_copying(asked, "text")
     number_bias, numbers = fit_copying(asked, "number")
+    key_weights, keys = fit_optional_key(asked)
     n_calls = sum(bool(each.right) for each in asked)
     return DecisionPrior(
         lexical_weight=weight,
@@ -91,6 +96,7 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
         another_call_bias=count_bias,
         copy_text_bias=text_bias,
         copy_number_bias=number_bias,
+        optional_key=key_weights,
         fitted=FittedOn(
             n_calls=n_calls,
             n_abstentions=len(asked) - n_calls,
@@ -101,6 +107,7 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
             another_call=counted,
             copy_text=texts,
             copy_number=numbers,
+            optional_key=keys,
         ),
     )
 
@@ -116,13 +123,32 @@ def fit_another_call(asked: Sequence[Asked]) -> tuple[float, CountDecisions | No
     if goes_on.all() or not goes_on.any():
         return 0.0, None
     bias = _intercept(goes_on, log_odds)
-    signs = np.where(goes_on, 1.0, -1.0)
-    right = [_share(signs * (log_odds + added) > 0) for added in (0.0, bias)]
-    assert right[0] is not None and right[1] is not None  # there are some of both
-    return bias, CountDecisions(
-        n_goes_on=int(goes_on.sum()), n_ends=int((~goes_on).sum()), right_before=right[0], right_after=right[1],
-        log_loss_before=_log_loss(goes_on, log_odds), log_loss_after=_log_loss(goes_on, log_odds + bias),
-    )  # fmt: skip
+    return bias, _counted(goes_on, log_odds, log_odds + bias)
+
+
+def fit_optional_key(asked: Sequence[Asked]) -> tuple[OptionalKeyWeights | None, CountDecisions | None]:
+    """Return the weights under which giving one more optional parameter is most probable where it is right.
+
+    None and None where the examples show only one of both. Letters: D decisions, W weights.
+    """
+    decisions = [each for one in asked for each in one.optional_keys]
+    goes_on_D = np.array([each.goes_on for each in decisions], dtype=np.bool_)
+    if goes_on_D.all() or not goes_on_D.any():
+        return None, None
+    log_odds_D = np.array([each.log_odds for each in decisions], dtype=np.float64)
+    x_DW = np.array([(1.0, *each.evidence) for each in decisions], dtype=np.float64)
+    weights_W = np.zeros(x_DW.shape[1])
+    for _ in range(100):
+        p_D = 1 / (1 + np.exp(-(log_odds_D + x_DW @ weights_W)))
+        slope_W = x_DW.T @ (p_D - goes_on_D) / len(decisions) + 2 * KEY_RIDGE * weights_W
+        curvature_WW = (x_DW * (p_D * (1 - p_D))[:, None]).T @ x_DW / len(decisions)
+        step_W = np.linalg.solve(curvature_WW + 2 * KEY_RIDGE * np.eye(weights_W.size), slope_W)
+        weights_W -= step_W * min(1.0, 1.0 / float(np.abs(step_W).max() + 1e-30))  # no step beyond 1
+        if float(np.abs(step_W).max()) < 1e-10:
+            break
+    constant, *of_evidence = (float(w) for w in weights_W)
+    weights = OptionalKeyWeights(constant=constant, **dict(zip(EVIDENCE, of_evidence, strict=True)))
+    return weights, _counted(goes_on_D, log_odds_D, log_odds_D + x_DW @ weights_W)
 
 
 def fit_copying(asked: Sequence[Asked], kind: ValueKind) -> tuple[float, CopyDecisions | None]:
@@ -151,6 +177,19 @@ def _intercept(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> flo
         slope = float((1 / (1 + np.exp(-(log_odds + bias))) - is_true).mean()) + 2 * RIDGE * bias
         low, high = (low, bias) if slope > 0 else (bias, high)
     return (low + high) / 2
+
+
+def _counted(
+    goes_on: NDArray[np.bool_], before: NDArray[np.float64], after: NDArray[np.float64]
+) -> CountDecisions:
+    """Return how decisions come out by their log-odds, of which there are some of both sorts."""
+    right_before, right_after = (_share(np.where(goes_on, odds, -odds) > 0) for odds in (before, after))
+    assert right_before is not None and right_after is not None
+    return CountDecisions(
+        n_goes_on=int(goes_on.sum()), n_ends=int((~goes_on).sum()),
+        right_before=right_before, right_after=right_after,
+        log_loss_before=_log_loss(goes_on, before), log_loss_after=_log_loss(goes_on, after),
+    )  # fmt: skip
 
 
 def _log_loss(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> float:
@@ -192,6 +231,12 @@ def lines(prior: DecisionPrior) -> Iterator[str]:
         )
         yield f"  right: {_shown(count.right_before)}, {_shown(count.right_after)}"
         yield f"  log-loss: {count.log_loss_before:.4f}, {count.log_loss_after:.4f}"
+    if (keys := fit.optional_key) is not None and (weights := prior.optional_key) is not None:
+        said = ", ".join(f"{name} {getattr(weights, name):+.2f}" for name in ("constant", *EVIDENCE))
+        yield f"one more optional parameter: {said}"
+        yield f"  fitted behind {keys.n_goes_on} values that one follows and {keys.n_ends} last ones"
+        yield f"  right, before and after: {_shown(keys.right_before)}, {_shown(keys.right_after)}"
+        yield f"  log-loss: {keys.log_loss_before:.4f}, {keys.log_loss_after:.4f}"
     for kind, bias, copy in (
         ("text", prior.copy_text_bias, fit.copy_text),
         ("number", prior.copy_number_bias, fit.copy_number),

@@ -29,15 +29,17 @@ from modelstack.sft.examples import told as explained
 from modelstack.sft.rendering import Rendered, RenderOptions, render
 from modelstack.sft.stage_record import SHA256
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
-from modelstack.toolcalls.another_call import AnotherCallBias, Decision
+from modelstack.toolcalls.another_call import AnotherCallBias
 from modelstack.toolcalls.choice import NO_TOOL, tool_choices
 from modelstack.toolcalls.compiler import GrammarCompiler
-from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, ResponseFormat
 from modelstack.toolcalls.copying import Copied, CopyBias, ValueKind
 from modelstack.toolcalls.coverage import UnsupportedSchemaError
-from modelstack.toolcalls.lexical import lexical_scores, open_request
+from modelstack.toolcalls.lexical import EVIDENCE, lexical_scores, open_request
+from modelstack.toolcalls.optional_keys import KeyDecision, OptionalKeyBias
 from modelstack.toolcalls.reply_bias import ReplyTables
 from modelstack.toolcalls.reply_place import FollowedReply, behind
+from modelstack.toolcalls.two_sides import Decision
 
 
 class Mass(BaseModel):
@@ -59,6 +61,19 @@ class Ending(BaseModel):
     """In the example."""
     log_odds: FiniteFloat
     """Of going on, as the model has it."""
+
+
+class OptionalKey(BaseModel):
+    """What a model says behind a value where one more optional parameter may follow: does one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    goes_on: bool
+    """In the example."""
+    log_odds: FiniteFloat
+    """Of going on, as the model has it."""
+    evidence: tuple[float, ...] = Field(min_length=len(EVIDENCE), max_length=len(EVIDENCE))
+    """Of the request, in the order of `lexical.EVIDENCE`."""
 
 
 class Copy(BaseModel):
@@ -85,6 +100,7 @@ class Asked(BaseModel):
     masses: tuple[Mass, ...] = Field(min_length=1)
     endings: tuple[Ending, ...] = ()
     copies: tuple[Copy, ...] = ()
+    optional_keys: tuple[OptionalKey, ...] = ()
 
     @model_validator(mode="after")
     def _knows_its_tools(self) -> Self:
@@ -141,8 +157,8 @@ def ask_choices(
         question = Question.of(example, rendered)
         try:
             first = _ask(engine, compiler, question)
-            endings, copies = _ask_inside(engine, compiler, question, rendered, tables)
-            found.append(first.model_copy(update={"endings": endings, "copies": copies}))
+            inside = _ask_inside(engine, compiler, question, rendered, tables)
+            found.append(first.model_copy(update={name: tuple(each) for name, each in inside.items()}))
         except (ContextWindowError, UnsupportedSchemaError):
             continue  # neither says anything of the decision
         finally:
@@ -199,47 +215,58 @@ def _ask(engine: Engine, compiler: GrammarCompiler, question: Question) -> Asked
 
 def _ask_inside(
     engine: Engine, compiler: GrammarCompiler, question: Question, rendered: Rendered, tables: ReplyTables
-) -> tuple[tuple[Ending, ...], tuple[Copy, ...]]:
-    """Return what the model says behind each call and inside values, all before them being the example's."""
+) -> dict[str, list[Any]]:
+    """Return the parts of an `Asked` from behind each call and inside values, all before being the example's."""
     example = question.example
     compiled = compiler.compile(ResponseFormat(tools=example.specs, answer=None, abstain=True))
     endings: list[Ending] = []
     copies: list[Copy] = []
+    keys: list[OptionalKey] = []
     target, is_decided = rendered.ids[len(question.prompt_ids) :], False
     reply = FollowedReply(tables.endings.table)
     for n_before, token in enumerate(target if example.calls else ()):
         before = target[:n_before]
         reply.follow(before)
         sides = None if is_decided else tables.endings.sides(reply.place)
-        decides = sides is not None and (token in sides.goes_on or token in sides.ends)
-        if decides or reply.open_text() is not None or reply.open_number() is not None:
-            watch = _Watch(before, _request(example) or "", tables)
+        decides = sides is not None and token in sides
+        begins = reply.written.endswith(ARGUMENTS_PREFIX.encode())
+        if decides or begins or reply.open_text() is not None or reply.is_behind_value():
+            watch = _Watch(before, example, tables)
             _look(engine, compiled.start(), question.prompt_ids, before, watch)
-            if decides and sides is not None and watch.decision is not None:
-                endings.append(Ending(goes_on=token in sides.goes_on, log_odds=watch.decision.log_odds))
-            if watch.copied is not None:
-                is_copy = bool(token in watch.copied.token_ids)
-                copies.append(Copy(kind=watch.copied.kind, is_copy=is_copy, mass=min(1.0, watch.copied.mass)))
+            if decides and watch.ending is not None:
+                goes_on = bool(token in watch.ending.goes_on)
+                endings.append(Ending(goes_on=goes_on, log_odds=watch.ending.log_odds))
+            if (copied := watch.copied) is not None:
+                is_copy = bool(token in copied.token_ids)
+                copies.append(Copy(kind=copied.kind, is_copy=is_copy, mass=min(1.0, copied.mass)))
+            if (key := watch.key) is not None and (token in key.decision.goes_on or token in key.decision.ends):
+                goes_on = bool(token in key.decision.goes_on)
+                log_odds = key.decision.log_odds
+                keys.append(OptionalKey(goes_on=goes_on, log_odds=log_odds, evidence=key.evidence))
         is_decided = is_decided or decides
         if behind(reply.place, tables.endings.table[token])[1]:
             is_decided = False
-    return tuple(endings), tuple(copies)
+    return {"endings": endings, "copies": copies, "optional_keys": keys}
 
 
 class _Watch:
     """Sees the distribution behind some tokens of a reply."""
 
-    def __init__(self, before: list[int], request: str, tables: ReplyTables) -> None:
+    def __init__(self, before: list[int], example: Example, tables: ReplyTables) -> None:
+        request = _request(example) or ""
         self.before = before
-        self.counting = AnotherCallBias(0.0, tables.endings)
-        self.copying = CopyBias(0.0, 0.0, request, tables.copies)
-        self.decision: Decision | None = None
+        self._counting = AnotherCallBias(0.0, tables.endings)
+        self._copying = CopyBias(0.0, 0.0, request, tables.copies)
+        self._keys = OptionalKeyBias(None, request, example.specs, tables.keys)
+        self.ending: Decision | None = None
         self.copied: Copied | None = None
+        self.key: KeyDecision | None = None
 
     def __call__(self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> None:
         if not written:  # else the grammar left no choice there
-            self.decision = self.counting.decision(self.before, legal, logits_V)
-            self.copied = self.copying.copied(self.before, legal, logits_V)
+            self.ending = self._counting.decision(self.before, legal, logits_V)
+            self.copied = self._copying.copied(self.before, legal, logits_V)
+            self.key = self._keys.decision(self.before, legal, logits_V)
 
 
 def _look(engine: Engine, grammar: Grammar, prompt: Sequence[int], before: list[int], watch: _Watch) -> None:

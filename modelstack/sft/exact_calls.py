@@ -177,7 +177,7 @@ def _ask(
             max_tokens,
             grammar=grammar.start(),
             choice_bias=bias,
-            logit_bias=ReplyBias.of(prior, asked, tables),
+            logit_bias=ReplyBias.of(prior, asked, wanted.tools, tables),
         )
         generation = engine.generate(request)
         text = b"".join(engine.vocabulary.token_bytes[token] for token in generation.ids).decode(

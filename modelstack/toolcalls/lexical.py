@@ -131,14 +131,14 @@ class Decisions(BaseModel):
 
 
 class CountDecisions(BaseModel):
-    """How it is decided whether another call follows one."""
+    """How it is decided whether another call, or another optional parameter, follows one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     n_goes_on: int = Field(ge=1)
-    """Calls behind which another one follows."""
+    """Decisions where another one follows."""
     n_ends: int = Field(ge=1)
-    """Calls that are the last."""
+    """Decisions where none does."""
     right_before: Share
     right_after: Share
     log_loss_before: FiniteFloat
@@ -181,6 +181,29 @@ class FittedOn(BaseModel):
     copy_text: CopyDecisions | None = None
     copy_number: CopyDecisions | None = None
     """None where no example had such a value."""
+    optional_key: CountDecisions | None = None
+    """Going on is with one more optional parameter; None where the examples show only one of both."""
+
+
+EVIDENCE = ("name", "description", "choice", "number")
+"""Of the request for an optional parameter; `optional_keys` says what each is."""
+
+
+class OptionalKeyWeights(BaseModel):
+    """What the evidence of a request adds to the log-odds that one more optional parameter is given."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    constant: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    name: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    description: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    choice: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    number: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+
+    def bias(self, evidence: Sequence[float]) -> float:
+        """Return what is added for evidence in the order of `EVIDENCE`."""
+        weights = (self.name, self.description, self.choice, self.number)
+        return self.constant + sum(weight * x for weight, x in zip(weights, evidence, strict=True))
 
 
 class DecisionPrior(BaseModel):
@@ -202,6 +225,7 @@ class DecisionPrior(BaseModel):
     """Of the log-odds that the next token of a text copies words of the request; `copying.CopyBias`."""
     copy_number_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """The same of a number."""
+    optional_key: OptionalKeyWeights | None = None
     fitted: FittedOn | None = None
 
     @classmethod

@@ -11,8 +11,10 @@ from modelstack.inference.engine import LogitBias
 from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.another_call import AnotherCallBias, Endings
+from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.copying import CopyBias, CopyTable
 from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.optional_keys import KeyTable, OptionalKeyBias
 
 
 class ReplyTables:
@@ -22,6 +24,7 @@ class ReplyTables:
         """Index its tokens; some hundredths of a second."""
         self.endings = Endings(vocabulary)
         self.copies = CopyTable(vocabulary)
+        self.keys = KeyTable(vocabulary)
 
 
 class ReplyBias:
@@ -32,7 +35,9 @@ class ReplyBias:
         self._biases = tuple(biases)
 
     @classmethod
-    def of(cls, prior: DecisionPrior | None, request: str | None, tables: ReplyTables) -> ReplyBias | None:
+    def of(
+        cls, prior: DecisionPrior | None, request: str | None, tools: Sequence[ToolSpec], tables: ReplyTables
+    ) -> ReplyBias | None:
         """Return what a prior says of a request, None where it has nothing to say or the user asked for nothing.
 
         What the user asked for is `lexical.open_request`.
@@ -44,6 +49,8 @@ class ReplyBias:
             biases.append(AnotherCallBias(prior.another_call_bias, tables.endings))
         if prior.copy_text_bias or prior.copy_number_bias:
             biases.append(CopyBias(prior.copy_text_bias, prior.copy_number_bias, request, tables.copies))
+        if prior.optional_key is not None:
+            biases.append(OptionalKeyBias(prior.optional_key, request, tools, tables.keys))
         return cls(biases) if biases else None
 
     def __call__(

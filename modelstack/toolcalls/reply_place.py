@@ -87,6 +87,11 @@ class FollowedReply:
         self._written += data
         self._seen += new
 
+    @property
+    def written(self) -> bytes:
+        """The bytes so far."""
+        return bytes(self._written)
+
     def open_text(self) -> bytes | None:
         """Return what is written of a string that is a value of arguments, None anywhere else."""
         place = self.place
@@ -106,3 +111,8 @@ class FollowedReply:
             return None
         found = _NUMBER.search(self._written)
         return None if found is None else found.group()
+
+    def is_behind_value(self) -> bool:
+        """Say whether a number, or something that has been closed, may be the value of a parameter."""
+        place = self.place
+        return place.is_calls and not place.in_string and len(place.opened) >= ARGUMENTS_DEPTH

@@ -12,11 +12,21 @@ from typer.testing import CliRunner
 
 from modelstack.cli import app
 from modelstack.errors import UserError
-from modelstack.sft.decision_fit import decisions, fit_another_call, fit_prior, fitted, lines
+from modelstack.sft.decision_fit import (
+    decisions,
+    fit_another_call,
+    fit_copying,
+    fit_optional_key,
+    fit_prior,
+    fitted,
+    lines,
+)
 from modelstack.sft.decision_masses import (
     Asked,
+    Copy,
     Ending,
     Mass,
+    OptionalKey,
     Origin,
     ask_choices,
     is_decision,
@@ -25,7 +35,7 @@ from modelstack.sft.decision_masses import (
 )
 from modelstack.sft.examples import Call, Example, Message, Tool, write_examples
 from modelstack.toolcalls.choice import NO_TOOL
-from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.lexical import EVIDENCE, DecisionPrior
 
 ORIGIN = Origin(examples_sha256="1" * 64, model_sha256="2" * 64)
 TOOLS = tuple(Tool(name=name) for name in ("get_weather", "get_mail", "set_alarm"))
@@ -163,6 +173,40 @@ def test_without_several_calls_there_is_no_bias_of_another() -> None:
     assert fit_another_call([]) == (0.0, None)
 
 
+def test_weights_of_evidence_are_the_planted_ones() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.integers(0, 2, size=(6000, len(EVIDENCE))).astype(float)
+    odds = rng.normal(0.5, 2.0, size=6000)
+    planted_weights = np.array([2.0, 0.5, 1.5, 0.0])
+    goes_on = rng.random(6000) < 1 / (1 + np.exp(-(odds - 1.0 + x @ planted_weights)))
+    keys = tuple(
+        OptionalKey(goes_on=bool(on), log_odds=float(o), evidence=tuple(e))
+        for on, o, e in zip(goes_on, odds, x.tolist(), strict=True)
+    )
+    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={"optional_keys": keys})
+    weights, counted = fit_optional_key([each])
+    assert weights is not None and counted is not None
+    assert weights.constant == pytest.approx(-1.0, abs=0.25)
+    found = [getattr(weights, name) for name in EVIDENCE]
+    assert found == pytest.approx(planted_weights.tolist(), abs=0.25)
+    assert counted.log_loss_after < counted.log_loss_before
+    text = "\n".join(lines(fitted([*planted(300, 3.0, 1.0), each], ORIGIN, 1.0)))
+    assert "one more optional parameter: constant -" in text
+    assert fit_optional_key([]) == (None, None)
+
+
+def test_a_bias_of_copying_is_the_planted_one() -> None:
+    rng = np.random.default_rng(0)
+    mass = rng.beta(2, 2, size=4000)
+    is_copy = rng.random(4000) < 1 / (1 + (1 - mass) / mass * np.exp(-0.8))
+    copies = tuple(Copy(kind="text", is_copy=bool(c), mass=float(m)) for c, m in zip(is_copy, mass, strict=True))
+    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={"copies": copies})
+    bias, counted = fit_copying([each], "text")
+    assert bias == pytest.approx(0.8, abs=0.15)
+    assert counted is not None and (counted.n, counted.n_copies) == (4000, int(is_copy.sum()))
+    assert fit_copying([each], "number") == (0.0, None)
+
+
 def test_masses_are_read_as_they_were_written(tmp_path: Path) -> None:
     some = planted(5, 1.0, 0.0)
     some[0] = some[0].model_copy(update={"endings": (Ending(goes_on=True, log_odds=-1.25),)})
@@ -248,6 +292,29 @@ def test_a_model_is_asked_behind_each_call_whether_another_follows(tiny_gguf: Pa
         found = ask_choices(engine, [example(1), several, example(2)])
     assert [[ending.goes_on for ending in each.endings] for each in found] == [[False], [True, True, False], []]
     assert all(math.isfinite(ending.log_odds) for each in found for ending in each.endings)
+
+
+def test_a_model_is_asked_along_the_values_of_a_call(tiny_gguf: Path) -> None:
+    from modelstack.inference.llama_cpp import LlamaCppEngine
+
+    schema = {
+        "type": "object",
+        "properties": {"text": {"type": "string"}, "copies": {"type": "integer"}},
+        "required": ["text"],
+    }
+    arguments = ({"text": "weather"}, {"text": "weather", "copies": 12})
+    examples = [
+        example(n, tools=(Tool(name="print", parameters=schema),), calls=(Call(name="print", arguments=given),))
+        for n, given in zip((0, 12), arguments, strict=True)
+    ]
+    with LlamaCppEngine(tiny_gguf, n_threads=1, n_threads_prefill=1) as engine:
+        short, long = ask_choices(engine, examples)
+    assert {copy.kind for copy in short.copies} == {"text"} and any(copy.is_copy for copy in short.copies)
+    assert {copy.kind for copy in long.copies} == {"text", "number"}
+    assert [key.goes_on for key in short.optional_keys] == [False]
+    assert [key.goes_on for key in long.optional_keys] == [True]
+    number = EVIDENCE.index("number")
+    assert long.optional_keys[0].evidence[number] == 1
 
 
 def test_the_command_fits_from_examples_and_again_from_their_masses(tiny_gguf: Path, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_without_a_prior_or_a_request_there_is_no_bias() -> None:
     some = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0, another_call_bias=1.0)
     none = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0)
     tables = ReplyTables(vocabulary())
-    assert ReplyBias.of(None, "Mail?", tables) is None
-    assert ReplyBias.of(none, "Mail?", tables) is None
-    assert ReplyBias.of(some, None, tables) is None
-    assert isinstance(ReplyBias.of(some, "Mail?", tables), ReplyBias)
+    assert ReplyBias.of(None, "Mail?", (), tables) is None
+    assert ReplyBias.of(none, "Mail?", (), tables) is None
+    assert ReplyBias.of(some, None, (), tables) is None
+    assert isinstance(ReplyBias.of(some, "Mail?", (), tables), ReplyBias)

@@ -128,7 +128,7 @@ def test_several_biases_are_added_up() -> None:
         prior = DecisionPrior(
             lexical_weight=1.0, abstain_bias=0.0, another_call_bias=another, copy_number_bias=number
         )
-        bias = ReplyBias.of(prior, REQUEST, tables)
+        bias = ReplyBias.of(prior, REQUEST, (), tables)
         found = None if bias is None else bias(written, everything(), logits)
         assert found is not None
         return {data: float(found[i]) for i, data in enumerate(vocabulary().token_bytes)}

@@ -1,0 +1,171 @@
+"""Whether one more optional parameter is given, and what the request says of that.
+
+Behind a value of a call's arguments, either another key follows or the arguments end. A small model reads badly
+what a request leaves open: it gives parameters that nobody spoke of, and leaves out others that were said. The
+words of the request are some evidence. With x the evidence for the optional parameters that are not given yet,
+
+    log-odds'(another key) = log-odds(another key) + constant + weights . x
+
+Required parameters are the grammar's business: without them the arguments cannot end.
+
+The evidence, each 0 or 1, 1 if it holds for any of these parameters: a word of its name, or of its description,
+stands in the request, unless the tool or another parameter has the word too; a value of its enum does; it is a
+number, and the request has one that is not given yet.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.sampling import LegalTokens
+from modelstack.tokenizer.vocabulary import Vocabulary
+from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, CALL_PREFIX, ToolSpec
+from modelstack.toolcalls.copying import numbers_of
+from modelstack.toolcalls.lexical import EVIDENCE, OptionalKeyWeights, words
+from modelstack.toolcalls.reply_place import CLOSING, FollowedReply
+from modelstack.toolcalls.two_sides import Decision, Sides
+
+MOST_KNOWN = 4096
+"""Sides kept of a vocabulary."""
+_ARGUMENTS = b"[{{"
+"""What is open where a parameter's value begins."""
+_ENDS = ("}}]", "}}," + CALL_PREFIX)
+"""Behind the last value: of the last call, and of another one."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyDecision:
+    """How the model decides, and the evidence, in the order of `lexical.EVIDENCE`."""
+
+    decision: Decision
+    evidence: tuple[float, ...]
+
+
+class KeyTable:
+    """Which tokens of a vocabulary go on with a key, and which end the arguments."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Take the vocabulary."""
+        self.table = vocabulary.token_bytes
+        self._encode = vocabulary.encode
+        self._known: dict[tuple[str, str, tuple[str, ...]], Sides | None] = {}
+
+    def sides(self, rest: str, comma: str, keys: tuple[str, ...]) -> Sides | None:
+        """Return both sides behind a value, or before the first key.
+
+        Args:
+            rest: What closes the value (a quote, brackets, or nothing); the brace that opens before the first key.
+            comma: What stands between it and a key.
+            keys: That may follow.
+        """
+        asked = (rest, comma, keys)
+        if asked not in self._known:
+            if len(self._known) == MOST_KNOWN:
+                self._known.clear()
+            goes_on = {self._encode(f'{rest}{comma}"{key}":')[0] for key in keys}
+            ends = {self._encode(rest + end)[0] for end in _ENDS}
+            self._known[asked] = Sides.of(goes_on, ends)
+        return self._known[asked]
+
+
+class OptionalKeyBias:
+    """Fulfils `modelstack.inference.engine.LogitBias` for one request."""
+
+    def __init__(
+        self, weights: OptionalKeyWeights | None, request: str, tools: Sequence[ToolSpec], table: KeyTable
+    ) -> None:
+        """Read the request and the tools; without weights nothing is moved."""
+        self._weights = weights
+        self._asked = words(request)
+        self._numbers = numbers_of(request)
+        self._tools = {tool.name: tool for tool in tools}
+        self._evidence: dict[str, Mapping[str, tuple[bool, bool, bool, bool]]] = {}
+        self._table = table
+        self._reply = FollowedReply(table.table)
+
+    def __call__(
+        self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
+    ) -> NDArray[np.float32] | None:
+        """Return the logits with both sides moved where an optional key may follow, None elsewhere."""
+        if self._weights is None:
+            return None
+        found = self.decision(written, legal, logits_V)
+        return None if found is None else found.decision.moved(logits_V, self._weights.bias(found.evidence))
+
+    def decision(
+        self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
+    ) -> KeyDecision | None:
+        """Return how the model decides behind `written`, None where not both ways are open."""
+        self._reply.follow(written)
+        open_call = self._open_call()
+        if open_call is None:
+            return None
+        tool, given, rest = open_call
+        required = tool.parameters.get("required", ())
+        properties = tool.parameters.get("properties", {})
+        free = tuple(key for key in properties if key not in given and key not in required)
+        if not free or any(key not in given for key in required):
+            return None
+        sides = self._table.sides(rest, ",", free) if given else self._table.sides("{", "", free)
+        decision = Decision.of(sides, legal, logits_V)
+        return None if decision is None else KeyDecision(decision, self._evidence_for(tool, free, given))
+
+    def _open_call(self) -> tuple[ToolSpec, Mapping[str, Any], str] | None:
+        """Return the tool whose arguments are written, what is given of them, and what closes the last value."""
+        place = self._reply.place
+        if not place.is_calls or place.escaped:
+            return None
+        _, _, call = self._reply.written.rpartition(CALL_PREFIX.encode())
+        name, _, arguments = call.partition(ARGUMENTS_PREFIX.encode())
+        tool = self._tools.get(name.decode("utf-8", "replace"))
+        if tool is None or not isinstance(tool.parameters.get("properties"), Mapping):
+            return None
+        if not arguments:
+            begins = place.opened == _ARGUMENTS[:2] and call.endswith(ARGUMENTS_PREFIX.encode())
+            return (tool, {}, "") if begins else None
+        if not place.opened.startswith(_ARGUMENTS):
+            return None
+        rest = ('"' if place.in_string else "") + place.opened[:2:-1].translate(CLOSING).decode()
+        try:
+            given = json.loads(arguments + rest.encode() + b"}")
+        except ValueError:  # a key, or a value that has not begun
+            return None
+        return (tool, given, rest) if given else None
+
+    def _evidence_for(self, tool: ToolSpec, keys: Sequence[str], given: Mapping[str, Any]) -> tuple[float, ...]:
+        if tool.name not in self._evidence:
+            self._evidence[tool.name] = _evidence_of(tool, self._asked)
+        of_tool = self._evidence[tool.name]
+        left = self._numbers - numbers_of(json.dumps(given))
+        flags = [(*of_tool[key][:3], of_tool[key][3] and bool(left)) for key in keys]
+        return tuple(float(any(flag[at] for flag in flags)) for at in range(len(EVIDENCE)))
+
+
+def _evidence_of(tool: ToolSpec, asked: frozenset[str]) -> dict[str, tuple[bool, bool, bool, bool]]:
+    """Return for each parameter what of it the request says, and whether it is a number."""
+    properties: Mapping[str, Any] = tool.parameters["properties"]
+    names = {key: words(key) for key in properties}
+    abouts = {key: words(str(_get(schema, "description") or "")) for key, schema in properties.items()}
+    common = words(f"{tool.name} {tool.description}")
+    found: dict[str, tuple[bool, bool, bool, bool]] = {}
+    for key, schema in properties.items():
+        others = common.union(*(names[k] | abouts[k] for k in properties if k != key))
+        enum = _get(schema, "enum")
+        choices = [words(value) for value in enum if isinstance(value, str)] if isinstance(enum, list) else []
+        found[key] = (
+            bool((names[key] - others) & asked),
+            bool((abouts[key] - others) & asked),
+            any(choice and choice <= asked for choice in choices),
+            _get(schema, "type") in ("integer", "number"),
+        )
+    return found
+
+
+def _get(schema: object, keyword: str) -> Any:
+    return schema.get(keyword) if isinstance(schema, Mapping) else None
