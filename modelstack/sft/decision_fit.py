@@ -7,9 +7,9 @@ With p0 the mass of an abstention, s the scores of words and S the highest of th
 
 which is what `toolcalls.choice.ToolBias` makes of a reply; a group of tools is judged by its best score there and
 here. The most probable b for a w is a logistic regression's intercept, found by Newton's method; w is found by
-search, since the limit on wrong abstentions has corners. What is added to the log-odds that another call follows
-(`toolcalls.another_call`) and that a value copies (`toolcalls.copying`) are intercepts as well.
-This file needs no torch.
+search, since the limit on wrong abstentions has corners. What the evidence of the request adds to the log-odds of
+another call (`toolcalls.another_call`) and of one more optional parameter (`toolcalls.optional_keys`) are logistic
+regressions; that a value copies (`toolcalls.copying`), an intercept. This file needs no torch.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.errors import UserError
-from modelstack.sft.decision_masses import Asked, Mass, Origin
+from modelstack.sft.decision_masses import Asked, GoesOn, Mass, Origin
 from modelstack.sft.exact_calls import share_interval
 from modelstack.toolcalls.choice import NO_TOOL
 from modelstack.toolcalls.copying import ValueKind
 from modelstack.toolcalls.lexical import (
-    EVIDENCE,
+    CALL_EVIDENCE,
+    KEY_EVIDENCE,
     LARGEST_WEIGHT,
     CopyDecisions,
     CountDecisions,
     DecisionPrior,
     Decisions,
+    EvidenceWeights,
     FittedOn,
-    OptionalKeyWeights,
     Share,
 )
 
@@ -41,7 +42,7 @@ RIDGE = 1e-5
 """Of both numbers squared, in nats an example: keeps them finite where no example contradicts them."""
 LEAST_MASS = 1e-6
 """What a choice is held to have at least; the masses come from 32-bit numbers."""
-KEY_RIDGE = 1e-3
+EVIDENCE_RIDGE = 1e-3
 """The same of the weights of evidence, of which some are rare."""
 FEWEST = 30
 """Examples with calls, below which two numbers are not worth fitting."""
@@ -85,15 +86,15 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
         UserError: As for `fit_prior`.
     """
     weight, bias = fit_prior(asked, limit)
-    count_bias, counted = fit_another_call(asked)
+    call_weights, calls = fit_evidence([each for one in asked for each in one.another_call], CALL_EVIDENCE)
+    key_weights, keys = fit_evidence([each for one in asked for each in one.optional_keys], KEY_EVIDENCE)
     text_bias, texts = fit_copying(asked, "text")
     number_bias, numbers = fit_copying(asked, "number")
-    key_weights, keys = fit_optional_key(asked)
     n_calls = sum(bool(each.right) for each in asked)
     return DecisionPrior(
         lexical_weight=weight,
         abstain_bias=bias,
-        another_call_bias=count_bias,
+        another_call=call_weights,
         copy_text_bias=text_bias,
         copy_number_bias=number_bias,
         optional_key=key_weights,
@@ -104,7 +105,7 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
             wrong_abstention_limit=limit,
             before=decisions(asked, 0.0, 0.0),
             after=decisions(asked, weight, bias),
-            another_call=counted,
+            another_call=calls,
             copy_text=texts,
             copy_number=numbers,
             optional_key=keys,
@@ -112,26 +113,17 @@ def fitted(asked: Sequence[Asked], origin: Origin, limit: float) -> DecisionPrio
     )
 
 
-def fit_another_call(asked: Sequence[Asked]) -> tuple[float, CountDecisions | None]:
-    """Return the bias under which going on and ending are most probable where they are right, and what it changes.
-
-    0 and None where the examples show only one of both.
-    """
-    endings = [ending for each in asked for ending in each.endings]
-    goes_on = np.array([ending.goes_on for ending in endings], dtype=np.bool_)
-    log_odds = np.array([ending.log_odds for ending in endings], dtype=np.float64)
-    if goes_on.all() or not goes_on.any():
-        return 0.0, None
-    bias = _intercept(goes_on, log_odds)
-    return bias, _counted(goes_on, log_odds, log_odds + bias)
-
-
-def fit_optional_key(asked: Sequence[Asked]) -> tuple[OptionalKeyWeights | None, CountDecisions | None]:
-    """Return the weights under which giving one more optional parameter is most probable where it is right.
+def fit_evidence(
+    decisions: Sequence[GoesOn], names: Sequence[str]
+) -> tuple[EvidenceWeights | None, CountDecisions | None]:
+    """Return the weights under which going on is most probable where it is right, and what they change.
 
     None and None where the examples show only one of both. Letters: D decisions, W weights.
+
+    Args:
+        decisions: With evidence in the order of `names`.
+        names: Of the evidence.
     """
-    decisions = [each for one in asked for each in one.optional_keys]
     goes_on_D = np.array([each.goes_on for each in decisions], dtype=np.bool_)
     if goes_on_D.all() or not goes_on_D.any():
         return None, None
@@ -140,15 +132,23 @@ def fit_optional_key(asked: Sequence[Asked]) -> tuple[OptionalKeyWeights | None,
     weights_W = np.zeros(x_DW.shape[1])
     for _ in range(100):
         p_D = 1 / (1 + np.exp(-(log_odds_D + x_DW @ weights_W)))
-        slope_W = x_DW.T @ (p_D - goes_on_D) / len(decisions) + 2 * KEY_RIDGE * weights_W
+        slope_W = x_DW.T @ (p_D - goes_on_D) / len(decisions) + 2 * EVIDENCE_RIDGE * weights_W
         curvature_WW = (x_DW * (p_D * (1 - p_D))[:, None]).T @ x_DW / len(decisions)
-        step_W = np.linalg.solve(curvature_WW + 2 * KEY_RIDGE * np.eye(weights_W.size), slope_W)
-        weights_W -= step_W * min(1.0, 1.0 / float(np.abs(step_W).max() + 1e-30))  # no step beyond 1
-        if float(np.abs(step_W).max()) < 1e-10:
+        step_W = np.linalg.solve(curvature_WW + 2 * EVIDENCE_RIDGE * np.eye(weights_W.size), slope_W)
+        longest = float(np.abs(step_W).max())
+        weights_W -= step_W * min(1.0, 1.0 / (longest + 1e-30))  # far from the optimum Newton's step overshoots
+        if longest < 1e-10:
             break
     constant, *of_evidence = (float(w) for w in weights_W)
-    weights = OptionalKeyWeights(constant=constant, **dict(zip(EVIDENCE, of_evidence, strict=True)))
-    return weights, _counted(goes_on_D, log_odds_D, log_odds_D + x_DW @ weights_W)
+    weights = EvidenceWeights(constant=constant, weights=dict(zip(names, of_evidence, strict=True)))
+    before, after = log_odds_D, log_odds_D + x_DW @ weights_W
+    right_before, right_after = (_share(np.where(goes_on_D, odds, -odds) > 0) for odds in (before, after))
+    assert right_before is not None and right_after is not None  # there are some of both
+    return weights, CountDecisions(
+        n_goes_on=int(goes_on_D.sum()), n_ends=int((~goes_on_D).sum()),
+        right_before=right_before, right_after=right_after,
+        log_loss_before=_log_loss(goes_on_D, before), log_loss_after=_log_loss(goes_on_D, after),
+    )  # fmt: skip
 
 
 def fit_copying(asked: Sequence[Asked], kind: ValueKind) -> tuple[float, CopyDecisions | None]:
@@ -177,19 +177,6 @@ def _intercept(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> flo
         slope = float((1 / (1 + np.exp(-(log_odds + bias))) - is_true).mean()) + 2 * RIDGE * bias
         low, high = (low, bias) if slope > 0 else (bias, high)
     return (low + high) / 2
-
-
-def _counted(
-    goes_on: NDArray[np.bool_], before: NDArray[np.float64], after: NDArray[np.float64]
-) -> CountDecisions:
-    """Return how decisions come out by their log-odds, of which there are some of both sorts."""
-    right_before, right_after = (_share(np.where(goes_on, odds, -odds) > 0) for odds in (before, after))
-    assert right_before is not None and right_after is not None
-    return CountDecisions(
-        n_goes_on=int(goes_on.sum()), n_ends=int((~goes_on).sum()),
-        right_before=right_before, right_after=right_after,
-        log_loss_before=_log_loss(goes_on, before), log_loss_after=_log_loss(goes_on, after),
-    )  # fmt: skip
 
 
 def _log_loss(is_true: NDArray[np.bool_], log_odds: NDArray[np.float64]) -> float:
@@ -224,19 +211,16 @@ def lines(prior: DecisionPrior) -> Iterator[str]:
         before, after = getattr(fit.before, name), getattr(fit.after, name)
         yield f"  {name.replace('_', ' ')}: {_shown(before)}, {_shown(after)}"
     yield f"  log-loss: {fit.before.log_loss:.4f}, {fit.after.log_loss:.4f}"
-    if (count := fit.another_call) is not None:
-        yield (
-            f"bias of another call {prior.another_call_bias:+.3f}, fitted behind {count.n_goes_on} calls that "
-            f"another follows and {count.n_ends} last ones; before and after:"
-        )
-        yield f"  right: {_shown(count.right_before)}, {_shown(count.right_after)}"
-        yield f"  log-loss: {count.log_loss_before:.4f}, {count.log_loss_after:.4f}"
-    if (keys := fit.optional_key) is not None and (weights := prior.optional_key) is not None:
-        said = ", ".join(f"{name} {getattr(weights, name):+.2f}" for name in ("constant", *EVIDENCE))
-        yield f"one more optional parameter: {said}"
-        yield f"  fitted behind {keys.n_goes_on} values that one follows and {keys.n_ends} last ones"
-        yield f"  right, before and after: {_shown(keys.right_before)}, {_shown(keys.right_after)}"
-        yield f"  log-loss: {keys.log_loss_before:.4f}, {keys.log_loss_after:.4f}"
+    for what, weights, count in (
+        ("another call", prior.another_call, fit.another_call),
+        ("one more optional parameter", prior.optional_key, fit.optional_key),
+    ):
+        if weights is not None and count is not None:
+            said = ", ".join(f"{name} {weight:+.2f}" for name, weight in weights.weights.items())
+            yield f"{what}: constant {weights.constant:+.2f}, {said}"
+            yield f"  fitted on {count.n_goes_on} decisions for one and {count.n_ends} against; before and after:"
+            yield f"  right: {_shown(count.right_before)}, {_shown(count.right_after)}"
+            yield f"  log-loss: {count.log_loss_before:.4f}, {count.log_loss_after:.4f}"
     for kind, bias, copy in (
         ("text", prior.copy_text_bias, fit.copy_text),
         ("number", prior.copy_number_bias, fit.copy_number),

@@ -2,9 +2,10 @@
 
 A served model is asked which tool it would call first, or none, and stopped there: some ten tokens an example.
 Kept is how much mass each choice had. Choices that the model would have told apart later (`get_a` and `get_b`,
-where it began with `search`) stay a group. Where an example has calls, the model is also asked along them, as the
-example has them: behind each, how likely another follows; inside values, how likely the next token copies from the
-request. All goes to a file, so that fitting again needs no model.
+where it began with `search`) stay a group. Where an example has calls, the model also writes its own, and is asked
+behind each how likely another follows; and along the example's, how likely one more optional parameter follows a
+value, and how likely the next token of a value copies from the request. All goes to a file, so that fitting again
+needs no model.
 This file needs no torch.
 """
 
@@ -32,14 +33,14 @@ from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 from modelstack.toolcalls.another_call import AnotherCallBias
 from modelstack.toolcalls.choice import NO_TOOL, tool_choices
 from modelstack.toolcalls.compiler import GrammarCompiler
-from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, ResponseFormat
+from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.copying import Copied, CopyBias, ValueKind
 from modelstack.toolcalls.coverage import UnsupportedSchemaError
-from modelstack.toolcalls.lexical import EVIDENCE, lexical_scores, open_request
-from modelstack.toolcalls.optional_keys import KeyDecision, OptionalKeyBias
+from modelstack.toolcalls.lexical import CALL_EVIDENCE, KEY_EVIDENCE, lexical_scores, open_request
+from modelstack.toolcalls.optional_keys import OptionalKeyBias
 from modelstack.toolcalls.reply_bias import ReplyTables
-from modelstack.toolcalls.reply_place import FollowedReply, behind
-from modelstack.toolcalls.two_sides import Decision
+from modelstack.toolcalls.reply_place import FollowedReply, Place, behind
+from modelstack.toolcalls.two_sides import Evidenced
 
 
 class Mass(BaseModel):
@@ -52,28 +53,17 @@ class Mass(BaseModel):
     mass: float = Field(ge=0, le=1.001)
 
 
-class Ending(BaseModel):
-    """What a model says behind one call of an example: does another follow."""
+class GoesOn(BaseModel):
+    """What a model says where another call or another optional parameter may follow: does one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     goes_on: bool
-    """In the example."""
+    """Whether it is right to."""
     log_odds: FiniteFloat
     """Of going on, as the model has it."""
-
-
-class OptionalKey(BaseModel):
-    """What a model says behind a value where one more optional parameter may follow: does one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    goes_on: bool
-    """In the example."""
-    log_odds: FiniteFloat
-    """Of going on, as the model has it."""
-    evidence: tuple[float, ...] = Field(min_length=len(EVIDENCE), max_length=len(EVIDENCE))
-    """Of the request, in the order of `lexical.EVIDENCE`."""
+    evidence: tuple[FiniteFloat, ...]
+    """Of the request, in the order of `lexical.CALL_EVIDENCE` or `KEY_EVIDENCE`."""
 
 
 class Copy(BaseModel):
@@ -98,15 +88,24 @@ class Asked(BaseModel):
     """Tools that it calls; none: it is to abstain."""
     scores: dict[str, Annotated[float, Field(ge=0, lt=1)]] = Field(min_length=1)
     masses: tuple[Mass, ...] = Field(min_length=1)
-    endings: tuple[Ending, ...] = ()
+    another_call: tuple[GoesOn, ...] = ()
+    """Behind each call that the model itself writes, as long as it does not write too many."""
+    optional_keys: tuple[GoesOn, ...] = ()
+    """Behind values of the example's calls."""
     copies: tuple[Copy, ...] = ()
-    optional_keys: tuple[OptionalKey, ...] = ()
+    """At tokens of these values."""
 
     @model_validator(mode="after")
     def _knows_its_tools(self) -> Self:
         unknown = {name for each in self.masses for name in each.names} - {NO_TOOL} - set(self.scores)
         if unknown:
             raise ValueError(f"{sorted(unknown)[0]!r} has a mass and no score; each tool that is shown has one")
+        for name, decisions, evidence in (
+            ("another_call", self.another_call, CALL_EVIDENCE),
+            ("optional_keys", self.optional_keys, KEY_EVIDENCE),
+        ):
+            if any(len(each.evidence) != len(evidence) for each in decisions):
+                raise ValueError(f"{name} has decisions without all evidence: {', '.join(evidence)}")
         return self
 
 
@@ -157,8 +156,10 @@ def ask_choices(
         question = Question.of(example, rendered)
         try:
             first = _ask(engine, compiler, question)
-            inside = _ask_inside(engine, compiler, question, rendered, tables)
-            found.append(first.model_copy(update={name: tuple(each) for name, each in inside.items()}))
+            another = _ask_on(engine, compiler, question, tables)
+            keys, copies = _ask_inside(engine, compiler, question, rendered, tables)
+            more = {"another_call": another, "optional_keys": keys, "copies": copies}
+            found.append(first.model_copy(update=more))
         except (ContextWindowError, UnsupportedSchemaError):
             continue  # neither says anything of the decision
         finally:
@@ -213,40 +214,70 @@ def _ask(engine: Engine, compiler: GrammarCompiler, question: Question) -> Asked
     )
 
 
+def _ask_on(
+    engine: Engine, compiler: GrammarCompiler, question: Question, tables: ReplyTables
+) -> tuple[GoesOn, ...]:
+    """Let the model write a reply; return how it decided behind each of its calls whether another one follows.
+
+    Of its own calls and not of the example's: behind a call that went wrong a model stops more readily, and those
+    are most of the ones where it stops too early.
+    """
+    example = question.example
+    if not example.calls:
+        return ()
+    bias = AnotherCallBias(None, _request(example) or "", example.specs, tables.endings)
+    seen: dict[int, Evidenced] = {}
+
+    def look(written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> None:
+        if (found := bias.decision(written, legal, logits_V)) is not None:
+            seen[len(written)] = found
+
+    wanted = ResponseFormat(tools=example.specs, answer=None, abstain=True)
+    grammar = compiler.compile(wanted).start()
+    generation = engine.generate(
+        GenerateRequest(question.prompt_ids, MAX_TOKENS, grammar=grammar, logit_bias=look)
+    )
+    decisions: list[GoesOn] = []
+    place, is_decided = Place(), False
+    for n_before, token in enumerate(generation.ids):
+        found = None if is_decided else seen.get(n_before)
+        if found is not None and token in found.decision:
+            is_decided = True
+            right = len(decisions) + 1 < len(example.calls)
+            log_odds = found.decision.log_odds
+            decisions.append(GoesOn(goes_on=right, log_odds=log_odds, evidence=found.evidence))
+        place, comes_next = behind(place, engine.vocabulary.token_bytes[token])
+        if comes_next:
+            is_decided = False
+            if len(decisions) >= len(example.calls):  # what follows one call too many is nobody's to judge
+                break
+    return tuple(decisions)
+
+
 def _ask_inside(
     engine: Engine, compiler: GrammarCompiler, question: Question, rendered: Rendered, tables: ReplyTables
-) -> dict[str, list[Any]]:
-    """Return the parts of an `Asked` from behind each call and inside values, all before being the example's."""
+) -> tuple[tuple[GoesOn, ...], tuple[Copy, ...]]:
+    """Return what the model says behind and inside the values of an example's calls."""
     example = question.example
     compiled = compiler.compile(ResponseFormat(tools=example.specs, answer=None, abstain=True))
-    endings: list[Ending] = []
+    keys: list[GoesOn] = []
     copies: list[Copy] = []
-    keys: list[OptionalKey] = []
-    target, is_decided = rendered.ids[len(question.prompt_ids) :], False
-    reply = FollowedReply(tables.endings.table)
+    target = rendered.ids[len(question.prompt_ids) :]
+    reply = FollowedReply(engine.vocabulary.token_bytes)
     for n_before, token in enumerate(target if example.calls else ()):
         before = target[:n_before]
         reply.follow(before)
-        sides = None if is_decided else tables.endings.sides(reply.place)
-        decides = sides is not None and token in sides
-        begins = reply.written.endswith(ARGUMENTS_PREFIX.encode())
-        if decides or begins or reply.open_text() is not None or reply.is_behind_value():
-            watch = _Watch(before, example, tables)
-            _look(engine, compiled.start(), question.prompt_ids, before, watch)
-            if decides and watch.ending is not None:
-                goes_on = bool(token in watch.ending.goes_on)
-                endings.append(Ending(goes_on=goes_on, log_odds=watch.ending.log_odds))
-            if (copied := watch.copied) is not None:
-                is_copy = bool(token in copied.token_ids)
-                copies.append(Copy(kind=copied.kind, is_copy=is_copy, mass=min(1.0, copied.mass)))
-            if (key := watch.key) is not None and (token in key.decision.goes_on or token in key.decision.ends):
-                goes_on = bool(token in key.decision.goes_on)
-                log_odds = key.decision.log_odds
-                keys.append(OptionalKey(goes_on=goes_on, log_odds=log_odds, evidence=key.evidence))
-        is_decided = is_decided or decides
-        if behind(reply.place, tables.endings.table[token])[1]:
-            is_decided = False
-    return {"endings": endings, "copies": copies, "optional_keys": keys}
+        if not reply.may_be_value():
+            continue
+        watch = _Watch(before, example, tables)
+        _look(engine, compiled.start(), question.prompt_ids, before, watch)
+        if (copied := watch.copied) is not None:
+            is_copy = bool(token in copied.token_ids)
+            copies.append(Copy(kind=copied.kind, is_copy=is_copy, mass=min(1.0, copied.mass)))
+        if (key := watch.key) is not None and token in key.decision:
+            goes_on = bool(token in key.decision.goes_on)
+            keys.append(GoesOn(goes_on=goes_on, log_odds=key.decision.log_odds, evidence=key.evidence))
+    return tuple(keys), tuple(copies)
 
 
 class _Watch:
@@ -255,16 +286,13 @@ class _Watch:
     def __init__(self, before: list[int], example: Example, tables: ReplyTables) -> None:
         request = _request(example) or ""
         self.before = before
-        self._counting = AnotherCallBias(0.0, tables.endings)
         self._copying = CopyBias(0.0, 0.0, request, tables.copies)
         self._keys = OptionalKeyBias(None, request, example.specs, tables.keys)
-        self.ending: Decision | None = None
         self.copied: Copied | None = None
-        self.key: KeyDecision | None = None
+        self.key: Evidenced | None = None
 
     def __call__(self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]) -> None:
         if not written:  # else the grammar left no choice there
-            self.ending = self._counting.decision(self.before, legal, logits_V)
             self.copied = self._copying.copied(self.before, legal, logits_V)
             self.key = self._keys.decision(self.before, legal, logits_V)
 

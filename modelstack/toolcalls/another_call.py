@@ -3,26 +3,32 @@
 A reply is a list of calls. Behind one of them either a comma leads to another or a bracket ends the list; tokens
 like `},` and `}]` close the call and decide in one. Others decide by how text is cut into tokens: behind a number
 SmolLM2 writes `}}` `]` and `}` `},`, so that its first brace tells already. `Endings` finds, for any place of a
-reply, which tokens decide and how. `AnotherCallBias` multiplies the odds of going on by exp(bias):
+reply, which tokens decide and how. With x the evidence of the request for more calls,
 
-    p'(goes on) / p'(ends) = exp(bias) p(goes on) / p(ends)
+    log-odds'(another call) = log-odds(another call) + constant + weights . x
 
-A small model that was trained on few ways of asking for several things ends too early on others: on requests as
-people write them it left out a call in 35 of 64 replies and wrote one too many in none.
+x is: the best score of words (`lexical`) among the tools that are not called yet; 1 if a number of the request is
+in no call yet; the share of the request's words that neither the calls nor their tools have.
+
+A small model ends too early: on requests as people write them it left out a call in 35 of 64 replies and wrote one
+too many in none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.convention import CALL_PREFIX
+from modelstack.toolcalls.convention import CALL_PREFIX, ToolSpec
+from modelstack.toolcalls.copying import numbers_of
+from modelstack.toolcalls.lexical import EvidenceWeights, lexical_scores, words
 from modelstack.toolcalls.reply_place import CLOSING, FollowedReply, Place, behind
-from modelstack.toolcalls.two_sides import Decision, Sides
+from modelstack.toolcalls.two_sides import Decision, Evidenced, Sides
 
 _NEXT = "," + CALL_PREFIX
 MOST_PLACES = 512
@@ -66,9 +72,15 @@ class Endings:
 class AnotherCallBias:
     """Fulfils `modelstack.inference.engine.LogitBias` for one request."""
 
-    def __init__(self, bias: float, endings: Endings) -> None:
-        """Take what is added to the log-odds of going on."""
-        self._bias = bias
+    def __init__(
+        self, weights: EvidenceWeights | None, request: str, tools: Sequence[ToolSpec], endings: Endings
+    ) -> None:
+        """Read the request and the tools; without weights nothing is moved."""
+        self._weights = weights
+        self._asked = words(request)
+        self._numbers = numbers_of(request)
+        self._scores = lexical_scores(request, tools)
+        self._words = {tool.name: _words_of(tool) for tool in tools}
         self._endings = endings
         self._reply = FollowedReply(endings.table)
 
@@ -76,12 +88,29 @@ class AnotherCallBias:
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
     ) -> NDArray[np.float32] | None:
         """Return the logits with both sides moved where a decision falls, None elsewhere."""
+        if self._weights is None:
+            return None
         found = self.decision(written, legal, logits_V)
-        return None if found is None or self._bias == 0 else found.moved(logits_V, self._bias)
+        return None if found is None else found.decision.moved(logits_V, self._weights.bias(found.evidence))
 
     def decision(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
-    ) -> Decision | None:
+    ) -> Evidenced | None:
         """Return how the model decides behind `written`, None where both ways are not open."""
         self._reply.follow(written)
-        return Decision.of(self._endings.sides(self._reply.place), legal, logits_V)
+        decision = Decision.of(self._endings.sides(self._reply.place), legal, logits_V)
+        calls = [] if decision is None else self._reply.calls()
+        if decision is None or not calls:
+            return None
+        text = json.dumps([call.get("arguments", {}) for call in calls], ensure_ascii=False)
+        called = {call["name"] for call in calls}
+        said = words(text).union(*(self._words.get(name, frozenset()) for name in called))
+        tool = max((score for name, score in self._scores.items() if name not in called), default=0.0)
+        number = float(bool(self._numbers - numbers_of(text)))
+        return Evidenced(decision, (tool, number, len(self._asked - said) / max(1, len(self._asked))))
+
+
+def _words_of(tool: ToolSpec) -> frozenset[str]:
+    properties = tool.parameters.get("properties")
+    names = " ".join(map(str, properties)) if isinstance(properties, Mapping) else ""
+    return words(f"{tool.name} {tool.description} {names}")

@@ -25,9 +25,9 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
 from modelstack.errors import UserError
 from modelstack.files import read_json_object
@@ -185,25 +185,24 @@ class FittedOn(BaseModel):
     """Going on is with one more optional parameter; None where the examples show only one of both."""
 
 
-EVIDENCE = ("name", "description", "choice", "number")
-"""Of the request for an optional parameter; `optional_keys` says what each is."""
+CALL_EVIDENCE = ("tool", "number", "words")
+"""Of the request for another call; `another_call` says what each is."""
+KEY_EVIDENCE = ("name", "description", "choice", "number")
+"""Of the request for one more optional parameter; `optional_keys` says what each is."""
 
 
-class OptionalKeyWeights(BaseModel):
-    """What the evidence of a request adds to the log-odds that one more optional parameter is given."""
+class EvidenceWeights(BaseModel):
+    """What the evidence of a request adds to the log-odds of going on."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     constant: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    name: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    description: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    choice: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    number: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
+    weights: dict[str, Annotated[float, Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)]]
+    """By name of the evidence."""
 
     def bias(self, evidence: Sequence[float]) -> float:
-        """Return what is added for evidence in the order of `EVIDENCE`."""
-        weights = (self.name, self.description, self.choice, self.number)
-        return self.constant + sum(weight * x for weight, x in zip(weights, evidence, strict=True))
+        """Return what is added for evidence in the order of the weights."""
+        return self.constant + sum(w * x for w, x in zip(self.weights.values(), evidence, strict=True))
 
 
 class DecisionPrior(BaseModel):
@@ -219,14 +218,25 @@ class DecisionPrior(BaseModel):
     """Times a tool's score."""
     abstain_bias: float = Field(ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """Of abstaining, against a tool that shares no word with the request."""
-    another_call_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
-    """Of the log-odds that another call follows one; `another_call.AnotherCallBias` says to which tokens."""
+    another_call: EvidenceWeights | None = None
+    """That another call follows one; `another_call.AnotherCallBias` says which tokens decide it."""
     copy_text_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """Of the log-odds that the next token of a text copies words of the request; `copying.CopyBias`."""
     copy_number_bias: float = Field(default=0.0, ge=-LARGEST_WEIGHT, le=LARGEST_WEIGHT)
     """The same of a number."""
-    optional_key: OptionalKeyWeights | None = None
+    optional_key: EvidenceWeights | None = None
+    """That one more optional parameter is given: `optional_keys.OptionalKeyBias`."""
     fitted: FittedOn | None = None
+
+    @model_validator(mode="after")
+    def _weighs_evidence_that_there_is(self) -> Self:
+        for name, weights, known in (
+            ("another_call", self.another_call, CALL_EVIDENCE),
+            ("optional_key", self.optional_key, KEY_EVIDENCE),
+        ):
+            if weights is not None and tuple(weights.weights) != known:
+                raise ValueError(f"{name} weighs {list(weights.weights)}; it must be {list(known)}, in this order")
+        return self
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Self:

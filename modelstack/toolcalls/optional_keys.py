@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -27,24 +26,16 @@ from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, CALL_PREFIX, ToolSpec
 from modelstack.toolcalls.copying import numbers_of
-from modelstack.toolcalls.lexical import EVIDENCE, OptionalKeyWeights, words
-from modelstack.toolcalls.reply_place import CLOSING, FollowedReply
-from modelstack.toolcalls.two_sides import Decision, Sides
+from modelstack.toolcalls.lexical import KEY_EVIDENCE, EvidenceWeights, words
+from modelstack.toolcalls.reply_place import FollowedReply
+from modelstack.toolcalls.two_sides import Decision, Evidenced, Sides
 
 MOST_KNOWN = 4096
 """Sides kept of a vocabulary."""
-_ARGUMENTS = b"[{{"
-"""What is open where a parameter's value begins."""
+_CALL, _ARGUMENTS = b"[{", b"[{{"
+"""What is open in a call, and where a parameter's value begins."""
 _ENDS = ("}}]", "}}," + CALL_PREFIX)
 """Behind the last value: of the last call, and of another one."""
-
-
-@dataclass(frozen=True, slots=True)
-class KeyDecision:
-    """How the model decides, and the evidence, in the order of `lexical.EVIDENCE`."""
-
-    decision: Decision
-    evidence: tuple[float, ...]
 
 
 class KeyTable:
@@ -78,7 +69,7 @@ class OptionalKeyBias:
     """Fulfils `modelstack.inference.engine.LogitBias` for one request."""
 
     def __init__(
-        self, weights: OptionalKeyWeights | None, request: str, tools: Sequence[ToolSpec], table: KeyTable
+        self, weights: EvidenceWeights | None, request: str, tools: Sequence[ToolSpec], table: KeyTable
     ) -> None:
         """Read the request and the tools; without weights nothing is moved."""
         self._weights = weights
@@ -100,7 +91,7 @@ class OptionalKeyBias:
 
     def decision(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
-    ) -> KeyDecision | None:
+    ) -> Evidenced | None:
         """Return how the model decides behind `written`, None where not both ways are open."""
         self._reply.follow(written)
         open_call = self._open_call()
@@ -114,29 +105,20 @@ class OptionalKeyBias:
             return None
         sides = self._table.sides(rest, ",", free) if given else self._table.sides("{", "", free)
         decision = Decision.of(sides, legal, logits_V)
-        return None if decision is None else KeyDecision(decision, self._evidence_for(tool, free, given))
+        return None if decision is None else Evidenced(decision, self._evidence_for(tool, free, given))
 
     def _open_call(self) -> tuple[ToolSpec, Mapping[str, Any], str] | None:
         """Return the tool whose arguments are written, what is given of them, and what closes the last value."""
-        place = self._reply.place
-        if not place.is_calls or place.escaped:
-            return None
-        _, _, call = self._reply.written.rpartition(CALL_PREFIX.encode())
-        name, _, arguments = call.partition(ARGUMENTS_PREFIX.encode())
-        tool = self._tools.get(name.decode("utf-8", "replace"))
+        opened = self._reply.place.opened
+        begins = opened == _CALL and self._reply.written.endswith(ARGUMENTS_PREFIX.encode())
+        calls = self._reply.calls("{}" if begins else "")
+        tool = self._tools.get(str(calls[-1]["name"])) if calls else None
         if tool is None or not isinstance(tool.parameters.get("properties"), Mapping):
             return None
-        if not arguments:
-            begins = place.opened == _ARGUMENTS[:2] and call.endswith(ARGUMENTS_PREFIX.encode())
-            return (tool, {}, "") if begins else None
-        if not place.opened.startswith(_ARGUMENTS):
-            return None
-        rest = ('"' if place.in_string else "") + place.opened[:2:-1].translate(CLOSING).decode()
-        try:
-            given = json.loads(arguments + rest.encode() + b"}")
-        except ValueError:  # a key, or a value that has not begun
-            return None
-        return (tool, given, rest) if given else None
+        given = calls[-1].get("arguments", {})
+        if begins or (given and opened.startswith(_ARGUMENTS)):
+            return tool, given, self._reply.closing(len(_ARGUMENTS))
+        return None
 
     def _evidence_for(self, tool: ToolSpec, keys: Sequence[str], given: Mapping[str, Any]) -> tuple[float, ...]:
         if tool.name not in self._evidence:
@@ -144,7 +126,7 @@ class OptionalKeyBias:
         of_tool = self._evidence[tool.name]
         left = self._numbers - numbers_of(json.dumps(given))
         flags = [(*of_tool[key][:3], of_tool[key][3] and bool(left)) for key in keys]
-        return tuple(float(any(flag[at] for flag in flags)) for at in range(len(EVIDENCE)))
+        return tuple(float(any(flag[at] for flag in flags)) for at in range(len(KEY_EVIDENCE)))
 
 
 def _evidence_of(tool: ToolSpec, asked: frozenset[str]) -> dict[str, tuple[bool, bool, bool, bool]]:

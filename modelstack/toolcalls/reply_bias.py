@@ -45,8 +45,8 @@ class ReplyBias:
         if prior is None or request is None:
             return None
         biases: list[LogitBias] = []
-        if prior.another_call_bias:
-            biases.append(AnotherCallBias(prior.another_call_bias, tables.endings))
+        if prior.another_call is not None:
+            biases.append(AnotherCallBias(prior.another_call, request, tools, tables.endings))
         if prior.copy_text_bias or prior.copy_number_bias:
             biases.append(CopyBias(prior.copy_text_bias, prior.copy_number_bias, request, tables.copies))
         if prior.optional_key is not None:

@@ -5,9 +5,13 @@ The grammar knows more, of one engine and one set of tools; this is what any lis
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from modelstack.toolcalls.convention import ARGUMENTS_PREFIX
 
 CLOSING = bytes.maketrans(b"[{", b"]}")
 """Translates what opens to what closes."""
@@ -92,6 +96,25 @@ class FollowedReply:
         """The bytes so far."""
         return bytes(self._written)
 
+    def closing(self, depth: int = 0) -> str:
+        """Return what closes all that is open but the outermost `depth` brackets."""
+        inside = bytes(reversed(self.place.opened[depth:])).translate(CLOSING).decode()
+        return ('"' if self.place.in_string else "") + inside
+
+    def calls(self, more: str = "") -> list[dict[str, Any]]:
+        """Return the calls so far as if the reply ended here; none where that would be no JSON, or no calls.
+
+        Args:
+            more: Text that is added before everything is closed.
+        """
+        if not self.place.is_calls or self.place.escaped:
+            return []
+        try:
+            calls = json.loads(self._written + more.encode() + self.closing().encode())
+        except ValueError:  # a key, or a value that has not begun
+            return []
+        return [call for call in calls if "name" in call and isinstance(call.get("arguments", {}), dict)]
+
     def open_text(self) -> bytes | None:
         """Return what is written of a string that is a value of arguments, None anywhere else."""
         place = self.place
@@ -112,7 +135,9 @@ class FollowedReply:
         found = _NUMBER.search(self._written)
         return None if found is None else found.group()
 
-    def is_behind_value(self) -> bool:
-        """Say whether a number, or something that has been closed, may be the value of a parameter."""
+    def may_be_value(self) -> bool:
+        """Say whether the next token may be of a parameter's value, or stand behind one, or before the first."""
+        if self.open_text() is not None or self._written.endswith(ARGUMENTS_PREFIX.encode()):
+            return True
         place = self.place
         return place.is_calls and not place.in_string and len(place.opened) >= ARGUMENTS_DEPTH

@@ -23,10 +23,6 @@ class Sides:
         only_on, only_end = (np.array(sorted(ids), dtype=np.intp) for ids in (goes_on - ends, ends - goes_on))
         return cls(only_on, only_end) if only_on.size and only_end.size else None
 
-    def __contains__(self, token: int) -> bool:
-        """Say whether a token decides."""
-        return token in self.goes_on or token in self.ends
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -47,6 +43,10 @@ class Decision:
             return None
         return cls(goes_on, ends, _log_sum_exp(logits_V[goes_on]) - _log_sum_exp(logits_V[ends]))
 
+    def __contains__(self, token: int) -> bool:
+        """Say whether a token decides."""
+        return token in self.goes_on or token in self.ends
+
     def moved(self, logits_V: NDArray[np.float32], bias: float) -> NDArray[np.float32]:
         """Return logits with the odds of going on multiplied by exp(bias).
 
@@ -57,6 +57,14 @@ class Decision:
         moved[self.goes_on] += np.float32(bias + kept)
         moved[self.ends] += np.float32(kept)
         return moved
+
+
+@dataclass(frozen=True, slots=True)
+class Evidenced:
+    """A decision and the evidence of the request for going on."""
+
+    decision: Decision
+    evidence: tuple[float, ...]
 
 
 def _log_sum_exp(values: NDArray[np.float32]) -> float:

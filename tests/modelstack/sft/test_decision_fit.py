@@ -14,9 +14,8 @@ from modelstack.cli import app
 from modelstack.errors import UserError
 from modelstack.sft.decision_fit import (
     decisions,
-    fit_another_call,
     fit_copying,
-    fit_optional_key,
+    fit_evidence,
     fit_prior,
     fitted,
     lines,
@@ -24,9 +23,8 @@ from modelstack.sft.decision_fit import (
 from modelstack.sft.decision_masses import (
     Asked,
     Copy,
-    Ending,
+    GoesOn,
     Mass,
-    OptionalKey,
     Origin,
     ask_choices,
     is_decision,
@@ -35,7 +33,7 @@ from modelstack.sft.decision_masses import (
 )
 from modelstack.sft.examples import Call, Example, Message, Tool, write_examples
 from modelstack.toolcalls.choice import NO_TOOL
-from modelstack.toolcalls.lexical import EVIDENCE, DecisionPrior
+from modelstack.toolcalls.lexical import CALL_EVIDENCE, KEY_EVIDENCE, DecisionPrior, EvidenceWeights
 
 ORIGIN = Origin(examples_sha256="1" * 64, model_sha256="2" * 64)
 TOOLS = tuple(Tool(name=name) for name in ("get_weather", "get_mail", "set_alarm"))
@@ -150,49 +148,46 @@ def test_a_prior_says_what_it_was_fitted_on_and_what_it_changed() -> None:
     assert DecisionPrior.model_validate_json(prior.model_dump_json()) == prior
 
 
-def test_the_bias_of_another_call_is_the_planted_one_and_the_most_probable() -> None:
+@pytest.mark.parametrize("names", [CALL_EVIDENCE, KEY_EVIDENCE])
+def test_weights_of_evidence_are_the_planted_ones(names: tuple[str, ...]) -> None:
     rng = np.random.default_rng(0)
-    odds = rng.normal(-1.0, 2.0, size=4000)
-    goes_on = rng.random(4000) < 1 / (1 + np.exp(-(odds + 1.5)))
-    endings = [Ending(goes_on=bool(on), log_odds=float(x)) for on, x in zip(goes_on, odds, strict=True)]
-    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={"endings": tuple(endings)})
-    bias, counted = fit_another_call([each])
-    assert bias == pytest.approx(1.5, abs=0.15)
-    assert counted is not None and counted.n_goes_on + counted.n_ends == 4000
-    assert counted.log_loss_after < counted.log_loss_before
-    assert counted.right_after.value > counted.right_before.value
-    prior = fitted([*planted(300, 3.0, 1.0), each], ORIGIN, 1.0)
-    assert prior.another_call_bias == pytest.approx(bias)
-    assert "bias of another call +1." in "\n".join(lines(prior))
-
-
-def test_without_several_calls_there_is_no_bias_of_another() -> None:
-    ends = (Ending(goes_on=False, log_odds=0.3),)
-    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={"endings": ends})
-    assert fit_another_call([each]) == (0.0, None)
-    assert fit_another_call([]) == (0.0, None)
-
-
-def test_weights_of_evidence_are_the_planted_ones() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.integers(0, 2, size=(6000, len(EVIDENCE))).astype(float)
+    x = rng.integers(0, 2, size=(6000, len(names))).astype(float)
     odds = rng.normal(0.5, 2.0, size=6000)
-    planted_weights = np.array([2.0, 0.5, 1.5, 0.0])
+    planted_weights = np.array([2.0, 0.5, 1.5, 0.0])[: len(names)]
     goes_on = rng.random(6000) < 1 / (1 + np.exp(-(odds - 1.0 + x @ planted_weights)))
-    keys = tuple(
-        OptionalKey(goes_on=bool(on), log_odds=float(o), evidence=tuple(e))
+    decisions = tuple(
+        GoesOn(goes_on=bool(on), log_odds=float(o), evidence=tuple(e))
         for on, o, e in zip(goes_on, odds, x.tolist(), strict=True)
     )
-    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={"optional_keys": keys})
-    weights, counted = fit_optional_key([each])
+    weights, counted = fit_evidence(decisions, names)
     assert weights is not None and counted is not None
     assert weights.constant == pytest.approx(-1.0, abs=0.25)
-    found = [getattr(weights, name) for name in EVIDENCE]
-    assert found == pytest.approx(planted_weights.tolist(), abs=0.25)
+    assert list(weights.weights) == list(names)
+    assert list(weights.weights.values()) == pytest.approx(planted_weights.tolist(), abs=0.25)
+    assert counted.n_goes_on + counted.n_ends == 6000
     assert counted.log_loss_after < counted.log_loss_before
-    text = "\n".join(lines(fitted([*planted(300, 3.0, 1.0), each], ORIGIN, 1.0)))
-    assert "one more optional parameter: constant -" in text
-    assert fit_optional_key([]) == (None, None)
+    assert counted.right_after.value > counted.right_before.value
+    field = "another_call" if names is CALL_EVIDENCE else "optional_keys"
+    each = asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_copy(update={field: decisions})
+    prior = fitted([*planted(300, 3.0, 1.0), each], ORIGIN, 1.0)
+    assert (prior.another_call if names is CALL_EVIDENCE else prior.optional_key) == weights
+    assert f"constant {weights.constant:+.2f}, {names[0]} +" in "\n".join(lines(prior))
+
+
+def test_decisions_of_one_sort_alone_fit_nothing() -> None:
+    ends = GoesOn(goes_on=False, log_odds=0.3, evidence=(0.0,) * len(CALL_EVIDENCE))
+    assert fit_evidence([ends, ends], CALL_EVIDENCE) == (None, None)
+    assert fit_evidence([], CALL_EVIDENCE) == (None, None)
+    with pytest.raises(ValueError, match="without all evidence"):
+        Asked.model_validate(asked("1", ("a",), {"a": 0.5}, {"a": 1.0}).model_dump() | {"optional_keys": (ends,)})
+
+
+def test_a_prior_weighs_the_evidence_that_there_is_and_no_other() -> None:
+    wrong = EvidenceWeights(constant=0.0, weights={"tool": 1.0})
+    with pytest.raises(
+        ValueError, match=r"another_call weighs \['tool'\]; it must be \['tool', 'number', 'words'\]"
+    ):
+        DecisionPrior(lexical_weight=0.0, abstain_bias=0.0, another_call=wrong)
 
 
 def test_a_bias_of_copying_is_the_planted_one() -> None:
@@ -209,7 +204,8 @@ def test_a_bias_of_copying_is_the_planted_one() -> None:
 
 def test_masses_are_read_as_they_were_written(tmp_path: Path) -> None:
     some = planted(5, 1.0, 0.0)
-    some[0] = some[0].model_copy(update={"endings": (Ending(goes_on=True, log_odds=-1.25),)})
+    goes_on = GoesOn(goes_on=True, log_odds=-1.25, evidence=(0.5, 1.0, 0.0))
+    some[0] = some[0].model_copy(update={"another_call": (goes_on,)})
     write_masses(tmp_path / "m.jsonl", ORIGIN, some)
     assert read_masses(tmp_path / "m.jsonl") == (ORIGIN, some)
 
@@ -283,15 +279,17 @@ def test_a_model_is_asked_for_the_first_choice_alone(tiny_gguf: Path) -> None:
         assert each.scores["get_weather"] == each.scores["get_mail"] > each.scores["set_alarm"] == 0
 
 
-def test_a_model_is_asked_behind_each_call_whether_another_follows(tiny_gguf: Path) -> None:
+def test_a_model_is_asked_behind_each_call_of_its_own_whether_another_is_right(tiny_gguf: Path) -> None:
     from modelstack.inference.llama_cpp import LlamaCppEngine
 
     calls = tuple(Call(name=tool.name) for tool in TOOLS)
     several = example(0, calls=calls, kind="multi")
     with LlamaCppEngine(tiny_gguf, n_threads=1, n_threads_prefill=1) as engine:
         found = ask_choices(engine, [example(1), several, example(2)])
-    assert [[ending.goes_on for ending in each.endings] for each in found] == [[False], [True, True, False], []]
-    assert all(math.isfinite(ending.log_odds) for each in found for ending in each.endings)
+    one, three, none = ([each.goes_on for each in asked.another_call] for asked in found)
+    assert one == [False] and none == []
+    assert 1 <= len(three) <= 3 and three == [True, True, False][: len(three)]
+    assert all(math.isfinite(each.log_odds) for asked in found for each in asked.another_call)
 
 
 def test_a_model_is_asked_along_the_values_of_a_call(tiny_gguf: Path) -> None:
@@ -313,7 +311,7 @@ def test_a_model_is_asked_along_the_values_of_a_call(tiny_gguf: Path) -> None:
     assert {copy.kind for copy in long.copies} == {"text", "number"}
     assert [key.goes_on for key in short.optional_keys] == [False]
     assert [key.goes_on for key in long.optional_keys] == [True]
-    number = EVIDENCE.index("number")
+    number = KEY_EVIDENCE.index("number")
     assert long.optional_keys[0].evidence[number] == 1
 
 

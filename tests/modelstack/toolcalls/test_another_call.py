@@ -17,7 +17,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ResponseFormat, ToolSpec
 from modelstack.toolcalls.another_call import AnotherCallBias, Endings
 from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights, lexical_scores
 from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
 from modelstack.toolcalls.reply_place import Place, behind
 from tests.modelstack.inference.fakes import FakeModel
@@ -38,6 +38,11 @@ def vocabulary() -> Vocabulary:
 @lru_cache
 def endings() -> Endings:
     return Endings(vocabulary())
+
+
+def biased(constant: float, request: str = "", **weights: float) -> AnotherCallBias:
+    known = dict.fromkeys(CALL_EVIDENCE, 0.0) | weights
+    return AnotherCallBias(EvidenceWeights(constant=constant, weights=known), request, FORMAT.tools, endings())
 
 
 def place(text: str) -> Place:
@@ -96,7 +101,7 @@ def test_a_bias_multiplies_the_odds_and_leaves_the_rest_as_it_was() -> None:
         LegalTokens.all_except(frozenset(), len(vocabulary())),
         LegalTokens.from_ids(np.arange(len(vocabulary()), dtype=np.intp)),
     ):
-        moved = AnotherCallBias(1.7, endings())(written, legal, logits)
+        moved = biased(1.7)(written, legal, logits)
         assert moved is not None
         before, after = (
             np.exp(x - x.max(), dtype=np.float64) / np.exp(x - x.max()).sum() for x in (logits, moved)
@@ -110,10 +115,48 @@ def test_a_bias_multiplies_the_odds_and_leaves_the_rest_as_it_was() -> None:
         np.testing.assert_allclose(after[rest], before[rest], rtol=1e-4)
 
 
+@pytest.mark.parametrize(
+    ("request_", "written", "tool", "number", "words"),
+    [
+        ("say 12 and mail it", '[{"name":"say","arguments":{"a":"x', "mail", 1.0, 0.5),
+        ("say 12 and mail it", '[{"name":"say","arguments":{"a":"12', "mail", 0.0, 0.5),
+        ("say bananas", '[{"name":"say","arguments":{"a":"bananas', "mail", 0.0, 0.0),
+        (
+            "say bananas, mail",
+            '[{"name":"say","arguments":{"a":"x"}},{"name":"mail","arguments":{}',
+            None,
+            0.0,
+            1 / 3,
+        ),
+    ],
+)
+def test_evidence_is_what_the_calls_so_far_leave_of_the_request(
+    request_: str, written: str, tool: str | None, number: float, words: float
+) -> None:
+    logits = np.zeros(len(vocabulary()), dtype=np.float32)
+    legal = LegalTokens.all_except(frozenset(), len(vocabulary()))
+    found = biased(0.0, request_).decision(vocabulary().encode(written), legal, logits)
+    assert found is not None
+    best = 0.0 if tool is None else lexical_scores(request_, FORMAT.tools)[tool]
+    assert found.evidence == pytest.approx((best, number, words))
+
+
+def test_evidence_moves_the_odds_by_its_weight() -> None:
+    logits = np.random.default_rng(1).normal(size=len(vocabulary())).astype(np.float32)
+    legal = LegalTokens.all_except(frozenset(), len(vocabulary()))
+    written = vocabulary().encode('[{"name":"say","arguments":{"a":"x')
+    for request, added in (("say x", -1.0), ("say x and 12", 1.5)):
+        moved = biased(-1.0, request, number=2.5)(written, legal, logits)
+        assert moved is not None
+        before, after = (biased(0.0).decision(written, legal, x) for x in (logits, moved))
+        assert before is not None and after is not None
+        assert after.decision.log_odds - before.decision.log_odds == pytest.approx(added, abs=1e-4)
+
+
 def test_nothing_is_moved_where_one_side_is_illegal_or_no_decision_falls() -> None:
     logits = np.zeros(len(vocabulary()), dtype=np.float32)
     legal = LegalTokens.all_except(frozenset(), len(vocabulary()))
-    bias = AnotherCallBias(3.0, endings())
+    bias = biased(3.0)
     inside = vocabulary().encode('[{"name":"say","arguments":{"a":"x')
     goes_on = {i for i, data in enumerate(vocabulary().token_bytes) if behind(place("[{"), data)[1]}
     assert bias(inside, LegalTokens.all_except(frozenset(goes_on), len(vocabulary())), logits) is not None
@@ -128,7 +171,7 @@ def test_nothing_is_moved_where_one_side_is_illegal_or_no_decision_falls() -> No
 def test_a_reply_drawn_again_is_followed_from_its_beginning() -> None:
     legal = LegalTokens.all_except(frozenset(), len(vocabulary()))
     logits = np.zeros(len(vocabulary()), dtype=np.float32)
-    bias = AnotherCallBias(3.0, endings())
+    bias = biased(3.0)
     assert bias(vocabulary().encode("Well, a text that is long enough for it"), legal, logits) is None
     assert bias(vocabulary().encode('[{"name":"say","arguments":{"a":"x"}}'), legal, logits) is not None
 
@@ -148,7 +191,7 @@ def run(bias: float, seed: int, engine: EngineName = "llguidance") -> Generation
         n_vocab=len(words),
         n_batch=64,
         grammar=compiler(engine, vocabulary=words).compile(FORMAT).start(),
-        logit_bias=AnotherCallBias(bias, endings()),
+        logit_bias=biased(bias),
     )
     return decode([1, 2, 3], 300, parts)
 
@@ -175,7 +218,11 @@ def test_log_probabilities_stay_the_models() -> None:
 
 
 def test_without_a_prior_or_a_request_there_is_no_bias() -> None:
-    some = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0, another_call_bias=1.0)
+    some = DecisionPrior(
+        lexical_weight=1.0,
+        abstain_bias=0.0,
+        another_call=EvidenceWeights(constant=1.0, weights=dict.fromkeys(CALL_EVIDENCE, 0.0)),
+    )
     none = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0)
     tables = ReplyTables(vocabulary())
     assert ReplyBias.of(None, "Mail?", (), tables) is None

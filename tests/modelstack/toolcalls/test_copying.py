@@ -11,7 +11,7 @@ import vocabularies
 from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.copying import CopyBias, CopyTable, numbers_of
-from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights
 from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
 from modelstack.toolcalls.reply_place import FollowedReply
 
@@ -125,9 +125,8 @@ def test_several_biases_are_added_up() -> None:
     tables = ReplyTables(vocabulary())
 
     def moved(another: float, number: float) -> dict[bytes, float]:
-        prior = DecisionPrior(
-            lexical_weight=1.0, abstain_bias=0.0, another_call_bias=another, copy_number_bias=number
-        )
+        weights = EvidenceWeights(constant=another, weights=dict.fromkeys(CALL_EVIDENCE, 0.0))
+        prior = DecisionPrior(lexical_weight=1.0, abstain_bias=0.0, another_call=weights, copy_number_bias=number)
         bias = ReplyBias.of(prior, REQUEST, (), tables)
         found = None if bias is None else bias(written, everything(), logits)
         assert found is not None

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ToolSpec
-from modelstack.toolcalls.lexical import EVIDENCE, OptionalKeyWeights
-from modelstack.toolcalls.optional_keys import KeyDecision, KeyTable, OptionalKeyBias
+from modelstack.toolcalls.lexical import KEY_EVIDENCE, EvidenceWeights
+from modelstack.toolcalls.optional_keys import KeyTable, OptionalKeyBias
+from modelstack.toolcalls.two_sides import Evidenced
 
 MERGED = (b'","', b'"}', b',"', b"},", b"{}", b'{"')
 BOOK = ToolSpec(
@@ -64,7 +65,7 @@ def everything() -> LegalTokens:
 
 def decided(
     written: str, request: str = "A room please", logits: NDArray[np.float32] | None = None
-) -> KeyDecision | None:
+) -> Evidenced | None:
     logits = np.zeros(len(vocabulary()), dtype=np.float32) if logits is None else logits
     ids = vocabulary().encode(written)
     return OptionalKeyBias(None, request, TOOLS, table()).decision(ids, everything(), logits)
@@ -132,13 +133,15 @@ def test_it_is_the_last_call_that_counts() -> None:
 def test_evidence_is_of_what_is_not_given_yet(request_: str, given: str, evidence: tuple[str, ...]) -> None:
     found = decided(call(given), request_)
     assert found is not None
-    assert {name for name, x in zip(EVIDENCE, found.evidence, strict=True) if x} == set(evidence)
+    assert {name for name, x in zip(KEY_EVIDENCE, found.evidence, strict=True) if x} == set(evidence)
 
 
 def test_a_prior_moves_the_odds_by_its_constant_and_the_evidence() -> None:
     logits = np.random.default_rng(0).normal(size=len(vocabulary())).astype(np.float32)
     written = call('{"city":"Oslo')
-    weights = OptionalKeyWeights(constant=-1.0, name=2.5, description=0.0, choice=0.25, number=0.5)
+    weights = EvidenceWeights(
+        constant=-1.0, weights={"name": 2.5, "description": 0.0, "choice": 0.25, "number": 0.5}
+    )
     for request, added in (("A room in Oslo", -1.0), ("A room in Oslo for two nights", 2.0)):
         bias = OptionalKeyBias(weights, request, TOOLS, table())
         moved = bias(vocabulary().encode(written), everything(), logits)
