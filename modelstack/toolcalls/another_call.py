@@ -28,7 +28,7 @@ from modelstack.toolcalls.convention import CALL_PREFIX, ToolSpec
 from modelstack.toolcalls.copying import numbers_of
 from modelstack.toolcalls.lexical import EvidenceWeights, lexical_scores, words
 from modelstack.toolcalls.reply_place import CLOSING, FollowedReply, Place, behind
-from modelstack.toolcalls.two_sides import Decision, Evidenced, Sides
+from modelstack.toolcalls.two_sides import Decision, EvidenceBias, Evidenced, Sides
 
 _NEXT = "," + CALL_PREFIX
 MOST_PLACES = 512
@@ -69,29 +69,20 @@ class Endings:
         return self._encode(rest + _NEXT)[0], self._encode(rest + "]")[0]
 
 
-class AnotherCallBias:
-    """Fulfils `modelstack.inference.engine.LogitBias` for one request."""
+class AnotherCallBias(EvidenceBias):
+    """For one request."""
 
     def __init__(
         self, weights: EvidenceWeights | None, request: str, tools: Sequence[ToolSpec], endings: Endings
     ) -> None:
         """Read the request and the tools; without weights nothing is moved."""
-        self._weights = weights
+        super().__init__(weights)
         self._asked = words(request)
         self._numbers = numbers_of(request)
         self._scores = lexical_scores(request, tools)
         self._words = {tool.name: _words_of(tool) for tool in tools}
         self._endings = endings
         self._reply = FollowedReply(endings.table)
-
-    def __call__(
-        self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
-    ) -> NDArray[np.float32] | None:
-        """Return the logits with both sides moved where a decision falls, None elsewhere."""
-        if self._weights is None:
-            return None
-        found = self.decision(written, legal, logits_V)
-        return None if found is None else found.decision.moved(logits_V, self._weights.bias(found.evidence))
 
     def decision(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]

@@ -28,7 +28,7 @@ from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, CALL_PREFIX, ToolS
 from modelstack.toolcalls.copying import numbers_of
 from modelstack.toolcalls.lexical import KEY_EVIDENCE, EvidenceWeights, words
 from modelstack.toolcalls.reply_place import FollowedReply
-from modelstack.toolcalls.two_sides import Decision, Evidenced, Sides
+from modelstack.toolcalls.two_sides import Decision, EvidenceBias, Evidenced, Sides
 
 MOST_KNOWN = 4096
 """Sides kept of a vocabulary."""
@@ -65,29 +65,20 @@ class KeyTable:
         return self._known[asked]
 
 
-class OptionalKeyBias:
-    """Fulfils `modelstack.inference.engine.LogitBias` for one request."""
+class OptionalKeyBias(EvidenceBias):
+    """For one request."""
 
     def __init__(
         self, weights: EvidenceWeights | None, request: str, tools: Sequence[ToolSpec], table: KeyTable
     ) -> None:
         """Read the request and the tools; without weights nothing is moved."""
-        self._weights = weights
+        super().__init__(weights)
         self._asked = words(request)
         self._numbers = numbers_of(request)
         self._tools = {tool.name: tool for tool in tools}
         self._evidence: dict[str, Mapping[str, tuple[bool, bool, bool, bool]]] = {}
         self._table = table
         self._reply = FollowedReply(table.table)
-
-    def __call__(
-        self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
-    ) -> NDArray[np.float32] | None:
-        """Return the logits with both sides moved where an optional key may follow, None elsewhere."""
-        if self._weights is None:
-            return None
-        found = self.decision(written, legal, logits_V)
-        return None if found is None else found.decision.moved(logits_V, self._weights.bias(found.evidence))
 
     def decision(
         self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,13 +19,26 @@ from modelstack.toolcalls.optional_keys import KeyTable, OptionalKeyBias
 
 
 class ReplyTables:
-    """What is known of a vocabulary, for any request."""
+    """What is known of a vocabulary, for any request; each is made when a prior first asks for it."""
 
     def __init__(self, vocabulary: Vocabulary) -> None:
-        """Index its tokens; some hundredths of a second."""
-        self.endings = Endings(vocabulary)
-        self.copies = CopyTable(vocabulary)
-        self.keys = KeyTable(vocabulary)
+        """Take the vocabulary."""
+        self._vocabulary = vocabulary
+
+    @cached_property
+    def endings(self) -> Endings:
+        """Where another call is decided."""
+        return Endings(self._vocabulary)
+
+    @cached_property
+    def copies(self) -> CopyTable:
+        """Tokens by their bytes."""
+        return CopyTable(self._vocabulary)
+
+    @cached_property
+    def keys(self) -> KeyTable:
+        """Where one more optional parameter is decided."""
+        return KeyTable(self._vocabulary)
 
 
 class ReplyBias:

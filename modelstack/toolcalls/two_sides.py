@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from modelstack.inference.sampling import LegalTokens
+from modelstack.toolcalls.lexical import EvidenceWeights
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,29 @@ class Evidenced:
 
     decision: Decision
     evidence: tuple[float, ...]
+
+
+class EvidenceBias(ABC):
+    """Fulfils `modelstack.inference.engine.LogitBias`: moves the odds of decisions by weighed evidence."""
+
+    def __init__(self, weights: EvidenceWeights | None) -> None:
+        """Take the weights; without them decisions are only looked at."""
+        self._weights = weights
+
+    @abstractmethod
+    def decision(
+        self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
+    ) -> Evidenced | None:
+        """Return how the model decides behind `written`, None where not both ways are open."""
+
+    def __call__(
+        self, written: Sequence[int], legal: LegalTokens, logits_V: NDArray[np.float32]
+    ) -> NDArray[np.float32] | None:
+        """Return the logits with both sides moved where a decision falls, None elsewhere."""
+        found = None if self._weights is None else self.decision(written, legal, logits_V)
+        if found is None or self._weights is None:
+            return None
+        return found.decision.moved(logits_V, self._weights.bias(found.evidence))
 
 
 def _log_sum_exp(values: NDArray[np.float32]) -> float:
