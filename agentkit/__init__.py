@@ -13,6 +13,8 @@ from agentkit.context import RunContext
 from agentkit.errors import (
     AgentKitError,
     AgentRunError,
+    ApprovalRequired,
+    CheckpointError,
     ContextWindowExceeded,
     MCPConnectionError,
     ModelError,
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from agentkit.models.fallback import FallbackModel
     from agentkit.models.local import LocalModel
     from agentkit.models.openai_compatible import OpenAICompatibleModel
+    from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 
 __all__ = [
     "Agent",
@@ -51,6 +54,8 @@ __all__ = [
     "AgentKitError",
     "AgentRunError",
     "AgentStream",
+    "ApprovalRequired",
+    "CheckpointError",
     "ContextWindowExceeded",
     "FallbackModel",
     "FunctionToolset",
@@ -71,6 +76,7 @@ __all__ = [
     "RunResult",
     "RunState",
     "RunUsage",
+    "SQLiteCheckpointer",
     "Tool",
     "ToolAnnotations",
     "ToolDefinition",
@@ -92,6 +98,7 @@ _LAZY = {
     "LocalModel": "agentkit.models.local",
     "MCPToolset": "agentkit.mcp.toolset",
     "OpenAICompatibleModel": "agentkit.models.openai_compatible",
+    "SQLiteCheckpointer": "agentkit.persistence.sqlite_checkpointer",
     "load_mcp_config": "agentkit.mcp.config",
 }
 

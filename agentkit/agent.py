@@ -5,7 +5,7 @@ What happens in a run is decided in `agentkit.loop` and performed in `agentkit.r
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any, Generic, Self, cast
 from typing_extensions import TypeVar
 
 from agentkit import background
+from agentkit.approvals import Decision
 from agentkit.context import RunContext
-from agentkit.errors import UserError
+from agentkit.errors import CheckpointError, UserError
 from agentkit.events import AgentEvent
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, SystemPromptPart, UserPromptPart
@@ -34,6 +35,8 @@ from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
+
+    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
 
 DepsT = TypeVar("DepsT", default=None)
 OutputT = TypeVar("OutputT", default=str)
@@ -75,6 +78,7 @@ class Agent(Generic[DepsT, OutputT]):
         tool_timeout_s: float | None = DEFAULT_TOOL_TIMEOUT_S,
         parallel_tool_calls: bool = True,
         trace: str | Path | None = None,
+        checkpointer: Checkpointer | str | Path | None = None,
         on_event: Sink | None = None,
     ) -> None:
         """Declare an agent; nothing is loaded or connected before the first run.
@@ -94,6 +98,8 @@ class Agent(Generic[DepsT, OutputT]):
             tool_timeout_s: Seconds a tool call may take unless the tool says otherwise; None for no limit.
             parallel_tool_calls: Whether a response may hold several calls.
             trace: Directory for one JSONL trace a run; None writes none.
+            checkpointer: Keeps every run so that it can be resumed after a crash or an approval: the path of a
+                SQLite file, or a `Checkpointer`; None keeps none.
             on_event: Called with every event of every run.
 
         Raises:
@@ -116,6 +122,7 @@ class Agent(Generic[DepsT, OutputT]):
         self._tool_timeout_s = tool_timeout_s
         self._parallel_tool_calls = parallel_tool_calls
         self._trace = Path(trace) if trace is not None else None
+        self._checkpointer = _checkpointer(checkpointer)
         self._on_event = on_event
         self._open: list[AsyncExitStack] = []
         self._sync_open: list[AbstractContextManager[Any]] = []
@@ -130,14 +137,17 @@ class Agent(Generic[DepsT, OutputT]):
         message_history: Sequence[ModelMessage] = (),
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> RunResult[OutputT]:
-        """Run until the model answers.
+        """Run until the model answers, or a call waits for an approval.
+
+        `metadata` are kept with the run in the journal, to find it by.
 
         Raises:
             AgentRunError: the run failed; the error carries the messages and the usage so far.
             UserError: the agent or its tools are declared wrongly.
         """
-        plan = self._plan(prompt, deps, message_history, limits, settings)
+        plan = self._plan(prompt, deps, message_history, limits, settings, metadata)
         async with _entered(plan) as run:
             return await run.finish()
 
@@ -149,6 +159,7 @@ class Agent(Generic[DepsT, OutputT]):
         message_history: Sequence[ModelMessage] = (),
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> RunResult[OutputT]:
         """Run and wait, from any thread, also where an event loop is running (it is then blocked meanwhile).
 
@@ -157,8 +168,62 @@ class Agent(Generic[DepsT, OutputT]):
             UserError: as `run`.
         """
         return background.run(
-            partial(self.run, prompt, deps=deps, message_history=message_history, limits=limits, settings=settings)
+            partial(
+                self.run,
+                prompt,
+                deps=deps,
+                message_history=message_history,
+                limits=limits,
+                settings=settings,
+                metadata=metadata,
+            )
         )
+
+    async def resume(
+        self,
+        run: str | RunState,
+        decisions: Sequence[Decision] = (),
+        *,
+        deps: DepsT = cast(Any, None),
+        limits: UsageLimits | None = None,
+        settings: ModelSettings | None = None,
+    ) -> RunResult[OutputT]:
+        """Go on with a run that was killed, failed, or stopped for an approval; in this process or another one.
+
+        A run that had ended gives its result again. While a call still waits, the status is "needs_approval" and
+        `result.pending` says which; a call that was running when its process died waits with kind "unknown",
+        unless its tool is known to be idempotent.
+
+        Args:
+            run: A run's id in the agent's journal, or the state of a result, wherever it was kept.
+            decisions: What was decided about the calls that wait: `result.pending[0].approve()`, `.deny(reason)`.
+            deps: As in `run`; they are not stored.
+            limits: As in `run`.
+            settings: As in `run`.
+
+        Raises:
+            CheckpointError: the run is unknown or damaged, or another process goes on with it.
+            UserError: a decision is about a call that does not wait, or the run is another agent's.
+            AgentRunError: as `run`.
+        """
+        async with _entered(await self._resumed(run, decisions, deps, limits, settings)) as resumed:
+            return await resumed.finish()
+
+    def resume_sync(
+        self,
+        run: str | RunState,
+        decisions: Sequence[Decision] = (),
+        *,
+        deps: DepsT = cast(Any, None),
+        limits: UsageLimits | None = None,
+        settings: ModelSettings | None = None,
+    ) -> RunResult[OutputT]:
+        """Go on with a run and wait, as `run_sync`.
+
+        Raises:
+            AgentKitError: as `resume`.
+        """
+        return background.run(partial(self.resume, run, decisions, deps=deps, limits=limits, settings=settings))
 
     @asynccontextmanager
     async def run_stream(
@@ -169,12 +234,13 @@ class Agent(Generic[DepsT, OutputT]):
         message_history: Sequence[ModelMessage] = (),
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[AgentStream[OutputT]]:
         """Run in the background and iterate over the events; leaving the context early cancels the run."""
         import anyio
 
         send, receive = anyio.create_memory_object_stream[AgentEvent](float("inf"))
-        plan = self._plan(prompt, deps, message_history, limits, settings)
+        plan = self._plan(prompt, deps, message_history, limits, settings, metadata)
         plan = replace(plan, sinks=(*plan.sinks, send.send_nowait))
         stream: AgentStream[OutputT] = AgentStream(receive)
 
@@ -204,9 +270,10 @@ class Agent(Generic[DepsT, OutputT]):
         message_history: Sequence[ModelMessage] = (),
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
+        metadata: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
         """Run step by step: iterate over the run to see each action before it is performed."""
-        async with _entered(self._plan(prompt, deps, message_history, limits, settings)) as run:
+        async with _entered(self._plan(prompt, deps, message_history, limits, settings, metadata)) as run:
             yield run
 
     # -- declaring ----------------------------------------------------------------------------------------
@@ -279,19 +346,64 @@ class Agent(Generic[DepsT, OutputT]):
         history: Sequence[ModelMessage],
         limits: UsageLimits | None,
         settings: ModelSettings | None,
+        metadata: Mapping[str, str] | None,
     ) -> RunPlan[DepsT, OutputT]:
-        override = _overrides.get({}).get(id(self), _Override())
-        deps = override.deps if override.has_deps else deps
+        deps = self._current_deps(deps)
         state = RunState(messages=tuple(history), n_history=len(history))
         parts: tuple[ModelRequestPart, ...] = (UserPromptPart(prompt),)
         if not history and (system := self._system_prompt(deps, state)):
             parts = (SystemPromptPart(system), *parts)
+        plan = self._plan_of(state, ModelRequest(parts), deps, limits, settings)
+        return replace(plan, checkpointer=self._checkpointer, metadata=metadata)
+
+    async def _resumed(
+        self,
+        run: str | RunState,
+        decisions: Sequence[Decision],
+        deps: DepsT,
+        limits: UsageLimits | None,
+        settings: ModelSettings | None,
+    ) -> RunPlan[DepsT, OutputT]:
+        from agentkit.resuming import decided
+
+        journal = None
+        if self._checkpointer is not None:
+            state, journal = await self._claimed(self._checkpointer, run)
+        elif isinstance(run, RunState):
+            state = run
+        else:
+            raise UserError(f"run {run!r} cannot be looked up: give the agent a `checkpointer`, or a RunState.")
+        plan = self._plan_of(decided(state, decisions), None, self._current_deps(deps), limits, settings)
+        return replace(plan, journal=journal)
+
+    async def _claimed(self, checkpointer: Checkpointer, run: str | RunState) -> tuple[RunState, RunJournal]:
+        from agentkit.resuming import with_unknown
+
+        stored, journal = await checkpointer.claim(run if isinstance(run, str) else run.run_id)
+        if stored.summary.agent_name != self.name:
+            raise UserError(
+                f"run {stored.state.run_id} was made by agent {stored.summary.agent_name!r}, not {self.name!r}."
+            )
+        if isinstance(run, RunState) and run != stored.state:
+            raise CheckpointError(
+                f"the journal of run {run.run_id} has gone on since this state; resume it by its id."
+            )
+        return with_unknown(stored.state, stored.in_flight), journal
+
+    def _plan_of(
+        self,
+        state: RunState,
+        request: ModelRequest | None,
+        deps: DepsT,
+        limits: UsageLimits | None,
+        settings: ModelSettings | None,
+    ) -> RunPlan[DepsT, OutputT]:
         return RunPlan(
             model=self._current_model(),
             toolsets=self._current_toolsets(),
             output=self._output,
             output_validators=self._output_validators,
-            request=ModelRequest(parts),
+            request=request,
             state=state,
             deps=deps,
             agent_name=self.name,
@@ -315,6 +427,10 @@ class Agent(Generic[DepsT, OutputT]):
         if callable(self._instructions):
             return self._instructions(RunContext(deps=deps, run_id=state.run_id))
         return self._instructions
+
+    def _current_deps(self, deps: DepsT) -> DepsT:
+        override = _overrides.get({}).get(id(self), _Override())
+        return override.deps if override.has_deps else deps
 
     def _current_model(self) -> Model:
         override = _overrides.get({}).get(id(self))
@@ -385,6 +501,14 @@ async def _enter_all(stack: AsyncExitStack, model: Model, toolsets: tuple[Toolse
     await stack.enter_async_context(model)
     for toolset in toolsets:
         await stack.enter_async_context(toolset)
+
+
+def _checkpointer(named: Checkpointer | str | Path | None) -> Checkpointer | None:
+    if not isinstance(named, str | Path):
+        return named
+    from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+
+    return SQLiteCheckpointer(named)
 
 
 def _resolve(model: Model | str) -> Model:

@@ -30,6 +30,8 @@ class RunContext(Generic[DepsT]):
     tool_call_id: str | None = None
     retry: int = 0
     """How often this call was sent back to the model already."""
+    approved: bool = False
+    """Somebody has allowed this call, with these arguments or for the whole run."""
     emit: Callable[[AgentEvent], None] | None = field(default=None, repr=False, compare=False)
     """Sends an event of the run; None where nobody listens."""
 

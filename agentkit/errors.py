@@ -88,8 +88,16 @@ class ToolDefinitionError(AgentRunError):
     """A server's tool definition is unusable: too many, colliding, or with a schema that is refused."""
 
 
+class CheckpointError(AgentRunError):
+    """A stored run cannot be used: unknown, damaged, of another version, or taken up by another process."""
+
+
 class ModelRetry(Exception):
     """Raised by a tool or output function: tell the model what to change and let it try again."""
+
+
+class ApprovalRequired(Exception):
+    """Raised by a tool before it does anything: somebody has to allow this call. The message is the reason."""
 
 
 class ToolFailed(Exception):

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from agentkit.approvals import PendingCall
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelRequest, ModelResponse
 from agentkit.tagged import TaggedBy
@@ -25,6 +26,19 @@ class RunStartedEvent:
     n_history: int = 0
     """How many messages of earlier runs the conversation begins with; no event of this run holds them."""
     event_kind: Literal["run_started"] = "run_started"
+
+
+@dataclass(frozen=True, slots=True)
+class RunResumedEvent:
+    """A stored run goes on, in this process or another one."""
+
+    run_id: str
+    agent_name: str | None
+    model_name: str
+    tools: tuple[str, ...]
+    step: int
+    """Model responses that are stored; what a trace holds beyond them is made anew."""
+    event_kind: Literal["run_resumed"] = "run_resumed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,6 +127,14 @@ class ToolResultEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class ApprovalRequestedEvent:
+    """A call waits for somebody's decision; the run stops."""
+
+    call: PendingCall
+    event_kind: Literal["approval_requested"] = "approval_requested"
+
+
+@dataclass(frozen=True, slots=True)
 class LimitReachedEvent:
     """A usage limit was reached; the model is asked for a last answer without tools."""
 
@@ -146,6 +168,7 @@ class RunFailedEvent:
 
 AgentEvent = Annotated[
     RunStartedEvent
+    | RunResumedEvent
     | ModelRequestEvent
     | TextDeltaEvent
     | ThinkingDeltaEvent
@@ -154,6 +177,7 @@ AgentEvent = Annotated[
     | ToolCallEvent
     | ToolProgressEvent
     | ToolResultEvent
+    | ApprovalRequestedEvent
     | LimitReachedEvent
     | RunFinishedEvent
     | RunFailedEvent,

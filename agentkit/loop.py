@@ -10,22 +10,21 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
 
-from agentkit.errors import UnexpectedModelBehavior
+from agentkit.errors import UnexpectedModelBehavior, UserError
 from agentkit.limits import UsageLimits
 from agentkit.messages import (
     ModelRequest,
     ModelRequestPart,
     ModelResponse,
+    ModelResponsePart,
     RetryPromptPart,
     SystemPromptPart,
     ToolCallPart,
     ToolReturnPart,
+    new_call_id,
 )
-from agentkit.state import RunState
-
-RunStatus = Literal["completed", "limit_reached", "abstained"]
+from agentkit.state import RunState, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class ToolOutcomes:
 
     parts: tuple[ModelRequestPart, ...]
     n_run: int
-    """How many tool bodies were started."""
+    """How many calls count as run: all that were admitted. Denied ones too, or a model could ask for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +97,38 @@ def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState
     """
     match seen:
         case ModelRequest():
-            return _ask(state, seen.parts, rules)
+            state, action = _ask(state, seen.parts, rules)
         case ModelResponse():
-            return _on_response(state, seen, rules)
+            state, action = _on_response(state, seen, rules)
         case ToolOutcomes():
-            return _on_outcomes(state, seen, rules)
+            state, action = _on_outcomes(state, seen, rules)
         case OutputRejected():
-            return _on_rejected(state, seen, rules)
+            state, action = _on_rejected(state, seen, rules)
+    ending = action.status if isinstance(action, (ReadOutput, Finish)) else None
+    return (state if state.ending == ending else replace(state, ending=ending)), action
+
+
+def next_action(state: RunState, rules: LoopRules) -> Action:
+    """Return the action that a stored state stands before: the same that `step` gave with it.
+
+    Raises:
+        UserError: the state is of a run that has not begun.
+    """
+    response = state.last_response
+    if state.ending is not None:
+        if state.ending == "abstained" or response is None or not response.text:
+            return Finish(state.ending)
+        return ReadOutput(response, state.ending)
+    if len(state.messages) == state.n_history:
+        raise UserError(f"run {state.run_id} has not begun: its state holds no message of its own.")
+    last = state.messages[-1]
+    if isinstance(last, ModelResponse):
+        return _admit(state, last.tool_calls, rules)
+    return CallModel(final=state.limit is not None)
 
 
 def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> tuple[RunState, Action]:
+    response = _with_own_ids(response)
     calls = response.tool_calls
     state = replace(
         _append(state, response),
@@ -147,14 +168,15 @@ def _admit(state: RunState, calls: tuple[ToolCallPart, ...], rules: LoopRules) -
 
 def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple[RunState, Action]:
     retries = dict(state.retries)
-    disabled = set(state.disabled_tools)
+    disabled = list(state.disabled_tools)
     parts: list[ModelRequestPart] = []
     for part in seen.parts:
         name = part.tool_name if isinstance(part, (ToolReturnPart, RetryPromptPart)) else None
         if isinstance(part, RetryPromptPart) and name is not None and name in rules.max_retries:
             retries[name] = retries.get(name, 0) + 1
             if retries[name] > rules.max_retries[name]:
-                disabled.add(name)
+                if name not in disabled:
+                    disabled.append(name)
                 part = replace(part, content=f"{part.content}\n{name!r} cannot be called any more in this run.")
         elif name is not None:
             retries.pop(name, None)
@@ -162,7 +184,10 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
     state = replace(
         state,
         retries=tuple(retries.items()),
-        disabled_tools=frozenset(disabled),
+        disabled_tools=tuple(disabled),
+        answers=(),
+        pending=(),
+        grants=tuple(grant for grant in state.grants if grant.tool_call_id is None),
         usage=state.usage.plus_tool_calls(seen.n_run),
     )
     return _ask(state, tuple(parts), rules)
@@ -191,6 +216,21 @@ def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules)
             note = f"The limit {limit} is reached. Answer now with what you have; no tool can be called."
             parts = (*parts, SystemPromptPart(note))
     return _append(state, ModelRequest(parts)), CallModel(final=state.limit is not None)
+
+
+def _with_own_ids(response: ModelResponse) -> ModelResponse:
+    """Tell calls apart to which a server gave the same id."""
+    seen: set[str] = set()
+    if len({call.tool_call_id for call in response.tool_calls}) == len(response.tool_calls):
+        return response
+    parts: list[ModelResponsePart] = []
+    for part in response.parts:
+        if isinstance(part, ToolCallPart):
+            if part.tool_call_id in seen:
+                part = replace(part, tool_call_id=new_call_id())
+            seen.add(part.tool_call_id)
+        parts.append(part)
+    return replace(response, parts=tuple(parts))
 
 
 def _append(state: RunState, message: ModelRequest | ModelResponse) -> RunState:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
+from agentkit.approvals import PendingCall
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelMessage
-from agentkit.state import RunState
+from agentkit.state import RunState, RunStatus
 
 OutputT = TypeVar("OutputT")
 
-RunResultStatus = Literal["completed", "limit_reached", "abstained"]
+RunResultStatus = RunStatus | Literal["needs_approval"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +37,11 @@ class RunResult(Generic[OutputT]):
     def new_messages(self) -> tuple[ModelMessage, ...]:
         """Return the messages of this run alone."""
         return self.state.messages[self.state.n_history :]
+
+    @property
+    def pending(self) -> tuple[PendingCall, ...]:
+        """The calls that wait for a decision, where the status is "needs_approval"; see `Agent.resume`."""
+        return self.state.pending
 
     @property
     def usage(self) -> RunUsage:

@@ -3,24 +3,31 @@
 A run is an `AgentRun`: `advance()` performs one action and returns the next, so that `run`, `run_stream` and
 `iter` are the same code. The state is kept whole at every await: when a run is cancelled while tools are
 running, their calls are answered with "interrupted", so no conversation is left with a call without result.
+
+With a journal, every state is stored before anything follows from it, and a call is noted before it runs. What a
+process that is killed leaves is therefore a state, and at most the calls of one response whose outcome is unknown;
+those are asked about and not repeated, unless their tool says that repeating does no harm.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
+from agentkit.approvals import PendingCall, pending_call
 from agentkit.context import RunContext
-from agentkit.errors import AgentRunError, ModelRetry, UserError
+from agentkit.errors import AgentRunError, CheckpointError, ModelRetry, UserError
 from agentkit.events import (
     AgentEvent,
+    ApprovalRequestedEvent,
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
     RunFailedEvent,
     RunFinishedEvent,
+    RunResumedEvent,
     RunStartedEvent,
     TextDeltaEvent,
     ThinkingDeltaEvent,
@@ -36,9 +43,10 @@ from agentkit.loop import (
     ReadOutput,
     RunTools,
     ToolOutcomes,
+    next_action,
     step,
 )
-from agentkit.messages import ModelRequest, ModelResponse, ToolReturnPart
+from agentkit.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
 from agentkit.models.model import (
     Model,
     ModelDelta,
@@ -50,9 +58,13 @@ from agentkit.models.model import (
 from agentkit.output import OutputSpec
 from agentkit.results import RunResult, RunResultStatus
 from agentkit.state import RunState
+from agentkit.tools.approval import reason_to_ask
 from agentkit.tools.definition import Tool, ToolDefinition
-from agentkit.tools.execution import CallScope, run_calls
+from agentkit.tools.execution import CallResult, CallScope, run_calls
 from agentkit.tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
 
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
@@ -68,7 +80,8 @@ class RunPlan(Generic[DepsT, OutputT]):
     toolsets: tuple[Toolset, ...]
     output: OutputSpec[OutputT]
     output_validators: tuple[OutputValidator, ...]
-    request: ModelRequest
+    request: ModelRequest | None
+    """What the run begins with; None where a stored run goes on."""
     state: RunState
     deps: DepsT
     agent_name: str | None
@@ -78,6 +91,11 @@ class RunPlan(Generic[DepsT, OutputT]):
     settings: ModelSettings
     parallel_tool_calls: bool
     sinks: tuple[Sink, ...]
+    checkpointer: Checkpointer | None = None
+    """Where a new run's journal is begun."""
+    metadata: Mapping[str, str] | None = None
+    journal: RunJournal | None = None
+    """Of the stored run that goes on."""
 
 
 class AgentRun(Generic[DepsT, OutputT]):
@@ -92,7 +110,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._definitions: tuple[ToolDefinition, ...] = ()
         self._rules = LoopRules(max_retries={})
         self._revisions: tuple[int, ...] = ()
-        self._n_reported = len(plan.state.messages)
+        self._journal = plan.journal
+        self._n_reported = len(plan.state.messages) if plan.request is not None else _n_answered(plan.state)
         self._reported_tools: tuple[ToolDefinition, ...] | None = None
         self._started = time.perf_counter()
         self._result: RunResult[OutputT] | None = None
@@ -144,6 +163,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         except AgentRunError as error:
             error.messages, error.usage = self._state.messages, self._state.usage
             self._report_failure(error)
+            if self._journal is not None and not isinstance(error, CheckpointError):
+                await self._journal.failed()
             raise
         except BaseException as error:
             self._report_failure(error)
@@ -153,10 +174,16 @@ class AgentRun(Generic[DepsT, OutputT]):
     async def _start(self) -> None:
         plan = self._plan
         await self._refresh_tools()
+        state, names, model_name = self._state, tuple(self._tools), plan.model.name
+        if plan.request is None:
+            if self._emit is not None:
+                self._emit(RunResumedEvent(state.run_id, plan.agent_name, model_name, names, state.step))
+            self._next = next_action(state, self._rules)
+            await self._save("running")
+            return
         if self._emit is not None:
-            state, names = self._state, tuple(self._tools)
-            self._emit(RunStartedEvent(state.run_id, plan.agent_name, plan.model.name, names, state.n_history))
-        self._observe(plan.request)
+            self._emit(RunStartedEvent(state.run_id, plan.agent_name, model_name, names, state.n_history))
+        await self._observe(plan.request)
 
     async def _perform(self, action: Action) -> None:
         match action:
@@ -164,24 +191,38 @@ class AgentRun(Generic[DepsT, OutputT]):
                 from anyio.lowlevel import checkpoint
 
                 await checkpoint()  # a model and tools that never wait must not starve other tasks
-                self._observe(await self._call_model(final))
+                await self._observe(await self._call_model(final))
             case RunTools():
-                self._observe(await self._run_tools(action))
+                outcomes = await self._run_tools(action)
+                if outcomes is None:
+                    await self._end(None, "needs_approval")  # pyright: ignore[reportArgumentType]
+                else:
+                    await self._observe(outcomes)
             case ReadOutput(response=response, status=status):
                 try:
                     output = await self._read_output(response)
                 except ModelRetry as signal:
-                    self._observe(OutputRejected(str(signal)))
+                    await self._observe(OutputRejected(str(signal)))
                 else:
-                    self._end(output, status)
+                    await self._end(output, status)
             case Finish(status=status):
-                self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
+                await self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
 
-    def _observe(self, seen: ModelRequest | ModelResponse | ToolOutcomes | OutputRejected) -> None:
+    async def _observe(self, seen: ModelRequest | ModelResponse | ToolOutcomes | OutputRejected) -> None:
         before = self._state.limit
         self._state, self._next = step(self._state, seen, self._rules)
+        await self._save("running")
         if self._emit is not None and self._state.limit is not None and before is None:
             self._emit(LimitReachedEvent(self._state.limit))
+
+    async def _save(self, status: RunResultStatus | Literal["running"]) -> None:
+        plan = self._plan
+        if self._journal is not None:
+            await self._journal.save(self._state, status)
+        elif plan.checkpointer is not None:
+            self._journal = await plan.checkpointer.create(
+                self._state, agent_name=plan.agent_name, metadata=plan.metadata
+            )
 
     async def _call_model(self, final: bool) -> ModelResponse:
         plan, state = self._plan, self._state
@@ -210,29 +251,92 @@ class AgentRun(Generic[DepsT, OutputT]):
             return tuple(self._tools)
         return tuple(name for name in self._tools if name not in self._state.disabled_tools)
 
-    async def _run_tools(self, action: RunTools) -> ToolOutcomes:
+    async def _run_tools(self, action: RunTools) -> ToolOutcomes | None:
+        """Run the calls that have no answer yet; None where one of them waits for a decision."""
+        answered = {part.tool_call_id for part in self._state.answers}
+        calls = [call for call in action.calls if call.tool_call_id not in answered]
+        waiting = await self._waiting(calls)
+        if waiting:  # before anything of this response runs: what is allowed may be all or nothing
+            return self._wait(waiting)
+        try:
+            results = await run_calls(calls, self._call_scope(calls))
+        except BaseException:
+            self._answer_interrupted(action)
+            raise
+        parts = [*self._state.answers, *(part for part in results if not isinstance(part, PendingCall))]
+        waiting = [call for call in results if isinstance(call, PendingCall)]
+        if waiting:
+            self._state = replace(self._state, answers=tuple(parts))
+            return self._wait(waiting)
+        if action.refused or answered:
+            parts = _in_call_order(self._state, [*parts, *action.refused])
+        return ToolOutcomes(tuple(parts), n_run=len(action.calls))
+
+    async def _waiting(self, calls: Sequence[ToolCallPart]) -> list[PendingCall]:
+        """Return the calls that must not run before somebody has decided."""
+        waiting: list[PendingCall] = []
+        unknown = {call.tool_call_id: call for call in self._state.pending if call.kind == "unknown"}
+        for call in calls:
+            tool = self._tools[call.tool_name]
+            if call.tool_call_id in unknown and not tool.is_repeatable:
+                asked = unknown[call.tool_call_id]
+            elif tool.requires_approval and (reason := await reason_to_ask(tool, call, self._context())):
+                asked = pending_call(call, reason)
+            else:
+                continue
+            if not self._is_granted(asked):
+                waiting.append(asked)
+        return waiting
+
+    def _is_granted(self, call: PendingCall) -> bool:
+        return any(g.covers(call.tool_name, call.tool_call_id, call.digest) for g in self._state.grants)
+
+    def _wait(self, calls: Sequence[PendingCall]) -> None:
+        self._state = replace(self._state, pending=tuple(calls))
+        if self._emit is not None:
+            for call in calls:
+                self._emit(ApprovalRequestedEvent(call))
+
+    def _call_scope(self, calls: Sequence[ToolCallPart]) -> CallScope:
+        state, journal = self._state, self._journal
         scope = CallScope(
             tools=self._tools,
             context=self._context(),
             emit=self._emit,
             default_timeout_s=self._plan.tool_timeout_s,
-            retries_of=self._state.retries_of,
+            retries_of=state.retries_of,
         )
-        try:
-            parts = await run_calls(action.calls, scope)
-        except BaseException:
-            self._answer_interrupted(action)
-            raise
-        if action.refused:
-            parts = _in_call_order(self._state, [*parts, *action.refused])
-        return ToolOutcomes(tuple(parts), n_run=len(action.calls))
+        if state.grants:
+            granted = frozenset(call.tool_call_id for call in calls if self._is_granted(pending_call(call, "")))
+            scope = replace(scope, approved=granted)
+        if journal is None:
+            return scope
+        n_open = len(calls)
+
+        async def on_start(call: ToolCallPart, tool: Tool) -> None:
+            await journal.call_started(call, durable=bool(tool.definition.annotations.destructive))
+
+        async def on_result(result: CallResult) -> None:
+            nonlocal n_open
+            n_open -= 1
+            if n_open and not isinstance(result, PendingCall):  # the last one is stored with the state
+                await journal.call_answered(result)
+
+        return replace(scope, on_start=on_start, on_result=on_result)
 
     def _answer_interrupted(self, action: RunTools) -> None:
-        """Keep the conversation usable: a call that was cut off still has a result, which says so."""
+        """Keep the conversation usable: a call that was cut off still has a result, which says so.
+
+        A journal is not told: there the calls stay in flight.
+        """
         text = "Interrupted; the call may or may not have taken effect."
-        parts = [ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True) for call in action.calls]
+        known = {part.tool_call_id: part for part in self._state.answers}
+        parts = [
+            known.get(call.tool_call_id) or ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
+            for call in action.calls
+        ]
         answered = ModelRequest(tuple(_in_call_order(self._state, [*parts, *action.refused])))
-        self._state = replace(self._state, messages=(*self._state.messages, answered))
+        self._state = replace(self._state, messages=(*self._state.messages, answered), answers=(), pending=())
 
     async def _read_output(self, response: ModelResponse) -> OutputT:
         output = self._plan.output.parse(response.text)
@@ -240,7 +344,8 @@ class AgentRun(Generic[DepsT, OutputT]):
             output = await validate(self._context(), output)
         return output
 
-    def _end(self, output: OutputT, status: RunResultStatus) -> None:
+    async def _end(self, output: OutputT, status: RunResultStatus) -> None:
+        await self._save(status)
         self._next = None
         self._result = RunResult(output, status, self._state)
         if self._emit is not None:
@@ -312,6 +417,12 @@ class AgentRun(Generic[DepsT, OutputT]):
         if self._emit is not None:
             state = self._state
             self._emit(RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage))
+
+
+def _n_answered(state: RunState) -> int:
+    """Return how many messages there are up to the last response, that included."""
+    n_after = next((n for n, m in enumerate(reversed(state.messages)) if isinstance(m, ModelResponse)), None)
+    return state.n_history if n_after is None else max(state.n_history, len(state.messages) - n_after)
 
 
 def _tool_choice(settings: ModelSettings, state: RunState, final: bool) -> Literal["auto", "required", "none"]:

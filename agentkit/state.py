@@ -1,22 +1,36 @@
 """The state of a run as a value: what has been said, what was used, what may still be called.
 
 `agentkit.loop.step` turns one state into the next; nothing else decides. The tuple of messages only grows, and
-earlier messages are shared between states, never copied.
+earlier messages are shared between states, never copied. A state says by itself how its run goes on
+(`agentkit.loop.next_action`), so it can be stored anywhere and taken up by another process.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Annotated, Literal
 
+from agentkit.approvals import Grant, PendingCall
 from agentkit.limits import RunUsage
-from agentkit.messages import ModelMessage, ModelResponse, new_call_id
+from agentkit.messages import (
+    ModelMessage,
+    ModelResponse,
+    RetryPromptPart,
+    ToolCallPart,
+    ToolReturnPart,
+    new_call_id,
+)
+from agentkit.tagged import TaggedBy
+
+RunStatus = Literal["completed", "limit_reached", "abstained"]
+CallAnswer = Annotated[ToolReturnPart | RetryPromptPart, TaggedBy("part_kind")]
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
     """Where a run stands."""
 
-    messages: tuple[ModelMessage, ...] = ()
+    messages: tuple[Annotated[ModelMessage, TaggedBy("kind")], ...] = ()
     n_history: int = 0
     """How many of the messages came from earlier runs."""
     run_id: str = field(default_factory=lambda: new_call_id().replace("call_", "run_"))
@@ -26,12 +40,20 @@ class RunState:
     retries: tuple[tuple[str, int], ...] = ()
     """Tools whose last calls in a row were sent back to the model, and how often."""
     output_retries: int = 0
-    disabled_tools: frozenset[str] = frozenset()
-    """Tools that used up their retries; masked out from then on."""
+    disabled_tools: tuple[str, ...] = ()
+    """Tools that used up their retries, in that order; masked out from then on."""
     limit: str | None = None
     """The usage limit that was reached; the next model turn is the last and has no tools."""
     confidence: float | None = None
     """The least probability of any decision of the run; None where the model gives none."""
+    ending: RunStatus | None = None
+    """How the run ends if its last response holds; None while it goes on."""
+    answers: tuple[CallAnswer, ...] = ()
+    """To calls of the last response, as long as others of its calls are not answered."""
+    pending: tuple[PendingCall, ...] = ()
+    """Calls of the last response that wait for somebody's decision."""
+    grants: tuple[Grant, ...] = ()
+    """What was allowed and is not used up."""
 
     @property
     def last_response(self) -> ModelResponse | None:
@@ -40,6 +62,15 @@ class RunState:
             if isinstance(message, ModelResponse):
                 return message
         return None
+
+    @property
+    def open_calls(self) -> tuple[ToolCallPart, ...]:
+        """Calls of the last message that have no answer yet; empty unless it is a response."""
+        last = self.messages[-1] if self.messages else None
+        if not isinstance(last, ModelResponse):
+            return ()
+        answered = {part.tool_call_id for part in self.answers}
+        return tuple(call for call in last.tool_calls if call.tool_call_id not in answered)
 
     def retries_of(self, tool_name: str) -> int:
         """How often in a row calls of this tool were sent back."""

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from agentkit.approvals import PendingCall
 from agentkit.cli.console import clean, one_line, plain
 from agentkit.events import (
     AgentEvent,
+    ApprovalRequestedEvent,
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
     RunFailedEvent,
     RunFinishedEvent,
+    RunResumedEvent,
     RunStartedEvent,
     TextDeltaEvent,
     ToolCallEvent,
@@ -63,6 +66,10 @@ class EventPrinter:
                 self._show_progress(event)
             case ToolResultEvent():
                 self._show_result(event)
+            case ApprovalRequestedEvent(call=call):
+                self._show_waiting(call)
+            case RunResumedEvent(step=step):
+                self._note(f"resumed after step {step}")
             case LimitReachedEvent(limit=limit):
                 self._note(f"{limit} is reached: the model answers with what it has", "yellow")
             case RunStartedEvent() if self._show_messages:
@@ -122,6 +129,11 @@ class EventPrinter:
         style = _OUTCOME_STYLES.get(event.outcome, "")
         self._note(f"  {event.tool_name}: {event.outcome.replace('_', ' ')} · {event.duration_s:.2f} s", style)
         self._block(event.content, "dim")
+
+    def _show_waiting(self, call: PendingCall) -> None:
+        what = "needs approval" if call.kind == "approval" else "has an unknown outcome"
+        self._note(f"{call.tool_name} {what}: {call.reason}", "yellow")
+        self._block(call.arguments, "")
 
     def _block(self, text: str, style: str) -> None:
         lines = clean(text).splitlines()

@@ -63,8 +63,6 @@ async def call_tool(
     Raises:
         MCPConnectionError: the server cannot be reached, or not again.
     """
-    hints = tool.definition.annotations
-    repeatable = options.trust == "trusted" and bool(hints.read_only or hints.idempotent)
     for is_last in (False, True):
         client = await verify()
         if client is None:
@@ -77,9 +75,15 @@ async def call_tool(
                 return _error("The server could not be reached; the call has not taken effect.")
         except _ConnectionLost:
             connection.lose(client)
-            if not repeatable:
+            if not is_repeatable(tool, options):
                 break
     return _error("The connection to the server was lost; the call may or may not have taken effect.")
+
+
+def is_repeatable(tool: ServerTool, options: CallOptions) -> bool:
+    """Say whether a call may be made a second time without anybody being asked."""
+    hints = tool.definition.annotations
+    return options.trust == "trusted" and bool(hints.read_only or hints.idempotent)
 
 
 async def _send(

@@ -24,7 +24,7 @@ import anyio
 
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, UserError
-from agentkit.mcp.call import CallOptions, Trust, call_tool
+from agentkit.mcp.call import CallOptions, Trust, call_tool, is_repeatable
 from agentkit.mcp.config import load_mcp_config
 from agentkit.mcp.connection import Connection, is_closed
 from agentkit.mcp.elicitation import OnElicit
@@ -318,6 +318,7 @@ class MCPToolset(Toolset):
             call=partial(self._call, tool),
             validate=tool.arguments.arguments,
             timeout_s=self._calls.timeout_s,
+            is_repeatable=is_repeatable(tool, self._calls),
         )
 
     async def _call(self, tool: ServerTool, arguments: dict[str, Any], context: RunContext[Any]) -> ToolOutput:

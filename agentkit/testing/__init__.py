@@ -1,6 +1,15 @@
-"""Test doubles for applications that embed an agent."""
+"""Test doubles for applications that embed an agent, and checks for those who implement one of its protocols."""
 
 from agentkit.models.model import block_model_requests
+from agentkit.testing.conformance import check_checkpointer
 from agentkit.testing.models import FunctionModel, ModelCall, ScriptedModel, TestModel, call
 
-__all__ = ["FunctionModel", "ModelCall", "ScriptedModel", "TestModel", "block_model_requests", "call"]
+__all__ = [
+    "FunctionModel",
+    "ModelCall",
+    "ScriptedModel",
+    "TestModel",
+    "block_model_requests",
+    "call",
+    "check_checkpointer",
+]

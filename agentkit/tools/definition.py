@@ -54,6 +54,10 @@ ToolCall = Callable[[dict[str, Any], "RunContext[Any]"], Awaitable[Any]]
 `ToolFailed`."""
 
 
+ApprovalRule = bool | Callable[[dict[str, Any], "RunContext[Any]"], "bool | str | Awaitable[bool | str]"]
+"""True, or a function (or coroutine function) that says so for some arguments; a text it returns is the reason."""
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A tool that can be run."""
@@ -68,6 +72,11 @@ class Tool:
     """A barrier: no other call of the same response runs beside it."""
     max_retries: int | None = None
     """How often the model may try again after `ModelRetry`; None takes the agent's default."""
+    requires_approval: ApprovalRule = False
+    """Whether somebody has to allow a call: always, or as a function of its validated arguments says."""
+    is_repeatable: bool = False
+    """Calling it twice is like calling it once, by the word of somebody who is believed; an MCP server that is not
+    trusted only claims it. Such a call is made again where a crash left its outcome unknown."""
 
     @property
     def name(self) -> str:

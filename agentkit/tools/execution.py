@@ -1,20 +1,29 @@
 """Running the calls of one response: in parallel, with barriers, timeouts and retries, results in call order.
 
 A tool's signals become parts for the model; what a tool did not declare (any other exception) ends the run as
-`ToolExecutionError`, with everything done so far attached.
+`ToolExecutionError`, with everything done so far attached. A tool that wants to be allowed first leaves a pending
+call in the place of its result.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from agentkit.approvals import PendingCall, pending_call
 from agentkit.context import RunContext
-from agentkit.errors import AgentRunError, ModelRetry, ToolExecutionError, ToolFailed, UserError
+from agentkit.errors import (
+    AgentRunError,
+    ApprovalRequired,
+    ModelRetry,
+    ToolExecutionError,
+    ToolFailed,
+    UserError,
+)
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
-from agentkit.messages import ModelRequestPart, RetryPromptPart, ToolCallPart, ToolReturnPart
+from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
 from agentkit.tools.definition import Tool, ToolOutput
 
 DEFAULT_TOOL_TIMEOUT_S = 120.0
@@ -22,6 +31,7 @@ DEFAULT_TOOL_TIMEOUT_S = 120.0
 
 Emit = Callable[[AgentEvent], None]
 Outcome = Literal["success", "retry", "failed", "timeout", "not_run"]
+CallResult = ToolReturnPart | RetryPromptPart | PendingCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,17 +43,23 @@ class CallScope:
     emit: Emit | None
     default_timeout_s: float | None
     retries_of: Callable[[str], int]
+    approved: Collection[str] = ()
+    """Ids of the calls that somebody has allowed."""
+    on_start: Callable[[ToolCallPart, Tool], Awaitable[None]] | None = None
+    """Awaited before a tool's body starts."""
+    on_result: Callable[[CallResult], Awaitable[None]] | None = None
+    """Awaited with what a call gave, before anybody else learns of it."""
 
 
-async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[ModelRequestPart]:
-    """Run the calls and return one part for each, in order.
+async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[CallResult]:
+    """Run the calls and return one result for each, in order.
 
     Calls of `sequential` tools wait for all before them and hold up all after them; the others run at once.
 
     Raises:
         ToolExecutionError: a tool raised something that it did not declare; the calls beside it are cancelled.
     """
-    parts: list[ModelRequestPart | None] = [None] * len(calls)
+    parts: list[CallResult | None] = [None] * len(calls)
     for group in _groups(calls, scope.tools):
         if len(group) == 1:
             parts[group[0]] = await _run_call(calls[group[0]], scope)
@@ -70,7 +86,7 @@ def _groups(calls: Sequence[ToolCallPart], tools: Mapping[str, Tool]) -> list[li
 async def _run_group(
     calls: Sequence[ToolCallPart],
     group: list[int],
-    parts: list[ModelRequestPart | None],
+    parts: list[CallResult | None],
     scope: CallScope,
 ) -> None:
     import anyio
@@ -91,13 +107,15 @@ async def _run_group(
         raise failures[0]
 
 
-async def _run_call(call: ToolCallPart, scope: CallScope) -> ModelRequestPart:
+async def _run_call(call: ToolCallPart, scope: CallScope) -> CallResult:
     tool = scope.tools[call.tool_name]
     started = time.perf_counter()
     if scope.emit is not None:
         scope.emit(ToolCallEvent(call.tool_name, call.tool_call_id, call.arguments, call.probability))
     part, outcome = await _attempt(call, tool, scope)
-    if scope.emit is not None:
+    if scope.on_result is not None:
+        await scope.on_result(part)
+    if scope.emit is not None and not isinstance(part, PendingCall):
         data = part.data if isinstance(part, ToolReturnPart) else None
         scope.emit(
             ToolResultEvent(
@@ -107,9 +125,7 @@ async def _run_call(call: ToolCallPart, scope: CallScope) -> ModelRequestPart:
     return part
 
 
-async def _attempt(
-    call: ToolCallPart, tool: Tool, scope: CallScope
-) -> tuple[ToolReturnPart | RetryPromptPart, Outcome]:
+async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[CallResult, Outcome]:
     import anyio
 
     name, call_id = call.tool_name, call.tool_call_id
@@ -119,17 +135,22 @@ async def _attempt(
         tool_name=name,
         tool_call_id=call_id,
         retry=scope.retries_of(name),
+        approved=call_id in scope.approved,
         emit=scope.emit,
     )
     deadline = anyio.move_on_after(timeout_s)
     try:
         arguments = tool.validate(call.arguments)
+        if scope.on_start is not None:
+            await scope.on_start(call, tool)
         with deadline:
             value = await tool.call(arguments, context)
             part = _returned(call, value)
             return part, "failed" if part.is_error else "success"
     except ModelRetry as signal:
         return RetryPromptPart(str(signal), name, call_id), "retry"
+    except ApprovalRequired as signal:
+        return pending_call(call, str(signal) or "the tool asks for it"), "not_run"
     except ToolFailed as signal:
         return ToolReturnPart(name, call_id, str(signal), is_error=True), "failed"
     except (AgentRunError, UserError):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, overload
 
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
-from agentkit.tools.definition import Tool, ToolAnnotations, ToolDefinition
+from agentkit.tools.definition import ApprovalRule, Tool, ToolAnnotations, ToolDefinition
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ class ToolOptions:
     sequential: bool = False
     max_retries: int | None = None
     annotations: ToolAnnotations = ToolAnnotations()
+    requires_approval: ApprovalRule = False
 
 
 @overload
@@ -48,12 +49,14 @@ def tool(
     sequential: bool = False,
     max_retries: int | None = None,
     annotations: ToolAnnotations = ...,
+    requires_approval: ApprovalRule = False,
 ) -> Callable[[FunctionT], FunctionT]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Set options on a function that will be given to an agent; the function itself stays as it is.
 
     `sequential` makes the call a barrier: nothing of the same response runs beside it. `timeout_s` is in
-    seconds. Plain functions need no decorator.
+    seconds. `requires_approval` is True, or a function of (arguments, context) that says whether somebody has to
+    allow the call; a text that it returns is the reason. Plain functions need no decorator.
     """
 
     def mark(target: FunctionT) -> FunctionT:
@@ -92,6 +95,8 @@ def function_tool(function: Callable[..., Any], options: ToolOptions | None = No
         timeout_s=options.timeout_s,
         sequential=options.sequential,
         max_retries=options.max_retries,
+        requires_approval=options.requires_approval,
+        is_repeatable=bool(options.annotations.read_only or options.annotations.idempotent),
     )
 
 

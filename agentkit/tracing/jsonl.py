@@ -2,8 +2,8 @@
 
 Deltas are left out (the response that they add up to is there); what the model was told of its tools stands in the
 first request, and again in one before which the list has changed. Every line is handed to the operating system at
-once, so a killed process loses at most the event that it was writing. Nothing leaves the machine, and only its
-owner can read a trace: it holds whatever the tools returned.
+once, so a killed process loses at most the event that it was writing; a run that is resumed goes on in its file.
+Nothing leaves the machine, and only its owner can read a trace: it holds whatever the tools returned.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from agentkit.events import (
     AgentEvent,
     RunFailedEvent,
     RunFinishedEvent,
+    RunResumedEvent,
     RunStartedEvent,
     TextDeltaEvent,
     ThinkingDeltaEvent,
@@ -49,7 +50,7 @@ class JsonlTrace:
         """
         if isinstance(event, _DELTAS):
             return
-        if isinstance(event, RunStartedEvent):
+        if isinstance(event, (RunStartedEvent, RunResumedEvent)):
             self._open(event.run_id)
         if self._file is None:  # the run failed before it started
             return
@@ -68,9 +69,21 @@ class JsonlTrace:
         try:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             path = self._directory / f"{run_id}.jsonl"
+            _drop_cut_line(path)
             self._file = open(path, "a", encoding="utf-8", opener=_private)  # noqa: SIM115 - closed at the end
         except OSError as error:
             raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
+
+
+def _drop_cut_line(path: Path) -> None:
+    """Remove what a killed process had begun to write, so that the next line stands by itself."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        whole = content.rfind(b"\n") + 1
+        if whole < len(content):
+            file.truncate(whole)
 
 
 def default_trace_directory() -> Path:

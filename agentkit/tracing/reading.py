@@ -21,6 +21,7 @@ from agentkit.events import (
     ModelResponseEvent,
     RunFailedEvent,
     RunFinishedEvent,
+    RunResumedEvent,
     RunStartedEvent,
     ToolCallEvent,
 )
@@ -79,6 +80,8 @@ def summarise(path: Path) -> RunSummary:
             case ModelRequestEvent(messages=messages):
                 said = [p.content for m in messages for p in m.parts if isinstance(p, UserPromptPart)]
                 prompt = said[-1] if said else prompt
+            case RunResumedEvent(step=step):
+                n_steps, status = step, "unfinished"
             case ModelResponseEvent():
                 n_steps += 1
             case ToolCallEvent():

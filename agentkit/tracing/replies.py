@@ -17,6 +17,7 @@ from agentkit.events import (
     ModelResponseEvent,
     RunFailedEvent,
     RunFinishedEvent,
+    RunResumedEvent,
     RunStartedEvent,
     ToolCallEvent,
     ToolResultEvent,
@@ -81,6 +82,9 @@ def read_run(path: Path) -> TracedRun:
         match event:
             case RunStartedEvent(run_id=other):
                 raise UserError(f"{path} holds two runs, {run.run_id!r} and {other!r}.")
+            case RunResumedEvent(step=step):
+                del run.replies[step:]  # they were lost with the process, and are made anew
+                asked, run.status = (), "unfinished"
             case ModelRequestEvent():
                 tools = tools if event.tools is None else event.tools
                 asked += tuple(part for message in event.messages for part in message.parts)

@@ -96,7 +96,7 @@ def test_a_success_resets_the_retries_of_a_tool() -> None:
     for parts in ((RetryPromptPart("wrong", "add", "c1"),), (result(),), (RetryPromptPart("wrong", "add", "c1"),)):
         state, _ = step(state, ModelResponse((call(),)), RULES)
         state, _ = step(state, ToolOutcomes(parts, 1), RULES)
-    assert state.disabled_tools == frozenset()
+    assert state.disabled_tools == ()
 
 
 def test_the_request_limit_keeps_one_request_for_a_tool_free_answer() -> None:

@@ -1,0 +1,66 @@
+"""Conversations as chains of messages: each stored once, named by the hash of itself and of what came before.
+
+As git keeps commits. Runs and branches that share a beginning share its rows, so a conversation of a hundred runs
+is stored once and a branch costs nothing; and a message that was changed in the file is noticed when it is read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sqlite3
+from collections.abc import Iterable
+
+from agentkit.errors import CheckpointError
+from agentkit.messages import ModelMessage
+from agentkit.persistence.stored_state import message_from_json, message_to_json
+
+_ID_BYTES = 16
+"""128 bits: no two messages of any file meet by chance."""
+
+
+def add(connection: sqlite3.Connection, tip: bytes | None, messages: Iterable[ModelMessage]) -> bytes | None:
+    """Store messages after `tip`, those that are there already excepted; return the new tip."""
+    for message in messages:
+        body = message_to_json(message).decode()
+        parent, tip = tip, _id(tip, body)
+        connection.execute(
+            "INSERT OR IGNORE INTO messages(id, parent, body) VALUES (?, ?, ?)", (tip, parent, body)
+        )
+    return tip
+
+
+def read(connection: sqlite3.Connection, tip: bytes | None, *, whose: str) -> tuple[ModelMessage, ...]:
+    """Return the conversation that ends with `tip`.
+
+    Raises:
+        CheckpointError: a message is missing or was changed.
+    """
+    messages: list[ModelMessage] = []
+    while tip is not None:
+        row = connection.execute("SELECT parent, body FROM messages WHERE id = ?", (tip,)).fetchone()
+        if row is None:
+            raise CheckpointError(f"{whose}: a message before its last {len(messages)} is missing from the file.")
+        parent, body = row
+        if _id(parent, body) != tip:
+            raise CheckpointError(f"{whose}: the message before its last {len(messages)} was changed in the file.")
+        messages.append(message_from_json(body, whose=whose))
+        tip = parent
+    return tuple(reversed(messages))
+
+
+def forget_unused(connection: sqlite3.Connection) -> None:
+    """Delete the messages that no run and no branch leads to."""
+    connection.execute(
+        """
+        WITH RECURSIVE used(id) AS (
+            SELECT tip FROM runs WHERE tip IS NOT NULL
+            UNION SELECT tip FROM branches WHERE tip IS NOT NULL
+            UNION SELECT parent FROM messages JOIN used USING (id) WHERE parent IS NOT NULL
+        )
+        DELETE FROM messages WHERE id NOT IN (SELECT id FROM used)
+        """
+    )
+
+
+def _id(parent: bytes | None, body: str) -> bytes:
+    return hashlib.sha256((parent or bytes(_ID_BYTES)) + body.encode()).digest()[:_ID_BYTES]

@@ -1,0 +1,207 @@
+"""Runs in a SQLite file: a transaction a step, in which only what is new is written."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from agentkit.messages import ToolCallPart
+from agentkit.persistence import message_chain
+from agentkit.persistence.checkpointer import (
+    Checkpointer,
+    RunJournal,
+    RunSummary,
+    StoredRun,
+    StoredStatus,
+    known_already,
+    taken_over,
+    unknown_calls,
+    unknown_run,
+    with_calls,
+)
+from agentkit.persistence.sqlite_database import SQLiteDatabase
+from agentkit.persistence.stored_state import (
+    answer_from_json,
+    answer_to_json,
+    head_from_json,
+    head_to_json,
+)
+from agentkit.state import CallAnswer, RunState
+
+_SUMMARY = "run_id, agent_name, status, created_at, updated_at, metadata"
+
+
+class SQLiteCheckpointer(Checkpointer):
+    """Keeps runs in a file, which processes may share."""
+
+    def __init__(self, database: SQLiteDatabase | str | Path) -> None:
+        """Name the file; it is made with the first run.
+
+        Raises:
+            UserError: the path names a database in memory.
+        """
+        self.database = database if isinstance(database, SQLiteDatabase) else SQLiteDatabase(database)
+
+    async def create(
+        self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
+    ) -> RunJournal:
+        """Begin a run's journal; the conversation before it is shared with the runs that it came from."""
+        tip = await self.database.write(partial(_create, state, agent_name, dict(metadata or {})))
+        return _SQLiteJournal(self.database, state, tip, generation=0)
+
+    async def load(self, run_id: str) -> StoredRun:
+        """Return a run without taking it up."""
+        stored, _, _ = await self.database.read(partial(_load, run_id))
+        return stored
+
+    async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
+        """Take a run up."""
+        stored, tip, generation = await self.database.read(partial(_claim, run_id))
+        return stored, _SQLiteJournal(self.database, stored.state, tip, generation)
+
+    async def list_runs(
+        self,
+        *,
+        status: StoredStatus | None = None,
+        metadata: Mapping[str, str] | None = None,
+        limit: int = 100,
+    ) -> Sequence[RunSummary]:
+        """Return runs, latest first."""
+        return await self.database.read(partial(_list, status, dict(metadata or {}), limit))
+
+    async def delete(self, run_id: str) -> None:
+        """Forget a run and the messages that no other run or session has."""
+        await self.database.write(partial(_delete, run_id))
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        self.database.close()
+
+
+class _SQLiteJournal(RunJournal):
+    def __init__(self, database: SQLiteDatabase, state: RunState, tip: bytes | None, generation: int) -> None:
+        self._database = database
+        self._run_id = state.run_id
+        self._tip = tip
+        self._n_stored = len(state.messages)
+        self._generation = generation
+
+    async def save(self, state: RunState, status: StoredStatus) -> None:
+        self._tip = await self._database.write(partial(self._save, state, status))
+        self._n_stored = len(state.messages)
+
+    async def failed(self) -> None:
+        await self._database.write(self._failed)
+
+    async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
+        await self._database.write(partial(self._note, call.tool_call_id, None), durable=durable)
+
+    async def call_answered(self, answer: CallAnswer) -> None:
+        text = answer_to_json(answer).decode()
+        await self._database.write(partial(self._note, answer.tool_call_id or "", text))
+
+    def _save(self, state: RunState, status: StoredStatus, connection: sqlite3.Connection) -> bytes | None:
+        tip = message_chain.add(connection, self._tip, state.messages[self._n_stored :])
+        changed = connection.execute(
+            "UPDATE runs SET tip = ?, head = ?, status = ?, updated_at = ? WHERE run_id = ? AND generation = ?",
+            (tip, head_to_json(state).decode(), status, time.time(), self._run_id, self._generation),
+        )
+        if changed.rowcount != 1:
+            raise taken_over(self._run_id)
+        connection.execute(
+            "DELETE FROM calls WHERE run_id = ? AND tool_call_id NOT IN (SELECT value FROM json_each(?))",
+            (self._run_id, json.dumps(unknown_calls(state))),
+        )
+        return tip
+
+    def _failed(self, connection: sqlite3.Connection) -> None:
+        changed = connection.execute(
+            "UPDATE runs SET status = 'failed', updated_at = ? WHERE run_id = ? AND generation = ?",
+            (time.time(), self._run_id, self._generation),
+        )
+        if changed.rowcount != 1:
+            raise taken_over(self._run_id)
+
+    def _note(self, call_id: str, answer: str | None, connection: sqlite3.Connection) -> None:
+        noted = connection.execute(
+            "INSERT OR REPLACE INTO calls(run_id, tool_call_id, answer) "
+            "SELECT run_id, ?, ? FROM runs WHERE run_id = ? AND generation = ?",
+            (call_id, answer, self._run_id, self._generation),
+        )
+        if noted.rowcount != 1:
+            raise taken_over(self._run_id)
+
+
+def _create(
+    state: RunState, agent_name: str | None, metadata: dict[str, str], connection: sqlite3.Connection
+) -> bytes | None:
+    tip = message_chain.add(connection, None, state.messages)
+    now = time.time()
+    row = (state.run_id, agent_name, "running", tip, head_to_json(state).decode(), json.dumps(metadata), now, now)
+    made = connection.execute(
+        "INSERT OR IGNORE INTO runs(run_id, agent_name, status, tip, head, generation, metadata, created_at, "
+        "updated_at) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?)",
+        row,
+    )
+    if made.rowcount != 1:
+        raise known_already(state.run_id)
+    return tip
+
+
+def _load(run_id: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes | None, int]:
+    whose = f"run {run_id!r}"
+    row = connection.execute(
+        f"SELECT {_SUMMARY}, tip, head, generation FROM runs WHERE run_id = ?", (run_id,)
+    ).fetchone()
+    if row is None:
+        raise unknown_run(run_id)
+    *summary, tip, head, generation = row
+    state = head_from_json(head, message_chain.read(connection, tip, whose=whose), whose=whose)
+    calls = {
+        call_id: None if answer is None else answer_from_json(answer, whose=whose)
+        for call_id, answer in connection.execute(
+            "SELECT tool_call_id, answer FROM calls WHERE run_id = ?", (run_id,)
+        )
+    }
+    return StoredRun(_summary(summary), *with_calls(state, calls)), tip, generation
+
+
+def _claim(run_id: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes | None, int]:
+    connection.execute("UPDATE runs SET generation = generation + 1 WHERE run_id = ?", (run_id,))
+    return _load(run_id, connection)
+
+
+def _list(
+    status: str | None, metadata: dict[str, str], limit: int, connection: sqlite3.Connection
+) -> list[RunSummary]:
+    # Keys and values of the filter are bound, never spliced in (LangGraph CVE-2025-67644).
+    rows = connection.execute(
+        f"""
+        SELECT {_SUMMARY} FROM runs
+        WHERE (?1 IS NULL OR status = ?1) AND NOT EXISTS (
+            SELECT 1 FROM json_each(?2) AS wanted WHERE NOT EXISTS (
+                SELECT 1 FROM json_each(runs.metadata) AS has
+                WHERE has.key = wanted.key AND has.value = wanted.value
+            )
+        )
+        ORDER BY updated_at DESC LIMIT ?3
+        """,
+        (status, json.dumps(metadata), limit),
+    )
+    return [_summary(row) for row in rows]
+
+
+def _delete(run_id: str, connection: sqlite3.Connection) -> None:
+    if connection.execute("DELETE FROM runs WHERE run_id = ?", (run_id,)).rowcount != 1:
+        raise unknown_run(run_id)
+    message_chain.forget_unused(connection)
+
+
+def _summary(row: Sequence[Any]) -> RunSummary:
+    run_id, agent_name, status, created_at, updated_at, metadata = row
+    return RunSummary(run_id, agent_name, status, created_at, updated_at, json.loads(metadata))

@@ -1,0 +1,205 @@
+"""One SQLite file with runs and sessions: how it is opened, written to, and kept from blocking an event loop.
+
+WAL with `synchronous=NORMAL`: a commit survives the process at any moment, and costs 0.1 ms because it waits
+for no disk; one that must survive a power failure as well is made with FULL, in a worker thread. What waits for
+another process's lock waits in a worker thread, too. The file is its owner's alone: it holds whatever the tools
+returned.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from agentkit.errors import CheckpointError, UserError
+
+T = TypeVar("T")
+Work = Callable[[sqlite3.Connection], T]
+
+FORMAT_VERSION = 1
+_APPLICATION_ID = 0x41474B4A
+""""AGKJ": tells our files from other programs' databases."""
+_WAIT_MS = 30_000
+"""For another process's write; ours take a fraction of a millisecond."""
+
+_SCHEMA = """
+CREATE TABLE messages(
+    id BLOB NOT NULL UNIQUE, -- hash of parent and body
+    parent BLOB,
+    body TEXT NOT NULL
+);
+CREATE TABLE runs(
+    run_id TEXT PRIMARY KEY,
+    agent_name TEXT,
+    status TEXT NOT NULL,
+    tip BLOB, -- the last message
+    head TEXT NOT NULL, -- the state without its messages
+    generation INTEGER NOT NULL, -- whoever writes must know it
+    metadata TEXT NOT NULL,
+    created_at REAL NOT NULL,
+    updated_at REAL NOT NULL
+);
+CREATE TABLE calls(
+    run_id TEXT NOT NULL REFERENCES runs(run_id) ON DELETE CASCADE,
+    tool_call_id TEXT NOT NULL,
+    answer TEXT, -- NULL: started, and nothing is known of its end
+    PRIMARY KEY (run_id, tool_call_id)
+) WITHOUT ROWID;
+CREATE TABLE branches(
+    session_id TEXT NOT NULL,
+    branch TEXT NOT NULL,
+    tip BLOB,
+    updated_at REAL NOT NULL,
+    PRIMARY KEY (session_id, branch)
+) WITHOUT ROWID;
+"""
+
+
+class SQLiteDatabase:
+    """A file that several journals and sessions of a process share; opened with the first use."""
+
+    def __init__(self, path: str | Path) -> None:
+        """Name the file.
+
+        Raises:
+            UserError: the path names a database in memory.
+        """
+        if str(path) in ("", ":memory:"):
+            raise UserError(f"path={str(path)!r} is no file; use InMemoryCheckpointer to keep runs in memory.")
+        self.path = Path(path).expanduser()
+        self._lock = threading.Lock()
+        self._connection: sqlite3.Connection | None = None
+        self._pid = 0
+
+    async def write(self, work: Work[T], *, durable: bool = False) -> T:
+        """Do `work` in one transaction.
+
+        Raises:
+            CheckpointError: the file cannot be used.
+        """
+        if not durable and self._lock.acquire(blocking=False):
+            try:
+                return self._transaction(work, wait_ms=0)
+            except sqlite3.OperationalError as error:
+                if not _is_busy(error):
+                    raise self._unusable(error) from error
+            except sqlite3.DatabaseError as error:
+                raise self._unusable(error) from error
+            finally:
+                self._lock.release()
+        from anyio.to_thread import run_sync
+
+        return await run_sync(partial(self._write_waiting, work, durable))
+
+    async def read(self, work: Work[T]) -> T:
+        """Do `work`, which only reads, on one state of the file.
+
+        Raises:
+            CheckpointError: the file cannot be used.
+        """
+        from anyio.to_thread import run_sync
+
+        return await run_sync(partial(self._write_waiting, work, durable=False))
+
+    def close(self) -> None:
+        """Close the file; the next use opens it again."""
+        with self._lock:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
+
+    def _write_waiting(self, work: Work[T], durable: bool) -> T:
+        with self._lock:
+            try:
+                if not durable:
+                    return self._transaction(work, wait_ms=_WAIT_MS)
+                connection = self._open()
+                connection.execute("PRAGMA synchronous=FULL")
+                try:
+                    return self._transaction(work, wait_ms=_WAIT_MS)
+                finally:
+                    connection.execute("PRAGMA synchronous=NORMAL")
+            except sqlite3.DatabaseError as error:
+                raise self._unusable(error) from error
+
+    def _transaction(self, work: Work[T], wait_ms: int) -> T:
+        connection = self._open()
+        if wait_ms:
+            connection.execute(f"PRAGMA busy_timeout={wait_ms}")
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                result = work(connection)
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            return result
+        finally:
+            if wait_ms:
+                connection.execute("PRAGMA busy_timeout=0")
+
+    def _open(self) -> sqlite3.Connection:
+        if self._connection is None or self._pid != os.getpid():  # a forked child must not use its parent's
+            try:
+                self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            except OSError as error:
+                raise CheckpointError(f"journal {str(self.path)!r} cannot be opened: {error.strerror}.") from error
+            connection = sqlite3.connect(self.path, isolation_level=None, check_same_thread=False)
+            try:
+                self._prepare(connection)
+            except BaseException:
+                connection.close()
+                raise
+            self._connection, self._pid = connection, os.getpid()
+        return self._connection
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        connection.execute(f"PRAGMA busy_timeout={_WAIT_MS}")
+        version = _checked_version(connection, self.path)
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+        connection.execute("PRAGMA foreign_keys=ON")
+        if version == 0:
+            connection.execute("BEGIN IMMEDIATE")
+            if _checked_version(connection, self.path) == 0:  # another process may have been faster
+                for statement in filter(str.strip, _SCHEMA.split(";\n")):
+                    connection.execute(statement)
+                connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+                connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
+            connection.execute("COMMIT")
+        connection.execute("PRAGMA busy_timeout=0")
+
+    def _unusable(self, error: sqlite3.DatabaseError) -> CheckpointError:
+        return CheckpointError(
+            f"journal {str(self.path)!r} cannot be used: {error}. What was stored before is still in it; "
+            f"check the disk's space and the file's permissions, or name another file."
+        )
+
+
+def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application not in (0, _APPLICATION_ID) or (application == 0 and _has_tables(connection)):
+        raise CheckpointError(f"{str(path)!r} is another program's database; name another file.")
+    if version > FORMAT_VERSION:
+        raise CheckpointError(
+            f"journal {str(path)!r} has format {version}; this version of agentkit reads up to {FORMAT_VERSION}. "
+            f"Use the version that wrote it."
+        )
+    return version
+
+
+def _has_tables(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
+
+
+def _is_busy(error: sqlite3.OperationalError) -> bool:
+    return error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)

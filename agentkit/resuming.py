@@ -1,0 +1,74 @@
+"""Taking up a stored run: what was decided about its waiting calls, and which of its calls still ask.
+
+Pure functions over the state. A decision is about the call that somebody saw: an approval that names another
+digest decides nothing, and the call goes on waiting.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from agentkit.approvals import Approve, Decision, Deny, Grant, PendingCall, Settle, pending_call
+from agentkit.errors import UserError
+from agentkit.messages import ToolReturnPart
+from agentkit.state import CallAnswer, RunState
+
+_ENDED = "its process ended while it ran; it may have taken effect"
+
+
+def with_unknown(state: RunState, in_flight: Sequence[str]) -> RunState:
+    """Return the state with the calls waiting that were running when their process ended."""
+    open_calls = {call.tool_call_id: call for call in state.open_calls}
+    known = {call.tool_call_id for call in state.pending}
+    found = [
+        pending_call(open_calls[call_id], _ENDED, "unknown")
+        for call_id in in_flight
+        if call_id in open_calls and call_id not in known
+    ]
+    return replace(state, pending=(*state.pending, *found)) if found else state
+
+
+def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
+    """Return the state with what `decisions` say about its waiting calls.
+
+    Raises:
+        UserError: a decision is about a call that does not wait, or settles one whose outcome is known.
+    """
+    waiting = {call.tool_call_id: call for call in state.pending}
+    grants, answers = list(state.grants), list(state.answers)
+    for decision in decisions:
+        call = waiting.get(decision.tool_call_id)
+        if call is None:
+            known = ", ".join(waiting) or "none"
+            raise UserError(
+                f"call {decision.tool_call_id!r} of run {state.run_id} does not wait for a decision; "
+                f"waiting: {known}."
+            )
+        if isinstance(decision, Approve):
+            if decision.digest != call.digest:
+                continue
+            grants.append(_grant(call, for_run=decision.for_run))
+        else:
+            answers.append(_answer(call, decision))
+        del waiting[call.tool_call_id]
+    return replace(state, grants=tuple(grants), answers=tuple(answers), pending=tuple(waiting.values()))
+
+
+def _grant(call: PendingCall, *, for_run: bool) -> Grant:
+    return Grant(call.tool_name, None, None) if for_run else Grant(call.tool_name, call.tool_call_id, call.digest)
+
+
+def _answer(call: PendingCall, decision: Deny | Settle) -> CallAnswer:
+    if isinstance(decision, Deny):
+        what = "Not allowed" if call.kind == "approval" else "Interrupted, it may have taken effect; not run again"
+        text = f"{what}: {decision.reason}" if decision.reason else f"{what}."
+        return ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
+    if call.kind != "unknown":
+        raise UserError(
+            f"call {call.tool_call_id!r} of {call.tool_name!r} has not run, so it has no result to settle: "
+            f"approve or deny it."
+        )
+    return ToolReturnPart(
+        call.tool_name, call.tool_call_id, decision.content, decision.content, is_error=decision.is_error
+    )

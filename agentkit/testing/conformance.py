@@ -1,0 +1,177 @@
+"""What every implementation of a protocol must do, as checks that anybody can run on their own.
+
+    async def test_my_checkpointer_keeps_its_promises() -> None:
+        await check_checkpointer(MyCheckpointer)
+
+Each check gets a fresh object and raises `AssertionError` with what was expected.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TypeVar
+
+from agentkit.errors import CheckpointError
+from agentkit.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
+)
+from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+from agentkit.resuming import with_unknown
+from agentkit.state import RunState
+
+T = TypeVar("T")
+Make = Callable[[], T | Awaitable[T]]
+
+
+async def check_checkpointer(make: Make[Checkpointer]) -> None:
+    """Hold a checkpointer to its protocol; `make` returns an empty one each time.
+
+    Raises:
+        AssertionError: a promise is not kept.
+    """
+    for check in _CHECKPOINTER_CHECKS:
+        made = make()
+        await check(await made if inspect.isawaitable(made) else made)
+
+
+def _said(text: str) -> ModelRequest:
+    return ModelRequest((UserPromptPart(text),))
+
+
+def _calling(*ids: str) -> ModelResponse:
+    return ModelResponse(tuple(ToolCallPart("add", '{"a":1}', call_id, 0.5) for call_id in ids))
+
+
+def _gave(call_id: str) -> ToolReturnPart:
+    return ToolReturnPart("add", call_id, "3 “ü”", {"sum": 3})
+
+
+def _state(*messages: ModelMessage) -> RunState:
+    return RunState(messages=messages)
+
+
+async def _gives_back_what_was_saved(keeper: Checkpointer) -> None:
+    state = _state()
+    journal = await keeper.create(state, agent_name="one", metadata={"user": "7"})
+    for n in range(3):
+        state = replace(state, messages=(*state.messages, _said(str(n)), _calling(f"c{n}")), step=n)
+        await journal.save(state, "running")
+        stored = await keeper.load(state.run_id)
+        assert stored.state == state, f"load gave {stored.state!r} for {state!r}"
+    stored = await keeper.load(state.run_id)
+    assert (stored.summary.agent_name, dict(stored.summary.metadata)) == ("one", {"user": "7"})
+    assert stored.summary.status == "running"
+
+
+async def _keeps_calls_with_their_answers(keeper: Checkpointer) -> None:
+    state = _state(_said("go"), _calling("c1", "c2", "c3"))
+    journal = await keeper.create(state)
+    await journal.save(state, "running")
+    for call in state.open_calls[:2]:
+        await journal.call_started(call, durable=call.tool_call_id == "c2")
+    await journal.call_answered(_gave("c1"))
+    stored = await keeper.load(state.run_id)
+    assert stored.state.answers == (_gave("c1"),), "an answer that was noted is lost"
+    assert stored.in_flight == ("c2",), f"in flight is c2, not {stored.in_flight!r}"
+    waiting = with_unknown(stored.state, stored.in_flight)
+    await journal.save(waiting, "needs_approval")
+    stored = await keeper.load(state.run_id)
+    assert stored.state == waiting and stored.in_flight == ("c2",), "a call of unknown outcome stays in flight"
+    answered = ModelRequest(tuple(_gave(call_id) for call_id in ("c1", "c2", "c3")))
+    state = replace(state, messages=(*state.messages, answered))
+    await journal.save(state, "running")
+    stored = await keeper.load(state.run_id)
+    assert (stored.state, stored.in_flight) == (state, ()), "nothing is in flight once all is answered"
+
+
+async def _a_failed_run_keeps_what_it_had(keeper: Checkpointer) -> None:
+    state = _state(_said("go"), _calling("c1"))
+    journal = await keeper.create(state)
+    await journal.call_started(state.open_calls[0], durable=False)
+    await journal.failed()
+    stored = await keeper.load(state.run_id)
+    assert stored.summary.status == "failed"
+    assert (stored.state, stored.in_flight) == (state, ("c1",)), "failing forgets nothing"
+
+
+async def _only_the_last_to_claim_may_write(keeper: Checkpointer) -> None:
+    state = _state(_said("go"), _calling("c1"))
+    first = await keeper.create(state)
+    stored, second = await keeper.claim(state.run_id)
+    assert stored.state == state
+    writes: tuple[Callable[[RunJournal], Awaitable[None]], ...] = (
+        lambda journal: journal.save(state, "completed"),
+        lambda journal: journal.call_started(state.open_calls[0], durable=False),
+        lambda journal: journal.call_answered(_gave("c1")),
+        lambda journal: journal.failed(),
+    )
+    for write in writes:
+        await _refuses(write(first), "a journal that was taken over wrote")
+    stored = await keeper.load(state.run_id)
+    assert (stored.state, stored.summary.status, stored.in_flight) == (state, "running", ())
+    for write in writes:
+        await write(second)
+
+
+async def _finds_runs_by_what_they_are(keeper: Checkpointer) -> None:
+    runs = [_state(_said(str(n))) for n in range(3)]
+    for n, state in enumerate(runs):
+        journal = await keeper.create(state, metadata={"n": str(n), "all": "yes"})
+        await journal.save(state, "completed" if n else "needs_approval")
+
+    async def found(**filters: object) -> list[str]:
+        return [summary.run_id for summary in await keeper.list_runs(**filters)]  # pyright: ignore[reportArgumentType]
+
+    ids = [state.run_id for state in runs]
+    assert await found() == ids[::-1], "runs come latest first"
+    assert await found(limit=1) == ids[-1:]
+    assert await found(status="needs_approval") == ids[:1]
+    assert await found(metadata={"n": "1", "all": "yes"}) == ids[1:2]
+    assert await found(metadata={"n": "1", "all": "no"}) == []
+    for key in ("x') OR 1=1 --", "$", "n' AND '1'='1", ""):
+        assert await found(metadata={key: "1"}) == [], f"the key {key!r} of a filter is not a key alone"
+
+
+async def _forgets_what_is_deleted_and_nothing_else(keeper: Checkpointer) -> None:
+    shared = _said("the same beginning")
+    one, other = _state(shared, _calling("c1")), _state(shared, _calling("c2"))
+    journal = await keeper.create(one)
+    await keeper.create(other)
+    await keeper.delete(one.run_id)
+    assert (await keeper.load(other.run_id)).state == other, "another run lost messages"
+    await _refuses(keeper.load(one.run_id), "a deleted run was loaded")
+    await _refuses(keeper.claim(one.run_id), "a deleted run was claimed")
+    await _refuses(keeper.delete(one.run_id), "a deleted run was deleted again")
+    await _refuses(journal.save(one, "running"), "a deleted run was written")
+
+
+async def _a_run_is_begun_once(keeper: Checkpointer) -> None:
+    state = _state(_said("go"))
+    await keeper.create(state)
+    await _refuses(keeper.create(state), "a run that is there was begun again")
+
+
+async def _refuses(action: Awaitable[object], what: str) -> None:
+    try:
+        await action
+    except CheckpointError:
+        return
+    raise AssertionError(f"{what}; CheckpointError was expected")
+
+
+_CHECKPOINTER_CHECKS = (
+    _gives_back_what_was_saved,
+    _keeps_calls_with_their_answers,
+    _a_failed_run_keeps_what_it_had,
+    _only_the_last_to_claim_may_write,
+    _finds_runs_by_what_they_are,
+    _forgets_what_is_deleted_and_nothing_else,
+    _a_run_is_begun_once,
+)

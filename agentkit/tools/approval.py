@@ -1,0 +1,37 @@
+"""Whether a call must be allowed by somebody before it runs."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+from agentkit.context import RunContext
+from agentkit.errors import ModelRetry
+from agentkit.messages import ToolCallPart
+from agentkit.tools.definition import Tool
+
+_BY_RULE = "its tool needs approval"
+
+
+async def reason_to_ask(tool: Tool, call: ToolCallPart, context: RunContext[Any]) -> str | None:
+    """Return why somebody must allow the call, None if nobody need be asked.
+
+    Arguments that do not pass their check ask nobody: such a call goes back to the model and never runs.
+    """
+    rule = tool.requires_approval
+    if isinstance(rule, bool):
+        return _BY_RULE if rule and _arguments(tool, call) is not None else None
+    arguments = _arguments(tool, call)
+    if arguments is None:
+        return None
+    verdict = rule(arguments, context)
+    if inspect.isawaitable(verdict):
+        verdict = await verdict
+    return verdict if isinstance(verdict, str) and verdict else _BY_RULE if verdict else None
+
+
+def _arguments(tool: Tool, call: ToolCallPart) -> dict[str, Any] | None:
+    try:
+        return tool.validate(call.arguments)
+    except ModelRetry:
+        return None
