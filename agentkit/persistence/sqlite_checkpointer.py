@@ -90,10 +90,13 @@ class _SQLiteJournal(RunJournal):
         self._tip = tip
         self._n_stored = len(state.messages)
         self._generation = generation
+        self._has_notes = True
+        """Of calls; where there are none, a save need not look for them."""
 
     async def save(self, state: RunState, status: StoredStatus) -> None:
         self._tip = await self._database.write(partial(self._save, state, status))
         self._n_stored = len(state.messages)
+        self._has_notes = bool(state.pending)
 
     async def failed(self) -> None:
         await self._database.write(self._failed)
@@ -113,10 +116,11 @@ class _SQLiteJournal(RunJournal):
         )
         if changed.rowcount != 1:
             raise taken_over(self._run_id)
-        connection.execute(
-            "DELETE FROM calls WHERE run_id = ? AND tool_call_id NOT IN (SELECT value FROM json_each(?))",
-            (self._run_id, json.dumps(unknown_calls(state))),
-        )
+        if self._has_notes:
+            connection.execute(
+                "DELETE FROM calls WHERE run_id = ? AND tool_call_id NOT IN (SELECT value FROM json_each(?))",
+                (self._run_id, json.dumps(unknown_calls(state))),
+            )
         return tip
 
     def _failed(self, connection: sqlite3.Connection) -> None:
@@ -128,6 +132,7 @@ class _SQLiteJournal(RunJournal):
             raise taken_over(self._run_id)
 
     def _note(self, call_id: str, answer: str | None, connection: sqlite3.Connection) -> None:
+        self._has_notes = True
         noted = connection.execute(
             "INSERT OR REPLACE INTO calls(run_id, tool_call_id, answer) "
             "SELECT run_id, ?, ? FROM runs WHERE run_id = ? AND generation = ?",

@@ -13,9 +13,9 @@ import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO
 
-from pydantic_core import to_jsonable_python
+from pydantic_core import to_json
 
 from agentkit.errors import UserError
 from agentkit.events import (
@@ -40,7 +40,7 @@ class JsonlTrace:
     def __init__(self, directory: Path) -> None:
         """Write below `directory`, which is made on the first event."""
         self._directory = directory
-        self._file: TextIO | None = None
+        self._file: BinaryIO | None = None
 
     def __call__(self, event: AgentEvent) -> None:
         """Write one event.
@@ -54,12 +54,9 @@ class JsonlTrace:
             self._open(event.run_id)
         if self._file is None:  # the run failed before it started
             return
-        record = {
-            "time": time.time(),
-            "version": TRACE_VERSION,
-            **to_jsonable_python(event, serialize_unknown=True),
-        }
-        self._file.write(json.dumps(record, ensure_ascii=False, separators=(",", ":")) + "\n")
+        fields = {name: getattr(event, name) for name in event.__slots__}
+        record = {"time": time.time(), "version": TRACE_VERSION, **fields}
+        self._file.write(to_json(record, inf_nan_mode="constants", serialize_unknown=True) + b"\n")
         self._file.flush()
         if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
             self._file.close()
@@ -70,7 +67,7 @@ class JsonlTrace:
             self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
             path = self._directory / f"{run_id}.jsonl"
             _drop_cut_line(path)
-            self._file = open(path, "a", encoding="utf-8", opener=_private)  # noqa: SIM115 - closed at the end
+            self._file = open(path, "ab", opener=_private)  # noqa: SIM115 - closed at the end
         except OSError as error:
             raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
 

@@ -180,8 +180,8 @@ def smolagents_run() -> RunOnce:
     return run
 
 
-def langgraph_run() -> RunOnce:
-    """Return the task for langgraph's prebuilt ReAct agent, without a checkpointer."""
+def langgraph_agent(n: int, checkpointer: Any = None) -> tuple[Any, Any]:
+    """Return langgraph's prebuilt ReAct agent for N steps, and its model."""
     import warnings
 
     from langchain_core.language_models.chat_models import BaseChatModel
@@ -217,9 +217,16 @@ def langgraph_run() -> RunOnce:
         async def _agenerate(self, *args: Any, **kwargs: Any) -> Any:
             return self._generate(*args, **kwargs)
 
+    model = Fake(n=n)
+    return create_react_agent(model, [wrapped], checkpointer=checkpointer), model
+
+
+def langgraph_run() -> RunOnce:
+    """Return the task for langgraph's prebuilt ReAct agent, without a checkpointer."""
+    langgraph_agent(1)  # the imports
+
     async def run(n: int) -> None:
-        model = Fake(n=n)
-        graph = create_react_agent(model, [wrapped])
+        graph, model = langgraph_agent(n)
         result = await graph.ainvoke({"messages": [("user", "add")]}, {"recursion_limit": 3 * n + 20})
         assert (result["messages"][-1].content, model.step) == ("done", n + 1)
 

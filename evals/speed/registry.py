@@ -26,6 +26,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "CPU time of one step of the agent loop, beside other SDKs",
         quick=("--only", "agentkit", "--repeats", "1"),
     ),
+    "journal": Benchmark(
+        "evals.speed.journal",
+        "time and bytes that the journal adds to a step, beside LangGraph's SQLite saver",
+        quick=("--only", "agentkit", "--repeats", "1", "--sizes", "5", "10", "20"),
+    ),
     "constrained_decoding": Benchmark(
         "evals.speed.constrained_decoding",
         "what constrained decoding costs and saves",
