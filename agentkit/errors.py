@@ -88,6 +88,19 @@ class ToolDefinitionError(AgentRunError):
     """A server's tool definition is unusable: too many, colliding, or with a schema that is refused."""
 
 
+class ToolDefinitionChanged(ToolDefinitionError):
+    """A server defines a tool otherwise than when it was pinned; the message shows the difference."""
+
+    def __init__(self, message: str, tool_names: tuple[str, ...] = ()) -> None:
+        """Keep the names of the tools beside the message."""
+        super().__init__(message)
+        self.tool_names = tool_names
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle with the names."""
+        return type(self), (str(self), self.tool_names)
+
+
 class CheckpointError(AgentRunError):
     """A stored run cannot be used: unknown, damaged, of another version, or taken up by another process."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,14 @@ import pytest
 def anyio_backend() -> str:
     """Run `pytest.mark.anyio` tests on asyncio."""
     return "asyncio"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pins_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what MCP servers said of their tools away from the user's own pins."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AGENTKIT_PINS_DIR", str(tmp_path_factory.mktemp("pins")))
+        yield
 
 
 @pytest.fixture(scope="session")

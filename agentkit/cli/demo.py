@@ -172,8 +172,8 @@ def _toolsets(folder: Path) -> dict[str, Toolset]:
     write_database(database)
     serve = (sys.executable, "-m")
     return {
-        "notes": MCPToolset.stdio(*serve, "mcp_servers.filesystem", notes, "--write", id="notes"),
-        "orders": MCPToolset.stdio(*serve, "mcp_servers.sqlite", database, id="orders"),
+        "notes": MCPToolset.stdio(*serve, "mcp_servers.filesystem", notes, "--write", id="notes", pins=None),
+        "orders": MCPToolset.stdio(*serve, "mcp_servers.sqlite", database, id="orders", pins=None),
     }
 
 

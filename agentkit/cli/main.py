@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from agentkit.cli import chat, demo, doctor, models, run, trace
+from agentkit.cli import chat, demo, doctor, mcp, models, run, trace
 from agentkit.errors import AgentKitError
 
 INTERRUPTED = 130
@@ -45,6 +45,7 @@ app.command()(run.run)
 app.command()(chat.chat)
 app.command()(demo.demo)
 app.command()(doctor.doctor)
+app.add_typer(mcp.app, name="mcp")
 app.add_typer(models.app, name="models")
 app.add_typer(trace.app, name="trace")
 for _plugin in entry_points(group="agentkit.commands"):  # other packages' commands, `agentkit eval` for one

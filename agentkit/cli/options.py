@@ -94,15 +94,14 @@ class AgentOptions:
         return [toolset for value in self.mcp for toolset in mcp_toolsets(value)]
 
 
-def mcp_toolsets(value: str) -> list[Toolset]:
-    """Read one value of `--mcp`.
+def mcp_toolsets(value: str, **options: Any) -> list[Toolset]:
+    """Read one value of `--mcp`; `options` are those of `MCPToolset`.
 
     Raises:
         UserError: it is empty, its quotes do not match, or the file is no configuration.
     """
     from agentkit.mcp.toolset import MCPToolset
 
-    options: dict[str, Any] = {}
     prefix = _PREFIXED.fullmatch(value)
     if prefix is not None:
         options["id"], value = prefix.groups()
@@ -110,7 +109,7 @@ def mcp_toolsets(value: str) -> list[Toolset]:
     if re.match(r"https?://", value):
         found = [MCPToolset.http(value, **options)]
     elif value.endswith(".json") and Path(value).expanduser().is_file():
-        found = MCPToolset.from_config(Path(value).expanduser())
+        found = MCPToolset.from_config(Path(value).expanduser(), **options)
     else:
         found = [MCPToolset.stdio(*_command(value), **options)]
     return [toolset.prefixed(prefix[1]) for toolset in found] if prefix is not None else list(found)

@@ -2,6 +2,7 @@
 
 from agentkit.mcp.config import MCPServerConfig, load_mcp_config
 from agentkit.mcp.elicitation import Elicitation
+from agentkit.mcp.pins import ToolPins
 from agentkit.mcp.toolset import MCPToolset
 
-__all__ = ["Elicitation", "MCPServerConfig", "MCPToolset", "load_mcp_config"]
+__all__ = ["Elicitation", "MCPServerConfig", "MCPToolset", "ToolPins", "load_mcp_config"]

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 
 import anyio
+import anyio.to_thread
 
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, UserError
@@ -38,6 +39,7 @@ from agentkit.mcp.listing import (
     make_listing,
 )
 from agentkit.mcp.owner import ConnectionOptions
+from agentkit.mcp.pins import DEFAULT_PINS, ToolPins, target_key
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
 from agentkit.tools.definition import Tool, ToolOutput
 from agentkit.tools.toolset import Toolset
@@ -65,6 +67,7 @@ class MCPOptions(TypedDict, total=False):
     max_pages: int
     on_bad_tool: OnBadTool
     reconnect: bool
+    pins: ToolPins | None
     mode: Literal["auto", "legacy"] | str
 
 
@@ -106,6 +109,7 @@ class MCPToolset(Toolset):
         max_pages: int = 100,
         on_bad_tool: OnBadTool = "fail",
         reconnect: bool = True,
+        pins: ToolPins | None = DEFAULT_PINS,
         mode: Literal["auto", "legacy"] | str = "auto",
     ) -> None:
         """Describe a server; nothing is started or sent before the toolset is entered.
@@ -126,6 +130,8 @@ class MCPToolset(Toolset):
             max_pages: A longer list of tools is an error.
             on_bad_tool: Whether one unusable definition fails the listing, or is left out with a warning.
             reconnect: Whether a call after the server died connects again.
+            pins: Where the tools' definitions are kept from the first use on, to refuse a server that changes
+                them; None believes what it says each time. A server in this process is not pinned.
             mode: How to negotiate: "auto", "legacy" for a server that cannot bear a probe, or a version.
 
         Raises:
@@ -140,6 +146,8 @@ class MCPToolset(Toolset):
         self._allow = frozenset(allow) if allow is not None else None
         self._bounds = Bounds(max_tools, max_pages)
         self._on_bad_tool: OnBadTool = on_bad_tool
+        self._pins = pins
+        self._pinned_as = target_key(target)
         self._calls = CallOptions(call_timeout_s, result_limit, trust)
         self._connecting = ConnectionOptions(
             self._id, connect_timeout_s, call_timeout_s, reconnect, mode, on_elicit
@@ -197,6 +205,11 @@ class MCPToolset(Toolset):
         return self._calls.trust
 
     @property
+    def pinned_as(self) -> str | None:
+        """What names the server in `ToolPins`; None for one that only this process has."""
+        return self._pinned_as
+
+    @property
     def revision(self) -> int:
         """Grows when the server announces a change of its tools, and with every connection."""
         return self._revision
@@ -246,11 +259,21 @@ class MCPToolset(Toolset):
         Raises:
             MCPConnectionError: the server cannot be reached or does not answer in time.
             ToolDefinitionError: its list does not end, or a definition is unusable.
+            ToolDefinitionChanged: a definition is not as it was pinned.
             UserError: the toolset is not entered, or `allow` names a tool that the server lacks.
         """
         live = self._here()
         await self._listing(live)
         return live.tools
+
+    async def fetch(self) -> list[WireTool]:
+        """Return the server's definitions as it sends them, whatever is pinned or allowed.
+
+        Raises:
+            MCPConnectionError: as `list_tools`.
+            ToolDefinitionError: its list does not end.
+        """
+        return (await self._fetch(self._here().connection))[2]
 
     def _here(self) -> _Live:
         live = self._live.get(asyncio.get_running_loop())
@@ -274,6 +297,9 @@ class MCPToolset(Toolset):
                 client, epoch, wire = await self._fetch(live.connection)
                 if self._allow is not None and live.listing is None:
                     check_allowed(self._allow, wire, server=self._id)
+                if self._pins is not None and self._pinned_as is not None:
+                    check = partial(self._pins.check, self._pinned_as, wire, server=self._id, allow=self._allow)
+                    await anyio.to_thread.run_sync(check)
                 live.listing = await make_listing(
                     wire, server=self._id, allow=self._allow, on_bad_tool=self._on_bad_tool
                 )

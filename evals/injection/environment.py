@@ -46,10 +46,17 @@ class Workshop:
         self.database.touch()
         self.servers: tuple[Toolset, ...] = (
             MCPToolset.stdio(
-                "python", "-m", "mcp_servers.filesystem", self.root, "--write", id="filesystem", trust=trust
+                "python",
+                "-m",
+                "mcp_servers.filesystem",
+                self.root,
+                "--write",
+                id="filesystem",
+                trust=trust,
+                pins=None,
             ),
             MCPToolset.stdio(
-                "python", "-m", "mcp_servers.sqlite", self.database, "--write", id="sqlite", trust=trust
+                "python", "-m", "mcp_servers.sqlite", self.database, "--write", id="sqlite", trust=trust, pins=None
             ),
         )
 

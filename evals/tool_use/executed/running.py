@@ -48,7 +48,7 @@ def child_server(server: Server, folder: Path) -> Toolset:
     served = folder / DATABASE if server == "sqlite" else folder
     module = f"mcp_servers.{server}"
     return MCPToolset.stdio(
-        "python", "-m", module, served, "--write", id=server, connect_timeout_s=CONNECT_TIMEOUT_S
+        "python", "-m", module, served, "--write", id=server, connect_timeout_s=CONNECT_TIMEOUT_S, pins=None
     )
 
 

@@ -1,0 +1,188 @@
+"""`agentkit mcp`: what a server offers, one call of a tool, and its pinned definitions."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+
+import typer
+
+from agentkit.errors import UserError
+
+if TYPE_CHECKING:
+    from mcp_types import Tool as WireTool
+
+    from agentkit.mcp.pins import Drift
+    from agentkit.mcp.toolset import MCPToolset
+    from agentkit.tools.definition import ToolDefinition
+
+T = TypeVar("T")
+app = typer.Typer(no_args_is_help=True, help="MCP servers: list, call, pin, verify.")
+
+ServerArgument = Annotated[
+    str, typer.Argument(metavar="SERVER", help="A command in quotes, a URL, or an mcpServers JSON file.")
+]
+
+
+@app.command("list")
+def list_tools(server: ServerArgument) -> None:
+    """List a server's tools and whether they are as pinned; nothing is called."""
+    from agentkit.cli.console import notes_console, one_line, output_console, plain
+
+    output = output_console()
+    for toolset in _toolsets(server):
+        definitions = _run(toolset, _definitions)
+        for definition in definitions:
+            output.print(plain(f"{definition.name}  {_hints(definition)}", "bold"))
+            output.print(plain(f"  {one_line(definition.description, 300)}"))
+        for line in toolset.warnings:
+            notes_console().print(plain(one_line(line), "yellow"))
+        drift = _drift(toolset, _run(toolset, _fetched))
+        state = "not pinned" if drift is None else "as pinned" if not drift else "not as pinned"
+        output.print(plain(f"{toolset.id}: {len(definitions)} tools, {state}", "dim"))
+
+
+@app.command()
+def call(
+    server: ServerArgument,
+    tool: Annotated[str, typer.Argument(metavar="TOOL", help="Its name.")],
+    arguments: Annotated[str, typer.Argument(metavar="JSON", help="Its arguments, an object.")] = "{}",
+) -> None:
+    """Call one tool and print what it gives. Exit status 1: the call failed."""
+    from agentkit.cli.console import output_console, plain
+
+    async def calling(toolset: MCPToolset) -> tuple[str, bool]:
+        from agentkit.context import RunContext
+        from agentkit.errors import ModelRetry
+        from agentkit.tools.definition import ToolOutput
+
+        context = RunContext(deps=None, tool_name=tool)
+        tools = {each.name: each for each in await toolset.list_tools(context)}
+        if tool not in tools:
+            raise UserError(f"server {toolset.id!r} has no tool {tool!r}; it has {', '.join(sorted(tools))}.")
+        try:
+            checked = tools[tool].validate(arguments)
+        except ModelRetry as signal:
+            raise UserError(f"{tool}: {signal}") from signal
+        output = await tools[tool].call(checked, context)
+        assert isinstance(output, ToolOutput)  # all tools of an MCP server give one
+        return output.content, output.is_error
+
+    content, is_error = _run(_only(server), calling)
+    output_console().print(plain(content))
+    if is_error:
+        raise typer.Exit(1)
+
+
+@app.command()
+def verify(server: ServerArgument) -> None:
+    """Compare a server's tools with their pins. Exit status 1: they differ, or nothing is pinned."""
+    from agentkit.cli.console import output_console, plain
+
+    output, is_same = output_console(), True
+    for toolset in _toolsets(server):
+        drift = _drift(toolset, _run(toolset, _fetched))
+        is_same = is_same and drift == []
+        if drift is None:
+            output.print(plain(f"{toolset.id}: nothing is pinned (agentkit mcp pin)"))
+        elif not drift:
+            output.print(plain(f"{toolset.id}: as pinned"))
+        else:
+            _show(toolset, drift)
+    if not is_same:
+        raise typer.Exit(1)
+
+
+@app.command()
+def pin(
+    server: ServerArgument,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Take a server's tools as they are now for right; shows what differs from the pins and asks first."""
+    from agentkit.cli.console import output_console, plain
+    from agentkit.mcp.pins import DEFAULT_PINS
+
+    output = output_console()
+    for toolset in _toolsets(server):
+        wire = _run(toolset, _fetched)
+        drift = _drift(toolset, wire)
+        if drift == []:
+            output.print(plain(f"{toolset.id}: as pinned"))
+            continue
+        if drift is None:
+            output.print(plain(f"{toolset.id}: {len(wire)} tools, none pinned before"))
+        else:
+            _show(toolset, drift)
+        if yes or typer.confirm(f"pin {len(wire)} tools of {toolset.id}?"):
+            DEFAULT_PINS.write(_key(toolset), wire)
+            output.print(plain(f"{toolset.id}: pinned"))
+        else:
+            raise typer.Exit(1)
+
+
+def _show(toolset: MCPToolset, drift: Sequence[Drift]) -> None:
+    from agentkit.cli.console import output_console, plain
+    from agentkit.mcp.pins import show_drift
+
+    output_console().print(plain(f"{toolset.id}: not as pinned", "yellow"))
+    output_console().print(plain(show_drift(drift)))
+
+
+async def _definitions(toolset: MCPToolset) -> list[ToolDefinition]:
+    from agentkit.context import RunContext
+
+    return [tool.definition for tool in await toolset.list_tools(RunContext(deps=None))]
+
+
+async def _fetched(toolset: MCPToolset) -> list[WireTool]:
+    return await toolset.fetch()
+
+
+def _drift(toolset: MCPToolset, wire: Sequence[WireTool]) -> list[Drift] | None:
+    from agentkit.mcp.pins import DEFAULT_PINS
+
+    return DEFAULT_PINS.drift(_key(toolset), wire)
+
+
+def _key(toolset: MCPToolset) -> str:
+    assert toolset.pinned_as is not None  # a command line names commands and URLs only
+    return toolset.pinned_as
+
+
+def _hints(definition: ToolDefinition) -> str:
+    hints = definition.annotations
+    told = {
+        "read only": hints.read_only,
+        "destructive": hints.destructive,
+        "idempotent": hints.idempotent,
+        "open world": hints.open_world,
+    }
+    return ", ".join(name if value else f"not {name}" for name, value in told.items() if value is not None)
+
+
+def _toolsets(server: str, **options: Any) -> list[MCPToolset]:
+    """Return the servers that a command line names, by default without their pins being looked at."""
+    from agentkit.cli.options import mcp_toolsets
+    from agentkit.mcp.toolset import MCPToolset
+
+    found = mcp_toolsets(server, **{"pins": None, **options})
+    return [toolset for toolset in found if isinstance(toolset, MCPToolset)]
+
+
+def _only(server: str) -> MCPToolset:
+    from agentkit.mcp.pins import DEFAULT_PINS
+
+    found = _toolsets(server, pins=DEFAULT_PINS)
+    if len(found) != 1:
+        raise UserError(f"{server!r} names {len(found)} servers; give the command or URL of one.")
+    return found[0]
+
+
+def _run(toolset: MCPToolset, action: Callable[[MCPToolset], Awaitable[T]]) -> T:
+    import anyio
+
+    async def connected() -> T:
+        async with toolset:
+            return await action(toolset)
+
+    return anyio.run(connected)

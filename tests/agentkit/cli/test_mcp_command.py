@@ -1,0 +1,73 @@
+"""`agentkit mcp`: a server's tools, calls, and pins, on a child process whose tools change."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.agentkit.cli.conftest import Agentkit
+from tests.agentkit.mcp.test_tool_pins import BUY, LOOK, SERVER
+
+
+@pytest.fixture(autouse=True)
+def own_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTKIT_PINS_DIR", str(tmp_path / "pins"))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> str:
+    (tmp_path / "server.py").write_text(SERVER)
+    says(tmp_path, BUY, LOOK)
+    return shlex.join([sys.executable, str(tmp_path / "server.py"), str(tmp_path / "tools.json")])
+
+
+def says(folder: Path, *tools: dict[str, Any]) -> None:
+    (folder / "tools.json").write_text(json.dumps(tools))
+
+
+def test_tools_are_listed_with_their_hints_and_the_state_of_their_pins(
+    agentkit: Agentkit, shop: str, tmp_path: Path
+) -> None:
+    says(tmp_path, {**BUY, "annotations": {"destructiveHint": True, "readOnlyHint": False}})
+    listed = agentkit("mcp", "list", shop)
+    assert listed.returncode == 0
+    assert "buy  not read only, destructive" in listed.stdout and "Buy a thing." in listed.stdout
+    assert "1 tools, not pinned" in listed.stdout
+    assert not (tmp_path / "pins").exists()
+
+
+def test_a_tool_is_called_and_its_server_pinned_by_that(agentkit: Agentkit, shop: str, tmp_path: Path) -> None:
+    called = agentkit("mcp", "call", shop, "buy", '{"n": 2}')
+    assert (called.returncode, called.stdout) == (0, "bought\n")
+    assert agentkit("mcp", "verify", shop).returncode == 0
+    says(tmp_path, {**BUY, "description": "Buy two."}, LOOK)
+    refused = agentkit("mcp", "call", shop, "buy", "{}")
+    assert refused.returncode == 1 and "'buy' (changed)" in refused.stderr
+
+
+def test_a_wrong_call_says_what_is_wrong(agentkit: Agentkit, shop: str) -> None:
+    unknown = agentkit("mcp", "call", shop, "sell")
+    assert unknown.returncode == 1 and "has no tool 'sell'; it has buy, look" in unknown.stderr
+    no_json = agentkit("mcp", "call", shop, "buy", "{")
+    assert no_json.returncode == 1 and "not valid JSON" in no_json.stderr
+
+
+def test_a_change_is_shown_and_pinned_only_when_somebody_agrees(
+    agentkit: Agentkit, shop: str, tmp_path: Path
+) -> None:
+    assert agentkit("mcp", "verify", shop).returncode == 1
+    assert agentkit("mcp", "pin", shop, "--yes").returncode == 0
+    says(tmp_path, {**BUY, "description": "Buy two."}, LOOK)
+    verified = agentkit("mcp", "verify", shop)
+    assert verified.returncode == 1
+    assert '- "description": "Buy a thing.",' in verified.stdout
+    assert '+ "description": "Buy two.",' in verified.stdout
+    assert agentkit("mcp", "pin", shop, stdin="n\n").returncode == 1
+    assert agentkit("mcp", "verify", shop).returncode == 1
+    assert agentkit("mcp", "pin", shop, stdin="y\n").returncode == 0
+    assert "as pinned" in agentkit("mcp", "verify", shop).stdout
