@@ -206,7 +206,7 @@ class Agent(Generic[DepsT, OutputT]):
             UserError: a decision is about a call that does not wait, or the run is another agent's.
             AgentRunError: as `run`.
         """
-        async with _entered(await self._resumed(run, decisions, deps, limits, settings)) as resumed:
+        async with self.iter_resumed(run, decisions, deps=deps, limits=limits, settings=settings) as resumed:
             return await resumed.finish()
 
     def resume_sync(
@@ -275,6 +275,20 @@ class Agent(Generic[DepsT, OutputT]):
         """Run step by step: iterate over the run to see each action before it is performed."""
         async with _entered(self._plan(prompt, deps, message_history, limits, settings, metadata)) as run:
             yield run
+
+    @asynccontextmanager
+    async def iter_resumed(
+        self,
+        run: str | RunState,
+        decisions: Sequence[Decision] = (),
+        *,
+        deps: DepsT = cast(Any, None),
+        limits: UsageLimits | None = None,
+        settings: ModelSettings | None = None,
+    ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
+        """Go on with a run, as `resume`, step by step, as `iter`."""
+        async with _entered(await self._resumed(run, decisions, deps, limits, settings)) as resumed:
+            yield resumed
 
     # -- declaring ----------------------------------------------------------------------------------------
 

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 from agentkit.cli.options import (
     AgentOptions,
+    Ask,
+    AskOption,
     InstructionsOption,
     MaxStepsOption,
     McpOption,
@@ -33,12 +35,16 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agentkit.agent import Agent
+    from agentkit.approvals import Decision
     from agentkit.cli.cards import EventPrinter
     from agentkit.events import AgentEvent
     from agentkit.limits import RunUsage
     from agentkit.messages import ModelMessage
     from agentkit.state import RunState
     from agentkit.tools.toolset import Toolset
+
+    _GoingOn = tuple[RunState, list[Decision]]
+    """A turn that waits, and what was decided."""
 
 PROMPT = "you> "
 NO_REPLY = "(no answer)"
@@ -60,6 +66,7 @@ def chat(
     seed: SeedOption = None,
     trace_dir: TraceDirOption = None,
     no_trace: NoTraceOption = False,
+    ask: AskOption = Ask.changes,
 ) -> None:
     """Talk with the model; Ctrl-C stops a turn, Ctrl-D leaves."""
     from anyio.from_thread import start_blocking_portal
@@ -71,7 +78,7 @@ def chat(
     notes, output = notes_console(), output_console()
     prepare_model(model, notes)
     trace = trace_directory(trace_dir, no_trace=no_trace)
-    options = AgentOptions(model, mcp or (), max_steps, instructions, temperature, seed, trace)
+    options = AgentOptions(model, mcp or (), max_steps, instructions, temperature, seed, trace, ask)
     printer = EventPrinter(notes, output)
     conversation = Conversation(printer)
     toolsets = options.toolsets()
@@ -164,29 +171,53 @@ class _Chat:
         """Run one turn; Ctrl-C stops it, however often it is pressed, and never the chat."""
         import anyio
 
-        scope = self.portal.call(anyio.CancelScope)
-        future = self.portal.start_task_soon(self._run, prompt, scope)
-        stopped = False
-        while not future.done():
-            try:
-                if stopped:
-                    self.portal.call(scope.cancel)
-                future.result()
-            except KeyboardInterrupt:
-                stopped = True
-            except AgentKitError as error:
-                self._show_error(error)
-        if stopped:
-            self.notes.print("stopped", style="yellow")
-
-    async def _run(self, prompt: str, scope: CancelScope) -> None:
-        with scope:
-            async with self.agent.iter(prompt, message_history=self.conversation.messages) as run:
+        going_on: _GoingOn | None = None
+        while True:
+            scope = self.portal.call(anyio.CancelScope)
+            future = self.portal.start_task_soon(self._run, prompt, going_on, scope)
+            stopped, waiting = False, None
+            while not future.done():
                 try:
-                    await run.finish()
+                    if stopped:
+                        self.portal.call(scope.cancel)
+                    waiting = future.result()
+                except KeyboardInterrupt:
+                    stopped = True
+                except AgentKitError as error:
+                    self._show_error(error)
+            if stopped:
+                self.notes.print("stopped", style="yellow")
+            if waiting is None:
+                return
+            going_on = waiting, self._decide(waiting)
+
+    async def _run(self, prompt: str, going_on: _GoingOn | None, scope: CancelScope) -> RunState | None:
+        """Run a turn, or go on with it; return its state where calls wait for a decision."""
+        with scope:
+            begun = (
+                self.agent.iter(prompt, message_history=self.conversation.messages)
+                if going_on is None
+                else self.agent.iter_resumed(*going_on)
+            )
+            async with begun as run:
+                try:
+                    if (await run.finish()).status == "needs_approval":
+                        return run.state
                 finally:
-                    self.conversation.keep(run.state)
+                    if not run.state.pending:
+                        self.conversation.keep(run.state)
                     self.conversation.printer.end_line()
+        return None
+
+    def _decide(self, state: RunState) -> list[Decision]:
+        """Ask about the calls that wait; who does not answer allows nothing."""
+        from agentkit.cli.approval import decide
+
+        try:
+            return decide(state.pending, self.notes)
+        except (EOFError, KeyboardInterrupt):
+            self.notes.print("\nnothing is allowed", style="yellow")
+            return [call.deny("The user did not allow it.") for call in state.pending]
 
     def _show_error(self, error: AgentKitError) -> None:
         from agentkit.cli.console import one_line, plain

@@ -11,7 +11,7 @@ from typing import Annotated, Any, cast
 import typer
 from typer.core import TyperGroup
 
-from agentkit.cli import chat, demo, doctor, mcp, models, run, trace
+from agentkit.cli import chat, demo, doctor, mcp, models, resume, run, trace
 from agentkit.errors import AgentKitError
 
 INTERRUPTED = 130
@@ -42,6 +42,8 @@ app = typer.Typer(
     help="Agents that run offline on real tools.",
 )
 app.command()(run.run)
+app.command()(resume.resume)
+app.command()(resume.runs)
 app.command()(chat.chat)
 app.command()(demo.demo)
 app.command()(doctor.doctor)

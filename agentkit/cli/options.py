@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +19,20 @@ from agentkit.errors import UserError
 if TYPE_CHECKING:
     from agentkit.agent import Agent
     from agentkit.runner import Sink
+    from agentkit.tools.definition import ToolDefinition
     from agentkit.tools.toolset import Toolset
 
+JOURNAL_VARIABLE = "AGENTKIT_JOURNAL"
 _PREFIXED = re.compile(r"([A-Za-z][A-Za-z0-9-]*)=(.+)", re.DOTALL)
+
+
+class Ask(StrEnum):
+    """Which calls of MCP servers somebody must allow."""
+
+    changes = "changes"
+    all = "all"
+    none = "none"
+
 
 ModelOption = Annotated[
     str,
@@ -48,6 +62,18 @@ TraceDirOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of traces; `agentkit trace` also takes an Inspect log (.eval)."),
 ]
+AskOption = Annotated[
+    Ask,
+    typer.Option(
+        help="Calls to ask about before they run: those of tools that do not say they only read; all; none."
+    ),
+]
+JournalOption = Annotated[
+    Path | None,
+    typer.Option(metavar="FILE", help="SQLite file of runs that can be resumed; `agentkit runs` lists it."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
+NoJournalOption = Annotated[bool, typer.Option("--no-journal", help="Keep no run to be resumed.")]
 NoTraceOption = Annotated[bool, typer.Option("--no-trace", help="Keep no trace.")]
 
 
@@ -63,6 +89,9 @@ class AgentOptions:
     seed: int | None = None
     trace: Path | None = None
     """Directory; None keeps no trace."""
+    ask: Ask = Ask.changes
+    journal: Path | None = None
+    """SQLite file; None keeps no runs."""
 
     def agent(self, on_event: Sink, toolsets: Sequence[Toolset]) -> Agent[None, str]:
         """Make the agent with the toolsets of `--mcp`; nothing is started yet.
@@ -82,6 +111,7 @@ class AgentOptions:
             limits=UsageLimits() if self.max_steps is None else UsageLimits(request_limit=self.max_steps),
             settings=ModelSettings(temperature=self.temperature, seed=self.seed),
             trace=self.trace,
+            checkpointer=self.journal,
             on_event=on_event,
         )
 
@@ -91,7 +121,55 @@ class AgentOptions:
         Raises:
             UserError: a value of `--mcp` cannot be used.
         """
-        return [toolset for value in self.mcp for toolset in mcp_toolsets(value)]
+        toolsets = [toolset for value in self.mcp for toolset in mcp_toolsets(value)]
+        if self.ask is Ask.none:
+            return toolsets
+        return [toolset.requiring_approval(when=self._asks) for toolset in toolsets]
+
+    def _asks(self, tool: ToolDefinition) -> bool:
+        return self.ask is Ask.all or not tool.annotations.read_only
+
+    def to_metadata(self) -> dict[str, str]:
+        """Return what `from_metadata` needs, to be kept with a run."""
+        kept = {
+            "model": self.model,
+            "mcp": json.dumps(list(self.mcp)),
+            "max_steps": self.max_steps,
+            "instructions": self.instructions,
+            "temperature": self.temperature,
+            "seed": self.seed,
+            "trace": self.trace,
+            "ask": self.ask.value,
+            "cwd": Path.cwd(),
+        }
+        return {name: str(value) for name, value in kept.items() if value is not None}
+
+    @classmethod
+    def from_metadata(cls, kept: Mapping[str, str], journal: Path) -> AgentOptions:
+        """Return the options that a run was started with.
+
+        Raises:
+            UserError: it was not started from the command line, or in another folder.
+        """
+        try:
+            options = cls(
+                model=kept["model"],
+                mcp=json.loads(kept["mcp"]),
+                max_steps=int(kept["max_steps"]) if "max_steps" in kept else None,
+                instructions=kept.get("instructions"),
+                temperature=float(kept["temperature"]) if "temperature" in kept else None,
+                seed=int(kept["seed"]) if "seed" in kept else None,
+                trace=Path(kept["trace"]) if "trace" in kept else None,
+                ask=Ask(kept["ask"]),
+                journal=journal,
+            )
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"this run was not started by `agentkit run` ({error}); resume it in its program."
+            ) from error
+        if options.mcp and kept.get("cwd") != str(Path.cwd()):
+            raise UserError(f"this run's servers were started in {kept.get('cwd')!r}; resume it there.")
+        return options
 
 
 def mcp_toolsets(value: str, **options: Any) -> list[Toolset]:
@@ -120,6 +198,16 @@ def trace_directory(named: Path | None, *, no_trace: bool) -> Path | None:
     from agentkit.tracing.jsonl import default_trace_directory
 
     return None if no_trace else named or default_trace_directory()
+
+
+def journal_file(named: Path | None) -> Path:
+    """Return where the command line keeps runs: AGENTKIT_JOURNAL, or the user's state directory."""
+    import platformdirs
+
+    if named is not None:
+        return named
+    kept = os.environ.get(JOURNAL_VARIABLE)
+    return Path(kept).expanduser() if kept else Path(platformdirs.user_state_dir("agentkit")) / "runs.db"
 
 
 def _command(value: str) -> list[str]:

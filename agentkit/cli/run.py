@@ -12,29 +12,39 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
 
 import typer
 
+from agentkit.cli.approval import can_ask, decide
 from agentkit.cli.options import (
     AgentOptions,
+    Ask,
+    AskOption,
     InstructionsOption,
+    JournalOption,
+    JsonOption,
     MaxStepsOption,
     McpOption,
     ModelOption,
+    NoJournalOption,
     NoTraceOption,
     SeedOption,
     TemperatureOption,
     TraceDirOption,
+    journal_file,
     trace_directory,
 )
 from agentkit.errors import AgentKitError, AgentRunError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
+    from agentkit.agent import Agent
     from agentkit.messages import ModelMessage
     from agentkit.results import RunResult
 
-EXIT_CODES = {"completed": 0, "limit_reached": 3, "abstained": 4}
+EXIT_CODES = {"completed": 0, "limit_reached": 3, "abstained": 4, "needs_approval": 5}
 """By the result's status; 1 is an error, 2 a wrong command line."""
 
 
@@ -48,34 +58,46 @@ def run(
     seed: SeedOption = None,
     trace_dir: TraceDirOption = None,
     no_trace: NoTraceOption = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")] = False,
+    ask: AskOption = Ask.changes,
+    journal: JournalOption = None,
+    no_journal: NoJournalOption = False,
+    as_json: JsonOption = False,
 ) -> None:
     """Do one task and print the answer.
 
-    Exit status: 0 completed, 1 error, 3 a limit was reached, 4 the model abstained.
+    Exit status: 0 completed, 1 error, 3 a limit was reached, 4 the model abstained, 5 a call waits for an approval
+    that nobody at a terminal could give; `agentkit resume` goes on.
     """
-    import anyio
+    trace = trace_directory(trace_dir, no_trace=no_trace)
+    kept_in = None if no_journal else journal_file(journal)
+    options = AgentOptions(
+        model, mcp or (), max_steps, instructions, temperature, seed, trace, ask=ask, journal=kept_in
+    )
+    perform(options, task=task, as_json=as_json)
 
+
+def perform(
+    options: AgentOptions, *, task: str | None = None, run_id: str | None = None, as_json: bool
+) -> NoReturn:
+    """Do a task, or go on with a run, ask about its calls, print the result and leave with its exit status."""
     from agentkit.cli.cards import EventPrinter, usage_line
     from agentkit.cli.console import notes_console, output_console, plain
     from agentkit.cli.downloads import prepare_model
 
     notes, output = notes_console(), output_console()
-    trace = trace_directory(trace_dir, no_trace=no_trace)
-    options = AgentOptions(model, mcp or (), max_steps, instructions, temperature, seed, trace)
     streams = sys.stdout.isatty()
     printer = EventPrinter(notes, output if streams else None)
     started = time.perf_counter()
     try:
-        prepare_model(model, notes)
+        prepare_model(options.model, notes)
         agent = options.agent((lambda _event: None) if as_json else printer, options.toolsets())
-        result = anyio.run(partial(agent.run, task))
+        result = _result(agent, options, task, run_id, notes, may_ask=not as_json and can_ask())
     except AgentKitError as error:
         if as_json:
             print(json.dumps(_failure(error)))
         raise
     if as_json:
-        print(json.dumps(_report(result, trace)))
+        print(json.dumps(_report(result, options.trace)))
     else:
         answer = cast("str | None", result.output)
         if not streams and answer is not None:
@@ -83,13 +105,46 @@ def run(
         if answer is None:
             notes.print(f"no answer: {result.status.replace('_', ' ')}", style="yellow")
         notes.print(usage_line(result.usage, result.confidence, time.perf_counter() - started), style="dim")
-        if trace is not None:
-            notes.print(plain(f"trace: agentkit trace show {result.run_id}{_where(trace_dir)}", "dim"))
+        if result.pending and options.journal is not None:
+            notes.print(plain(f"go on: agentkit resume {result.run_id}{_at('--journal', options.journal)}"))
+        if options.trace is not None:
+            notes.print(
+                plain(f"trace: agentkit trace show {result.run_id}{_at('--trace-dir', options.trace)}", "dim")
+            )
     raise typer.Exit(EXIT_CODES.get(result.status, 1))
 
 
-def _where(trace_dir: Path | None) -> str:
-    return "" if trace_dir is None else f" --trace-dir {trace_dir}"
+def _result(
+    agent: Agent[None, str],
+    options: AgentOptions,
+    task: str | None,
+    run_id: str | None,
+    notes: Console,
+    *,
+    may_ask: bool,
+) -> RunResult[str]:
+    import anyio
+
+    if run_id is not None:
+        result = anyio.run(agent.resume, run_id)
+    else:
+        metadata = {**options.to_metadata(), "task": task or ""}
+        result = anyio.run(partial(agent.run, task or "", metadata=metadata))
+    while result.pending and may_ask:
+        try:
+            decisions = decide(result.pending, notes)
+        except EOFError:
+            break
+        result = anyio.run(agent.resume, result.state, decisions)
+    return result
+
+
+def _at(option: str, path: Path) -> str:
+    """Return the option that names a file or folder, "" for the usual one."""
+    from agentkit.tracing.jsonl import default_trace_directory
+
+    usual = journal_file(None) if option == "--journal" else default_trace_directory()
+    return "" if path == usual else f" {option} {path}"
 
 
 def _report(result: RunResult[str], trace: Path | None) -> dict[str, Any]:
@@ -100,6 +155,7 @@ def _report(result: RunResult[str], trace: Path | None) -> dict[str, Any]:
         "confidence": result.confidence,
         "usage": _jsonable(result.usage),
         "tool_calls": _calls(result.new_messages()),
+        "pending": _jsonable(result.pending),
         "trace": str(trace / f"{result.run_id}.jsonl") if trace is not None else None,
     }
 

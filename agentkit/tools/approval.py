@@ -8,7 +8,7 @@ from typing import Any
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry
 from agentkit.messages import ToolCallPart
-from agentkit.tools.definition import Tool
+from agentkit.tools.definition import ApprovalPredicate, ApprovalRule, Tool
 
 _BY_RULE = "its tool needs approval"
 
@@ -24,10 +24,26 @@ async def reason_to_ask(tool: Tool, call: ToolCallPart, context: RunContext[Any]
     arguments = _arguments(tool, call)
     if arguments is None:
         return None
-    verdict = rule(arguments, context)
-    if inspect.isawaitable(verdict):
-        verdict = await verdict
+    verdict = await _asked(rule, arguments, context)
     return verdict if isinstance(verdict, str) and verdict else _BY_RULE if verdict else None
+
+
+def either_asks(one: ApprovalRule, other: ApprovalRule) -> ApprovalRule:
+    """Return a rule that asks where one of two does."""
+    if isinstance(one, bool):
+        return one or other
+    if isinstance(other, bool):
+        return other or one
+
+    async def either(arguments: dict[str, Any], context: RunContext[Any]) -> bool | str:
+        return await _asked(one, arguments, context) or await _asked(other, arguments, context)
+
+    return either
+
+
+async def _asked(rule: ApprovalPredicate, arguments: dict[str, Any], context: RunContext[Any]) -> bool | str:
+    verdict = rule(arguments, context)
+    return await verdict if inspect.isawaitable(verdict) else verdict
 
 
 def _arguments(tool: Tool, call: ToolCallPart) -> dict[str, Any] | None:

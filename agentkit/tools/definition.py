@@ -54,8 +54,10 @@ ToolCall = Callable[[dict[str, Any], "RunContext[Any]"], Awaitable[Any]]
 `ToolFailed`."""
 
 
-ApprovalRule = bool | Callable[[dict[str, Any], "RunContext[Any]"], "bool | str | Awaitable[bool | str]"]
-"""True, or a function (or coroutine function) that says so for some arguments; a text it returns is the reason."""
+ApprovalPredicate = Callable[[dict[str, Any], "RunContext[Any]"], "bool | str | Awaitable[bool | str]"]
+"""Says for some arguments whether somebody must be asked; a text that it returns is the reason."""
+ApprovalRule = bool | ApprovalPredicate
+"""For every call, for none, or as a function, or coroutine function, says."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Sources of tools, and views on them: prefixed, filtered, renamed.
+"""Sources of tools, and views on them: prefixed, filtered, renamed, asking before they run.
 
 A toolset is entered before a run and left after it (an MCP server connects then). `revision` changes whenever
 its list of tools does, so that the runner asks for the list again only when there is something new.
@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
 from agentkit.context import RunContext
 from agentkit.errors import UserError
-from agentkit.tools.definition import Tool, ToolDefinition
+from agentkit.tools.approval import either_asks
+from agentkit.tools.definition import ApprovalRule, Tool, ToolDefinition
 
 
 class Toolset(ABC):
@@ -53,6 +55,21 @@ class Toolset(ABC):
     def filtered(self, keep: Callable[[ToolDefinition], bool]) -> Toolset:
         """Return a view of the tools whose definition `keep` accepts."""
         return _View(self, lambda tools: [tool for tool in tools if keep(tool.definition)])
+
+    def requiring_approval(
+        self, rule: ApprovalRule = True, *, when: Callable[[ToolDefinition], bool] | None = None
+    ) -> Toolset:
+        """Return a view whose calls somebody must allow, where `rule` says so; of all tools, or those of `when`.
+
+        What a tool asks for by itself stays. By annotation: `when=lambda tool: not tool.annotations.read_only`.
+        """
+
+        def ask(tool: Tool) -> Tool:
+            if when is not None and not when(tool.definition):
+                return tool
+            return replace(tool, requires_approval=either_asks(tool.requires_approval, rule))
+
+        return _View(self, lambda tools: [ask(tool) for tool in tools])
 
     def renamed(self, names: Mapping[str, str]) -> Toolset:
         """Return a view with the names in `names` (old to new) exchanged.

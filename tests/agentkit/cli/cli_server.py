@@ -8,6 +8,7 @@ from pathlib import Path
 
 import anyio
 from mcp.server import MCPServer
+from mcp_types import ToolAnnotations
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m[bold red]not markup[/bold red]\u202eevil\r\nsecond line"
 
@@ -30,9 +31,16 @@ async def wait() -> str:
     return ""
 
 
-for tool in (echo, hostile, wait):
+async def change(text: str = "hello") -> str:
+    """Change the world: its text is a line more in the file that CHANGED names."""
+    with open(os.environ["HOME"] + "/changed", "a", encoding="utf-8") as file:
+        file.write(text + "\n")
+    return "changed"
+
+
+for tool in (echo, hostile, wait, change):
     if tool.__name__ in sys.argv[1:]:
-        server.add_tool(tool)
+        server.add_tool(tool, annotations=ToolAnnotations(read_only_hint=tool is not change))
 
 if __name__ == "__main__":
     if os.sep in sys.argv[-1]:

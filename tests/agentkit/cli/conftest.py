@@ -20,6 +20,7 @@ Agentkit = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture(autouse=True)
 def own_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTKIT_TRACE_DIR", str(tmp_path / "traces"))
+    monkeypatch.setenv("AGENTKIT_JOURNAL", str(tmp_path / "runs.db"))
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
 

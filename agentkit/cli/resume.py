@@ -1,0 +1,74 @@
+"""`agentkit runs` and `agentkit resume`: runs that the command line keeps, and going on with one."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from agentkit.cli.options import JournalOption, JsonOption, journal_file
+from agentkit.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from agentkit.persistence.checkpointer import RunSummary
+
+
+def runs(
+    journal: JournalOption = None,
+    status: Annotated[
+        str | None,
+        typer.Option(
+            metavar="STATUS", help="Only these: running (or killed), failed, needs_approval, completed, ..."
+        ),
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many, latest first.")] = 20,
+    delete: Annotated[
+        list[str] | None, typer.Option("--delete", metavar="RUN_ID", help="Forget this run; repeatable.")
+    ] = None,
+) -> None:
+    """List the runs that can be resumed, latest first."""
+    import anyio
+
+    from agentkit.cli.console import one_line, output_console, plain
+    from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+
+    output, keeper = output_console(), SQLiteCheckpointer(journal_file(journal))
+
+    async def listed() -> list[RunSummary]:
+        for run_id in delete or ():
+            await keeper.delete(run_id)
+        return list(await keeper.list_runs(status=status, limit=limit))  # pyright: ignore[reportArgumentType]
+
+    for run in anyio.run(listed):
+        when = datetime.fromtimestamp(run.updated_at).isoformat(" ", "seconds")
+        facts = f"{run.run_id}  {when}  {run.status}  {one_line(run.metadata.get('task', ''), 80)}"
+        output.print(plain(facts))
+
+
+def resume(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Or a unique beginning of it.")],
+    journal: JournalOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Go on with a run that was killed, failed, or waits for an approval; exit status as of `agentkit run`."""
+    import anyio
+
+    from agentkit.cli.options import AgentOptions
+    from agentkit.cli.run import perform
+
+    path = journal_file(journal)
+    found = anyio.run(_find, path, run_id)
+    options = AgentOptions.from_metadata(found.metadata, path)
+    perform(options, run_id=found.run_id, as_json=as_json)
+
+
+async def _find(journal: Path, beginning: str) -> RunSummary:
+    from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+
+    keeper = SQLiteCheckpointer(journal)
+    found = [run for run in await keeper.list_runs(limit=100_000) if run.run_id.startswith(beginning)]
+    if len(found) != 1:
+        raise CheckpointError(f"run id {beginning!r} matches {len(found)} runs in {str(journal)!r}.")
+    return found[0]
