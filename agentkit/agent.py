@@ -36,6 +36,7 @@ from agentkit.tools.toolset import Toolset
 if TYPE_CHECKING:
     from anyio.streams.memory import MemoryObjectReceiveStream
 
+    from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
 
 DepsT = TypeVar("DepsT", default=None)
@@ -77,6 +78,8 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings = ModelSettings(),
         tool_timeout_s: float | None = DEFAULT_TOOL_TIMEOUT_S,
         parallel_tool_calls: bool = True,
+        guardrails: Sequence[Guardrail | GuardrailSource] = (),
+        taint_rule: bool = True,
         trace: str | Path | None = None,
         checkpointer: Checkpointer | str | Path | None = None,
         on_event: Sink | None = None,
@@ -97,6 +100,10 @@ class Agent(Generic[DepsT, OutputT]):
             settings: Defaults for sampling and deadlines.
             tool_timeout_s: Seconds a tool call may take unless the tool says otherwise; None for no limit.
             parallel_tool_calls: Whether a response may hold several calls.
+            guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
+            taint_rule: After results of tools that are not trusted (those of MCP servers, unless told otherwise),
+                calls that destroy or reach out need approval. A `TaintRule` among `guardrails` takes the place of
+                this one, to allow tools by name.
             trace: Directory for one JSONL trace a run; None writes none.
             checkpointer: Keeps every run so that it can be resumed after a crash or an approval: the path of a
                 SQLite file, or a `Checkpointer`; None keeps none.
@@ -122,6 +129,8 @@ class Agent(Generic[DepsT, OutputT]):
         self._tool_timeout_s = tool_timeout_s
         self._parallel_tool_calls = parallel_tool_calls
         self._trace = Path(trace) if trace is not None else None
+        self._guardrails = tuple(guardrails)
+        self._taint_rule = taint_rule
         self._checkpointer = _checkpointer(checkpointer)
         self._on_event = on_event
         self._open: list[AsyncExitStack] = []
@@ -427,6 +436,8 @@ class Agent(Generic[DepsT, OutputT]):
             settings=self._settings.merged(settings),
             parallel_tool_calls=self._parallel_tool_calls,
             sinks=self._sinks(),
+            guardrails=self._guardrails,
+            taint_rule=self._taint_rule,
         )
 
     def _sinks(self) -> tuple[Sink, ...]:

@@ -32,6 +32,8 @@ class RunContext(Generic[DepsT]):
     """How often this call was sent back to the model already."""
     approved: bool = False
     """Somebody has allowed this call, with these arguments or for the whole run."""
+    tainted: bool = False
+    """Content that anybody may have written is in the conversation."""
     emit: Callable[[AgentEvent], None] | None = field(default=None, repr=False, compare=False)
     """Sends an event of the run; None where nobody listens."""
 

@@ -14,6 +14,8 @@ from agentkit.messages import ModelRequest, ModelResponse
 from agentkit.tagged import TaggedBy
 from agentkit.tools.definition import ToolDefinition
 
+VerdictKind = Literal["allow", "block", "rewrite", "require_approval"]
+
 
 @dataclass(frozen=True, slots=True)
 class RunStartedEvent:
@@ -127,6 +129,20 @@ class ToolResultEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class GuardrailEvent:
+    """A guardrail has decided. Streaming checks of a growing answer are told of only where they block."""
+
+    stage: Literal["input", "tool_call", "tool_result", "output"]
+    name: str
+    verdict: VerdictKind
+    reason: str
+    duration_s: float
+    tool_name: str | None = None
+    tool_call_id: str | None = None
+    event_kind: Literal["guardrail"] = "guardrail"
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRequestedEvent:
     """A call waits for somebody's decision; the run stops."""
 
@@ -177,6 +193,7 @@ AgentEvent = Annotated[
     | ToolCallEvent
     | ToolProgressEvent
     | ToolResultEvent
+    | GuardrailEvent
     | ApprovalRequestedEvent
     | LimitReachedEvent
     | RunFinishedEvent

@@ -86,7 +86,12 @@ class OutputRejected:
     reason: str
 
 
-Observation = ModelRequest | ModelResponse | ToolOutcomes | OutputRejected
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A guardrail blocked what the user wrote, or what the model answered."""
+
+
+Observation = ModelRequest | ModelResponse | ToolOutcomes | OutputRejected | Refused
 
 
 def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState, Action]:
@@ -104,6 +109,8 @@ def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState
             state, action = _on_outcomes(state, seen, rules)
         case OutputRejected():
             state, action = _on_rejected(state, seen, rules)
+        case Refused():
+            action = Finish("refused")
     ending = action.status if isinstance(action, (ReadOutput, Finish)) else None
     return (state if state.ending == ending else replace(state, ending=ending)), action
 
@@ -116,7 +123,7 @@ def next_action(state: RunState, rules: LoopRules) -> Action:
     """
     response = state.last_response
     if state.ending is not None:
-        if state.ending == "abstained" or response is None or not response.text:
+        if state.ending in ("abstained", "refused") or response is None or not response.text:
             return Finish(state.ending)
         return ReadOutput(response, state.ending)
     if len(state.messages) == state.n_history:

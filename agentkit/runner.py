@@ -14,14 +14,13 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
-from agentkit.approvals import PendingCall, pending_call
 from agentkit.context import RunContext
 from agentkit.errors import AgentRunError, CheckpointError, ModelRetry, UserError
 from agentkit.events import (
     AgentEvent,
-    ApprovalRequestedEvent,
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
@@ -39,14 +38,22 @@ from agentkit.loop import (
     CallModel,
     Finish,
     LoopRules,
+    Observation,
     OutputRejected,
     ReadOutput,
+    Refused,
     RunTools,
     ToolOutcomes,
     next_action,
     step,
 )
-from agentkit.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
+from agentkit.messages import (
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    ToolReturnPart,
+    UserPromptPart,
+)
 from agentkit.models.model import (
     Model,
     ModelDelta,
@@ -58,17 +65,19 @@ from agentkit.models.model import (
 from agentkit.output import OutputSpec
 from agentkit.results import RunResult, RunResultStatus
 from agentkit.state import RunState
-from agentkit.tools.approval import reason_to_ask
+from agentkit.tool_turn import TurnScope, interrupted, run_turn
 from agentkit.tools.definition import Tool, ToolDefinition
-from agentkit.tools.execution import CallResult, CallScope, run_calls
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from agentkit.guardrails.checks import Checks
+    from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
 
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
 Sink = Callable[[AgentEvent], None]
+Ask = Callable[..., Awaitable[ModelResponse]]
 OutputValidator = Callable[[RunContext[Any], Any], Awaitable[Any]]
 
 
@@ -91,6 +100,9 @@ class RunPlan(Generic[DepsT, OutputT]):
     settings: ModelSettings
     parallel_tool_calls: bool
     sinks: tuple[Sink, ...]
+    guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
+    taint_rule: bool = False
+    """Whether there is one besides those among the guardrails."""
     checkpointer: Checkpointer | None = None
     """Where a new run's journal is begun."""
     metadata: Mapping[str, str] | None = None
@@ -117,6 +129,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._result: RunResult[OutputT] | None = None
         self._has_failed = False
         self._emit: Sink | None = self._send if plan.sinks else None
+        self._hears = self._on_delta if plan.sinks else None
+        self._checks: Checks | None = None
 
     @property
     def state(self) -> RunState:
@@ -175,15 +189,30 @@ class AgentRun(Generic[DepsT, OutputT]):
         plan = self._plan
         await self._refresh_tools()
         state, names, model_name = self._state, tuple(self._tools), plan.model.name
+        if not state.tainted and _is_tainted(state, self._tools):
+            self._state = replace(state, tainted=True)
         if plan.request is None:
             if self._emit is not None:
                 self._emit(RunResumedEvent(state.run_id, plan.agent_name, model_name, names, state.step))
-            self._next = next_action(state, self._rules)
+            self._next = next_action(self._state, self._rules)
             await self._save("running")
             return
         if self._emit is not None:
             self._emit(RunStartedEvent(state.run_id, plan.agent_name, model_name, names, state.n_history))
-        await self._observe(plan.request)
+        await self._observe(await self._checked_request(plan.request))
+
+    async def _checked_request(self, request: ModelRequest) -> ModelRequest | Refused:
+        if self._checks is None:
+            return request
+        parts: list[ModelRequestPart] = []
+        for part in request.parts:
+            if isinstance(part, UserPromptPart):
+                text = await self._checks.input(part.content, self._context())
+                if not isinstance(text, str):
+                    return Refused()
+                part = replace(part, content=text)
+            parts.append(part)
+        return ModelRequest(tuple(parts))
 
     async def _perform(self, action: Action) -> None:
         match action:
@@ -200,15 +229,21 @@ class AgentRun(Generic[DepsT, OutputT]):
                     await self._observe(outcomes)
             case ReadOutput(response=response, status=status):
                 try:
-                    output = await self._read_output(response)
+                    text = response.text
+                    if self._checks is not None:
+                        text = await self._checks.output(text, self._context())
+                    output = await self._read_output(text) if isinstance(text, str) else None
                 except ModelRetry as signal:
                     await self._observe(OutputRejected(str(signal)))
                 else:
-                    await self._end(output, status)
+                    if not isinstance(text, str):
+                        await self._observe(Refused())
+                    else:
+                        await self._end(output, status)  # pyright: ignore[reportArgumentType]
             case Finish(status=status):
                 await self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
 
-    async def _observe(self, seen: ModelRequest | ModelResponse | ToolOutcomes | OutputRejected) -> None:
+    async def _observe(self, seen: Observation) -> None:
         before = self._state.limit
         self._state, self._next = step(self._state, seen, self._rules)
         await self._save("running")
@@ -224,7 +259,7 @@ class AgentRun(Generic[DepsT, OutputT]):
                 self._state, agent_name=plan.agent_name, metadata=plan.metadata
             )
 
-    async def _call_model(self, final: bool) -> ModelResponse:
+    async def _call_model(self, final: bool) -> ModelResponse | Refused:
         plan, state = self._plan, self._state
         if any(t.revision != seen for t, seen in zip(plan.toolsets, self._revisions, strict=True)):
             await self._refresh_tools()
@@ -237,14 +272,39 @@ class AgentRun(Generic[DepsT, OutputT]):
             parallel_tool_calls=plan.parallel_tool_calls,
             settings=plan.settings,
         )
-        if self._emit is None:
-            return await plan.model.request(state.messages, parameters)
-        self._report_request(allowed)
+        ask = partial(plan.model.request, state.messages, parameters)
+        if self._emit is not None:
+            self._report_request(allowed)
         started = time.perf_counter()
-        response = await plan.model.request(state.messages, parameters, on_delta=self._on_delta)
-        self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started))
-        self._n_reported = len(state.messages) + 1
+        response = await (ask(on_delta=self._hears) if self._checks is None else self._guarded(ask, self._checks))
+        if self._emit is not None and isinstance(response, ModelResponse):
+            self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started))
+            self._n_reported = len(state.messages) + 1
         return response
+
+    async def _guarded(self, ask: Ask, checks: Checks) -> ModelResponse | Refused:
+        """Ask the model while the checks that may do so run beside it; a `Block` stops it where it is."""
+        state, context = self._state, self._context()
+        guardrails = checks.guardrails
+        beside = state.step == 0 and any(each.mode == "parallel" for each in guardrails.input)
+        streaming = any(each.streaming for each in guardrails.output)
+        if not beside and not streaming:
+            return await ask(on_delta=self._hears)
+        from agentkit.guardrails.beside import ask_beside
+
+        prompt = "\n".join(
+            part.content
+            for message in state.messages[state.n_history :]
+            for part in message.parts
+            if isinstance(part, UserPromptPart)
+        )
+        response = await ask_beside(
+            ask,
+            check_input=partial(checks.input_beside, prompt, context) if beside else None,
+            check_text=partial(checks.output_so_far, context=context) if streaming else None,
+            on_delta=self._hears,
+        )
+        return response if response is not None else Refused()
 
     def _allowed(self) -> tuple[str, ...]:
         if not self._state.disabled_tools:
@@ -252,94 +312,23 @@ class AgentRun(Generic[DepsT, OutputT]):
         return tuple(name for name in self._tools if name not in self._state.disabled_tools)
 
     async def _run_tools(self, action: RunTools) -> ToolOutcomes | None:
-        """Run the calls that have no answer yet; None where one of them waits for a decision."""
-        answered = {part.tool_call_id for part in self._state.answers}
-        calls = [call for call in action.calls if call.tool_call_id not in answered]
-        waiting = await self._waiting(calls)
-        if waiting:  # before anything of this response runs: what is allowed may be all or nothing
-            return self._wait(waiting)
-        try:
-            results = await run_calls(calls, self._call_scope(calls))
-        except BaseException:
-            self._answer_interrupted(action)
-            raise
-        parts = [*self._state.answers, *(part for part in results if not isinstance(part, PendingCall))]
-        waiting = [call for call in results if isinstance(call, PendingCall)]
-        if waiting:
-            self._state = replace(self._state, answers=tuple(parts))
-            return self._wait(waiting)
-        if action.refused or answered:
-            parts = _in_call_order(self._state, [*parts, *action.refused])
-        return ToolOutcomes(tuple(parts), n_run=len(action.calls))
-
-    async def _waiting(self, calls: Sequence[ToolCallPart]) -> list[PendingCall]:
-        """Return the calls that must not run before somebody has decided."""
-        waiting: list[PendingCall] = []
-        unknown = {call.tool_call_id: call for call in self._state.pending if call.kind == "unknown"}
-        for call in calls:
-            tool = self._tools[call.tool_name]
-            if call.tool_call_id in unknown and not tool.is_repeatable:
-                asked = unknown[call.tool_call_id]
-            elif tool.requires_approval and (reason := await reason_to_ask(tool, call, self._context())):
-                asked = pending_call(call, reason)
-            else:
-                continue
-            if not self._is_granted(asked):
-                waiting.append(asked)
-        return waiting
-
-    def _is_granted(self, call: PendingCall) -> bool:
-        return any(g.covers(call.tool_name, call.tool_call_id, call.digest) for g in self._state.grants)
-
-    def _wait(self, calls: Sequence[PendingCall]) -> None:
-        self._state = replace(self._state, pending=tuple(calls))
-        if self._emit is not None:
-            for call in calls:
-                self._emit(ApprovalRequestedEvent(call))
-
-    def _call_scope(self, calls: Sequence[ToolCallPart]) -> CallScope:
-        state, journal = self._state, self._journal
-        scope = CallScope(
+        scope = TurnScope(
             tools=self._tools,
             context=self._context(),
             emit=self._emit,
             default_timeout_s=self._plan.tool_timeout_s,
-            retries_of=state.retries_of,
+            checks=self._checks,
+            journal=self._journal,
         )
-        if state.grants:
-            granted = frozenset(call.tool_call_id for call in calls if self._is_granted(pending_call(call, "")))
-            scope = replace(scope, approved=granted)
-        if journal is None:
-            return scope
-        n_open = len(calls)
+        try:
+            self._state, outcomes = await run_turn(self._state, action, scope)
+        except BaseException:
+            self._state = interrupted(self._state, action)
+            raise
+        return outcomes
 
-        async def on_start(call: ToolCallPart, tool: Tool) -> None:
-            await journal.call_started(call, durable=bool(tool.definition.annotations.destructive))
-
-        async def on_result(result: CallResult) -> None:
-            nonlocal n_open
-            n_open -= 1
-            if n_open and not isinstance(result, PendingCall):  # the last one is stored with the state
-                await journal.call_answered(result)
-
-        return replace(scope, on_start=on_start, on_result=on_result)
-
-    def _answer_interrupted(self, action: RunTools) -> None:
-        """Keep the conversation usable: a call that was cut off still has a result, which says so.
-
-        A journal is not told: there the calls stay in flight.
-        """
-        text = "Interrupted; the call may or may not have taken effect."
-        known = {part.tool_call_id: part for part in self._state.answers}
-        parts = [
-            known.get(call.tool_call_id) or ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
-            for call in action.calls
-        ]
-        answered = ModelRequest(tuple(_in_call_order(self._state, [*parts, *action.refused])))
-        self._state = replace(self._state, messages=(*self._state.messages, answered), answers=(), pending=())
-
-    async def _read_output(self, response: ModelResponse) -> OutputT:
-        output = self._plan.output.parse(response.text)
+    async def _read_output(self, text: str) -> OutputT:
+        output = self._plan.output.parse(text)
         for validate in self._plan.output_validators:
             output = await validate(self._context(), output)
         return output
@@ -376,6 +365,7 @@ class AgentRun(Generic[DepsT, OutputT]):
                     )
                 tools[tool.name], origin[tool.name] = tool, toolset.id
         self._tools = tools
+        self._checks = self._make_checks()
         self._definitions = tuple(tool.definition for tool in tools.values())
         default = self._plan.retries
         self._rules = LoopRules(
@@ -383,6 +373,19 @@ class AgentRun(Generic[DepsT, OutputT]):
             limits=self._plan.limits,
             output_retries=default,
         )
+
+    def _make_checks(self) -> Checks | None:
+        plan = self._plan
+        taints = plan.taint_rule and any(tool.is_untrusted for tool in self._tools.values())
+        if not plan.guardrails and not taints:
+            return None
+        from agentkit.guardrails.checks import Checks
+        from agentkit.guardrails.guardrail import Guardrails
+        from agentkit.guardrails.rules import TaintRule
+
+        has_own = any(isinstance(each, TaintRule) for each in plan.guardrails)
+        rule = (TaintRule(),) if taints and not has_own else ()
+        return Checks(Guardrails.of((*plan.guardrails, *rule)), self._emit)
 
     def _context(self) -> RunContext[DepsT]:
         state = self._state
@@ -392,6 +395,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             messages=state.messages,
             usage=state.usage,
             step=state.step,
+            tainted=state.tainted,
         )
 
     def _send(self, event: AgentEvent) -> None:
@@ -417,6 +421,13 @@ class AgentRun(Generic[DepsT, OutputT]):
         if self._emit is not None:
             state = self._state
             self._emit(RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage))
+
+
+def _is_tainted(state: RunState, tools: Mapping[str, Tool]) -> bool:
+    """Say whether a conversation holds results of tools that are not trusted, or not known any more."""
+    results = (part for m in state.messages if isinstance(m, ModelRequest) for part in m.parts)
+    names = {part.tool_name for part in results if isinstance(part, ToolReturnPart)}
+    return any(name not in tools or tools[name].is_untrusted for name in names)
 
 
 def _n_answered(state: RunState) -> int:
@@ -453,10 +464,3 @@ async def _list_all(toolsets: Sequence[Toolset], context: RunContext[Any]) -> li
     if failures:
         raise failures[0]
     return listed
-
-
-def _in_call_order(state: RunState, parts: Sequence[Any]) -> list[Any]:
-    response = state.messages[-1]
-    assert isinstance(response, ModelResponse)  # RunTools always follows a response
-    order = {call.tool_call_id: index for index, call in enumerate(response.tool_calls)}
-    return sorted(parts, key=lambda part: order[part.tool_call_id])

@@ -22,7 +22,7 @@ from agentkit.messages import (
 )
 from agentkit.tagged import TaggedBy
 
-RunStatus = Literal["completed", "limit_reached", "abstained"]
+RunStatus = Literal["completed", "limit_reached", "abstained", "refused"]
 CallAnswer = Annotated[ToolReturnPart | RetryPromptPart, TaggedBy("part_kind")]
 
 
@@ -46,6 +46,8 @@ class RunState:
     """The usage limit that was reached; the next model turn is the last and has no tools."""
     confidence: float | None = None
     """The least probability of any decision of the run; None where the model gives none."""
+    tainted: bool = False
+    """Results of tools that are not trusted are in the conversation."""
     ending: RunStatus | None = None
     """How the run ends if its last response holds; None while it goes on."""
     answers: tuple[CallAnswer, ...] = ()

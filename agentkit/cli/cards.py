@@ -10,6 +10,7 @@ from agentkit.cli.console import clean, one_line, plain
 from agentkit.events import (
     AgentEvent,
     ApprovalRequestedEvent,
+    GuardrailEvent,
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
@@ -66,6 +67,9 @@ class EventPrinter:
                 self._show_progress(event)
             case ToolResultEvent():
                 self._show_result(event)
+            case GuardrailEvent() if event.verdict != "allow":
+                verdict = event.verdict.replace("_", " ")
+                self._note(f"{event.name} · {event.stage.replace('_', ' ')}: {verdict} {event.reason}", "yellow")
             case ApprovalRequestedEvent(call=call):
                 self._show_waiting(call)
             case RunResumedEvent(step=step):

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from agentkit.messages import ModelMessage
     from agentkit.results import RunResult
 
-EXIT_CODES = {"completed": 0, "limit_reached": 3, "abstained": 4, "needs_approval": 5}
+EXIT_CODES = {"completed": 0, "limit_reached": 3, "abstained": 4, "needs_approval": 5, "refused": 6}
 """By the result's status; 1 is an error, 2 a wrong command line."""
 
 
@@ -66,7 +66,7 @@ def run(
     """Do one task and print the answer.
 
     Exit status: 0 completed, 1 error, 3 a limit was reached, 4 the model abstained, 5 a call waits for an approval
-    that nobody at a terminal could give; `agentkit resume` goes on.
+    that nobody at a terminal could give (`agentkit resume` goes on), 6 a guardrail refused.
     """
     trace = trace_directory(trace_dir, no_trace=no_trace)
     kept_in = None if no_journal else journal_file(journal)

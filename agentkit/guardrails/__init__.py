@@ -1,6 +1,36 @@
-"""Guardrails: verdicts on what goes into a model. Importing this loads no numpy; the first check does."""
+"""Guardrails: checks at four stages of a run. Importing this loads no numpy; a classifier's first check does."""
 
 from agentkit.guardrails.classifiers import OperatingPoint, SafetyClassifier
-from agentkit.guardrails.verdicts import Allow, Block, Verdict
+from agentkit.guardrails.guardrail import (
+    CheckedCall,
+    CheckedResult,
+    Guardrail,
+    GuardrailSource,
+    input_guardrail,
+    output_guardrail,
+    tool_call_guardrail,
+    tool_result_guardrail,
+)
+from agentkit.guardrails.rules import HiddenCharacters, InjectionWords, TaintRule
+from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
 
-__all__ = ["Allow", "Block", "OperatingPoint", "SafetyClassifier", "Verdict"]
+__all__ = [
+    "Allow",
+    "Block",
+    "CheckedCall",
+    "CheckedResult",
+    "Guardrail",
+    "GuardrailSource",
+    "HiddenCharacters",
+    "InjectionWords",
+    "OperatingPoint",
+    "RequireApproval",
+    "Rewrite",
+    "SafetyClassifier",
+    "TaintRule",
+    "Verdict",
+    "input_guardrail",
+    "output_guardrail",
+    "tool_call_guardrail",
+    "tool_result_guardrail",
+]

@@ -7,10 +7,13 @@ toolset, or rules on what a tool result may cause.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from agentkit.context import RunContext
 from agentkit.errors import UserError
+from agentkit.guardrails.guardrail import CheckedResult, Guardrail
 from agentkit.guardrails.verdicts import Allow, Block, Verdict
 
 if TYPE_CHECKING:
@@ -30,6 +33,21 @@ class SafetyClassifier:
     """Where a message counts as an attempt to unlock the model; None does not check it."""
     injection: OperatingPoint | None = "fpr_1"
     """Where a tool result counts as carrying instructions; None does not check it."""
+
+    def guardrails(self) -> Sequence[Guardrail]:
+        """Return the checks of prompts and of tool results; each reads its text in a worker thread."""
+        from anyio.to_thread import run_sync
+
+        async def check_input(text: str, context: RunContext[Any]) -> Verdict:
+            return await run_sync(self.check_input, text)
+
+        async def check_tool_result(result: CheckedResult, context: RunContext[Any]) -> Verdict:
+            return await run_sync(self.check_tool_result, result.text)
+
+        return (
+            Guardrail("input", "SafetyClassifier", check_input),
+            Guardrail("tool_result", "SafetyClassifier", check_tool_result),
+        )
 
     def check_input(self, text: str) -> Verdict:
         """Return the verdict on a user's message.

@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from agentkit.mcp.hidden import strip_data
+from agentkit.hidden import strip_data
 
 if TYPE_CHECKING:
     from mcp.client.session import ElicitationFnT

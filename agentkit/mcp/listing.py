@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from pydantic_core import to_json
 
 from agentkit.errors import ToolDefinitionError, UserError
-from agentkit.mcp.hidden import has_hidden, strip_prose
+from agentkit.hidden import has_hidden, strip_prose
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 from agentkit.tools.json_schema import SchemaCheck, compile_schema
 

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentkit.errors import ToolDefinitionChanged, UserError
-from agentkit.mcp.hidden import strip_data
+from agentkit.hidden import strip_data
 
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from agentkit.mcp.hidden import strip_data
+from agentkit.hidden import strip_data
 from agentkit.tools.definition import ToolOutput
 from agentkit.tools.json_schema import CheckTooCostly, SchemaCheck
 

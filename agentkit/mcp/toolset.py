@@ -41,7 +41,7 @@ from agentkit.mcp.listing import (
 from agentkit.mcp.owner import ConnectionOptions
 from agentkit.mcp.pins import DEFAULT_PINS, ToolPins, target_key
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
-from agentkit.tools.definition import Tool, ToolOutput
+from agentkit.tools.definition import Tool, ToolAnnotations, ToolOutput
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
@@ -344,6 +344,8 @@ class MCPToolset(Toolset):
             call=partial(self._call, tool),
             validate=tool.arguments.arguments,
             timeout_s=self._calls.timeout_s,
+            is_untrusted=self._calls.trust == "untrusted",
+            is_consequential=_is_consequential(tool.definition.annotations),
             is_repeatable=is_repeatable(tool, self._calls),
         )
 
@@ -357,6 +359,15 @@ class MCPToolset(Toolset):
             return client if unchanged else None
 
         return await call_tool(live.connection, tool, arguments, context, self._calls, verify)
+
+
+def _is_consequential(hints: ToolAnnotations) -> bool:
+    """Read what a server says; of a tool that changes things and says no more, MCP assumes that it destroys.
+
+    A tool without any hint is not counted: most servers give none, and a rule that always asks is soon off.
+    """
+    destroys = hints.read_only is False if hints.destructive is None else hints.destructive
+    return bool(hints.open_world) or (destroys and not hints.read_only)
 
 
 def _with_id(options: MCPOptions, id: str) -> MCPOptions:

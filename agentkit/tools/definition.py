@@ -76,6 +76,10 @@ class Tool:
     """How often the model may try again after `ModelRetry`; None takes the agent's default."""
     requires_approval: ApprovalRule = False
     """Whether somebody has to allow a call: always, or as a function of its validated arguments says."""
+    is_untrusted: bool = False
+    """Its results may have been written by anybody, and so may tell the model anything."""
+    is_consequential: bool = False
+    """It destroys or reaches out, as far as its annotations tell; see `agentkit.guardrails.TaintRule`."""
     is_repeatable: bool = False
     """Calling it twice is like calling it once, by the word of somebody who is believed; an MCP server that is not
     trusted only claims it. Such a call is made again where a crash left its outcome unknown."""

@@ -31,6 +31,10 @@ DEFAULT_TOOL_TIMEOUT_S = 120.0
 
 Emit = Callable[[AgentEvent], None]
 Outcome = Literal["success", "retry", "failed", "timeout", "not_run"]
+CheckResult = Callable[
+    [ToolReturnPart | RetryPromptPart, ToolCallPart, Tool, RunContext[Any]],
+    Awaitable[ToolReturnPart | RetryPromptPart],
+]
 CallResult = ToolReturnPart | RetryPromptPart | PendingCall
 
 
@@ -47,6 +51,8 @@ class CallScope:
     """Ids of the calls that somebody has allowed."""
     on_start: Callable[[ToolCallPart, Tool], Awaitable[None]] | None = None
     """Awaited before a tool's body starts."""
+    check_result: CheckResult | None = None
+    """Gives what a call gave as the model may read it."""
     on_result: Callable[[CallResult], Awaitable[None]] | None = None
     """Awaited with what a call gave, before anybody else learns of it."""
 
@@ -113,6 +119,8 @@ async def _run_call(call: ToolCallPart, scope: CallScope) -> CallResult:
     if scope.emit is not None:
         scope.emit(ToolCallEvent(call.tool_name, call.tool_call_id, call.arguments, call.probability))
     part, outcome = await _attempt(call, tool, scope)
+    if scope.check_result is not None and not isinstance(part, PendingCall):
+        part = await scope.check_result(part, call, tool, scope.context)
     if scope.on_result is not None:
         await scope.on_result(part)
     if scope.emit is not None and not isinstance(part, PendingCall):

@@ -36,6 +36,7 @@ class ToolOptions:
     max_retries: int | None = None
     annotations: ToolAnnotations = ToolAnnotations()
     requires_approval: ApprovalRule = False
+    untrusted_output: bool = False
 
 
 @overload
@@ -50,6 +51,7 @@ def tool(
     max_retries: int | None = None,
     annotations: ToolAnnotations = ...,
     requires_approval: ApprovalRule = False,
+    untrusted_output: bool = False,
 ) -> Callable[[FunctionT], FunctionT]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Set options on a function that will be given to an agent; the function itself stays as it is.
@@ -96,6 +98,8 @@ def function_tool(function: Callable[..., Any], options: ToolOptions | None = No
         sequential=options.sequential,
         max_retries=options.max_retries,
         requires_approval=options.requires_approval,
+        is_untrusted=options.untrusted_output,
+        is_consequential=bool(options.annotations.destructive or options.annotations.open_world),
         is_repeatable=bool(options.annotations.read_only or options.annotations.idempotent),
     )
 

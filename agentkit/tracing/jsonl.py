@@ -3,7 +3,8 @@
 Deltas are left out (the response that they add up to is there); what the model was told of its tools stands in the
 first request, and again in one before which the list has changed. Every line is handed to the operating system at
 once, so a killed process loses at most the event that it was writing; a run that is resumed goes on in its file.
-Nothing leaves the machine, and only its owner can read a trace: it holds whatever the tools returned.
+Nothing leaves the machine, and only its owner can read a trace: it holds whatever the tools returned, secrets of a
+known form taken out.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
+from agentkit.tracing.redaction import redact
 
 TRACE_VERSION = 1
 TRACE_VARIABLE = "AGENTKIT_TRACE_DIR"
@@ -56,7 +58,7 @@ class JsonlTrace:
             return
         fields = {name: getattr(event, name) for name in event.__slots__}
         record = {"time": time.time(), "version": TRACE_VERSION, **fields}
-        self._file.write(to_json(record, inf_nan_mode="constants", serialize_unknown=True) + b"\n")
+        self._file.write(redact(to_json(record, inf_nan_mode="constants", serialize_unknown=True)) + b"\n")
         self._file.flush()
         if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
             self._file.close()

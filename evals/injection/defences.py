@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from agentkit.context import RunContext
-from agentkit.mcp.hidden import strip_data
+from agentkit.hidden import strip_data
 from agentkit.tools.definition import Tool, ToolCall, ToolOutput
 from agentkit.tools.toolset import Toolset
 

@@ -117,7 +117,9 @@ async def solve_in(workshop: Workshop, case: Case, model: Model, settings: Model
     async with connected(extra):
         toolsets = [DefendedToolset(toolset, defence, case.id) for toolset in (*workshop.servers, *extra)]
         instructions = defended_instructions(INSTRUCTIONS, defence, case.id)
-        agent = Agent(model, toolsets=toolsets, instructions=instructions, limits=LIMITS, settings=SETTINGS)
+        agent = Agent(
+            model, toolsets=toolsets, instructions=instructions, limits=LIMITS, settings=SETTINGS, taint_rule=False
+        )
         run = await run_agent(case, agent, settings=settings)
         read = [*_results(run), *await _descriptions(toolsets)]
     exposed = bool(run.messages) and all(any(trace in text for text in read) for trace in case.data["traces"])

@@ -68,6 +68,7 @@ def solver(connect: Connect = child_server) -> Solver:
                 limits=LIMITS,
                 settings=ModelSettings(max_tokens=MAX_TOKENS).merged(settings),
                 tool_timeout_s=TOOL_TIMEOUT_S,
+                taint_rule=False,  # the model alone is measured
             )
             async with AsyncExitStack() as stack:
                 await _enter_side_by_side(stack, toolsets)

@@ -1,0 +1,82 @@
+"""Guardrails that are rules: what untrusted text may lead to, what it may hide, and words that give it away.
+
+The taint rule is the one to rely on: it does not look at the text. Once something that anybody may have written is
+in the conversation, a call that destroys or reaches out needs somebody's approval, whatever the text says and
+however well it is disguised (capabilities instead of detection, as in CaMeL, arXiv 2503.18813). The word list is a
+baseline to measure classifiers against, and easy to get around.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agentkit.context import RunContext
+from agentkit.guardrails.guardrail import CheckedCall, CheckedResult, Guardrail
+from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
+from agentkit.hidden import strip_data
+
+_INJECTION = re.compile(
+    r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:previous|prior|above|earlier|all|your|the system)\b"
+    r"[^.\n]{0,40}\b(?:instructions?|prompts?|rules?|directives?|guidelines?)\b"
+    r"|\b(?:new|updated|real|actual) (?:system )?instructions?\s*:"
+    r"|\b(?:important|attention|urgent)\b[^.\n]{0,40}\b(?:assistant|ai|language model|llm|agent)\b"
+    r"|<\|?(?:im_start|im_end|system|endoftext|eot_id|start_header_id)\|?>|\[/?INST\]|<</?SYS>>"
+    r"|\bdo not (?:tell|inform|mention|reveal|let)\b[^.\n]{0,40}\buser\b"
+    r"|\byou are now\b|\bdeveloper mode\b|\bsystem (?:prompt|message|override)\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TaintRule:
+    """After untrusted content, calls of tools with consequences need approval, unless allow-listed."""
+
+    allow: Collection[str] = ()
+    """Names of tools that may run all the same."""
+
+    def guardrails(self) -> Sequence[Guardrail]:
+        """Return the check."""
+        return (Guardrail("tool_call", "TaintRule", self.check),)
+
+    def check(self, call: CheckedCall, context: RunContext[Any]) -> Verdict:
+        """Return the verdict on a call."""
+        if not context.tainted or not call.tool.is_consequential or call.tool.name in self.allow:
+            return Allow()
+        return RequireApproval("untrusted content is in the conversation, and this tool changes or reaches things")
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenCharacters:
+    """Removes zero-width, bidirectional, tag and control characters from what the model reads; says how many."""
+
+    def guardrails(self) -> Sequence[Guardrail]:
+        """Return the checks of prompts and of tool results."""
+        return (
+            Guardrail("input", "HiddenCharacters", lambda text, context: self.check(text)),
+            Guardrail("tool_result", "HiddenCharacters", lambda result, context: self.check(result.text)),
+        )
+
+    def check(self, text: str) -> Verdict:
+        """Return the verdict on a text."""
+        stripped, n_hidden = strip_data(text)
+        return Rewrite(stripped, f"{n_hidden} hidden characters removed") if n_hidden else Allow()
+
+
+@dataclass(frozen=True, slots=True)
+class InjectionWords:
+    """Withholds tool results with phrases that are common in injections; a baseline, no defence by itself."""
+
+    def guardrails(self) -> Sequence[Guardrail]:
+        """Return the check."""
+        return (Guardrail("tool_result", "InjectionWords", self._check),)
+
+    def check(self, text: str) -> Verdict:
+        """Return the verdict on a text; hidden characters between its letters do not help."""
+        found = _INJECTION.search(strip_data(text)[0])
+        return Block(f"it reads like instructions to a model: {found[0][:60]!r}", "A1") if found else Allow()
+
+    def _check(self, result: CheckedResult, context: RunContext[Any]) -> Verdict:
+        return self.check(result.text)
