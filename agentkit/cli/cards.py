@@ -67,20 +67,26 @@ class EventPrinter:
                 self._show_progress(event)
             case ToolResultEvent():
                 self._show_result(event)
-            case GuardrailEvent() if event.verdict != "allow":
-                verdict = event.verdict.replace("_", " ")
-                self._note(f"{event.name} · {event.stage.replace('_', ' ')}: {verdict} {event.reason}", "yellow")
-            case ApprovalRequestedEvent(call=call):
-                self._show_waiting(call)
-            case RunResumedEvent(step=step):
-                self._note(f"resumed after step {step}")
-            case LimitReachedEvent(limit=limit):
-                self._note(f"{limit} is reached: the model answers with what it has", "yellow")
+            case RunFinishedEvent() | RunFailedEvent():
+                self.end_line()
+            case _:
+                self._show_course(event)
+
+    def _show_course(self, event: AgentEvent) -> None:
+        """Print what happens to the run besides the model and its tools."""
+        match event:
             case RunStartedEvent() if self._show_messages:
                 tools = ", ".join(event.tools) or "none"
                 self._note(f"{event.run_id} · model {event.model_name} · tools: {tools}")
-            case RunFinishedEvent() | RunFailedEvent():
-                self.end_line()
+            case RunResumedEvent(step=step):
+                self._note(f"resumed after step {step}")
+            case GuardrailEvent() if event.verdict != "allow":
+                stage, verdict = event.stage.replace("_", " "), event.verdict.replace("_", " ")
+                self._note(f"{event.name} · {stage}: {verdict} {event.reason}", "yellow")
+            case ApprovalRequestedEvent(call=call):
+                self._show_waiting(call)
+            case LimitReachedEvent(limit=limit):
+                self._note(f"{limit} is reached: the model answers with what it has", "yellow")
             case _:
                 pass
 
