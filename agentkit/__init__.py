@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from agentkit.agent import Agent, AgentStream
+from agentkit.agent import Agent
+from agentkit.agent_stream import AgentStream
 from agentkit.context import RunContext
 from agentkit.errors import (
     AgentKitError,

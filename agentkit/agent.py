@@ -5,7 +5,7 @@ What happens in a run is decided in `agentkit.loop` and performed in `agentkit.r
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, cast
 from typing_extensions import TypeVar
 
 from agentkit import background
+from agentkit.agent_stream import AgentStream
 from agentkit.approvals import Decision
 from agentkit.context import RunContext
-from agentkit.errors import CheckpointError, UserError
+from agentkit.errors import UserError
 from agentkit.events import AgentEvent
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, SystemPromptPart, UserPromptPart
@@ -34,10 +35,9 @@ from agentkit.tools.function import FunctionT, FunctionToolset
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
-    from anyio.streams.memory import MemoryObjectReceiveStream
-
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
-    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+    from agentkit.persistence.checkpointer import Checkpointer
+    from agentkit.persistence.session import Session
 
 DepsT = TypeVar("DepsT", default=None)
 OutputT = TypeVar("OutputT", default=str)
@@ -147,16 +147,18 @@ class Agent(Generic[DepsT, OutputT]):
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
         metadata: Mapping[str, str] | None = None,
+        session: Session | None = None,
     ) -> RunResult[OutputT]:
         """Run until the model answers, or a call waits for an approval.
 
-        `metadata` are kept with the run in the journal, to find it by.
+        `metadata` are kept with the run in the journal, to find it by. A `session` gives the conversation that the
+        run goes on with, and keeps what it adds once it has ended.
 
         Raises:
             AgentRunError: the run failed; the error carries the messages and the usage so far.
             UserError: the agent or its tools are declared wrongly.
         """
-        plan = self._plan(prompt, deps, message_history, limits, settings, metadata)
+        plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
         async with _entered(plan) as run:
             return await run.finish()
 
@@ -169,6 +171,7 @@ class Agent(Generic[DepsT, OutputT]):
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
         metadata: Mapping[str, str] | None = None,
+        session: Session | None = None,
     ) -> RunResult[OutputT]:
         """Run and wait, from any thread, also where an event loop is running (it is then blocked meanwhile).
 
@@ -185,6 +188,7 @@ class Agent(Generic[DepsT, OutputT]):
                 limits=limits,
                 settings=settings,
                 metadata=metadata,
+                session=session,
             )
         )
 
@@ -196,6 +200,7 @@ class Agent(Generic[DepsT, OutputT]):
         deps: DepsT = cast(Any, None),
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
+        session: Session | None = None,
     ) -> RunResult[OutputT]:
         """Go on with a run that was killed, failed, or stopped for an approval; in this process or another one.
 
@@ -209,13 +214,16 @@ class Agent(Generic[DepsT, OutputT]):
             deps: As in `run`; they are not stored.
             limits: As in `run`.
             settings: As in `run`.
+            session: The one that the run was begun with.
 
         Raises:
             CheckpointError: the run is unknown or damaged, or another process goes on with it.
             UserError: a decision is about a call that does not wait, or the run is another agent's.
             AgentRunError: as `run`.
         """
-        async with self.iter_resumed(run, decisions, deps=deps, limits=limits, settings=settings) as resumed:
+        async with self.iter_resumed(
+            run, decisions, deps=deps, limits=limits, settings=settings, session=session
+        ) as resumed:
             return await resumed.finish()
 
     def resume_sync(
@@ -226,6 +234,7 @@ class Agent(Generic[DepsT, OutputT]):
         deps: DepsT = cast(Any, None),
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
+        session: Session | None = None,
     ) -> RunResult[OutputT]:
         """Go on with a run and wait, as `run_sync`.
 
@@ -244,12 +253,13 @@ class Agent(Generic[DepsT, OutputT]):
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
         metadata: Mapping[str, str] | None = None,
+        session: Session | None = None,
     ) -> AsyncGenerator[AgentStream[OutputT]]:
         """Run in the background and iterate over the events; leaving the context early cancels the run."""
         import anyio
 
         send, receive = anyio.create_memory_object_stream[AgentEvent](float("inf"))
-        plan = self._plan(prompt, deps, message_history, limits, settings, metadata)
+        plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
         plan = replace(plan, sinks=(*plan.sinks, send.send_nowait))
         stream: AgentStream[OutputT] = AgentStream(receive)
 
@@ -280,9 +290,12 @@ class Agent(Generic[DepsT, OutputT]):
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
         metadata: Mapping[str, str] | None = None,
+        session: Session | None = None,
     ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
         """Run step by step: iterate over the run to see each action before it is performed."""
-        async with _entered(self._plan(prompt, deps, message_history, limits, settings, metadata)) as run:
+        async with _entered(
+            await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
+        ) as run:
             yield run
 
     @asynccontextmanager
@@ -294,9 +307,10 @@ class Agent(Generic[DepsT, OutputT]):
         deps: DepsT = cast(Any, None),
         limits: UsageLimits | None = None,
         settings: ModelSettings | None = None,
+        session: Session | None = None,
     ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
         """Go on with a run, as `resume`, step by step, as `iter`."""
-        async with _entered(await self._resumed(run, decisions, deps, limits, settings)) as resumed:
+        async with _entered(await self._resumed(run, decisions, deps, limits, settings, session)) as resumed:
             yield resumed
 
     # -- declaring ----------------------------------------------------------------------------------------
@@ -362,7 +376,7 @@ class Agent(Generic[DepsT, OutputT]):
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    def _plan(
+    async def _plan(
         self,
         prompt: str,
         deps: DepsT,
@@ -370,14 +384,24 @@ class Agent(Generic[DepsT, OutputT]):
         limits: UsageLimits | None,
         settings: ModelSettings | None,
         metadata: Mapping[str, str] | None,
+        session: Session | None,
     ) -> RunPlan[DepsT, OutputT]:
         deps = self._current_deps(deps)
-        state = RunState(messages=tuple(history), n_history=len(history))
+        version = None
+        if session is not None:
+            if history:
+                raise UserError("message_history and session both give the conversation; leave one of them out.")
+            kept = await session.load()
+            history, version = kept.messages, kept.version
+        history = _whole(history)
+        state = RunState(messages=history, n_history=len(history))
         parts: tuple[ModelRequestPart, ...] = (UserPromptPart(prompt),)
         if not history and (system := self._system_prompt(deps, state)):
             parts = (SystemPromptPart(system), *parts)
         plan = self._plan_of(state, ModelRequest(parts), deps, limits, settings)
-        return replace(plan, checkpointer=self._checkpointer, metadata=metadata)
+        return replace(
+            plan, checkpointer=self._checkpointer, metadata=metadata, session=session, session_version=version
+        )
 
     async def _resumed(
         self,
@@ -386,32 +410,21 @@ class Agent(Generic[DepsT, OutputT]):
         deps: DepsT,
         limits: UsageLimits | None,
         settings: ModelSettings | None,
+        session: Session | None,
     ) -> RunPlan[DepsT, OutputT]:
-        from agentkit.resuming import decided
+        from agentkit.resuming import claimed, decided, version_before
 
         journal = None
         if self._checkpointer is not None:
-            state, journal = await self._claimed(self._checkpointer, run)
+            state, journal = await claimed(self._checkpointer, run, agent_name=self.name)
         elif isinstance(run, RunState):
             state = run
         else:
             raise UserError(f"run {run!r} cannot be looked up: give the agent a `checkpointer`, or a RunState.")
         plan = self._plan_of(decided(state, decisions), None, self._current_deps(deps), limits, settings)
+        if session is not None and (version := await version_before(session, state)) is not None:
+            plan = replace(plan, session=session, session_version=version)
         return replace(plan, journal=journal)
-
-    async def _claimed(self, checkpointer: Checkpointer, run: str | RunState) -> tuple[RunState, RunJournal]:
-        from agentkit.resuming import with_unknown
-
-        stored, journal = await checkpointer.claim(run if isinstance(run, str) else run.run_id)
-        if stored.summary.agent_name != self.name:
-            raise UserError(
-                f"run {stored.state.run_id} was made by agent {stored.summary.agent_name!r}, not {self.name!r}."
-            )
-        if isinstance(run, RunState) and run != stored.state:
-            raise CheckpointError(
-                f"the journal of run {run.run_id} has gone on since this state; resume it by its id."
-            )
-        return with_unknown(stored.state, stored.in_flight), journal
 
     def _plan_of(
         self,
@@ -472,49 +485,6 @@ class Agent(Generic[DepsT, OutputT]):
         return (self._functions, *self._toolsets)
 
 
-class AgentStream(Generic[OutputT]):
-    """The events of a run as they happen, then its result."""
-
-    def __init__(self, receive: MemoryObjectReceiveStream[AgentEvent]) -> None:
-        """Made by `Agent.run_stream`."""
-        self._receive = receive
-        self._run: AgentRun[Any, OutputT] | None = None
-        self._error: Exception | None = None
-
-    async def __aiter__(self) -> AsyncIterator[AgentEvent]:
-        """Yield events until the run ends; raises what the run raised."""
-        async for event in self._receive:
-            yield event
-        if self._error is not None:
-            raise self._error
-
-    async def finish(self) -> RunResult[OutputT]:
-        """Skip the remaining events and return the result.
-
-        Raises:
-            AgentRunError: the run failed.
-        """
-        async for _ in self:
-            pass
-        return self.result
-
-    @property
-    def state(self) -> RunState | None:
-        """The state as of now; None before the run has started."""
-        return self._run.state if self._run is not None else None
-
-    @property
-    def result(self) -> RunResult[OutputT]:
-        """The result, once all events were read.
-
-        Raises:
-            UserError: the run has not ended.
-        """
-        if self._run is None or self._run.result is None:
-            raise UserError("the run has not ended: iterate over all events, or call `await stream.finish()`.")
-        return self._run.result
-
-
 @asynccontextmanager
 async def _entered(plan: RunPlan[DepsT, OutputT]) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
     async with AsyncExitStack() as stack:
@@ -534,6 +504,14 @@ def _checkpointer(named: Checkpointer | str | Path | None) -> Checkpointer | Non
     from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 
     return SQLiteCheckpointer(named)
+
+
+def _whole(history: Sequence[ModelMessage]) -> tuple[ModelMessage, ...]:
+    if not history:
+        return ()
+    from agentkit.repair import repaired
+
+    return repaired(history)
 
 
 def _resolve(model: Model | str) -> Model:

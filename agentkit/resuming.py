@@ -1,6 +1,6 @@
 """Taking up a stored run: what was decided about its waiting calls, and which of its calls still ask.
 
-Pure functions over the state. A decision is about the call that somebody saw: an approval that names another
+A decision is about the call that somebody saw: an approval that names another
 digest decides nothing, and the call goes on waiting.
 """
 
@@ -8,13 +8,56 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from agentkit.approvals import Approve, Decision, Deny, Grant, PendingCall, Settle, pending_call
-from agentkit.errors import UserError
+from agentkit.errors import CheckpointError, UserError
 from agentkit.messages import ToolReturnPart
 from agentkit.state import CallAnswer, RunState
 
+if TYPE_CHECKING:
+    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+    from agentkit.persistence.session import Session
+
 _ENDED = "its process ended while it ran; it may have taken effect"
+
+
+async def claimed(
+    checkpointer: Checkpointer, run: str | RunState, *, agent_name: str | None
+) -> tuple[RunState, RunJournal]:
+    """Take a run up from its journal; return its state and the journal to go on with.
+
+    Raises:
+        CheckpointError: it is unknown or damaged, or has gone on since `run`.
+        UserError: it is another agent's.
+    """
+    stored, journal = await checkpointer.claim(run if isinstance(run, str) else run.run_id)
+    if stored.summary.agent_name != agent_name:
+        raise UserError(
+            f"run {stored.state.run_id} was made by agent {stored.summary.agent_name!r}, not {agent_name!r}."
+        )
+    if isinstance(run, RunState) and run != stored.state:
+        raise CheckpointError(
+            f"the journal of run {run.run_id} has gone on since this state; resume it by its id."
+        )
+    return with_unknown(stored.state, stored.in_flight), journal
+
+
+async def version_before(session: Session, state: RunState) -> str | None:
+    """Return a session's version that a run was begun from; None if it has all that the run said already.
+
+    Raises:
+        CheckpointError: the session is another one, or has gone on.
+    """
+    kept = await session.load()
+    if kept.messages == state.messages[: state.n_history]:
+        return kept.version
+    if kept.messages[: len(state.messages)] == state.messages:
+        return None
+    raise CheckpointError(
+        f"session {session.id!r}, branch {session.branch!r}, is not the one that run {state.run_id} was begun "
+        f"with, or has gone on since; resume it without one, or with a branch from where it began."
+    )
 
 
 def with_unknown(state: RunState, in_flight: Sequence[str]) -> RunState:

@@ -73,6 +73,7 @@ if TYPE_CHECKING:
     from agentkit.guardrails.checks import Checks
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+    from agentkit.persistence.session import Session
 
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
@@ -106,6 +107,9 @@ class RunPlan(Generic[DepsT, OutputT]):
     checkpointer: Checkpointer | None = None
     """Where a new run's journal is begun."""
     metadata: Mapping[str, str] | None = None
+    session: Session | None = None
+    """Where what the run says is kept once it has ended."""
+    session_version: str | None = None
     journal: RunJournal | None = None
     """Of the stored run that goes on."""
 
@@ -335,6 +339,9 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     async def _end(self, output: OutputT, status: RunResultStatus) -> None:
         await self._save(status)
+        plan, said = self._plan, self._state.messages[self._state.n_history :]
+        if plan.session is not None and said and status != "needs_approval":
+            await plan.session.append(said, plan.session_version or "")
         self._next = None
         self._result = RunResult(output, status, self._state)
         if self._emit is not None:

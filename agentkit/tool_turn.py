@@ -15,6 +15,7 @@ from agentkit.context import RunContext
 from agentkit.events import AgentEvent, ApprovalRequestedEvent
 from agentkit.loop import RunTools, ToolOutcomes
 from agentkit.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
+from agentkit.repair import not_finished
 from agentkit.state import RunState
 from agentkit.tools.approval import reason_to_ask
 from agentkit.tools.definition import Tool
@@ -67,12 +68,8 @@ def interrupted(state: RunState, action: RunTools) -> RunState:
 
     A journal is not told: there the calls stay in flight.
     """
-    text = "Interrupted; the call may or may not have taken effect."
     known = {part.tool_call_id: part for part in state.answers}
-    parts = [
-        known.get(call.tool_call_id) or ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
-        for call in action.calls
-    ]
+    parts = [known.get(call.tool_call_id) or not_finished(call) for call in action.calls]
     answered = ModelRequest(tuple(in_call_order(state, [*parts, *action.refused])))
     return replace(state, messages=(*state.messages, answered), answers=(), pending=())
 

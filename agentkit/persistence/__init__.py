@@ -1,15 +1,21 @@
 """Runs and conversations that outlive their process: journal, sessions, and the form in which they are stored."""
 
 from agentkit.persistence.checkpointer import Checkpointer, InMemoryCheckpointer, RunJournal, RunSummary, StoredRun
+from agentkit.persistence.session import InMemorySession, Session, SessionHistory
 from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+from agentkit.persistence.sqlite_session import SQLiteSession
 from agentkit.persistence.stored_state import state_from_json, state_to_json
 
 __all__ = [
     "Checkpointer",
     "InMemoryCheckpointer",
+    "InMemorySession",
     "RunJournal",
     "RunSummary",
     "SQLiteCheckpointer",
+    "SQLiteSession",
+    "Session",
+    "SessionHistory",
     "StoredRun",
     "state_from_json",
     "state_to_json",

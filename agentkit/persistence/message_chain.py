@@ -48,6 +48,16 @@ def read(connection: sqlite3.Connection, tip: bytes | None, *, whose: str) -> tu
     return tuple(reversed(messages))
 
 
+def tips(connection: sqlite3.Connection, tip: bytes | None) -> list[bytes | None]:
+    """Return the ids on the way to `tip`: None for the empty conversation, then one a message."""
+    found: list[bytes | None] = []
+    while tip is not None and tip not in found:
+        found.append(tip)
+        row = connection.execute("SELECT parent FROM messages WHERE id = ?", (tip,)).fetchone()
+        tip = None if row is None else row[0]
+    return [None, *reversed(found)]
+
+
 def forget_unused(connection: sqlite3.Connection) -> None:
     """Delete the messages that no run and no branch leads to."""
     connection.execute(

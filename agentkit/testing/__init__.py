@@ -1,7 +1,7 @@
 """Test doubles for applications that embed an agent, and checks for those who implement one of its protocols."""
 
 from agentkit.models.model import block_model_requests
-from agentkit.testing.conformance import check_checkpointer
+from agentkit.testing.conformance import check_checkpointer, check_session
 from agentkit.testing.models import FunctionModel, ModelCall, ScriptedModel, TestModel, call
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "block_model_requests",
     "call",
     "check_checkpointer",
+    "check_session",
 ]

@@ -23,6 +23,7 @@ from agentkit.messages import (
     UserPromptPart,
 )
 from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+from agentkit.persistence.session import Session
 from agentkit.resuming import with_unknown
 from agentkit.state import RunState
 
@@ -37,6 +38,17 @@ async def check_checkpointer(make: Make[Checkpointer]) -> None:
         AssertionError: a promise is not kept.
     """
     for check in _CHECKPOINTER_CHECKS:
+        made = make()
+        await check(await made if inspect.isawaitable(made) else made)
+
+
+async def check_session(make: Make[Session]) -> None:
+    """Hold a session to its protocol; `make` returns a new conversation's main branch each time.
+
+    Raises:
+        AssertionError: a promise is not kept.
+    """
+    for check in _SESSION_CHECKS:
         made = make()
         await check(await made if inspect.isawaitable(made) else made)
 
@@ -158,6 +170,40 @@ async def _a_run_is_begun_once(keeper: Checkpointer) -> None:
     await _refuses(keeper.create(state), "a run that is there was begun again")
 
 
+async def _keeps_what_was_said(session: Session) -> None:
+    history = await session.load()
+    assert history.messages == (), "a new conversation is empty"
+    said = (_said("one"), _calling("c1"), ModelRequest((_gave("c1"),)))
+    version = await session.append(said, history.version)
+    kept = await session.load()
+    assert (kept.messages, kept.version) == (said, version), f"load gave {kept!r}"
+    await session.append((_said("two"),), version)
+    assert (await session.load()).messages == (*said, _said("two"))
+
+
+async def _lets_one_of_two_runs_in(session: Session) -> None:
+    start = (await session.load()).version
+    await session.append((_said("first"),), start)
+    await _refuses(session.append((_said("second"),), start), "a run overtook another")
+    assert (await session.load()).messages == (_said("first"),), "a refused run left something"
+
+
+async def _branches_go_their_own_ways(session: Session) -> None:
+    version = await session.append((_said("a"), _said("b"), _said("c")), (await session.load()).version)
+    early = await session.fork("early", n_messages=1)
+    whole = await session.fork("whole")
+    assert (early.id, early.branch) == (session.id, "early")
+    await early.append((_said("other"),), (await early.load()).version)
+    await session.append((_said("d"),), version)
+    assert (await early.load()).messages == (_said("a"), _said("other"))
+    assert (await whole.load()).messages == (_said("a"), _said("b"), _said("c"))
+    assert (await session.load()).messages == (_said("a"), _said("b"), _said("c"), _said("d"))
+    assert list(await whole.branches()) == ["early", "main", "whole"]
+    await _refuses(session.fork("early"), "a branch was begun twice")
+    await _refuses(session.fork("late", n_messages=5), "a branch began behind the end")
+    assert (await (await session.fork("empty", n_messages=0)).load()).messages == ()
+
+
 async def _refuses(action: Awaitable[object], what: str) -> None:
     try:
         await action
@@ -175,3 +221,4 @@ _CHECKPOINTER_CHECKS = (
     _forgets_what_is_deleted_and_nothing_else,
     _a_run_is_begun_once,
 )
+_SESSION_CHECKS = (_keeps_what_was_said, _lets_one_of_two_runs_in, _branches_go_their_own_ways)
