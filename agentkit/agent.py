@@ -35,6 +35,7 @@ from agentkit.tools.function import FunctionT, FunctionToolset
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from agentkit.compaction import Compaction
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.persistence.checkpointer import Checkpointer
     from agentkit.persistence.session import Session
@@ -78,6 +79,7 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings = ModelSettings(),
         tool_timeout_s: float | None = DEFAULT_TOOL_TIMEOUT_S,
         parallel_tool_calls: bool = True,
+        compaction: Compaction | None = None,
         guardrails: Sequence[Guardrail | GuardrailSource] = (),
         taint_rule: bool = True,
         trace: str | Path | None = None,
@@ -100,6 +102,8 @@ class Agent(Generic[DepsT, OutputT]):
             settings: Defaults for sampling and deadlines.
             tool_timeout_s: Seconds a tool call may take unless the tool says otherwise; None for no limit.
             parallel_tool_calls: Whether a response may hold several calls.
+            compaction: How a conversation is made shorter for the model once it is too long, `SlidingWindow` or
+                `Summary`; None shows it whole.
             guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
             taint_rule: After results of tools that are not trusted (those of MCP servers, unless told otherwise),
                 calls that destroy or reach out need approval. A `TaintRule` among `guardrails` takes the place of
@@ -129,6 +133,7 @@ class Agent(Generic[DepsT, OutputT]):
         self._tool_timeout_s = tool_timeout_s
         self._parallel_tool_calls = parallel_tool_calls
         self._trace = Path(trace) if trace is not None else None
+        self._compaction = compaction
         self._guardrails = tuple(guardrails)
         self._taint_rule = taint_rule
         self._checkpointer = _checkpointer(checkpointer)
@@ -449,6 +454,7 @@ class Agent(Generic[DepsT, OutputT]):
             settings=self._settings.merged(settings),
             parallel_tool_calls=self._parallel_tool_calls,
             sinks=self._sinks(),
+            compaction=self._compaction,
             guardrails=self._guardrails,
             taint_rule=self._taint_rule,
         )

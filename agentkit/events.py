@@ -151,6 +151,16 @@ class ApprovalRequestedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class CompactionEvent:
+    """The model is shown a note in the place of the conversation's middle from now on."""
+
+    n_left_out: int
+    """Messages that the note stands for."""
+    note: str
+    event_kind: Literal["compaction"] = "compaction"
+
+
+@dataclass(frozen=True, slots=True)
 class LimitReachedEvent:
     """A usage limit was reached; the model is asked for a last answer without tools."""
 
@@ -195,6 +205,7 @@ AgentEvent = Annotated[
     | ToolResultEvent
     | GuardrailEvent
     | ApprovalRequestedEvent
+    | CompactionEvent
     | LimitReachedEvent
     | RunFinishedEvent
     | RunFailedEvent,

@@ -21,6 +21,7 @@ from agentkit.context import RunContext
 from agentkit.errors import AgentRunError, CheckpointError, ModelRetry, UserError
 from agentkit.events import (
     AgentEvent,
+    CompactionEvent,
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
@@ -48,6 +49,7 @@ from agentkit.loop import (
     step,
 )
 from agentkit.messages import (
+    ModelMessage,
     ModelRequest,
     ModelRequestPart,
     ModelResponse,
@@ -70,6 +72,7 @@ from agentkit.tools.definition import Tool, ToolDefinition
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from agentkit.compaction import Compaction
     from agentkit.guardrails.checks import Checks
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
@@ -101,6 +104,7 @@ class RunPlan(Generic[DepsT, OutputT]):
     settings: ModelSettings
     parallel_tool_calls: bool
     sinks: tuple[Sink, ...]
+    compaction: Compaction | None = None
     guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
     taint_rule: bool = False
     """Whether there is one besides those among the guardrails."""
@@ -276,7 +280,8 @@ class AgentRun(Generic[DepsT, OutputT]):
             parallel_tool_calls=plan.parallel_tool_calls,
             settings=plan.settings,
         )
-        ask = partial(plan.model.request, state.messages, parameters)
+        messages = state.messages if plan.compaction is None else await self._shown(plan.compaction)
+        ask = partial(plan.model.request, messages, parameters)
         if self._emit is not None:
             self._report_request(allowed)
         started = time.perf_counter()
@@ -285,6 +290,18 @@ class AgentRun(Generic[DepsT, OutputT]):
             self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started))
             self._n_reported = len(state.messages) + 1
         return response
+
+    async def _shown(self, compaction: Compaction) -> Sequence[ModelMessage]:
+        """Return the conversation as the model is shown it, made shorter if it has grown too long."""
+        from agentkit.compaction import view
+
+        state = self._state
+        compacted = await compaction.compact(state.messages, state.compacted, self._plan.model)
+        if compacted is not None:
+            self._state = state = replace(state, compacted=compacted)
+            if self._emit is not None:
+                self._emit(CompactionEvent(compacted.cut - compacted.n_first, compacted.note))
+        return view(state.messages, state.compacted)
 
     async def _guarded(self, ask: Ask, checks: Checks) -> ModelResponse | Refused:
         """Ask the model while the checks that may do so run beside it; a `Block` stops it where it is."""

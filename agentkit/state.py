@@ -27,6 +27,18 @@ CallAnswer = Annotated[ToolReturnPart | RetryPromptPart, TaggedBy("part_kind")]
 
 
 @dataclass(frozen=True, slots=True)
+class Compacted:
+    """A shorter view of a conversation; see `agentkit.compaction`."""
+
+    n_first: int
+    """So many messages at the beginning are shown as they are."""
+    cut: int
+    """The first message of the tail, which is shown as it is."""
+    note: str
+    """Stands for all between."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """Where a run stands."""
 
@@ -56,6 +68,8 @@ class RunState:
     """Calls of the last response that wait for somebody's decision."""
     grants: tuple[Grant, ...] = ()
     """What was allowed and is not used up."""
+    compacted: Compacted | None = None
+    """How the model is shown the conversation; None: whole."""
 
     @property
     def last_response(self) -> ModelResponse | None:

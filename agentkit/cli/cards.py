@@ -10,6 +10,7 @@ from agentkit.cli.console import clean, one_line, plain
 from agentkit.events import (
     AgentEvent,
     ApprovalRequestedEvent,
+    CompactionEvent,
     GuardrailEvent,
     LimitReachedEvent,
     ModelRequestEvent,
@@ -85,6 +86,8 @@ class EventPrinter:
                 self._note(f"{event.name} · {stage}: {verdict} {event.reason}", "yellow")
             case ApprovalRequestedEvent(call=call):
                 self._show_waiting(call)
+            case CompactionEvent(n_left_out=n_left_out):
+                self._note(f"{n_left_out} messages are a note for the model from now on", "dim")
             case LimitReachedEvent(limit=limit):
                 self._note(f"{limit} is reached: the model answers with what it has", "yellow")
             case _:
