@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from agentkit import Agent, RunContext, ToolAnnotations, ToolExecutionError, UserError, tool
@@ -16,6 +20,7 @@ from agentkit.errors import ApprovalRequired, CheckpointError
 from agentkit.events import AgentEvent, ApprovalRequestedEvent, RunResumedEvent
 from agentkit.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
 from agentkit.persistence import InMemoryCheckpointer, SQLiteCheckpointer, state_from_json, state_to_json
+from agentkit.repair import repaired
 from agentkit.results import RunResult
 from agentkit.testing import FunctionModel, ScriptedModel, call
 from agentkit.tools.function import function_tool
@@ -365,6 +370,44 @@ async def test_resuming_is_told_to_listeners(tmp_path: Path) -> None:
     stopped = await agent.run("pay")
     await agent.resume(stopped.run_id)
     assert [event.step for event in seen if isinstance(event, RunResumedEvent)] == [1]
+
+
+async def test_cancelled_at_any_await_the_journal_has_no_orphan_and_the_run_goes_on(tmp_path: Path) -> None:
+    """Cancelled after every number of loop turns until the run ends by itself; each call takes effect once."""
+    for ticks in itertools.count():
+        effects: list[str] = []
+
+        async def act(name: str) -> str:
+            """Act, with the effect in the middle."""
+            await anyio.lowlevel.checkpoint()
+            effects.append(name)  # noqa: B023 - the list of this turn of the loop
+            await anyio.lowlevel.checkpoint()
+            return name
+
+        model = script([call("act", name="a"), call("act", name="b")], call("act", name="c"), "done")
+        agent = Agent(model, tools=[act], checkpointer=tmp_path / f"{ticks}.db")
+        task = asyncio.ensure_future(agent.run("go"))
+        for _ in range(ticks):
+            await asyncio.sleep(0)
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+            break
+        runs = await SQLiteCheckpointer(tmp_path / f"{ticks}.db").list_runs()
+        if not runs:  # cancelled before anything was worth keeping
+            continue
+        result = await agent.resume(runs[0].run_id)
+        if result.status == "needs_approval":
+            settled = [
+                waiting.settle(name)
+                if (name := json.loads(waiting.arguments)["name"]) in effects
+                else waiting.approve()
+                for waiting in result.pending
+            ]
+            result = await agent.resume(runs[0].run_id, settled)
+        assert (result.output, sorted(effects)) == ("done", ["a", "b", "c"])
+        assert repaired(result.messages) == result.messages
+    assert ticks > 10
 
 
 # --- one meaning, one form ------------------------------------------------------------------------------------
