@@ -18,6 +18,7 @@ from modelstack.sft.tool_data.clauses import Clause, slots_of
 from modelstack.sft.tool_data.everyday import Shown, ask, ask_beyond, ask_vaguely, follow_up, show
 from modelstack.sft.tool_data.everyday_tools import EverydayTool
 from modelstack.sft.tool_data.kinds import make
+from modelstack.sft.tool_data.reading import read_result
 from modelstack.sft.tool_data.related import share_stem
 from modelstack.sft.tool_data.small_talk import small_talk
 from modelstack.sft.tool_data.speaking import speak
@@ -171,6 +172,15 @@ def _follow_up(stock: Stock, now: Scene, name: str) -> Made | None:
     return Made(example, "follow_up", asked.rules)
 
 
+def _read_result(stock: Stock, now: Scene, name: str) -> Made | None:
+    tool, messages, answer = read_result(now)
+    others = [show(each, now).tool for each in now.some(stock.tools, now.one((0, 1, 1, 2)))]
+    tools = [tool, *others, *now.some(stock.strangers, now.one((0, 0, 1, 2)))]
+    if len({each.name for each in tools}) < len(tools):
+        return None
+    return Made(_example(now, name, "answer", tools, messages, reply=answer), "read_result")
+
+
 SORTS: Mapping[str, Callable[[Stock, Scene, str], Made | None]] = {
     "single": _single,
     "parallel": _parallel,
@@ -182,6 +192,7 @@ SORTS: Mapping[str, Callable[[Stock, Scene, str], Made | None]] = {
     "clarify": _clarify,
     "answer": _answer,
     "follow_up": _follow_up,
+    "read_result": _read_result,
 }
 ABSTAIN_SORTS = ("beyond", "tool_removed", "far")
 

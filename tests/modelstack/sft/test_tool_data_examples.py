@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -139,6 +140,21 @@ def test_answers_follow_a_tools_result_and_use_it() -> None:
         assert [m.role for m in each.example.messages if m.role != "system"] == ["user", "assistant", "tool"]
         assert each.example.reply
         assert "{" not in each.example.reply
+
+
+def test_answers_about_longer_results_name_only_what_was_said_or_read() -> None:
+    """Names and numbers of an answer stand in the question or the result; a number may also be a count."""
+    for each in some("read_result"):
+        _, *messages = [m for m in each.example.messages if m.role != "system"]
+        called, result = messages
+        assert called.train and result.role == "tool"
+        known = f"{each.example.messages[-3].content} {result.content}"
+        reply = each.example.reply or ""
+        for word in re.findall(r"\w+", reply)[1:]:
+            named = word[0].isupper() and word not in ("I", "Yes", "It")
+            counted = word.isdigit() and int(word) <= 20
+            assert word in known or counted or not (named or word.isdigit()), (word, reply, known)
+        assert len(reply.split()) >= 3
 
 
 def test_follow_ups_keep_what_was_not_said_again() -> None:
