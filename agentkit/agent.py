@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.persistence.checkpointer import Checkpointer
     from agentkit.persistence.session import Session
+    from agentkit.planning.planner import Planner
 
 DepsT = TypeVar("DepsT", default=None)
 OutputT = TypeVar("OutputT", default=str)
@@ -79,6 +80,7 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings = ModelSettings(),
         tool_timeout_s: float | None = DEFAULT_TOOL_TIMEOUT_S,
         parallel_tool_calls: bool = True,
+        planner: Planner | None = None,
         compaction: Compaction | None = None,
         guardrails: Sequence[Guardrail | GuardrailSource] = (),
         taint_rule: bool = True,
@@ -102,6 +104,7 @@ class Agent(Generic[DepsT, OutputT]):
             settings: Defaults for sampling and deadlines.
             tool_timeout_s: Seconds a tool call may take unless the tool says otherwise; None for no limit.
             parallel_tool_calls: Whether a response may hold several calls.
+            planner: Makes a plan first, which the run follows step by step: `PlanTemplate` or `ModelPlanner`.
             compaction: How a conversation is made shorter for the model once it is too long, `SlidingWindow` or
                 `Summary`; None shows it whole.
             guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
@@ -133,6 +136,7 @@ class Agent(Generic[DepsT, OutputT]):
         self._tool_timeout_s = tool_timeout_s
         self._parallel_tool_calls = parallel_tool_calls
         self._trace = Path(trace) if trace is not None else None
+        self._planner = planner
         self._compaction = compaction
         self._guardrails = tuple(guardrails)
         self._taint_rule = taint_rule
@@ -454,6 +458,7 @@ class Agent(Generic[DepsT, OutputT]):
             settings=self._settings.merged(settings),
             parallel_tool_calls=self._parallel_tool_calls,
             sinks=self._sinks(),
+            planner=self._planner,
             compaction=self._compaction,
             guardrails=self._guardrails,
             taint_rule=self._taint_rule,

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from agentkit.approvals import PendingCall
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelRequest, ModelResponse
+from agentkit.planning.plan import PlanStep
 from agentkit.tagged import TaggedBy
 from agentkit.tools.definition import ToolDefinition
 
@@ -151,6 +152,17 @@ class ApprovalRequestedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class PlanEvent:
+    """A plan was made, or revised."""
+
+    steps: tuple[PlanStep, ...] | None
+    """The new ones; None where the current step is left out."""
+    reason: str | None = None
+    """Why the plan was revised; None for the first one."""
+    event_kind: Literal["plan"] = "plan"
+
+
+@dataclass(frozen=True, slots=True)
 class CompactionEvent:
     """The model is shown a note in the place of the conversation's middle from now on."""
 
@@ -205,6 +217,7 @@ AgentEvent = Annotated[
     | ToolResultEvent
     | GuardrailEvent
     | ApprovalRequestedEvent
+    | PlanEvent
     | CompactionEvent
     | LimitReachedEvent
     | RunFinishedEvent

@@ -85,6 +85,20 @@ class UsageLimits:
                     f"{'at least 1' if name == 'request_limit' else 'zero or more'}; use None for no limit."
                 )
 
+    def is_halfway(self, usage: RunUsage) -> bool:
+        """Say whether half of what some limit allows is used."""
+        used = {
+            "request_limit": usage.requests,
+            "tool_calls_limit": usage.tool_calls,
+            "input_tokens_limit": usage.input_tokens,
+            "output_tokens_limit": usage.output_tokens,
+            "total_tokens_limit": usage.total_tokens,
+        }
+        return any(
+            limit is not None and 2 * used[name] >= limit
+            for name, limit in ((name, getattr(self, name)) for name in used)
+        )
+
     def reached(self, usage: RunUsage) -> str | None:
         """Name the limit that leaves room for no further tool turn, None while there is room."""
         if self.request_limit is not None and usage.requests >= self.request_limit - 1:

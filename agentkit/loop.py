@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agentkit.errors import UnexpectedModelBehavior, UserError
-from agentkit.limits import UsageLimits
+from agentkit.limits import RequestUsage, UsageLimits
 from agentkit.messages import (
     ModelRequest,
     ModelRequestPart,
@@ -22,8 +22,10 @@ from agentkit.messages import (
     SystemPromptPart,
     ToolCallPart,
     ToolReturnPart,
+    UserPromptPart,
     new_call_id,
 )
+from agentkit.planning.plan import Plan, PlanStep, answered, given_up, progressed, revised, told
 from agentkit.state import RunState, RunStatus
 
 
@@ -35,6 +37,8 @@ class LoopRules:
     """The callable tools and how often each may be retried in a row."""
     limits: UsageLimits = UsageLimits()
     output_retries: int = 1
+    max_revisions: int | None = None
+    """Of a plan; None where the run has no planner."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +71,15 @@ class Finish:
     status: RunStatus
 
 
-Action = CallModel | RunTools | ReadOutput | Finish
+@dataclass(frozen=True, slots=True)
+class MakePlan:
+    """Ask the planner, for the first time or again."""
+
+    reason: str | None = None
+    """Why the plan must be revised; None where there is none yet."""
+
+
+Action = CallModel | RunTools | ReadOutput | Finish | MakePlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +103,26 @@ class Refused:
     """A guardrail blocked what the user wrote, or what the model answered."""
 
 
-Observation = ModelRequest | ModelResponse | ToolOutcomes | OutputRejected | Refused
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What the planner said."""
+
+    task: str
+    steps: tuple[PlanStep, ...] | None
+    """None: there is no other way; the current step is left out."""
+    usage: RequestUsage | None = None
+    """Of the model, where it was asked."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlanUpset:
+    """Something the plan did not foresee; the user's words if it was they."""
+
+    reason: str
+    said: str | None = None
+
+
+Observation = ModelRequest | ModelResponse | ToolOutcomes | OutputRejected | Refused | Planned | PlanUpset
 
 
 def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState, Action]:
@@ -111,6 +142,12 @@ def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState
             state, action = _on_rejected(state, seen, rules)
         case Refused():
             action = Finish("refused")
+        case Planned():
+            state, action = _on_planned(state, seen, rules)
+        case PlanUpset():
+            plan = None if state.plan is None else replace(state.plan, to_revise=seen.reason)
+            said = () if seen.said is None else (UserPromptPart(seen.said),)
+            state, action = _ask(replace(state, plan=plan), said, rules)
     ending = action.status if isinstance(action, (ReadOutput, Finish)) else None
     return (state if state.ending == ending else replace(state, ending=ending)), action
 
@@ -131,7 +168,7 @@ def next_action(state: RunState, rules: LoopRules) -> Action:
     last = state.messages[-1]
     if isinstance(last, ModelResponse):
         return _admit(state, last.tool_calls, rules)
-    return CallModel(final=state.limit is not None)
+    return _next_turn(state, rules)
 
 
 def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> tuple[RunState, Action]:
@@ -154,6 +191,10 @@ def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> 
         return state, _admit(state, calls, rules)
     if not response.text:
         return _on_rejected(state, OutputRejected("The response was empty: call a tool or answer."), rules)
+    if state.plan is not None and state.plan.current is not None:
+        state = replace(state, plan=answered(state.plan, response.text))
+        if state.plan is not None and state.plan.current is not None:
+            return _ask(state, (), rules)
     return state, ReadOutput(response, "completed")
 
 
@@ -194,6 +235,7 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
         disabled_tools=tuple(disabled),
         answers=(),
         pending=(),
+        plan=None if state.plan is None else progressed(state.plan, parts),
         grants=tuple(grant for grant in state.grants if grant.tool_call_id is None),
         usage=state.usage.plus_tool_calls(seen.n_run),
     )
@@ -222,7 +264,46 @@ def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules)
         if rules.max_retries:
             note = f"The limit {limit} is reached. Answer now with what you have; no tool can be called."
             parts = (*parts, SystemPromptPart(note))
-    return _append(state, ModelRequest(parts)), CallModel(final=state.limit is not None)
+    if state.plan is not None and state.limit is None:
+        state, note = _with_plan(state, state.plan, rules)
+        parts = (*parts, *note)
+    if parts:
+        state = _append(state, ModelRequest(parts))
+    return state, _next_turn(state, rules)
+
+
+def _next_turn(state: RunState, rules: LoopRules) -> CallModel | MakePlan:
+    if rules.max_revisions is not None and state.limit is None:
+        if state.plan is None:
+            return MakePlan()
+        if state.plan.to_revise is not None:
+            return MakePlan(state.plan.to_revise)
+    is_over = state.plan is not None and bool(state.plan.steps) and state.plan.current is None
+    return CallModel(final=state.limit is not None or is_over)
+
+
+def _with_plan(state: RunState, plan: Plan, rules: LoopRules) -> tuple[RunState, tuple[ModelRequestPart, ...]]:
+    """Return what the model is told of its plan; nothing while that is to be revised."""
+    if not plan.is_halfway and plan.current is not None and rules.limits.is_halfway(state.usage):
+        plan = replace(plan, is_halfway=True, to_revise=plan.to_revise or "half of the budget is gone")
+    if plan.to_revise is not None and plan.n_revisions >= (rules.max_revisions or 0):
+        plan = given_up(plan) if plan.current is not None else replace(plan, to_revise=None)
+    if plan.to_revise is not None or not plan.steps:
+        return replace(state, plan=plan), ()
+    plan, note = told(plan)
+    return replace(state, plan=plan), note
+
+
+def _on_planned(state: RunState, seen: Planned, rules: LoopRules) -> tuple[RunState, Action]:
+    if seen.usage is not None:
+        state = replace(state, usage=state.usage.plus_request(seen.usage))
+    if state.plan is None:
+        plan = Plan(seen.task, seen.steps or ())
+    elif seen.steps is None:
+        plan = given_up(state.plan)
+    else:
+        plan = revised(state.plan, seen.steps)
+    return _ask(replace(state, plan=plan), (), rules)
 
 
 def _with_own_ids(response: ModelResponse) -> ModelResponse:

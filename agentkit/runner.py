@@ -25,6 +25,7 @@ from agentkit.events import (
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
+    PlanEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunResumedEvent,
@@ -33,14 +34,17 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
-from agentkit.limits import UsageLimits
+from agentkit.limits import RequestUsage, UsageLimits
 from agentkit.loop import (
     Action,
     CallModel,
     Finish,
     LoopRules,
+    MakePlan,
     Observation,
     OutputRejected,
+    Planned,
+    PlanUpset,
     ReadOutput,
     Refused,
     RunTools,
@@ -61,6 +65,7 @@ from agentkit.models.model import (
     ModelDelta,
     ModelRequestParameters,
     ModelSettings,
+    OutputSchema,
     TextDelta,
     ThinkingDelta,
 )
@@ -77,6 +82,7 @@ if TYPE_CHECKING:
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
     from agentkit.persistence.session import Session
+    from agentkit.planning.planner import Planner
 
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
@@ -104,6 +110,7 @@ class RunPlan(Generic[DepsT, OutputT]):
     settings: ModelSettings
     parallel_tool_calls: bool
     sinks: tuple[Sink, ...]
+    planner: Planner | None = None
     compaction: Compaction | None = None
     guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
     taint_rule: bool = False
@@ -136,6 +143,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._started = time.perf_counter()
         self._result: RunResult[OutputT] | None = None
         self._has_failed = False
+        self._interruptions: list[str] = []
         self._emit: Sink | None = self._send if plan.sinks else None
         self._hears = self._on_delta if plan.sinks else None
         self._checks: Checks | None = None
@@ -224,6 +232,10 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     async def _perform(self, action: Action) -> None:
         match action:
+            case MakePlan(reason=reason):
+                await self._observe(await self._make_plan(reason))
+            case CallModel() if (upset := await self._upset()) is not None:
+                await self._observe(upset)
             case CallModel(final=final):
                 from anyio.lowlevel import checkpoint
 
@@ -250,6 +262,46 @@ class AgentRun(Generic[DepsT, OutputT]):
                         await self._end(output, status)  # pyright: ignore[reportArgumentType]
             case Finish(status=status):
                 await self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
+
+    def interrupt(self, message: str) -> None:
+        """Say something to a run that goes on: the model reads it before its next reply, and a plan is revised."""
+        self._interruptions.append(message)
+
+    async def _upset(self) -> PlanUpset | None:
+        """Return what keeps the run from going on as planned."""
+        if self._interruptions:
+            message = self._interruptions.pop(0)
+            return PlanUpset(f"the user says: {message}", said=message)
+        plan, planner = self._state.plan, self._plan.planner
+        if plan is None or planner is None or plan.current is None or await planner.holds(plan, self._context()):
+            return None
+        return PlanUpset(f"the precondition of the step {plan.current.goal!r} does not hold")
+
+    async def _make_plan(self, reason: str | None) -> Planned:
+        from agentkit.planning.planner import Situation
+
+        state, planner = self._state, self._plan.planner
+        assert planner is not None  # MakePlan follows from `max_revisions`, which a planner has
+        usage: list[RequestUsage] = []
+
+        async def ask(messages: Sequence[ModelRequest], schema: OutputSchema) -> ModelResponse:
+            parameters = ModelRequestParameters(output=schema, settings=self._plan.settings)
+            response = await self._plan.model.request(messages, parameters)
+            usage.append(response.usage)
+            return response
+
+        prompts = (part for message in state.messages[state.n_history :] for part in message.parts)
+        said = next((part.content for part in prompts if isinstance(part, UserPromptPart)), "")
+        task = said if state.plan is None else state.plan.task
+        situation = Situation(task, self._definitions, self._context(), ask)
+        if state.plan is None:
+            steps = await planner.plan(situation)
+        else:
+            steps = await planner.revise(situation, state.plan, reason or "")
+        steps = None if steps is None else tuple(steps)
+        if self._emit is not None:
+            self._emit(PlanEvent(steps, reason))
+        return Planned(task, steps, usage[-1] if usage else None)
 
     async def _observe(self, seen: Observation) -> None:
         before = self._state.limit
@@ -328,6 +380,9 @@ class AgentRun(Generic[DepsT, OutputT]):
         return response if response is not None else Refused()
 
     def _allowed(self) -> tuple[str, ...]:
+        step = None if self._state.plan is None else self._state.plan.current
+        if step is not None and step.tool is not None and step.tool in self._tools:
+            return (step.tool,)
         if not self._state.disabled_tools:
             return tuple(self._tools)
         return tuple(name for name in self._tools if name not in self._state.disabled_tools)
@@ -396,6 +451,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             max_retries={t.name: default if t.max_retries is None else t.max_retries for t in tools.values()},
             limits=self._plan.limits,
             output_retries=default,
+            max_revisions=None if self._plan.planner is None else self._plan.planner.max_revisions,
         )
 
     def _make_checks(self) -> Checks | None:
@@ -463,6 +519,8 @@ def _n_answered(state: RunState) -> int:
 def _tool_choice(settings: ModelSettings, state: RunState, final: bool) -> Literal["auto", "required", "none"]:
     if final or settings.tool_choice == "none":
         return "none"
+    if state.plan is not None and state.plan.current is not None and state.plan.current.tool is not None:
+        return "required"
     return "required" if settings.tool_choice == "required" and state.step == 0 else "auto"
 
 

@@ -20,6 +20,7 @@ from agentkit.messages import (
     ToolReturnPart,
     new_call_id,
 )
+from agentkit.planning.plan import Plan
 from agentkit.tagged import TaggedBy
 
 RunStatus = Literal["completed", "limit_reached", "abstained", "refused"]
@@ -68,6 +69,8 @@ class RunState:
     """Calls of the last response that wait for somebody's decision."""
     grants: tuple[Grant, ...] = ()
     """What was allowed and is not used up."""
+    plan: Plan | None = None
+    """The steps of a run that has a planner, once they are made."""
     compacted: Compacted | None = None
     """How the model is shown the conversation; None: whole."""
 

@@ -15,6 +15,7 @@ from agentkit.events import (
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
+    PlanEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunResumedEvent,
@@ -86,6 +87,8 @@ class EventPrinter:
                 self._note(f"{event.name} · {stage}: {verdict} {event.reason}", "yellow")
             case ApprovalRequestedEvent(call=call):
                 self._show_waiting(call)
+            case PlanEvent():
+                self._show_plan(event)
             case CompactionEvent(n_left_out=n_left_out):
                 self._note(f"{n_left_out} messages are a note for the model from now on", "dim")
             case LimitReachedEvent(limit=limit):
@@ -142,6 +145,11 @@ class EventPrinter:
         style = _OUTCOME_STYLES.get(event.outcome, "")
         self._note(f"  {event.tool_name}: {event.outcome.replace('_', ' ')} · {event.duration_s:.2f} s", style)
         self._block(event.content, "dim")
+
+    def _show_plan(self, event: PlanEvent) -> None:
+        self._note("plan" if event.reason is None else f"plan revised: {event.reason}", "bold")
+        for step in event.steps or ():
+            self._note(f"  · {step.goal}" + (f"  ({step.tool})" if step.tool else ""))
 
     def _show_waiting(self, call: PendingCall) -> None:
         what = "needs approval" if call.kind == "approval" else "has an unknown outcome"
