@@ -13,6 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from agentkit.errors import UserError
 from agentkit.messages import (
@@ -43,8 +44,13 @@ def view(messages: Sequence[ModelMessage], compacted: Compacted | None) -> Seque
     """Return the conversation as a model is shown it."""
     if compacted is None:
         return messages
-    note = ModelRequest((SystemPromptPart(compacted.note),))
-    return (*messages[: compacted.n_first], note, *messages[compacted.cut :])
+    return (*messages[: compacted.n_first], _noted(compacted.note), *messages[compacted.cut :])
+
+
+@lru_cache(maxsize=256)
+def _noted(note: str) -> ModelRequest:
+    """Return a note as a message: the same object each time, so that a model knows it again."""
+    return ModelRequest((SystemPromptPart(note),))
 
 
 def is_safe_cut(messages: Sequence[ModelMessage], cut: int) -> bool:

@@ -11,7 +11,9 @@ from typing import Annotated, Any, Literal
 from agentkit.approvals import PendingCall
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelRequest, ModelResponse
+from agentkit.models.model import ModelSettings, OutputSchema, TokensDelta
 from agentkit.planning.plan import PlanStep
+from agentkit.state import Compacted
 from agentkit.tagged import TaggedBy
 from agentkit.tools.definition import ToolDefinition
 
@@ -45,6 +47,15 @@ class RunResumedEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestShape:
+    """What a request says besides messages and tools."""
+
+    output: OutputSchema | None
+    settings: ModelSettings
+    parallel_tool_calls: bool
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRequestEvent:
     """Messages were added and the model is asked."""
 
@@ -54,6 +65,9 @@ class ModelRequestEvent:
     allowed_tools: tuple[str, ...]
     tools: tuple[ToolDefinition, ...] | None = None
     """What the model is told of its tools: with the first request, then where the list has changed; else None."""
+    tool_choice: Literal["auto", "required", "none"] = "auto"
+    shape: RequestShape | None = None
+    """What else the request says: with the first one, then where it has changed; else None."""
     event_kind: Literal["model_request"] = "model_request"
 
 
@@ -90,6 +104,8 @@ class ModelResponseEvent:
     step: int
     response: ModelResponse
     duration_s: float
+    tokens: TokensDelta | None = None
+    """Of a model in this process."""
     event_kind: Literal["model_response"] = "model_response"
 
 
@@ -166,9 +182,7 @@ class PlanEvent:
 class CompactionEvent:
     """The model is shown a note in the place of the conversation's middle from now on."""
 
-    n_left_out: int
-    """Messages that the note stands for."""
-    note: str
+    compacted: Compacted
     event_kind: Literal["compaction"] = "compaction"
 
 
@@ -204,6 +218,18 @@ class RunFailedEvent:
     event_kind: Literal["run_failed"] = "run_failed"
 
 
+@dataclass(frozen=True, slots=True)
+class RewardEvent:
+    """What a run, or one of its steps, was worth; added to a trace afterwards, by whoever judges it."""
+
+    reward: float
+    source: str
+    """Who says so: a checker's name, a person."""
+    step: int | None = None
+    """From 1; None for the whole run."""
+    event_kind: Literal["reward"] = "reward"
+
+
 AgentEvent = Annotated[
     RunStartedEvent
     | RunResumedEvent
@@ -221,6 +247,7 @@ AgentEvent = Annotated[
     | CompactionEvent
     | LimitReachedEvent
     | RunFinishedEvent
-    | RunFailedEvent,
+    | RunFailedEvent
+    | RewardEvent,
     TaggedBy("event_kind"),
 ]

@@ -26,6 +26,7 @@ from agentkit.events import (
     ModelRequestEvent,
     ModelResponseEvent,
     PlanEvent,
+    RequestShape,
     RunFailedEvent,
     RunFinishedEvent,
     RunResumedEvent,
@@ -68,6 +69,7 @@ from agentkit.models.model import (
     OutputSchema,
     TextDelta,
     ThinkingDelta,
+    TokensDelta,
 )
 from agentkit.output import OutputSpec
 from agentkit.results import RunResult, RunResultStatus
@@ -140,6 +142,9 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._journal = plan.journal
         self._n_reported = len(plan.state.messages) if plan.request is not None else _n_answered(plan.state)
         self._reported_tools: tuple[ToolDefinition, ...] | None = None
+        self._reported_shape: RequestShape | None = None
+        self._tokens: TokensDelta | None = None
+        """Of the last reply."""
         self._started = time.perf_counter()
         self._result: RunResult[OutputT] | None = None
         self._has_failed = False
@@ -335,11 +340,11 @@ class AgentRun(Generic[DepsT, OutputT]):
         messages = state.messages if plan.compaction is None else await self._shown(plan.compaction)
         ask = partial(plan.model.request, messages, parameters)
         if self._emit is not None:
-            self._report_request(allowed)
-        started = time.perf_counter()
+            self._report_request(allowed, parameters)
+        started, self._tokens = time.perf_counter(), None
         response = await (ask(on_delta=self._hears) if self._checks is None else self._guarded(ask, self._checks))
         if self._emit is not None and isinstance(response, ModelResponse):
-            self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started))
+            self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started, self._tokens))
             self._n_reported = len(state.messages) + 1
         return response
 
@@ -352,7 +357,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         if compacted is not None:
             self._state = state = replace(state, compacted=compacted)
             if self._emit is not None:
-                self._emit(CompactionEvent(compacted.cut - compacted.n_first, compacted.note))
+                self._emit(CompactionEvent(compacted))
         return view(state.messages, state.compacted)
 
     async def _guarded(self, ask: Ask, checks: Checks) -> ModelResponse | Refused:
@@ -482,17 +487,22 @@ class AgentRun(Generic[DepsT, OutputT]):
         for sink in self._plan.sinks:
             sink(event)
 
-    def _report_request(self, allowed: tuple[str, ...]) -> None:
+    def _report_request(self, allowed: tuple[str, ...], parameters: ModelRequestParameters) -> None:
         new = tuple(m for m in self._state.messages[self._n_reported :] if isinstance(m, ModelRequest))
         tools = None if self._definitions == self._reported_tools else self._definitions
         self._reported_tools = self._definitions
-        self._send(ModelRequestEvent(self._state.step + 1, new, allowed, tools))
+        asked = RequestShape(parameters.output, parameters.settings, parameters.parallel_tool_calls)
+        shape = None if asked == self._reported_shape else asked
+        self._reported_shape = asked
+        self._send(ModelRequestEvent(self._state.step + 1, new, allowed, tools, parameters.tool_choice, shape))
 
     def _on_delta(self, delta: ModelDelta) -> None:
         if isinstance(delta, TextDelta):
             self._send(TextDeltaEvent(delta.text))
         elif isinstance(delta, ThinkingDelta):
             self._send(ThinkingDeltaEvent(delta.text))
+        elif isinstance(delta, TokensDelta):
+            self._tokens = delta
         else:
             self._send(ToolCallDeltaEvent(delta.index, delta.tool_name, delta.arguments))
 

@@ -89,7 +89,8 @@ class EventPrinter:
                 self._show_waiting(call)
             case PlanEvent():
                 self._show_plan(event)
-            case CompactionEvent(n_left_out=n_left_out):
+            case CompactionEvent(compacted=compacted):
+                n_left_out = compacted.cut - compacted.n_first
                 self._note(f"{n_left_out} messages are a note for the model from now on", "dim")
             case LimitReachedEvent(limit=limit):
                 self._note(f"{limit} is reached: the model answers with what it has", "yellow")

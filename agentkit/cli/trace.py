@@ -70,6 +70,40 @@ def show(
         output.print("unfinished: the process ended first, or is still running", style="yellow")
 
 
+@app.command()
+def replay(
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Or a unique beginning of it.")],
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", metavar="MODEL", help="The one that was asked; local if absent.")
+    ] = None,
+    trace_dir: TraceDirOption = None,
+) -> None:
+    """Ask a local model the requests of a kept run again and compare every token.
+
+    Tools are not run: the model is told what they gave then. Exit status 1: a reply differs; the first difference
+    is shown.
+    """
+    import anyio
+
+    from agentkit.cli.console import one_line, output_console, plain
+    from agentkit.models.resolve import resolve_model
+    from agentkit.tracing.replay import replay as replayed
+    from agentkit.tracing.sources import trace_source
+
+    events = [event for _, event in trace_source(_where(trace_dir)).events(run_id)]
+    n_same, found = anyio.run(replayed, events, resolve_model(model or "local"))
+    output = output_console()
+    if found is None:
+        output.print(plain(f"{n_same} replies, all the same"))
+        return
+    place = "" if found.token is None else f" at token {found.token}"
+    output.print(plain(f"{n_same} replies are the same", "red"))
+    output.print(plain(f"step {found.step}: the {found.what} differs{place}", "red"))
+    output.print(plain(f"  then: {one_line(found.traced, 500)}"))
+    output.print(plain(f"  now:  {one_line(found.replayed, 500)}"))
+    raise typer.Exit(1)
+
+
 @app.command("export-dataset")
 def export_dataset(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The file to write: NAME.jsonl or NAME.jsonl.zst.")],

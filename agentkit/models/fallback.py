@@ -19,7 +19,7 @@ from typing import Any, Self
 from agentkit.errors import ContextWindowExceeded, ModelError, UnexpectedModelBehavior, UserError
 from agentkit.limits import RequestUsage
 from agentkit.messages import ModelMessage, ModelResponse
-from agentkit.models.model import Model, ModelDelta, ModelProfile, ModelRequestParameters, OnDelta
+from agentkit.models.model import Model, ModelDelta, ModelProfile, ModelRequestParameters, OnDelta, TokensDelta
 
 HandOver = Callable[[ModelError], bool]
 
@@ -191,7 +191,7 @@ class _Deltas:
         if self._hold:
             self._held.append(delta)
         elif self._on_delta is not None:
-            self.delivered = True
+            self.delivered = self.delivered or not isinstance(delta, TokensDelta)
             self._on_delta(delta)
 
     def release(self) -> None:

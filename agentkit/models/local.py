@@ -249,7 +249,7 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
-        from agentkit.models.local_reply import request_text, response_format, to_response
+        from agentkit.models.local_reply import request_text, response_format, to_response, tokens_of
         from modelstack.toolcalls.choice import ToolBias, tool_choices
         from modelstack.toolcalls.reply_bias import ReplyBias
 
@@ -268,6 +268,9 @@ class LocalModel(Model):
         reply = self._generate(loaded, prompt, wanted, grammar, biases, parameters.settings, tell, cancelled)
         choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
+        if tell is not None:
+            grammar_key = loaded.compiler.cache_key(wanted) if loaded.compiler is not None else None
+            tell(tokens_of(reply.generation, prompt, loaded.engine, grammar_key))
         with self._books:
             loaded.transcripts.add_reply(prompt, reply.generation.ids, response)
         return response

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -29,10 +30,11 @@ from agentkit.models.model import (
     ModelSettings,
     OutputSchema,
     TextDelta,
+    TokensDelta,
     ToolCallDelta,
 )
-from agentkit.models.transcript import tool_specs
-from modelstack.inference.engine import Generation, GenerationStats, SamplingParams
+from agentkit.models.transcript import Prompt, tool_specs
+from modelstack.inference.engine import Engine, Generation, GenerationStats, SamplingParams
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.choice import ToolChoice
 from modelstack.toolcalls.compiler import CompiledGrammar
@@ -40,6 +42,8 @@ from modelstack.toolcalls.convention import NOT_FIRST_IN_TEXT, ParsedResponse, R
 from modelstack.toolcalls.free_form import read_free_reply
 from modelstack.toolcalls.lexical import open_request
 
+LOGPROB_DIGITS = 5
+"""Behind the point, of what is kept; more is noise of single precision."""
 NO_TOOL_LABEL = "(no tool)"
 """How answering instead of calling is named among the alternatives to a tool."""
 
@@ -177,6 +181,20 @@ def to_response(
         decoding=_decoding(generation.stats),
         p_answer=choices[0].probability if choices and not calls else None,
         abstained=parsed is not None and parsed.abstained,
+    )
+
+
+def tokens_of(generation: Generation, prompt: Prompt, engine: Engine, grammar_key: str | None) -> TokensDelta:
+    """Return the tokens of a prompt and its reply, for traces."""
+    return TokensDelta(
+        n_prompt=len(prompt.ids),
+        new_prompt_ids=tuple(prompt.ids[prompt.n_known :]),
+        reply_ids=tuple(generation.ids),
+        logprobs=tuple(None if math.isnan(p) else round(p, LOGPROB_DIGITS) for p in generation.logprobs),
+        legal_counts=tuple(generation.legal_counts),
+        engine=engine.fingerprint,
+        vocabulary=engine.vocabulary.fingerprint,
+        grammar=grammar_key,
     )
 
 

@@ -122,7 +122,32 @@ class ToolCallDelta:
     arguments: str = ""
 
 
-ModelDelta = TextDelta | ThinkingDelta | ToolCallDelta
+@dataclass(frozen=True, slots=True)
+class TokensDelta:
+    """The tokens of a whole reply, told at its end by a model that runs in this process.
+
+    Enough to train on without tokenising again, and to see whether the same request gives the same reply.
+    """
+
+    n_prompt: int
+    """Tokens of the whole prompt."""
+    new_prompt_ids: tuple[int, ...]
+    """Those behind the conversation's last reply; all where there was none."""
+    reply_ids: tuple[int, ...]
+    """The end token is left out."""
+    logprobs: tuple[float | None, ...]
+    """Natural log-probability of each reply token under the model's full distribution; None where forced."""
+    legal_counts: tuple[int, ...]
+    """How many tokens were legal at each place; 1 is forced."""
+    engine: str
+    """Hash of weights and adapter."""
+    vocabulary: str
+    """Hash of the tokenizer's vocabulary."""
+    grammar: str | None
+    """Hash of what the reply could be, None without a grammar."""
+
+
+ModelDelta = TextDelta | ThinkingDelta | ToolCallDelta | TokensDelta
 OnDelta = Callable[[ModelDelta], None]
 
 

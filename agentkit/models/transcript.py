@@ -54,6 +54,8 @@ class Transcript:
     """The tools that the model was told of."""
     last_role: Role | None = None
     """Role of the last turn; what stands before a turn may depend on it."""
+    n_known: int = 0
+    """Tokens up to the end of the last reply that the model wrote here."""
     reply_is_open: bool = False
     """The last tokens are the model's own, and its turn has not been closed yet."""
 
@@ -66,6 +68,8 @@ class Prompt:
     n_messages: int
     """How many messages the transcript held when the prompt was made."""
     ids: list[int]
+    n_known: int
+    """Tokens up to the end of the conversation's last reply; the others are new."""
 
 
 class Transcripts:
@@ -84,11 +88,12 @@ class Transcripts:
     ) -> Prompt:
         """Return the ids of `messages`, followed by the opening of a reply."""
         transcript = self._find(messages)
+        n_known = transcript.n_known
         for message in messages[len(transcript.messages) :]:
             self._append(transcript, message, tools, structured)
         self._tell_new_tools(transcript, tools)
         opening = self._encoder.generation_ids(transcript.last_role or "user")
-        return Prompt(transcript, len(transcript.messages), transcript.ids + opening)
+        return Prompt(transcript, len(transcript.messages), transcript.ids + opening, n_known)
 
     def add_reply(self, prompt: Prompt, reply_ids: list[int], response: ModelResponse) -> None:
         """Record what the model wrote behind a prompt."""
@@ -98,6 +103,7 @@ class Transcripts:
         transcript.ids = prompt.ids + reply_ids
         transcript.last_role = "assistant"
         transcript.reply_is_open = True
+        transcript.n_known = len(transcript.ids)
         self._record(transcript, response)
 
     def _find(self, messages: Sequence[ModelMessage]) -> Transcript:

@@ -3,10 +3,12 @@
 from agentkit.models.model import block_model_requests
 from agentkit.testing.conformance import check_checkpointer, check_session
 from agentkit.testing.models import FunctionModel, ModelCall, ScriptedModel, TestModel, call
+from agentkit.testing.replay import ReplayModel
 
 __all__ = [
     "FunctionModel",
     "ModelCall",
+    "ReplayModel",
     "ScriptedModel",
     "TestModel",
     "block_model_requests",

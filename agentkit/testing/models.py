@@ -69,13 +69,13 @@ class TestModel(Model):
             calls = tuple(
                 ToolCallPart(tool.name, json.dumps(smallest_value(tool.parameters_json_schema))) for tool in wanted
             )
-            return _told(_response(calls, self._name, messages), on_delta)
+            return told_deltas(_response(calls, self._name, messages), on_delta)
         text = self._output
         if text is None and parameters.output is not None:
             text = json.dumps(smallest_value(parameters.output.json_schema))
         elif text is None:
             text = _returned_values(messages) or "success (no tool calls)"
-        return _told(_response((TextPart(text),), self._name, messages), on_delta)
+        return told_deltas(_response((TextPart(text),), self._name, messages), on_delta)
 
 
 class FunctionModel(Model):
@@ -110,7 +110,7 @@ class FunctionModel(Model):
         response = self._function(messages, parameters)
         if inspect.isawaitable(response):
             response = await response
-        return _told(response, on_delta)
+        return told_deltas(response, on_delta)
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,7 @@ class ScriptedModel(Model):
         self.calls.append(ModelCall(tuple(messages), parameters))
         if isinstance(item, Exception):
             raise item
-        return _told(self._as_response(item, messages), on_delta)
+        return told_deltas(self._as_response(item, messages), on_delta)
 
     def assert_complete(self) -> None:
         """Check that the whole script was used.
@@ -204,7 +204,8 @@ def _response(
     return ModelResponse(parts, RequestUsage(input_tokens=sent, output_tokens=written), name, "stop")
 
 
-def _told(response: ModelResponse, on_delta: OnDelta | None) -> ModelResponse:
+def told_deltas(response: ModelResponse, on_delta: OnDelta | None) -> ModelResponse:
+    """Tell a listener of a whole response, and return it."""
     if on_delta is not None:
         for index, part in enumerate(response.parts):
             delta: ModelDelta | None = None

@@ -21,6 +21,7 @@ from pydantic_core import to_json
 from agentkit.errors import UserError
 from agentkit.events import (
     AgentEvent,
+    RewardEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunResumedEvent,
@@ -56,9 +57,7 @@ class JsonlTrace:
             self._open(event.run_id)
         if self._file is None:  # the run failed before it started
             return
-        fields = {name: getattr(event, name) for name in event.__slots__}
-        record = {"time": time.time(), "version": TRACE_VERSION, **fields}
-        self._file.write(redact(to_json(record, inf_nan_mode="constants", serialize_unknown=True)) + b"\n")
+        self._file.write(_line(event))
         self._file.flush()
         if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
             self._file.close()
@@ -72,6 +71,28 @@ class JsonlTrace:
             self._file = open(path, "ab", opener=_private)  # noqa: SIM115 - closed at the end
         except OSError as error:
             raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
+
+
+def add_reward(path: Path, event: RewardEvent) -> None:
+    """Add what a run was worth to its trace.
+
+    Raises:
+        UserError: the trace is not there or cannot be written.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no trace {path}.")
+    try:
+        _drop_cut_line(path)
+        with path.open("ab") as file:
+            file.write(_line(event))
+    except OSError as error:
+        raise UserError(f"trace {path} cannot be written: {error.strerror}.") from error
+
+
+def _line(event: AgentEvent) -> bytes:
+    fields = {name: getattr(event, name) for name in event.__slots__}
+    record = {"time": time.time(), "version": TRACE_VERSION, **fields}
+    return redact(to_json(record, inf_nan_mode="constants", serialize_unknown=True)) + b"\n"
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -117,7 +117,8 @@ async def test_a_long_run_is_shown_shorter_and_kept_whole() -> None:
     assert all(repaired(shown) == shown for shown in seen)
     notes = [event for event in events if isinstance(event, CompactionEvent)]
     assert 3 <= len(notes) <= 8  # seldom, and much at once
-    assert notes[-1].note == f"{notes[-1].n_left_out} earlier messages of this conversation are left out."
+    last = notes[-1].compacted
+    assert last.note == f"{last.cut - last.n_first} earlier messages of this conversation are left out."
     assert result.state.compacted is not None
     assert (await keeper.load(result.run_id)).state.compacted == result.state.compacted
 

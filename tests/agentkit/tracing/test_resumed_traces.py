@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from agentkit import Agent, tool
+from agentkit import Agent, UserError, tool
+from agentkit.events import RewardEvent
 from agentkit.persistence import SQLiteCheckpointer
 from agentkit.testing import ScriptedModel, call
-from agentkit.tracing.jsonl import trace_path
-from agentkit.tracing.reading import summarise
+from agentkit.tracing.jsonl import add_reward, trace_path
+from agentkit.tracing.reading import read_events, summarise
 from agentkit.tracing.replies import read_run
 
 pytestmark = pytest.mark.anyio
@@ -41,6 +42,18 @@ async def test_the_replies_before_and_after_an_approval_are_those_of_one_run(tmp
     assert last.tools is not None and [shown.name for shown in last.tools] == ["pay"]
     summary = summarise(path)
     assert (summary.status, summary.n_steps, summary.n_tool_calls) == ("completed", 2, 1)
+
+
+async def test_a_reward_is_added_afterwards(tmp_path: Path) -> None:
+    result = await Agent(ScriptedModel(["done"]), trace=tmp_path).run("go")
+    path = trace_path(tmp_path, result.run_id)
+    rewards = RewardEvent(1.0, "checker"), RewardEvent(-0.5, "Ann", step=1)
+    for reward in rewards:
+        add_reward(path, reward)
+    assert tuple(event for _, event in read_events(path))[-2:] == rewards
+    assert (read_run(path).status, summarise(path).status) == ("completed", "completed")
+    with pytest.raises(UserError, match="no trace"):
+        add_reward(tmp_path / "run_x.jsonl", rewards[0])
 
 
 async def test_what_was_lost_with_the_process_is_not_counted_twice(tmp_path: Path) -> None:

@@ -1,0 +1,158 @@
+"""A traced run asked again, request by request: does the model say the same, token for token?
+
+Replies of a model in this process do not depend on how their tokens were batched or what of the conversation was
+cached, so with the same weights, vocabulary, grammar, seed and settings a request gives the same reply bit for
+bit. (Other conversations in the same cache move sums by their last bits: a log-probability may tell of them.)
+Tools are not run: the model is told what they gave then. The first difference is what is reported; all behind it
+would only be noise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from agentkit.compaction import view
+from agentkit.errors import UserError
+from agentkit.events import (
+    AgentEvent,
+    CompactionEvent,
+    ModelRequestEvent,
+    ModelResponseEvent,
+    RequestShape,
+    RunResumedEvent,
+    RunStartedEvent,
+)
+from agentkit.messages import ModelMessage, ModelResponse, TextPart, ThinkingPart, ToolCallPart
+from agentkit.models.model import Model, ModelDelta, ModelRequestParameters, TokensDelta
+from agentkit.state import Compacted
+from agentkit.tools.definition import ToolDefinition
+
+
+@dataclass(frozen=True, slots=True)
+class Divergence:
+    """The first difference between a trace and its replay."""
+
+    step: int
+    """Of the run, from 1."""
+    what: str
+    """weights, vocabulary, grammar, prompt, reply, log-probability, or parts."""
+    token: int | None
+    """Where in the prompt's new tokens or in the reply; None where it is no matter of tokens."""
+    traced: str
+    replayed: str
+
+
+@dataclass(slots=True)
+class _Traced:
+    """The conversation as the trace tells it, up to some event."""
+
+    messages: list[ModelMessage] = field(default_factory=list[ModelMessage])
+    tools: tuple[ToolDefinition, ...] = ()
+    shape: RequestShape | None = None
+    asked: ModelRequestEvent | None = None
+    compacted: Compacted | None = None
+
+
+async def replay(events: Iterable[AgentEvent], model: Model) -> tuple[int, Divergence | None]:
+    """Ask `model` all requests of a trace; return how many replies were the same, and the first that was not.
+
+    Raises:
+        UserError: the trace goes on from earlier runs, which it does not hold, was resumed, or is an older one.
+        ModelError: the model failed.
+    """
+    traced, n_same = _Traced(), 0
+    for event in events:
+        match event:
+            case RunStartedEvent(n_history=n_history) if n_history:
+                raise UserError(f"run {event.run_id} goes on from earlier runs, whose messages its trace lacks.")
+            case RunResumedEvent():
+                raise UserError(f"run {event.run_id} was resumed; what its trace lost cannot be replayed.")
+            case ModelRequestEvent():
+                traced.messages += event.messages
+                traced.tools = traced.tools if event.tools is None else event.tools
+                traced.shape = event.shape or traced.shape
+                traced.asked = event
+            case CompactionEvent(compacted=compacted):
+                traced.compacted = compacted
+            case ModelResponseEvent():
+                response, tokens = await _ask(traced, model)
+                found = _difference(event, response, tokens)
+                if found is not None:
+                    return n_same, found
+                n_same += 1
+                traced.messages.append(response)
+            case _:
+                pass
+    return n_same, None
+
+
+async def _ask(traced: _Traced, model: Model) -> tuple[ModelResponse, TokensDelta | None]:
+    asked, shape = traced.asked, traced.shape
+    if asked is None or shape is None:
+        raise UserError("this trace does not say what the model was asked: it is of an older version.")
+    names = frozenset(tool.name for tool in traced.tools)
+    allowed = frozenset(asked.allowed_tools)
+    parameters = ModelRequestParameters(
+        tools=traced.tools,
+        allowed_tools=None if allowed == names else allowed,
+        output=shape.output,
+        tool_choice=asked.tool_choice,
+        parallel_tool_calls=shape.parallel_tool_calls,
+        settings=shape.settings,
+    )
+    heard: list[TokensDelta] = []
+
+    def hear(delta: ModelDelta) -> None:
+        if isinstance(delta, TokensDelta):
+            heard.append(delta)
+
+    response = await model.request(view(traced.messages, traced.compacted), parameters, on_delta=hear)
+    return response, heard[-1] if heard else None
+
+
+def _difference(
+    event: ModelResponseEvent, response: ModelResponse, tokens: TokensDelta | None
+) -> Divergence | None:
+    then = event.tokens
+    found = _difference_of_tokens(event.step, then, tokens) if then is not None and tokens is not None else None
+    if found is not None:
+        return found
+    one, other = _said(event.response), _said(response)
+    return None if one == other else Divergence(event.step, "parts", None, one, other)
+
+
+def _difference_of_tokens(step: int, then: TokensDelta, now: TokensDelta) -> Divergence | None:
+    for what, one, other in (
+        ("weights", then.engine, now.engine),
+        ("vocabulary", then.vocabulary, now.vocabulary),
+        ("grammar", str(then.grammar), str(now.grammar)),
+    ):
+        if one != other:
+            return Divergence(step, what, None, one, other)
+    for what, ids, others in (
+        ("prompt", then.new_prompt_ids, now.new_prompt_ids),
+        ("reply", then.reply_ids, now.reply_ids),
+        ("log-probability", then.logprobs, now.logprobs),
+    ):
+        if ids != others:
+            pairs = enumerate(zip(ids, others, strict=False))
+            at = next((index for index, (a, b) in pairs if a != b), min(len(ids), len(others)))
+            return Divergence(step, what, at, _shown(ids, at), _shown(others, at))
+    return None
+
+
+def _shown(values: Sequence[float | None], at: int) -> str:
+    return " ".join(map(str, values[at : at + 8])) or "(end)"
+
+
+def _said(response: ModelResponse) -> str:
+    """Return what a response says, without the ids of its calls, which are random."""
+    lines: list[str] = []
+    for part in response.parts:
+        match part:
+            case ToolCallPart():
+                lines.append(f"{part.tool_name} {part.arguments} {part.probability}")
+            case TextPart() | ThinkingPart():
+                lines.append(part.content)
+    return "\n".join(lines)
