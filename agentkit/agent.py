@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from agentkit.persistence.checkpointer import Checkpointer
     from agentkit.persistence.session import Session
     from agentkit.planning.planner import Planner
+    from agentkit.tracing.telemetry import Telemetry
 
 DepsT = TypeVar("DepsT", default=None)
 OutputT = TypeVar("OutputT", default=str)
@@ -85,6 +86,7 @@ class Agent(Generic[DepsT, OutputT]):
         guardrails: Sequence[Guardrail | GuardrailSource] = (),
         taint_rule: bool = True,
         trace: str | Path | None = None,
+        telemetry: Telemetry | None = None,
         checkpointer: Checkpointer | str | Path | None = None,
         on_event: Sink | None = None,
     ) -> None:
@@ -112,6 +114,7 @@ class Agent(Generic[DepsT, OutputT]):
                 calls that destroy or reach out need approval. A `TaintRule` among `guardrails` takes the place of
                 this one, to allow tools by name.
             trace: Directory for one JSONL trace a run; None writes none.
+            telemetry: Reports runs as OpenTelemetry spans, `agentkit.tracing.telemetry.Telemetry()`.
             checkpointer: Keeps every run so that it can be resumed after a crash or an approval: the path of a
                 SQLite file, or a `Checkpointer`; None keeps none.
             on_event: Called with every event of every run.
@@ -140,6 +143,7 @@ class Agent(Generic[DepsT, OutputT]):
         self._compaction = compaction
         self._guardrails = tuple(guardrails)
         self._taint_rule = taint_rule
+        self._telemetry = telemetry
         self._checkpointer = _checkpointer(checkpointer)
         self._on_event = on_event
         self._open: list[AsyncExitStack] = []
@@ -470,6 +474,8 @@ class Agent(Generic[DepsT, OutputT]):
             from agentkit.tracing.jsonl import JsonlTrace
 
             sinks = (*sinks, JsonlTrace(self._trace))
+        if self._telemetry is not None:
+            sinks = (*sinks, self._telemetry.sink())
         return sinks
 
     def _system_prompt(self, deps: DepsT, state: RunState) -> str | None:
