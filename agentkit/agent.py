@@ -326,6 +326,41 @@ class Agent(Generic[DepsT, OutputT]):
         async with _entered(await self._resumed(run, decisions, deps, limits, settings, session)) as resumed:
             yield resumed
 
+    def as_tool(self, description: str, *, name: str | None = None) -> Tool:
+        """Return the agent as a tool of another one, which gives it a task and gets its answer.
+
+        Its runs share the other agent's `deps` and budget; a call of its own that needs approval makes the tool's
+        call need it. It is named after the agent unless `name` says otherwise.
+
+        Raises:
+            UserError: neither the agent nor the tool has a name.
+        """
+        from agentkit.agent_tool import agent_tool
+
+        named = name or self.name
+        if named is None:
+            raise UserError("an agent needs a name to be a tool: Agent(name=...), or as_tool(..., name=...).")
+        return agent_tool(
+            self._start_inner,
+            self._go_on_inner,
+            name=named,
+            description=description,
+            checkpointer=self._checkpointer,
+            is_untrusted=bool(self._toolsets),
+        )
+
+    async def _start_inner(
+        self, task: str, run_id: str, deps: Any, limits: UsageLimits | None
+    ) -> RunResult[OutputT]:
+        plan = await self._plan(task, deps, (), limits, None, None, None)
+        async with _entered(replace(plan, state=replace(plan.state, run_id=run_id))) as run:
+            return await run.finish()
+
+    async def _go_on_inner(
+        self, run: str | RunState, decisions: Sequence[Decision], deps: Any, limits: UsageLimits | None
+    ) -> RunResult[OutputT]:
+        return await self.resume(run, decisions, deps=deps, limits=limits)
+
     # -- declaring ----------------------------------------------------------------------------------------
 
     def tool(self, function: FunctionT) -> FunctionT:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from agentkit.limits import RunUsage
+from agentkit.limits import RunUsage, UsageLimits
 
 if TYPE_CHECKING:
     from agentkit.events import AgentEvent
@@ -34,8 +34,12 @@ class RunContext(Generic[DepsT]):
     """Somebody has allowed this call, with these arguments or for the whole run."""
     tainted: bool = False
     """Content that anybody may have written is in the conversation."""
+    limits: UsageLimits | None = None
+    """What the run may still use; None where that is not known."""
     emit: Callable[[AgentEvent], None] | None = field(default=None, repr=False, compare=False)
     """Sends an event of the run; None where nobody listens."""
+    charge: Callable[[RunUsage], None] | None = field(default=None, repr=False, compare=False)
+    """Counts what a tool used of models for the run's limits."""
 
     def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Tell listeners how far a long call is."""

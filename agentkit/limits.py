@@ -48,6 +48,16 @@ class RunUsage:
             self.output_tokens + usage.output_tokens,
         )
 
+    def plus(self, other: RunUsage) -> RunUsage:
+        """Return the usage of two runs together."""
+        return RunUsage(
+            self.requests + other.requests,
+            self.tool_calls + other.tool_calls,
+            self.input_tokens + other.input_tokens,
+            self.cache_read_tokens + other.cache_read_tokens,
+            self.output_tokens + other.output_tokens,
+        )
+
     def plus_tool_calls(self, n_calls: int) -> RunUsage:
         """Return the usage after `n_calls` more tool calls."""
         return RunUsage(
@@ -85,6 +95,16 @@ class UsageLimits:
                     f"{'at least 1' if name == 'request_limit' else 'zero or more'}; use None for no limit."
                 )
 
+    def left(self, usage: RunUsage) -> UsageLimits:
+        """Return what is left of these limits; one request, for an answer, always is."""
+        return UsageLimits(
+            request_limit=_less(self.request_limit, usage.requests, least=1),
+            tool_calls_limit=_less(self.tool_calls_limit, usage.tool_calls),
+            input_tokens_limit=_less(self.input_tokens_limit, usage.input_tokens),
+            output_tokens_limit=_less(self.output_tokens_limit, usage.output_tokens),
+            total_tokens_limit=_less(self.total_tokens_limit, usage.total_tokens),
+        )
+
     def is_halfway(self, usage: RunUsage) -> bool:
         """Say whether half of what some limit allows is used."""
         used = {
@@ -112,3 +132,7 @@ class UsageLimits:
         if self.total_tokens_limit is not None and usage.total_tokens >= self.total_tokens_limit:
             return f"total_tokens_limit={self.total_tokens_limit}"
         return None
+
+
+def _less(limit: int | None, used: int, *, least: int = 0) -> int | None:
+    return None if limit is None else max(least, limit - used)

@@ -35,7 +35,7 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
-from agentkit.limits import RequestUsage, UsageLimits
+from agentkit.limits import RequestUsage, RunUsage, UsageLimits
 from agentkit.loop import (
     Action,
     CallModel,
@@ -149,6 +149,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._result: RunResult[OutputT] | None = None
         self._has_failed = False
         self._interruptions: list[str] = []
+        self._charged: RunUsage | None = None
+        """Used by tools for models of their own, in this turn."""
         self._emit: Sink | None = self._send if plan.sinks else None
         self._hears = self._on_delta if plan.sinks else None
         self._checks: Checks | None = None
@@ -406,6 +408,10 @@ class AgentRun(Generic[DepsT, OutputT]):
         except BaseException:
             self._state = interrupted(self._state, action)
             raise
+        finally:
+            if self._charged is not None:
+                self._state = replace(self._state, usage=self._state.usage.plus(self._charged))
+                self._charged = None
         return outcomes
 
     async def _read_output(self, text: str) -> OutputT:
@@ -481,7 +487,12 @@ class AgentRun(Generic[DepsT, OutputT]):
             usage=state.usage,
             step=state.step,
             tainted=state.tainted,
+            limits=self._plan.limits.left(state.usage),
+            charge=self._charge,
         )
+
+    def _charge(self, usage: RunUsage) -> None:
+        self._charged = usage if self._charged is None else self._charged.plus(usage)
 
     def _send(self, event: AgentEvent) -> None:
         for sink in self._plan.sinks:

@@ -117,7 +117,7 @@ class Conversation:
             reply = "".join(self.partial_reply) or NO_REPLY
             self.messages = (*self.messages, ModelResponse((TextPart(reply),)))
         self.partial_reply.clear()
-        self.usage = _sum(self.usage, state.usage)
+        self.usage = state.usage if self.usage is None else self.usage.plus(state.usage)
 
 
 @dataclass(frozen=True)
@@ -262,11 +262,3 @@ def _read_line() -> str:
     if not line:
         raise EOFError
     return line
-
-
-def _sum(before: RunUsage | None, new: RunUsage) -> RunUsage:
-    from agentkit.limits import RunUsage
-
-    if before is None:
-        return new
-    return RunUsage(**{name: getattr(before, name) + getattr(new, name) for name in RunUsage.__slots__})

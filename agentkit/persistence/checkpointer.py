@@ -99,6 +99,10 @@ class Checkpointer(ABC):
         """
 
     @abstractmethod
+    async def has(self, run_id: str) -> bool:
+        """Say whether there is a run of that id."""
+
+    @abstractmethod
     async def load(self, run_id: str) -> StoredRun:
         """Return a run without taking it up.
 
@@ -159,6 +163,10 @@ class InMemoryCheckpointer(Checkpointer):
         kept = self._runs[state.run_id] = _Kept(summary, state)
         kept.owner = _MemoryJournal(self._runs, kept)
         return kept.owner
+
+    async def has(self, run_id: str) -> bool:
+        """Say whether there is a run of that id."""
+        return run_id in self._runs
 
     async def load(self, run_id: str) -> StoredRun:
         """Return a run without taking it up."""

@@ -54,6 +54,10 @@ class SQLiteCheckpointer(Checkpointer):
         tip = await self.database.write(partial(_create, state, agent_name, dict(metadata or {})))
         return _SQLiteJournal(self.database, state, tip, generation=0)
 
+    async def has(self, run_id: str) -> bool:
+        """Say whether there is a run of that id."""
+        return await self.database.read(partial(_has, run_id))
+
     async def load(self, run_id: str) -> StoredRun:
         """Return a run without taking it up."""
         stored, _, _ = await self.database.read(partial(_load, run_id))
@@ -156,6 +160,10 @@ def _create(
     if made.rowcount != 1:
         raise known_already(state.run_id)
     return tip
+
+
+def _has(run_id: str, connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM runs WHERE run_id = ?", (run_id,)).fetchone() is not None
 
 
 def _load(run_id: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes | None, int]:

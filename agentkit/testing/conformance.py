@@ -166,7 +166,9 @@ async def _forgets_what_is_deleted_and_nothing_else(keeper: Checkpointer) -> Non
 
 async def _a_run_is_begun_once(keeper: Checkpointer) -> None:
     state = _state(_said("go"))
+    assert not await keeper.has(state.run_id), "a run is there before it was begun"
     await keeper.create(state)
+    assert await keeper.has(state.run_id), "a run that was begun is not there"
     await _refuses(keeper.create(state), "a run that is there was begun again")
 
 
