@@ -2,6 +2,7 @@
 
 from agentkit.models.model import block_model_requests
 from agentkit.testing.conformance import check_checkpointer, check_session
+from agentkit.testing.conformance_of_models import check_model, check_toolset
 from agentkit.testing.models import FunctionModel, ModelCall, ScriptedModel, TestModel, call
 from agentkit.testing.replay import ReplayModel
 
@@ -14,5 +15,7 @@ __all__ = [
     "block_model_requests",
     "call",
     "check_checkpointer",
+    "check_model",
     "check_session",
+    "check_toolset",
 ]
