@@ -17,11 +17,12 @@ from pydantic import Discriminator
 
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
+from agentkit.results import RunResultStatus
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-RunStatus = Literal["completed", "limit_reached", "abstained", "failed", "timed_out"]
+RunStatus = RunResultStatus | Literal["failed", "timed_out"]
 
 
 @dataclass(frozen=True, slots=True)
