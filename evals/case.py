@@ -17,12 +17,12 @@ from pydantic import Discriminator
 
 from agentkit.limits import RunUsage
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
-from agentkit.results import RunResultStatus
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-RunStatus = RunResultStatus | Literal["failed", "timed_out"]
+RunStatus = Literal["completed", "limit_reached", "abstained", "refused", "needs_approval", "failed", "timed_out"]
+"""As of a result (`agentkit.results.RunResultStatus`), or why there is none."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,12 +15,17 @@ def anyio_backend() -> str:
     return "asyncio"
 
 
-@pytest.fixture(scope="session", autouse=True)
-def pins_of_the_tests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Keep what MCP servers said of their tools away from the user's own pins."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AGENTKIT_PINS_DIR", str(tmp_path_factory.mktemp("pins")))
-        yield
+@pytest.fixture(scope="session")
+def pin_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Folders that are made when something is pinned in them."""
+    base = tmp_path_factory.mktemp("pins")
+    return (base / str(number) for number in itertools.count())
+
+
+@pytest.fixture(autouse=True)
+def own_pins(pin_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what MCP servers say of their tools from the user's pins and from other tests': ports come again."""
+    monkeypatch.setenv("AGENTKIT_PINS_DIR", str(next(pin_folders)))
 
 
 @pytest.fixture(scope="session")

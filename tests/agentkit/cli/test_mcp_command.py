@@ -15,7 +15,7 @@ from tests.agentkit.mcp.test_tool_pins import BUY, LOOK, SERVER
 
 
 @pytest.fixture(autouse=True)
-def own_pins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def pins_beside_the_server(own_pins: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AGENTKIT_PINS_DIR", str(tmp_path / "pins"))
 
 

@@ -66,6 +66,7 @@ def raw(tmp_path: Path) -> Callable[..., MCPToolset]:
         specs = tools if tools is not None else {"pid": {}}
         path.write_text(f"TOOL_SPECS = {specs!r}\n{RAW_SERVER}\n{code}\nmain()\n", encoding="utf-8")
         options.setdefault("id", "raw")
+        options.setdefault("pins", None)  # these servers change on purpose; `test_tool_pins` is about that
         return MCPToolset.stdio("python", path, **options)
 
     return make

@@ -85,7 +85,7 @@ async def test_progress_and_a_change_of_the_tools_arrive_over_http(
         return "grown"
 
     with http(server.streamable_http_app()) as url:
-        async with MCPToolset(url) as toolset:
+        async with MCPToolset(url, pins=None) as toolset:
             (tool,) = await toolset.list_tools(context)
             before = toolset.revision
             with anyio.fail_after(20):
