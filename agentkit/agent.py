@@ -254,7 +254,8 @@ class Agent(Generic[DepsT, OutputT]):
         Raises:
             AgentKitError: as `resume`.
         """
-        return background.run(partial(self.resume, run, decisions, deps=deps, limits=limits, settings=settings))
+        resume = partial(self.resume, run, decisions, deps=deps, limits=limits, settings=settings, session=session)
+        return background.run(resume)
 
     @asynccontextmanager
     async def run_stream(

@@ -7,6 +7,7 @@ checkpointer the inner run is found again after a crash as well, so the outer ca
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def agent_tool(
         definition=ToolDefinition(name, description, schema),
         call=call,
         validate=_validator(name, schema),
-        timeout_s=None,
+        timeout_s=math.inf,  # the inner run has limits, and its tools have time limits, of their own
         is_untrusted=is_untrusted,
         is_repeatable=checkpointer is not None,
     )

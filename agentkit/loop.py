@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agentkit.errors import UnexpectedModelBehavior, UserError
-from agentkit.limits import RequestUsage, UsageLimits
+from agentkit.limits import RunUsage, UsageLimits
 from agentkit.messages import (
     ModelRequest,
     ModelRequestPart,
@@ -110,7 +110,7 @@ class Planned:
     task: str
     steps: tuple[PlanStep, ...] | None
     """None: there is no other way; the current step is left out."""
-    usage: RequestUsage | None = None
+    usage: RunUsage = RunUsage()
     """Of the model, where it was asked."""
 
 
@@ -295,8 +295,7 @@ def _with_plan(state: RunState, plan: Plan, rules: LoopRules) -> tuple[RunState,
 
 
 def _on_planned(state: RunState, seen: Planned, rules: LoopRules) -> tuple[RunState, Action]:
-    if seen.usage is not None:
-        state = replace(state, usage=state.usage.plus_request(seen.usage))
+    state = replace(state, usage=state.usage.plus(seen.usage))
     if state.plan is None:
         plan = Plan(seen.task, seen.steps or ())
     elif seen.steps is None:

@@ -31,7 +31,8 @@ async def claimed(
         CheckpointError: it is unknown or damaged, or has gone on since `run`.
         UserError: it is another agent's.
     """
-    stored, journal = await checkpointer.claim(run if isinstance(run, str) else run.run_id)
+    run_id = run if isinstance(run, str) else run.run_id
+    stored = await checkpointer.load(run_id)  # a claim that is refused must not stop whoever has the run
     if stored.summary.agent_name != agent_name:
         raise UserError(
             f"run {stored.state.run_id} was made by agent {stored.summary.agent_name!r}, not {agent_name!r}."
@@ -40,6 +41,7 @@ async def claimed(
         raise CheckpointError(
             f"the journal of run {run.run_id} has gone on since this state; resume it by its id."
         )
+    stored, journal = await checkpointer.claim(run_id)
     return with_unknown(stored.state, stored.in_flight), journal
 
 

@@ -35,7 +35,7 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
-from agentkit.limits import RequestUsage, RunUsage, UsageLimits
+from agentkit.limits import RunUsage, UsageLimits
 from agentkit.loop import (
     Action,
     CallModel,
@@ -241,7 +241,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         match action:
             case MakePlan(reason=reason):
                 await self._observe(await self._make_plan(reason))
-            case CallModel() if (upset := await self._upset()) is not None:
+            case CallModel(final=final) if (upset := await self._upset(final)) is not None:
                 await self._observe(upset)
             case CallModel(final=final):
                 from anyio.lowlevel import checkpoint
@@ -274,13 +274,17 @@ class AgentRun(Generic[DepsT, OutputT]):
         """Say something to a run that goes on: the model reads it before its next reply, and a plan is revised."""
         self._interruptions.append(message)
 
-    async def _upset(self) -> PlanUpset | None:
-        """Return what keeps the run from going on as planned."""
+    async def _upset(self, final: bool) -> PlanUpset | None:
+        """Return what keeps the run from going on as planned; before the last reply only the user can."""
         if self._interruptions:
             message = self._interruptions.pop(0)
             return PlanUpset(f"the user says: {message}", said=message)
         plan, planner = self._state.plan, self._plan.planner
-        if plan is None or planner is None or plan.current is None or await planner.holds(plan, self._context()):
+        if final or plan is None or planner is None or plan.current is None:
+            return None
+        if plan.current.tool is not None and plan.current.tool not in self._tools:
+            return PlanUpset(f"the tool {plan.current.tool!r} is not there any more")
+        if await planner.holds(plan, self._context()):
             return None
         return PlanUpset(f"the precondition of the step {plan.current.goal!r} does not hold")
 
@@ -289,12 +293,13 @@ class AgentRun(Generic[DepsT, OutputT]):
 
         state, planner = self._state, self._plan.planner
         assert planner is not None  # MakePlan follows from `max_revisions`, which a planner has
-        usage: list[RequestUsage] = []
+        used = RunUsage()
 
         async def ask(messages: Sequence[ModelRequest], schema: OutputSchema) -> ModelResponse:
+            nonlocal used
             parameters = ModelRequestParameters(output=schema, settings=self._plan.settings)
             response = await self._plan.model.request(messages, parameters)
-            usage.append(response.usage)
+            used = used.plus_request(response.usage)
             return response
 
         prompts = (part for message in state.messages[state.n_history :] for part in message.parts)
@@ -308,7 +313,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         steps = None if steps is None else tuple(steps)
         if self._emit is not None:
             self._emit(PlanEvent(steps, reason))
-        return Planned(task, steps, usage[-1] if usage else None)
+        return Planned(task, steps, used)
 
     async def _observe(self, seen: Observation) -> None:
         before = self._state.limit

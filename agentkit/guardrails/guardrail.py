@@ -160,10 +160,6 @@ class Guardrails:
     tool_result: tuple[Guardrail, ...] = ()
     output: tuple[Guardrail, ...] = ()
 
-    def __bool__(self) -> bool:
-        """Say whether there is any."""
-        return any(getattr(self, stage) for stage in Guardrails.__slots__)
-
     @classmethod
     def of(cls, given: Iterable[Guardrail | GuardrailSource]) -> Guardrails:
         """Sort checks by their stage.

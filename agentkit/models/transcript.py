@@ -38,6 +38,7 @@ class Mark:
     tools: Mapping[str, ToolDefinition]
     last_role: Role | None
     reply_is_open: bool
+    n_known: int
 
 
 @dataclass(slots=True, eq=False)
@@ -129,6 +130,7 @@ class Transcripts:
             tools=mark.tools,
             last_role=mark.last_role,
             reply_is_open=mark.reply_is_open,
+            n_known=mark.n_known,
         )
         return self._add(copy)
 
@@ -145,7 +147,13 @@ class Transcripts:
         self._by_message[id(message)] = (transcript, len(transcript.messages))
         transcript.messages.append(message)
         transcript.marks.append(
-            Mark(len(transcript.ids), transcript.tools, transcript.last_role, transcript.reply_is_open)
+            Mark(
+                len(transcript.ids),
+                transcript.tools,
+                transcript.last_role,
+                transcript.reply_is_open,
+                transcript.n_known,
+            )
         )
 
     def _append(

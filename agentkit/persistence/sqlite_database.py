@@ -82,7 +82,7 @@ class SQLiteDatabase:
         Raises:
             CheckpointError: the file cannot be used.
         """
-        if not durable and self._lock.acquire(blocking=False):
+        if not durable and self._is_open and self._lock.acquire(blocking=False):
             try:
                 return self._transaction(work, wait_ms=0)
             except sqlite3.OperationalError as error:
@@ -145,8 +145,13 @@ class SQLiteDatabase:
             if wait_ms:
                 connection.execute("PRAGMA busy_timeout=0")
 
+    @property
+    def _is_open(self) -> bool:
+        """Whether the file is open here: a forked child must not use its parent's connection."""
+        return self._connection is not None and self._pid == os.getpid()
+
     def _open(self) -> sqlite3.Connection:
-        if self._connection is None or self._pid != os.getpid():  # a forked child must not use its parent's
+        if self._connection is None or not self._is_open:
             try:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
@@ -185,9 +190,12 @@ class SQLiteDatabase:
 
 
 def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
-    application = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if application not in (0, _APPLICATION_ID) or (application == 0 and _has_tables(connection)):
+    # In one statement, so on one state of the file: another process may be making it just now.
+    application, version, n_tables = connection.execute(
+        "SELECT (SELECT application_id FROM pragma_application_id), "
+        "(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
+    ).fetchone()
+    if application not in (0, _APPLICATION_ID) or (application == 0 and n_tables):
         raise CheckpointError(f"{str(path)!r} is another program's database; name another file.")
     if version > FORMAT_VERSION:
         raise CheckpointError(
@@ -195,10 +203,6 @@ def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
             f"Use the version that wrote it."
         )
     return version
-
-
-def _has_tables(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] > 0
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:

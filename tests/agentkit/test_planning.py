@@ -121,6 +121,14 @@ async def test_a_step_whose_precondition_does_not_hold_is_revised() -> None:
     assert kitchen.done == ["grilled fish"]
 
 
+async def test_a_precondition_does_not_keep_the_last_reply_from_being_given() -> None:
+    """The limit is reached in a step that cannot begin; the run still ends."""
+    template = PlanTemplate([TemplateStep("Bake.", "bake", when=lambda context: False)])
+    model = ScriptedModel(["nothing was done"])
+    agent = Agent(model, tools=Kitchen().tools(), planner=template, limits=UsageLimits(request_limit=1))
+    assert (await agent.run("bread")).output == "nothing was done"
+
+
 class Replanner(ModelPlanner):
     """Counts why it was asked again."""
 

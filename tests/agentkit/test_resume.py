@@ -238,6 +238,17 @@ async def test_a_run_is_resumed_by_the_agent_that_made_it(tmp_path: Path) -> Non
         await first.resume("run_unknown")
 
 
+async def test_a_resume_that_is_refused_does_not_stop_whoever_has_the_run() -> None:
+    keeper, bank = InMemoryCheckpointer(), Bank()
+    model = script(call("transfer", to="Ann", amount=5), "done")
+    owner = Agent(model, tools=bank.tools(False), name="owner", checkpointer=keeper)
+    async with owner.iter("pay") as run:
+        await run.advance()
+        with pytest.raises(UserError, match="'owner'"):
+            await Agent(model, name="other", checkpointer=keeper).resume(run.state.run_id)
+        assert (await run.finish()).output == "done"
+
+
 async def test_a_state_that_the_journal_has_left_behind_is_refused(tmp_path: Path) -> None:
     agent = Agent(
         script(call("transfer", to="Ann", amount=5), "done"),

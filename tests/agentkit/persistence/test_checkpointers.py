@@ -122,6 +122,18 @@ async def test_a_write_waits_for_another_process_and_the_loop_does_not(tmp_path:
     other.close()
 
 
+async def test_a_new_file_may_be_opened_by_many_at_once(tmp_path: Path) -> None:
+    """Each with a connection of its own, as processes have; none takes a file in the making for another's."""
+    import anyio
+
+    for number in range(20):
+        path = tmp_path / f"{number}.db"
+        async with anyio.create_task_group() as tasks:
+            for _ in range(6):
+                tasks.start_soon(SQLiteCheckpointer(path).create, run_of("x"))
+        assert len(await SQLiteCheckpointer(path).list_runs()) == 6
+
+
 def test_a_database_in_memory_is_refused() -> None:
     with pytest.raises(UserError, match="InMemoryCheckpointer"):
         SQLiteDatabase(":memory:")

@@ -85,6 +85,19 @@ async def test_a_run_that_waits_adds_to_its_session_when_it_ends(tmp_path: Path)
         await agent.resume(stopped.run_id, session=other)
 
 
+async def test_a_run_that_is_resumed_synchronously_adds_to_its_session_too() -> None:
+    @tool(requires_approval=True)
+    async def pay() -> str:
+        """Pay."""
+        return "paid"
+
+    session = InMemorySession()
+    agent = Agent(ScriptedModel([call("pay"), "done"]), tools=[pay])
+    stopped = await agent.run("pay", session=session)
+    done = agent.resume_sync(stopped.state, [stopped.pending[0].approve()], session=session)
+    assert (await session.load()).messages == done.messages
+
+
 async def test_history_and_session_are_not_both_given() -> None:
     history = (ModelRequest((UserPromptPart("x"),)),)
     with pytest.raises(UserError, match="leave one"):
