@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,7 @@ Work = Callable[[sqlite3.Connection], T]
 FORMAT_VERSION = 1
 _APPLICATION_ID = 0x41474B4A
 """"AGKJ": tells our files from other programs' databases."""
+_RETRY_S = 0.01
 _WAIT_MS = 30_000
 """For another process's write; ours take a fraction of a millisecond."""
 
@@ -169,7 +171,7 @@ class SQLiteDatabase:
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout={_WAIT_MS}")
         version = _checked_version(connection, self.path)
-        connection.execute("PRAGMA journal_mode=WAL")
+        _keep_a_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
         if version == 0:
@@ -203,6 +205,20 @@ def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
             f"Use the version that wrote it."
         )
     return version
+
+
+def _keep_a_log(connection: sqlite3.Connection) -> None:
+    """Switch the file to WAL; while others do so too, SQLite says "locked" at once instead of waiting."""
+    deadline = time.monotonic() + _WAIT_MS / 1000
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if not _is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(_RETRY_S)  # a file is opened in a worker thread
+        else:
+            return
 
 
 def _is_busy(error: sqlite3.OperationalError) -> bool:
