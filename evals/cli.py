@@ -27,6 +27,7 @@ def register(app: typer.Typer) -> None:
     """Add the commands to `agentkit`."""
     app.command(name="eval")(evaluate)
     app.command()(compare)
+    app.command()(calibrate)
 
 
 def evaluate(
@@ -100,6 +101,36 @@ def compare(
     for name, only in (("first", comparison.only_in_first), ("second", comparison.only_in_second)):
         if only:
             notes_console().print(plain(f"only in the {name}: {len(only)} cases, {only[0]} and others", "yellow"))
+
+
+def calibrate(
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of a finished `agentkit eval`.")],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="The calibration, JSON; a plot beside it.")
+    ],
+) -> None:
+    """Fit how far a model's confidence can be believed, on choices of which an evaluation knows the right ones.
+
+    For a set of your own: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as
+    `--model "local?confidence=FILE"` or `CalibratedModel(model, FILE)`; the table says what a threshold takes.
+    """
+    from agentkit.cli.console import notes_console, plain
+    from evals.confidence.measures import coverage_table, fit, quality_table, read_decisions
+    from evals.confidence.plots import draw
+    from evals.harness.comparison import read_summary
+
+    summary = read_summary(folder)
+    suite, model = summary["identity"]["suite"], summary["identity"]["model"]
+    decisions, n_unknown = read_decisions(folder)
+    found = fit(decisions, model=model, n_unknown=n_unknown)
+    found.calibration.save(out)
+    drawn = draw(found, f"{model} on {suite}", out.with_suffix(".png"))
+    print_table(quality_table(found))
+    print_table(coverage_table(found))
+    notes = notes_console()
+    if n_unknown:
+        notes.print(plain(f"{n_unknown} runs failed or gave no probability; they are left out", "yellow"))
+    notes.print(plain(f"written: {out}, {drawn}", "dim"))
 
 
 def print_table(table: Table) -> None:

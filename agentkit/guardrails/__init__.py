@@ -11,11 +11,12 @@ from agentkit.guardrails.guardrail import (
     tool_call_guardrail,
     tool_result_guardrail,
 )
-from agentkit.guardrails.rules import HiddenCharacters, InjectionWords, TaintRule
+from agentkit.guardrails.rules import AskWhenUnsure, HiddenCharacters, InjectionWords, TaintRule
 from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
 
 __all__ = [
     "Allow",
+    "AskWhenUnsure",
     "Block",
     "CheckedCall",
     "CheckedResult",

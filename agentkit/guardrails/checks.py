@@ -65,7 +65,7 @@ class Checks:
                 arguments = tool.validate(call.arguments)
             except ModelRetry:
                 return call, None  # it goes back to the model and never runs
-            subject = CheckedCall(tool, arguments, call.tool_call_id)
+            subject = CheckedCall(tool, arguments, call.tool_call_id, call.probability)
             verdict = await self._verdict(each, subject, context, call)
             if isinstance(verdict, Block):
                 return call, verdict

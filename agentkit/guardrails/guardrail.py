@@ -29,6 +29,8 @@ class CheckedCall:
     arguments: dict[str, Any]
     """Validated."""
     tool_call_id: str
+    probability: float | None = None
+    """How sure the model was of this tool; None where it does not say."""
 
 
 @dataclass(frozen=True, slots=True)

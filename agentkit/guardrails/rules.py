@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agentkit.context import RunContext
+from agentkit.errors import UserError
 from agentkit.guardrails.guardrail import CheckedCall, CheckedResult, Guardrail
 from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
 from agentkit.hidden import strip_data
@@ -80,3 +81,34 @@ class InjectionWords:
 
     def _check(self, result: CheckedResult, context: RunContext[Any]) -> Verdict:
         return self.check(result.text)
+
+
+@dataclass(frozen=True, slots=True)
+class AskWhenUnsure:
+    """A call that the model was not sure of needs approval; how sure it was is what `agentkit calibrate` mends."""
+
+    below: float
+    """Probability of the tool under which somebody is asked."""
+    consequential_only: bool = False
+    """Ask only of tools that destroy or reach out."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is no probability.
+
+        Raises:
+            UserError: `below` is not between 0 and 1.
+        """
+        if not 0.0 <= self.below <= 1.0:
+            raise UserError(f"AskWhenUnsure(below={self.below!r}) is no probability between 0 and 1.")
+
+    def guardrails(self) -> Sequence[Guardrail]:
+        """Return the check."""
+        return (Guardrail("tool_call", "AskWhenUnsure", self.check),)
+
+    def check(self, call: CheckedCall, context: RunContext[Any]) -> Verdict:
+        """Return the verdict on a call; one without a probability is allowed."""
+        if call.probability is None or call.probability >= self.below:
+            return Allow()
+        if self.consequential_only and not call.tool.is_consequential:
+            return Allow()
+        return RequireApproval(f"the model was sure of this tool to {call.probability:.0%} only")

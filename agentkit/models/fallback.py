@@ -16,10 +16,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from agentkit.confidence import decision_confidence
 from agentkit.errors import ContextWindowExceeded, ModelError, UnexpectedModelBehavior, UserError
 from agentkit.limits import RequestUsage
 from agentkit.messages import ModelMessage, ModelResponse
-from agentkit.models.model import Model, ModelDelta, ModelProfile, ModelRequestParameters, OnDelta, TokensDelta
+from agentkit.models.held_deltas import HeldDeltas
+from agentkit.models.model import Model, ModelProfile, ModelRequestParameters, OnDelta
 
 HandOver = Callable[[ModelError], bool]
 
@@ -131,7 +133,7 @@ class FallbackModel(Model):
         usage = RequestUsage()
         for n_before, model in enumerate(self._models):
             is_last = n_before == len(self._models) - 1
-            deltas = _Deltas(on_delta, hold=self._min_confidence is not None and not is_last)
+            deltas = HeldDeltas(on_delta, hold=self._min_confidence is not None and not is_last)
             try:
                 response = await model.request(messages, parameters, on_delta=deltas.push if on_delta else None)
             except ModelError as error:
@@ -144,7 +146,8 @@ class FallbackModel(Model):
             unsure = None if is_last else self._unsure(model, response)
             if unsure is None:
                 deltas.release()
-                return replace(response, usage=usage)
+                # The same object where nothing was added: its model knows by that what it has evaluated.
+                return replace(response, usage=usage) if errors else response
             errors.append(unsure)
         raise _all_failed(self._models, errors)
 
@@ -171,36 +174,7 @@ def common_profile(profiles: Sequence[ModelProfile]) -> ModelProfile:
     )
 
 
-def decision_confidence(response: ModelResponse) -> float | None:
-    """Return the lowest known probability of a response's calls, or of answering instead; None if unknown."""
-    if not response.tool_calls:
-        return response.p_answer
-    return min((c.probability for c in response.tool_calls if c.probability is not None), default=None)
-
-
-class _Deltas:
-    """One model's deltas on their way to the listener."""
-
-    def __init__(self, on_delta: OnDelta | None, *, hold: bool) -> None:
-        self._on_delta = on_delta
-        self._hold = hold
-        self._held: list[ModelDelta] = []
-        self.delivered = False
-
-    def push(self, delta: ModelDelta) -> None:
-        if self._hold:
-            self._held.append(delta)
-        elif self._on_delta is not None:
-            self.delivered = self.delivered or not isinstance(delta, TokensDelta)
-            self._on_delta(delta)
-
-    def release(self) -> None:
-        self._hold = False
-        for delta in self._held:
-            self.push(delta)
-
-
-def _refuse_second_start(error: ModelError, deltas: _Deltas, earlier: list[ModelError]) -> None:
+def _refuse_second_start(error: ModelError, deltas: HeldDeltas, earlier: list[ModelError]) -> None:
     """Raise `error` if its reply had begun to be shown."""
     if not deltas.delivered:
         return

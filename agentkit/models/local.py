@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import anyio.to_thread
 
+from agentkit.confidence import Calibration
 from agentkit.errors import ContextWindowExceeded, ModelError, UserError
 from agentkit.messages import ModelMessage, ModelResponse
 from agentkit.models.model import (
@@ -54,6 +55,7 @@ class _Loaded:
     """None where replies are not masked."""
     transcripts: Transcripts
     prior: DecisionPrior | None
+    calibration: Calibration
     tables: ReplyTables
 
 
@@ -66,6 +68,7 @@ class LocalModel(Model):
         *,
         lora: str | Path | None = None,
         prior: str | Path | DecisionPrior | None = None,
+        calibration: str | Path | Calibration | None = None,
         grammar: GrammarEngine | None = "llguidance",
         unsupported_schema: Literal["refuse", "check"] = "check",
         context_window: int | None = None,
@@ -80,6 +83,8 @@ class LocalModel(Model):
             lora: Path of a GGUF LoRA adapter.
             prior: What the words of a request say of the tools, weighed as was fitted for this model and adapter
                 (`modelstack fit-prior`); its file's path. It needs a grammar.
+            calibration: How far the probabilities of its choices can be believed, fitted for this model, adapter
+                and prior (`agentkit calibrate`); its file's path.
             grammar: Which library computes the token masks. None masks nothing: replies are read leniently,
                 calls may be malformed, and no probabilities are reported.
             unsupported_schema: What to do with schema keywords that the grammar cannot enforce: refuse the
@@ -92,6 +97,7 @@ class LocalModel(Model):
         self._source = model
         self._lora = lora
         self._prior = prior
+        self._calibration = calibration
         self._grammar_engine: GrammarEngine | None = grammar
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
         self._jump_ahead = jump_ahead
@@ -172,7 +178,7 @@ class LocalModel(Model):
             from modelstack.toolcalls.reply_bias import ReplyTables
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
-        prior = self._read_prior()
+        prior, calibration = self._read_prior(), self._read_calibration()
         try:
             if isinstance(self._source, str | Path):
                 from agentkit.models.catalog import local_path
@@ -187,9 +193,13 @@ class LocalModel(Model):
         compiler = None
         if self._grammar_engine is not None:
             compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
-        return _Loaded(
-            engine, compiler, Transcripts(encoder, abstain=self._abstain), prior, ReplyTables(engine.vocabulary)
-        )
+        transcripts = Transcripts(encoder, abstain=self._abstain)
+        return _Loaded(engine, compiler, transcripts, prior, calibration, ReplyTables(engine.vocabulary))
+
+    def _read_calibration(self) -> Calibration:
+        if isinstance(self._calibration, str | Path):
+            return Calibration.load(self._calibration)
+        return self._calibration or Calibration()
 
     def _read_prior(self) -> DecisionPrior | None:
         from modelstack import errors
@@ -268,6 +278,7 @@ class LocalModel(Model):
         reply = self._generate(loaded, prompt, wanted, grammar, biases, parameters.settings, tell, cancelled)
         choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
+        response = loaded.calibration.applied(response)
         if tell is not None:
             grammar_key = loaded.compiler.cache_key(wanted) if loaded.compiler is not None else None
             tell(tokens_of(reply.generation, prompt, loaded.engine, grammar_key))

@@ -3,6 +3,7 @@
 local                               the embedded default model with the adapter that the package carries for it
 local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`, without that adapter; keys, also behind
                                     `local`: lora=PATH or none, prior=PATH (of `modelstack fit-prior`) or none,
+                                    confidence=PATH (of `agentkit calibrate`) or none,
                                     abstain=true or false,
                                     grammar=llguidance, lm-format-enforcer or none (masks nothing),
                                     conversations=N (how many keep their cache)
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 _FORMS = ("local", "local:", "openai:", "http://", "https://", "test")
-_LOCAL_OPTIONS = ("lora", "prior", "grammar", "abstain", "conversations")
+_LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "conversations")
 _GRAMMARS: dict[str, GrammarEngine | None] = {
     "llguidance": "llguidance",
     "lm-format-enforcer": "lm-format-enforcer",
@@ -93,7 +94,7 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
 def with_shipped(options: Mapping[str, str]) -> Mapping[str, str]:
     """Return the options of the model `local`: the shipped adapter, unless they name another or none."""
     from agentkit.models.catalog import DEFAULT_MODEL
-    from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
+    from agentkit.models.shipped import ADAPTER_FILE, CONFIDENCE_FILE, PRIOR_FILE, shipped_folder
 
     folder = shipped_folder(DEFAULT_MODEL)
     if folder is None or "lora" in options:
@@ -102,6 +103,8 @@ def with_shipped(options: Mapping[str, str]) -> Mapping[str, str]:
     shipped = {"lora": str(folder / ADAPTER_FILE), "abstain": "true"}
     if (folder / PRIOR_FILE).is_file():
         shipped["prior"] = str(folder / PRIOR_FILE)
+    if (folder / CONFIDENCE_FILE).is_file() and "prior" not in options:  # it was fitted with that prior
+        shipped["confidence"] = str(folder / CONFIDENCE_FILE)
     return {**shipped, **options}
 
 
@@ -134,9 +137,9 @@ def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
 def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
     """Return the arguments of `LocalModel` that the options of a model string stand for."""
     arguments: dict[str, Any] = {}
-    for key in ("lora", "prior"):
+    for key, argument in (("lora", "lora"), ("prior", "prior"), ("confidence", "calibration")):
         if (path := options.get(key)) is not None and path != "none":
-            arguments[key] = Path(path).expanduser()
+            arguments[argument] = Path(path).expanduser()
     if (grammar := options.get("grammar")) is not None:
         if grammar not in _GRAMMARS:
             raise UserError(f"grammar={grammar!r} is not known; use llguidance, lm-format-enforcer or none.")

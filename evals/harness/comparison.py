@@ -48,7 +48,7 @@ def compare(first: Path, second: Path, *, seed: int = 0) -> Comparison:
     Raises:
         UserError: a folder holds no results, the suites or their versions differ, or no case is in both.
     """
-    summaries = _read_summary(first), _read_summary(second)
+    summaries = read_summary(first), read_summary(second)
     for key in ("suite", "suite_version"):
         values = [summary["identity"][key] for summary in summaries]
         if values[0] != values[1]:
@@ -118,7 +118,12 @@ def _by_case(rows: list[dict[str, Any]]) -> Side:
     return {case_id: (groups[case_id], fmean(each)) for case_id, each in values.items()}
 
 
-def _read_summary(folder: Path) -> dict[str, Any]:
+def read_summary(folder: Path) -> dict[str, Any]:
+    """Return the summary of a finished evaluation.
+
+    Raises:
+        UserError: the folder holds none, or it cannot be read.
+    """
     path = folder / SUMMARY_FILE
     try:
         summary = json.loads(path.read_text(encoding="utf-8"))

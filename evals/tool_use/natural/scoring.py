@@ -14,11 +14,13 @@ from typing import Any
 
 from evals.case import Case, Run, Score, failed_score
 
+FIRST_TOOL = "first tool"
+"""Name of the figure: whether the first choice, of a tool or of none, was right; `agentkit calibrate` reads it."""
 Call = tuple[str, Mapping[str, Any]]
 
 
 def score(case: Case, run: Run) -> Score:
-    """Return 1 for exactly the right calls; `tool` says whether at least the right tools were called."""
+    """Return 1 for exactly the right calls; the figures say whether at least the right tools were called."""
     failed = failed_score(run)
     if failed is not None:
         return failed
@@ -31,7 +33,9 @@ def score(case: Case, run: Run) -> Score:
     has_tools = sorted(name for name, _ in made) == sorted(name for name, _ in gold)
     is_right = has_tools and fits(made, gold, case.data["tools"], case.data["allow"])
     wanted = json.dumps(gold, ensure_ascii=False)
-    numbers = {"tool": float(has_tools)}
+    called, right = [name for name, _ in made], {name for name, _ in gold}
+    first_is_right = called[0] in right if called else not right
+    numbers = {"tool": float(has_tools), FIRST_TOOL: float(first_is_right)}
     if not gold:
         numbers["explicit"] = float(run.status == "abstained")
     return Score(float(is_right), "" if is_right else f"wanted {wanted}", str(answer)[:2000], numbers)
@@ -46,7 +50,7 @@ def fits(
     """Whether calls are the gold ones in some order."""
     if len(made) != len(gold):
         return False
-    schemas = {tool["name"]: tool["parameters"]["properties"] for tool in tools}
+    schemas = {tool["name"]: tool["parameters"].get("properties", {}) for tool in tools}
     return any(
         all(_is_call(m, g, schemas, allow) for m, g in zip(made, order, strict=True))
         for order in permutations(gold)

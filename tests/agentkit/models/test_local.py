@@ -12,6 +12,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, UsageLimits, UserError
+from agentkit.confidence import Calibration, Decision
 from agentkit.events import ModelResponseEvent, TextDeltaEvent
 from agentkit.messages import (
     ModelRequest,
@@ -70,6 +71,30 @@ async def test_a_random_model_calls_only_real_tools_with_valid_arguments(model: 
             if isinstance(part, ToolReturnPart):
                 assert not part.is_error
     assert result.confidence is not None
+
+
+async def test_calibrated_it_says_the_same_less_surely_and_evaluates_nothing_twice(
+    model: LocalModel, tiny_gguf: Path
+) -> None:
+    calibrated = LocalModel(tiny_gguf, calibration=Calibration(4.0), n_threads=1, n_threads_prefill=1)
+    settings = ModelSettings(max_tokens=120, tool_choice="required")
+    results = [
+        await Agent(each, tools=[get_weather, add], settings=settings, limits=UsageLimits(request_limit=3)).run(
+            "x"
+        )
+        for each in (model, calibrated)
+    ]
+    as_said, less_sure = ([c for r in responses(result.messages) for c in r.tool_calls] for result in results)
+    assert [(c.tool_name, c.arguments) for c in as_said] == [(c.tool_name, c.arguments) for c in less_sure]
+    for before, after in zip(as_said, less_sure, strict=True):
+        assert before.probability is not None and after.probability is not None
+        decision = Decision(before.probability, tuple(mass for _, mass in before.alternatives), is_right=True)
+        assert after.probability == pytest.approx(Calibration(4.0).probability(decision), rel=1e-4)
+    prefilled = [
+        [r.decoding and r.decoding.prefilled_tokens for r in responses(each.messages)] for each in results
+    ]
+    assert prefilled[0][1:] == prefilled[1][1:]  # at first the other one knows the instructions already
+    calibrated.close()
 
 
 async def test_the_answer_has_its_type(model: LocalModel) -> None:

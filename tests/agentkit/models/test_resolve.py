@@ -79,6 +79,13 @@ def test_a_prior_is_named_beside_its_adapter(tmp_path: Path) -> None:
         model.load()
 
 
+def test_confidence_is_named_beside_the_adapter_too(tmp_path: Path) -> None:
+    model = resolve_model(f"local:./tiny.gguf?confidence={tmp_path}/none.json")
+    assert isinstance(model, LocalModel)
+    with pytest.raises(UserError, match=r"calibration .*none\.json cannot be read"):
+        model.load()
+
+
 def test_an_option_is_added_unless_the_name_says_it_already() -> None:
     assert with_local_option("local", "abstain", "true") == "local?abstain=true"
     assert with_local_option("local:a.gguf?lora=x", "abstain", "true") == "local:a.gguf?lora=x&abstain=true"

@@ -15,6 +15,7 @@ from evals.harness.suite import SUITES, find_suite, judge
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 DATA = {
     "bfcl": {"data": "evals/bfcl"},
+    "examples": {"file": "tooluse/validation-open.jsonl.zst"},
     "gsm8k": {"data": "evals/capability/gsm8k_test.jsonl", "train": "evals/capability/gsm8k_train.jsonl"},
     "ifeval": {"data": "evals/capability/ifeval_input_data.jsonl"},
     "humaneval": {"data": "evals/capability/HumanEval.jsonl.gz"},

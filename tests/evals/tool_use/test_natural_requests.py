@@ -97,15 +97,27 @@ def test_other_values_that_stand_with_a_request_are_right_too() -> None:
 def test_the_right_tool_with_wrong_values_is_counted_apart() -> None:
     nebula = case("telescope-01")
     judged = score(nebula, called(nebula, {"name": "slew_to", "arguments": {"target": "M58"}}))
-    assert judged.numbers == {"tool": 1.0}
+    assert judged.numbers == {"tool": 1.0, "first tool": 1.0}
     assert "M57" in judged.explanation
+
+
+def test_the_first_tool_is_counted_apart() -> None:
+    several = next(c for c in CASES if len({call["name"] for call in c.target}) > 1)
+    first, *rest = several.target
+    assert score(several, called(several, first)).numbers == {"tool": 0.0, "first tool": 1.0}
+    assert score(several, called(several, *rest, first)).numbers == {"tool": 1.0, "first tool": 1.0}
+    other = next(t["name"] for t in several.data["tools"] if t["name"] not in {c["name"] for c in several.target})
+    wrong = called(several, {"name": other, "arguments": {}}, first)
+    assert score(several, wrong).numbers == {"tool": 0.0, "first tool": 0.0}
+    assert score(several, called(several)).numbers["first tool"] == 0.0
 
 
 def test_an_explicit_abstention_is_told_from_an_answer_in_words() -> None:
     cough = case("kennel-13")
     assert cough.target == []
-    assert score(cough, called(cough, status="abstained")).numbers == {"tool": 1.0, "explicit": 1.0}
-    assert score(cough, called(cough, text="Ask a vet.")).numbers == {"tool": 1.0, "explicit": 0.0}
+    right = {"tool": 1.0, "first tool": 1.0}
+    assert score(cough, called(cough, status="abstained")).numbers == {**right, "explicit": 1.0}
+    assert score(cough, called(cough, text="Ask a vet.")).numbers == {**right, "explicit": 0.0}
     assert score(cough, called(cough, status="failed")).value == 0
 
 

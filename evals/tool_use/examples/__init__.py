@@ -1,0 +1,1 @@
+"""Calls on examples of the caller's own."""
