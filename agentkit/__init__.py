@@ -42,6 +42,7 @@ from agentkit.tools.function import FunctionToolset, tool
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from agentkit.handoffs import Handoff
     from agentkit.mcp.config import load_mcp_config
     from agentkit.mcp.toolset import MCPToolset
     from agentkit.models.fallback import FallbackModel
@@ -60,6 +61,7 @@ __all__ = [
     "ContextWindowExceeded",
     "FallbackModel",
     "FunctionToolset",
+    "Handoff",
     "LocalModel",
     "MCPConnectionError",
     "MCPToolset",
@@ -96,6 +98,7 @@ __all__ = [
 
 _LAZY = {
     "FallbackModel": "agentkit.models.fallback",
+    "Handoff": "agentkit.handoffs",
     "LocalModel": "agentkit.models.local",
     "MCPToolset": "agentkit.mcp.toolset",
     "OpenAICompatibleModel": "agentkit.models.openai_compatible",

@@ -37,6 +37,7 @@ from agentkit.tools.toolset import Toolset
 if TYPE_CHECKING:
     from agentkit.compaction import Compaction
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
+    from agentkit.handoffs import Handoff
     from agentkit.persistence.checkpointer import Checkpointer
     from agentkit.persistence.session import Session
     from agentkit.planning.planner import Planner
@@ -83,6 +84,7 @@ class Agent(Generic[DepsT, OutputT]):
         parallel_tool_calls: bool = True,
         planner: Planner | None = None,
         compaction: Compaction | None = None,
+        handoffs: Sequence[Agent[DepsT, OutputT] | Handoff] = (),
         guardrails: Sequence[Guardrail | GuardrailSource] = (),
         taint_rule: bool = True,
         trace: str | Path | None = None,
@@ -109,6 +111,8 @@ class Agent(Generic[DepsT, OutputT]):
             planner: Makes a plan first, which the run follows step by step: `PlanTemplate` or `ModelPlanner`.
             compaction: How a conversation is made shorter for the model once it is too long, `SlidingWindow` or
                 `Summary`; None shows it whole.
+            handoffs: Agents that this one may give the conversation to; they go on with the same run. A `Handoff`
+                says when, and what the other one sees; see `agentkit.handoffs`.
             guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
             taint_rule: After results of tools that are not trusted (those of MCP servers, unless told otherwise),
                 calls that destroy or reach out need approval. A `TaintRule` among `guardrails` takes the place of
@@ -141,6 +145,7 @@ class Agent(Generic[DepsT, OutputT]):
         self._trace = Path(trace) if trace is not None else None
         self._planner = planner
         self._compaction = compaction
+        self._handoffs = _handoffs(handoffs)
         self._guardrails = tuple(guardrails)
         self._taint_rule = taint_rule
         self._telemetry = telemetry
@@ -483,6 +488,49 @@ class Agent(Generic[DepsT, OutputT]):
         limits: UsageLimits | None,
         settings: ModelSettings | None,
     ) -> RunPlan[DepsT, OutputT]:
+        plan = self._own_plan(state, request, deps, limits, settings)
+        if not self._handoffs:
+            return plan
+        from agentkit.handoffs import Member, Team
+
+        def member(agent: Agent[Any, Any], its_plan: RunPlan[Any, Any]) -> Member:
+            return Member(its_plan, agent._instructions, {each.name: each.history for each in agent._handoffs})
+
+        others = {
+            name: member(agent, agent._own_plan(state, None, deps, limits, settings))
+            for name, agent in self._reachable().items()
+        }
+        return replace(plan, team=Team(member(self, plan), others))
+
+    def _reachable(self) -> dict[str, Agent[Any, Any]]:
+        """Return all agents that a run can get to, by name; itself where it can get back.
+
+        Raises:
+            UserError: two of them share a name, or one answers with another type.
+        """
+        found: dict[str, Agent[Any, Any]] = {}
+        waiting = list(self._handoffs)
+        while waiting:
+            handoff = waiting.pop()
+            agent, name = handoff.agent, handoff.name
+            if found.setdefault(name, agent) is not agent:
+                raise UserError(f"two agents that a run can be handed over to are called {name!r}; rename one.")
+            if agent.output_type is not self.output_type:
+                raise UserError(
+                    f"agent {name!r} answers with {agent.output_type!r}, and {self.name!r}, which can hand over "
+                    f"to it, with {self.output_type!r}: a run has one type of answer."
+                )
+            waiting += [each for each in agent._handoffs if found.get(each.name) is not each.agent]
+        return found
+
+    def _own_plan(
+        self,
+        state: RunState,
+        request: ModelRequest | None,
+        deps: DepsT,
+        limits: UsageLimits | None,
+        settings: ModelSettings | None,
+    ) -> RunPlan[DepsT, OutputT]:
         return RunPlan(
             model=self._current_model(),
             toolsets=self._current_toolsets(),
@@ -502,6 +550,7 @@ class Agent(Generic[DepsT, OutputT]):
             compaction=self._compaction,
             guardrails=self._guardrails,
             taint_rule=self._taint_rule,
+            handoffs={each.tool_name: each.name for each in self._handoffs},
         )
 
     def _sinks(self) -> tuple[Sink, ...]:
@@ -533,16 +582,23 @@ class Agent(Generic[DepsT, OutputT]):
 
     def _current_toolsets(self) -> tuple[Toolset, ...]:
         override = _overrides.get({}).get(id(self))
+        toolsets = (self._functions, *self._toolsets)
         if override is not None and override.toolsets is not None:
-            return override.toolsets
-        return (self._functions, *self._toolsets)
+            toolsets = override.toolsets
+        if self._handoffs:
+            toolsets = (*toolsets, FunctionToolset([each.tool() for each in self._handoffs], id="hand-offs"))
+        return toolsets
 
 
 @asynccontextmanager
 async def _entered(plan: RunPlan[DepsT, OutputT]) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
     async with AsyncExitStack() as stack:
         await _enter_all(stack, plan.model, plan.toolsets)
-        yield AgentRun(plan)
+
+        async def enter(other: RunPlan[Any, Any]) -> None:
+            await _enter_all(stack, other.model, other.toolsets)
+
+        yield AgentRun(plan, enter)
 
 
 async def _enter_all(stack: AsyncExitStack, model: Model, toolsets: tuple[Toolset, ...]) -> None:
@@ -557,6 +613,14 @@ def _checkpointer(named: Checkpointer | str | Path | None) -> Checkpointer | Non
     from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
 
     return SQLiteCheckpointer(named)
+
+
+def _handoffs(given: Sequence[Agent[Any, Any] | Handoff]) -> tuple[Handoff, ...]:
+    if not given:
+        return ()
+    from agentkit.handoffs import as_handoffs
+
+    return as_handoffs(given)
 
 
 def _whole(history: Sequence[ModelMessage]) -> tuple[ModelMessage, ...]:

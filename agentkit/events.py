@@ -187,6 +187,19 @@ class CompactionEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class HandoffEvent:
+    """Another agent goes on with the run."""
+
+    from_agent: str | None
+    to_agent: str
+    model_name: str
+    tools: tuple[str, ...]
+    opening: tuple[Annotated[ModelRequest | ModelResponse, TaggedBy("kind")], ...]
+    """What it is shown of the conversation so far."""
+    event_kind: Literal["handoff"] = "handoff"
+
+
+@dataclass(frozen=True, slots=True)
 class LimitReachedEvent:
     """A usage limit was reached; the model is asked for a last answer without tools."""
 
@@ -245,6 +258,7 @@ AgentEvent = Annotated[
     | ApprovalRequestedEvent
     | PlanEvent
     | CompactionEvent
+    | HandoffEvent
     | LimitReachedEvent
     | RunFinishedEvent
     | RunFailedEvent

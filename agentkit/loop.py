@@ -8,8 +8,8 @@ performs the actions and reports back.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 from agentkit.errors import UnexpectedModelBehavior, UserError
 from agentkit.limits import RunUsage, UsageLimits
@@ -26,7 +26,7 @@ from agentkit.messages import (
     new_call_id,
 )
 from agentkit.planning.plan import Plan, PlanStep, answered, given_up, progressed, revised, told
-from agentkit.state import RunState, RunStatus
+from agentkit.state import HandedOver, RunState, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +39,8 @@ class LoopRules:
     output_retries: int = 1
     max_revisions: int | None = None
     """Of a plan; None where the run has no planner."""
+    handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Tools that hand over, and the name of the agent that each hands over to."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +81,14 @@ class MakePlan:
     """Why the plan must be revised; None where there is none yet."""
 
 
-Action = CallModel | RunTools | ReadOutput | Finish | MakePlan
+@dataclass(frozen=True, slots=True)
+class HandOver:
+    """Another agent goes on with the run, as the state says."""
+
+    to: str
+
+
+Action = CallModel | RunTools | ReadOutput | Finish | MakePlan | HandOver
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +248,34 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
         grants=tuple(grant for grant in state.grants if grant.tool_call_id is None),
         usage=state.usage.plus_tool_calls(seen.n_run),
     )
+    transfer = _transfer(parts, rules)
+    if transfer is not None and rules.limits.reached(state.usage) is None:
+        return _handed_over(state, tuple(parts), transfer, rules)
     return _ask(state, tuple(parts), rules)
+
+
+def _transfer(parts: Sequence[ModelRequestPart], rules: LoopRules) -> ToolReturnPart | None:
+    """Return the first result that hands the run over."""
+    returned = (part for part in parts if isinstance(part, ToolReturnPart) and part.tool_name in rules.handoffs)
+    return next((part for part in returned if not part.is_error), None)
+
+
+def _handed_over(
+    state: RunState, parts: tuple[ModelRequestPart, ...], transfer: ToolReturnPart, rules: LoopRules
+) -> tuple[RunState, Action]:
+    """Let the other agent begin afresh; budget, taint and standing grants are the run's."""
+    state = _append(state, ModelRequest(parts))
+    to = rules.handoffs[transfer.tool_name]
+    state = replace(
+        state,
+        handed=(*state.handed, HandedOver(to, len(state.messages), str(transfer.data))),
+        retries=(),
+        disabled_tools=(),
+        output_retries=0,
+        plan=None,
+        compacted=None,
+    )
+    return state, HandOver(to)
 
 
 def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tuple[RunState, Action]:

@@ -39,6 +39,11 @@ class RunResult(Generic[OutputT]):
         return self.state.messages[self.state.n_history :]
 
     @property
+    def handed_to(self) -> str | None:
+        """The name of the agent that the run was handed over to last; None if it never was."""
+        return self.state.handed[-1].to if self.state.handed else None
+
+    @property
     def pending(self) -> tuple[PendingCall, ...]:
         """The calls that wait for a decision, where the status is "needs_approval"; see `Agent.resume`."""
         return self.state.pending

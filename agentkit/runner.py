@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -22,6 +22,7 @@ from agentkit.errors import AgentRunError, CheckpointError, ModelRetry, UserErro
 from agentkit.events import (
     AgentEvent,
     CompactionEvent,
+    HandoffEvent,
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
@@ -40,6 +41,7 @@ from agentkit.loop import (
     Action,
     CallModel,
     Finish,
+    HandOver,
     LoopRules,
     MakePlan,
     Observation,
@@ -73,7 +75,7 @@ from agentkit.models.model import (
 )
 from agentkit.output import OutputSpec
 from agentkit.results import RunResult, RunResultStatus
-from agentkit.state import RunState
+from agentkit.state import RunState, RunStatus
 from agentkit.tool_turn import TurnScope, interrupted, run_turn
 from agentkit.tools.definition import Tool, ToolDefinition
 from agentkit.tools.toolset import Toolset
@@ -82,6 +84,7 @@ if TYPE_CHECKING:
     from agentkit.compaction import Compaction
     from agentkit.guardrails.checks import Checks
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
+    from agentkit.handoffs import Team
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
     from agentkit.persistence.session import Session
     from agentkit.planning.planner import Planner
@@ -125,14 +128,43 @@ class RunPlan(Generic[DepsT, OutputT]):
     session_version: str | None = None
     journal: RunJournal | None = None
     """Of the stored run that goes on."""
+    handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
+    """As in `LoopRules`."""
+    team: Team | None = None
+    """The agents that the run can be handed over to."""
+
+    def handed_to(self, other: RunPlan[Any, Any]) -> RunPlan[Any, Any]:
+        """Return the plan of an agent that takes this run over: what belongs to the run stays."""
+        return replace(
+            other,
+            request=self.request,
+            state=self.state,
+            deps=self.deps,
+            limits=self.limits,
+            sinks=self.sinks,
+            guardrails=tuple(dict.fromkeys((*self.guardrails, *other.guardrails))),
+            checkpointer=self.checkpointer,
+            metadata=self.metadata,
+            session=self.session,
+            session_version=self.session_version,
+            journal=self.journal,
+            team=self.team,
+        )
+
+
+Enter = Callable[[RunPlan[Any, Any]], Awaitable[None]]
+"""Enters a plan's model and toolsets, to be left when the run ends."""
 
 
 class AgentRun(Generic[DepsT, OutputT]):
     """A run in progress. Used by `Agent`; not safe for use from two tasks at once."""
 
-    def __init__(self, plan: RunPlan[DepsT, OutputT]) -> None:
-        """Prepare a run; nothing happens before `advance`."""
+    def __init__(self, plan: RunPlan[DepsT, OutputT], enter: Enter) -> None:
+        """Prepare a run; nothing happens before `advance`. The plan is entered, `enter` is for hand-offs."""
         self._plan = plan
+        self._enter = enter
+        self._opening: tuple[ModelMessage, ...] = ()
+        """What the agent that has the run is shown of the time before it had it."""
         self._state = plan.state
         self._next: Action | None = None
         self._tools: dict[str, Tool] = {}
@@ -209,10 +241,13 @@ class AgentRun(Generic[DepsT, OutputT]):
         return self._next
 
     async def _start(self) -> None:
-        plan = self._plan
-        await self._refresh_tools()
-        state, names, model_name = self._state, tuple(self._tools), plan.model.name
-        if not state.tainted and _is_tainted(state, self._tools):
+        if self._state.handed:
+            await self._take_over()
+        else:
+            await self._refresh_tools()
+        plan, state, names = self._plan, self._state, tuple(self._tools)
+        model_name = plan.model.name
+        if not state.tainted and not state.handed and _is_tainted(state, self._tools):
             self._state = replace(state, tainted=True)
         if plan.request is None:
             if self._emit is not None:
@@ -255,20 +290,49 @@ class AgentRun(Generic[DepsT, OutputT]):
                 else:
                     await self._observe(outcomes)
             case ReadOutput(response=response, status=status):
-                try:
-                    text = response.text
-                    if self._checks is not None:
-                        text = await self._checks.output(text, self._context())
-                    output = await self._read_output(text) if isinstance(text, str) else None
-                except ModelRetry as signal:
-                    await self._observe(OutputRejected(str(signal)))
-                else:
-                    if not isinstance(text, str):
-                        await self._observe(Refused())
-                    else:
-                        await self._end(output, status)  # pyright: ignore[reportArgumentType]
+                await self._answer(response.text, status)
+            case HandOver():
+                await self._take_over()
+                self._next = next_action(self._state, self._rules)
             case Finish(status=status):
                 await self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
+
+    async def _answer(self, answer: str, status: RunStatus) -> None:
+        """End with an answer, unless it is blocked or must be mended."""
+        try:
+            text = answer if self._checks is None else await self._checks.output(answer, self._context())
+            output = await self._read_output(text) if isinstance(text, str) else None
+        except ModelRetry as signal:
+            await self._observe(OutputRejected(str(signal)))
+            return
+        if not isinstance(text, str):
+            await self._observe(Refused())
+        else:
+            await self._end(output, status)  # pyright: ignore[reportArgumentType]
+
+    async def _take_over(self) -> None:
+        """Let the agent that has the run, as the state says, take the place of the one before."""
+        before, state = self._plan, self._state
+        if before.team is None:  # of a stored state: without a team no tool hands over
+            raise CheckpointError(
+                f"run {state.run_id} was handed over to {state.handed[-1].to!r}, and this agent has no `handoffs`."
+            )
+        self._opening = before.team.opening(state, self._context())
+        self._plan = before.handed_to(before.team.member(state).plan)
+        await self._enter(self._plan)
+        await self._refresh_tools()
+        self._n_reported = max(self._n_reported, state.handed[-1].at)
+        if self._emit is not None:
+            after = self._plan
+            names = tuple(self._tools)
+            self._emit(
+                HandoffEvent(before.agent_name, state.handed[-1].to, after.model.name, names, self._opening)
+            )
+
+    def _conversation(self) -> tuple[ModelMessage, ...]:
+        """Return the conversation as the agent that has the run sees it."""
+        state = self._state
+        return (*self._opening, *state.messages[state.handed[-1].at :]) if state.handed else state.messages
 
     def interrupt(self, message: str) -> None:
         """Say something to a run that goes on: the model reads it before its next reply, and a plan is revised."""
@@ -304,6 +368,8 @@ class AgentRun(Generic[DepsT, OutputT]):
 
         prompts = (part for message in state.messages[state.n_history :] for part in message.parts)
         said = next((part.content for part in prompts if isinstance(part, UserPromptPart)), "")
+        if state.handed:
+            said = state.handed[-1].task
         task = said if state.plan is None else state.plan.task
         situation = Situation(task, self._definitions, self._context(), ask)
         if state.plan is None:
@@ -344,7 +410,9 @@ class AgentRun(Generic[DepsT, OutputT]):
             parallel_tool_calls=plan.parallel_tool_calls,
             settings=plan.settings,
         )
-        messages = state.messages if plan.compaction is None else await self._shown(plan.compaction)
+        messages = self._conversation()
+        if plan.compaction is not None:
+            messages = await self._shown(plan.compaction, messages)
         ask = partial(plan.model.request, messages, parameters)
         if self._emit is not None:
             self._report_request(allowed, parameters)
@@ -355,17 +423,17 @@ class AgentRun(Generic[DepsT, OutputT]):
             self._n_reported = len(state.messages) + 1
         return response
 
-    async def _shown(self, compaction: Compaction) -> Sequence[ModelMessage]:
+    async def _shown(self, compaction: Compaction, messages: tuple[ModelMessage, ...]) -> Sequence[ModelMessage]:
         """Return the conversation as the model is shown it, made shorter if it has grown too long."""
         from agentkit.compaction import view
 
         state = self._state
-        compacted = await compaction.compact(state.messages, state.compacted, self._plan.model)
+        compacted = await compaction.compact(messages, state.compacted, self._plan.model)
         if compacted is not None:
             self._state = state = replace(state, compacted=compacted)
             if self._emit is not None:
                 self._emit(CompactionEvent(compacted))
-        return view(state.messages, state.compacted)
+        return view(messages, state.compacted)
 
     async def _guarded(self, ask: Ask, checks: Checks) -> ModelResponse | Refused:
         """Ask the model while the checks that may do so run beside it; a `Block` stops it where it is."""
@@ -468,6 +536,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             limits=self._plan.limits,
             output_retries=default,
             max_revisions=None if self._plan.planner is None else self._plan.planner.max_revisions,
+            handoffs=self._plan.handoffs,
         )
 
     def _make_checks(self) -> Checks | None:

@@ -40,6 +40,18 @@ class Compacted:
 
 
 @dataclass(frozen=True, slots=True)
+class HandedOver:
+    """A run that another agent goes on with; see `agentkit.handoffs`."""
+
+    to: str
+    """The agent's name."""
+    at: int
+    """Messages from here on are its own; earlier ones it sees through a filter."""
+    task: str
+    """What it was given to do."""
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """Where a run stands."""
 
@@ -73,6 +85,8 @@ class RunState:
     """The steps of a run that has a planner, once they are made."""
     compacted: Compacted | None = None
     """How the model is shown the conversation; None: whole."""
+    handed: tuple[HandedOver, ...] = ()
+    """From agent to agent; the last one has the run."""
 
     @property
     def last_response(self) -> ModelResponse | None:

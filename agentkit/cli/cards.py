@@ -12,6 +12,7 @@ from agentkit.events import (
     ApprovalRequestedEvent,
     CompactionEvent,
     GuardrailEvent,
+    HandoffEvent,
     LimitReachedEvent,
     ModelRequestEvent,
     ModelResponseEvent,
@@ -92,6 +93,8 @@ class EventPrinter:
             case CompactionEvent(compacted=compacted):
                 n_left_out = compacted.cut - compacted.n_first
                 self._note(f"{n_left_out} messages are a note for the model from now on", "dim")
+            case HandoffEvent():
+                self._note(f"{event.to_agent} goes on with it")
             case LimitReachedEvent(limit=limit):
                 self._note(f"{limit} is reached: the model answers with what it has", "yellow")
             case _:

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     """Why a reply is left out."""
 
     NOT_LAST = "not the last of its run"
+    HANDED_OVER = "handed the run over, or came after that: its context is another agent's"
     CUT = "cut off at the token limit"
     FILTERED = "stopped by a content filter"
     SERVER_ERROR = "ended by an error of the model's server"

@@ -43,10 +43,13 @@ def examples_of(run: TracedRun, license_id: str, *, last_only: bool) -> Iterator
         UserError: what calls are checked by is not installed.
     """
     context: list[Example] = []
+    until = run.n_before_handoff
     for step, reply in enumerate(run.replies, start=1):
         context.extend(_asked(part) for part in reply.asked)
         is_last = step == len(run.replies)
         target = _target(run, reply, is_last) if is_last or not last_only else Reason.NOT_LAST
+        if until is not None and step >= until:
+            target = Reason.HANDED_OVER
         if isinstance(target, Reason):
             yield target
         elif not _can_be_written(reply, context):

@@ -17,6 +17,7 @@ from agentkit.errors import UserError
 from agentkit.events import (
     AgentEvent,
     CompactionEvent,
+    HandoffEvent,
     ModelRequestEvent,
     ModelResponseEvent,
     RequestShape,
@@ -73,6 +74,8 @@ async def replay(events: Iterable[AgentEvent], model: Model) -> tuple[int, Diver
                 traced.tools = traced.tools if event.tools is None else event.tools
                 traced.shape = event.shape or traced.shape
                 traced.asked = event
+            case HandoffEvent(opening=opening):
+                traced.messages, traced.compacted = list(opening), None
             case CompactionEvent(compacted=compacted):
                 traced.compacted = compacted
             case ModelResponseEvent():

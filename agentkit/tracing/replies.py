@@ -13,6 +13,7 @@ from typing import Any
 
 from agentkit.errors import UserError
 from agentkit.events import (
+    HandoffEvent,
     ModelRequestEvent,
     ModelResponseEvent,
     RunFailedEvent,
@@ -62,6 +63,8 @@ class TracedRun:
     output: Any = None
     """The result's, as JSON."""
     replies: list[TracedReply] = field(default_factory=list[TracedReply])
+    n_before_handoff: int | None = None
+    """Replies before the run was first handed over; None where it was not."""
 
 
 def read_run(path: Path) -> TracedRun:
@@ -90,6 +93,8 @@ def read_run(path: Path) -> TracedRun:
                 asked += tuple(part for message in event.messages for part in message.parts)
                 if run.replies:
                     run.replies[-1].answer = asked
+            case HandoffEvent() if run.n_before_handoff is None:
+                run.n_before_handoff = len(run.replies)
             case ModelResponseEvent(response=response):
                 run.replies.append(TracedReply(asked, tools, response))
                 asked = ()
@@ -97,10 +102,15 @@ def read_run(path: Path) -> TracedRun:
                 if not run.replies:
                     raise UserError(f"{path}: a tool was called before the model had said anything.")
                 run.replies[-1].happened(event)
-            case RunFinishedEvent():
-                run.status, run.output = event.status, event.output
-            case RunFailedEvent():
-                run.status = status_of_failure(event)
+            case RunFinishedEvent() | RunFailedEvent():
+                _end(run, event)
             case _:
                 pass
     return run
+
+
+def _end(run: TracedRun, event: RunFinishedEvent | RunFailedEvent) -> None:
+    if isinstance(event, RunFinishedEvent):
+        run.status, run.output = event.status, event.output
+    else:
+        run.status = status_of_failure(event)
