@@ -35,6 +35,7 @@ from agentkit.tools.function import FunctionT, FunctionToolset
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from agentkit.code_mode import CodeMode
     from agentkit.compaction import Compaction
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.handoffs import Handoff
@@ -82,6 +83,7 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings = ModelSettings(),
         tool_timeout_s: float | None = DEFAULT_TOOL_TIMEOUT_S,
         parallel_tool_calls: bool = True,
+        code_mode: CodeMode | None = None,
         planner: Planner | None = None,
         compaction: Compaction | None = None,
         handoffs: Sequence[Agent[DepsT, OutputT] | Handoff] = (),
@@ -108,6 +110,8 @@ class Agent(Generic[DepsT, OutputT]):
             settings: Defaults for sampling and deadlines.
             tool_timeout_s: Seconds a tool call may take unless the tool says otherwise; None for no limit.
             parallel_tool_calls: Whether a response may hold several calls.
+            code_mode: Has the model write Python that calls the tools, run in a sandbox (extra `code`), instead of
+                calling them itself; hand-offs stay calls. See `agentkit.code_mode`.
             planner: Makes a plan first, which the run follows step by step: `PlanTemplate` or `ModelPlanner`.
             compaction: How a conversation is made shorter for the model once it is too long, `SlidingWindow` or
                 `Summary`; None shows it whole.
@@ -143,6 +147,7 @@ class Agent(Generic[DepsT, OutputT]):
         self._tool_timeout_s = tool_timeout_s
         self._parallel_tool_calls = parallel_tool_calls
         self._trace = Path(trace) if trace is not None else None
+        self._code_mode = code_mode
         self._planner = planner
         self._compaction = compaction
         self._handoffs = _handoffs(handoffs)
@@ -550,6 +555,7 @@ class Agent(Generic[DepsT, OutputT]):
             compaction=self._compaction,
             guardrails=self._guardrails,
             taint_rule=self._taint_rule,
+            code_mode=self._code_mode,
             handoffs={each.tool_name: each.name for each in self._handoffs},
         )
 

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from agentkit.messages import ToolCallPart
 
 
+IN_DOUBT = "its process ended while it ran; it may have taken effect"
+"""Why a call of unknown outcome waits."""
+
+
 @dataclass(frozen=True, slots=True)
 class Approve:
     """Run the call, if it is still the one that was seen."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -11,6 +11,9 @@ from agentkit.limits import RunUsage, UsageLimits
 if TYPE_CHECKING:
     from agentkit.events import AgentEvent
     from agentkit.messages import ModelMessage
+    from agentkit.state import CallAnswer
+
+    CallTool = Callable[[str, str, str], Awaitable[CallAnswer]]
 
 DepsT = TypeVar("DepsT")
 
@@ -40,6 +43,8 @@ class RunContext(Generic[DepsT]):
     """Sends an event of the run; None where nobody listens."""
     charge: Callable[[RunUsage], None] | None = field(default=None, repr=False, compare=False)
     """Counts what a tool used of models for the run's limits."""
+    call_tool: CallTool | None = field(default=None, repr=False, compare=False)
+    """Calls another tool for this one, under the run's rules; None unless the agent has a `code_mode`."""
 
     def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Tell listeners how far a long call is."""

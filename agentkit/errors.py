@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agentkit.approvals import PendingCall
     from agentkit.limits import RunUsage
     from agentkit.messages import ModelMessage
 
@@ -111,6 +112,9 @@ class ModelRetry(Exception):
 
 class ApprovalRequired(Exception):
     """Raised by a tool before it does anything: somebody has to allow this call. The message is the reason."""
+
+    pending: PendingCall | None = None
+    """The call that waits, where it is not the tool's own."""
 
 
 class ToolFailed(Exception):

@@ -244,6 +244,7 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
         disabled_tools=tuple(disabled),
         answers=(),
         pending=(),
+        in_doubt=(),
         plan=None if state.plan is None else progressed(state.plan, parts),
         grants=tuple(grant for grant in state.grants if grant.tool_call_id is None),
         usage=state.usage.plus_tool_calls(seen.n_run),

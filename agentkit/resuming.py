@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agentkit.approvals import Approve, Decision, Deny, Grant, PendingCall, Settle, pending_call
+from agentkit.approvals import IN_DOUBT, Approve, Decision, Deny, Grant, PendingCall, Settle, pending_call
 from agentkit.errors import CheckpointError, UserError
 from agentkit.messages import ToolReturnPart
 from agentkit.state import CallAnswer, RunState
@@ -18,8 +18,6 @@ from agentkit.state import CallAnswer, RunState
 if TYPE_CHECKING:
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
     from agentkit.persistence.session import Session
-
-_ENDED = "its process ended while it ran; it may have taken effect"
 
 
 async def claimed(
@@ -67,10 +65,13 @@ def with_unknown(state: RunState, in_flight: Sequence[str]) -> RunState:
     open_calls = {call.tool_call_id: call for call in state.open_calls}
     known = {call.tool_call_id for call in state.pending}
     found = [
-        pending_call(open_calls[call_id], _ENDED, "unknown")
+        pending_call(open_calls[call_id], IN_DOUBT, "unknown")
         for call_id in in_flight
         if call_id in open_calls and call_id not in known
     ]
+    nested = tuple(call_id for call_id in in_flight if call_id.rpartition(".")[0] in open_calls)
+    if nested:
+        state = replace(state, in_doubt=(*state.in_doubt, *nested))
     return replace(state, pending=(*state.pending, *found)) if found else state
 
 

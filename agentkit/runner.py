@@ -76,11 +76,13 @@ from agentkit.models.model import (
 from agentkit.output import OutputSpec
 from agentkit.results import RunResult, RunResultStatus
 from agentkit.state import RunState, RunStatus
-from agentkit.tool_turn import TurnScope, interrupted, run_turn
+from agentkit.tool_turn import interrupted, run_turn
 from agentkit.tools.definition import Tool, ToolDefinition
 from agentkit.tools.toolset import Toolset
+from agentkit.turn_scope import TurnScope
 
 if TYPE_CHECKING:
+    from agentkit.code_mode import CodeMode
     from agentkit.compaction import Compaction
     from agentkit.guardrails.checks import Checks
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
@@ -130,6 +132,8 @@ class RunPlan(Generic[DepsT, OutputT]):
     """Of the stored run that goes on."""
     handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
     """As in `LoopRules`."""
+    code_mode: CodeMode | None = None
+    """How the model calls its tools from code; None where it calls them itself."""
     team: Team | None = None
     """The agents that the run can be handed over to."""
 
@@ -168,6 +172,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._state = plan.state
         self._next: Action | None = None
         self._tools: dict[str, Tool] = {}
+        self._nested: dict[str, Tool] = {}
+        """Those that only code can call."""
         self._definitions: tuple[ToolDefinition, ...] = ()
         self._rules = LoopRules(max_retries={})
         self._revisions: tuple[int, ...] = ()
@@ -247,7 +253,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             await self._refresh_tools()
         plan, state, names = self._plan, self._state, tuple(self._tools)
         model_name = plan.model.name
-        if not state.tainted and not state.handed and _is_tainted(state, self._tools):
+        if not state.tainted and not state.handed and _is_tainted(state, self._all_tools):
             self._state = replace(state, tainted=True)
         if plan.request is None:
             if self._emit is not None:
@@ -475,6 +481,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             default_timeout_s=self._plan.tool_timeout_s,
             checks=self._checks,
             journal=self._journal,
+            nested=self._nested,
         )
         try:
             self._state, outcomes = await run_turn(self._state, action, scope)
@@ -527,21 +534,33 @@ class AgentRun(Generic[DepsT, OutputT]):
                         f"a prefix, e.g. `toolset.prefixed({toolset.id.split()[0]!r})`, or rename it."
                     )
                 tools[tool.name], origin[tool.name] = tool, toolset.id
-        self._tools = tools
+        self._tools, self._nested = tools, {}
+        if self._plan.code_mode is not None:
+            direct = {name: tool for name, tool in tools.items() if name in self._plan.handoffs}
+            self._nested = {name: tool for name, tool in tools.items() if name not in direct}
+            code = self._plan.code_mode.tool(tuple(self._nested.values()))
+            self._tools = {code.name: code, **direct}
         self._checks = self._make_checks()
-        self._definitions = tuple(tool.definition for tool in tools.values())
+        self._definitions = tuple(tool.definition for tool in self._tools.values())
         default = self._plan.retries
         self._rules = LoopRules(
-            max_retries={t.name: default if t.max_retries is None else t.max_retries for t in tools.values()},
+            max_retries={
+                name: default if tool.max_retries is None else tool.max_retries
+                for name, tool in self._tools.items()
+            },
             limits=self._plan.limits,
             output_retries=default,
             max_revisions=None if self._plan.planner is None else self._plan.planner.max_revisions,
             handoffs=self._plan.handoffs,
         )
 
+    @property
+    def _all_tools(self) -> Mapping[str, Tool]:
+        return {**self._nested, **self._tools} if self._nested else self._tools
+
     def _make_checks(self) -> Checks | None:
         plan = self._plan
-        taints = plan.taint_rule and any(tool.is_untrusted for tool in self._tools.values())
+        taints = plan.taint_rule and any(tool.is_untrusted for tool in self._all_tools.values())
         if not plan.guardrails and not taints:
             return None
         from agentkit.guardrails.checks import Checks

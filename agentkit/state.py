@@ -79,6 +79,8 @@ class RunState:
     """To calls of the last response, as long as others of its calls are not answered."""
     pending: tuple[PendingCall, ...] = ()
     """Calls of the last response that wait for somebody's decision."""
+    in_doubt: tuple[str, ...] = ()
+    """Nested calls (`agentkit.nested_calls`) that were running when the process of this run died."""
     grants: tuple[Grant, ...] = ()
     """What was allowed and is not used up."""
     plan: Plan | None = None

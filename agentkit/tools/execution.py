@@ -158,7 +158,7 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
     except ModelRetry as signal:
         return RetryPromptPart(str(signal), name, call_id), "retry"
     except ApprovalRequired as signal:
-        return pending_call(call, str(signal) or "the tool asks for it"), "not_run"
+        return signal.pending or pending_call(call, str(signal) or "the tool asks for it"), "not_run"
     except ToolFailed as signal:
         return ToolReturnPart(name, call_id, str(signal), is_error=True), "failed"
     except (AgentRunError, UserError):

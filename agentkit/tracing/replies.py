@@ -44,7 +44,9 @@ class TracedReply:
     """What the model was told next; empty after the last reply."""
 
     def happened(self, event: ToolCallEvent | ToolResultEvent) -> None:
-        """Add what happened to a call."""
+        """Add what happened to a call; one that another made (`agentkit.nested_calls`) is a part of that."""
+        if any(event.tool_call_id.startswith(f"{call.tool_call_id}.") for call in self.calls):
+            return
         if isinstance(event, ToolCallEvent):
             self.calls.append(event)
         else:

@@ -1,0 +1,83 @@
+"""What the calls of one turn share, and what happens to a single one before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from agentkit.approvals import PendingCall, pending_call
+from agentkit.context import RunContext
+from agentkit.events import AgentEvent
+from agentkit.messages import ToolCallPart, ToolReturnPart
+from agentkit.state import RunState
+from agentkit.tools.definition import Tool
+from agentkit.tools.execution import CallResult, CallScope
+
+if TYPE_CHECKING:
+    from agentkit.guardrails.checks import Checks
+    from agentkit.persistence.checkpointer import RunJournal
+
+
+@dataclass(frozen=True, slots=True)
+class TurnScope:
+    """What the calls are run with."""
+
+    tools: Mapping[str, Tool]
+    context: RunContext[Any]
+    emit: Callable[[AgentEvent], None] | None
+    default_timeout_s: float | None
+    checks: Checks | None = None
+    journal: RunJournal | None = None
+    nested: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
+    """Tools that only other tools can call."""
+
+
+async def checked(
+    call: ToolCallPart, tool: Tool, scope: TurnScope
+) -> tuple[ToolCallPart, str | ToolReturnPart | None]:
+    """Return a call as guardrails leave it, and why somebody must be asked, or the answer that it gets instead."""
+    if scope.checks is None:
+        return call, None
+    from agentkit.guardrails.verdicts import Block
+
+    call, verdict = await scope.checks.call(call, tool, scope.context)
+    if isinstance(verdict, Block):
+        text = f"The call was blocked: {verdict.reason}"
+        return call, ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
+    return call, verdict.reason if verdict is not None else None
+
+
+def is_granted(state: RunState, call: PendingCall) -> bool:
+    """Say whether a call was allowed."""
+    return any(grant.covers(call.tool_name, call.tool_call_id, call.digest) for grant in state.grants)
+
+
+def call_scope(state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope, *, n_open: int) -> CallScope:
+    """Return what calls are run with; the last of `n_open` answers is not noted: it is stored with the state."""
+    made = CallScope(
+        tools=scope.tools,
+        context=scope.context,
+        emit=scope.emit,
+        default_timeout_s=scope.default_timeout_s,
+        retries_of=state.retries_of,
+    )
+    if state.grants:
+        granted = frozenset(call.tool_call_id for call in calls if is_granted(state, pending_call(call, "")))
+        made = replace(made, approved=granted)
+    if scope.checks is not None and scope.checks.guardrails.tool_result:
+        made = replace(made, check_result=scope.checks.result)
+    return made if scope.journal is None else _journalled(made, scope.journal, n_open)
+
+
+def _journalled(made: CallScope, journal: RunJournal, n_open: int) -> CallScope:
+    async def on_start(call: ToolCallPart, tool: Tool) -> None:
+        await journal.call_started(call, durable=bool(tool.definition.annotations.destructive))
+
+    async def on_result(result: CallResult) -> None:
+        nonlocal n_open
+        n_open -= 1
+        if n_open and not isinstance(result, PendingCall):
+            await journal.call_answered(result)
+
+    return replace(made, on_start=on_start, on_result=on_result)
