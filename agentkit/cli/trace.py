@@ -11,11 +11,14 @@ import typer
 from agentkit.cli.options import TraceDirOption
 
 if TYPE_CHECKING:
+    from collections import Counter
+
     from agentkit.tracing.export import ExportReport
+    from agentkit.tracing.stats import TraceStats
 
 MAX_LINE_CHARS = 160
 
-app = typer.Typer(no_args_is_help=True, help="Runs that were kept: list, show, export-dataset.")
+app = typer.Typer(no_args_is_help=True, help="Runs that were kept: list, show, stats, replay, export-dataset.")
 
 
 @app.command("list")
@@ -68,6 +71,83 @@ def show(
             ended = True
     if not ended:
         output.print("unfinished: the process ended first, or is still running", style="yellow")
+
+
+@app.command()
+def stats(
+    trace_dir: TraceDirOption = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 1000,
+) -> None:
+    """Count the newest runs: how they ended, tokens, times, and how each tool's calls came out."""
+    from agentkit.cli.console import notes_console, one_line, output_console, plain
+    from agentkit.errors import UserError
+    from agentkit.tracing.sources import trace_source
+    from agentkit.tracing.stats import TraceStats
+
+    source, found, notes = trace_source(_where(trace_dir)), TraceStats(), notes_console()
+    for run in source.summaries(limit):
+        if isinstance(run, UserError):
+            notes.print(plain(one_line(str(run)), "yellow"))
+        else:
+            found.add(event for _, event in source.events(run.run_id))
+    if not found.models:
+        notes.print(plain(f"no traces in {_where(trace_dir)}", "dim"))
+        return
+    from rich.table import Table
+
+    output = output_console()
+    output.soft_wrap = False
+    for title, columns, rows in _stats_tables(found):
+        table = Table(title=title, title_justify="left")
+        for column in columns:
+            table.add_column(column, justify="left" if column == columns[0] else "right", overflow="fold")
+        for row in rows:
+            table.add_row(*(plain(cell) for cell in row))
+        output.print(table)
+
+
+def _stats_tables(found: TraceStats) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
+    """Return title, columns and rows of each table; of what never happened there is none."""
+    from agentkit.tracing.stats import quantile
+
+    def counted(counts: Counter[str]) -> str:
+        return ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in counts.most_common())
+
+    models = [
+        (
+            name,
+            f"{model.n_runs:,}",
+            counted(model.statuses),
+            f"{len(model.step_seconds):,}",
+            f"{quantile(model.step_seconds, 0.5):.2f} / {quantile(model.step_seconds, 0.95):.2f}",
+            f"{model.input_tokens:,} ({model.cached_tokens:,})",
+            f"{model.output_tokens:,}",
+            f"{quantile(model.confidences, 0.5):.2f}" if model.confidences else "",
+        )
+        for name, model in sorted(found.models.items())
+    ]
+    tools = [
+        (
+            name,
+            f"{tool.n_calls:,}",
+            f"{tool.outcomes['success'] / tool.n_calls:.0%}",
+            counted(tool.outcomes),
+            f"{quantile(tool.seconds, 0.5):.3f} / {quantile(tool.seconds, 0.95):.3f}",
+        )
+        for name, tool in sorted(found.tools.items(), key=lambda item: (-item[1].n_calls, item[0]))
+    ]
+    verdicts = [
+        (name, stage.replace("_", " "), verdict.replace("_", " "), f"{count:,}")
+        for (stage, name, verdict), count in found.verdicts.most_common()
+    ]
+    seconds = "s, median / 95th"
+    columns_of_models = ("model", "runs", "ended", "steps", seconds, "input (cached)", "output", "confidence")
+    tables: list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]] = [
+        ("runs", columns_of_models, models),
+        ("tool calls", ("tool", "calls", "well", "outcomes", seconds), tools),
+        ("guardrails that did not allow", ("guardrail", "stage", "verdict", "times"), verdicts),
+    ]
+    return [table for table in tables if table[2]]
 
 
 @app.command()

@@ -34,6 +34,32 @@ def run(tmp_path: Path, *script: ModelResponse | Exception, limits: UsageLimits 
     return agent.run_sync("What is twice four?").run_id
 
 
+def test_runs_are_counted(tmp_path: Path) -> None:
+    calling = ModelResponse((CALL,), decoding=DECODING)
+    for _ in range(3):
+        run(tmp_path, calling, ModelResponse((TextPart("Eight."),), p_answer=0.9))
+    with pytest.raises(AgentRunError):
+        run(tmp_path, ModelError("down"))
+    wrong = ToolCallPart("double", '{"n":"x"}')
+    run(tmp_path, ModelResponse((wrong,)), ModelResponse((TextPart("Eight."),)))
+    shown = trace("stats")
+    assert "4 completed, 1 failed" in shown
+    assert "3 success, 1 retry" in shown and "75%" in shown
+    assert "0.75" in shown  # the median confidence
+    assert "guardrails" not in shown
+
+
+def test_where_there_is_nothing_to_count_it_says_so(tmp_path: Path) -> None:
+    assert "no traces in" in trace("stats")
+
+
+def test_a_trace_that_cannot_be_read_does_not_hide_the_others_from_the_count(tmp_path: Path) -> None:
+    run_id = run(tmp_path, ModelResponse((TextPart("Eight."),)))
+    (tmp_path / "traces" / "run_bad.jsonl").write_text("no json\n")
+    shown = trace("stats")
+    assert "1 completed" in shown and "run_bad" in shown and run_id
+
+
 def test_a_run_is_shown_step_by_step(tmp_path: Path) -> None:
     calling = ModelResponse((CALL,), decoding=DECODING)
     run_id = run(tmp_path, calling, ModelResponse((TextPart("Eight."),), p_answer=0.9))

@@ -1,0 +1,101 @@
+"""Kept runs counted: how they ended, what they cost, how long models and tools took, what guardrails stopped."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from agentkit.events import (
+    AgentEvent,
+    GuardrailEvent,
+    ModelResponseEvent,
+    RunFailedEvent,
+    RunFinishedEvent,
+    RunResumedEvent,
+    RunStartedEvent,
+    ToolResultEvent,
+)
+from agentkit.tracing.reading import status_of_failure
+
+
+@dataclass(slots=True)
+class ModelStats:
+    """The runs of one model."""
+
+    statuses: Counter[str] = field(default_factory=Counter[str])
+    """As in `RunSummary`."""
+    step_seconds: list[float] = field(default_factory=list[float])
+    """Of each model request."""
+    input_tokens: int = 0
+    cached_tokens: int = 0
+    """Of the input tokens, those that were not evaluated again."""
+    output_tokens: int = 0
+    confidences: list[float] = field(default_factory=list[float])
+    """Of the runs whose model says how sure it was."""
+
+    @property
+    def n_runs(self) -> int:
+        """How many there are."""
+        return self.statuses.total()
+
+
+@dataclass(slots=True)
+class ToolStats:
+    """The calls of one tool."""
+
+    outcomes: Counter[str] = field(default_factory=Counter[str])
+    """As in `ToolResultEvent`."""
+    seconds: list[float] = field(default_factory=list[float])
+
+    @property
+    def n_calls(self) -> int:
+        """How many there are."""
+        return self.outcomes.total()
+
+
+@dataclass(slots=True)
+class TraceStats:
+    """What some runs have in common."""
+
+    models: dict[str, ModelStats] = field(default_factory=dict[str, ModelStats])
+    tools: dict[str, ToolStats] = field(default_factory=dict[str, ToolStats])
+    verdicts: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
+    """Stage, guardrail and verdict, of those that did not allow."""
+
+    def add(self, events: Iterable[AgentEvent]) -> None:
+        """Count one run; a resumed one counts once, with all that it took, and ends as it did last."""
+        model, status, confidence = ModelStats(), "unfinished", None
+        for event in events:
+            match event:
+                case RunStartedEvent(model_name=name):
+                    model = self.models.setdefault(name, model)
+                case RunResumedEvent(model_name=name):
+                    model, status = self.models.setdefault(name, model), "unfinished"
+                case ModelResponseEvent(response=response, duration_s=duration_s):
+                    model.step_seconds.append(duration_s)
+                    model.input_tokens += response.usage.input_tokens
+                    model.cached_tokens += response.usage.cache_read_tokens
+                    model.output_tokens += response.usage.output_tokens
+                case ToolResultEvent(tool_name=name, outcome=outcome, duration_s=duration_s):
+                    tool = self.tools.setdefault(name, ToolStats())
+                    tool.outcomes[outcome] += 1
+                    tool.seconds.append(duration_s)
+                case GuardrailEvent(stage=stage, name=name, verdict=verdict) if verdict != "allow":
+                    self.verdicts[stage, name, verdict] += 1
+                case RunFinishedEvent():
+                    status, confidence = event.status, event.confidence
+                case RunFailedEvent():
+                    status = status_of_failure(event)
+                case _:
+                    pass
+        model.statuses[status] += 1
+        if confidence is not None:
+            model.confidences.append(confidence)
+
+
+def quantile(values: Iterable[float], share: float) -> float:
+    """Return the least value that `share` of the values do not exceed; NaN where there are none."""
+    ordered = sorted(values)
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
