@@ -27,7 +27,8 @@ from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, Syst
 from agentkit.models.model import Model, ModelSettings
 from agentkit.output import output_spec
 from agentkit.results import RunResult
-from agentkit.runner import AgentRun, OutputValidator, RunPlan, Sink
+from agentkit.run_plan import OutputValidator, RunPlan, Sink
+from agentkit.runner import AgentRun
 from agentkit.state import RunState
 from agentkit.tools.definition import Tool
 from agentkit.tools.execution import DEFAULT_TOOL_TIMEOUT_S

@@ -31,7 +31,7 @@ from agentkit.tools.definition import ApprovalRule, Tool, ToolDefinition, ToolOu
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
-    from agentkit.runner import RunPlan
+    from agentkit.run_plan import RunPlan
 
 HistoryFilter = Callable[[Sequence[ModelMessage]], Sequence[ModelMessage]]
 """From the conversation as the agent before saw it, without the call that hands over, to what the next sees."""

@@ -12,10 +12,10 @@ those are asked about and not repeated, unless their tool says that repeating do
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
+from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from agentkit.context import RunContext
 from agentkit.errors import AgentRunError, CheckpointError, ModelRetry, UserError
@@ -36,13 +36,12 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
-from agentkit.limits import RunUsage, UsageLimits
+from agentkit.limits import RunUsage
 from agentkit.loop import (
     Action,
     CallModel,
     Finish,
     HandOver,
-    LoopRules,
     MakePlan,
     Observation,
     OutputRejected,
@@ -60,11 +59,9 @@ from agentkit.messages import (
     ModelRequest,
     ModelRequestPart,
     ModelResponse,
-    ToolReturnPart,
     UserPromptPart,
 )
 from agentkit.models.model import (
-    Model,
     ModelDelta,
     ModelRequestParameters,
     ModelSettings,
@@ -73,91 +70,21 @@ from agentkit.models.model import (
     ThinkingDelta,
     TokensDelta,
 )
-from agentkit.output import OutputSpec
 from agentkit.results import RunResult, RunResultStatus
+from agentkit.run_plan import Enter, RunPlan, Sink
+from agentkit.run_tools import Offer, offered
 from agentkit.state import RunState, RunStatus
 from agentkit.tool_turn import interrupted, run_turn
-from agentkit.tools.definition import Tool, ToolDefinition
-from agentkit.tools.toolset import Toolset
+from agentkit.tools.definition import ToolDefinition
 from agentkit.turn_scope import TurnScope
 
 if TYPE_CHECKING:
-    from agentkit.code_mode import CodeMode
     from agentkit.compaction import Compaction
     from agentkit.guardrails.checks import Checks
-    from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
-    from agentkit.handoffs import Team
-    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
-    from agentkit.persistence.session import Session
-    from agentkit.planning.planner import Planner
 
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
-Sink = Callable[[AgentEvent], None]
 Ask = Callable[..., Awaitable[ModelResponse]]
-OutputValidator = Callable[[RunContext[Any], Any], Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class RunPlan(Generic[DepsT, OutputT]):
-    """Everything about a run that is settled before it starts."""
-
-    model: Model
-    toolsets: tuple[Toolset, ...]
-    output: OutputSpec[OutputT]
-    output_validators: tuple[OutputValidator, ...]
-    request: ModelRequest | None
-    """What the run begins with; None where a stored run goes on."""
-    state: RunState
-    deps: DepsT
-    agent_name: str | None
-    limits: UsageLimits
-    retries: int
-    tool_timeout_s: float | None
-    settings: ModelSettings
-    parallel_tool_calls: bool
-    sinks: tuple[Sink, ...]
-    planner: Planner | None = None
-    compaction: Compaction | None = None
-    guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
-    taint_rule: bool = False
-    """Whether there is one besides those among the guardrails."""
-    checkpointer: Checkpointer | None = None
-    """Where a new run's journal is begun."""
-    metadata: Mapping[str, str] | None = None
-    session: Session | None = None
-    """Where what the run says is kept once it has ended."""
-    session_version: str | None = None
-    journal: RunJournal | None = None
-    """Of the stored run that goes on."""
-    handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """As in `LoopRules`."""
-    code_mode: CodeMode | None = None
-    """How the model calls its tools from code; None where it calls them itself."""
-    team: Team | None = None
-    """The agents that the run can be handed over to."""
-
-    def handed_to(self, other: RunPlan[Any, Any]) -> RunPlan[Any, Any]:
-        """Return the plan of an agent that takes this run over: what belongs to the run stays."""
-        return replace(
-            other,
-            request=self.request,
-            state=self.state,
-            deps=self.deps,
-            limits=self.limits,
-            sinks=self.sinks,
-            guardrails=tuple(dict.fromkeys((*self.guardrails, *other.guardrails))),
-            checkpointer=self.checkpointer,
-            metadata=self.metadata,
-            session=self.session,
-            session_version=self.session_version,
-            journal=self.journal,
-            team=self.team,
-        )
-
-
-Enter = Callable[[RunPlan[Any, Any]], Awaitable[None]]
-"""Enters a plan's model and toolsets, to be left when the run ends."""
 
 
 class AgentRun(Generic[DepsT, OutputT]):
@@ -171,12 +98,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         """What the agent that has the run is shown of the time before it had it."""
         self._state = plan.state
         self._next: Action | None = None
-        self._tools: dict[str, Tool] = {}
-        self._nested: dict[str, Tool] = {}
-        """Those that only code can call."""
-        self._definitions: tuple[ToolDefinition, ...] = ()
-        self._rules = LoopRules(max_retries={})
-        self._revisions: tuple[int, ...] = ()
+        self._offer = Offer()
         self._journal = plan.journal
         self._n_reported = len(plan.state.messages) if plan.request is not None else _n_answered(plan.state)
         self._reported_tools: tuple[ToolDefinition, ...] | None = None
@@ -191,7 +113,6 @@ class AgentRun(Generic[DepsT, OutputT]):
         """Used by tools for models of their own, in this turn."""
         self._emit: Sink | None = self._send if plan.sinks else None
         self._hears = self._on_delta if plan.sinks else None
-        self._checks: Checks | None = None
 
     @property
     def state(self) -> RunState:
@@ -251,14 +172,14 @@ class AgentRun(Generic[DepsT, OutputT]):
             await self._take_over()
         else:
             await self._refresh_tools()
-        plan, state, names = self._plan, self._state, tuple(self._tools)
+        plan, state, names = self._plan, self._state, tuple(self._offer.tools)
         model_name = plan.model.name
-        if not state.tainted and not state.handed and _is_tainted(state, self._all_tools):
+        if not state.tainted and not state.handed and self._offer.taints(state):
             self._state = replace(state, tainted=True)
         if plan.request is None:
             if self._emit is not None:
                 self._emit(RunResumedEvent(state.run_id, plan.agent_name, model_name, names, state.step))
-            self._next = next_action(self._state, self._rules)
+            self._next = next_action(self._state, self._offer.rules)
             await self._save("running")
             return
         if self._emit is not None:
@@ -266,12 +187,12 @@ class AgentRun(Generic[DepsT, OutputT]):
         await self._observe(await self._checked_request(plan.request))
 
     async def _checked_request(self, request: ModelRequest) -> ModelRequest | Refused:
-        if self._checks is None:
+        if self._offer.checks is None:
             return request
         parts: list[ModelRequestPart] = []
         for part in request.parts:
             if isinstance(part, UserPromptPart):
-                text = await self._checks.input(part.content, self._context())
+                text = await self._offer.checks.input(part.content, self._context())
                 if not isinstance(text, str):
                     return Refused()
                 part = replace(part, content=text)
@@ -299,14 +220,16 @@ class AgentRun(Generic[DepsT, OutputT]):
                 await self._answer(response.text, status)
             case HandOver():
                 await self._take_over()
-                self._next = next_action(self._state, self._rules)
+                self._next = next_action(self._state, self._offer.rules)
             case Finish(status=status):
                 await self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
 
     async def _answer(self, answer: str, status: RunStatus) -> None:
         """End with an answer, unless it is blocked or must be mended."""
         try:
-            text = answer if self._checks is None else await self._checks.output(answer, self._context())
+            text = (
+                answer if self._offer.checks is None else await self._offer.checks.output(answer, self._context())
+            )
             output = await self._read_output(text) if isinstance(text, str) else None
         except ModelRetry as signal:
             await self._observe(OutputRejected(str(signal)))
@@ -330,7 +253,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._n_reported = max(self._n_reported, state.handed[-1].at)
         if self._emit is not None:
             after = self._plan
-            names = tuple(self._tools)
+            names = tuple(self._offer.tools)
             self._emit(
                 HandoffEvent(before.agent_name, state.handed[-1].to, after.model.name, names, self._opening)
             )
@@ -352,7 +275,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         plan, planner = self._state.plan, self._plan.planner
         if final or plan is None or planner is None or plan.current is None:
             return None
-        if plan.current.tool is not None and plan.current.tool not in self._tools:
+        if plan.current.tool is not None and plan.current.tool not in self._offer.tools:
             return PlanUpset(f"the tool {plan.current.tool!r} is not there any more")
         if await planner.holds(plan, self._context()):
             return None
@@ -377,7 +300,7 @@ class AgentRun(Generic[DepsT, OutputT]):
         if state.handed:
             said = state.handed[-1].task
         task = said if state.plan is None else state.plan.task
-        situation = Situation(task, self._definitions, self._context(), ask)
+        situation = Situation(task, self._offer.definitions, self._context(), ask)
         if state.plan is None:
             steps = await planner.plan(situation)
         else:
@@ -389,7 +312,7 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     async def _observe(self, seen: Observation) -> None:
         before = self._state.limit
-        self._state, self._next = step(self._state, seen, self._rules)
+        self._state, self._next = step(self._state, seen, self._offer.rules)
         await self._save("running")
         if self._emit is not None and self._state.limit is not None and before is None:
             self._emit(LimitReachedEvent(self._state.limit))
@@ -405,12 +328,12 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     async def _call_model(self, final: bool) -> ModelResponse | Refused:
         plan, state = self._plan, self._state
-        if any(t.revision != seen for t, seen in zip(plan.toolsets, self._revisions, strict=True)):
+        if self._offer.has_changed(plan.toolsets):
             await self._refresh_tools()
         allowed = () if final else self._allowed()
         parameters = ModelRequestParameters(
-            tools=self._definitions,
-            allowed_tools=None if len(allowed) == len(self._definitions) else frozenset(allowed),
+            tools=self._offer.definitions,
+            allowed_tools=None if len(allowed) == len(self._offer.definitions) else frozenset(allowed),
             output=plan.output.schema,
             tool_choice=_tool_choice(plan.settings, state, final),
             parallel_tool_calls=plan.parallel_tool_calls,
@@ -423,7 +346,9 @@ class AgentRun(Generic[DepsT, OutputT]):
         if self._emit is not None:
             self._report_request(allowed, parameters)
         started, self._tokens = time.perf_counter(), None
-        response = await (ask(on_delta=self._hears) if self._checks is None else self._guarded(ask, self._checks))
+        response = await (
+            ask(on_delta=self._hears) if self._offer.checks is None else self._guarded(ask, self._offer.checks)
+        )
         if self._emit is not None and isinstance(response, ModelResponse):
             self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started, self._tokens))
             self._n_reported = len(state.messages) + 1
@@ -467,21 +392,21 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     def _allowed(self) -> tuple[str, ...]:
         step = None if self._state.plan is None else self._state.plan.current
-        if step is not None and step.tool is not None and step.tool in self._tools:
+        if step is not None and step.tool is not None and step.tool in self._offer.tools:
             return (step.tool,)
         if not self._state.disabled_tools:
-            return tuple(self._tools)
-        return tuple(name for name in self._tools if name not in self._state.disabled_tools)
+            return tuple(self._offer.tools)
+        return tuple(name for name in self._offer.tools if name not in self._state.disabled_tools)
 
     async def _run_tools(self, action: RunTools) -> ToolOutcomes | None:
         scope = TurnScope(
-            tools=self._tools,
+            tools=self._offer.tools,
             context=self._context(),
             emit=self._emit,
             default_timeout_s=self._plan.tool_timeout_s,
-            checks=self._checks,
+            checks=self._offer.checks,
             journal=self._journal,
-            nested=self._nested,
+            nested=self._offer.nested,
         )
         try:
             self._state, outcomes = await run_turn(self._state, action, scope)
@@ -521,55 +446,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             )
 
     async def _refresh_tools(self) -> None:
-        toolsets = self._plan.toolsets
-        self._revisions = tuple(toolset.revision for toolset in toolsets)
-        listed = await _list_all(toolsets, self._context())
-        tools: dict[str, Tool] = {}
-        origin: dict[str, str] = {}
-        for toolset, its_tools in zip(toolsets, listed, strict=True):
-            for tool in its_tools:
-                if tool.name in tools:
-                    raise UserError(
-                        f"tool {tool.name!r} is in {origin[tool.name]!r} and in {toolset.id!r}; give one of them "
-                        f"a prefix, e.g. `toolset.prefixed({toolset.id.split()[0]!r})`, or rename it."
-                    )
-                tools[tool.name], origin[tool.name] = tool, toolset.id
-        self._tools, self._nested = tools, {}
-        if self._plan.code_mode is not None:
-            direct = {name: tool for name, tool in tools.items() if name in self._plan.handoffs}
-            self._nested = {name: tool for name, tool in tools.items() if name not in direct}
-            code = self._plan.code_mode.tool(tuple(self._nested.values()))
-            self._tools = {code.name: code, **direct}
-        self._checks = self._make_checks()
-        self._definitions = tuple(tool.definition for tool in self._tools.values())
-        default = self._plan.retries
-        self._rules = LoopRules(
-            max_retries={
-                name: default if tool.max_retries is None else tool.max_retries
-                for name, tool in self._tools.items()
-            },
-            limits=self._plan.limits,
-            output_retries=default,
-            max_revisions=None if self._plan.planner is None else self._plan.planner.max_revisions,
-            handoffs=self._plan.handoffs,
-        )
-
-    @property
-    def _all_tools(self) -> Mapping[str, Tool]:
-        return {**self._nested, **self._tools} if self._nested else self._tools
-
-    def _make_checks(self) -> Checks | None:
-        plan = self._plan
-        taints = plan.taint_rule and any(tool.is_untrusted for tool in self._all_tools.values())
-        if not plan.guardrails and not taints:
-            return None
-        from agentkit.guardrails.checks import Checks
-        from agentkit.guardrails.guardrail import Guardrails
-        from agentkit.guardrails.rules import TaintRule
-
-        has_own = any(isinstance(each, TaintRule) for each in plan.guardrails)
-        rule = (TaintRule(),) if taints and not has_own else ()
-        return Checks(Guardrails.of((*plan.guardrails, *rule)), self._emit)
+        self._offer = await offered(self._plan, self._context(), self._emit)
 
     def _context(self) -> RunContext[DepsT]:
         state = self._state
@@ -593,8 +470,8 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     def _report_request(self, allowed: tuple[str, ...], parameters: ModelRequestParameters) -> None:
         new = tuple(m for m in self._state.messages[self._n_reported :] if isinstance(m, ModelRequest))
-        tools = None if self._definitions == self._reported_tools else self._definitions
-        self._reported_tools = self._definitions
+        tools = None if self._offer.definitions == self._reported_tools else self._offer.definitions
+        self._reported_tools = self._offer.definitions
         asked = RequestShape(parameters.output, parameters.settings, parameters.parallel_tool_calls)
         shape = None if asked == self._reported_shape else asked
         self._reported_shape = asked
@@ -617,13 +494,6 @@ class AgentRun(Generic[DepsT, OutputT]):
             self._emit(RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage))
 
 
-def _is_tainted(state: RunState, tools: Mapping[str, Tool]) -> bool:
-    """Say whether a conversation holds results of tools that are not trusted, or not known any more."""
-    results = (part for m in state.messages if isinstance(m, ModelRequest) for part in m.parts)
-    names = {part.tool_name for part in results if isinstance(part, ToolReturnPart)}
-    return any(name not in tools or tools[name].is_untrusted for name in names)
-
-
 def _n_answered(state: RunState) -> int:
     """Return how many messages there are up to the last response, that included."""
     n_after = next((n for n, m in enumerate(reversed(state.messages)) if isinstance(m, ModelResponse)), None)
@@ -636,27 +506,3 @@ def _tool_choice(settings: ModelSettings, state: RunState, final: bool) -> Liter
     if state.plan is not None and state.plan.current is not None and state.plan.current.tool is not None:
         return "required"
     return "required" if settings.tool_choice == "required" and state.step == 0 else "auto"
-
-
-async def _list_all(toolsets: Sequence[Toolset], context: RunContext[Any]) -> list[Sequence[Tool]]:
-    """List every toolset's tools, several at once: a server may still be starting."""
-    import anyio
-
-    if len(toolsets) == 1:
-        return [await toolsets[0].list_tools(context)]
-    listed: list[Sequence[Tool]] = [()] * len(toolsets)
-    failures: list[Exception] = []
-
-    async def list_one(index: int) -> None:
-        try:
-            listed[index] = await toolsets[index].list_tools(context)
-        except Exception as error:
-            failures.append(error)
-            tasks.cancel_scope.cancel()
-
-    async with anyio.create_task_group() as tasks:
-        for index in range(len(toolsets)):
-            tasks.start_soon(list_one, index)
-    if failures:
-        raise failures[0]
-    return listed

@@ -18,7 +18,7 @@ from agentkit.errors import UserError
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
-    from agentkit.runner import Sink
+    from agentkit.run_plan import Sink
     from agentkit.tools.definition import ToolDefinition
     from agentkit.tools.toolset import Toolset
 

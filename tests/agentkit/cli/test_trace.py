@@ -34,7 +34,8 @@ def run(tmp_path: Path, *script: ModelResponse | Exception, limits: UsageLimits 
     return agent.run_sync("What is twice four?").run_id
 
 
-def test_runs_are_counted(tmp_path: Path) -> None:
+def test_runs_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     calling = ModelResponse((CALL,), decoding=DECODING)
     for _ in range(3):
         run(tmp_path, calling, ModelResponse((TextPart("Eight."),), p_answer=0.9))
@@ -53,7 +54,10 @@ def test_where_there_is_nothing_to_count_it_says_so(tmp_path: Path) -> None:
     assert "no traces in" in trace("stats")
 
 
-def test_a_trace_that_cannot_be_read_does_not_hide_the_others_from_the_count(tmp_path: Path) -> None:
+def test_a_trace_that_cannot_be_read_does_not_hide_the_others_from_the_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
     run_id = run(tmp_path, ModelResponse((TextPart("Eight."),)))
     (tmp_path / "traces" / "run_bad.jsonl").write_text("no json\n")
     shown = trace("stats")
