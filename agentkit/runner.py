@@ -226,10 +226,9 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     async def _answer(self, answer: str, status: RunStatus) -> None:
         """End with an answer, unless it is blocked or must be mended."""
+        checks = self._offer.checks
         try:
-            text = (
-                answer if self._offer.checks is None else await self._offer.checks.output(answer, self._context())
-            )
+            text = answer if checks is None else await checks.output(answer, self._context())
             output = await self._read_output(text) if isinstance(text, str) else None
         except ModelRetry as signal:
             await self._observe(OutputRejected(str(signal)))
@@ -345,10 +344,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         ask = partial(plan.model.request, messages, parameters)
         if self._emit is not None:
             self._report_request(allowed, parameters)
-        started, self._tokens = time.perf_counter(), None
-        response = await (
-            ask(on_delta=self._hears) if self._offer.checks is None else self._guarded(ask, self._offer.checks)
-        )
+        started, self._tokens, checks = time.perf_counter(), None, self._offer.checks
+        response = await (ask(on_delta=self._hears) if checks is None else self._guarded(ask, checks))
         if self._emit is not None and isinstance(response, ModelResponse):
             self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started, self._tokens))
             self._n_reported = len(state.messages) + 1
