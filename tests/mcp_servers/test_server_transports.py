@@ -108,6 +108,7 @@ async def test_http_needs_the_token_and_a_known_host_and_origin(server: str, not
         (["filesystem", ".", "--http", "--host", "0.0.0.0"], "binds every interface"),
         (["filesystem", ".", "--http", "--token", "short"], "--token needs"),
         (["sqlite", ".", "--timeout", "0"], "--timeout must be positive"),
+        (["time", "--zone", "Europe/Berln"], "'Europe/Berlin'"),
     ],
 )
 async def test_a_wrong_command_line_is_explained_without_a_traceback(arguments: list[str], problem: str) -> None:
@@ -122,7 +123,7 @@ async def test_a_wrong_command_line_is_explained_without_a_traceback(arguments: 
     assert problem in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("server", ["filesystem", "sqlite"])
+@pytest.mark.parametrize("server", ["filesystem", "sqlite", "time"])
 async def test_help_does_not_import_mcp(server: str) -> None:
     code = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"

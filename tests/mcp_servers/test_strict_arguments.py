@@ -14,14 +14,17 @@ from server_harness import REPOSITORY, asker
 from mcp_servers import __version__
 from mcp_servers.filesystem.server import build_server as filesystem
 from mcp_servers.sqlite.server import build_server as sqlite
+from mcp_servers.time.server import build_server as time_server
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["filesystem", "sqlite"])
+@pytest.fixture(params=["filesystem", "sqlite", "time"])
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
     if request.param == "filesystem":
         return filesystem(str(tmp_path), write=True)
+    if request.param == "time":
+        return time_server("UTC")
     (tmp_path / "a.db").touch()
     return sqlite(str(tmp_path / "a.db"), write=True)
 
@@ -103,11 +106,12 @@ async def test_changing_tools_are_absent_without_write(tmp_path: Path) -> None:
 async def test_the_readme_lists_the_tools_that_exist(tmp_path: Path) -> None:
     (tmp_path / "a.db").touch()
     readme = (REPOSITORY / "mcp_servers" / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| (filesystem|sqlite) \| `(\w+)` \| (.*?) \|", readme, re.MULTILINE)
+    listed = re.findall(r"^\| (filesystem|sqlite|time) \| `(\w+)` \| (.*?) \|", readme, re.MULTILINE)
     existing: list[tuple[str, str, list[str]]] = []
     servers = {
         "filesystem": filesystem(str(tmp_path), write=True),
         "sqlite": sqlite(str(tmp_path / "a.db"), write=True),
+        "time": time_server("UTC"),
     }
     for name, server in servers.items():
         async with Client(server) as client:

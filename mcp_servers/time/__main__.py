@@ -1,0 +1,33 @@
+"""`python -m mcp_servers.time [--zone ZONE] [--http --host --port --token]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mcp_servers.failures import StartError
+from mcp_servers.serving import add_transport_arguments, serve
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mcp_servers.time",
+        description="Serve time zones, date arithmetic, exact arithmetic and units over MCP.",
+    )
+    parser.add_argument("--zone", metavar="ZONE", help="time zone of the user, as Europe/Berlin (the machine's)")
+    add_transport_arguments(parser)
+    options = parser.parse_args(arguments)
+
+    try:
+        from mcp_servers.time.server import build_server
+    except ModuleNotFoundError as error:
+        parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
+    try:
+        serve(build_server(options.zone), options)
+    except StartError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

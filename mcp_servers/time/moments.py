@@ -1,0 +1,140 @@
+"""Moments, dates and zones: read strictly, moved by the calendar, never guessed.
+
+The rules of daylight saving time are those of the IANA database by way of `whenever`. A local time that a clock
+skips is refused; one that it shows twice is taken as the earlier of the two, and the answer says so.
+"""
+
+from __future__ import annotations
+
+import re
+import zoneinfo
+from dataclasses import dataclass
+
+from whenever import (
+    Date,
+    PlainDateTime,
+    RepeatedTime,
+    SkippedTime,
+    TimeZoneNotFoundError,
+    ZonedDateTime,
+)
+
+from mcp_servers.failures import ToolFailure, nearest_names
+
+LARGEST_SHIFT = 10_000_000_000
+"""Of any unit: more than fits between the years 1 and 9999 in all but the smallest."""
+_DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+_LOCAL = re.compile(r"(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}(?::\d{2})?)")
+_CLOCK = re.compile(r"\d{2}:\d{2}(?::\d{2})?")
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A local time in its zone."""
+
+    at: ZonedDateTime
+    note: str = ""
+    """What was decided where the time could be read in two ways."""
+
+
+def known_zone(zone: str) -> str:
+    """Return a zone's name as the database has it; letter case and spaces do not matter.
+
+    Raises:
+        ToolFailure: there is no such zone.
+    """
+    by_folded = {name.casefold(): name for name in zoneinfo.available_timezones()}
+    wanted = zone.strip().replace(" ", "_").casefold()
+    if wanted in by_folded:
+        return by_folded[wanted]
+    cities = {name.rpartition("/")[2].casefold(): name for name in by_folded.values() if "/" in name}
+    near = [cities[wanted]] if wanted in cities else nearest_names(wanted, by_folded.values())
+    meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    raise ToolFailure(f"Unknown time zone {zone!r}.{meant} Zones are named like Europe/Berlin or UTC.")
+
+
+def now(zone: str) -> ZonedDateTime:
+    """Return the time in a zone, to the second.
+
+    Raises:
+        ToolFailure: there is no such zone.
+    """
+    return ZonedDateTime.now(known_zone(zone)).round("second")
+
+
+def read_moment(text: str, zone: str) -> Moment:
+    """Read `2026-03-01T14:30`, or `14:30` of today, as a local time of the zone.
+
+    Raises:
+        ToolFailure: it is neither, there is no such zone, or the zone's clocks skip that time.
+    """
+    name, text = known_zone(zone), text.strip()
+    if _CLOCK.fullmatch(text):
+        text = f"{now(name).date()}T{text}"
+    found = _LOCAL.fullmatch(text)
+    if found is None:
+        raise ToolFailure(
+            f"{text!r} is no local time. Write it as 2026-03-01T14:30, or as 14:30 for today; give the zone apart."
+        )
+    try:
+        local = PlainDateTime.parse_iso(f"{found[1]}T{found[2]}")
+    except ValueError as error:
+        raise ToolFailure(f"{text!r} is no time: there is no such day, hour or minute.") from error
+    try:
+        return Moment(local.assume_tz(name, disambiguation="raise"))
+    except SkippedTime as error:
+        after = local.assume_tz(name, disambiguation="later")
+        raise ToolFailure(
+            f"{text} does not exist in {name}: clocks go forward over it. The same moment by the old clock is "
+            f"{after.to_plain()}."
+        ) from error
+    except RepeatedTime:
+        earlier, later = (local.assume_tz(name, disambiguation=which) for which in ("earlier", "later"))
+        offsets = [each.to_fixed_offset().format_iso()[-6:] for each in (earlier, later)]
+        return Moment(earlier, f"clocks show this time twice; {offsets[0]} is taken, {offsets[1]} is the other")
+    except (TimeZoneNotFoundError, ValueError, OverflowError) as error:
+        raise ToolFailure(f"{text} in {name} is out of range: years are 1 to 9999.") from error
+
+
+def read_date(text: str) -> Date | None:
+    """Read `2026-03-01`, None where it is no date alone.
+
+    Raises:
+        ToolFailure: there is no such day.
+    """
+    if not _DATE.fullmatch(text.strip()):
+        return None
+    try:
+        return Date.parse_iso(text.strip())
+    except ValueError as error:
+        raise ToolFailure(f"{text!r} is no date: there is no such day.") from error
+
+
+def shifted_date(date: Date, *, years: int, months: int, weeks: int, days: int) -> tuple[Date, str]:
+    """Return a date moved by the calendar, and a note where the month has no such day.
+
+    Raises:
+        ToolFailure: the result is out of range.
+    """
+    try:
+        by_month = date.add(years=years, months=months)
+        note = (
+            "" if by_month.day == date.day else f"there is no day {date.day} in that month; its last day is taken"
+        )
+        return by_month.add(weeks=weeks, days=days), note
+    except (ValueError, OverflowError) as error:
+        raise ToolFailure("The result is out of range: years are 1 to 9999.") from error
+
+
+def shifted_moment(moment: ZonedDateTime, *, days: int, seconds: int) -> ZonedDateTime:
+    """Return a moment moved: by days with the same time on the clock, then by seconds as they pass.
+
+    Raises:
+        ToolFailure: the result is out of range.
+    """
+    date, _ = shifted_date(moment.date(), years=0, months=0, weeks=0, days=days)
+    try:
+        at = moment if date == moment.date() else moment.replace_date(date, disambiguation="compatible")
+        return at.add(seconds=seconds)
+    except (ValueError, OverflowError) as error:
+        raise ToolFailure("The result is out of range: years are 1 to 9999.") from error

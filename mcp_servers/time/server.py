@@ -1,0 +1,167 @@
+"""The time and arithmetic tools as a model sees them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from mcp.server.lowlevel.server import Server
+from pydantic import Field
+
+from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.strict import READS, strict_server, strict_tool
+from mcp_servers.time import arithmetic, moments, units
+from mcp_servers.time.results import Between, Calculated, Converted, DateResult, MomentResult
+
+NAME = "agentkit-time"
+INSTRUCTIONS = (
+    "Time zones, dates, exact arithmetic and units. Never compute a date, a time zone or a number by yourself: "
+    "call the tool. Times are written 2026-03-01T14:30 with their zone apart."
+)
+MAX_FRACTION_CHARS = 60
+"""Above this a fraction tells nobody anything."""
+
+Zone = Annotated[str, Field(max_length=64, description="As Europe/Berlin; empty: the user's.")]
+Time = Annotated[str, Field(max_length=32, description="2026-03-01T14:30, or 14:30 for today.")]
+Day = Annotated[str, Field(max_length=32, description="2026-03-01.")]
+DateOrTime = Annotated[str, Field(max_length=32, description="2026-03-01, or 2026-03-01T14:30.")]
+Amount = Annotated[int, Field(ge=-moments.LARGEST_SHIFT, le=moments.LARGEST_SHIFT)]
+
+
+class Clock:
+    """The tools, for a user in some zone."""
+
+    def __init__(self, zone: str) -> None:
+        """Take `zone` where a call names none."""
+        self._zone = zone
+
+    def current_time(self, zone: Zone = "") -> MomentResult:
+        """Say what time and day it is."""
+        return MomentResult.of(moments.now(zone or self._zone))
+
+    def convert_time(self, time: Time, from_zone: Zone = "", to_zone: Zone = "") -> MomentResult:
+        """Convert a local time to another time zone."""
+        moment = moments.read_moment(time, from_zone or self._zone)
+        name = moments.known_zone(to_zone or self._zone)
+        return MomentResult.of(moment.at.to_tz(name), moment.note)
+
+    def shift_date(
+        self, start: Day, years: Amount = 0, months: Amount = 0, weeks: Amount = 0, days: Amount = 0
+    ) -> DateResult:
+        """Move a date by the calendar; negative numbers go back."""
+        date = moments.read_date(start)
+        if date is None:
+            raise ToolFailure(f"{start!r} is no date. Write it as 2026-03-01.")
+        moved, note = moments.shifted_date(date, years=years, months=months, weeks=weeks, days=days)
+        return DateResult(date=str(moved), weekday=moved.day_of_week().name.capitalize(), note=note)
+
+    def shift_time(
+        self,
+        start: Time,
+        zone: Zone = "",
+        days: Amount = 0,
+        hours: Amount = 0,
+        minutes: Amount = 0,
+        seconds: Amount = 0,
+    ) -> MomentResult:
+        """Move a time: days keep the time on the clock, hours pass as they do when clocks change."""
+        moment = moments.read_moment(start, zone or self._zone)
+        moved = moments.shifted_moment(moment.at, days=days, seconds=hours * 3_600 + minutes * 60 + seconds)
+        return MomentResult.of(moved, moment.note)
+
+    def time_between(self, start: DateOrTime, end: DateOrTime, zone: Zone = "") -> Between:
+        """Count the days between two dates, or the seconds between two times."""
+        return moments_between(start, end, zone or self._zone)
+
+    def calculate(
+        self,
+        expression: Annotated[str, Field(max_length=arithmetic.MAX_CHARS, description="As (0.1 + 0.2) * 3.")],
+    ) -> Calculated:
+        """Compute exactly: + - * / // % **, sqrt, round, factorial, sin and others."""
+        value = arithmetic.calculate(expression)
+        return Calculated(**_number(value))
+
+    def convert_units(
+        self,
+        amount: Annotated[str, Field(max_length=100, description="A number or expression, as 2.5.")],
+        from_unit: Annotated[str, Field(max_length=units.MAX_CHARS, description="As km/h.")],
+        to_unit: Annotated[str, Field(max_length=units.MAX_CHARS, description="As m/s.")],
+    ) -> Converted:
+        """Convert an amount to another unit."""
+        value = arithmetic.calculate(amount)
+        if value.exact is None:
+            raise ToolFailure(f"{amount!r} is not exact; give the number itself, as {value.decimal()}.")
+        converted = arithmetic.Value(units.convert(value.exact, from_unit, to_unit))
+        return Converted(**_number(converted), unit=to_unit)
+
+
+def build_server(zone: str | None = None) -> Server[Any]:
+    """Return the server; it can be passed to `mcp.Client` as it is.
+
+    Raises:
+        StartError: there is no such zone.
+    """
+    try:
+        clock = Clock(moments.known_zone(zone) if zone is not None else _zone_of_the_machine())
+    except ToolFailure as failure:
+        raise StartError(f"--zone: {failure}") from failure
+    tools = [
+        strict_tool(tool, READS)
+        for tool in (
+            clock.current_time,
+            clock.convert_time,
+            clock.shift_date,
+            clock.shift_time,
+            clock.time_between,
+            clock.calculate,
+            clock.convert_units,
+        )
+    ]
+    return strict_server(NAME, instructions=INSTRUCTIONS, tools=tools, on_close=lambda: None)
+
+
+def moments_between(start: str, end: str, zone: str) -> Between:
+    """Return the time between two dates, or two times of a zone.
+
+    Raises:
+        ToolFailure: they are neither, or one of each.
+    """
+    first, last = moments.read_date(start), moments.read_date(end)
+    if first is not None and last is not None:
+        parts = last.since(first, in_units=("years", "months", "days"))
+        days = (last.to_stdlib() - first.to_stdlib()).days
+        return Between(days=days, seconds=None, parts=_parts(parts.items()), note="")
+    if first is not None or last is not None:
+        raise ToolFailure("Give two dates, or two times: one of each has no time between them.")
+    one, other = moments.read_moment(start, zone), moments.read_moment(end, zone)
+    seconds = other.at.timestamp() - one.at.timestamp()
+    sizes = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+    left, counted = abs(seconds), list[tuple[str, int]]()
+    for name, size in sizes:
+        count, left = divmod(left, size)
+        counted.append((name, -count if seconds < 0 else count))
+    note = "; ".join(each.note for each in (one, other) if each.note)
+    return Between(days=int(seconds / 86_400), seconds=seconds, parts=_parts(counted), note=note)
+
+
+def _parts(counted: Any) -> str:
+    said = [f"{count} {name if abs(count) != 1 else name[:-1]}" for name, count in counted if count]
+    return ", ".join(said) or "none"
+
+
+def _number(value: arithmetic.Value) -> dict[str, Any]:
+    text = value.decimal()
+    if value.exact is None:
+        return {"value": text, "fraction": None, "exact": False}
+    exact = arithmetic.calculate(text).exact == value.exact if len(text) <= arithmetic.MAX_CHARS else True
+    fraction = str(value.exact)
+    return {"value": text, "fraction": fraction if len(fraction) <= MAX_FRACTION_CHARS else None, "exact": exact}
+
+
+def _zone_of_the_machine() -> str:
+    """Return the machine's zone by name, UTC where it has none."""
+    from whenever import ZonedDateTime
+
+    try:
+        return moments.known_zone(ZonedDateTime.now_in_system_tz().tz_id or "UTC")
+    except ToolFailure:
+        return "UTC"
