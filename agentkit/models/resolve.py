@@ -94,7 +94,7 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
 def with_shipped(options: Mapping[str, str]) -> Mapping[str, str]:
     """Return the options of the model `local`: the shipped adapter, unless they name another or none."""
     from agentkit.models.catalog import DEFAULT_MODEL
-    from agentkit.models.shipped import ADAPTER_FILE, CONFIDENCE_FILE, PRIOR_FILE, shipped_folder
+    from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
 
     folder = shipped_folder(DEFAULT_MODEL)
     if folder is None or "lora" in options:
@@ -103,8 +103,6 @@ def with_shipped(options: Mapping[str, str]) -> Mapping[str, str]:
     shipped = {"lora": str(folder / ADAPTER_FILE), "abstain": "true"}
     if (folder / PRIOR_FILE).is_file():
         shipped["prior"] = str(folder / PRIOR_FILE)
-    if (folder / CONFIDENCE_FILE).is_file() and "prior" not in options:  # it was fitted with that prior
-        shipped["confidence"] = str(folder / CONFIDENCE_FILE)
     return {**shipped, **options}
 
 

@@ -1,15 +1,14 @@
 """What the package carries for a model of the catalog: an adapter that `modelstack` trained, its prior, its card.
 
 A folder `adapters/ID` holds `adapter.gguf` (what llama.cpp loads on top of the base), `prior.json` (fitted weights
-of the decision between tools), `confidence.json` (how far its probabilities can be believed), `stage.json`
-(recipe, data, lineage, hashes) and `README.md` (the card). Prior and confidence may be absent.
+of the decision between tools), `stage.json` (recipe, data, lineage, hashes) and `README.md` (the card).
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
-ADAPTER_FILE, PRIOR_FILE, CONFIDENCE_FILE = "adapter.gguf", "prior.json", "confidence.json"
+ADAPTER_FILE, PRIOR_FILE = "adapter.gguf", "prior.json"
 _FOLDER = Path(__file__).parent / "adapters"
 
 
