@@ -380,6 +380,14 @@ class Agent(Generic[DepsT, OutputT]):
         self._functions.add(function)
         return function
 
+    def add_handoff(self, to: Agent[DepsT, OutputT] | Handoff) -> None:
+        """Let this agent hand over to another one that was made after it, for one to get the conversation back.
+
+        Raises:
+            UserError: the other one has no name, or that of an earlier one.
+        """
+        self._handoffs = _handoffs((*self._handoffs, to))
+
     def output_validator(self, function: Callable[[RunContext[DepsT], OutputT], Any]) -> Callable[..., Any]:
         """Add a coroutine function that checks, or changes, an answer; it may raise `ModelRetry`."""
         self._output_validators = (*self._output_validators, cast(OutputValidator, function))

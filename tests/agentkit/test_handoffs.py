@@ -170,7 +170,7 @@ async def test_agents_that_hand_over_in_circles_end_at_the_limit() -> None:
 
     desk_agent = Agent(FunctionModel(back_and_forth), name="desk")
     other: Agent[None, str] = Agent(FunctionModel(back_and_forth), name="refunds", handoffs=[desk_agent])
-    desk_agent._handoffs = (Handoff(other),)  # pyright: ignore[reportPrivateUsage]
+    desk_agent.add_handoff(other)
     result = await desk_agent.run("Money back!", limits=UsageLimits(request_limit=6))
     assert (result.output, result.status) == ("Nobody did it.", "limit_reached")
     assert [each.to for each in result.state.handed] == ["refunds", "desk", "refunds", "desk"]
