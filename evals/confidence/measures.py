@@ -135,17 +135,17 @@ def coverage_table(fit: Fit) -> Table:
             f"{right.value:.3f}",
             f"{right.low:.3f} to {right.high:.3f}",
         )
-        for threshold, covered, right in (coverage(fit, at) for at in THRESHOLDS)
+        for threshold, (covered, right) in ((at, coverage(fit, at)) for at in THRESHOLDS)
         if right.n
     ]
     columns = ("threshold", "taken", "n", "right of those", "95 % interval")
     return Table("what a threshold takes", columns, tuple(rows))
 
 
-def coverage(fit: Fit, threshold: float) -> tuple[float, float, Interval]:
-    """Return the threshold, the share of choices at or above it, and the share of these that is right."""
+def coverage(fit: Fit, threshold: float) -> tuple[float, Interval]:
+    """Return the share of choices at or above a threshold, and the share of these that is right."""
     taken = [each.decision.is_right for each in fit.judged if each.calibrated >= threshold]
-    return threshold, len(taken) / len(fit.judged), wilson(sum(taken), len(taken))
+    return len(taken) / len(fit.judged), wilson(sum(taken), len(taken))
 
 
 def risk_curve(probabilities: Iterable[float], outcomes: Iterable[bool]) -> tuple[list[float], list[float]]:

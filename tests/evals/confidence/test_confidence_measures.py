@@ -55,9 +55,9 @@ def test_too_few_decisions_are_refused() -> None:
 
 def test_coverage_counts_what_is_at_or_above_the_threshold() -> None:
     found = fit(decisions(100), model=None)
-    _, share, right = coverage(found, 0.0)
+    share, right = coverage(found, 0.0)
     assert (share, right.n, right.value) == (1.0, 100, sum(found.outcomes) / 100)
-    assert coverage(found, 1.0)[1] == 0.0
+    assert coverage(found, 1.0)[0] == 0.0
 
 
 def test_equal_probabilities_are_taken_together() -> None:
