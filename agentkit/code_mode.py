@@ -107,8 +107,8 @@ class CodeMode:
                 raise ModelRetry(error.display()) from error
             except monty.MontyRuntimeError as error:
                 return ToolOutput(printed.with_end(error.display()), is_error=True)
-            except monty.MontyCrashedError as error:
-                return ToolOutput(printed.with_end(f"The interpreter crashed: {error}"), is_error=True)
+            except monty.MontyError as error:
+                return ToolOutput(printed.with_end(f"The interpreter failed: {error}"), is_error=True)
         return _output(value, printed)
 
     def _limits(self) -> dict[str, Any]:

@@ -113,8 +113,15 @@ class Calibration:
         return replace(part, probability=probability, alternatives=tuple(zip(names, others, strict=True)))
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON."""
-        Path(path).write_text(_Stored(**asdict(self)).model_dump_json(indent=1) + "\n", encoding="utf-8")
+        """Write it as JSON.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        try:
+            Path(path).write_text(_Stored(**asdict(self)).model_dump_json(indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"calibration {path} cannot be written: {error}") from error
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:

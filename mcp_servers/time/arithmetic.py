@@ -18,12 +18,13 @@ from typing import Any, cast
 from mcp_servers.failures import ToolFailure, suggestion
 
 MAX_CHARS = 1_000
-MAX_BITS = 40_000
-"""Of numerator or denominator: some 12,000 digits."""
+MAX_BITS = 14_000
+"""Of numerator or denominator: some 4,200 digits; Python writes no integer of more than 4,300."""
 MAX_DEPTH = 60
+SHOWN_DIGITS = 20
 DIGITS = 50
 """Of what is not exact."""
-MAX_FACTORIAL = 3_000
+MAX_FACTORIAL = 1_000
 LARGEST_ANGLE = 10**15
 
 
@@ -37,12 +38,14 @@ class Value:
     """An mpmath number, where it was."""
 
     @property
-    def number(self) -> Any:
-        """Whichever it is."""
-        return self.rounded if self.exact is None else self.exact
+    def is_whole_truth(self) -> bool:
+        """Whether `decimal` leaves nothing out."""
+        exact = self.exact
+        return exact is not None and (exact.denominator == 1 or _ending_decimal(exact, SHOWN_DIGITS) is not None)
 
-    def decimal(self, digits: int = 20) -> str:
-        """Return it in decimals: all of them where they end within `digits`, else so many significant ones."""
+    def decimal(self) -> str:
+        """Return it in decimals: all where they end within `SHOWN_DIGITS`, else so many significant ones."""
+        digits = SHOWN_DIGITS
         if self.exact is None:
             return _mp().nstr(self.rounded, digits, strip_zeros=True)
         if self.exact.denominator == 1:
@@ -125,6 +128,8 @@ def _number(text: str) -> Fraction:
 
 
 def _combined(operate: Callable[[Any, Any], Any], one: Value, other: Value) -> Value:
+    if operate is operator.floordiv:  # which mpmath does not know
+        return _to_whole(math.floor)(_combined(operator.truediv, one, other))
     if one.exact is not None and other.exact is not None:
         return Value(_bounded(Fraction(operate(one.exact, other.exact))))
     return Value(None, _finite(operate(_approximate(one), _approximate(other))))
@@ -149,9 +154,11 @@ def _power(base: Value, exponent: Value) -> Value:
 
 def _integer_power(base: Fraction, exponent: int) -> Fraction:
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if bits > 1 and bits * abs(exponent) > MAX_BITS:
+    if bits > 1 and (bits - 1) * abs(exponent) > MAX_BITS:  # the power has at least so many bits, at most twice
         raise ToolFailure(f"The power has more than {MAX_BITS * 3 // 10:,} digits; that is too large to compute.")
-    return base**exponent if abs(exponent) <= MAX_BITS else base ** (exponent % 2)  # of 0, 1 and -1 only
+    if abs(exponent) > MAX_BITS:  # of 0, 1 and -1 only
+        exponent = exponent % 2 or (2 if exponent > 0 else -2)
+    return _bounded(base**exponent)
 
 
 def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:

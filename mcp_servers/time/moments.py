@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import zoneinfo
 from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
 from whenever import (
     Date,
@@ -37,13 +39,26 @@ class Moment:
     """What was decided where the time could be read in two ways."""
 
 
+@dataclass(frozen=True, slots=True)
+class Span:
+    """The time between two days or two times."""
+
+    days: int
+    """Whole ones; negative where the end comes first."""
+    seconds: int | None
+    """None between two days."""
+    parts: str
+    """In years, months and days, or in days, hours, minutes and seconds."""
+    note: str = ""
+
+
 def known_zone(zone: str) -> str:
     """Return a zone's name as the database has it; letter case and spaces do not matter.
 
     Raises:
         ToolFailure: there is no such zone.
     """
-    by_folded = {name.casefold(): name for name in zoneinfo.available_timezones()}
+    by_folded = _zones()
     wanted = zone.strip().replace(" ", "_").casefold()
     if wanted in by_folded:
         return by_folded[wanted]
@@ -51,6 +66,20 @@ def known_zone(zone: str) -> str:
     near = [cities[wanted]] if wanted in cities else nearest_names(wanted, by_folded.values())
     meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     raise ToolFailure(f"Unknown time zone {zone!r}.{meant} Zones are named like Europe/Berlin or UTC.")
+
+
+@cache
+def _zones() -> dict[str, str]:
+    """Return the database's names by their folded forms; it is many files, looked through once."""
+    return {name.casefold(): name for name in zoneinfo.available_timezones()}
+
+
+def zone_of_the_machine() -> str:
+    """Return the machine's zone by name, UTC where it has none."""
+    try:
+        return known_zone(ZonedDateTime.now_in_system_tz().tz_id or "UTC")
+    except ToolFailure:
+        return "UTC"
 
 
 def now(zone: str) -> ZonedDateTime:
@@ -138,3 +167,32 @@ def shifted_moment(moment: ZonedDateTime, *, days: int, seconds: int) -> ZonedDa
         return at.add(seconds=seconds)
     except (ValueError, OverflowError) as error:
         raise ToolFailure("The result is out of range: years are 1 to 9999.") from error
+
+
+def between(start: str, end: str, zone: str) -> Span:
+    """Return the time between two dates, or two times of a zone.
+
+    Raises:
+        ToolFailure: they are neither, or one of each.
+    """
+    first, last = read_date(start), read_date(end)
+    if first is not None and last is not None:
+        parts = last.since(first, in_units=("years", "months", "days"))
+        days = (last.to_stdlib() - first.to_stdlib()).days
+        return Span(days=days, seconds=None, parts=_parts(parts.items()))
+    if first is not None or last is not None:
+        raise ToolFailure("Give two dates, or two times: one of each has no time between them.")
+    one, other = read_moment(start, zone), read_moment(end, zone)
+    seconds = other.at.timestamp() - one.at.timestamp()
+    sizes = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
+    left, counted = abs(seconds), list[tuple[str, int]]()
+    for name, size in sizes:
+        count, left = divmod(left, size)
+        counted.append((name, -count if seconds < 0 else count))
+    note = "; ".join(each.note for each in (one, other) if each.note)
+    return Span(days=int(seconds / 86_400), seconds=seconds, parts=_parts(counted), note=note)
+
+
+def _parts(counted: Any) -> str:
+    said = [f"{count} {name if abs(count) != 1 else name[:-1]}" for name, count in counted if count]
+    return ", ".join(said) or "none"

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 from whenever import ZonedDateTime
 
 from mcp_servers.strict import ToolResult
+from mcp_servers.time.arithmetic import Value
+
+MAX_FRACTION_CHARS = 60
+"""Above this a fraction tells nobody anything."""
 
 
 class MomentResult(ToolResult):
@@ -81,3 +87,11 @@ class Converted(Calculated):
     def as_text(self) -> str:
         """The amount with its unit."""
         return f"{self.value} {self.unit}" + ("" if self.exact else " (rounded)")
+
+
+def facts(value: Value) -> dict[str, Any]:
+    """Return what results say of a number."""
+    fraction = None if value.exact is None else str(value.exact)
+    if fraction is not None and len(fraction) > MAX_FRACTION_CHARS:
+        fraction = None
+    return {"value": value.decimal(), "fraction": fraction, "exact": value.is_whole_truth}

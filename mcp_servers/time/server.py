@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from mcp.server.lowlevel.server import Server
@@ -10,16 +11,13 @@ from pydantic import Field
 from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.strict import READS, strict_server, strict_tool
 from mcp_servers.time import arithmetic, moments, units
-from mcp_servers.time.results import Between, Calculated, Converted, DateResult, MomentResult
+from mcp_servers.time.results import Between, Calculated, Converted, DateResult, MomentResult, facts
 
 NAME = "agentkit-time"
 INSTRUCTIONS = (
     "Time zones, dates, exact arithmetic and units. Never compute a date, a time zone or a number by yourself: "
     "call the tool. Times are written 2026-03-01T14:30 with their zone apart."
 )
-MAX_FRACTION_CHARS = 60
-"""Above this a fraction tells nobody anything."""
-
 Zone = Annotated[str, Field(max_length=64, description="As Europe/Berlin; empty: the user's.")]
 Time = Annotated[str, Field(max_length=32, description="2026-03-01T14:30, or 14:30 for today.")]
 Day = Annotated[str, Field(max_length=32, description="2026-03-01.")]
@@ -70,15 +68,14 @@ class Clock:
 
     def time_between(self, start: DateOrTime, end: DateOrTime, zone: Zone = "") -> Between:
         """Count the days between two dates, or the seconds between two times."""
-        return moments_between(start, end, zone or self._zone)
+        return Between(**asdict(moments.between(start, end, zone or self._zone)))
 
     def calculate(
         self,
         expression: Annotated[str, Field(max_length=arithmetic.MAX_CHARS, description="As (0.1 + 0.2) * 3.")],
     ) -> Calculated:
         """Compute exactly: + - * / // % **, sqrt, round, factorial, sin and others."""
-        value = arithmetic.calculate(expression)
-        return Calculated(**_number(value))
+        return Calculated(**facts(arithmetic.calculate(expression)))
 
     def convert_units(
         self,
@@ -91,7 +88,7 @@ class Clock:
         if value.exact is None:
             raise ToolFailure(f"{amount!r} is not exact; give the number itself, as {value.decimal()}.")
         converted = arithmetic.Value(units.convert(value.exact, from_unit, to_unit))
-        return Converted(**_number(converted), unit=to_unit)
+        return Converted(**facts(converted), unit=to_unit)
 
 
 def build_server(zone: str | None = None) -> Server[Any]:
@@ -101,7 +98,7 @@ def build_server(zone: str | None = None) -> Server[Any]:
         StartError: there is no such zone.
     """
     try:
-        clock = Clock(moments.known_zone(zone) if zone is not None else _zone_of_the_machine())
+        clock = Clock(moments.known_zone(zone) if zone is not None else moments.zone_of_the_machine())
     except ToolFailure as failure:
         raise StartError(f"--zone: {failure}") from failure
     tools = [
@@ -117,51 +114,3 @@ def build_server(zone: str | None = None) -> Server[Any]:
         )
     ]
     return strict_server(NAME, instructions=INSTRUCTIONS, tools=tools, on_close=lambda: None)
-
-
-def moments_between(start: str, end: str, zone: str) -> Between:
-    """Return the time between two dates, or two times of a zone.
-
-    Raises:
-        ToolFailure: they are neither, or one of each.
-    """
-    first, last = moments.read_date(start), moments.read_date(end)
-    if first is not None and last is not None:
-        parts = last.since(first, in_units=("years", "months", "days"))
-        days = (last.to_stdlib() - first.to_stdlib()).days
-        return Between(days=days, seconds=None, parts=_parts(parts.items()), note="")
-    if first is not None or last is not None:
-        raise ToolFailure("Give two dates, or two times: one of each has no time between them.")
-    one, other = moments.read_moment(start, zone), moments.read_moment(end, zone)
-    seconds = other.at.timestamp() - one.at.timestamp()
-    sizes = (("days", 86_400), ("hours", 3_600), ("minutes", 60), ("seconds", 1))
-    left, counted = abs(seconds), list[tuple[str, int]]()
-    for name, size in sizes:
-        count, left = divmod(left, size)
-        counted.append((name, -count if seconds < 0 else count))
-    note = "; ".join(each.note for each in (one, other) if each.note)
-    return Between(days=int(seconds / 86_400), seconds=seconds, parts=_parts(counted), note=note)
-
-
-def _parts(counted: Any) -> str:
-    said = [f"{count} {name if abs(count) != 1 else name[:-1]}" for name, count in counted if count]
-    return ", ".join(said) or "none"
-
-
-def _number(value: arithmetic.Value) -> dict[str, Any]:
-    text = value.decimal()
-    if value.exact is None:
-        return {"value": text, "fraction": None, "exact": False}
-    exact = arithmetic.calculate(text).exact == value.exact if len(text) <= arithmetic.MAX_CHARS else True
-    fraction = str(value.exact)
-    return {"value": text, "fraction": fraction if len(fraction) <= MAX_FRACTION_CHARS else None, "exact": exact}
-
-
-def _zone_of_the_machine() -> str:
-    """Return the machine's zone by name, UTC where it has none."""
-    from whenever import ZonedDateTime
-
-    try:
-        return moments.known_zone(ZonedDateTime.now_in_system_tz().tz_id or "UTC")
-    except ToolFailure:
-        return "UTC"

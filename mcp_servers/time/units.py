@@ -29,14 +29,14 @@ def convert(amount: Fraction, source: str, target: str) -> Fraction:
     one, other = _unit(source), _unit(target)
     try:
         converted: Any = _registry().Quantity(amount, one).to(other).magnitude
+        return Fraction(converted)
     except pint.DimensionalityError as error:
         raise ToolFailure(
             f"{source!r} measures {_measures(one)} and {target!r} measures {_measures(other)}; they do not "
             f"convert."
         ) from error
-    except (pint.PintError, ValueError, OverflowError, ZeroDivisionError) as error:
+    except (pint.PintError, ValueError, ArithmeticError, TypeError) as error:  # logarithmic units, for one
         raise ToolFailure(f"{source!r} cannot be converted to {target!r}.") from error
-    return Fraction(converted)
 
 
 def _unit(text: str) -> pint.Unit:
