@@ -45,11 +45,16 @@ class ChildCrash(Exception):
 class KillableChild:
     """A lazily started child that runs `module.main()`; one request at a time, safe to call from threads."""
 
-    def __init__(self, module: str) -> None:
-        """Name the module; nothing is started yet."""
+    def __init__(self, module: str, *, packages: bool = False) -> None:
+        """Name the module; nothing is started yet.
+
+        Args:
+            module: Has `main()`, which calls `answer_requests`.
+            packages: Whether the child may import installed packages, which costs it some ms to find.
+        """
         code = f"import sys; sys.path.insert(0, {PACKAGE_PARENT!r}); from {module} import main; main()"
-        # -I: no environment, no working directory on the path; -S: the standard library is all it needs.
-        self._command = [sys.executable, "-I", "-S", "-c", code]
+        # -I: no environment, no working directory on the path; -S: no search for installed packages.
+        self._command = [sys.executable, "-I", *(() if packages else ("-S",)), "-c", code]
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -23,6 +23,7 @@ import anyio
 import anyio.to_thread
 import mcp_types as types
 from mcp.server.caching import CacheHint
+from mcp.server.context import ServerRequestContext
 from mcp.server.lowlevel.server import Server
 from mcp.shared.exceptions import MCPError
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -30,6 +31,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from mcp_servers import __version__
 from mcp_servers.failures import ToolFailure, suggestion
+from mcp_servers.long_calls import reporting
 
 # Calls that run at once; more wait. Bounds memory and descriptors to this many times one call's caps.
 MAX_PARALLEL_CALLS = 4
@@ -45,6 +47,9 @@ ADDS = types.ToolAnnotations(
 CHANGES = types.ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=False
 )
+READS_THE_WEB = types.ToolAnnotations(
+    read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=True
+)
 
 
 class ToolResult(BaseModel, ABC):
@@ -56,12 +61,20 @@ class ToolResult(BaseModel, ABC):
     def as_text(self) -> str:
         """Return the result as the model reads it."""
 
+    def as_content(self) -> list[types.ContentBlock]:
+        """Return what the model is shown: the text, unless the result is more than that (an image)."""
+        return [types.TextContent(type="text", text=self.as_text())]
+
+
+ToolFunction = Callable[..., ToolResult] | Callable[..., Awaitable[ToolResult]]
+"""A synchronous one runs on a worker thread; a coroutine function runs on the event loop and must not block it."""
+
 
 @dataclass(frozen=True)
 class StrictTool:
-    """A synchronous function with the model that checks its arguments and the definition it publishes."""
+    """A function with the model that checks its arguments and the definition it publishes."""
 
-    function: Callable[..., ToolResult]
+    function: ToolFunction
     arguments: type[BaseModel]
     definition: types.Tool
 
@@ -91,7 +104,7 @@ class _PlainSchema(GenerateJsonSchema):
         return json_schema
 
 
-def strict_tool(function: Callable[..., ToolResult], annotations: types.ToolAnnotations) -> StrictTool:
+def strict_tool(function: ToolFunction, annotations: types.ToolAnnotations) -> StrictTool:
     """Build a tool from a function's name, first docstring paragraph, signature and return annotation."""
     signature = inspect.signature(function, eval_str=True)
     fields: dict[str, Any] = {
@@ -114,29 +127,34 @@ def strict_tool(function: Callable[..., ToolResult], annotations: types.ToolAnno
 
 
 def strict_server(
-    name: str, *, instructions: str, tools: Sequence[StrictTool], on_close: Callable[[], None]
+    name: str,
+    *,
+    instructions: str,
+    tools: Sequence[StrictTool],
+    on_close: Callable[[], None] | None = None,
+    on_close_async: Callable[[], Awaitable[None]] | None = None,
 ) -> Server[Any]:
-    """Serve `tools`, each call on a worker thread; `on_close` runs when a connection's lifespan ends."""
+    """Serve `tools`; `on_close` (on a thread) and `on_close_async` run when a connection's lifespan ends."""
     by_name = {tool.definition.name: tool for tool in tools}
     limiter = anyio.CapacityLimiter(MAX_PARALLEL_CALLS)
 
     async def list_tools(ctx: object, params: object) -> types.ListToolsResult:
         return types.ListToolsResult(tools=[tool.definition for tool in tools])
 
-    async def call_tool(ctx: object, params: types.CallToolRequestParams) -> types.CallToolResult:
+    async def call_tool(
+        ctx: ServerRequestContext[Any], params: types.CallToolRequestParams
+    ) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
             # The specification makes an unknown tool a protocol error; a grammar cannot produce one.
             raise MCPError(types.INVALID_PARAMS, _unknown_tool(params.name, by_name))
         try:
-            arguments = tool.parse(params.arguments or {})
-            result = await anyio.to_thread.run_sync(partial(tool.function, **arguments), limiter=limiter)
+            call = partial(tool.function, **tool.parse(params.arguments or {}))
+            with reporting(ctx.session.report_progress):
+                result = await _performed(call, limiter)
         except ToolFailure as failure:
             return _error_result(str(failure))
-        return types.CallToolResult(
-            content=[types.TextContent(type="text", text=result.as_text())],
-            structured_content=result.model_dump(mode="json"),
-        )
+        return types.CallToolResult(content=result.as_content(), structured_content=result.model_dump(mode="json"))
 
     @asynccontextmanager
     async def lifespan(server: Server[Any]) -> AsyncIterator[None]:
@@ -144,7 +162,10 @@ def strict_server(
             yield
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(on_close)
+                if on_close_async is not None:
+                    await on_close_async()
+                if on_close is not None:
+                    await anyio.to_thread.run_sync(on_close)
 
     return Server(
         name,
@@ -155,6 +176,13 @@ def strict_server(
         on_list_tools=list_tools,
         on_call_tool=call_tool,
     )
+
+
+async def _performed(call: Callable[[], Any], limiter: anyio.CapacityLimiter) -> ToolResult:
+    if inspect.iscoroutinefunction(call.func if isinstance(call, partial) else call):
+        async with limiter:
+            return await call()
+    return await anyio.to_thread.run_sync(call, limiter=limiter)
 
 
 def _error_result(text: str) -> types.CallToolResult:

@@ -113,4 +113,4 @@ def build_server(zone: str | None = None) -> Server[Any]:
             clock.convert_units,
         )
     ]
-    return strict_server(NAME, instructions=INSTRUCTIONS, tools=tools, on_close=lambda: None)
+    return strict_server(NAME, instructions=INSTRUCTIONS, tools=tools)
