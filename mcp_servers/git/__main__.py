@@ -1,0 +1,44 @@
+"""`python -m mcp_servers.git REPOSITORY [--write] [--author 'NAME <MAIL>'] [--http --host --port --token]`."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Sequence
+
+from mcp_servers.failures import StartError
+from mcp_servers.serving import add_transport_arguments, serve
+
+_AUTHOR = re.compile(r"[^<>\n]*[^<>\s] <[^<>\s]+>")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve the repository."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mcp_servers.git",
+        description="Serve the git repository in REPOSITORY over MCP. Read only unless --write is given; nothing "
+        "that its configuration names is ever run.",
+    )
+    parser.add_argument("repository", metavar="REPOSITORY", help="its top folder, which holds .git")
+    parser.add_argument("--write", action="store_true", help="also offer add, commit, branches")
+    parser.add_argument(
+        "--author",
+        metavar="'NAME <MAIL>'",
+        default="",
+        help="who commits (default: user.name and user.email of the repository's own configuration)",
+    )
+    add_transport_arguments(parser)
+    options = parser.parse_args(arguments)
+    if options.author and not _AUTHOR.fullmatch(options.author):
+        parser.error(f"--author {options.author!r}: write it as 'Ann Lee <ann@example.org>'")
+
+    from mcp_servers.git.server import build_server
+
+    try:
+        serve(build_server(options.repository, write=options.write, author=options.author), options)
+    except StartError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

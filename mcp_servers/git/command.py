@@ -1,0 +1,199 @@
+"""One git process: its fixed command line, its bare environment, and its limits."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import PIPE
+
+import anyio
+from anyio.abc import ByteReceiveStream, Process
+
+from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.git.policy import ENVIRONMENT, FIXED_CONFIG, GIT_FOLDER, Limits, named_overrides, numbered_config
+from mcp_servers.hidden import decoded
+
+try:
+    import resource
+except ImportError:  # pragma: no cover - Windows has no rlimits; time and output are bounded there too
+    resource = None
+
+_ERROR_BYTES = 8 * 1024
+_CHUNK_BYTES = 64 * 1024
+OLDEST_GIT = (2, 30)
+"""`--end-of-options` and configuration by numbered variables are as old as that."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What a git process said."""
+
+    code: int
+    out: bytes
+    is_cut: bool
+    """Whether there was more, and git was stopped."""
+    error: str
+
+    def checked(self) -> bytes:
+        """Return the output of a process that succeeded.
+
+        Raises:
+            ToolFailure: it failed.
+        """
+        if self.code and not self.is_cut:
+            raise ToolFailure(explained(self.error))
+        return self.out
+
+
+class Git:
+    """Runs git on one repository whose folder is known; nothing is looked for upwards."""
+
+    def __init__(self, root: Path, limits: Limits) -> None:
+        """Take the folder that holds `.git`.
+
+        Raises:
+            StartError: git is not installed, or is too old.
+        """
+        program = shutil.which("git")
+        if program is None:
+            raise StartError("git is not installed, or not on the PATH.")
+        kept = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
+        self._environment = {**kept, **ENVIRONMENT}
+        _check_version(program, self._environment)
+        self._limits = limits
+        settings = [word for key, value in FIXED_CONFIG for word in ("-c", f"{key}={value}")]
+        self._command = (
+            program,
+            "--no-pager",
+            "--literal-pathspecs",
+            f"--git-dir={root / GIT_FOLDER}",
+            f"--work-tree={root}",
+            *settings,
+        )
+        self._root = root
+        self._programs_off: dict[str, str] = {}
+        self._known_configuration: tuple[object, ...] | None = None
+
+    async def run(self, *arguments: str, given: bytes = b"", more: Mapping[str, str] | None = None) -> Output:
+        """Run one command, with every program switched off that the configuration names.
+
+        Commands that compare commits are no exception: git reads a file of the working tree, through its filter,
+        where the index says that it is the same as an object.
+
+        Args:
+            arguments: The command and all that follows it.
+            given: Its standard input.
+            more: More environment.
+        """
+        configuration = _signature(self._root)
+        if configuration is None or configuration != self._known_configuration:
+            listed = await self._run(("config", "--list", "--name-only", "-z"), b"", {})
+            keys = [key.decode("utf-8", "surrogateescape") for key in listed.checked().split(b"\0") if key]
+            self._programs_off = numbered_config(named_overrides(keys))
+            has_more_files = any(key.startswith(("include.", "includeif.")) for key in keys)
+            self._known_configuration = None if has_more_files else configuration
+        return await self._run(arguments, given, {**self._programs_off, **(more or {})})
+
+    async def _run(self, arguments: Sequence[str], given: bytes, more: Mapping[str, str]) -> Output:
+        process = await anyio.open_process(
+            [*self._command, *arguments],
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=PIPE,
+            cwd=self._root,
+            env={**self._environment, **more},
+            start_new_session=True,
+        )
+        async with process:
+            try:
+                _limit_memory(process, self._limits.heap_bytes)
+                return await self._exchange(process, given)
+            finally:
+                _kill(process)
+
+    async def _exchange(self, process: Process, given: bytes) -> Output:
+        stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
+        assert stdin is not None and stdout is not None and stderr is not None  # each was asked for as a pipe
+        errors = bytearray()
+
+        async def give() -> None:
+            async with stdin:
+                with suppress(anyio.BrokenResourceError, ConnectionError):
+                    await stdin.send(given)
+
+        async def collect_errors() -> None:
+            async for chunk in stderr:
+                errors.extend(chunk[: _ERROR_BYTES - len(errors)])
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(give)
+            tasks.start_soon(collect_errors)
+            out, is_cut = await _read(stdout, self._limits.max_read_bytes)
+            if is_cut:
+                _kill(process)
+        code = await process.wait()
+        return Output(code, out, is_cut, decoded(bytes(errors)))
+
+
+def _signature(root: Path) -> tuple[object, ...] | None:
+    """Return what changes when a repository's own configuration does; None where that cannot be told."""
+    facts: list[object] = []
+    for name in ("config", "config.worktree"):
+        try:
+            status = (root / GIT_FOLDER / name).lstat()
+        except FileNotFoundError:
+            facts.append(None)
+        except OSError:
+            return None
+        else:
+            facts.append((status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns))
+    return tuple(facts)
+
+
+async def _read(stream: ByteReceiveStream, max_bytes: int) -> tuple[bytes, bool]:
+    read = bytearray()
+    with suppress(anyio.EndOfStream):
+        while len(read) <= max_bytes:
+            read += await stream.receive(_CHUNK_BYTES)
+    return bytes(read[:max_bytes]), len(read) > max_bytes
+
+
+def _limit_memory(process: Process, heap_bytes: int) -> None:
+    prlimit = getattr(resource, "prlimit", None)  # Linux
+    if prlimit is not None and resource is not None:
+        with suppress(ProcessLookupError):
+            prlimit(process.pid, resource.RLIMIT_DATA, (heap_bytes, heap_bytes))
+
+
+def _kill(process: Process) -> None:
+    """End the process and all that it started."""
+    if process.returncode is None:
+        with suppress(ProcessLookupError):
+            if hasattr(os, "killpg"):
+                os.killpg(process.pid, signal.SIGKILL)
+            else:  # pragma: no cover - Windows
+                process.kill()
+
+
+def explained(error: str) -> str:
+    """Return git's message as one that says what to do."""
+    text = " ".join(error.replace("fatal: ", "").replace("error: ", "").split()) or "it failed without a message"
+    if "index.lock" in text:
+        return "Another git process is changing this repository, or one was killed there. Try again in a moment."
+    return f"git: {text}"
+
+
+def _check_version(program: str, environment: Mapping[str, str]) -> None:
+    asked = subprocess.run([program, "version"], env=environment, capture_output=True, text=True, check=False)
+    said = asked.stdout.split()
+    numbers = said[2].split(".")[:2] if len(said) > 2 else []
+    if len(numbers) < 2 or not all(number.isdigit() for number in numbers):
+        raise StartError(f"{program} does not say its version: {' '.join(said)!r}.")
+    if (int(numbers[0]), int(numbers[1])) < OLDEST_GIT:
+        raise StartError(f"{program} is version {said[2]}; at least {'.'.join(map(str, OLDEST_GIT))} is needed.")

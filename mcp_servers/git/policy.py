@@ -1,0 +1,215 @@
+"""What may be asked of git, and what git may not do: pure rules, no I/O, no MCP.
+
+A repository is a program. Its configuration names commands that plain git runs while it only looks (fsmonitor,
+filters, external diffs, text conversions, signature checkers, pagers, hooks), and values of arguments become
+options when they start with a dash (CVE-2025-68144). So git gets a fixed command line with every such key
+overridden, no environment but its own, revisions only as object names that were resolved before, and paths
+literally, after `--`. The keys: git-config(1), gitattributes(5), githooks(5).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.policy import PathParts, parse_path
+
+MAX_REVISION_CHARS = 250
+MAX_MESSAGE_CHARS = 20_000
+MAX_PATHS = 200
+GIT_FOLDER = ".git"
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps of one call."""
+
+    timeout_s: float = 15.0
+    """Time for all that a call does; agentkit waits 30 s for one."""
+    page_bytes: int = 24 * 1024
+    """Text of one page: about 6,000 tokens."""
+    max_read_bytes: int = 8 * 1024 * 1024
+    """What is read of git's output, and the largest file that is shown."""
+    max_entries: int = 300
+    """Files, commits or branches in one answer."""
+    heap_bytes: int = 1024 * 1024 * 1024
+    """Memory of one git process, mapped packs not counted."""
+    max_staged: int = 10_000
+    """Files that one `git_add` takes."""
+
+
+FIXED_CONFIG: tuple[tuple[str, str], ...] = (
+    ("core.fsmonitor", "false"),
+    ("core.hooksPath", "/dev/null"),
+    ("core.pager", "cat"),
+    ("core.editor", "false"),
+    ("core.askPass", "false"),
+    ("core.sshCommand", "false"),
+    ("core.gitProxy", "false"),
+    ("core.alternateRefsCommand", "false"),
+    ("core.attributesFile", "/dev/null"),
+    ("core.excludesFile", "/dev/null"),
+    ("core.quotePath", "false"),
+    # Larger files are never held in memory to be compared.
+    ("core.bigFileThreshold", "8m"),
+    ("blame.ignoreRevsFile", ""),
+    ("commit.gpgSign", "false"),
+    ("credential.helper", ""),
+    ("diff.external", ""),
+    ("gc.auto", "0"),
+    ("gpg.program", "false"),
+    ("gpg.ssh.program", "false"),
+    ("gpg.x509.program", "false"),
+    ("i18n.commitEncoding", "UTF-8"),
+    ("i18n.logOutputEncoding", "UTF-8"),
+    ("log.showSignature", "false"),
+    ("mailmap.blob", ""),
+    ("mailmap.file", "/dev/null"),
+    ("maintenance.auto", "false"),
+    # A partial clone fetches what it lacks, with commands that its configuration names.
+    ("protocol.allow", "never"),
+    ("status.submoduleSummary", "false"),
+    ("submodule.recurse", "false"),
+)
+"""These are passed with `-c`, which git hands on to the processes that it starts."""
+
+ENVIRONMENT: Mapping[str, str] = {
+    "GIT_ASKPASS": "false",
+    "GIT_ATTR_NOSYSTEM": "1",
+    "GIT_CONFIG_GLOBAL": "/dev/null",
+    "GIT_CONFIG_NOSYSTEM": "1",
+    "GIT_EDITOR": "false",
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "GIT_PAGER": "cat",
+    "GIT_SSH_COMMAND": "false",
+    "GIT_TERMINAL_PROMPT": "0",
+    "HOME": "/nonexistent",
+    "LC_ALL": "C.UTF-8",
+    "SSH_ASKPASS": "false",
+    "XDG_CONFIG_HOME": "/nonexistent",
+}
+"""All that git sees of the environment, beside PATH and TZ."""
+
+_NAMED_PROGRAMS = re.compile(r"^(filter|diff|merge|hook)\.(.+)\.[^.]+$", re.DOTALL)
+_OFF: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "filter": (("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")),
+    "diff": (("command", ""), ("textconv", "")),
+    "merge": (("driver", "false"),),
+    "hook": (("command", "false"), ("enabled", "false")),
+}
+
+
+def named_overrides(keys: Iterable[str]) -> list[tuple[str, str]]:
+    """Return what switches off the programs that configuration keys name.
+
+    Args:
+        keys: Of the repository's configuration, as `git config --list --name-only` gives them.
+    """
+    programs = dict.fromkeys((match[1], match[2]) for key in keys if (match := _NAMED_PROGRAMS.match(key)))
+    return [(f"{kind}.{name}.{key}", value) for kind, name in programs for key, value in _OFF[kind]]
+
+
+def numbered_config(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Return settings as environment variables: names with `=` or line ends in them cannot be said with `-c`."""
+    numbered = {}
+    count = 0
+    for count, (key, value) in enumerate(settings, start=1):
+        numbered[f"GIT_CONFIG_KEY_{count - 1}"] = key
+        numbered[f"GIT_CONFIG_VALUE_{count - 1}"] = value
+    return {**numbered, "GIT_CONFIG_COUNT": str(count)}
+
+
+def check_revision(text: str) -> str:
+    """Return a revision that cannot be an option or several revisions.
+
+    Raises:
+        ToolFailure: it is empty, too long, starts with a dash, or has control characters or a range.
+    """
+    if not text or len(text) > MAX_REVISION_CHARS:
+        raise ToolFailure(f"A revision has 1 to {MAX_REVISION_CHARS} characters, as HEAD~1, main or 1a2b3c4.")
+    if text.startswith("-"):
+        raise ToolFailure(f"{text!r} starts with a dash, so it is no revision. Write one as HEAD~1 or 1a2b3c4.")
+    if any(ord(char) < 32 or ord(char) == 127 or 0xD800 <= ord(char) < 0xE000 for char in text):
+        raise ToolFailure(f"The revision {text!r} has a control character. Write it as HEAD~1 or 1a2b3c4.")
+    if ".." in text:
+        raise ToolFailure(f"{text!r} is a range. Give one revision, or compare two with git_diff.")
+    return text
+
+
+_BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{|//")
+
+
+def check_branch_name(text: str) -> str:
+    """Return a name that git takes for a branch (git-check-ref-format(1)).
+
+    Raises:
+        ToolFailure: git would not take it.
+    """
+    parts = text.split("/")
+    if (
+        not text
+        or len(text) > MAX_REVISION_CHARS
+        or text.startswith("-")
+        or text in ("HEAD", "@")
+        or _BAD_IN_BRANCH.search(text)
+        or text.endswith(".")
+        or any(not part or part.startswith(".") or part.endswith(".lock") for part in parts)
+    ):
+        raise ToolFailure(
+            f"{text!r} cannot be a branch's name. Use letters, digits, '-', '_' and '/', as fix/typo."
+        )
+    return text
+
+
+def check_path(text: str) -> PathParts:
+    """Return a path below the repository's root as its parts; none of them for the root.
+
+    Raises:
+        ToolFailure: it leaves the root, or is inside `.git`.
+    """
+    parts = parse_path(text)
+    # Git itself refuses .GIT and what file systems fold to it, but only on those file systems.
+    if any(part.lower() == GIT_FOLDER for part in parts):
+        raise ToolFailure(
+            f"{text!r} is inside a repository's own folder {GIT_FOLDER}, which is not shown or changed."
+        )
+    return parts
+
+
+def check_message(text: str) -> str:
+    """Return a commit message.
+
+    Raises:
+        ToolFailure: it is empty, too long, or has control characters.
+    """
+    message = text.strip()
+    if not message or len(message) > MAX_MESSAGE_CHARS:
+        raise ToolFailure(f"A commit message has 1 to {MAX_MESSAGE_CHARS} characters. Say what changed and why.")
+    if any((ord(char) < 32 and char not in "\n\t") or 0xD800 <= ord(char) < 0xE000 for char in message):
+        raise ToolFailure("The commit message has control characters. Write plain text.")
+    return message
+
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_TIME = re.compile(r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2})?(Z|[+-]\d{2}:?\d{2})?")
+_AGO = re.compile(r"\d{1,5} (second|minute|hour|day|week|month|year)s? ago")
+
+
+def check_time(text: str, *, is_end: bool) -> str:
+    """Return a time as git reads it without guessing: it takes any text for a time, nonsense for now.
+
+    Args:
+        text: A day, a time, or `3 days ago`.
+        is_end: Whether a day stands for its end; git would take the hour that it is now.
+
+    Raises:
+        ToolFailure: it is none of these.
+    """
+    if _DAY.fullmatch(text):
+        return f"{text}T{'23:59:59' if is_end else '00:00:00'}"
+    if _TIME.fullmatch(text) or _AGO.fullmatch(text):
+        return text
+    raise ToolFailure(f"{text!r} is no time. Write 2026-03-01, 2026-03-01T14:30 or '3 days ago'.")
