@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,11 @@ from pydantic import BaseModel
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.runs.recipe import Resolved
+
+try:
+    import fcntl
+except ImportError:  # Windows: two processes in one folder are not told apart
+    fcntl = None
 
 Places = set[tuple[str, ...]]
 """Keys, from the outermost on."""
@@ -63,6 +70,24 @@ class RunFolder:
     def model(self) -> Path:
         """The trained model, as transformers reads it."""
         return self.path / "model"
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other processes out: two that train in one folder would overwrite each other's checkpoints.
+
+        The system lets go of the lock when the process ends, however it ends.
+
+        Raises:
+            UserError: Another process works in the folder.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("a") as lock:
+            if fcntl is not None:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except OSError:
+                    raise UserError(f"{self.path}: another process works in it; wait for it or stop it.") from None
+            yield
 
     def claim(self, resolved: Resolved) -> tuple[str, ...]:
         """Write the recipe down, or hold it against the one that the run began with.

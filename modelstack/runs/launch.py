@@ -7,7 +7,7 @@ is asked to stop (`stopping`) leaves a checkpoint.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -60,11 +60,11 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         torch.set_num_threads(recipe.threads)
     kind = recipe.device if recipe.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     folder = RunFolder(path)
-    with _processes(resolved, kind) as mesh:
+    with _processes(resolved, kind) as mesh, ExitStack() as held:
         ranks = Ranks.of_run(PREPARING)
         device = mesh.device if mesh else torch.device(kind)
         display = Display(console if ranks.rank == 0 else Console(quiet=True))
-        prepared = _prepared(resolved, folder, ranks, display)
+        prepared = _prepared(resolved, folder, ranks, display, held)
         metrics = Metrics(_sinks(resolved, folder) if ranks.rank == 0 else [])
 
         def on_event(text: str) -> None:
@@ -110,12 +110,13 @@ def _processes(resolved: Resolved, kind: str) -> Iterator[Mesh | None]:
             dist.destroy_process_group()
 
 
-def _prepared(resolved: Resolved, folder: RunFolder, ranks: Ranks, display: Display) -> Prepared:
-    """Let the first rank make what is missing; a mistake that it finds ends all of them."""
+def _prepared(resolved: Resolved, folder: RunFolder, ranks: Ranks, display: Display, held: ExitStack) -> Prepared:
+    """Let the first rank take the folder and make what is missing; a mistake that it finds ends all of them."""
     complaint = ""
     prepared: Prepared | None = None
     if ranks.rank == 0:
         try:
+            held.enter_context(folder.held())
             for changed in folder.claim(resolved):
                 display.say(f"{changed} is another than at the start: results agree to rounding only")
             with display.preparing() as told:

@@ -49,7 +49,13 @@ def fine_tune(recipe: SftRecipe, path: Path, console: Console) -> Stage | None:
     keep_freed_memory()
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    folder, display = RunFolder(path), Display(console)
+    folder = RunFolder(path)
+    with folder.held():
+        return _fine_tune(recipe, folder, Display(console))
+
+
+def _fine_tune(recipe: SftRecipe, folder: RunFolder, display: Display) -> Stage | None:
+    path = folder.path
     start = starting_point(recipe.base, recipe.weights)
     resolved = resolve(recipe, start)
     for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):

@@ -16,6 +16,7 @@ from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.decide.plan_file import PlanRequest, read_plan, write_plan
 from modelstack.decide.planner import plan
 from modelstack.errors import UserError
+from modelstack.runs.folder import RunFolder
 from modelstack.runs.launch import launch
 from modelstack.runs.progress import Display
 from modelstack.runs.recipe import RunRecipe, resolve
@@ -157,3 +158,10 @@ def test_two_processes_one_of_them_killed_come_to_the_same_as_one(
     one, two = weights(whole), weights(tmp_path / "run")
     assert one.keys() == two.keys()
     assert max((one[name] - two[name]).abs().max().item() for name in one) < 2e-4
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(text: Path, tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run")
+    with folder.held(), pytest.raises(UserError, match="another process works in it"):
+        run(toy_recipe(text), folder.path)
+    assert not folder.recipe.exists()

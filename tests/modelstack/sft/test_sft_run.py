@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.cli import app
 from modelstack.errors import UserError
+from modelstack.runs.folder import RunFolder
 from modelstack.runs.progress import Display
 from modelstack.sft import finish as finishing
 from modelstack.sft.adapter_files import put_adapter, read_adapter, save_adapter
@@ -296,3 +297,10 @@ def test_what_was_trained_is_decoded_by_llama_cpp_beside_what_it_was_trained_on(
     assert [of_one[lamp]["right"] for of_one in replies] == [False, True]
     assert replies[1][lamp]["reply"] == '[{"name":"lamp","arguments":{"on":true}}]'
     assert not list((tmp_path / "run").glob(".served*"))
+
+
+def test_a_folder_in_which_another_process_works_is_left_alone(world: World, tmp_path: Path) -> None:
+    recipe = toy_recipe(world.base, world.examples)
+    with RunFolder(tmp_path / "run").held(), pytest.raises(UserError, match="another process works in it"):
+        run(recipe, tmp_path / "run")
+    assert run(recipe, tmp_path / "run")
