@@ -10,10 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, TypeVar
 
+import anyio
+import anyio.lowlevel
+import anyio.to_thread
 from anyio import from_thread
 
+_Result = TypeVar("_Result")
 Report = Callable[[float, float | None, str | None], Coroutine[Any, Any, None]]
 
 _report: ContextVar[Report | None] = ContextVar("report", default=None)
@@ -51,3 +55,39 @@ async def report_progress_async(done: float, total: float | None = None, message
     report = _report.get()
     if report is not None:
         await report(done, total, message)
+
+
+async def run_stoppable(call: Callable[[], _Result], stop: Callable[[], None]) -> _Result:
+    """Run a blocking call on a worker thread; where its caller is cancelled, `stop` makes it end early.
+
+    Args:
+        call: What to run.
+        stop: Ends it from outside, for example by killing the process that it waits for.
+
+    Raises:
+        Exception: What `call` raises.
+    """
+    outcome: list[_Result | Exception] = []
+
+    async def stop_when_cancelled() -> None:
+        try:
+            await anyio.sleep_forever()
+        finally:
+            if not outcome:
+                stop()
+
+    def run() -> None:
+        try:
+            outcome.append(call())
+        except Exception as error:  # goes on below, outside the task group, which would wrap it
+            outcome.append(error)
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(stop_when_cancelled)
+        await anyio.to_thread.run_sync(run)
+        tasks.cancel_scope.cancel()
+    await anyio.lowlevel.checkpoint_if_cancelled()  # the thread was waited for all the same
+    (result,) = outcome
+    if isinstance(result, Exception):
+        raise result
+    return result

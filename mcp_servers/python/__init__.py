@@ -1,0 +1,1 @@
+"""MCP server that runs Python which nobody trusts."""

@@ -1,0 +1,52 @@
+"""`python -m mcp_servers.python [--seconds S] [--memory MIB] [--http --host --port --token]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mcp_servers.failures import StartError
+from mcp_servers.python.policy import Limits
+from mcp_servers.serving import add_transport_arguments, serve
+
+MIB = 1024 * 1024
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve."""
+    defaults = Limits()
+    parser = argparse.ArgumentParser(
+        prog="python -m mcp_servers.python",
+        description="Run Python that nobody trusts, over MCP: no files, no network, bounded time and memory.",
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        metavar="S",
+        default=defaults.seconds,
+        help="of computing, for one snippet (%(default)s)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=int,
+        metavar="MIB",
+        default=defaults.memory_bytes // MIB,
+        help="of one snippet or session (%(default)s)",
+    )
+    add_transport_arguments(parser)
+    options = parser.parse_args(arguments)
+    if not 0 < options.seconds <= 600 or not 1 <= options.memory <= 65_536:
+        parser.error("--seconds must be above 0 and at most 600, --memory 1 to 65536")
+
+    try:
+        from mcp_servers.python.server import build_server
+    except ModuleNotFoundError as error:
+        parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
+    try:
+        serve(build_server(limits=Limits(seconds=options.seconds, memory_bytes=options.memory * MIB)), options)
+    except StartError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,212 @@
+"""Snippets run in Monty, an interpreter for code that nobody trusts, in processes of its own.
+
+Monty (pydantic-monty) has no files, no network, no environment and no imports beyond a few safe modules of its
+own; what it cannot do is a Python error in the snippet. Its worker is another process: one that is killed or hangs
+past its limits, takes a session with it and nothing else. (https://github.com/pydantic/monty)
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic_monty as monty
+
+from mcp_servers.failures import ToolFailure
+from mcp_servers.python.policy import Limits, Printed, check_code, check_session
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a snippet."""
+
+    printed: Printed
+    value: object
+    error: str
+    """Traceback of what it raised; empty where it ended well."""
+    is_new: bool
+    """Whether its session began with it."""
+
+
+class Stop:
+    """Ends a running snippet from another thread, by killing its worker."""
+
+    def __init__(self) -> None:
+        """Nothing runs yet."""
+        self._lock = threading.Lock()
+        self._worker: int | None = None
+        self._is_asked = False
+
+    def __call__(self) -> None:
+        """End it, or keep it from beginning."""
+        with self._lock:
+            self._is_asked = True
+            if self._worker is not None:
+                with suppress(ProcessLookupError):
+                    os.kill(self._worker, signal.SIGTERM)
+
+    def begun(self, worker: int | None) -> None:
+        """Take the process of the snippet.
+
+        Raises:
+            ToolFailure: it is not to begin any more.
+        """
+        with self._lock:
+            if self._is_asked:
+                raise ToolFailure("The call was cancelled before the code began.")
+            self._worker = worker
+
+    def ended(self) -> None:
+        """Forget the process: another snippet may be the next that it runs."""
+        with self._lock:
+            self._worker = None
+
+
+class _Session:
+    """One session: a worker that keeps variables, and a lock, since snippets of one session follow each other."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.lock = threading.Lock()
+        self._stack = ExitStack()
+        self.is_new = True
+        pool = self._stack.enter_context(monty.Monty(max_processes=1))
+        self.monty = self._stack.enter_context(
+            pool.checkout(
+                limits={
+                    "max_feed_duration_secs": limits.seconds,
+                    "max_memory": limits.memory_bytes,
+                    "max_suspensions": 4 * limits.function_calls,  # names that are looked up count too
+                },
+                os_policy={"sleep": "zero"},
+            )
+        )
+
+    def close(self) -> None:
+        """End the worker, after the snippet that it runs."""
+        with self.lock:
+            self.end()
+
+    def end(self) -> None:
+        """End the worker; the lock is held, or the session is nobody else's."""
+        with suppress(monty.MontyError):  # of a worker that is gone already
+            self._stack.close()
+
+
+class Sandbox:
+    """Runs snippets; keeps the newest sessions that were asked for by name."""
+
+    def __init__(self, limits: Limits, functions: Mapping[str, Callable[..., Any]]) -> None:
+        """Take what snippets may use.
+
+        Args:
+            limits: Of one snippet.
+            functions: What snippets may call, by name; nothing else reaches out of the sandbox.
+        """
+        self._limits = limits
+        self._functions = functions
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def sessions(self) -> list[str]:
+        """Names of the sessions that are kept, the one used last at the end."""
+        with self._lock:
+            return list(self._sessions)
+
+    def run(self, code: str, session: str, stop: Stop | None = None) -> Outcome:
+        """Run a snippet.
+
+        Args:
+            code: Python.
+            session: Name of the session whose variables it sees and adds to; empty: a new one, which is dropped.
+            stop: Ends it early.
+
+        Raises:
+            ToolFailure: The code is empty or too long, or the name is none.
+        """
+        check_code(code)
+        stop = stop or Stop()
+        if not session:
+            fresh = _Session(self._limits)
+            try:
+                return self._fed(fresh, code, stop)
+            except _SessionLost as lost:
+                return lost.outcome
+            finally:
+                fresh.close()
+        kept = self._kept(check_session(session))
+        with kept.lock:
+            try:
+                return self._fed(kept, code, stop)
+            except _SessionLost as lost:
+                self._forget(session, kept)
+                return lost.outcome
+
+    def drop(self, session: str) -> None:
+        """Forget a session and its variables.
+
+        Raises:
+            ToolFailure: There is none of this name.
+        """
+        with self._lock:
+            dropped = self._sessions.pop(check_session(session), None)
+        if dropped is None:
+            raise ToolFailure(
+                f"There is no session {session!r}. Those there are: {', '.join(self.sessions) or 'none'}."
+            )
+        dropped.close()
+
+    def close(self) -> None:
+        """End all workers."""
+        with self._lock:
+            sessions = list(self._sessions.values())
+            self._sessions.clear()
+        for session in sessions:
+            session.close()
+
+    def _kept(self, name: str) -> _Session:
+        oldest: _Session | None = None
+        with self._lock:
+            session = self._sessions.get(name)
+            if session is None:
+                if len(self._sessions) >= self._limits.max_sessions:
+                    _, oldest = self._sessions.popitem(last=False)
+                session = self._sessions[name] = _Session(self._limits)
+            self._sessions.move_to_end(name)
+        if oldest is not None:
+            oldest.close()
+        return session
+
+    def _forget(self, name: str, session: _Session) -> None:
+        with self._lock:
+            if self._sessions.get(name) is session:
+                del self._sessions[name]
+        session.end()
+
+    def _fed(self, session: _Session, code: str, stop: Stop) -> Outcome:
+        printed, is_new = Printed(self._limits.output_chars), session.is_new
+        session.is_new = False
+        stop.begun(session.monty.worker_pid)
+        try:
+            value = session.monty.feed_run(code, external_lookup=dict(self._functions), print_callback=printed.add)
+        except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
+            return Outcome(printed, None, error.display(), is_new)
+        except monty.MontyError as error:
+            raise _SessionLost(Outcome(printed, None, f"The interpreter was stopped: {error}", is_new)) from error
+        finally:
+            stop.ended()
+        return Outcome(printed, value, "", is_new)
+
+
+class _SessionLost(Exception):
+    """The worker is gone, and the variables with it."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
