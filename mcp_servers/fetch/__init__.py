@@ -1,0 +1,1 @@
+"""MCP server that reads web pages."""

@@ -1,0 +1,40 @@
+"""`python -m mcp_servers.fetch [--allow ORIGIN ...] [--ignore-robots] [--http --host --port --token]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mcp_servers.failures import StartError
+from mcp_servers.serving import add_transport_arguments, serve
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mcp_servers.fetch",
+        description="Read web pages over MCP, as Markdown. Only addresses of the public internet are asked.",
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="ORIGIN",
+        action="append",
+        default=[],
+        help="an origin that may be at any address, as http://localhost:8000; repeatable",
+    )
+    parser.add_argument("--ignore-robots", action="store_true", help="do not ask for robots.txt")
+    add_transport_arguments(parser)
+    options = parser.parse_args(arguments)
+
+    try:
+        from mcp_servers.fetch.server import build_server
+    except ModuleNotFoundError as error:
+        parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
+    try:
+        serve(build_server(allow=options.allow, ignore_robots=options.ignore_robots), options)
+    except StartError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

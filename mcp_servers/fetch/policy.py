@@ -1,0 +1,295 @@
+"""Which addresses may be asked, and how their answers are read: pure rules, no I/O, no MCP.
+
+A fetcher is a way into the network that it runs in: cloud metadata, admin pages on loopback, printers. A check of
+the text of a URL cannot tell: `127.1`, `2130706433` and a name that resolves to 127.0.0.1 are all the same. So a
+URL is taken apart here once, and each address that its name resolves to is held against the tables below at the
+moment of connecting (`network.py`). Tables: the IANA special-purpose address registries (RFC 6890, RFC 8190), and
+the addresses of cloud metadata services.
+"""
+
+from __future__ import annotations
+
+import codecs
+import ipaddress
+import re
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin, urlsplit
+
+import idna
+
+from mcp_servers.failures import StartError, ToolFailure
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+PORTS = frozenset({80, 443, 8080, 8443})
+MAX_URL_CHARS = 2_000
+MAX_REDIRECTS = 5
+REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Caps of one call."""
+
+    total_seconds: float = 20.0
+    """For everything: names, robots.txt, redirects, the body. agentkit waits 30 s for a call."""
+    extract_seconds: float = 8.0
+    """To turn a page into Markdown."""
+    wire_bytes: int = 5 * 1024 * 1024
+    """Of one body, as it is sent."""
+    decoded_bytes: int = 10 * 1024 * 1024
+    """Of one body, unpacked."""
+    robots_bytes: int = 512 * 1024
+    """Of robots.txt; RFC 9309 asks for 500 KiB at least."""
+    page_chars: int = 24_000
+    """Of one page of the answer: about 6,000 tokens."""
+    kept_documents: int = 16
+    """For their next pages."""
+    kept_seconds: float = 300.0
+    """How long these are served again without being asked for."""
+
+
+@dataclass(frozen=True)
+class Target:
+    """A URL, taken apart: what is connected to is what was checked."""
+
+    scheme: str
+    host: str
+    """Lower case, ASCII; an IPv6 address without brackets."""
+    port: int
+    path: str
+    """Path and query, percent-encoded."""
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, the port always written."""
+        return f"{self.scheme}://{self.host_text}:{self.port}"
+
+    @property
+    def host_text(self) -> str:
+        """The host as a URL writes it."""
+        return f"[{self.host}]" if ":" in self.host else self.host
+
+    @property
+    def authority(self) -> str:
+        """Of the Host header."""
+        return self.host_text if self.port == DEFAULT_PORTS[self.scheme] else f"{self.host_text}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The whole of it."""
+        return f"{self.scheme}://{self.authority}{self.path}"
+
+
+def parse_url(text: str, allowed_origins: frozenset[str] = frozenset()) -> Target:
+    """Take apart a URL that is to be fetched.
+
+    Args:
+        text: The URL; what follows `#` is dropped.
+        allowed_origins: Origins with a port that is not among the usual ones.
+
+    Raises:
+        ToolFailure: It is none that is fetched.
+    """
+    target = _parsed(text)
+    if target.port not in PORTS and target.origin not in allowed_origins:
+        raise ToolFailure(
+            f"Port {target.port} of {text!r} is not fetched; {', '.join(map(str, sorted(PORTS)))} are."
+        )
+    return target
+
+
+def _parsed(text: str) -> Target:
+    """Take a URL apart, and refuse all that two readers could understand in two ways."""
+    if len(text) > MAX_URL_CHARS:
+        raise ToolFailure(f"The URL has {len(text)} characters; at most {MAX_URL_CHARS} are fetched.")
+    # Browsers drop tabs and line ends and read `\` as `/`; urlsplit does the one and not the other.
+    if not text or any(char <= " " or char in '\\<>"`{}|^' or not char.isprintable() for char in text):
+        raise ToolFailure(
+            f"{text!r} is no URL: it is empty, or has spaces or characters that need percent-encoding."
+        )
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError as error:
+        raise ToolFailure(f"{text!r} is no URL: {error}.") from error
+    scheme = parts.scheme.lower()
+    if scheme not in DEFAULT_PORTS or not text[len(scheme) :].startswith("://"):
+        raise ToolFailure(f"{text!r}: only http:// and https:// are fetched.")
+    if "@" in parts.netloc:
+        raise ToolFailure(f"{text!r} has a name or password before '@', which is not sent. Leave it out.")
+    return Target(
+        scheme=scheme,
+        host=_host(parts.hostname or ""),
+        port=DEFAULT_PORTS[scheme] if port is None else port,
+        path=quote(parts.path or "/", safe="/%:@!$&'()*+,;=~-._")
+        + (f"?{quote(parts.query, safe='/%:@!$&()*+,;=~-._?[]')}" if parts.query else ""),
+    )
+
+
+def _host(text: str) -> str:
+    host = text.rstrip(".").lower()
+    if not host or "%" in host:
+        raise ToolFailure(f"{text!r} is no host to fetch from. Write a name, as example.org.")
+    if ":" in host:
+        try:
+            return str(ipaddress.IPv6Address(host))
+        except ValueError as error:
+            raise ToolFailure(f"{text!r} is no IPv6 address.") from error
+    try:
+        ascii_host = host if host.isascii() else idna.encode(host, uts46=True, transitional=False).decode()
+    except (idna.IDNAError, UnicodeError) as error:
+        raise ToolFailure(f"{text!r} is no host name: {error}.") from error
+    if not re.fullmatch(r"[a-z0-9_]([a-z0-9_.-]{0,251}[a-z0-9_])?", ascii_host) or ".." in ascii_host:
+        raise ToolFailure(f"{text!r} is no host name. Write one as example.org.")
+    return ascii_host
+
+
+def redirected(target: Target, location: str, allowed_origins: frozenset[str] = frozenset()) -> Target:
+    """Return where a redirect leads; the same rules hold there.
+
+    Raises:
+        ToolFailure: It leads to what is not fetched.
+    """
+    try:
+        url = urljoin(target.url, location)
+    except ValueError as error:
+        raise ToolFailure(f"{target.url} redirects to {location[:200]!r}, which is no URL.") from error
+    try:
+        return parse_url(url, allowed_origins)
+    except ToolFailure as failure:
+        raise ToolFailure(f"{target.url} redirects to something that is not fetched. {failure}") from failure
+
+
+def parse_allowed(text: str) -> str:
+    """Return the origin that a command line allows to be anywhere, even on loopback.
+
+    Raises:
+        StartError: It is none.
+    """
+    try:
+        target = _parsed(text)
+    except ToolFailure as failure:
+        raise StartError(f"--allow: {failure}") from failure
+    if target.path != "/":
+        raise StartError(f"--allow {text!r}: an origin has no path; write {target.origin}.")
+    return target.origin
+
+
+_BLOCKED_V4 = tuple(
+    ipaddress.IPv4Network(block)
+    for block in (
+        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+        "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
+        "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+        "168.63.129.16/32",  # Azure's WireServer, an address of the public range
+    )
+)  # fmt: skip
+_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
+"""All that IANA has given out for hosts; whatever is outside is blocked unless it stands for an IPv4 address."""
+_BLOCKED_V6 = tuple(
+    ipaddress.IPv6Network(block)
+    for block in (
+        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID
+        "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20",
+    )
+)  # fmt: skip
+_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_ISATAP = (0x00005EFE, 0x02005EFE)
+"""Upper half of the interface identifiers that carry an IPv4 address (RFC 5214)."""
+
+
+def is_public(address: Address) -> bool:
+    """Return whether an address is one of the public internet, and no other one in disguise."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in block for block in _BLOCKED_V4)
+    if address.ipv4_mapped is not None:
+        return False  # no name of the public internet resolves to one
+    if address in _NAT64:  # how a network without IPv4 reaches it
+        return is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
+    if address not in _GLOBAL_V6 or any(address in block for block in _BLOCKED_V6):
+        return False
+    return (int(address) >> 32) & 0xFFFF_FFFF not in _ISATAP
+
+
+def is_text(content_type: str) -> bool:
+    """Return whether a media type is text that can be shown; one that is missing may be."""
+    name = media_type(content_type)
+    return (
+        not name
+        or name.startswith("text/")
+        or name.endswith(("+xml", "+json"))
+        or name in ("application/json", "application/xml", "application/javascript", "application/x-ndjson",
+                    "application/yaml", "application/toml", "application/x-sh")
+    )  # fmt: skip
+
+
+def is_html(content_type: str, text: str) -> bool:
+    """Return whether a text is a page of HTML."""
+    name = media_type(content_type)
+    if name in ("text/html", "application/xhtml+xml"):
+        return True
+    return not name and re.match(r"\s*(<!doctype html|<html|<head|<body)", text[:1_000], re.IGNORECASE) is not None
+
+
+def media_type(content_type: str) -> str:
+    """Return a Content-Type without its parameters."""
+    return content_type.split(";", 1)[0].strip().lower()
+
+
+# Of the Encoding Standard's names (https://encoding.spec.whatwg.org); UTF-7 is none, and Python's own codecs
+# for escapes and compression are no text.
+_ENCODINGS = frozenset(
+    {
+        "ascii", "big5", "big5hkscs", "cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256",
+        "cp1257", "cp1258", "cp866", "cp874", "cp932", "cp949", "euc_jp", "euc_kr", "gb18030", "gb2312", "gbk",
+        "iso2022_jp", "iso8859-1", "iso8859-10", "iso8859-13", "iso8859-14", "iso8859-15", "iso8859-16",
+        "iso8859-2", "iso8859-3", "iso8859-4", "iso8859-5", "iso8859-6", "iso8859-7", "iso8859-8", "koi8-r",
+        "koi8-u", "mac-cyrillic", "mac-roman", "shift_jis", "tis-620", "utf-16", "utf-16-be", "utf-16-le", "utf-8",
+    }
+)  # fmt: skip
+_META_CHARSET = re.compile(rb"<meta[^>]{0,200}?charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
+_HEADER_CHARSET = re.compile(r"charset\s*=\s*[\"']?\s*([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
+_BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"))
+
+
+def decode_text(body: bytes, content_type: str) -> str:
+    """Return a body as text: by its byte order mark, header or `<meta>`, else as UTF-8 or Windows-1252."""
+    for mark, name in _BOMS:
+        if body.startswith(mark):
+            return body[len(mark) :].decode(name, "replace")
+    declared = _HEADER_CHARSET.search(content_type)
+    names = [declared[1]] if declared else []
+    if found := _META_CHARSET.search(body[:2_048]):
+        names.append(found[1].decode("ascii"))
+    for name in names:
+        if (codec := _known_encoding(name)) is not None:
+            # Pages say ISO 8859-1 and mean Windows-1252 (Encoding Standard, section 4.2).
+            return body.decode("cp1252" if codec in ("iso8859-1", "ascii") else codec, "replace")
+    try:
+        return body.decode("utf-8")
+    except UnicodeDecodeError:
+        return body.decode("cp1252", "replace")
+
+
+def _known_encoding(name: str) -> str | None:
+    try:
+        codec = codecs.lookup(name).name
+    except (LookupError, ValueError):
+        return None
+    return codec if codec in _ENCODINGS else None
+
+
+def pages_of(text: str, page_chars: int) -> list[str]:
+    """Cut a text into pages, between paragraphs or lines where there are some; joined they are the text."""
+    pages, start = [], 0
+    while len(text) - start > page_chars:
+        end = max(text.rfind("\n\n", start, start + page_chars) + 2, start)
+        if end - start < page_chars // 2:
+            end = text.rfind("\n", start, start + page_chars) + 1
+        if end - start < page_chars // 2:
+            end = start + page_chars
+        pages.append(text[start:end])
+        start = end
+    return [*pages, text[start:]]
