@@ -22,7 +22,7 @@ demo: $(VENV)/.local
 	$(BIN)/agentkit models pull smollm2-135m
 	$(BIN)/agentkit demo
 
-test: lint
+test: lint $(VENV)/.conformance
 	$(BIN)/agentkit models pull smollm2-135m
 	$(BIN)/python -m evals.tool_use.bfcl.wheel
 	$(ONE_THREAD) $(BIN)/python -m pytest -n $(N_CORES) --dist loadgroup
@@ -38,6 +38,14 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python -m evals.speed
+
+# The official MCP conformance command line and the Node it needs; its tests skip, with a reason, where npm is missing.
+$(VENV)/.conformance: $(VENV)/.dev
+	if command -v npm >/dev/null; then \
+		npm install --silent --no-audit --no-fund --prefix $(VENV)/conformance \
+			node@22 @modelcontextprotocol/conformance@0.1.16; \
+	fi
+	@touch $@
 
 clean:
 	rm -rf $(VENV) .venv-peers* build *.egg-info

@@ -157,10 +157,17 @@ class RequireToken:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    # With its protocol written out, which create_server does not: asyncio turns Nagle's algorithm off only for
+    # sockets that say so, and with it every answer waits 40 ms for the client's delayed acknowledgement.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((host, port), family=family)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+        listener.listen()
     except (OSError, OverflowError) as error:
+        listener.close()
         raise StartError(f"cannot listen on {host} port {port}: {error}") from error
+    return listener
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address:

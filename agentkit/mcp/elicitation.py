@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from agentkit.hidden import strip_data
 
@@ -33,7 +33,8 @@ class Elicitation:
 
 
 OnElicit = Callable[[Elicitation], Awaitable[Mapping[str, Any] | None]]
-"""Returns the answer (for a URL: `{}` once the person agreed), or None to decline."""
+"""Returns the answer (for a URL: `{}` once the person agreed), or None to decline; what it leaves out gets the
+schema's default."""
 
 
 def elicitation_callback(on_elicit: OnElicit | None, server: str) -> ElicitationFnT:
@@ -56,6 +57,20 @@ def elicitation_callback(on_elicit: OnElicit | None, server: str) -> Elicitation
             return ElicitResult(action="cancel")
         if values is None:
             return ElicitResult(action="decline")
-        return ElicitResult(action="accept", content=None if question.url else dict(values))
+        content = None if question.schema is None else {**_defaults(question.schema), **values}
+        return ElicitResult(action="accept", content=content)
 
     return answer
+
+
+def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the defaults of a flat schema: what the person leaves out is answered with them (SEP-1034)."""
+    properties = schema.get("properties")
+    if not isinstance(properties, Mapping):
+        return {}
+    fields = cast("Mapping[str, Any]", properties)
+    return {
+        name: field["default"]
+        for name, field in fields.items()
+        if isinstance(field, Mapping) and "default" in field
+    }

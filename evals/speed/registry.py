@@ -31,6 +31,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         "time and bytes that the journal adds to a step, beside LangGraph's SQLite saver",
         quick=("--only", "agentkit", "--repeats", "1", "--sizes", "5", "10", "20"),
     ),
+    "mcp_servers": Benchmark(
+        "evals.speed.mcp_servers",
+        "calls to our MCP servers and connecting to them, beside the reference servers",
+        quick=("--only", "agentkit", "--calls", "3", "--connects", "1"),
+    ),
     "constrained_decoding": Benchmark(
         "evals.speed.constrained_decoding",
         "what constrained decoding costs and saves",
