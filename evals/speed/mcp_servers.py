@@ -3,8 +3,8 @@
 Both sides are driven by the plain `mcp.Client` of this process: over stdio as a user's host does it, ours over
 HTTP as well (the reference servers have none), and each in one process with a client, in its own environment. A
 call is the smallest of its kind; programs take turns, so that what else the machine does hits all alike. Fetching
-asks a page on loopback, a new URL each time, with robots.txt left unasked on both sides. Connecting is from starting
-the process to the list of tools.
+asks a page on loopback, a new URL each time, with robots.txt left unasked. Connecting is from starting the process
+to the list of tools.
 
     python -m evals.speed.mcp_servers
     python -m evals.speed.mcp_servers --only agentkit        # no peers, no environment
