@@ -195,13 +195,12 @@ def _unknown_tool(name: str, known: dict[str, StrictTool]) -> str:
 
 def _explain_arguments(error: ValidationError, definition: types.Tool) -> str:
     """Say which arguments are wrong and which exist, without pydantic's links and type codes."""
-    properties: dict[str, Any] = definition.input_schema.get("properties", {})
     problems: list[str] = []
     mistyped: dict[str, list[str]] = {}  # an item that fits no member of a union has one message per member
     for item in error.errors(include_url=False, include_input=False):
-        name = ".".join(str(part) for part in item["loc"][:2])
+        name, siblings = _place(item["loc"], definition.input_schema)
         if item["type"] == "extra_forbidden":
-            problems.append(f"unknown argument {name!r}.{suggestion(name, properties)}")
+            problems.append(f"unknown argument {name!r}.{suggestion(str(item['loc'][-1]), siblings)}")
         elif item["type"] == "missing":
             problems.append(f"missing argument {name!r}.")
         else:
@@ -210,10 +209,36 @@ def _explain_arguments(error: ValidationError, definition: types.Tool) -> str:
     return f"{definition.name}: {' '.join(problems)} Its arguments: {_signature(definition.input_schema)}."
 
 
+def _place(location: Sequence[int | str], schema: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return where an error is, as `entities.0.name`, and the names that are known there.
+
+    Pydantic ends a location with the name of a union's member; that is no place in the arguments, and left out.
+    """
+    parts: list[str] = []
+    known: list[str] = []
+    here = schema
+    for part in location:
+        here = schema["$defs"][here["$ref"].removeprefix("#/$defs/")] if "$ref" in here else here
+        if isinstance(part, str) and "properties" not in here:
+            break
+        parts.append(str(part))
+        known = [*here.get("properties", known)]
+        here = here.get("items", {}) if isinstance(part, int) else here["properties"].get(part, {})
+    return ".".join(parts), known
+
+
 def _signature(schema: dict[str, Any]) -> str:
     required = schema.get("required", [])
     parts = [
-        f"{name} ({value.get('type', 'value')}{'' if name in required else ', optional'})"
+        f"{name} ({_kind(value, schema)}{'' if name in required else ', optional'})"
         for name, value in schema.get("properties", {}).items()
     ]
     return ", ".join(parts) or "none"
+
+
+def _kind(value: dict[str, Any], schema: dict[str, Any]) -> str:
+    """Return a type in a word; of a list of objects, their keys, too."""
+    reference = value.get("items", {}).get("$ref")
+    if reference is None:
+        return value.get("type", "value")
+    return f"array of {{{', '.join(schema['$defs'][reference.removeprefix('#/$defs/')]['properties'])}}}"

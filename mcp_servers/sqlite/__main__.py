@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.sqlite DB [--write] [--timeout S] [--max-rows N] [--http --host --port --token]`."""
+"""`python -m mcp_servers.sqlite DB [--write] [--export DIR] [--timeout S] [--max-rows N] [--http ...]`."""
 
 from __future__ import annotations
 
@@ -19,6 +19,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("database", metavar="DB", help="an existing database file (an empty file is one)")
     parser.add_argument("--write", action="store_true", help="also offer `execute`, which changes the data")
+    parser.add_argument(
+        "--export", metavar="DIR", help="also offer `export_csv`, which makes files in this folder"
+    )
     parser.add_argument(
         "--timeout",
         type=float,
@@ -42,7 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     limits = Limits(timeout_s=options.timeout, max_rows=options.max_rows)
     try:
-        serve(build_server(options.database, write=options.write, limits=limits), options)
+        server = build_server(options.database, write=options.write, export=options.export, limits=limits)
+        serve(server, options)
     except StartError as error:
         parser.error(str(error))
 

@@ -38,6 +38,14 @@ class Limits:
     """Longest text or blob that SQLite makes or reads (SQLITE_LIMIT_LENGTH)."""
     max_tables: int = 200
     """Tables in one listing."""
+    max_plan_steps: int = 200
+    """Lines of one query plan."""
+    export_timeout_s: float = 60.0
+    """Time an export may run."""
+    export_max_rows: int = 1_000_000
+    """Rows of one export; about what a spreadsheet takes."""
+    export_max_bytes: int = 256 * 1024 * 1024
+    """Size of one export's file."""
     heap_bytes: int = 128 * 1024 * 1024
     """SQLite's memory (PRAGMA hard_heap_limit); the child's address space is limited as well."""
 

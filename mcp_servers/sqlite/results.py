@@ -94,6 +94,62 @@ class Rows(ToolResult):
         return _lines(self.columns, self.rows) + (f"\n{TRUNCATED}" if self.truncated else "")
 
 
+class PlanStep(BaseModel):
+    """One line of a query plan."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    depth: int = Field(description="0 at the root of the tree.")
+    detail: str = Field(description="In SQLite's words: SCAN reads all rows, SEARCH some.")
+
+
+class Plan(ToolResult):
+    """How a statement would be run."""
+
+    steps: list[PlanStep]
+    scanned: list[str] = Field(description="Tables or aliases of which every row is read.")
+    searched: list[str] = Field(description="Tables or aliases in which an index or the key finds the rows.")
+    indexed_on_the_fly: list[str] = Field(description="Those for which an index is built just for this statement.")
+    truncated: bool
+
+    def as_text(self) -> str:
+        """What is read how, then the tree."""
+        lines = [
+            *_tables("reads every row of", self.scanned),
+            *_tables("finds rows by an index or key in", self.searched),
+            *_tables("has no index and builds one each time for", self.indexed_on_the_fly),
+        ]
+        lines += [f"{'  ' * step.depth}{_word(step.detail)}" for step in self.steps]
+        lines += ["(more steps not shown)"] if self.truncated else []
+        return "\n".join(lines) or "nothing is read from a table"
+
+
+class Exported(ToolResult):
+    """A CSV file that was written."""
+
+    file: str
+    rows: int = Field(description="Without the header.")
+    columns: int
+    size_bytes: int
+    formula_cells: int = Field(
+        description="Texts that a spreadsheet may run as formulas: they begin with = + - @."
+    )
+    replaced_texts: int = Field(description="Texts that are not UTF-8; their broken bytes became U+FFFD.")
+
+    def as_text(self) -> str:
+        """The file and its size, then what to take care of."""
+        counts = f"{self.rows} row{'' if self.rows == 1 else 's'}, {self.size_bytes} bytes"
+        lines = [f"wrote {self.file}: {counts}"]
+        if self.formula_cells:
+            lines.append(
+                f"texts that begin like spreadsheet formulas (= + - @), left as they are: {self.formula_cells}; "
+                "in a spreadsheet import the columns as text"
+            )
+        if self.replaced_texts:
+            lines.append(f"texts that were not UTF-8: {self.replaced_texts}; hex(column) gives their bytes")
+        return "\n".join(lines)
+
+
 class Changes(Rows):
     """What a statement changed, and the rows that its RETURNING clause gave."""
 
@@ -103,6 +159,10 @@ class Changes(Rows):
         """The count, then the returned rows."""
         text = "done: 1 row changed" if self.changed_rows == 1 else f"done: {self.changed_rows} rows changed"
         return f"{text}\n{super().as_text()}" if self.columns else text
+
+
+def _tables(label: str, names: Sequence[str]) -> list[str]:
+    return [f"{label}: {', '.join(map(_word, names))}"] if names else []
 
 
 def _lines(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:

@@ -13,9 +13,10 @@ from pydantic import Field
 
 from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
 from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.sqlite.exporting import Exporter, ExportFolder
 from mcp_servers.sqlite.policy import Limits
-from mcp_servers.sqlite.results import Changes, Rows, Table, TableList
-from mcp_servers.strict import CHANGES, READS, strict_server, strict_tool
+from mcp_servers.sqlite.results import Changes, Exported, Plan, Rows, Table, TableList
+from mcp_servers.strict import ADDS, CHANGES, READS, strict_server, strict_tool
 
 NAME = "agentkit-sqlite"
 INSTRUCTIONS = (
@@ -35,9 +36,10 @@ Parameters = Annotated[Sequence[int | float | str | None], Field(description="Va
 class Database:
     """The tools of one database file."""
 
-    def __init__(self, path: str, limits: Limits, child: KillableChild) -> None:
-        """Serve the file at `path` from `child`."""
-        self._path = path
+    def __init__(self, path: str, limits: Limits, child: KillableChild, *, may_write: bool) -> None:
+        """Serve the file at `path` from `child`; `may_write` allows plans of changes, too."""
+        self.path = path
+        self._may_write = may_write
         self._limits = limits
         self._child = child
 
@@ -61,6 +63,12 @@ class Database:
         """Read from the database with SQL."""
         return Rows(**self._ask("query", sql=sql, parameters=parameters))
 
+    def explain(
+        self, sql: Annotated[str, Field(description="One statement.")], parameters: Parameters = ()
+    ) -> Plan:
+        """Show how a statement would be run: which tables are read as a whole, which by an index."""
+        return Plan(**self._ask("explain", sql=sql, parameters=parameters, may_write=self._may_write))
+
     def execute(
         self,
         sql: Annotated[str, Field(description="One INSERT, UPDATE, DELETE, CREATE, ALTER or DROP statement.")],
@@ -70,7 +78,7 @@ class Database:
         return Changes(**self._ask("execute", sql=sql, parameters=parameters))
 
     def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        request = {"do": do, "database": self._path, "limits": asdict(self._limits), **arguments}
+        request = {"do": do, "database": self.path, "limits": asdict(self._limits), **arguments}
         try:
             return self._child.call(request, self._limits.timeout_s + GRACE_S)
         except ChildTimeout as error:
@@ -82,19 +90,56 @@ class Database:
             raise ToolFailure("The statement made SQLite fail; nothing was changed. Simplify it.") from error
 
 
-def build_server(path: str, *, write: bool = False, limits: Limits | None = None) -> Server[Any]:
+class Exports:
+    """The tool that writes files; offered only with `--export`."""
+
+    def __init__(self, exporter: Exporter) -> None:
+        """Write with `exporter`."""
+        self._exporter = exporter
+
+    def export_csv(
+        self,
+        sql: Annotated[str, Field(description="One SELECT statement.")],
+        file: Annotated[str, Field(description="Name of the new file, like 'orders.csv'.")],
+        parameters: Parameters = (),
+    ) -> Exported:
+        """Write all rows of a query to a new CSV file."""
+        return self._exporter.export(sql, parameters, file)
+
+
+def build_server(
+    path: str, *, write: bool = False, export: str | None = None, limits: Limits | None = None
+) -> Server[Any]:
     """Return a server for the database file; it can be passed to `mcp.Client` as it is.
 
+    Args:
+        path: The database.
+        write: Also offer `execute`.
+        export: A folder; also offer `export_csv`, which makes files in it.
+        limits: Caps of one call.
+
     Raises:
-        StartError: The file does not exist or cannot be read (or written, if `write`).
+        StartError: The file does not exist or cannot be read (or written, if `write`), or the folder does not.
     """
+    limits = limits or Limits()
     child = KillableChild(WORKER)
-    database = Database(_checked(path, write), limits or Limits(), child)
-    tools = [strict_tool(tool, READS) for tool in (database.list_tables, database.describe_table, database.query)]
+    closing = [child.close]
+    database = Database(_checked(path, write), limits, child, may_write=write)
+    reading = (database.list_tables, database.describe_table, database.query, database.explain)
+    tools = [strict_tool(tool, READS) for tool in reading]
+    if export is not None:
+        exporter = Exporter(ExportFolder(export), database.path, limits)
+        tools.append(strict_tool(Exports(exporter).export_csv, ADDS))
+        closing.append(exporter.close)
     if write:
         tools.append(strict_tool(database.execute, CHANGES))
     instructions = INSTRUCTIONS if write else INSTRUCTIONS + READ_ONLY
-    return strict_server(NAME, instructions=instructions, tools=tools, on_close=child.close)
+
+    def close() -> None:
+        for close_one in closing:
+            close_one()
+
+    return strict_server(NAME, instructions=instructions, tools=tools, on_close=close)
 
 
 def _checked(path: str, write: bool) -> str:

@@ -12,19 +12,21 @@ import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import quote
 
 from mcp_servers.child import answer_requests
 from mcp_servers.failures import ToolFailure, suggestion
-from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allowed, quoted_name
+from mcp_servers.sqlite.plans import access_of, plan_steps, without_explain
+from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allowed
+from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table
 
 # Virtual machine steps between looks at the clock: about 0.1 ms of work each.
 STEPS_PER_CHECK = 1_000
 # How long to wait for another process's lock on the file.
 BUSY_TIMEOUT_S = 1.0
 CACHE_KIB = 8 * 1024
-SAMPLE_VALUE_BYTES = 10_000
 
 # https://sqlite.org/limits.html; each value is far above what a model writes and far below what hurts.
 SQLITE_LIMITS = {
@@ -69,14 +71,16 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         "describe_table": describe_table,
         "query": query,
         "execute": execute,
+        "explain": explain,
     }[request["do"]]
     write = request["do"] == "execute"
-    guard = Guard(write)
+    # A plan of a change may be asked for where changes are; the file is opened for reading all the same.
+    guard = Guard(write or request.get("may_write", False))
     with open_database(request["database"], write, limits) as connection:
         try:
             return action(connection, guard, request, limits)
         except sqlite3.Error as error:
-            raise ToolFailure(_explain(error, guard, connection, limits)) from error
+            raise ToolFailure(explain_error(error, guard, connection, limits)) from error
         except OverflowError as error:
             raise ToolFailure("A parameter is outside SQLite's 64-bit integers. Pass it as text.") from error
 
@@ -136,114 +140,50 @@ def execute(
     return {**answer, "changed_rows": changed}
 
 
-def _run(connection: sqlite3.Connection, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
-    if not request["sql"].strip():
-        raise ToolFailure("The sql is empty. Write one statement, like SELECT * FROM a_table LIMIT 5.")
+def explain(
+    connection: sqlite3.Connection, guard: Guard, request: dict[str, Any], limits: Limits
+) -> dict[str, Any]:
+    """Return the plan of one statement, which is compiled under the same rules and not run."""
+    connection.set_authorizer(guard)
+    sql = without_explain(request["sql"])
+    _check_not_empty(sql)
+    cursor = connection.execute(f"EXPLAIN QUERY PLAN {sql}", request["parameters"])
+    rows = cursor.fetchmany(limits.max_plan_steps + 1)
+    cursor.close()
+    steps = plan_steps(rows[: limits.max_plan_steps])
+    shown = [asdict(replace(step, detail=step.detail[: limits.max_cell_chars])) for step in steps]
+    return {"steps": shown, **asdict(access_of(steps)), "truncated": len(rows) > len(steps)}
+
+
+def begin_statement(
+    connection: sqlite3.Connection, request: dict[str, Any], limits: Limits
+) -> tuple[sqlite3.Cursor, list[str]]:
+    """Begin one statement; return its rows to come and the names of their columns.
+
+    Raises:
+        ToolFailure: It is empty, or has too many columns.
+    """
+    _check_not_empty(request["sql"])
     cursor = connection.execute(request["sql"], request["parameters"])
     columns = [column[0] for column in cursor.description or ()]
     if len(columns) > limits.max_columns:
         raise ToolFailure(f"The result has {len(columns)} columns. Name at most {limits.max_columns} of them.")
+    return cursor, columns
+
+
+def _run(connection: sqlite3.Connection, request: dict[str, Any], limits: Limits) -> dict[str, Any]:
+    cursor, columns = begin_statement(connection, request, limits)
     rows, truncated = fit_rows(cursor, limits)
     cursor.close()
     return {"columns": columns, "rows": rows, "truncated": truncated}
 
 
-def list_tables(
-    connection: sqlite3.Connection, guard: Guard, request: dict[str, Any], limits: Limits
-) -> dict[str, Any]:
-    """List tables and views with the names of their columns."""
-    connection.set_authorizer(guard)
-    tables = _tables(connection)
-    listed = [
-        {"name": name, "kind": kind, "columns": [column[1] for column in _columns(connection, name)]}
-        for name, kind in list(tables.items())[: limits.max_tables]
-    ]
-    return {"tables": listed, "truncated": len(tables) > limits.max_tables}
+def _check_not_empty(sql: str) -> None:
+    if not sql.strip():
+        raise ToolFailure("The sql is empty. Write one statement, like SELECT * FROM a_table LIMIT 5.")
 
 
-def describe_table(
-    connection: sqlite3.Connection, guard: Guard, request: dict[str, Any], limits: Limits
-) -> dict[str, Any]:
-    """Describe a table's columns, keys and indexes, with a few of its rows."""
-    connection.set_authorizer(guard)
-    wanted = request["table"]
-    tables = _tables(connection)
-    name = next((table for table in tables if table.lower() == wanted.lower()), None)
-    if name is None:
-        raise ToolFailure(_no_table(wanted, list(tables)))
-    references = {
-        row[3]: f"{row[2]}.{row[4]}" if row[4] else row[2] for row in _pragma(connection, "foreign_key_list", name)
-    }
-    columns = [
-        {
-            "name": column[1],
-            "type": column[2],
-            "not_null": bool(column[3]),
-            "primary_key": bool(column[5]),
-            "references": references.get(column[1]),
-        }
-        for column in _columns(connection, name)
-    ]
-    rows, truncated = _sample(connection, name, [column["name"] for column in columns], request["rows"], limits)
-    return {
-        "name": name,
-        "kind": tables[name],
-        "columns": columns,
-        "unique": _unique_columns(connection, name),
-        "sample_rows": rows,
-        "truncated": truncated,
-    }
-
-
-def _sample(
-    connection: sqlite3.Connection, table: str, columns: list[str], count: int, limits: Limits
-) -> tuple[list[list[Any]], bool]:
-    """Return a few rows; a value too large to read is replaced by words before SQLite loads it."""
-    if not count or not columns:
-        return [], False
-    shown = columns[: limits.max_columns]
-    cells = ", ".join(
-        f"CASE WHEN length({name}) > {SAMPLE_VALUE_BYTES} THEN '<large value>' ELSE {name} END"
-        for name in map(quoted_name, shown)
-    )
-    rows, truncated = fit_rows(
-        connection.execute(f"SELECT {cells} FROM {quoted_name(table)} LIMIT {count}"), limits
-    )
-    return rows, truncated or len(shown) < len(columns)
-
-
-def _tables(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return tables and views by name, without SQLite's own and without the insides of full-text tables."""
-    return {
-        row[1]: row[2]
-        for row in sorted(connection.execute("PRAGMA main.table_list"))
-        if row[2] != "shadow" and not row[1].startswith("sqlite_")
-    }
-
-
-def _columns(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ...]]:
-    """Return `table_xinfo` rows of the columns that a `SELECT *` shows (hidden is not 1)."""
-    try:
-        return [row for row in _pragma(connection, "table_xinfo", table) if row[6] != 1]
-    except sqlite3.OperationalError as error:
-        if "no such" in str(error):  # a view of a table that is gone: it has no columns to show
-            return []
-        raise
-
-
-def _unique_columns(connection: sqlite3.Connection, table: str) -> list[list[str]]:
-    return [
-        [column[2] or "(expression)" for column in _pragma(connection, "index_info", index[1])]
-        for index in _pragma(connection, "index_list", table)
-        if index[2]
-    ]
-
-
-def _pragma(connection: sqlite3.Connection, pragma: str, name: str) -> list[tuple[Any, ...]]:
-    return connection.execute(f"PRAGMA main.{pragma}({quoted_name(name)})").fetchall()
-
-
-def _explain(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connection, limits: Limits) -> str:
+def explain_error(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connection, limits: Limits) -> str:
     """Turn SQLite's message into one that says what to do."""
     text = str(error)
     if guard.denial:
@@ -262,16 +202,12 @@ def _explain(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connection,
         return "There is more than one statement. Send one statement, without text after the semicolon."
     connection.set_authorizer(None)
     if match := re.match(r"no such table: (?:main\.)?(.*)", text):
-        return _no_table(match[1], list(_tables(connection)))
+        return no_table(match[1], list(known_tables(connection)))
     if match := re.match(r"no such column: (.*)", text):
-        known = {column[1] for table in _tables(connection) for column in _columns(connection, table)}
+        known = {column[1] for table in known_tables(connection) for column in columns_of(connection, table)}
         wanted = match[1].split(".")[-1]
         return f"There is no column {match[1]!r}.{suggestion(wanted, sorted(known)) or ' Use describe_table.'}"
     return f"SQLite: {text.rstrip('.')}."
-
-
-def _no_table(name: str, known: list[str]) -> str:
-    return f"There is no table {name!r}.{suggestion(name, known) or ' Use list_tables.'}"
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ from functools import cache
 from typing import Any
 
 from whenever import (
+    SYSTEM_TZ,
     Date,
     PlainDateTime,
     RepeatedTime,
@@ -77,7 +78,7 @@ def _zones() -> dict[str, str]:
 def zone_of_the_machine() -> str:
     """Return the machine's zone by name, UTC where it has none."""
     try:
-        return known_zone(ZonedDateTime.now_in_system_tz().tz_id or "UTC")
+        return known_zone(ZonedDateTime.now(SYSTEM_TZ).tz_id or "UTC")
     except ToolFailure:
         return "UTC"
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from fractions import Fraction
 from typing import Annotated, Any
 
 from mcp.server.lowlevel.server import Server
 from pydantic import Field
 
+from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
 from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.strict import READS, strict_server, strict_tool
 from mcp_servers.time import arithmetic, moments, units
@@ -18,6 +20,9 @@ INSTRUCTIONS = (
     "Time zones, dates, exact arithmetic and units. Never compute a date, a time zone or a number by yourself: "
     "call the tool. Times are written 2026-03-01T14:30 with their zone apart."
 )
+UNIT_WORKER = "mcp_servers.time.unit_worker"
+# The first call starts the child and loads the units, about a second on an idle machine.
+UNIT_TIMEOUT_S = 10.0
 Zone = Annotated[str, Field(max_length=64, description="As Europe/Berlin; empty: the user's.")]
 Time = Annotated[str, Field(max_length=32, description="2026-03-01T14:30, or 14:30 for today.")]
 Day = Annotated[str, Field(max_length=32, description="2026-03-01.")]
@@ -28,9 +33,10 @@ Amount = Annotated[int, Field(ge=-moments.LARGEST_SHIFT, le=moments.LARGEST_SHIF
 class Clock:
     """The tools, for a user in some zone."""
 
-    def __init__(self, zone: str) -> None:
-        """Take `zone` where a call names none."""
+    def __init__(self, zone: str, unit_child: KillableChild) -> None:
+        """Take `zone` where a call names none; units are worked out in `unit_child`."""
         self._zone = zone
+        self._unit_child = unit_child
 
     def current_time(self, zone: Zone = "") -> MomentResult:
         """Say what time and day it is."""
@@ -87,8 +93,17 @@ class Clock:
         value = arithmetic.calculate(amount)
         if value.exact is None:
             raise ToolFailure(f"{amount!r} is not exact; give the number itself, as {value.decimal()}.")
-        converted = arithmetic.Value(units.convert(value.exact, from_unit, to_unit))
-        return Converted(**facts(converted), unit=to_unit)
+        converted = self._converted(value.exact, from_unit, to_unit)
+        return Converted(**facts(arithmetic.Value(converted)), unit=to_unit)
+
+    def _converted(self, amount: Fraction, source: str, target: str) -> Fraction:
+        request = {"amount": str(amount), "source": source, "target": target}
+        try:
+            return Fraction(self._unit_child.call(request, UNIT_TIMEOUT_S)["amount"])
+        except (ChildTimeout, ChildCrash) as error:
+            raise ToolFailure(
+                f"{source!r} or {target!r} takes too much to work out. Units are written like km/h, ft, m**2."
+            ) from error
 
 
 def build_server(zone: str | None = None) -> Server[Any]:
@@ -97,8 +112,9 @@ def build_server(zone: str | None = None) -> Server[Any]:
     Raises:
         StartError: there is no such zone.
     """
+    child = KillableChild(UNIT_WORKER, packages=True)
     try:
-        clock = Clock(moments.known_zone(zone) if zone is not None else moments.zone_of_the_machine())
+        clock = Clock(moments.known_zone(zone) if zone is not None else moments.zone_of_the_machine(), child)
     except ToolFailure as failure:
         raise StartError(f"--zone: {failure}") from failure
     tools = [
@@ -113,4 +129,4 @@ def build_server(zone: str | None = None) -> Server[Any]:
             clock.convert_units,
         )
     ]
-    return strict_server(NAME, instructions=INSTRUCTIONS, tools=tools)
+    return strict_server(NAME, instructions=INSTRUCTIONS, tools=tools, on_close=child.close)

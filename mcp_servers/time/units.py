@@ -1,6 +1,6 @@
 """Units by pint, with exact factors: 1 inch is 127/50 centimetres, not 2.5400000000000005.
 
-A unit is a text from anywhere, so its length and its exponents are bounded before anything is computed.
+A unit is a text from anywhere, which pint evaluates: this runs in a child that is killed when its time is over.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from mcp import Client
 from server_harness import ask_once, asker
 
 from mcp_servers.failures import StartError, ToolFailure
-from mcp_servers.time import arithmetic, moments, units
+from mcp_servers.time import arithmetic, moments, server, units
 from mcp_servers.time.server import build_server
 
 pytestmark = pytest.mark.anyio
@@ -359,3 +359,15 @@ def test_an_unknown_zone_stops_the_start() -> None:
 
 def test_what_is_computed_is_finite() -> None:
     assert math.isfinite(float(arithmetic.calculate("10**300").exact or 0))
+
+
+@pytest.mark.parametrize(
+    "unit", ["9**9**9", "m**9**9**9", "((9**9)**9)**9**9", "m squared squared squared squared squared"]
+)
+async def test_units_that_take_for_ever_are_given_up(unit: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with Client(build_server("UTC")) as client:
+        ask = asker(client)
+        with monkeypatch.context() as patched:
+            patched.setattr(server, "UNIT_TIMEOUT_S", 3.0)
+            assert (await ask("convert_units", amount="1", from_unit=unit, to_unit="m"))[1]
+        assert (await ask("convert_units", amount="1", from_unit="ft", to_unit="inch"))[0] == "12 inch"

@@ -1,0 +1,1 @@
+"""MCP server for a knowledge store in one SQLite file."""

@@ -1,0 +1,156 @@
+"""Export files: complete or not there, never in place of another, and in one folder.
+
+The folder is opened once, when the server starts; files are made relative to its descriptor, links not followed.
+Text goes to a temporary file, is synced, and gets its name by `link`, which fails if the name is taken: nothing
+comes between a check and a rename, and an export that is interrupted has no name to be found under.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+import time
+import weakref
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from typing import Any, BinaryIO
+
+from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
+from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.long_calls import report_progress
+from mcp_servers.sqlite.csv_text import check_file_name
+from mcp_servers.sqlite.policy import Limits
+from mcp_servers.sqlite.results import Exported
+
+WORKER = "mcp_servers.sqlite.csv_worker"
+TEMPORARY_PREFIX = ".mcp-tmp-"
+TOKEN_BYTES = 6
+# The export may hold what the database's own permissions keep from others.
+FILE_MODE = 0o600
+# A question to the child is answered within a fraction of a second; starting it may take some on a busy machine.
+ANSWER_TIMEOUT_S = 10.0
+# Time beyond the statement's own, after which the child is killed: it is in an operation that looks at no clock.
+GRACE_S = 3.0
+PROGRESS_INTERVAL_S = 0.5
+
+
+class ExportFolder:
+    """The open folder that exports go to."""
+
+    def __init__(self, path: str) -> None:
+        """Open `path`; links in it are the launcher's choice and are followed, once.
+
+        Raises:
+            StartError: The folder cannot be opened, or the system lacks `openat`.
+        """
+        if os.open not in os.supports_dir_fd:  # pragma: no cover - Windows
+            raise StartError("--export needs descriptor-relative opens, which this system lacks.")
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except (OSError, ValueError) as error:
+            raise StartError(f"cannot open the export folder {path!r}: {error}") from error
+        weakref.finalize(self, os.close, self._fd)
+
+    @contextmanager
+    def new_file(self, name: str) -> Iterator[BinaryIO]:
+        """Yield a file that is called `name` once the body is done; nothing is left if it fails.
+
+        Raises:
+            ToolFailure: There is something of that name, or it cannot be written.
+        """
+        self._check_free(name)
+        temporary = TEMPORARY_PREFIX + secrets.token_hex(TOKEN_BYTES)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(temporary, flags, FILE_MODE, dir_fd=self._fd), "wb") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.link(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
+            os.fsync(self._fd)  # the name itself
+        except OSError as error:
+            if error.errno == errno.EEXIST:
+                raise _taken(name) from error
+            raise ToolFailure(f"Nothing was written: {os.strerror(error.errno or 0).lower()}.") from error
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(temporary, dir_fd=self._fd)
+
+    def _check_free(self, name: str) -> None:
+        """Say at once what `link` would say at the end of a long export."""
+        with suppress(FileNotFoundError):
+            os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+            raise _taken(name)
+
+
+class Exporter:
+    """Exports of one database, one at a time, in a child of their own so that queries go on."""
+
+    def __init__(self, folder: ExportFolder, database: str, limits: Limits) -> None:
+        """Export from the file at `database` into `folder`."""
+        self._folder = folder
+        self._database = database
+        self._limits = limits
+        self._child = KillableChild(WORKER)
+        self._running = threading.Lock()
+
+    def export(self, sql: str, parameters: Sequence[Any], name: str) -> Exported:
+        """Write all rows of a reading statement to a new file.
+
+        Raises:
+            ToolFailure: The statement or the name is wrong, or a limit was reached; nothing is left.
+        """
+        check_file_name(name)
+        if not self._running.acquire(blocking=False):
+            raise ToolFailure("Another export is running. Try again when it is done.")
+        try:
+            with self._folder.new_file(name) as file:
+                counts = self._write(file, sql, parameters)
+                size_bytes = file.tell()
+        except BaseException:
+            self._child.close()  # whatever it is still doing
+            raise
+        finally:
+            self._running.release()
+        return Exported(file=name, size_bytes=size_bytes, **counts)
+
+    def close(self) -> None:
+        """Stop the child."""
+        self._child.close()
+
+    def _write(self, file: BinaryIO, sql: str, parameters: Sequence[Any]) -> dict[str, int]:
+        limits = asdict(self._limits)
+        self._ask("start", database=self._database, sql=sql, parameters=parameters, limits=limits)
+        started = reported = time.monotonic()
+        while True:
+            part = self._ask("next")
+            file.write(part.pop("text").encode())
+            if part.pop("done"):
+                return part
+            now = time.monotonic()
+            if now - started > self._limits.export_timeout_s + GRACE_S:
+                raise self._too_long()
+            if now - reported >= PROGRESS_INTERVAL_S:
+                reported = now
+                report_progress(now - started, self._limits.export_timeout_s, f"{part['rows']} rows")
+
+    def _ask(self, do: str, **arguments: Any) -> dict[str, Any]:
+        try:
+            return self._child.call({"do": do, **arguments}, ANSWER_TIMEOUT_S)
+        except ChildTimeout as error:
+            raise self._too_long() from error
+        except ChildCrash as error:
+            raise ToolFailure("The statement made SQLite fail; nothing was written. Simplify it.") from error
+
+    def _too_long(self) -> ToolFailure:
+        return ToolFailure(
+            f"The export ran longer than {self._limits.export_timeout_s:g} s and was stopped; "
+            "nothing was written. Add a WHERE clause or a LIMIT."
+        )
+
+
+def _taken(name: str) -> ToolFailure:
+    return ToolFailure(f"{name!r} exists already and is not replaced. Choose another name.")
