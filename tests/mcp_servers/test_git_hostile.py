@@ -155,6 +155,17 @@ def lazy_objects(folder: Path, program: str) -> None:
     (folder / ".git/objects" / blob[:2] / blob[2:]).unlink()
 
 
+def signed(folder: Path, program: str) -> None:
+    """A commit with a signature, and a program to check it."""
+    for key, value in (("log.showSignature", "true"), ("gpg.program", program), ("commit.gpgSign", "true")):
+        git(folder, "config", key, value)
+    head, _, message = git(folder, "cat-file", "commit", "HEAD").partition("\n\n")
+    signature = "gpgsig -----BEGIN PGP SIGNATURE-----\n \n AAAA\n -----END PGP SIGNATURE-----"
+    content = f"{head}\n{signature}\n\n{message}".encode()
+    name = git(folder, "hash-object", "-t", "commit", "-w", "--stdin", given=content).strip()
+    git(folder, "update-ref", "HEAD", name)
+
+
 HOSTILE: dict[str, Arrange] = {
     "fsmonitor": set_config("core.fsmonitor"),
     "external diff": set_config("diff.external"),
@@ -164,15 +175,7 @@ HOSTILE: dict[str, Arrange] = {
     "aliases": lambda folder, program: [
         git(folder, "config", f"alias.{name}", f"!{program}") for name in ("status", "log", "diff", "show")
     ],
-    "signatures": lambda folder, program: [
-        git(folder, "config", key, value)
-        for key, value in (
-            ("log.showSignature", "true"),
-            ("gpg.program", program),
-            ("commit.gpgSign", "true"),
-            ("gpg.format", "openpgp"),
-        )  # fmt: skip
-    ],
+    "signatures": signed,
     "text conversion": named_in_attributes("diff", "textconv", "command"),
     "text conversion of this clone": named_in_attributes("diff", "textconv", "command", everywhere=True),
     "filters": named_in_attributes("filter", "clean", "smudge", "process"),
@@ -209,6 +212,7 @@ async def test_no_program_that_the_repository_names_is_run(name: str, repository
         ("hooks", "commit -q --allow-empty -m x"),
         ("an included file", "status"),
         ("a submodule", "status"),
+        ("signatures", "log"),
         ("aliases", "st"),
     ],
 )
@@ -435,6 +439,14 @@ async def test_hidden_characters_and_escape_codes_are_taken_out(repository: Path
         text, is_error = await ask(tool)
         assert not is_error
         assert not set(text) & {"\x1b", "\u202e", chr(0xE0000 + ord("o"))}
+
+
+async def test_a_commit_message_has_no_escape_codes(repository: Path, ask: Ask) -> None:
+    await ask("git_add", paths=["."])
+    text, is_error = await ask("git_commit", message="Red \x1b[31mtext")
+    assert is_error
+    assert "control characters" in text
+    assert "Red" not in git(repository, "log", "--format=%B")
 
 
 async def test_no_environment_variable_reaches_git(
