@@ -17,7 +17,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import anyio.to_thread
@@ -149,9 +149,9 @@ def strict_server(
             # The specification makes an unknown tool a protocol error; a grammar cannot produce one.
             raise MCPError(types.INVALID_PARAMS, _unknown_tool(params.name, by_name))
         try:
-            call = partial(tool.function, **tool.parse(params.arguments or {}))
+            arguments = tool.parse(params.arguments or {})
             with reporting(ctx.session.report_progress):
-                result = await _performed(call, limiter)
+                result = await _performed(tool.function, arguments, limiter)
         except ToolFailure as failure:
             return _error_result(str(failure))
         return types.CallToolResult(content=result.as_content(), structured_content=result.model_dump(mode="json"))
@@ -178,11 +178,15 @@ def strict_server(
     )
 
 
-async def _performed(call: Callable[[], Any], limiter: anyio.CapacityLimiter) -> ToolResult:
-    if inspect.iscoroutinefunction(call.func if isinstance(call, partial) else call):
+async def _performed(
+    function: ToolFunction, arguments: dict[str, Any], limiter: anyio.CapacityLimiter
+) -> ToolResult:
+    if inspect.iscoroutinefunction(function):
         async with limiter:
-            return await call()
-    return await anyio.to_thread.run_sync(call, limiter=limiter)
+            return await function(**arguments)
+    return await anyio.to_thread.run_sync(
+        partial(cast("Callable[..., ToolResult]", function), **arguments), limiter=limiter
+    )
 
 
 def _error_result(text: str) -> types.CallToolResult:

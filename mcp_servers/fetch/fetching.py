@@ -6,6 +6,7 @@ import ssl
 import time
 from collections import OrderedDict
 from dataclasses import dataclass
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -179,7 +180,7 @@ class Fetcher:
             )
         return answer["title"], answer["text"]
 
-    async def _asked(self, request: dict[str, str], url: str) -> dict[str, str]:
+    async def _asked(self, request: dict[str, str], url: str) -> dict[str, Any]:
         try:
             return await anyio.to_thread.run_sync(self._child.call, request, self._limits.extract_seconds)
         except (ChildTimeout, ChildCrash) as error:

@@ -97,8 +97,12 @@ def open_file(parent: int, parts: PathParts) -> Iterator[BinaryIO]:
         fd = os.open(parts[-1], FILE_FLAGS, dir_fd=parent)
     except OSError as error:
         fail(error, parent, parts)
+    try:
+        check_regular(os.fstat(fd), parts)  # before fdopen, which fails on a folder with an error of its own
+    except BaseException:
+        os.close(fd)
+        raise
     with os.fdopen(fd, "rb") as file:
-        check_regular(os.fstat(fd), parts)
         yield file
 
 

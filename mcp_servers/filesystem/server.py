@@ -27,6 +27,7 @@ READ_ONLY = " Nothing can be changed."
 # About 5,000 tokens of prose, so that a page fits a small model's 8,192 with room to answer.
 DEFAULT_LINES = 500
 MAX_LINES = 10_000
+MAX_OFFSET = 1_000_000_000
 DEFAULT_TREE_DEPTH = 3
 
 FilePath = Annotated[str, Field(description="Path of a file, like 'notes/todo.md'.")]
@@ -58,7 +59,7 @@ class ReadTools:
     def read_text_file(
         self,
         path: FilePath,
-        offset: Annotated[int, Field(ge=1, description="First line to read.")] = 1,
+        offset: Annotated[int, Field(ge=1, le=MAX_OFFSET, description="First line to read.")] = 1,
         limit: Annotated[int, Field(ge=1, le=MAX_LINES, description="Number of lines.")] = DEFAULT_LINES,
         tail: Annotated[int, Field(ge=0, le=MAX_LINES, description="Read the last N lines instead.")] = 0,
     ) -> TextWindow:

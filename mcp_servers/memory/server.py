@@ -50,7 +50,9 @@ Name = Annotated[str, Field(min_length=1, description="Name of an entity.")]
 Texts = Annotated[list[str], Field(max_length=MAX_ITEMS, description="Short facts.")]
 SomeTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS, description="Short facts.")]
 Names = Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS, description="Names of entities.")]
-Offset = Annotated[int, Field(ge=0, description="From the last answer; 0 at first.")]
+# SQLite's integers end there.
+LARGEST = 2**63 - 1
+Offset = Annotated[int, Field(ge=0, le=LARGEST, description="From the last answer; 0 at first.")]
 
 
 class _Argument(BaseModel):
@@ -121,9 +123,7 @@ class Store:
         self._child = child
         self._read_only = read_only
 
-    def read_graph(
-        self, after: Annotated[int, Field(ge=0, description="From the last answer; 0 at first.")] = 0
-    ) -> Graph:
+    def read_graph(self, after: Offset = 0) -> Graph:
         """List the whole memory, page by page."""
         return Graph(**self.ask("read_graph", after=after))
 
@@ -140,7 +140,7 @@ class Store:
     def list_changes(
         self,
         entity: Annotated[str, Field(description="Only changes of this entity; empty: all.")] = "",
-        before: Annotated[int, Field(ge=0, description="From the last answer; 0 at first.")] = 0,
+        before: Offset = 0,
     ) -> History:
         """List past additions and deletions, latest first."""
         return History(**self.ask("list_changes", name=entity and clean_name(entity), before=before))

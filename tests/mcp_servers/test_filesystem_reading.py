@@ -325,3 +325,16 @@ async def test_matches_are_capped(root: Path) -> None:
         for regex in (False, True):
             text, _ = await asker(client)("search_text", text="x", regex=regex)
             assert text.count("\n") == 3 and "stopped at a limit" in text
+
+
+async def test_a_folder_is_no_file_and_no_descriptor_is_left(root: Path) -> None:
+    (root / "folder").mkdir(exist_ok=True)
+    async with Client(build_server(str(root), write=True)) as client:
+        ask = asker(client)
+        await ask("read_text_file", path="folder")
+        before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
+        for tool, more in (("read_text_file", {}), ("edit_file", {"old_text": "a", "new_text": "b"})):
+            text, is_error = await ask(tool, path="folder", **more)
+            assert is_error
+            assert "folder" in text
+        assert not before or len(os.listdir("/proc/self/fd")) == before
