@@ -3,10 +3,10 @@
     python -m tests.mcp_servers.fuzzing --seconds 60            # each server
     python -m tests.mcp_servers.fuzzing git memory --seconds 10
 
-Two thirds of the calls fit the tool's published schema, with texts mixed in that a tool may take for its own; the
-others are any JSON. What counts as a failure: no answer in time, a protocol error other than "invalid parameters",
-a traceback on standard error, an answer that its output schema forbids, a server that is gone or that no longer
-answers an ordinary call afterwards.
+Three quarters of the calls fit the tool's published schema, with texts mixed in that a tool takes for its own or
+that are known to hurt; the others are any JSON. A failure is: no answer in time, a protocol error other
+than "invalid parameters", a traceback on standard error, an answer that its output schema forbids, a server that
+is gone or that no longer answers an ordinary call afterwards.
 """
 
 from __future__ import annotations
@@ -33,19 +33,12 @@ from jsonschema import Draft202012Validator
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.shared.exceptions import MCPError
 
+from tests.mcp_servers.fuzz_words import OWN_WORDS, WORDS
 from tests.mcp_servers.git_repository import new_repository
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CALL_TIMEOUT_S = 45.0
 """Above every server's own limits: a call that takes longer hangs."""
-WORDS = (
-    "", ".", "..", "/", "../../etc/passwd", "a/b", "src/main.py", "readme.md", ".git/config", "HEAD", "HEAD~1",
-    "main", "--help", "-c", "*", "**/*.md", "(a+)+$", "[", "\\", "\0", "\n", "\u202e", "\ud7ff", "\U000e0041",
-    "%2e%2e", "select 1", "select * from orders", "drop table orders", "pragma journal_mode", "attach 'x' as y", "1 + 1",
-    "9**9**9", "2026-03-01", "2026-03-29T02:30", "Europe/Berlin", "kilometer", "degC", "3 days ago", "print(1)",
-    "while True: pass", "import os", "http://127.0.0.1", "http://[::1]", "file:///etc/passwd", "http://localhost:1",
-    "Ann Lee", "lives in", '"quoted phrase"', "-excluded", "NEAR(a b)", "a" * 5_000, "NaN", "1e400",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -72,46 +65,52 @@ def world() -> Iterator[dict[str, Served]]:
         (folder / "files").mkdir()
         (folder / "files/readme.md").write_text("# Title\n\nSome words.\n")
         (folder / "exports").mkdir()
-        shop = [str(folder / "shop.db"), "--write", "--export", str(folder / "exports")]
-        index = ["--index", str(folder / "search.db")]
+        shop = [str(folder / "shop.db"), "--write", "--export", str(folder / "exports"), "--timeout", "0.5"]
+        files = str(folder / "files")
+        git = [str(repository), "--write", "--author", "A <a@example.org>"]
         yield {
             "fetch": Served([], "fetch", {"url": "http://127.0.0.1"}),
-            "filesystem": Served([str(folder / "files"), "--write"], "list_directory"),
-            "git": Served([str(repository), "--write", "--author", "A <a@example.org>"], "git_branches"),
+            "filesystem": Served([files, "--write"], "list_directory"),
+            "git": Served(git, "git_branches"),
             "memory": Served([str(folder / "memory.db")], "read_graph"),
             "python": Served(["--seconds", "0.5"], "run_python", {"code": "1 + 1"}),
-            "search": Served([str(folder / "files"), *index], "search", {"query": "words"}),
-            "sqlite": Served([*shop, "--timeout", "0.5"], "list_tables"),
+            "search": Served([files, "--index", str(folder / "search.db")], "search", {"query": "words"}),
+            "sqlite": Served(shop, "list_tables"),
             "time": Served(["--zone", "UTC"], "calculate", {"expression": "1 + 1"}),
         }
 
 
-def fitting(schema: Mapping[str, Any], root: Mapping[str, Any]) -> st.SearchStrategy[Any]:
+def fitting(
+    schema: Mapping[str, Any], root: Mapping[str, Any], own: Mapping[str, tuple[str, ...]], name: str = ""
+) -> st.SearchStrategy[Any]:
     """Return values that fit a schema of our tools (hypothesis-jsonschema 0.23 fails with hypothesis 6.170).
 
     Raises:
         ValueError: The schema has a kind that no tool had when this was written.
     """
     if "$ref" in schema:
-        return fitting(root["$defs"][schema["$ref"].rsplit("/", 1)[1]], root)
+        return fitting(root["$defs"][schema["$ref"].rsplit("/", 1)[1]], root, own, name)
     if "enum" in schema or "const" in schema:
         return st.sampled_from(schema.get("enum", [schema.get("const")]))
     if "anyOf" in schema:
-        return st.one_of([fitting(each, root) for each in schema["anyOf"]])
+        return st.one_of([fitting(each, root, own, name) for each in schema["anyOf"]])
     match schema.get("type"):
         case "object":
-            fields = {name: fitting(each, root) for name, each in schema.get("properties", {}).items()}
+            fields = {name: fitting(each, root, own, name) for name, each in schema.get("properties", {}).items()}
             needed = schema.get("required", [])
             optional = {name: each for name, each in fields.items() if name not in needed}
             return st.fixed_dictionaries({name: fields[name] for name in needed}, optional=optional)
         case "array":
-            items = fitting(schema["items"], root)
+            items = fitting(schema["items"], root, own, name)
             return st.lists(items, min_size=schema.get("minItems", 0), max_size=min(4, schema.get("maxItems", 4)))
         case "string":
             shortest, longest = schema.get("minLength", 0), schema.get("maxLength", 10**6)
-            words = [word for word in WORDS if shortest <= len(word) <= longest]
             texts = st.text(min_size=shortest, max_size=min(40, longest))
-            return st.one_of(st.sampled_from(words), texts) if words else texts
+            known = [
+                [word for word in words if shortest <= len(word) <= longest]
+                for words in (*6 * (own.get(name, ()),), WORDS)
+            ]
+            return st.one_of([*(st.sampled_from(words) for words in known if words), texts])
         case "integer":
             return st.integers(schema.get("minimum"), schema.get("maximum"))
         case "number":
@@ -133,15 +132,17 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
-def calls_of(tools: list[types.Tool]) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
+def calls_of(
+    tools: list[types.Tool], own: Mapping[str, tuple[str, ...]]
+) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
     """Return calls that fit, calls that nearly do, and calls that do not."""
 
     def of(tool: types.Tool) -> st.SearchStrategy[tuple[str, dict[str, Any]]]:
         names = list(tool.input_schema.get("properties", {}))
-        right = fitting(tool.input_schema, tool.input_schema)
+        right = fitting(tool.input_schema, tool.input_schema, own)
         odd = st.dictionaries(st.sampled_from(names) if names else st.text(max_size=8), JSON, max_size=5)
         any_json = st.dictionaries(st.text(max_size=8), JSON, max_size=4)
-        return st.tuples(st.just(tool.name), st.one_of(right, right, odd | any_json))
+        return st.tuples(st.just(tool.name), st.one_of(right, right, right, odd | any_json))
 
     return st.one_of([of(tool) for tool in tools])
 
@@ -245,7 +246,7 @@ def fuzz(name: str, served: Served, *, seconds: float, start: int, max_calls: in
             max_examples=max_calls, deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         )  # fmt: skip
-        @given(calls_of(tools))
+        @given(calls_of(tools, OWN_WORDS[name]))
         def go_on(call: tuple[str, dict[str, Any]]) -> None:
             if time.monotonic() > deadline:
                 raise TimeIsOver

@@ -37,4 +37,4 @@ SCHEMA = {
 
 @given(st.data())
 def test_what_is_called_fitting_fits(data: st.DataObject) -> None:
-    Draft202012Validator(SCHEMA).validate(data.draw(fitting(SCHEMA, SCHEMA)))
+    Draft202012Validator(SCHEMA).validate(data.draw(fitting(SCHEMA, SCHEMA, {"text": ("words",)})))

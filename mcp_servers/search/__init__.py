@@ -1,0 +1,1 @@
+"""MCP server for full-text search in one folder."""

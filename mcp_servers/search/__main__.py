@@ -1,0 +1,44 @@
+"""`python -m mcp_servers.search FOLDER [--index FILE] [--include GLOB ...] [--exclude GLOB ...] [--http ...]`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from mcp_servers.failures import StartError
+from mcp_servers.serving import add_transport_arguments, serve
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve the folder."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mcp_servers.search",
+        description="Serve full-text search in the files below FOLDER over MCP. Text, Markdown, code, HTML and "
+        "PDF are read; names that begin with a dot, node_modules, __pycache__ and links are skipped.",
+        epilog="A GLOB without a slash is compared with names, one with a slash with whole paths; * crosses "
+        "slashes, and case is ignored. What matches a folder matches all that is in it.",
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="the folder to search in")
+    parser.add_argument("--index", metavar="FILE", help="the index file (default: one in the user's cache)")
+    parser.add_argument(
+        "--include", metavar="GLOB", nargs="+", action="extend", default=[], help="index only these, like '*.md'"
+    )
+    parser.add_argument(
+        "--exclude", metavar="GLOB", nargs="+", action="extend", default=[], help="leave these out, like 'build'"
+    )
+    add_transport_arguments(parser)
+    options = parser.parse_args(arguments)
+
+    from mcp_servers.search.server import build_server
+
+    try:
+        server = build_server(
+            options.folder, index=options.index, include=options.include, exclude=options.exclude
+        )
+        serve(server, options)
+    except StartError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,161 @@
+"""Asking the index: which passages match, in what order, and which of their lines to show."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from mcp_servers.search.policy import Limits, Status
+from mcp_servers.search.queries import Query, matching_all, matching_any, plain_words
+
+# Control characters mark matches: indexed text has none.
+MATCH_BEGINS, MATCH_ENDS = "\x02", "\x03"
+_MATCH = re.compile(f"{MATCH_BEGINS}([^{MATCH_ENDS}]*){MATCH_ENDS}")
+_MARKS = re.compile(f"[{MATCH_BEGINS}{MATCH_ENDS}]")
+BODY_COLUMN = 2
+# Lines shown at least, if the passage has them: a matching line alone says little.
+MIN_SNIPPET_LINES = 2
+
+# CROSS JOIN keeps the order: FTS5 finds and ranks, the others are looked up by key (https://sqlite.org/optoverview.html).
+BELOW_PATH = "(:path = '' OR files.path = :path OR substr(files.path, 1, length(:path) + 1) = :path || '/')"
+FROM_MATCHES = f"""
+FROM words CROSS JOIN passages ON passages.id = words.rowid CROSS JOIN files ON files.id = passages.file_id
+WHERE words MATCH :match AND (:kind = '' OR files.kind = :kind) AND {BELOW_PATH}
+"""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where to search: below a path (empty: everywhere), in files with an extension (empty: any)."""
+
+    path: str = ""
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a passage, as it is shown."""
+
+    number: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A passage that matches."""
+
+    path: str
+    stamp: str
+    status: Status
+    problem: str
+    page: int
+    first_line: int
+    last_line: int
+    heading: str
+    score: float
+    lines: list[Line]
+
+
+@dataclass(frozen=True)
+class Found:
+    """One page of hits."""
+
+    hits: list[Hit]
+    n_passages: int
+    n_files: int
+    has_all_words: bool
+    """Whether the passages have all words of the query; else none does, and they have some."""
+    has_more: bool
+
+
+def find(connection: sqlite3.Connection, query: Query, place: Place, page: int, limits: Limits) -> Found:
+    """Return the page of best passages, from 1; at most a few of each file, if there are several."""
+    for has_all_words in (True, False):
+        match = (matching_all if has_all_words else matching_any)(query)
+        asked = {"match": match, "kind": place.kind, "path": place.path}
+        n_passages, n_files = connection.execute(
+            f"SELECT count(*), count(DISTINCT files.id) {FROM_MATCHES}", asked
+        ).fetchone()
+        if n_passages:
+            break
+    first = (page - 1) * limits.hits_per_page
+    per_file = limits.hits_per_file if n_files > 1 else n_passages
+    best = list(_best(connection, asked, first + limits.hits_per_page + 1, per_file))
+    shown = best[first : first + limits.hits_per_page]
+    words = plain_words(query)
+    hits = [_hit(connection, rowid, -rank, match, words, limits) for rowid, rank in shown]
+    return Found(hits, n_passages, n_files, has_all_words, len(best) > first + len(shown))
+
+
+def _best(
+    connection: sqlite3.Connection, asked: dict[str, str], count: int, per_file: int
+) -> Iterator[tuple[int, float]]:
+    """Yield at most `count` passages and their ranks, best first."""
+    n_of_file = Counter[int]()
+    n_found = 0
+    for rowid, rank, file_id in connection.execute(
+        f"SELECT words.rowid, words.rank, files.id {FROM_MATCHES} ORDER BY words.rank", asked
+    ):
+        n_of_file[file_id] += 1
+        if n_of_file[file_id] <= per_file:
+            yield rowid, rank
+            n_found += 1
+            if n_found == count:
+                return
+
+
+def _hit(
+    connection: sqlite3.Connection, rowid: int, score: float, match: str, words: Sequence[str], limits: Limits
+) -> Hit:
+    path, stamp, status, problem, page, first, last, heading, marked = connection.execute(
+        "SELECT files.path, stamp, status, problem, page, first_line, last_line, heading, "
+        f"highlight(words, {BODY_COLUMN}, :begin, :end) "
+        "FROM words CROSS JOIN passages ON passages.id = words.rowid CROSS JOIN files ON files.id = file_id "
+        "WHERE words MATCH :match AND words.rowid = :rowid",
+        {"begin": MATCH_BEGINS, "end": MATCH_ENDS, "match": match, "rowid": rowid},
+    ).fetchone()
+    lines = snippet(marked, first, words, limits) if first else []
+    return Hit(path, stamp, status, problem, page, first, last, heading, score, lines)
+
+
+def snippet(marked: str, first_line: int, words: Sequence[str], limits: Limits) -> list[Line]:
+    """Return the lines that match best, with their numbers.
+
+    Args:
+        marked: The passage, with its matches between marks; there are none if only path, heading or parts match.
+        first_line: Number of its first line.
+        words: What to look for where nothing is marked, in small letters.
+        limits: How many lines, and how much of each.
+    """
+    lines = marked.split("\n")
+    worth = [len({match.casefold() for match in _MATCH.findall(line)}) for line in lines]
+    if not any(worth):
+        worth = [sum(word in line.casefold() for word in words) for line in lines]
+    by_worth = sorted(range(len(lines)), key=lambda index: (-worth[index], index))
+    chosen = {index for index in by_worth[: limits.snippet_lines] if worth[index]}
+    after = (max(chosen) if chosen else -1) + 1
+    for index in range(after, len(lines)):
+        if len(chosen) >= MIN_SNIPPET_LINES:
+            break
+        if lines[index].strip():
+            chosen.add(index)
+    return [
+        Line(first_line + index, excerpt(lines[index], words, limits.max_line_chars)) for index in sorted(chosen)
+    ]
+
+
+def excerpt(marked: str, words: Sequence[str], max_chars: int) -> str:
+    """Return a line without marks, cut around its first match if it is too long."""
+    line = _MARKS.sub("", marked).rstrip()
+    if len(line) <= max_chars:
+        return line
+    position = marked.find(MATCH_BEGINS)  # no mark is before it, so it is a position in `line` too
+    if position < 0:
+        folded = line.lower()
+        position = min((at for word in words if (at := folded.find(word)) >= 0), default=0)
+    start = max(0, min(position - max_chars // 3, len(line) - max_chars))
+    text = line[start : start + max_chars]
+    return f"{'... ' if start else ''}{text}{' ...' if start + max_chars < len(line) else ''}"

@@ -1,0 +1,254 @@
+"""The index: one SQLite file with a full-text table (FTS5), which several servers may share.
+
+A passage is a row of `words`, with the path and the headings beside its text, so that a query may mix words of
+all three. Write-ahead logging lets searches run while a refresh writes. Every change is one short transaction that
+takes the lock when it begins, so `kill -9` at any moment leaves the index as it was between two of them.
+
+It is a cache: all of it can be made again from the folder. It holds the files' text, so only its user may read it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import quote
+
+import platformdirs
+
+from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.search.identifiers import parts_in
+from mcp_servers.search.passages import Passage
+from mcp_servers.search.policy import Status
+
+# "aksi", agentkit search index: tells our files from others (https://sqlite.org/pragma.html#pragma_application_id).
+APPLICATION_ID = 0x616B7369
+# Counts up whenever the schema, or what the columns are made of, changes; an older index is then made anew.
+SCHEMA_VERSION = 1
+NAME_CHARS = 32
+FILE_MODE = 0o600
+FOLDER_MODE = 0o700
+# How long to wait for another server's transaction, which takes about a second at most.
+BUSY_S = 20.0
+# Virtual machine steps between looks at the clock.
+STEPS_PER_CHECK = 10_000
+
+SCHEMA = (
+    "CREATE TABLE facts(name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    "CREATE TABLE files(id INTEGER PRIMARY KEY, path TEXT NOT NULL UNIQUE, kind TEXT NOT NULL, "
+    "stamp TEXT NOT NULL, is_settled INTEGER NOT NULL, "
+    "status TEXT NOT NULL, problem TEXT NOT NULL, text_bytes INTEGER NOT NULL)",
+    "CREATE TABLE passages(id INTEGER PRIMARY KEY, file_id INTEGER NOT NULL, page INTEGER NOT NULL, "
+    "first_line INTEGER NOT NULL, last_line INTEGER NOT NULL)",
+    "CREATE INDEX passages_of_file ON passages(file_id)",
+    "CREATE VIRTUAL TABLE words USING fts5("
+    "path, heading, body, parts, tokenize = 'unicode61 remove_diacritics 2')",
+    # A word in a path or heading says more than one in the text. Measured on agentkit's own files: the definition
+    # of a name comes first in 79 of 100 searches for it (with equal weights in 51), the function from whose
+    # documentation four words are in 70 (74).
+    "INSERT INTO words(words, rank) VALUES ('rank', 'bm25(2.0, 5.0, 1.0, 1.0)')",
+)
+TABLES = ("facts", "files", "passages", "words")
+
+
+@dataclass(frozen=True)
+class IndexedFile:
+    """A file as the index keeps it."""
+
+    path: str
+    kind: str
+    stamp: str
+    is_settled: bool
+    """Whether an equal stamp means an equal file; if not, the next refresh reads it again."""
+    status: Status
+    problem: str
+    passages: Sequence[Passage]
+
+    @property
+    def text_bytes(self) -> int:
+        """The text that the index holds of it."""
+        return sum(len(passage.text.encode()) for passage in self.passages)
+
+
+class Index:
+    """The index file of one folder."""
+
+    def __init__(self, path: Path, subject: Mapping[str, object]) -> None:
+        """Open the index, or create it.
+
+        Args:
+            path: The file; its folder exists.
+            subject: What is indexed; an index of something else is refused.
+
+        Raises:
+            StartError: The file cannot be used.
+        """
+        self._path = path
+        self._subject = json.dumps(subject, sort_keys=True)
+        self.prepare()
+
+    def prepare(self) -> None:
+        """Create the file if it is not there, as after somebody emptied the cache.
+
+        Raises:
+            StartError: The file is no index of this folder, is damaged, or cannot be written.
+        """
+        shown = repr(str(self._path))
+        try:
+            _create_file(self._path)
+            self._create_tables()
+            if stat.S_IMODE(os.stat(self._path).st_mode) != FILE_MODE:  # only now is it known to be ours
+                os.chmod(self._path, FILE_MODE)
+        except OSError as error:
+            raise StartError(f"cannot use the index {shown}: {error.strerror}.") from error
+        except sqlite3.Error as error:
+            raise StartError(
+                f"cannot use {shown} as an index: {error}. Name another --index; a damaged index can be deleted."
+            ) from error
+
+    @contextmanager
+    def reading(self, timeout_s: float) -> Iterator[sqlite3.Connection]:
+        """Yield a connection that sees one state of the index.
+
+        Raises:
+            ToolFailure: Reading takes too long, or the index cannot be read.
+        """
+        connection = None
+        try:
+            connection = self._connect()
+            deadline = time.monotonic() + timeout_s
+            connection.set_progress_handler(lambda: time.monotonic() > deadline, STEPS_PER_CHECK)
+            connection.execute("BEGIN")
+            yield connection
+        except sqlite3.Error as error:
+            if str(error) == "interrupted":
+                raise ToolFailure(f"This took longer than {timeout_s:g} s. Use fewer and rarer words.") from error
+            raise ToolFailure(f"The index cannot be read ({error}). Call refresh, or tell the user.") from error
+        finally:
+            if connection is not None:
+                connection.close()
+
+    @contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Yield a connection in a transaction, which is committed unless the body fails."""
+        connection = self._connect()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            yield connection
+            connection.execute("COMMIT")
+        finally:
+            connection.close()  # rolls back what was not committed
+
+    def _connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(
+            f"file:{quote(str(self._path))}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None
+        )
+        connection.execute("PRAGMA trusted_schema = OFF")
+        # With write-ahead logging this loses the last transactions at a power failure, never the index.
+        connection.execute("PRAGMA synchronous = NORMAL")
+        return connection
+
+    def _create_tables(self) -> None:
+        with closing(self._connect()) as connection:
+            self._check_application(connection)
+            if connection.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+                connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN IMMEDIATE")
+            if connection.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
+                self._fill_schema(connection)
+            if fact(connection, "subject") != self._subject:
+                raise StartError(
+                    f"{str(self._path)!r} is the index of another folder, or was made with other --include and "
+                    "--exclude. Name another --index, or delete it."
+                )
+            connection.execute("COMMIT")
+
+    def _check_application(self, connection: sqlite3.Connection) -> None:
+        # In this order: where another server has created tables meanwhile, it has set the number with them.
+        n_tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
+        application = connection.execute("PRAGMA application_id").fetchone()[0]
+        if n_tables and application != APPLICATION_ID:
+            raise StartError(f"{str(self._path)!r} is another program's database. Name another --index.")
+
+    def _fill_schema(self, connection: sqlite3.Connection) -> None:
+        for table in TABLES:
+            connection.execute(f"DROP TABLE IF EXISTS {table}")
+        for statement in SCHEMA:
+            connection.execute(statement)
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        set_fact(connection, "subject", self._subject)
+
+
+def default_path(subject: Mapping[str, object]) -> Path:
+    """Return the index file of a folder (with its includes and excludes) in the user's cache.
+
+    Raises:
+        StartError: Its folder cannot be created.
+    """
+    name = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:NAME_CHARS]
+    folder = platformdirs.user_cache_path("agentkit") / "search"
+    try:
+        folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
+    except OSError as error:
+        raise StartError(f"cannot create {str(folder)!r} for the index: {error.strerror}. Use --index.") from error
+    return folder / f"{name}.db"
+
+
+def fact(connection: sqlite3.Connection, name: str) -> str:
+    """Return what was kept under `name`, or an empty string."""
+    row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return row[0] if row else ""
+
+
+def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Keep a value."""
+    connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
+
+
+def put_file(connection: sqlite3.Connection, file: IndexedFile) -> None:
+    """Put a file into the index in place of what it had of it; nothing, if another server has done the same."""
+    row = connection.execute("SELECT stamp, is_settled FROM files WHERE path = ?", (file.path,)).fetchone()
+    if row == (file.stamp, 1) and file.is_settled:
+        return
+    remove_file(connection, file.path)
+    cursor = connection.execute(
+        "INSERT INTO files(path, kind, stamp, is_settled, status, problem, text_bytes) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (file.path, file.kind, file.stamp, file.is_settled, file.status, file.problem, file.text_bytes),
+    )
+    file_id = cursor.lastrowid
+    path_words = f"{file.path} {parts_in(file.path)}"
+    for passage in file.passages:
+        place = (file_id, passage.page, passage.first_line, passage.last_line)
+        cursor.execute("INSERT INTO passages(file_id, page, first_line, last_line) VALUES (?, ?, ?, ?)", place)
+        row = (cursor.lastrowid, path_words, passage.heading, passage.text, parts_in(passage.text))
+        cursor.execute("INSERT INTO words(rowid, path, heading, body, parts) VALUES (?, ?, ?, ?, ?)", row)
+
+
+def remove_file(connection: sqlite3.Connection, path: str) -> None:
+    """Take a file out of the index, if it is there."""
+    ids = "SELECT passages.id FROM passages JOIN files ON files.id = file_id WHERE path = ?"
+    connection.execute(f"DELETE FROM words WHERE rowid IN ({ids})", (path,))
+    connection.execute(f"DELETE FROM passages WHERE id IN ({ids})", (path,))
+    connection.execute("DELETE FROM files WHERE path = ?", (path,))
+
+
+def _create_file(path: Path) -> None:
+    """Create an empty file that only its user can read, unless there is one.
+
+    One that exists is not opened: closing it again would free the locks of this process's connections to it
+    (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
+    """
+    try:
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, FILE_MODE))
+    except FileExistsError:
+        if not stat.S_ISREG(os.lstat(path).st_mode):
+            raise StartError(f"cannot use the index {str(path)!r}: it is not a regular file.") from None

@@ -1,0 +1,120 @@
+"""How fresh and complete the index is, and what a hit is worth now."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from datetime import UTC, datetime
+
+from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.policy import parse_path
+from mcp_servers.filesystem.root import Root, lstat
+from mcp_servers.search.background import State
+from mcp_servers.search.documents import stamp_of
+from mcp_servers.search.finding import Hit
+from mcp_servers.search.index import fact
+from mcp_servers.search.policy import Limits
+from mcp_servers.search.refreshing import Refreshed
+from mcp_servers.search.results import (
+    Freshness,
+    IndexStatus,
+    KindCount,
+    LeftOut,
+    Problem,
+    RefreshResult,
+    SearchHit,
+    SnippetLine,
+)
+
+MAX_SHOWN_KINDS = 20
+PROBLEMS = "FROM files WHERE status NOT IN ('whole', 'binary')"
+
+
+def freshness(connection: sqlite3.Connection, state: State) -> Freshness:
+    """Return of when the index is, and whether it is being refreshed by this server."""
+    refreshed = float(fact(connection, "refreshed") or 0)
+    (incomplete,) = connection.execute(f"SELECT count(*) {PROBLEMS}").fetchone()
+    return Freshness(
+        refreshed=datetime.fromtimestamp(int(refreshed), UTC).isoformat() if refreshed else "",
+        age_s=max(0, int(time.time() - refreshed)) if refreshed else 0,
+        is_running=state.is_running,
+        done_files=int(state.done),
+        total_files=state.total,
+        failure=state.failure,
+        incomplete_files=incomplete,
+    )
+
+
+def index_status(connection: sqlite3.Connection, state: State, page: int, limits: Limits) -> IndexStatus:
+    """Return what the index holds, with one page of the files that have a problem."""
+    files, binary, text_bytes = connection.execute(
+        "SELECT count(*), coalesce(sum(status = 'binary'), 0), coalesce(sum(text_bytes), 0) FROM files"
+    ).fetchone()
+    (passages,) = connection.execute("SELECT count(*) FROM passages").fetchone()
+    kinds = connection.execute(
+        "SELECT kind, count(*) FROM files GROUP BY kind ORDER BY 2 DESC, 1 LIMIT ?", (MAX_SHOWN_KINDS,)
+    )
+    problems = connection.execute(
+        f"SELECT path, status, problem {PROBLEMS} ORDER BY path LIMIT ? OFFSET ?",
+        (limits.problems_per_page + 1, (page - 1) * limits.problems_per_page),
+    ).fetchall()
+    left_out = json.loads(fact(connection, "left_out") or "{}")
+    return IndexStatus(
+        index=freshness(connection, state),
+        files=files,
+        passages=passages,
+        text_bytes=text_bytes,
+        binary_files=binary,
+        kinds=[KindCount(kind=kind, files=count) for kind, count in kinds],
+        left_out=[LeftOut(reason=reason, entries=count) for reason, count in sorted(left_out.items())],
+        problems=[
+            Problem(path=path, status=status, problem=problem)
+            for path, status, problem in problems[: limits.problems_per_page]
+        ],
+        page=page,
+        has_more=len(problems) > limits.problems_per_page,
+    )
+
+
+def refresh_result(connection: sqlite3.Connection, done: Refreshed, state: State) -> RefreshResult:
+    """Return what a refresh did, and whether it goes on."""
+    return RefreshResult(
+        is_done=not state.is_running,
+        read_files=done.n_read,
+        removed_files=done.n_removed,
+        index=freshness(connection, state),
+    )
+
+
+def shown_hit(root: Root, hit: Hit) -> SearchHit:
+    """Return a hit with what has become of its file since."""
+    return SearchHit(
+        path=hit.path,
+        page=hit.page,
+        first_line=hit.first_line,
+        last_line=hit.last_line,
+        heading=hit.heading,
+        score=round(hit.score, 2),
+        lines=[SnippetLine(line=line.number, text=line.text) for line in hit.lines],
+        note="; ".join(filter(None, (_name_only(hit), _changed(root, hit)))),
+    )
+
+
+def _name_only(hit: Hit) -> str:
+    if hit.first_line:
+        return ""
+    return f"only its name is indexed: {hit.problem}" if hit.problem else "it has no text"
+
+
+def _changed(root: Root, hit: Hit) -> str:
+    """Compare the file with the one that was indexed: a look at the disk spares a model a wrong line number."""
+    parts = parse_path(hit.path)
+    try:
+        with root.folder(parts[:-1]) as parent:
+            now = lstat(parent, parts[-1])
+    except ToolFailure:  # a folder above it is gone, or a link now
+        now = None
+    if now is None:
+        return "deleted since it was indexed; call refresh"
+    return "" if stamp_of(now) == hit.stamp else "changed since it was indexed; call refresh"

@@ -1,0 +1,108 @@
+"""The walk over the folder: which files there are now, and what was left out, counted by reason.
+
+Links are not followed and folders are opened by descriptor, as everywhere below a `Root`. A skipped folder
+(`.git`, `node_modules`) is not entered, which is most of the work saved.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.policy import MAX_DEPTH, PathParts
+from mcp_servers.filesystem.root import Root, kind_of, lstat, names_in, open_folder
+from mcp_servers.search.documents import stamp_of
+from mcp_servers.search.policy import Limits, Selection
+
+LINKS = "links"
+OTHER = "devices, pipes and sockets"
+UNREADABLE = "files and folders that cannot be opened"
+TOO_DEEP = f"folders below {MAX_DEPTH} levels"
+
+
+@dataclass(frozen=True)
+class FoundFile:
+    """A regular file to index, and what its status was on the walk."""
+
+    parts: PathParts
+    stamp: str
+
+
+@dataclass
+class Walk:
+    """What a walk found."""
+
+    files: list[FoundFile] = field(default_factory=list[FoundFile])
+    """In path order."""
+    left_out: Counter[str] = field(default_factory=Counter[str])
+    """How many entries were left out, by reason."""
+
+
+def walk(root: Root, selection: Selection, limits: Limits, report: Callable[[], None]) -> Walk:
+    """Find the files to index; `report` is called now and then, and may raise to end the walk."""
+    walker = _Walker(selection, limits, report)
+    with root.folder(()) as folder:
+        walker.enter(folder, ())
+    return walker.found
+
+
+class _Walker:
+    def __init__(self, selection: Selection, limits: Limits, report: Callable[[], None]) -> None:
+        self._selection = selection
+        self._limits = limits
+        self._report = report
+        self._n_left = limits.max_walked
+        self.found = Walk()
+
+    def enter(self, folder: int, parts: PathParts) -> None:
+        self._report()
+        names = names_in(folder, self._n_left + 1)
+        if len(names) > self._n_left:
+            self._leave_out(f"folders with entries beyond the first {self._limits.max_walked}")
+            del names[self._n_left :]
+        self._n_left -= len(names)
+        for name in names:
+            self._visit(folder, (*parts, name))
+
+    def _visit(self, parent: int, parts: PathParts) -> None:
+        try:
+            status = lstat(parent, parts[-1])
+        except OSError:  # a folder that may be listed but not entered
+            self._leave_out(UNREADABLE)
+            return
+        if status is None:  # deleted since it was listed
+            return
+        kind = kind_of(status)
+        reason = self._selection.reason_to_skip(
+            parts, is_folder=kind == "folder", max_path_bytes=self._limits.max_path_bytes
+        )
+        if reason:
+            self._leave_out(reason)
+        elif kind == "folder":
+            self._enter_folder(parent, parts)
+        elif kind != "file":
+            self._leave_out(LINKS if kind == "link" else OTHER)
+        elif len(self.found.files) == self._limits.max_files:
+            self._leave_out(f"files beyond the first {self._limits.max_files}")
+        else:
+            self.found.files.append(FoundFile(parts, stamp_of(status)))
+
+    def _enter_folder(self, parent: int, parts: PathParts) -> None:
+        if len(parts) == MAX_DEPTH:
+            self._leave_out(TOO_DEEP)
+            return
+        try:
+            folder = open_folder(parent, parts)
+        except ToolFailure:  # unreadable, or replaced since it was listed
+            self._leave_out(UNREADABLE)
+            return
+        try:
+            self.enter(folder, parts)
+        finally:
+            os.close(folder)
+
+    def _leave_out(self, reason: str) -> None:
+        self.found.left_out[reason] += 1
