@@ -75,7 +75,10 @@ class KillableChild:
         return reply["answer"]
 
     def close(self) -> None:
-        """Stop the child; a later call starts a new one."""
+        """Stop the child, and with it what it is doing; a later call starts a new one."""
+        running = self._process
+        if running is not None:
+            running.kill()  # not under the lock, which the call that it is answering holds
         with self._lock:
             self._stop()
 

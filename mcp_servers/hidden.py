@@ -1,9 +1,9 @@
 """Characters that a model reads and a person does not see are taken out of what files, pages and commits say.
 
-Instructions can be written in zero-width characters, bidirectional overrides, Unicode tags (U+E0000 to U+E007F spell
-ASCII invisibly) or runs of variation selectors, and escape codes can rewrite what a terminal shows. Source of the
-set: Unicode's Default_Ignorable_Code_Point, the bidi controls of UAX #9, C0 and C1 controls except tab and line
-ends, lone surrogates.
+Instructions can be written in zero-width characters, bidirectional overrides, Unicode tags (U+E0000 to U+E007F
+spell ASCII invisibly) or runs of variation selectors, and escape codes can rewrite what a terminal shows. The set:
+Unicode's Default_Ignorable_Code_Point, the bidi controls of UAX #9, C0 and C1 controls except tab and line ends,
+lone surrogates.
 """
 
 from __future__ import annotations

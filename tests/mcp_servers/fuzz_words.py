@@ -104,7 +104,7 @@ OWN_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
             "delete from orders",
             "insert into orders (note) values ('a')",
             "update orders set total = 2",
-            "with recursive n(i) as (select 1 union all select i + 1 from n) select count(*) from n",
+            "with recursive n(i) as (select 1 union all select i + 1 from n limit 9) select * from n",
         ),
         "table": ("orders",),
         "file": ("a.csv", "b.csv", "c.csv"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -50,3 +51,20 @@ def test_a_closed_child_starts_again(child: KillableChild) -> None:
     assert child.call(request("c"), timeout_s=30) == [1]
     child.close()
     assert child.call(request("c"), timeout_s=30) == [1]
+
+
+def test_closing_does_not_wait_for_the_request_that_runs(child: KillableChild) -> None:
+    ended: list[str] = []
+
+    def ask() -> None:
+        with pytest.raises(ChildCrash):
+            child.call(request("(a+)+$", "a" * 64 + "b"), timeout_s=600)
+        ended.append("crash")
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    while child._process is None:
+        thread.join(timeout=0.01)
+    child.close()
+    thread.join(timeout=60)
+    assert ended == ["crash"]

@@ -109,6 +109,12 @@ async def test_http_needs_the_token_and_a_known_host_and_origin(server: str, not
         (["filesystem", ".", "--http", "--token", "short"], "--token needs"),
         (["sqlite", ".", "--timeout", "0"], "--timeout must be positive"),
         (["time", "--zone", "Europe/Berln"], "'Europe/Berlin'"),
+        (["git", "/no/such/folder"], "has no folder '.git'"),
+        (["git", ".", "--author", "nobody"], "Ann Lee <ann@example.org>"),
+        (["fetch", "--allow", "localhost"], "--allow"),
+        (["memory", "/no/such/folder/memory.db"], "/no/such/folder"),
+        (["search", "/no/such/folder"], "cannot open the folder"),
+        (["python", "--seconds", "0"], "--seconds must be above 0"),
     ],
 )
 async def test_a_wrong_command_line_is_explained_without_a_traceback(arguments: list[str], problem: str) -> None:
@@ -123,7 +129,9 @@ async def test_a_wrong_command_line_is_explained_without_a_traceback(arguments: 
     assert problem in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("server", ["filesystem", "sqlite", "time"])
+@pytest.mark.parametrize(
+    "server", ["browser", "fetch", "filesystem", "git", "memory", "python", "search", "sqlite", "time"]
+)
 async def test_help_does_not_import_mcp(server: str) -> None:
     code = (
         "import sys, runpy; sys.argv = ['x', '--help']\n"

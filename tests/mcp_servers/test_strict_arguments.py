@@ -3,40 +3,79 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 from mcp import Client, MCPError
+from mcp.server.lowlevel.server import Server
 from server_harness import REPOSITORY, asker
 
 from mcp_servers import __version__
+from mcp_servers.fetch.server import build_server as fetch
 from mcp_servers.filesystem.server import build_server as filesystem
+from mcp_servers.git.server import build_server as git_server
+from mcp_servers.memory.server import build_server as memory
+from mcp_servers.python.server import build_server as python_server
+from mcp_servers.search.server import build_server as search
 from mcp_servers.sqlite.server import build_server as sqlite
 from mcp_servers.time.server import build_server as time_server
+from tests.mcp_servers.git_repository import new_repository
 
 pytestmark = pytest.mark.anyio
 
 
-@pytest.fixture(params=["filesystem", "sqlite", "time"])
-def server(request: pytest.FixtureRequest, tmp_path: Path) -> Any:
-    if request.param == "filesystem":
-        return filesystem(str(tmp_path), write=True)
-    if request.param == "time":
-        return time_server("UTC")
-    (tmp_path / "a.db").touch()
-    return sqlite(str(tmp_path / "a.db"), write=True)
+def _sqlite(folder: Path) -> Server[Any]:
+    (folder / "a.db").touch()
+    return sqlite(str(folder / "a.db"), write=True, export=str(folder))
 
 
-async def test_every_schema_is_closed_and_valid(server: Any) -> None:
+# In the order of the README's table.
+SERVERS: dict[str, Callable[[Path], Server[Any]]] = {
+    "filesystem": lambda folder: filesystem(str(folder), write=True),
+    "fetch": lambda folder: fetch(),
+    "git": lambda folder: git_server(str(new_repository(folder / "repository")), write=True),
+    "sqlite": _sqlite,
+    "memory": lambda folder: memory(str(folder / "memory.db")),
+    "search": lambda folder: search(str(folder), index=str(folder / "index.db")),
+    "python": lambda folder: python_server(),
+    "time": lambda folder: time_server("UTC"),
+}
+OPEN_WORLD = {"fetch"}
+CHANGING = {
+    "filesystem": {"write_file", "edit_file", "create_directory", "move", "delete"},
+    "git": {"git_add", "git_unstage", "git_commit", "git_create_branch", "git_switch"},
+    "sqlite": {"execute", "export_csv"},
+    "memory": {
+        "remember", "create_entities", "create_relations", "add_observations", "delete_entities",
+        "delete_observations", "delete_relations",
+    },
+    "search": {"refresh"},
+    "python": {"drop_session"},
+}  # fmt: skip
+
+
+@pytest.fixture(params=SERVERS)
+def server_name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture
+def server(server_name: str, tmp_path: Path) -> Server[Any]:
+    return SERVERS[server_name](tmp_path)
+
+
+async def test_every_schema_is_closed_and_valid(server: Any, server_name: str) -> None:
     async with Client(server) as client:
         for tool in (await client.list_tools()).tools:
             jsonschema.Draft202012Validator.check_schema(tool.input_schema)
             assert tool.input_schema["additionalProperties"] is False
             assert tool.output_schema is not None and tool.output_schema["additionalProperties"] is False
             assert tool.description and "\n" not in tool.description
-            assert tool.annotations is not None and tool.annotations.open_world_hint is False
+            assert tool.annotations is not None
+            assert tool.annotations.open_world_hint is (server_name in OPEN_WORLD)
 
 
 async def test_the_server_introduces_itself(server: Any) -> None:
@@ -45,8 +84,8 @@ async def test_the_server_introduces_itself(server: Any) -> None:
         assert client.instructions
 
 
-async def test_read_tools_are_marked_as_such_and_the_others_are_not(server: Any) -> None:
-    changing = {"write_file", "edit_file", "create_directory", "move", "delete", "execute"}
+async def test_read_tools_are_marked_as_such_and_the_others_are_not(server: Any, server_name: str) -> None:
+    changing = CHANGING.get(server_name, set())
     async with Client(server) as client:
         for tool in (await client.list_tools()).tools:
             assert tool.annotations is not None
@@ -104,17 +143,24 @@ async def test_changing_tools_are_absent_without_write(tmp_path: Path) -> None:
 
 
 async def test_the_readme_lists_the_tools_that_exist(tmp_path: Path) -> None:
-    (tmp_path / "a.db").touch()
     readme = (REPOSITORY / "mcp_servers" / "README.md").read_text(encoding="utf-8")
-    listed = re.findall(r"^\| (filesystem|sqlite|time) \| `(\w+)` \| (.*?) \|", readme, re.MULTILINE)
+    listed = re.findall(rf"^\| ({'|'.join(SERVERS)}) \| `(\w+)` \| (.*?) \|", readme, re.MULTILINE)
     existing: list[tuple[str, str, list[str]]] = []
-    servers = {
-        "filesystem": filesystem(str(tmp_path), write=True),
-        "sqlite": sqlite(str(tmp_path / "a.db"), write=True),
-        "time": time_server("UTC"),
-    }
-    for name, server in servers.items():
-        async with Client(server) as client:
+    for name, build in SERVERS.items():
+        (tmp_path / name).mkdir()
+        async with Client(build(tmp_path / name)) as client:
             tools = (await client.list_tools()).tools
             existing += [(name, tool.name, [*tool.input_schema["properties"]]) for tool in tools]
     assert [(server, tool, re.findall(r"`(\w+)", arguments)) for server, tool, arguments in listed] == existing
+
+
+def test_hidden_characters_are_those_that_the_client_takes_out() -> None:
+    """Servers stand alone, so the set is written down twice; every character is in both or in neither."""
+    from agentkit.hidden import strip_data
+    from mcp_servers.hidden import visible
+
+    selectors = set(range(0xFE00, 0xFE10))  # single ones beside other than ASCII stay
+    joiners = {0x200C, 0x200D}
+    for number in set(range(0x11_0000)) - selectors - joiners:
+        char = chr(number)
+        assert visible(char) == strip_data(char)[0], hex(number)
