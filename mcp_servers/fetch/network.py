@@ -18,8 +18,9 @@ import anyio
 import httpcore2
 
 from mcp_servers import __version__
+from mcp_servers.addresses import Address, is_public
 from mcp_servers.failures import ToolFailure
-from mcp_servers.fetch.policy import REDIRECTS, Address, Limits, Target, is_public
+from mcp_servers.fetch.policy import REDIRECTS, Limits, Target
 
 USER_AGENT = f"agentkit-fetch/{__version__}"
 ROBOTS_NAME = "agentkit-fetch"

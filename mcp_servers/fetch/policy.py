@@ -2,9 +2,8 @@
 
 A fetcher is a way into the network that it runs in: cloud metadata, admin pages on loopback, printers. A check of
 the text of a URL cannot tell: `127.1`, `2130706433` and a name that resolves to 127.0.0.1 are all the same. So a
-URL is taken apart here once, and each address that its name resolves to is held against the tables below at the
-moment of connecting (`network.py`). Tables: the IANA special-purpose address registries (RFC 6890, RFC 8190), and
-the addresses of cloud metadata services.
+URL is taken apart here once, and each address that its name resolves to is held against the tables of
+`mcp_servers.addresses` at the moment of connecting (`network.py`).
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ PORTS = frozenset({80, 443, 8080, 8443})
 MAX_URL_CHARS = 2_000
 MAX_REDIRECTS = 5
 REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 @dataclass(frozen=True)
@@ -175,42 +172,6 @@ def parse_allowed(text: str) -> str:
     if target.path != "/":
         raise StartError(f"--allow {text!r}: an origin has no path; write {target.origin}.")
     return target.origin
-
-
-_BLOCKED_V4 = tuple(
-    ipaddress.IPv4Network(block)
-    for block in (
-        "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
-        "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
-        "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-        "168.63.129.16/32",  # Azure's WireServer, an address of the public range
-    )
-)  # fmt: skip
-_GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out for hosts; whatever is outside is blocked unless it stands for an IPv4 address."""
-_BLOCKED_V6 = tuple(
-    ipaddress.IPv6Network(block)
-    for block in (
-        "2001::/23",  # protocol assignments: Teredo, benchmarking, ORCHID
-        "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20",
-    )
-)  # fmt: skip
-_NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
-_ISATAP = (0x00005EFE, 0x02005EFE)
-"""Upper half of the interface identifiers that carry an IPv4 address (RFC 5214)."""
-
-
-def is_public(address: Address) -> bool:
-    """Return whether an address is one of the public internet, and no other one in disguise."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return not any(address in block for block in _BLOCKED_V4)
-    if address.ipv4_mapped is not None:
-        return False  # no name of the public internet resolves to one
-    if address in _NAT64:  # how a network without IPv4 reaches it
-        return is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
-    if address not in _GLOBAL_V6 or any(address in block for block in _BLOCKED_V6):
-        return False
-    return (int(address) >> 32) & 0xFFFF_FFFF not in _ISATAP
 
 
 def is_text(content_type: str) -> bool:

@@ -17,13 +17,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcp import Client, StdioServerParameters, stdio_client
 
+from mcp_servers.addresses import is_public
 from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.fetch import network
 from mcp_servers.fetch.policy import (
     Limits,
     decode_text,
     is_html,
-    is_public,
     is_text,
     pages_of,
     parse_allowed,
