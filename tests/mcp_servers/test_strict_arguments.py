@@ -14,6 +14,8 @@ from mcp.server.lowlevel.server import Server
 from server_harness import REPOSITORY, asker
 
 from mcp_servers import __version__
+from mcp_servers.browser.chromium import Settings
+from mcp_servers.browser.server import build_server as browser
 from mcp_servers.fetch.server import build_server as fetch
 from mcp_servers.filesystem.server import build_server as filesystem
 from mcp_servers.git.server import build_server as git_server
@@ -42,8 +44,9 @@ SERVERS: dict[str, Callable[[Path], Server[Any]]] = {
     "search": lambda folder: search(str(folder), index=str(folder / "index.db")),
     "python": lambda folder: python_server(),
     "time": lambda folder: time_server("UTC"),
+    "browser": lambda folder: browser(["http://localhost:1"], Settings("/nonexistent", sandbox=True)),
 }
-OPEN_WORLD = {"fetch"}
+OPEN_WORLD = {"fetch", "browser"}
 CHANGING = {
     "filesystem": {"write_file", "edit_file", "create_directory", "move", "delete"},
     "git": {"git_add", "git_unstage", "git_commit", "git_create_branch", "git_switch"},
@@ -54,6 +57,10 @@ CHANGING = {
     },
     "search": {"refresh"},
     "python": {"drop_session"},
+    "browser": {
+        "open", "back", "scroll", "scroll_at", "move_to", "click", "type_text", "select_option", "press_key",
+        "click_at", "drag", "type_keys",
+    },
 }  # fmt: skip
 
 

@@ -1,0 +1,56 @@
+"""`python -m mcp_servers.browser --allow ORIGIN [--chromium PATH] [--no-sandbox] [--http ...]`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from mcp_servers.browser.chromium import Settings, find_chromium, sandbox_note
+from mcp_servers.failures import StartError
+from mcp_servers.serving import add_transport_arguments, serve
+
+# From a telephone's width to a large screen; a screenshot of the largest is at most 12 MB.
+WIDTHS = range(320, 2_561)
+HEIGHTS = range(240, 1_601)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Parse the command line and serve the browser."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mcp_servers.browser",
+        description="Serve a page in an installed Chromium over MCP. It reaches the allowed origins and nothing "
+        "else. Chromium's sandbox is on unless this runs as root or --no-sandbox is given.",
+    )
+    parser.add_argument(
+        "--allow",
+        metavar="ORIGIN",
+        action="append",
+        required=True,
+        help="origin that pages may come from and talk to, like https://example.com or http://127.0.0.1:8000; "
+        "repeat for more",
+    )
+    parser.add_argument("--chromium", metavar="PATH", help="the browser (default: the one that is installed)")
+    parser.add_argument("--width", type=int, default=1280, help="of the page in pixels (%(default)s)")
+    parser.add_argument("--height", type=int, default=800, help="of the page in pixels (%(default)s)")
+    parser.add_argument("--no-sandbox", action="store_true", help="start Chromium without its own sandbox")
+    add_transport_arguments(parser)
+    options = parser.parse_args(arguments)
+    if options.width not in WIDTHS or options.height not in HEIGHTS:
+        parser.error(f"--width goes from {WIDTHS[0]} to {WIDTHS[-1]}, --height from {HEIGHTS[0]} to {HEIGHTS[-1]}")
+
+    try:
+        sandbox, note = sandbox_note(options.no_sandbox)
+        executable = find_chromium(options.chromium)
+        from mcp_servers.browser.server import build_server
+
+        settings = Settings(executable, sandbox=sandbox, width=options.width, height=options.height)
+        server = build_server(options.allow, settings)
+        print(note, file=sys.stderr, flush=True)
+        serve(server, options)
+    except StartError as error:
+        parser.error(str(error))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Finding and starting Chromium: an installed one, never a downloaded one, with a life that ends with ours.
+
+Playwright starts it with a fresh profile in the temporary directory, removed at the end, and speaks to it through
+pipes, from the server to its driver and from there to Chromium: no debugging port is open, and when the server is
+gone, however it ended, the driver ends Chromium and removes the profile. What Chromium would write elsewhere (crash
+reports, font caches, certificates) goes nowhere, because its home is no directory. Of the server's environment,
+which may hold keys, it is given nothing but what is listed here.
+
+A link like mailto: makes Chromium run the desktop's programs: xdg-settings, to learn whether it handles the link
+itself; if not, xdg-open or xdg-email, after a dialog that nobody sees and that takes all input from the page.
+`desktop/` holds stand-ins for the three, which come first on its PATH: yes, it does; and nothing is opened.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcp_servers.failures import StartError
+
+if TYPE_CHECKING:
+    from playwright.async_api import Browser, Playwright
+
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+START_TIMEOUT_MS = 20_000
+PASSED_VARIABLES = ("TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "FONTCONFIG_FILE")
+NO_HOME = "/dev/null"
+STAND_INS = Path(__file__).parent / "desktop"
+STAND_IN_NAMES = ("xdg-email", "xdg-open", "xdg-settings")
+
+# Chromium's own services (updates, sign-in, autofill) are sent to a name that cannot exist (RFC 6761): the tunnel
+# refuses them, and can tell them from what a page asks for. Dictionaries come from the other host, come what may.
+OWN_SERVICES = "chromium.invalid"
+OWN_HOSTS = frozenset({OWN_SERVICES, "redirector.gvt1.com"})
+FLAGS = (
+    # Every connection through the tunnel, loopback included; no name is looked up, no UDP is sent. WebRTC's flag
+    # was renamed: 156 heeds the second, older ones the first. `start_browser` looks whether it held.
+    "--proxy-bypass-list=<-loopback>",
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+    "--disable-quic",
+    "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
+    "--webrtc-ip-handling-policy=disable_non_proxied_udp",
+    # Quiet. Playwright adds --no-first-run, --disable-background-networking, --disable-component-update,
+    # --disable-sync, --disable-extensions, --disable-breakpad and others.
+    "--disable-domain-reliability",
+    "--no-pings",
+    f"--gaia-url=https://{OWN_SERVICES}",
+    f"--google-url=https://{OWN_SERVICES}",
+    f"--google-apis-url=https://{OWN_SERVICES}",
+    f"--autofill-server-url=https://{OWN_SERVICES}",
+    f"--component-updater=url-source=https://{OWN_SERVICES}/",
+    # A machine without a screen; scrolling is over when it has been asked for.
+    "--disable-gpu",
+    "--disable-smooth-scrolling",
+)
+# What Playwright adds for tests: a page could open windows, and flood the browser, without end.
+UNWANTED_FLAGS = ("--disable-popup-blocking", "--disable-ipc-flooding-protection")
+
+# Candidates are the addresses at which a page could be reached by UDP: none, if WebRTC is held inside the tunnel.
+COUNT_UDP_CANDIDATES = """async () => {
+    if (!window.RTCPeerConnection) return 0;
+    const peer = new RTCPeerConnection();
+    let found = 0;
+    const ended = new Promise(end => peer.onicecandidate = event => event.candidate ? found += 1 : end());
+    peer.createDataChannel('');
+    await peer.setLocalDescription(await peer.createOffer());
+    await ended;
+    peer.close();
+    return found;
+}"""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How Chromium is started."""
+
+    executable: str
+    sandbox: bool
+    """Chromium's own sandbox around each page; it refuses to start with it as root."""
+    width: int = 1280
+    height: int = 800
+
+
+def find_chromium(path: str | None) -> str:
+    """Return the executable at `path`, or the first that is installed.
+
+    Raises:
+        StartError: there is none.
+    """
+    found = shutil.which(path) if path else next(filter(None, map(shutil.which, NAMES)), None)
+    if found is None:
+        missing = f"{path!r} is not a program" if path else f"none of {', '.join(NAMES)} is installed"
+        raise StartError(f"{missing}. Install Chromium (Debian: apt install chromium) or name it with --chromium.")
+    return os.path.abspath(found)
+
+
+def check_system() -> None:
+    """Check what the browser's walls rest on besides Chromium.
+
+    Raises:
+        StartError: this is not Linux, or the stand-ins cannot be executed.
+    """
+    if not sys.platform.startswith("linux"):
+        raise StartError("The browser server runs on Linux alone: elsewhere a page could start other programs.")
+    lost = [name for name in STAND_IN_NAMES if not os.access(STAND_INS / name, os.X_OK)]
+    if lost:
+        raise StartError(f"{', '.join(lost)} in {STAND_INS} cannot be executed; install it again, or chmod 755.")
+
+
+def sandbox_note(no_sandbox: bool) -> tuple[bool, str]:
+    """Return whether Chromium's sandbox is on, and a sentence that says so and why."""
+    if no_sandbox:
+        return False, "Chromium's sandbox is off (--no-sandbox)."
+    if hasattr(os, "geteuid") and os.geteuid() == 0:
+        return False, "Chromium's sandbox is off: it cannot be used as root."
+    return True, "Chromium's sandbox is on."
+
+
+async def launch(playwright: Playwright, settings: Settings, tunnel_port: int) -> Browser:
+    """Start Chromium with the tunnel as its only way out."""
+    return await playwright.chromium.launch(
+        executable_path=settings.executable,
+        chromium_sandbox=settings.sandbox,
+        args=[*FLAGS, f"--proxy-server=socks5://127.0.0.1:{tunnel_port}"],
+        ignore_default_args=list(UNWANTED_FLAGS),
+        env=_environment(),
+        timeout=START_TIMEOUT_MS,
+    )
+
+
+def _environment() -> dict[str, str | float | bool]:
+    passed = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    return {**passed, "HOME": NO_HOME, "PATH": f"{STAND_INS}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}

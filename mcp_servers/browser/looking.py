@@ -1,0 +1,53 @@
+"""The page as text and as a picture."""
+
+from __future__ import annotations
+
+import struct
+from contextlib import suppress
+
+from playwright.async_api import Error, Page
+
+from mcp_servers.browser.outline import outline_lines, page_of_lines
+from mcp_servers.browser.policy import Limits
+from mcp_servers.browser.references import References
+from mcp_servers.browser.results import Outline, Screenshot
+from mcp_servers.browser.running import RunningBrowser
+from mcp_servers.failures import ToolFailure
+
+# Playwright 1.65 joins the words around a <br> in the tree it makes for models ("5<br>0" becomes "50"), unless the
+# <br> is marked as what it is: presentation.
+_MARK_LINE_BREAKS = "for (const br of document.querySelectorAll('br:not([role])')) br.setAttribute('role', 'none')"
+_PNG_SIZE = struct.Struct(">II")  # width and height, after the signature and the header chunk's length and type
+_PNG_SIZE_OFFSET = 16
+
+
+async def outline(
+    browser: RunningBrowser, page: Page, *, references: References, offset: int, limits: Limits
+) -> Outline:
+    """Return the outline from line number `offset` on.
+
+    Raises:
+        ToolFailure: the page is too large, or the outline is shorter.
+    """
+    n_elements = await page.locator("*").count()
+    if n_elements > limits.max_elements:
+        raise ToolFailure(f"The page has {n_elements} elements, too many for an outline. Use screenshot.")
+    if await page.locator("body, frameset").count() == 0:  # a drawing, say, or a document that a script emptied
+        return Outline(lines=[], first_line=1, total_lines=0, **dict(await browser.account()))
+    for frame in page.frames:
+        with suppress(Error):  # a frame that is just loading
+            await frame.evaluate(_MARK_LINE_BREAKS)
+    tree = await page.aria_snapshot(mode="ai")
+    number = references.renew((page, browser.pages.documents_seen))
+    lines = outline_lines(tree, number, limits.max_line_chars)
+    if offset > max(len(lines), 1):
+        raise ToolFailure(f"The outline has {len(lines)} lines; offset {offset} is behind its end.")
+    shown = page_of_lines(lines, offset, limits.max_outline_bytes)
+    return Outline(lines=shown, first_line=offset, total_lines=len(lines), **dict(await browser.account()))
+
+
+async def screenshot(browser: RunningBrowser, page: Page) -> Screenshot:
+    """Return a picture of what can be seen."""
+    png = await page.screenshot(type="png", scale="css")
+    width, height = _PNG_SIZE.unpack_from(png, _PNG_SIZE_OFFSET)
+    return Screenshot(png, width=width, height=height)

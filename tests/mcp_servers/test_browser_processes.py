@@ -1,0 +1,231 @@
+"""The browser server's processes: whatever ends, nothing of it is left, and what is needed comes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from browser_site import CHROMIUM, Site, needs_chromium, settings, site_and_trap
+from mcp import Client
+from mcp.client.streamable_http import streamable_http_client
+from server_harness import REPOSITORY, asker
+
+from mcp_servers.browser.server import build_server
+
+pytestmark = [
+    pytest.mark.anyio,
+    needs_chromium,
+    pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes are watched by Linux's pidfd"),
+]
+
+END_TIMEOUT_MS = 20_000
+INITIALIZE = {
+    "protocolVersion": "2025-06-18",
+    "capabilities": {},
+    "clientInfo": {"name": "t", "version": "0"},
+}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with site_and_trap() as (site, _):
+        yield site
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Return the command lines of the processes below `root`, by id."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it ended while we looked
+            if entry.name.isdecimal():
+                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    below: dict[int, str] = {}
+    level = [root]
+    while level:
+        level = [pid for pid, parent in parents.items() if parent in level]
+        for pid in level:
+            with suppress(OSError):
+                below[pid] = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    return below
+
+
+def main_process(victim: str) -> int:
+    """Return the process that speaks through the debugging pipe, or Playwright's driver."""
+    sign = {"browser": "--remote-debugging-pipe", "driver": "run-driver"}[victim]
+    (found,) = [pid for pid, line in descendants(os.getpid()).items() if sign in line and "--type=" not in line]
+    return found
+
+
+def still_running(pids: list[int]) -> list[int]:
+    """Wait for processes to end; return those that do not."""
+    left = []
+    for pid in pids:
+        try:
+            watch = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            poll = select.poll()
+            poll.register(watch, select.POLLIN)
+            if not poll.poll(END_TIMEOUT_MS):
+                left.append(pid)
+        finally:
+            os.close(watch)
+    return left
+
+
+@contextmanager
+def running_server(site: Site, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], dict[int, str]]]:
+    """Run the server over stdio with an open page; yield it and the processes below it."""
+    arguments = ["--allow", site.origin, "--chromium", CHROMIUM or ""]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcp_servers.browser", *arguments],
+        cwd=REPOSITORY,
+        env={**os.environ, "TMPDIR": str(temporary)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    try:
+        request(process, 1, "initialize", INITIALIZE)
+        opened = request(process, 2, "tools/call", {"name": "open", "arguments": {"url": site.origin}})
+        assert not opened.get("isError"), opened
+        below = descendants(process.pid)
+        assert any("--remote-debugging-pipe" in line for line in below.values())
+        yield process, below
+    finally:
+        process.kill()
+        with process:  # closes the pipes and waits
+            pass
+
+
+def request(process: subprocess.Popen[str], number: int, method: str, params: dict[str, Any]) -> dict[str, Any]:
+    """Send one request and return its result."""
+    assert process.stdin is not None and process.stdout is not None
+    process.stdin.write(json.dumps({"jsonrpc": "2.0", "id": number, "method": method, "params": params}) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())["result"]
+
+
+@pytest.mark.parametrize("ending", ["end of input", "SIGTERM", "SIGKILL"])
+async def test_when_the_server_ends_the_browser_and_its_profile_are_gone(
+    ending: str, site: Site, tmp_path: Path
+) -> None:
+    with running_server(site, tmp_path) as (process, below):
+        assert list(tmp_path.iterdir())  # the profile
+        if ending == "end of input":
+            assert process.stdin is not None
+            process.stdin.close()
+        else:
+            process.send_signal(getattr(signal, ending))
+        assert still_running([process.pid, *below]) == []
+        assert process.wait() == (0 if ending == "end of input" else -getattr(signal, ending))
+        assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("victim", ["browser", "driver"])
+async def test_a_killed_browser_is_told_and_the_next_open_starts_another(victim: str, site: Site) -> None:
+    page = site.page("/field", "<input aria-label=Name>")
+    async with Client(build_server([site.origin], settings())) as client:
+        ask = asker(client)
+        assert not (await ask("open", url=page))[1]
+        assert "[e1]" in (await ask("outline"))[0]
+        browser = [pid for pid, line in descendants(os.getpid()).items() if "run-driver" not in line]
+        os.kill(main_process(victim), signal.SIGKILL)
+        assert still_running(browser) == []
+        text, is_error = await ask("type_text", ref="e1", text="Ann")
+        assert is_error and text.startswith("The browser has ended, and its page with it. Call open first.")
+        text, is_error = await ask("open", url=page)
+        assert not is_error and "the browser had ended; this is a new one" in text
+        assert "[e2]" in (await ask("outline"))[0]  # never e1 again
+        text, is_error = await ask("type_text", ref="e1", text="Ann")
+        assert is_error and "older outline" in text
+
+
+async def test_the_browser_is_gone_when_the_client_leaves(site: Site) -> None:
+    async with Client(build_server([site.origin], settings())) as client:
+        assert not (await asker(client)("open", url=site.origin))[1]
+        below = descendants(os.getpid())
+        assert any("--remote-debugging-pipe" in line for line in below.values())
+    assert still_running(list(below)) == []
+
+
+async def test_the_page_outlives_http_connections_and_not_the_http_server(site: Site) -> None:
+    arguments = ["--allow", site.origin, "--chromium", CHROMIUM or "", "--http"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcp_servers.browser", *arguments],
+        cwd=REPOSITORY,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        said = [process.stderr.readline().strip() for _ in range(3)]
+        assert said[0].startswith("Chromium's sandbox is o")
+        url, token = (line.partition(": ")[2] for line in said[1:])
+        bearer = {"authorization": f"Bearer {token}"}
+        for tool, arguments in (("open", {"url": site.origin}), ("outline", {})):
+            async with (
+                httpx2.AsyncClient(headers=bearer, timeout=60) as http,
+                Client(streamable_http_client(url, http_client=http)) as client,
+            ):
+                text, is_error = await asker(client)(tool, **arguments)
+                assert not is_error and "Home" in text
+        below = descendants(process.pid)
+        assert any("--remote-debugging-pipe" in line for line in below.values())
+        process.terminate()
+        assert still_running([process.pid, *below]) == []
+    finally:
+        process.kill()
+        process.communicate()
+
+
+async def test_a_page_whose_process_dies_is_given_up(site: Site) -> None:
+    async with Client(build_server([site.origin], settings())) as client:
+        ask = asker(client)
+        await ask("open", url=site.origin)
+        renderers = [pid for pid, line in descendants(os.getpid()).items() if "--type=renderer" in line]
+        for renderer in renderers:
+            os.kill(renderer, signal.SIGKILL)
+        assert still_running(renderers) == []
+        text, is_error = await ask("outline")
+        assert is_error and "The page crashed. Call open first." in text
+        text, is_error = await ask("open", url=site.origin)
+        assert not is_error and "the page before did not answer any more; this is a new one" in text
+        assert "Home" in (await ask("outline"))[0]
+
+
+async def test_the_browser_gets_no_keys_from_the_environment_and_no_debugging_port(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SOME_API_KEY", "secret-value")
+    async with Client(build_server([site.origin], settings())) as client:
+        assert not (await asker(client)("open", url=site.origin))[1]
+        browser = main_process("browser")
+        environment = Path(f"/proc/{browser}/environ").read_text(encoding="utf-8", errors="replace")
+        assert "HOME=/dev/null" in environment and "secret-value" not in environment
+        line = descendants(os.getpid())[browser]
+        assert "--remote-debugging-port" not in line and "--proxy-server=socks5://127.0.0.1:" in line
+
+
+async def test_the_command_line_says_whether_the_sandbox_is_on(site: Site) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "mcp_servers.browser", "--allow", site.origin, "--no-sandbox"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        stdin=subprocess.DEVNULL,
+    )
+    assert done.returncode == 0 and done.stderr == "Chromium's sandbox is off (--no-sandbox).\n"
