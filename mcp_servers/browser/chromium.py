@@ -2,9 +2,9 @@
 
 Playwright starts it with a fresh profile in the temporary directory, removed at the end, and speaks to it through
 pipes, from the server to its driver and from there to Chromium: no debugging port is open, and when the server is
-gone, however it ended, the driver ends Chromium and removes the profile. What Chromium would write elsewhere (crash
-reports, font caches, certificates) goes nowhere, because its home is no directory. Of the server's environment,
-which may hold keys, it is given nothing but what is listed here.
+gone, however it ended, the driver ends Chromium and removes the profile. What Chromium would write elsewhere
+(crash reports, font caches, certificates) goes nowhere, because its home is no directory. Of the server's
+environment, which may hold keys, it is given nothing but what is listed here.
 
 A link like mailto: makes Chromium run the desktop's programs: xdg-settings, to learn whether it handles the link
 itself; if not, xdg-open or xdg-email, after a dialog that nobody sees and that takes all input from the page.
@@ -38,7 +38,7 @@ OWN_SERVICES = "chromium.invalid"
 OWN_HOSTS = frozenset({OWN_SERVICES, "redirector.gvt1.com"})
 FLAGS = (
     # Every connection through the tunnel, loopback included; no name is looked up, no UDP is sent. WebRTC's flag
-    # was renamed: 156 heeds the second, older ones the first. `start_browser` looks whether it held.
+    # was renamed: 156 heeds the second, older ones the first. `walls.py` looks whether it held.
     "--proxy-bypass-list=<-loopback>",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
     "--disable-quic",
@@ -59,19 +59,6 @@ FLAGS = (
 )
 # What Playwright adds for tests: a page could open windows, and flood the browser, without end.
 UNWANTED_FLAGS = ("--disable-popup-blocking", "--disable-ipc-flooding-protection")
-
-# Candidates are the addresses at which a page could be reached by UDP: none, if WebRTC is held inside the tunnel.
-COUNT_UDP_CANDIDATES = """async () => {
-    if (!window.RTCPeerConnection) return 0;
-    const peer = new RTCPeerConnection();
-    let found = 0;
-    const ended = new Promise(end => peer.onicecandidate = event => event.candidate ? found += 1 : end());
-    peer.createDataChannel('');
-    await peer.setLocalDescription(await peer.createOffer());
-    await ended;
-    peer.close();
-    return found;
-}"""
 
 
 @dataclass(frozen=True)

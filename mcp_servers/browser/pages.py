@@ -56,7 +56,7 @@ class Pages:
         """The page that tools act on."""
         return self._windows[-1]
 
-    async def open_first(self) -> Page:
+    async def open_first(self) -> None:
         """Open the page at the bottom, closing all that there are."""
         windows, self._windows = self._windows, []
         for window in windows:
@@ -66,7 +66,6 @@ class Pages:
         self._windows.append(page)
         self._arrived, self._wanted = asyncio.Queue(), []
         await self._watch(page)
-        return page
 
     async def close_shown(self) -> bool:
         """Close the page if it is a window above another; return whether it was."""

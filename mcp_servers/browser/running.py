@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, suppress
 import anyio
 from playwright.async_api import BrowserContext, CDPSession, Error, async_playwright
 
-from mcp_servers.browser.chromium import COUNT_UDP_CANDIDATES, OWN_HOSTS, Settings, launch
+from mcp_servers.browser.chromium import OWN_HOSTS, Settings, launch
 from mcp_servers.browser.happenings import plain
 from mcp_servers.browser.pages import Pages
 from mcp_servers.browser.policy import AllowedOrigins, Limits, Origin
 from mcp_servers.browser.results import Account, Blocked
 from mcp_servers.browser.tunnel import Tunnel
-from mcp_servers.failures import ToolFailure
+from mcp_servers.browser.walls import check_walls
 
 # Chromium ends within a tenth of a second. What is not over by then ends with the pipe to it.
 CLOSE_TIMEOUT_S = 5.0
@@ -75,6 +75,7 @@ async def start_browser(settings: Settings, allowed: AllowedOrigins, limits: Lim
     Raises:
         playwright.async_api.Error: it does not start.
         ToolFailure: it starts, and does not keep to the tunnel.
+        TimeoutError: it starts, and does not answer.
     """
     parts = AsyncExitStack()
     try:
@@ -94,13 +95,10 @@ async def start_browser(settings: Settings, allowed: AllowedOrigins, limits: Lim
         )
         context.set_default_timeout(limits.action_timeout_s * 1_000)
         context.set_default_navigation_timeout(limits.load_timeout_s * 1_000)
+        await check_walls(context, tunnel, port)
         pages = Pages(context, allowed)
         parts.push_async_callback(_ended, pages.close)
-        page = await pages.open_first()
-        if await page.evaluate(COUNT_UDP_CANDIDATES) != 0:
-            raise ToolFailure(
-                f"{settings.executable} lets WebRTC past the tunnel, so it is not used. Take another."
-            )
+        await pages.open_first()
         return RunningBrowser(tunnel, await browser.new_browser_cdp_session(), context, pages, parts)
     except BaseException:
         await parts.aclose()

@@ -577,12 +577,21 @@ async def test_a_sandbox_that_does_not_work_is_explained(site: Site) -> None:
         assert is_error and "its sandbox does not work here. Start the server with --no-sandbox" in text
 
 
+@pytest.mark.skipif(len(socket.if_nameindex()) < 2, reason="a browser without a network has no addresses")
 async def test_a_browser_that_lets_webrtc_out_is_not_used(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    flags = tuple(flag for flag in chromium.FLAGS if "webrtc" not in flag)
-    monkeypatch.setattr(chromium, "FLAGS", flags)
+    monkeypatch.setattr(chromium, "FLAGS", tuple(flag for flag in chromium.FLAGS if "webrtc" not in flag))
     async with Client(build_server([site.origin], settings())) as client:
         text, is_error = await asker(client)("open", url=site.origin)
-        assert is_error and "lets WebRTC past the tunnel, so it is not used" in text
+        assert is_error and text == "This Chromium lets WebRTC past the tunnel, so it is not used."
+
+
+async def test_a_browser_that_does_not_use_the_tunnel_is_not_used(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chromium, "FLAGS", tuple(flag for flag in chromium.FLAGS if "bypass" not in flag))
+    async with Client(build_server([site.origin], settings())) as client:
+        text, is_error = await asker(client)("open", url=site.origin)
+        assert is_error and text.startswith("This Chromium does not go through the tunnel, so it is not used.")
 
 
 def test_the_sandbox_is_on_unless_it_cannot_or_shall_not_be(monkeypatch: pytest.MonkeyPatch) -> None:

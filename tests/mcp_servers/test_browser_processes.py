@@ -163,13 +163,8 @@ async def test_the_browser_is_gone_when_the_client_leaves(site: Site) -> None:
 
 
 async def test_the_page_outlives_http_connections_and_not_the_http_server(site: Site) -> None:
-    arguments = ["--allow", site.origin, "--chromium", CHROMIUM or "", "--http"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "mcp_servers.browser", *arguments],
-        cwd=REPOSITORY,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    command = [sys.executable, "-m", "mcp_servers.browser", "--allow", site.origin, "--http"]
+    process = subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
         said = [process.stderr.readline().strip() for _ in range(3)]
