@@ -33,9 +33,10 @@ STAND_INS = Path(__file__).parent / "desktop"
 STAND_IN_NAMES = ("xdg-email", "xdg-open", "xdg-settings")
 
 # Chromium's own services (updates, sign-in, autofill) are sent to a name that cannot exist (RFC 6761): the tunnel
-# refuses them, and can tell them from what a page asks for. Dictionaries come from the other host, come what may.
+# refuses them, and can tell them from what a page asks for. Dictionaries, and the answer to whether a login page
+# stands before the network, are asked of the other hosts, come what may.
 OWN_SERVICES = "chromium.invalid"
-OWN_HOSTS = frozenset({OWN_SERVICES, "redirector.gvt1.com"})
+OWN_HOSTS = frozenset({OWN_SERVICES, "redirector.gvt1.com", "connectivitycheck.gstatic.com"})
 FLAGS = (
     # Every connection through the tunnel, loopback included; no name is looked up, no UDP is sent. WebRTC's flag
     # was renamed: 156 heeds the second, older ones the first. `walls.py` looks whether it held.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.async_api import Error, Page
+from playwright.async_api import Error, Page, Response
 from playwright.async_api import TimeoutError as PlaywrightTimeout
 
 from mcp_servers.browser.explaining import explain
@@ -23,7 +23,7 @@ async def load(browser: RunningBrowser, page: Page, *, url: str, origin: Origin,
         ToolFailure: it cannot be had.
     """
     try:
-        response = await page.goto(url, wait_until="commit")
+        response = await _arrived(page, url)
     except Error as error:
         refused = browser.pages.happenings.refused_documents
         if refused:
@@ -40,6 +40,16 @@ async def load(browser: RunningBrowser, page: Page, *, url: str, origin: Origin,
     except PlaywrightTimeout:  # a slow page, or one whose script was kept from leaving
         return f"{opened}; it is still loading"
     return opened
+
+
+async def _arrived(page: Page, url: str) -> Response | None:
+    try:
+        return await page.goto(url, wait_until="commit")
+    except Error as error:
+        if "interrupted by another navigation" not in str(error):
+            raise
+    # The error page of the address before came only now.
+    return await page.goto(url, wait_until="commit")
 
 
 async def back(browser: RunningBrowser, page: Page) -> str:

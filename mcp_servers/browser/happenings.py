@@ -16,7 +16,7 @@ MAX_EVENTS = 10
 
 def plain(text: str, max_chars: int = MAX_QUOTED_CHARS) -> str:
     """Return a page's text on one line."""
-    flat = " ".join(visible(text).split())
+    flat = " ".join(visible(text[: 4 * max_chars]).split())
     return flat if len(flat) <= max_chars else f"{flat[:max_chars]}..."
 
 

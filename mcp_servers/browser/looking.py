@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from contextlib import suppress
 
-from playwright.async_api import Error, Page
+from playwright.async_api import Error, Frame, Page
 
 from mcp_servers.browser.outline import outline_lines, page_of_lines
 from mcp_servers.browser.policy import Limits
@@ -15,8 +15,11 @@ from mcp_servers.browser.running import RunningBrowser
 from mcp_servers.failures import ToolFailure
 
 # Playwright 1.65 joins the words around a <br> in the tree it makes for models ("5<br>0" becomes "50"), unless the
-# <br> is marked as what it is: presentation.
-_MARK_LINE_BREAKS = "for (const br of document.querySelectorAll('br:not([role])')) br.setAttribute('role', 'none')"
+# <br> is marked as what it is: presentation. The answer is how many elements and characters there are.
+_PREPARE = """() => {
+    for (const br of document.querySelectorAll('br:not([role])')) br.setAttribute('role', 'none');
+    return document.querySelectorAll('*').length + ' ' + document.documentElement.textContent.length;
+}"""
 _PNG_SIZE = struct.Struct(">II")  # width and height, after the signature and the header chunk's length and type
 _PNG_SIZE_OFFSET = 16
 
@@ -29,14 +32,13 @@ async def outline(
     Raises:
         ToolFailure: the page is too large, or the outline is shorter.
     """
-    n_elements = await page.locator("*").count()
-    if n_elements > limits.max_elements:
-        raise ToolFailure(f"The page has {n_elements} elements, too many for an outline. Use screenshot.")
     if await page.locator("body, frameset").count() == 0:  # a drawing, say, or a document that a script emptied
         return Outline(lines=[], first_line=1, total_lines=0, **dict(await browser.account()))
-    for frame in page.frames:
-        with suppress(Error):  # a frame that is just loading
-            await frame.evaluate(_MARK_LINE_BREAKS)
+    sizes = [await _prepared(frame) for frame in page.frames]
+    n_elements, n_chars = (sum(counts) for counts in zip(*sizes, strict=True))
+    if n_elements > limits.max_elements or n_chars > limits.max_page_chars:
+        size = f"{n_elements} elements and {n_chars} characters"
+        raise ToolFailure(f"The page has {size}, too many for an outline. Use screenshot.")
     tree = await page.aria_snapshot(mode="ai")
     number = references.renew((page, browser.pages.documents_seen))
     lines = outline_lines(tree, number, limits.max_line_chars)
@@ -44,6 +46,15 @@ async def outline(
         raise ToolFailure(f"The outline has {len(lines)} lines; offset {offset} is behind its end.")
     shown = page_of_lines(lines, offset, limits.max_outline_bytes)
     return Outline(lines=shown, first_line=offset, total_lines=len(lines), **dict(await browser.account()))
+
+
+async def _prepared(frame: Frame) -> tuple[int, int]:
+    """Make a frame ready for its outline; return how many elements and characters it has, or says it has."""
+    with suppress(Error):  # it is just loading
+        n_elements, _, n_chars = str(await frame.evaluate(_PREPARE)).partition(" ")
+        if n_elements.isdecimal() and n_chars.isdecimal():
+            return int(n_elements), int(n_chars)
+    return 0, 0
 
 
 async def screenshot(browser: RunningBrowser, page: Page) -> Screenshot:

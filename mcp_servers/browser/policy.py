@@ -13,6 +13,8 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from mcp_servers.addresses import Address, is_public
+
 DEFAULT_PORTS = {"http": 80, "https": 443}
 MAX_URL_CHARS = 4_096
 MAX_HOST_CHARS = 253  # RFC 1035, without the final dot
@@ -28,16 +30,8 @@ _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
 # WHATWG: a host whose last label is a number is read as an IPv4 address, in many notations.
 _ENDS_IN_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 
-# Azure's services for its own machines answer at an address that looks public.
-_CLOUD_SERVICES = frozenset({ipaddress.ip_address("168.63.129.16")})
-_GLOBAL_IPV6 = ipaddress.ip_network("2000::/3")
-# 6to4 and Teredo carry an IPv4 address inside; 3fff::/20 is for documentation, which Python 3.11 does not know.
-_IPV6_EXCEPTIONS = [ipaddress.ip_network(text) for text in ("2002::/16", "2001::/32", "3fff::/20")]
-
 # What a page may put in a frame or window without loading it from anywhere; its own requests are judged as any.
 _LOCAL_SCHEMES = ("about:", "blob:", "data:")
-
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 class BadUrl(ValueError):
@@ -65,7 +59,9 @@ class Limits:
     max_line_chars: int = 400
     """Longer lines of the outline go on in the next."""
     max_elements: int = 30_000
-    """A document with more gets no outline: three seconds, and 10 MB, of tree."""
+    """A page with more, its frames included, gets no outline: three seconds, and 10 MB, of tree."""
+    max_page_chars: int = 4_000_000
+    """The same for its text, scripts and styles included."""
 
 
 @dataclass(frozen=True, order=True)
@@ -135,17 +131,6 @@ def canonical_host(host: str) -> str:
         return ipaddress.ip_address(host).compressed
     except ValueError:
         return host.lower()
-
-
-def is_public(address: Address) -> bool:
-    """Return whether an address is one of the internet's; when in doubt it is not."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return address.is_global and not address.is_multicast and address not in _CLOUD_SERVICES
-    return (
-        address in _GLOBAL_IPV6
-        and address.is_global
-        and not any(address in network for network in _IPV6_EXCEPTIONS)
-    )
 
 
 def reachable(host: str, addresses: Sequence[Address], *, was_public: bool) -> list[Address]:

@@ -19,7 +19,8 @@ import socket
 from collections import Counter
 from dataclasses import dataclass, field
 
-from mcp_servers.browser.policy import Address, AllowedOrigins, canonical_host, is_public, reachable
+from mcp_servers.addresses import Address, is_public
+from mcp_servers.browser.policy import AllowedOrigins, canonical_host, reachable
 
 LOOPBACK = "127.0.0.1"
 CONNECT_TIMEOUT_S = 10.0

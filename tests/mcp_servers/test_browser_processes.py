@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import select
@@ -60,10 +61,10 @@ def descendants(root: int) -> dict[int, str]:
     return below
 
 
-def main_process(victim: str) -> int:
-    """Return the process that speaks through the debugging pipe, or Playwright's driver."""
+def main_process(victim: str, root: int) -> int:
+    """Return the process below `root` that speaks through the debugging pipe, or Playwright's driver."""
     sign = {"browser": "--remote-debugging-pipe", "driver": "run-driver"}[victim]
-    (found,) = [pid for pid, line in descendants(os.getpid()).items() if sign in line and "--type=" not in line]
+    (found,) = [pid for pid, line in descendants(root).items() if sign in line and "--type=" not in line]
     return found
 
 
@@ -136,22 +137,26 @@ async def test_when_the_server_ends_the_browser_and_its_profile_are_gone(
 
 
 @pytest.mark.parametrize("victim", ["browser", "driver"])
-async def test_a_killed_browser_is_told_and_the_next_open_starts_another(victim: str, site: Site) -> None:
+async def test_a_killed_browser_is_told_and_the_next_open_starts_another(
+    victim: str, site: Site, tmp_path: Path
+) -> None:
     page = site.page("/field", "<input aria-label=Name>")
-    async with Client(build_server([site.origin], settings())) as client:
-        ask = asker(client)
-        assert not (await ask("open", url=page))[1]
-        assert "[e1]" in (await ask("outline"))[0]
-        browser = [pid for pid, line in descendants(os.getpid()).items() if "run-driver" not in line]
-        os.kill(main_process(victim), signal.SIGKILL)
-        assert still_running(browser) == []
-        text, is_error = await ask("type_text", ref="e1", text="Ann")
-        assert is_error and text.startswith("The browser has ended, and its page with it. Call open first.")
-        text, is_error = await ask("open", url=page)
-        assert not is_error and "the browser had ended; this is a new one" in text
-        assert "[e2]" in (await ask("outline"))[0]  # never e1 again
-        text, is_error = await ask("type_text", ref="e1", text="Ann")
-        assert is_error and "older outline" in text
+    with running_server(site, tmp_path) as (process, below):
+        numbers = itertools.count(10)
+
+        def ask(tool: str, **arguments: Any) -> str:
+            params = {"name": tool, "arguments": arguments}
+            return request(process, next(numbers), "tools/call", params)["content"][0]["text"]
+
+        ask("open", url=page)
+        assert "[e1]" in ask("outline")
+        os.kill(main_process(victim, process.pid), signal.SIGKILL)
+        assert still_running([pid for pid, line in below.items() if "run-driver" not in line]) == []
+        ended = "The browser has ended, and its page with it. Call open first."
+        assert ask("type_text", ref="e1", text="Ann").startswith(ended)
+        assert "the browser had ended; this is a new one" in ask("open", url=page)
+        assert "[e2]" in ask("outline")  # never e1 again
+        assert "older outline" in ask("type_text", ref="e1", text="Ann")
 
 
 async def test_the_browser_is_gone_when_the_client_leaves(site: Site) -> None:
@@ -208,7 +213,7 @@ async def test_the_browser_gets_no_keys_from_the_environment_and_no_debugging_po
     monkeypatch.setenv("SOME_API_KEY", "secret-value")
     async with Client(build_server([site.origin], settings())) as client:
         assert not (await asker(client)("open", url=site.origin))[1]
-        browser = main_process("browser")
+        browser = main_process("browser", os.getpid())
         environment = Path(f"/proc/{browser}/environ").read_text(encoding="utf-8", errors="replace")
         assert "HOME=/dev/null" in environment and "secret-value" not in environment
         line = descendants(os.getpid())[browser]
