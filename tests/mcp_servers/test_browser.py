@@ -27,7 +27,7 @@ from mcp_servers.browser.policy import Limits
 from mcp_servers.browser.server import build_server
 from mcp_servers.failures import StartError
 
-pytestmark = [pytest.mark.anyio, needs_chromium]
+pytestmark = [pytest.mark.anyio, needs_chromium, pytest.mark.xdist_group("browser")]
 
 Ask = Callable[..., Awaitable[str]]
 

@@ -21,7 +21,7 @@ from mcp_servers.browser import chromium
 from mcp_servers.browser.chromium import Settings
 from mcp_servers.browser.server import build_server
 
-pytestmark = [pytest.mark.anyio, needs_chromium]
+pytestmark = [pytest.mark.anyio, needs_chromium, pytest.mark.xdist_group("browser")]
 
 # {u}: a URL of the forbidden origin, {w}: the same for a WebSocket, {p}: its port, {s}: the allowed origin.
 ELEMENTS = {

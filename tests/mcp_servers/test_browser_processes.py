@@ -9,6 +9,7 @@ import select
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ from server_harness import REPOSITORY, asker
 from mcp_servers.browser.server import build_server
 
 pytestmark = [
+    pytest.mark.xdist_group("browser"),  # one Chromium at a time
     pytest.mark.anyio,
     needs_chromium,
     pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="processes are watched by Linux's pidfd"),
@@ -86,6 +88,13 @@ def still_running(pids: list[int]) -> list[int]:
     return left
 
 
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A folder whose name leaves room for the socket of Chromium's profile (107 bytes in all)."""
+    with tempfile.TemporaryDirectory(prefix="b", dir="/tmp", ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
 @contextmanager
 def running_server(site: Site, temporary: Path) -> Iterator[tuple[subprocess.Popen[str], dict[int, str]]]:
     """Run the server over stdio with an open page; yield it and the processes below it."""
@@ -122,10 +131,10 @@ def request(process: subprocess.Popen[str], number: int, method: str, params: di
 
 @pytest.mark.parametrize("ending", ["end of input", "SIGTERM", "SIGKILL"])
 async def test_when_the_server_ends_the_browser_and_its_profile_are_gone(
-    ending: str, site: Site, tmp_path: Path
+    ending: str, site: Site, short_path: Path
 ) -> None:
-    with running_server(site, tmp_path) as (process, below):
-        assert list(tmp_path.iterdir())  # the profile
+    with running_server(site, short_path) as (process, below):
+        assert list(short_path.iterdir())  # the profile
         if ending == "end of input":
             assert process.stdin is not None
             process.stdin.close()
@@ -133,15 +142,15 @@ async def test_when_the_server_ends_the_browser_and_its_profile_are_gone(
             process.send_signal(getattr(signal, ending))
         assert still_running([process.pid, *below]) == []
         assert process.wait() == (0 if ending == "end of input" else -getattr(signal, ending))
-        assert list(tmp_path.iterdir()) == []
+        assert list(short_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("victim", ["browser", "driver"])
 async def test_a_killed_browser_is_told_and_the_next_open_starts_another(
-    victim: str, site: Site, tmp_path: Path
+    victim: str, site: Site, short_path: Path
 ) -> None:
     page = site.page("/field", "<input aria-label=Name>")
-    with running_server(site, tmp_path) as (process, below):
+    with running_server(site, short_path) as (process, below):
         numbers = itertools.count(10)
 
         def ask(tool: str, **arguments: Any) -> str:

@@ -102,7 +102,7 @@ def test_a_near_miss_does_not_show_what_it_asks_for(data: Path) -> None:
 def test_test_and_training_share_no_request_and_the_test_shows_all_tools(data: Path) -> None:
     training, test = list(read_examples(data / TRAINING)), list(read_examples(data / TEST))
     assert not {e.messages[-1].content for e in training} & {e.messages[-1].content for e in test}
-    assert {len(e.tools) for e in test if e.calls} == {15}
+    assert {len(e.tools) for e in test if e.calls} == {16}
     assert {e.split for e in test} == {"test"}
 
 
