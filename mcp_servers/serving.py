@@ -14,6 +14,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+import signal
 import socket
 import sys
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,9 @@ def _serve_stdio(server: Server[Any]) -> None:
         async with stdio_server() as (read_stream, write_stream):
             await server.run(read_stream, write_stream, server.create_initialization_options())
 
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        # A thread waits for standard input; asked to stop as usual, the server would wait for it too.
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     anyio.run(run)
 
 

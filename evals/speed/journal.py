@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.speed.agent_loop import add
+from evals.speed.peers import peer_python
 from evals.speed.results import (
     BenchmarkResult,
     Comparison,
@@ -182,7 +183,7 @@ def main() -> int:
         python = sys.executable
         if name == "langgraph" and not options.only:
             try:
-                python = str(_peer_python(options.env))
+                python = str(peer_python(options.env, PEERS))
             except subprocess.CalledProcessError as error:
                 print(f"the peer cannot be installed (pip ended with {error.returncode}); it is left out")
                 continue
@@ -205,18 +206,6 @@ def _measured(
         print(f"{name}: failed\n{done.stderr[-2000:]}")
         return None
     return {n: Step(**step) for n, step in json.loads(done.stdout.strip().splitlines()[-1]).items()}
-
-
-def _peer_python(env: Path) -> Path:
-    """Return the interpreter of the peer's environment, made if it is missing."""
-    python, marker = env / "bin" / "python", env / "peers.json"
-    wanted = json.dumps(PEERS)
-    if not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
-        print(f"installing {', '.join(PEERS)} into {env} (once) ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(env)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
-        marker.write_text(wanted, encoding="utf-8")
-    return python
 
 
 def to_result(figures: dict[str, dict[str, Step]], sizes: tuple[int, ...], repeats: int) -> BenchmarkResult:

@@ -32,6 +32,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from evals.speed.peers import peer_python
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
 PEERS = ("mcp-server-git==2026.10.19", "mcp-server-fetch==2026.10.24", "mcp-server-time==2026.10.19")
@@ -293,18 +294,6 @@ async def over_http(name: str, world: World, n_calls: int) -> Times:
         process.communicate()
 
 
-def _peer_python(env: Path) -> Path:
-    """Return the interpreter of the peers' environment, made if it is missing."""
-    python, marker = env / "bin" / "python", env / "peers.json"
-    wanted = json.dumps(PEERS)
-    if not (marker.exists() and marker.read_text(encoding="utf-8") == wanted):
-        print(f"installing {', '.join(PEERS)} into {env} (once) ...", flush=True)
-        subprocess.run([sys.executable, "-m", "venv", "--clear", str(env)], check=True)
-        subprocess.run([str(python), "-m", "pip", "install", "--quiet", *PEERS], check=True)
-        marker.write_text(wanted, encoding="utf-8")
-    return python
-
-
 def _in_process(name: str, python: str, world: World, n_calls: int) -> Times:
     command = [python, "-m", "evals.speed.mcp_servers", "--program", name, "--calls", str(n_calls)]
     command += ["--world", json.dumps(asdict(world))]
@@ -391,7 +380,7 @@ def main() -> int:
         print(json.dumps(asdict(anyio.run(in_process, options.program, world, options.calls))))
         return 0
     names = [name for name, program in PROGRAMS.items() if program.is_ours or not options.only]
-    theirs = "" if options.only else str(_peer_python(options.env).absolute())
+    theirs = "" if options.only else str(peer_python(options.env, PEERS).absolute())
     pythons = {name: sys.executable if PROGRAMS[name].is_ours else theirs for name in names}
     found = measure(names, pythons, options.calls, options.connects)
     result = to_result(found, options.calls, options.connects)

@@ -35,12 +35,7 @@ class Root:
         Raises:
             StartError: The folder cannot be opened, or the system lacks `openat`.
         """
-        if os.open not in os.supports_dir_fd:  # pragma: no cover - Windows
-            raise StartError("this server needs descriptor-relative opens, which this system lacks.")
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (OSError, ValueError) as error:
-            raise StartError(f"cannot open the folder {path!r}: {error}") from error
+        self._fd = open_start(path, "the folder")
         weakref.finalize(self, os.close, self._fd)
 
     @contextmanager
@@ -72,6 +67,20 @@ class Root:
             raise ToolFailure("'.' is a folder. Name a file; `list_directory` shows them.")
         with self.folder(parts[:-1]) as parent, open_file(parent, parts) as file:
             yield file
+
+
+def open_start(path: str, what: str) -> int:
+    """Open a folder that the command line names; the caller closes it.
+
+    Raises:
+        StartError: It cannot be opened, or the system lacks `openat`.
+    """
+    if os.open not in os.supports_dir_fd:  # pragma: no cover - Windows
+        raise StartError("this server needs descriptor-relative opens, which this system lacks.")
+    try:
+        return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except (OSError, ValueError) as error:
+        raise StartError(f"cannot open {what} {path!r}: {error}") from error
 
 
 def open_folder(parent: int, parts: PathParts) -> int:

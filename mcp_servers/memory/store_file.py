@@ -20,6 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.hardening import harden
 from mcp_servers.memory.policy import Limits, shown
 from mcp_servers.memory.schema import APPLICATION_ID, FORMAT_VERSION, check_schema, create_schema
 
@@ -137,18 +138,8 @@ def explain(error: sqlite3.Error | UnicodeDecodeError, limits: Limits) -> str:
 
 
 def _harden(connection: sqlite3.Connection, limits: Limits, *, write: bool, deleting: bool) -> None:
-    connection.text_factory = lambda data: data.decode("utf-8", "replace")
+    harden(connection, heap_bytes=limits.heap_bytes, cache_kib=CACHE_KIB, write=write)
     max_bytes = limits.max_store_bytes + (limits.delete_reserve_bytes if deleting else 0)
-    for pragma in (
-        f"hard_heap_limit = {limits.heap_bytes}",
-        f"cache_size = -{CACHE_KIB}",
-        "mmap_size = 0",
-        "trusted_schema = OFF",
-        "cell_size_check = ON",
-        "foreign_keys = ON",
-        f"query_only = {'OFF' if write else 'ON'}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
     (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
     connection.execute(f"PRAGMA max_page_count = {max_bytes // page_bytes}")
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_VALUE_BYTES)

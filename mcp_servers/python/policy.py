@@ -79,9 +79,9 @@ class Printed:
         return visible("".join(self._pieces))
 
 
-def shown_value(value: object, max_chars: int) -> tuple[str, bool]:
-    """Return a value as Python writes it, and whether it was cut."""
-    text = visible(repr(value))
+def shown(text: str, max_chars: int) -> tuple[str, bool]:
+    """Return as much of a text as is shown, and whether it was cut."""
+    text = visible(text)
     return text[:max_chars], len(text) > max_chars
 
 

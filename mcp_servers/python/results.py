@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mcp_servers.python.policy import Limits, json_value, shown_value
+from mcp_servers.python.policy import Limits, json_value, shown
 from mcp_servers.python.sandbox import Outcome
 from mcp_servers.strict import ToolResult
 
@@ -26,8 +26,8 @@ class Ran(ToolResult):
     @classmethod
     def of(cls, outcome: Outcome, session: str, limits: Limits) -> Ran:
         """Return an outcome as a result."""
-        value, is_cut = ("", False) if outcome.value is None else shown_value(outcome.value, limits.output_chars)
-        error, _ = shown_value(_Text(outcome.error), limits.output_chars) if outcome.error else ("", False)
+        value, is_cut = ("", False) if outcome.value is None else shown(repr(outcome.value), limits.output_chars)
+        error, _ = shown(outcome.error, limits.output_chars)
         return cls(
             printed=outcome.printed.text,
             is_printed_cut=outcome.printed.n_chars > limits.output_chars,
@@ -50,16 +50,6 @@ class Ran(ToolResult):
         if self.is_value_cut:
             parts.append("(the value is longer; look at a part of it)")
         return "\n".join(part for part in parts if part) or "Nothing was printed, and the last line has no value."
-
-
-class _Text:
-    """A text that is shown without quotes."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-
-    def __repr__(self) -> str:
-        return self._text
 
 
 class Dropped(ToolResult):

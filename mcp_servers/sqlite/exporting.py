@@ -19,7 +19,8 @@ from dataclasses import asdict
 from typing import Any, BinaryIO
 
 from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
-from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.root import open_start
 from mcp_servers.long_calls import report_progress
 from mcp_servers.sqlite.csv_text import check_file_name
 from mcp_servers.sqlite.policy import Limits
@@ -46,12 +47,7 @@ class ExportFolder:
         Raises:
             StartError: The folder cannot be opened, or the system lacks `openat`.
         """
-        if os.open not in os.supports_dir_fd:  # pragma: no cover - Windows
-            raise StartError("--export needs descriptor-relative opens, which this system lacks.")
-        try:
-            self._fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (OSError, ValueError) as error:
-            raise StartError(f"cannot open the export folder {path!r}: {error}") from error
+        self._fd = open_start(path, "the export folder")
         weakref.finalize(self, os.close, self._fd)
 
     @contextmanager

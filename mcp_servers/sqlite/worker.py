@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from mcp_servers.child import answer_requests
 from mcp_servers.failures import ToolFailure, suggestion
+from mcp_servers.hardening import harden
 from mcp_servers.sqlite.plans import access_of, plan_steps, without_explain
 from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allowed
 from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table
@@ -102,17 +103,7 @@ def open_database(path: str, write: bool, limits: Limits) -> Iterator[sqlite3.Co
 
 
 def _harden(connection: sqlite3.Connection, write: bool, limits: Limits) -> None:
-    connection.text_factory = lambda data: data.decode("utf-8", "replace")
-    for pragma in (
-        f"hard_heap_limit = {limits.heap_bytes}",
-        f"cache_size = -{CACHE_KIB}",
-        "mmap_size = 0",
-        "trusted_schema = OFF",
-        "cell_size_check = ON",
-        "foreign_keys = ON",
-        f"query_only = {'OFF' if write else 'ON'}",
-    ):
-        connection.execute(f"PRAGMA {pragma}")
+    harden(connection, heap_bytes=limits.heap_bytes, cache_kib=CACHE_KIB, write=write)
     for limit, value in SQLITE_LIMITS.items():
         connection.setlimit(limit, value)
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, limits.max_value_bytes)

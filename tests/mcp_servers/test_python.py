@@ -16,7 +16,7 @@ from mcp import Client, StdioServerParameters, stdio_client
 
 from mcp_servers.failures import ToolFailure
 from mcp_servers.long_calls import run_stoppable
-from mcp_servers.python.policy import Limits, Printed, check_code, check_session, json_value, shown_value
+from mcp_servers.python.policy import Limits, Printed, check_code, check_session, json_value, shown
 from mcp_servers.python.sandbox import Sandbox, Stop
 from mcp_servers.python.server import build_server
 from tests.mcp_servers.server_harness import REPOSITORY, Ask, ask_once, asker
@@ -283,9 +283,9 @@ JSON: Any = st.recursive(
 def test_every_value_is_shown_and_only_json_is_data(value: object) -> None:
     import json
 
-    text, is_cut = shown_value(value, 50)
+    text, is_cut = shown(repr(value), 50)
     assert len(text) <= 50
-    assert is_cut == (len(shown_value(value, 10**6)[0]) > 50)
+    assert is_cut == (len(shown(repr(value), 10**6)[0]) > 50)
     json.dumps(json_value(value, 1_000), allow_nan=False)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -185,3 +186,19 @@ async def test_a_line_that_is_no_message_does_not_stop_the_server(notes: Path, l
     replies = [json.loads(reply) for reply in output.splitlines()]
     assert replies[-1]["id"] == 1 and replies[-1]["result"]["serverInfo"]["name"] == "agentkit-filesystem"
     assert process.returncode == 0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGINT for one process")
+async def test_an_interrupt_ends_a_server_whose_standard_input_is_open(notes: Path) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mcp_servers.filesystem", str(notes)],
+        cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job ignores it
+    )  # fmt: skip
+    with process:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(json.dumps(INITIALIZE) + "\n")
+        process.stdin.flush()
+        assert "serverInfo" in process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == -signal.SIGINT
