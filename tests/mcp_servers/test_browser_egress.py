@@ -95,7 +95,8 @@ QUIET = {
     "service worker": "<script>ServiceWorkerContainer.prototype.register.call("
     "navigator.serviceWorker, '/worker.js?{u}').catch(() => 0)</script>",
 }
-DATAGRAMS = """<script>
+# The paragraph makes the body, which the answers need: they can come before the parser is past the script.
+DATAGRAMS = """<p>A paragraph</p><script>
 const peer = new RTCPeerConnection({{iceServers: [
     {{urls: 'stun:127.0.0.1:{0}'}}, {{urls: 'turn:127.0.0.1:{1}', username: 'a', credential: 'b'}}]}});
 peer.createDataChannel('x');
@@ -216,9 +217,11 @@ async def test_ways_that_lead_nowhere_now_do_not_begin_to(web: tuple[Site, Trap]
 async def test_no_datagram_leaves(web: tuple[Site, Trap], client: Client) -> None:
     site, trap = web
     ports = [trap.udp(), trap.udp(), trap.udp()]
-    await asker(client)("open", url=site.page("/datagrams", DATAGRAMS.format(*ports)))
+    opened, is_error = await asker(client)("open", url=site.page("/datagrams", DATAGRAMS.format(*ports)))
+    assert not is_error, opened
     for text in ("peer ended.", "transport ended."):
-        assert not (await asker(client)("wait_for", text=text, seconds=10))[1]
+        seen, is_error = await asker(client)("wait_for", text=text, seconds=10)
+        assert not is_error, (opened, seen)
     assert [trap.datagrams[port] for port in ports] == [0, 0, 0]
 
 
