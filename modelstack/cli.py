@@ -13,6 +13,7 @@ from typer.core import TyperGroup
 from modelstack.architecture.ablate_cli import ablate
 from modelstack.architecture.count_cli import count
 from modelstack.architecture.export_cli import export_app, import_app
+from modelstack.data.pipeline.cli import data
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.runs.cli import sweep, train
@@ -44,6 +45,7 @@ app = typer.Typer(
 )
 app.command()(plan)
 app.command("fit-law")(fit_law)
+app.command()(data)
 app.add_typer(tokenizer_cli.app, name="tokenizer")
 app.command()(train)
 app.command()(sweep)
@@ -73,5 +75,5 @@ def main() -> None:
 
 def _explanation(error: Exception) -> str:
     if isinstance(error, ModuleNotFoundError):
-        return f"{error}; `pip install 'agentkit[train]'` brings what this command needs"
+        return f"{error}; `pip install 'agentkit[train,data]'` brings what this command needs"
     return " ".join(str(error).split())

@@ -43,6 +43,16 @@ BENCHMARKS: dict[str, Benchmark] = {
         takes_bfcl=True,
         takes_model=True,
     ),
+    "data_pipeline": Benchmark(
+        "evals.speed.data_pipeline",
+        "FineWeb's recipe from text to signature, beside datatrove",
+        quick=("--only", "modelstack", "--repeats", "1", "--texts", "20"),
+    ),
+    "minhash": Benchmark(
+        "evals.speed.minhash",
+        "MinHash signatures beside rensa, datasketch and datatrove; memory at ten times the documents",
+        quick=("--only", "modelstack", "--repeats", "1", "--texts", "8", "--documents", "500"),
+    ),
     "prefix_reuse": Benchmark(
         "evals.speed.prefix_reuse",
         "time to first token over a conversation, with and without the prefix cache",

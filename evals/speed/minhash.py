@@ -1,0 +1,366 @@
+"""Documents a second from text to MinHash signature, beside datatrove, datasketch and rensa; memory at two sizes.
+
+All compute the same setting, FineWeb's 112 hash functions over runs of 5 words, and get the same text, long pages
+and short ones, simplified already, words parted by single spaces; peers get the fastest shingling that Python has,
+and those of their calls that take many documents. A third table is of raw text: our simplifying and signature, and
+datatrove's whole step with its own words (spaCy). Each program runs in a process of its own, all peers in one
+environment; CPU time (`time.process_time`) is the figure, the median of `--repeats` rounds in which programs take
+turns. Each also estimates the similarity of planted pairs, which would show a signature that is fast and wrong:
+rensa's rho sketch is, so it is shown and not counted as a peer.
+
+Memory is the peak of a process that takes documents from text to decisions in all four stages, once N of them and
+once ten times as many in shards of the same size, a fifth of them near-duplicates.
+
+    python -m evals.speed.minhash
+    python -m evals.speed.minhash --only modelstack     # no peers, no environment
+"""
+
+# pyright: reportMissingImports=false
+# The peers live in an environment of their own.
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.speed.peers import peer_python
+from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
+
+PEERS = ("datatrove[processing]==0.10.1", "spacy>=3.8,<3.9", "xxhash<4", "datasketch==2.0.0", "rensa==0.5.0")
+N_HASHES = 112
+N_WORDS = 5
+LONG_CHARS, SHORT_CHARS = 8192, 1024
+"""A long page, the size at which the peers were measured before, and a short one."""
+BATCH = 128
+"""Documents of a call, where a library takes many."""
+N_PAIRS = 200
+SHARED_WORDS, OTHER_WORDS = 304, 100
+"""Of a pair: 300 runs in common and 100 more on each side, similarity 0.6."""
+SIMILARITY = (SHARED_WORDS - N_WORDS + 1) / (SHARED_WORDS - N_WORDS + 1 + 2 * OTHER_WORDS)
+SHARD_DOCUMENTS = 4000
+MERGED_RECORDS = 1 << 14
+"""In memory at once while merging: fewer than the smaller run has, or nothing would be bounded there."""
+LIMIT_SPEED = 1.0
+LIMIT_MEMORY = 1.2
+"""Most that the peak may be at ten times the documents, relative to once."""
+
+LONG, SHORT, RAW = "simplified, 8,192 characters", "simplified, 1,024 characters", "raw text"
+KINDS = (LONG, SHORT, RAW)
+"""Of text: of each, a document is what is left of so many characters."""
+
+Signatures = Callable[[Sequence[str]], Any]
+
+
+def modelstack_signatures(family: str = "pairwise", *, raw: bool = False) -> Signatures:
+    """Return our signatures."""
+    from modelstack.data.dedup import MinHash, MinHashConfig
+
+    minhash = MinHash(MinHashConfig.model_validate({"family": family}))
+    if raw:
+        return lambda texts: minhash.signatures([minhash.prepared(text) for text in texts])[0]
+    return lambda texts: minhash.signatures(texts)[0]
+
+
+def word_runs(text: str) -> list[str]:
+    """Return the runs of words: the fastest way without compiled code."""
+    words = text.split(" ")
+    return list(map(" ".join, zip(words, words[1:], words[2:], words[3:], words[4:], strict=False)))
+
+
+def rensa_signatures(*, rho: bool) -> Signatures:
+    """Return rensa's, of many documents a call; `rho` is its quicker sketch that is no plain MinHash."""
+    from rensa import RMinHash
+
+    name = "digest_matrix_from_token_sets_rho" if rho else "digests_from_token_sets"
+    digest = getattr(RMinHash, name)
+
+    def signatures(texts: Sequence[str]) -> Sequence[Any]:
+        found = digest([word_runs(text) for text in texts], N_HASHES, 1)
+        return found.to_rows() if rho else found
+
+    return signatures
+
+
+def datasketch_signatures() -> Signatures:
+    """Return datasketch's, with its default hash."""
+    from datasketch import MinHash
+
+    def signatures(texts: Sequence[str]) -> Sequence[Any]:
+        runs = [[run.encode() for run in word_runs(text)] for text in texts]
+        return [minhash.hashvalues for minhash in MinHash.bulk(runs, num_perm=N_HASHES)]
+
+    return signatures
+
+
+def datatrove_signatures(*, raw: bool) -> Signatures:
+    """Return datatrove's, with its default hash; its words are ours unless the text is raw."""
+    import numpy as np
+    from datatrove.pipeline.dedup.minhash import MinhashDedupSignature
+    from datatrove.utils.hashing import create_hash_func
+
+    step = MinhashDedupSignature("unused")
+    hashed: Any = create_hash_func(step.config.hash_config)
+
+    def signature(text: str) -> Any:
+        if raw:
+            shingles = step.get_shingles(text)
+        else:
+            shingles = np.fromiter(map(hashed, word_runs(text)), dtype=np.uint64).reshape(-1, 1)
+        return sum(step.get_signature(shingles), [])
+
+    return lambda texts: [signature(text) for text in texts]
+
+
+OURS, OURS_RAW = "modelstack", "modelstack, raw text"
+NO_PEER = "rensa, rho sketch"
+PROGRAMS: dict[str, Callable[[], Signatures]] = {
+    OURS: modelstack_signatures,
+    "modelstack, family datatrove": lambda: modelstack_signatures("datatrove"),
+    "rensa": lambda: rensa_signatures(rho=False),
+    NO_PEER: lambda: rensa_signatures(rho=True),
+    "datasketch": datasketch_signatures,
+    "datatrove": lambda: datatrove_signatures(raw=False),
+    OURS_RAW: lambda: modelstack_signatures(raw=True),
+    "datatrove, raw text": lambda: datatrove_signatures(raw=True),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Speed:
+    """What one program did with one kind of text."""
+
+    cpu_ms: tuple[float, ...]
+    """Of a document, for each pass."""
+    error_mean: float
+    """Of the estimated similarity of planted pairs."""
+    error_deviation: float
+
+    @property
+    def per_second(self) -> float:
+        """Return documents a second."""
+        return 1e3 / statistics.median(self.cpu_ms)
+
+
+def measure(name: str, texts: Sequence[str], *, with_error: bool) -> dict[str, float]:
+    """Return CPU milliseconds a document, and the error of the estimates, in this process."""
+    signatures = PROGRAMS[name]()
+    signatures(texts[:BATCH])
+    start = time.process_time()
+    for i in range(0, len(texts), BATCH):
+        signatures(texts[i : i + BATCH])
+    cpu_ms = (time.process_time() - start) / len(texts) * 1e3
+    errors = [0.0]
+    if with_error:
+        pairs = [signatures(pair) for pair in planted_pairs()]
+        errors = [
+            sum(int(x) == int(y) for x, y in zip(a, b, strict=True)) / N_HASHES - SIMILARITY for a, b in pairs
+        ]
+    return {"cpu_ms": cpu_ms, "error_mean": statistics.mean(errors), "error_deviation": statistics.pstdev(errors)}
+
+
+def planted_pairs() -> Iterator[tuple[str, str]]:
+    """Return pairs of texts of one known similarity, of words that no other text has."""
+    numbers = random.Random(1)
+
+    def words(n: int) -> list[str]:
+        return ["".join(numbers.choices("abcdefghijklmnopqrstuvwxyz", k=8)) for _ in range(n)]
+
+    for _ in range(N_PAIRS):
+        shared = words(SHARED_WORDS)
+        yield " ".join(shared + words(OTHER_WORDS)), " ".join(shared + words(OTHER_WORDS))
+
+
+def peak_of_stages(n_documents: int) -> dict[str, float]:
+    """Take documents through all stages; return this process's peak of memory in MB, and how many stay."""
+    from modelstack.data.dedup import (
+        MinHashConfig,
+        lengths_of,
+        pairs_of_bucket,
+        write_clusters,
+        write_copies,
+        write_signatures,
+    )
+
+    config = MinHashConfig()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        counts = []
+        files = []
+        for first in range(0, n_documents, SHARD_DOCUMENTS):
+            files.append(folder / f"{first}.keys")
+            last = min(first + SHARD_DOCUMENTS, n_documents)
+            counts.append(write_signatures(map(made_text, range(first, last)), files[-1], config))
+        pairs = [folder / f"{bucket}.pairs" for bucket in range(config.n_buckets)]
+        for bucket, out in enumerate(pairs):
+            pairs_of_bucket(files, bucket, out, max_records=MERGED_RECORDS)
+        write_clusters(pairs, counts, folder / "clusters.npy")
+        n_kept = write_copies(folder / "clusters.npy", counts, lengths_of(files), folder / "copies.npy")
+    return {"peak_mb": peak_mb(), "kept": n_kept}
+
+
+def made_text(number: int) -> str:
+    """Return document `number`; every fifth is one of those before with its last words changed."""
+    original = number // 2 if number % 5 == 4 else number
+    numbers = random.Random(original)
+    words = [f"{numbers.getrandbits(40):010x}".translate(_LETTERS) for _ in range(100)]
+    if original != number:
+        words[-1] = "changed"
+    return " ".join(words)
+
+
+_LETTERS = str.maketrans("0123456789", "ghijklmnop")
+
+
+def peak_mb() -> float:
+    """Return this process's peak of resident memory; `ru_maxrss` would count its parent's from before exec."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) / 1024
+    return math.nan
+
+
+def main() -> int:
+    """Measure, print the tables, and fail if a bound is broken."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", choices=("modelstack",), help="no peers")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--texts", type=int, default=200, help="long pages of a round")
+    parser.add_argument("--documents", type=int, default=20_000, help="the smaller number of those for memory")
+    parser.add_argument("--env", type=Path, default=Path(".venv-peers-minhash"), help="environment of the peers")
+    parser.add_argument("--program", choices=sorted(PROGRAMS), help="print the figures of one as JSON")
+    parser.add_argument("--text-file", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--with-error", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--memory", type=int, metavar="N", help="print the peak with N documents as JSON")
+    add_result_option(parser)
+    options = parser.parse_args()
+    if options.program:
+        texts = json.loads(options.text_file.read_text(encoding="utf-8"))
+        print(json.dumps(measure(options.program, texts, with_error=options.with_error)))
+        return 0
+    if options.memory:
+        print(json.dumps(peak_of_stages(options.memory)))
+        return 0
+    python = None
+    if not options.only:
+        try:
+            python = peer_python(options.env, PEERS)
+        except subprocess.CalledProcessError as error:
+            print(f"the peers cannot be installed (pip ended with {error.returncode}); ours alone is measured")
+    figures = measured(python, options.texts, options.repeats)
+    peaks = {n: child(sys.executable, "--memory", str(n)) for n in (options.documents, 10 * options.documents)}
+    result = to_result(figures, {n: peak["peak_mb"] for n, peak in peaks.items()}, options)
+    write_result(options.result, result)
+    return report(figures, peaks, result)
+
+
+def measured(python: Path | None, n_texts: int, repeats: int) -> dict[str, dict[str, Speed]]:
+    """Return each program's figures by kind of text; programs take turns, so that a busy moment meets all."""
+    names = [name for name in PROGRAMS if python or name.startswith(OURS)]
+    runs: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        files = {kind: Path(folder) / f"{i}.json" for i, kind in enumerate(KINDS)}
+        for kind, texts in kinds_of_text(n_texts).items():
+            files[kind].write_text(json.dumps(texts), encoding="utf-8")
+        for turn in range(repeats):
+            for name in names:
+                for kind in (RAW,) if name.endswith(RAW) else (LONG, SHORT):
+                    arguments = ["--program", name, "--text-file", str(files[kind])]
+                    arguments += ["--with-error"] if turn == 0 and kind == LONG else []
+                    who = sys.executable if name.startswith(OURS) else str(python)
+                    try:
+                        runs.setdefault((kind, name), []).append(child(who, *arguments))
+                    except RuntimeError as error:
+                        print(f"{name}: failed, left out of this round\n{error}")
+    figures: dict[str, dict[str, Speed]] = {kind: {} for kind in KINDS}
+    for (kind, name), of in runs.items():
+        if not of:
+            continue
+        cpu_ms = tuple(run["cpu_ms"] for run in of)
+        figures[kind][name] = Speed(cpu_ms, of[0]["error_mean"], of[0]["error_deviation"])
+    return figures
+
+
+def kinds_of_text(n: int) -> dict[str, list[str]]:
+    """Return text of the corpus that ships with the package, cut into `n` long pages or more short ones."""
+    from modelstack.data.corpus_build import SUFFIX, read_records
+    from modelstack.data.corpus_sources import CORPUS
+    from modelstack.data.dedup.simplify import simplify
+
+    text = "\n".join(record["text"] for record in read_records(CORPUS / f"textbooks{SUFFIX}"))
+    n_chars = n * LONG_CHARS
+    long, short = ([text[i : i + size] for i in range(0, n_chars, size)] for size in (LONG_CHARS, SHORT_CHARS))
+    return {LONG: list(map(simplify, long)), SHORT: list(map(simplify, short)), RAW: long}
+
+
+def child(python: str, *arguments: str) -> dict[str, Any]:
+    """Return what this script prints in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [python, "-m", "evals.speed.minhash", *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)} failed\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def to_result(
+    figures: dict[str, dict[str, Speed]], peaks: dict[int, float], options: argparse.Namespace
+) -> BenchmarkResult:
+    """Return the figures in the form that all benchmarks share."""
+    small, large = sorted(peaks)
+    growth = peaks[large] / peaks[small]
+    found = [Figure(f"peak memory at {large:,} documents over {small:,}", growth, "x", bound=LIMIT_MEMORY)]
+    comparisons = []
+    for kind, speeds in figures.items():
+        ours = next(iter(speeds))
+        per_second = {name: speed.per_second for name, speed in speeds.items()}
+        comparisons.append(Comparison(f"MinHash signatures, {kind}", "documents/s", ours, per_second))
+        peers = [speed for name, speed in per_second.items() if not name.startswith(OURS) and name != NO_PEER]
+        if peers:
+            ratio = per_second[ours] / max(peers)
+            found.append(
+                Figure(f"{kind}: over the best peer", ratio, "x", bound=LIMIT_SPEED, bound_kind="at least")
+            )
+    return BenchmarkResult(
+        figures=tuple(found),
+        comparisons=tuple(comparisons),
+        parameters={name: str(getattr(options, name)) for name in ("repeats", "texts", "documents")},
+        notes=() if len(found) > 1 else ("peers not measured",),
+    )
+
+
+def report(
+    figures: dict[str, dict[str, Speed]], peaks: dict[int, dict[str, float]], result: BenchmarkResult
+) -> int:
+    """Print the tables; return 1 if a bound is broken."""
+    print(f"CPU time, Python {sys.version.split()[0]}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
+    for kind, speeds in figures.items():
+        print(f"{kind:30}{'documents/s':>12}{'ms':>8}{'modelstack is':>15}{'error of the estimate':>25}")
+        ours = next(iter(speeds.values()))
+        for name, speed in speeds.items():
+            error = f"{speed.error_mean:+.4f} sd {speed.error_deviation:.4f}" if kind == LONG else ""
+            ratio = ours.per_second / speed.per_second
+            print(f"{name:30}{speed.per_second:12,.0f}{1e3 / speed.per_second:8.3f}{ratio:14.1f}x{error:>25}")
+    theory = math.sqrt(SIMILARITY * (1 - SIMILARITY) / N_HASHES)
+    print(f"theory of {N_PAIRS} pairs at {SIMILARITY:.2f}: no bias, sd {theory:.4f} of one estimate")
+    for n, peak in peaks.items():
+        print(f"{n:9,} documents: peak {peak['peak_mb']:.1f} MB, {peak['kept']:,} stay")
+    for figure in result.figures:
+        sign = "<=" if figure.bound_kind == "at most" else ">="
+        verdict = "" if figure.holds is None else f" ({sign} {figure.bound}: {'ok' if figure.holds else 'BROKEN'})"
+        print(f"{figure.name}: {figure.value:.2f}{figure.unit}{verdict}")
+    return 1 if result.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,189 @@
+"""The step that keeps evaluations out of training data: by runs of 13 words, and by most of an item's runs of 8.
+
+A document is dropped where it has a run of 13 words in common with a text of an evaluation (Brown et al. 2020,
+arXiv 2005.14165, appendix C); where it holds a whole text of 8 to 12 words, which has no such run; and where it
+holds most of the runs of 8 words of a longer text, here and there changed. The reason names the evaluation, so the
+report tells which one was found how often. Words are as in `decontaminate`.
+
+Letters: H hashes of runs, I texts of evaluations.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, Field
+
+from modelstack.data.decontaminate import N_WORDS, texts_of_evaluation
+from modelstack.data.dedup.shingles import shingle_hashes
+from modelstack.data.documents import Document, Step
+from modelstack.errors import UserError
+
+SHORT_WORDS = 8
+"""Shorter texts are everyday phrases."""
+_WORD = re.compile(r"[^\W_]+")
+
+Hashes = NDArray[np.uint64]
+
+
+class Decontaminate(BaseModel, frozen=True, extra="forbid"):
+    """Drops documents that repeat an evaluation."""
+
+    kind: Literal["decontaminate"] = "decontaminate"
+    evaluations: tuple[Path, ...] = Field(min_length=1)
+    """Files of JSON or JSONL, gzip or not, or folders of them."""
+    except_files: tuple[str, ...] = ()
+    """Names of files in such folders that may be trained on."""
+    fuzzy_share: float | None = Field(default=0.7, gt=0, le=1)
+    """Of a text's distinct runs of 8 words, which a document must hold; None: exact runs alone count."""
+
+    def build(self) -> Step:
+        """Read the evaluations.
+
+        Raises:
+            UserError: one is missing, or no JSON.
+        """
+        index = ContaminationIndex.of(
+            (name, text) for name, path in self._files() for text in texts_of_evaluation(path)
+        )
+
+        def decontaminate(document: Document) -> str | None:
+            found = index.find(document.text, self.fuzzy_share)
+            if found is None:
+                return None
+            document.metadata["contamination"] = {"evaluation": found.evaluation, "rule": found.rule}
+            return f"in_{found.evaluation}"
+
+        return decontaminate
+
+    def _files(self) -> list[tuple[str, Path]]:
+        files: list[Path] = []
+        for path in self.evaluations:
+            if not path.exists():
+                raise UserError(f"decontaminate: {path} is not there; name files and folders of evaluations")
+            found = sorted(path.rglob("*.json*")) if path.is_dir() else [path]
+            files += [file for file in found if file.name not in self.except_files]
+        if not files:
+            raise UserError("decontaminate: there is no JSON file in the folders named; name others")
+        stems = [file.name.split(".")[0] for file in files]
+        return [
+            (stem if stems.count(stem) == 1 else f"{file.parent.name}_{stem}", file)
+            for stem, file in zip(stems, files, strict=True)
+        ]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What a document repeats."""
+
+    evaluation: str
+    rule: Literal["run", "short_text", "fuzzy"]
+
+
+@dataclass(frozen=True, slots=True)
+class ContaminationIndex:
+    """The runs of words of evaluations, by their hashes; 2^-64 is the chance that two runs are taken for one."""
+
+    evaluations: tuple[str, ...]
+    long_H: Hashes
+    """Of runs of 13 words, sorted."""
+    long_evaluation_H: NDArray[np.int64]
+    runs_H: Hashes
+    """Of runs of 8 words, sorted; a run of several texts stands there several times."""
+    text_H: NDArray[np.int64]
+    """Whose run it is."""
+    n_runs_I: NDArray[np.int64]
+    """Distinct runs of 8 words of a text."""
+    is_short_I: NDArray[np.bool_]
+    """Whether it has fewer than 13 words."""
+    evaluation_I: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, texts: Iterable[tuple[str, str]]) -> ContaminationIndex:
+        """Index texts; each comes with the name of its evaluation."""
+        numbers: dict[str, int] = {}
+        long: list[Hashes] = []
+        runs: list[Hashes] = []
+        evaluation_of_long: list[int] = []
+        evaluation_of: list[int] = []
+        is_short: list[bool] = []
+        seen: set[str] = set()
+        for name, text in texts:
+            words = _words(text)
+            if words in seen or not (own := _hashes(words, SHORT_WORDS)).size:
+                continue
+            seen.add(words)
+            number = numbers.setdefault(name, len(numbers))
+            thirteen = _hashes(words, N_WORDS)
+            long.append(thirteen)
+            evaluation_of_long.append(number)
+            runs.append(own)
+            evaluation_of.append(number)
+            is_short.append(not thirteen.size)
+        long_H, order = _sorted(long)
+        runs_H, runs_order = _sorted(runs)
+        return cls(
+            evaluations=tuple(numbers),
+            long_H=long_H,
+            long_evaluation_H=np.repeat(np.array(evaluation_of_long, np.int64), [len(h) for h in long])[order],
+            runs_H=runs_H,
+            text_H=np.repeat(np.arange(len(runs)), [len(h) for h in runs])[runs_order],
+            n_runs_I=np.array([len(h) for h in runs], np.int64),
+            is_short_I=np.array(is_short, bool),
+            evaluation_I=np.array(evaluation_of, np.int64),
+        )
+
+    def find(self, text: str, fuzzy_share: float | None) -> Found | None:
+        """Return what a text repeats, None where it is clean."""
+        words = _words(text)
+        at = _first_in(_hashes(words, N_WORDS), self.long_H)
+        if at is not None:
+            return Found(self.evaluations[self.long_evaluation_H[at]], "run")
+        own = _hashes(words, SHORT_WORDS)
+        first = np.searchsorted(self.runs_H, own, "left")
+        last = np.searchsorted(self.runs_H, own, "right")
+        hit = last > first
+        if not hit.any():
+            return None
+        texts = np.concatenate([self.text_H[a:b] for a, b in zip(first[hit], last[hit], strict=True)])
+        candidates, n_held = np.unique(texts, return_counts=True)
+        share = n_held / self.n_runs_I[candidates]
+        is_short = self.is_short_I[candidates]
+        for rule, found in (
+            ("short_text", is_short & (share == 1)),
+            ("fuzzy", ~is_short & (share >= (2 if fuzzy_share is None else fuzzy_share))),
+        ):
+            if found.any():
+                return Found(self.evaluations[self.evaluation_I[candidates[found][0]]], rule)
+        return None
+
+
+def _words(text: str) -> str:
+    return " ".join(_WORD.findall(text.lower()))
+
+
+def _hashes(words: str, n_words: int) -> Hashes:
+    """Return the distinct hashes of a text's runs of words, sorted."""
+    pieces = list(shingle_hashes(words, n_words))
+    return np.unique(np.concatenate(pieces)) if pieces else np.empty(0, np.uint64)
+
+
+def _sorted(parts: Sequence[Hashes]) -> tuple[Hashes, NDArray[np.int64]]:
+    whole = np.concatenate(parts) if parts else np.empty(0, np.uint64)
+    order = np.argsort(whole, kind="stable")
+    return whole[order], order
+
+
+def _first_in(some: Hashes, index_H: Hashes) -> int | None:
+    """Return where in a sorted index the first of some hashes stands that is in it."""
+    if not index_H.size or not some.size:
+        return None
+    at = np.searchsorted(index_H, some)
+    found = np.flatnonzero((at < len(index_H)) & (index_H[np.minimum(at, len(index_H) - 1)] == some))
+    return int(at[found[0]]) if found.size else None

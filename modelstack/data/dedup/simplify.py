@@ -1,0 +1,87 @@
+"""Text as near-duplicate search reads it: case, digits, punctuation, white space and accents do not count.
+
+The order of the steps is datatrove's (`simplify_text`, which FineWeb was made with; its punctuation too): numbers
+are folded before punctuation goes, or 1|2|3 would differ from 123. A test holds that both give the same.
+"""
+
+from __future__ import annotations
+
+import sys
+import unicodedata
+from functools import cache
+
+import numpy as np
+
+_PUNCTUATION = (
+    "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
+    "«»´“”„’–—…∶━►"
+    "、。《》「」【】〈〉"  # CJK
+    "！％（），：；？．～"  # full-width forms
+    + "".join(map(chr, (*range(0, 9), 11, 12, *range(13, 32), *range(127, 160))))  # controls, but \t and \n
+)
+_DECIMAL_SEPARATORS = ".,،٫⎖⎗⎘"
+_DIGIT, _SEPARATOR, _MARK = 1, 2, 3
+
+
+def simplify(text: str) -> str:
+    """Return a text in lower case, numbers as 0, punctuation as spaces, white space folded, no combining marks."""
+    becomes, kinds = _tables()
+    points = _code_points(text.lower())
+    text = " ".join(_from_code_points(becomes[_numbers_folded(points, kinds[points])]).split())
+    if text.isascii():
+        return text
+    text = unicodedata.normalize("NFD", text)
+    points = _code_points(text)
+    is_mark = kinds[points] == _MARK
+    return (_from_code_points(points[~is_mark]) if is_mark.any() else text).strip()
+
+
+def words_apart(text: str) -> str:
+    """Return a text with one space between words and none around them."""
+    return " ".join(text.split())
+
+
+def _numbers_folded(points_N: np.ndarray, kinds_N: np.ndarray) -> np.ndarray:
+    """Return code points without those of a number but its first digit.
+
+    A number is a run of digits, and one more behind one separator: of 1.2.3 the numbers are 1.2 and 3.
+    """
+    digits = np.flatnonzero(kinds_N == _DIGIT)
+    if not len(digits):
+        return points_N
+    begins_run = np.diff(digits, prepend=-2) > 1
+    starts_R = digits[begins_run]
+    ends_R = digits[np.append(begins_run[1:], True)] + 1
+    follows_R = np.append(False, (starts_R[1:] - ends_R[:-1] == 1) & (kinds_N[ends_R[:-1]] == _SEPARATOR))
+    places_R = np.arange(len(starts_R))
+    place_in_chain_R = places_R - np.maximum.accumulate(np.where(follows_R, 0, places_R))
+    is_fraction_R = place_in_chain_R % 2 == 1
+    stays_N = kinds_N != _DIGIT
+    stays_N[starts_R[~is_fraction_R]] = True
+    stays_N[starts_R[is_fraction_R] - 1] = False
+    return points_N[stays_N]
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
+
+
+def _from_code_points(points: np.ndarray) -> str:
+    return points.astype("<u4", copy=False).tobytes().decode("utf-32-le", "surrogatepass")
+
+
+@cache
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    """Return what each code point becomes, digits and punctuation, and its kind: `str.translate` is far slower."""
+    becomes = np.arange(sys.maxunicode + 1, dtype="<u4")
+    kinds = np.zeros(sys.maxunicode + 1, np.uint8)
+    kind_of = {"Nd": _DIGIT, "Mn": _MARK}
+    for plane in (0, 1, 14):  # the others hold ideographs, or nothing
+        points = range(plane << 16, plane + 1 << 16)
+        kinds[plane << 16 : plane + 1 << 16] = [
+            kind_of.get(unicodedata.category(chr(point)), 0) for point in points
+        ]
+    becomes[[ord(mark) for mark in _PUNCTUATION]] = ord(" ")
+    becomes[kinds == _DIGIT] = ord("0")
+    kinds[[ord(mark) for mark in _DECIMAL_SEPARATORS]] = _SEPARATOR
+    return becomes, kinds

@@ -1,0 +1,61 @@
+"""Text that was decoded in the wrong charset, put right: ftfy, with what changes style or meaning left off.
+
+Speer, ftfy (doi 10.5281/zenodo.2591652). As in datatrove's FTFYFormatter, quotes, ligatures and widths stay as
+the author had them; entities too, because a page about HTML means them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field
+
+from modelstack.data.documents import Document, Step
+from modelstack.errors import UserError
+
+
+class RepairText(BaseModel, frozen=True, extra="forbid"):
+    """Repairs a text's encoding; drops nothing. `metadata["repaired_lines"]` counts lines that changed."""
+
+    kind: Literal["repair_text"] = "repair_text"
+    max_line_characters: int = Field(default=20_000, ge=1)
+    """A longer line stays as it is: prose has none, and ftfy tries several decodings of a line."""
+
+    def build(self) -> Step:
+        """Return the step.
+
+        Raises:
+            UserError: ftfy is not installed.
+        """
+        try:
+            from ftfy import TextFixerConfig, fix_text_segment
+        except ImportError as error:
+            raise UserError("step 'repair_text' needs ftfy: pip install 'agentkit[data]'") from error
+        config = TextFixerConfig(
+            unescape_html=False,
+            fix_latin_ligatures=False,
+            fix_character_width=False,
+            uncurl_quotes=False,
+            fix_line_breaks=False,
+            normalization=None,
+            explain=False,
+        )
+
+        def step(document: Document) -> str | None:
+            if document.text.isascii():
+                return None  # Nothing of ASCII is mojibake.
+            lines = document.text.split("\n")
+            n_changed = 0
+            for i, line in enumerate(lines):
+                if line.isascii() or len(line) > self.max_line_characters:
+                    continue
+                repaired = fix_text_segment(line, config)
+                if repaired != line:
+                    lines[i] = repaired
+                    n_changed += 1
+            if n_changed:
+                document.text = "\n".join(lines)
+                document.metadata["repaired_lines"] = n_changed
+            return None
+
+        return step

@@ -1,0 +1,79 @@
+"""A recipe as phases: neighbouring document steps are one pass, a step over all documents stands between two."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from functools import cache
+from pathlib import Path
+
+from modelstack.data.pipeline.dedup_phases import dedup_phases
+from modelstack.data.pipeline.phases import FilterPhase, Item, NamedStep, Phase, Source
+from modelstack.data.pipeline.recipe import DataRecipe, DocumentStepConfig, is_document_step
+from modelstack.data.reading import InputConfig, Shard, read_shard, shards_of
+
+
+def phases_of(recipe: DataRecipe, folder: Path) -> list[Phase]:
+    """Return the phases of a recipe, in order; the last one holds what is kept.
+
+    Raises:
+        UserError: an input is not there.
+    """
+    source: Source = _Inputs(recipe.inputs)
+    phases: list[Phase] = []
+    for number, group in enumerate(_groups(recipe), 1):
+        first = group[0] if group else None
+        if first is None or is_document_step(first):
+            phase = _document_phase(number, group, source, folder)
+            phases.append(phase)
+        else:
+            before, phase = dedup_phases(first, source, folder / f"{number:02d}-{first.kind}")
+            phases += [*before, phase]
+        source = phase.kept
+    return phases
+
+
+class _Inputs(Source):
+    """The recipe's raw files."""
+
+    def __init__(self, inputs: Sequence[InputConfig]) -> None:
+        self._shards: list[tuple[InputConfig, Shard]] = [
+            (config, shard) for config in inputs for shard in shards_of(config)
+        ]
+        self.n_shards = len(self._shards)
+
+    def read(self, shard: int) -> Iterator[Item]:
+        return read_shard(*self._shards[shard])
+
+
+def _groups(recipe: DataRecipe) -> list[list]:
+    """Return the steps so that a pass over the documents does as many as it can; the first pass also reads."""
+    groups: list[list] = [[]]
+    for config in recipe.steps:
+        if not is_document_step(config):
+            groups += [[config], []]
+        else:
+            groups[-1].append(config)
+    return [group for i, group in enumerate(groups) if group or i == 0]
+
+
+def _document_phase(
+    number: int, configs: Sequence[DocumentStepConfig], source: Source, folder: Path
+) -> FilterPhase:
+    names = _names(configs)
+
+    @cache
+    def built() -> Sequence[NamedStep]:  # in the process that does the work, and once there
+        return [NamedStep(name, config.build()) for name, config in zip(names, configs, strict=True)]
+
+    name = f"{number:02d}-documents"
+    return FilterPhase(name, folder / name, source, names, lambda task: built())
+
+
+def _names(configs: Sequence[DocumentStepConfig]) -> list[str]:
+    """Name steps by their kind, and by a number where it occurs again."""
+    seen: dict[str, int] = {}
+    names: list[str] = []
+    for config in configs:
+        seen[config.kind] = seen.get(config.kind, 0) + 1
+        names.append(config.kind if seen[config.kind] == 1 else f"{config.kind} {seen[config.kind]}")
+    return names

@@ -1,0 +1,50 @@
+"""A data recipe: raw files, and the steps that they go through, in order."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+from typing_extensions import TypeIs
+
+from modelstack.data.code.generated import GeneratedCode
+from modelstack.data.code.license_step import License
+from modelstack.data.code.rules import CodeRules
+from modelstack.data.code.secret_keys import Secrets
+from modelstack.data.contamination import Decontaminate
+from modelstack.data.extract import Extract
+from modelstack.data.language import Language
+from modelstack.data.mojibake import RepairText
+from modelstack.data.pipeline.dedup_phases import CorpusStepConfig
+from modelstack.data.privacy.step import Privacy
+from modelstack.data.quality import QualityRules
+from modelstack.data.reading import InputConfig
+from modelstack.data.urls import UrlRules
+
+DocumentStepConfig = (
+    UrlRules
+    | Extract
+    | RepairText
+    | Language
+    | QualityRules
+    | CodeRules
+    | GeneratedCode
+    | License
+    | Secrets
+    | Privacy
+    | Decontaminate
+)
+StepConfig = DocumentStepConfig | CorpusStepConfig
+
+
+class DataRecipe(BaseModel, frozen=True, extra="forbid"):
+    """What is read, and what is done to it."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    inputs: tuple[InputConfig, ...] = Field(min_length=1)
+    steps: tuple[Annotated[StepConfig, Field(discriminator="kind")], ...] = ()
+
+
+def is_document_step(config: StepConfig) -> TypeIs[DocumentStepConfig]:
+    """Say whether a step looks at one document alone."""
+    return not isinstance(config, CorpusStepConfig)

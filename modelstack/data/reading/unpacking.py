@@ -1,0 +1,205 @@
+"""Bytes of a file that may be packed (gzip or zstd, told by their magic numbers), in pieces of bounded size.
+
+Both formats are chains of members, and a WARC keeps a member a record (WARC 1.1, annex D): the pieces tell where
+members begin, and after a member that cannot be unpacked the next magic number is looked for, so that one bad
+record does not cost the file.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import zstandard
+
+from modelstack.data.reading.limits import Limits
+from modelstack.errors import UserError
+
+GZIP_MAGIC = b"\x1f\x8b\x08"
+ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
+_ZSTD_SKIPPED = b"\x2a\x4d\x18"
+"""Behind any byte: a frame with a table for seeking, or a dictionary."""
+PIECE_BYTES = 1 << 18
+ZSTD_STEP_BYTES = 1 << 9
+"""Of input at a time: zstandard bounds no output, and a block of 128 KiB can come from 4 bytes."""
+ZSTD_MAX_WINDOW = 1 << 27
+"""What the command line tool takes by default; a header can ask for terabytes."""
+RESUME_WINDOW = 1 << 16
+"""How far before the place of an error the next member is looked for: a bad stream can be read past its end."""
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Bytes in order, or why there are none."""
+
+    data: bytes
+    offset: int
+    """In the file: of the member; where the file is not packed, of the piece."""
+    starts_member: bool = False
+    fault: str = ""
+    """Reason the rest of a member is lost; such a piece has no data."""
+
+
+def pieces(path: Path, limits: Limits) -> Iterator[Piece]:
+    """Return the unpacked bytes of a file; what cannot be unpacked is a piece with a fault.
+
+    Raises:
+        UserError: There is no such file.
+    """
+    with open_file(path) as file:
+        start = file.read(4)
+        file.seek(0)
+        if start.startswith(GZIP_MAGIC):
+            yield from _members(file, GZIP_MAGIC, _Gzip, limits)
+        elif start.startswith(ZSTD_MAGIC):
+            yield from _members(file, ZSTD_MAGIC, _Zstd, limits)
+        else:
+            offset = 0
+            while data := file.read(PIECE_BYTES):
+                yield Piece(data, offset)
+                offset += len(data)
+
+
+def is_packed(path: Path) -> bool:
+    """Whether a file is gzip or zstd."""
+    with open_file(path) as file:
+        start = file.read(4)
+    return start.startswith((GZIP_MAGIC, ZSTD_MAGIC))
+
+
+def open_file(path: Path) -> BinaryIO:
+    """Open a file that the recipe names.
+
+    Raises:
+        UserError: There is none, or it may not be read.
+    """
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}; check the input's path") from error
+
+
+class _Gzip:
+    """One member; `unpack` gives pieces of bounded size, and raises ValueError where it cannot be the format."""
+
+    def __init__(self) -> None:
+        self._inflate = zlib.decompressobj(wbits=31)
+        self.done = False
+        self.rest = b""
+        """Input that is the next member's."""
+
+    def unpack(self, data: bytes) -> Iterator[bytes]:
+        inflate = self._inflate
+        try:
+            while data and not inflate.eof:
+                yield inflate.decompress(data, PIECE_BYTES)
+                data = inflate.unconsumed_tail
+        except zlib.error as error:
+            raise ValueError(str(error)) from error
+        self.done, self.rest = inflate.eof, inflate.unused_data
+
+
+class _Zstd:
+    """As `_Gzip`."""
+
+    def __init__(self) -> None:
+        self._decompress = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW).decompressobj()
+        self.done = False
+        self.rest = b""
+
+    def unpack(self, data: bytes) -> Iterator[bytes]:
+        held, n_held = [], 0
+        try:
+            for i in range(0, len(data), ZSTD_STEP_BYTES):
+                held.append(self._decompress.decompress(data[i : i + ZSTD_STEP_BYTES]))
+                n_held += len(held[-1])
+                if n_held >= PIECE_BYTES:
+                    yield b"".join(held)
+                    held, n_held = [], 0
+                if self._decompress.eof:
+                    self.rest = self._decompress.unused_data + data[i + ZSTD_STEP_BYTES :]
+                    break
+        except zstandard.ZstdError as error:
+            raise ValueError(str(error)) from error
+        yield b"".join(held)
+        self.done = self._decompress.eof
+
+
+class _Input:
+    """A file's bytes, of which some can be given back."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._held = b""
+        self.offset = 0
+        """Of the byte that is read next."""
+
+    def read(self) -> bytes:
+        data = self._held or self._file.read(PIECE_BYTES)
+        self._held = b""
+        self.offset += len(data)
+        return data
+
+    def give_back(self, data: bytes) -> None:
+        self._held = data + self._held
+        self.offset -= len(data)
+
+    def seek(self, offset: int) -> None:
+        self._file.seek(offset)
+        self._held = b""
+        self.offset = offset
+
+    def seek_next(self, magic: bytes) -> tuple[bool, bool]:
+        """Go to the next place with these bytes; whether there is one, and whether something was passed.
+
+        Zeros that fill a block up are nothing, nor is a frame that zstd's format says to skip.
+        """
+        kept, has_passed = b"", False
+        while data := self.read():
+            data = kept + data
+            found = data.find(magic)
+            passed = data[:found] if found >= 0 else data
+            has_passed = has_passed or bool(passed.strip(b"\0") and passed[1:4] != _ZSTD_SKIPPED)
+            if found >= 0:
+                self.give_back(data[found:])
+                return True, has_passed
+            kept = data[1 - len(magic) :]
+        return False, has_passed
+
+
+def _members(file: BinaryIO, magic: bytes, kind: type[_Gzip] | type[_Zstd], limits: Limits) -> Iterator[Piece]:
+    packed = _Input(file)
+    fault = ""
+    while True:
+        is_found, has_passed = packed.seek_next(magic)
+        if has_passed and not fault:
+            yield Piece(b"", packed.offset, fault="not_packed")
+        if not is_found:
+            return
+        start, before = packed.offset, packed.offset
+        n_in = n_out = 0
+        member, fault = kind(), ""
+        while not (member.done or fault):
+            before = packed.offset
+            data = packed.read()
+            n_in += len(data)
+            if not data:
+                fault = "truncated"
+            try:
+                for unpacked in member.unpack(data):
+                    if unpacked:
+                        yield Piece(unpacked, start, starts_member=not n_out)
+                    n_out += len(unpacked)
+                    if limits.expands_too_far(n_in, n_out):
+                        fault = "expands_too_far"
+                        break
+            except ValueError:
+                fault = "corrupt_packing"
+        if fault:
+            yield Piece(b"", start, fault=fault)
+            packed.seek(max(start + len(magic), before - RESUME_WINDOW))
+        else:
+            packed.give_back(member.rest)

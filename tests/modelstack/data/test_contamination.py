@@ -1,0 +1,87 @@
+"""Evaluations in training data: what is found, what is not, and which evaluation it is said to be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelstack.data.contamination import ContaminationIndex, Decontaminate, Found
+from modelstack.data.decontaminate import index_of, is_contaminated
+from modelstack.data.documents import Document
+from modelstack.errors import UserError
+
+QUESTION = (
+    "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins for her "
+    "friends every day with four. How much does she make at the market?"
+)
+SHORT = "Which planet of the solar system has rings?"
+WORDS = QUESTION.split()
+
+
+def index() -> ContaminationIndex:
+    return ContaminationIndex.of([("gsm8k", QUESTION), ("arc", SHORT), ("arc", "too short to tell")])
+
+
+def test_a_run_of_thirteen_words_is_found_whatever_stands_between_the_words() -> None:
+    copied = "Look: " + " ...\n".join(WORDS[4:17]).upper() + ", they said."
+    assert index().find(copied, None) == Found("gsm8k", "run")
+
+
+def test_twelve_words_in_common_are_not_enough() -> None:
+    assert index().find("Look: " + " ".join(WORDS[4:16]) + ", they said.", None) is None
+
+
+def test_a_short_text_is_found_whole_and_only_whole() -> None:
+    assert index().find(f"Quiz! {SHORT} Saturn.", None) == Found("arc", "short_text")
+    assert index().find("Which planet of the solar system has the most moons?", None) is None
+
+
+def test_a_text_in_which_some_words_were_changed_is_found_by_its_shorter_runs() -> None:
+    words = list(WORDS)
+    words[11] = "lunch"  # of 25 words ("Janet's" is two) it parts twelve from twelve
+    changed = " ".join(words[:24])
+    assert index().find(changed, None) is None
+    assert index().find(changed, 0.3) == Found("gsm8k", "fuzzy")
+    assert index().find(changed, 0.9) is None
+
+
+def test_a_clean_text_is_clean() -> None:
+    assert index().find("A text about ducks, eggs and planets that nobody has put into a test. " * 20, 0.5) is None
+    assert index().find("", 0.5) is None
+    assert ContaminationIndex.of([]).find(QUESTION, 0.5) is None
+
+
+def test_the_step_names_the_evaluation(tmp_path: Path) -> None:
+    (tmp_path / "gsm8k_test.jsonl").write_text(json.dumps({"question": QUESTION, "answer": "18"}) + "\n")
+    (tmp_path / "train.jsonl").write_text(json.dumps({"question": "one two three " * 9}) + "\n")
+    step = Decontaminate(evaluations=(tmp_path,), except_files=("train.jsonl",)).build()
+    document = Document("a", f"Exam: {QUESTION}")
+    assert step(document) == "in_gsm8k_test"
+    assert document.metadata["contamination"] == {"evaluation": "gsm8k_test", "rule": "run"}
+    assert step(Document("b", "one two three " * 9)) is None
+
+
+def test_files_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> None:
+    for folder, text in (("easy", QUESTION), ("hard", "alpha beta gamma delta " * 8)):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "test.json").write_text(json.dumps([text]))
+    step = Decontaminate(evaluations=(tmp_path,)).build()
+    assert step(Document("a", "alpha beta gamma delta " * 8)) == "in_hard_test"
+
+
+def test_what_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere is not there"):
+        Decontaminate(evaluations=(tmp_path / "nowhere",)).build()
+    with pytest.raises(UserError, match="no JSON file"):
+        Decontaminate(evaluations=(tmp_path,)).build()
+
+
+@given(st.lists(st.sampled_from("abcde"), max_size=60), st.lists(st.sampled_from("abcde"), max_size=60))
+def test_runs_of_thirteen_words_are_those_of_the_index_of_strings(one: list[str], other: list[str]) -> None:
+    item, text = " ".join(one), " ".join(other)
+    found = ContaminationIndex.of([("e", item)]).find(text, None)
+    assert (found is not None and found.rule == "run") == is_contaminated(text, index_of([item]))
