@@ -14,6 +14,7 @@ from modelstack.architecture.ablate_cli import ablate
 from modelstack.architecture.count_cli import count
 from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.data.pipeline.cli import data
+from modelstack.data.quality_model.cli import fit_quality
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.runs.cli import sweep, train
@@ -46,6 +47,7 @@ app = typer.Typer(
 app.command()(plan)
 app.command("fit-law")(fit_law)
 app.command()(data)
+app.command("fit-quality")(fit_quality)
 app.add_typer(tokenizer_cli.app, name="tokenizer")
 app.command()(train)
 app.command()(sweep)

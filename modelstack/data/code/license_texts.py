@@ -36,16 +36,20 @@ _NOT_TEXT = re.compile(r"copyright(?: ?\(c\)| ?©)?[ ,]+\d[^\n]{0,120}", re.IGNO
 """Lines that name who has the rights: other in each copy."""
 
 
-def _hash(words: Sequence[str]) -> int:
-    return zlib.crc32(" ".join(words).encode())
+def _hash(run: str) -> int:
+    return zlib.crc32(run.encode())
 
 
-_BSD = {
-    # The clause that this one has and those below it lack; the most clauses first.
-    "BSD-4-Clause": _hash(["all", "advertising", "materials", "mentioning", "features"]),
-    "BSD-3-Clause": _hash(["endorse", "or", "promote", "products", "derived"]),
-    "BSD-2-Clause": _hash(["redistribution", "and", "use", "in", "source"]),
-}
+_FAMILIES = (
+    # Licences whose common text is worded in so many ways that a clause more or less is hidden. Each has a run
+    # that those below it lack; the one with most clauses first.
+    {
+        "BSD-4-Clause": _hash("all advertising materials mentioning features"),
+        "BSD-3-Clause": _hash("endorse or promote products derived"),
+        "BSD-2-Clause": None,
+    },
+    {"ISC": _hash("permission notice appear in all"), "0BSD": None},
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +74,7 @@ def without_holders(text: str) -> str:
 def run_hashes(text: str) -> set[int]:
     """Return the hashes of all runs of words of a text."""
     words = _WORD.findall(without_holders(text[:MAX_CHARS]).lower())
-    return {_hash(words[i : i + N_WORDS]) for i in range(len(words) - N_WORDS + 1)}
+    return {_hash(" ".join(words[i : i + N_WORDS])) for i in range(len(words) - N_WORDS + 1)}
 
 
 def licenses_in(text: str) -> list[str]:
@@ -81,10 +85,9 @@ def licenses_in(text: str) -> list[str]:
     found: list[str] = []
     while len(found) < MAX_LICENSES and (best := _best(candidates, runs, explained)):
         name = best.license_id
-        if name in _BSD:
-            # Their common text is worded in many ways, which hides a clause more or less.
-            name = next((bsd for bsd, clause in _BSD.items() if clause in runs), "BSD-2-Clause")
-        candidates = [one for one in candidates if one.license_id not in (_BSD if name in _BSD else (name,))]
+        family = next((family for family in _FAMILIES if name in family), {name: None})
+        name = next(one for one, clause in family.items() if clause is None or clause in runs)
+        candidates = [one for one in candidates if one.license_id not in family]
         explained.append(best)
         found.append(name)
     return found

@@ -18,6 +18,7 @@ from modelstack.data.mojibake import RepairText
 from modelstack.data.pipeline.dedup_phases import CorpusStepConfig
 from modelstack.data.privacy.step import Privacy
 from modelstack.data.quality import QualityRules
+from modelstack.data.quality_model.step import QualityScore
 from modelstack.data.reading import InputConfig
 from modelstack.data.urls import UrlRules
 
@@ -27,6 +28,7 @@ DocumentStepConfig = (
     | RepairText
     | Language
     | QualityRules
+    | QualityScore
     | CodeRules
     | GeneratedCode
     | License
