@@ -9,7 +9,7 @@ turns. Each also estimates the similarity of planted pairs, which would show a s
 rensa's rho sketch is, so it is shown and not counted as a peer.
 
 Memory is the peak of a process that takes documents from text to decisions in all four stages, once N of them and
-once ten times as many in shards of the same size, a fifth of them near-duplicates.
+once ten times as many in shards of the same size, a tenth of them near-duplicates.
 
     python -m evals.speed.minhash
     python -m evals.speed.minhash --only modelstack     # no peers, no environment
@@ -210,8 +210,8 @@ def peak_of_stages(n_documents: int) -> dict[str, float]:
 
 
 def made_text(number: int) -> str:
-    """Return document `number`; every fifth is one of those before with its last words changed."""
-    original = number // 2 if number % 5 == 4 else number
+    """Return document `number`; every tenth is one of those before with its last word changed."""
+    original = number // 2 if number % 10 == 4 else number
     numbers = random.Random(original)
     words = [f"{numbers.getrandbits(40):010x}".translate(_LETTERS) for _ in range(100)]
     if original != number:

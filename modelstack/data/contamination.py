@@ -155,12 +155,12 @@ class ContaminationIndex:
         candidates, n_held = np.unique(texts, return_counts=True)
         share = n_held / self.n_runs_I[candidates]
         is_short = self.is_short_I[candidates]
-        for rule, found in (
-            ("short_text", is_short & (share == 1)),
-            ("fuzzy", ~is_short & (share >= (2 if fuzzy_share is None else fuzzy_share))),
-        ):
-            if found.any():
-                return Found(self.evaluations[self.evaluation_I[candidates[found][0]]], rule)
+        short = candidates[is_short & (share == 1)]
+        if short.size:
+            return Found(self.evaluations[self.evaluation_I[short[0]]], "short_text")
+        fuzzy = candidates[~is_short & (share >= fuzzy_share)] if fuzzy_share is not None else candidates[:0]
+        if fuzzy.size:
+            return Found(self.evaluations[self.evaluation_I[fuzzy[0]]], "fuzzy")
         return None
 
 

@@ -6,7 +6,7 @@ among them. A mixture may show a document more often that many sites copied (Fin
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,10 +44,9 @@ def write_copies(
     best = np.full(len(numbers), -np.inf)
     winner = np.full(len(numbers), n, np.int64)
     sizes = np.zeros(len(numbers), np.uint32)
-    for document, cluster, score in _members(roots, numbers, offsets, score_of_shard):
+    for _, cluster, score in _members(roots, numbers, offsets, score_of_shard):
         np.maximum.at(best, cluster, score)
         np.add.at(sizes, cluster, np.uint32(1))
-        del document
     for document, cluster, score in _members(roots, numbers, offsets, score_of_shard):
         is_best = score == best[cluster]
         np.minimum.at(winner, cluster[is_best], document[is_best])
@@ -84,7 +83,7 @@ def rehydration_weights(copies: np.ndarray) -> np.ndarray:
 
 
 def _cluster_roots(roots: np.ndarray) -> np.ndarray:
-    """Return the roots of clusters of two and more, sorted: memory is for them, and a bit-like byte a document."""
+    """Return the roots of clusters of two and more, sorted: memory is for these, and a byte a document."""
     has_others = np.zeros(len(roots), bool)
     for begin in range(0, len(roots), _BLOCK):
         part = np.asarray(roots[begin : begin + _BLOCK])
@@ -101,7 +100,7 @@ def _is_member(part: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 def _members(
     roots: np.ndarray, numbers: np.ndarray, offsets: np.ndarray, score_of_shard: Callable[[int], np.ndarray]
-):
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Return the documents of clusters, their cluster's place in `numbers` and their score, a part at a time."""
     for shard in range(len(offsets) - 1):
         begin, end = int(offsets[shard]), int(offsets[shard + 1])

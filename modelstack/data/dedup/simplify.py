@@ -21,6 +21,8 @@ _PUNCTUATION = (
 )
 _DECIMAL_SEPARATORS = ".,،٫⎖⎗⎘"
 _DIGIT, _SEPARATOR, _MARK = 1, 2, 3
+_SORTED_MARKS = 1024
+"""Characters decomposed at once; nothing changes by it but the order of marks across a border."""
 
 
 def simplify(text: str) -> str:
@@ -30,10 +32,8 @@ def simplify(text: str) -> str:
     text = " ".join(_from_code_points(becomes[_numbers_folded(points, kinds[points])]).split())
     if text.isascii():
         return text
-    text = unicodedata.normalize("NFD", text)
-    points = _code_points(text)
-    is_mark = kinds[points] == _MARK
-    return (_from_code_points(points[~is_mark]) if is_mark.any() else text).strip()
+    points = _code_points(_decomposed(text))
+    return _from_code_points(points[kinds[points] != _MARK]).strip()
 
 
 def words_apart(text: str) -> str:
@@ -62,6 +62,13 @@ def _numbers_folded(points_N: np.ndarray, kinds_N: np.ndarray) -> np.ndarray:
     return points_N[stays_N]
 
 
+def _decomposed(text: str) -> str:
+    """Return NFD of a text, by pieces: it sorts marks in a row, in quadratic time, and pages are hostile."""
+    return "".join(
+        unicodedata.normalize("NFD", text[i : i + _SORTED_MARKS]) for i in range(0, len(text), _SORTED_MARKS)
+    )
+
+
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
@@ -78,9 +85,8 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
     kind_of = {"Nd": _DIGIT, "Mn": _MARK}
     for plane in (0, 1, 14):  # the others hold ideographs, or nothing
         points = range(plane << 16, plane + 1 << 16)
-        kinds[plane << 16 : plane + 1 << 16] = [
-            kind_of.get(unicodedata.category(chr(point)), 0) for point in points
-        ]
+        categories = (unicodedata.category(chr(point)) for point in points)
+        kinds[plane << 16 : plane + 1 << 16] = [kind_of.get(category, 0) for category in categories]
     becomes[[ord(mark) for mark in _PUNCTUATION]] = ord(" ")
     becomes[kinds == _DIGIT] = ord("0")
     kinds[[ord(mark) for mark in _DECIMAL_SEPARATORS]] = _SEPARATOR

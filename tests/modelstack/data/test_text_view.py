@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelstack.data import words as splitter
@@ -40,11 +40,13 @@ def test_words_are_split_at_marks_contractions_and_units(text: str) -> None:
     assert split_words(text) == SPLITS[text].split()
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.text(alphabet=st.sampled_from("aB1.,:)('’s-/@+$…%° \n\u00a0é"), max_size=40))
 def test_words_hold_every_character_that_is_no_white_space_in_order(text: str) -> None:
     assert "".join(split_words(text)) == "".join(text.split())
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.text(max_size=60))
 def test_sentences_joined_are_the_text_and_as_many_as_are_counted(text: str) -> None:
     sentences = split_sentences(text)

@@ -174,6 +174,12 @@ def test_lone_surrogates_and_marks_alone_are_hashed_like_any_text() -> None:
     assert with_mark is not None and without is not None and (with_mark == without).all()
 
 
+def test_a_million_marks_in_a_row_take_no_longer_than_other_text() -> None:
+    # Sorted all at once, as NFD has it, they would take the rest of the day.
+    assert simplify("a" + "\u0300\u0316" * 500_000 + "é b") == "ae b"
+    assert len(simplify("\u302e\U0001d165" * 100_000)) == 200_000
+
+
 def test_the_probability_of_a_pair_is_finewebs_table() -> None:
     config = MinHashConfig()
     assert [round(config.p_pair(s), 3) for s in (0.6, 0.7, 0.75, 0.8, 0.85)] == [0.211, 0.565, 0.772, 0.924, 0.988]

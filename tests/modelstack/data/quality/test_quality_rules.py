@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
@@ -179,6 +179,7 @@ def test_the_most_frequent_run_is_found_with_its_blanks_and_the_first_of_equals(
     assert characters_of_top_run(["a"], n) == 0
 
 
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.sampled_from(["a", "b", "cc", "."]), max_size=60))
 def test_repeated_runs_are_counted_from_the_left_and_the_bound_holds_for_longer_ones(words: list[str]) -> None:
     runs = RepeatedRuns(words, 3)

@@ -1,6 +1,6 @@
 """What datatrove's PIIFormatter makes of the labelled cases, for the test of parity beside this file.
 
-python -m tests.modelstack.data.privacy.record_datatrove ENVIRONMENT_FOLDER
+python -m tests.modelstack.data.privacy.record_datatrove_privacy ENVIRONMENT_FOLDER
 """
 
 from __future__ import annotations
