@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
 import subprocess
@@ -332,9 +333,10 @@ async def test_a_folder_is_no_file_and_no_descriptor_is_left(root: Path) -> None
     async with Client(build_server(str(root), write=True)) as client:
         ask = asker(client)
         await ask("read_text_file", path="folder")
+        gc.collect()  # what tests before this one left open is closed now, not while it counts
         before = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else 0
-        for tool, more in (("read_text_file", {}), ("edit_file", {"old_text": "a", "new_text": "b"})):
+        for tool, more in 10 * (("read_text_file", {}), ("edit_file", {"old_text": "a", "new_text": "b"})):
             text, is_error = await ask(tool, path="folder", **more)
             assert is_error
             assert "folder" in text
-        assert not before or len(os.listdir("/proc/self/fd")) == before
+        assert not before or len(os.listdir("/proc/self/fd")) < before + 10  # each call would leave one

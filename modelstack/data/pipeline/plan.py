@@ -32,6 +32,19 @@ def phases_of(recipe: DataRecipe, folder: Path) -> list[Phase]:
     return phases
 
 
+def inputs_of(recipe: DataRecipe) -> list[list[str | int]]:
+    """Return name and bytes of each shard of raw files: what the numbers of tasks stand for.
+
+    Raises:
+        UserError: an input is not there.
+    """
+    return [
+        [shard.name, sum(file.stat().st_size for file in shard.files)]
+        for config in recipe.inputs
+        for shard in shards_of(config)
+    ]
+
+
 class _Inputs(Source):
     """The recipe's raw files."""
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import multiprocessing
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from pathlib import Path
 
 from modelstack.data.pipeline.phases import Phase
-from modelstack.data.pipeline.plan import phases_of
+from modelstack.data.pipeline.plan import inputs_of, phases_of
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.errors import UserError
 from modelstack.files import replacing
@@ -53,11 +55,24 @@ def claim(recipe: DataRecipe, folder: Path) -> None:
         UserError: it holds something else.
     """
     path = folder / RECIPE_FILE
-    mine = {"sha256": fingerprint(recipe), "recipe": recipe.model_dump(mode="json")}
+    mine = {
+        "sha256": fingerprint(recipe),
+        "inputs": inputs_of(recipe),
+        "recipe": recipe.model_dump(mode="json"),
+    }
     if path.exists():
-        if json.loads(path.read_text(encoding="utf-8"))["sha256"] != mine["sha256"]:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if found["sha256"] != mine["sha256"]:
             raise UserError(
                 f"{folder} holds the run of another recipe ({path.name} in it); name another --out, or remove it"
+            )
+        if found["inputs"] != mine["inputs"]:
+            # Tasks that are done were of other files than those that now have their numbers.
+            known = {name for name, _ in found["inputs"]}
+            new = next((name for name, _ in mine["inputs"] if name not in known), "none new")
+            raise UserError(
+                f"the files of the inputs are others than when {folder} was begun (first new one: {new}); "
+                f"name another --out; near-duplicates of the run before are found with `earlier`"
             )
         return
     if any(folder.iterdir()):
@@ -77,6 +92,7 @@ def _pool(recipe: DataRecipe, folder: Path, n_workers: int) -> Iterator[RunAll]:
         return
     # A fresh interpreter: what a step loads is neither shared with nor inherited from this process's threads.
     context = multiprocessing.get_context("spawn")
+    of_others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(n_workers, context, _begin_worker, (recipe, folder)) as pool:
 
         def side_by_side(number: int, phase: Phase, todo: Sequence[int]) -> Iterator[None]:
@@ -91,7 +107,18 @@ def _pool(recipe: DataRecipe, folder: Path, n_workers: int) -> Iterator[RunAll]:
                 for future in waiting:
                     future.cancel()
 
-        yield side_by_side
+        try:
+            yield side_by_side
+        except BaseException as error:
+            # What is being done is not waited for: cut off, it is done again when the run goes on.
+            for process in set(multiprocessing.active_children()) - of_others:
+                process.terminate()
+            if isinstance(error, BrokenProcessPool):
+                raise UserError(
+                    f"a process that worked on {folder} was killed, perhaps for want of memory; "
+                    f"the same command goes on, with fewer --workers if it happens again"
+                ) from error
+            raise
 
 
 def _one_after_another(number: int, phase: Phase, todo: Sequence[int]) -> Iterator[None]:
@@ -105,6 +132,7 @@ _worker_phases: list[Phase] = []
 
 
 def _begin_worker(recipe: DataRecipe, folder: Path) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
     _worker_phases[:] = phases_of(recipe, folder)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import signal
@@ -139,6 +140,21 @@ def test_a_run_that_is_killed_again_and_again_ends_as_one_that_was_not(tmp_path:
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole") != {}
 
 
+def test_a_worker_that_is_killed_ends_the_run_and_the_next_one_goes_on(tmp_path: Path) -> None:
+    made = recipe(corpus(tmp_path / "raw"), *STEPS)
+
+    def kill(name: str, done: int, total: int) -> None:
+        if name == "02-exact/keys" and done == 1:
+            os.kill(multiprocessing.active_children()[0].pid or 0, signal.SIGKILL)
+
+    with pytest.raises(UserError, match="was killed, perhaps for want of memory"):
+        run_recipe(made, tmp_path / "killed", n_workers=2, progress=kill)
+    assert multiprocessing.active_children() == []
+    run_recipe(made, tmp_path / "killed")
+    run_recipe(made, tmp_path / "whole")
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole") != {}
+
+
 def test_a_dump_is_compared_with_the_one_before(tmp_path: Path) -> None:
     raw = corpus(tmp_path / "raw")
     first = recipe(raw, {"kind": "minhash"})
@@ -152,6 +168,15 @@ def test_a_folder_of_another_recipe_is_left_alone(tmp_path: Path) -> None:
     run_recipe(recipe(raw, {"kind": "exact"}), tmp_path / "out")
     with pytest.raises(UserError, match="holds the run of another recipe"):
         run_recipe(recipe(raw, {"kind": "minhash"}), tmp_path / "out")
+
+
+def test_a_run_whose_files_have_changed_is_not_continued(tmp_path: Path) -> None:
+    raw = corpus(tmp_path / "raw")
+    made = recipe(raw, {"kind": "exact"})
+    run_recipe(made, tmp_path / "out")
+    (raw / "part-0a.jsonl").write_text('{"text": "came later"}\n')
+    with pytest.raises(UserError, match=r"first new one: .*part-0a\.jsonl"):
+        run_recipe(made, tmp_path / "out")
 
 
 def test_a_folder_with_other_files_is_left_alone(tmp_path: Path) -> None:
