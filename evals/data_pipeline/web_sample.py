@@ -61,12 +61,9 @@ class Score:
 
 def outcomes(sample: Path, recipe_file: Path, out: Path) -> dict[str, Outcome]:
     """Run a recipe over the sample in place of its own inputs; return what became of each URL."""
-    import io
-
-    import zstandard
-
     from modelstack.data.pipeline.phases import FilterPhase
     from modelstack.data.pipeline.recipe import DataRecipe
+    from modelstack.data.pipeline.records import read_records
     from modelstack.data.pipeline.report import write_report
     from modelstack.data.pipeline.run import run_recipe
     from modelstack.data.reading import WarcInput
@@ -82,12 +79,8 @@ def outcomes(sample: Path, recipe_file: Path, out: Path) -> dict[str, Outcome]:
         is_last = phase is phases[-1]
         for task in range(phase.n_tasks):
             for path in (phase.dropped_path(task), *([phase.kept_path(task)] if is_last else [])):
-                with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-                    for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
-                        record = json.loads(line)
-                        found[record["url"]] = Outcome(
-                            record.get("step"), record.get("reason", ""), record["text"]
-                        )
+                for document, record in read_records(path):
+                    found[document.url] = Outcome(record.get("step"), record.get("reason", ""), document.text)
     return found
 
 

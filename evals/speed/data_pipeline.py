@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -26,9 +25,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from evals.speed.peers import peer_python
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
+MODULE = "evals.speed.data_pipeline"
 PEERS = ("datatrove[processing]==0.10.1", "spacy>=3.8,<3.9", "xxhash<4")
 MIN_CHARS = 1500
 """A page; the corpus has many entries of a line or two, too."""
@@ -150,20 +150,10 @@ def main() -> int:
         file.write_text(json.dumps(texts), encoding="utf-8")
         for _ in range(options.repeats):
             for name, python in pythons.items():
-                passes[name].append(child(python, "--program", name, "--text-file", str(file)))
+                passes[name].append(printed_by(python, MODULE, "--program", name, "--text-file", str(file)))
     result = to_result(texts, passes, options)
     write_result(options.result, result)
     return report(texts, passes, result)
-
-
-def child(python: str, *arguments: str) -> dict[str, Any]:
-    """Return what this script prints in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [python, "-m", "evals.speed.data_pipeline", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)} failed\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def per_second(texts: Sequence[str], passes: Sequence[dict[str, Any]]) -> float:

@@ -34,9 +34,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evals.speed.peers import peer_python
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
+MODULE = "evals.speed.minhash"
 PEERS = ("datatrove[processing]==0.10.1", "spacy>=3.8,<3.9", "xxhash<4", "datasketch==2.0.0", "rensa==0.5.0")
 N_HASHES = 112
 N_WORDS = 5
@@ -253,7 +254,10 @@ def main() -> int:
         except subprocess.CalledProcessError as error:
             print(f"the peers cannot be installed (pip ended with {error.returncode}); ours alone is measured")
     figures = measured(python, options.texts, options.repeats)
-    peaks = {n: child(sys.executable, "--memory", str(n)) for n in (options.documents, 10 * options.documents)}
+    peaks = {
+        n: printed_by(sys.executable, MODULE, "--memory", str(n))
+        for n in (options.documents, 10 * options.documents)
+    }
     result = to_result(figures, {n: peak["peak_mb"] for n, peak in peaks.items()}, options)
     write_result(options.result, result)
     return report(figures, peaks, result)
@@ -274,7 +278,7 @@ def measured(python: Path | None, n_texts: int, repeats: int) -> dict[str, dict[
                     arguments += ["--with-error"] if turn == 0 and kind == LONG else []
                     who = sys.executable if name.startswith(OURS) else str(python)
                     try:
-                        runs.setdefault((kind, name), []).append(child(who, *arguments))
+                        runs.setdefault((kind, name), []).append(printed_by(who, MODULE, *arguments))
                     except RuntimeError as error:
                         print(f"{name}: failed, left out of this round\n{error}")
     figures: dict[str, dict[str, Speed]] = {kind: {} for kind in KINDS}
@@ -296,16 +300,6 @@ def kinds_of_text(n: int) -> dict[str, list[str]]:
     n_chars = n * LONG_CHARS
     long, short = ([text[i : i + size] for i in range(0, n_chars, size)] for size in (LONG_CHARS, SHORT_CHARS))
     return {LONG: list(map(simplify, long)), SHORT: list(map(simplify, short)), RAW: long}
-
-
-def child(python: str, *arguments: str) -> dict[str, Any]:
-    """Return what this script prints in a process of its own."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    command = [python, "-m", "evals.speed.minhash", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        raise RuntimeError(f"{' '.join(arguments)} failed\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
 
 
 def to_result(

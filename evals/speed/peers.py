@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 
 def peer_python(env: Path, packages: Sequence[str]) -> Path:
@@ -23,3 +25,17 @@ def peer_python(env: Path, packages: Sequence[str]) -> Path:
         subprocess.run([str(python), "-m", "pip", "install", "--quiet", *packages], check=True)
         marker.write_text(wanted, encoding="utf-8")
     return python
+
+
+def printed_by(python: str | Path, module: str, *arguments: str) -> dict[str, Any]:
+    """Return the JSON that a module of ours prints last, in a process of its own.
+
+    Raises:
+        RuntimeError: it failed; the end of what it said is in the message.
+    """
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
+    command = [str(python), "-m", module, *arguments]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    if done.returncode != 0:
+        raise RuntimeError(f"{' '.join(arguments)} failed\n{done.stderr[-2000:]}")
+    return json.loads(done.stdout.strip().splitlines()[-1])

@@ -10,7 +10,6 @@ Letters: H hashes of runs, I texts of evaluations.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,14 +19,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from modelstack.data.decontaminate import N_WORDS, texts_of_evaluation
+from modelstack.data.corpus_build import evaluation_files
+from modelstack.data.decontaminate import N_WORDS, texts_of_evaluation, words_of
 from modelstack.data.dedup.shingles import shingle_hashes
 from modelstack.data.documents import Document, Step
 from modelstack.errors import UserError
 
 SHORT_WORDS = 8
 """Shorter texts are everyday phrases."""
-_WORD = re.compile(r"[^\W_]+")
 
 Hashes = NDArray[np.uint64]
 
@@ -63,12 +62,7 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid"):
         return decontaminate
 
     def _files(self) -> list[tuple[str, Path]]:
-        files: list[Path] = []
-        for path in self.evaluations:
-            if not path.exists():
-                raise UserError(f"decontaminate: {path} is not there; name files and folders of evaluations")
-            found = sorted(path.rglob("*.json*")) if path.is_dir() else [path]
-            files += [file for file in found if file.name not in self.except_files]
+        files = evaluation_files(self.evaluations, self.except_files)
         if not files:
             raise UserError("decontaminate: there is no JSON file in the folders named; name others")
         stems = [file.name.split(".")[0] for file in files]
@@ -165,7 +159,7 @@ class ContaminationIndex:
 
 
 def _words(text: str) -> str:
-    return " ".join(_WORD.findall(text.lower()))
+    return " ".join(words_of(text))
 
 
 def _hashes(words: str, n_words: int) -> Hashes:

@@ -15,7 +15,7 @@ import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -143,7 +143,7 @@ def packed_records(records: Iterable[Mapping[str, str]]) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL).compress(lines.encode())
 
 
-def evaluation_files(paths: Iterable[Path]) -> list[Path]:
+def evaluation_files(paths: Iterable[Path], may_be_trained_on: Collection[str] = MAY_BE_TRAINED_ON) -> list[Path]:
     """Return the files that are named or lie below a folder that is, but for those that may be trained on.
 
     Raises:
@@ -154,7 +154,7 @@ def evaluation_files(paths: Iterable[Path]) -> list[Path]:
         if not path.exists():
             raise UserError(f"{path} is not there; name files and folders of evaluation sets")
         found = sorted(path.rglob("*.json*")) if path.is_dir() else [path]
-        files += [file for file in found if file.name not in MAY_BE_TRAINED_ON]
+        files += [file for file in found if file.name not in may_be_trained_on]
     return files
 
 

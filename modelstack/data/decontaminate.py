@@ -19,9 +19,14 @@ N_WORDS = 13
 _WORD = re.compile(r"[^\W_]+")
 
 
+def words_of(text: str) -> list[str]:
+    """Return a text's words, as all comparisons with evaluations take them."""
+    return _WORD.findall(text.lower())
+
+
 def word_runs(text: str, n_words: int = N_WORDS) -> Iterator[str]:
     """Return each run of so many words of a text."""
-    words = _WORD.findall(text.lower())
+    words = words_of(text)
     return (" ".join(words[i : i + n_words]) for i in range(len(words) - n_words + 1))
 
 

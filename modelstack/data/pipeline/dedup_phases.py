@@ -7,6 +7,7 @@ repeated lines and spans through keys and repeats. Both end in a pass over the d
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,7 +89,9 @@ class _Shards(Phase):
     def paths(self) -> list[Path]:
         return [self.folder / f"{task:05d}{self._suffix}" for task in range(self.n_tasks)]
 
+    @cached_property
     def n_documents(self) -> list[int]:
+        """Of each shard; asked once all are done."""
         return [self.record(task)["n"] for task in range(self.n_tasks)]
 
     def perform(self, task: int) -> dict[str, Any]:
@@ -122,9 +125,8 @@ def _documents(config: ExactStep | MinHashStep, source: Source, folder: Path) ->
     clusters_file, copies_file = folder / "clusters" / "clusters.npy", folder / "copies" / "copies.npy"
 
     def copies(task: int) -> int:
-        n_documents = keys.n_documents()
-        score = lengths_of(keys.paths) if config.keep == "longest" else _all_equal(n_documents)
-        return write_copies(clusters_file, n_documents, score, copies_file)
+        score = lengths_of(keys.paths) if config.keep == "longest" else _all_equal(keys.n_documents)
+        return write_copies(clusters_file, keys.n_documents, score, copies_file)
 
     pairs = _Tasks(
         f"{folder.name}/pairs",
@@ -136,11 +138,11 @@ def _documents(config: ExactStep | MinHashStep, source: Source, folder: Path) ->
         f"{folder.name}/clusters",
         folder / "clusters",
         1,
-        lambda task: write_clusters([pairs_file(i) for i in range(n_buckets)], keys.n_documents(), clusters_file),
+        lambda task: write_clusters([pairs_file(i) for i in range(n_buckets)], keys.n_documents, clusters_file),
     )
     chosen = _Tasks(f"{folder.name}/copies", folder / "copies", 1, copies)
     last = _pass(
-        config.kind, folder, source, lambda shard: _keeping(read_copies(copies_file, keys.n_documents(), shard))
+        config.kind, folder, source, lambda shard: _keeping(read_copies(copies_file, keys.n_documents, shard))
     )
     return [keys, pairs, clusters, chosen], last
 
@@ -152,7 +154,7 @@ def _lines(config: LinesStep, source: Source, folder: Path) -> Phases:
 
     def step_of(shard: int) -> Step:
         texts = without_repeats(_texts(source, shard), repeats.folder / "repeats", shard, compared)
-        return _editing(texts, config.min_left)
+        return _editing(lambda text: next(texts), config.min_left)
 
     return [keys, repeats], _pass(config.kind, folder, source, step_of)
 
@@ -164,10 +166,7 @@ def _spans(config: SubstringStep, source: Source, folder: Path) -> Phases:
 
     def step_of(shard: int) -> Step:
         spans = repeated_spans(keys.paths, shard, repeats.folder / "repeats", compared)
-        texts = _texts(source, shard)
-        return _editing(
-            (without_spans(text, cut) for text, cut in zip(texts, spans, strict=True)), config.min_left
-        )
+        return _editing(lambda text: without_spans(text, next(spans)), config.min_left)
 
     return [keys, repeats], _pass(config.kind, folder, source, step_of)
 
@@ -220,11 +219,11 @@ def _keeping(copies: np.ndarray) -> Step:
     return keep
 
 
-def _editing(texts: Iterator[str], min_left: int) -> Step:
-    """Return a step for the documents of one shard, in their order, which gives each its text."""
+def _editing(edited: Callable[[str], str], min_left: int) -> Step:
+    """Return a step for the documents of one shard, in their order, which gives each the text that is left."""
 
     def edit(document: Document) -> str | None:
-        before, document.text = document.text, next(texts)
+        before, document.text = document.text, edited(document.text)
         if document.text == before:
             return None
         return EMPTIED if len(document.text) < min_left else None

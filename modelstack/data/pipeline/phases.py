@@ -151,9 +151,8 @@ def _pass(item: Item, steps: Sequence[NamedStep], counts: Counts, kept: Writer, 
         detail = ""
         try:
             reason = named.step(item)
-        except (
-            Exception
-        ) as error:  # of one document out of billions; it is dropped, counted and shown, as any other
+        except Exception as error:
+            # Of one document out of billions: it is dropped, counted and shown, as any other.
             reason, detail = f"error_{type(error).__name__}", str(error)
         if reason is not None:
             counts.drop(item, named.name, reason, detail)

@@ -38,20 +38,18 @@ def inputs_of(recipe: DataRecipe) -> list[list[str | int]]:
     Raises:
         UserError: an input is not there.
     """
-    return [
-        [shard.name, sum(file.stat().st_size for file in shard.files)]
-        for config in recipe.inputs
-        for shard in shards_of(config)
-    ]
+    return [[shard.name, sum(file.stat().st_size for file in shard.files)] for _, shard in _shards(recipe.inputs)]
+
+
+def _shards(inputs: Sequence[InputConfig]) -> list[tuple[InputConfig, Shard]]:
+    return [(config, shard) for config in inputs for shard in shards_of(config)]
 
 
 class _Inputs(Source):
     """The recipe's raw files."""
 
     def __init__(self, inputs: Sequence[InputConfig]) -> None:
-        self._shards: list[tuple[InputConfig, Shard]] = [
-            (config, shard) for config in inputs for shard in shards_of(config)
-        ]
+        self._shards = _shards(inputs)
         self.n_shards = len(self._shards)
 
     def read(self, shard: int) -> Iterator[Item]:

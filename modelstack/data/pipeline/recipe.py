@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Annotated
 
 from pydantic import BaseModel, Field
@@ -10,7 +11,6 @@ from typing_extensions import TypeIs
 from modelstack.data.code.generated import GeneratedCode
 from modelstack.data.code.license_step import License
 from modelstack.data.code.rules import CodeRules
-from modelstack.data.code.secret_keys import Secrets
 from modelstack.data.contamination import Decontaminate
 from modelstack.data.extract import Extract
 from modelstack.data.language import Language
@@ -32,7 +32,6 @@ DocumentStepConfig = (
     | CodeRules
     | GeneratedCode
     | License
-    | Secrets
     | Privacy
     | Decontaminate
 )
@@ -45,6 +44,11 @@ class DataRecipe(BaseModel, frozen=True, extra="forbid"):
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     inputs: tuple[InputConfig, ...] = Field(min_length=1)
     steps: tuple[Annotated[StepConfig, Field(discriminator="kind")], ...] = ()
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of the recipe with all its defaults."""
+        return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
 def is_document_step(config: StepConfig) -> TypeIs[DocumentStepConfig]:

@@ -55,6 +55,11 @@ def read_documents(path: Path) -> Iterator[Document]:
     Raises:
         UserError: it is missing, or holds something else.
     """
+    return (document for document, _ in read_records(path))
+
+
+def read_records(path: Path) -> Iterator[tuple[Document, dict[str, Any]]]:
+    """Read documents with all that is written of them, as `read_documents`."""
     import io
 
     import zstandard
@@ -63,7 +68,7 @@ def read_documents(path: Path) -> Iterator[Document]:
         with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
             for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
                 record = json.loads(line)
-                yield Document(
+                document = Document(
                     id=record["id"],
                     text=record["text"],
                     source=record["source"],
@@ -71,5 +76,6 @@ def read_documents(path: Path) -> Iterator[Document]:
                     url=record["url"],
                     metadata=record["metadata"],
                 )
+                yield document, record
     except (OSError, ValueError, KeyError, zstandard.ZstdError) as error:
         raise UserError(f"{path} is missing or no file of documents: {error}") from error

@@ -6,7 +6,6 @@ shown as code, control characters taken out.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
@@ -49,7 +48,7 @@ def _manifest(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequen
     }
     return {
         "name": recipe.name,
-        "recipe_sha256": hashlib.sha256(recipe.model_dump_json().encode()).hexdigest(),
+        "recipe_sha256": recipe.fingerprint,
         "n_documents": counts[-1].n_out,
         "n_chars": counts[-1].chars_out,
         "n_documents_read": counts[0].n_in,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import multiprocessing
 import signal
@@ -43,11 +42,6 @@ def run_recipe(
     return phases
 
 
-def fingerprint(recipe: DataRecipe) -> str:
-    """Return the hash of a recipe with all its defaults."""
-    return hashlib.sha256(recipe.model_dump_json().encode()).hexdigest()
-
-
 def claim(recipe: DataRecipe, folder: Path) -> None:
     """Make a folder that of a recipe's run, or find that it is.
 
@@ -56,7 +50,7 @@ def claim(recipe: DataRecipe, folder: Path) -> None:
     """
     path = folder / RECIPE_FILE
     mine = {
-        "sha256": fingerprint(recipe),
+        "sha256": recipe.fingerprint,
         "inputs": inputs_of(recipe),
         "recipe": recipe.model_dump(mode="json"),
     }

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 
 from modelstack.data.documents import Document, Step
 from modelstack.data.quality.gopher_quality import STOP_WORDS
+from modelstack.data.quality.gopher_repetition import DUPLICATE_RUNS, TOP_RUNS
 from modelstack.data.text_view import TextView
 
 _LINE_ENDS = (".", "?", "!", '"')
@@ -51,16 +52,9 @@ class DolmaRules(BaseModel, frozen=True, extra="forbid"):
     """Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2."""
     max_duplicate_line_characters: float = 0.3
     """allenai/dolma's scripts for Soldaini et al. 2024: 0.3; Rae et al. 2021, table A1: 0.2."""
-    max_top_runs: tuple[tuple[int, float], ...] = ((2, 0.2), (3, 0.18), (4, 0.16))
+    max_top_runs: tuple[tuple[int, float], ...] = TOP_RUNS
     """Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2."""
-    max_duplicate_runs: tuple[tuple[int, float], ...] = (
-        (5, 0.15),
-        (6, 0.14),
-        (7, 0.13),
-        (8, 0.12),
-        (9, 0.11),
-        (10, 0.10),
-    )
+    max_duplicate_runs: tuple[tuple[int, float], ...] = DUPLICATE_RUNS
     """Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2."""
     require_line_end: bool = True
     """C4's rule, as Soldaini et al. 2024, section 5.2 has it ("C4 NoPunc")."""

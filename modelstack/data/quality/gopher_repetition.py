@@ -24,6 +24,11 @@ from modelstack.data.text_view import TextView
 _NEWLINES = re.compile(r"\n+")
 
 
+TOP_RUNS = ((2, 0.2), (3, 0.18), (4, 0.16))
+DUPLICATE_RUNS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
+"""Words of a run, and the most that it may make up: Rae et al. 2021, table A1."""
+
+
 class GopherRepetition(BaseModel, frozen=True, extra="forbid"):
     """Drops texts that repeat themselves; None, or no run, turns a rule off."""
 
@@ -36,16 +41,9 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid"):
     """Rae et al. 2021, table A1."""
     max_duplicate_line_characters: float | None = 0.2
     """Rae et al. 2021, table A1."""
-    max_top_runs: tuple[tuple[int, float], ...] = ((2, 0.2), (3, 0.18), (4, 0.16))
+    max_top_runs: tuple[tuple[int, float], ...] = TOP_RUNS
     """Share of characters in the most frequent run of so many words. Rae et al. 2021, table A1."""
-    max_duplicate_runs: tuple[tuple[int, float], ...] = (
-        (5, 0.15),
-        (6, 0.14),
-        (7, 0.13),
-        (8, 0.12),
-        (9, 0.11),
-        (10, 0.10),
-    )
+    max_duplicate_runs: tuple[tuple[int, float], ...] = DUPLICATE_RUNS
     """Share of characters in runs of so many words that were there before. Rae et al. 2021, table A1."""
 
     def build(self) -> Step:

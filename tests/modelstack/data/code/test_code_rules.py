@@ -20,8 +20,8 @@ from modelstack.data.code.html_text import visible_text_length
 from modelstack.data.code.languages import LANGUAGE, all_languages, language_of, told_language
 from modelstack.data.code.notebooks import notebook_as_script
 from modelstack.data.code.rules import CodeRules, reason_to_drop
-from modelstack.data.code.secret_keys import Secrets
 from modelstack.data.documents import Document
+from modelstack.data.privacy.step import Privacy
 
 STDLIB = Path(sysconfig.get_path("stdlib"))
 GOOD = '"""Adds numbers."""\n\n\ndef add(one, other):\n    # Both are numbers.\n    return one + other\n'
@@ -253,11 +253,13 @@ def test_a_notebook_that_cannot_be_read_is_dropped(text: str):
 def test_keys_in_code_become_tags_and_are_counted():
     key = "ghp_" + "1234567890abcdefghijABCDEFGHIJ567890"
     document = Document(id="1", text=f'TOKEN = "{key}"  # of anna@example.com\n')
-    assert Secrets().build()(document) is None
+    keys = Privacy(kinds=("key",), style="tag")
+    assert keys.build()(document) is None
     assert document.text == 'TOKEN = "<KEY>"  # of anna@example.com\n'
-    assert document.metadata["secrets"] == {"key": 1}
+    assert document.metadata["private"] == {"key": 1}
     both = Document(id="2", text=f'TOKEN = "{key}"  # of anna@example.com\n')
-    assert Secrets(kinds=("key", "email"), max_findings=1).build()(both) == "many_secrets"
+    few = Privacy(kinds=("key", "email"), style="tag", max_findings=1)
+    assert few.build()(both) == "too_much_private_data"
 
 
 def test_visible_text_is_what_stands_between_tags():
