@@ -153,6 +153,8 @@ def test_a_member_that_never_gives_a_record_is_left_by_its_ratio(tmp_path: Path)
         ("Content-Encoding: gzip, gzip, gzip, gzip\r\n", b"abc", "content_encoding"),
         ("Transfer-Encoding: chunked\r\n", b"3\r\nabc\r\nzzzz\r\n", "chunked_body"),
     ],
+    # Names of our own: gzip writes the time into its bytes, and workers must agree on the names.
+    ids=range(11),
 )
 def test_a_body_that_cannot_be_decoded_is_broken(tmp_path: Path, fields: str, body: bytes, reason: str) -> None:
     items = read(warc(tmp_path, [record(0), record(1, http(body, fields)), record(2)]))
