@@ -24,8 +24,9 @@ from modelstack.decide.budget import law_parameters
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.runs.folder import RunFolder
-from modelstack.runs.prepare import open_prepared, prepare
+from modelstack.runs.prepare import prepare
 from modelstack.runs.recipe import Resolved, RunRecipe, ScheduleRecipe, resolve
+from modelstack.runs.short_run import train_and_score
 
 RUNS_FILE = "runs.jsonl"
 FEWEST_STEPS = 20
@@ -137,27 +138,8 @@ def sweep(recipe: SweepRecipe, path: Path, told: Callable[[str], object] = lambd
 
 def _take(run: Planned, path: Path) -> dict[str, Any]:
     """Train and measure one run; in a process of its own."""
-    import time
-
-    import torch
-
-    from modelstack.runs.assemble import unsupervised
-    from modelstack.train.allocator import keep_freed_memory
-    from modelstack.train.evaluation import evaluate, held_out
-    from modelstack.train.loop import train
-
-    resolved = run.resolved
-    keep_freed_memory()
-    torch.set_num_threads(resolved.recipe.threads or 1)
-    prepared = open_prepared(resolved, RunFolder(path))
-    trained = unsupervised(resolved, prepared, torch.device("cpu"))
-    started = time.perf_counter()
-    for _ in train(trained):
-        pass
-    seconds = time.perf_counter() - started
-    documents = held_out([document.text for document in prepared.held_out], prepared.tokenizer)
-    model: Any = trained.state.model
-    score = evaluate(model, documents, resolved.row_tokens)
+    measured = train_and_score(run.resolved, RunFolder(path))
+    score = measured.score
     return {
         "key": run.key,
         "n_parameters": run.n_parameters,
@@ -165,7 +147,7 @@ def _take(run: Planned, path: Path) -> dict[str, Any]:
         "loss": score.loss,
         "bits_per_byte": score.bits_per_byte,
         "budget": run.budget,
-        "seconds": seconds,
+        "seconds": measured.seconds,
         "size": run.resolved.recipe.model.config if run.resolved.recipe.model else {},
     }
 

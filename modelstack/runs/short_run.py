@@ -1,0 +1,53 @@
+"""A run with no folder of its own: trained from its prepared text, scored on documents, and not kept."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from modelstack.runs.folder import RunFolder
+from modelstack.runs.recipe import Resolved
+from modelstack.train.evaluation import Score
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What came of a run."""
+
+    score: Score
+    seconds: float
+    """Of its training."""
+
+
+def train_and_score(resolved: Resolved, folder: RunFolder, texts: Sequence[str] | None = None) -> Measured:
+    """Train a run to its end and score the model; best done in a process of its own.
+
+    Args:
+        resolved: The run.
+        folder: Whose text was prepared (`modelstack.runs.prepare`); runs may share it.
+        texts: What the model is asked about; None: the documents that the run holds out.
+
+    Raises:
+        UserError: The folder's text is not there, or is of something else.
+    """
+    import torch
+
+    from modelstack.runs.assemble import unsupervised
+    from modelstack.runs.prepare import open_prepared
+    from modelstack.train.allocator import keep_freed_memory
+    from modelstack.train.evaluation import evaluate, held_out
+    from modelstack.train.loop import train
+
+    keep_freed_memory()
+    torch.set_num_threads(resolved.recipe.threads or 1)
+    prepared = open_prepared(resolved, folder)
+    trained = unsupervised(resolved, prepared, torch.device("cpu"))
+    started = time.perf_counter()
+    for _ in train(trained):
+        pass
+    seconds = time.perf_counter() - started
+    asked = [document.text for document in prepared.held_out] if texts is None else texts
+    # The loop's model is typed as a module; a run that is not spread holds a CausalLM.
+    model = trained.state.model
+    return Measured(evaluate(model, held_out(asked, prepared.tokenizer), resolved.row_tokens), seconds)  # type: ignore[arg-type]
