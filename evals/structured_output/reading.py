@@ -20,10 +20,12 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from agentkit.errors import UserError
 from evals.structured_output.validity import check
+from modelstack.errors import UserError as FileError
+from modelstack.zstd_files import open_unpacked
 
 MAX_LINE_CHARACTERS = 4_000_000
 """A line beyond this is no case; without a limit one line of a compressed file could fill the memory."""
@@ -61,6 +63,8 @@ def read_items(path: Path) -> list[Item]:
             found = [item for n, line in _lines(path) if (item := _item(line, f"{path}, line {n}")) is not None]
     except OSError as error:
         raise UserError(f"{error.filename or path} cannot be read: {error.strerror or error}.") from error
+    except FileError as error:
+        raise UserError(str(error)) from error
     if not found:
         raise UserError(
             f"{path} holds no case: each line must be {_FORMS}; of tool-calling examples only those count that "
@@ -83,8 +87,7 @@ def draw(items: Sequence[Item], n: int, seed: int) -> list[Item]:
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:
     """Yield the number and text of each line that is not blank."""
-    with path.open("rb") as raw, _decompressed(raw, path) as stream:
-        text = io.TextIOWrapper(stream, encoding="utf-8")
+    with io.TextIOWrapper(open_unpacked(path), encoding="utf-8") as text:
         n = 0
         try:
             while line := text.readline(MAX_LINE_CHARACTERS + 1):
@@ -97,38 +100,6 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
             raise UserError(
                 f"{path}, line {n + 1}: not UTF-8 ({error.reason}); save the file as UTF-8."
             ) from error
-
-
-def _decompressed(raw: IO[bytes], path: Path) -> Any:
-    if path.suffix != ".zst":
-        return raw
-    try:
-        import zstandard
-    except ImportError as error:
-        raise UserError(
-            f"{path} is compressed with zstandard, which needs the package of that name: pip install zstandard, "
-            f"or unpack the file with `zstd -d`."
-        ) from error
-    return _Checked(zstandard.ZstdDecompressor().stream_reader(raw), path, zstandard.ZstdError)
-
-
-class _Checked(io.RawIOBase):
-    """A stream whose decoder's error is the user's."""
-
-    def __init__(self, stream: Any, path: Path, error: type[Exception]) -> None:
-        """Wrap a stream."""
-        self._stream, self._path, self._error = stream, path, error
-
-    def readable(self) -> bool:
-        """Say yes."""
-        return True
-
-    def readinto(self, buffer: Any) -> int:
-        """Read, or raise UserError where the data is damaged."""
-        try:
-            return self._stream.readinto(buffer)
-        except self._error as error:
-            raise UserError(f"{self._path} is damaged or no zstandard file: {error}.") from error
 
 
 def _schema_files(folder: Path) -> Iterator[Item]:

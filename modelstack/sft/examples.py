@@ -27,14 +27,14 @@ from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.pointers import SchemaReferenceError
 from modelstack.toolcalls.schemas import MergeError, normalise
 from modelstack.toolcalls.validation import SchemaValidator, check_schema
+from modelstack.zstd_files import open_unpacked
 
 Kind = Literal["call", "parallel", "multi", "clarify", "irrelevant", "answer"]
 """One call; several of one tool; several tools; a question back; no tool fits; an answer in words."""
 KINDS_WITH_CALLS: frozenset[Kind] = frozenset({"call", "parallel", "multi"})
 LONGEST_LINE = 1 << 24
 """Bytes of one example; the longest of real ones have some ten thousand."""
-_READ_BYTES = 1 << 14
-"""Of a compressed file at a time: what unpacks to the most that zstd can is then still some 100 MB."""
+_READ_BYTES = 1 << 16
 _SHOWN = 80
 """Characters of a wrong value that a message shows."""
 _LEVEL = 10
@@ -141,7 +141,7 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
     """
     path = Path(path)
     seen: set[str] = set()
-    for number, line in enumerate(_lines(path), 1):
+    for number, line in enumerate(example_lines(path), 1):
         if not line.strip():
             continue
         try:
@@ -264,7 +264,7 @@ def _compressed(raw: Any) -> Any:
     return zstandard.ZstdCompressor(level=_LEVEL).stream_writer(raw, closefd=False)
 
 
-def _lines(path: Path) -> Iterator[bytes]:
+def example_lines(path: Path) -> Iterator[bytes]:
     """Give the lines of a file; one too long to be an example is not held in memory."""
     rest = b""
     n_lines = 0
@@ -283,26 +283,7 @@ def _lines(path: Path) -> Iterator[bytes]:
 def _blocks(path: Path) -> Iterator[bytes]:
     """Give the content of a file, unpacked."""
     try:
-        with path.open("rb") as raw:
-            blocks = iter(lambda: raw.read(_READ_BYTES), b"")
-            yield from _unpacked(blocks, path) if path.suffix == ".zst" else blocks
+        with open_unpacked(path) as raw:
+            yield from iter(lambda: raw.read(_READ_BYTES), b"")
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from error
-
-
-def _unpacked(blocks: Iterator[bytes], path: Path) -> Iterator[bytes]:
-    """Give the content of zstd frames; one that is cut short is an error, not an end."""
-    import zstandard
-
-    frame, is_open = zstandard.ZstdDecompressor().decompressobj(), True
-    try:
-        for block in blocks:
-            while block:
-                if not is_open:
-                    frame, is_open = zstandard.ZstdDecompressor().decompressobj(), True
-                yield frame.decompress(block)
-                block, is_open = frame.unused_data, not frame.eof
-    except zstandard.ZstdError as error:
-        raise UserError(f"{path} is no whole zstd file: {error}") from error
-    if is_open:
-        raise UserError(f"{path} is cut short: its last zstd frame has no end; copy or make it again")

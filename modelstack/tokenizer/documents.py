@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import IO
 
 from modelstack.errors import UserError
+from modelstack.zstd_files import open_unpacked
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".txt", ".md")
 MAX_LINE_CHARACTERS = 64 << 20
@@ -32,7 +33,7 @@ class Document:
 
     text: str
     domain: str
-    """Name of its file, without suffixes."""
+    """Name of its file, without suffixes, or what a field of its record says."""
     language: str | None = None
     """The record's field `language`, where it has one."""
     license: str | None = None
@@ -61,8 +62,12 @@ def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
     return files
 
 
-def read_documents(path: Path) -> Iterator[Document]:
+def read_documents(path: Path, domain_field: str | None = None) -> Iterator[Document]:
     """Read one file: a record with the field `text` on each line of JSONL, or one document of plain text.
+
+    Args:
+        path: The file.
+        domain_field: Field of the records that names their domain; None: the file does.
 
     Raises:
         UserError: a line is no such record, or the file cannot be decompressed.
@@ -83,6 +88,12 @@ def read_documents(path: Path) -> Iterator[Document]:
                 ) from error
             if not isinstance(text, str):
                 raise UserError(f"{path}, line {number}: 'text' is a {type(text).__name__}")
+            if domain_field is not None:
+                domain = _text_or_none(record.get(domain_field))
+                if not domain:
+                    raise UserError(
+                        f"{path}, line {number}: no text in the field {domain_field!r}, which names its source"
+                    )
             yield Document(text, domain, language, license)
 
 
@@ -133,17 +144,8 @@ def _unit_hash(text: str, purpose: bytes) -> float:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[IO[str]]:
-    if path.suffix != ".zst":
-        with path.open(encoding="utf-8", errors="replace") as file:
-            yield file
-        return
-    import zstandard
-
-    try:
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            yield io.TextIOWrapper(stream, encoding="utf-8", errors="replace")
-    except zstandard.ZstdError as error:
-        raise UserError(f"{path} cannot be decompressed: {error}") from error
+    with io.TextIOWrapper(open_unpacked(path), encoding="utf-8", errors="replace") as file:
+        yield file
 
 
 def _lines(file: IO[str], path: Path) -> Iterator[str]:

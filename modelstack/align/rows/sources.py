@@ -14,7 +14,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+from modelstack.errors import UserError
+from modelstack.zstd_files import open_unpacked
 
 
 class DataError(ValueError):
@@ -93,38 +96,24 @@ def read_records(path: Path) -> Iterator[dict[str, Any]]:
         DataError: the file is missing, or a line is no JSON object.
     """
     try:
-        with path.open("rb") as raw:
-            for n, line in enumerate(_lines(path, raw), 1):
+        with _opened(path) as text:
+            for n, line in enumerate(text, 1):
                 record = json.loads(line) if line.strip() else None
                 if isinstance(record, dict):
                     yield record
                 elif record is not None:
                     raise DataError(f"{path}, line {n}: a JSON object is needed, got {line[:80]!r}")
-    except (OSError, EOFError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, EOFError, UserError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise DataError(
             f"{path} cannot be read: {error}. DATA_DIR must hold the files that "
             "`modelstack.align.rows.sources.SOURCES` lists."
         ) from error
 
 
-def _lines(path: Path, raw: io.BufferedReader) -> Iterator[str]:
+def _opened(path: Path) -> TextIO:
     if path.suffix == ".gz":
-        with gzip.open(raw, "rt", encoding="utf-8") as text:
-            yield from text
-    elif path.suffix == ".zst":
-        import zstandard
-
-        try:
-            with (
-                zstandard.ZstdDecompressor().stream_reader(raw) as stream,
-                io.TextIOWrapper(stream, encoding="utf-8") as text,
-            ):
-                yield from text
-        except zstandard.ZstdError as error:
-            raise OSError(f"not Zstandard, or broken: {error}") from error
-    else:
-        with io.TextIOWrapper(raw, encoding="utf-8") as text:
-            yield from text
+        return gzip.open(path, "rt", encoding="utf-8")
+    return io.TextIOWrapper(open_unpacked(path), encoding="utf-8")
 
 
 def file_sha256(path: Path) -> str:

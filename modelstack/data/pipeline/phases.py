@@ -135,7 +135,7 @@ class _Kept(Source):
 
     def read(self, shard: int) -> Iterator[Item]:
         path = self._phase.kept_path(shard)
-        # The record is proof that the file was whole; zstandard reads a truncated one without a word.
+        # The record is proof that it is the file that was written.
         if not path.exists() or sha256_of(path) != self._phase.record(shard)["kept_sha256"]:
             raise UserError(f"{path} is missing or damaged; remove {self._phase.record_path(shard)} and run again")
         return read_documents(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from modelstack.data.documents import Document
 from modelstack.errors import UserError
+from modelstack.zstd_files import open_unpacked
 
 LEVEL = 3
 """zstd's own choice: a third of the size at the speed of a disk."""
@@ -50,23 +52,19 @@ class Writer:
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Read the documents of a file that `Writer` wrote; whether it is whole, its hash tells.
+    """Read the documents of a file that `Writer` wrote; whether it is the one that was written, its hash tells.
 
     Raises:
-        UserError: it is missing, or holds something else.
+        UserError: it is missing, cut short, or holds something else.
     """
     return (document for document, _ in read_records(path))
 
 
 def read_records(path: Path) -> Iterator[tuple[Document, dict[str, Any]]]:
     """Read documents with all that is written of them, as `read_documents`."""
-    import io
-
-    import zstandard
-
     try:
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            for line in io.TextIOWrapper(stream, encoding="utf-8", newline="\n"):
+        with io.TextIOWrapper(open_unpacked(path), encoding="utf-8", newline="\n") as file:
+            for line in file:
                 record = json.loads(line)
                 document = Document(
                     id=record["id"],
@@ -77,5 +75,5 @@ def read_records(path: Path) -> Iterator[tuple[Document, dict[str, Any]]]:
                     metadata=record["metadata"],
                 )
                 yield document, record
-    except (OSError, ValueError, KeyError, zstandard.ZstdError) as error:
+    except (OSError, ValueError, KeyError) as error:
         raise UserError(f"{path} is missing or no file of documents: {error}") from error

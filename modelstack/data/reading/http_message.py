@@ -14,9 +14,10 @@ from dataclasses import dataclass
 import zstandard
 
 from modelstack.data.reading.limits import Limits
-from modelstack.data.reading.unpacking import GZIP_MAGIC, ZSTD_MAGIC, ZSTD_MAX_WINDOW, ZSTD_STEP_BYTES
+from modelstack.data.reading.unpacking import GZIP_MAGIC, ZSTD_MAGIC
 from modelstack.data.reading.warc_records import MAX_HEADER_BYTES, header_fields
 from modelstack.errors import UserError
+from modelstack.zstd_files import MAX_WINDOW, STEP_BYTES
 
 MAX_CODINGS = 3
 """One over the other; servers use one."""
@@ -110,15 +111,15 @@ def _inflated(body: bytes, window_bits: int, limits: Limits) -> bytes:
 
 
 def _unzstd(body: bytes, limits: Limits) -> bytes:
-    unpack = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW).decompressobj()
+    unpack = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
     parts, n_bytes = [], 0
     try:
-        for i in range(0, len(body), ZSTD_STEP_BYTES):
+        for i in range(0, len(body), STEP_BYTES):
             if unpack.eof:
                 break
-            parts.append(unpack.decompress(body[i : i + ZSTD_STEP_BYTES]))
+            parts.append(unpack.decompress(body[i : i + STEP_BYTES]))
             n_bytes += len(parts[-1])
-            _check(i + ZSTD_STEP_BYTES, n_bytes, limits)
+            _check(i + STEP_BYTES, n_bytes, limits)
     except zstandard.ZstdError as error:
         raise BadMessage("content_encoding") from error
     if not unpack.eof:

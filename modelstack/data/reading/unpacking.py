@@ -13,20 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import zstandard
-
 from modelstack.data.reading.limits import Limits
 from modelstack.errors import UserError
+from modelstack.zstd_files import Frame
 
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = b"\x2a\x4d\x18"
 """Behind any byte: a frame with a table for seeking, or a dictionary."""
 PIECE_BYTES = 1 << 18
-ZSTD_STEP_BYTES = 1 << 9
-"""Of input at a time: zstandard bounds no output, and a block of 128 KiB can come from 4 bytes."""
-ZSTD_MAX_WINDOW = 1 << 27
-"""What the command line tool takes by default; a header can ask for terabytes."""
 RESUME_WINDOW = 1 << 16
 """How far before the place of an error the next member is looked for: a bad stream can be read past its end."""
 
@@ -55,7 +50,7 @@ def pieces(path: Path, limits: Limits) -> Iterator[Piece]:
         if start.startswith(GZIP_MAGIC):
             yield from _members(file, GZIP_MAGIC, _Gzip, limits)
         elif start.startswith(ZSTD_MAGIC):
-            yield from _members(file, ZSTD_MAGIC, _Zstd, limits)
+            yield from _members(file, ZSTD_MAGIC, Frame, limits)
         else:
             offset = 0
             while data := file.read(PIECE_BYTES):
@@ -102,32 +97,6 @@ class _Gzip:
         self.done, self.rest = inflate.eof, inflate.unused_data
 
 
-class _Zstd:
-    """As `_Gzip`."""
-
-    def __init__(self) -> None:
-        self._decompress = zstandard.ZstdDecompressor(max_window_size=ZSTD_MAX_WINDOW).decompressobj()
-        self.done = False
-        self.rest = b""
-
-    def unpack(self, data: bytes) -> Iterator[bytes]:
-        held, n_held = [], 0
-        try:
-            for i in range(0, len(data), ZSTD_STEP_BYTES):
-                held.append(self._decompress.decompress(data[i : i + ZSTD_STEP_BYTES]))
-                n_held += len(held[-1])
-                if n_held >= PIECE_BYTES:
-                    yield b"".join(held)
-                    held, n_held = [], 0
-                if self._decompress.eof:
-                    self.rest = self._decompress.unused_data + data[i + ZSTD_STEP_BYTES :]
-                    break
-        except zstandard.ZstdError as error:
-            raise ValueError(str(error)) from error
-        yield b"".join(held)
-        self.done = self._decompress.eof
-
-
 class _Input:
     """A file's bytes, of which some can be given back."""
 
@@ -170,7 +139,7 @@ class _Input:
         return False, has_passed
 
 
-def _members(file: BinaryIO, magic: bytes, kind: type[_Gzip] | type[_Zstd], limits: Limits) -> Iterator[Piece]:
+def _members(file: BinaryIO, magic: bytes, kind: type[_Gzip] | type[Frame], limits: Limits) -> Iterator[Piece]:
     packed = _Input(file)
     fault = ""
     while True:

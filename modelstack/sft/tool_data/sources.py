@@ -17,6 +17,7 @@ from typing import Any
 from modelstack.errors import UserError
 from modelstack.sft.examples import Example, Message, check_example, read_examples
 from modelstack.sft.tool_data.spoken import scene
+from modelstack.zstd_files import open_unpacked
 
 MAX_CHARACTERS, MAX_TOOLS, MAX_TURNS = 2600, 6, 5
 """Of an example's shown text, tools and turns: what is longer costs too many tokens for what it teaches."""
@@ -28,15 +29,10 @@ def read_schemas(path: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: The file cannot be read, or a line is not such a record.
     """
-    import zstandard
-
     try:
-        data = path.read_bytes()
-        if path.suffix == ".zst":
-            data = zstandard.ZstdDecompressor().stream_reader(io.BytesIO(data)).read()
-        lines = data.decode("utf-8").split("\n")
-        return [_schema_record(json.loads(line), path, n) for n, line in enumerate(lines, 1) if line]
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError, zstandard.ZstdError) as error:
+        with io.TextIOWrapper(open_unpacked(path), encoding="utf-8", newline="\n") as file:
+            return [_schema_record(json.loads(line), path, n) for n, line in enumerate(file, 1) if line.strip()]
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"schemas {path} cannot be read: {error}") from error
 
 
