@@ -85,11 +85,11 @@ class UsageLimits:
         Raises:
             UserError: a limit is negative, or no request is allowed at all.
         """
-        from agentkit.errors import UserError
-
         for name in self.__slots__:
             value = getattr(self, name)
             if value is not None and value < (1 if name == "request_limit" else 0):
+                from agentkit.errors import UserError
+
                 raise UserError(
                     f"UsageLimits({name}={value!r}): the limit must be "
                     f"{'at least 1' if name == 'request_limit' else 'zero or more'}; use None for no limit."
@@ -97,6 +97,8 @@ class UsageLimits:
 
     def left(self, usage: RunUsage) -> UsageLimits:
         """Return what is left of these limits; one request, for an answer, always is."""
+        if self == _NO_LIMITS:
+            return self
         return UsageLimits(
             request_limit=_less(self.request_limit, usage.requests, least=1),
             tool_calls_limit=_less(self.tool_calls_limit, usage.tool_calls),
@@ -132,6 +134,9 @@ class UsageLimits:
         if self.total_tokens_limit is not None and usage.total_tokens >= self.total_tokens_limit:
             return f"total_tokens_limit={self.total_tokens_limit}"
         return None
+
+
+_NO_LIMITS = UsageLimits(request_limit=None)
 
 
 def _less(limit: int | None, used: int, *, least: int = 0) -> int | None:

@@ -184,7 +184,8 @@ def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> 
     response = _with_own_ids(response)
     calls = response.tool_calls
     state = replace(
-        _append(state, response),
+        state,
+        messages=(*state.messages, response),
         step=state.step + 1,
         usage=state.usage.plus_request(response.usage),
         confidence=_least(state.confidence, response),

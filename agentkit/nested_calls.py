@@ -79,7 +79,7 @@ class NestedCalls:
                 call.tool_name, call.tool_call_id, "Not run: tool_calls_limit is reached.", is_error=True
             )
         context = replace(self._scope.context, tainted=self.tainted)
-        scope = replace(self._scope, context=context, tools=self._tools)
+        scope = replace(self._scope, context=context, tools=self._tools, is_stored=True)  # by the outer call
         in_doubt = call.tool_call_id in self._state.in_doubt and not tool.is_repeatable
         call, reason = await checked(call, tool, scope)
         if isinstance(reason, ToolReturnPart):

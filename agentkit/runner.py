@@ -4,9 +4,10 @@ A run is an `AgentRun`: `advance()` performs one action and returns the next, so
 `iter` are the same code. The state is kept whole at every await: when a run is cancelled while tools are
 running, their calls are answered with "interrupted", so no conversation is left with a call without result.
 
-With a journal, every state is stored before anything follows from it, and a call is noted before it runs. What a
-process that is killed leaves is therefore a state, and at most the calls of one response whose outcome is unknown;
-those are asked about and not repeated, unless their tool says that repeating does no harm.
+With a journal, every state is stored before anything follows from it, and a call is noted before it runs; where a
+response asks for one call, which starts at once, both are one write. What a process that is killed leaves is
+therefore a state, and at most the calls of one response whose outcome is unknown; those are asked about and not
+repeated, unless their tool says that repeating does no harm.
 """
 
 from __future__ import annotations
@@ -100,6 +101,10 @@ class AgentRun(Generic[DepsT, OutputT]):
         self._next: Action | None = None
         self._offer = Offer()
         self._journal = plan.journal
+        self._goes_on = False
+        """Whether the action that follows from what is observed is performed at once."""
+        self._is_stored = True
+        """Whether the journal has the state; if not, it gets it with the start of the call that is next."""
         self._n_reported = len(plan.state.messages) if plan.request is not None else _n_answered(plan.state)
         self._reported_tools: tuple[ToolDefinition, ...] | None = None
         self._reported_shape: RequestShape | None = None
@@ -137,20 +142,25 @@ class AgentRun(Generic[DepsT, OutputT]):
     async def finish(self) -> RunResult[OutputT]:
         """Advance until the end and return the result."""
         while self._result is None:
-            await self.advance()
+            await self._advance(goes_on=True)
         return self._result
 
     async def advance(self) -> Action | None:
-        """Perform the next action; return the one after it, None at the end.
+        """Perform the next action; return the one after it, None at the end. The journal has the state then.
 
         Raises:
             AgentRunError: the run failed; `messages` and `usage` of the error hold what was done.
             UserError: the run has failed before; start another one from `state.messages`.
         """
+        return await self._advance(goes_on=False)
+
+    async def _advance(self, *, goes_on: bool) -> Action | None:
+        """Perform the next action; `goes_on` says that the one after it is performed at once."""
         if self._result is not None:
             return None
         if self._has_failed:
             raise UserError("this run has failed; go on with a new one: message_history=run.state.messages.")
+        self._goes_on = goes_on
         try:
             if self._next is None:
                 await self._start()
@@ -312,9 +322,18 @@ class AgentRun(Generic[DepsT, OutputT]):
     async def _observe(self, seen: Observation) -> None:
         before = self._state.limit
         self._state, self._next = step(self._state, seen, self._offer.rules)
-        await self._save("running")
+        self._is_stored = not self._starts_a_call(self._next)
+        if self._is_stored:
+            await self._save("running")
         if self._emit is not None and self._state.limit is not None and before is None:
             self._emit(LimitReachedEvent(self._state.limit))
+
+    def _starts_a_call(self, action: Action) -> bool:
+        """Say whether next is the start of one call and nothing else: nobody is asked, no call runs beside it."""
+        if not (self._goes_on and isinstance(action, RunTools) and len(action.calls) == 1):
+            return False
+        has_rule = self._offer.tools[action.calls[0].tool_name].requires_approval
+        return self._journal is not None and self._offer.checks is None and has_rule is False
 
     async def _save(self, status: RunResultStatus | Literal["running"]) -> None:
         plan = self._plan
@@ -403,6 +422,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             default_timeout_s=self._plan.tool_timeout_s,
             checks=self._offer.checks,
             journal=self._journal,
+            is_stored=self._is_stored,
             nested=self._offer.nested,
         )
         try:

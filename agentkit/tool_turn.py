@@ -42,7 +42,8 @@ async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple
     tainted = state.tainted or any(scope.tools[call.tool_name].is_untrusted for call in calls)
     if nested is not None:
         answers, tainted = (*answers, *nested.answers), tainted or nested.tainted
-    state = replace(state, tainted=tainted)
+    if tainted != state.tainted:
+        state = replace(state, tainted=tainted)
     waiting = [call for call in results if isinstance(call, PendingCall)]
     if waiting:
         return _wait(replace(state, answers=answers), waiting, scope), None

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from agentkit.approvals import PendingCall, pending_call
@@ -29,6 +29,8 @@ class TurnScope:
     default_timeout_s: float | None
     checks: Checks | None = None
     journal: RunJournal | None = None
+    is_stored: bool = True
+    """Whether the journal has the turn's state; otherwise it is stored with the start of the first call."""
     nested: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
     """Tools that only other tools can call."""
 
@@ -55,29 +57,41 @@ def is_granted(state: RunState, call: PendingCall) -> bool:
 
 def call_scope(state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope, *, n_open: int) -> CallScope:
     """Return what calls are run with; the last of `n_open` answers is not noted: it is stored with the state."""
-    made = CallScope(
+    granted: frozenset[str] = frozenset()
+    if state.grants:
+        granted = frozenset(call.tool_call_id for call in calls if is_granted(state, pending_call(call, "")))
+    checks, journal = scope.checks, scope.journal
+    return CallScope(
         tools=scope.tools,
         context=scope.context,
         emit=scope.emit,
         default_timeout_s=scope.default_timeout_s,
         retries_of=state.retries_of,
+        approved=granted,
+        on_start=None if journal is None else _start_noted(journal, None if scope.is_stored else state),
+        check_result=checks.result if checks is not None and checks.guardrails.tool_result else None,
+        on_result=None if journal is None else _result_noted(journal, n_open),
     )
-    if state.grants:
-        granted = frozenset(call.tool_call_id for call in calls if is_granted(state, pending_call(call, "")))
-        made = replace(made, approved=granted)
-    if scope.checks is not None and scope.checks.guardrails.tool_result:
-        made = replace(made, check_result=scope.checks.result)
-    return made if scope.journal is None else _journalled(made, scope.journal, n_open)
 
 
-def _journalled(made: CallScope, journal: RunJournal, n_open: int) -> CallScope:
+def _start_noted(
+    journal: RunJournal, unstored: RunState | None
+) -> Callable[[ToolCallPart, Tool], Awaitable[None]]:
     async def on_start(call: ToolCallPart, tool: Tool) -> None:
-        await journal.call_started(call, durable=bool(tool.definition.annotations.destructive))
+        durable = bool(tool.definition.annotations.destructive)
+        if unstored is None:
+            await journal.call_started(call, durable=durable)
+        else:
+            await journal.save(unstored, "running", starting=call, durable=durable)
 
+    return on_start
+
+
+def _result_noted(journal: RunJournal, n_open: int) -> Callable[[CallResult], Awaitable[None]]:
     async def on_result(result: CallResult) -> None:
         nonlocal n_open
         n_open -= 1
         if n_open and not isinstance(result, PendingCall):
             await journal.call_answered(result)
 
-    return replace(made, on_start=on_start, on_result=on_result)
+    return on_result

@@ -50,11 +50,19 @@ class RunJournal(ABC):
     """The journal of one run, held by the process that performs it."""
 
     @abstractmethod
-    async def save(self, state: RunState, status: StoredStatus) -> None:
+    async def save(
+        self,
+        state: RunState,
+        status: StoredStatus,
+        *,
+        starting: ToolCallPart | None = None,
+        durable: bool = False,
+    ) -> None:
         """Store a state at once and whole; messages that are stored are not written again.
 
         What was noted of calls is forgotten with it, since the state has their answers; only the calls that it has
-        as pending with an unknown outcome stay in flight.
+        as pending with an unknown outcome stay in flight. `starting` is a call of this state that is about to run:
+        the same write notes it, as `call_started` would. `durable` as there.
 
         Raises:
             CheckpointError: it cannot be written, or another process has taken the run up.
@@ -210,12 +218,21 @@ class _MemoryJournal(RunJournal):
         self._runs = runs
         self._kept = kept
 
-    async def save(self, state: RunState, status: StoredStatus) -> None:
+    async def save(
+        self,
+        state: RunState,
+        status: StoredStatus,
+        *,
+        starting: ToolCallPart | None = None,
+        durable: bool = False,
+    ) -> None:
         kept = self._own()
         kept.state = state
         kept.summary = replace(kept.summary, status=status, updated_at=time.time())
         unknown = unknown_calls(state)
         kept.calls = {call_id: part for call_id, part in kept.calls.items() if call_id in unknown}
+        if starting is not None:
+            kept.calls[starting.tool_call_id] = None
 
     async def failed(self) -> None:
         kept = self._own()

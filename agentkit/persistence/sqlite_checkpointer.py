@@ -30,6 +30,8 @@ from agentkit.persistence.stored_state import (
     answer_to_json,
     head_from_json,
     head_to_json,
+    ids_from_json,
+    ids_to_json,
 )
 from agentkit.state import CallAnswer, RunState
 
@@ -66,7 +68,7 @@ class SQLiteCheckpointer(Checkpointer):
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
         """Take a run up."""
         stored, tip, generation = await self.database.read(partial(_claim, run_id))
-        return stored, _SQLiteJournal(self.database, stored.state, tip, generation)
+        return stored, _SQLiteJournal(self.database, stored.state, tip, generation, stored.in_flight)
 
     async def list_runs(
         self,
@@ -88,62 +90,92 @@ class SQLiteCheckpointer(Checkpointer):
 
 
 class _SQLiteJournal(RunJournal):
-    def __init__(self, database: SQLiteDatabase, state: RunState, tip: bytes | None, generation: int) -> None:
+    def __init__(
+        self,
+        database: SQLiteDatabase,
+        state: RunState,
+        tip: bytes | None,
+        generation: int,
+        in_flight: Sequence[str] = (),
+    ) -> None:
         self._database = database
         self._run_id = state.run_id
         self._tip = tip
         self._n_stored = len(state.messages)
         self._generation = generation
-        self._has_notes = True
-        """Of calls; where there are none, a save need not look for them."""
+        self._started = list(in_flight)
+        """Calls that were started and not answered, in that order; the file may name answered ones beside them."""
+        self._has_answers = generation > 0
+        """In the file: of calls, left by whoever had the run before or noted here."""
 
-    async def save(self, state: RunState, status: StoredStatus) -> None:
-        self._tip = await self._database.write(partial(self._save, state, status))
+    async def save(
+        self,
+        state: RunState,
+        status: StoredStatus,
+        *,
+        starting: ToolCallPart | None = None,
+        durable: bool = False,
+    ) -> None:
+        self._tip, self._started = await self._database.write(
+            partial(self._save, state, status, starting), durable=durable
+        )
         self._n_stored = len(state.messages)
-        self._has_notes = bool(state.pending)
+        self._has_answers = False
 
     async def failed(self) -> None:
         await self._database.write(self._failed)
 
     async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
-        await self._database.write(partial(self._note, call.tool_call_id, None), durable=durable)
+        await self._database.write(partial(self._note_start, call.tool_call_id), durable=durable)
 
     async def call_answered(self, answer: CallAnswer) -> None:
         text = answer_to_json(answer).decode()
-        await self._database.write(partial(self._note, answer.tool_call_id or "", text))
+        await self._database.write(partial(self._note_answer, answer.tool_call_id or "", text))
 
-    def _save(self, state: RunState, status: StoredStatus, connection: sqlite3.Connection) -> bytes | None:
+    def _save(
+        self, state: RunState, status: StoredStatus, starting: ToolCallPart | None, connection: sqlite3.Connection
+    ) -> tuple[bytes | None, list[str]]:
+        started = [call_id for call_id in unknown_calls(state) if call_id in self._started]
+        if starting is not None:
+            started.append(starting.tool_call_id)
         tip = message_chain.add(connection, self._tip, state.messages[self._n_stored :])
-        changed = connection.execute(
-            "UPDATE runs SET tip = ?, head = ?, status = ?, updated_at = ? WHERE run_id = ? AND generation = ?",
-            (tip, head_to_json(state).decode(), status, time.time(), self._run_id, self._generation),
-        )
-        if changed.rowcount != 1:
-            raise taken_over(self._run_id)
-        if self._has_notes:
-            connection.execute(
-                "DELETE FROM calls WHERE run_id = ? AND tool_call_id NOT IN (SELECT value FROM json_each(?))",
-                (self._run_id, json.dumps(unknown_calls(state))),
-            )
-        return tip
+        head = head_to_json(state).decode()
+        self._update("tip = ?, head = ?, status = ?, started = ?", (tip, head, status, _ids(started)), connection)
+        if self._has_answers:
+            connection.execute("DELETE FROM answers WHERE run_id = ?", (self._run_id,))
+        return tip, started
 
     def _failed(self, connection: sqlite3.Connection) -> None:
-        changed = connection.execute(
-            "UPDATE runs SET status = 'failed', updated_at = ? WHERE run_id = ? AND generation = ?",
-            (time.time(), self._run_id, self._generation),
-        )
-        if changed.rowcount != 1:
-            raise taken_over(self._run_id)
+        self._update("status = ?", ("failed",), connection)
 
-    def _note(self, call_id: str, answer: str | None, connection: sqlite3.Connection) -> None:
-        self._has_notes = True
+    def _note_start(self, call_id: str, connection: sqlite3.Connection) -> None:
+        # Under the file's lock: calls that run at once note their starts one after the other.
+        started = [*self._started, call_id]
+        self._update("started = ?", (_ids(started),), connection)
+        self._started = started
+
+    def _note_answer(self, call_id: str, answer: str, connection: sqlite3.Connection) -> None:
         noted = connection.execute(
-            "INSERT OR REPLACE INTO calls(run_id, tool_call_id, answer) "
+            "INSERT OR REPLACE INTO answers(run_id, tool_call_id, answer) "
             "SELECT run_id, ?, ? FROM runs WHERE run_id = ? AND generation = ?",
             (call_id, answer, self._run_id, self._generation),
         )
         if noted.rowcount != 1:
             raise taken_over(self._run_id)
+        self._has_answers = True
+        self._started = [each for each in self._started if each != call_id]
+
+    def _update(self, columns: str, values: tuple[object, ...], connection: sqlite3.Connection) -> None:
+        changed = connection.execute(
+            f"UPDATE runs SET {columns}, updated_at = ? WHERE run_id = ? AND generation = ?",
+            (*values, time.time(), self._run_id, self._generation),
+        )
+        if changed.rowcount != 1:
+            raise taken_over(self._run_id)
+
+
+def _ids(calls: Sequence[str]) -> str | None:
+    return ids_to_json(calls).decode() if calls else None
 
 
 def _create(
@@ -169,18 +201,15 @@ def _has(run_id: str, connection: sqlite3.Connection) -> bool:
 def _load(run_id: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes | None, int]:
     whose = f"run {run_id!r}"
     row = connection.execute(
-        f"SELECT {_SUMMARY}, tip, head, generation FROM runs WHERE run_id = ?", (run_id,)
+        f"SELECT {_SUMMARY}, tip, head, generation, started FROM runs WHERE run_id = ?", (run_id,)
     ).fetchone()
     if row is None:
         raise unknown_run(run_id)
-    *summary, tip, head, generation = row
+    *summary, tip, head, generation, started = row
     state = head_from_json(head, message_chain.read(connection, tip, whose=whose), whose=whose)
-    calls = {
-        call_id: None if answer is None else answer_from_json(answer, whose=whose)
-        for call_id, answer in connection.execute(
-            "SELECT tool_call_id, answer FROM calls WHERE run_id = ?", (run_id,)
-        )
-    }
+    calls: dict[str, CallAnswer | None] = dict.fromkeys(ids_from_json(started or "[]", whose=whose))
+    answers = connection.execute("SELECT tool_call_id, answer FROM answers WHERE run_id = ?", (run_id,))
+    calls |= {call_id: answer_from_json(answer, whose=whose) for call_id, answer in answers}
     return StoredRun(_summary(summary), *with_calls(state, calls)), tip, generation
 
 

@@ -18,48 +18,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from agentkit.errors import CheckpointError, UserError
+from agentkit.persistence.sqlite_format import FORMAT_VERSION, bring_up, checked_version
 
 T = TypeVar("T")
 Work = Callable[[sqlite3.Connection], T]
 
-FORMAT_VERSION = 1
-_APPLICATION_ID = 0x41474B4A
-""""AGKJ": tells our files from other programs' databases."""
 _RETRY_S = 0.01
 _WAIT_MS = 30_000
 """For another process's write; ours take a fraction of a millisecond."""
-
-_SCHEMA = """
-CREATE TABLE messages(
-    id BLOB NOT NULL UNIQUE, -- hash of parent and body
-    parent BLOB,
-    body TEXT NOT NULL
-);
-CREATE TABLE runs(
-    run_id TEXT PRIMARY KEY,
-    agent_name TEXT,
-    status TEXT NOT NULL,
-    tip BLOB, -- the last message
-    head TEXT NOT NULL, -- the state without its messages
-    generation INTEGER NOT NULL, -- whoever writes must know it
-    metadata TEXT NOT NULL,
-    created_at REAL NOT NULL,
-    updated_at REAL NOT NULL
-);
-CREATE TABLE calls(
-    run_id TEXT NOT NULL REFERENCES runs(run_id) ON DELETE CASCADE,
-    tool_call_id TEXT NOT NULL,
-    answer TEXT, -- NULL: started, and nothing is known of its end
-    PRIMARY KEY (run_id, tool_call_id)
-) WITHOUT ROWID;
-CREATE TABLE branches(
-    session_id TEXT NOT NULL,
-    branch TEXT NOT NULL,
-    tip BLOB,
-    updated_at REAL NOT NULL,
-    PRIMARY KEY (session_id, branch)
-) WITHOUT ROWID;
-"""
 
 
 class SQLiteDatabase:
@@ -170,18 +136,12 @@ class SQLiteDatabase:
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA busy_timeout={_WAIT_MS}")
-        version = _checked_version(connection, self.path)
+        version = checked_version(connection, self.path)
         _keep_a_log(connection)
         connection.execute("PRAGMA synchronous=NORMAL")
         connection.execute("PRAGMA foreign_keys=ON")
-        if version == 0:
-            connection.execute("BEGIN IMMEDIATE")
-            if _checked_version(connection, self.path) == 0:  # another process may have been faster
-                for statement in filter(str.strip, _SCHEMA.split(";\n")):
-                    connection.execute(statement)
-                connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-                connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")
-            connection.execute("COMMIT")
+        if version < FORMAT_VERSION:
+            bring_up(connection, self.path)
         connection.execute("PRAGMA busy_timeout=0")
 
     def _unusable(self, error: sqlite3.DatabaseError) -> CheckpointError:
@@ -189,22 +149,6 @@ class SQLiteDatabase:
             f"journal {str(self.path)!r} cannot be used: {error}. What was stored before is still in it; "
             f"check the disk's space and the file's permissions, or name another file."
         )
-
-
-def _checked_version(connection: sqlite3.Connection, path: Path) -> int:
-    # In one statement, so on one state of the file: another process may be making it just now.
-    application, version, n_tables = connection.execute(
-        "SELECT (SELECT application_id FROM pragma_application_id), "
-        "(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
-    ).fetchone()
-    if application not in (0, _APPLICATION_ID) or (application == 0 and n_tables):
-        raise CheckpointError(f"{str(path)!r} is another program's database; name another file.")
-    if version > FORMAT_VERSION:
-        raise CheckpointError(
-            f"journal {str(path)!r} has format {version}; this version of agentkit reads up to {FORMAT_VERSION}. "
-            f"Use the version that wrote it."
-        )
-    return version
 
 
 def _keep_a_log(connection: sqlite3.Connection) -> None:

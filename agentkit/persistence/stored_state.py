@@ -8,7 +8,7 @@ an error rather than something that is carried along.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
@@ -82,6 +82,23 @@ def answer_from_json(data: bytes | str, *, whose: str) -> CallAnswer:
         CheckpointError: it is not as `answer_to_json` writes it.
     """
     return _read(_answer_adapter(), _parsed(data, whose), whose)
+
+
+def ids_to_json(ids: Sequence[str]) -> bytes:
+    """Return a list of calls' ids as JSON."""
+    return _dumped(ids)
+
+
+def ids_from_json(data: bytes | str, *, whose: str) -> list[str]:
+    """Read a list of calls' ids back.
+
+    Raises:
+        CheckpointError: it is something else.
+    """
+    ids = _parsed(data, whose)
+    if not isinstance(ids, list) or not all(isinstance(each, str) for each in cast("list[Any]", ids)):
+        raise CheckpointError(f"{whose} is damaged at its started calls: {ids!r} is no list of ids.")
+    return cast("list[str]", ids)
 
 
 def _fields(state: RunState) -> dict[str, Any]:

@@ -103,6 +103,20 @@ async def _keeps_calls_with_their_answers(keeper: Checkpointer) -> None:
     assert (stored.state, stored.in_flight) == (state, ()), "nothing is in flight once all is answered"
 
 
+async def _stores_a_state_and_the_start_of_its_call_at_once(keeper: Checkpointer) -> None:
+    state = _state(_said("go"))
+    journal = await keeper.create(state)
+    for n, durable in enumerate((False, True)):
+        asked = replace(state, messages=(*state.messages, _calling(f"c{n}")))
+        await journal.save(asked, "running", starting=asked.open_calls[0], durable=durable)
+        stored = await keeper.load(state.run_id)
+        assert (stored.state, stored.in_flight) == (asked, (f"c{n}",)), "a state and the start of its call are one"
+        state = replace(asked, messages=(*asked.messages, ModelRequest((_gave(f"c{n}"),))))
+        await journal.save(state, "running")
+        stored = await keeper.load(state.run_id)
+        assert (stored.state, stored.in_flight) == (state, ()), "nothing is in flight once all is answered"
+
+
 async def _a_failed_run_keeps_what_it_had(keeper: Checkpointer) -> None:
     state = _state(_said("go"), _calling("c1"))
     journal = await keeper.create(state)
@@ -120,6 +134,7 @@ async def _only_the_last_to_claim_may_write(keeper: Checkpointer) -> None:
     assert stored.state == state
     writes: tuple[Callable[[RunJournal], Awaitable[None]], ...] = (
         lambda journal: journal.save(state, "completed"),
+        lambda journal: journal.save(state, "running", starting=state.open_calls[0]),
         lambda journal: journal.call_started(state.open_calls[0], durable=False),
         lambda journal: journal.call_answered(_gave("c1")),
         lambda journal: journal.failed(),
@@ -217,6 +232,7 @@ async def _refuses(action: Awaitable[object], what: str) -> None:
 _CHECKPOINTER_CHECKS = (
     _gives_back_what_was_saved,
     _keeps_calls_with_their_answers,
+    _stores_a_state_and_the_start_of_its_call_at_once,
     _a_failed_run_keeps_what_it_had,
     _only_the_last_to_claim_may_write,
     _finds_runs_by_what_they_are,

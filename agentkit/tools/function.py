@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import typing
+import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, overload
@@ -79,21 +80,19 @@ def function_tool(function: Callable[..., Any], options: ToolOptions | None = No
     """
     options = options or cast(ToolOptions, getattr(function, _OPTIONS, ToolOptions()))
     name = options.name or getattr(function, "__name__", type(function).__name__)
-    signature = _read_signature(function, name)
-    summary, parameter_docs = _read_docstring(function)
-    model = _argument_model(name, signature.parameters, parameter_docs)
-    schema = _without_titles(model.model_json_schema())
+    read = _read(function, name)
+    schema = _without_titles(read.schema)
     schema.pop("description", None)
     schema.setdefault("properties", {})
     return Tool(
         definition=ToolDefinition(
             name=name,
-            description=options.description or summary,
+            description=options.description or read.summary,
             parameters_json_schema=schema,
             annotations=options.annotations,
         ),
-        call=_caller(function, signature.takes_context, signature.positional_only),
-        validate=_validator(model),
+        call=_caller(function, read.signature.takes_context, read.signature.positional_only),
+        validate=read.validate,
         timeout_s=options.timeout_s,
         sequential=options.sequential,
         max_retries=options.max_retries,
@@ -167,6 +166,46 @@ class _Signature:
     positional_only: tuple[str, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """What a function says of itself."""
+
+    name: str
+    doc: str | None
+    signature: _Signature
+    summary: str
+    schema: dict[str, Any]
+    """As pydantic gives it."""
+    validate: Callable[[str], dict[str, Any]]
+
+
+_known: weakref.WeakKeyDictionary[Callable[..., Any], _Read] = weakref.WeakKeyDictionary()
+"""Of functions that were made tools before: an agent is often made anew for a run, and a schema takes 1 ms."""
+
+
+def _read(function: Callable[..., Any], name: str) -> _Read:
+    """Read a function, or remember what was read of it if it still says the same."""
+    signature, doc = _read_signature(function, name), inspect.getdoc(function)
+    is_plain = inspect.isfunction(function)  # others may be equal and differ, or live no longer than this call
+    known = _known.get(function) if is_plain else None
+    if known is not None and (known.name, known.doc) == (name, doc) and _is_same(known.signature, signature):
+        return known
+    summary, parameter_docs = _read_docstring(doc)
+    model = _argument_model(name, signature.parameters, parameter_docs)
+    read = _Read(name, doc, signature, summary, model.model_json_schema(), _validator(model))
+    if is_plain:
+        _known[function] = read
+    return read
+
+
+def _is_same(one: _Signature, other: _Signature) -> bool:
+    """Say whether two signatures have the same parameters, in order; 1 and True are different defaults."""
+    if list(one.parameters) != list(other.parameters) or one.takes_context != other.takes_context:
+        return False
+    pairs = zip(one.parameters.values(), other.parameters.values(), strict=True)
+    return all(was[1] is now[1] and was[0] == now[0] for was, now in pairs)
+
+
 def _read_signature(function: Callable[..., Any], name: str) -> _Signature:
     target = function if inspect.isroutine(function) else type(function).__call__
     try:
@@ -194,8 +233,7 @@ def _is_context(annotation: Any) -> bool:
     return annotation is RunContext or typing.get_origin(annotation) is RunContext
 
 
-def _read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
-    text = inspect.getdoc(function)
+def _read_docstring(text: str | None) -> tuple[str, dict[str, str]]:
     if not text:
         return "", {}
     from docstring_parser import parse

@@ -13,8 +13,9 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from pydantic_core import to_json
 
@@ -43,7 +44,7 @@ class JsonlTrace:
     def __init__(self, directory: Path) -> None:
         """Write below `directory`, which is made on the first event."""
         self._directory = directory
-        self._file: BinaryIO | None = None
+        self._file: FileIO | None = None
 
     def __call__(self, event: AgentEvent) -> None:
         """Write one event.
@@ -57,18 +58,21 @@ class JsonlTrace:
             self._open(event.run_id)
         if self._file is None:  # the run failed before it started
             return
-        self._file.write(_line(event))
-        self._file.flush()
+        _write(self._file, _line(event))
         if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
             self._file.close()
             self._file = None
 
     def _open(self, run_id: str) -> None:
+        path = self._directory / f"{run_id}.jsonl"
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path = self._directory / f"{run_id}.jsonl"
-            _drop_cut_line(path)
-            self._file = open(path, "ab", opener=_private)  # noqa: SIM115 - closed at the end
+            try:
+                self._file = FileIO(path, "a", opener=_private)
+            except FileNotFoundError:
+                self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._file = FileIO(path, "a", opener=_private)
+            if self._file.tell():  # of a run that goes on
+                _drop_cut_line(path)
         except OSError as error:
             raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
 
@@ -89,6 +93,13 @@ def add_reward(path: Path, event: RewardEvent) -> None:
         raise UserError(f"trace {path} cannot be written: {error.strerror}.") from error
 
 
+def _write(file: FileIO, line: bytes) -> None:
+    """Hand a line to the operating system, which may take it in parts."""
+    n_written = file.write(line)
+    while n_written < len(line):
+        n_written += file.write(line[n_written:])
+
+
 def _line(event: AgentEvent) -> bytes:
     fields = {name: getattr(event, name) for name in event.__slots__}
     record = {"time": time.time(), "version": TRACE_VERSION, **fields}
@@ -97,8 +108,6 @@ def _line(event: AgentEvent) -> bytes:
 
 def _drop_cut_line(path: Path) -> None:
     """Remove what a killed process had begun to write, so that the next line stands by itself."""
-    if not path.exists():
-        return
     with path.open("r+b") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1

@@ -3,6 +3,8 @@
 The task is that of `agent_loop`: N steps, each one call of `add(a, b)`, then an answer, with a model that takes no
 time. A run is made bare, with the journal, and with journal and trace, into a file on the disk of `--folder` that
 is open already, as an application's is; bytes are what a run adds to the database once its log is merged into it.
+The log is merged between lengths of runs, not between runs: the first write after that begins the log anew and
+waits for the disk, which would be a cost of the measurement and not of the run.
 The peer is LangGraph's prebuilt agent with `AsyncSqliteSaver`, in an environment of its own.
 
     python -m evals.speed.journal
@@ -128,23 +130,25 @@ PROGRAMS: dict[str, Open] = {
 def measure(name: str, repeats: int, folder: Path, sizes: tuple[int, ...]) -> dict[str, dict[str, float]]:
     """Return what a step costs for each N of `sizes`, in this process."""
 
-    async def one(run: RunOnce, n: int, database: Path) -> Step:
-        before = _merged_size(database)
+    async def one(run: RunOnce, n: int) -> tuple[float, float]:
         cpu, wall = time.process_time(), time.perf_counter()
         await run(n)
         cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
-        return Step(cpu / n * 1e3, wall / n * 1e3, (_merged_size(database) - before) / n)
+        return cpu / n * 1e3, wall / n * 1e3
 
     async def all_sizes(new: Path) -> dict[str, dict[str, float]]:
         found: dict[str, dict[str, float]] = {}
         async with PROGRAMS[name](new) as run:
             await run(sizes[0])
             for n in sizes:  # a short run is repeated more often, so that every figure rests on as many steps
-                steps = [await one(run, n, new / "runs.db") for _ in range(max(1, repeats * 200 // n))]
+                before = _merged_size(new / "runs.db")
+                await run(n)  # begins the log anew
+                steps = [await one(run, n) for _ in range(max(1, repeats * 200 // n))]
+                n_new = _merged_size(new / "runs.db") - before
                 found[str(n)] = {
-                    "cpu_ms": statistics.median(step.cpu_ms for step in steps),
-                    "wall_ms": statistics.median(step.wall_ms for step in steps),
-                    "n_bytes": statistics.mean(step.n_bytes for step in steps),  # of whole pages
+                    "cpu_ms": statistics.median(cpu for cpu, _ in steps),
+                    "wall_ms": statistics.median(wall for _, wall in steps),
+                    "n_bytes": n_new / n / (len(steps) + 1),
                 }
         return found
 

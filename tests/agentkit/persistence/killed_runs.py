@@ -1,4 +1,4 @@
-"""Runs that are killed with SIGKILL, each in a process of its own, and the server in whose tools they may be.
+"""Runs that are killed with SIGKILL, each in a process of its own, and the tools in which they may be.
 
     python -m tests.agentkit.persistence.killed_runs
 
@@ -20,7 +20,13 @@ from typing import Literal
 N_STEPS = 6
 """Tool calls of a run."""
 
-Moment = Literal["before_save", "after_save", "before_call", "before_effect", "after_effect", "after_call"]
+Moment = Literal[
+    "before_save", "in_save", "after_save", "before_call", "before_effect", "after_effect", "after_call"
+]
+"""`in_save`: all of a transaction is written, and its commit is next."""
+Tools = Literal["server", "function"]
+"""Whose tool is called: an MCP server's, about which a guardrail is asked, so that a response is stored before its
+call; or a function, so that both are one write."""
 
 SERVER = """
 import json, os, signal, sys
@@ -68,6 +74,7 @@ class Case:
     moment: Moment
     at: int
     """Which save, or which call, counted from 0; -1 is never."""
+    tools: Tools = "server"
 
     @property
     def journal(self) -> Path:
@@ -89,11 +96,25 @@ def agent_of(case: Case, *, armed: bool):
         n_said = sum(isinstance(message, ModelResponse) for message in messages)
         return ModelResponse((call("record", key=f"step {n_said}"),) if n_said < N_STEPS else (TextPart("done"),))
 
-    in_server = armed and case.moment in ("before_effect", "after_effect")
-    arguments = (str(case.world), str(case.at if in_server else -1), case.moment)
-    world = MCPToolset.stdio("python", "-c", SERVER, *arguments, id="world", mode="legacy")
+    in_tool = armed and case.moment in ("before_effect", "after_effect")
     keeper = _Killing(case) if armed else case.journal
-    return Agent(FunctionModel(reply), toolsets=[world], checkpointer=keeper)
+    if case.tools == "server":
+        arguments = (str(case.world), str(case.at if in_tool else -1), case.moment)
+        world = MCPToolset.stdio("python", "-c", SERVER, *arguments, id="world", mode="legacy")
+        return Agent(FunctionModel(reply), toolsets=[world], checkpointer=keeper)
+
+    async def record(key: str) -> str:
+        """Record a key."""
+        is_last = in_tool and key == f"step {case.at}"
+        if is_last and case.moment == "before_effect":
+            os.kill(os.getpid(), signal.SIGKILL)
+        with case.world.open("a") as file:
+            file.write(key + "\n")
+        if is_last:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return f"recorded {key}"
+
+    return Agent(FunctionModel(reply), tools=[record], checkpointer=keeper)
 
 
 def _Killing(case: Case):
@@ -113,9 +134,18 @@ def _Killing(case: Case):
         def __init__(self, inner: RunJournal) -> None:
             self._inner = inner
 
-        async def save(self, state: RunState, status: StoredStatus) -> None:
+        async def save(
+            self,
+            state: RunState,
+            status: StoredStatus,
+            *,
+            starting: ToolCallPart | None = None,
+            durable: bool = False,
+        ) -> None:
             maybe_die("before_save")
-            await self._inner.save(state, status)
+            keeper.is_saving = True
+            await self._inner.save(state, status, starting=starting, durable=durable)
+            keeper.is_saving = False
             maybe_die("after_save")
 
         async def failed(self) -> None:
@@ -130,12 +160,23 @@ def _Killing(case: Case):
             await self._inner.call_answered(answer)
 
     class Keeper(SQLiteCheckpointer):
+        is_saving = False
+
         async def create(
             self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
         ) -> RunJournal:
-            return Journal(await super().create(state, agent_name=agent_name, metadata=metadata))
+            journal = Journal(await super().create(state, agent_name=agent_name, metadata=metadata))
+            connection = self.database._connection  # pyright: ignore[reportPrivateUsage]
+            assert connection is not None
+            connection.set_trace_callback(self._before)
+            return journal
 
-    return Keeper(case.journal)
+        def _before(self, statement: str) -> None:
+            if self.is_saving and statement == "COMMIT":
+                maybe_die("in_save")
+
+    keeper = Keeper(case.journal)
+    return keeper
 
 
 def _run(case: Case) -> None:

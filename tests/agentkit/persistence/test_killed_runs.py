@@ -13,7 +13,7 @@ import pytest
 
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, ToolReturnPart
 from agentkit.persistence import SQLiteCheckpointer
-from tests.agentkit.persistence.killed_runs import N_STEPS, Case, Moment, agent_of, as_line
+from tests.agentkit.persistence.killed_runs import N_STEPS, Case, Moment, Tools, agent_of, as_line
 
 pytestmark = [
     pytest.mark.anyio,
@@ -23,8 +23,13 @@ pytestmark = [
 
 N_SAVES = 2 * N_STEPS + 2
 """Of a run after its journal is begun: each response and each result, the answer, the end."""
-CASES = [
-    (moment, at) for moment in get_args(Moment) for at in range(N_SAVES if moment.endswith("save") else N_STEPS)
+CASES: list[tuple[Tools, Moment, int]] = [
+    (tools, moment, at)
+    for tools in get_args(Tools)
+    for moment in get_args(Moment)
+    # A function's call is noted with its response; that no write is torn need be seen once.
+    if not (moment.endswith("call") if tools == "function" else moment == "in_save")
+    for at in range(N_SAVES if moment.endswith("save") else N_STEPS)
 ]
 
 
@@ -62,18 +67,23 @@ def orphans(messages: tuple[ModelMessage, ...]) -> list[str]:
 
 async def test_a_run_that_nobody_kills_ends(killer: subprocess.Popen[str], tmp_path: Path) -> None:
     """And the cases below cover all that it does: one save more, or one call more, kills nothing."""
-    beyond: tuple[tuple[Moment, int], ...] = (("before_save", N_SAVES), ("before_call", N_STEPS))
-    for moment, at in beyond:
-        folder = tmp_path / moment
+    beyond: tuple[tuple[Tools, Moment, int], ...] = (
+        ("server", "before_save", N_SAVES),
+        ("server", "before_call", N_STEPS),
+        ("function", "in_save", N_SAVES),
+        ("function", "before_call", 0),
+    )
+    for tools, moment, at in beyond:
+        folder = tmp_path / f"{tools} {moment}"
         folder.mkdir()
-        assert ended(killer, Case(str(folder), moment, at)) == 0
+        assert ended(killer, Case(str(folder), moment, at, tools)) == 0
 
 
-@pytest.mark.parametrize(("moment", "at"), CASES)
+@pytest.mark.parametrize(("tools", "moment", "at"), CASES)
 async def test_each_call_takes_effect_once_wherever_the_run_is_killed(
-    killer: subprocess.Popen[str], tmp_path: Path, moment: Moment, at: int
+    killer: subprocess.Popen[str], tmp_path: Path, tools: Tools, moment: Moment, at: int
 ) -> None:
-    case = Case(str(tmp_path), moment, at)
+    case = Case(str(tmp_path), moment, at, tools)
     assert ended(killer, case) == -signal.SIGKILL
 
     (summary,) = await SQLiteCheckpointer(case.journal).list_runs()

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from agentkit import ModelRetry, RunContext, UserError, tool
 from agentkit.testing.schema_values import smallest_value
-from agentkit.tools.function import function_tool
+from agentkit.tools.function import ToolOptions, function_tool
 
 
 class Colour(Enum):
@@ -184,3 +184,65 @@ def test_types_that_have_no_schema_are_refused() -> None:
     use.__annotations__["thing"] = Opaque
     with pytest.raises(UserError, match="'use'"):
         function_tool(use)
+
+
+# --- a function that is made a tool again ----------------------------------------------------------------------
+
+
+def test_what_was_read_of_a_function_is_not_shared_between_its_tools() -> None:
+    def add(a: int, b: list[int]) -> int:
+        """Add."""
+        return a
+
+    one, other = function_tool(add), function_tool(add)
+    schema: Any = one.definition.parameters_json_schema
+    schema["properties"]["a"]["type"] = "string"
+    schema["required"].clear()
+    assert other.definition.parameters_json_schema == function_tool(add).definition.parameters_json_schema
+    assert other.definition.parameters_json_schema["required"] == ["a", "b"]
+
+
+def test_a_function_that_has_changed_is_read_again() -> None:
+    def add(a: int = 1) -> int:
+        """Add."""
+        return a
+
+    def form(function: Any) -> Any:
+        made = function_tool(function).definition
+        return made.name, made.description, made.parameters_json_schema["properties"]
+
+    before = form(add)
+    add.__doc__ = "Add up."
+    assert form(add) == (before[0], "Add up.", before[2])
+    add.__defaults__ = (True,)
+    assert form(add)[2]["a"]["default"] is True
+    add.__annotations__["a"] = str
+    assert form(add)[2]["a"]["type"] == "string"
+    assert function_tool(add, ToolOptions(name="sum")).name == "sum"
+    with pytest.raises(ModelRetry):
+        function_tool(add).validate('{"a": 1}')
+
+
+def test_an_annotation_is_looked_up_anew() -> None:
+    """In a notebook a class is defined again, and the function that names it is not."""
+    scope: dict[str, Any] = {"BaseModel": BaseModel}
+    exec("class Item(BaseModel):\n    x: int", scope)
+    exec("def take(item: 'Item') -> None:\n    pass", scope)
+    function_tool(scope["take"]).validate('{"item": {"x": 1}}')
+    exec("class Item(BaseModel):\n    y: int", scope)
+    function_tool(scope["take"]).validate('{"item": {"y": 1}}')
+
+
+def test_a_function_is_not_kept_alive_by_having_been_a_tool() -> None:
+    import gc
+    import weakref
+
+    def add(point: Point, size: Annotated[int, Field(ge=1)] = 2) -> int:
+        """Add."""
+        return size
+
+    known = weakref.ref(add)
+    function_tool(add)
+    del add
+    gc.collect()
+    assert known() is None
