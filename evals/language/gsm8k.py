@@ -10,7 +10,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from evals.case import Case, Run, Score, failed_score
 from evals.harness.solving import ask_model, opening
 from evals.harness.suite import Suite, check_options
 from evals.language.records import field, file_option, read_records, whole_number
+from modelstack.reasoning.verifiers.math_answers import as_number, last_number_text
 
 NAME = "gsm8k"
 OPTIONS = {
@@ -38,10 +39,8 @@ SYSTEM_PROMPT = (
 )
 
 STRICT = re.compile(r"#### (-?[0-9.,]+)")
-FLEXIBLE = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
 CALCULATOR = re.compile(r"<<[^<>]*>>")
 """The data set's annotations of arithmetic, which no model is meant to write."""
-MAX_DIGITS = 60
 
 
 def strict_number(text: str) -> Decimal | None:
@@ -52,21 +51,8 @@ def strict_number(text: str) -> Decimal | None:
 
 def flexible_number(text: str) -> Decimal | None:
     """Return the last number of a text, None where there is none."""
-    found = None
-    for match in FLEXIBLE.finditer(text):
-        found = match
-    return as_number(found.group(0)) if found else None
-
-
-def as_number(text: str) -> Decimal | None:
-    """Read a number with commas, a dollar sign or a full stop about it; None for what is no number."""
-    bare = text.replace(",", "").replace("$", "").rstrip(".")
-    if not bare or len(bare) > MAX_DIGITS:
-        return None
-    try:
-        return Decimal(bare)
-    except InvalidOperation:
-        return None
+    found = last_number_text(text)
+    return None if found is None else as_number(found)
 
 
 def load(options: Mapping[str, str]) -> list[Case]:

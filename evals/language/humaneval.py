@@ -2,7 +2,7 @@
 
 `chat` asks for the whole function; a reply without it is read as the function's body. `raw` continues the prompt
 as plain text up to the next thing at the outermost level, with the stops of the paper and some more. The tests
-call the program from another process (`evals.language.sandbox`), so values come back as data: two results are
+call the program from another process (`modelstack.sandbox`), so values come back as data: two results are
 equal by what they hold, never by what a program's own classes say.
 """
 
@@ -18,15 +18,14 @@ from evals.harness.suite import Suite, check_options
 from evals.language.programs import (
     FORM_OPTION,
     continue_raw,
-    defines,
-    fenced_code,
     form_option,
     observe,
     pass_tables,
+    require_sandbox,
     score_program,
 )
 from evals.language.records import field, file_option, read_records
-from evals.language.sandbox.running import require_sandbox
+from modelstack.reasoning.verifiers.code_answers import defines, fenced_code
 
 NAME = "humaneval"
 OPTIONS = {"data": "HumanEval.jsonl or HumanEval.jsonl.gz of openai/human-eval", "form": FORM_OPTION}

@@ -2,15 +2,12 @@
 
 The test split is tasks 11 to 510; the three examples before each are tasks 2, 3 and 4, with the paper's wording
 and its [BEGIN] and [DONE]: as plain text for `raw`, as earlier turns for `chat`. The assertions run in another
-process than the program (`evals.language.sandbox`), where the functions that they call are stand-ins.
+process than the program (`modelstack.sandbox`), where the functions that they call are stand-ins.
 """
 
 from __future__ import annotations
 
-import ast
-import builtins
 import re
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -25,14 +22,14 @@ from evals.harness.suite import Suite, check_options
 from evals.language.programs import (
     FORM_OPTION,
     continue_raw,
-    fenced_code,
     form_option,
     observe,
     pass_tables,
+    require_sandbox,
     score_program,
 )
 from evals.language.records import field, file_option, read_records
-from evals.language.sandbox.running import require_sandbox
+from modelstack.reasoning.verifiers.code_answers import fenced_code, tested_names
 
 NAME = "mbpp"
 OPTIONS = {"data": "mbpp.jsonl of google-research, with all its tasks", "form": FORM_OPTION}
@@ -96,38 +93,23 @@ def _case(task: Mapping[str, Any], examples: Sequence[Sequence[str]], form: str)
         "form": form,
         "tests": task["tests"],
         "setup": task["setup"],
-        "names": tested_names(task),
+        "names": names_of(task),
     }
     if form == "raw":
         return Case(f"{NAME}/{task['id']}", f"{shots}{question}{BEGIN}\n", data=data)
     return Case(f"{NAME}/{task['id']}", question, data={**data, "examples": examples})
 
 
-def tested_names(task: Mapping[str, Any]) -> list[str]:
-    """Return the globals of the program that the assertions use: what its reference or its setup defines.
+def names_of(task: Mapping[str, Any]) -> list[str]:
+    """Return the globals of the program that the assertions use.
 
     Raises:
         UserError: the task's code is no Python.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the data's own "\\w" in plain strings
-            used = _names_in(ast.parse("\n".join(task["tests"])))
-            defined = _names_in(ast.parse(f"{task['code']}\n{task['setup']}"), defined=True)
+        return tested_names(task["tests"], f"{task['code']}\n{task['setup']}")
     except SyntaxError as error:
         raise UserError(f"{task['where']}: its tests or its code are not Python ({error}).") from error
-    # A reference may define what is a builtin's name; the assertions then mean the reference's.
-    return sorted(name for name in used if name in defined or not hasattr(builtins, name))
-
-
-def _names_in(tree: ast.AST, *, defined: bool = False) -> set[str]:
-    names: set[str] = set()
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store if defined else ast.Load):
-            names.add(node.id)
-        elif defined and isinstance(node, ast.FunctionDef | ast.ClassDef):
-            names.add(node.name)
-    return names
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:

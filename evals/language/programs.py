@@ -8,8 +8,8 @@ Runs are the evaluation's epochs, so `--epochs 10 --temperature 0.8` gives pass@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,8 +20,9 @@ from agentkit.models.model import Model, ModelSettings
 from evals.case import Case, Run, Score, failed_score
 from evals.harness.suite import Table
 from evals.language.likelihood import continue_text, with_engine
-from evals.language.sandbox.running import judge_program
 from evals.statistics import mean_interval
+from modelstack.errors import UserError as StackError
+from modelstack.sandbox import running
 
 FORMS = ("chat", "raw")
 FORM_OPTION = (
@@ -29,7 +30,6 @@ FORM_OPTION = (
     "text, as base models are measured; chat if not given"
 )
 SHOWN_K = (1, 2, 5, 10, 20, 50, 100)
-_FENCE = re.compile(r"```[ \t]*(?:[pP]ython3?|py)?[ \t]*\r?\n(.*?)(?:\n[ \t]*```|\Z)", re.DOTALL)
 
 
 def form_option(suite: str, options: Mapping[str, str]) -> str:
@@ -44,16 +44,14 @@ def form_option(suite: str, options: Mapping[str, str]) -> str:
     return form
 
 
-def fenced_code(text: str, wanted: str = "") -> str | None:
-    """Return the first fenced block that defines `wanted`, else the first block; None without any."""
-    blocks = [match.group(1) for match in _FENCE.finditer(text)]
-    defining = [block for block in blocks if wanted and defines(block, wanted)]
-    return next(iter([*defining, *blocks]), None)
+def require_sandbox() -> None:
+    """Refuse to begin where programs cannot be isolated.
 
-
-def defines(code: str, name: str) -> bool:
-    """Whether code defines a function or a class of that name at its outermost level."""
-    return re.search(rf"^(?:async\s+def|def|class)\s+{re.escape(name)}\b", code, re.MULTILINE) is not None
+    Raises:
+        UserError: with what the kernel refused.
+    """
+    with _mistakes_told():
+        running.require_sandbox()
 
 
 async def continue_raw(case: Case, model: Model, settings: ModelSettings, until: Sequence[str]) -> tuple[str, Any]:
@@ -72,8 +70,9 @@ async def observe(case: Case, sources: Sequence[str]) -> dict[str, Any]:
         UserError: this machine does not isolate processes.
     """
     data = case.data
-    judge = partial(judge_program, sources, data["tests"], data["names"], helpers=data.get("helpers", ""))
-    verdict = await anyio.to_thread.run_sync(judge)
+    judge = partial(running.judge_program, sources, data["tests"], data["names"], helpers=data.get("helpers", ""))
+    with _mistakes_told():
+        verdict = await anyio.to_thread.run_sync(judge)
     return {
         "passed": verdict.passed,
         "reason": verdict.reason,
@@ -116,3 +115,12 @@ def pass_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
     return [
         Table("Programs that pass all tests", ("counted", "n", "runs of each", "estimate (95 %)"), tuple(rows))
     ]
+
+
+@contextmanager
+def _mistakes_told() -> Iterator[None]:
+    """Turn modelstack's error of the user into that of the evaluations."""
+    try:
+        yield
+    except StackError as error:
+        raise UserError(str(error)) from error

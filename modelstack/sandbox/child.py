@@ -22,9 +22,9 @@ from collections.abc import Sequence
 from types import ModuleType
 from typing import Any, BinaryIO, NoReturn
 
-from evals.language.sandbox.isolation import SIGKILL, IsolationError, become_nobody, leave_the_host
-from evals.language.sandbox.limits import Limits
-from evals.language.sandbox.values import Name, decode, encode
+from modelstack.sandbox.isolation import SIGKILL, IsolationError, become_nobody, leave_the_host
+from modelstack.sandbox.limits import Limits
+from modelstack.sandbox.values import Name, decode, encode
 
 MAX_MESSAGE_BYTES = 16 << 20
 """One call or answer; a longer one ends the exchange."""
@@ -201,25 +201,40 @@ class Stand(Name):
 
 
 def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dict[str, Any]:
-    """Run the tests one after another, up to the first that fails, and return the verdict."""
+    """Run the tests one after another, up to the first that fails or all of them, and return the verdict."""
     namespace: dict[str, Any] = {"__name__": TESTS_NAME}
     try:
         _answer(incoming)
     except Exception as error:
-        return {"passed": False, "reason": f"the program does not load: {_say(error)}"}
+        return _failed(f"the program does not load: {_say(error)}")
     try:
         exec(compile(job["helpers"], "<helpers>", "exec"), namespace)
     except Exception as error:
-        return {"passed": False, "reason": f"what the tests need does not load: {_say(error)}"}
+        return _failed(f"what the tests need does not load: {_say(error)}")
     stands = {name: Stand(name, incoming, outgoing) for name in job["names"]}
     namespace.update(stands)
+    passed: list[bool] = []
+    reason = ""
     for number, test in enumerate(job["tests"], start=1):
         try:
             exec(compile(test, TESTS_NAME, "exec"), namespace)
+            passed.append(True)
         except Exception as error:
-            reason = f"test {number}: {_say(error)}: {_line(test, error)}"
-            return {"passed": False, "reason": reason[:MAX_WORDS]}
-    return {"passed": True, "reason": f"{len(job['tests'])} of {len(job['tests'])} tests passed"}
+            passed.append(False)
+            reason = reason or f"test {number}: {_say(error)}: {_line(test, error)}"[:MAX_WORDS]
+            if not job["every_test"]:
+                break
+    if reason:
+        return _failed(reason, passed)
+    return {
+        "passed": True,
+        "reason": f"{len(passed)} of {len(passed)} tests passed",
+        "tests_passed": passed,
+    }
+
+
+def _failed(reason: str, passed: Sequence[bool] = ()) -> dict[str, Any]:
+    return {"passed": False, "reason": reason, "tests_passed": list(passed)}
 
 
 def _line(test: str, error: Exception) -> str:

@@ -1,7 +1,7 @@
 """Judging a program that a model wrote: two isolated processes, one verdict.
 
 `judge_program` starts a program process and a judge process, each behind a launcher of its own
-(`evals.language.sandbox.child`) in namespaces of its own (`evals.language.sandbox.isolation`), with two pipes
+(`modelstack.sandbox.child`) in namespaces of its own (`modelstack.sandbox.isolation`), with two pipes
 between them. The verdict is the judge's. Isolation is all or nothing: where the kernel gives no namespaces,
 nothing is run, and the error says why.
 """
@@ -21,11 +21,11 @@ from functools import cache
 from pathlib import Path
 from typing import IO, Any
 
-from agentkit.errors import UserError
-from evals.language.sandbox.limits import Limits
+from modelstack.errors import UserError
+from modelstack.sandbox.limits import Limits
 
-REPOSITORY = str(Path(__file__).resolve().parents[3])
-COMMAND = f"import sys; sys.path.insert(0, {REPOSITORY!r}); from evals.language.sandbox.child import main; main()"
+REPOSITORY = str(Path(__file__).resolve().parents[2])
+COMMAND = f"import sys; sys.path.insert(0, {REPOSITORY!r}); from modelstack.sandbox.child import main; main()"
 GRACE_S = 20.0
 """Beyond a launcher's own deadline, for an interpreter's start on a busy machine."""
 DEFAULT_LIMITS = Limits()
@@ -42,6 +42,8 @@ class Verdict:
     """Which test failed and how; how the program ended, where it did not wait for the tests."""
     output: str = ""
     """The beginning of what it printed."""
+    tests_passed: tuple[bool, ...] = ()
+    """Of each test that was run, in order; empty where none was."""
 
 
 def judge_program(
@@ -51,6 +53,7 @@ def judge_program(
     *,
     helpers: str = "",
     limits: Limits = DEFAULT_LIMITS,
+    every_test: bool = False,
 ) -> Verdict:
     """Run a program and its tests apart from each other; blocks for as long as `limits` allow.
 
@@ -60,6 +63,7 @@ def judge_program(
         names: Globals of the program that the tests call or pass on.
         helpers: Python code for the judge, executed before its names are set.
         limits: For each of the two processes.
+        every_test: Whether to go on after a test that failed; the reason is still that of the first.
 
     Raises:
         UserError: this machine does not isolate processes.
@@ -74,7 +78,13 @@ def judge_program(
             program = _Launcher(
                 {"role": "program", "sources": list(sources)}, (to_program, from_program), folder, limits
             )
-            job = {"role": "judge", "tests": list(tests), "names": list(names), "helpers": helpers}
+            job = {
+                "role": "judge",
+                "tests": list(tests),
+                "names": list(names),
+                "helpers": helpers,
+                "every_test": every_test,
+            }
             judge = _Launcher(job, (to_judge, from_judge), folder, limits)
         finally:
             for handle in handles:
@@ -117,7 +127,7 @@ def _verdict(judged: Mapping[str, Any], ran: Mapping[str, Any]) -> Verdict:
     # "stopped" is what happens to every program that waits for more calls, "exited" to one whose pipe is closed.
     if not verdict["passed"] and ran["ended"] not in ("stopped", "exited"):
         reason = f"{ran['ended']}; {reason}"
-    return Verdict(bool(verdict["passed"]), reason, output)
+    return Verdict(bool(verdict["passed"]), reason, output, tuple(verdict["tests_passed"]))
 
 
 class _Launcher:

@@ -11,7 +11,6 @@ code. Then a value of the key's type is accepted as well, and compared exactly.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from evals.tool_use.bfcl.data import Language
 from evals.tool_use.bfcl.java import java_value
 from evals.tool_use.bfcl.javascript import javascript_value
 from evals.tool_use.bfcl.literals import UnsupportedTypeError
+from modelstack.reasoning.verifiers.calls import standardised
 
 _PYTHON_TYPES: Mapping[str, type] = {
     "string": str, "integer": int, "float": float, "boolean": bool, "array": list, "tuple": list, "dict": dict,
@@ -45,7 +45,6 @@ _LISTS: Mapping[Language, tuple[str, ...]] = {
     "javascript": ("array",),
 }
 """Types whose elements have a type that is checked."""
-_IGNORED = re.compile(r"[ ,./\-_*^]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +105,6 @@ def check_value(
     if value not in acceptable:
         return wrong("value_error:others", f"{parameter!r} is {value!r}, expected one of {list(acceptable)!r}")
     return RIGHT
-
-
-def standardised(text: str) -> str:
-    """Return text as it is compared: lower case, single quotes doubled, without spaces and `,./-_*^`."""
-    return _IGNORED.sub("", text).lower().replace("'", '"')
 
 
 def _inner_type(schema: Mapping[str, Any]) -> str | None:

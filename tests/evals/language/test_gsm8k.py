@@ -17,7 +17,8 @@ from evals.case import Case, Run
 from evals.harness.evaluation import evaluate
 from evals.harness.specification import Specification
 from evals.language import gsm8k
-from evals.language.gsm8k import as_number, conversation, flexible_number, score_answer, strict_number
+from evals.language.gsm8k import conversation, flexible_number, score_answer, strict_number
+from modelstack.reasoning.verifiers.math_answers import as_number
 
 DATA = Path(__file__).resolve().parents[4] / "shared/data/evals/capability"
 

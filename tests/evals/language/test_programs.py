@@ -19,8 +19,11 @@ from evals.case import Case, Run, Score
 from evals.harness.evaluation import evaluate
 from evals.harness.specification import Specification
 from evals.language import humaneval, mbpp
-from evals.language.programs import fenced_code, pass_at_k, pass_tables, score_program
-from evals.language.sandbox.running import judge_program, require_sandbox
+from evals.language.programs import pass_at_k, pass_tables, require_sandbox, score_program
+from modelstack.errors import UserError as StackError
+from modelstack.reasoning.verifiers.code_answers import fenced_code
+from modelstack.sandbox import running
+from modelstack.sandbox.running import judge_program
 
 DATA = Path(__file__).resolve().parents[4] / "shared/data/evals/capability"
 ADD = {
@@ -38,6 +41,15 @@ def sandbox() -> None:
         require_sandbox()
     except UserError as error:
         pytest.skip(str(error))
+
+
+def test_a_machine_without_a_sandbox_is_told_as_the_users_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse() -> None:
+        raise StackError("no namespaces")
+
+    monkeypatch.setattr(running, "require_sandbox", refuse)
+    with pytest.raises(UserError, match="no namespaces"):
+        require_sandbox()
 
 
 def answering(*replies: str) -> FunctionModel:
@@ -165,14 +177,14 @@ def test_assertions_may_use_a_name_that_shadows_a_builtin_or_comes_from_the_setu
         "tests": ["assert sum(1, 1) == max(7, 0)"],
         "where": "",
     }
-    assert mbpp.tested_names(task) == ["sum"]
+    assert mbpp.names_of(task) == ["sum"]
     tree = {
         "code": "class Node:\n    def __init__(self, x): self.x = x\ndef get(n): return n.x",
         "setup": "root = Node(3)",
         "tests": ["assert get(root) == 3"],
         "where": "",
     }
-    names = mbpp.tested_names(tree)
+    names = mbpp.names_of(tree)
     assert names == ["get", "root"]
     assert judge_program([tree["code"], tree["setup"]], tree["tests"], names).passed
 

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from agentkit.errors import UserError
-from evals.language.sandbox import running
-from evals.language.sandbox.limits import Limits
-from evals.language.sandbox.running import COMMAND, Verdict, judge_program, require_sandbox
+from modelstack.errors import UserError
+from modelstack.sandbox import running
+from modelstack.sandbox.limits import Limits
+from modelstack.sandbox.running import COMMAND, Verdict, judge_program, require_sandbox
 
 QUICK = Limits(cpu_s=1, wall_s=20.0, memory_bytes=256 << 20, output_bytes=1 << 16)
 
@@ -42,6 +42,17 @@ def test_every_test_must_pass() -> None:
     tests = ["assert f(1) == 1", "assert f(2) == 4", "assert f(3) == 9"]
     assert judge("def f(x): return x * x", tests).passed
     assert judge("def f(x): return 3 * x - 2", tests).reason.startswith("test 3: AssertionError")
+
+
+def test_where_every_test_counts_the_judge_goes_on_after_one_that_fails() -> None:
+    tests = ["assert f(1) == 1", "assert f(2) == 5", "assert f(3) == 9"]
+    square = "def f(x): return x * x"
+    assert judge_program([square], tests, ["f"], limits=QUICK).tests_passed == (True, False)
+    verdict = judge_program([square], tests, ["f"], limits=QUICK, every_test=True)
+    assert (verdict.passed, verdict.tests_passed) == (False, (True, False, True))
+    assert verdict.reason.startswith("test 2: AssertionError")
+    gone = judge_program(["import os\ndef f(x): os._exit(0)"], tests, ["f"], limits=QUICK, every_test=True)
+    assert gone.tests_passed == (False, False, False)
 
 
 @pytest.mark.parametrize(

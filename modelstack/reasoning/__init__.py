@@ -1,0 +1,1 @@
+"""Step 9, reasoning: verifiers, policy gradients, distillation, merging."""
