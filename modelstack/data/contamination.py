@@ -10,7 +10,7 @@ Letters: H hashes of runs, I texts of evaluations.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field
 
-from modelstack.data.corpus_build import evaluation_files
-from modelstack.data.decontaminate import N_WORDS, texts_of_evaluation, words_of
+from modelstack.data.decontaminate import N_WORDS, evaluation_files, texts_of_evaluation, words_of
 from modelstack.data.dedup.shingles import shingle_hashes
 from modelstack.data.documents import Document, Step
 from modelstack.errors import UserError
@@ -29,6 +28,7 @@ SHORT_WORDS = 8
 """Shorter texts are everyday phrases."""
 
 Hashes = NDArray[np.uint64]
+Rule = Literal["run", "short_text", "fuzzy"]
 
 
 class Decontaminate(BaseModel, frozen=True, extra="forbid"):
@@ -36,9 +36,9 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["decontaminate"] = "decontaminate"
     evaluations: tuple[Path, ...] = Field(min_length=1)
-    """Files of JSON or JSONL, gzip or not, or folders of them."""
+    """Files of JSON or JSONL, gzip or zstd, or folders of them."""
     except_files: tuple[str, ...] = ()
-    """Names of files in such folders that may be trained on."""
+    """Names of files and folders in such folders that may be trained on; `*` stands for anything."""
     fuzzy_share: float | None = Field(default=0.7, gt=0, le=1)
     """Of a text's distinct runs of 8 words, which a document must hold; None: exact runs alone count."""
 
@@ -48,9 +48,7 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid"):
         Raises:
             UserError: one is missing, or no JSON.
         """
-        index = ContaminationIndex.of(
-            (name, text) for name, path in self._files() for text in texts_of_evaluation(path)
-        )
+        index = self.index()
 
         def decontaminate(document: Document) -> str | None:
             found = index.find(document.text, self.fuzzy_share)
@@ -61,7 +59,18 @@ class Decontaminate(BaseModel, frozen=True, extra="forbid"):
 
         return decontaminate
 
-    def _files(self) -> list[tuple[str, Path]]:
+    def index(self) -> ContaminationIndex:
+        """Read the evaluations, as `build`."""
+        return ContaminationIndex.of(
+            (name, text) for name, path in self.files() for text in texts_of_evaluation(path)
+        )
+
+    def files(self) -> list[tuple[str, Path]]:
+        """Return each evaluation's name and file; the name has the folder's where two files share one.
+
+        Raises:
+            UserError: one is missing, or there is none.
+        """
         files = evaluation_files(self.evaluations, self.except_files)
         if not files:
             raise UserError("decontaminate: there is no JSON file in the folders named; name others")
@@ -77,7 +86,7 @@ class Found:
     """What a document repeats."""
 
     evaluation: str
-    rule: Literal["run", "short_text", "fuzzy"]
+    rule: Rule
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +116,12 @@ class ContaminationIndex:
         evaluation_of_long: list[int] = []
         evaluation_of: list[int] = []
         is_short: list[bool] = []
-        seen: set[str] = set()
+        seen: set[tuple[str, str]] = set()
         for name, text in texts:
             words = _words(text)
-            if words in seen or not (own := _hashes(words, SHORT_WORDS)).size:
+            if (name, words) in seen or not (own := _hashes(words, SHORT_WORDS)).size:
                 continue
-            seen.add(words)
+            seen.add((name, words))
             number = numbers.setdefault(name, len(numbers))
             thirteen = _hashes(words, N_WORDS)
             long.append(thirteen)
@@ -133,29 +142,33 @@ class ContaminationIndex:
             evaluation_I=np.array(evaluation_of, np.int64),
         )
 
+    def n_texts(self, evaluation: str) -> int:
+        """Return how many texts of an evaluation there are: distinct ones, of at least 8 words."""
+        if evaluation not in self.evaluations:
+            return 0
+        return int(np.count_nonzero(self.evaluation_I == self.evaluations.index(evaluation)))
+
     def find(self, text: str, fuzzy_share: float | None) -> Found | None:
-        """Return what a text repeats, None where it is clean."""
+        """Return what a text repeats, by the first rule that finds something; None where it is clean."""
+        return next(self._found(text, fuzzy_share), None)
+
+    def find_all(self, text: str, fuzzy_share: float | None) -> set[Found]:
+        """Return all that a text repeats, by all rules."""
+        return set(self._found(text, fuzzy_share))
+
+    def _found(self, text: str, fuzzy_share: float | None) -> Iterator[Found]:
         words = _words(text)
-        at = _first_in(_hashes(words, N_WORDS), self.long_H)
-        if at is not None:
-            return Found(self.evaluations[self.long_evaluation_H[at]], "run")
-        own = _hashes(words, SHORT_WORDS)
-        first = np.searchsorted(self.runs_H, own, "left")
-        last = np.searchsorted(self.runs_H, own, "right")
-        hit = last > first
-        if not hit.any():
-            return None
-        texts = np.concatenate([self.text_H[a:b] for a, b in zip(first[hit], last[hit], strict=True)])
+        for number in self.long_evaluation_H[_places(_hashes(words, N_WORDS), self.long_H)]:
+            yield Found(self.evaluations[number], "run")
+        texts = self.text_H[_places(_hashes(words, SHORT_WORDS), self.runs_H)]
         candidates, n_held = np.unique(texts, return_counts=True)
         share = n_held / self.n_runs_I[candidates]
         is_short = self.is_short_I[candidates]
-        short = candidates[is_short & (share == 1)]
-        if short.size:
-            return Found(self.evaluations[self.evaluation_I[short[0]]], "short_text")
-        fuzzy = candidates[~is_short & (share >= fuzzy_share)] if fuzzy_share is not None else candidates[:0]
-        if fuzzy.size:
-            return Found(self.evaluations[self.evaluation_I[fuzzy[0]]], "fuzzy")
-        return None
+        for number in self.evaluation_I[candidates[is_short & (share == 1)]]:
+            yield Found(self.evaluations[number], "short_text")
+        if fuzzy_share is not None:
+            for number in self.evaluation_I[candidates[~is_short & (share >= fuzzy_share)]]:
+                yield Found(self.evaluations[number], "fuzzy")
 
 
 def _words(text: str) -> str:
@@ -174,10 +187,9 @@ def _sorted(parts: Sequence[Hashes]) -> tuple[Hashes, NDArray[np.int64]]:
     return whole[order], order
 
 
-def _first_in(some: Hashes, index_H: Hashes) -> int | None:
-    """Return where in a sorted index the first of some hashes stands that is in it."""
-    if not index_H.size or not some.size:
-        return None
-    at = np.searchsorted(index_H, some)
-    found = np.flatnonzero((at < len(index_H)) & (index_H[np.minimum(at, len(index_H) - 1)] == some))
-    return int(at[found[0]]) if found.size else None
+def _places(some: Hashes, index_H: Hashes) -> NDArray[np.int64]:
+    """Return where in a sorted index some hashes stand, each as often as it is there."""
+    first, last = np.searchsorted(index_H, some, "left"), np.searchsorted(index_H, some, "right")
+    hit = last > first
+    ranges = [np.arange(a, b) for a, b in zip(first[hit], last[hit], strict=True)]
+    return np.concatenate(ranges) if ranges else np.empty(0, np.int64)

@@ -1,117 +1,131 @@
-"""Choose the corpus that ships with the package from a folder of larger ones; the same bytes whenever it is built.
+"""Write the package's corpus from a run of its recipe: a file a domain, SOURCES.md and the data card.
 
-    python -m modelstack.data.corpus_build CORPUS --evaluation FOLDER --evaluation FILE ...
+    modelstack data recipes/corpus.toml ... --out RUN
+    python -m modelstack.data.corpus_build RUN
 
-Of each source the records with the smallest hash of their text are taken up to its megabytes, so no beginning of a
-file is favoured. Records that share 13 words with an evaluation are dropped, and counted. A record keeps its text,
-source, license and url, and a file is sorted by source and url.
+What is in it is the recipe's matter. A record keeps its text, source, license and url, and a file is sorted by
+source and url, so the same documents give the same bytes.
 
 What is held out of training is a matter of the text (`modelstack.tokenizer.documents.is_held_out`), not of a list.
 """
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from modelstack.data.corpus_sources import (
-    CORPUS,
-    LEFT_OUT_SOURCES,
-    LEFT_OUT_URLS,
-    LICENSE_LINKS,
-    NOTICES,
-    SOURCES,
-    Source,
-)
-from modelstack.data.decontaminate import index_of, is_contaminated, texts_of_evaluation
+from modelstack.data.allowed_sources import AllowedSources
+from modelstack.data.corpus_sources import CORPUS, LICENSE_LINKS, NOTICES, SOURCES, Source
+from modelstack.data.pipeline.recipe import DataRecipe
+from modelstack.data.pipeline.records import read_documents
+from modelstack.data.pipeline.report import CARD_FILE, MANIFEST_FILE, data_card
+from modelstack.data.pipeline.run import RECIPE_FILE
 from modelstack.errors import UserError
-from modelstack.files import replacing
+from modelstack.files import replacing, sha256_of
+from modelstack.zstd_files import open_unpacked
 
 SUFFIX = ".jsonl.zst"
 LEVEL = 19
 """zstd's best before it needs more memory to unpack."""
 FIELDS = ("text", "source", "license", "url")
-MAY_BE_TRAINED_ON = frozenset({"gsm8k_train.jsonl"})
-"""Files in folders of evaluations that are none."""
 
 Record = dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Chosen:
-    """What was taken of one source."""
+class Part:
+    """What there is of one source."""
 
     source: Source
     records: tuple[Record, ...]
-    n_bytes: int
-    n_contaminated: int
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes of its texts."""
+        return sum(len(record["text"].encode()) for record in self.records)
 
 
-def build(
-    corpus: Path, evaluations: Iterable[Path], out: Path, sources: Sequence[Source] = SOURCES
-) -> list[Chosen]:
-    """Write the corpus and its SOURCES.md to a folder.
+def build(run: Path, out: Path, sources: Sequence[Source] = SOURCES) -> list[Part]:
+    """Write the corpus, its SOURCES.md and its data card to a folder.
 
     Raises:
-        UserError: A file is missing or broken, a source is empty, or a record's licence is not its source's.
+        UserError: The run is not finished or was changed since, or its sources are not those that are known here.
     """
-    files = evaluation_files(evaluations)
-    index = index_of(text for file in files for text in texts_of_evaluation(file))
-    chosen: list[Chosen] = []
-    sizes: dict[str, int] = {}
+    manifest = _finished(run)
+    parts = _parts(run, manifest, sources)
     out.mkdir(parents=True, exist_ok=True)
+    files: dict[str, bytes] = {}
     for domain in dict.fromkeys(source.domain for source in sources):
-        by_source: dict[str, list[Record]] = {}
-        for record in read_records(corpus / f"{domain}{SUFFIX}"):
-            by_source.setdefault(record["source"], []).append(record)
-        parts = [
-            choose(source, by_source.get(source.name, ()), index) for source in sources if source.domain == domain
-        ]
-        packed = packed_records(record for part in parts for record in part.records)
-        sizes[domain] = len(packed)
-        with replacing(out / f"{domain}{SUFFIX}") as temporary:
-            temporary.write_bytes(packed)
-        chosen += parts
-    with replacing(out / "SOURCES.md") as temporary:
-        temporary.write_text(sources_page(chosen, sizes, [file.name for file in files]), encoding="utf-8")
-    return chosen
+        files[f"{domain}{SUFFIX}"] = packed_records(
+            record for part in parts if part.source.domain == domain for record in part.records
+        )
+    files["SOURCES.md"] = sources_page(
+        parts, {name.removesuffix(SUFFIX): len(data) for name, data in files.items()}, _left_out(run)
+    ).encode()
+    for name, data in files.items():
+        with replacing(out / name) as temporary:
+            temporary.write_bytes(data)
+    of_files = {name: sha256_of(out / name) for name in files}
+    with replacing(out / CARD_FILE) as temporary:
+        temporary.write_text(
+            data_card(manifest | {"files": of_files}, made_by="recipes/corpus.toml"), encoding="utf-8"
+        )
+    return parts
 
 
-def choose(source: Source, records: Iterable[Record], index: frozenset[str]) -> Chosen:
-    """Return the records of a source with the smallest hashes that are clean, up to its size.
+def _finished(run: Path) -> dict[str, Any]:
+    """Return the manifest of a run, whose files are as it says."""
+    path = run / MANIFEST_FILE
+    if not path.is_file():
+        raise UserError(
+            f"{run} holds no {path.name}: not the folder of a run that ended; `modelstack data` goes on"
+        )
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    for name, sha256 in manifest["files"].items():
+        if not (run / name).is_file() or sha256_of(run / name) != sha256:
+            raise UserError(f"{run / name} is missing or is not what the run wrote; run its recipe again")
+    return manifest
 
-    Raises:
-        UserError: There is none, or one has another licence than its source.
-    """
-    taken: list[Record] = []
-    n_bytes = n_contaminated = 0
-    allowed = (record for record in records if not any(part in record["url"] for part in LEFT_OUT_URLS))
-    for record in sorted(allowed, key=_hash):
-        if record["license"] != source.license and not record["license"].startswith(f"{source.license} ("):
-            raise UserError(
-                f"{record['url']} has licence {record['license']!r}, {source.name} {source.license!r}; "
-                f"correct SOURCES"
-            )
-        size = len(record["text"].encode())
-        if n_bytes + size > source.megabytes * 1e6:
-            break
-        if is_contaminated(record["text"], index):
-            n_contaminated += 1
-            continue
-        taken.append(record)
-        n_bytes += size
-    if not taken:
-        raise UserError(f"no record of source {source.name!r} in domain {source.domain!r}; remove it from SOURCES")
-    taken.sort(key=lambda record: (record["url"], record["text"]))
-    return Chosen(source, tuple(taken), n_bytes, n_contaminated)
+
+def _parts(run: Path, manifest: Mapping[str, Any], sources: Sequence[Source]) -> list[Part]:
+    by_source: dict[str, list[Record]] = {source.name: [] for source in sources}
+    for name in manifest["files"]:
+        for document in read_documents(run / name):
+            if document.source not in by_source:
+                raise UserError(
+                    f"{document.id} is of source {document.source!r}, which SOURCES in corpus_sources.py does not "
+                    f"know; give its domain and credit there"
+                )
+            record = {
+                "text": document.text,
+                "source": document.source,
+                "license": document.license,
+                "url": document.url,
+            }
+            by_source[document.source].append(record)
+    for source in sources:
+        if not by_source[source.name]:
+            raise UserError(f"{run} has no document of source {source.name!r}; take it out of SOURCES")
+        by_source[source.name].sort(key=lambda record: (record["url"], record["text"]))
+    return [Part(source, tuple(by_source[source.name])) for source in sources]
+
+
+def _left_out(run: Path) -> dict[str, str]:
+    """Return what the run's recipe leaves out, and why."""
+    content = json.loads((run / RECIPE_FILE).read_text(encoding="utf-8"))
+    recipe = DataRecipe.model_validate(content["recipe"])
+    left_out: dict[str, str] = {}
+    for step in recipe.steps:
+        if isinstance(step, AllowedSources):
+            left_out |= step.left_out_sources | step.left_out_urls
+    return left_out
 
 
 def read_records(path: Path) -> Iterator[Record]:
@@ -120,18 +134,16 @@ def read_records(path: Path) -> Iterator[Record]:
     Raises:
         UserError: The file is missing or broken, or a record lacks a field.
     """
-    import zstandard
-
     if not path.is_file():
         raise UserError(f"{path} is not there; name the folder with a {SUFFIX} file for each domain")
     try:
-        with path.open("rb") as raw, zstandard.ZstdDecompressor().stream_reader(raw) as stream:
-            for number, line in enumerate(io.TextIOWrapper(stream, encoding="utf-8"), 1):
+        with io.TextIOWrapper(open_unpacked(path), encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
                 record = json.loads(line)
                 if not isinstance(record, dict) or not all(isinstance(record.get(key), str) for key in FIELDS):
                     raise UserError(f"{path}, line {number}: a record needs the texts {', '.join(FIELDS)}")
                 yield {key: record[key] for key in FIELDS}
-    except (zstandard.ZstdError, json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path} is broken: {error}") from error
 
 
@@ -143,27 +155,17 @@ def packed_records(records: Iterable[Mapping[str, str]]) -> bytes:
     return zstandard.ZstdCompressor(level=LEVEL).compress(lines.encode())
 
 
-def evaluation_files(paths: Iterable[Path], may_be_trained_on: Collection[str] = MAY_BE_TRAINED_ON) -> list[Path]:
-    """Return the files that are named or lie below a folder that is, but for those that may be trained on.
+def sources_page(parts: Sequence[Part], sizes: Mapping[str, int], left_out: Mapping[str, str]) -> str:
+    """Return the page on sources, licences and counts that lies beside the corpus.
 
-    Raises:
-        UserError: A path is not there.
+    Args:
+        parts: What there is of each source.
+        sizes: Compressed bytes of each domain.
+        left_out: What is not taken, and why.
     """
-    files: list[Path] = []
-    for path in paths:
-        if not path.exists():
-            raise UserError(f"{path} is not there; name files and folders of evaluation sets")
-        found = sorted(path.rglob("*.json*")) if path.is_dir() else [path]
-        files += [file for file in found if file.name not in may_be_trained_on]
-    return files
-
-
-def sources_page(chosen: Iterable[Chosen], sizes: Mapping[str, int], evaluations: Iterable[str]) -> str:
-    """Return the page on sources, licences and counts that lies beside the corpus."""
-    chosen = list(chosen)
-    n_documents, n_bytes = sum(len(part.records) for part in chosen), sum(part.n_bytes for part in chosen)
+    n_documents, n_bytes = sum(len(part.records) for part in parts), sum(part.n_bytes for part in parts)
     per_domain: Counter[str] = Counter()
-    for part in chosen:
+    for part in parts:
         per_domain[part.source.domain] += part.n_bytes
     return "\n".join(
         [
@@ -171,9 +173,11 @@ def sources_page(chosen: Iterable[Chosen], sizes: Mapping[str, int], evaluations
             "",
             f"{n_documents:,} documents, {n_bytes / 1e6:.2f} MB of text, {sum(sizes.values()):,} bytes "
             "compressed. One JSON object a line: text, source, license, url; the url is each document's origin. "
-            "Written by `python -m modelstack.data.corpus_build`, which is also where the shares are; "
-            "the texts are excerpts of the works, turned into plain text and cut into pieces; WordNet's are "
-            "rewritten as dictionary entries, GSM8K's are without its calculator marks.",
+            "Chosen by `recipes/corpus.toml`, where the shares are, and written by "
+            "`python -m modelstack.data.corpus_build`; the texts are excerpts of the works, turned into plain "
+            "text and cut into pieces; WordNet's are rewritten as dictionary entries, GSM8K's are without its "
+            f"calculator marks. {CARD_FILE} is the data card: what was left out by which step, and the "
+            "evaluations that no document repeats.",
             "",
             "Each text stays under its own licence, which its record names; those that say share alike (CC-BY-SA) "
             "may be passed on only under the same. The licence of the code around them does not cover them.",
@@ -185,16 +189,13 @@ def sources_page(chosen: Iterable[Chosen], sizes: Mapping[str, int], evaluations
                 for domain, n in per_domain.items()
             ),
             "",
-            "| domain | source | documents | MB | dropped | licence | text of the licence | credit | url |",
-            "|---|---|---|---|---|---|---|---|---|",
-            *(_source_line(part) for part in chosen),
-            "",
-            "Dropped: documents that have 13 words in a row in common with an evaluation: "
-            f"{', '.join(sorted(set(evaluations)))}.",
+            "| domain | source | documents | MB | licence | text of the licence | credit | url |",
+            "|---|---|---|---|---|---|---|---|",
+            *(_source_line(part) for part in parts),
             "",
             "## Left out",
             "",
-            *(f"- {name}: {why}." for name, why in (LEFT_OUT_SOURCES | LEFT_OUT_URLS).items()),
+            *(f"- {name}: {why}." for name, why in left_out.items()),
             "",
             "## Notices",
             "",
@@ -203,37 +204,39 @@ def sources_page(chosen: Iterable[Chosen], sizes: Mapping[str, int], evaluations
     )
 
 
-def _source_line(part: Chosen) -> str:
-    source = part.source
+def license_name(license: str) -> str:
+    """Return a record's licence without the names of author and illustrator that African Storybook's have."""
+    return license.partition(" (text:")[0]
+
+
+def _source_line(part: Part) -> str:
+    licenses = {license_name(record["license"]) for record in part.records}
+    if len(licenses) > 1 or not licenses <= LICENSE_LINKS.keys():
+        raise UserError(
+            f"{part.source.name} has {', '.join(sorted(licenses))}: one licence that LICENSE_LINKS in "
+            f"corpus_sources.py knows is expected"
+        )
+    (license,) = licenses
     cells = (
-        source.domain,
-        source.name,
+        part.source.domain,
+        part.source.name,
         f"{len(part.records):,}",
         f"{part.n_bytes / 1e6:.2f}",
-        str(part.n_contaminated),
-        source.license,
-        LICENSE_LINKS[source.license],
-        source.credit,
+        license,
+        LICENSE_LINKS[license],
+        part.source.credit,
         part.records[0]["url"],
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _hash(record: Record) -> bytes:
-    return hashlib.blake2b(record["text"].encode(), digest_size=16, person=b"corpus").digest()
-
-
 def main(
-    corpus: Annotated[Path, typer.Argument(help="Folder with a JSONL.zst file for each domain.")],
-    evaluation: Annotated[list[Path], typer.Option(help="File or folder of evaluations; may be given often.")],
+    run: Annotated[Path, typer.Argument(help="Folder of a finished run of recipes/corpus.toml.")],
     out: Annotated[Path, typer.Option(help="Where to write.")] = CORPUS,
 ) -> None:
-    """Choose the corpus that ships with the package."""
-    for part in build(corpus, evaluation, out):
-        typer.echo(
-            f"{part.source.name}: {len(part.records):,} documents, {part.n_bytes / 1e6:.2f} MB, "
-            f"{part.n_contaminated} dropped"
-        )
+    """Write the corpus that ships with the package."""
+    for part in build(run, out):
+        typer.echo(f"{part.source.name}: {len(part.records):,} documents, {part.n_bytes / 1e6:.2f} MB")
 
 
 if __name__ == "__main__":

@@ -9,13 +9,17 @@ from __future__ import annotations
 import gzip
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 from modelstack.errors import UserError
+from modelstack.zstd_files import open_unpacked
 
 N_WORDS = 13
+MAY_BE_TRAINED_ON = ("gsm8k_train.jsonl",)
+"""Files in folders of evaluations that are none."""
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -40,13 +44,36 @@ def is_contaminated(text: str, index: frozenset[str]) -> bool:
     return any(run in index for run in word_runs(text))
 
 
+def evaluation_files(paths: Iterable[Path], may_be_trained_on: Collection[str] = MAY_BE_TRAINED_ON) -> list[Path]:
+    """Return the files that are named or lie below a folder that is, but for those that may be trained on.
+
+    Args:
+        paths: Files and folders.
+        may_be_trained_on: Names of files and folders below those of `paths`; `*` stands for anything.
+
+    Raises:
+        UserError: A path is not there.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} is not there; name files and folders of evaluation sets")
+        found = sorted(path.rglob("*.json*")) if path.is_dir() else [path]
+        for file in found:
+            parts = file.relative_to(path).parts if path.is_dir() else (file.name,)
+            if not any(fnmatchcase(part, name) for part in parts for name in may_be_trained_on):
+                files.append(file)
+    return files
+
+
 def texts_of_evaluation(path: Path) -> Iterator[str]:
-    """Return all texts of an evaluation file, questions, answers and descriptions: JSON or JSONL, gzip or not.
+    """Return all texts of an evaluation file, questions, answers and descriptions: JSON or JSONL, gzip or zstd.
 
     Raises:
         UserError: It is neither.
     """
-    data = path.read_bytes()
+    with open_unpacked(path) as file:
+        data = file.read()
     content = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
     try:
         yield from _texts(json.loads(content))

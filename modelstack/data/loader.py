@@ -28,6 +28,17 @@ from modelstack.data.shards import Shards
 from modelstack.errors import UserError
 
 
+class AnnealingMix(BaseModel):
+    """A mix of its own for the end of a training."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    weights: dict[str, float]
+    """Share of the tokens for each source."""
+    from_row: int = Field(ge=0)
+    """Row of the stream with which it begins; what waited for a place by then comes in the first rows of it."""
+
+
 class PackingConfig(BaseModel):
     """What the stream of rows depends on, beside the data."""
 
@@ -41,6 +52,7 @@ class PackingConfig(BaseModel):
     seed: int = 0
     weights: dict[str, float] | None = None
     """Share of the tokens for each source; without it, each document once in an epoch."""
+    anneal: AnnealingMix | None = None
 
 
 class PackedLoader:
@@ -63,7 +75,15 @@ class PackedLoader:
         self._rows_per_batch = rows_per_batch
         self._rank = rank
         self._world = world
-        mixture = Mixture(shards.lengths, shards.source_of, shards.sources, config.weights, config.seed)
+        anneal = config.anneal
+        mixture = Mixture(
+            shards.lengths,
+            shards.source_of,
+            shards.sources,
+            config.weights,
+            config.seed,
+            anneal_weights=anneal.weights if anneal else None,
+        )
         self._stream = RowStream(
             mixture,
             shards.lengths,
@@ -71,6 +91,7 @@ class PackedLoader:
             window_rows=config.window_rows,
             kind=config.kind,
             seed=config.seed,
+            anneal_from_row=anneal.from_row if anneal else None,
         )
 
     def __iter__(self) -> Iterator[Batch]:
@@ -116,6 +137,8 @@ class PackedLoader:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go back to a state, of whatever rank, world size and rows per batch.
 
+        The annealing mix may be another than the state's while neither has begun: so a run branches off.
+
         Raises:
             UserError: It is of other data or another configuration.
         """
@@ -126,6 +149,10 @@ class PackedLoader:
             )
         ours = self._config.model_dump(mode="json")
         changed = [key for key in ours if state["config"].get(key) != ours[key]]
+        n_given = state["stream"]["n_given"]
+        ends = [anneal["from_row"] for anneal in (ours["anneal"], state["config"].get("anneal")) if anneal]
+        if "anneal" in changed and all(n_given <= row for row in ends):
+            changed.remove("anneal")
         if changed:
             key = changed[0]
             raise UserError(

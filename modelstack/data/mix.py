@@ -7,7 +7,7 @@ times: up to four, repeated tokens are worth almost as much as new ones (Muennig
 while the rate falls, may have a mix of its own, of what is best (Hu et al. 2024, MiniCPM, arXiv 2404.06395); both
 count as epochs.
 
-The weights that come out are those of a training recipe (`weights`).
+The weights that come out are those of a training recipe (`data.weights`, `data.anneal_weights`).
 """
 
 from __future__ import annotations
@@ -48,6 +48,10 @@ class PartPlan:
         """Each source's share of the tokens."""
         total = sum(self.tokens.values())
         return {name: n / total if total else 0.0 for name, n in self.tokens.items()}
+
+    def epochs(self, sizes: Mapping[str, int]) -> dict[str, float]:
+        """Return how often each source of so many tokens is gone through in this part."""
+        return {name: n / sizes[name] if sizes[name] else 0.0 for name, n in self.tokens.items()}
 
 
 @dataclass(frozen=True, slots=True)

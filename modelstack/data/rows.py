@@ -6,6 +6,9 @@ so none of them can lose or repeat a row.
 
 The cursor is exact and small: where the window began, what waited for it, and how many of its rows are taken. The
 packing buffer, some thousand documents, is a function of that, and is packed again on a resume.
+
+Where the end of a training has a mix of its own, a window ends before it: what is drawn for the rows from there on
+is drawn by that mix, and of the old one only the few pieces come later that did not fit.
 """
 
 from __future__ import annotations
@@ -33,8 +36,9 @@ class RowStream:
         window_rows: int,
         kind: Kind,
         seed: int,
+        anneal_from_row: int | None = None,
     ) -> None:
-        """Stand before the first row."""
+        """Stand before the first row; from `anneal_from_row` on, windows are of the mixture's last weights."""
         self.mixture = mixture
         self.n_given = 0
         """Rows given or skipped so far: the number of the next one."""
@@ -43,6 +47,7 @@ class RowStream:
         self._lengths = lengths
         self._row_tokens = row_tokens
         self._window_rows = window_rows
+        self._anneal_from_row = anneal_from_row
         self._kind: Kind = kind
         self._seed = seed
         self._waiting: list[Piece] = []
@@ -78,19 +83,26 @@ class RowStream:
         self._waiting = [Piece(*numbers) for numbers in window["waiting"]]
         self._number = window["number"] - 1
         self._rows, self._n_taken = [], 0
+        self.n_given = state["n_given"] - state["n_taken"]
         self._begin = self._beginning()
         if state["n_taken"]:
-            self._open_window()
+            # Of as many rows as it had: a run that branched off may have another end, which cuts elsewhere.
+            self._open_window(window.get("n_rows", self._window_rows))
         self._n_taken = state["n_taken"]
         self.n_given, self.n_given_tokens = state["n_given"], state["n_given_tokens"]
 
-    def _open_window(self) -> None:
+    def _open_window(self, n_rows: int | None = None) -> None:
         self._begin = self._beginning()
+        if n_rows is None:
+            n_rows = self._n_rows_now()
+        if n_rows != self._window_rows:
+            self._begin["n_rows"] = n_rows
         self._number += 1
         pieces = self._waiting
-        missing = self._window_rows * self._row_tokens - sum(piece.n_tokens for piece in pieces)
+        missing = n_rows * self._row_tokens - sum(piece.n_tokens for piece in pieces)
+        annealing = self._anneal_from_row is not None and self.n_given >= self._anneal_from_row
         while missing > 0:
-            document = self.mixture.draw()
+            document = self.mixture.draw(annealing=annealing)
             piece = Piece(document, 0, int(self._lengths[document]))
             pieces.append(piece)
             missing -= piece.n_tokens
@@ -104,3 +116,9 @@ class RowStream:
             "mixture": self.mixture.state_dict(),
             "waiting": [list(piece) for piece in self._waiting],
         }
+
+    def _n_rows_now(self) -> int:
+        """Return how many rows the window that begins now is to have."""
+        if self._anneal_from_row is None or self.n_given >= self._anneal_from_row:
+            return self._window_rows
+        return min(self._window_rows, self._anneal_from_row - self.n_given)

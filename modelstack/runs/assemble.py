@@ -16,7 +16,7 @@ from torch import nn
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import initialise
-from modelstack.data.loader import PackedLoader, PackingConfig
+from modelstack.data.loader import AnnealingMix, PackedLoader, PackingConfig
 from modelstack.data.shards import Shards
 from modelstack.errors import UserError
 from modelstack.runs.folder import RunFolder
@@ -215,12 +215,17 @@ def loader(resolved: Resolved, shards: Shards, rank: int = 0, world: int = 1) ->
         UserError: Weights do not fit the sources.
     """
     data = resolved.recipe.data
+    anneal = None
+    if data.anneal_weights is not None and data.anneal_share is not None:
+        first_step = resolved.steps - round(data.anneal_share * resolved.steps)
+        anneal = AnnealingMix(weights=data.anneal_weights, from_row=first_step * resolved.rows)
     packing = PackingConfig(
         row_tokens=resolved.row_tokens,
         kind=data.packing,
         window_rows=data.window_rows,
         seed=resolved.recipe.seed,
         weights=data.weights,
+        anneal=anneal,
     )
     return PackedLoader(shards, packing, rows_per_batch=resolved.rows_per_batch, rank=rank, world=world)
 

@@ -82,7 +82,7 @@ def training_texts(resolved: Resolved) -> Iterator[SourcedText]:
         UserError: A file is broken.
     """
     for file in text_files(resolved):
-        for document in read_documents(file):
+        for document in read_documents(file, resolved.recipe.data.source_field):
             if not is_held_out(document.text, resolved.recipe.data.held_out):
                 yield SourcedText(document.text, document.domain)
 

@@ -39,7 +39,21 @@ class DataRecipe(BaseModel, frozen=True, extra="forbid"):
     window_rows: int = Field(default=256, ge=1)
     """Rows that are packed together."""
     weights: dict[str, float] | None = None
-    """Share of the tokens for each source (a file is one); none: each document once in an epoch."""
+    """Share of the tokens for each source; none: each document once in an epoch."""
+    source_field: str | None = None
+    """Field of the records that names a document's source ("source"); none: its file is its source."""
+    anneal_share: float | None = Field(default=None, gt=0, lt=1)
+    """Of the steps, those at the end that have a mix of their own, rounded to whole steps."""
+    anneal_weights: dict[str, float] | None = None
+    """As `weights`, of that mix."""
+
+    @model_validator(mode="after")
+    def _anneals_with_weights(self) -> Self:
+        if (self.anneal_share is None) != (self.anneal_weights is None):
+            raise ValueError("anneal_share and anneal_weights go together: give both, or none")
+        if self.anneal_weights is not None and self.weights is None:
+            raise ValueError("anneal_weights without weights: name the shares of the time before them too")
+        return self
 
 
 class TokenizerRecipe(BaseModel, frozen=True, extra="forbid"):

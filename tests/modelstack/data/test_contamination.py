@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from modelstack.data.contamination import ContaminationIndex, Decontaminate, Found
 from modelstack.data.decontaminate import index_of, is_contaminated
 from modelstack.data.documents import Document
+from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.errors import UserError
+from modelstack.recipe_file import checked_recipe
 
 QUESTION = (
     "Janet's ducks lay 16 eggs per day. She eats three for breakfast every morning and bakes muffins for her "
@@ -71,6 +73,28 @@ def test_files_of_one_name_are_told_apart_by_their_folder(tmp_path: Path) -> Non
         (tmp_path / folder / "test.json").write_text(json.dumps([text]))
     step = Decontaminate(evaluations=(tmp_path,)).build()
     assert step(Document("a", "alpha beta gamma delta " * 8)) == "in_hard_test"
+
+
+def test_all_that_a_text_repeats_is_found_with_each_rule_and_evaluation() -> None:
+    several = ContaminationIndex.of([("gsm8k", QUESTION), ("arc", SHORT), ("arc again", SHORT), ("arc", SHORT)])
+    both = f"{QUESTION} {SHORT}"
+    runs = {Found("gsm8k", "run"), Found("gsm8k", "fuzzy")}
+    assert several.find_all(both, 0.9) == runs | {Found("arc", "short_text"), Found("arc again", "short_text")}
+    assert several.find(both, 0.9) == Found("gsm8k", "run")
+    assert several.find_all(QUESTION, None) == {Found("gsm8k", "run")}
+    assert several.find_all("nothing of that", 0.9) == set()
+    assert [several.n_texts(name) for name in ("gsm8k", "arc", "arc again", "other")] == [1, 1, 1, 0]
+
+
+def test_a_recipe_gives_its_evaluations_to_the_step_that_names_none(tmp_path: Path) -> None:
+    content = {"name": "r", "inputs": [{"kind": "jsonl", "path": tmp_path}], "evaluations": [tmp_path / "a.json"]}
+    steps = [{"kind": "decontaminate"}, {"kind": "decontaminate", "evaluations": ["b.json"]}]
+    made = checked_recipe(DataRecipe, content | {"steps": steps})
+    given = [step.evaluations for step in made.steps if isinstance(step, Decontaminate)]
+    assert given == [(tmp_path / "a.json",), (Path("b.json"),)]
+    assert DataRecipe.model_validate_json(made.model_dump_json()) == made
+    with pytest.raises(UserError, match=r"steps\.0\.decontaminate\.evaluations"):
+        checked_recipe(DataRecipe, content | {"evaluations": [], "steps": steps})
 
 
 def test_what_is_not_there_is_named(tmp_path: Path) -> None:

@@ -1,19 +1,22 @@
-"""Choosing the shipped corpus: quotas, licences, decontamination, the same bytes again."""
+"""The shipped corpus of a run: choice by the recipe's steps, the files, the pages, the same bytes again."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from modelstack.data.corpus_build import Record, build, choose, evaluation_files, packed_records, read_records
+from modelstack.data.corpus_build import Record, build, packed_records, read_records
 from modelstack.data.corpus_sources import Source
-from modelstack.data.decontaminate import index_of
+from modelstack.data.pipeline.recipe import DataRecipe
+from modelstack.data.pipeline.report import write_report
+from modelstack.data.pipeline.run import run_recipe
 from modelstack.errors import UserError
+from modelstack.recipe_file import checked_recipe
 
-STORIES = Source("stories", "tales", "MIT", 0.001, "nobody")
-POEMS = Source("stories", "poems", "CC0-1.0", 1, "somebody")
+SOURCES = (Source("stories", "tales", "nobody"), Source("stories", "poems", "somebody"))
 LEAK = "how many eggs does the hen lay in a week if she rests on sundays"
 
 
@@ -26,70 +29,93 @@ def record(i: int, text: str | None = None, **changes: str) -> Record:
     } | changes
 
 
-def write_corpus(folder: Path, records: list[Record]) -> Path:
-    folder.mkdir(exist_ok=True)
+def run(folder: Path, records: list[Record], megabytes: float = 1) -> Path:
+    """Run the kinds of steps that recipes/corpus.toml has."""
+    folder.mkdir()
     (folder / "stories.jsonl.zst").write_bytes(packed_records(records))
-    return folder
-
-
-def test_a_source_gives_no_more_than_its_megabytes_and_in_the_order_of_urls() -> None:
-    records = [record(i) for i in range(100)]
-    chosen = choose(STORIES, records, frozenset())
-    assert 900 < chosen.n_bytes <= 1000
-    assert chosen.n_bytes == sum(len(r["text"].encode()) for r in chosen.records)
-    urls = [r["url"] for r in chosen.records]
-    assert urls == sorted(urls)
-    assert urls != [r["url"] for r in records[: len(urls)]]
-    assert choose(STORIES, records[::-1], frozenset()) == chosen
-
-
-def test_a_record_that_repeats_an_evaluation_is_dropped_and_counted() -> None:
-    records = [record(0), record(1, f"Q: {LEAK.title()}?"), record(2)]
-    chosen = choose(STORIES, records, index_of([LEAK]))
-    assert [r["url"] for r in chosen.records] == ["u000", "u002"]
-    assert chosen.n_contaminated == 1
-
-
-def test_a_licence_that_is_not_the_sources_is_refused() -> None:
-    with pytest.raises(UserError, match="u001 has licence 'CC-BY-NC-4.0', tales 'MIT'"):
-        choose(STORIES, [record(0), record(1, license="CC-BY-NC-4.0")], frozenset())
-    assert choose(STORIES, [record(0, license="MIT (text: Ann)")], frozenset()).records
-
-
-def test_a_url_that_is_left_out_is_not_taken() -> None:
-    chosen = choose(STORIES, [record(0), record(1, url="github:standardebooks/a-a-milne_pooh")], frozenset())
-    assert [r["url"] for r in chosen.records] == ["u000"]
-
-
-def test_a_source_without_records_is_told(tmp_path: Path) -> None:
-    corpus = write_corpus(tmp_path / "corpus", [record(0)])
-    with pytest.raises(UserError, match="no record of source 'poems'"):
-        build(corpus, [], tmp_path / "out", [STORIES, POEMS])
-
-
-def test_a_corpus_is_the_same_bytes_when_built_again_from_records_in_another_order(tmp_path: Path) -> None:
-    records = [record(i) for i in range(40)] + [
-        record(i, source="poems", license="CC0-1.0") for i in range(40, 60)
+    (folder / "evaluation.json").write_text(json.dumps([LEAK]), encoding="utf-8")
+    steps: list[dict[str, Any]] = [
+        {
+            "kind": "allowed_sources",
+            "licenses": {"tales": ["MIT"], "poems": ["CC0-1.0"]},
+            "left_out_urls": {"a-a-milne": "protected outside the United States"},
+        },
+        {"kind": "decontaminate"},
+        {"kind": "exact"},
+        {"kind": "quota", "megabytes": {"tales": megabytes}, "salt": "corpus"},
     ]
-    evaluation = tmp_path / "evaluation.jsonl"
-    evaluation.write_text(json.dumps({"question": LEAK}) + "\n", encoding="utf-8")
-    for name, order in (("a", records), ("b", records[::-1])):
-        corpus = write_corpus(tmp_path / f"corpus-{name}", order)
-        build(corpus, [evaluation], tmp_path / name, [STORIES, POEMS])
-    for file in ("stories.jsonl.zst", "SOURCES.md"):
+    content = {
+        "name": "corpus",
+        "inputs": [{"kind": "jsonl", "path": folder / "stories.jsonl.zst"}],
+        "evaluations": [folder / "evaluation.json"],
+        "steps": steps,
+    }
+    recipe = checked_recipe(DataRecipe, content)
+    write_report(recipe, folder / "run", run_recipe(recipe, folder / "run"))
+    return folder / "run"
+
+
+def records_of_two_sources() -> list[Record]:
+    tales = [record(i) for i in range(100)]
+    poems = [record(i, source="poems", license="CC0-1.0") for i in range(100, 120)]
+    return [*tales, *poems, record(200, f"Q: {LEAK.title()}?"), record(201, tales[3]["text"])]
+
+
+def test_a_domain_has_what_the_steps_left_by_source_and_url(tmp_path: Path) -> None:
+    raw = [*records_of_two_sources(), record(202, url="github:standardebooks/a-a-milne_pooh")]
+    build(run(tmp_path / "in", raw, megabytes=0.003), tmp_path / "out", SOURCES)
+    written = list(read_records(tmp_path / "out" / "stories.jsonl.zst"))
+    tales = [r for r in written if r["source"] == "tales"]
+    assert written == [*tales, *(r for r in written if r["source"] == "poems")]
+    assert len(written) - len(tales) == 20
+    assert 2_900 < sum(len(r["text"]) for r in tales) <= 3_000
+    assert [r["url"] for r in tales] == sorted(r["url"] for r in tales)
+    assert all(r in raw for r in written)
+    assert not any(LEAK in r["text"].lower() or "a-a-milne" in r["url"] for r in written)
+
+
+def test_the_pages_tell_sources_exclusions_evaluations_and_files(tmp_path: Path) -> None:
+    build(run(tmp_path / "in", records_of_two_sources()), tmp_path / "out", SOURCES)
+    page = (tmp_path / "out" / "SOURCES.md").read_text(encoding="utf-8")
+    assert "| stories | poems | 20 | 0.00 | CC0-1.0 | https://creativecommons.org/publicdomain/zero/1.0/ |" in page
+    assert "- a-a-milne: protected outside the United States." in page
+    card = (tmp_path / "out" / "card.md").read_text(encoding="utf-8")
+    assert "made of 122 documents by recipes/corpus.toml." in card
+    assert "| decontaminate | in&#95;evaluation | 1 |" in card
+    assert "| exact | duplicate | 1 |" in card
+    assert "## Evaluations that no document repeats" in card
+    assert "| stories.jsonl.zst |" in card
+
+
+def test_the_same_documents_give_the_same_bytes_whatever_their_order_and_place(tmp_path: Path) -> None:
+    for name, order in (("a", records_of_two_sources()), ("b", records_of_two_sources()[::-1])):
+        # Of two with one text the first stays, so that pair alone keeps its order.
+        raw = [r for r in order if r["url"] != "u201"]
+        build(run(tmp_path / f"in-{name}", raw, megabytes=0.002), tmp_path / name, SOURCES)
+    files = sorted(file.name for file in (tmp_path / "a").iterdir())
+    assert files == ["SOURCES.md", "card.md", "stories.jsonl.zst"]
+    for file in files:
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
-    written = list(read_records(tmp_path / "a" / "stories.jsonl.zst"))
-    assert [r["source"] for r in written] == ["tales"] * (len(written) - 20) + ["poems"] * 20
-    assert "| stories | poems | 20 | 0.00 | 0 | CC0-1.0 |" in (tmp_path / "a" / "SOURCES.md").read_text("utf-8")
 
 
-def test_training_sets_among_the_evaluations_are_not_read_as_such(tmp_path: Path) -> None:
-    (tmp_path / "deep").mkdir()
-    for name in ("gsm8k_train.jsonl", "deep/gsm8k_test.jsonl", "HumanEval.jsonl.gz", "SOURCES.md"):
-        (tmp_path / name).touch()
-    assert [file.name for file in evaluation_files([tmp_path])] == ["HumanEval.jsonl.gz", "gsm8k_test.jsonl"]
-    with pytest.raises(UserError, match="nowhere is not there"):
-        evaluation_files([tmp_path / "nowhere"])
+def test_sources_that_are_not_known_or_not_there_are_told(tmp_path: Path) -> None:
+    made = run(tmp_path / "in", records_of_two_sources())
+    with pytest.raises(UserError, match="is of source 'poems', which SOURCES"):
+        build(made, tmp_path / "out", SOURCES[:1])
+    with pytest.raises(UserError, match="no document of source 'songs'"):
+        build(made, tmp_path / "out", [*SOURCES, Source("stories", "songs", "nobody")])
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_has_not_ended_or_was_changed_is_refused(tmp_path: Path) -> None:
+    made = run(tmp_path / "in", records_of_two_sources())
+    (kept,) = made.glob("*-quota/documents/00000.jsonl.zst")
+    kept.write_bytes(packed_records([record(0)]))
+    with pytest.raises(UserError, match=r"00000\.jsonl\.zst is missing or is not what the run wrote"):
+        build(made, tmp_path / "out", SOURCES)
+    (made / "manifest.json").unlink()
+    with pytest.raises(UserError, match=r"holds no manifest\.json"):
+        build(made, tmp_path / "out", SOURCES)
 
 
 def test_a_missing_or_broken_file_names_its_path(tmp_path: Path) -> None:
@@ -97,7 +123,7 @@ def test_a_missing_or_broken_file_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stories.jsonl.zst is not there"):
         list(read_records(path))
     path.write_bytes(b"no zstd")
-    with pytest.raises(UserError, match="stories.jsonl.zst is broken"):
+    with pytest.raises(UserError, match="stories.jsonl.zst is no whole zstd file"):
         list(read_records(path))
     path.write_bytes(packed_records([record(0), {"text": "no url"}]))
     with pytest.raises(UserError, match="line 2: a record needs the texts"):

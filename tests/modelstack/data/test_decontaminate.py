@@ -7,8 +7,9 @@ import json
 from pathlib import Path
 
 import pytest
+import zstandard
 
-from modelstack.data.decontaminate import index_of, is_contaminated, texts_of_evaluation
+from modelstack.data.decontaminate import evaluation_files, index_of, is_contaminated, texts_of_evaluation
 from modelstack.errors import UserError
 
 WORDS = [f"word{i}" for i in range(13)]
@@ -29,12 +30,35 @@ def test_an_item_of_fewer_words_is_not_indexed() -> None:
     assert not index_of([" ".join(WORDS[:12])])
 
 
-def test_texts_are_read_of_json_of_lines_and_of_gzip(tmp_path: Path) -> None:
+def test_training_sets_among_the_evaluations_are_not_read_as_such(tmp_path: Path) -> None:
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "some_train").mkdir()
+    names = (
+        "gsm8k_train.jsonl",
+        "deep/gsm8k_test.jsonl",
+        "some_train/x.jsonl",
+        "HumanEval.jsonl.gz",
+        "SOURCES.md",
+    )
+    for name in names:
+        (tmp_path / name).touch()
+    of_default = [file.name for file in evaluation_files([tmp_path])]
+    assert of_default == ["HumanEval.jsonl.gz", "gsm8k_test.jsonl", "x.jsonl"]
+    of_patterns = [file.name for file in evaluation_files([tmp_path], ("*_train", "gsm8k_*"))]
+    assert of_patterns == ["HumanEval.jsonl.gz"]
+    # What is above the folder that is named does not count.
+    assert len(evaluation_files([tmp_path / "some_train"], ("*_train",))) == 1
+    with pytest.raises(UserError, match="nowhere is not there"):
+        evaluation_files([tmp_path / "nowhere"])
+
+
+def test_texts_are_read_of_json_of_lines_and_of_gzip_and_zstd(tmp_path: Path) -> None:
     records = [{"question": [{"content": "a"}], "n": 1}, {"question": "b", "options": ["c", {"label": "d"}]}]
     lines = "\n".join(json.dumps(record) for record in records)
     (tmp_path / "whole.json").write_text(json.dumps(records), encoding="utf-8")
     (tmp_path / "lines.jsonl").write_text(lines, encoding="utf-8")
     (tmp_path / "lines.jsonl.gz").write_bytes(gzip.compress(lines.encode()))
+    (tmp_path / "lines.jsonl.zst").write_bytes(zstandard.compress(lines.encode()))
     for path in tmp_path.iterdir():
         assert list(texts_of_evaluation(path)) == ["a", "b", "c", "d"]
 

@@ -41,7 +41,9 @@ OTHER_WORDS = {
     # it as it was, and then does not look at the "x." that shares its x. Ours finds "x." as in any other place.
     "code 79",
     # Likewise: a quotation mark, a blank and a quotation mark are taken for "''", and hide the "''" behind.
-    "codedocs 243",
+    "codedocs 242",
+    # Likewise: "] =" is taken for "]=", and hides the "=[" behind.
+    "with_a_site_around_it codedocs 62",
 }
 OTHER_SENTENCES = {
     # The full stop of "x." above is a word of its own there, so it ends a sentence.

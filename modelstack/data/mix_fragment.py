@@ -1,0 +1,47 @@
+"""A mix as the part of a training recipe that it is: the weights of the sources, and those of the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from modelstack.data.mix import MixPlan, MixRecipe
+from modelstack.data.source_tokens import SOURCE_FIELD, SourceTokens
+from modelstack.errors import UserError
+
+DIGITS = 6
+"""Of a weight: of a billion tokens, one in a million is off by a thousand at most."""
+
+
+def training_fragment(plan: MixPlan, recipe: MixRecipe, sources: SourceTokens) -> str:
+    """Return TOML for a recipe of `modelstack train`: its table `data`.
+
+    Raises:
+        UserError: A source's name cannot be written.
+    """
+    lines = [
+        f"# A mix of {recipe.n_tokens:,} tokens: let steps x rows x data.row_tokens be as many.",
+        "[data]",
+    ]
+    if sources.text:
+        lines.append(f"text = [{', '.join(_text(str(path)) for path in sources.text)}]")
+        lines.append(f"source_field = {_text(SOURCE_FIELD)}")
+    if plan.anneal is not None:
+        lines.append(f"anneal_share = {recipe.anneal_share!r}")
+    lines += ["", "[data.weights]", *_weights(plan.stable.weights)]
+    if plan.anneal is not None:
+        lines += ["", "[data.anneal_weights]", *_weights(plan.anneal.weights)]
+    return "\n".join(lines) + "\n"
+
+
+def _weights(weights: Mapping[str, float]) -> list[str]:
+    return [f"{_text(name)} = {float(f'{weight:.{DIGITS}g}')!r}" for name, weight in weights.items()]
+
+
+def _text(text: str) -> str:
+    """Return a basic string of TOML: JSON's, but for one control character that JSON lets stand."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise UserError(f"{text!r} has half a surrogate pair, which no TOML file can hold; rename it") from error
+    return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,0 +1,97 @@
+"""How many tokens each source has: counted in token shards, or told from a data run's characters."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from modelstack.data.pipeline.report import MANIFEST_FILE
+from modelstack.data.shards import INDEX_FILE, Shards
+from modelstack.errors import UserError
+from modelstack.files import read_json_object
+
+SOURCE_FIELD = "source"
+"""Of a data run's records."""
+MAX_MANIFEST_BYTES = 1 << 28
+"""It names every file; a million of them are 100 MB."""
+
+
+@dataclass(frozen=True, slots=True)
+class SourceTokens:
+    """Sources, and what a training is told to read them."""
+
+    tokens: Mapping[str, int]
+    text: tuple[Path, ...] = ()
+    """Folders of the documents that data runs kept; none of token shards, whose text is their run's."""
+    is_estimate: bool = False
+    """Characters over characters per token; not counted."""
+
+
+def tokens_of(folders: Iterable[Path], characters_per_token: float | None = None) -> SourceTokens:
+    """Return the tokens of the sources in several folders together; a source may be in more than one.
+
+    Args:
+        folders: All of token shards, or all of data runs that are finished.
+        characters_per_token: Of data runs.
+
+    Raises:
+        UserError: A folder is neither, or is not finished; some are one and some the other; or the number of
+            characters is needed and missing, or given and not needed.
+    """
+    shards, runs = [], []
+    for folder in folders:
+        if (folder / INDEX_FILE).is_file():
+            shards.append(folder)
+        elif (folder / MANIFEST_FILE).is_file():
+            runs.append(folder)
+        else:
+            raise UserError(
+                f"{folder} holds neither {INDEX_FILE} of token shards nor {MANIFEST_FILE} of a finished data run"
+            )
+    if shards and runs:
+        raise UserError(f"{shards[0]} holds token shards, {runs[0]} a data run; name folders of one kind")
+    counts: Counter[str] = Counter()
+    if shards:
+        if characters_per_token is not None:
+            raise UserError(f"characters per token are for data runs; the tokens of {shards[0]} are counted")
+        for folder in shards:
+            counts.update(_counted(Shards(folder)))
+        return SourceTokens(dict(sorted(counts.items())))
+    if characters_per_token is None:
+        raise UserError(
+            f"{runs[0]} holds a data run, which counts characters: say how many a token has "
+            f"(`modelstack tokenizer report` has the bytes, for English nearly as many)"
+        )
+    text: list[Path] = []
+    for folder in runs:
+        manifest = read_json_object(folder / MANIFEST_FILE, MAX_MANIFEST_BYTES)
+        counts.update(_characters(manifest, folder))
+        text += _kept(manifest, folder)
+    tokens = {name: round(n / characters_per_token) for name, n in sorted(counts.items())}
+    return SourceTokens(tokens, tuple(text), is_estimate=True)
+
+
+def _counted(shards: Shards) -> dict[str, int]:
+    tokens = np.zeros(len(shards.sources), np.int64)
+    np.add.at(tokens, shards.source_of, shards.lengths)
+    return dict(zip(shards.sources, tokens.tolist(), strict=True))
+
+
+def _characters(manifest: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    by = manifest.get("chars_by")
+    counts = by.get("source") if isinstance(by, dict) else None
+    if not isinstance(counts, dict) or not all(type(n) is int and n >= 0 for n in counts.values()):
+        raise UserError(f"{folder / MANIFEST_FILE} has no characters by source; run `modelstack data` again")
+    return counts
+
+
+def _kept(manifest: Mapping[str, Any], folder: Path) -> list[Path]:
+    files = manifest.get("files")
+    if not isinstance(files, dict) or not files:
+        raise UserError(f"{folder / MANIFEST_FILE} names no file; finish the run with `modelstack data`")
+    return sorted({(folder / name).parent for name in files})
