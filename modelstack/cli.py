@@ -13,12 +13,17 @@ from typer.core import TyperGroup
 from modelstack.architecture.ablate_cli import ablate
 from modelstack.architecture.count_cli import count
 from modelstack.architecture.export_cli import export_app, import_app
+from modelstack.data.mix_cli import mix
 from modelstack.data.pipeline.cli import data
 from modelstack.data.quality_model.cli import fit_quality
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
+from modelstack.preferences.cli import prefer
+from modelstack.reasoning.cli import reinforce
+from modelstack.reasoning.merging.cli import merge
 from modelstack.runs.cli import sweep, train
-from modelstack.sft.cli import fit_prior, lineage, merge, sft
+from modelstack.runs.synthetic_cli import synthesise
+from modelstack.sft.cli import fit_prior, lineage, sft
 from modelstack.sft.tool_data.cli import tool_data
 from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
@@ -48,6 +53,8 @@ app.command()(plan)
 app.command("fit-law")(fit_law)
 app.command()(data)
 app.command("fit-quality")(fit_quality)
+app.command()(mix)
+app.command()(synthesise)
 app.add_typer(tokenizer_cli.app, name="tokenizer")
 app.command()(train)
 app.command()(sweep)
@@ -58,6 +65,8 @@ app.add_typer(import_app, name="import")
 app.command()(goodput)
 app.command("tool-data")(tool_data)
 app.command()(sft)
+app.command()(prefer)
+app.command()(reinforce)
 app.command()(merge)
 app.command()(lineage)
 app.command("fit-prior")(fit_prior)

@@ -14,14 +14,17 @@ import torch
 from torch import nn
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import TokenLoss
 from modelstack.runs.folder import RunFolder
 from modelstack.sft.adapter_state import adapter_state
 from modelstack.sft.clock import Clock
 from modelstack.sft.loader import SftLoader, SftLoaderConfig
 from modelstack.sft.lora import lora_optimizer
+from modelstack.sft.lora_config import LoraConfig
 from modelstack.sft.prepare import Prepared
 from modelstack.sft.recipe import SftRecipe, SftResolved
 from modelstack.sft.tokenised import Tokenised
+from modelstack.sft.tuning import TuningRecipe
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
@@ -96,7 +99,7 @@ def assemble(
         hooks["clock"] = clock
     run = Run(
         LoopConfig(n_steps=n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm),
-        _state(prepared.base.model, resolved),
+        trained_state(prepared.base.model, recipe, resolved.lora, token_loss=recipe.loss),
         loader,
         clock.factor if clock else factor,
         supervisor,
@@ -120,14 +123,15 @@ def _loader(recipe: SftRecipe, data: Tokenised) -> SftLoader:
     return SftLoader(data, config, rows_per_batch=recipe.rows // recipe.micro_batches)
 
 
-def _state(model: CausalLM, resolved: SftResolved) -> TrainState:
-    recipe = resolved.recipe
-    if resolved.lora is not None:
-        optimizer = lora_optimizer(model, resolved.lora, recipe.optimizer)
-        return adapter_state(model, optimizer, token_loss=recipe.loss)
+def trained_state(
+    model: CausalLM, recipe: TuningRecipe, lora: LoraConfig | None, *, token_loss: TokenLoss = "cross_entropy"
+) -> TrainState:
+    """Return the state of a model whose adapter, or all of whose weights, the recipe's optimizer moves."""
+    if lora is not None:
+        return adapter_state(model, lora_optimizer(model, lora, recipe.optimizer), token_loss=token_loss)
 
     def build(of: nn.Module) -> torch.optim.Optimizer:
         return build_optimizer(of, recipe.optimizer)
 
     optimizer = build(model) if recipe.precision == "fp32" else with_fp32_masters(model, build)
-    return local_state(model, optimizer, token_loss=recipe.loss)
+    return local_state(model, optimizer, token_loss=token_loss)

@@ -11,6 +11,7 @@ import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from modelstack.architecture.decoder import CausalLM
 from modelstack.files import replacing
 from modelstack.inference.llama_cpp import LlamaCppEngine
 from modelstack.runs.folder import RunFolder
@@ -21,6 +22,7 @@ from modelstack.sft.adapter_files import save_adapter
 from modelstack.sft.assemble import Assembled
 from modelstack.sft.exact_calls import Question, ask, chosen, lines, measured
 from modelstack.sft.gguf_adapter import write_gguf_adapter
+from modelstack.sft.lora_config import LoraConfig
 from modelstack.sft.merge_out import Merged, write_merged_folder
 from modelstack.sft.prepare import Prepared
 from modelstack.sft.recipe import SftResolved
@@ -30,8 +32,10 @@ from modelstack.sft.stage import ADAPTER, ADAPTER_GGUF, MODEL, Stage, seal
 from modelstack.sft.stage_card import shown
 from modelstack.sft.stage_record import Evaluation, Measurement, StageRecord
 from modelstack.sft.validation_loss import measurement, validation_score
+from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.train.curves import CURVES_FILE, PLOT_FILE, write_curves
 from modelstack.train.metrics import METRICS_FILE, read_metrics
+from modelstack.train.step import TrainState
 
 REPLIES_BEFORE, REPLIES_AFTER = "replies-before.jsonl", "replies-after.jsonl"
 PACKAGES = ("agentkit", "torch", "safetensors", "llama-cpp-python", "llguidance")
@@ -58,7 +62,14 @@ def finish(
     before, after = prepared.before, tuple[Measurement, ...]()
     with display.preparing() as told:
         told("writing what was trained")
-        parts = _write(resolved, prepared, assembled, folder.path)
+        parts = write_trained(
+            assembled.model,
+            resolved.lora,
+            prepared.base.tokenizer,
+            folder.path,
+            name=resolved.recipe.name,
+            base_sha256=resolved.base_sha256,
+        )
         if prepared.targets is not None:
             told("measuring on held-back examples")
             score = validation_score(assembled.model, prepared.targets, resolved.recipe.data.row_tokens)
@@ -78,19 +89,27 @@ def finish(
     return stage
 
 
-def _write(resolved: SftResolved, prepared: Prepared, assembled: Assembled, folder: Path) -> list[str]:
-    """Write the adapter or the model; return the names."""
-    if resolved.lora is None:
-        model = assembled.model
-        write_merged_folder(
-            Merged(model, prepared.base.tokenizer), folder / MODEL, dtype=model.lm_head.weight.dtype
-        )
+def write_trained(
+    model: CausalLM,
+    lora: LoraConfig | None,
+    tokenizer: TextTokenizer,
+    folder: Path,
+    *,
+    name: str,
+    base_sha256: str,
+) -> list[str]:
+    """Write the adapter or the model in every form that it has; return the names in the folder.
+
+    Raises:
+        UserError: What was trained has no form of a file.
+    """
+    if lora is None:
+        write_merged_folder(Merged(model, tokenizer), folder / MODEL, dtype=model.lm_head.weight.dtype)
         return [MODEL]
-    name, sha256 = resolved.recipe.name, resolved.base_sha256
-    save_adapter(assembled.model, resolved.lora, folder / ADAPTER, base_sha256=sha256)
-    if resolved.lora.dora:  # llama.cpp knows no such adapter: it is served merged
+    save_adapter(model, lora, folder / ADAPTER, base_sha256=base_sha256)
+    if lora.dora:  # llama.cpp knows no such adapter: it is served merged
         return [ADAPTER]
-    write_gguf_adapter(assembled.model, resolved.lora, folder / ADAPTER_GGUF, name=name, base_sha256=sha256)
+    write_gguf_adapter(model, lora, folder / ADAPTER_GGUF, name=name, base_sha256=base_sha256)
     return [ADAPTER, ADAPTER_GGUF]
 
 
@@ -124,7 +143,7 @@ def _record(
     resolved: SftResolved, prepared: Prepared, assembled: Assembled, evaluation: Evaluation, folder: RunFolder
 ) -> StageRecord:
     recipe, run, start = resolved.recipe, assembled.run, prepared.start
-    moved = "all weights" if resolved.lora is None else _adapter(resolved)
+    moved = moved_weights(resolved.lora)
     n_training = sum(file.n_examples for file in prepared.manifest.files if file.role == "training")
     return StageRecord(
         kind="sft",
@@ -141,13 +160,14 @@ def _record(
         data=prepared.manifest,
         evaluation=evaluation,
         metrics=_metrics(assembled, folder),
-        versions=_versions() | machine_facts(next(assembled.model.parameters()).device),
+        versions=versions() | machine_facts(next(assembled.model.parameters()).device),
     )
 
 
-def _adapter(resolved: SftResolved) -> str:
-    lora = resolved.lora
-    assert lora is not None
+def moved_weights(lora: LoraConfig | None) -> str:
+    """Return in words what is trained."""
+    if lora is None:
+        return "all weights"
     kind = ("DoRA" if lora.dora else "LoRA") + (
         " with rank-stabilised scaling" if lora.scaling == "rslora" else ""
     )
@@ -156,11 +176,21 @@ def _adapter(resolved: SftResolved) -> str:
 
 def _metrics(assembled: Assembled, folder: RunFolder) -> dict[str, float | int | str]:
     """Return what the card says of the training."""
-    state, model = assembled.run.state, assembled.model
+    state = assembled.run.state
+    metrics = training_metrics(state, assembled.model, assembled.loader.report()["n_tokens"], folder)
+    if assembled.clock is not None and assembled.clock.is_over and state.step < assembled.run.config.n_steps:
+        metrics["ended by"] = f"the clock, at step {state.step} of {assembled.run.config.n_steps}"
+    return metrics
+
+
+def training_metrics(
+    state: TrainState, model: CausalLM, n_tokens: int, folder: RunFolder
+) -> dict[str, float | int | str]:
+    """Return what the card of any training says of it: steps, tokens, parameters, speed, the last loss."""
     steps = [record for record in read_metrics(folder.metrics).steps if not record.rejected]
     metrics: dict[str, float | int | str] = {
         "steps": state.step,
-        "tokens": assembled.loader.report()["n_tokens"],
+        "tokens": n_tokens,
         "tokens and padding": state.n_tokens,
         "trained parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "parameters": sum(p.numel() for p in model.parameters()),
@@ -170,12 +200,11 @@ def _metrics(assembled: Assembled, folder: RunFolder) -> dict[str, float | int |
         metrics["tokens per second, median"] = round(statistics.median(r.tokens_per_second for r in steps), 1)
         if (loss := steps[-1].losses["total"]) is not None:
             metrics["loss of the last step, weighted"] = loss
-    if assembled.clock is not None and assembled.clock.is_over and state.step < assembled.run.config.n_steps:
-        metrics["ended by"] = f"the clock, at step {state.step} of {assembled.run.config.n_steps}"
     return metrics
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Return those of the packages that bits and replies depend on."""
     found: dict[str, str] = {}
     for package in PACKAGES:
         try:

@@ -12,11 +12,13 @@ Letters: B rows of a batch, T tokens of a row, W rows of a window, G rows of sim
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
 from modelstack.architecture.losses import IGNORED
@@ -63,11 +65,44 @@ class _Rows(Protocol):
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
 
-class SftLoader:
-    """The `Loader` of tokenised examples."""
+class RowData(Protocol):
+    """What a loader has to know of its data to plan rows."""
+
+    @property
+    def source_of(self) -> NDArray[np.int64]:
+        """Of each example, [E]."""
+        ...
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Names that shares are given to."""
+        ...
+
+    @property
+    def n_dropped(self) -> Mapping[str, int]:
+        """By source, what no row could hold."""
+        ...
+
+    @property
+    def n_variants(self) -> int:
+        """Of each example."""
+        ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Places in a row, of all examples' first variants, then of the second."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a SHA-256 over everything."""
+        ...
+
+
+class RowLoader(ABC):
+    """A `Loader` that plans rows of examples; what a batch is made of them is the subclass's."""
 
     def __init__(
-        self, data: Tokenised, config: SftLoaderConfig, *, rows_per_batch: int, rank: int = 0, world: int = 1
+        self, data: RowData, config: SftLoaderConfig, *, rows_per_batch: int, rank: int = 0, world: int = 1
     ) -> None:
         """Stand before the first batch of `rows_per_batch` rows for this rank.
 
@@ -83,17 +118,16 @@ class SftLoader:
             raise UserError(
                 f"an example takes {longest} places, a row has {config.row_tokens}: tokenise with these row_tokens"
             )
-        self._data = data
         self._config = config
         self._rows_per_batch = rows_per_batch
         self._rank = rank
         self._world = world
-        self._is_weighted = not data.are_weights_one
         self._fingerprint = data.fingerprint()
+        self._n_examples, self._n_dropped = len(data.source_of), dict(data.n_dropped)
         self._lengths = data.lengths
         mixture = Mixture(self._lengths, data.source_of, data.sources, config.shares, config.seed, data.n_variants)
         self._stream: _Rows = (
-            _PaddedRows(mixture, self._lengths, config)
+            PaddedRows(mixture, self._lengths, config)
             if config.layout == "padded"
             else RowStream(
                 mixture,
@@ -118,7 +152,7 @@ class SftLoader:
     @property
     def rows_per_epoch(self) -> int:
         """Return about how many rows hold as many tokens as all examples together."""
-        E = self._data.n_examples
+        E = self._n_examples
         if self._config.layout == "padded":
             return E
         pieces = [Piece(n, 0, int(length)) for n, length in enumerate(self._lengths[:E])]
@@ -132,7 +166,7 @@ class SftLoader:
             "n_tokens": self._stream.n_given_tokens,
             "shares": self._stream.mixture.shares(),
             "epochs": self._stream.mixture.epochs(),
-            "n_dropped": dict(self._data.n_dropped),
+            "n_dropped": self._n_dropped,
         }
 
     def state_dict(self) -> dict[str, Any]:
@@ -163,6 +197,26 @@ class SftLoader:
                 f"a run keeps its rows to its end"
             )
         self._stream.load_state_dict(state["stream"])
+
+    @abstractmethod
+    def _batch(self, rows: Sequence[Row], position: int) -> Batch:
+        """Return the tensors of planned rows; `position` is how many were given before."""
+
+
+class SftLoader(RowLoader):
+    """The `Loader` of tokenised examples."""
+
+    def __init__(
+        self, data: Tokenised, config: SftLoaderConfig, *, rows_per_batch: int, rank: int = 0, world: int = 1
+    ) -> None:
+        """Stand before the first batch of `rows_per_batch` rows for this rank.
+
+        Raises:
+            UserError: The shares do not fit the sources, the rank not the world, or an example not a row.
+        """
+        super().__init__(data, config, rows_per_batch=rows_per_batch, rank=rank, world=world)
+        self._data = data
+        self._is_weighted = not data.are_weights_one
 
     def _batch(self, rows: Sequence[Row], position: int) -> Batch:
         """Return the tensors of planned rows.
@@ -198,7 +252,7 @@ class SftLoader:
         )
 
 
-class _PaddedRows:
+class PaddedRows:
     """An example a row; a window's rows by length, in groups of similar length, the groups in a seeded order."""
 
     def __init__(self, mixture: Mixture, lengths: Any, config: SftLoaderConfig) -> None:

@@ -20,6 +20,7 @@ from modelstack.sft.base import Base, load_base
 from modelstack.sft.exact_calls import chosen
 from modelstack.sft.examples import Example
 from modelstack.sft.lora import add_lora, load_lora_state
+from modelstack.sft.lora_config import LoraConfig
 from modelstack.sft.recipe import SftRecipe, SftResolved
 from modelstack.sft.rendering import render
 from modelstack.sft.stage import ADAPTER
@@ -27,6 +28,7 @@ from modelstack.sft.stage_record import DataManifest, Measurement
 from modelstack.sft.starting_point import StartingPoint
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import TrainingData, read_training_data
+from modelstack.sft.tuning import TuningRecipe
 from modelstack.sft.validation_loss import Targets, measurement, targets_of, validation_score
 
 BEFORE_FILE = "before.json"
@@ -70,7 +72,7 @@ def prepare(resolved: SftResolved, start: StartingPoint, folder: Path, told: Tol
     told("reading examples")
     data = read_training_data(recipe.data)
     told("loading the base")
-    base = load_start(resolved, start)
+    base = load_start(recipe, resolved.lora, start)
     told("rendering examples")
     training = _tokenised(recipe, base, data)
     targets, before = _targets(recipe, base, data), ()
@@ -81,13 +83,12 @@ def prepare(resolved: SftResolved, start: StartingPoint, folder: Path, told: Tol
     return Prepared(start, base, training, data.validation, manifest, targets, before)
 
 
-def load_start(resolved: SftResolved, start: StartingPoint) -> Base:
+def load_start(recipe: TuningRecipe, lora: LoraConfig | None, start: StartingPoint) -> Base:
     """Return the base with what is to be trained on it: an adapter, new or the stage's, or all weights.
 
     Raises:
         UserError: The base cannot be read, or the adapter does not fit it.
     """
-    lora, recipe = resolved.lora, resolved.recipe
     torch.manual_seed(recipe.seed)  # of dropout; everything else has generators of its own
     # All weights that are trained stay fp32 until the optimizer has its masters of them.
     dtype = torch.bfloat16 if lora is not None and recipe.precision == "bf16" else torch.float32

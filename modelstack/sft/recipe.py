@@ -2,44 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, model_validator
+from pydantic import BaseModel, Field, model_validator
 
 from modelstack.architecture.losses import TokenLoss
-from modelstack.errors import UserError
-from modelstack.runs.recipe import CheckpointRecipe
 from modelstack.sft.augment import NOTHING, AugmentConfig
-from modelstack.sft.lora_config import LoraConfig
 from modelstack.sft.rendering import RenderOptions
-from modelstack.sft.stage_record import Origin, canonical
-from modelstack.stability.guard import GuardConfig
-from modelstack.train.optimizers.config import OptimizerConfig
-from modelstack.train.schedules import ScheduleConfig
+from modelstack.sft.tuning import TuningFiles, TuningRecipe, TuningResolved
 
 
-class TrainingFile(BaseModel, frozen=True, extra="forbid"):
-    """Examples to learn from."""
-
-    path: str
-    share: float | None = Field(default=None, gt=0, le=1)
-    """Of the tokens; every file has one, or none has and each example comes once in an epoch."""
-
-
-def _as_table(value: Any) -> Any:
-    return {"path": value} if isinstance(value, str) else value
-
-
-class SftData(BaseModel, frozen=True, extra="forbid"):
+class SftData(TuningFiles, frozen=True, extra="forbid"):
     """Examples, and how they become batches."""
 
-    training: tuple[Annotated[TrainingFile, BeforeValidator(_as_table)], ...] = Field(min_length=1)
-    """Paths, or tables `{path = "...", share = 0.3}`."""
-    validation: tuple[str, ...] = ()
-    """Files that are measured on and never trained on."""
     row_tokens: int = Field(default=1024, ge=16)
     """Of a row; examples longer than it, or than the base's context, are left out and counted."""
     layout: Literal["packed", "padded"] = "packed"
@@ -50,55 +26,6 @@ class SftData(BaseModel, frozen=True, extra="forbid"):
     variants: int | None = Field(default=None, ge=1)
     """Of each example, augmented in different ways, that epochs take turns with; all are made before the first
     step. None: one for each epoch, at most 4."""
-
-    @model_validator(mode="after")
-    def _shares_make_a_whole(self) -> Self:
-        shares = [file.share for file in self.training]
-        given = [share for share in shares if share is not None]
-        if given and (len(given) < len(shares) or abs(sum(given) - 1) > 1e-6):
-            raise ValueError(
-                f"shares of the training files are {shares}: give every file one, adding up to 1, or none"
-            )
-        paths = [*(file.path for file in self.training), *self.validation]
-        if twice := sorted({path for path in paths if paths.count(path) > 1}):
-            raise ValueError(f"{twice[0]!r} is named twice among training and validation files")
-        return self
-
-
-class SftOptimizer(OptimizerConfig):
-    """AdamW, at a rate for adapters; all weights want about a tenth of it."""
-
-    name: Literal["muon", "adamw"] = "adamw"
-    lr: float = Field(default=1e-3, gt=0)
-    weight_decay: float = Field(default=0.0, ge=0)
-    betas: tuple[float, float] = (0.9, 0.999)
-
-
-class SftSchedule(BaseModel, frozen=True, extra="forbid"):
-    """In shares of the run, whose number of steps follows from the data."""
-
-    kind: Literal["cosine", "wsd", "constant"] = "cosine"
-    warmup: float = Field(default=0.05, ge=0, lt=1)
-    decay: float = Field(default=0.2, gt=0, le=1)
-    """Of `wsd`: the last part."""
-    final_factor: float = Field(default=0.1, ge=0, le=1)
-
-    def over(self, n_steps: int) -> ScheduleConfig:
-        """Return the schedule of so many steps.
-
-        Raises:
-            UserError: Warm-up and decay are more than the run.
-        """
-        n_warmup = min(math.ceil(self.warmup * n_steps), n_steps - 1)
-        values: dict[str, Any] = {"kind": self.kind, "warmup_steps": n_warmup}
-        if self.kind != "constant":
-            values |= {"total_steps": n_steps, "final_factor": self.final_factor}
-        if self.kind == "wsd":
-            values["decay_steps"] = max(1, round(self.decay * n_steps))
-        try:
-            return ScheduleConfig.model_validate(values)
-        except ValueError as error:
-            raise UserError(f"recipe schedule over {n_steps} steps: {error}") from error
 
 
 class SftEvaluation(BaseModel, frozen=True, extra="forbid"):
@@ -114,58 +41,20 @@ class SftEvaluation(BaseModel, frozen=True, extra="forbid"):
     """Of llama.cpp; none: it measures how many are fastest."""
 
 
-class SftRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A supervised fine-tuning."""
+class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
+    """A supervised fine-tuning; `rows` times `data.row_tokens` are a step's places, padding included."""
 
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    base: str
-    """A GGUF file, a checkpoint folder, or the folder of a stage, whose model or adapter is trained on."""
-    weights: str | None = None
-    """Of a stage that is an adapter: what it goes on; none: where its own run had it from."""
-    seed: int = Field(default=0, ge=0)
     data: SftData
-    train: Literal["lora", "full"] = "lora"
-    lora: LoraConfig | None = None
-    """None: the stage's own where an adapter is trained on, else the defaults."""
-    epochs: float = Field(default=1.0, gt=0)
-    steps: int | None = Field(default=None, gt=0)
-    """Instead of epochs."""
     minutes: float | None = Field(default=None, gt=0)
     """Training takes at most so long: the schedule moves on with the clock where that is ahead of the steps, and
     ends with it. Such a run depends on the machine's speed and cannot be repeated bit for bit."""
-    rows: int = Field(default=4, gt=0)
-    """Of a step; times `data.row_tokens` are its places, padding included."""
-    micro_batches: int = Field(default=4, gt=0)
-    """Passes whose gradients make a step."""
     loss: TokenLoss = "cross_entropy"
-    precision: Literal["bf16", "fp32"] = "bf16"
-    """What is computed in; adapters, masters and moments are fp32."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int | None = Field(default=None, gt=0)
-    """On a CPU; none: torch's own choice. Sums differ with it, so a resumed run keeps it."""
-    max_norm: float = Field(default=1.0, gt=0)
-    optimizer: SftOptimizer = SftOptimizer()
-    schedule: SftSchedule = SftSchedule()
-    guard: GuardConfig = GuardConfig()
-    checkpoints: CheckpointRecipe = CheckpointRecipe(every=20, keep=2)
     evaluation: SftEvaluation = SftEvaluation()
-    faults: tuple[dict[str, Any], ...] = ()
-    """What is to go wrong, for drills; see `stability.faults`."""
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.train == "full" and self.lora is not None:
-            raise ValueError("train = 'full' moves all weights: leave the table lora out")
-        if self.train == "lora" and self.optimizer.name == "muon":
-            raise ValueError(
-                "optimizer.name = 'muon' is for train = 'full': adapters are no matrices of their own"
-            )
-        if "epochs" in self.model_fields_set and self.steps:
-            raise ValueError("epochs and steps both say how long: give one of them")
         if self.evaluation.exact_replies and not self.data.validation:
             raise ValueError("evaluation.exact_replies needs data.validation, files of held-back examples")
-        if self.rows % self.micro_batches:
-            raise ValueError(f"rows = {self.rows} is no multiple of micro_batches = {self.micro_batches}")
         return self
 
     @property
@@ -181,38 +70,9 @@ MOST_VARIANTS = 4
 _FREE = ("base", "name", "weights", "evaluation", "checkpoints", "guard", "faults", "minutes")
 FREE = {("weights",), *(("recipe", name) for name in _FREE)}
 """What may change between a stop and going on: the base is known by its hash, the rest moves no weight."""
-LAYOUT = {("recipe", name) for name in ("micro_batches", "threads", "device")}
-"""What may change too, and sums up in another order."""
 
 
-class SftResolved(BaseModel, frozen=True):
+class SftResolved(TuningResolved, frozen=True):
     """A recipe with nothing open; a run is held to it."""
 
     recipe: SftRecipe
-    weights: str
-    """Where these lay when the run began."""
-    base_sha256: str
-    """Of the weights that are frozen, or that all weights begin with."""
-    parent: Origin
-    """The base, or the stage that is trained on."""
-    lora: LoraConfig | None
-    """None: all weights are trained."""
-    data_sha256: tuple[str, ...]
-    """Of the training files."""
-
-    @property
-    def portable(self) -> dict[str, Any]:
-        """The recipe with names for paths: what a card shows is not where files lay on somebody's machine."""
-        content = self.recipe.model_dump(mode="json", exclude={"faults"})
-        content["base"] = Path(self.recipe.base).name
-        content["weights"] = None if self.recipe.weights is None else Path(self.recipe.weights).name
-        for file in content["data"]["training"]:
-            file["path"] = Path(file["path"]).name
-        content["data"]["validation"] = [Path(path).name for path in self.recipe.data.validation]
-        return content | {"lora": None if self.lora is None else self.lora.model_dump(mode="json")}
-
-    @property
-    def fingerprint(self) -> str:
-        """SHA-256 of all of it, names for paths."""
-        content = self.model_dump(mode="json", exclude={"weights"}) | {"recipe": self.portable}
-        return hashlib.sha256(canonical(content).encode()).hexdigest()

@@ -6,8 +6,10 @@ is loaded, and what is left at the end. The stage's record is written last, so a
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -18,19 +20,21 @@ from modelstack.runs.folder import RunFolder, claim
 from modelstack.runs.progress import Display
 from modelstack.runs.stopping import stop_asked
 from modelstack.sft.adapter_files import read_adapter
-from modelstack.sft.assemble import Assembled, assemble
+from modelstack.sft.assemble import assemble
 from modelstack.sft.finish import finish
 from modelstack.sft.lora_config import LoraConfig
 from modelstack.sft.prepare import prepare
-from modelstack.sft.recipe import FREE, LAYOUT, SftRecipe, SftResolved
+from modelstack.sft.recipe import FREE, SftRecipe, SftResolved
 from modelstack.sft.stage import ADAPTER, Stage, is_stage, open_stage
 from modelstack.sft.starting_point import StartingPoint, starting_point
+from modelstack.sft.tuning import LAYOUT, TuningRecipe
 from modelstack.sft.validation_loss import Targets, validation_score
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
+from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.allocator import keep_freed_memory
 from modelstack.train.curves import CurvesHook
 from modelstack.train.evaluation import Evaluation
-from modelstack.train.loop import Hook, train
+from modelstack.train.loop import Hook, Run, train
 from modelstack.train.metrics import JsonLines, Metrics
 
 
@@ -74,7 +78,7 @@ def _fine_tune(recipe: SftRecipe, folder: RunFolder, display: Display) -> Stage 
     log = EventLog(path / EVENTS_FILE)
     assembled = assemble(resolved, prepared, folder, on_event, log)
     assembled.run.hooks.update(_hooks(recipe, folder, prepared.targets, metrics))
-    if not _trained(assembled, display):
+    if not take_steps(assembled.run, assembled.supervisor, display, lambda: assembled.is_over):
         return None
     metrics.close()
     return finish(resolved, prepared, assembled, folder, display)
@@ -86,32 +90,46 @@ def resolve(recipe: SftRecipe, start: StartingPoint) -> SftResolved:
     Raises:
         UserError: An adapter that is gone on with is to have another form, or a training file is not there.
     """
-    lora = None
-    if start.stage is not None:
-        own = _lora_of(start.stage)
-        if recipe.train == "full":
-            raise UserError(
-                f"base {recipe.base} is an adapter and train = 'full' moves all weights: merge it first"
-            )
-        if recipe.lora not in (None, own):
-            raise UserError(
-                f"base {recipe.base} is an adapter with {own!r}, the recipe's lora is {recipe.lora!r}: leave the "
-                f"table out to go on with it, or merge the stage and train a new adapter on that"
-            )
-        lora = own
-    elif recipe.train == "lora":
-        lora = recipe.lora or LoraConfig()
+    return SftResolved(**resolved_parts(recipe, start))
+
+
+def resolved_parts(recipe: TuningRecipe, start: StartingPoint) -> dict[str, Any]:
+    """Return what a recipe leaves open: where its base lies, hashes, the form of the adapter.
+
+    Raises:
+        UserError: An adapter that is gone on with is to have another form, or a training file is not there.
+    """
+    lora = resolved_lora(recipe, start)
     missing = [file.path for file in recipe.data.training if not Path(file.path).is_file()]
     if missing:
         raise UserError(f"data.training: {missing[0]} is not there")
-    return SftResolved(
-        recipe=recipe,
-        weights=str(start.weights.resolve()),
-        base_sha256=start.sha256,
-        parent=start.parent,
-        lora=lora,
-        data_sha256=tuple(sha256_of(file.path) for file in recipe.data.training),
-    )
+    return {
+        "recipe": recipe,
+        "weights": str(start.weights.resolve()),
+        "base_sha256": start.sha256,
+        "parent": start.parent,
+        "lora": lora,
+        "data_sha256": tuple(sha256_of(file.path) for file in recipe.data.training),
+    }
+
+
+def resolved_lora(recipe: TuningRecipe, start: StartingPoint) -> LoraConfig | None:
+    """Return the form of the adapter that is trained; None: all weights are.
+
+    Raises:
+        UserError: An adapter that is gone on with is to have another form, or all weights are to move under it.
+    """
+    if start.stage is None:
+        return None if recipe.train == "full" else recipe.lora or LoraConfig()
+    own = _lora_of(start.stage)
+    if recipe.train == "full":
+        raise UserError(f"base {recipe.base} is an adapter and train = 'full' moves all weights: merge it first")
+    if recipe.lora not in (None, own):
+        raise UserError(
+            f"base {recipe.base} is an adapter with {own!r}, the recipe's lora is {recipe.lora!r}: leave the "
+            f"table out to go on with it, or merge the stage and train a new adapter on that"
+        )
+    return own
 
 
 def _lora_of(stage: Stage) -> LoraConfig:
@@ -120,18 +138,17 @@ def _lora_of(stage: Stage) -> LoraConfig:
     return LoraConfig.model_validate(told) if told else read_adapter(stage.path / ADAPTER).config
 
 
-def _trained(assembled: Assembled, display: Display) -> bool:
-    """Take the steps that are left; False where it was asked to stop before."""
-    run = assembled.run
-    if assembled.supervisor.resume(run):
+def take_steps(run: Run, supervisor: GuardedRun, display: Display, is_over: Callable[[], bool]) -> bool:
+    """Take the steps that are left until all is over; False where it was asked to stop before."""
+    if supervisor.resume(run):
         display.say(f"going on from step {run.state.step} of {run.config.n_steps}")
     with stop_asked() as stop, display.training(run):
-        for report in train(run) if not assembled.is_over else ():
+        for report in train(run) if not is_over() else ():
             display.after_step(run, report)
-            if stop.asked or assembled.is_over:
+            if stop.asked or is_over():
                 break
-    assembled.supervisor.close(run)
-    if assembled.is_over:
+    supervisor.close(run)
+    if is_over():
         return True
     display.say(f"stopped after step {run.state.step} of {run.config.n_steps}; the same command goes on")
     return False

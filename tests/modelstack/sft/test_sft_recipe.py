@@ -12,9 +12,10 @@ import pytest
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
 from modelstack.sft.examples import Example, write_examples
-from modelstack.sft.recipe import SftData, SftRecipe, SftSchedule
+from modelstack.sft.recipe import SftData, SftRecipe
 from modelstack.sft.starting_point import starting_point
 from modelstack.sft.training_data import read_training_data
+from modelstack.sft.tuning import TuningSchedule
 from modelstack.train.schedules import schedule
 from tests.modelstack.sft.toy_sft import toy_example, toy_values, write_base, write_data
 from tests.modelstack.sft.toy_stages import sha256, toy_stage
@@ -56,11 +57,11 @@ def test_the_command_line_goes_over_the_file(tmp_path: Path) -> None:
 
 
 def test_a_schedule_is_in_shares_of_the_run() -> None:
-    factor = schedule(SftSchedule(warmup=0.1, final_factor=0.2).over(50))
+    factor = schedule(TuningSchedule(warmup=0.1, final_factor=0.2).over(50))
     assert [factor(0), factor(4), factor(50)] == pytest.approx([0.2, 1.0, 0.2])
-    decaying = schedule(SftSchedule(kind="wsd", warmup=0, decay=0.5, final_factor=0).over(10))
+    decaying = schedule(TuningSchedule(kind="wsd", warmup=0, decay=0.5, final_factor=0).over(10))
     assert [decaying(4), decaying(5), decaying(9)] == pytest.approx([1.0, 1.0, 0.2])
-    assert schedule(SftSchedule().over(1))(0) == 1.0
+    assert schedule(TuningSchedule().over(1))(0) == 1.0
 
 
 def test_each_epoch_has_a_variant_of_its_own_up_to_a_few() -> None:

@@ -1,0 +1,102 @@
+"""What a recipe says of losses against a reference model, and what published recipes say.
+
+A list of losses with weights is minimised as their weighted sum: mixed preference optimisation, MPO (2411.10442).
+"""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+DirectName = Literal[
+    "sigmoid",
+    "cdpo",
+    "robust",
+    "hinge",
+    "ipo",
+    "ipo_sum",
+    "sigmoid_norm",
+    "exo_pair",
+    "nca_pair",
+    "bco_pair",
+    "sppo_hard",
+    "aot",
+    "aot_unpaired",
+    "apo_zero",
+    "apo_down",
+    "discopop",
+    "sft",
+]
+"""Formulas of `direct`."""
+Divergence = Literal["reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"]
+
+DIVERGENCE_FREE: frozenset[DirectName] = frozenset(
+    ("sigmoid", "cdpo", "robust", "hinge", "ipo", "ipo_sum", "sigmoid_norm", "exo_pair", "discopop", "sft")
+)
+"""Losses of the margin alone, in which the partition function cancels: others mean the reverse KL only."""
+
+
+class DirectTerm(BaseModel):
+    """One loss of the sum; frozen, an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: DirectName
+    weight: float = Field(default=1.0, ge=0)
+
+
+class DirectLossConfig(BaseModel):
+    """Frozen; an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    losses: tuple[DirectTerm, ...] = Field(default=(DirectTerm(name="sigmoid"),), min_length=1)
+    beta: float = Field(default=0.1, gt=0)
+    """How strongly the policy is held to the reference; DPO's 0.1. For `ipo` the paper's tau. Losses of token
+    means (`sigmoid_norm`) want about as many times more as completions have tokens."""
+    label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
+    """Share of pairs thought to be labelled the wrong way round, for `cdpo`, `robust`, `exo_pair`, `aot` and
+    `aot_unpaired`; EXO's 1e-3."""
+    divergence: Divergence = "reverse_kl"
+    """What holds the policy to the reference."""
+    divergence_alpha: float = Field(default=0.5, gt=0)
+    """Of `alpha_divergence`; near 1 it is the reverse KL."""
+    discopop_tau: float = Field(default=0.05, gt=0)
+    """The temperature of DiscoPOP's mixture, the paper's."""
+
+    @model_validator(mode="after")
+    def _goes_together(self) -> Self:
+        names = {term.name for term in self.losses}
+        if self.divergence != "reverse_kl" and (others := sorted(names - DIVERGENCE_FREE)):
+            raise ValueError(
+                f"{', '.join(others)} is defined for the reverse KL only: set divergence = 'reverse_kl', "
+                f"or choose of {', '.join(sorted(DIVERGENCE_FREE))}"
+            )
+        if "exo_pair" in names and self.label_smoothing == 0:
+            raise ValueError(
+                "exo_pair compares with smoothed labels: set label_smoothing above 0, the paper's is 1e-3"
+            )
+        return self
+
+
+def _one(name: DirectName, beta: float) -> DirectLossConfig:
+    return DirectLossConfig(losses=(DirectTerm(name=name),), beta=beta)
+
+
+PUBLISHED: dict[str, DirectLossConfig] = {
+    "dpo": _one("sigmoid", 0.1),
+    "zephyr": _one("sigmoid", 0.01),
+    "tulu3": _one("sigmoid_norm", 5.0),
+    "smollm2": _one("sigmoid", 0.5),
+    "smollm3": _one("apo_zero", 0.05),
+    "mpo": DirectLossConfig(
+        losses=(
+            DirectTerm(name="sigmoid", weight=0.8),
+            DirectTerm(name="bco_pair", weight=0.2),
+            DirectTerm(name="sft", weight=1.0),
+        )
+    ),
+}
+"""Of recipes: DPO (2305.18290); Zephyr-7B, SmolLM2-360M and SmolLM3 (alignment-handbook); Tulu 3 (open-instruct,
+docs/tulu3.md); InternVL's MPO (2411.10442)."""

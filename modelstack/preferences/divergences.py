@@ -1,0 +1,37 @@
+"""f-DPO: other divergences than the reverse KL between policy and reference (Wang et al., 2309.16240).
+
+With u = p / p_ref the reward of a completion is beta f'(u) plus what only depends on the prompt and cancels in a
+pair's margin. For the reverse KL f'(u) = log u + 1, and DPO is what it was.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from modelstack.preferences.direct_config import Divergence
+
+LARGEST_EXPONENT = 80.0
+"""e^80 is still an fp32 number."""
+_IS_REVERSE_KL = 1e-6
+"""So near alpha is 1, where the alpha divergence is the reverse KL and its formula 0 / 0."""
+
+
+def divergence_scores(log_ratio: Tensor, divergence: Divergence, alpha: float = 0.5) -> Tensor:
+    """Return f'(e^x) of log-ratios x = log p - log p_ref, up to a constant, in their shape.
+
+    Args:
+        log_ratio: Of whole completions.
+        divergence: Which f.
+        alpha: Of the alpha divergence.
+    """
+    if divergence == "forward_kl":
+        return -torch.expm1(-log_ratio)
+    if divergence == "js_divergence":
+        return math.log(2) + F.logsigmoid(log_ratio)
+    if divergence == "alpha_divergence" and abs(alpha - 1) >= _IS_REVERSE_KL:
+        return torch.expm1(((alpha - 1) * log_ratio).clamp(max=LARGEST_EXPONENT)) / (alpha - 1)
+    return log_ratio

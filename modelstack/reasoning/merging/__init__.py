@@ -1,0 +1,1 @@
+"""Several models, or several LoRA adapters, as one."""

@@ -1,0 +1,142 @@
+"""A merge from its recipe to a stage: killed and run again, it writes the same bytes."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from modelstack.errors import UserError
+from modelstack.reasoning.merging.adapters import merge_into_adapter, merge_into_base
+from modelstack.reasoning.merging.low_rank import Factors, kept_share
+from modelstack.reasoning.merging.models import Advanced, merge_models
+from modelstack.reasoning.merging.parents import Parents, find_parents
+from modelstack.reasoning.merging.recipe import FREE, READS, MergeRecipe, MergeResolved
+from modelstack.runs.folder import RunFolder, claim
+from modelstack.runs.progress import Display
+from modelstack.runs.report import machine_facts
+from modelstack.sft.base import load_base
+from modelstack.sft.merge_out import Merged, write_merged_gguf
+from modelstack.sft.stage import ADAPTER, ADAPTER_GGUF, MODEL, MODEL_GGUF, Stage, is_stage, open_stage, seal
+from modelstack.sft.stage_record import StageRecord
+
+Metrics = dict[str, float | int | str]
+
+
+def merge(recipe: MergeRecipe, out: Path, console: Console) -> Stage:
+    """Merge what a recipe names, or open the stage if that is done already.
+
+    Args:
+        recipe: What to do.
+        out: Folder of the stage.
+        console: To show on.
+
+    Raises:
+        UserError: Parents do not fit together, or the folder holds another merge.
+    """
+    folder, display = RunFolder(out), Display(console)
+    parents = find_parents(recipe)
+    start = parents.base or parents.starts[0]
+    resolved = MergeResolved(
+        recipe=recipe,
+        weights=str(start.weights.resolve()),
+        base_sha256=start.sha256,
+        parents=parents.origins,
+        base=None if parents.base is None else parents.base.parent,
+    )
+    if is_stage(out) and not folder.recipe.exists():
+        raise UserError(f"{out} is a stage already, and a stage never changes: give another --out")
+    with folder.held():
+        if folder.recipe.exists():  # of this merge, sealed or nearly; anything else is refused before it is harmed
+            claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=set())
+        if is_stage(out):
+            display.say(f"{out} is finished already")
+            return open_stage(out)
+        _remove_leftovers(out)
+        with _bar(console) as advanced:
+            parts, metrics = _write(recipe, parents, out, advanced)
+        # Not before: a recipe that failed is to be corrected in the same folder, where nothing is gone on from.
+        claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=set())
+        stage = seal(out, _record(resolved, parents, metrics), parts)
+    display.say(f"{out}: {stage.record.what}")
+    for name, value in metrics.items():
+        display.say(f"  {name}: {value:,}" if isinstance(value, int) else f"  {name}: {value}")
+    return stage
+
+
+def _write(recipe: MergeRecipe, parents: Parents, out: Path, advanced: Advanced) -> tuple[list[str], Metrics]:
+    """Write the merged weights; return the parts of the stage and what is told of them."""
+    if recipe.rank is not None:
+        factors = merge_into_adapter(recipe, parents, recipe.rank, out, advanced)
+        return [ADAPTER, ADAPTER_GGUF], _kept(factors)
+    write = merge_into_base if parents.are_adapters else merge_models
+    parts, metrics = [MODEL], Metrics(parameters=write(recipe, parents, out / MODEL, advanced))
+    if recipe.gguf is not None:
+        written = load_base(out / MODEL)
+        merged = Merged(written.model, written.tokenizer)
+        write_merged_gguf(merged, out / MODEL_GGUF, type_name=recipe.gguf, name=recipe.name)
+        parts.append(MODEL_GGUF)
+    return parts, metrics
+
+
+def _kept(factors: dict[str, Factors]) -> Metrics:
+    least = min(factors, key=lambda name: factors[name].kept)
+    return {
+        "layers": len(factors),
+        "share of the updates' norm that the rank keeps": round(kept_share(factors), 6),
+        "least share of a layer": round(factors[least].kept, 6),
+        "layer with the least share": least,
+    }
+
+
+def _record(resolved: MergeResolved, parents: Parents, metrics: Metrics) -> StageRecord:
+    recipe = resolved.recipe
+    return StageRecord(
+        kind="merged",
+        name=recipe.name,
+        what=_what(recipe, parents),
+        parents=resolved.parents,
+        base_sha256=resolved.base_sha256,
+        recipe=resolved.portable,
+        recipe_sha256=resolved.fingerprint,
+        seed=recipe.seed,
+        metrics=metrics,
+        versions=machine_facts(torch.device("cpu")),
+    )
+
+
+def _what(recipe: MergeRecipe, parents: Parents) -> str:
+    names = [start.parent.name for start in parents.starts]
+    if "weights" in READS[recipe.method]:
+        names = [f"{name} (weight {weight:g})" for name, weight in zip(names, recipe.weight_of_each, strict=True)]
+    what = "LoRA adapters" if parents.are_adapters else "Models"
+    told = f"{what} {' and '.join(names)} merged by {recipe.method}"
+    if recipe.method == "slerp":
+        told += f" at t = {recipe.t:g}"
+    if parents.base is None:
+        return f"{told}."
+    base = parents.base.parent.name
+    if not parents.are_adapters:
+        return f"{told}, over their base {base}."
+    into = f"an adapter of rank {recipe.rank} on {base}" if recipe.rank is not None else f"their base {base}"
+    return f"{told}, as products B A, into {into}."
+
+
+@contextmanager
+def _bar(console: Console) -> Iterator[Advanced]:
+    columns = (TextColumn("merging"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what killed processes left: files and folders that never got their names."""
+    for part in (MODEL, ADAPTER):
+        for left in out.glob(f".{part}.*"):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()

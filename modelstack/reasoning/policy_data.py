@@ -1,0 +1,77 @@
+"""The tasks of a recipe: what is trained on, what is held back, and all of it written down."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from modelstack.errors import UserError
+from modelstack.files import sha256_of
+from modelstack.reasoning.policy_tasks import PolicyTask, gold_complaint, read_tasks
+from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.sft.stage_record import DataFile, DataManifest
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTasks:
+    """What a run reads."""
+
+    training: tuple[PolicyTask, ...]
+    held_back: tuple[PolicyTask, ...]
+    """That are answered before and after; no canaries among them."""
+    manifest: DataManifest
+
+
+def read_policy_data(recipe: PolicyRecipe) -> PolicyTasks:
+    """Read all files of a recipe.
+
+    Raises:
+        UserError: A file is broken, a gold is of another verifier, or a prompt is on both sides.
+    """
+    training = {file.path: _tasks(file.path, recipe) for file in recipe.data.training}
+    validation = {path: _tasks(path, recipe) for path in recipe.data.validation}
+    asked = {task.messages for tasks in training.values() for task in tasks}
+    both = [task.item.id for tasks in validation.values() for task in tasks if task.messages in asked]
+    if both:
+        raise UserError(
+            f"{len(both)} prompts are in training and in validation files, the first is {both[0]!r}: what is "
+            f"trained on cannot be measured on; take them out of one of them"
+        )
+
+    def place(task: PolicyTask) -> bytes:
+        return hashlib.sha256(f"{recipe.seed} {task.item.id}".encode()).digest()
+
+    held_back = [task for tasks in validation.values() for task in tasks if not task.item.is_canary]
+    return PolicyTasks(
+        tuple(task for tasks in training.values() for task in tasks),
+        tuple(sorted(held_back, key=place)[: recipe.max_validation]),
+        DataManifest(files=(*_described("training", training), *_described("validation", validation))),
+    )
+
+
+def _tasks(path: str, recipe: PolicyRecipe) -> list[PolicyTask]:
+    tasks = list(read_tasks(path))
+    for task in tasks:
+        if complaint := gold_complaint(recipe.data.verifier, task):
+            raise UserError(f"{path}: {complaint}")
+    return tasks
+
+
+def _described(
+    role: Literal["training", "validation"], files: Mapping[str, Sequence[PolicyTask]]
+) -> list[DataFile]:
+    return [
+        DataFile(
+            name=Path(path).name,
+            role=role,
+            sha256=sha256_of(path),
+            n_examples=len(tasks),
+            kinds=dict(Counter("canary" if task.item.is_canary else "task" for task in tasks).most_common()),
+            licences=dict(Counter(task.license for task in tasks).most_common()),
+        )
+        for path, tasks in files.items()
+    ]

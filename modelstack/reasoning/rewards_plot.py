@@ -1,0 +1,53 @@
+"""Reward, length, entropy and KL over the steps, drawn from the lines of `rewards.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from modelstack.files import replacing
+
+REWARDS_PLOT = "rewards.png"
+PANELS = {
+    "reward": ("reward", "mean reward"),
+    "completions/length": ("tokens", "length of replies"),
+    "entropy": ("nats a token", "entropy"),
+    "kl": ("nats a token", "KL to the reference"),
+    "groups/equal": ("share", "groups that teach nothing"),
+}
+SMOOTHING = 0.9
+
+
+def draw_rewards(file: Path, picture: Path) -> None:
+    """Draw what there is of the panels, each as it is and smoothed."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
+    shown = {name: panel for name, panel in PANELS.items() if any(name in record for record in records)}
+    figure, axes = pyplot.subplots(
+        1, len(shown), figsize=(3.6 * len(shown), 3.2), layout="constrained", squeeze=False
+    )
+    for ax, (name, (unit, title)) in zip(axes[0], shown.items(), strict=True):
+        points = [(record["step"], record[name]) for record in records if name in record]
+        steps, values = [step for step, _ in points], [value for _, value in points]
+        ax.plot(steps, values, color="#b8d0e3", linewidth=1)
+        ax.plot(steps, _smoothed(values), color="#1b6ca8", linewidth=1.8)
+        ax.set_title(title)
+        ax.set_xlabel("step")
+        ax.set_ylabel(unit)
+    with replacing(picture) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)
+
+
+def _smoothed(values: list[float]) -> list[float]:
+    """Return an exponential average without a bias towards its start."""
+    average, weight, found = 0.0, 0.0, []
+    for value in values:
+        average = SMOOTHING * average + (1 - SMOOTHING) * value
+        weight = SMOOTHING * weight + (1 - SMOOTHING)
+        found.append(average / weight)
+    return found

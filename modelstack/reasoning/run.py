@@ -1,0 +1,188 @@
+"""Reinforcement learning from a recipe to a stage, on fine-tuning's loop, guard and checkpoints.
+
+The model samples, a verifier judges, the policy gradient follows: GRPO and its relatives, on one device. Canaries
+are on: a verifier that pays for a known hack, or for a task that cannot be done, ends the run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import torch
+from rich.console import Console
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
+from modelstack.reasoning.answers import answer, measured_before
+from modelstack.reasoning.policy_data import read_policy_data
+from modelstack.reasoning.policy_passes import PolicyPasses, Reference
+from modelstack.reasoning.policy_tasks import verifier_of
+from modelstack.reasoning.recipe import FREE, PolicyRecipe, PolicyResolved
+from modelstack.reasoning.rewards_plot import REWARDS_PLOT, draw_rewards
+from modelstack.reasoning.rollout_loader import RolloutLoader
+from modelstack.reasoning.verifiers.alarms import RewardHacked
+from modelstack.reasoning.verifiers.canaries import GuardedReward
+from modelstack.runs.folder import RunFolder, claim
+from modelstack.runs.progress import Display
+from modelstack.runs.report import machine_facts
+from modelstack.sft.assemble import trained_state
+from modelstack.sft.base import Base
+from modelstack.sft.finish import moved_weights, training_metrics, versions, write_trained
+from modelstack.sft.prepare import load_start
+from modelstack.sft.run import resolved_parts, take_steps
+from modelstack.sft.stage import Stage, is_stage, open_stage, seal
+from modelstack.sft.stage_record import Evaluation, Measurement, StageRecord
+from modelstack.sft.starting_point import starting_point
+from modelstack.sft.tuning import LAYOUT
+from modelstack.stability.fault_injection import inject
+from modelstack.stability.faults import parse
+from modelstack.stability.guard import Guard
+from modelstack.stability.run_checkpoints import LocalStore
+from modelstack.stability.run_events import EVENTS_FILE, EventLog
+from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
+from modelstack.train.allocator import keep_freed_memory
+from modelstack.train.curves import CURVES_FILE, PLOT_FILE, write_curves
+from modelstack.train.loop import LoopConfig, Run
+from modelstack.train.metrics import METRICS_FILE, JsonLines, Metrics
+from modelstack.train.schedules import schedule
+
+BEFORE_FILE, REPLIES_FILE = "before.json", "replies-after.jsonl"
+
+
+def reinforce(recipe: PolicyRecipe, path: Path, console: Console) -> Stage | None:
+    """Run a recipe, or go on with it; the stage when it came to its end, None when it was asked to stop.
+
+    Args:
+        recipe: What to do.
+        path: The run's folder, which becomes the stage's.
+        console: To show on.
+
+    Raises:
+        UserError: Parts do not fit together, the folder holds another run, or the reward was hacked.
+        TrainingStopped: The guard ended it.
+    """
+    keep_freed_memory()
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    folder = RunFolder(path)
+    with folder.held():
+        try:
+            return _reinforce(recipe, folder, Display(console))
+        except RewardHacked as error:
+            raise UserError(f"the run ends, as going on would teach a hack: {error}") from error
+
+
+def _reinforce(recipe: PolicyRecipe, folder: RunFolder, display: Display) -> Stage | None:
+    start = starting_point(recipe.base, recipe.weights)
+    resolved = PolicyResolved(**resolved_parts(recipe, start))
+    for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
+        display.say(f"{changed} is another than at the start: results agree to rounding only")
+    if is_stage(folder.path):
+        display.say(f"{folder.path} is finished already")
+        return open_stage(folder.path)
+    data = read_policy_data(recipe)
+    reward = GuardedReward(verifier_of(recipe.data.verifier), every=recipe.probes_every)
+    with display.preparing() as told:
+        told("loading the base")
+        base = load_start(recipe, resolved.lora, start)
+        told("answering held-back tasks")
+        before = measured_before(folder.path / BEFORE_FILE, base, data.held_back, recipe, reward)
+    metrics = Metrics([JsonLines(folder.metrics)])
+
+    def on_event(text: str) -> None:
+        metrics.event(text)
+        display.say(text)
+
+    loader = RolloutLoader(base.model, data.training, base.encoder, reward, recipe.sampling, recipe.seed)
+    run, supervisor = _assemble(resolved, base, loader, len(data.training), folder, metrics, on_event)
+    if not take_steps(run, supervisor, display, lambda: run.state.step >= run.config.n_steps):
+        return None
+    metrics.close()
+    model = cast(CausalLM, run.state.model)
+    with display.preparing() as told:
+        told("writing what was trained")
+        parts = write_trained(
+            model,
+            resolved.lora,
+            base.tokenizer,
+            folder.path,
+            name=recipe.name,
+            base_sha256=resolved.base_sha256,
+        )
+        told("answering held-back tasks")
+        after: tuple[Measurement, ...] = ()
+        if data.held_back:
+            figure, replies = answer(base, data.held_back, recipe, reward)
+            after = (figure,)
+            with replacing(folder.path / REPLIES_FILE) as temporary:
+                temporary.write_text("".join(json.dumps(reply) + "\n" for reply in replies), encoding="utf-8")
+            parts.append(REPLIES_FILE)
+    write_curves(folder.metrics, folder.path)
+    draw_rewards(folder.path / REWARDS_FILE, folder.path / REWARDS_PLOT)
+    parts += [METRICS_FILE, REWARDS_FILE, REWARDS_PLOT, CURVES_FILE, PLOT_FILE]
+    record = StageRecord(
+        kind="reasoning",
+        name=recipe.name,
+        what=(
+            f"Reinforcement learning ({recipe.algorithm}, {recipe.data.verifier}) of {start.parent.name}, "
+            f"{moved_weights(resolved.lora)}: {run.state.step:,} steps of {recipe.rows} prompts with "
+            f"{recipe.sampling.group} replies each, from {len(data.training):,} tasks."
+        ),
+        parents=(start.parent,),
+        base_sha256=start.sha256,
+        recipe=resolved.portable,
+        recipe_sha256=resolved.fingerprint,
+        seed=recipe.seed,
+        data=data.manifest,
+        evaluation=Evaluation(before=before, after=after),
+        metrics=training_metrics(run.state, model, loader.n_tokens, folder),
+        versions=versions() | machine_facts(next(model.parameters()).device),
+    )
+    stage = seal(folder.path, record, parts)
+    display.say(f"{folder.path}: {record.what}")
+    for name, each in (("before", before), ("after", after)):
+        for figure in each:
+            display.say(f"  {figure.name}, {name}: {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})")
+    return stage
+
+
+def _assemble(
+    resolved: PolicyResolved,
+    base: Base,
+    loader: RolloutLoader,
+    n_tasks: int,
+    folder: RunFolder,
+    metrics: Metrics,
+    on_event: Callable[[str], None],
+) -> tuple[Run, GuardedRun]:
+    recipe = resolved.recipe
+    n_steps = recipe.steps or max(1, math.ceil(recipe.epochs * n_tasks / recipe.rows))
+    log = EventLog(folder.path / EVENTS_FILE)
+    supervisor = GuardedRun(
+        Guard(recipe.guard),
+        log.watching(LocalStore(folder.checkpoints, recipe.checkpoints.keep)),
+        SupervisorConfig(save_every=recipe.checkpoints.every),
+        on_event,
+    )
+    state = trained_state(base.model, recipe, resolved.lora)
+    config = recipe.policy_config
+    reference = None if config.kl is None else Reference(base.model)
+    passes = PolicyPasses(base.model, config, recipe.sampling.temperature, reference)
+    state.passes = passes
+    run = Run(
+        LoopConfig(n_steps=n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm),
+        state,
+        loader,
+        schedule(recipe.schedule.over(n_steps)),
+        supervisor,
+        {"events": log, "metrics": metrics, "rewards": RewardsHook(folder.path / REWARDS_FILE, passes)},
+    )
+    if recipe.faults:
+        inject(run, parse(recipe.faults, recipe.seed), folder.path, 0)
+    return run, supervisor

@@ -1,0 +1,189 @@
+"""`modelstack reinforce`: rewards rise, a killed run samples the same again, hacks end it."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from rich.console import Console
+
+from modelstack.errors import UserError
+from modelstack.reasoning import run as running
+from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.reasoning.run import reinforce
+from modelstack.reasoning.verifiers.canaries import GuardedReward
+from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
+from modelstack.recipe_file import checked_recipe
+from modelstack.sft.stage import Stage
+from tests.modelstack.runs.toy_run import modelstack, write_toml
+from tests.modelstack.sft.toy_sft import write_base
+
+pytestmark = pytest.mark.xdist_group("policy_run")
+
+
+class World(NamedTuple):
+    base: Path
+    tasks: Path
+
+
+def write_tasks(path: Path, start: int, n: int, **more: Any) -> None:
+    lines = [{"id": str(i), "prompt": f"say {i}", "gold": str(i % 10), **more} for i in range(start, start + n)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+    folder = tmp_path_factory.mktemp("policy")
+    write_tasks(folder / "train.jsonl", 0, 6)
+    write_tasks(folder / "validation.jsonl", 50, 4)
+    return World(write_base(folder / "base"), folder)
+
+
+@pytest.fixture(autouse=True)
+def _threads() -> Any:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+def values(world: World, **changes: Any) -> dict[str, Any]:
+    return {
+        "name": "toy",
+        "base": str(world.base),
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "steps": 6,
+        "rows": 2,
+        "micro_batches": 2,
+        "data": {
+            "training": [str(world.tasks / "train.jsonl")],
+            "validation": [str(world.tasks / "validation.jsonl")],
+            "verifier": "math",
+        },
+        "sampling": {"group": 4, "max_tokens": 6},
+        "lora": {"rank": 4, "alpha": 8},
+        "optimizer": {"lr": 1e-2},
+        "checkpoints": {"every": 2, "keep": 2},
+        **changes,
+    }
+
+
+def run(world: World, folder: Path, **changes: Any) -> Stage:
+    stage = reinforce(checked_recipe(PolicyRecipe, values(world, **changes)), folder, Console(quiet=True))
+    assert stage is not None
+    return stage
+
+
+class Small:
+    """Pays for tokens whose numbers divide by three: something that a toy can learn in a few steps."""
+
+    def score(self, item: Item[Any], completion: Completion) -> Reward:
+        ids = completion.token_ids
+        return Reward(sum(token % 3 == 0 for token in ids) / len(ids))
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the runs of a test be rewarded by `Small`, which has no known hacks."""
+
+    def guarded(verifier: Any, **options: Any) -> GuardedReward:
+        probe_free = GuardedReward(Small(), probes=[("small", Small(), EMPTY)], on_alarm=lambda alarm: None)
+        return probe_free
+
+    monkeypatch.setattr(running, "GuardedReward", guarded)
+
+
+class _Nothing:
+    item = Item("nothing", "")
+    why = "there is nothing to hack"
+
+    def completion(self) -> Completion:
+        return Completion("", (500,))
+
+
+EMPTY: Any = _Nothing()
+
+
+def rewards(folder: Path, name: str = "reward") -> list[float]:
+    steps = [json.loads(line) for line in (folder / "rewards.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [step["step"] for step in steps] == list(range(len(steps)))
+    return [step[name] for step in steps]
+
+
+@pytest.mark.parametrize("algorithm", ["dapo", "grpo", "gspo", "rloo"])
+def test_rewards_rise(world: World, tmp_path: Path, small: None, algorithm: str) -> None:
+    sampling = {"group": 8, "max_tokens": 6, "baseline": None if algorithm == "rloo" else "group"}
+    options = {"algorithm": algorithm, "sampling": sampling, "steps": 14, "optimizer": {"lr": 3e-3}}
+    stage = run(world, tmp_path / "run", **options)
+    found = rewards(tmp_path / "run")
+    assert sum(found[-3:]) / 3 > sum(found[:3]) / 3 + 0.15
+    (before,), (after,) = stage.record.evaluation.before, stage.record.evaluation.after
+    assert after.value > before.value + 0.1
+    assert stage.record.kind == "reasoning" and algorithm in stage.record.what
+    assert {"adapter.gguf", "rewards.png", "replies-after.jsonl"} <= set(stage.record.files)
+    # With a cache and without one, the same numbers to rounding.
+    assert max(rewards(tmp_path / "run", "sampler_gap/max")) < 1e-3
+    if algorithm == "grpo":  # its KL term begins at the reference and leaves it
+        kl = rewards(tmp_path / "run", "kl")
+        assert kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] > 1e-4
+
+
+def test_a_killed_run_samples_the_same_again(world: World, tmp_path: Path) -> None:
+    whole = run(world, tmp_path / "whole")
+    recipe = write_toml(tmp_path / "r.toml", values(world, faults=[{"kind": "sigkill", "step": 3}]))
+    killed = modelstack("reinforce", recipe, "--out", tmp_path / "run")
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    done = modelstack("reinforce", recipe, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    for name in ("adapter/adapter_model.safetensors", "rewards.jsonl", "replies-after.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_a_verifier_that_pays_for_a_known_hack_ends_the_run(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hack: Any = _Hack()
+    probe = ("small", Small(), hack)
+    monkeypatch.setattr(running, "GuardedReward", lambda *_, **__: GuardedReward(Small(), probes=[probe]))
+    with pytest.raises(UserError, match="going on would teach a hack: canary: small gave 1"):
+        run(world, tmp_path / "run")
+
+
+class _Hack(_Nothing):
+    def completion(self) -> Completion:
+        return Completion("", (6,))
+
+
+def test_groups_that_teach_nothing_are_refilled(world: World, tmp_path: Path) -> None:
+    # No toy says the right digit: every group is worth 0, and all tries are used up.
+    run(world, tmp_path / "run", steps=2, sampling={"group": 2, "max_tokens": 3, "refill": 2})
+    assert rewards(tmp_path / "run", "groups/equal") == [1.0, 1.0]
+    assert rewards(tmp_path / "run", "prompts/tried") == [3.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"micro_batches": 1}, "each prompt is a pass of its own"),
+        ({"algorithm": "ppo"}, "needs a critic"),
+        ({"sampling": {"group": 1}}, "greater than or equal to 2"),
+    ],
+    ids=["passes", "critic", "group"],
+)
+def test_recipes_that_cannot_be_are_refused(world: World, changes: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(UserError, match=complaint):
+        checked_recipe(PolicyRecipe, values(world, **changes))
+
+
+def test_golds_of_another_verifier_and_prompts_on_both_sides_are_refused(world: World, tmp_path: Path) -> None:
+    data = values(world)["data"]
+    with pytest.raises(UserError, match=r"train\.jsonl: task '0': gold is \"0\"; for json it is a JSON Schema"):
+        run(world, tmp_path / "a", data=data | {"verifier": "json"})
+    write_tasks(tmp_path / "copy.jsonl", 5, 2)
+    with pytest.raises(UserError, match="1 prompts are in training and in validation"):
+        run(world, tmp_path / "b", data=data | {"validation": [str(tmp_path / "copy.jsonl")]})
