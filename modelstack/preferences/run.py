@@ -20,17 +20,16 @@ from modelstack.preferences.prepare import Prepared, prepare
 from modelstack.preferences.recipe import FREE, PreferenceRecipe, PreferenceResolved
 from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
 from modelstack.preferences.scores import progress, rewards_of, score, standing
-from modelstack.runs.folder import RunFolder, claim
+from modelstack.runs.folder import RunFolder
 from modelstack.runs.progress import Display
 from modelstack.runs.report import machine_facts
 from modelstack.sft.assemble import WINDOW_ROWS, trained_state
 from modelstack.sft.finish import moved_weights, training_metrics, versions, write_trained
 from modelstack.sft.loader import SftLoaderConfig
-from modelstack.sft.run import resolved_parts, take_steps
-from modelstack.sft.stage import Stage, is_stage, open_stage, seal
+from modelstack.sft.run import claimed, resolved_parts, take_steps
+from modelstack.sft.stage import Stage, seal
 from modelstack.sft.stage_record import Evaluation, StageRecord
 from modelstack.sft.starting_point import starting_point
-from modelstack.sft.tuning import LAYOUT
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
@@ -67,11 +66,8 @@ def prefer(recipe: PreferenceRecipe, path: Path, console: Console) -> Stage | No
 def _prefer(recipe: PreferenceRecipe, folder: RunFolder, display: Display) -> Stage | None:
     start = starting_point(recipe.base, recipe.weights)
     resolved = PreferenceResolved(**resolved_parts(recipe, start))
-    for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
-        display.say(f"{changed} is another than at the start: results agree to rounding only")
-    if is_stage(folder.path):
-        display.say(f"{folder.path} is finished already")
-        return open_stage(folder.path)
+    if finished := claimed(resolved, folder, display, FREE):
+        return finished
     with display.preparing() as told:
         prepared = prepare(resolved, start, folder.path, told)
     metrics = Metrics([JsonLines(folder.metrics)])

@@ -2,36 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-
-from modelstack.errors import UserError
+from modelstack.sft.tuning_cli import Arguments, Out, run_recipe
 
 
-def reinforce(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="RECIPE.toml [key=value ...]", help="A recipe, and keys over it.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run and its stage; else runs/NAME.")
-    ] = None,
-) -> None:
+def reinforce(arguments: Arguments, out: Out = None) -> None:
     """Train a model by verified rewards (GRPO and its relatives); the same command goes on after a stop."""
-    from rich.console import Console
-
     from modelstack.reasoning.recipe import PolicyRecipe
-    from modelstack.reasoning.run import reinforce as run_recipe
-    from modelstack.recipe_file import read_recipe
-    from modelstack.runs.cli import STOPPED
-    from modelstack.stability.supervisor import TrainingStopped
+    from modelstack.reasoning.run import reinforce as run
 
-    file, *overrides = arguments
-    recipe = read_recipe(PolicyRecipe, Path(file), overrides)
-    try:
-        stage = run_recipe(recipe, out or Path("runs") / recipe.name, Console())
-    except TrainingStopped as error:
-        raise UserError(str(error)) from error
-    if stage is None:
-        raise typer.Exit(STOPPED)
+    run_recipe(PolicyRecipe, run, arguments, out)

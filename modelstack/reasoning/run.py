@@ -28,18 +28,17 @@ from modelstack.reasoning.rewards_plot import REWARDS_PLOT, draw_rewards
 from modelstack.reasoning.rollout_loader import RolloutLoader
 from modelstack.reasoning.verifiers.alarms import RewardHacked
 from modelstack.reasoning.verifiers.canaries import GuardedReward
-from modelstack.runs.folder import RunFolder, claim
+from modelstack.runs.folder import RunFolder
 from modelstack.runs.progress import Display
 from modelstack.runs.report import machine_facts
 from modelstack.sft.assemble import trained_state
 from modelstack.sft.base import Base
 from modelstack.sft.finish import moved_weights, training_metrics, versions, write_trained
 from modelstack.sft.prepare import load_start
-from modelstack.sft.run import resolved_parts, take_steps
-from modelstack.sft.stage import Stage, is_stage, open_stage, seal
+from modelstack.sft.run import claimed, resolved_parts, take_steps
+from modelstack.sft.stage import Stage, seal
 from modelstack.sft.stage_record import Evaluation, Measurement, StageRecord
 from modelstack.sft.starting_point import starting_point
-from modelstack.sft.tuning import LAYOUT
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
@@ -81,11 +80,8 @@ def reinforce(recipe: PolicyRecipe, path: Path, console: Console) -> Stage | Non
 def _reinforce(recipe: PolicyRecipe, folder: RunFolder, display: Display) -> Stage | None:
     start = starting_point(recipe.base, recipe.weights)
     resolved = PolicyResolved(**resolved_parts(recipe, start))
-    for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
-        display.say(f"{changed} is another than at the start: results agree to rounding only")
-    if is_stage(folder.path):
-        display.say(f"{folder.path} is finished already")
-        return open_stage(folder.path)
+    if finished := claimed(resolved, folder, display, FREE):
+        return finished
     data = read_policy_data(recipe)
     reward = GuardedReward(verifier_of(recipe.data.verifier), every=recipe.probes_every)
     with display.preparing() as told:

@@ -5,10 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast
 
 from modelstack.runs.folder import RunFolder
 from modelstack.runs.recipe import Resolved
 from modelstack.train.evaluation import Score
+
+if TYPE_CHECKING:
+    from modelstack.architecture.decoder import CausalLM
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,5 @@ def train_and_score(resolved: Resolved, folder: RunFolder, texts: Sequence[str] 
         pass
     seconds = time.perf_counter() - started
     asked = [document.text for document in prepared.held_out] if texts is None else texts
-    # The loop's model is typed as a module; a run that is not spread holds a CausalLM.
-    model = trained.state.model
-    return Measured(evaluate(model, held_out(asked, prepared.tokenizer), resolved.row_tokens), seconds)  # type: ignore[arg-type]
+    model = cast("CausalLM", trained.state.model)  # a run that is not spread over processes holds one
+    return Measured(evaluate(model, held_out(asked, prepared.tokenizer), resolved.row_tokens), seconds)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelstack.errors import UserError
+from modelstack.sft.tuning_cli import Arguments, Out, run_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -15,31 +16,12 @@ if TYPE_CHECKING:
     from modelstack.sft.decision_masses import Asked, Origin
 
 
-def sft(
-    arguments: Annotated[
-        list[str], typer.Argument(metavar="RECIPE.toml [key=value ...]", help="A recipe, and keys over it.")
-    ],
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder of the run and its stage; else runs/NAME.")
-    ] = None,
-) -> None:
+def sft(arguments: Arguments, out: Out = None) -> None:
     """Fine-tune a model on examples, LoRA or all weights; the same command goes on where a run was stopped."""
-    from rich.console import Console
-
-    from modelstack.recipe_file import read_recipe
-    from modelstack.runs.cli import STOPPED
     from modelstack.sft.recipe import SftRecipe
     from modelstack.sft.run import fine_tune
-    from modelstack.stability.supervisor import TrainingStopped
 
-    file, *overrides = arguments
-    recipe = read_recipe(SftRecipe, Path(file), overrides)
-    try:
-        stage = fine_tune(recipe, out or Path("runs") / recipe.name, Console())
-    except TrainingStopped as error:
-        raise UserError(str(error)) from error
-    if stage is None:
-        raise typer.Exit(STOPPED)
+    run_recipe(SftRecipe, fine_tune, arguments, out)
 
 
 def merge(

@@ -27,7 +27,7 @@ from modelstack.sft.prepare import prepare
 from modelstack.sft.recipe import FREE, SftRecipe, SftResolved
 from modelstack.sft.stage import ADAPTER, Stage, is_stage, open_stage
 from modelstack.sft.starting_point import StartingPoint, starting_point
-from modelstack.sft.tuning import LAYOUT, TuningRecipe
+from modelstack.sft.tuning import LAYOUT, TuningRecipe, TuningResolved
 from modelstack.sft.validation_loss import Targets, validation_score
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.supervisor import GuardedRun
@@ -62,11 +62,8 @@ def _fine_tune(recipe: SftRecipe, folder: RunFolder, display: Display) -> Stage 
     path = folder.path
     start = starting_point(recipe.base, recipe.weights)
     resolved = resolve(recipe, start)
-    for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
-        display.say(f"{changed} is another than at the start: results agree to rounding only")
-    if is_stage(path):
-        display.say(f"{path} is finished already")
-        return open_stage(path)
+    if finished := claimed(resolved, folder, display, FREE):
+        return finished
     with display.preparing() as told:
         prepared = prepare(resolved, start, path, told)
     metrics = Metrics([JsonLines(folder.metrics)])
@@ -82,6 +79,28 @@ def _fine_tune(recipe: SftRecipe, folder: RunFolder, display: Display) -> Stage 
         return None
     metrics.close()
     return finish(resolved, prepared, assembled, folder, display)
+
+
+def claimed(
+    resolved: TuningResolved, folder: RunFolder, display: Display, free: set[tuple[str, ...]]
+) -> Stage | None:
+    """Make a folder that of a run, or find that it is; return its stage if the run has come to its end.
+
+    Args:
+        resolved: The run.
+        folder: That it is to have.
+        display: Is told what is of note.
+        free: Keys that may be others than when the run began.
+
+    Raises:
+        UserError: The folder holds another run, or a stage that is damaged.
+    """
+    for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=free, layout=LAYOUT):
+        display.say(f"{changed} is another than at the start: results agree to rounding only")
+    if not is_stage(folder.path):
+        return None
+    display.say(f"{folder.path} is finished already")
+    return open_stage(folder.path)
 
 
 def resolve(recipe: SftRecipe, start: StartingPoint) -> SftResolved:
