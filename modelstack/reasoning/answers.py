@@ -13,9 +13,10 @@ from pydantic import BaseModel
 
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.reasoning.group_sampler import completion_of, sample_group
+from modelstack.reasoning.group_sampler import sample_group
 from modelstack.reasoning.policy_tasks import PolicyTask
 from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.reasoning.sampled import completion_of
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.sft.base import Base
 from modelstack.sft.stage_record import Measurement

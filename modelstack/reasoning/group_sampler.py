@@ -20,21 +20,33 @@ from torch import Tensor
 from modelstack.architecture.cache import Cache
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
-from modelstack.reasoning.verifiers.rewards import Completion
-from modelstack.tokenizer.chat import ChatEncoder
+from modelstack.reasoning.sampled import Asked, Sampled
 from modelstack.train.evaluation import in_use
 
 
 @dataclass(frozen=True, slots=True)
-class Sampled:
-    """One reply."""
+class TorchSampler:
+    """The model in training samples itself; one prompt at a time."""
 
-    ids: tuple[int, ...]
-    """With the token that ended it, if one did."""
-    log_probs: tuple[float, ...]
-    """Of each, at the sampling temperature."""
-    is_truncated: bool
-    """Whether it was cut off at the limit."""
+    model: CausalLM
+    end_ids: frozenset[int]
+    max_tokens: int
+    temperature: float = 1.0
+
+    def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
+        """Return the replies to each prompt; see `sample_group`."""
+        return [
+            sample_group(
+                self.model,
+                each.prompt_ids,
+                n_replies,
+                max_tokens=self.max_tokens,
+                temperature=self.temperature,
+                end_ids=self.end_ids,
+                seed=each.seed,
+            )
+            for each in asked
+        ]
 
 
 @torch.no_grad()
@@ -107,12 +119,6 @@ def _drawn(logits_GV: Tensor, temperature: float, generator: torch.Generator) ->
     return tokens_G1[:, 0], log_p_GV.gather(-1, tokens_G1)[:, 0]
 
 
-def completion_of(sampled: Sampled, encoder: ChatEncoder) -> Completion:
-    """Return a reply as verifiers read it: without the token that ended it."""
-    ids = [token for token in sampled.ids if token not in encoder.end_ids]
-    return Completion(encoder.vocabulary.decode(ids), sampled.ids, sampled.is_truncated)
-
-
 def repeated(cache: Cache, n: int) -> Cache:
     """Return a cache of one sequence as that of n equal ones, with memory of its own."""
     return Cache([_repeated(layer, n) for layer in cache.layers], cache.n_tokens)
@@ -122,8 +128,8 @@ def _repeated(part: Any, n: int) -> Any:
     """Return what a layer's cache holds with its first axis, of length 1, made n."""
     if isinstance(part, Tensor):
         return part.repeat_interleave(n, dim=0)
-    if isinstance(part, list):
-        return [_repeated(each, n) for each in part]
+    if isinstance(part, list | tuple):
+        return type(part)(_repeated(each, n) for each in part)
     if is_dataclass(part) and not isinstance(part, type):
         made = copy.copy(part)
         for field in fields(part):

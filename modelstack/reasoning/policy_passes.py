@@ -1,6 +1,9 @@
 """Forward and backward passes of a policy gradient: what takes the place of fine-tuning's in the one loop.
 
-Letters: B rows, T tokens.
+The replies to a prompt share it, so it is read once, with its gradient, and its keys and values stand for all of
+them: with eight short replies to a long prompt that is most of the work saved.
+
+Letters: B rows, T tokens of a row, R those behind the shared ones.
 """
 
 from __future__ import annotations
@@ -17,11 +20,15 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
-from modelstack.preferences.log_probs import LabelLogProbs, label_log_probs
+from modelstack.preferences.log_probs import LabelLogProbs
+from modelstack.reasoning.group_sampler import repeated
+from modelstack.reasoning.kl import kl_estimate
+from modelstack.reasoning.masked_log_probs import masked_label_log_probs
 from modelstack.reasoning.policy import policy_loss
 from modelstack.reasoning.policy_config import PolicyConfig
 from modelstack.reasoning.rollout_loader import RolloutBatch
 from modelstack.reasoning.rollouts import Rollouts, StepTotals
+from modelstack.reasoning.sampler_correction import SamplerCorrection, sampler_weights
 
 
 class Reference:
@@ -54,7 +61,9 @@ class PolicyPasses:
     temperature: float
     """That of the sampler: log-probabilities are of what was sampled from."""
     reference: Reference | None
-    """None: the loss has no KL term."""
+    """What the KL term is to, and what the distance from is shown; None: neither is wanted."""
+    correction: SamplerCorrection | None = None
+    """How replies are weighted that another engine sampled; None: as if this model had."""
     metrics: dict[str, float] = field(default_factory=dict[str, float])
     """Of the last step."""
 
@@ -84,32 +93,45 @@ class PolicyPasses:
     def _loss(self, batch: RolloutBatch, totals: StepTotals) -> tuple[Tensor, dict[str, Tensor]]:
         device = next(self.model.parameters()).device
         found = self._log_probs(batch, device)
-        ref_BT = None
+        own_BR, mask_BR = found.log_probs_BT.detach(), found.is_label_BT
+        ref_BR = None
         if self.reference is not None:
             with self.reference.in_place(), torch.no_grad():
-                ref_BT = self._log_probs(batch, device).log_probs_BT
-        sampler_BT = batch.sampler_log_probs_GT.to(device)
+                ref_BR = self._log_probs(batch, device).log_probs_BT
+        sampler_BR = batch.sampler_log_probs_GT[:, batch.n_shared :].to(device)
+        weights = None
+        if self.correction is not None:
+            weights = sampler_weights(own_BR, sampler_BR, mask_BR, self.correction)
         loss = policy_loss(
             Rollouts(
                 log_probs_BT=found.log_probs_BT,
-                mask_BT=found.is_label_BT,
+                mask_BT=mask_BR,
                 advantages=batch.advantages_G.to(device),
-                ref_log_probs_BT=ref_BT,
+                ref_log_probs_BT=ref_BR,
+                correction=weights,
                 entropy_BT=found.entropy_BT,
             ),
             self.config,
             totals,
         )
-        # The sampler reads with a cache, one token at a time: what rounding makes of that is worth a look.
-        apart_BT = (found.log_probs_BT.detach() - sampler_BT).abs().where(found.is_label_BT, 0)
-        return loss.loss, loss.metrics | {"sampler_gap/max": apart_BT.max()}
+        metrics = loss.metrics | _of_sampler(own_BR, sampler_BR, mask_BR, weights)
+        if ref_BR is not None:
+            metrics["kl_to_start"] = _mean(kl_estimate(own_BR, ref_BR, "k3"), mask_BR)
+        return loss.loss, metrics
 
     def _log_probs(self, batch: RolloutBatch, device: torch.device) -> LabelLogProbs:
-        hidden_BTD = self.model(batch.ids_BT.to(device), with_logits=False).hidden_BTD
-        return label_log_probs(
-            hidden_BTD,
-            batch.labels_BT.to(device),
+        """Return what the model says of the labels, [B, R]."""
+        ids_BT, cache = batch.ids_BT.to(device), None
+        if batch.n_shared:
+            cache = self.model.new_cache()
+            self.model(ids_BT[:1, : batch.n_shared], cache=cache, with_logits=False)
+            cache = repeated(cache, len(ids_BT))
+        rest = self.model(ids_BT[:, batch.n_shared :], cache=cache, with_logits=False)
+        return masked_label_log_probs(
+            rest.hidden_BTD,
+            batch.labels_BT[:, batch.n_shared :].to(device),
             self.model.logits,
+            batch.legal_P,
             temperature=self.temperature,
             with_statistics=True,
         )
@@ -126,6 +148,29 @@ def _checked(batch: Batch) -> RolloutBatch:
     if not isinstance(batch, RolloutBatch):
         raise UserError("a policy gradient is of rollouts: give the run a RolloutLoader")
     return batch
+
+
+@torch.no_grad()
+def _of_sampler(own_BR: Tensor, sampler_BR: Tensor, mask_BR: Tensor, weights: Tensor | None) -> dict[str, Tensor]:
+    """Return how far the sampler's log-probabilities are from the trainer's, and what was made of that.
+
+    Of the model itself, reading with a cache one token at a time, that is rounding; of a quantised engine, more.
+    """
+    apart_BR = (own_BR - sampler_BR).where(mask_BR, 0)
+    found = {
+        "sampler_gap/max": apart_BR.abs().max(),
+        "sampler_gap/mean": _mean(apart_BR.abs(), mask_BR),
+        "sampler_gap/kl": _mean(torch.expm1(apart_BR) - apart_BR, mask_BR),
+    }
+    if weights is not None:
+        per_label = weights.expand_as(mask_BR)
+        found["correction/mean"] = _mean(per_label, mask_BR)
+        found["correction/dropped"] = _mean((per_label == 0).float(), mask_BR)
+    return found
+
+
+def _mean(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
+    return values_BR.where(mask_BR, 0).sum() / mask_BR.sum().clamp(min=1)
 
 
 def _of_replies(batches: Sequence[RolloutBatch]) -> dict[str, float]:

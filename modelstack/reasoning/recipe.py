@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from modelstack.reasoning.policy_config import ALGORITHMS, AlgorithmName, PolicyConfig
 from modelstack.reasoning.policy_tasks import VerifierName
 from modelstack.reasoning.rollout_loader import SamplingPlan
+from modelstack.reasoning.sampler_correction import SamplerCorrection
 from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
 
 
@@ -33,6 +34,11 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
     algorithm: AlgorithmName = "dapo"
     policy: PolicyConfig | None = None
     """In place of the algorithm's own values."""
+    correction: SamplerCorrection | None = None
+    """For replies that another engine than the trainer samples, or the same with other weights; none: none."""
+    watch_kl: bool = True
+    """Whether the distance from the start is measured at each step also where the loss has no KL term; it takes a
+    forward pass."""
     optimizer: PolicyOptimizer = PolicyOptimizer()
     probes_every: int = Field(default=50, ge=1)
     """Passes between two checks that the verifier does not pay for known hacks; the run stops where it does."""

@@ -10,6 +10,7 @@ Letters: G replies of a prompt, T tokens of a row.
 from __future__ import annotations
 
 import hashlib
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,14 +19,14 @@ import torch
 from pydantic import BaseModel, Field
 from torch import Tensor
 
-from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.data.order import Order
 from modelstack.errors import UserError
+from modelstack.inference.sampling import LegalTokens
 from modelstack.reasoning.advantages import Scale, group_advantages, informative_groups, leave_one_out_advantages
-from modelstack.reasoning.group_sampler import Sampled, completion_of, sample_group
 from modelstack.reasoning.policy_tasks import PolicyTask
+from modelstack.reasoning.sampled import Asked, Sampled, Sampler, completion_of
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Reward
 from modelstack.tokenizer.chat import ChatEncoder
@@ -48,11 +49,15 @@ class SamplingPlan(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RolloutBatch(Batch):
-    """G replies to one prompt; labels are their tokens, aligned to the places that predict them."""
+    """G replies to one prompt; labels are the tokens that the policy chose, at the places that predict them."""
 
     advantages_G: Tensor = field(kw_only=True)
     sampler_log_probs_GT: Tensor = field(kw_only=True)
     """As the sampler had them; 0 where there is no label."""
+    n_shared: int = field(kw_only=True)
+    """Leading tokens that all rows have in common, before the first place with a label."""
+    legal_P: tuple[LegalTokens | None, ...] | None = field(kw_only=True)
+    """What a grammar allowed at each place with a label, row by row; None: everything at all of them."""
     task: PolicyTask = field(kw_only=True)
     replies: tuple[str, ...] = field(kw_only=True)
     rewards: tuple[Reward, ...] = field(kw_only=True)
@@ -71,43 +76,52 @@ class RolloutBatch(Batch):
 
 
 class RolloutLoader:
-    """Samples from a model; see the module."""
+    """Asks a sampler, for all prompts of a step at once; see the module."""
 
     def __init__(
         self,
-        model: CausalLM,
+        sampler: Sampler,
         tasks: Sequence[PolicyTask],
         encoder: ChatEncoder,
         reward: GuardedReward,
         plan: SamplingPlan,
         seed: int,
+        n_prompts: int = 1,
     ) -> None:
         """Stand before the first prompt.
+
+        Args:
+            sampler: Of the model in training.
+            tasks: What is asked, in another order in each epoch.
+            encoder: Writes prompts and reads replies.
+            reward: Judges them.
+            plan: How many replies, and what they are compared with.
+            seed: Of order and samples.
+            n_prompts: Of an optimizer step, whose weights all of them are sampled from.
 
         Raises:
             UserError: There is no task.
         """
         if not tasks:
             raise UserError("there is no task to train on; name files with some")
-        self._model, self._tasks, self._encoder = model, tasks, encoder
-        self._reward, self._plan, self._seed = reward, plan, seed
-        self._end_ids = frozenset(encoder.end_ids)
-        self._prompts = [task.prompt_ids(encoder) for task in tasks]
+        self._sampler, self._tasks, self._encoder = sampler, tasks, encoder
+        self._reward, self._plan, self._seed, self._n_prompts = reward, plan, seed, n_prompts
+        self._prompts = [tuple(task.prompt_ids(encoder)) for task in tasks]
         self._n_drawn = 0
         self._n_given = 0
         self._n_tokens = 0
+        self._waiting: deque[RolloutBatch] = deque()
+        """Of this step, sampled and not yet given."""
 
     def __iter__(self) -> Iterator[RolloutBatch]:
         """Go on with the next batch."""
         return self
 
     def __next__(self) -> RolloutBatch:
-        """Sample the next prompt's replies, and others in its place where all are worth the same."""
-        for n_tries in range(1, self._plan.refill + 2):
-            batch = self._sampled(n_tries)
-            values = torch.tensor([[r.value if r.value is not None else torch.nan for r in batch.rewards]])
-            if bool(informative_groups(values)[0]):
-                break
+        """Give the next prompt's replies; the first of a step samples for all of it."""
+        if not self._waiting:
+            self._waiting.extend(self._step())
+        batch = self._waiting.popleft()
         self._n_given += 1
         self._n_tokens += int((batch.labels_BT != IGNORED).sum())
         return batch
@@ -118,45 +132,65 @@ class RolloutLoader:
         return self._n_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the order."""
+        """Return the place in the order.
+
+        Raises:
+            UserError: Some of a step's batches were not asked for yet: weights have moved when they are again.
+        """
+        if self._waiting:
+            raise UserError(
+                f"{len(self._waiting)} of a step's {self._n_prompts} prompts are sampled and not given: save "
+                f"between steps, with n_prompts the batches of a step"
+            )
         return {"n_drawn": self._n_drawn, "n_given": self._n_given, "n_tokens": self._n_tokens}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place in the order."""
         self._n_drawn, self._n_given = state["n_drawn"], state["n_given"]
         self._n_tokens = state["n_tokens"]
+        self._waiting.clear()
 
-    def _sampled(self, n_tries: int) -> RolloutBatch:
+    def _step(self) -> list[RolloutBatch]:
+        """Sample a step's prompts, and others in the place of those whose replies are all worth the same."""
+        found: dict[int, RolloutBatch] = {}
+        to_do = list(range(self._n_prompts))
+        for n_tries in range(1, self._plan.refill + 2):
+            asked = [self._drawn() for _ in to_do]
+            for place, each, replies in zip(
+                to_do, asked, self._sampler.sample(asked, self._plan.group), strict=True
+            ):
+                found[place] = self._judged(each, replies, self._n_given + place, n_tries)
+            to_do = [place for place in to_do if not _is_informative(found[place].rewards)]
+            if not to_do:
+                break
+        return [found[place] for place in range(self._n_prompts)]
+
+    def _drawn(self) -> Asked:
         epoch, position = divmod(self._n_drawn, len(self._tasks))
         number = Order(len(self._tasks), self._seed, epoch, "prompts").document(position)
-        task, prompt = self._tasks[number], self._prompts[number]
-        plan = self._plan
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {self._n_drawn}".encode()).digest()[:7], "big")
         self._n_drawn += 1
-        sampled = sample_group(
-            self._model,
-            prompt,
-            plan.group,
-            max_tokens=plan.max_tokens,
-            temperature=plan.temperature,
-            end_ids=self._end_ids,
-            seed=seed,
-        )
+        return Asked(self._tasks[number], self._prompts[number], seed)
+
+    def _judged(self, asked: Asked, sampled: Sequence[Sampled], position: int, n_tries: int) -> RolloutBatch:
         completions = [completion_of(each, self._encoder) for each in sampled]
-        rewards = self._reward.score_batch([(task.item, each) for each in completions])
-        values_1G = torch.tensor([[r.value if r.value is not None else torch.nan for r in rewards]])
-        advantages_G = (
-            leave_one_out_advantages(values_1G)
-            if plan.baseline is None
-            else group_advantages(values_1G, plan.baseline)
-        )[0]
-        left_out = [plan.mask_truncated and each.is_truncated for each in sampled]
+        rewards = self._reward.score_batch([(asked.task.item, each) for each in completions])
+        values_1G, baseline = _values(rewards), self._plan.baseline
+        advantages_1G = (
+            leave_one_out_advantages(values_1G) if baseline is None else group_advantages(values_1G, baseline)
+        )
+        rows = [_Row(asked.prompt_ids, each, self._plan.mask_truncated and each.is_truncated) for each in sampled]
+        T = max(len(row) for row in rows)
         return RolloutBatch(
-            *_rows(prompt, sampled, left_out),
-            self._n_given,
-            advantages_G=advantages_G,
-            sampler_log_probs_GT=_aligned(prompt, sampled, left_out),
-            task=task,
+            torch.stack([row.ids(T) for row in rows]),
+            torch.stack([row.labels(T) for row in rows]),
+            torch.zeros((len(rows), T), dtype=torch.int64),
+            position,
+            advantages_G=advantages_1G[0],
+            sampler_log_probs_GT=torch.stack([row.log_probs(T) for row in rows]),
+            n_shared=len(asked.prompt_ids) - 1,
+            legal_P=_legal(rows),
+            task=asked.task,
             replies=tuple(each.text for each in completions),
             rewards=tuple(rewards),
             is_truncated=tuple(each.is_truncated for each in sampled),
@@ -164,25 +198,45 @@ class RolloutLoader:
         )
 
 
-def _rows(
-    prompt: Sequence[int], sampled: Sequence[Sampled], left_out: Sequence[bool]
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Return ids, labels and documents, [G, T]; padding stands behind and has no label."""
-    G, T = len(sampled), len(prompt) - 1 + max(len(each.ids) for each in sampled)
-    ids_GT = torch.zeros((G, T), dtype=torch.int64)
-    labels_GT = torch.full((G, T), IGNORED)
-    for g, (each, is_out) in enumerate(zip(sampled, left_out, strict=True)):
-        whole = torch.tensor([*prompt, *each.ids])
-        ids_GT[g, : len(whole) - 1] = whole[:-1]
-        if not is_out:
-            labels_GT[g, len(prompt) - 1 : len(whole) - 1] = whole[len(prompt) :]
-    return ids_GT, labels_GT, torch.zeros((G, T), dtype=torch.int64)
+def _values(rewards: Sequence[Reward]) -> Tensor:
+    return torch.tensor([[reward.value if reward.value is not None else torch.nan for reward in rewards]])
 
 
-def _aligned(prompt: Sequence[int], sampled: Sequence[Sampled], left_out: Sequence[bool]) -> Tensor:
-    G, T = len(sampled), len(prompt) - 1 + max(len(each.ids) for each in sampled)
-    found_GT = torch.zeros((G, T))
-    for g, (each, is_out) in enumerate(zip(sampled, left_out, strict=True)):
-        if not is_out:
-            found_GT[g, len(prompt) - 1 : len(prompt) - 1 + len(each.ids)] = torch.tensor(each.log_probs)
-    return found_GT
+def _is_informative(rewards: Sequence[Reward]) -> bool:
+    return bool(informative_groups(_values(rewards))[0])
+
+
+class _Row:
+    """A prompt with one reply, as a row of a batch: all but the last token, each predicting the next."""
+
+    def __init__(self, prompt_ids: tuple[int, ...], sampled: Sampled, is_left_out: bool) -> None:
+        self._sampled, self._prompt = sampled, prompt_ids
+        n = len(sampled.ids)
+        self._learnt = [False] * n if is_left_out else list(sampled.is_chosen or (True,) * n)
+
+    def __len__(self) -> int:
+        return len(self._prompt) - 1 + len(self._sampled.ids)
+
+    def ids(self, n_tokens: int) -> Tensor:
+        whole = (*self._prompt, *self._sampled.ids)[:-1]
+        return torch.tensor([*whole, *(0,) * (n_tokens - len(whole))])
+
+    def labels(self, n_tokens: int) -> Tensor:
+        return self._at_places(self._sampled.ids, n_tokens, IGNORED)
+
+    def log_probs(self, n_tokens: int) -> Tensor:
+        return self._at_places(self._sampled.log_probs, n_tokens, 0.0)
+
+    def legal(self) -> list[LegalTokens | None]:
+        sets = self._sampled.legal or (None,) * len(self._learnt)
+        return [legal for legal, is_learnt in zip(sets, self._learnt, strict=True) if is_learnt]
+
+    def _at_places(self, values: Sequence[float], n_tokens: int, nothing: float) -> Tensor:
+        learnt = [value if yes else nothing for value, yes in zip(values, self._learnt, strict=True)]
+        before = len(self._prompt) - 1
+        return torch.tensor([*(nothing,) * before, *learnt, *(nothing,) * (n_tokens - len(self))])
+
+
+def _legal(rows: Sequence[_Row]) -> tuple[LegalTokens | None, ...] | None:
+    found = tuple(legal for row in rows for legal in row.legal())
+    return None if all(legal is None for legal in found) else found

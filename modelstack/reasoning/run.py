@@ -20,6 +20,7 @@ from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
 from modelstack.reasoning.answers import answer, measured_before
+from modelstack.reasoning.group_sampler import TorchSampler
 from modelstack.reasoning.policy_data import read_policy_data
 from modelstack.reasoning.policy_passes import PolicyPasses, Reference
 from modelstack.reasoning.policy_tasks import verifier_of
@@ -95,7 +96,9 @@ def _reinforce(recipe: PolicyRecipe, folder: RunFolder, display: Display) -> Sta
         metrics.event(text)
         display.say(text)
 
-    loader = RolloutLoader(base.model, data.training, base.encoder, reward, recipe.sampling, recipe.seed)
+    plan, ends = recipe.sampling, frozenset(base.encoder.end_ids)
+    sampler = TorchSampler(base.model, ends, plan.max_tokens, plan.temperature)
+    loader = RolloutLoader(sampler, data.training, base.encoder, reward, plan, recipe.seed, recipe.rows)
     run, supervisor = _assemble(resolved, base, loader, len(data.training), folder, metrics, on_event)
     if not take_steps(run, supervisor, display, lambda: run.state.step >= run.config.n_steps):
         return None
@@ -168,8 +171,8 @@ def _assemble(
     )
     state = trained_state(base.model, recipe, resolved.lora)
     config = recipe.policy_config
-    reference = None if config.kl is None else Reference(base.model)
-    passes = PolicyPasses(base.model, config, recipe.sampling.temperature, reference)
+    reference = Reference(base.model) if config.kl is not None or recipe.watch_kl else None
+    passes = PolicyPasses(base.model, config, recipe.sampling.temperature, reference, recipe.correction)
     state.passes = passes
     run = Run(
         LoopConfig(n_steps=n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm),

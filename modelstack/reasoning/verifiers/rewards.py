@@ -37,6 +37,8 @@ class Completion:
     """As sampled, without the prompt; for rewards on length and repetition."""
     is_truncated: bool = False
     """Whether it ended at the limit of tokens."""
+    outcome: Any = None
+    """What is left of it beside the text, as the world after an episode with tools."""
 
 
 @dataclass(frozen=True, slots=True)
