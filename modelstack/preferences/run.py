@@ -6,7 +6,6 @@ kept beside the run, so a run that goes on does not ask it again.
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,23 +22,17 @@ from modelstack.preferences.scores import progress, rewards_of, score, standing
 from modelstack.runs.folder import RunFolder
 from modelstack.runs.progress import Display
 from modelstack.runs.report import machine_facts
-from modelstack.sft.assemble import WINDOW_ROWS, trained_state
+from modelstack.sft.assemble import trained_state
 from modelstack.sft.finish import moved_weights, training_metrics, versions, write_trained
-from modelstack.sft.loader import SftLoaderConfig
 from modelstack.sft.run import claimed, resolved_parts, take_steps
 from modelstack.sft.stage import Stage, seal
 from modelstack.sft.stage_record import Evaluation, StageRecord
 from modelstack.sft.starting_point import starting_point
-from modelstack.stability.fault_injection import inject
-from modelstack.stability.faults import parse
-from modelstack.stability.guard import Guard
-from modelstack.stability.run_checkpoints import LocalStore
-from modelstack.stability.run_events import EVENTS_FILE, EventLog
-from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
-from modelstack.train.allocator import keep_freed_memory
+from modelstack.sft.tuning_run import guarded_run, held_folder, logged, row_order, steps_of
+from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.curves import CURVES_FILE, PLOT_FILE, CurvesHook, write_curves
-from modelstack.train.loop import LoopConfig, Run
-from modelstack.train.metrics import METRICS_FILE, JsonLines, Metrics
+from modelstack.train.loop import Hook, Run
+from modelstack.train.metrics import METRICS_FILE, Metrics
 from modelstack.train.schedules import schedule
 
 
@@ -55,11 +48,7 @@ def prefer(recipe: PreferenceRecipe, path: Path, console: Console) -> Stage | No
         UserError: Parts do not fit together, or the folder holds another run.
         TrainingStopped: The guard ended it.
     """
-    keep_freed_memory()
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    folder = RunFolder(path)
-    with folder.held():
+    with held_folder(recipe, path) as folder:
         return _prefer(recipe, folder, Display(console))
 
 
@@ -70,12 +59,7 @@ def _prefer(recipe: PreferenceRecipe, folder: RunFolder, display: Display) -> St
         return finished
     with display.preparing() as told:
         prepared = prepare(resolved, start, folder.path, told)
-    metrics = Metrics([JsonLines(folder.metrics)])
-
-    def on_event(text: str) -> None:
-        metrics.event(text)
-        display.say(text)
-
+    metrics, on_event = logged(folder, display)
     run, supervisor, loader = _assemble(resolved, prepared, folder, metrics, on_event)
     if not take_steps(run, supervisor, display, lambda: run.state.step >= run.config.n_steps):
         return None
@@ -87,44 +71,20 @@ def _assemble(
     resolved: PreferenceResolved, prepared: Prepared, folder: RunFolder, metrics: Metrics, on_event: Any
 ) -> tuple[Run, GuardedRun, UnitLoader]:
     recipe, units = resolved.recipe, prepared.units
-    shares = {file.path: file.share for file in recipe.data.training if file.share is not None}
-    config = SftLoaderConfig(
-        row_tokens=recipe.data.row_tokens,
-        layout="padded",
-        window_rows=recipe.rows * math.ceil(WINDOW_ROWS / recipe.rows),
-        group_rows=recipe.rows,
-        seed=recipe.seed,
-        shares=shares or None,
-    )
-    loader = UnitLoader(units, config, units_per_batch=recipe.rows // recipe.micro_batches)
-    n_steps = recipe.steps or max(1, math.ceil(recipe.epochs * len(units) / recipe.rows))
-    log = EventLog(folder.path / EVENTS_FILE)
-    supervisor = GuardedRun(
-        Guard(recipe.guard),
-        log.watching(LocalStore(folder.checkpoints, recipe.checkpoints.keep)),
-        SupervisorConfig(save_every=recipe.checkpoints.every),
-        on_event,
-    )
+    order = row_order(recipe, recipe.data.row_tokens, "padded")
+    loader = UnitLoader(units, order, units_per_batch=recipe.rows // recipe.micro_batches)
+    n_steps = steps_of(recipe, len(units))
     model = prepared.base.model
     state = trained_state(model, recipe, resolved.lora)
     passes = PreferencePasses(model, recipe.method, torch.from_numpy(units.is_desirable), prepared.reference)
     state.passes = passes
-    run = Run(
-        LoopConfig(n_steps=n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm),
-        state,
-        loader,
-        schedule(recipe.schedule.over(n_steps)),
-        supervisor,
-        {
-            "events": log,
-            "metrics": metrics,
-            "rewards": RewardsHook(folder.path / REWARDS_FILE, passes),
-            "curves": CurvesHook(folder.metrics, folder.path, every=50, metrics=metrics),
-        },
-    )
-    if recipe.faults:
-        inject(run, parse(recipe.faults, recipe.seed), folder.path, 0)
-    return run, supervisor, loader
+    hooks: dict[str, Hook] = {
+        "metrics": metrics,
+        "rewards": RewardsHook(folder.path / REWARDS_FILE, passes),
+        "curves": CurvesHook(folder.metrics, folder.path, every=50, metrics=metrics),
+    }
+    factor = schedule(recipe.schedule.over(n_steps))
+    return *guarded_run(recipe, state, loader, n_steps, factor, folder, on_event, hooks), loader
 
 
 def _finish(

@@ -7,12 +7,10 @@ are on: a verifier that pays for a known hack, or for a task that cannot be done
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
-import torch
 from rich.console import Console
 
 from modelstack.architecture.decoder import CausalLM
@@ -40,16 +38,11 @@ from modelstack.sft.run import claimed, resolved_parts, take_steps
 from modelstack.sft.stage import Stage, seal
 from modelstack.sft.stage_record import Evaluation, Measurement, StageRecord
 from modelstack.sft.starting_point import starting_point
-from modelstack.stability.fault_injection import inject
-from modelstack.stability.faults import parse
-from modelstack.stability.guard import Guard
-from modelstack.stability.run_checkpoints import LocalStore
-from modelstack.stability.run_events import EVENTS_FILE, EventLog
-from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
-from modelstack.train.allocator import keep_freed_memory
+from modelstack.sft.tuning_run import guarded_run, held_folder, logged, steps_of
+from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.curves import CURVES_FILE, PLOT_FILE, write_curves
-from modelstack.train.loop import LoopConfig, Run
-from modelstack.train.metrics import METRICS_FILE, JsonLines, Metrics
+from modelstack.train.loop import Hook, Run
+from modelstack.train.metrics import METRICS_FILE, Metrics
 from modelstack.train.schedules import schedule
 
 BEFORE_FILE, REPLIES_FILE = "before.json", "replies-after.jsonl"
@@ -67,11 +60,7 @@ def reinforce(recipe: PolicyRecipe, path: Path, console: Console) -> Stage | Non
         UserError: Parts do not fit together, the folder holds another run, or the reward was hacked.
         TrainingStopped: The guard ended it.
     """
-    keep_freed_memory()
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    folder = RunFolder(path)
-    with folder.held():
+    with held_folder(recipe, path) as folder:
         try:
             return _reinforce(recipe, folder, Display(console))
         except RewardHacked as error:
@@ -90,12 +79,7 @@ def _reinforce(recipe: PolicyRecipe, folder: RunFolder, display: Display) -> Sta
         base = load_start(recipe, resolved.lora, start)
         told("answering held-back tasks")
         before = measured_before(folder.path / BEFORE_FILE, base, data.held_back, recipe, reward)
-    metrics = Metrics([JsonLines(folder.metrics)])
-
-    def on_event(text: str) -> None:
-        metrics.event(text)
-        display.say(text)
-
+    metrics, on_event = logged(folder, display)
     plan, ends = recipe.sampling, frozenset(base.encoder.end_ids)
     sampler = TorchSampler(base.model, ends, plan.max_tokens, plan.temperature)
     loader = RolloutLoader(sampler, data.training, base.encoder, reward, plan, recipe.seed, recipe.rows)
@@ -161,27 +145,15 @@ def _assemble(
     on_event: Callable[[str], None],
 ) -> tuple[Run, GuardedRun]:
     recipe = resolved.recipe
-    n_steps = recipe.steps or max(1, math.ceil(recipe.epochs * n_tasks / recipe.rows))
-    log = EventLog(folder.path / EVENTS_FILE)
-    supervisor = GuardedRun(
-        Guard(recipe.guard),
-        log.watching(LocalStore(folder.checkpoints, recipe.checkpoints.keep)),
-        SupervisorConfig(save_every=recipe.checkpoints.every),
-        on_event,
-    )
+    n_steps = steps_of(recipe, n_tasks)
     state = trained_state(base.model, recipe, resolved.lora)
     config = recipe.policy_config
     reference = Reference(base.model) if config.kl is not None or recipe.watch_kl else None
     passes = PolicyPasses(base.model, config, recipe.sampling.temperature, reference, recipe.correction)
     state.passes = passes
-    run = Run(
-        LoopConfig(n_steps=n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm),
-        state,
-        loader,
-        schedule(recipe.schedule.over(n_steps)),
-        supervisor,
-        {"events": log, "metrics": metrics, "rewards": RewardsHook(folder.path / REWARDS_FILE, passes)},
-    )
-    if recipe.faults:
-        inject(run, parse(recipe.faults, recipe.seed), folder.path, 0)
-    return run, supervisor
+    hooks: dict[str, Hook] = {
+        "metrics": metrics,
+        "rewards": RewardsHook(folder.path / REWARDS_FILE, passes),
+    }
+    factor = schedule(recipe.schedule.over(n_steps))
+    return guarded_run(recipe, state, loader, n_steps, factor, folder, on_event, hooks)

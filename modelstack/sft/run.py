@@ -11,7 +11,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from modelstack.errors import UserError
@@ -28,14 +27,13 @@ from modelstack.sft.recipe import FREE, SftRecipe, SftResolved
 from modelstack.sft.stage import ADAPTER, Stage, is_stage, open_stage
 from modelstack.sft.starting_point import StartingPoint, starting_point
 from modelstack.sft.tuning import LAYOUT, TuningRecipe, TuningResolved
+from modelstack.sft.tuning_run import held_folder, logged
 from modelstack.sft.validation_loss import Targets, validation_score
-from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.supervisor import GuardedRun
-from modelstack.train.allocator import keep_freed_memory
 from modelstack.train.curves import CurvesHook
 from modelstack.train.evaluation import Evaluation
 from modelstack.train.loop import Hook, Run, train
-from modelstack.train.metrics import JsonLines, Metrics
+from modelstack.train.metrics import Metrics
 
 
 def fine_tune(recipe: SftRecipe, path: Path, console: Console) -> Stage | None:
@@ -50,30 +48,19 @@ def fine_tune(recipe: SftRecipe, path: Path, console: Console) -> Stage | None:
         UserError: Parts do not fit together, or the folder holds another run.
         TrainingStopped: The guard ended it.
     """
-    keep_freed_memory()
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
-    folder = RunFolder(path)
-    with folder.held():
+    with held_folder(recipe, path) as folder:
         return _fine_tune(recipe, folder, Display(console))
 
 
 def _fine_tune(recipe: SftRecipe, folder: RunFolder, display: Display) -> Stage | None:
-    path = folder.path
     start = starting_point(recipe.base, recipe.weights)
     resolved = resolve(recipe, start)
     if finished := claimed(resolved, folder, display, FREE):
         return finished
     with display.preparing() as told:
-        prepared = prepare(resolved, start, path, told)
-    metrics = Metrics([JsonLines(folder.metrics)])
-
-    def on_event(text: str) -> None:
-        metrics.event(text)
-        display.say(text)
-
-    log = EventLog(path / EVENTS_FILE)
-    assembled = assemble(resolved, prepared, folder, on_event, log)
+        prepared = prepare(resolved, start, folder.path, told)
+    metrics, on_event = logged(folder, display)
+    assembled = assemble(resolved, prepared, folder, on_event)
     assembled.run.hooks.update(_hooks(recipe, folder, prepared.targets, metrics))
     if not take_steps(assembled.run, assembled.supervisor, display, lambda: assembled.is_over):
         return None
