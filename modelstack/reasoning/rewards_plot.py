@@ -13,6 +13,7 @@ PANELS = {
     "completions/length": ("tokens", "length of replies"),
     "entropy": ("nats a token", "entropy"),
     "kl": ("nats a token", "KL to the reference"),
+    "kl_to_start": ("nats a token", "KL to the start"),
     "groups/equal": ("share", "groups that teach nothing"),
 }
 SMOOTHING = 0.9

@@ -17,7 +17,6 @@ from modelstack.reasoning.advantages import (
     summed_rewards,
 )
 from modelstack.reasoning.distillation import DistillationConfig, distillation_loss
-from modelstack.reasoning.overlong import soft_overlong_rewards
 from modelstack.reasoning.policy import policy_loss
 from modelstack.reasoning.policy_config import (
     ALGORITHMS,
@@ -302,10 +301,3 @@ def test_the_generalised_jensen_shannon_divergence_is_trls(beta: float, temperat
     assert found.item() == pytest.approx(expected.item(), abs=1e-7, rel=1e-6)
     assert mine.grad is not None and theirs.grad is not None and theirs.grad.any()
     assert torch.allclose(mine.grad, theirs.grad, atol=1e-7)
-
-
-def test_soft_overlong_rewards_are_trls() -> None:
-    rewards = pytest.importorskip("trl.rewards", reason="the reference; extra `dev`")
-    lengths = [1, 79, 80, 81, 90, 100, 101, 300]
-    expected = rewards.get_soft_overlong_punishment(100, 20)([[1] * n for n in lengths])
-    assert soft_overlong_rewards(torch.tensor(lengths), 100, 20).tolist() == pytest.approx(expected)

@@ -15,7 +15,6 @@ from modelstack.reasoning.advantages import (
     summed_rewards,
 )
 from modelstack.reasoning.kl import kl_estimate, kl_penalised_rewards
-from modelstack.reasoning.overlong import soft_overlong_rewards
 from modelstack.reasoning.policy import policy_loss
 from modelstack.reasoning.policy_config import (
     ALGORITHMS,
@@ -189,13 +188,6 @@ def test_decoupled_rewards_keep_apart_what_a_sum_makes_equal() -> None:
     assert weighted[0].tolist() == pytest.approx(scaled[0].tolist(), abs=2e-3)
     assert weighted.mean().item() == pytest.approx(0, abs=1e-12)
     assert weighted.flatten().std().item() == pytest.approx(1, abs=1e-3)
-
-
-def test_soft_overlong_rewards_fall_from_the_cache_to_the_limit() -> None:
-    lengths = torch.tensor([1, 80, 85, 90, 100, 101, 500])
-    assert soft_overlong_rewards(lengths, 100, 20).tolist() == pytest.approx([0, 0, -0.25, -0.5, -1, -1, -1])
-    with pytest.raises(UserError, match="cache_tokens 0"):
-        soft_overlong_rewards(lengths, 100, 0)
 
 
 SAMPLED = f64([[-1.2, -1.9 - 1.5, float("nan")], [-1.1, -0.3, 7]])
