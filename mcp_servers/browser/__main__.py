@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from mcp_servers.browser.chromium import Settings, find_chromium, sandbox_note
 from mcp_servers.failures import StartError
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
 # From a telephone's width to a large screen; a screenshot of the largest is at most 12 MB.
@@ -42,7 +43,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sandbox, note = sandbox_note(options.no_sandbox)
         executable = find_chromium(options.chromium)
-        from mcp_servers.browser.server import build_server
+        with quick_imports():
+            from mcp_servers.browser.server import build_server
 
         settings = Settings(executable, sandbox=sandbox, width=options.width, height=options.height)
         server = build_server(options.allow, settings)

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
 
@@ -21,7 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_transport_arguments(parser)
     options = parser.parse_args(arguments)
 
-    from mcp_servers.filesystem.server import build_server
+    with quick_imports():
+        from mcp_servers.filesystem.server import build_server
 
     try:
         serve(build_server(options.root, write=options.write), options)

@@ -7,6 +7,7 @@ import re
 from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
 _AUTHOR = re.compile(r"[^<>\n]*[^<>\s] <[^<>\s]+>")
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.author and not _AUTHOR.fullmatch(options.author):
         parser.error(f"--author {options.author!r}: write it as 'Ann Lee <ann@example.org>'")
 
-    from mcp_servers.git.server import build_server
+    with quick_imports():
+        from mcp_servers.git.server import build_server
 
     try:
         serve(build_server(options.repository, write=options.write, author=options.author), options)

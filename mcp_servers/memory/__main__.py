@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
 from mcp_servers.memory.policy import Limits
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
 MEBIBYTE = 1024 * 1024
@@ -33,7 +34,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.max_mb < 1:
         parser.error("--max-mb must be at least 1")
 
-    from mcp_servers.memory.server import build_server
+    with quick_imports():
+        from mcp_servers.memory.server import build_server
 
     limits = Limits(max_store_bytes=options.max_mb * MEBIBYTE)
     try:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
 from mcp_servers.python.policy import Limits
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
 MIB = 1024 * 1024
@@ -39,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error("--seconds must be above 0 and at most 600, --memory 1 to 65536")
 
     try:
-        from mcp_servers.python.server import build_server
+        with quick_imports():
+            from mcp_servers.python.server import build_server
     except ModuleNotFoundError as error:
         parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
     try:

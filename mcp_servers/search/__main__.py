@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
 
@@ -29,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_transport_arguments(parser)
     options = parser.parse_args(arguments)
 
-    from mcp_servers.search.server import build_server
+    with quick_imports():
+        from mcp_servers.search.server import build_server
 
     try:
         server = build_server(

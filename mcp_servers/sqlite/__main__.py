@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 from mcp_servers.sqlite.policy import Limits
 
@@ -41,7 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if options.timeout <= 0 or options.max_rows < 1:
         parser.error("--timeout must be positive and --max-rows at least 1")
 
-    from mcp_servers.sqlite.server import build_server
+    with quick_imports():
+        from mcp_servers.sqlite.server import build_server
 
     limits = Limits(timeout_s=options.timeout, max_rows=options.max_rows)
     try:

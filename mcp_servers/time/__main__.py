@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
+from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
 
@@ -20,7 +21,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
 
     try:
-        from mcp_servers.time.server import build_server
+        with quick_imports():
+            from mcp_servers.time.server import build_server
     except ModuleNotFoundError as error:
         parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
     try:
