@@ -2,7 +2,9 @@
 
 FSDP2 over gloo, 300 steps, a checkpoint every 20. Faults come at seeded, exponential times, 60 steps apart in the
 mean: a rank is killed, the newest checkpoint is cut in half, the disk is full at the next one. Ours is started
-again by torch's elastic agent, which forks workers that have torch imported already. The baseline is the same loop
+again by torch's elastic agent, which forks workers that have torch imported already; it runs with checkpoints in
+memory every 5 steps, which survive a process and not a machine and suffer none of the disk's faults, and with
+those on the disk alone. The baseline is the same loop
 with `torch.save` under `torchrun --max-restarts`: nothing is verified, nothing is renamed into place. Goodput is
 useful steps x median step time / wall time, by the run's own events; useful are steps whose work is in the weights
 at the end.
@@ -41,6 +43,13 @@ from modelstack.stability.run_events import EVENTS_FILE, Event, Restored, Saved,
 MEAN_STEPS = 60.0
 AGENT = ("--standalone", "--nproc-per-node", str(WORLD), "--monitor-interval", "0.1")
 WORKER = "evals.speed.goodput_worker"
+OURS = "modelstack"
+PROGRAMS = {
+    OURS: ("background", True),
+    "modelstack-disk-alone": ("background", False),
+    "torch.save": ("torch.save", False),
+}
+"""The kind of a job, and whether it has checkpoints in memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +58,7 @@ class Sizes:
 
     n_steps: int = 300
     save_every: int = 20
+    memory_every: int = 5
     width: int = 384
     layers: int = 6
     rows: int = 4
@@ -61,6 +71,7 @@ class Sizes:
 QUICK = Sizes(
     n_steps=40,
     save_every=10,
+    memory_every=3,
     width=64,
     layers=2,
     rows=2,
@@ -165,8 +176,15 @@ def run(sizes: Sizes, seeds: Sequence[int], folder: Path) -> BenchmarkResult:
     comparisons: list[Comparison] = []
     sizes_of_job = {name: getattr(sizes, name) for name in ("width", "layers", "rows", "row_tokens", "save_every")}
 
-    def job(name: str, kind: str, faults: Faults, n_steps: int) -> Job:
-        return Job(folder=folder / name, faults=faults, n_steps=n_steps, kind=kind, **sizes_of_job)
+    def job(name: str, kind: str, faults: Faults, n_steps: int, memory_every: int | None = None) -> Job:
+        return Job(
+            folder=folder / name,
+            faults=faults,
+            n_steps=n_steps,
+            kind=kind,
+            memory_every=memory_every,
+            **sizes_of_job,
+        )
 
     at = 2 * sizes.save_every + 2
     cut = Faults(schedule=(DamagedCheckpoint(step=at), SigKill(step=at + 1, rank=1)))
@@ -190,18 +208,19 @@ def run(sizes: Sizes, seeds: Sequence[int], folder: Path) -> BenchmarkResult:
         faults = fault_schedule(seed, sizes)
         print(f"\nseed {seed}: " + ", ".join(f"{fault.kind} at {fault.step}" for fault in faults.schedule))
         shares: dict[str, float] = {}
-        for name, kind in (("modelstack", "background"), ("torch.save", "torch.save")):
-            ran = run_job(job(f"{name}-{seed}", kind, faults, sizes.n_steps), sizes.max_restarts)
+        for name, (kind, has_memory) in PROGRAMS.items():
+            memory_every = sizes.memory_every if has_memory else None
+            ran = run_job(job(f"{name}-{seed}", kind, faults, sizes.n_steps, memory_every), sizes.max_restarts)
             ended = "finished" if ran.is_finished else "NOT FINISHED: no start led on"
             print(f"{name}: {ended}; {ran.wall_s:.1f} s with the agent")
             print("  " + "\n  ".join(ran.goodput.lines()), flush=True)
             shares[name] = 100 * ran.goodput.share
-            if kind == "background":
+            if name == OURS:
                 figures.append(
                     Figure(f"goodput, seed {seed}", shares[name], "%", bound=90.0, bound_kind="at least")
                 )
                 figures.append(Figure(f"unfinished, seed {seed}", float(not ran.is_finished), "", bound=0.0))
-        comparisons.append(Comparison(f"goodput under faults, seed {seed}", "%", "modelstack", shares))
+        comparisons.append(Comparison(f"goodput under faults, seed {seed}", "%", OURS, shares))
     return BenchmarkResult(
         figures=tuple(figures),
         comparisons=tuple(comparisons),

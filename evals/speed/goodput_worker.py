@@ -1,8 +1,8 @@
 """One rank of the goodput benchmark: FSDP2 over gloo, checkpoints, faults, events; started again until it is done.
 
-Ours keeps `ShardedStore` checkpoints, written in the background. The baseline keeps what a loop with `torch.save`
-keeps: a file of each rank's tensors, written in place and loaded as it lies there. Loop, model and data are the
-same, and so are the faults.
+Ours keeps `ShardedStore` checkpoints, written in the background, and where asked others in memory between them.
+The baseline keeps what a loop with `torch.save` keeps: a file of each rank's tensors, written in place and loaded
+as it lies there. Loop, model and data are the same, and so are the faults.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import Faults
 from modelstack.stability.guard import Guard, GuardConfig
+from modelstack.stability.memory_checkpoints import KEEP, open_memory
 from modelstack.stability.run_checkpoints import CheckpointStore, Loaded
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.sharded_checkpoints import ShardedStore
@@ -55,6 +56,8 @@ class Job(BaseModel, frozen=True, extra="forbid"):
     """Of each rank."""
     row_tokens: int
     save_every: int
+    memory_every: int | None = None
+    """Steps between checkpoints in memory; None: there are none."""
     kind: str
     """"background", "blocking" (both ours) or "torch.save"."""
     seed: int = 0
@@ -119,8 +122,19 @@ def work(job_json: str) -> None:
     store: CheckpointStore = TorchSaveStore(job.folder)
     if job.kind != "torch.save":
         store = ShardedStore(job.folder, in_background=job.kind == "background")
-    guard = Guard(GuardConfig(), Ranks.of_run().worst)
-    supervisor = GuardedRun(guard, store, SupervisorConfig(save_every=job.save_every), lambda text: print(text))
+    ranks = Ranks.of_run()
+
+    def in_memory(path: Path) -> CheckpointStore:
+        kept = ShardedStore(path, KEEP, in_background=True)
+        return log.watching(kept) if log is not None else kept
+
+    supervisor = GuardedRun(
+        Guard(GuardConfig(), ranks.worst),
+        store,
+        SupervisorConfig(save_every=job.save_every),
+        lambda text: print(text),
+        memory=open_memory(job.folder, job.memory_every, ranks, in_memory, lambda text: print(text)),
+    )
     run = Run(LoopConfig(n_steps=job.n_steps), state, loader, lambda step: 1.0, supervisor)
     inject(run, job.faults, job.folder, rank)
     if log is not None:
@@ -130,7 +144,7 @@ def work(job_json: str) -> None:
         supervisor.save(run)  # a run whose first checkpoint fails or rots has something to go back to
     for _ in train(run):
         pass
-    supervisor.store.wait()
+    supervisor.close(run)
     dist.barrier()
     if rank == 0:
         (job.folder / FINISHED).touch()

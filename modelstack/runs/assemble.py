@@ -29,6 +29,7 @@ from modelstack.stability.checkpoint_folders import checkpoints, kind_of
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
+from modelstack.stability.memory_checkpoints import KEEP, open_memory
 from modelstack.stability.run_checkpoints import CheckpointStore, LocalStore
 from modelstack.stability.run_events import EventLog
 from modelstack.stability.sharded_checkpoints import ShardedStore
@@ -97,11 +98,18 @@ def assemble(
     )
     ranks = Ranks.of_run()
     store = open_store(resolved, folder, mesh)
+
+    def in_memory(path: Path) -> CheckpointStore:
+        background = recipe.checkpoints.in_background
+        made = LocalStore(path, KEEP) if mesh is None else ShardedStore(path, KEEP, in_background=background)
+        return log.watching(made) if log else made
+
     supervisor = GuardedRun(
         Guard(recipe.guard, ranks.worst),
         log.watching(store) if log else store,
         SupervisorConfig(save_every=recipe.checkpoints.every),
         on_event,
+        memory=open_memory(folder.checkpoints, recipe.checkpoints.memory_every, ranks, in_memory, on_event),
     )
     run = Run(
         _loop(resolved),

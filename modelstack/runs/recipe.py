@@ -114,6 +114,9 @@ class CheckpointRecipe(BaseModel, frozen=True, extra="forbid"):
     keep: int = Field(default=3, ge=1)
     in_background: bool = True
     """Of a run over several processes: train on while a checkpoint is written."""
+    memory_every: int | None = Field(default=None, gt=0)
+    """Steps between checkpoints in memory, on top: a process that dies loses few steps. For runs on one machine;
+    takes the memory of two of them."""
 
 
 class EvaluationRecipe(BaseModel, frozen=True, extra="forbid"):

@@ -19,9 +19,11 @@ from modelstack.runs.folder import RunFolder
 from modelstack.runs.progress import Display
 from modelstack.sft.loader import SftLoaderConfig
 from modelstack.sft.tuning import TuningRecipe
+from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
+from modelstack.stability.memory_checkpoints import KEEP, open_memory
 from modelstack.stability.run_checkpoints import LocalStore
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
@@ -109,6 +111,13 @@ def guarded_run(
         log.watching(LocalStore(folder.checkpoints, recipe.checkpoints.keep)),
         SupervisorConfig(save_every=recipe.checkpoints.every),
         on_event,
+        memory=open_memory(
+            folder.checkpoints,
+            recipe.checkpoints.memory_every,
+            Ranks(None),
+            lambda path: log.watching(LocalStore(path, KEEP)),
+            on_event,
+        ),
     )
     config = LoopConfig(n_steps=n_steps, micro_batches=recipe.micro_batches, max_norm=recipe.max_norm)
     run = Run(config, state, loader, factor, supervisor, {"events": log, **hooks})

@@ -22,6 +22,7 @@ from pydantic import BaseModel, Field
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
 from modelstack.stability.guard import Guard, Judgement, Verdict
+from modelstack.stability.memory_checkpoints import MemoryCheckpoints
 from modelstack.stability.run_checkpoints import CheckpointStore, Loaded, capture_rng, restore_rng
 from modelstack.train.loop import Run
 from modelstack.train.step import StepReport, count_labels
@@ -48,16 +49,19 @@ class GuardedRun:
         config: SupervisorConfig | None = None,
         on_event: Callable[[str], None] = lambda text: None,
         on_roll_back: Callable[[Run], None] = lambda run: None,
+        memory: MemoryCheckpoints | None = None,
     ) -> None:
         """Begin; `on_event` is told in a sentence of everything that is not ordinary.
 
         `on_roll_back` sees the run when its weights are a checkpoint's again, before the next batch is taken.
+        `memory` has checkpoints between the store's.
         """
         self.guard = guard
         self.store = store
         self.config = config or SupervisorConfig()
         self._on_event = on_event
         self.on_roll_back = on_roll_back
+        self.memory = memory
         self._judgement = Judgement(Verdict.GO, "")
         self._restored: int | None = None
         """Checkpoint of the last roll-back, as long as no newer one was written."""
@@ -70,7 +74,7 @@ class GuardedRun:
         Raises:
             UserError: There are checkpoints and none is sound, or they are of another run.
         """
-        loaded = self.store.load(self.state_of(run))
+        loaded = self._load(run)
         if loaded is None:
             return False
         self.take_up(run, loaded)
@@ -111,8 +115,19 @@ class GuardedRun:
             self._roll_back(run, report, batches)
         elif verdict is Verdict.STOP:
             self._stop(report, batches)
-        elif verdict is Verdict.GO and run.state.step % self.config.save_every == 0:
+        elif verdict is Verdict.GO:
+            self._save_where_due(run)
+
+    def _save_where_due(self, run: Run) -> None:
+        step = run.state.step
+        if step % self.config.save_every == 0:
             self.save(run)
+        if (
+            self.memory is not None
+            and step % self.memory.every == 0
+            and self.memory.save(step, self.state_of(run))
+        ):
+            self._restored = None
 
     def save(self, run: Run) -> None:
         """Write a checkpoint; a disk that is full is told of and costs the checkpoint, not the run."""
@@ -135,6 +150,8 @@ class GuardedRun:
         if self._saved_step != run.state.step:
             self.store.save(run.state.step, self.state_of(run))
         self.store.wait()
+        if self.memory is not None:
+            self.memory.discard()
 
     def _finish_last(self) -> None:
         """Wait for the checkpoint that is being written in the background; one that failed is told of."""
@@ -162,9 +179,19 @@ class GuardedRun:
         run.state.step = next_step
         return self.guard.is_sound(loss, norm)
 
+    def _load(self, run: Run, before: int | None = None) -> Loaded | None:
+        """Return the newest checkpoint that is whole, of memory or disk.
+
+        Raises:
+            UserError: There are some on the disk, and none is whole; or they are of another run.
+        """
+        like = self.state_of(run)
+        loaded = None if self.memory is None else self.memory.load(like, before=before, than=self.store.folder)
+        return loaded or self.store.load(like, before=before)
+
     def _roll_back(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
         try:
-            loaded = self.store.load(self.state_of(run), before=self._restored)
+            loaded = self._load(run, self._restored)
         except UserError as error:
             self._on_event(str(error))
             loaded = None
