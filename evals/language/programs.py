@@ -7,7 +7,6 @@ Runs are the evaluation's epochs, so `--epochs 10 --temperature 0.8` gives pass@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -22,6 +21,7 @@ from evals.harness.suite import Table
 from evals.language.likelihood import continue_text, with_engine
 from evals.statistics import mean_interval
 from modelstack.errors import UserError as StackError
+from modelstack.inference.curves_at_k import pass_at_k
 from modelstack.sandbox import running
 
 FORMS = ("chat", "raw")
@@ -88,17 +88,6 @@ def score_program(case: Case, run: Run) -> Score:
     if run.status == "abstained":
         return Score(0.0, "abstained")
     return Score(float(run.observed["passed"]), run.observed["reason"], answer=run.observed["program"])
-
-
-def pass_at_k(n: int, n_passed: int, k: int) -> float:
-    """Return the unbiased estimate of the chance that one of k runs passes, from n runs.
-
-    Raises:
-        ValueError: the numbers do not fit: 1 <= k <= n and 0 <= n_passed <= n.
-    """
-    if not 1 <= k <= n or not 0 <= n_passed <= n:
-        raise ValueError(f"pass@{k} from {n_passed} of {n} runs: 1 <= k <= n and 0 <= passed <= n")
-    return 1 - math.comb(n - n_passed, k) / math.comb(n, k)
 
 
 def pass_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:

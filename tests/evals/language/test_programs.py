@@ -19,7 +19,7 @@ from evals.case import Case, Run, Score
 from evals.harness.evaluation import evaluate
 from evals.harness.specification import Specification
 from evals.language import humaneval, mbpp
-from evals.language.programs import pass_at_k, pass_tables, require_sandbox, score_program
+from evals.language.programs import pass_tables, require_sandbox, score_program
 from modelstack.errors import UserError as StackError
 from modelstack.reasoning.verifiers.code_answers import fenced_code
 from modelstack.sandbox import running
@@ -74,19 +74,6 @@ def mbpp_task(number: int, **changes: Any) -> dict[str, Any]:
 
 
 # -- pass@k -----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(("n", "passed", "k"), [(5, 2, 1), (5, 2, 3), (6, 0, 2), (6, 6, 4), (7, 3, 5), (4, 1, 4)])
-def test_pass_at_k_is_the_share_of_draws_with_a_pass(n: int, passed: int, k: int) -> None:
-    runs = [i < passed for i in range(n)]
-    draws = [any(draw) for draw in itertools.combinations(runs, k)]
-    assert pass_at_k(n, passed, k) == pytest.approx(sum(draws) / len(draws))
-
-
-@pytest.mark.parametrize(("n", "passed", "k"), [(3, 1, 4), (3, 4, 1), (3, 1, 0)])
-def test_pass_at_k_of_impossible_numbers_is_refused(n: int, passed: int, k: int) -> None:
-    with pytest.raises(ValueError, match="pass@"):
-        pass_at_k(n, passed, k)
 
 
 def test_the_table_takes_epochs_as_runs_and_a_failed_run_as_not_passed() -> None:

@@ -1,0 +1,1 @@
+"""What post-training does to a model, measured before and after on both sides."""

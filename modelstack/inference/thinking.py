@@ -1,0 +1,273 @@
+"""The thinking dial: how many tokens a model may, and must, think before it answers.
+
+Budget forcing (Muennighoff et al., s1, arXiv 2501.19393): at the most, the mark that closes the thought is written
+for the model, which then answers with what it has; below the least, a close that the model writes is taken away
+and a word such as "Wait" put in its place. A reply cannot end inside its thought: tokens that end a reply are
+legal in the answer alone.
+
+It works through any `Engine`: a thought and an answer are two generations of one conversation, so what was
+thought is read from the cache by the answer. Marks may be one special token each, as Qwen3 has them, which content
+can never spell, or a text of several tokens, found by its bytes wherever tokens cut it.
+
+A thinking token is one in front of the closing mark; marks, and what is put behind them, are none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from modelstack.inference.engine import Engine, GenerateRequest, Generation, SamplingParams
+from modelstack.inference.thought_watch import ThoughtWatch
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+ClosedBy = Literal["model", "budget", "cancelled"]
+_LOOKED_BACK = 64
+"""Tokens at the end of a prompt in which an opening mark is looked for."""
+
+
+class ThoughtMarks(BaseModel, frozen=True, extra="forbid"):
+    """What stands around a thought."""
+
+    open: str = Field(default="<think>", min_length=1)
+    close: str = Field(default="</think>", min_length=1)
+
+
+class ThinkingBudget(BaseModel, frozen=True, extra="forbid"):
+    """How long a thought may, and must, be."""
+
+    max_tokens: int = Field(ge=0)
+    """0: the model answers at once, behind an empty thought."""
+    min_tokens: int = Field(default=0, ge=0)
+    wait: str = Field(default="\nWait", min_length=1)
+    """Written where the model closes its thought too early."""
+    after_close: str = ""
+    """Written behind the closing mark, the model's own or a forced one: "\\n\\nFinal answer: "."""
+
+    @model_validator(mode="after")
+    def _least_is_below_most(self) -> ThinkingBudget:
+        if self.min_tokens > self.max_tokens:
+            raise ValueError(f"min_tokens = {self.min_tokens} is more than max_tokens = {self.max_tokens}")
+        return self
+
+
+@dataclass(slots=True)
+class ThoughtfulReply:
+    """A thought and an answer. Lists run in parallel, one entry a token behind the prompt, end token left out."""
+
+    ids: list[int] = field(default_factory=list[int])
+    forced: list[bool] = field(default_factory=list[bool])
+    """Whether a token was written for the model: forced marks, waits, what a grammar left no choice about."""
+    logprobs: list[float] = field(default_factory=list[float])
+    """Natural log-probability under the model's full softmax at temperature 1; nan for forced tokens."""
+    n_thinking: int = 0
+    n_waits: int = 0
+    closed_by: ClosedBy = "model"
+    """Who ended the thought."""
+    thought: str = ""
+    """Text between the marks."""
+    answer: Generation = field(default_factory=Generation)
+    """What came behind; `answer.finish_reason` is the reply's."""
+
+    @property
+    def mean_logprob(self) -> float:
+        """Mean over the tokens that the model chose, in nats; -inf where it chose none."""
+        chosen = [value for value in self.logprobs if not math.isnan(value)]
+        return math.fsum(chosen) / len(chosen) if chosen else -math.inf
+
+    def text(self, vocabulary: Vocabulary) -> str:
+        """Return the whole reply, marks included."""
+        return vocabulary.decode(self.ids)
+
+    def write(self, ids: Sequence[int]) -> None:
+        """Append tokens that the model did not choose."""
+        self.ids += ids
+        self.forced += [True] * len(ids)
+        self.logprobs += [math.nan] * len(ids)
+
+    def take(self, generation: Generation, n_tokens: int | None = None) -> None:
+        """Append what the model wrote, all of it or its beginning."""
+        self.ids += generation.ids[:n_tokens]
+        self.forced += generation.forced[:n_tokens]
+        self.logprobs += generation.logprobs[:n_tokens]
+
+
+def think(
+    engine: Engine,
+    request: GenerateRequest,
+    budget: ThinkingBudget,
+    marks: ThoughtMarks | None = None,
+    *,
+    on_tokens: Callable[[list[int]], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> ThoughtfulReply:
+    """Let a model think within a budget, then answer.
+
+    Args:
+        engine: Any.
+        request: `max_tokens`, grammar and biases are the answer's; the sampling is of both. The prompt ends where
+            the reply begins, or behind the opening mark, as some templates write it.
+        budget: Of the thought. Where the context window is short, the answer's tokens go first.
+        marks: None: `<think>` and `</think>`.
+        on_tokens: Told each block of the reply once it is certain to stay.
+        cancelled: Asked between tokens.
+
+    Raises:
+        ContextWindowError: Prompt, marks and one token do not fit.
+        EngineError: The engine failed.
+    """
+    return _Dial(engine, request, budget, marks or ThoughtMarks(), on_tokens, cancelled).reply()
+
+
+def mark_ids(vocabulary: Vocabulary, mark: str) -> tuple[list[int], bool]:
+    """Return the tokens of a mark, and whether it is one special token."""
+    name = mark.encode()
+    found = [token for token in sorted(vocabulary.special_ids) if vocabulary.token_bytes[token] == name]
+    return (found[:1], True) if found else (vocabulary.encode(mark), False)
+
+
+class _Dial:
+    """One reply in the making."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        request: GenerateRequest,
+        budget: ThinkingBudget,
+        marks: ThoughtMarks,
+        on_tokens: Callable[[list[int]], None] | None,
+        cancelled: Callable[[], bool] | None,
+    ) -> None:
+        self.engine, self.request, self.budget, self.marks = engine, request, budget, marks
+        self.on_tokens, self.cancelled = on_tokens, cancelled
+        vocabulary = self.vocabulary = engine.vocabulary
+        self.open_ids = [] if self._is_open() else mark_ids(vocabulary, marks.open)[0]
+        self.close_ids, self.close_is_special = mark_ids(vocabulary, marks.close)
+        self.after_ids = vocabulary.encode(budget.after_close)
+        self.wait_ids = vocabulary.encode(budget.wait)
+        n_fixed = sum(map(len, (request.prompt_ids, self.open_ids, self.close_ids, self.after_ids)))
+        room = engine.context_window - n_fixed - request.max_tokens
+        self.most = min(budget.max_tokens, max(room, 0))
+        self.least = min(budget.min_tokens, self.most)
+        self.out = ThoughtfulReply()
+        self.n_calls = 0
+
+    def reply(self) -> ThoughtfulReply:
+        out = self.out
+        self._write(self.open_ids)
+        first = len(out.ids)
+        closed_at = self._think()
+        out.thought = self.vocabulary.decode(out.ids[first:closed_at])
+        if out.closed_by == "cancelled":
+            out.answer = Generation(finish_reason="cancelled")
+            return out
+        self._write(self.after_ids)
+        out.answer = self.engine.generate(
+            self._request(self.request.max_tokens), on_tokens=self.on_tokens, cancelled=self.cancelled
+        )
+        out.take(out.answer)
+        return out
+
+    def _is_open(self) -> bool:
+        """Say whether the prompt ends behind an opening mark, but for blanks."""
+        token_bytes = self.vocabulary.token_bytes
+        tail = list(self.request.prompt_ids[-_LOOKED_BACK:])
+        while tail and not token_bytes[tail[-1]].strip():
+            tail.pop()
+        ids, is_special = mark_ids(self.vocabulary, self.marks.open)
+        if is_special:  # spelled in text it is none
+            return tail[-1:] == ids
+        return b"".join(token_bytes[token] for token in tail).rstrip().endswith(self.marks.open.encode())
+
+    def _think(self) -> int:
+        """Write the thought and its close; return where the mark begins among the reply's tokens."""
+        out = self.out
+        while (n_left := self.most - out.n_thinking) > 0:
+            watch = self._watch(n_left)
+            generation = self._thought(watch, n_left)
+            n_before = watch.n_before_mark(generation.ids)
+            is_closed = watch.is_closed or (self.close_is_special and generation.finish_reason == "end")
+            if generation.finish_reason == "cancelled" and not watch.has_stopped:
+                self._keep(watch, generation, len(generation.ids))
+                out.closed_by = "cancelled"
+                return len(out.ids)
+            if not is_closed or n_before > n_left:
+                # At the budget; of a mark that was begun there and came to nothing, the rest goes.
+                self._keep(watch, generation, min(n_before, n_left))
+                break
+            if out.n_thinking + n_before < self.least:
+                self._keep(watch, generation, n_before)
+                self._wait()
+                continue
+            closed_at = len(out.ids) + n_before
+            self._keep(watch, generation, n_before, len(generation.ids))
+            if self.close_is_special:
+                self._write(self.close_ids)
+            return closed_at
+        out.closed_by = "budget"
+        closed_at = len(out.ids)
+        self._write(self.close_ids)
+        return closed_at
+
+    def _keep(
+        self, watch: ThoughtWatch, generation: Generation, n_thinking: int, n_tokens: int | None = None
+    ) -> None:
+        """Take the beginning of what was written into the reply: the thought, or also the mark behind it."""
+        n_tokens = n_thinking if n_tokens is None else n_tokens
+        watch.settle(n_tokens)
+        self.out.take(generation, n_tokens)
+        self.out.n_thinking += n_thinking
+
+    def _wait(self) -> None:
+        ids = self.wait_ids[: self.most - self.out.n_thinking]
+        self._write(ids)
+        self.out.n_thinking += len(ids)
+        self.out.n_waits += 1
+
+    def _watch(self, n_most: int) -> ThoughtWatch:
+        mark = b"" if self.close_is_special else self.marks.close.encode()
+        return ThoughtWatch(self.vocabulary, mark, n_most, self.on_tokens)
+
+    def _thought(self, watch: ThoughtWatch, n_most: int) -> Generation:
+        """Go on thinking until the mark, the budget, or the caller's stop."""
+        cancelled = self.cancelled
+
+        def stop() -> bool:
+            return watch.has_stopped or (cancelled is not None and cancelled())
+
+        plain = replace(
+            self._request(n_most + len(watch.mark)),  # a mark may begin in the last token
+            grammar=None,
+            choice_bias=None,
+            logit_bias=None,
+            end_ids=frozenset(self.close_ids if self.close_is_special else ()),
+        )
+        return self.engine.generate(plain, on_tokens=watch, cancelled=stop)
+
+    def _request(self, max_tokens: int) -> GenerateRequest:
+        """Return the request that goes on behind what was written, with random numbers of its own."""
+        number, self.n_calls = self.n_calls, self.n_calls + 1
+        return replace(
+            self.request,
+            prompt_ids=[*self.request.prompt_ids, *self.out.ids],
+            max_tokens=max_tokens,
+            sampling=with_seed(self.request.sampling, number),
+        )
+
+    def _write(self, ids: Sequence[int]) -> None:
+        self.out.write(ids)
+        if ids and self.on_tokens is not None:
+            self.on_tokens(list(ids))
+
+
+def with_seed(sampling: SamplingParams, number: int) -> SamplingParams:
+    """Return the parameters of a request's `number`-th generation: each has random numbers of its own."""
+    if sampling.seed is None or number == 0:
+        return sampling
+    digest = hashlib.sha256(f"{sampling.seed} {number}".encode()).digest()
+    return replace(sampling, seed=int.from_bytes(digest[:7], "big"))

@@ -1,0 +1,60 @@
+"""How far a student is from its teacher on held-back examples, and how likely it finds their replies.
+
+Both at the examples' own targets, each token counting the same; the interval is a bootstrap over examples, the
+unit that was held back.
+
+Letters: E examples, P labelled places.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.reasoning.distil.loader import given_batch
+from modelstack.reasoning.distil.places import labelled_hidden, labels_of
+from modelstack.reasoning.distillation import generalised_jsd
+from modelstack.sft.stage_record import Measurement
+from modelstack.sft.tokenised import Tokenised
+from modelstack.sft.validation_loss import NAME
+from modelstack.tokenizer.measures import ratio_interval
+from modelstack.train.evaluation import in_use
+
+FORWARD, REVERSE = "KL(teacher, student)", "KL(student, teacher)"
+
+
+@torch.no_grad()
+def measured(student: CausalLM, teacher: CausalLM, data: Tokenised) -> tuple[Measurement, ...]:
+    """Return both divergences and the loss of the replies, nats per target token, at temperature 1."""
+    sums: dict[str, list[float]] = {FORWARD: [], REVERSE: [], NAME: []}
+    n_tokens: list[int] = []
+    device = next(student.parameters()).device
+    with in_use(student), in_use(teacher):
+        for number in range(data.n_examples):
+            batch = given_batch(data, [number])
+            log_s = torch.log_softmax(student.logits(labelled_hidden(student, batch)).float(), -1)
+            log_t = torch.log_softmax(teacher.logits(labelled_hidden(teacher, batch)).float(), -1).to(device)
+            labels_P = labels_of(batch, device)
+            sums[FORWARD].append(float(generalised_jsd(log_s, log_t, 0.0).sum()))
+            sums[REVERSE].append(float(generalised_jsd(log_s, log_t, 1.0).sum()))
+            sums[NAME].append(float(F.nll_loss(log_s, labels_P, reduction="sum")))
+            n_tokens.append(len(labels_P))
+    return tuple(_measured(name, values, np.array(n_tokens)) for name, values in sums.items())
+
+
+def _measured(name: str, sums: Sequence[float], n_tokens: NDArray[np.int64]) -> Measurement:
+    interval = ratio_interval(np.array(sums), n_tokens)
+    assert interval is not None  # examples have targets
+    return Measurement(
+        name=name,
+        value=interval.value,
+        low=interval.low,
+        high=interval.high,
+        n=len(sums),
+        note=f"nats per target token, {int(n_tokens.sum()):,} tokens",
+    )

@@ -1,0 +1,34 @@
+"""A model that is asked and not trained: a teacher, or the policy that replies are sampled from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from modelstack.sft.adapter_files import read_adapter
+from modelstack.sft.base import Base, load_base
+from modelstack.sft.lora import add_lora, load_lora_state
+from modelstack.sft.stage import ADAPTER
+from modelstack.sft.starting_point import StartingPoint
+
+Precision = Literal["bf16", "fp32"]
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def load_frozen(start: StartingPoint, *, precision: Precision, device: Device) -> Base:
+    """Return the model that a starting point names, a stage's adapter on its base included.
+
+    Raises:
+        UserError: It cannot be read, or the adapter does not fit the base.
+    """
+    base = load_base(start.weights, dtype=torch.bfloat16 if precision == "bf16" else torch.float32)
+    if start.stage is not None:
+        adapter = read_adapter(Path(start.stage.path) / ADAPTER)
+        add_lora(base.model, adapter.config)
+        load_lora_state(base.model, adapter.state)
+    base.model.requires_grad_(False)
+    base.model.eval()
+    base.model.to(device if device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu"))
+    return base

@@ -1,0 +1,72 @@
+"""Which of a policy's replies are fit to learn from, beside being right.
+
+DeepSeek-R1 (2501.12948, section 2.3.3) keeps right replies only and leaves out what is hard to read: thoughts in
+mixed languages, with long paragraphs, with code blocks. Languages are told apart by the scripts of their letters,
+which needs no model and no list of words; two languages of one script pass.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable
+
+from pydantic import BaseModel, Field
+
+from modelstack.reasoning.verifiers.formats import ThinkFormat
+from modelstack.reasoning.verifiers.rewards import Completion, Item
+
+_FORMAT = ThinkFormat()
+_JOINT_SCRIPTS = {"HIRAGANA": "CJK", "KATAKANA": "CJK", "HALFWIDTH": "CJK"}
+"""First words of letters' Unicode names that are written together: Japanese mixes three."""
+
+
+class KeepRules(BaseModel, frozen=True, extra="forbid"):
+    """What a reply has to be; each rule is counted by its name."""
+
+    at_most: int = Field(default=4, ge=1)
+    """Replies of a task, the first of those that fit."""
+    max_pass_rate: float = Field(default=1.0, gt=0, le=1)
+    """Tasks that more than this share of the replies solve teach little, and are left out."""
+    min_tokens: int = Field(default=1, ge=1)
+    max_tokens: int | None = Field(default=None, ge=1)
+    thinking: bool = False
+    """Whether a reply has to be one block of thought, then an answer."""
+    one_script: bool = False
+    """Whether letters have to be of the scripts that the prompt is written in."""
+    code_blocks: bool = True
+    """Whether fenced code may be in it."""
+    max_paragraph_characters: int | None = Field(default=None, ge=1)
+
+
+def complaint(item: Item[object], completion: Completion, rules: KeepRules) -> str:
+    """Return the name of the first rule that a reply breaks; "" where it breaks none."""
+    text, n_tokens = completion.text, len(completion.token_ids)
+    if completion.is_truncated:
+        return "truncated"
+    if not text.strip():
+        return "empty"
+    if n_tokens < rules.min_tokens:
+        return "min_tokens"
+    if rules.max_tokens is not None and n_tokens > rules.max_tokens:
+        return "max_tokens"
+    if rules.thinking and _FORMAT.score(item, completion).value != 1.0:
+        return "thinking"
+    if rules.one_script and not scripts(text) <= scripts(item.prompt):
+        return "one_script"
+    if not rules.code_blocks and "```" in text:
+        return "code_blocks"
+    limit = rules.max_paragraph_characters
+    if limit is not None and any(len(paragraph) > limit for paragraph in text.split("\n\n")):
+        return "max_paragraph_characters"
+    return ""
+
+
+def scripts(text: str) -> frozenset[str]:
+    """Return the scripts of a text's letters, by the first word of their Unicode names: LATIN, CYRILLIC, CJK."""
+    return frozenset(_of_letters(character for character in set(text) if character.isalpha()))
+
+
+def _of_letters(letters: Iterable[str]) -> Iterable[str]:
+    for letter in letters:
+        name = unicodedata.name(letter, "").partition(" ")[0]
+        yield _JOINT_SCRIPTS.get(name, name)
