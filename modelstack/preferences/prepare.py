@@ -61,7 +61,7 @@ def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, to
     training = {file.path: list(read_preferences(file.path, on_empty)) for file in recipe.data.training}
     n_empty = len(empty)
     validation = {path: list(read_preferences(path, on_empty)) for path in recipe.data.validation}
-    _refuse_both(training, validation)
+    refuse_both_sides(training, validation)
     told("loading the base")
     base = load_start(recipe, resolved.lora, start)
     told("rendering preferences")
@@ -71,8 +71,10 @@ def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, to
     )
     held_back = before = None
     if validation:
-        chosen = {path: _chosen(pairs, recipe.max_validation, recipe.seed) for path, pairs in validation.items()}
-        held_back = units_of(chosen, "pairs", base.encoder, row_tokens=row_tokens, options=recipe.data.render)
+        drawn = {
+            path: drawn_pairs(pairs, recipe.max_validation, recipe.seed) for path, pairs in validation.items()
+        }
+        held_back = units_of(drawn, "pairs", base.encoder, row_tokens=row_tokens, options=recipe.data.render)
         told("measuring the base on held-back pairs")
         before = score(base.model, held_back)
     reference = None
@@ -85,17 +87,23 @@ def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, to
             units,
             lambda n: told(f"asking the reference: {n:,} of {len(units):,}"),
         )
-    manifest = _manifest(recipe, training, validation, sum(units.n_dropped.values()) + n_empty)
+    manifest = manifest_of(recipe, training, validation, sum(units.n_dropped.values()) + n_empty)
     return Prepared(start, base, units, reference, held_back, before, manifest)
 
 
-def _chosen(preferences: list[Preference], n_most: int, seed: int) -> list[Preference]:
+def drawn_pairs(preferences: list[Preference], n_most: int, seed: int) -> list[Preference]:
     """Return so many pairs, those with the smallest hash of their id: the same whatever stands around them."""
     pairs = [each for each in preferences if each.is_pair]
     return sorted(pairs, key=lambda each: hashlib.sha256(f"{seed} {each.id}".encode()).digest())[:n_most]
 
 
-def _refuse_both(training: dict[str, list[Preference]], validation: dict[str, list[Preference]]) -> None:
+def refuse_both_sides(training: dict[str, list[Preference]], validation: dict[str, list[Preference]]) -> None:
+    """Refuse conversations that are trained on and measured on.
+
+    Raises:
+        UserError: There are some.
+    """
+
     def asked(preference: Preference) -> str:
         return json.dumps([message.model_dump(mode="json") for message in preference.messages])
 
@@ -113,12 +121,13 @@ def _reference_fingerprint(resolved: PreferenceResolved, units: Units) -> str:
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 
 
-def _manifest(
+def manifest_of(
     recipe: PreferenceRecipe,
     training: dict[str, list[Preference]],
     validation: dict[str, list[Preference]],
     n_left_out: int,
 ) -> DataManifest:
+    """Return what a stage says of its files, and how many examples were left out."""
     shares = {file.path: file.share for file in recipe.data.training}
     roles: tuple[tuple[Literal["training", "validation"], dict[str, list[Preference]]], ...] = (
         ("training", training),

@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.runs.recipe import Resolved
+
+if TYPE_CHECKING:
+    from modelstack.runs.recipe import Resolved
 
 try:
     import fcntl

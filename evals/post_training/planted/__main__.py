@@ -1,0 +1,113 @@
+"""PPO against a reward model, DPO, SimPO, ORPO and KTO on one planted preference, with a model made from nothing.
+
+    python -m evals.post_training.planted --out DIR
+    python -m evals.post_training.planted --out DIR --seed 3
+
+A nano model learns careless replies; pairs of its own replies are ordered by a judge that is known exactly; each
+method learns from the same pairs, PPO through a reward model that has seen nothing else. The judge then compares
+each policy's replies to prompts that no stage has seen with the base's. Prints the table; writes it with
+`results.json` and a plot. The same command goes on where it was stopped, and does nothing twice.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from evals.post_training.planted.recipes import METHODS
+from modelstack.files import replacing
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from evals.post_training.planted.measuring import Measured
+    from modelstack.sft.stage import Stage
+
+SEEDS = (0, 1, 2)
+TABLE_FILE, RESULTS_FILE, PLOT_FILE = "planted.md", "results.json", "planted.png"
+
+
+def take(out: Path, seed: int, split: Literal["development", "final"], console: Console) -> list[Measured]:
+    """Make what is missing of a seed's stages; return their figures and write them beside."""
+    from evals.post_training.planted import stages
+
+    folder = out / f"seed-{seed}"
+    base = stages.base_of(folder, seed, console)
+    stages.write_pairs(folder, base, seed)
+    reward = stages.reward_of(folder, seed, console)
+    policies = {method: stages.policy_of(folder, method, seed, console) for method in METHODS}
+    return _measured(folder, {"base": base, **policies}, base, reward, split, seed)
+
+
+def _measured(
+    folder: Path,
+    policies: dict[str, Stage],
+    base: Stage,
+    reward: Stage,
+    split: Literal["development", "final"],
+    seed: int,
+) -> list[Measured]:
+    from evals.post_training.planted.measuring import measure, measured_from, yardstick
+
+    against = None
+    found: list[Measured] = []
+    for method, policy in policies.items():
+        file = folder / f"measured-{split}-{method}.json"
+        of = [base.record.fingerprint, reward.record.fingerprint, policy.record.fingerprint]
+        known = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        if known.get("of") == of:
+            found.append(measured_from(known["measured"]))
+            continue
+        against = against or yardstick(base, reward, split, seed)
+        found.append(measure(method, policy, against))
+        with replacing(file) as temporary:
+            temporary.write_text(json.dumps({"of": of, "measured": found[-1].plain()}) + "\n", encoding="utf-8")
+    return found
+
+
+def accuracy_of(folder: Path) -> float:
+    """Return a reward model's share of held-back pairs in the right order."""
+    from modelstack.preferences.reward_scores import ACCURACY
+    from modelstack.sft.stage import read_record
+
+    after = read_record(folder / "reward").evaluation.after
+    return next(each.value for each in after if each.name == ACCURACY)
+
+
+def write(out: Path, measured: Sequence[Measured], seeds: Sequence[int]) -> str:
+    """Write table, figures and plot; return the table."""
+    from evals.post_training.planted.report import draw, table
+
+    accuracies = [accuracy_of(out / f"seed-{seed}") for seed in seeds]
+    text = table(measured, accuracies)
+    content = {"reward_model_accuracy": accuracies, "measured": [each.plain() for each in measured]}
+    with replacing(out / TABLE_FILE) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    with replacing(out / RESULTS_FILE) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    draw(measured, out / PLOT_FILE)
+    return text
+
+
+def main(
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for stages, table and plot.")],
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; none: 0, 1 and 2.")] = None,
+    split: Annotated[str, typer.Option(help="final; development is for trying values.")] = "final",
+) -> None:
+    """Train and judge all methods; print which went how far for how much."""
+    from rich.console import Console
+
+    if split not in ("development", "final"):
+        raise typer.BadParameter(f"split {split!r} is none of development and final")
+    seeds = list(dict.fromkeys(seed or SEEDS))
+    measured = [each for number in seeds for each in take(out, number, split, Console())]
+    typer.echo(write(out, measured, seeds))
+    typer.echo(str(out / PLOT_FILE))
+
+
+if __name__ == "__main__":
+    typer.run(main)

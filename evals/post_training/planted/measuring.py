@@ -1,0 +1,145 @@
+"""What the planted judge says of a policy, and how far the policy went for it.
+
+A policy is measured by its own samples. Each reply meets the base's to the same prompt: a win counts 1, a draw a
+half. The distance is KL(policy || base), the mean over own replies of log p - log p_base: without bias, and the
+number that over-optimisation is drawn against (Gao et al., 2210.10760).
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from evals.post_training.planted.judge import judge
+from evals.post_training.planted.language import Prompt, Split, prompts
+from evals.post_training.planted.sampling import Said, loaded, log_probs, replies
+from modelstack.preferences.reward_loader import scored_rows
+from modelstack.preferences.reward_passes import rewards_of
+from modelstack.preferences.value_model import load_value_model
+from modelstack.sft.base import Base
+from modelstack.sft.stage import Stage
+
+N_REPLIES, N_OPPONENTS = 2, 8
+"""To each prompt: of each policy, and of the base, all of which each of those meets."""
+SEED_OF_BASE, SEED_OF_POLICY = 10_001, 10_002
+"""Of samples; not those of training or pairs."""
+ROWS_AT_ONCE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One policy on one split; lists have an entry a prompt, means over its replies."""
+
+    method: str
+    seed: int
+    split: Split
+    wins: list[float]
+    """Share of the base's replies that the judge likes less, a draw being a half."""
+    scores: list[float]
+    n_tokens: list[float]
+    kl_nats: list[float]
+    """A reply."""
+    truncated: float
+    reward: float
+    """Of the reward model, a mean."""
+    parts: dict[str, float]
+    """Means of what the judge counts."""
+    sample: str
+
+    def plain(self) -> dict[str, Any]:
+        """Return it as JSON has it."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What all policies of a seed are held against: the base and what it said."""
+
+    base: Base
+    reward: Path
+    split: Split
+    seed: int
+    asked: list[Prompt]
+    scores: list[list[float]]
+    """Of the base's replies, by prompt."""
+
+
+def yardstick(base: Stage, reward: Stage, split: Split, seed: int) -> Yardstick:
+    """Return the base with its replies to a split, judged."""
+    asked, model = prompts(split), loaded(base)
+    said = replies(model, asked, N_OPPONENTS, SEED_OF_BASE)
+    scores = [[_judged(prompt, each) for each in group] for prompt, group in zip(asked, said, strict=True)]
+    return Yardstick(model, reward.weights, split, seed, asked, scores)
+
+
+def measure(method: str, policy: Stage, against: Yardstick) -> Measured:
+    """Return what the judge says of a policy's own replies."""
+    model = loaded(policy)
+    groups = replies(model, against.asked, N_REPLIES, SEED_OF_POLICY)
+    flat = [each for group in groups for each in group]
+    own, of_base = log_probs(model, flat), log_probs(against.base, flat)
+    kl = by_prompt([p - q for p, q in zip(own, of_base, strict=True)])
+    verdicts = [
+        judge(prompt, each.text, is_truncated=each.is_truncated)
+        for prompt, group in zip(against.asked, groups, strict=True)
+        for each in group
+    ]
+    scores = [verdict.score for verdict in verdicts]
+    opponents = [group for group in against.scores for _ in range(N_REPLIES)]
+    parts = {
+        "topics": statistics.fmean(verdict.n_topics for verdict in verdicts),
+        "repetitions": statistics.fmean(verdict.n_repetitions for verdict in verdicts),
+        "nonsense": statistics.fmean(verdict.n_nonsense for verdict in verdicts),
+        "words": statistics.fmean(verdict.n_words for verdict in verdicts),
+        "has the name": statistics.fmean(verdict.has_name for verdict in verdicts),
+    }
+    return Measured(
+        method=method,
+        seed=against.seed,
+        split=against.split,
+        wins=by_prompt(wins(scores, opponents)),
+        scores=by_prompt(scores),
+        n_tokens=by_prompt([float(len(each.sampled.ids)) for each in flat]),
+        kl_nats=kl,
+        truncated=statistics.fmean(each.is_truncated for each in flat),
+        reward=statistics.fmean(_rewards(against.reward, flat)),
+        parts=parts,
+        sample=f"{against.asked[0].text} -> {flat[0].text}",
+    )
+
+
+def wins(scores: Sequence[float], opponents: Sequence[Sequence[float]]) -> list[float]:
+    """Return, reply by reply, the mean over its opponents of 1 for a win, a half for a draw, 0 for a loss."""
+    return [
+        statistics.fmean((own > other) + 0.5 * (own == other) for other in others)
+        for own, others in zip(scores, opponents, strict=True)
+    ]
+
+
+def by_prompt(values: Sequence[float]) -> list[float]:
+    """Return means over the replies of each prompt: what is drawn independently is the prompt."""
+    return [statistics.fmean(values[n : n + N_REPLIES]) for n in range(0, len(values), N_REPLIES)]
+
+
+def measured_from(content: Mapping[str, Any]) -> Measured:
+    """Return what `Measured.plain` gave."""
+    return Measured(**content)
+
+
+def _judged(prompt: Prompt, said: Said) -> float:
+    return judge(prompt, said.text, is_truncated=said.is_truncated).score
+
+
+def _rewards(folder: Path, several: Sequence[Said]) -> list[float]:
+    import torch
+
+    model = load_value_model(folder).eval()
+    found: list[float] = []
+    with torch.no_grad():
+        for start in range(0, len(several), ROWS_AT_ONCE):
+            rows = [(*each.prompt_ids, *each.sampled.ids) for each in several[start : start + ROWS_AT_ONCE]]
+            found += rewards_of(model, scored_rows(rows)).tolist()
+    return found

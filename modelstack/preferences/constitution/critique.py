@@ -1,0 +1,215 @@
+"""The supervised stage of Constitutional AI: reply, critique, revision, up to four rounds (2212.08073, section 3).
+
+A prompt is answered; then, in each round, a principle is drawn, the model criticises its reply under it and
+writes the reply again. The last revision is what a model is fine-tuned on, as the answer to the prompt alone.
+Prompts that want help rather than resistance keep their first reply, as in the paper: without them a model learns
+to decline.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pydantic import BaseModel, Field
+
+from modelstack.preferences.constitution.asking import Turn, Unanswered, Writer
+from modelstack.preferences.constitution.prompts import Prompt
+from modelstack.preferences.constitution.quoting import has_marks, quoted
+from modelstack.preferences.constitution.schema import Constitution, Principle, WorkedExample, drawn
+from modelstack.sft.examples import Example
+
+SOURCE = "constitution"
+"""Of examples and pairs made here."""
+MOST_ROUNDS = 4
+"""The paper's; what rounds change falls off quickly."""
+_LABEL = re.compile(r"^\s*(?:\**)(?:here is |here's )?(?:the |my )?(?:revis(?:ed|ion)|better|improved|new)"
+                    r"(?: (?:reply|response|answer|version))?(?:\**):(?:\**)\s*", re.IGNORECASE)  # fmt: skip
+"""What models like to write above a revision."""
+_ECHO_CHARACTERS = 60
+"""So much of a request word for word is an echo, not a coincidence."""
+
+
+class RevisionSettings(BaseModel, frozen=True, extra="forbid"):
+    """How the supervised stage asks."""
+
+    rounds: int = Field(default=MOST_ROUNDS, ge=1, le=MOST_ROUNDS)
+    few_shot: bool = True
+    """Whether the constitution's worked examples stand before each critique."""
+    reply_tokens: int = Field(default=256, ge=1)
+    """Of a reply and of a revision."""
+    critique_tokens: int = Field(default=160, ge=1)
+    reply_temperature: float = Field(default=1.0, ge=0)
+    critic_temperature: float = Field(default=0.7, ge=0)
+    most_characters: int = Field(default=6000, ge=200)
+    """Of one text as a critic or a judge sees it; more is cut. A revision that is longer is left out."""
+
+
+class Round(BaseModel, frozen=True):
+    """One critique and what was made of it."""
+
+    principle: str
+    critique: str
+    revision: str
+
+
+class Revised(BaseModel, frozen=True):
+    """All that was said about one prompt."""
+
+    prompt: Prompt
+    reply: str
+    rounds: tuple[Round, ...] = ()
+    target: str | None = None
+    """What is fine-tuned on; None: nothing."""
+    left_out: str | None = None
+    """Why nothing is."""
+
+    @property
+    def example(self) -> Example | None:
+        """The example to fine-tune on, if there is one."""
+        if self.target is None:
+            return None
+        return Example(
+            id=self.prompt.id,
+            source=SOURCE,
+            license=self.prompt.license,
+            kind="answer",
+            messages=self.prompt.messages,
+            reply=self.target,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Reviser:
+    """Who takes part in the supervised stage."""
+
+    constitution: Constitution
+    settings: RevisionSettings
+    seed: int
+    replier: Writer
+    """The model that is to become better."""
+    critic: Writer
+    """Criticises and revises; in the paper the same model."""
+
+
+async def revise(prompt: Prompt, by: Reviser) -> Revised:
+    """Put a prompt through the stage.
+
+    Args:
+        prompt: With replies of its own the first of them is criticised, and none is asked for.
+        by: Who takes part.
+    """
+    settings, rounds = by.settings, list[Round]()
+    reply = ""
+    try:
+        reply = target = await first_reply(prompt, by)
+        fault = fault_of(reply, settings) if prompt.keep else None
+        for number in range(0 if prompt.keep else settings.rounds):
+            principle = drawn(by.constitution.revising, by.seed, prompt.id, "critique", number)
+            rounds.append(await _round(prompt, target, principle, number, by))
+            target = rounds[-1].revision
+            fault = fault_of(target, settings, principle, rounds[-1].critique)
+            if fault is not None:
+                break
+    except Unanswered as error:
+        target, fault = "", f"unanswered: {error}"
+    return Revised(
+        prompt=prompt,
+        reply=reply,
+        rounds=tuple(rounds),
+        target=target if fault is None else None,
+        left_out=fault,
+    )
+
+
+async def first_reply(prompt: Prompt, by: Reviser) -> str:
+    """Return the reply that is criticised: the prompt's own, or the replier's."""
+    if prompt.replies:
+        return prompt.replies[0]
+    return (
+        await by.replier.write(
+            prompt.turns,
+            seed=by.seed,
+            max_tokens=by.settings.reply_tokens,
+            temperature=by.settings.reply_temperature,
+        )
+    ).strip()
+
+
+def critique_turns(
+    constitution: Constitution, prompt: Prompt, reply: str, principle: Principle, settings: RevisionSettings
+) -> list[Turn]:
+    """Return the conversation that a critique continues: everybody's words in turns of their own."""
+    assert principle.critique is not None  # of `revising`
+    told = "\n\n".join(text for text in (constitution.critic, constitution.classes_text) if text)
+    turns = [Turn("system", told)]
+    for example in constitution.examples if settings.few_shot else ():
+        turns += _worked(constitution, example)
+    for message in prompt.turns:
+        # A system message of the conversation would tell the critic what to be.
+        role = "user" if message.role == "system" else message.role
+        turns.append(Turn(role, quoted(message.content, settings.most_characters)))
+    return [*turns, Turn("assistant", quoted(reply, settings.most_characters)), Turn("user", principle.critique)]
+
+
+def fault_of(
+    text: str, settings: RevisionSettings, principle: Principle | None = None, critique: str | None = None
+) -> str | None:
+    """Return why a text is nothing to learn from, None where it is.
+
+    Args:
+        text: A revision, or a reply that is kept.
+        settings: Say how long it may be.
+        principle: Whose words a revision must not repeat.
+        critique: That it must not be.
+    """
+    if not any(character.isalnum() for character in text):
+        return "empty"
+    if len(text) > settings.most_characters:
+        return "too long"
+    if has_marks(text):
+        return "spells a control token"
+    if text == critique:
+        return "repeats the critique"
+    asked = () if principle is None else (principle.critique, principle.revision)
+    if any(words is not None and words[:_ECHO_CHARACTERS] in text for words in asked):
+        return "repeats the request"
+    return None
+
+
+def tidied(text: str) -> str:
+    """Return a revision without the label that models write above it."""
+    return _LABEL.sub("", text.strip(), count=1).strip()
+
+
+async def _round(prompt: Prompt, reply: str, principle: Principle, number: int, by: Reviser) -> Round:
+    settings = by.settings
+    assert principle.revision is not None
+    turns = critique_turns(by.constitution, prompt, reply, principle, settings)
+    seed = by.seed + number
+
+    async def asked(turns: Sequence[Turn], max_tokens: int) -> str:
+        return await by.critic.write(
+            turns, seed=seed, max_tokens=max_tokens, temperature=settings.critic_temperature
+        )
+
+    critique = (await asked(turns, settings.critique_tokens)).strip()
+    shown = quoted(critique, settings.most_characters)
+    turns += [Turn("assistant", shown), Turn("user", principle.revision)]
+    revision = tidied(await asked(turns, settings.reply_tokens))
+    return Round(principle=principle.id, critique=critique, revision=revision)
+
+
+def _worked(constitution: Constitution, example: WorkedExample) -> list[Turn]:
+    principle = next(each for each in constitution.revising if each.id == example.principle)
+    assert principle.critique is not None
+    assert principle.revision is not None
+    return [
+        Turn("user", example.prompt),
+        Turn("assistant", example.reply),
+        Turn("user", principle.critique),
+        Turn("assistant", example.critique),
+        Turn("user", principle.revision),
+        Turn("assistant", example.revision),
+    ]

@@ -1,0 +1,94 @@
+"""A model in this process as writer and chooser: log-probabilities of the options, not answers that are counted.
+
+The conversation is encoded by the model's own chat format, contents apart from control tokens, so no text in it
+can open or close a turn. The options are scored as what the assistant says next; they share the prompt's cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import anyio.to_thread
+
+from modelstack.inference.engine import ContextWindowError, GenerateRequest, SamplingParams
+from modelstack.inference.scoring import ScoringEngine, continuation_logprob
+from modelstack.preferences.constitution.asking import Turn, Unanswered
+from modelstack.preferences.constitution.feedback import normalised
+from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
+
+_CONVERSATION = "constitution"
+_SHOWN = 12
+
+
+class EngineModel:
+    """A `Writer` and a `Chooser`; the engine takes one request at a time."""
+
+    def __init__(self, engine: ScoringEngine, name: str | None = None) -> None:
+        """Stand before an engine.
+
+        Args:
+            engine: Loaded; whoever gave it closes it.
+            name: None: a part of its fingerprint.
+        """
+        self._engine = engine
+        self._name = name
+        self._encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+
+    @property
+    def name(self) -> str:
+        """As it was given, or the engine's hash."""
+        if self._name is None:
+            self._name = f"engine {self._engine.fingerprint[:_SHOWN]}"
+        return self._name
+
+    async def write(self, turns: Sequence[Turn], *, seed: int, max_tokens: int, temperature: float) -> str:
+        """Return the next turn; greedy at temperature 0.
+
+        Raises:
+            Unanswered: The conversation does not fit the context window.
+            EngineError: The backend failed.
+        """
+        work = partial(self._write, turns, seed, max_tokens, temperature)
+        return await anyio.to_thread.run_sync(work)
+
+    async def choose(self, turns: Sequence[Turn], options: Sequence[str], *, seed: int) -> tuple[float, ...]:
+        """Return the options' probabilities among themselves; the seed changes nothing.
+
+        Raises:
+            Unanswered: The conversation does not fit the context window.
+            EngineError: The backend failed.
+        """
+        return await anyio.to_thread.run_sync(partial(self._choose, turns, options))
+
+    def _write(self, turns: Sequence[Turn], seed: int, max_tokens: int, temperature: float) -> str:
+        request = GenerateRequest(
+            self._prompt_ids(turns),
+            max_tokens,
+            conversation=_CONVERSATION,
+            sampling=SamplingParams(temperature=temperature, seed=seed),
+            end_ids=self._encoder.end_ids,
+        )
+        try:
+            generation = self._engine.generate(request)
+        except ContextWindowError as error:
+            raise Unanswered(str(error)) from error
+        return self._engine.vocabulary.decode(generation.ids)
+
+    def _choose(self, turns: Sequence[Turn], options: Sequence[str]) -> tuple[float, ...]:
+        ids = self._prompt_ids(turns)
+        options_ids = [self._encoder.content_ids(option) for option in options]
+        # `continuation_logprob` cuts the context's beginning off where it is too long: the judge would see half.
+        n_tokens = len(ids) + max(map(len, options_ids)) - 1
+        if n_tokens > self._engine.context_window:
+            raise Unanswered(f"{n_tokens} tokens are more than the window of {self._engine.context_window}")
+        return normalised(
+            [
+                continuation_logprob(self._engine, ids, option_ids, conversation=_CONVERSATION).logprob
+                for option_ids in options_ids
+            ]
+        )
+
+    def _prompt_ids(self, turns: Sequence[Turn]) -> list[int]:
+        messages = [ChatMessage(turn.role, turn.content) for turn in turns]
+        return self._encoder.encode(messages).ids + self._encoder.generation_ids(messages[-1].role)

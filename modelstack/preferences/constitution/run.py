@@ -1,0 +1,271 @@
+"""Both stages over many prompts: several at once, journalled, held to one recipe, written whole at the end.
+
+A folder belongs to one constitution, one file of prompts, one recipe and one set of models. What models said lies
+in its journal as it comes; examples, pairs and the report are made of that, so a run that goes on, or is run
+again, gives the same files and asks nothing twice.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import anyio
+from pydantic import BaseModel, Field
+
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.preferences.constitution.asking import Chooser, SampledChooser, Writer
+from modelstack.preferences.constitution.critique import Revised, Reviser, RevisionSettings, revise
+from modelstack.preferences.constitution.feedback import Comparison, FeedbackSettings, Judges, compare, mean_doubt
+from modelstack.preferences.constitution.journal import Journal, KeptChooser, KeptWriter
+from modelstack.preferences.constitution.prompts import Prompt
+from modelstack.preferences.constitution.schema import Constitution
+from modelstack.runs.folder import RunFolder, claim
+from modelstack.sft.examples import write_examples
+
+JOURNAL, REPORT = "journal.jsonl", "report.json"
+REVISIONS, EXAMPLES = "revisions.jsonl", "examples.jsonl"
+"""Of the supervised stage: all that was said, and what is fine-tuned on."""
+COMPARISONS, PAIRS = "comparisons.jsonl", "pairs.jsonl"
+"""Of the preference stage: all that was said with soft labels, and what is preferred."""
+Told = Callable[[int, int], object]
+"""Is told how many of how many prompts are done."""
+In = TypeVar("In")
+Out = TypeVar("Out")
+
+
+class ConstitutionRecipe(BaseModel, frozen=True, extra="forbid"):
+    """How both stages are run."""
+
+    seed: int = Field(default=0, ge=0)
+    """Draws principles, and goes with every request to a model."""
+    tags: tuple[str, ...] = ()
+    """Principles with one of these are drawn; none: all are."""
+    revision: RevisionSettings = RevisionSettings()
+    feedback: FeedbackSettings = FeedbackSettings()
+    n_samples: int = Field(default=4, ge=1)
+    """Answers that are counted for one label, of a judge without probabilities."""
+    concurrency: int = Field(default=4, ge=1, le=256)
+    """Prompts at once; a model in this process takes one at a time anyway."""
+
+
+@dataclass(frozen=True, slots=True)
+class Models:
+    """Who answers, criticises and judges."""
+
+    replier: Writer
+    """The model that is to become better."""
+    critic: Writer
+    """Criticises, revises, and reasons before a choice."""
+    chooser: Chooser | None = None
+    """Gives probabilities of a choice; None: the critic is asked several times."""
+
+
+class Settled(BaseModel, frozen=True):
+    """What a folder is held to."""
+
+    stage: Literal["revise", "compare"]
+    recipe: ConstitutionRecipe
+    constitution: str
+    constitution_sha256: str
+    prompts_sha256: str
+    replier: str
+    critic: str
+    chooser: str
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it but how many prompts are asked at once."""
+        content = self.model_dump(mode="json")
+        content["recipe"].pop("concurrency")
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+async def run_revisions(
+    constitution: Constitution,
+    prompts: Sequence[Prompt],
+    recipe: ConstitutionRecipe,
+    models: Models,
+    path: Path,
+    told: Told = lambda done, total: None,
+) -> list[Revised]:
+    """Run the supervised stage, or go on with it; leave its examples in a folder.
+
+    Args:
+        constitution: What replies are criticised by.
+        prompts: Each with an id of its own.
+        recipe: How.
+        models: Who.
+        path: The folder.
+        told: Is told how far it is.
+
+    Raises:
+        UserError: The folder holds another run, another process works in it, or the constitution has no principle
+            for the stage.
+    """
+    constitution, folder = constitution.of_tags(recipe.tags), RunFolder(path)
+    settled = _settle("revise", constitution, prompts, recipe, models)
+    with folder.held():
+        _claim(folder, settled)
+        journal = Journal(path / JOURNAL)
+        replier, critic = KeptWriter(models.replier, journal), KeptWriter(models.critic, journal)
+        by = Reviser(constitution, recipe.revision, recipe.seed, replier, critic)
+        revised = await in_turns(prompts, lambda prompt: revise(prompt, by), recipe.concurrency, told)
+        _write_lines(path / REVISIONS, revised)
+        write_examples(path / EXAMPLES, [each.example for each in revised if each.example is not None])
+        _write_report(path, settled, _revision_figures(revised))
+        return revised
+
+
+async def run_comparisons(
+    constitution: Constitution,
+    prompts: Sequence[Prompt],
+    recipe: ConstitutionRecipe,
+    models: Models,
+    path: Path,
+    told: Told = lambda done, total: None,
+) -> list[Comparison]:
+    """Run the preference stage, or go on with it; leave its pairs in a folder.
+
+    Args:
+        constitution: What replies are compared by.
+        prompts: Each with an id of its own.
+        recipe: How.
+        models: Who.
+        path: The folder.
+        told: Is told how far it is.
+
+    Raises:
+        UserError: The folder holds another run, another process works in it, or the constitution has no principle
+            for the stage.
+    """
+    constitution, folder = constitution.of_tags(recipe.tags), RunFolder(path)
+    settled = _settle("compare", constitution, prompts, recipe, models)
+    with folder.held():
+        _claim(folder, settled)
+        journal = Journal(path / JOURNAL)
+        replier, critic = KeptWriter(models.replier, journal), KeptWriter(models.critic, journal)
+        chooser = (
+            SampledChooser(critic, n_samples=recipe.n_samples)
+            if models.chooser is None
+            else KeptChooser(models.chooser, journal)
+        )
+        by = Judges(constitution, recipe.feedback, recipe.seed, replier, chooser, critic)
+        compared = await in_turns(prompts, lambda prompt: compare(prompt, by), recipe.concurrency, told)
+        _write_lines(path / COMPARISONS, compared)
+        pairs = [each.preference for each in compared if each.preference is not None]
+        with replacing(path / PAIRS) as temporary:
+            lines = [pair.model_dump_json(exclude_defaults=True) + "\n" for pair in pairs]
+            temporary.write_text("".join(lines), encoding="utf-8")
+        _write_report(path, settled, _comparison_figures(compared))
+        return compared
+
+
+async def in_turns(
+    items: Sequence[In],
+    work: Callable[[In], Awaitable[Out]],
+    concurrency: int,
+    told: Told = lambda done, total: None,
+) -> list[Out]:
+    """Return what `work` makes of each item, in their order; at most `concurrency` at a time.
+
+    The first exception ends the others and is raised as it is, not in a group.
+    """
+    found: dict[int, Out] = {}
+    failed: list[Exception] = []
+    waiting = iter(enumerate(items))
+
+    async def worker() -> None:
+        for number, item in waiting:
+            try:
+                found[number] = await work(item)
+            except Exception as error:
+                failed.append(error)
+                group.cancel_scope.cancel()
+                return
+            told(len(found), len(items))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(concurrency, len(items))):
+            group.start_soon(worker)
+    if failed:
+        raise failed[0]
+    return [found[number] for number in range(len(items))]
+
+
+def _settle(
+    stage: Literal["revise", "compare"],
+    constitution: Constitution,
+    prompts: Sequence[Prompt],
+    recipe: ConstitutionRecipe,
+    models: Models,
+) -> Settled:
+    if not prompts:
+        raise UserError("there is no prompt to put through the constitution")
+    of_stage = constitution.revising if stage == "revise" else constitution.choosing
+    if not of_stage:
+        needed = "critique and revision" if stage == "revise" else "choice"
+        raise UserError(
+            f"constitution {constitution.name!r} has no principle with {needed}, which stage {stage} draws from"
+        )
+    content = "\n".join(prompt.model_dump_json() for prompt in prompts)
+    return Settled(
+        stage=stage,
+        recipe=recipe,
+        constitution=constitution.name,
+        constitution_sha256=constitution.fingerprint,
+        prompts_sha256=hashlib.sha256(content.encode()).hexdigest(),
+        replier=models.replier.name,
+        critic=models.critic.name,
+        chooser=models.critic.name if models.chooser is None else models.chooser.name,
+    )
+
+
+def _claim(folder: RunFolder, settled: Settled) -> None:
+    claim(folder.recipe, settled, settled.fingerprint, free={("recipe", "concurrency")}, layout=set())
+
+
+def _write_lines(path: Path, records: Iterable[BaseModel]) -> None:
+    with replacing(path) as temporary:
+        text = "".join(record.model_dump_json(exclude_none=True) + "\n" for record in records)
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _write_report(path: Path, settled: Settled, figures: dict[str, Any]) -> None:
+    content = {"fingerprint": settled.fingerprint, "made_of": settled.model_dump(mode="json")} | figures
+    with replacing(path / REPORT) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _revision_figures(revised: Sequence[Revised]) -> dict[str, Any]:
+    return {
+        "prompts": len(revised),
+        "examples": sum(each.target is not None for each in revised),
+        "kept_as_they_were": sum(each.prompt.keep and each.target is not None for each in revised),
+        "left_out": _reasons(each.left_out for each in revised),
+        "principles": dict(Counter(round.principle for each in revised for round in each.rounds).most_common()),
+    }
+
+
+def _comparison_figures(compared: Sequence[Comparison]) -> dict[str, Any]:
+    biases = [each.position_bias for each in compared if each.position_bias is not None]
+    pairs = [each for each in compared if each.preference is not None]
+    labels = [each.label for each in pairs if each.label is not None]
+    return {
+        "prompts": len(compared),
+        "pairs": len(pairs),
+        "left_out": _reasons(each.left_out for each in compared),
+        "position_bias": sum(biases) / len(biases) if biases else None,
+        "label_smoothing_for_cdpo": mean_doubt(labels),
+        "principles": dict(Counter(each.principle for each in compared).most_common()),
+    }
+
+
+def _reasons(reasons: Iterable[str | None]) -> dict[str, int]:
+    return dict(Counter(reason.partition(":")[0] for reason in reasons if reason is not None).most_common())

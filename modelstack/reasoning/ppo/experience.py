@@ -1,0 +1,158 @@
+"""A batch of replies as PPO learns from it: what was sampled, what it was worth, and what the critic had expected.
+
+Everything here is held constant while the batch is learnt from, so all of it is computed once, by the weights that
+sampled: log-probabilities of policy and reference, values, rewards by token, and from those the advantages.
+
+Letters: N replies, T tokens of a row.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.losses import IGNORED
+from modelstack.errors import UserError
+from modelstack.preferences.log_probs import LabelLogProbs, label_log_probs
+from modelstack.reasoning.gae import generalised_advantages, token_rewards, whiten
+from modelstack.reasoning.policy_passes import Reference
+from modelstack.reasoning.ppo.actor_critic import ActorCritic
+from modelstack.reasoning.ppo.recipe import PpoRecipe
+from modelstack.reasoning.sampled import Asked, Sampled
+from modelstack.reasoning.verifiers.rewards import Reward
+from modelstack.train.evaluation import in_use
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Experience:
+    """N replies, on the CPU; of those that could not be judged no token has a label."""
+
+    ids_NT: Tensor
+    labels_NT: Tensor
+    """The tokens that the policy chose, at the places that predict them."""
+    old_log_probs_NT: Tensor
+    values_NT: Tensor
+    """What the critic said before each token."""
+    advantages_NT: Tensor
+    """Whitened over the batch."""
+    returns_NT: Tensor
+    figures: Mapping[str, float]
+    """What is told of the batch."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return all of it as plain data and tensors."""
+        content = {each.name: getattr(self, each.name) for each in fields(self)}
+        return content | {"figures": dict(self.figures)}
+
+
+def experience_of(
+    replies: Sequence[tuple[Asked, Sampled]],
+    rewards: Sequence[Reward],
+    model: ActorCritic,
+    reference: Reference,
+    recipe: PpoRecipe,
+    kl_coefficient: float,
+) -> Experience:
+    """Return what is learnt from replies that the policy just gave.
+
+    Args:
+        replies: With what was asked.
+        rewards: What each is worth.
+        model: Whose policy sampled; mode and random numbers stay as they were.
+        reference: What the policy is held to.
+        recipe: Temperature, discount, and the rows of a pass.
+        kl_coefficient: As it is now.
+
+    Raises:
+        UserError: None of the replies could be judged, or some were sampled under a grammar.
+    """
+    values = [reward.value for reward in rewards]
+    if all(value is None for value in values):
+        raise UserError("no reply of a batch could be judged; correct the gold of the tasks")
+    if any(sampled.legal is not None for _, sampled in replies):
+        raise UserError("PPO's passes know no grammar: sample without one, or train with `modelstack reinforce`")
+    penalty, temperature = recipe.sampling.truncation_penalty, recipe.sampling.temperature
+    rewards_N = torch.tensor(
+        [
+            math.nan if value is None else value - penalty * sampled.is_truncated
+            for value, (_, sampled) in zip(values, replies, strict=True)
+        ]
+    )
+    ids_NT, labels_NT = _rows(replies, [value is not None for value in values])
+    mask_NT = labels_NT != IGNORED
+    n_at_once = recipe.rows // recipe.micro_batches
+    parts: list[tuple[Tensor, Tensor, Tensor]] = []
+    device = model.policy.lm_head.weight.device
+    with torch.no_grad(), in_use(model):
+        for ids_BT, labels_BT in zip(ids_NT.split(n_at_once), labels_NT.split(n_at_once), strict=True):
+            ids_BT, labels_BT = ids_BT.to(device), labels_BT.to(device)
+            old_BT = policy_log_probs(model.policy, ids_BT, labels_BT, temperature).log_probs_BT
+            with reference.in_place():
+                ref_BT = policy_log_probs(model.policy, ids_BT, labels_BT, temperature).log_probs_BT
+            parts.append((old_BT.cpu(), ref_BT.cpu(), model.critic(ids_BT).cpu()))
+    old_NT, ref_NT, values_NT = (torch.cat(column) for column in zip(*parts, strict=True))
+    paid_NT = token_rewards(rewards_N, old_NT, ref_NT, mask_NT, kl_coefficient)
+    estimates = generalised_advantages(paid_NT, values_NT, mask_NT, gamma=recipe.gamma, lam=recipe.lam)
+    return Experience(
+        ids_NT,
+        labels_NT,
+        old_NT,
+        values_NT.where(mask_NT, 0),
+        whiten(estimates.advantages_BT, mask_NT),
+        estimates.returns_BT,
+        _figures(replies, rewards_N, old_NT - ref_NT, mask_NT, kl_coefficient),
+    )
+
+
+def policy_log_probs(
+    policy: CausalLM, ids_BT: Tensor, labels_BT: Tensor, temperature: float, *, with_statistics: bool = False
+) -> LabelLogProbs:
+    """Return a policy's log-probabilities of labels at the sampler's temperature."""
+    # Each row is one conversation, and padding stands behind it: attention needs no mask but the causal one.
+    hidden_BTD = policy(ids_BT, with_logits=False).hidden_BTD
+    return label_log_probs(
+        hidden_BTD, labels_BT, policy.logits, temperature=temperature, with_statistics=with_statistics
+    )
+
+
+def _rows(replies: Sequence[tuple[Asked, Sampled]], is_judged: Sequence[bool]) -> tuple[Tensor, Tensor]:
+    """Return ids and labels, [N, T]; padding stands behind and has no label."""
+    T = max(len(asked.prompt_ids) - 1 + len(sampled.ids) for asked, sampled in replies)
+    ids_NT = torch.zeros((len(replies), T), dtype=torch.int64)
+    labels_NT = torch.full((len(replies), T), IGNORED)
+    for n, ((asked, sampled), judged) in enumerate(zip(replies, is_judged, strict=True)):
+        whole = torch.tensor((*asked.prompt_ids, *sampled.ids))
+        ids_NT[n, : len(whole) - 1] = whole[:-1]
+        if judged:
+            is_chosen = torch.tensor(sampled.is_chosen or (True,) * len(sampled.ids))
+            first = len(asked.prompt_ids)
+            labels_NT[n, first - 1 : len(whole) - 1] = whole[first:].where(is_chosen, IGNORED)
+    return ids_NT, labels_NT
+
+
+def _figures(
+    replies: Sequence[tuple[Asked, Sampled]],
+    rewards_N: Tensor,
+    log_ratio_NT: Tensor,
+    mask_NT: Tensor,
+    kl_coefficient: float,
+) -> dict[str, float]:
+    known = rewards_N[~rewards_N.isnan()].tolist()
+    kl_N = log_ratio_NT.where(mask_NT, 0).sum(-1)[~rewards_N.isnan()]
+    return {
+        "reward": statistics.fmean(known),
+        "reward/deviation": statistics.pstdev(known),
+        "kl": float(kl_N.sum() / mask_NT.sum()),
+        "kl/reply": float(kl_N.mean()),
+        "kl/coefficient": kl_coefficient,
+        "completions/length": statistics.fmean(len(sampled.ids) for _, sampled in replies),
+        "completions/truncated": statistics.fmean(sampled.is_truncated for _, sampled in replies),
+        "completions/unscorable": 1 - len(known) / len(replies),
+    }

@@ -1,0 +1,190 @@
+"""The `Loader` of PPO: replies are sampled, judged and made experience of, then given in minibatches.
+
+A batch of replies is gone through some times while the weights move, so what is left of it is part of the state:
+a run that is killed in the middle goes on with the replies of the weights that sampled them, which are gone.
+
+Letters: N replies of a batch, B rows of a pass, T tokens.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from modelstack.architecture.losses import IGNORED
+from modelstack.data.batches import Batch
+from modelstack.data.order import Order
+from modelstack.errors import UserError
+from modelstack.reasoning.kl_control import next_kl_coefficient
+from modelstack.reasoning.policy_passes import Reference
+from modelstack.reasoning.policy_tasks import PolicyTask
+from modelstack.reasoning.ppo.actor_critic import ActorCritic
+from modelstack.reasoning.ppo.experience import Experience, experience_of
+from modelstack.reasoning.ppo.judges import Judge
+from modelstack.reasoning.ppo.recipe import PpoRecipe
+from modelstack.reasoning.sampled import Asked, Sampler
+from modelstack.sft.loader import SftLoader
+from modelstack.tokenizer.chat import ChatEncoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PpoBatch(Batch):
+    """B replies; labels are the tokens that the policy chose, at the places that predict them."""
+
+    old_log_probs_BT: Tensor = field(kw_only=True)
+    old_values_BT: Tensor = field(kw_only=True)
+    advantages_BT: Tensor = field(kw_only=True)
+    returns_BT: Tensor = field(kw_only=True)
+    figures: Mapping[str, float] = field(kw_only=True)
+    """Of the batch of replies that these are from."""
+    mix: Batch | None = field(kw_only=True, default=None)
+    """Examples that are imitated in the same pass."""
+
+    def to(self, device: torch.device) -> PpoBatch:
+        """Return the batch, whose tensors go to the device one by one where they are read."""
+        return self
+
+
+class PpoLoader:
+    """Asks a sampler for a batch of replies whenever the last one is used up; see the module."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        tasks: Sequence[PolicyTask],
+        encoder: ChatEncoder,
+        judge: Judge,
+        model: ActorCritic,
+        reference: Reference,
+        recipe: PpoRecipe,
+        mix: SftLoader | None = None,
+    ) -> None:
+        """Stand before the first batch.
+
+        Args:
+            sampler: Of the model's policy.
+            tasks: What is asked, in another order in each epoch.
+            encoder: Writes prompts.
+            judge: Says what replies are worth.
+            model: In training.
+            reference: What the policy is held to.
+            recipe: How many of everything.
+            mix: Examples that each batch has some of; None: there are none.
+
+        Raises:
+            UserError: There is no task.
+        """
+        if not tasks:
+            raise UserError("there is no task to train on; name files with some")
+        self._sampler, self._judge = sampler, judge
+        self._tasks = tasks
+        self._prompts = [tuple(task.prompt_ids(encoder)) for task in tasks]
+        self._model, self._reference, self._recipe = model, reference, recipe
+        self._mix = mix
+        self._kl_coefficient = recipe.kl.coefficient
+        self._n_drawn = 0
+        self._n_sampled = 0
+        """Batches of replies."""
+        self._n_tokens = 0
+        self._place = 0
+        """Rows of the experience that were given, passes counted on."""
+        self._experience: Experience | None = None
+
+    def __iter__(self) -> Iterator[PpoBatch]:
+        """Go on with the next batch."""
+        return self
+
+    def __next__(self) -> PpoBatch:
+        """Give the next rows; sample where there are none left."""
+        N, B = self._recipe.sampling.n_replies, self._recipe.rows // self._recipe.micro_batches
+        if self._experience is None or self._place == self._recipe.passes * N:
+            self._experience, self._place = self._sampled(), 0
+        epoch, at = divmod(self._place, N)
+        number = (self._n_sampled - 1) * self._recipe.passes + epoch
+        order = Order(N, self._recipe.seed, number, "replies")
+        rows = torch.tensor([order.document(at + b) for b in range(B)])
+        position = number * N + at
+        self._place += B
+        batch = _rows_of(self._experience, rows, position, None if self._mix is None else next(self._mix))
+        self._n_tokens += int((batch.labels_BT != IGNORED).sum())
+        return batch
+
+    @property
+    def n_tokens(self) -> int:
+        """Return how many tokens of replies were learnt from, each as often as it was given."""
+        return self._n_tokens
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place in the order, the coefficient, and the experience that is being learnt from."""
+        return {
+            "n_drawn": self._n_drawn,
+            "n_sampled": self._n_sampled,
+            "n_tokens": self._n_tokens,
+            "kl_coefficient": self._kl_coefficient,
+            "place": self._place,
+            "experience": None if self._experience is None else self._experience.state_dict(),
+            "mix": None if self._mix is None else self._mix.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go to a place in the order.
+
+        Raises:
+            UserError: It is of other examples.
+        """
+        self._n_drawn, self._n_sampled = state["n_drawn"], state["n_sampled"]
+        self._n_tokens, self._place = state["n_tokens"], state["place"]
+        self._kl_coefficient = state["kl_coefficient"]
+        self._experience = None if state["experience"] is None else Experience(**state["experience"])
+        if self._mix is not None:
+            self._mix.load_state_dict(state["mix"])
+
+    def _sampled(self) -> Experience:
+        plan = self._recipe.sampling
+        asked = [self._drawn() for _ in range(plan.prompts)]
+        sampled = self._sampler.sample(asked, plan.group)
+        replies = [(one, each) for one, group in zip(asked, sampled, strict=True) for each in group]
+        rewards = self._judge.rewards(replies)
+        found = experience_of(replies, rewards, self._model, self._reference, self._recipe, self._kl_coefficient)
+        self._n_sampled += 1
+        if self._recipe.kl.control is not None:
+            self._kl_coefficient = next_kl_coefficient(
+                self._kl_coefficient, found.figures["kl/reply"], self._recipe.kl.control
+            )
+        return found
+
+    def _drawn(self) -> Asked:
+        seed = self._recipe.seed
+        epoch, position = divmod(self._n_drawn, len(self._tasks))
+        number = Order(len(self._tasks), seed, epoch, "prompts").document(position)
+        own = int.from_bytes(hashlib.sha256(f"{seed} {self._n_drawn}".encode()).digest()[:7], "big")
+        self._n_drawn += 1
+        return Asked(self._tasks[number], self._prompts[number], own)
+
+
+def _rows_of(experience: Experience, rows: Tensor, position: int, mix: Batch | None) -> PpoBatch:
+    """Return some replies, without the padding that they do not need."""
+    labels_BT = experience.labels_NT[rows]
+    has_label_T = (labels_BT != IGNORED).any(0)
+    T = int(has_label_T.nonzero()[-1]) + 1 if bool(has_label_T.any()) else 1
+
+    def cut(of_NT: Tensor) -> Tensor:
+        return of_NT[rows, :T]
+
+    return PpoBatch(
+        cut(experience.ids_NT),
+        labels_BT[:, :T],
+        torch.zeros((len(rows), T), dtype=torch.int64),
+        position,
+        old_log_probs_BT=cut(experience.old_log_probs_NT),
+        old_values_BT=cut(experience.values_NT),
+        advantages_BT=cut(experience.advantages_NT),
+        returns_BT=cut(experience.returns_NT),
+        figures=experience.figures,
+        mix=mix,
+    )
