@@ -19,8 +19,13 @@ from modelstack.data.quality_model.cli import fit_quality
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.preferences.cli import prefer
+from modelstack.preferences.reward_cli import reward
 from modelstack.reasoning.cli import reinforce
+from modelstack.reasoning.distil.cli import distil
 from modelstack.reasoning.merging.cli import merge
+from modelstack.reasoning.ppo.cli import ppo
+from modelstack.reasoning.rejection_cli import sample
+from modelstack.reasoning.tasks_cli import tasks
 from modelstack.runs.cli import sweep, train
 from modelstack.runs.synthetic_cli import synthesise
 from modelstack.sft.cli import fit_prior, lineage, sft
@@ -66,7 +71,12 @@ app.command()(goodput)
 app.command("tool-data")(tool_data)
 app.command()(sft)
 app.command()(prefer)
+app.command()(reward)
 app.command()(reinforce)
+app.command()(ppo)
+app.command()(tasks)
+app.command()(sample)
+app.command()(distil)
 app.command()(merge)
 app.command()(lineage)
 app.command("fit-prior")(fit_prior)

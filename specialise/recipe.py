@@ -14,6 +14,19 @@ DEFAULT_SHARES = {
 }  # fmt: skip
 
 
+class ReinforceOptions(BaseModel, frozen=True, extra="forbid"):
+    """Reinforcement after fine-tuning: how long, and on how many tries."""
+
+    steps: int = Field(default=40, gt=0)
+    prompts: int = Field(default=4, gt=0)
+    """Requests of a step."""
+    group: int = Field(default=8, ge=2)
+    """Replies to each."""
+    max_tokens: int = Field(default=96, gt=0)
+    """Of a reply."""
+    lr: float = Field(default=1e-4, gt=0)
+
+
 class SpecialiseRecipe(BaseModel, frozen=True, extra="forbid"):
     """A specialisation."""
 
@@ -43,6 +56,9 @@ class SpecialiseRecipe(BaseModel, frozen=True, extra="forbid"):
     lr: float | None = Field(default=None, gt=0)
     """None: 5e-4 where an adapter is gone on with, 1e-3 for a new one."""
 
+    reinforce: ReinforceOptions | None = None
+    """What follows fine-tuning; none: nothing does."""
+
     @model_validator(mode="after")
     def _shares_are_known(self) -> Self:
         if unknown := sorted(set(self.shares) - set(SORTS)):
@@ -54,5 +70,5 @@ class SpecialiseRecipe(BaseModel, frozen=True, extra="forbid"):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of what the data depend on."""
-        content = self.model_dump_json(exclude={"minutes", "epochs", "lr", "name"})
+        content = self.model_dump_json(exclude={"minutes", "epochs", "lr", "name", "reinforce"})
         return hashlib.sha256(content.encode()).hexdigest()

@@ -18,7 +18,9 @@ REPORT, PLOT = "report.md", "report.png"
 _SHOWN_ERRORS = 12
 
 
-def write_report(out: Path, stage: Stage, manifest: Mapping[str, Any], *, seconds: float) -> Path:
+def write_report(
+    out: Path, stage: Stage, manifest: Mapping[str, Any], *, seconds: float, more: Sequence[str] = ()
+) -> Path:
     """Write the page and its plot.
 
     Args:
@@ -26,6 +28,7 @@ def write_report(out: Path, stage: Stage, manifest: Mapping[str, Any], *, second
         stage: What was trained, with its measurements.
         manifest: Of the data.
         seconds: What the last run of the command took.
+        more: Sections on what followed.
     """
     before = _replies(stage.path / REPLIES_BEFORE)
     after = _replies(stage.path / REPLIES_AFTER)
@@ -45,6 +48,7 @@ def write_report(out: Path, stage: Stage, manifest: Mapping[str, Any], *, second
             ),
             "## By tool\n",
             _table(("tool", "server", "n", "before", "after"), _by_tool(before, after, manifest["tools"])),
+            *more,
             "## Use it\n",
             f"    agentkit run --model 'local?lora={out / ADAPTER_GGUF}&abstain=true' --mcp SERVER 'REQUEST'\n",
             "## Replies that are still wrong\n",

@@ -29,9 +29,10 @@ from specialise.build import TEST, TRAINING, build, general_file, read_manifest
 from specialise.harvest import harvest
 from specialise.live import connected, fingerprint_of
 from specialise.recipe import SpecialiseRecipe
+from specialise.reinforce import reinforced, section
 from specialise.report import REPORT, write_report
 
-DATA, START, STAGE = "data", "start", "stage"
+DATA, START, STAGE, REINFORCED = "data", "start", "stage", "reinforced"
 _ON_ADAPTER, _NEW = 5e-4, 1e-3
 _ROW_TOKENS_A_STEP = 4096
 
@@ -74,10 +75,18 @@ def specialise(wanted: Wanted, out: Path, console: Console) -> Stage | None:
     stage = fine_tune(_recipe(wanted, base, out), out / STAGE, console)
     if stage is None:
         return None
-    shutil.copyfile(out / STAGE / ADAPTER_GGUF, out / ADAPTER_GGUF)
+    result = None
+    if wanted.recipe.reinforce is not None:
+        is_new = is_new or not is_stage(out / REINFORCED)
+        result = reinforced(wanted.recipe, stage, wanted.start.weights, out / DATA, out / REINFORCED, console)
+        if result is None:
+            return None
+    kept = stage if result is None or not result.is_kept else result.stage
+    shutil.copyfile(kept.path / ADAPTER_GGUF, out / ADAPTER_GGUF)
     if is_new or not (out / REPORT).is_file():
-        write_report(out, stage, manifest, seconds=time.monotonic() - started)
-    return stage
+        more = () if result is None else (section(result),)
+        write_report(out, stage, manifest, seconds=time.monotonic() - started, more=more)
+    return kept
 
 
 def _data(wanted: Wanted, folder: Path, display: Display) -> dict[str, Any]:

@@ -99,5 +99,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         "tokens per second of training a LoRA adapter beside transformers with peft, on SmolLM2-135M",
         quick=("--tiny", "--warm", "30", "--turns", "2", "--steps", "2"),
     ),
+    "rollouts": Benchmark(
+        "evals.speed.rollouts",
+        "tokens per second of sampling replies for reinforcement learning, llama.cpp and torch beside TRL",
+        quick=("--tiny", "--program", "modelstack, torch", "--group", "2", "--tokens", "4", "--turns", "2"),
+    ),
 }
 """By name, in the order of running."""

@@ -3,7 +3,7 @@
 All sequences share one KV cache (`kv_unified`), so that conversations use cells as they need them and a common
 prefix is stored once. Batches live in numpy arrays that C reads in place: filling one costs microseconds.
 
-Letters: V vocabulary size.
+Letters: V vocabulary size, R rows of a batch over several sequences.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from modelstack.inference.decode import MAX_REPLY_BATCH
 from modelstack.inference.engine import EngineError
+from modelstack.inference.llama_batch import RowBatch
 from modelstack.inference.llama_library import library, take_errors
 
 KVType = Literal["f32", "f16", "q8_0"]
@@ -59,20 +60,33 @@ class LlamaWeights:
         self.n_vocab: int = self._lib.llama_vocab_n_tokens(self.vocab)
         self.trained_context: int = self._lib.llama_model_n_ctx_train(self.model)
         if lora_path is not None:
-            self._load_adapter(lora_path)
+            try:
+                self.adapter = self.load_adapter(lora_path)
+            except EngineError:
+                self.free()
+                raise
 
-    def _load_adapter(self, lora_path: Path) -> None:
-        try:
-            check_gguf(lora_path)
-            self.adapter = self._lib.llama_adapter_lora_init(self.model, str(lora_path).encode())
-            if not self.adapter:
-                raise EngineError(
-                    f"llama.cpp cannot load the adapter {lora_path}: {take_errors() or 'no reason given'}. "
-                    f"It must be a GGUF LoRA adapter made for this very base model."
-                )
-        except EngineError:
-            self.free()
-            raise
+    def load_adapter(self, path: Path) -> Any:
+        """Return an adapter for `LlamaContext.put_on`; it goes with the model, or before by `free_adapter`.
+
+        The file is read whole, and may be removed afterwards.
+
+        Raises:
+            EngineError: the file is missing or damaged, or not made for this base.
+        """
+        check_gguf(path)
+        take_errors()
+        adapter = self._lib.llama_adapter_lora_init(self.model, str(path).encode())
+        if not adapter:
+            raise EngineError(
+                f"llama.cpp cannot load the adapter {path}: {take_errors() or 'no reason given'}. "
+                f"It must be a GGUF LoRA adapter made for this very base model."
+            )
+        return adapter
+
+    def free_adapter(self, adapter: Any) -> None:
+        """Give an adapter's memory back; no context may have it on."""
+        self._lib.llama_adapter_lora_free(adapter)
 
     def chat_template(self) -> str | None:
         """Return the Jinja chat template that the file carries, if any."""
@@ -130,8 +144,13 @@ class LlamaContext:
         self._batch = _Batch(self._lib, n_batch)
         self._logits_views: dict[int, NDArray[np.float32]] = {}
         self._logits_address = _address_of_logits(self._lib)
+        self._rows: RowBatch | None = None
         if weights.adapter:
-            self._apply(weights.adapter, weights.lora_scale)
+            try:
+                self.put_on(weights.adapter, weights.lora_scale)
+            except EngineError:
+                self.free()
+                raise
 
     def _create(
         self,
@@ -180,10 +199,14 @@ class LlamaContext:
             return 1
         return FLASH_ATTENTION_AUTO if self._lib.llama_supports_gpu_offload() else 0
 
-    def _apply(self, adapter: Any, scale: float) -> None:
+    def put_on(self, adapter: Any, scale: float = 1.0) -> None:
+        """Compute with an adapter in place of any other; what the cache holds is still of the one before.
+
+        Raises:
+            EngineError: it does not fit the model.
+        """
         adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(adapter)
         if self._lib.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(scale)) != 0:
-            self.free()
             raise EngineError(f"llama.cpp refuses the adapter: {take_errors() or 'no reason given'}")
 
     def set_threads(self, decode: int, prefill: int) -> None:
@@ -201,6 +224,29 @@ class LlamaContext:
         # llama.cpp takes the second count for every batch, but a forced block is about as short as a token.
         self._lib.llama_set_n_threads(self._context, decode, decode if len(ids) <= MAX_REPLY_BATCH else prefill)
         return self._lib.llama_decode(self._context, batch)
+
+    def evaluate_rows(
+        self, tokens_R: NDArray[np.integer], positions_R: NDArray[np.integer], sequences_R: NDArray[np.integer]
+    ) -> int:
+        """Append a token to each of R different sequences in one pass; return llama_decode's code.
+
+        Raises:
+            ValueError: There are more rows than `n_batch`.
+        """
+        if self._rows is None:
+            self._rows = RowBatch(self._lib, self.n_batch)
+        batch = self._rows.fill(tokens_R, positions_R, sequences_R)
+        decode, _ = self._threads
+        self._lib.llama_set_n_threads(self._context, decode, decode)
+        return self._lib.llama_decode(self._context, batch)
+
+    def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
+        """Return the logits [R, V] after `evaluate_rows`, as a view that the next call overwrites."""
+        pointer = self._lib.llama_get_logits(self._context)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        assert address is not None  # every row asked for logits
+        buffer = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
+        return np.ctypeslib.as_array(buffer).reshape(n_rows, self._n_vocab)
 
     def logits(self, index: int = -1) -> NDArray[np.float32]:
         """Return the V logits after a token of the last batch, as a view that the next call overwrites."""
@@ -286,3 +332,9 @@ def check_gguf(path: Path) -> None:
         magic = file.read(len(GGUF_MAGIC))
     if magic != GGUF_MAGIC:
         raise EngineError(f"{path} is not a GGUF file (it starts with {magic!r}); fetch it again")
+
+
+def rearranges_q4_0() -> bool:
+    """Say whether this llama.cpp computes on a CPU, with Q4_0 weights rearranged for products of many rows."""
+    lib = library()
+    return not lib.llama_supports_gpu_offload() and "REPACK = 1" in lib.llama_print_system_info().decode()

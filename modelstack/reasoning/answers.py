@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,9 @@ from pydantic import BaseModel
 
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.reasoning.group_sampler import sample_group
 from modelstack.reasoning.policy_tasks import PolicyTask
 from modelstack.reasoning.recipe import PolicyRecipe
-from modelstack.reasoning.sampled import completion_of
+from modelstack.reasoning.sampled import Asked, Sampler, completion_of
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.sft.base import Base
 from modelstack.sft.stage_record import Measurement
@@ -32,26 +32,23 @@ class _Before(BaseModel, frozen=True, extra="forbid"):
 
 
 def answer(
-    base: Base, tasks: Sequence[PolicyTask], recipe: PolicyRecipe, reward: GuardedReward
+    base: Base, tasks: Sequence[PolicyTask], sampler: Sampler, reward: GuardedReward
 ) -> tuple[Measurement, list[dict[str, Any]]]:
     """Return the mean reward of greedy replies, what cannot be judged left out, and the replies.
+
+    Args:
+        base: That answers.
+        tasks: Held back.
+        sampler: Of the base, at temperature 0, as it is asked in training otherwise.
+        reward: Of training.
 
     Raises:
         UserError: None can be judged.
     """
     values: list[float] = []
     replies: list[dict[str, Any]] = []
-    ends = frozenset(base.encoder.end_ids)
     for task in tasks:
-        (sampled,) = sample_group(
-            base.model,
-            task.prompt_ids(base.encoder),
-            1,
-            max_tokens=recipe.sampling.max_tokens,
-            temperature=0.0,
-            end_ids=ends,
-            seed=0,
-        )
+        ((sampled,),) = sampler.sample([Asked(task, tuple(task.prompt_ids(base.encoder)), seed=0)], 1)
         completion = completion_of(sampled, base.encoder)
         judged = reward.score(task.item, completion)
         replies.append(
@@ -69,18 +66,39 @@ def answer(
 
 
 def measured_before(
-    file: Path, base: Base, tasks: Sequence[PolicyTask], recipe: PolicyRecipe, reward: GuardedReward
+    file: Path,
+    base: Base,
+    tasks: Sequence[PolicyTask],
+    sampler: Sampler,
+    recipe: PolicyRecipe,
+    reward: GuardedReward,
 ) -> tuple[Measurement, ...]:
     """Return the figure of a model that has not learnt anything yet, measured by one of the run's processes."""
     if not tasks:
         return ()
-    content = [[task.item.id, repr(task.item.gold)] for task in tasks]
-    asked = hashlib.sha256(json.dumps([content, recipe.sampling.max_tokens]).encode()).hexdigest()
+    asked = _fingerprint(
+        tasks, [recipe.max_tokens, recipe.sampling.grammar, recipe.episodes and recipe.episodes.model_dump()]
+    )
     if file.exists():
         known = _Before.model_validate_json(file.read_bytes())
         if known.asked == asked:
             return (known.measured,)
-    found = _Before(asked=asked, measured=answer(base, tasks, recipe, reward)[0])
+    found = _Before(asked=asked, measured=answer(base, tasks, sampler, reward)[0])
     with replacing(file) as temporary:
         temporary.write_text(found.model_dump_json() + "\n", encoding="utf-8")
     return (found.measured,)
+
+
+def _fingerprint(tasks: Sequence[PolicyTask], limits: Any) -> str:
+    """Return a hash of what is asked and what is right, the same in every process."""
+    content = [[task.item.id, task.asked, _plain(task.item.gold)] for task in tasks]
+    return hashlib.sha256(json.dumps([content, limits], default=_as_data).encode()).hexdigest()
+
+
+def _plain(gold: Any) -> Any:
+    return asdict(gold) if is_dataclass(gold) and not isinstance(gold, type) else gold
+
+
+def _as_data(value: Any) -> Any:
+    # The order of a set of texts changes from process to process.
+    return sorted(value) if isinstance(value, frozenset) else repr(value)

@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
-from modelstack.reasoning.policy_tasks import PolicyTask, gold_complaint, read_tasks
+from modelstack.reasoning.episodes import EpisodeWorlds
+from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
 from modelstack.reasoning.recipe import PolicyRecipe
 from modelstack.sft.stage_record import DataFile, DataManifest
 
@@ -25,6 +26,18 @@ class PolicyTasks:
     """That are answered before and after; no canaries among them."""
     manifest: DataManifest
 
+    def prepared(self, worlds: EpisodeWorlds) -> PolicyTasks:
+        """Return the tasks as they are asked where episodes take place.
+
+        Raises:
+            UserError: One cannot take place there.
+        """
+        return replace(
+            self,
+            training=tuple(map(worlds.prepared, self.training)),
+            held_back=tuple(map(worlds.prepared, self.held_back)),
+        )
+
 
 def read_policy_data(recipe: PolicyRecipe) -> PolicyTasks:
     """Read all files of a recipe.
@@ -34,8 +47,8 @@ def read_policy_data(recipe: PolicyRecipe) -> PolicyTasks:
     """
     training = {file.path: _tasks(file.path, recipe) for file in recipe.data.training}
     validation = {path: _tasks(path, recipe) for path in recipe.data.validation}
-    asked = {task.messages for tasks in training.values() for task in tasks}
-    both = [task.item.id for tasks in validation.values() for task in tasks if task.messages in asked]
+    asked = {task.asked for tasks in training.values() for task in tasks}
+    both = [task.item.id for tasks in validation.values() for task in tasks if task.asked in asked]
     if both:
         raise UserError(
             f"{len(both)} prompts are in training and in validation files, the first is {both[0]!r}: what is "
@@ -49,21 +62,22 @@ def read_policy_data(recipe: PolicyRecipe) -> PolicyTasks:
     return PolicyTasks(
         tuple(task for tasks in training.values() for task in tasks),
         tuple(sorted(held_back, key=place)[: recipe.max_validation]),
-        DataManifest(files=(*_described("training", training), *_described("validation", validation))),
+        DataManifest(files=(*described_files("training", training), *described_files("validation", validation))),
     )
 
 
 def _tasks(path: str, recipe: PolicyRecipe) -> list[PolicyTask]:
     tasks = list(read_tasks(path))
-    for task in tasks:
-        if complaint := gold_complaint(recipe.data.verifier, task):
-            raise UserError(f"{path}: {complaint}")
-    return tasks
+    try:
+        return [task.judged_by(recipe.data.verifier.name) for task in tasks]
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
 
 
-def _described(
+def described_files(
     role: Literal["training", "validation"], files: Mapping[str, Sequence[PolicyTask]]
 ) -> list[DataFile]:
+    """Return what a stage says of files of tasks."""
     return [
         DataFile(
             name=Path(path).name,

@@ -82,8 +82,12 @@ class PolicyPasses:
         total = 0.0
         shares: dict[str, float] = {}
         for batch in rollouts:
-            loss, metrics = self._loss(batch, totals)
-            loss.backward()
+            # Of replies that are all worth the same the gradient is 0, and is not computed.
+            teaches = self.config.kl is not None or batch.is_informative
+            with torch.set_grad_enabled(teaches):
+                loss, metrics = self._loss(batch, totals)
+            if teaches:
+                loss.backward()
             total += float(loss.detach())
             for name, value in metrics.items():
                 shares[name] = shares.get(name, 0.0) + float(value) / len(rollouts)
@@ -176,10 +180,12 @@ def _mean(values_BR: Tensor, mask_BR: Tensor) -> Tensor:
 def _of_replies(batches: Sequence[RolloutBatch]) -> dict[str, float]:
     """Return what a step's replies were: rewards and their parts, lengths, groups that teach nothing."""
     values = [value for batch in batches for value in batch.reward_values]
+    tried = [value for batch in batches for value in batch.tried_rewards]
     lengths = [int(n) for batch in batches for n in (batch.labels_BT != IGNORED).sum(-1)]
     cut = [is_cut for batch in batches for is_cut in batch.is_truncated]
     found = {
         "reward": statistics.fmean(values) if values else 0.0,
+        "reward/sampled": statistics.fmean(tried) if tried else 0.0,
         "reward/deviation": statistics.pstdev(values) if values else 0.0,
         "completions/length": statistics.fmean(lengths),
         "completions/truncated": statistics.fmean(cut),

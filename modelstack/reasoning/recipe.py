@@ -6,18 +6,21 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
+from modelstack.reasoning.episode_worlds import EpisodeRecipe
 from modelstack.reasoning.policy_config import ALGORITHMS, AlgorithmName, PolicyConfig
-from modelstack.reasoning.policy_tasks import VerifierName
 from modelstack.reasoning.rollout_loader import SamplingPlan
 from modelstack.reasoning.sampler_correction import SamplerCorrection
+from modelstack.reasoning.served_policy import LlamaSampling
+from modelstack.reasoning.task_verifiers import VerifierChoice
 from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
+from modelstack.stability.guard import GuardConfig
 
 
 class PolicyData(TuningFiles, frozen=True, extra="forbid"):
     """Tasks, in the form of `reasoning.policy_tasks`."""
 
-    verifier: VerifierName
-    """What judges all of them."""
+    verifier: VerifierChoice
+    """What judges all of them: a name, or a table with a gate and penalties (`task_verifiers`)."""
 
 
 class PolicyOptimizer(TuningOptimizer):
@@ -26,20 +29,36 @@ class PolicyOptimizer(TuningOptimizer):
     lr: float = Field(default=5e-5, gt=0)
 
 
+class PolicyGuard(GuardConfig, frozen=True, extra="forbid"):
+    """Judges by gradient norms.
+
+    Where the policy that samples is the one that learns, the surrogate is 0 up to the lengths of replies, and its
+    size says nothing.
+    """
+
+    min_loss_rise_absolute: float = Field(default=10.0, ge=0)
+
+
 class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
     """A training by rewards; `rows` are prompts of a step, each a pass of `sampling.group` replies."""
 
     data: PolicyData
     sampling: SamplingPlan = SamplingPlan()
+    episodes: EpisodeRecipe | None = None
+    """Tasks are conversations in which the calls of the policy run, and it reads the results; none: one reply."""
     algorithm: AlgorithmName = "dapo"
     policy: PolicyConfig | None = None
     """In place of the algorithm's own values."""
+    llama: LlamaSampling | None = None
+    """Replies are sampled by llama.cpp, on the quantised weights that will be served: set `correction` too. None:
+    the model in training samples itself."""
     correction: SamplerCorrection | None = None
     """For replies that another engine than the trainer samples, or the same with other weights; none: none."""
     watch_kl: bool = True
     """Whether the distance from the start is measured at each step also where the loss has no KL term; it takes a
     forward pass."""
     optimizer: PolicyOptimizer = PolicyOptimizer()
+    guard: PolicyGuard = PolicyGuard()
     probes_every: int = Field(default=50, ge=1)
     """Passes between two checks that the verifier does not pay for known hacks; the run stops where it does."""
     max_validation: int = Field(default=100, gt=0)
@@ -52,15 +71,28 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
                 f"rows = {self.rows}, micro_batches = {self.micro_batches}: each prompt is a pass of its own, so "
                 f"give both the same number"
             )
+        if (self.episodes is not None) != (self.data.verifier.name == "outcome"):
+            there = "no episodes" if self.episodes is None else "episodes"
+            raise ValueError(
+                f"data.verifier = {self.data.verifier.name!r} and {there}: the verifier outcome is for episodes, "
+                f"and episodes are for it"
+            )
+        if self.llama is not None and (self.sampling.grammar or self.episodes is not None):
+            raise ValueError("llama samples without a grammar and no episodes: leave it out, or the others")
         if self.algorithm == "ppo":
-            raise ValueError("algorithm = 'ppo' needs a critic, which this command has none of: take another")
+            raise ValueError("algorithm = 'ppo' needs a critic, which `modelstack ppo` has: run that")
         return self
 
     @property
     def policy_config(self) -> PolicyConfig:
         """Return the loss, its constant divisor the sampler's limit."""
         config = self.policy or ALGORITHMS[self.algorithm]
-        return config.model_copy(update={"max_completion_tokens": self.sampling.max_tokens})
+        return config.model_copy(update={"max_completion_tokens": self.max_tokens})
+
+    @property
+    def max_tokens(self) -> int:
+        """Return the limit of a reply, or of an episode."""
+        return self.sampling.max_tokens if self.episodes is None else self.episodes.max_tokens
 
 
 _FREE = ("base", "name", "weights", "max_validation", "checkpoints", "guard", "faults", "probes_every")

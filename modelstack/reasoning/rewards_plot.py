@@ -9,7 +9,7 @@ from modelstack.files import replacing
 
 REWARDS_PLOT = "rewards.png"
 PANELS = {
-    "reward": ("reward", "mean reward"),
+    "reward/sampled": ("reward", "mean reward of all sampled replies"),
     "completions/length": ("tokens", "length of replies"),
     "entropy": ("nats a token", "entropy"),
     "kl": ("nats a token", "KL to the reference"),

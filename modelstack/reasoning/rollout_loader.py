@@ -39,6 +39,9 @@ class SamplingPlan(BaseModel, frozen=True, extra="forbid"):
     """Replies to a prompt."""
     max_tokens: int = Field(default=128, ge=1)
     temperature: float = Field(default=1.0, gt=0)
+    grammar: bool = False
+    """Whether replies are held to what can be right by their form, as serving holds them: calls of the task's
+    tools (the verifiers calls, effects and outcome), JSON of its schema (json)."""
     baseline: Scale | None = "group"
     """Whose deviation advantages are divided by ("none": Dr. GRPO); None: leave-one-out (RLOO)."""
     refill: int = Field(default=0, ge=0)
@@ -64,6 +67,8 @@ class RolloutBatch(Batch):
     is_truncated: tuple[bool, ...] = field(kw_only=True)
     n_tries: int = field(kw_only=True)
     """Prompts that were sampled until this one."""
+    tried_rewards: tuple[float, ...] = field(kw_only=True)
+    """Of the replies to all of them: what the policy earns, where `rewards` are those of groups that teach."""
 
     def to(self, device: torch.device) -> RolloutBatch:
         """Return the batch, whose tensors go to the device one by one where they are read."""
@@ -73,6 +78,11 @@ class RolloutBatch(Batch):
     def reward_values(self) -> list[float]:
         """Return the rewards of the replies that could be judged."""
         return [reward.value for reward in self.rewards if reward.value is not None]
+
+    @property
+    def is_informative(self) -> bool:
+        """Say whether some replies are worth more than others."""
+        return bool(informative_groups(_values(self.rewards))[0])
 
 
 class RolloutLoader:
@@ -153,14 +163,16 @@ class RolloutLoader:
     def _step(self) -> list[RolloutBatch]:
         """Sample a step's prompts, and others in the place of those whose replies are all worth the same."""
         found: dict[int, RolloutBatch] = {}
+        tried: dict[int, tuple[float, ...]] = dict.fromkeys(range(self._n_prompts), ())
         to_do = list(range(self._n_prompts))
         for n_tries in range(1, self._plan.refill + 2):
             asked = [self._drawn() for _ in to_do]
             for place, each, replies in zip(
                 to_do, asked, self._sampler.sample(asked, self._plan.group), strict=True
             ):
-                found[place] = self._judged(each, replies, self._n_given + place, n_tries)
-            to_do = [place for place in to_do if not _is_informative(found[place].rewards)]
+                found[place] = self._judged(each, replies, self._n_given + place, n_tries, tried[place])
+                tried[place] = found[place].tried_rewards
+            to_do = [place for place in to_do if not found[place].is_informative]
             if not to_do:
                 break
         return [found[place] for place in range(self._n_prompts)]
@@ -172,7 +184,14 @@ class RolloutLoader:
         self._n_drawn += 1
         return Asked(self._tasks[number], self._prompts[number], seed)
 
-    def _judged(self, asked: Asked, sampled: Sequence[Sampled], position: int, n_tries: int) -> RolloutBatch:
+    def _judged(
+        self,
+        asked: Asked,
+        sampled: Sequence[Sampled],
+        position: int,
+        n_tries: int,
+        tried: tuple[float, ...],
+    ) -> RolloutBatch:
         completions = [completion_of(each, self._encoder) for each in sampled]
         rewards = self._reward.score_batch([(asked.task.item, each) for each in completions])
         values_1G, baseline = _values(rewards), self._plan.baseline
@@ -195,15 +214,12 @@ class RolloutLoader:
             rewards=tuple(rewards),
             is_truncated=tuple(each.is_truncated for each in sampled),
             n_tries=n_tries,
+            tried_rewards=(*tried, *(reward.value for reward in rewards if reward.value is not None)),
         )
 
 
 def _values(rewards: Sequence[Reward]) -> Tensor:
     return torch.tensor([[reward.value if reward.value is not None else torch.nan for reward in rewards]])
-
-
-def _is_informative(rewards: Sequence[Reward]) -> bool:
-    return bool(informative_groups(_values(rewards))[0])
 
 
 class _Row:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from modelstack.inference.sampling import LegalTokens
 from modelstack.reasoning.policy_tasks import PolicyTask
+from modelstack.reasoning.verifiers.deeds import Episode
 from modelstack.reasoning.verifiers.rewards import Completion
 from modelstack.tokenizer.chat import ChatEncoder
 
@@ -58,6 +59,14 @@ class Sampler(Protocol):
 
 
 def completion_of(sampled: Sampled, encoder: ChatEncoder) -> Completion:
-    """Return a reply as verifiers read it: without the token that ended it."""
+    """Return a reply as verifiers read it: without the token that ended it.
+
+    Of an episode, the text is the policy's last turn and the ids are those that it chose: what tools wrote is no
+    answer and has no length.
+    """
+    if isinstance(sampled.outcome, Episode):
+        own = zip(sampled.ids, sampled.is_chosen or (True,) * len(sampled.ids), strict=True)
+        chosen = tuple(token for token, is_chosen in own if is_chosen)
+        return Completion(sampled.outcome.reply, chosen, sampled.is_truncated, sampled.outcome)
     ids = [token for token in sampled.ids if token not in encoder.end_ids]
     return Completion(encoder.vocabulary.decode(ids), sampled.ids, sampled.is_truncated, sampled.outcome)

@@ -23,7 +23,6 @@ from modelstack.sft.lora_config import LoraConfig
 from modelstack.sft.prepare import Prepared
 from modelstack.sft.recipe import SftResolved
 from modelstack.sft.tuning import TuningRecipe
-from modelstack.sft.tuning_run import WINDOW_ROWS as WINDOW_ROWS
 from modelstack.sft.tuning_run import guarded_run, row_order, steps_of
 from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.loop import Hook, Run

@@ -51,6 +51,8 @@ class GuardConfig(BaseModel, frozen=True, extra="forbid"):
     """Robust standard deviations above the median."""
     min_loss_rise: float = Field(default=0.2, ge=0)
     """Share of the median that a loss must exceed it by, however calm the window was."""
+    min_loss_rise_absolute: float = Field(default=0.0, ge=0)
+    """What a loss must exceed the median by in its own units: for losses around 0, of which shares say nothing."""
     min_norm_rise: float = Field(default=3.0, ge=1)
     """Factor that a gradient norm must exceed its median by, however calm the window was."""
     skips_in_a_row: int = Field(default=4, ge=1)
@@ -178,7 +180,8 @@ def _complaint(config: GuardConfig, memory: Memory, loss: float, norm: float) ->
     if len(memory.losses) < config.warmup:
         return ""
     middle = statistics.median(memory.losses)
-    limit = max(threshold(memory.losses, config.k), middle + config.min_loss_rise * abs(middle))
+    rise = max(config.min_loss_rise * abs(middle), config.min_loss_rise_absolute)
+    limit = max(threshold(memory.losses, config.k), middle + rise)
     if loss > limit:
         return f"loss {loss:.4g} is above {limit:.4g} (median {middle:.4g})"
     middle = statistics.median(memory.log_norms)

@@ -15,7 +15,10 @@ from typing import Any
 from modelstack.errors import UserError
 from modelstack.reasoning.verifiers.alarms import Alarm, OnAlarm, stop
 from modelstack.reasoning.verifiers.composition import correctness_of
+from modelstack.reasoning.verifiers.form_probes import FORM_PROBES
 from modelstack.reasoning.verifiers.lengths import CosineLength
+from modelstack.reasoning.verifiers.outcome_probes import OUTCOME_PROBES
+from modelstack.reasoning.verifiers.outcomes import OutcomeVerifier
 from modelstack.reasoning.verifiers.probes import PROBES, Probe
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, Verifier
 
@@ -99,5 +102,7 @@ def default_probes(verifier: Verifier[Any]) -> tuple[tuple[str, Verifier[Any], P
     found: list[tuple[str, Verifier[Any], Probe]] = []
     for name, part in correctness_of(verifier):
         judge = part.correctness if isinstance(part, CosineLength) else part
-        found += [(name, judge, probe) for kind, probes in PROBES if isinstance(judge, kind) for probe in probes]
+        kinds = (*PROBES, *FORM_PROBES, (OutcomeVerifier, OUTCOME_PROBES))
+        known = [probes for kind, probes in kinds if isinstance(judge, kind)]
+        found += [(name, judge, probe) for probes in known for probe in probes]
     return tuple(found)

@@ -133,9 +133,26 @@ def test_rewards_rise(world: World, tmp_path: Path, small: None, algorithm: str)
         assert kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] > 1e-4
 
 
-def test_a_killed_run_samples_the_same_again(world: World, tmp_path: Path) -> None:
-    whole = run(world, tmp_path / "whole")
-    recipe = write_toml(tmp_path / "r.toml", values(world, faults=[{"kind": "sigkill", "step": 3}]))
+LLAMA: dict[str, Any] = {"llama": {"threads": 1}, "correction": {"name": "token_truncate", "high": 2.0}}
+
+
+def test_rewards_rise_with_replies_of_llama_cpp(world: World, tmp_path: Path, small: None) -> None:
+    options = {"sampling": {"group": 8, "max_tokens": 6}, "steps": 14, "optimizer": {"lr": 3e-3}}
+    run(world, tmp_path / "run", **options, **LLAMA)
+    found = rewards(tmp_path / "run")
+    assert sum(found[-3:]) / 3 > sum(found[:3]) / 3 + 0.15
+    # Its cache is in half precision; the weights are the trainer's, adapter and all, at every step.
+    assert max(rewards(tmp_path / "run", "sampler_gap/mean")) < 1e-2
+    assert all(0.9 < mean < 1.1 for mean in rewards(tmp_path / "run", "correction/mean"))
+
+
+IN_MEMORY = {"checkpoints": {"every": 100, "keep": 2, "memory_every": 2}}
+
+
+@pytest.mark.parametrize("options", [{}, LLAMA | IN_MEMORY], ids=["torch", "llama.cpp, from memory"])
+def test_a_killed_run_samples_the_same_again(world: World, tmp_path: Path, options: dict[str, Any]) -> None:
+    whole = run(world, tmp_path / "whole", **options)
+    recipe = write_toml(tmp_path / "r.toml", values(world, faults=[{"kind": "sigkill", "step": 3}], **options))
     killed = modelstack("reinforce", recipe, "--out", tmp_path / "run")
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = modelstack("reinforce", recipe, "--out", tmp_path / "run")

@@ -118,6 +118,7 @@ def test_prompts_of_a_step_are_asked_together_and_equal_groups_replaced(
     assert [len(asked) for asked in sampler.asked] == [2, 1, 1]
     assert (first.n_tries, second.n_tries) == (3, 1)
     assert (first.reward_values, second.reward_values) == ([0.0, 1.0], [1.0, 0.0])
+    assert (first.tried_rewards, second.tried_rewards) == ((1, 1, 0, 0, 0, 1), (1, 0))
     assert (first.position, second.position) == (0, 1)
     state = made.state_dict()
     third = next(made)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -49,9 +50,10 @@ def batch(n_shared: int, vocab_size: int) -> RolloutBatch:
         legal_P=None,
         task=PolicyTask(Item("t", ""), ()),
         replies=("",) * len(LENGTHS),
-        rewards=(Reward(1.0),) * len(LENGTHS),
+        rewards=tuple(Reward(value) for value in (1.0, 0.2, 0.6, 0.0)),
         is_truncated=(False,) * len(LENGTHS),
         n_tries=1,
+        tried_rewards=(1.0, 0.2, 0.6, 0.0),
     )
 
 
@@ -96,3 +98,12 @@ def test_replies_of_another_engine_are_weighted() -> None:
     _, dropped, metrics = gradients(model, PROMPT - 1, correction=SamplerCorrection(name="token_mask", high=1e-6))
     assert metrics["correction/dropped"] == 1.0
     assert all(not gradient.any() for gradient in dropped.values())
+
+
+def test_replies_that_are_worth_the_same_are_looked_at_and_not_learnt() -> None:
+    torch.manual_seed(0)
+    model = CausalLM(MODELS["grouped"])
+    passes = PolicyPasses(model, ALGORITHMS["dapo"], 0.8, None)
+    equal = dataclasses.replace(batch(PROMPT - 1, model.config.vocab_size), rewards=(Reward(0.5),) * len(LENGTHS))
+    assert passes.backward([equal], 15.0) and passes.metrics["entropy"] > 0
+    assert all(parameter.grad is None for parameter in model.parameters())

@@ -134,3 +134,12 @@ def test_the_window_has_an_end() -> None:
     guard = Guard(GuardConfig(window=16, warmup=8))
     run(guard, 100)
     assert len(guard.memory.losses) == len(guard.memory.log_norms) == len(guard.memory.recent) == 16
+
+
+def test_a_loss_around_0_is_judged_by_an_absolute_rise() -> None:
+    calm = [(-1) ** n * 1e-8 for n in range(40)]
+    for floor, is_rejected in ((0.0, True), (1.0, False)):
+        guard = Guard(GuardConfig(warmup=8, min_loss_rise_absolute=floor))
+        assert all(guard.judge(loss, 1.0).verdict is Verdict.GO for loss in calm)
+        assert (guard.judge(0.01, 1.0).verdict is Verdict.SKIP) == is_rejected
+        assert guard.judge(20.0, 1.0).verdict is Verdict.SKIP

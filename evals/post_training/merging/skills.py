@@ -1,0 +1,86 @@
+"""The two skills: sums of small numbers, and a sentence written as JSON. What is learnt from, what is asked.
+
+What is asked is written by `modelstack tasks`' generators; the two sides of a skill share no prompt.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from modelstack.reasoning.policy_tasks import PolicyTask, TaskLine, read_tasks
+from modelstack.reasoning.task_golds import VerifierName
+from modelstack.reasoning.task_writing.gym_tasks import GymSettings, gym_source
+from modelstack.reasoning.task_writing.json_tasks import json_source
+from modelstack.reasoning.task_writing.written import Side, Source, tasks_of, write_tasks
+from modelstack.reasoning.verifiers.gym import GymTask, dataset_of
+from modelstack.sft.examples import Example, Message, write_examples
+
+TRAINING, HELD_BACK = "train.jsonl", "held-back.jsonl"
+SUMS = GymSettings(
+    task="chain_sum",
+    config={"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2},
+    form="bare",
+    shots=1,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Skill:
+    """Something to be good at."""
+
+    name: str
+    verifier: VerifierName
+
+    def source(self, seed: int) -> Source:
+        """Return what makes its tasks."""
+        return json_source() if self.verifier == "json" else gym_source(SUMS, seed)
+
+    def answer(self, task: TaskLine) -> str:
+        """Return what is right to a task."""
+        if self.verifier == "json":
+            return json.dumps(_constants(task.gold))
+        settings = GymTask(SUMS.task, task.gold["seed"], task.gold["size"], None, task.gold["config"])
+        return str(dataset_of(settings)[task.gold["index"]]["answer"])
+
+
+SKILLS = (Skill("sums", "gym"), Skill("json", "json"))
+
+
+def write_skill(skill: Skill, folder: Path, *, n_training: int, n_held_back: int, seed: int) -> None:
+    """Write examples to imitate, and tasks that are held back."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_examples(folder / TRAINING, _examples(skill, n_training, seed))
+    write_tasks(folder / HELD_BACK, skill_tasks(skill, "held-back", n_held_back, seed))
+
+
+def held_back(skill: Skill, folder: Path) -> list[PolicyTask]:
+    """Return the tasks that are asked, with golds as the skill's verifier takes them."""
+    return [task.judged_by(skill.verifier) for task in read_tasks(folder / HELD_BACK)]
+
+
+def _examples(skill: Skill, n: int, seed: int) -> Iterator[Example]:
+    for task in skill_tasks(skill, "train", n, seed):
+        yield Example(
+            id=task.id,
+            source=task.source,
+            license=task.license,
+            kind="answer",
+            messages=task.messages or (Message(role="user", content=task.prompt or ""),),
+            reply=skill.answer(task),
+        )
+
+
+def skill_tasks(skill: Skill, side: Side, n: int, seed: int) -> Iterator[TaskLine]:
+    """Give tasks of a side of a skill, all of which can be done."""
+    return tasks_of(skill.source(seed), side, n, seed, canaries=0.0)
+
+
+def _constants(schema: dict[str, Any]) -> Any:
+    """Return the one value that a schema of constants allows."""
+    if "const" in schema:
+        return schema["const"]
+    return {key: _constants(part) for key, part in schema["properties"].items()}

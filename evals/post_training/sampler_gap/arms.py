@@ -1,0 +1,189 @@
+"""The same reinforcement learning with rollouts from three samplers, and what each has taught by the end."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from pydantic import BaseModel, Field
+from rich.console import Console
+
+from evals.post_training.sampler_gap.gap import Gap, measured_gap
+from evals.post_training.sampler_gap.start import BASE, HELD_BACK, TRAINING, StartPlan, make_start
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.preferences.rewards_hook import REWARDS_FILE
+from modelstack.reasoning.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.policy_tasks import read_tasks
+from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.reasoning.run import reinforce
+from modelstack.reasoning.sampled import Asked, completion_of
+from modelstack.reasoning.task_verifiers import verifier_of
+from modelstack.recipe_file import checked_recipe
+from modelstack.sft.base import Base, load_base
+from modelstack.sft.stage import MODEL
+
+NumberType = Literal["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
+TORCH, CORRECTED, UNCORRECTED = "fp32 torch", "llama.cpp, corrected", "llama.cpp, uncorrected"
+ARMS = (TORCH, CORRECTED, UNCORRECTED)
+NUMBER_TYPES: tuple[NumberType, ...] = get_args(NumberType)
+"""From fine to coarse."""
+START = "start"
+N_SAMPLES = 4
+"""Replies to each held-back task."""
+
+
+class GapPlan(BaseModel, frozen=True, extra="forbid"):
+    """The experiment."""
+
+    start: StartPlan = StartPlan()
+    seeds: tuple[int, ...] = (0, 1, 2)
+    steps: int = Field(default=40, ge=1)
+    rows: int = Field(default=8, ge=1)
+    """Prompts of a step."""
+    group: int = Field(default=8, ge=2)
+    lr: float = Field(default=5e-4, gt=0)
+    type_name: NumberType = "q4_0"
+    """Of llama.cpp's weights while it samples."""
+    correction: str = "token_truncate"
+    high: float = 2.0
+
+    @property
+    def max_tokens(self) -> int:
+        """Of a reply: the number, its end, and one too many."""
+        return self.start.n_digits + 2
+
+
+class Outcome(BaseModel, frozen=True):
+    """One training, or the start."""
+
+    arm: str
+    seed: int
+    rewards: tuple[float, ...]
+    """Of held-back tasks, the mean of sampled replies each."""
+    gaps: dict[str, Gap]
+    """Of its last weights to each number type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Experiment:
+    """Plan and place."""
+
+    plan: GapPlan
+    folder: Path
+    console: Console
+
+    def run_folder(self, arm: str, seed: int) -> Path:
+        """Return where a training lies."""
+        return self.folder / "runs" / f"{arm.replace(', ', '-').replace(' ', '-')}-{seed}"
+
+    def outcome_file(self, arm: str, seed: int) -> Path:
+        """Return where it is kept what a training came to."""
+        folder = self.run_folder(arm, seed)
+        return self.folder / "outcomes" / f"{folder.name}.json"  # a name may hold dots
+
+    def curve(self, arm: str, seed: int, key: str) -> list[float]:
+        """Return a quantity over the steps of a training."""
+        file = self.run_folder(arm, seed) / REWARDS_FILE
+        return [json.loads(line)[key] for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def run(experiment: Experiment) -> list[Outcome]:
+    """Run all trainings, or go on; the start comes first.
+
+    Raises:
+        UserError: The folder holds another experiment, or a training was asked to stop.
+    """
+    plan, folder = experiment.plan, experiment.folder
+    folder.mkdir(parents=True, exist_ok=True)
+    _claim(plan, folder / "plan.json")
+    torch.set_num_threads(1)
+    make_start(plan.start, folder, experiment.console.print)
+    found = [_measured(experiment, START, 0, folder / BASE, experiment.outcome_file(START, 0))]
+    for seed in plan.seeds:
+        for arm in ARMS:
+            place = experiment.run_folder(arm, seed)
+            if reinforce(_recipe(experiment, arm, seed), place, experiment.console) is None:
+                raise UserError("stopped; the same command goes on")
+            found.append(_measured(experiment, arm, seed, place / MODEL, experiment.outcome_file(arm, seed)))
+    return found
+
+
+def _recipe(experiment: Experiment, arm: str, seed: int) -> PolicyRecipe:
+    plan, folder = experiment.plan, experiment.folder
+    values: dict[str, Any] = {
+        "name": "sampler-gap",
+        "base": str(folder / BASE),
+        "seed": seed,
+        "data": {"training": [str(folder / TRAINING)], "verifier": "math"},
+        "train": "full",
+        "precision": "fp32",
+        "device": "cpu",
+        "threads": 1,
+        "steps": plan.steps,
+        "rows": plan.rows,
+        "micro_batches": plan.rows,
+        "sampling": {"group": plan.group, "max_tokens": plan.max_tokens},
+        "optimizer": {"lr": plan.lr},
+        "schedule": {"kind": "constant"},
+        "watch_kl": False,
+        # On policy the loss is 0 but for rounding, so that the guard takes any that is not for a spike.
+        "guard": {"warmup": plan.steps + 4},
+    }
+    if arm != TORCH:
+        values["llama"] = {"type_name": plan.type_name}
+    if arm == CORRECTED:
+        values["correction"] = {"name": plan.correction, "high": plan.high}
+    return checked_recipe(PolicyRecipe, values)
+
+
+def _measured(experiment: Experiment, arm: str, seed: int, model: Path, file: Path) -> Outcome:
+    """Return what weights can do, measured once."""
+    if file.exists():
+        return Outcome.model_validate_json(file.read_bytes())
+    file.parent.mkdir(exist_ok=True)
+    base, plan = load_base(model), experiment.plan
+    outcome = Outcome(
+        arm=arm,
+        seed=seed,
+        rewards=tuple(_held_back_rewards(base, experiment)),
+        gaps={
+            name: measured_gap(base, asked_of(base, experiment)[:64], name, plan.group, plan.max_tokens)
+            for name in NUMBER_TYPES
+        },
+    )
+    with replacing(file) as temporary:
+        temporary.write_text(outcome.model_dump_json() + "\n", encoding="utf-8")
+    return outcome
+
+
+def asked_of(base: Base, experiment: Experiment) -> list[Asked]:
+    """Return the held-back tasks as a sampler is asked."""
+    tasks = read_tasks(experiment.folder / HELD_BACK)
+    return [Asked(task, tuple(task.prompt_ids(base.encoder)), n) for n, task in enumerate(tasks)]
+
+
+def _held_back_rewards(base: Base, experiment: Experiment) -> Sequence[float]:
+    """Judge replies that the model itself samples in fp32, whatever sampled while it was trained."""
+    plan, verifier, encoder = experiment.plan, verifier_of("math"), base.encoder
+    asked = asked_of(base, experiment)
+    sampler = EqualLengthSampler(base.model, frozenset(encoder.end_ids), plan.max_tokens)
+    means = []
+    for each, replies in zip(asked, sampler.sample(asked, N_SAMPLES), strict=True):
+        judged = [verifier.score(each.task.item, completion_of(reply, encoder)).value for reply in replies]
+        values = [value for value in judged if value is not None]
+        means.append(sum(values) / len(values))
+    return means
+
+
+def _claim(plan: GapPlan, file: Path) -> None:
+    if file.exists():
+        known = GapPlan.model_validate_json(file.read_bytes())
+        if known.model_copy(update={"seeds": plan.seeds}) != plan:
+            raise UserError(f"{file.parent} holds an experiment with another plan: give another --out")
+    with replacing(file) as temporary:
+        temporary.write_text(plan.model_dump_json(indent=1) + "\n", encoding="utf-8")

@@ -1,0 +1,71 @@
+"""How far llama.cpp's probabilities of sampled tokens are from those of the model itself, at the same weights.
+
+With mu llama.cpp's and o the model's own log-probability of a token that llama.cpp sampled: the mean of |o - mu|,
+the KL divergence of the sampler from the model by its estimate e^(o - mu) - 1 - (o - mu), and the effective sample
+size of weights e^(o - mu), (sum w)^2 / (n sum w^2), of tokens and of whole replies: 1 where both agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic import BaseModel
+
+from modelstack.reasoning.llama_sampler import LlamaSampler
+from modelstack.reasoning.sampled import Asked
+from modelstack.reasoning.served_policy import LlamaSampling
+from modelstack.sft.base import Base
+
+
+class Gap(BaseModel, frozen=True):
+    """Over some sampled tokens."""
+
+    n_tokens: int
+    n_replies: int
+    mean: float
+    largest: float
+    kl: float
+    """Nats a token."""
+    token_sample_size: float
+    """Effective, as a share."""
+    reply_sample_size: float
+
+
+def measured_gap(base: Base, asked: Sequence[Asked], type_name: Any, n_replies: int, max_tokens: int) -> Gap:
+    """Sample with llama.cpp and ask the model of each token."""
+    with LlamaSampler(
+        base,
+        end_ids=frozenset(base.encoder.end_ids),
+        max_tokens=max_tokens,
+        plan=LlamaSampling(type_name=type_name, max_rows=64),
+    ) as sampler:
+        groups = sampler.sample(asked, n_replies)
+    apart = [
+        _own_log_probs(base, each.prompt_ids, reply.ids) - torch.tensor(reply.log_probs, dtype=torch.float64)
+        for each, group in zip(asked, groups, strict=True)
+        for reply in group
+    ]
+    of_tokens, of_replies = torch.cat(apart), torch.stack([reply.sum() for reply in apart])
+    return Gap(
+        n_tokens=len(of_tokens),
+        n_replies=len(of_replies),
+        mean=float(of_tokens.abs().mean()),
+        largest=float(of_tokens.abs().max()),
+        kl=float((torch.expm1(of_tokens) - of_tokens).mean()),
+        token_sample_size=effective_share(of_tokens),
+        reply_sample_size=effective_share(of_replies),
+    )
+
+
+def effective_share(log_weights: torch.Tensor) -> float:
+    """Return the effective sample size of weights, as a share of their number."""
+    weights = (log_weights - log_weights.max()).exp()
+    return float(weights.sum() ** 2 / (len(weights) * (weights**2).sum()))
+
+
+@torch.no_grad()
+def _own_log_probs(base: Base, prompt: Sequence[int], ids: Sequence[int]) -> torch.Tensor:
+    logits_TV = base.model(torch.tensor([[*prompt, *ids]])).logits_BTV[0, len(prompt) - 1 : -1].double()
+    return torch.log_softmax(logits_TV, -1)[range(len(ids)), list(ids)]

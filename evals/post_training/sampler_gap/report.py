@@ -1,0 +1,136 @@
+"""Tables, picture and record of the experiment: what each sampler's rollouts taught, and how far it was off."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+from evals.harness.suite import Table
+from evals.post_training.sampler_gap.arms import (
+    ARMS,
+    CORRECTED,
+    N_SAMPLES,
+    START,
+    TORCH,
+    UNCORRECTED,
+    Experiment,
+    Outcome,
+)
+from evals.statistics import Interval, mean_interval, paired_difference
+from modelstack.files import replacing
+
+REPORT_FILE, RESULTS_FILE, PLOT_FILE = "report.md", "results.json", "rewards.png"
+PANELS = {"reward": "mean reward of sampled replies", "sampler_gap/mean": "mean |o - mu| of a token"}
+COLOURS = {TORCH: "#444444", CORRECTED: "#1f6f8b", UNCORRECTED: "#c0561f"}
+DIFFERENCES = ((TORCH, CORRECTED), (TORCH, UNCORRECTED), (UNCORRECTED, CORRECTED))
+
+
+def write_report(experiment: Experiment, found: list[Outcome], command: str) -> list[Table]:
+    """Write Markdown, JSON and a picture; return the tables."""
+    tables = [_rewards(found), _differences(found), _gaps(experiment, found)]
+    _draw(experiment, experiment.folder / PLOT_FILE)
+    plan = experiment.plan
+    lines = [
+        "# Rollouts by quantised llama.cpp",
+        "",
+        f"`{command}`: {len(plan.seeds)} seeds, {plan.steps} steps of {plan.rows} prompts with {plan.group} "
+        f"replies, all weights trained; llama.cpp samples with {plan.type_name}, the correction is "
+        f"{plan.correction} at {plan.high:g}. Held-back rewards are of {N_SAMPLES} replies to each task, sampled "
+        f"by the model in fp32; intervals are 95 %, by bootstrap over the tasks of all seeds, and over pairs of "
+        f"the same seed and task. They take these seeds as they are; how seeds scatter is a column of its own.",
+        "",
+    ]
+    for table in tables:
+        lines += [f"## {table.title}", "", f"| {' | '.join(table.columns)} |", f"|{'---|' * len(table.columns)}"]
+        lines += [f"| {' | '.join(row)} |" for row in table.rows] + [""]
+    lines.append(f"![rewards]({PLOT_FILE})")
+    with replacing(experiment.folder / REPORT_FILE) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with replacing(experiment.folder / RESULTS_FILE) as temporary:
+        temporary.write_text(json.dumps(_record(experiment, found), indent=1) + "\n", encoding="utf-8")
+    return tables
+
+
+def pooled(found: list[Outcome], arm: str) -> list[float]:
+    """Return the held-back rewards of an arm, seed after seed."""
+    ordered = sorted((each for each in found if each.arm == arm), key=lambda each: each.seed)
+    return [reward for each in ordered for reward in each.rewards]
+
+
+def _rewards(found: list[Outcome]) -> Table:
+    rows = []
+    for arm in (START, *ARMS):
+        of_seeds = [f"{statistics.fmean(each.rewards):.3f}" for each in found if each.arm == arm]
+        rows.append((arm, str(mean_interval(pooled(found, arm))), ", ".join(of_seeds)))
+    return Table("Reward on held-back tasks", ("rollouts", "reward", "by seed"), tuple(rows))
+
+
+def _differences(found: list[Outcome]) -> Table:
+    rows = tuple(
+        (f"{second} over {first}", str(_difference(found, first, second))) for first, second in DIFFERENCES
+    )
+    return Table("Differences, same seeds and tasks", ("", "reward"), rows)
+
+
+def _difference(found: list[Outcome], first: str, second: str) -> Interval:
+    return paired_difference(pooled(found, first), pooled(found, second))
+
+
+def _gaps(experiment: Experiment, found: list[Outcome]) -> Table:
+    rows = []
+    for arm in (START, *ARMS):
+        of_arm = [each for each in found if each.arm == arm]
+        for name in of_arm[0].gaps:
+            gaps = [each.gaps[name] for each in of_arm]
+            figures = [
+                [gap.mean for gap in gaps],
+                [gap.largest for gap in gaps],
+                [gap.kl for gap in gaps],
+                [gap.token_sample_size for gap in gaps],
+                [gap.reply_sample_size for gap in gaps],
+            ]
+            rows.append((arm, name, *(f"{statistics.fmean(values):.4f}" for values in figures)))
+    columns = ("weights after", "type", "mean abs", "largest", "KL", "sample size, tokens", "sample size, replies")
+    n_replies = found[0].gaps[experiment.plan.type_name].n_replies
+    return Table(f"Sampler's gap at the same weights, {n_replies} replies a seed", columns, tuple(rows))
+
+
+def _record(experiment: Experiment, found: list[Outcome]) -> dict[str, Any]:
+    def told(interval: Interval) -> dict[str, float]:
+        return {"value": interval.value, "low": interval.low, "high": interval.high, "n": interval.n}
+
+    curves = {
+        arm: {str(s): {key: experiment.curve(arm, s, key) for key in PANELS} for s in experiment.plan.seeds}
+        for arm in ARMS
+    }
+    return {
+        "plan": experiment.plan.model_dump(mode="json"),
+        "rewards": {arm: told(mean_interval(pooled(found, arm))) for arm in (START, *ARMS)},
+        "differences": {f"{b} over {a}": told(_difference(found, a, b)) for a, b in DIFFERENCES},
+        "outcomes": [each.model_dump(mode="json") for each in found],
+        "curves": curves,
+    }
+
+
+def _draw(experiment: Experiment, file: Path) -> None:
+    """Draw both panels: each seed thin, the mean of seeds thick."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(1, len(PANELS), figsize=(10, 3.6), layout="constrained")
+    for ax, (key, title) in zip(axes, PANELS.items(), strict=True):
+        for arm in ARMS:
+            curves = [experiment.curve(arm, seed, key) for seed in experiment.plan.seeds]
+            for curve in curves:
+                ax.plot(curve, color=COLOURS[arm], linewidth=0.6, alpha=0.4)
+            ax.plot([statistics.fmean(at) for at in zip(*curves, strict=True)], color=COLOURS[arm], label=arm)
+        ax.set_title(title)
+        ax.set_xlabel("step")
+    axes[0].legend()
+    with replacing(file) as temporary:
+        figure.savefig(temporary, format="png", dpi=110)
+    pyplot.close(figure)

@@ -1,0 +1,156 @@
+"""Tasks, a training for every seed, all measured; every step leaves a file, and what is there stays."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from agentkit.models.shipped import shipped_folder
+from evals.post_training.verifiable.kinds import (
+    HELD_BACK_SEED,
+    N_HELD_BACK,
+    N_TRAINING,
+    TRAINING_SEED,
+    Kind,
+)
+from evals.post_training.verifiable.measuring import Asking, Rates, kept_rates, rates
+from modelstack.errors import UserError
+from modelstack.files import replacing, sha256_of
+from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
+from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.reasoning.run import reinforce
+from modelstack.reasoning.task_verifiers import verifier_of
+from modelstack.reasoning.task_writing.written import Side, tasks_of, write_tasks
+from modelstack.recipe_file import read_recipe
+from modelstack.sft.stage import ADAPTER_GGUF
+from modelstack.sft.unpack import unpack
+
+TRAINING, HELD_BACK, FIGURES, RUNS, START = "train.jsonl", "held-back.jsonl", "figures", "runs", "start"
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What is run."""
+
+    kind: Kind
+    weights: Path
+    """GGUF file of the base."""
+    model: str
+    """Its id in the catalog."""
+    seeds: Sequence[int]
+    overrides: Sequence[str] = ()
+    """Keys over the recipe's, `key=value`."""
+    n_held_back: int = N_HELD_BACK
+    n_samples: int = 4
+
+
+@dataclass(frozen=True, slots=True)
+class OfSeed:
+    """One training."""
+
+    seed: int
+    folder: Path
+    after: Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """All that was measured."""
+
+    wanted: Wanted
+    recipe: PolicyRecipe
+    before: Rates
+    seeds: tuple[OfSeed, ...]
+
+
+def run(wanted: Wanted, out: Path, console: Console) -> Outcome:
+    """Run an experiment, or go on with it.
+
+    Raises:
+        UserError: The folder holds another experiment, a recipe is wrong, a reward was hacked, or the run was
+            asked to stop.
+    """
+    kind = wanted.kind
+    recipe = read_recipe(PolicyRecipe, kind.recipe, [*wanted.overrides, *_places(wanted, out)])
+    _claim(wanted, recipe, out)
+    _written(out / TRAINING, kind, "train", N_TRAINING, TRAINING_SEED)
+    _written(out / HELD_BACK, kind, "held-back", wanted.n_held_back, HELD_BACK_SEED)
+    start = _start(wanted, out)
+    recipe = recipe.model_copy(
+        update={"base": str(start or wanted.weights), "weights": str(wanted.weights) if start else None}
+    )
+    tasks = [task.judged_by(kind.verifier) for task in read_tasks(out / HELD_BACK)]
+    ask = _asker(wanted, recipe, tasks, out, console)
+    before = ask("before", start and start / ADAPTER_GGUF)
+    found: list[OfSeed] = []
+    for seed in wanted.seeds:
+        folder = out / RUNS / f"seed-{seed}"
+        if reinforce(recipe.model_copy(update={"seed": seed}), folder, console) is None:
+            raise UserError("stopped; the same command goes on")
+        found.append(OfSeed(seed, folder, ask(f"seed-{seed}", folder / ADAPTER_GGUF)))
+    return Outcome(wanted, recipe, before, tuple(found))
+
+
+def _places(wanted: Wanted, out: Path) -> list[str]:
+    return [
+        f"base={json.dumps(str(wanted.weights))}",
+        f"data.training={json.dumps([str(out / TRAINING)])}",
+        f"data.validation={json.dumps([str(out / HELD_BACK)])}",
+    ]
+
+
+def _claim(wanted: Wanted, recipe: PolicyRecipe, out: Path) -> None:
+    """Let a folder be of one experiment; seeds may be added."""
+    file = out / "experiment.json"
+    told = recipe.model_dump(mode="json", exclude={"base", "weights", "data", "seed"})
+    claim: dict[str, Any] = {
+        "task": wanted.kind.name,
+        "base_sha256": sha256_of(wanted.weights),
+        "recipe": told,
+        "n_held_back": wanted.n_held_back,
+        "n_samples": wanted.n_samples,
+    }
+    if file.is_file() and (known := json.loads(file.read_text(encoding="utf-8"))) != claim:
+        differs = sorted(key for key in claim if known.get(key) != claim[key])
+        raise UserError(f"{out} holds another experiment, its {', '.join(differs)} differs: give another --out")
+    out.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as temporary:
+        temporary.write_text(json.dumps(claim, indent=2) + "\n", encoding="utf-8")
+
+
+def _written(file: Path, kind: Kind, side: Side, n: int, seed: int) -> None:
+    if not file.is_file():
+        write_tasks(file, tasks_of(kind.source(seed), side, n, seed))
+
+
+def _start(wanted: Wanted, out: Path) -> Path | None:
+    """Return the stage that is trained on; None: the base itself."""
+    if not wanted.kind.has_tool_adapter:
+        return None
+    shipped = shipped_folder(wanted.model)
+    if shipped is None:
+        raise UserError(f"{wanted.kind.name} begins with the adapter for tools, and {wanted.model!r} has none")
+    return unpack(shipped, wanted.weights, out / START).path
+
+
+def _asker(
+    wanted: Wanted, recipe: PolicyRecipe, tasks: Sequence[PolicyTask], out: Path, console: Console
+) -> Callable[[str, Path | None], Rates]:
+    plan = recipe.sampling
+    asking = Asking(plan.max_tokens, plan.temperature, wanted.n_samples, n_threads=recipe.threads or 1)
+
+    def ask(name: str, adapter: Path | None) -> Rates:
+        with console.status(f"{name}: {len(tasks)} held-back tasks"):
+            found = kept_rates(
+                out / FIGURES / f"{name}.json",
+                lambda: rates(wanted.weights, adapter, tasks, verifier_of(wanted.kind.verifier), asking),
+            )
+        console.print(f"{name}: greedy {found.greedy}, sampled {found.sampled}", markup=False, highlight=False)
+        return found
+
+    return ask

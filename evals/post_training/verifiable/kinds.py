@@ -1,0 +1,74 @@
+"""The three experiments: which tasks, by which recipe, on which weights.
+
+Sizes of files and the tasks' settings stand here, what is trained with and how long in `recipes/rl-*.toml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from modelstack.reasoning.task_golds import VerifierName
+from modelstack.reasoning.task_writing.effect_tasks import effects_source
+from modelstack.reasoning.task_writing.gym_tasks import GymSettings, gym_source
+from modelstack.reasoning.task_writing.json_tasks import json_source
+from modelstack.reasoning.task_writing.written import Source
+
+RECIPES = Path(__file__).parents[3] / "recipes"
+N_TRAINING, N_HELD_BACK = 600, 120
+HELD_BACK_SEED, TRAINING_SEED = 1, 0
+"""Of the files, which are the same for all seeds of the training."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One experiment."""
+
+    name: str
+    verifier: VerifierName
+    source: Callable[[int], Source]
+    """From a seed."""
+    what: str
+    """For the report."""
+    has_tool_adapter: bool = False
+    """Whether it begins with the adapter that the package carries; else with the base alone."""
+
+    @property
+    def recipe(self) -> Path:
+        """Return the recipe's file."""
+        return RECIPES / f"rl-{self.name}.toml"
+
+
+ARITHMETIC = GymSettings(
+    task="chain_sum",
+    config={"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2},
+    form="equation",
+)
+KINDS: Mapping[str, Kind] = {
+    kind.name: kind
+    for kind in (
+        Kind(
+            "arithmetic",
+            "gym",
+            lambda seed: gym_source(ARITHMETIC, seed),
+            "Sums and differences of two numbers of one or two digits (reasoning-gym's chain_sum), written as an "
+            "equation and nothing else.",
+        ),
+        Kind(
+            "json",
+            "json",
+            lambda seed: json_source(),
+            "A sentence as strict JSON with the keys that are asked for: no fence, no words, no key more, every "
+            "value as in the sentence. Half of the held-back tasks are about things that are never trained on.",
+        ),
+        Kind(
+            "effects",
+            "effects",
+            lambda seed: effects_source(),
+            "Calls that must leave a small world as the gold calls leave it; no tool fits one in eight. Half of "
+            "the held-back tasks are of worlds that are never trained on, the others in words that are not.",
+            has_tool_adapter=True,
+        ),
+    )
+}

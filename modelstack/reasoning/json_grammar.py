@@ -1,0 +1,76 @@
+"""The grammar of a reply that is one JSON value, without the wrapping that the convention gives to answers.
+
+For tasks whose verifier reads bare JSON (`verifiers.formats.StrictJson`). The parts are those of `toolcalls`:
+llguidance's masks, and the recogniser that knows how to close a value before the budget ends. Keywords that no
+mask can hold (`uniqueItems`, `not`, ...) are left to the verifier. This file needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any
+
+from modelstack.inference.grammar import Grammar, GrammarError
+from modelstack.tokenizer.vocabulary import Vocabulary
+from modelstack.toolcalls.coverage import UnsupportedSchemaError, unsupported, without
+from modelstack.toolcalls.dialects import modernise
+from modelstack.toolcalls.llguidance_engine import LLGuidanceTemplate, build_tokenizer
+from modelstack.toolcalls.pointers import SchemaReferenceError
+from modelstack.toolcalls.schemas import MergeError, normalise
+from modelstack.toolcalls.shape_builder import ShapeBuilder
+from modelstack.toolcalls.shapes import LargestSteps, Response
+from modelstack.toolcalls.tokens import TokenTable
+from modelstack.toolcalls.tracking import TrackedGrammar
+from modelstack.toolcalls.validation import check_schema
+
+ENGINE = "llguidance"
+KEPT = 64
+"""Compiled schemas; one takes 0.1 to 3 MB."""
+
+
+class JsonCompiler:
+    """Compiles schemas for one vocabulary. Not thread-safe."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        """Prepare the vocabulary."""
+        self._tokens = TokenTable(vocabulary)
+        self._tokenizer = build_tokenizer(vocabulary)
+        self._compiled: OrderedDict[str, tuple[LLGuidanceTemplate, Response, LargestSteps]] = OrderedDict()
+
+    def start(self, schema: Mapping[str, Any]) -> Grammar:
+        """Return the grammar of a new value: compact, its keys in the order of the schema, nothing unknown.
+
+        Raises:
+            UnsupportedSchemaError: The schema is none, refers to what is not there, or cannot be compiled.
+        """
+        key = json.dumps(schema)
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(schema)
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(key)
+        template, response, steps = self._compiled[key]
+        return TrackedGrammar(template.start(), self._tokens, response, steps)
+
+    def _compile(self, schema: Mapping[str, Any]) -> tuple[LLGuidanceTemplate, Response, LargestSteps]:
+        modern = modernise(schema)
+        if (wrong := check_schema(modern)) is not None:
+            raise UnsupportedSchemaError("schema", wrong[0], ENGINE, wrong[1])
+        held = without(modern, [use for use, _ in unsupported(modern, "", ENGINE)])
+        try:
+            normal = normalise(held, is_arguments=False)
+            template = LLGuidanceTemplate(_lark(normal), self._tokenizer, self._tokens)
+        except (MergeError, SchemaReferenceError, GrammarError) as error:
+            raise UnsupportedSchemaError("schema", "", ENGINE, str(error)) from error
+        builder = ShapeBuilder(self._tokens.price, ordered=True)
+        response = Response(options=(builder.value(normal),))
+        builder.shapes.append(response)
+        builder.settle()
+        return template, response, builder.largest_steps()
+
+
+def _lark(schema: Mapping[str, Any]) -> str:
+    compact = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
+    return f"start: %json {json.dumps({**schema, 'x-guidance': compact})}"

@@ -1,0 +1,1 @@
+"""Files of verifiable tasks, made by seed: arithmetic and puzzles, strict JSON, calls with effects."""

@@ -1,0 +1,175 @@
+"""After fine-tuning, reinforcement on the same requests: the policy's own calls, paid where they are right.
+
+Imitation teaches each token of the right reply; here the whole reply counts, so what is still wrong about one in
+three of its own tries is what the model learns from. Rewards compare calls (`verifiers.calls`), and no server is
+called: what a tool that only reads would give back was tried when the data were made (`build`). Questions back
+are left out, since to such a reward an abstention is as right as a question.
+
+Of the training side alone: the test's words and values are never seen. The new adapter is kept where it is no
+worse on the held-back requests, decoded as they are served; otherwise fine-tuning's stays.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.reasoning.policy_tasks import TaskLine
+from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.reasoning.run import reinforce
+from modelstack.reasoning.task_writing.written import CANARY_SHARE, write_tasks
+from modelstack.recipe_file import checked_recipe
+from modelstack.sft.exact_calls import EXACT, Question, ask, lines, measured
+from modelstack.sft.examples import Example, read_examples
+from modelstack.sft.rendering import render
+from modelstack.sft.stage import ADAPTER_GGUF, Stage
+from modelstack.sft.stage_record import Measurement
+from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
+from specialise.build import TEST, TRAINING
+from specialise.recipe import SpecialiseRecipe
+
+TASKS, FIGURES, REPLIES = "tasks.jsonl", "reinforced.json", "replies-reinforced.jsonl"
+_NOT_JUDGED = frozenset({"clarify", "answer"})
+"""Kinds of examples whose right reply is in words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reinforced:
+    """What came of it."""
+
+    stage: Stage
+    before: Measurement
+    """Exact replies to the held-back requests, of fine-tuning's adapter."""
+    after: Measurement
+
+    @property
+    def is_kept(self) -> bool:
+        """Return whether the new adapter is no worse."""
+        return self.after.value >= self.before.value
+
+
+def reinforced(
+    recipe: SpecialiseRecipe, tuned: Stage, weights: Path, data: Path, out: Path, console: Console
+) -> Reinforced | None:
+    """Reinforce a fine-tuned adapter, or go on with it; None where it was asked to stop.
+
+    Args:
+        recipe: Of the specialisation; its `reinforce` says how long.
+        tuned: The stage of fine-tuning.
+        weights: The base's GGUF file.
+        data: Folder of the specialisation's data.
+        out: Folder of this stage.
+        console: To show on.
+
+    Raises:
+        UserError: The recipe asks for none, nothing can be judged, or the reward was hacked.
+    """
+    if recipe.reinforce is None:
+        raise UserError("the recipe has no table 'reinforce': give one")
+    tasks = data / TASKS
+    if not tasks.is_file():
+        write_tasks(tasks, iter(list(tasks_of(read_examples(data / TRAINING), recipe.seed))))
+    stage = reinforce(policy_recipe(recipe, tuned, weights, tasks), out, console)
+    if stage is None:
+        return None
+    (before,) = [each for each in tuned.record.evaluation.after if each.name == EXACT]
+    return Reinforced(stage, before, _exact(stage, weights, list(read_examples(data / TEST))))
+
+
+def tasks_of(examples: Iterable[Example], seed: int) -> Iterator[TaskLine]:
+    """Give the tasks of examples that have a right call or none, canaries among them.
+
+    A canary's gold has values that nobody could know; whoever is paid for one has found a hole.
+
+    Raises:
+        UserError: No example can be judged.
+    """
+    chance = random.Random(f"canaries {seed}")
+    n_given = 0
+    for example in examples:
+        if example.kind in _NOT_JUDGED:
+            continue
+        gold: list[dict[str, Any]] = [{"name": c.name, "arguments": c.arguments} for c in example.calls]
+        unknowable = [_unknowable(call, chance) for call in gold]
+        is_canary = unknowable != gold and chance.random() < CANARY_SHARE
+        n_given += 1
+        yield TaskLine(
+            id=example.id,
+            messages=example.messages,
+            tools=example.tools,
+            gold=unknowable if is_canary else gold,
+            canary=is_canary,
+            license=example.license,
+            source=example.source,
+        )
+    if not n_given:
+        raise UserError("no example has a call that could be judged: there is nothing to reinforce")
+
+
+def policy_recipe(recipe: SpecialiseRecipe, tuned: Stage, weights: Path, tasks: Path) -> PolicyRecipe:
+    """Return the recipe of the reinforcement."""
+    wanted = recipe.reinforce
+    assert wanted is not None  # the caller's check
+    return checked_recipe(
+        PolicyRecipe,
+        {
+            "name": f"{recipe.name}-reinforced",
+            "base": str(tuned.path),
+            "weights": str(weights),
+            "seed": recipe.seed,
+            "steps": wanted.steps,
+            "rows": wanted.prompts,
+            "micro_batches": wanted.prompts,
+            "data": {"training": [str(tasks)], "verifier": "calls"},
+            "sampling": {"group": wanted.group, "max_tokens": wanted.max_tokens, "refill": 2},
+            "optimizer": {"lr": wanted.lr},
+            "schedule": {"kind": "constant"},
+            "checkpoints": {"every": 10, "keep": 2},
+        },
+    )
+
+
+def section(result: Reinforced) -> str:
+    """Return what the report says of it."""
+    before, after = _shown(result.before), _shown(result.after)
+    kept = "Its adapter is the one beside this page." if result.is_kept else "Fine-tuning's adapter was kept."
+    return (
+        f"## Reinforced\n\n{result.stage.record.what} Exact replies to the {result.after.n} held-back requests: "
+        f"{before} before, {after} after. {kept}\n"
+    )
+
+
+def _unknowable(call: dict[str, Any], chance: random.Random) -> dict[str, Any]:
+    """Return a call with words in it that no request says; the call itself where it has no words."""
+    arguments = {
+        key: f"{chance.getrandbits(64):016x}" if isinstance(value, str) else value
+        for key, value in call["arguments"].items()
+    }
+    return {"name": call["name"], "arguments": arguments}
+
+
+def _exact(stage: Stage, weights: Path, examples: Sequence[Example]) -> Measurement:
+    file = stage.path / FIGURES
+    if not file.is_file():
+        with LlamaCppEngine(weights, lora_path=stage.path / ADAPTER_GGUF) as engine:
+            encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+            questions = [Question.of(one, render(one, encoder)) for one in examples]
+            answered = ask(engine, questions)
+        with replacing(stage.path / REPLIES) as temporary:
+            temporary.write_text("".join(lines(answered)), encoding="utf-8")
+        with replacing(file) as temporary:
+            temporary.write_text(measured(answered)[0].model_dump_json() + "\n", encoding="utf-8")
+    return Measurement.model_validate_json(file.read_bytes())
+
+
+def _shown(figure: Measurement) -> str:
+    low, high = figure.low or 0.0, 1.0 if figure.high is None else figure.high
+    return f"{100 * figure.value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
