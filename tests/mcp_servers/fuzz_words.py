@@ -64,6 +64,11 @@ _ZONES = ("", "Europe/Berlin", "Asia/Tokyo")
 _MEMORY = ("name", "names", "entityName", "entityNames", "from", "to", "query", "entity", "fact")
 
 OWN_WORDS: dict[str, dict[str, tuple[str, ...]]] = {
+    "browser": {
+        "ref": ("e1", "e2", "e3", "e4", "e99"),
+        "text": ("Name", "End", "words\n"),
+        "key": ("Enter", "Tab", "Control+a", "Escape"),
+    },
     "fetch": {"url": ("https://[::1]/a", "http://10.0.0.1:8080/b?c=d")},
     "filesystem": {
         "path": (".", "readme.md", "notes", "notes/a.md", "new.txt"),

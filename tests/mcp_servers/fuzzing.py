@@ -19,7 +19,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import AsyncGenerator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,12 @@ from jsonschema import Draft202012Validator
 from mcp import Client, StdioServerParameters, stdio_client
 from mcp.shared.exceptions import MCPError
 
+from tests.mcp_servers.browser_site import CHROMIUM, Site
 from tests.mcp_servers.fuzz_words import OWN_WORDS, WORDS
 from tests.mcp_servers.git_repository import new_repository
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+FORM = "<form><label>Name <input name=name></label><button>Send</button></form><p style='height:3000px'>End</p>"
 CALL_TIMEOUT_S = 90.0
 """Above every server's own limits, an export's 60 s too: a call that takes longer hangs."""
 
@@ -50,12 +52,14 @@ class Served:
     tool: str
     """Of an ordinary call."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By argument, texts that are known when it is served."""
 
 
 @contextmanager
 def world() -> Iterator[dict[str, Served]]:
-    """Make what the servers serve, in a folder that is thrown away."""
-    with tempfile.TemporaryDirectory() as name:
+    """Make what the servers serve, in a folder that is thrown away; with a browser where one is installed."""
+    with tempfile.TemporaryDirectory() as name, closing(Site()) as site:
         folder = Path(name)
         repository = new_repository(folder / "repository")
         with sqlite3.connect(folder / "shop.db") as database:
@@ -68,7 +72,11 @@ def world() -> Iterator[dict[str, Served]]:
         shop = [str(folder / "shop.db"), "--write", "--export", str(folder / "exports"), "--timeout", "0.5"]
         files = str(folder / "files")
         git = [str(repository), "--write", "--author", "A <a@example.org>"]
-        yield {
+        page = site.page("/form", FORM)
+        browser = Served(
+            ["--allow", site.origin], "open", {"url": page}, {"url": (page, f"{site.origin}/nothing")}
+        )
+        yield ({"browser": browser} if CHROMIUM else {}) | {
             "fetch": Served([], "fetch", {"url": "http://127.0.0.1"}),
             "filesystem": Served([files, "--write"], "list_directory"),
             "git": Served(git, "git_branches"),
@@ -246,7 +254,7 @@ def fuzz(name: str, served: Served, *, seconds: float, start: int, max_calls: in
             max_examples=max_calls, deadline=None, database=None, phases=[Phase.generate],
             suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much],
         )  # fmt: skip
-        @given(calls_of(tools, OWN_WORDS[name]))
+        @given(calls_of(tools, {**OWN_WORDS[name], **served.words}))
         def go_on(call: tuple[str, dict[str, Any]]) -> None:
             if time.monotonic() > deadline:
                 raise TimeIsOver

@@ -7,15 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
+from tests.mcp_servers.browser_site import CHROMIUM, needs_chromium
 from tests.mcp_servers.fuzzing import fitting, fuzz, world
 
+BROWSER = pytest.param("browser", marks=[needs_chromium, pytest.mark.xdist_group("browser")])
 SERVERS = ("fetch", "filesystem", "git", "memory", "python", "search", "sqlite", "time")
 
 
-@pytest.mark.parametrize("name", SERVERS)
+@pytest.mark.parametrize("name", [*SERVERS, BROWSER])
 def test_every_call_is_answered_and_none_kills_the_server(name: str) -> None:
     with world() as servers:
-        assert set(servers) == set(SERVERS)
+        assert set(servers) == {*SERVERS, *(["browser"] if CHROMIUM else [])}
         tally = fuzz(name, servers[name], seconds=20, start=7, max_calls=30)
     assert tally.problems == []
     assert tally.answers["ok"] + tally.answers["error"] >= 20
