@@ -145,7 +145,8 @@ class _Renderer:
         weights = self.options.weights
         self.rendered.read(self.encoder.generation_ids(self.last_role or "user"))
         if reply and not calls:
-            ids = self.encoder.content_ids(render_answer(reply, _TEXT))
+            # Where no tool is known nothing can be taken for a call, and JSON is written as it is asked for.
+            ids = self.encoder.content_ids(render_answer(reply, _TEXT) if self.specs else reply)
             self.rendered.write(ids, [weights.text] * len(ids))
             self._end_turn(weights.text)
             return

@@ -219,6 +219,12 @@ def test_words_that_begin_like_a_call_are_led_in_as_the_runtime_does(toy: ChatEn
     assert learnt(render(example(kind="answer", calls=[], reply="[1] is it."), toy), toy).startswith("Answer: [1]")
 
 
+def test_json_is_learnt_as_it_stands_where_no_tool_is_known(toy: ChatEncoder) -> None:
+    for reply in ('{"name": "Rome"}', "[1, 2]"):
+        written = learnt(render(example(kind="answer", tools=[], calls=[], reply=reply), toy), toy)
+        assert written.startswith(reply)
+
+
 def test_an_abstention_that_the_prompt_does_not_offer_is_refused(toy: ChatEncoder) -> None:
     one = CONVERSATIONS["no call"]
     with pytest.raises(UserError, match="example 'a-1'.*target is to abstain"):
