@@ -55,7 +55,7 @@ def _run_late(name: str) -> None:
     if spec is None or spec.loader is None:
         return  # not installed: the import proper says so
     package = importlib.util.module_from_spec(spec)
-    package.__getattr__ = _LateInit(spec.loader, package)  # type: ignore[method-assign]  # PEP 562
+    package.__dict__["__getattr__"] = _LateInit(spec.loader, package)  # PEP 562
     sys.modules[name] = package
     parent, _, child = name.rpartition(".")
     if parent:

@@ -19,7 +19,7 @@ from modelstack.errors import UserError
 from modelstack.files import sha256_of
 from modelstack.preferences.examples import Preference, read_preferences
 from modelstack.preferences.methods import form_of, has_reference
-from modelstack.preferences.recipe import PreferenceRecipe, PreferenceResolved
+from modelstack.preferences.recipe import PreferenceData, PreferenceResolved
 from modelstack.preferences.scores import Sums, kept_reference, score
 from modelstack.preferences.units import Units, units_of
 from modelstack.runs.prepare import Told
@@ -56,12 +56,7 @@ def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, to
     """
     recipe = resolved.recipe
     told("reading preferences")
-    empty: list[int] = []
-    on_empty = empty.append if recipe.data.skip_empty else None
-    training = {file.path: list(read_preferences(file.path, on_empty)) for file in recipe.data.training}
-    n_empty = len(empty)
-    validation = {path: list(read_preferences(path, on_empty)) for path in recipe.data.validation}
-    refuse_both_sides(training, validation)
+    training, validation, n_empty = read_sides(recipe.data)
     told("loading the base")
     base = load_start(recipe, resolved.lora, start)
     told("rendering preferences")
@@ -87,7 +82,7 @@ def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, to
             units,
             lambda n: told(f"asking the reference: {n:,} of {len(units):,}"),
         )
-    manifest = manifest_of(recipe, training, validation, sum(units.n_dropped.values()) + n_empty)
+    manifest = manifest_of(recipe.data, training, validation, sum(units.n_dropped.values()) + n_empty)
     return Prepared(start, base, units, reference, held_back, before, manifest)
 
 
@@ -97,13 +92,22 @@ def drawn_pairs(preferences: list[Preference], n_most: int, seed: int) -> list[P
     return sorted(pairs, key=lambda each: hashlib.sha256(f"{seed} {each.id}".encode()).digest())[:n_most]
 
 
-def refuse_both_sides(training: dict[str, list[Preference]], validation: dict[str, list[Preference]]) -> None:
-    """Refuse conversations that are trained on and measured on.
+def read_sides(data: PreferenceData) -> tuple[dict[str, list[Preference]], dict[str, list[Preference]], int]:
+    """Return what is trained on and what is measured on, by file, and how many to train on were empty.
 
     Raises:
-        UserError: There are some.
+        UserError: A file is broken, or a conversation is on both sides.
     """
+    empty: list[int] = []
+    on_empty = empty.append if data.skip_empty else None
+    training = {file.path: list(read_preferences(file.path, on_empty)) for file in data.training}
+    n_empty = len(empty)
+    validation = {path: list(read_preferences(path, on_empty)) for path in data.validation}
+    _refuse_both_sides(training, validation)
+    return training, validation, n_empty
 
+
+def _refuse_both_sides(training: dict[str, list[Preference]], validation: dict[str, list[Preference]]) -> None:
     def asked(preference: Preference) -> str:
         return json.dumps([message.model_dump(mode="json") for message in preference.messages])
 
@@ -122,13 +126,13 @@ def _reference_fingerprint(resolved: PreferenceResolved, units: Units) -> str:
 
 
 def manifest_of(
-    recipe: PreferenceRecipe,
+    data: PreferenceData,
     training: dict[str, list[Preference]],
     validation: dict[str, list[Preference]],
     n_left_out: int,
 ) -> DataManifest:
     """Return what a stage says of its files, and how many examples were left out."""
-    shares = {file.path: file.share for file in recipe.data.training}
+    shares = {file.path: file.share for file in data.training}
     roles: tuple[tuple[Literal["training", "validation"], dict[str, list[Preference]]], ...] = (
         ("training", training),
         ("validation", validation),

@@ -7,14 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from modelstack.preferences.examples import Preference, read_preferences
-from modelstack.preferences.prepare import drawn_pairs, manifest_of, refuse_both_sides
-from modelstack.preferences.recipe import PreferenceRecipe
+from modelstack.preferences.examples import Preference
+from modelstack.preferences.prepare import drawn_pairs, manifest_of, read_sides
 from modelstack.preferences.reward_recipe import RewardResolved
 from modelstack.preferences.reward_scores import score_pairs
 from modelstack.preferences.units import Units, units_of
@@ -51,12 +49,7 @@ def prepare_reward(resolved: RewardResolved, start: StartingPoint, told: Told) -
     """
     recipe = resolved.recipe
     told("reading preferences")
-    empty: list[int] = []
-    on_empty = empty.append if recipe.data.skip_empty else None
-    training = {file.path: list(read_preferences(file.path, on_empty)) for file in recipe.data.training}
-    n_empty = len(empty)
-    validation = {path: list(read_preferences(path, on_empty)) for path in recipe.data.validation}
-    refuse_both_sides(training, validation)
+    training, validation, n_empty = read_sides(recipe.data)
     told("loading the base")
     base = load_start(recipe, resolved.lora, start)
     model = ValueModel(base.model)
@@ -78,7 +71,6 @@ def prepare_reward(resolved: RewardResolved, start: StartingPoint, told: Told) -
         )
         told("scoring held-back pairs")
         before = score_pairs(model, held_back)
-    # Of the recipe the manifest reads the table of data alone, which the two kinds of recipes share.
     n_left_out = sum(units.n_dropped.values()) + n_empty
-    manifest = manifest_of(cast(PreferenceRecipe, recipe), training, validation, n_left_out)
+    manifest = manifest_of(recipe.data, training, validation, n_left_out)
     return PreparedReward(start, base, model, units, held_back, before, manifest)

@@ -75,7 +75,8 @@ def _assemble(
     on_event: Callable[[str], None],
 ) -> tuple[Run, GuardedRun, PairLoader]:
     recipe = resolved.recipe
-    order = row_order(recipe, recipe.data.row_tokens, "padded")
+    data = recipe.data
+    order = row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout="padded")
     loader = PairLoader(prepared.units, order, pairs_per_batch=recipe.rows // recipe.micro_batches)
     n_steps = steps_of(recipe, len(prepared.units))
     passes = RewardPasses(prepared.model, recipe.loss)

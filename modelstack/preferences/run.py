@@ -71,7 +71,8 @@ def _assemble(
     resolved: PreferenceResolved, prepared: Prepared, folder: RunFolder, metrics: Metrics, on_event: Any
 ) -> tuple[Run, GuardedRun, UnitLoader]:
     recipe, units = resolved.recipe, prepared.units
-    order = row_order(recipe, recipe.data.row_tokens, "padded")
+    data = recipe.data
+    order = row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout="padded")
     loader = UnitLoader(units, order, units_per_batch=recipe.rows // recipe.micro_batches)
     n_steps = steps_of(recipe, len(units))
     model = prepared.base.model

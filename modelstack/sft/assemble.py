@@ -76,7 +76,7 @@ def assemble(
     data = recipe.data
     loader = SftLoader(
         prepared.training,
-        row_order(recipe, data.row_tokens, data.layout),
+        row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout=data.layout),
         rows_per_batch=recipe.rows // recipe.micro_batches,
     )
     n_steps = steps_of(recipe, loader.rows_per_epoch)

@@ -18,7 +18,7 @@ from modelstack.data.batches import Loader
 from modelstack.runs.folder import RunFolder
 from modelstack.runs.progress import Display
 from modelstack.sft.loader import SftLoaderConfig
-from modelstack.sft.tuning import TuningRecipe
+from modelstack.sft.tuning import TuningFiles, TuningRecipe
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
@@ -67,15 +67,17 @@ def steps_of(recipe: TuningRecipe, n_rows: int) -> int:
     return recipe.steps or max(1, math.ceil(recipe.epochs * n_rows / recipe.rows))
 
 
-def row_order(recipe: TuningRecipe, row_tokens: int, layout: Literal["packed", "padded"]) -> SftLoaderConfig:
-    """Return the order of a recipe's rows: by its seed, those of a step together, shares kept."""
-    shares = {file.path: file.share for file in recipe.data.training if file.share is not None}
+def row_order(
+    files: TuningFiles, *, rows: int, seed: int, row_tokens: int, layout: Literal["packed", "padded"]
+) -> SftLoaderConfig:
+    """Return the order of rows: by a seed, those of a step together, the files' shares kept."""
+    shares = {file.path: file.share for file in files.training if file.share is not None}
     return SftLoaderConfig(
         row_tokens=row_tokens,
         layout=layout,
-        window_rows=recipe.rows * math.ceil(WINDOW_ROWS / recipe.rows),
-        group_rows=recipe.rows,
-        seed=recipe.seed,
+        window_rows=rows * math.ceil(WINDOW_ROWS / rows),
+        group_rows=rows,
+        seed=seed,
         shares=shares or None,
     )
 

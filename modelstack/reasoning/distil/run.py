@@ -93,7 +93,8 @@ def _loader(recipe: DistilRecipe, prepared: Prepared) -> DistilLoader:
         end_ids = frozenset(base.encoder.end_ids)
         sampler = EqualLengthSampler(base.model, end_ids, plan.max_tokens, plan.temperature)
     n_rows = recipe.rows // recipe.micro_batches
-    order = row_order(recipe, recipe.data.row_tokens, "padded")
+    data = recipe.data
+    order = row_order(data, rows=recipe.rows, seed=recipe.seed, row_tokens=data.row_tokens, layout="padded")
     return DistilLoader(prepared.training, order, rows_per_batch=n_rows, on_policy=plan, sampler=sampler)
 
 

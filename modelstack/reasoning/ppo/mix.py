@@ -7,16 +7,15 @@ the same form, of which each pass has some rows.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from modelstack.reasoning.ppo.recipe import PpoRecipe
 from modelstack.sft.base import Base
-from modelstack.sft.loader import SftLoader, SftLoaderConfig
+from modelstack.sft.loader import SftLoader
 from modelstack.sft.stage_record import DataFile
 from modelstack.sft.tokenised import tokenise
 from modelstack.sft.training_data import read_training_data
-from modelstack.sft.tuning_run import WINDOW_ROWS
+from modelstack.sft.tuning_run import row_order
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +46,5 @@ def mix_of(recipe: PpoRecipe, base: Base) -> Mix | None:
         augmentation=data.augment,
         seed=recipe.seed,
     )
-    shares = {file.path: file.share for file in data.training if file.share is not None}
-    order = SftLoaderConfig(
-        row_tokens=row_tokens,
-        layout=data.layout,
-        window_rows=rows * math.ceil(WINDOW_ROWS / rows),
-        group_rows=rows,
-        seed=recipe.seed,
-        shares=shares or None,
-    )
+    order = row_order(data, rows=rows, seed=recipe.seed, row_tokens=row_tokens, layout=data.layout)
     return Mix(SftLoader(examples, order, rows_per_batch=rows // recipe.micro_batches), read.manifest.files)
