@@ -109,21 +109,33 @@ class MemoryCheckpoints:
             return False
         return True
 
-    def load(self, like: Mapping[str, Any], *, before: int | None, than: Path) -> Loaded | None:
-        """Return the newest that is whole, unless the disk has a newer one or there is none.
+    def load(self, like: Mapping[str, Any], disk: CheckpointStore, *, before: int | None) -> Loaded | None:
+        """Return the newest that is whole, of memory or disk; None where there is none.
 
         Args:
             like: See `CheckpointStore.load`.
+            disk: What is not looked at where memory has nothing older than it.
             before: Only of fewer steps.
-            than: The folder on the disk.
+
+        Raises:
+            UserError: Neither has one that is whole, and the disk has some.
         """
-        on_disk = max((step for step, _ in checkpoints(than) if before is None or step < before), default=-1)
         try:
-            loaded = self.store.load(like, before=before)
+            own = self.store.load(like, before=before)
         except UserError as error:
             self._on_event(f"no checkpoint in memory can be used: {error}")
-            return None
-        return loaded if loaded is not None and loaded.step >= on_disk else None
+            own = None
+        steps = [step for step, _ in checkpoints(disk.folder) if before is None or step < before]
+        if own is not None and own.step >= max(steps, default=0):
+            return own
+        try:
+            other = disk.load(like, before=before)
+        except UserError as error:
+            if own is None:
+                raise
+            self._on_event(str(error))
+            return own
+        return other if own is None or (other is not None and other.step > own.step) else own
 
     def discard(self) -> None:
         """Give the memory back; what is on the disk is as new."""

@@ -186,8 +186,9 @@ class GuardedRun:
             UserError: There are some on the disk, and none is whole; or they are of another run.
         """
         like = self.state_of(run)
-        loaded = None if self.memory is None else self.memory.load(like, before=before, than=self.store.folder)
-        return loaded or self.store.load(like, before=before)
+        if self.memory is not None:
+            return self.memory.load(like, self.store, before=before)
+        return self.store.load(like, before=before)
 
     def _roll_back(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
         try:

@@ -81,6 +81,20 @@ def test_a_newer_one_on_the_disk_is_taken(tmp_path: Path, memory: Path) -> None:
     assert run.supervisor.resume(run) and run.state.step == 10  # pyright: ignore
 
 
+@pytest.mark.parametrize("broken", [["10"], ["10", "05"]], ids=["newest", "all"])
+def test_a_newer_one_on_the_disk_that_is_broken_costs_no_older_one_of_memory(
+    tmp_path: Path, memory: Path, broken: list[str]
+) -> None:
+    stopped_at(9, tmp_path / "disk", memory)
+    for _ in islice(_resumed(toy_run(tmp_path / "disk", [])), 7):  # a while without memory
+        pass
+    for step in broken:
+        path = tmp_path / "disk" / f"step-000000{step}" / TENSORS
+        path.write_bytes(path.read_bytes()[:-1])
+    run = run_with_memory(tmp_path / "disk", memory, [])
+    assert run.supervisor.resume(run) and run.state.step == 8  # pyright: ignore
+
+
 def _resumed(run: Run) -> Any:
     run.supervisor.resume(run)  # pyright: ignore
     return train(run)
