@@ -18,15 +18,21 @@ def step():
     del blocks
 for _ in range(3):
     step()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(5):
+faults = []
+for _ in range(20):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     step()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults))
 """
 
 
 def page_faults(how: str) -> int:
-    """Return the page faults of five steps in a fresh process."""
+    """Return the fewest page faults of a step, of twenty steps in a fresh process.
+
+    The fewest: a kernel that reclaims pages which were not touched for a while (DAMON) adds faults to some steps,
+    malloc's own come in every step.
+    """
     done = subprocess.run([sys.executable, "-c", _COUNT, how], capture_output=True, text=True, check=True)
     return int(done.stdout)
 
@@ -35,5 +41,5 @@ def page_faults(how: str) -> int:
 def test_memory_of_a_step_is_not_mapped_anew_in_the_next() -> None:
     usual, kept = page_faults("usual"), page_faults("kept")
 
-    assert usual > 10_000  # 56 MB in pages of 4 KB, five times
+    assert usual > 5_000  # 56 MB are 13,700 pages of 4 KB; malloc keeps some of them by itself
     assert kept < usual / 20
