@@ -17,12 +17,14 @@ from evals.post_training.sampler_gap.start import BASE, HELD_BACK, TRAINING, Sta
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.preferences.rewards_hook import REWARDS_FILE
-from modelstack.reasoning.equal_length_sampler import EqualLengthSampler
-from modelstack.reasoning.policy_tasks import read_tasks
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
+from modelstack.reasoning.tasks.task import read_tasks
 from modelstack.reasoning.recipe import PolicyRecipe
 from modelstack.reasoning.run import reinforce
-from modelstack.reasoning.sampled import Asked, completion_of
-from modelstack.reasoning.task_verifiers import verifier_of
+from modelstack.reasoning.sampling.sampled import Asked, Sampler, completion_of
+from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
+from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.recipe_file import checked_recipe
 from modelstack.sft.base import Base, load_base
 from modelstack.sft.stage import MODEL
@@ -64,7 +66,9 @@ class Outcome(BaseModel, frozen=True):
     arm: str
     seed: int
     rewards: tuple[float, ...]
-    """Of held-back tasks, the mean of sampled replies each."""
+    """Of held-back tasks, the mean of sampled replies each, which the weights in fp32 sample."""
+    served: tuple[float, ...]
+    """The same of replies that llama.cpp samples, in the number type of the training."""
     gaps: dict[str, Gap]
     """Of its last weights to each number type."""
 
@@ -147,10 +151,16 @@ def _measured(experiment: Experiment, arm: str, seed: int, model: Path, file: Pa
         return Outcome.model_validate_json(file.read_bytes())
     file.parent.mkdir(exist_ok=True)
     base, plan = load_base(model), experiment.plan
+    end_ids = frozenset(base.encoder.end_ids)
+    how = LlamaSampling(type_name=plan.type_name, max_rows=64)
+    with LlamaSampler(base, end_ids=end_ids, max_tokens=plan.max_tokens, plan=how) as quantised:
+        served = _held_back_rewards(quantised, base, experiment)
+    own = EqualLengthSampler(base.model, end_ids, plan.max_tokens)
     outcome = Outcome(
         arm=arm,
         seed=seed,
-        rewards=tuple(_held_back_rewards(base, experiment)),
+        rewards=tuple(_held_back_rewards(own, base, experiment)),
+        served=tuple(served),
         gaps={
             name: measured_gap(base, asked_of(base, experiment)[:64], name, plan.group, plan.max_tokens)
             for name in NUMBER_TYPES
@@ -167,11 +177,9 @@ def asked_of(base: Base, experiment: Experiment) -> list[Asked]:
     return [Asked(task, tuple(task.prompt_ids(base.encoder)), n) for n, task in enumerate(tasks)]
 
 
-def _held_back_rewards(base: Base, experiment: Experiment) -> Sequence[float]:
-    """Judge replies that the model itself samples in fp32, whatever sampled while it was trained."""
-    plan, verifier, encoder = experiment.plan, verifier_of("math"), base.encoder
+def _held_back_rewards(sampler: Sampler, base: Base, experiment: Experiment) -> Sequence[float]:
+    verifier, encoder = verifier_of("math"), base.encoder
     asked = asked_of(base, experiment)
-    sampler = EqualLengthSampler(base.model, frozenset(encoder.end_ids), plan.max_tokens)
     means = []
     for each, replies in zip(asked, sampler.sample(asked, N_SAMPLES), strict=True):
         judged = [verifier.score(each.task.item, completion_of(reply, encoder)).value for reply in replies]

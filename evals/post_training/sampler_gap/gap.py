@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
-from modelstack.reasoning.llama_sampler import LlamaSampler
-from modelstack.reasoning.sampled import Asked
-from modelstack.reasoning.served_policy import LlamaSampling
+from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
+from modelstack.reasoning.sampling.sampled import Asked
+from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.sft.base import Base
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from evals.harness.suite import Table
 from evals.post_training.sampler_gap.arms import (
@@ -24,12 +24,14 @@ from modelstack.files import replacing
 REPORT_FILE, RESULTS_FILE, PLOT_FILE = "report.md", "results.json", "rewards.png"
 PANELS = {"reward": "mean reward of sampled replies", "sampler_gap/mean": "mean |o - mu| of a token"}
 COLOURS = {TORCH: "#444444", CORRECTED: "#1f6f8b", UNCORRECTED: "#c0561f"}
+SampledBy = Literal["rewards", "served"]
+SAMPLED_BY: tuple[SampledBy, ...] = get_args(SampledBy)
 DIFFERENCES = ((TORCH, CORRECTED), (TORCH, UNCORRECTED), (UNCORRECTED, CORRECTED))
 
 
 def write_report(experiment: Experiment, found: list[Outcome], command: str) -> list[Table]:
     """Write Markdown, JSON and a picture; return the tables."""
-    tables = [_rewards(found), _differences(found), _gaps(experiment, found)]
+    tables = [_rewards(experiment, found), _differences(found), _gaps(experiment, found)]
     _draw(experiment, experiment.folder / PLOT_FILE)
     plan = experiment.plan
     lines = [
@@ -37,9 +39,9 @@ def write_report(experiment: Experiment, found: list[Outcome], command: str) -> 
         "",
         f"`{command}`: {len(plan.seeds)} seeds, {plan.steps} steps of {plan.rows} prompts with {plan.group} "
         f"replies, all weights trained; llama.cpp samples with {plan.type_name}, the correction is "
-        f"{plan.correction} at {plan.high:g}. Held-back rewards are of {N_SAMPLES} replies to each task, sampled "
-        f"by the model in fp32; intervals are 95 %, by bootstrap over the tasks of all seeds, and over pairs of "
-        f"the same seed and task. They take these seeds as they are; how seeds scatter is a column of its own.",
+        f"{plan.correction} at {plan.high:g}. Held-back rewards are of {N_SAMPLES} replies to each task; "
+        f"intervals are 95 %, by bootstrap over the tasks of all seeds, and over pairs of the same seed and task. "
+        f"They take these seeds as they are; how seeds scatter is a column of its own.",
         "",
     ]
     for table in tables:
@@ -53,29 +55,32 @@ def write_report(experiment: Experiment, found: list[Outcome], command: str) -> 
     return tables
 
 
-def pooled(found: list[Outcome], arm: str) -> list[float]:
+def pooled(found: list[Outcome], arm: str, sampled_by: SampledBy = "rewards") -> list[float]:
     """Return the held-back rewards of an arm, seed after seed."""
     ordered = sorted((each for each in found if each.arm == arm), key=lambda each: each.seed)
-    return [reward for each in ordered for reward in each.rewards]
+    return [reward for each in ordered for reward in getattr(each, sampled_by)]
 
 
-def _rewards(found: list[Outcome]) -> Table:
+def _rewards(experiment: Experiment, found: list[Outcome]) -> Table:
     rows = []
     for arm in (START, *ARMS):
         of_seeds = [f"{statistics.fmean(each.rewards):.3f}" for each in found if each.arm == arm]
-        rows.append((arm, str(mean_interval(pooled(found, arm))), ", ".join(of_seeds)))
-    return Table("Reward on held-back tasks", ("rollouts", "reward", "by seed"), tuple(rows))
+        own, served = (mean_interval(pooled(found, arm, by)) for by in SAMPLED_BY)
+        rows.append((arm, str(own), ", ".join(of_seeds), str(served)))
+    columns = ("rollouts", "sampled in fp32", "by seed", f"sampled by llama.cpp, {experiment.plan.type_name}")
+    return Table("Reward on held-back tasks", columns, tuple(rows))
 
 
 def _differences(found: list[Outcome]) -> Table:
     rows = tuple(
-        (f"{second} over {first}", str(_difference(found, first, second))) for first, second in DIFFERENCES
+        (f"{second} over {first}", *(str(_difference(found, first, second, by)) for by in SAMPLED_BY))
+        for first, second in DIFFERENCES
     )
-    return Table("Differences, same seeds and tasks", ("", "reward"), rows)
+    return Table("Differences, same seeds and tasks", ("", "sampled in fp32", "sampled by llama.cpp"), rows)
 
 
-def _difference(found: list[Outcome], first: str, second: str) -> Interval:
-    return paired_difference(pooled(found, first), pooled(found, second))
+def _difference(found: list[Outcome], first: str, second: str, sampled_by: SampledBy) -> Interval:
+    return paired_difference(pooled(found, first, sampled_by), pooled(found, second, sampled_by))
 
 
 def _gaps(experiment: Experiment, found: list[Outcome]) -> Table:
@@ -107,8 +112,10 @@ def _record(experiment: Experiment, found: list[Outcome]) -> dict[str, Any]:
     }
     return {
         "plan": experiment.plan.model_dump(mode="json"),
-        "rewards": {arm: told(mean_interval(pooled(found, arm))) for arm in (START, *ARMS)},
-        "differences": {f"{b} over {a}": told(_difference(found, a, b)) for a, b in DIFFERENCES},
+        **{by: {arm: told(mean_interval(pooled(found, arm, by))) for arm in (START, *ARMS)} for by in SAMPLED_BY},
+        "differences": {
+            by: {f"{b} over {a}": told(_difference(found, a, b, by)) for a, b in DIFFERENCES} for by in SAMPLED_BY
+        },
         "outcomes": [each.model_dump(mode="json") for each in found],
         "curves": curves,
     }

@@ -70,7 +70,9 @@ def test_tables_compare_the_same_seeds_and_tasks(tmp_path: Path) -> None:
     experiment = Experiment(plan, tmp_path, Console(quiet=True))
     rewards = {"start": 0.25, TORCH: 0.75, CORRECTED: 0.75, UNCORRECTED: 0.5}
     found = [
-        Outcome(arm=arm, seed=seed, rewards=(value, value, 1.0), gaps={plan.type_name: GAP})
+        Outcome(
+            arm=arm, seed=seed, rewards=(value, value, 1.0), served=(0.5, 0.5, 0.5), gaps={plan.type_name: GAP}
+        )
         for arm, value in rewards.items()
         for seed in (plan.seeds if arm != "start" else (0,))
     ]
@@ -82,9 +84,12 @@ def test_tables_compare_the_same_seeds_and_tasks(tmp_path: Path) -> None:
             (folder / REWARDS_FILE).write_text("".join(json.dumps(line) + "\n" for line in lines))
     tables = write_report(experiment, found, "command")
     told = json.loads((tmp_path / "results.json").read_text(encoding="utf-8"))
-    assert told["differences"][f"{CORRECTED} over {TORCH}"]["value"] == 0
-    assert told["differences"][f"{CORRECTED} over {UNCORRECTED}"]["value"] == pytest.approx(2 / 3 * 0.25)
+    differences = told["differences"]["rewards"]
+    assert differences[f"{CORRECTED} over {TORCH}"]["value"] == 0
+    assert differences[f"{CORRECTED} over {UNCORRECTED}"]["value"] == pytest.approx(2 / 3 * 0.25)
+    assert told["differences"]["served"][f"{CORRECTED} over {UNCORRECTED}"]["value"] == 0
     assert told["rewards"][UNCORRECTED]["n"] == 6
+    assert told["served"][UNCORRECTED]["value"] == 0.5
     assert all(table.title in (tmp_path / "report.md").read_text(encoding="utf-8") for table in tables)
     assert (tmp_path / "rewards.png").stat().st_size > 1000
 
