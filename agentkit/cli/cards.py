@@ -22,12 +22,13 @@ from agentkit.events import (
     RunResumedEvent,
     RunStartedEvent,
     TextDeltaEvent,
+    ThinkingDeltaEvent,
     ToolCallEvent,
     ToolProgressEvent,
     ToolResultEvent,
 )
 from agentkit.limits import RunUsage
-from agentkit.messages import DecodingStats, ModelResponse, ToolCallPart
+from agentkit.messages import DecodingStats, ModelResponse, ThinkingPart, ToolCallPart
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,6 +54,9 @@ class EventPrinter:
         self._answers = answers
         self._show_messages = show_messages
         self._in_answer = False
+        self._in_thought = False
+        self._thought_is_shown = False
+        """Of the response that is coming: streamed already."""
         self._calls: dict[str, ToolCallPart] = {}
 
     def __call__(self, event: AgentEvent) -> None:
@@ -60,6 +64,8 @@ class EventPrinter:
         match event:
             case TextDeltaEvent(text=text):
                 self._stream(text)
+            case ThinkingDeltaEvent(text=text):
+                self._stream_thought(text)
             case ModelRequestEvent():
                 self._show_request(event)
             case ModelResponseEvent():
@@ -101,12 +107,24 @@ class EventPrinter:
                 pass
 
     def end_line(self) -> None:
-        """Finish an answer that was cut off in the middle of a line."""
+        """Finish an answer, or a thought, that was cut off in the middle of a line."""
+        self._end_thought()
         if self._in_answer and self._answers is not None:
             self._answers.print()
         self._in_answer = False
 
+    def _end_thought(self) -> None:
+        if self._in_thought:
+            self._notes.print()
+        self._in_thought = False
+
+    def _stream_thought(self, text: str) -> None:
+        if text:
+            self._notes.print(plain(text, "dim"), end="")
+            self._in_thought = self._thought_is_shown = True
+
     def _stream(self, text: str) -> None:
+        self._end_thought()
         if self._answers is not None and text:
             self._answers.print(plain(text), end="")
             self._in_answer = True
@@ -122,6 +140,11 @@ class EventPrinter:
 
     def _show_response(self, event: ModelResponseEvent) -> None:
         response = event.response
+        if not self._thought_is_shown:
+            for part in response.parts:
+                if isinstance(part, ThinkingPart):
+                    self._block(part.content, "dim")
+        self._thought_is_shown = False
         if response.text and not self._in_answer:
             self._stream(response.text)
         self.end_line()

@@ -24,6 +24,7 @@ from agentkit.cli.options import (
     NoTraceOption,
     SeedOption,
     TemperatureOption,
+    ThinkingOption,
     TraceDirOption,
     trace_directory,
 )
@@ -63,6 +64,7 @@ def chat(
     max_steps: MaxStepsOption = None,
     instructions: InstructionsOption = None,
     temperature: TemperatureOption = None,
+    thinking: ThinkingOption = None,
     seed: SeedOption = None,
     trace_dir: TraceDirOption = None,
     no_trace: NoTraceOption = False,
@@ -78,7 +80,9 @@ def chat(
     notes, output = notes_console(), output_console()
     prepare_model(model, notes)
     trace = trace_directory(trace_dir, no_trace=no_trace)
-    options = AgentOptions(model, mcp or (), max_steps, instructions, temperature, seed, trace, ask)
+    options = AgentOptions(
+        model, mcp or (), max_steps, instructions, temperature, seed, trace, ask, thinking=thinking
+    )
     printer = EventPrinter(notes, output)
     conversation = Conversation(printer)
     toolsets = options.toolsets()

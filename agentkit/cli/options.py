@@ -57,6 +57,15 @@ MaxStepsOption = Annotated[
 ]
 InstructionsOption = Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")]
 TemperatureOption = Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
+ThinkingOption = Annotated[
+    int | None,
+    typer.Option(
+        "--thinking",
+        min=0,
+        metavar="TOKENS",
+        help="Let a local model that was trained to think do so before each reply, for at most so many tokens.",
+    ),
+]
 SeedOption = Annotated[int | None, typer.Option(help="For sampling.")]
 TraceDirOption = Annotated[
     Path | None,
@@ -92,6 +101,8 @@ class AgentOptions:
     ask: Ask = Ask.changes
     journal: Path | None = None
     """SQLite file; None keeps no runs."""
+    thinking: int | None = None
+    """Tokens."""
 
     def agent(self, on_event: Sink, toolsets: Sequence[Toolset]) -> Agent[None, str]:
         """Make the agent with the toolsets of `--mcp`; nothing is started yet.
@@ -109,7 +120,7 @@ class AgentOptions:
             toolsets=toolsets,
             instructions=self.instructions,
             limits=UsageLimits() if self.max_steps is None else UsageLimits(request_limit=self.max_steps),
-            settings=ModelSettings(temperature=self.temperature, seed=self.seed),
+            settings=ModelSettings(temperature=self.temperature, seed=self.seed, thinking_tokens=self.thinking),
             trace=self.trace,
             checkpointer=self.journal,
             on_event=on_event,
@@ -138,6 +149,7 @@ class AgentOptions:
             "instructions": self.instructions,
             "temperature": self.temperature,
             "seed": self.seed,
+            "thinking": self.thinking,
             "trace": self.trace,
             "ask": self.ask.value,
             "cwd": Path.cwd(),
@@ -159,6 +171,7 @@ class AgentOptions:
                 instructions=kept.get("instructions"),
                 temperature=float(kept["temperature"]) if "temperature" in kept else None,
                 seed=int(kept["seed"]) if "seed" in kept else None,
+                thinking=int(kept["thinking"]) if "thinking" in kept else None,
                 trace=Path(kept["trace"]) if "trace" in kept else None,
                 ask=Ask(kept["ask"]),
                 journal=journal,

@@ -31,6 +31,7 @@ from agentkit.cli.options import (
     NoTraceOption,
     SeedOption,
     TemperatureOption,
+    ThinkingOption,
     TraceDirOption,
     journal_file,
     trace_directory,
@@ -55,6 +56,7 @@ def run(
     max_steps: MaxStepsOption = None,
     instructions: InstructionsOption = None,
     temperature: TemperatureOption = None,
+    thinking: ThinkingOption = None,
     seed: SeedOption = None,
     trace_dir: TraceDirOption = None,
     no_trace: NoTraceOption = False,
@@ -71,7 +73,16 @@ def run(
     trace = trace_directory(trace_dir, no_trace=no_trace)
     kept_in = None if no_journal else journal_file(journal)
     options = AgentOptions(
-        model, mcp or (), max_steps, instructions, temperature, seed, trace, ask=ask, journal=kept_in
+        model,
+        mcp or (),
+        max_steps,
+        instructions,
+        temperature,
+        seed,
+        trace,
+        ask=ask,
+        journal=kept_in,
+        thinking=thinking,
     )
     perform(options, task=task, as_json=as_json)
 

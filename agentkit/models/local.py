@@ -33,7 +33,8 @@ from agentkit.models.model import (
 if TYPE_CHECKING:
     from agentkit.models.local_reply import Reply
     from agentkit.models.transcript import Prompt, Transcripts
-    from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias, SamplingParams
+    from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias
+    from modelstack.inference.thinking import ThoughtfulReply
     from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
     from modelstack.toolcalls.convention import ResponseFormat
     from modelstack.toolcalls.lexical import DecisionPrior
@@ -74,6 +75,8 @@ class LocalModel(Model):
         context_window: int | None = None,
         jump_ahead: bool = True,
         abstain: bool = False,
+        thought_marks: tuple[str, str] = ("<think>", "</think>"),
+        after_thought: str = "\n\n",
         **engine_options: Any,
     ) -> None:
         """Describe a model; nothing is loaded yet.
@@ -92,6 +95,9 @@ class LocalModel(Model):
             context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
             jump_ahead: Evaluate tokens with one legal continuation as a block.
             abstain: Let the model reply `[]`: no tool fits.
+            thought_marks: What stands around a thought, for `ModelSettings(thinking_tokens=...)`.
+            after_thought: What stands between it and the reply; by default as in the chat templates of Qwen3,
+                DeepSeek-R1 and SmolLM3.
             engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
         """
         self._source = model
@@ -102,6 +108,8 @@ class LocalModel(Model):
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
         self._jump_ahead = jump_ahead
         self._abstain = abstain
+        self._thought_marks = thought_marks
+        self._after_thought = after_thought
         self._engine_options: dict[str, Any] = {"context_window": context_window, **engine_options}
         self._load_lock = threading.Lock()
         self._books = threading.Lock()
@@ -260,6 +268,7 @@ class LocalModel(Model):
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
         from agentkit.models.local_reply import request_text, response_format, to_response, tokens_of
+        from agentkit.models.local_thought import answering, joined, with_thought
         from modelstack.toolcalls.choice import ToolBias, tool_choices
         from modelstack.toolcalls.reply_bias import ReplyBias
 
@@ -275,39 +284,68 @@ class LocalModel(Model):
             ToolBias.of(loaded.prior, asked, wanted, loaded.engine.vocabulary),
             ReplyBias.of(loaded.prior, asked, wanted.tools, loaded.tables),
         )
-        reply = self._generate(loaded, prompt, wanted, grammar, biases, parameters.settings, tell, cancelled)
+        settings = parameters.settings
+        request = self._request(prompt, biases, settings)
+        thought = self._thought(loaded, request, settings.thinking_tokens, tell, cancelled)
+        if thought is not None:
+            request = answering(request, thought)
+        reply = self._generate(loaded, request, wanted, grammar, settings.stop, tell, cancelled)
         choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
+        written = reply.generation
+        if thought is not None:
+            written = joined(thought, written, loaded.engine.vocabulary)
+            response = with_thought(response, thought, written)
         response = loaded.calibration.applied(response)
         if tell is not None:
             grammar_key = loaded.compiler.cache_key(wanted) if loaded.compiler is not None else None
-            tell(tokens_of(reply.generation, prompt, loaded.engine, grammar_key))
+            tell(tokens_of(written, prompt, loaded.engine, grammar_key))
         with self._books:
-            loaded.transcripts.add_reply(prompt, reply.generation.ids, response)
+            loaded.transcripts.add_reply(prompt, written.ids, response)
         return response
+
+    def _thought(
+        self,
+        loaded: _Loaded,
+        request: GenerateRequest,
+        thinking_tokens: int | None,
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> ThoughtfulReply | None:
+        """Let the model think, where it shall."""
+        if thinking_tokens is None:
+            return None
+        from agentkit.models.local_thought import ThoughtListener
+        from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks, thought
+
+        opening, closing = self._thought_marks
+        marks = ThoughtMarks(open=opening, close=closing)
+        budget = ThinkingBudget(max_tokens=thinking_tokens, after_close=self._after_thought)
+        hear = None if tell is None else ThoughtListener(loaded.engine.vocabulary, marks, tell).hear
+        return thought(loaded.engine, request, budget, marks, on_tokens=hear, cancelled=cancelled)
 
     def _generate(
         self,
         loaded: _Loaded,
-        prompt: Prompt,
+        request: GenerateRequest,
         wanted: ResponseFormat,
         grammar: CompiledGrammar | None,
-        biases: tuple[ChoiceBias | None, LogitBias | None],
-        settings: ModelSettings,
+        stop: Sequence[str],
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> Reply:
         """Decode a reply; draw again where it breaks a rule that the grammar could not hold."""
-        from agentkit.models.local_reply import Listener, read_reply, read_unmasked_reply, sampling_params
+        from agentkit.models.local_reply import Listener, read_reply, read_unmasked_reply
 
-        sampling = sampling_params(settings)
+        sampling = request.sampling
         attempt = 0
         while True:
-            request = self._request(prompt, grammar, biases, sampling, settings.max_tokens)
             # Only the first attempt is streamed: what was told cannot be taken back.
-            listener = Listener(loaded.engine.vocabulary, settings.stop, tell if attempt == 0 else None)
+            listener = Listener(loaded.engine.vocabulary, stop, tell if attempt == 0 else None)
             generation = loaded.engine.generate(
-                request, on_tokens=listener.hear, cancelled=lambda heard=listener: heard.stopped or cancelled()
+                replace(request, grammar=None if grammar is None else grammar.start(), sampling=sampling),
+                on_tokens=listener.hear,
+                cancelled=lambda heard=listener: heard.stopped or cancelled(),
             )
             if grammar is None:
                 return read_unmasked_reply(generation, listener, wanted)
@@ -321,24 +359,19 @@ class LocalModel(Model):
                 return reply
             attempt += 1
             temperature = max(sampling.temperature, RESAMPLE_TEMPERATURE)
-            sampling = replace(sampling, temperature=temperature, seed=(settings.seed or 0) + attempt)
+            sampling = replace(sampling, temperature=temperature, seed=(request.sampling.seed or 0) + attempt)
 
     def _request(
-        self,
-        prompt: Prompt,
-        grammar: CompiledGrammar | None,
-        biases: tuple[ChoiceBias | None, LogitBias | None],
-        sampling: SamplingParams,
-        max_tokens: int | None,
+        self, prompt: Prompt, biases: tuple[ChoiceBias | None, LogitBias | None], settings: ModelSettings
     ) -> GenerateRequest:
+        from agentkit.models.local_reply import sampling_params
         from modelstack.inference.engine import GenerateRequest
 
         return GenerateRequest(
             prompt_ids=prompt.ids,
-            max_tokens=max_tokens or DEFAULT_MAX_TOKENS,
+            max_tokens=settings.max_tokens or DEFAULT_MAX_TOKENS,
             conversation=prompt.transcript.key,
-            grammar=grammar.start() if grammar is not None else None,
-            sampling=sampling,
+            sampling=sampling_params(settings),
             jump_ahead=self._jump_ahead,
             choice_bias=biases[0],
             logit_bias=biases[1],

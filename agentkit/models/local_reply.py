@@ -178,9 +178,24 @@ def to_response(
         usage=RequestUsage(n_prompt, generation.stats.reused_tokens, len(generation.ids)),
         model_name=model_name,
         finish_reason=finish_reason,
-        decoding=_decoding(generation.stats),
+        decoding=decoding_of(generation.stats),
         p_answer=choices[0].probability if choices and not calls else None,
         abstained=parsed is not None and parsed.abstained,
+    )
+
+
+def decoding_of(stats: GenerationStats) -> DecodingStats:
+    """Return what a generation cost, in the runtime's words."""
+    return DecodingStats(
+        reused_tokens=stats.reused_tokens,
+        prefilled_tokens=stats.prefilled_tokens,
+        sampled_tokens=stats.sampled_tokens,
+        forced_tokens=stats.forced_tokens,
+        forward_calls=stats.forward_calls,
+        prefill_s=stats.prefill_s,
+        decode_s=stats.decode_s,
+        mask_s=stats.mask_s,
+        first_token_s=stats.first_token_s,
     )
 
 
@@ -219,20 +234,6 @@ def _parts(
 def _labelled(choice: ToolChoice) -> tuple[tuple[str, float], ...]:
     return tuple(
         ("|".join(name or NO_TOOL_LABEL for name in names), mass) for names, mass in choice.alternatives.items()
-    )
-
-
-def _decoding(stats: GenerationStats) -> DecodingStats:
-    return DecodingStats(
-        reused_tokens=stats.reused_tokens,
-        prefilled_tokens=stats.prefilled_tokens,
-        sampled_tokens=stats.sampled_tokens,
-        forced_tokens=stats.forced_tokens,
-        forward_calls=stats.forward_calls,
-        prefill_s=stats.prefill_s,
-        decode_s=stats.decode_s,
-        mask_s=stats.mask_s,
-        first_token_s=stats.first_token_s,
     )
 
 

@@ -47,6 +47,9 @@ class ModelSettings:
     tool_choice: Literal["auto", "required", "none"] | None = None
     """"required": the first response of a run must call a tool; later ones are free, or no run would end."""
     stop: tuple[str, ...] = ()
+    thinking_tokens: int | None = None
+    """Most tokens that a model in this process thinks before it answers; 0: an empty thought, as models that were
+    trained to think want to be told not to. None: it answers at once."""
     timeout_s: float | None = None
     """Total time for one request, retries included."""
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])

@@ -210,6 +210,11 @@ def _output_instruction(output: OutputSchema) -> str:
 
 
 def _add_settings(body: dict[str, Any], settings: ModelSettings, dialect: Dialect) -> None:
+    if settings.thinking_tokens is not None:
+        raise UserError(
+            f"thinking_tokens={settings.thinking_tokens} is for models in this process; servers have no common "
+            f"name for it. Give the server's own, e.g. extra_body={{'reasoning_effort': 'low'}}."
+        )
     values: Mapping[str, Any] = {
         "temperature": settings.temperature,
         "top_p": settings.top_p,

@@ -106,6 +106,23 @@ class GenerationStats:
     mask_s: float = 0.0
     first_token_s: float = 0.0
 
+    def then(self, other: GenerationStats) -> GenerationStats:
+        """Return what this generation and one that went on behind it cost together.
+
+        What the second found in the cache is the first's own work: only what the first found counts as reused.
+        """
+        return GenerationStats(
+            reused_tokens=self.reused_tokens,
+            prefilled_tokens=self.prefilled_tokens + other.prefilled_tokens,
+            sampled_tokens=self.sampled_tokens + other.sampled_tokens,
+            forced_tokens=self.forced_tokens + other.forced_tokens,
+            forward_calls=self.forward_calls + other.forward_calls,
+            prefill_s=self.prefill_s + other.prefill_s,
+            decode_s=self.decode_s + other.decode_s,
+            mask_s=self.mask_s + other.mask_s,
+            first_token_s=self.first_token_s,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class ChoicePoint:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from modelstack.inference.engine import Engine, GenerateRequest, Generation, SamplingParams
+from modelstack.inference.engine import Engine, GenerateRequest, Generation, GenerationStats, SamplingParams
 from modelstack.inference.thought_watch import ThoughtWatch
 from modelstack.tokenizer.vocabulary import Vocabulary
 
@@ -73,6 +73,8 @@ class ThoughtfulReply:
     """Text between the marks."""
     answer: Generation = field(default_factory=Generation)
     """What came behind; `answer.finish_reason` is the reply's."""
+    stats: GenerationStats | None = None
+    """Of the thought's generations together; None where there was none."""
 
     @property
     def mean_logprob(self) -> float:
@@ -89,6 +91,10 @@ class ThoughtfulReply:
         self.ids += ids
         self.forced += [True] * len(ids)
         self.logprobs += [math.nan] * len(ids)
+
+    def count(self, stats: GenerationStats) -> None:
+        """Add what one more generation of the thought cost."""
+        self.stats = stats if self.stats is None else self.stats.then(stats)
 
     def take(self, generation: Generation, n_tokens: int | None = None) -> None:
         """Append what the model wrote, all of it or its beginning."""
@@ -124,6 +130,32 @@ def think(
     return _Dial(engine, request, budget, marks or ThoughtMarks(), on_tokens, cancelled).reply()
 
 
+def thought(
+    engine: Engine,
+    request: GenerateRequest,
+    budget: ThinkingBudget,
+    marks: ThoughtMarks | None = None,
+    *,
+    on_tokens: Callable[[list[int]], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> ThoughtfulReply:
+    """Let a model think, and write no answer yet: it goes on behind `ids`, as often as the caller wants one.
+
+    Args:
+        engine: Any.
+        request: As for `think`; `max_tokens` is the room that is kept for the answer.
+        budget: Of the thought.
+        marks: None: `<think>` and `</think>`.
+        on_tokens: Told each block, marks included, once it is certain to stay.
+        cancelled: Asked between tokens.
+
+    Raises:
+        ContextWindowError: Prompt, marks and one token do not fit.
+        EngineError: The engine failed.
+    """
+    return _Dial(engine, request, budget, marks or ThoughtMarks(), on_tokens, cancelled).thought()
+
+
 def mark_ids(vocabulary: Vocabulary, mark: str) -> tuple[list[int], bool]:
     """Return the tokens of a mark, and whether it is one special token."""
     name = mark.encode()
@@ -157,7 +189,7 @@ class _Dial:
         self.out = ThoughtfulReply()
         self.n_calls = 0
 
-    def reply(self) -> ThoughtfulReply:
+    def thought(self) -> ThoughtfulReply:
         out = self.out
         self._write(self.open_ids)
         first = len(out.ids)
@@ -165,8 +197,14 @@ class _Dial:
         out.thought = self.vocabulary.decode(out.ids[first:closed_at])
         if out.closed_by == "cancelled":
             out.answer = Generation(finish_reason="cancelled")
+        else:
+            self._write(self.after_ids)
+        return out
+
+    def reply(self) -> ThoughtfulReply:
+        out = self.thought()
+        if out.closed_by == "cancelled":
             return out
-        self._write(self.after_ids)
         out.answer = self.engine.generate(
             self._request(self.request.max_tokens), on_tokens=self.on_tokens, cancelled=self.cancelled
         )
@@ -190,6 +228,7 @@ class _Dial:
         while (n_left := self.most - out.n_thinking) > 0:
             watch = self._watch(n_left)
             generation = self._thought(watch, n_left)
+            out.count(generation.stats)
             n_before = watch.n_before_mark(generation.ids)
             is_closed = watch.is_closed or (self.close_is_special and generation.finish_reason == "end")
             if generation.finish_reason == "cancelled" and not watch.has_stopped:

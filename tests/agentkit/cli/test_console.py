@@ -18,11 +18,12 @@ from agentkit.events import (
     ModelResponseEvent,
     RunStartedEvent,
     TextDeltaEvent,
+    ThinkingDeltaEvent,
     ToolCallEvent,
     ToolProgressEvent,
     ToolResultEvent,
 )
-from agentkit.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
+from agentkit.messages import ModelRequest, ModelResponse, TextPart, ThinkingPart, ToolCallPart, UserPromptPart
 
 HOSTILE = "\x1b]52;c;ZXZpbA==\x07\x1b[2J\x9b31m[red]x[/red][link=http://e]y\u202e\r\b\x00 :smile:\ud800"
 
@@ -66,6 +67,7 @@ EVENTS: list[AgentEvent] = [
     RunStartedEvent(HOSTILE, None, HOSTILE, (HOSTILE,)),
     ModelRequestEvent(1, (ModelRequest((UserPromptPart(HOSTILE),)),), (HOSTILE,)),
     TextDeltaEvent(HOSTILE),
+    ThinkingDeltaEvent(HOSTILE),
     ModelResponseEvent(1, ModelResponse((TextPart(HOSTILE),), model_name=HOSTILE), 0.1),
     ModelResponseEvent(1, ModelResponse((ToolCallPart(HOSTILE, HOSTILE, "1", 0.5, ((HOSTILE, 0.5),)),)), 0.1),
     ToolCallEvent(HOSTILE, "1", HOSTILE, 0.5),
@@ -101,6 +103,19 @@ def test_text_that_was_streamed_is_not_printed_again() -> None:
     printer(ModelResponseEvent(1, ModelResponse((TextPart("Hello"),)), 0.1))
     printer(ModelResponseEvent(2, ModelResponse((TextPart("Bye"),)), 0.1))
     assert printed(answers) == "Hello\nBye\n"
+
+
+def test_a_thought_goes_to_the_notes_once_and_on_lines_of_its_own() -> None:
+    notes, answers = terminal(), terminal()
+    printer = EventPrinter(notes, answers)
+    response = ModelResponse((ThinkingPart("Two and two."), TextPart("Four")))
+    for event in (ThinkingDeltaEvent("Two and"), ThinkingDeltaEvent(" two."), TextDeltaEvent("Four")):
+        printer(event)
+    printer(ModelResponseEvent(1, response, 0.1))
+    assert printed(answers) == "Four\n"
+    assert printed(notes).count("two.") == 1 and "two.\x1b[0m\n" in printed(notes)
+    printer(ModelResponseEvent(2, response, 0.1))  # from a file: there are no deltas
+    assert printed(answers) == "Four\nFour\n" and printed(notes).count("Two and two.") == 1
 
 
 def test_a_probability_is_shown_with_the_likeliest_alternatives() -> None:

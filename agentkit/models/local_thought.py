@@ -1,0 +1,79 @@
+"""A thought before the reply of a model in this process: heard as it is written, and joined with what follows.
+
+The thought is free text within a budget (`modelstack.inference.thinking`); the grammar holds for the reply behind
+it. Both stay in the conversation's tokens, so the next turn evaluates neither again.
+"""
+
+from __future__ import annotations
+
+import codecs
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+from agentkit.limits import RequestUsage
+from agentkit.messages import ModelResponse, ThinkingPart
+from agentkit.models.local_reply import decoding_of
+from agentkit.models.model import ModelDelta, ThinkingDelta
+from modelstack.inference.engine import GenerateRequest, Generation
+from modelstack.inference.thinking import ThoughtfulReply, ThoughtMarks, with_seed
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+
+class ThoughtListener:
+    """Hears a thought's tokens and tells its text, without the marks around it."""
+
+    def __init__(self, vocabulary: Vocabulary, marks: ThoughtMarks, tell: Callable[[ModelDelta], None]) -> None:
+        """Listen for the marks."""
+        self._token_bytes = vocabulary.token_bytes
+        self._marks = marks
+        self._tell = tell
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._text: str = ""
+        self._told = 0
+
+    def hear(self, ids: list[int]) -> None:
+        """Take a block of tokens."""
+        self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
+        if self._marks.open.startswith(self._text) and self._text != self._marks.open:
+            return  # it may become the mark
+        inner = self._text.removeprefix(self._marks.open)
+        at = inner.find(self._marks.close)
+        end = at if at >= 0 else len(inner) - self._held_back(inner)
+        if end > self._told:
+            self._tell(ThinkingDelta(inner[self._told : end]))
+            self._told = end
+
+    def _held_back(self, text: str) -> int:
+        """Return how many characters at the end may be the beginning of the closing mark."""
+        close = self._marks.close
+        return max((n for n in range(1, len(close)) if text.endswith(close[:n])), default=0)
+
+
+def answering(request: GenerateRequest, thought: ThoughtfulReply) -> GenerateRequest:
+    """Return the request for the reply behind a thought, with random numbers of its own."""
+    prompt_ids = [*request.prompt_ids, *thought.ids]
+    return replace(request, prompt_ids=prompt_ids, sampling=with_seed(request.sampling, 1))
+
+
+def joined(thought: ThoughtfulReply, answer: Generation, vocabulary: Vocabulary) -> Generation:
+    """Return a thought and the reply behind it as one generation; the reply's choices keep their places in it."""
+    n_thought = len(thought.ids)
+    return Generation(
+        ids=thought.ids + answer.ids,
+        forced=thought.forced + answer.forced,
+        logprobs=thought.logprobs + answer.logprobs,
+        masked_logprobs=[0.0 if math.isnan(p) else p for p in thought.logprobs] + answer.masked_logprobs,
+        legal_counts=[1 if forced else len(vocabulary) for forced in thought.forced] + answer.legal_counts,
+        choices=[replace(choice, step=choice.step + n_thought) for choice in answer.choices],
+        finish_reason=answer.finish_reason,
+        stats=answer.stats if thought.stats is None else thought.stats.then(answer.stats),
+    )
+
+
+def with_thought(response: ModelResponse, thought: ThoughtfulReply, written: Generation) -> ModelResponse:
+    """Return a response with its thought as a part, and counted: tokens and what they cost."""
+    text = thought.thought.strip()
+    usage = RequestUsage(response.usage.input_tokens, written.stats.reused_tokens, len(written.ids))
+    parts = (ThinkingPart(text), *response.parts) if text else response.parts
+    return replace(response, parts=parts, usage=usage, decoding=decoding_of(written.stats))
