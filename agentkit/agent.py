@@ -34,6 +34,7 @@ from agentkit.tools.definition import Tool
 from agentkit.tools.execution import DEFAULT_TOOL_TIMEOUT_S
 from agentkit.tools.function import FunctionT, FunctionToolset
 from agentkit.tools.toolset import Toolset
+from agentkit.well_formed import well_formed
 
 if TYPE_CHECKING:
     from agentkit.code_mode import CodeMode
@@ -463,9 +464,9 @@ class Agent(Generic[DepsT, OutputT]):
             history, version = kept.messages, kept.version
         history = _whole(history)
         state = RunState(messages=history, n_history=len(history))
-        parts: tuple[ModelRequestPart, ...] = (UserPromptPart(prompt),)
+        parts: tuple[ModelRequestPart, ...] = (UserPromptPart(well_formed(prompt)),)
         if not history and (system := self._system_prompt(deps, state)):
-            parts = (SystemPromptPart(system), *parts)
+            parts = (SystemPromptPart(well_formed(system)), *parts)
         plan = self._plan_of(state, ModelRequest(parts), deps, limits, settings)
         return replace(
             plan, checkpointer=self._checkpointer, metadata=metadata, session=session, session_version=version

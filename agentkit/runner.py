@@ -78,6 +78,7 @@ from agentkit.state import RunState, RunStatus
 from agentkit.tool_turn import interrupted, run_turn
 from agentkit.tools.definition import ToolDefinition
 from agentkit.turn_scope import TurnScope
+from agentkit.well_formed import well_formed
 
 if TYPE_CHECKING:
     from agentkit.compaction import Compaction
@@ -274,7 +275,7 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     def interrupt(self, message: str) -> None:
         """Say something to a run that goes on: the model reads it before its next reply, and a plan is revised."""
-        self._interruptions.append(message)
+        self._interruptions.append(well_formed(message))
 
     async def _upset(self, final: bool) -> PlanUpset | None:
         """Return what keeps the run from going on as planned; before the last reply only the user can."""

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from agentkit.errors import ContextWindowExceeded, ModelError, ModelHTTPError
 from agentkit.models.retries import is_transient
-from agentkit.models.well_formed import well_formed
+from agentkit.well_formed import well_formed
 
 MAX_SHOWN_CHARS = 2048
 """Of an error body; enough for any server's JSON, and for the head of an HTML page."""

@@ -17,7 +17,7 @@ from agentkit.models.json_fields import list_field, object_field, optional_field
 from agentkit.models.model import ModelDelta, TextDelta, ThinkingDelta
 from agentkit.models.tool_call_assembly import ToolCallAssembler
 from agentkit.models.tool_probability import TokenLogprob, opening_call_probability, read_logprobs
-from agentkit.models.well_formed import SurrogateJoiner
+from agentkit.well_formed import SurrogateJoiner
 
 FinishReason = Literal["stop", "length", "tool_calls", "content_filter", "error"]
 

@@ -16,7 +16,7 @@ from typing import Any
 from agentkit.messages import ToolCallPart, new_call_id
 from agentkit.models.json_fields import object_field, optional_field, text_field
 from agentkit.models.model import ToolCallDelta
-from agentkit.models.well_formed import well_formed
+from agentkit.well_formed import well_formed
 
 
 @dataclass(slots=True)

@@ -25,6 +25,7 @@ from agentkit.errors import (
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
 from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
 from agentkit.tools.definition import Tool, ToolOutput
+from agentkit.well_formed import well_formed, well_formed_data
 
 DEFAULT_TOOL_TIMEOUT_S = 120.0
 """Long enough for a build or a slow query, short enough that a hung tool does not hang the run for ever."""
@@ -156,11 +157,11 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
             part = _returned(call, value)
             return part, "failed" if part.is_error else "success"
     except ModelRetry as signal:
-        return RetryPromptPart(str(signal), name, call_id), "retry"
+        return RetryPromptPart(well_formed(str(signal)), name, call_id), "retry"
     except ApprovalRequired as signal:
         return signal.pending or pending_call(call, str(signal) or "the tool asks for it"), "not_run"
     except ToolFailed as signal:
-        return ToolReturnPart(name, call_id, str(signal), is_error=True), "failed"
+        return ToolReturnPart(name, call_id, well_formed(str(signal)), is_error=True), "failed"
     except (AgentRunError, UserError):
         raise
     except Exception as error:
@@ -174,18 +175,44 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
 
 def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:
     if isinstance(value, ToolOutput):
-        return ToolReturnPart(
-            call.tool_name, call.tool_call_id, value.content, value.data, is_error=value.is_error
-        )
+        text, data = well_formed(value.content), value.data if value.data is None else _storable(value.data)
+        return ToolReturnPart(call.tool_name, call.tool_call_id, text, data, is_error=value.is_error)
     if isinstance(value, str):
-        return ToolReturnPart(call.tool_name, call.tool_call_id, value, value)
-    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+        text = well_formed(value)
+        return ToolReturnPart(call.tool_name, call.tool_call_id, text, text)
+    from pydantic_core import PydanticSerializationError
 
     try:
-        text, data = to_json(value).decode(), to_jsonable_python(value)
+        text, data = _json_forms(value)
     except PydanticSerializationError as error:
         raise UserError(
             f"tool {call.tool_name!r} returned {type(value).__name__}, which has no JSON form: {error}. "
             f"Return text, JSON-able data, a pydantic model, or a ToolOutput."
         ) from error
     return ToolReturnPart(call.tool_name, call.tool_call_id, text, data)
+
+
+def _json_forms(value: Any) -> tuple[str, Any]:
+    """Return a value as JSON text and as JSON's data.
+
+    Raises:
+        PydanticSerializationError: it has no JSON form.
+    """
+    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+    try:
+        return to_json(value).decode(), to_jsonable_python(value)
+    except (PydanticSerializationError, UnicodeEncodeError):  # lone surrogates, or what cleaning does not mend
+        data = well_formed_data(to_jsonable_python(well_formed_data(value)))
+        return to_json(data).decode(), data
+
+
+def _storable(data: Any) -> Any:
+    """Return data without lone surrogates; looked for only where there are some, which writing them tells."""
+    from pydantic_core import PydanticSerializationError, to_json
+
+    try:
+        to_json(data)
+    except (PydanticSerializationError, UnicodeEncodeError):
+        return well_formed_data(data)
+    return data

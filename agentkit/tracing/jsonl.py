@@ -17,7 +17,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
 from agentkit.errors import UserError
 from agentkit.events import (
@@ -32,6 +32,7 @@ from agentkit.events import (
     ToolCallDeltaEvent,
 )
 from agentkit.tracing.redaction import redact
+from agentkit.well_formed import well_formed_data
 
 TRACE_VERSION = 1
 TRACE_VARIABLE = "AGENTKIT_TRACE_DIR"
@@ -103,7 +104,12 @@ def _write(file: FileIO, line: bytes) -> None:
 def _line(event: AgentEvent) -> bytes:
     fields = {name: getattr(event, name) for name in event.__slots__}
     record = {"time": time.time(), "version": TRACE_VERSION, **fields}
-    return redact(to_json(record, inf_nan_mode="constants", serialize_unknown=True)) + b"\n"
+    try:
+        line = to_json(record, inf_nan_mode="constants", serialize_unknown=True)
+    except PydanticSerializationError:  # lone surrogates, in an error's message for one
+        plain = to_jsonable_python(record, inf_nan_mode="constants", serialize_unknown=True)
+        line = to_json(well_formed_data(plain), inf_nan_mode="constants")
+    return redact(line) + b"\n"
 
 
 def _drop_cut_line(path: Path) -> None:

@@ -1,10 +1,13 @@
 """Text without lone surrogates, which JSON's escapes can spell and UTF-8 cannot.
 
 A server that cuts its deltas by UTF-16 units sends one emoji as two halves; they are joined again here. Anything
-else that is left alone becomes U+FFFD, so that a reply can always be stored and sent on.
+else that is left alone becomes U+FFFD, so that what was said can always be stored and sent on. Python itself
+spells file names and arguments that are not UTF-8 with lone surrogates, and tools return them.
 """
 
 from __future__ import annotations
+
+from typing import Any, cast
 
 
 def well_formed(text: str) -> str:
@@ -14,6 +17,18 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
+
+
+def well_formed_data(value: Any) -> Any:
+    """Do the same in every text of data that are built as JSON's are; anything else stays as it is."""
+    if isinstance(value, str):
+        return well_formed(value)
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {well_formed_data(key): well_formed_data(item) for key, item in items}
+    if isinstance(value, list | tuple):
+        return [well_formed_data(item) for item in cast("list[Any]", value)]
+    return value
 
 
 class SurrogateJoiner:
