@@ -79,6 +79,8 @@ class _Decoder:
         self.pending = list(prompt_rest)
         self.n_prompt_left = len(self.pending)
         self.out = Generation()
+        self.is_cut = False
+        """Whether the reply ended for want of room where it could have gone on."""
         self.started = perf_counter()
 
     def run(self) -> Generation:
@@ -103,7 +105,7 @@ class _Decoder:
             if logits is None:
                 return "cancelled"
             if not self._append_sampled(logits):
-                return "end"
+                return "length" if self.is_cut else "end"
 
     @property
     def remaining(self) -> int:
@@ -198,6 +200,7 @@ class _Decoder:
         choice = self.parts.sampler.choice_point(biased, legal, len(self.out.ids)) if choosing else None
         drawn = self.parts.sampler.draw(biased, legal, None if closing else grammar.decision)
         if drawn.token in self.parts.end_ids:
+            self.is_cut = closing and self._could_go_on(grammar)
             return drawn, choice
 
         start = perf_counter()
@@ -206,12 +209,18 @@ class _Decoder:
             grammar.rollback(1)
             legal = self._legal(grammar.closing())
             drawn = self._draw(biased, legal)
-            if drawn.token not in self.parts.end_ids:
+            if drawn.token in self.parts.end_ids:
+                self.is_cut = self._could_go_on(grammar)
+            else:
                 grammar.advance(drawn.token)
         self.out.stats.mask_s += perf_counter() - start
         if biased is not logits:
             drawn = self.parts.sampler.judged(drawn.token, logits, legal)
         return drawn, choice
+
+    def _could_go_on(self, grammar: Grammar) -> bool:
+        """Say whether more than an end is legal: a text may go on, a JSON value that is complete may not."""
+        return self._legal(grammar.mask()).count > len(self.parts.end_ids)
 
     def _biased(self, logits: NDArray[np.float32], legal: LegalTokens, choosing: bool) -> NDArray[np.float32]:
         """Return the logits with what a prior adds to those of the legal tokens, as a copy where it does."""

@@ -20,7 +20,7 @@ import numpy as np
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.toolcalls.frames import Frame, Number
 from modelstack.toolcalls.recogniser import Prose, Value, choosing, opens_call, step_text
-from modelstack.toolcalls.shapes import UNREACHABLE, LargestSteps, Response
+from modelstack.toolcalls.shapes import UNREACHABLE, LargestSteps, Response, Text
 from modelstack.toolcalls.tokens import TokenTable, is_set, legal_ids, split_utf8
 
 LOST_RESERVE = 48
@@ -112,14 +112,21 @@ class TrackedGrammar:
 
     @property
     def closing_reserve(self) -> int:
-        """Upper bound on the tokens that a completion needs, whatever the next token is."""
-        if self.finished:
+        """Upper bound on the tokens that a completion needs, whatever the next token is; text needs none."""
+        if self.finished or self._may_be_text:
             return 0
         place = self._places[-1]
         if isinstance(place.frames[0] if place.frames else None, Prose):
-            return _MARGIN
+            return _n_missing(place.pending)
         step = self._steps.naming if self.choosing else self._steps.inside
         return self._price(place) + step + _MARGIN
+
+    @property
+    def _may_be_text(self) -> bool:
+        """Whether nothing is written yet and a text answer is legal."""
+        frame = self._places[-1].frames[0] if len(self._places) == 1 else None
+        shape = frame.shape if isinstance(frame, Value) else None
+        return isinstance(shape, Response) and any(isinstance(option, Text) for option in shape.options)
 
     def mask(self) -> TokenMask:
         """Return the legal tokens; valid until the next call."""
@@ -141,6 +148,9 @@ class TrackedGrammar:
         if self.accepting:
             self._closing[:] = self._tokens.end_mask
             return self._closing
+        if self._may_be_text:  # any is in time, a call is not
+            np.bitwise_and(legal, ~self._tokens.beginning("["), out=self._closing)
+            return self._closing if self._closing.any() else legal
         plan = self._current_plan()
         if plan and is_set(legal, plan[0]):
             self._closing[:] = 0
@@ -260,11 +270,18 @@ class TrackedGrammar:
         return self._closing if self._closing.any() else legal
 
 
+def _n_missing(pending: bytes) -> int:
+    """Return how many bytes the character that begins with `pending` still needs; 0 where there is none."""
+    if not pending:
+        return 0
+    return (2 if pending[0] < 0xE0 else 3 if pending[0] < 0xF0 else 4) - len(pending)
+
+
 def _endings(pending: bytes) -> list[bytes]:
     """Return bytes that make a whole character of `pending`."""
     if not pending:
         return [b""]
-    need = (2 if pending[0] < 0xE0 else 3 if pending[0] < 0xF0 else 4) - len(pending)
+    need = _n_missing(pending)
     return [bytes([b]) + b"\x80" * (need - 1) for b in (0xA0, 0x80, 0x90, 0x85)]
 
 

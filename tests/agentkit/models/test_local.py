@@ -218,6 +218,33 @@ async def test_a_stop_string_ends_a_text_answer_and_is_left_out(model: LocalMode
     assert told == stream.result.output
 
 
+async def test_a_text_answer_uses_its_whole_budget_and_says_that_it_was_cut(model: LocalModel) -> None:
+    messages = [ModelRequest((UserPromptPart("hello"),))]
+
+    async def reply(n_tokens: int) -> ModelResponse:
+        parameters = ModelRequestParameters(settings=ModelSettings(max_tokens=n_tokens))
+        return await model.request(messages, parameters)
+
+    whole = await reply(24)
+    assert whole.usage.output_tokens == 24
+    for n_tokens in range(1, 8):
+        response = await reply(n_tokens)
+        assert response.finish_reason == "length"
+        assert n_tokens - 3 <= response.usage.output_tokens <= n_tokens  # no character is cut in two
+        assert "\ufffd" not in response.text
+        assert whole.text.startswith(response.text[:-1])  # the last character may be one for which there is room
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("n_tokens", [1, 3, 9, 20])
+async def test_a_call_for_which_there_is_no_room_is_not_begun(model: LocalModel, n_tokens: int, seed: int) -> None:
+    settings = ModelSettings(temperature=1.5, max_tokens=n_tokens, seed=seed)
+    agent = Agent(model, tools=[get_weather], settings=settings, limits=UsageLimits(request_limit=2))
+    for response in responses((await agent.run("What is the weather?")).messages):
+        assert not response.text.startswith("[")
+        assert response.text or response.tool_calls
+
+
 @pytest.mark.parametrize("attempt", range(5))
 async def test_cancelling_stops_the_decoder_and_the_model_stays_usable(model: LocalModel, attempt: int) -> None:
     """Also while deltas are on their way from the decoder's thread to the loop."""

@@ -85,6 +85,10 @@ def random_reply(
         if token in vocabulary.end_ids:
             break
         grammar.advance(token)
+        if not closing and grammar.closing_reserve > budget - len(ids) - 1:
+            grammar.rollback(1)
+            closing = True
+            continue
         ids.append(token)
     if not grammar.accepting:
         return None, grammar
