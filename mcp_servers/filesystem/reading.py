@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.ignoring import IgnoreFiles
 from mcp_servers.filesystem.policy import (
     MAX_DEPTH,
     Limits,
@@ -23,6 +24,7 @@ from mcp_servers.filesystem.policy import (
 )
 from mcp_servers.filesystem.results import Entry, FileInfo, Listing, TextWindow
 from mcp_servers.filesystem.root import Kind, Root, kind_of, lstat, names_in, open_folder
+from mcp_servers.gitignore.scope import NOTHING_IGNORED, Scope
 
 BLOCK_BYTES = 1024 * 1024
 # As in git and grep: a NUL byte near the start means binary.
@@ -37,19 +39,26 @@ class Walked:
     kind: Kind
     size_bytes: int
     parent: int
+    is_ignored: bool
 
 
 class Walk:
     """A depth-first walk in name order; `truncated` tells afterwards whether a limit cut it short."""
 
-    def __init__(self, limits: Limits, max_depth: int = MAX_DEPTH) -> None:
-        """Prepare a walk of `max_depth` levels below its start."""
+    def __init__(
+        self, limits: Limits, max_depth: int = MAX_DEPTH, ignore_files: IgnoreFiles | None = None
+    ) -> None:
+        """Prepare a walk of `max_depth` levels below its start, into no folder that `ignore_files` leave out."""
         self._left = limits.max_walked
         self._max_depth = max_depth
+        self._ignore_files = ignore_files
         self.truncated = False
 
-    def below(self, folder: int, parts: PathParts, depth: int = 1) -> Iterator[Walked]:
-        """Yield every entry below the open `folder`, a folder before its contents."""
+    def below(
+        self, folder: int, parts: PathParts, depth: int = 1, *, above: Scope = NOTHING_IGNORED
+    ) -> Iterator[Walked]:
+        """Yield every entry below the open `folder`, a folder before its contents; `above` is what is ignored."""
+        scope = self._ignore_files.within(folder, parts, above) if self._ignore_files else above
         names = names_in(folder, self._left + 1)
         if len(names) > self._left:
             self.truncated = True
@@ -61,11 +70,12 @@ class Walk:
             if status is None or is_hidden_from_walks(path):
                 continue
             kind = kind_of(status)
-            yield Walked(path, kind, status.st_size if kind == "file" else 0, folder)
-            if kind == "folder":
-                yield from self._enter(folder, path, depth)
+            is_ignored = scope.ignores(name, is_folder=kind == "folder")
+            yield Walked(path, kind, status.st_size if kind == "file" else 0, folder, is_ignored)
+            if kind == "folder" and not is_ignored:
+                yield from self._enter(folder, path, depth, scope.entered(name))
 
-    def _enter(self, parent: int, parts: PathParts, depth: int) -> Iterator[Walked]:
+    def _enter(self, parent: int, parts: PathParts, depth: int, scope: Scope) -> Iterator[Walked]:
         if depth == self._max_depth or len(parts) == MAX_DEPTH:
             self.truncated = self.truncated or len(parts) == MAX_DEPTH
             return
@@ -74,7 +84,7 @@ class Walk:
         except ToolFailure:  # unreadable, or replaced since it was listed: nothing below it to show
             return
         try:
-            yield from self.below(folder, parts, depth + 1)
+            yield from self.below(folder, parts, depth + 1, above=scope)
         finally:
             os.close(folder)
 

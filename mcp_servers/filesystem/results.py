@@ -90,12 +90,22 @@ class TextMatches(ToolResult):
     matches: list[TextMatch]
     searched_files: int
     skipped_files: int = Field(description="Binary or large files that were not searched.")
+    ignored_entries: int = Field(description="Files and folders that .gitignore or .ignore files left out.")
+    unusable_ignore_files: int = Field(
+        description="Of those files, links, too large ones and such that are no text."
+    )
     truncated: bool
 
     def as_text(self) -> str:
         """`path:line: text`, as grep prints it."""
         lines = [f"{shown(match.path)}:{match.line}: {match.text}" for match in self.matches]
         lines = lines or [f"no match in {self.searched_files} files"]
+        if self.ignored_entries:
+            lines.append(
+                f"({self.ignored_entries} files or folders left out by .gitignore; ignored=true searches them too)"
+            )
+        if self.unusable_ignore_files:
+            lines.append(f"({self.unusable_ignore_files} .gitignore files could not be used)")
         if self.truncated:
             lines.append("(stopped at a limit; search a smaller folder or a rarer text)")
         return "\n".join(lines)

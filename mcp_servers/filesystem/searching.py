@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
 from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.ignoring import IgnoreFiles
 from mcp_servers.filesystem.policy import (
     Limits,
     PathParts,
@@ -26,6 +27,7 @@ from mcp_servers.filesystem.policy import (
 from mcp_servers.filesystem.reading import Walk, Walked, is_binary
 from mcp_servers.filesystem.results import Entry, Listing, TextMatch, TextMatches
 from mcp_servers.filesystem.root import Root, kind_of, lstat, open_file
+from mcp_servers.gitignore.scope import NOTHING_IGNORED
 
 REGEX_WORKER = "mcp_servers.filesystem.regex_worker"
 
@@ -41,6 +43,7 @@ class TextQuery:
     regex: bool
     ignore_case: bool
     name: str
+    ignored: bool
 
 
 def search_names(root: Root, parts: PathParts, pattern: str, limits: Limits) -> Listing:
@@ -64,25 +67,31 @@ def search_text(
 ) -> TextMatches:
     """Find lines in the text files below a folder, or in one file.
 
+    What `.gitignore` and `.ignore` files leave out is not searched, but the folder or file itself is in any case.
+
     Raises:
         ToolFailure: The query is empty, not a regular expression, or too slow.
     """
     if not query.text:
         raise ToolFailure("The text to search for is empty.")
     deadline = time.monotonic() + limits.search_timeout_s
-    search = _Search(_line_finder(query, child, deadline), limits)
+    ignore_files = None if query.ignored else IgnoreFiles()
+    search = _Search(_line_finder(query, child, deadline), limits, ignore_files)
     if _is_file(root, parts):
         with root.folder(parts[:-1]) as parent:
             search.visit(parent, parts)
         return search.result(truncated=False)
     glob = compile_glob(query.name)
-    walk = Walk(limits)
+    walk = Walk(limits, ignore_files=ignore_files)
+    above = ignore_files.above(root, parts) if ignore_files else NOTHING_IGNORED
     with root.folder(parts) as folder:
-        for found in walk.below(folder, parts):
+        for found in walk.below(folder, parts, above=above):
             if search.is_full or time.monotonic() > deadline:
                 walk.truncated = True
                 break
-            if found.kind == "file" and _is_named(found, glob, query.name):
+            if found.is_ignored:
+                search.leave_out()
+            elif found.kind == "file" and _is_named(found, glob, query.name):
                 search.visit_walked(found)
     return search.result(truncated=walk.truncated)
 
@@ -90,16 +99,21 @@ def search_text(
 class _Search:
     """Matches so far, and what was searched."""
 
-    def __init__(self, find_lines: LineFinder, limits: Limits) -> None:
+    def __init__(self, find_lines: LineFinder, limits: Limits, ignore_files: IgnoreFiles | None) -> None:
         self._find_lines = find_lines
         self._limits = limits
+        self._ignore_files = ignore_files
         self._matches: list[TextMatch] = []
         self._searched = 0
         self._skipped = 0
+        self._ignored = 0
 
     @property
     def is_full(self) -> bool:
         return len(self._matches) >= self._limits.max_matches
+
+    def leave_out(self) -> None:
+        self._ignored += 1
 
     def visit_walked(self, found: Walked) -> None:
         try:
@@ -124,6 +138,8 @@ class _Search:
             matches=self._matches,
             searched_files=self._searched,
             skipped_files=self._skipped,
+            ignored_entries=self._ignored,
+            unusable_ignore_files=self._ignore_files.n_unusable if self._ignore_files else 0,
             truncated=truncated or self.is_full,
         )
 

@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.search FOLDER [--index FILE] [--include GLOB ...] [--exclude GLOB ...] [--http ...]`."""
+"""`python -m mcp_servers.search FOLDER [--index FILE] [--include|--exclude GLOB ...] [--no-gitignore] ...`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Serve full-text search in the files below FOLDER over MCP. Text, Markdown, code, HTML and "
         "PDF are read; names that begin with a dot, node_modules, __pycache__ and links are skipped.",
         epilog="A GLOB without a slash is compared with names, one with a slash with whole paths; * crosses "
-        "slashes, and case is ignored. What matches a folder matches all that is in it.",
+        "slashes, and case is ignored. What matches a folder matches all that is in it. The .gitignore and "
+        ".ignore files in FOLDER and below are honoured, with or without a .git folder; those above FOLDER, "
+        ".git/info/exclude and git's global excludes are not.",
     )
     parser.add_argument("folder", metavar="FOLDER", help="the folder to search in")
     parser.add_argument("--index", metavar="FILE", help="the index file (default: one in the user's cache)")
@@ -27,6 +29,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--exclude", metavar="GLOB", nargs="+", action="extend", default=[], help="leave these out, like 'build'"
     )
+    parser.add_argument(
+        "--no-gitignore",
+        dest="gitignore",
+        action="store_false",
+        help="index what .gitignore and .ignore files name, too",
+    )
     add_transport_arguments(parser)
     options = parser.parse_args(arguments)
 
@@ -35,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         server = build_server(
-            options.folder, index=options.index, include=options.include, exclude=options.exclude
+            options.folder,
+            index=options.index,
+            include=options.include,
+            exclude=options.exclude,
+            gitignore=options.gitignore,
         )
         serve(server, options)
     except StartError as error:

@@ -31,7 +31,7 @@ from mcp_servers.search.policy import Status
 # "aksi", agentkit search index: tells our files from others (https://sqlite.org/pragma.html#pragma_application_id).
 APPLICATION_ID = 0x616B7369
 # Counts up whenever the schema, or what the columns are made of, changes; an older index is then made anew.
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 NAME_CHARS = 32
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -165,8 +165,8 @@ class Index:
                 self._fill_schema(connection)
             if fact(connection, "subject") != self._subject:
                 raise StartError(
-                    f"{str(self._path)!r} is the index of another folder, or was made with other --include and "
-                    "--exclude. Name another --index, or delete it."
+                    f"{str(self._path)!r} is the index of another folder, or was made with other --include, "
+                    "--exclude or --no-gitignore. Name another --index, or delete it."
                 )
             connection.execute("COMMIT")
 
@@ -188,7 +188,7 @@ class Index:
 
 
 def default_path(subject: Mapping[str, object]) -> Path:
-    """Return the index file of a folder (with its includes and excludes) in the user's cache.
+    """Return the index file of a folder (with the choice of its files) in the user's cache.
 
     Raises:
         StartError: Its folder cannot be created.

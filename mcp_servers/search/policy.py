@@ -104,16 +104,24 @@ class Selection:
     """The launcher's choice of files, on top of what is skipped always."""
 
     def __init__(
-        self, include: Sequence[str] = (), exclude: Sequence[str] = (), own: Collection[PathParts] = ()
+        self,
+        include: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        own: Collection[PathParts] = (),
+        *,
+        gitignore: bool = True,
     ) -> None:
         """Index what one of `include` names (all, if it is empty) and none of `exclude` does.
 
         A glob without a slash is compared with names, one with a slash with whole paths, in which `*` crosses
         slashes too. What matches a folder matches all that is in it. The index's `own` files are never opened.
+        With `gitignore`, the walk leaves out what `.gitignore` and `.ignore` files name, also what is included.
 
         Raises:
             ToolFailure: A glob is empty or too long.
         """
+        self.gitignore = gitignore
+        """Whether the walk asks `.gitignore` and `.ignore` files."""
         self._own = own
         self._include = [_Glob(pattern) for pattern in include]
         self._exclude = [_Glob(pattern) for pattern in exclude]

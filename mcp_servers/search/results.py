@@ -201,14 +201,14 @@ class RefreshResult(ToolResult):
 
     is_done: bool = Field(description="False if it goes on in the background.")
     read_files: int = Field(description="New and changed files.")
-    removed_files: int
+    removed_files: int = Field(description="Files that are deleted, or left out now.")
     index: Freshness
 
     def as_text(self) -> str:
         """What changed, and how fresh the index is."""
         if not self.is_done:
             return f"The refresh goes on in the background. {self.index.as_line()}"
-        done = f"New or changed files read: {self.read_files}. Deleted files removed: {self.removed_files}."
+        done = f"New or changed files read: {self.read_files}. Files taken out of the index: {self.removed_files}."
         return f"{done} {self.index.as_line()}"
 
 

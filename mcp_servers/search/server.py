@@ -13,6 +13,7 @@ from pydantic import Field
 from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.filesystem.policy import MAX_PATH_BYTES, parse_path
 from mcp_servers.filesystem.root import Root
+from mcp_servers.gitignore.scope import FILE_NAMES
 from mcp_servers.search import reading, status
 from mcp_servers.search.background import BackgroundRefresh
 from mcp_servers.search.documents import DocumentReader
@@ -123,6 +124,7 @@ def build_server(
     index: str | None = None,
     include: Sequence[str] = (),
     exclude: Sequence[str] = (),
+    gitignore: bool = True,
     limits: Limits | None = None,
 ) -> Server[Any]:
     """Return a server for `folder`; it can be passed to `mcp.Client` as it is.
@@ -132,6 +134,7 @@ def build_server(
         index: The index file; None for one of its own in the user's cache.
         include: Globs of the files to index; empty for all.
         exclude: Globs of files and folders to leave out.
+        gitignore: Whether what `.gitignore` and `.ignore` files name is left out, too.
         limits: Caps.
 
     Raises:
@@ -139,11 +142,13 @@ def build_server(
     """
     root = Root(folder)
     place = os.path.realpath(folder)
-    subject = {"folder": place, "include": sorted(include), "exclude": sorted(exclude)}
+    subject = {"folder": place, "include": sorted(include), "exclude": sorted(exclude), "gitignore": gitignore}
     path = Path(index) if index is not None else default_path(subject)
     path = path.parent.resolve() / path.name
+    if path.name in FILE_NAMES:  # the walk would read it as rules, and free its locks
+        raise StartError(f"{path.name!r} is no name for an index. Name another --index.")
     try:
-        selection = Selection(include, exclude, own_files(place, str(path)))
+        selection = Selection(include, exclude, own_files(place, str(path)), gitignore=gitignore)
     except ToolFailure as failure:
         raise StartError(f"--include and --exclude: {failure}") from failure
     tools = SearchTools(root, Index(path, subject), selection, limits or Limits())

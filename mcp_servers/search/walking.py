@@ -12,8 +12,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.ignoring import IgnoreFiles
 from mcp_servers.filesystem.policy import MAX_DEPTH, PathParts
 from mcp_servers.filesystem.root import Root, kind_of, lstat, names_in, open_folder
+from mcp_servers.gitignore.rules import MAX_FILE_BYTES, MAX_RULES
+from mcp_servers.gitignore.scope import NOTHING_IGNORED, Scope
 from mcp_servers.search.documents import stamp_of
 from mcp_servers.search.policy import Limits, Selection
 
@@ -21,6 +24,13 @@ LINKS = "links"
 OTHER = "devices, pipes and sockets"
 UNREADABLE = "files and folders that cannot be opened"
 TOO_DEEP = f"folders below {MAX_DEPTH} levels"
+# Below half a second, with the longest names and the most rules.
+ENTRIES_PER_REPORT = 100
+IGNORED = "files and folders that .gitignore or .ignore leaves out"
+UNUSABLE = (
+    ".gitignore or .ignore files that cannot be used: links, unreadable, not UTF-8, "
+    f"or beyond {MAX_FILE_BYTES} bytes, {MAX_RULES} rules or what one path may have"
+)
 
 
 @dataclass(frozen=True)
@@ -45,7 +55,9 @@ def walk(root: Root, selection: Selection, limits: Limits, report: Callable[[], 
     """Find the files to index; `report` is called now and then, and may raise to end the walk."""
     walker = _Walker(selection, limits, report)
     with root.folder(()) as folder:
-        walker.enter(folder, ())
+        walker.enter(folder, (), NOTHING_IGNORED)
+    if walker.ignore_files.n_unusable:
+        walker.found.left_out[UNUSABLE] = walker.ignore_files.n_unusable
     return walker.found
 
 
@@ -56,18 +68,22 @@ class _Walker:
         self._report = report
         self._n_left = limits.max_walked
         self.found = Walk()
+        self.ignore_files = IgnoreFiles()
 
-    def enter(self, folder: int, parts: PathParts) -> None:
-        self._report()
+    def enter(self, folder: int, parts: PathParts, scope: Scope) -> None:
+        if self._selection.gitignore:
+            scope = self.ignore_files.within(folder, parts, scope)
         names = names_in(folder, self._n_left + 1)
         if len(names) > self._n_left:
             self._leave_out(f"folders with entries beyond the first {self._limits.max_walked}")
             del names[self._n_left :]
         self._n_left -= len(names)
-        for name in names:
-            self._visit(folder, (*parts, name))
+        for number, name in enumerate(names):
+            if number % ENTRIES_PER_REPORT == 0:
+                self._report()
+            self._visit(folder, (*parts, name), scope)
 
-    def _visit(self, parent: int, parts: PathParts) -> None:
+    def _visit(self, parent: int, parts: PathParts, scope: Scope) -> None:
         try:
             status = lstat(parent, parts[-1])
         except OSError:  # a folder that may be listed but not entered
@@ -81,8 +97,10 @@ class _Walker:
         )
         if reason:
             self._leave_out(reason)
+        elif scope.ignores(parts[-1], is_folder=kind == "folder"):
+            self._leave_out(IGNORED)
         elif kind == "folder":
-            self._enter_folder(parent, parts)
+            self._enter_folder(parent, parts, scope.entered(parts[-1]))
         elif kind != "file":
             self._leave_out(LINKS if kind == "link" else OTHER)
         elif len(self.found.files) == self._limits.max_files:
@@ -90,7 +108,7 @@ class _Walker:
         else:
             self.found.files.append(FoundFile(parts, stamp_of(status)))
 
-    def _enter_folder(self, parent: int, parts: PathParts) -> None:
+    def _enter_folder(self, parent: int, parts: PathParts, scope: Scope) -> None:
         if len(parts) == MAX_DEPTH:
             self._leave_out(TOO_DEEP)
             return
@@ -100,7 +118,7 @@ class _Walker:
             self._leave_out(UNREADABLE)
             return
         try:
-            self.enter(folder, parts)
+            self.enter(folder, parts, scope)
         finally:
             os.close(folder)
 

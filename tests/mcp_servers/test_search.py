@@ -249,7 +249,7 @@ async def test_an_indexed_file_that_becomes_a_link_is_not_read(folder: Path) -> 
         text, is_error = await ask("read_passage", path="a.txt")
         assert is_error and text == "'a.txt' is a link; links are not followed."
         assert "changed since it was indexed" in (await ask("search", query="word"))[0]
-        assert "New or changed files read: 0. Deleted files removed: 1." in (await ask("refresh"))[0]
+        assert "New or changed files read: 0. Files taken out of the index: 1." in (await ask("refresh"))[0]
         assert (await ask("search", query="word"))[0].startswith("Nothing found.")
 
 
@@ -275,7 +275,7 @@ async def test_a_hit_says_that_its_file_changed_or_is_gone_until_a_refresh(folde
         assert "(changed since it was indexed; call refresh)" in text
         assert "(deleted since it was indexed; call refresh)" in text
         assert (await ask("refresh"))[0].startswith(
-            "New or changed files read: 1. Deleted files removed: 1. Index: refreshed"
+            "New or changed files read: 1. Files taken out of the index: 1. Index: refreshed"
         )
         assert (await ask("search", query="first"))[0].startswith("Nothing found.")
         assert "a.txt:1-1" in (await ask("search", query="second"))[0]
@@ -420,7 +420,7 @@ async def test_a_file_that_vanishes_before_it_is_read_does_not_stop_the_rest(
     async with Client(serve(folder)) as client:
         assert "1 passage in 1 file" in (await asker(client)("search", query="word"))[0]
         assert "a.txt: failed: 'a.txt' does not exist in '.'." in (await asker(client)("index_status"))[0]
-        assert "Deleted files removed: 1." in (await asker(client)("refresh"))[0]
+        assert "Files taken out of the index: 1." in (await asker(client)("refresh"))[0]
 
 
 async def test_binary_files_and_other_encodings_are_found_by_name_only(folder: Path) -> None:

@@ -51,7 +51,7 @@ def stopping(*arguments):
 
 setattr(refreshing, step, stopping)
 root, limits = Root(folder), Limits(batch_files={BATCH_FILES})
-opened = Index(pathlib.Path(index), dict(folder=os.path.realpath(folder), include=[], exclude=[]))
+opened = Index(pathlib.Path(index), dict(folder=os.path.realpath(folder), include=[], exclude=[], gitignore=True))
 reader = DocumentReader(root, limits)
 refreshing.Refresher(opened, root, Selection(), reader, limits).refresh(lambda done, total: None)
 """
@@ -141,7 +141,8 @@ async def test_kill_9_while_files_are_replaced_and_removed_keeps_what_was(folder
         check_whole(index)
         kept = [row for row in before if step == "remove_file" or row[0] != "0.md"]
         assert content(index) == kept
-    assert (await refreshed(folder, index)).startswith("New or changed files read: 1. Deleted files removed: 0.")
+    said = "New or changed files read: 1. Files taken out of the index: 0."
+    assert (await refreshed(folder, index)).startswith(said)
     fresh = index.with_name("fresh.db")
     await refreshed(folder, fresh)
     assert content(index) == content(fresh)
@@ -280,9 +281,10 @@ def test_a_link_is_no_index(folder: Path, index: Path) -> None:
 async def test_the_index_of_another_folder_or_choice_is_refused(folder: Path, index: Path, tmp_path: Path) -> None:
     await refreshed(folder, index)
     (tmp_path / "other").mkdir()
-    for other, include, exclude in ((tmp_path / "other", [], []), (folder, ["*.md"], []), (folder, [], ["a"])):
+    choices: list[dict[str, Any]] = [{"include": ["*.md"]}, {"exclude": ["a"]}, {"gitignore": False}]
+    for other, choice in ((tmp_path / "other", {}), *((folder, choice) for choice in choices)):
         with pytest.raises(StartError, match="index of another folder, or was made with other"):
-            build_server(str(other), index=str(index), include=include, exclude=exclude)
+            build_server(str(other), index=str(index), **choice)
     assert (await refreshed(folder, index)).startswith("New or changed files read: 0.")
 
 

@@ -1,0 +1,66 @@
+"""Reading the `.gitignore` and `.ignore` files that a walk meets, through its descriptors.
+
+They only say what a search leaves out. Whether something may be read never depends on them, and one that cannot be
+used (a link, too large, no text) hides nothing: it is counted, and the walk goes on without it.
+"""
+
+from __future__ import annotations
+
+from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem.policy import PathParts
+from mcp_servers.filesystem.root import Root, kind_of, lstat, open_file
+from mcp_servers.gitignore.rules import MAX_FILE_BYTES, UnusableRules
+from mcp_servers.gitignore.scope import FILE_NAMES, NOTHING_IGNORED, Scope
+
+MAX_BYTES_OF_A_WALK = 4 * 1024 * 1024
+"""Rules that one walk reads: 64 of the largest files, about 4 s; thousands as people write them."""
+
+
+class IgnoreFiles:
+    """The ignore files of one walk."""
+
+    def __init__(self) -> None:
+        """None is read yet."""
+        self.n_unusable = 0
+        """Files met that cannot be used."""
+        self._n_bytes_left = MAX_BYTES_OF_A_WALK
+
+    def above(self, root: Root, parts: PathParts) -> Scope:
+        """Return what the files above a folder say of it and what is in it.
+
+        Raises:
+            ToolFailure: A component is missing, a link, not a folder, or unreadable.
+        """
+        scope = NOTHING_IGNORED
+        for depth, name in enumerate(parts):
+            with root.folder(parts[:depth]) as folder:
+                scope = self.within(folder, parts[:depth], scope).entered(name)
+        return scope
+
+    def within(self, folder: int, parts: PathParts, scope: Scope) -> Scope:
+        """Return `scope` with what the files in the open `folder` say."""
+        for name in FILE_NAMES:
+            try:
+                data = _content(folder, (*parts, name))
+                if data:
+                    self._pay_for(data)
+                    scope = scope.with_file(name, data)
+            except (OSError, ToolFailure, UnusableRules):
+                self.n_unusable += 1
+        return scope
+
+    def _pay_for(self, data: bytes) -> None:
+        self._n_bytes_left -= len(data)
+        if self._n_bytes_left < 0:
+            raise UnusableRules("too many rules in one walk")
+
+
+def _content(folder: int, parts: PathParts) -> bytes:
+    """Return the beginning of the file, one byte more than is taken; nothing if there is no such file."""
+    status = lstat(folder, parts[-1])
+    if status is None:
+        return b""
+    if kind_of(status) != "file":
+        raise UnusableRules("no regular file")
+    with open_file(folder, parts) as file:
+        return file.read(MAX_FILE_BYTES + 1)
