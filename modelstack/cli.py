@@ -24,8 +24,8 @@ from modelstack.reasoning.cli import reinforce
 from modelstack.reasoning.distil.cli import distil
 from modelstack.reasoning.merging.cli import merge
 from modelstack.reasoning.ppo.cli import ppo
-from modelstack.reasoning.rejection_cli import sample
-from modelstack.reasoning.tasks_cli import tasks
+from modelstack.reasoning.rejection.cli import sample
+from modelstack.reasoning.tasks.cli import tasks
 from modelstack.runs.cli import sweep, train
 from modelstack.runs.synthetic_cli import synthesise
 from modelstack.sft.cli import fit_prior, lineage, sft

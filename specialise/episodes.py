@@ -31,8 +31,8 @@ from agentkit.errors import AgentKitError, AgentRunError, ModelRetry, ToolFailed
 from agentkit.tools.definition import ToolOutput
 from agentkit.tools.toolset import Toolset
 from modelstack.errors import UserError
-from modelstack.reasoning.episode_golds import WorldGold
-from modelstack.reasoning.policy_tasks import PolicyTask
+from modelstack.reasoning.tasks.episode_golds import WorldGold
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import CallRefused, EpisodeTools, ToolFailure
 from modelstack.recipe_file import checked_recipe
 from specialise.live import LiveTool, connected, fingerprint_of

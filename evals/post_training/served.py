@@ -9,7 +9,7 @@ from evals.statistics import Interval, mean_interval
 from modelstack.errors import UserError
 from modelstack.inference.engine import GenerateRequest, SamplingParams
 from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.reasoning.policy_tasks import PolicyTask
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Completion, Verifier
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 

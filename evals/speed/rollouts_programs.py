@@ -100,7 +100,7 @@ def ready(task: Task) -> tuple[int, Callable[[], float]]:
 
 def llama_cpp(task: Task) -> tuple[int, Step]:
     """Return our sampler on llama.cpp: the quantised base, the adapter of the moment."""
-    from modelstack.reasoning.llama_sampler import LlamaSampler, shared_prefix
+    from modelstack.reasoning.sampling.llama.sampler import LlamaSampler, shared_prefix
 
     base = _base(task)
     all_prompts = [ids for n in range(len(QUESTIONS)) for ids in prompts_of(task, base.tokenizer, n)]
@@ -111,15 +111,15 @@ def llama_cpp(task: Task) -> tuple[int, Step]:
 
 def modelstack(task: Task) -> tuple[int, Step]:
     """Return our sampler in torch."""
-    from modelstack.reasoning.group_sampler import TorchSampler
+    from modelstack.reasoning.sampling.group_sampler import TorchSampler
 
     base = _base(task)
     return _n_trained(base.model), _ours(task, base, TorchSampler(base.model, frozenset(), task.tokens))
 
 
 def _ours(task: Task, base: Any, sampler: Any) -> Step:
-    from modelstack.reasoning.policy_tasks import PolicyTask
-    from modelstack.reasoning.sampled import Asked
+    from modelstack.reasoning.sampling.sampled import Asked
+    from modelstack.reasoning.tasks.task import PolicyTask
     from modelstack.reasoning.verifiers.rewards import Item
 
     moved = [p for name, p in base.model.named_parameters() if name.endswith("lora_B")]

@@ -35,7 +35,6 @@ REFERENCE_FILE = "reference.safetensors"
 class Prepared:
     """What a run reads and starts from."""
 
-    start: StartingPoint
     base: Base
     """On its device, with the adapter that is to be trained."""
     units: Units
@@ -83,7 +82,7 @@ def prepare(resolved: PreferenceResolved, start: StartingPoint, folder: Path, to
             lambda n: told(f"asking the reference: {n:,} of {len(units):,}"),
         )
     manifest = manifest_of(recipe.data, training, validation, sum(units.n_dropped.values()) + n_empty)
-    return Prepared(start, base, units, reference, held_back, before, manifest)
+    return Prepared(base, units, reference, held_back, before, manifest)
 
 
 def drawn_pairs(preferences: list[Preference], n_most: int, seed: int) -> list[Preference]:

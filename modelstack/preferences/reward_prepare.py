@@ -28,7 +28,6 @@ from modelstack.sft.starting_point import StartingPoint
 class PreparedReward:
     """What a run reads and starts from."""
 
-    start: StartingPoint
     base: Base
     """On its device, with the adapter that is to be trained."""
     model: ValueModel
@@ -73,4 +72,4 @@ def prepare_reward(resolved: RewardResolved, start: StartingPoint, told: Told) -
         before = score_pairs(model, held_back)
     n_left_out = sum(units.n_dropped.values()) + n_empty
     manifest = manifest_of(recipe.data, training, validation, n_left_out)
-    return PreparedReward(start, base, model, units, held_back, before, manifest)
+    return PreparedReward(base, model, units, held_back, before, manifest)

@@ -6,7 +6,6 @@ nothing serves a reward model beside its base.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -20,19 +19,23 @@ from modelstack.preferences.reward_scores import measured, normalise, score_pair
 from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
 from modelstack.preferences.value_model import ValueModel, save_value_model
 from modelstack.preferences.value_training import value_state
-from modelstack.runs.folder import RunFolder
-from modelstack.runs.progress import Display
-from modelstack.runs.report import machine_facts
-from modelstack.sft.finish import moved_weights, training_metrics, versions
-from modelstack.sft.run import claimed, resolved_parts, take_steps
-from modelstack.sft.stage import MODEL, Stage, seal
-from modelstack.sft.stage_record import Evaluation, StageRecord
+from modelstack.sft.resolving import resolved_parts
+from modelstack.sft.sealing import moved_weights, seal_training
+from modelstack.sft.stage import MODEL, Stage
+from modelstack.sft.stage_record import Evaluation
 from modelstack.sft.starting_point import starting_point
-from modelstack.sft.tuning_run import guarded_run, held_folder, logged, row_order, steps_of
+from modelstack.sft.tuning_run import (
+    TuningPlace,
+    claimed,
+    guarded_run,
+    row_order,
+    steps_of,
+    take_steps,
+    tuning_place,
+)
 from modelstack.stability.supervisor import GuardedRun
-from modelstack.train.curves import CURVES_FILE, PLOT_FILE, CurvesHook, write_curves
+from modelstack.train.curves import CurvesHook
 from modelstack.train.loop import Hook, Run
-from modelstack.train.metrics import METRICS_FILE, Metrics
 from modelstack.train.schedules import schedule
 
 
@@ -48,31 +51,25 @@ def train_reward_model(recipe: RewardRecipe, path: Path, console: Console) -> St
         UserError: Parts do not fit together, or the folder holds another run.
         TrainingStopped: The guard ended it.
     """
-    with held_folder(recipe, path) as folder:
-        return _train(recipe, folder, Display(console))
+    with tuning_place(recipe, path, console) as place:
+        return _train(recipe, place)
 
 
-def _train(recipe: RewardRecipe, folder: RunFolder, display: Display) -> Stage | None:
+def _train(recipe: RewardRecipe, place: TuningPlace) -> Stage | None:
     start = starting_point(recipe.base, recipe.weights)
     resolved = RewardResolved(**resolved_parts(recipe, start))
-    if finished := claimed(resolved, folder, display, FREE):
+    if finished := claimed(resolved, place, FREE):
         return finished
-    with display.preparing() as told:
+    with place.display.preparing() as told:
         prepared = prepare_reward(resolved, start, told)
-    metrics, on_event = logged(folder, display)
-    run, supervisor, loader = _assemble(resolved, prepared, folder, metrics, on_event)
-    if not take_steps(run, supervisor, display, lambda: run.state.step >= run.config.n_steps):
+    run, supervisor, loader = _assemble(resolved, prepared, place)
+    if not take_steps(run, supervisor, place.display):
         return None
-    metrics.close()
-    return _finish(resolved, prepared, run, loader, folder, display)
+    return _finish(resolved, prepared, run, loader, place)
 
 
 def _assemble(
-    resolved: RewardResolved,
-    prepared: PreparedReward,
-    folder: RunFolder,
-    metrics: Metrics,
-    on_event: Callable[[str], None],
+    resolved: RewardResolved, prepared: PreparedReward, place: TuningPlace
 ) -> tuple[Run, GuardedRun, PairLoader]:
     recipe = resolved.recipe
     data = recipe.data
@@ -82,26 +79,21 @@ def _assemble(
     passes = RewardPasses(prepared.model, recipe.loss)
     state = value_state(prepared.model, recipe, resolved.lora, passes)
     hooks: dict[str, Hook] = {
-        "metrics": metrics,
-        "rewards": RewardsHook(folder.path / REWARDS_FILE, passes),
-        "curves": CurvesHook(folder.metrics, folder.path, every=50, metrics=metrics),
+        "metrics": place.metrics,
+        "rewards": RewardsHook(place.path / REWARDS_FILE, passes),
+        "curves": CurvesHook(place.folder.metrics, place.path, every=50, metrics=place.metrics),
     }
     factor = schedule(recipe.schedule.over(n_steps))
-    return *guarded_run(recipe, state, loader, n_steps, factor, folder, on_event, hooks), loader
+    return *guarded_run(recipe, state, loader, n_steps, factor, place.folder, place.event, hooks), loader
 
 
 def _finish(
-    resolved: RewardResolved,
-    prepared: PreparedReward,
-    run: Run,
-    loader: PairLoader,
-    folder: RunFolder,
-    display: Display,
+    resolved: RewardResolved, prepared: PreparedReward, run: Run, loader: PairLoader, place: TuningPlace
 ) -> Stage:
     """Measure, write and seal; done again from the last checkpoint where a process is killed meanwhile."""
     recipe, model = resolved.recipe, cast(ValueModel, run.state.model)
     evaluation = Evaluation()
-    with display.preparing() as told:
+    with place.display.preparing() as told:
         told("scoring chosen replies")
         chosen = score_pairs(model, prepared.units, recipe.max_normalised)[:, 0]
         normalised = normalise(model, chosen)
@@ -110,29 +102,20 @@ def _finish(
             after = score_pairs(model, prepared.held_back)
             evaluation = Evaluation(before=measured(prepared.before), after=measured(after))
         told("writing what was trained")
-        save_value_model(model, prepared.base.tokenizer, folder.path / MODEL, normalised)
-    write_curves(folder.metrics, folder.path)
-    trained = training_metrics(run.state, model.body, loader.report()["n_tokens"], folder)
-    record = StageRecord(
+        save_value_model(model, prepared.base.tokenizer, place.path / MODEL, normalised)
+    return seal_training(
+        resolved,
+        run,
+        model.body,
+        place,
         kind="preference",
-        name=recipe.name,
         what=(
-            f"Reward model of {prepared.start.parent.name}, {moved_weights(resolved.lora)} and a scalar head: "
+            f"Reward model of {resolved.parent.name}, {moved_weights(resolved.lora)} and a scalar head: "
             f"{run.state.step:,} steps of {recipe.rows} pairs, from {len(prepared.units):,}; training's chosen "
             f"replies have mean 0 and deviation {normalised.deviation:.3g}."
         ),
-        parents=(prepared.start.parent,),
-        base_sha256=prepared.start.sha256,
-        recipe=resolved.portable,
-        recipe_sha256=resolved.fingerprint,
-        seed=recipe.seed,
         data=prepared.manifest,
         evaluation=evaluation,
-        metrics=trained,
-        versions=versions() | machine_facts(model.score.weight.device),
+        n_tokens=loader.report()["n_tokens"],
+        parts=[MODEL, REWARDS_FILE],
     )
-    stage = seal(folder.path, record, [MODEL, METRICS_FILE, REWARDS_FILE, CURVES_FILE, PLOT_FILE])
-    display.say(f"{folder.path}: {record.what}")
-    for each in evaluation.after:
-        display.say(f"  {each.name}: {each.value:.4f} ({each.low:.4f} to {each.high:.4f}), n = {each.n}")
-    return stage

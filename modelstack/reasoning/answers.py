@@ -14,15 +14,16 @@ from pydantic import BaseModel
 
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.reasoning.policy_tasks import PolicyTask
 from modelstack.reasoning.recipe import PolicyRecipe
-from modelstack.reasoning.sampled import Asked, Sampler, completion_of
+from modelstack.reasoning.sampling.sampled import Asked, Sampler, completion_of
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.sft.base import Base
 from modelstack.sft.stage_record import Measurement
 from modelstack.tokenizer.measures import ratio_interval
 
 REWARD = "reward of greedy replies"
+BEFORE_FILE, REPLIES_FILE = "before.json", "replies-after.jsonl"
 
 
 class _Before(BaseModel, frozen=True, extra="forbid"):
@@ -87,6 +88,18 @@ def measured_before(
     with replacing(file) as temporary:
         temporary.write_text(found.model_dump_json() + "\n", encoding="utf-8")
     return (found.measured,)
+
+
+def measured_after(
+    file: Path, base: Base, tasks: Sequence[PolicyTask], sampler: Sampler, reward: GuardedReward
+) -> tuple[Measurement, ...]:
+    """Return the figure of the model as it is now; its replies go to a file."""
+    if not tasks:
+        return ()
+    figure, replies = answer(base, tasks, sampler, reward)
+    with replacing(file) as temporary:
+        temporary.write_text("".join(json.dumps(reply) + "\n" for reply in replies), encoding="utf-8")
+    return (figure,)
 
 
 def _fingerprint(tasks: Sequence[PolicyTask], limits: Any) -> str:

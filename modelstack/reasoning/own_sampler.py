@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.reasoning.episode_sampler import EpisodeSampler
-from modelstack.reasoning.episodes import EpisodePlan, EpisodeWorlds
-from modelstack.reasoning.grammar_sampler import GrammarSampler, gold_grammars
-from modelstack.reasoning.group_sampler import TorchSampler
-from modelstack.reasoning.sampled import Sampler
+from modelstack.reasoning.episodes.episode import EpisodePlan, EpisodeWorlds
+from modelstack.reasoning.episodes.sampler import EpisodeSampler
+from modelstack.reasoning.sampling.grammar_sampler import GrammarSampler, gold_grammars
+from modelstack.reasoning.sampling.group_sampler import TorchSampler
+from modelstack.reasoning.sampling.sampled import Sampler
 from modelstack.tokenizer.chat import ChatEncoder
 
 

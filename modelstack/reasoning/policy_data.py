@@ -11,9 +11,9 @@ from typing import Literal
 
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
-from modelstack.reasoning.episodes import EpisodeWorlds
-from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
+from modelstack.reasoning.episodes.episode import EpisodeWorlds
 from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.sft.stage_record import DataFile, DataManifest
 
 

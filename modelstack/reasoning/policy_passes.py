@@ -21,14 +21,14 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
 from modelstack.preferences.log_probs import LabelLogProbs
-from modelstack.reasoning.group_sampler import repeated
-from modelstack.reasoning.kl import kl_estimate
-from modelstack.reasoning.masked_log_probs import masked_label_log_probs
-from modelstack.reasoning.policy import policy_loss
-from modelstack.reasoning.policy_config import PolicyConfig
+from modelstack.reasoning.losses.kl import kl_estimate
+from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
+from modelstack.reasoning.losses.policy import policy_loss
+from modelstack.reasoning.losses.policy_config import PolicyConfig
+from modelstack.reasoning.losses.rollouts import Rollouts, StepTotals
+from modelstack.reasoning.losses.sampler_correction import SamplerCorrection, sampler_weights
 from modelstack.reasoning.rollout_loader import RolloutBatch
-from modelstack.reasoning.rollouts import Rollouts, StepTotals
-from modelstack.reasoning.sampler_correction import SamplerCorrection, sampler_weights
+from modelstack.reasoning.sampling.group_sampler import repeated
 
 
 class Reference:

@@ -6,21 +6,21 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from modelstack.reasoning.episode_worlds import EpisodeRecipe
-from modelstack.reasoning.policy_config import ALGORITHMS, AlgorithmName, PolicyConfig
+from modelstack.reasoning.episodes.worlds import EpisodeRecipe
+from modelstack.reasoning.losses.policy_config import ALGORITHMS, AlgorithmName, PolicyConfig
+from modelstack.reasoning.losses.sampler_correction import SamplerCorrection
 from modelstack.reasoning.rollout_loader import SamplingPlan
-from modelstack.reasoning.sampler_correction import SamplerCorrection
-from modelstack.reasoning.served_policy import LlamaSampling
-from modelstack.reasoning.task_verifiers import VerifierChoice
+from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
+from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
 from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
 from modelstack.stability.guard import GuardConfig
 
 
 class PolicyData(TuningFiles, frozen=True, extra="forbid"):
-    """Tasks, in the form of `reasoning.policy_tasks`."""
+    """Tasks, in the form of `reasoning.tasks.task`."""
 
     verifier: VerifierChoice
-    """What judges all of them: a name, or a table with a gate and penalties (`task_verifiers`)."""
+    """What judges all of them: a name, or a table with a gate and penalties (`tasks.verifier_choice`)."""
 
 
 class PolicyOptimizer(TuningOptimizer):

@@ -24,9 +24,14 @@ from modelstack.data.batches import Batch
 from modelstack.data.order import Order
 from modelstack.errors import UserError
 from modelstack.inference.sampling import LegalTokens
-from modelstack.reasoning.advantages import Scale, group_advantages, informative_groups, leave_one_out_advantages
-from modelstack.reasoning.policy_tasks import PolicyTask
-from modelstack.reasoning.sampled import Asked, Sampled, Sampler, completion_of
+from modelstack.reasoning.losses.advantages import (
+    Scale,
+    group_advantages,
+    informative_groups,
+    leave_one_out_advantages,
+)
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler, completion_of
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Reward
 from modelstack.tokenizer.chat import ChatEncoder

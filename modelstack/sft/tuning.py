@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, Field, model_validator
 
@@ -143,6 +143,8 @@ LAYOUT = {("recipe", name) for name in ("micro_batches", "threads", "device")}
 class TuningResolved(BaseModel, frozen=True):
     """A recipe with nothing open; a run is held to it."""
 
+    places: ClassVar[frozenset[str]] = frozenset({"weights"})
+    """Fields that say where something lies; what it is, a hash says."""
     recipe: TuningRecipe
     weights: str
     """Where these lay when the run began."""
@@ -154,6 +156,11 @@ class TuningResolved(BaseModel, frozen=True):
     """None: all weights are trained."""
     data_sha256: tuple[str, ...]
     """Of the training files."""
+
+    @property
+    def parents(self) -> tuple[Origin, ...]:
+        """What the stage descends from."""
+        return (self.parent,)
 
     @property
     def portable(self) -> dict[str, Any]:
@@ -169,5 +176,5 @@ class TuningResolved(BaseModel, frozen=True):
     @property
     def fingerprint(self) -> str:
         """SHA-256 of all of it, names for paths."""
-        content = self.model_dump(mode="json", exclude={"weights"}) | {"recipe": self.portable}
+        content = self.model_dump(mode="json", exclude=set(self.places)) | {"recipe": self.portable}
         return hashlib.sha256(canonical(content).encode()).hexdigest()

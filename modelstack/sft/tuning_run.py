@@ -1,7 +1,7 @@
 """What every training of a model that is there already has around its loss: folder, log, guard, checkpoints, loop.
 
 Fine-tuning, preferences and reinforcement differ in what they load, in the passes of a step and in what they leave
-behind; the rest is here once.
+behind; the rest is here once, and how they end in `sealing`.
 """
 
 from __future__ import annotations
@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
+from rich.console import Console
 
 from modelstack.data.batches import Loader
-from modelstack.runs.folder import RunFolder
+from modelstack.runs.folder import Places, RunFolder, claim
 from modelstack.runs.progress import Display
+from modelstack.runs.stopping import stop_asked
 from modelstack.sft.loader import SftLoaderConfig
-from modelstack.sft.tuning import TuningFiles, TuningRecipe
+from modelstack.sft.stage import Stage, is_stage, open_stage
+from modelstack.sft.tuning import LAYOUT, TuningFiles, TuningRecipe, TuningResolved
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
@@ -28,7 +32,7 @@ from modelstack.stability.run_checkpoints import LocalStore
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
 from modelstack.train.allocator import keep_freed_memory
-from modelstack.train.loop import Hook, LoopConfig, Run
+from modelstack.train.loop import Hook, LoopConfig, Run, train
 from modelstack.train.metrics import JsonLines, Metrics
 from modelstack.train.step import TrainState
 
@@ -36,8 +40,27 @@ WINDOW_ROWS = 256
 """About so many are packed, or sorted by length, together."""
 
 
+@dataclass(frozen=True, slots=True)
+class TuningPlace:
+    """Where a training works: the folder that it holds, what is recorded of it, and what it is shown on."""
+
+    folder: RunFolder
+    display: Display
+    metrics: Metrics
+
+    @property
+    def path(self) -> Path:
+        """The folder, which becomes the stage's."""
+        return self.folder.path
+
+    def event(self, text: str) -> None:
+        """Record and show what is not ordinary."""
+        self.metrics.event(text)
+        self.display.say(text)
+
+
 @contextmanager
-def held_folder(recipe: TuningRecipe, path: Path) -> Iterator[RunFolder]:
+def tuning_place(recipe: TuningRecipe, path: Path, console: Console) -> Iterator[TuningPlace]:
     """Hold the folder of a run against a second process, with the recipe's threads.
 
     Raises:
@@ -48,18 +71,30 @@ def held_folder(recipe: TuningRecipe, path: Path) -> Iterator[RunFolder]:
         torch.set_num_threads(recipe.threads)
     folder = RunFolder(path)
     with folder.held():
-        yield folder
+        metrics = Metrics([JsonLines(folder.metrics)])
+        try:
+            yield TuningPlace(folder, Display(console), metrics)
+        finally:
+            metrics.close()
 
 
-def logged(folder: RunFolder, display: Display) -> tuple[Metrics, Callable[[str], None]]:
-    """Return the run's metrics, and what is to be told of everything that is not ordinary."""
-    metrics = Metrics([JsonLines(folder.metrics)])
+def claimed(resolved: TuningResolved, place: TuningPlace, free: Places) -> Stage | None:
+    """Make a folder that of a run, or find that it is; return its stage if the run has come to its end.
 
-    def on_event(text: str) -> None:
-        metrics.event(text)
-        display.say(text)
+    Args:
+        resolved: The run.
+        place: With the folder that it is to have.
+        free: Keys that may be others than when the run began.
 
-    return metrics, on_event
+    Raises:
+        UserError: The folder holds another run, or a stage that is damaged.
+    """
+    for changed in claim(place.folder.recipe, resolved, resolved.fingerprint, free=free, layout=LAYOUT):
+        place.display.say(f"{changed} is another than at the start: results agree to rounding only")
+    if not is_stage(place.path):
+        return None
+    place.display.say(f"{place.path} is finished already")
+    return open_stage(place.path)
 
 
 def steps_of(recipe: TuningRecipe, n_rows: int) -> int:
@@ -126,3 +161,29 @@ def guarded_run(
     if recipe.faults:
         inject(run, parse(recipe.faults, recipe.seed), folder.path, 0)
     return run, supervisor
+
+
+def take_steps(
+    run: Run, supervisor: GuardedRun, display: Display, is_over: Callable[[], bool] | None = None
+) -> bool:
+    """Take the steps that are left; False where it was asked to stop before the end.
+
+    Args:
+        run: At its beginning.
+        supervisor: Its own; takes it to its last checkpoint first.
+        display: To show on.
+        is_over: Says when the end is; none: when all steps are taken.
+    """
+    at_end = is_over or (lambda: run.state.step >= run.config.n_steps)
+    if supervisor.resume(run):
+        display.say(f"going on from step {run.state.step} of {run.config.n_steps}")
+    with stop_asked() as stop, display.training(run):
+        for report in train(run) if not at_end() else ():
+            display.after_step(run, report)
+            if stop.asked or at_end():
+                break
+    supervisor.close(run)
+    if at_end():
+        return True
+    display.say(f"stopped after step {run.state.step} of {run.config.n_steps}; the same command goes on")
+    return False

@@ -17,9 +17,9 @@ from agentkit.errors import ModelRetry, ToolFailed
 from agentkit.tools.function import FunctionToolset
 from agentkit.tools.toolset import Toolset
 from modelstack.errors import UserError
-from modelstack.reasoning.episode_golds import WorldGold
-from modelstack.reasoning.episodes import EpisodePlan
-from modelstack.reasoning.policy_tasks import PolicyTask
+from modelstack.reasoning.episodes.episode import EpisodePlan
+from modelstack.reasoning.tasks.episode_golds import WorldGold
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import CallRefused, Episode, ToolFailure
 from modelstack.reasoning.verifiers.outcomes import OutcomeVerifier
 from modelstack.reasoning.verifiers.rewards import Completion, Item

@@ -19,7 +19,7 @@ from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.reasoning.merging.recipe import MergeRecipe
 from modelstack.reasoning.merging.run import merge
-from modelstack.reasoning.task_verifiers import verifier_of
+from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.recipe_file import checked_recipe
 from modelstack.sft.merge_stage import merge_stage
 from modelstack.sft.recipe import SftRecipe

@@ -21,9 +21,9 @@ from modelstack.inference.curves_at_k import Judged
 from modelstack.inference.engine import GenerateRequest
 from modelstack.inference.llama_cpp import LlamaCppEngine
 from modelstack.inference.thinking import ThinkingBudget, think
-from modelstack.reasoning.equal_length_sampler import EqualLengthSampler
-from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
-from modelstack.reasoning.sampled import Asked, Sampled, completion_of
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.formats import ThinkFormat
 from modelstack.reasoning.verifiers.mathematics import MathVerifier
 from modelstack.reasoning.verifiers.rewards import END_OF_THOUGHT, THINK, Completion

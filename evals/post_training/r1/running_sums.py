@@ -116,7 +116,7 @@ def example(number: int, one: Problem, text: str, source: str) -> dict[str, Any]
 
 
 def task(number: int, one: Problem, name: str) -> dict[str, Any]:
-    """Return a task to be rewarded on, as `reasoning.policy_tasks` reads it."""
+    """Return a task to be rewarded on, as `reasoning.tasks.task` reads it."""
     return {"id": f"{name}-{number}", "prompt": one.question, "gold": one.answer, "license": "CC0-1.0"}
 
 

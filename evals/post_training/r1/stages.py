@@ -18,8 +18,8 @@ from modelstack.files import replacing, replacing_folder
 from modelstack.reasoning.distil.recipe import DistilRecipe
 from modelstack.reasoning.distil.run import distil
 from modelstack.reasoning.recipe import PolicyRecipe
-from modelstack.reasoning.rejection import EXAMPLES_FILE, sample
-from modelstack.reasoning.rejection_recipe import SampleRecipe
+from modelstack.reasoning.rejection.recipe import SampleRecipe
+from modelstack.reasoning.rejection.run import EXAMPLES_FILE, sample
 from modelstack.reasoning.run import reinforce
 from modelstack.recipe_file import checked_recipe
 from modelstack.runs.launch import launch

@@ -17,13 +17,13 @@ from evals.post_training.sampler_gap.start import BASE, HELD_BACK, TRAINING, Sta
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.preferences.rewards_hook import REWARDS_FILE
-from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
-from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
-from modelstack.reasoning.tasks.task import read_tasks
 from modelstack.reasoning.recipe import PolicyRecipe
 from modelstack.reasoning.run import reinforce
-from modelstack.reasoning.sampling.sampled import Asked, Sampler, completion_of
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
+from modelstack.reasoning.sampling.sampled import Asked, Sampler, completion_of
+from modelstack.reasoning.tasks.task import read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.recipe_file import checked_recipe
 from modelstack.sft.base import Base, load_base

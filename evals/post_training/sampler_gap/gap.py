@@ -14,8 +14,8 @@ import torch
 from pydantic import BaseModel
 
 from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
-from modelstack.reasoning.sampling.sampled import Asked
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
+from modelstack.reasoning.sampling.sampled import Asked
 from modelstack.sft.base import Base
 
 

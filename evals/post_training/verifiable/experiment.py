@@ -21,11 +21,11 @@ from evals.post_training.verifiable.kinds import (
 from evals.post_training.verifiable.measuring import Asking, Rates, kept_rates, rates
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
-from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
 from modelstack.reasoning.recipe import PolicyRecipe
 from modelstack.reasoning.run import reinforce
-from modelstack.reasoning.task_verifiers import verifier_of
-from modelstack.reasoning.task_writing.written import Side, tasks_of, write_tasks
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
+from modelstack.reasoning.tasks.verifier_choice import verifier_of
+from modelstack.reasoning.tasks.writing.written import Side, tasks_of, write_tasks
 from modelstack.recipe_file import read_recipe
 from modelstack.sft.stage import ADAPTER_GGUF
 from modelstack.sft.unpack import unpack

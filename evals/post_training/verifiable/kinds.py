@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from modelstack.reasoning.task_golds import VerifierName
-from modelstack.reasoning.task_writing.effect_tasks import effects_source
-from modelstack.reasoning.task_writing.gym_tasks import GymSettings, gym_source
-from modelstack.reasoning.task_writing.json_tasks import json_source
-from modelstack.reasoning.task_writing.written import Source
+from modelstack.reasoning.tasks.golds import VerifierName
+from modelstack.reasoning.tasks.writing.effect_tasks import effects_source
+from modelstack.reasoning.tasks.writing.gym_tasks import GymSettings, gym_source
+from modelstack.reasoning.tasks.writing.json_tasks import json_source
+from modelstack.reasoning.tasks.writing.written import Source
 
 RECIPES = Path(__file__).parents[3] / "recipes"
 N_TRAINING, N_HELD_BACK = 600, 120

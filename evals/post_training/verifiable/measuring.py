@@ -17,7 +17,7 @@ from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.inference.engine import GenerateRequest, SamplingParams
 from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.reasoning.policy_tasks import PolicyTask
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Completion, Verifier
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 

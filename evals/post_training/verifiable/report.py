@@ -13,7 +13,7 @@ from evals.post_training.verifiable.experiment import HELD_BACK, TRAINING, Outco
 from evals.post_training.verifiable.kinds import HELD_BACK_SEED, N_TRAINING, TRAINING_SEED
 from evals.post_training.verifiable.measuring import Rates
 from modelstack.files import replacing, sha256_of
-from modelstack.reasoning.policy_tasks import read_tasks
+from modelstack.reasoning.tasks.task import read_tasks
 
 REPORT, REPORT_JSON = "REPORT.md", "report.json"
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -109,13 +110,10 @@ async def run_revisions(
         UserError: The folder holds another run, another process works in it, or the constitution has no principle
             for the stage.
     """
-    constitution, folder = constitution.of_tags(recipe.tags), RunFolder(path)
+    constitution = constitution.of_tags(recipe.tags)
     settled = _settle("revise", constitution, prompts, recipe, models)
-    with folder.held():
-        _claim(folder, settled)
-        journal = Journal(path / JOURNAL)
-        replier, critic = KeptWriter(models.replier, journal), KeptWriter(models.critic, journal)
-        by = Reviser(constitution, recipe.revision, recipe.seed, replier, critic)
+    with _kept(settled, models, path) as kept:
+        by = Reviser(constitution, recipe.revision, recipe.seed, kept.replier, kept.critic)
         revised = await in_turns(prompts, lambda prompt: revise(prompt, by), recipe.concurrency, told)
         _write_lines(path / REVISIONS, revised)
         write_examples(path / EXAMPLES, [each.example for each in revised if each.example is not None])
@@ -145,18 +143,11 @@ async def run_comparisons(
         UserError: The folder holds another run, another process works in it, or the constitution has no principle
             for the stage.
     """
-    constitution, folder = constitution.of_tags(recipe.tags), RunFolder(path)
+    constitution = constitution.of_tags(recipe.tags)
     settled = _settle("compare", constitution, prompts, recipe, models)
-    with folder.held():
-        _claim(folder, settled)
-        journal = Journal(path / JOURNAL)
-        replier, critic = KeptWriter(models.replier, journal), KeptWriter(models.critic, journal)
-        chooser = (
-            SampledChooser(critic, n_samples=recipe.n_samples)
-            if models.chooser is None
-            else KeptChooser(models.chooser, journal)
-        )
-        by = Judges(constitution, recipe.feedback, recipe.seed, replier, chooser, critic)
+    with _kept(settled, models, path) as kept:
+        chooser = kept.chooser or SampledChooser(kept.critic, n_samples=recipe.n_samples)
+        by = Judges(constitution, recipe.feedback, recipe.seed, kept.replier, chooser, kept.critic)
         compared = await in_turns(prompts, lambda prompt: compare(prompt, by), recipe.concurrency, told)
         _write_lines(path / COMPARISONS, compared)
         pairs = [each.preference for each in compared if each.preference is not None]
@@ -227,8 +218,18 @@ def _settle(
     )
 
 
-def _claim(folder: RunFolder, settled: Settled) -> None:
-    claim(folder.recipe, settled, settled.fingerprint, free={("recipe", "concurrency")}, layout=set())
+@contextmanager
+def _kept(settled: Settled, models: Models, path: Path) -> Iterator[Models]:
+    """Hold a folder to a run, and give its models, which are asked through the journal in it."""
+    folder = RunFolder(path)
+    with folder.held():
+        claim(folder.recipe, settled, settled.fingerprint, free={("recipe", "concurrency")}, layout=set())
+        journal = Journal(path / JOURNAL)
+        yield Models(
+            replier=KeptWriter(models.replier, journal),
+            critic=KeptWriter(models.critic, journal),
+            chooser=None if models.chooser is None else KeptChooser(models.chooser, journal),
+        )
 
 
 def _write_lines(path: Path, records: Iterable[BaseModel]) -> None:

@@ -20,9 +20,9 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.data.packing import Row
 from modelstack.reasoning.distil.recipe import OnPolicy
-from modelstack.reasoning.equal_length_sampler import EqualLengthSampler
-from modelstack.reasoning.policy_tasks import PolicyTask
-from modelstack.reasoning.sampled import Asked
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.sampled import Asked
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
 from modelstack.sft.loader import PADDING, RowLoader, SftLoaderConfig
 from modelstack.sft.tokenised import Tokenised

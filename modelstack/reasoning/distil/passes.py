@@ -22,14 +22,14 @@ from modelstack.errors import UserError
 from modelstack.reasoning.distil.loader import DistilBatch
 from modelstack.reasoning.distil.places import labelled_hidden, labels_of
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher
-from modelstack.reasoning.distillation import (
+from modelstack.reasoning.losses.distillation import (
     ClassicDistillationConfig,
     DistillationConfig,
     classic_distillation_loss,
     distillation_loss,
 )
-from modelstack.reasoning.rollouts import PolicyLoss
-from modelstack.reasoning.top_k_distillation import TopK, top_k_distillation_loss
+from modelstack.reasoning.losses.rollouts import PolicyLoss
+from modelstack.reasoning.losses.top_k_distillation import TopK, top_k_distillation_loss
 
 
 @dataclass(slots=True)

@@ -17,8 +17,8 @@ from modelstack.errors import UserError
 from modelstack.reasoning.distil.measure import measured
 from modelstack.reasoning.distil.recipe import DistilRecipe, DistilResolved
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher, kept_teacher
-from modelstack.reasoning.distillation import DistillationConfig
-from modelstack.reasoning.frozen_model import load_frozen
+from modelstack.reasoning.losses.distillation import DistillationConfig
+from modelstack.reasoning.sampling.frozen_model import load_frozen
 from modelstack.runs.prepare import Told
 from modelstack.sft.base import Base
 from modelstack.sft.exact_calls import chosen
@@ -37,7 +37,6 @@ TEACHER_FILE = "teacher.safetensors"
 class Prepared:
     """What a run reads and starts from."""
 
-    start: StartingPoint
     base: Base
     """The student, on its device, with the adapter that is to be trained."""
     teacher: CausalLM | StoredTeacher
@@ -82,7 +81,7 @@ def prepare(resolved: DistilResolved, start: StartingPoint, folder: Path, told: 
             told=lambda n: told(f"asking the teacher: {n:,} of {training.n_examples:,}"),
         )
     manifest = data.manifest.model_copy(update={"n_too_long": sum(training.n_dropped.values())})
-    return Prepared(start, base, kept, training, held_back, before, manifest)
+    return Prepared(base, kept, training, held_back, before, manifest)
 
 
 def load_teacher(resolved: DistilResolved, student: Base) -> CausalLM:

@@ -8,12 +8,12 @@ teacher may then be asked once and let go, its k likeliest tokens of each place 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from modelstack.reasoning.distillation import ClassicDistillationConfig, DistillationConfig
-from modelstack.reasoning.frozen_model import Precision
+from modelstack.reasoning.losses.distillation import ClassicDistillationConfig, DistillationConfig
+from modelstack.reasoning.sampling.frozen_model import Precision
 from modelstack.sft.rendering import RenderOptions, RoleWeights
 from modelstack.sft.stage_record import Origin
 from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
@@ -102,12 +102,18 @@ FREE = {("weights",), ("teacher_weights",), *(("recipe", name) for name in _FREE
 class DistilResolved(TuningResolved, frozen=True):
     """A recipe with nothing open; a run is held to it."""
 
+    places: ClassVar[frozenset[str]] = TuningResolved.places | {"teacher_weights"}
     recipe: DistilRecipe
     teacher: Origin
     teacher_sha256: str
     """Of the weights, or of what its adapter goes on."""
     teacher_weights: str
     """Where these lay when the run began."""
+
+    @property
+    def parents(self) -> tuple[Origin, ...]:
+        """The student as it was, and the teacher."""
+        return (self.parent, self.teacher)
 
     @property
     def portable(self) -> dict[str, Any]:

@@ -5,7 +5,6 @@ The stage is of the kind `distilled`; its parents are the student as it was and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -19,22 +18,25 @@ from modelstack.reasoning.distil.passes import DistilPasses
 from modelstack.reasoning.distil.prepare import Prepared, load_teacher, prepare
 from modelstack.reasoning.distil.recipe import FREE, DistilRecipe, DistilResolved
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher
-from modelstack.reasoning.equal_length_sampler import EqualLengthSampler
-from modelstack.runs.folder import RunFolder
-from modelstack.runs.progress import Display
-from modelstack.runs.report import machine_facts
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.sft.assemble import trained_state
-from modelstack.sft.finish import moved_weights, training_metrics, versions, write_trained
-from modelstack.sft.run import claimed, resolved_parts, take_steps
-from modelstack.sft.stage import Stage, seal
-from modelstack.sft.stage_card import shown
-from modelstack.sft.stage_record import Evaluation, StageRecord
+from modelstack.sft.resolving import resolved_parts
+from modelstack.sft.sealing import moved_weights, seal_training, write_trained
+from modelstack.sft.stage import Stage
+from modelstack.sft.stage_record import Evaluation
 from modelstack.sft.starting_point import starting_point
-from modelstack.sft.tuning_run import guarded_run, held_folder, logged, row_order, steps_of
+from modelstack.sft.tuning_run import (
+    TuningPlace,
+    claimed,
+    guarded_run,
+    row_order,
+    steps_of,
+    take_steps,
+    tuning_place,
+)
 from modelstack.stability.supervisor import GuardedRun
-from modelstack.train.curves import CURVES_FILE, PLOT_FILE, CurvesHook, write_curves
+from modelstack.train.curves import CurvesHook
 from modelstack.train.loop import Hook, Run
-from modelstack.train.metrics import METRICS_FILE, Metrics
 from modelstack.train.schedules import schedule
 
 DIVERGENCES_FILE = "divergences.jsonl"
@@ -53,8 +55,8 @@ def distil(recipe: DistilRecipe, path: Path, console: Console) -> Stage | None:
         UserError: Parts do not fit together, or the folder holds another run.
         TrainingStopped: The guard ended it.
     """
-    with held_folder(recipe, path) as folder:
-        return _distil(recipe, folder, Display(console))
+    with tuning_place(recipe, path, console) as place:
+        return _distil(recipe, place)
 
 
 def resolve(recipe: DistilRecipe) -> DistilResolved:
@@ -72,18 +74,16 @@ def resolve(recipe: DistilRecipe) -> DistilResolved:
     )
 
 
-def _distil(recipe: DistilRecipe, folder: RunFolder, display: Display) -> Stage | None:
+def _distil(recipe: DistilRecipe, place: TuningPlace) -> Stage | None:
     resolved = resolve(recipe)
-    if finished := claimed(resolved, folder, display, FREE):
+    if finished := claimed(resolved, place, FREE):
         return finished
-    with display.preparing() as told:
-        prepared = prepare(resolved, starting_point(recipe.base, recipe.weights), folder.path, told)
-    metrics, on_event = logged(folder, display)
-    run, supervisor, loader = _assemble(resolved, prepared, folder, metrics, on_event)
-    if not take_steps(run, supervisor, display, lambda: run.state.step >= run.config.n_steps):
+    with place.display.preparing() as told:
+        prepared = prepare(resolved, starting_point(recipe.base, recipe.weights), place.path, told)
+    run, supervisor, loader = _assemble(resolved, prepared, place)
+    if not take_steps(run, supervisor, place.display):
         return None
-    metrics.close()
-    return _finish(resolved, prepared, run, loader, folder, display)
+    return _finish(resolved, prepared, run, loader, place)
 
 
 def _loader(recipe: DistilRecipe, prepared: Prepared) -> DistilLoader:
@@ -99,11 +99,7 @@ def _loader(recipe: DistilRecipe, prepared: Prepared) -> DistilLoader:
 
 
 def _assemble(
-    resolved: DistilResolved,
-    prepared: Prepared,
-    folder: RunFolder,
-    metrics: Metrics,
-    on_event: Callable[[str], None],
+    resolved: DistilResolved, prepared: Prepared, place: TuningPlace
 ) -> tuple[Run, GuardedRun, DistilLoader]:
     recipe = resolved.recipe
     loader = _loader(recipe, prepared)
@@ -113,66 +109,44 @@ def _assemble(
     passes = DistilPasses(model, prepared.teacher, recipe.loss)
     state.passes = passes
     hooks: dict[str, Hook] = {
-        "metrics": metrics,
-        "divergences": RewardsHook(folder.path / DIVERGENCES_FILE, passes),
-        "curves": CurvesHook(folder.metrics, folder.path, every=50, metrics=metrics),
+        "metrics": place.metrics,
+        "divergences": RewardsHook(place.path / DIVERGENCES_FILE, passes),
+        "curves": CurvesHook(place.folder.metrics, place.path, every=50, metrics=place.metrics),
     }
     factor = schedule(recipe.schedule.over(n_steps))
-    return *guarded_run(recipe, state, loader, n_steps, factor, folder, on_event, hooks), loader
+    return *guarded_run(recipe, state, loader, n_steps, factor, place.folder, place.event, hooks), loader
 
 
 def _finish(
-    resolved: DistilResolved,
-    prepared: Prepared,
-    run: Run,
-    loader: DistilLoader,
-    folder: RunFolder,
-    display: Display,
+    resolved: DistilResolved, prepared: Prepared, run: Run, loader: DistilLoader, place: TuningPlace
 ) -> Stage:
     """Write, measure and seal; done again from the last checkpoint where a process is killed meanwhile."""
     recipe, model = resolved.recipe, cast(CausalLM, run.state.model)
     evaluation = Evaluation()
-    with display.preparing() as told:
+    with place.display.preparing() as told:
         told("writing what was trained")
-        parts = write_trained(
-            model,
-            resolved.lora,
-            prepared.base.tokenizer,
-            folder.path,
-            name=recipe.name,
-            base_sha256=resolved.base_sha256,
-        )
+        parts = write_trained(model, prepared.base.tokenizer, resolved, place.path)
         if prepared.held_back is not None:
             told("measuring on held-back examples")
             teacher = prepared.teacher
             asked = load_teacher(resolved, prepared.base) if isinstance(teacher, StoredTeacher) else teacher
             evaluation = Evaluation(before=prepared.before, after=measured(model, asked, prepared.held_back))
-    write_curves(folder.metrics, folder.path)
-    parts += [METRICS_FILE, DIVERGENCES_FILE, CURVES_FILE, PLOT_FILE]
-    record = StageRecord(
+    return seal_training(
+        resolved,
+        run,
+        model,
+        place,
         kind="distilled",
-        name=recipe.name,
         what=(
-            f"Distillation of {resolved.teacher.name} into {prepared.start.parent.name} ({_manner(recipe)}), "
+            f"Distillation of {resolved.teacher.name} into {resolved.parent.name} ({_manner(recipe)}), "
             f"{moved_weights(resolved.lora)}: {run.state.step:,} steps of {recipe.rows} replies, from "
             f"{prepared.training.n_examples:,} examples."
         ),
-        parents=(prepared.start.parent, resolved.teacher),
-        base_sha256=prepared.start.sha256,
-        recipe=resolved.portable,
-        recipe_sha256=resolved.fingerprint,
-        seed=recipe.seed,
         data=prepared.manifest,
         evaluation=evaluation,
-        metrics=training_metrics(run.state, model, loader.report()["n_tokens"], folder),
-        versions=versions() | machine_facts(next(model.parameters()).device),
+        n_tokens=loader.report()["n_tokens"],
+        parts=[*parts, DIVERGENCES_FILE],
     )
-    stage = seal(folder.path, record, parts)
-    display.say(f"{folder.path}: {record.what}")
-    earlier = {each.name: each for each in evaluation.before}
-    for each in evaluation.after:
-        display.say(f"  {each.name}: {shown(each)}, before {shown(earlier.get(each.name))}")
-    return stage
 
 
 def _manner(recipe: DistilRecipe) -> str:

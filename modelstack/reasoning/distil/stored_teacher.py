@@ -18,7 +18,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.files import replacing
 from modelstack.reasoning.distil.loader import DistilBatch, given_batch
 from modelstack.reasoning.distil.places import labelled_hidden
-from modelstack.reasoning.top_k_distillation import TopK, top_k_of
+from modelstack.reasoning.losses.top_k_distillation import TopK, top_k_of
 from modelstack.sft.tokenised import Tokenised
 from modelstack.train.evaluation import in_use
 

@@ -6,8 +6,8 @@ import hashlib
 
 from modelstack.errors import UserError
 from modelstack.reasoning.policy_data import PolicyTasks, described_files
-from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
 from modelstack.reasoning.ppo.recipe import PpoRecipe
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.sft.stage_record import DataManifest
 
 

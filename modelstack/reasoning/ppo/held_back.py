@@ -19,15 +19,13 @@ from pydantic import BaseModel
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.reasoning.answers import REWARD
-from modelstack.reasoning.equal_length_sampler import EqualLengthSampler
-from modelstack.reasoning.policy_tasks import PolicyTask
 from modelstack.reasoning.ppo.judges import Judge
-from modelstack.reasoning.sampled import Asked, completion_of
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.sampled import Asked, completion_of
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.sft.base import Base
 from modelstack.sft.stage_record import Measurement
 from modelstack.tokenizer.measures import ratio_interval
-
-BEFORE_FILE, REPLIES_FILE = "before.json", "replies-after.jsonl"
 
 
 class _Before(BaseModel, frozen=True, extra="forbid"):

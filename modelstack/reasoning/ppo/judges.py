@@ -16,7 +16,7 @@ from modelstack.errors import UserError
 from modelstack.preferences.reward_loader import scored_rows
 from modelstack.preferences.reward_passes import rewards_of
 from modelstack.preferences.value_model import ValueModel, head_file, load_value_model
-from modelstack.reasoning.sampled import Asked, Sampled, completion_of
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Reward
 from modelstack.sft.stage import Stage

@@ -20,14 +20,14 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.data.order import Order
 from modelstack.errors import UserError
-from modelstack.reasoning.kl_control import next_kl_coefficient
+from modelstack.reasoning.losses.kl_control import next_kl_coefficient
 from modelstack.reasoning.policy_passes import Reference
-from modelstack.reasoning.policy_tasks import PolicyTask
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import Experience, experience_of
 from modelstack.reasoning.ppo.judges import Judge
 from modelstack.reasoning.ppo.recipe import PpoRecipe
-from modelstack.reasoning.sampled import Asked, Sampler
+from modelstack.reasoning.sampling.sampled import Asked, Sampler
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.sft.loader import SftLoader
 from modelstack.tokenizer.chat import ChatEncoder
 

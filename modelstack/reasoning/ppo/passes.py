@@ -14,13 +14,13 @@ from torch import Tensor, nn
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
 from modelstack.errors import UserError
-from modelstack.reasoning.critic import CriticConfig, critic_loss
-from modelstack.reasoning.policy import policy_loss
-from modelstack.reasoning.policy_config import PolicyConfig
+from modelstack.reasoning.losses.critic import CriticConfig, critic_loss
+from modelstack.reasoning.losses.policy import policy_loss
+from modelstack.reasoning.losses.policy_config import PolicyConfig
+from modelstack.reasoning.losses.rollouts import Rollouts, StepTotals
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import policy_log_probs
 from modelstack.reasoning.ppo.loader import PpoBatch
-from modelstack.reasoning.rollouts import Rollouts, StepTotals
 from modelstack.train.passes import add_gradients
 from modelstack.train.step import count_labels
 

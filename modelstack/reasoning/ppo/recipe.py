@@ -12,17 +12,17 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from modelstack.reasoning.critic import CriticConfig
-from modelstack.reasoning.kl_control import KlControl
-from modelstack.reasoning.policy_config import ALGORITHMS, PolicyConfig
-from modelstack.reasoning.task_verifiers import VerifierChoice
+from modelstack.reasoning.losses.critic import CriticConfig
+from modelstack.reasoning.losses.kl_control import KlControl
+from modelstack.reasoning.losses.policy_config import ALGORITHMS, PolicyConfig
+from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
 from modelstack.sft.recipe import SftData
 from modelstack.sft.stage_record import Origin
 from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
 
 
 class PpoData(TuningFiles, frozen=True, extra="forbid"):
-    """Tasks, in the form of `reasoning.policy_tasks`; for a reward model `gold` is null."""
+    """Tasks, in the form of `reasoning.tasks.task`; for a reward model `gold` is null."""
 
     verifier: VerifierChoice | None = None
     """What judges all of them in place of a reward model."""
@@ -160,6 +160,11 @@ class PpoResolved(TuningResolved, frozen=True):
     """The reward model's stage; None: a verifier judges."""
     mix_sha256: tuple[str, ...] = ()
     """Of the files that are mixed in."""
+
+    @property
+    def parents(self) -> tuple[Origin, ...]:
+        """The policy as it was, and the reward model where there is one."""
+        return super().parents if self.reward is None else (self.parent, self.reward)
 
     @property
     def portable(self) -> dict[str, Any]:

@@ -7,7 +7,6 @@ critic lives in the run's checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,36 +15,32 @@ from rich.console import Console
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
 from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
-from modelstack.reasoning.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.answers import BEFORE_FILE, REPLIES_FILE
 from modelstack.reasoning.policy_data import PolicyTasks
 from modelstack.reasoning.policy_passes import Reference
 from modelstack.reasoning.ppo.actor_critic import ActorCritic, actor_critic_state, critic_of
 from modelstack.reasoning.ppo.data import read_ppo_data
-from modelstack.reasoning.ppo.held_back import BEFORE_FILE, REPLIES_FILE, HeldBack
+from modelstack.reasoning.ppo.held_back import HeldBack
 from modelstack.reasoning.ppo.judges import Judge, VerifierJudge, model_judge
 from modelstack.reasoning.ppo.loader import PpoLoader
 from modelstack.reasoning.ppo.mix import Mix, mix_of
 from modelstack.reasoning.ppo.passes import PpoPasses
 from modelstack.reasoning.ppo.recipe import FREE, PpoRecipe, PpoResolved
 from modelstack.reasoning.rewards_plot import REWARDS_PLOT, draw_rewards
-from modelstack.reasoning.task_verifiers import verifier_of
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.alarms import RewardHacked
 from modelstack.reasoning.verifiers.canaries import GuardedReward
-from modelstack.runs.folder import RunFolder
-from modelstack.runs.progress import Display
-from modelstack.runs.report import machine_facts
 from modelstack.sft.base import Base
-from modelstack.sft.finish import moved_weights, training_metrics, versions, write_trained
 from modelstack.sft.prepare import load_start
-from modelstack.sft.run import claimed, resolved_parts, take_steps
-from modelstack.sft.stage import Stage, open_stage, seal
-from modelstack.sft.stage_record import Evaluation, Measurement, StageRecord
+from modelstack.sft.resolving import resolved_parts
+from modelstack.sft.sealing import moved_weights, seal_training, write_trained
+from modelstack.sft.stage import Stage, open_stage
+from modelstack.sft.stage_record import Evaluation, Measurement
 from modelstack.sft.starting_point import StartingPoint, starting_point
-from modelstack.sft.tuning_run import guarded_run, held_folder, logged
+from modelstack.sft.tuning_run import TuningPlace, claimed, guarded_run, take_steps, tuning_place
 from modelstack.stability.supervisor import GuardedRun
-from modelstack.train.curves import CURVES_FILE, PLOT_FILE, write_curves
 from modelstack.train.loop import Hook, Run
-from modelstack.train.metrics import METRICS_FILE, Metrics
 from modelstack.train.schedules import schedule
 
 
@@ -53,7 +48,6 @@ from modelstack.train.schedules import schedule
 class _Prepared:
     """What a run reads and starts from."""
 
-    start: StartingPoint
     reward: Stage | None
     base: Base
     data: PolicyTasks
@@ -75,14 +69,14 @@ def optimise(recipe: PpoRecipe, path: Path, console: Console) -> Stage | None:
         UserError: Parts do not fit together, the folder holds another run, or the reward was hacked.
         TrainingStopped: The guard ended it.
     """
-    with held_folder(recipe, path) as folder:
+    with tuning_place(recipe, path, console) as place:
         try:
-            return _optimise(recipe, folder, Display(console))
+            return _optimise(recipe, place)
         except RewardHacked as error:
             raise UserError(f"the run ends, as going on would teach a hack: {error}") from error
 
 
-def _optimise(recipe: PpoRecipe, folder: RunFolder, display: Display) -> Stage | None:
+def _optimise(recipe: PpoRecipe, place: TuningPlace) -> Stage | None:
     start = starting_point(recipe.base, recipe.weights)
     reward = None if recipe.reward is None else open_stage(Path(recipe.reward))
     origin = None if reward is None else reward.origin
@@ -92,15 +86,13 @@ def _optimise(recipe: PpoRecipe, folder: RunFolder, display: Display) -> Stage |
             f"lora.dropout is {resolved.lora.dropout}: a ratio of two policies with other weights left out is "
             f"noise, set it to 0"
         )
-    if finished := claimed(resolved, folder, display, FREE):
+    if finished := claimed(resolved, place, FREE):
         return finished
-    prepared = _prepare(resolved, start, reward, folder, display)
-    metrics, on_event = logged(folder, display)
-    run, supervisor, loader = _assemble(resolved, prepared, folder, metrics, on_event)
-    if not take_steps(run, supervisor, display, lambda: run.state.step >= run.config.n_steps):
+    prepared = _prepare(resolved, start, reward, place)
+    run, supervisor, loader = _assemble(resolved, prepared, place)
+    if not take_steps(run, supervisor, place.display):
         return None
-    metrics.close()
-    return _finish(resolved, prepared, run, loader, folder, display)
+    return _finish(resolved, prepared, run, loader, place)
 
 
 def _hashes(recipe: PpoRecipe) -> tuple[str, ...]:
@@ -110,12 +102,10 @@ def _hashes(recipe: PpoRecipe) -> tuple[str, ...]:
     return tuple(sha256_of(path) for path in paths)
 
 
-def _prepare(
-    resolved: PpoResolved, start: StartingPoint, reward: Stage | None, folder: RunFolder, display: Display
-) -> _Prepared:
+def _prepare(resolved: PpoResolved, start: StartingPoint, reward: Stage | None, place: TuningPlace) -> _Prepared:
     recipe = resolved.recipe
     data = read_ppo_data(recipe)
-    with display.preparing() as told:
+    with place.display.preparing() as told:
         told("loading the base")
         base = load_start(recipe, resolved.lora, start)
         if reward is not None:
@@ -127,17 +117,11 @@ def _prepare(
             judge = VerifierJudge(GuardedReward(verifier, every=recipe.probes_every), base.encoder)
         told("answering held-back tasks")
         held_back = HeldBack(base, data.held_back, judge, recipe.sampling.max_tokens)
-        before = held_back.before(folder.path / BEFORE_FILE)
-    return _Prepared(start, reward, base, data, judge, mix_of(recipe, base), held_back, before)
+        before = held_back.before(place.path / BEFORE_FILE)
+    return _Prepared(reward, base, data, judge, mix_of(recipe, base), held_back, before)
 
 
-def _assemble(
-    resolved: PpoResolved,
-    prepared: _Prepared,
-    folder: RunFolder,
-    metrics: Metrics,
-    on_event: Callable[[str], None],
-) -> tuple[Run, GuardedRun, PpoLoader]:
+def _assemble(resolved: PpoResolved, prepared: _Prepared, place: TuningPlace) -> tuple[Run, GuardedRun, PpoLoader]:
     recipe, base = resolved.recipe, prepared.base
     n_steps = recipe.n_steps(len(prepared.data.training))
     model = ActorCritic(base.model, critic_of(base.model, recipe, resolved.lora, prepared.reward))
@@ -157,64 +141,40 @@ def _assemble(
         None if prepared.mix is None else prepared.mix.loader,
     )
     hooks: dict[str, Hook] = {
-        "metrics": metrics,
-        "rewards": RewardsHook(folder.path / REWARDS_FILE, passes),
+        "metrics": place.metrics,
+        "rewards": RewardsHook(place.path / REWARDS_FILE, passes),
     }
     factor = schedule(recipe.schedule.over(n_steps))
-    return *guarded_run(recipe, state, loader, n_steps, factor, folder, on_event, hooks), loader
+    return *guarded_run(recipe, state, loader, n_steps, factor, place.folder, place.event, hooks), loader
 
 
-def _finish(
-    resolved: PpoResolved,
-    prepared: _Prepared,
-    run: Run,
-    loader: PpoLoader,
-    folder: RunFolder,
-    display: Display,
-) -> Stage:
+def _finish(resolved: PpoResolved, prepared: _Prepared, run: Run, loader: PpoLoader, place: TuningPlace) -> Stage:
     """Write, measure and seal; done again from the last checkpoint where a process is killed meanwhile."""
-    recipe, base, start = resolved.recipe, prepared.base, prepared.start
-    with display.preparing() as told:
+    recipe, base = resolved.recipe, prepared.base
+    with place.display.preparing() as told:
         told("writing what was trained")
-        parts = write_trained(
-            base.model,
-            resolved.lora,
-            base.tokenizer,
-            folder.path,
-            name=recipe.name,
-            base_sha256=resolved.base_sha256,
-        )
+        parts = write_trained(base.model, base.tokenizer, resolved, place.path)
         told("answering held-back tasks")
-        after = prepared.held_back.after(folder.path / REPLIES_FILE)
+        after = prepared.held_back.after(place.path / REPLIES_FILE)
     parts += [REPLIES_FILE] if after else []
-    write_curves(folder.metrics, folder.path)
-    draw_rewards(folder.path / REWARDS_FILE, folder.path / REWARDS_PLOT)
-    parts += [METRICS_FILE, REWARDS_FILE, REWARDS_PLOT, CURVES_FILE, PLOT_FILE]
+    draw_rewards(place.path / REWARDS_FILE, place.path / REWARDS_PLOT)
     manifest = prepared.data.manifest
     if prepared.mix is not None:
         manifest = manifest.model_copy(update={"files": (*manifest.files, *prepared.mix.files)})
     judge = recipe.data.verifier if resolved.reward is None else f"reward model {resolved.reward.name}"
-    record = StageRecord(
+    return seal_training(
+        resolved,
+        run,
+        base.model,
+        place,
         kind="reasoning",
-        name=recipe.name,
         what=(
-            f"PPO ({judge}) of {start.parent.name}, {moved_weights(resolved.lora)}: {run.state.step:,} steps of "
-            f"{recipe.rows} replies, {recipe.passes} passes over batches of {recipe.sampling.n_replies}, from "
+            f"PPO ({judge}) of {resolved.parent.name}, {moved_weights(resolved.lora)}: {run.state.step:,} steps "
+            f"of {recipe.rows} replies, {recipe.passes} passes over batches of {recipe.sampling.n_replies}, from "
             f"{len(prepared.data.training):,} prompts."
         ),
-        parents=(start.parent,) if resolved.reward is None else (start.parent, resolved.reward),
-        base_sha256=start.sha256,
-        recipe=resolved.portable,
-        recipe_sha256=resolved.fingerprint,
-        seed=recipe.seed,
         data=manifest,
         evaluation=Evaluation(before=prepared.before, after=after),
-        metrics=training_metrics(run.state, base.model, loader.n_tokens, folder),
-        versions=versions() | machine_facts(base.model.lm_head.weight.device),
+        n_tokens=loader.n_tokens,
+        parts=[*parts, REWARDS_FILE, REWARDS_PLOT],
     )
-    stage = seal(folder.path, record, parts)
-    display.say(f"{folder.path}: {record.what}")
-    for name, each in (("before", prepared.before), ("after", after)):
-        for figure in each:
-            display.say(f"  {figure.name}, {name}: {figure.value:.3f} ({figure.low:.3f} to {figure.high:.3f})")
-    return stage

@@ -12,7 +12,7 @@ from evals.post_training.merging.experiment import STAGES, Sizes, run
 from evals.post_training.merging.report import PICTURE, REPORT, write_report
 from evals.post_training.merging.skills import SKILLS, TRAINING, Skill, held_back, skill_tasks, write_skill
 from modelstack.errors import UserError
-from modelstack.reasoning.task_verifiers import verifier_of
+from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.rewards import Completion
 from modelstack.sft.examples import read_examples
 from modelstack.sft.stage import open_stage

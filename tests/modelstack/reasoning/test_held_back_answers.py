@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from modelstack.reasoning.answers import _fingerprint
-from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
-from modelstack.reasoning.task_golds import VerifierName
+from modelstack.reasoning.tasks.golds import VerifierName
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 
 TOOL = {
     "name": "search",
@@ -29,7 +29,7 @@ EFFECTS = {
 PROGRAM = """
 import sys
 from modelstack.reasoning.answers import _fingerprint
-from modelstack.reasoning.policy_tasks import read_tasks
+from modelstack.reasoning.tasks.task import read_tasks
 for file, verifier in zip(sys.argv[1::2], sys.argv[2::2]):
     print(_fingerprint([task.judged_by(verifier) for task in read_tasks(file)], 8))
 """

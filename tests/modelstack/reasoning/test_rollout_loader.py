@@ -12,9 +12,9 @@ import pytest
 from modelstack.architecture.losses import IGNORED
 from modelstack.errors import UserError
 from modelstack.inference.sampling import LegalTokens
-from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
 from modelstack.reasoning.rollout_loader import RolloutBatch, RolloutLoader, SamplingPlan
-from modelstack.reasoning.sampled import Asked, Sampled
+from modelstack.reasoning.sampling.sampled import Asked, Sampled
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.sft.base import load_base

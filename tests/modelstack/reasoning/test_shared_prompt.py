@@ -10,11 +10,11 @@ import torch
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
-from modelstack.reasoning.policy_config import ALGORITHMS
+from modelstack.reasoning.losses.policy_config import ALGORITHMS
+from modelstack.reasoning.losses.sampler_correction import SamplerCorrection
 from modelstack.reasoning.policy_passes import PolicyPasses, Reference
-from modelstack.reasoning.policy_tasks import PolicyTask
 from modelstack.reasoning.rollout_loader import RolloutBatch
-from modelstack.reasoning.sampler_correction import SamplerCorrection
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item, Reward
 from tests.modelstack.architecture.count_cases import toy, variants
 

@@ -12,11 +12,11 @@ import torch
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.inference.grammar import Grammar
-from modelstack.reasoning.episodes import Conversation, EpisodePlan
-from modelstack.reasoning.policy_tasks import PolicyTask
-from modelstack.reasoning.sampled import Sampled
-from modelstack.reasoning.task_golds import response_format
-from modelstack.reasoning.turn_writer import Draws
+from modelstack.reasoning.episodes.episode import Conversation, EpisodePlan
+from modelstack.reasoning.sampling.sampled import Sampled
+from modelstack.reasoning.sampling.turn_writer import Draws
+from modelstack.reasoning.tasks.golds import response_format
+from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import EpisodeTools
 from modelstack.reasoning.verifiers.effects import EffectGold
 from modelstack.reasoning.verifiers.rewards import Item

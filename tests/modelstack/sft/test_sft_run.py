@@ -19,7 +19,7 @@ from modelstack.cli import app
 from modelstack.errors import UserError
 from modelstack.runs.folder import RunFolder
 from modelstack.runs.progress import Display
-from modelstack.sft import finish as finishing
+from modelstack.sft import sealing
 from modelstack.sft.adapter_files import put_adapter, read_adapter, save_adapter
 from modelstack.sft.base import load_base
 from modelstack.sft.gguf_adapter import read_gguf_adapter
@@ -138,7 +138,7 @@ def test_a_run_killed_while_it_finishes_ends_as_if_nothing_had_happened(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(finishing, "seal", killed)
+        patched.setattr(sealing, "seal", killed)
         with pytest.raises(KeyboardInterrupt):
             run(toy_recipe(world.base, world.examples), tmp_path / "run")
     assert not is_stage(tmp_path / "run")

@@ -1,0 +1,1 @@
+"""Conversations in which the calls of a policy run, and it reads their results."""

@@ -1,0 +1,76 @@
+"""Groups of episodes by the model in training: G conversations with tools from one prompt, each in its own world.
+
+The conversations advance together in one batch (`sampling.lockstep`): while one reads a tool's result another
+writes, so results of different lengths need no padding, and no cache is rebuilt between turns. Tools are called
+one after the other, in the order of the rows: the same weights, prompt and seed give the same calls in the same
+order.
+
+Letters: G episodes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.reasoning.episodes.episode import Conversation, EpisodePlan, EpisodeWorlds, reply_format
+from modelstack.reasoning.sampling.grammar_sampler import format_grammars, row_seed
+from modelstack.reasoning.sampling.lockstep import continue_together
+from modelstack.reasoning.sampling.sampled import Asked, Sampled
+from modelstack.reasoning.sampling.turn_writer import Draws
+from modelstack.tokenizer.chat import ChatEncoder
+
+
+class EpisodeSampler:
+    """The model in training acts in worlds; one prompt at a time."""
+
+    def __init__(
+        self,
+        model: CausalLM,
+        encoder: ChatEncoder,
+        worlds: EpisodeWorlds,
+        plan: EpisodePlan,
+        temperature: float = 1.0,
+        *,
+        with_grammar: bool = True,
+    ) -> None:
+        """Prepare; nothing is opened yet.
+
+        Args:
+            model: On its own device.
+            encoder: Of its chat format.
+            worlds: Where tasks take place.
+            plan: How long an episode may be.
+            temperature: What logits are divided by; 0: greedy, and all episodes of a prompt are the same.
+            with_grammar: Whether each turn is held to calls of the task's tools, `[]` and answers in words, as
+                serving does. Without, a malformed turn ends its episode.
+        """
+        self._model, self._encoder, self._worlds = model, encoder, worlds
+        self._plan, self._temperature = plan, temperature
+        self._grammar_of = format_grammars(encoder.vocabulary, reply_format if with_grammar else lambda task: None)
+
+    def sample(self, asked: Sequence[Asked], n_replies: int) -> list[list[Sampled]]:
+        """Return the episodes of each prompt; all tokens behind the prompt, the policy's own ones as chosen.
+
+        Raises:
+            UserError: A task has no tools or no world, or prompt and episode are longer than the context.
+        """
+        return [self._group(each, n_replies) for each in asked]
+
+    def _group(self, asked: Asked, n_replies: int) -> list[Sampled]:
+        with ExitStack() as worlds:
+            rows = [self._conversation(asked, g, worlds) for g in range(n_replies)]
+            continue_together(self._model, asked.prompt_ids, rows, self._plan.max_tokens)
+            return [row.sampled() for row in rows]
+
+    def _conversation(self, asked: Asked, row: int, worlds: ExitStack) -> Conversation:
+        task, encoder = asked.task, self._encoder
+        return Conversation(
+            encoder,
+            Draws(encoder.vocabulary, encoder.end_ids, self._temperature, row_seed(asked.seed, row)),
+            worlds.enter_context(self._worlds.open(task)),
+            reply_format(task),
+            lambda: self._grammar_of(task),
+            self._plan,
+        )

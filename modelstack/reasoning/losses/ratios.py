@@ -1,0 +1,38 @@
+"""How much likelier the policy makes a completion than the one that sampled it, by token or by sequence.
+
+With x = log p - log p_old of a token and N tokens in a completion:
+
+| level | log ratio | of |
+|---|---|---|
+| token | x | PPO, GRPO, DAPO |
+| sequence_mean | sum x / N, [B, 1] | GSPO |
+| sequence_token | the same number, each token with its own gradient | GSPO-token |
+| sequence_sum | sum x, [B, 1] | RLOO |
+
+Letters: B completions, T tokens.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from modelstack.reasoning.losses.policy_config import RatioLevel
+
+
+def level_log_ratio(log_ratio_BT: Tensor, mask_BT: Tensor, level: RatioLevel) -> Tensor:
+    """Return log-ratios at a level, [B, T] or [B, 1].
+
+    Args:
+        log_ratio_BT: Of tokens, 0 where the mask is False.
+        mask_BT: bool.
+        level: See above.
+    """
+    if level == "token":
+        return log_ratio_BT
+    sum_B1 = log_ratio_BT.sum(-1, keepdim=True)
+    if level == "sequence_sum":
+        return sum_B1
+    mean_B1 = sum_B1 / mask_BT.sum(-1, keepdim=True).clamp(min=1)
+    if level == "sequence_mean":
+        return mean_B1
+    return mean_B1.detach() + log_ratio_BT - log_ratio_BT.detach()

@@ -1,0 +1,269 @@
+"""Rejection sampling: a policy answers tasks several times, a verifier keeps what is right, examples come out.
+
+The third step of DeepSeek-R1's recipe (2501.12948, section 2.3.3), and of STaR (2203.14465) and RFT (2308.01825)
+before it: what a policy found by reinforcement learning becomes data that a fresh base, or a smaller student, is
+fine-tuned on. Canaries guard the verifier as they do in training: what it wrongly pays for would be taught.
+
+A task is a line of `replies.jsonl` once it is done, with every reply, its reward and the rule that dropped it; a
+run that is killed loses the tasks in flight and goes on behind the last whole line. A task's replies depend on
+the weights, the seed and its id alone, so the files are the same however often a run was interrupted.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modelstack.errors import UserError
+from modelstack.files import replacing, sha256_of
+from modelstack.reasoning.rejection.recipe import FREE, LAYOUT, SampleRecipe, SampleResolved
+from modelstack.reasoning.rejection.rules import complaint
+from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
+from modelstack.reasoning.sampling.frozen_model import load_frozen
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
+from modelstack.reasoning.tasks.verifier_choice import verifier_of
+from modelstack.reasoning.verifiers.alarms import RewardHacked
+from modelstack.reasoning.verifiers.canaries import GuardedReward
+from modelstack.runs.folder import RunFolder, claim
+from modelstack.runs.stopping import stop_asked
+from modelstack.sft.base import Base
+from modelstack.sft.examples import Example, write_examples
+from modelstack.sft.starting_point import starting_point
+from modelstack.tokenizer.chat import ChatEncoder
+
+REPLIES_FILE, EXAMPLES_FILE, REPORT_FILE = "replies.jsonl", "examples.jsonl", "report.json"
+WRONG, TWICE, ENOUGH, EASY, UNSCORABLE = "wrong", "said before", "at_most", "max_pass_rate", "unscorable"
+"""Why a reply is dropped, beside those of `rules`."""
+
+
+def sample(
+    recipe: SampleRecipe,
+    path: Path,
+    told: Callable[[str], object] = lambda text: None,
+) -> dict[str, Any] | None:
+    """Sample, or go on with it; the report when all tasks are done, None when it was asked to stop.
+
+    Args:
+        recipe: What to do.
+        path: Folder for the files.
+        told: Is told how far it is.
+
+    Raises:
+        UserError: A file is broken, the folder holds another sampling, or the verifier paid for a known hack.
+    """
+    if recipe.threads:
+        torch.set_num_threads(recipe.threads)
+    folder = RunFolder(path)
+    with folder.held():
+        start = starting_point(recipe.model, recipe.weights)
+        resolved = SampleResolved(
+            recipe=recipe,
+            model=start.parent,
+            model_sha256=start.sha256,
+            tasks_sha256=tuple(sha256_of(file) for file in _there(recipe.tasks)),
+        )
+        for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
+            told(f"{changed} is another than at the start: replies agree to rounding only")
+        tasks = _tasks(recipe)
+        done = _whole_lines(path / REPLIES_FILE)
+        waiting = [task for task in tasks if task.item.id not in done]
+        reward = GuardedReward(verifier_of(recipe.verifier, recipe.max_tokens))
+        if waiting:
+            base = load_frozen(start, precision=recipe.precision, device=recipe.device)
+            try:
+                is_over = _sample(recipe, base, waiting, reward, path / REPLIES_FILE, len(done), told)
+            except RewardHacked as error:
+                raise UserError(f"the sampling ends, as its examples would teach a hack: {error}") from error
+            if not is_over:
+                return None
+        return _finish(resolved, tasks, path)
+
+
+def _sample(
+    recipe: SampleRecipe,
+    base: Base,
+    tasks: Sequence[PolicyTask],
+    reward: GuardedReward,
+    file: Path,
+    n_done: int,
+    told: Callable[[str], object],
+) -> bool:
+    """Append the tasks' lines; False where it was asked to stop before the last."""
+    encoder = base.encoder
+    sampler = EqualLengthSampler(base.model, frozenset(encoder.end_ids), recipe.max_tokens, recipe.temperature)
+    n_all = n_done + len(tasks)
+    # By length, so that prompts of one length meet; of equals in the order of the files.
+    prompts = {task.item.id: tuple(task.prompt_ids(encoder)) for task in tasks}
+    ordered = sorted(tasks, key=lambda task: len(prompts[task.item.id]))
+    with stop_asked() as stop, file.open("ab") as lines:
+        for start in range(0, len(ordered), recipe.tasks_at_once):
+            several = ordered[start : start + recipe.tasks_at_once]
+            asked = [Asked(task, prompts[task.item.id], _seed_of(recipe.seed, task.item.id)) for task in several]
+            sampled = sampler.sample(asked, recipe.replies)
+            for task, replies in zip(several, sampled, strict=True):
+                record = _record(task, replies, recipe, reward, encoder)
+                lines.write(json.dumps(record, ensure_ascii=True).encode() + b"\n")
+            lines.flush()
+            os.fsync(lines.fileno())
+            told(f"{n_done + start + len(several):,} of {n_all:,} tasks")
+            if stop.asked and start + len(several) < len(ordered):
+                told("stopped; the same command goes on")
+                return False
+    return True
+
+
+def _record(
+    task: PolicyTask,
+    replies: Sequence[Sampled],
+    recipe: SampleRecipe,
+    reward: GuardedReward,
+    encoder: ChatEncoder,
+) -> dict[str, Any]:
+    """Return a task's line: each reply with its reward, and the rule that it breaks."""
+    completions = [completion_of(reply, encoder) for reply in replies]
+    rewards = reward.score_batch([(task.item, each) for each in completions])
+    judged = [
+        {
+            "text": said.text,
+            "n_tokens": len(said.token_ids),
+            "reward": worth.value,
+            "answer": worth.answer,
+            "log_prob": sum(reply.log_probs),
+            "complaint": complaint(task.item, said, recipe.keep),
+        }
+        for said, worth, reply in zip(completions, rewards, replies, strict=True)
+    ]
+    return {"id": task.item.id, "replies": judged}
+
+
+def kept(record: dict[str, Any], recipe: SampleRecipe, dropped: Counter[str]) -> list[tuple[int, str]]:
+    """Return the replies of a task to learn from, with their numbers.
+
+    Args:
+        record: A line of `replies.jsonl`.
+        recipe: With the rules.
+        dropped: Is added, by rule, what was not kept.
+    """
+    replies = record["replies"]
+    is_right = [reply["reward"] is not None and reply["reward"] >= recipe.threshold for reply in replies]
+    is_easy = sum(is_right) / len(replies) > recipe.keep.max_pass_rate
+    found: list[tuple[int, str]] = []
+    said: set[str] = set()
+    for number, (reply, right) in enumerate(zip(replies, is_right, strict=True)):
+        words = " ".join(reply["text"].split())
+        if not right:
+            rule = UNSCORABLE if reply["reward"] is None else WRONG
+        elif reply["complaint"] or is_easy:
+            rule = reply["complaint"] or EASY
+        elif words in said or len(found) >= recipe.keep.at_most:
+            rule = TWICE if words in said else ENOUGH
+        else:
+            said.add(words)
+            found.append((number, reply["text"]))
+            continue
+        dropped[rule] += 1
+    return found
+
+
+def _finish(resolved: SampleResolved, tasks: Sequence[PolicyTask], path: Path) -> dict[str, Any]:
+    """Write examples and report, from the lines: done again at no cost where a process is killed meanwhile."""
+    recipe = resolved.recipe
+    records = _whole_lines(path / REPLIES_FILE)
+    dropped: Counter[str] = Counter()
+    examples: list[Example] = []
+    pass_rates: list[float] = []
+    for task in tasks:
+        record = records[task.item.id]
+        if task.item.is_canary:
+            continue
+        judged = [reply["reward"] for reply in record["replies"] if reply["reward"] is not None]
+        if judged:
+            pass_rates.append(sum(value >= recipe.threshold for value in judged) / len(judged))
+        examples += [
+            Example(
+                id=f"{task.item.id}/{number}",
+                source=f"{recipe.name}, replies of {resolved.model.name}",
+                license=task.license,
+                kind="answer",
+                messages=task.messages,
+                reply=text,
+            )
+            for number, text in kept(record, recipe, dropped)
+        ]
+    write_examples(path / EXAMPLES_FILE, examples)
+    n_asked = sum(not task.item.is_canary for task in tasks)
+    report = {
+        "model": resolved.model.model_dump(mode="json"),
+        "seed": recipe.seed,
+        "n_tasks": n_asked,
+        "n_replies": n_asked * recipe.replies,
+        "n_examples": len(examples),
+        "n_tasks_with_examples": len({example.id.rpartition("/")[0] for example in examples}),
+        "pass_rate": sum(pass_rates) / len(pass_rates) if pass_rates else None,
+        "share_of_tasks_never_solved": _share(pass_rates, 0.0),
+        "share_of_tasks_always_solved": _share(pass_rates, 1.0),
+        "dropped": dict(dropped.most_common()),
+        "examples_sha256": sha256_of(path / EXAMPLES_FILE),
+    }
+    with replacing(path / REPORT_FILE) as temporary:
+        temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    return report
+
+
+def _share(pass_rates: Sequence[float], value: float) -> float | None:
+    return sum(rate == value for rate in pass_rates) / len(pass_rates) if pass_rates else None
+
+
+def _there(files: Sequence[str]) -> Iterator[str]:
+    for file in files:
+        if not Path(file).is_file():
+            raise UserError(f"tasks: {file} is not there")
+        yield file
+
+
+def _tasks(recipe: SampleRecipe) -> list[PolicyTask]:
+    found: dict[str, PolicyTask] = {}
+    for file in recipe.tasks:
+        for task in read_tasks(file):
+            if task.tools:
+                raise UserError(
+                    f"{file}: task {task.item.id!r} has tools; only replies in words become examples here: for "
+                    f"calls use `modelstack tool-data`"
+                )
+            if task.item.id in found:
+                raise UserError(f"{file}: id {task.item.id!r} is in another file too; all files share their ids")
+            try:
+                found[task.item.id] = task.judged_by(recipe.verifier.name)
+            except UserError as error:
+                raise UserError(f"{file}: {error}") from error
+    if not found:
+        raise UserError(f"there is no task in {', '.join(recipe.tasks)}")
+    return list(found.values())
+
+
+def _whole_lines(file: Path) -> dict[str, dict[str, Any]]:
+    """Return the records of a file by their ids; what a killed process left of a last line is cut off."""
+    if not file.exists():
+        return {}
+    content = file.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        with file.open("r+b") as lines:
+            lines.truncate(len(whole))
+    try:
+        records = [json.loads(line) for line in whole.splitlines()]
+        return {record["id"]: record for record in records}
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{file} was damaged ({error!r}): remove it, and its tasks are sampled anew") from error
+
+
+def _seed_of(seed: int, task_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed} {task_id}".encode()).digest()[:7], "big")

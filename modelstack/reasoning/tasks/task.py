@@ -1,0 +1,121 @@
+"""Tasks that a policy is trained on: a conversation, and the item that a verifier judges replies by.
+
+One JSON object a line: `id`, `prompt` (a text) or `messages` (as in `sft.examples`), `tools` where the reply may
+call some, and `gold`, whose form is the verifier's (`golds`). `canary: true` marks a task that no reply can
+do.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from modelstack.errors import UserError
+from modelstack.reasoning.tasks.golds import VerifierName, read_gold
+from modelstack.reasoning.verifiers.rewards import Item
+from modelstack.sft.examples import Example, Message, Tool, example_lines, told
+from modelstack.sft.rendering import render
+from modelstack.tokenizer.chat import ChatEncoder
+
+
+class TaskLine(BaseModel):
+    """A task as it stands in a file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str = Field(min_length=1)
+    prompt: str | None = None
+    messages: tuple[Message, ...] = ()
+    tools: tuple[Tool, ...] = ()
+    gold: Any
+    canary: bool = False
+    license: str = "unknown"
+    source: str = ""
+
+    @model_validator(mode="after")
+    def _can_be_asked(self) -> Self:
+        if (self.prompt is None) == (not self.messages):
+            raise ValueError("give prompt, a text, or messages, not both")
+        if self.messages and self.messages[-1].role == "assistant":
+            raise ValueError("the last message is the assistant's; it is the policy that replies")
+        if any(message.train for message in self.messages):
+            raise ValueError("train is for examples to imitate: a policy learns from its own replies")
+        names = [tool.name for tool in self.tools]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"tool {twice!r} is given twice; names must be unique")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyTask:
+    """What is asked, and what judges the answer."""
+
+    item: Item[Any]
+    messages: tuple[Message, ...]
+    license: str = "unknown"
+    tools: tuple[Tool, ...] = ()
+
+    @property
+    def asked(self) -> str:
+        """Return what makes two tasks the same question: all that the model is shown."""
+        return "\n".join(part.model_dump_json() for part in (*self.tools, *self.messages))
+
+    def prompt_ids(self, encoder: ChatEncoder) -> list[int]:
+        """Return the conversation as the model reads it, up to where its reply begins.
+
+        The ids are those of an example of fine-tuning with the same conversation, and so of the runtime.
+
+        Raises:
+            UserError: The chat format has no such turn.
+        """
+        example = Example(
+            id=self.item.id,
+            source="task",
+            license=self.license,
+            kind="answer",
+            tools=self.tools,
+            messages=self.messages,
+            reply="-",
+        )
+        rendered = render(example, encoder)
+        return rendered.ids[: rendered.labels_at.index(True)]
+
+    def judged_by(self, verifier: VerifierName) -> PolicyTask:
+        """Return the task with its gold as a verifier takes it.
+
+        Raises:
+            UserError: The gold is of another form, or nothing could be judged by it.
+        """
+        try:
+            gold = read_gold(verifier, self.item.gold, [tool.spec() for tool in self.tools])
+        except ValueError as error:
+            raise UserError(f"task {self.item.id!r}: {error}") from error
+        return replace(self, item=replace(self.item, gold=gold))
+
+
+def read_tasks(path: str | os.PathLike[str]) -> Iterator[PolicyTask]:
+    """Give the tasks of a file, one after the other, their golds as they are written.
+
+    Raises:
+        UserError: The file is not there, a line is no task, or an id comes twice.
+    """
+    path = Path(path)
+    seen: set[str] = set()
+    for number, raw in enumerate(example_lines(path), 1):
+        if not raw.strip():
+            continue
+        try:
+            line = TaskLine.model_validate_json(raw)
+        except ValidationError as error:
+            raise UserError(f"{path}, line {number}: {told(error)}") from error
+        if line.id in seen:
+            raise UserError(f"{path}, line {number}: id {line.id!r} comes twice; ids of a file are unique")
+        seen.add(line.id)
+        messages = line.messages or (Message(role="user", content=line.prompt or ""),)
+        item = Item(line.id, line.gold, prompt=messages[-1].content, is_canary=line.canary)
+        yield PolicyTask(item, messages, line.license, line.tools)

@@ -1,0 +1,95 @@
+"""Strict JSON: a sentence, the keys that are wanted, and a schema whose constants are what the sentence says.
+
+The schema checks values too, so `{}` or made-up ones earn nothing. On the side that is measured, half of the tasks
+are about things that are never trained on.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+from modelstack.reasoning.tasks.task import TaskLine
+from modelstack.reasoning.tasks.writing.json_domains import DOMAINS, HELD_OUT_DOMAINS, Domain, Property
+from modelstack.reasoning.tasks.writing.written import LICENSE, Side, Source
+from modelstack.sft.examples import Message
+
+_P_GROUPED = 0.3
+"""Of a property that may stand in an object of its own to do so."""
+_P_UNASKED = 0.25
+"""Of a sentence to say one thing more than is asked for."""
+_N_SAID = (1, 1, 2, 2, 2, 3)
+"""Things that a sentence says, beside what it is about."""
+_IMPOSSIBLE = {"not": {}}
+_SHOWN = (
+    Message(role="system", content="You turn sentences into JSON."),
+    Message(
+        role="user",
+        content=(
+            'The door is green and costs 40 dollars. Write this as JSON with the keys "color" (text) and "price" '
+            "(whole number). Reply with the JSON only."
+        ),
+    ),
+    Message(role="assistant", content='{"color": "green", "price": 40}'),
+)
+"""What stands before each request: a model of this size writes fences and words without an example."""
+
+
+def json_source() -> Source:
+    """Return what makes tasks of strict JSON."""
+    return Source("json", _make, lambda task: task.model_copy(update={"gold": _IMPOSSIBLE}))
+
+
+def _make(chance: random.Random, side: Side, number: int) -> TaskLine:
+    is_new = side == "held-back" and chance.random() < 0.5
+    domain = chance.choice(HELD_OUT_DOMAINS if is_new else DOMAINS)
+    said = chance.sample(domain.properties, chance.choice(_N_SAID))
+    values = {each.key: each.draw(chance) for each in (domain.lead, *said)}
+    is_told_more = len(said) > 1 and chance.random() < _P_UNASKED
+    asked = [domain.lead, *(said[:-1] if is_told_more else said)]
+    grouped = {each.key for each in asked if each.group and chance.random() < _P_GROUPED}
+    text = f"{_sentence(domain, said, values)} {_wish(asked, grouped)}"
+    return TaskLine(
+        id="-",
+        messages=(*_SHOWN, Message(role="user", content=text)),
+        gold=_schema(asked, grouped, values),
+        license=LICENSE,
+        source=f"json {domain.name}",
+    )
+
+
+def _sentence(domain: Domain, said: list[Property], values: dict[str, Any]) -> str:
+    parts = [each.said(values[each.key]) for each in said]
+    return f"{domain.lead.said(values[domain.lead.key])} {_joined(parts)}."
+
+
+def _wish(asked: list[Property], grouped: set[str]) -> str:
+    keys = [
+        f'"{each.group}" (an object with the key "{each.key}", {each.kind})'
+        if each.key in grouped
+        else f'"{each.key}" ({each.kind})'
+        for each in asked
+    ]
+    noun = "key" if len(keys) == 1 else "keys"
+    return f"Write this as JSON with the {noun} {_joined(keys)}. Reply with the JSON only."
+
+
+def _schema(asked: list[Property], grouped: set[str], values: dict[str, Any]) -> dict[str, Any]:
+    properties: dict[str, Any] = {}
+    for each in asked:
+        exactly: dict[str, Any] = {"const": values[each.key]}
+        properties |= {each.group: _object({each.key: exactly})} if each.key in grouped else {each.key: exactly}
+    return _object(properties)
+
+
+def _object(properties: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "properties": properties,
+        "required": list(properties),
+        "additionalProperties": False,
+    }
+
+
+def _joined(parts: list[str]) -> str:
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,88 @@
+"""Tasks into a file: two sides that never share a prompt, a share of canaries, the same bytes for the same seed.
+
+Which side a prompt is on depends on its hash alone, so files of any seeds and sizes can be trained on and measured
+with together. A canary is a task of the common sort whose gold nothing can meet: a policy that is paid for it has
+found a hole in the verifier.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Literal
+
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.reasoning.tasks.task import TaskLine
+
+Side = Literal["train", "held-back"]
+HELD_BACK_OF_256 = 64
+"""Of prompts: a quarter."""
+CANARY_SHARE = 0.02
+LICENSE = "CC0-1.0"
+_TRIES_A_TASK = 200
+"""Until no more different prompts are believed to be there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What makes tasks of one kind."""
+
+    name: str
+    make: Callable[[random.Random, Side, int], TaskLine | None]
+    """From a task's own chance, the side and a number that no other try has; None: nothing came of it."""
+    make_canary: Callable[[TaskLine], TaskLine]
+    """Gives a task a gold that nothing meets."""
+
+
+def tasks_of(source: Source, side: Side, n: int, seed: int, canaries: float = CANARY_SHARE) -> Iterator[TaskLine]:
+    """Give `n` tasks with different prompts, canaries among them on the side that is trained on.
+
+    Raises:
+        UserError: There are not so many, or a number is out of its range.
+    """
+    if n < 1 or not 0 <= canaries < 1:
+        raise UserError(f"n = {n}, canaries = {canaries}: n is at least 1, and canaries are a share below 1")
+    seen: set[str] = set()
+    n_canaries = round(canaries * n) if side == "train" else 0
+    is_canary = set(random.Random(f"canaries {seed}").sample(range(n), n_canaries))
+    n_tries = 0
+    for number in count():
+        if len(seen) == n:
+            return
+        n_tries += 1
+        if n_tries > _TRIES_A_TASK:
+            raise UserError(
+                f"{source.name} has {len(seen)} different prompts for the side {side!r} with these settings, and "
+                f"{n} are wanted: ask for fewer, or widen the settings"
+            )
+        task = source.make(random.Random(f"{source.name} {side} {seed} {number}"), side, number)
+        if task is None or side_of(task) != side or _asked(task) in seen:
+            continue
+        n_tries = 0
+        named = task.model_copy(update={"id": f"{source.name}-{side}-{seed}-{len(seen)}"})
+        yield source.make_canary(named).model_copy(update={"canary": True}) if len(seen) in is_canary else named
+        seen.add(_asked(task))
+
+
+def write_tasks(path: Path, tasks: Iterator[TaskLine]) -> int:
+    """Write a file of tasks, whole or not at all, and return how many there are."""
+    lines = [task.model_dump_json(exclude_defaults=True) + "\n" for task in tasks]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.write_text("".join(lines), encoding="utf-8")
+    return len(lines)
+
+
+def side_of(task: TaskLine) -> Side:
+    """Return the side of a task by what it asks last, whatever stands before and whichever tools it shows."""
+    is_held_back = hashlib.sha256(_asked(task).encode()).digest()[0] < HELD_BACK_OF_256
+    return "held-back" if is_held_back else "train"
+
+
+def _asked(task: TaskLine) -> str:
+    return task.messages[-1].content if task.messages else task.prompt or ""
