@@ -6,7 +6,8 @@ called: what a tool that only reads would give back was tried when the data were
 are left out, since to such a reward an abstention is as right as a question.
 
 Of the training side alone: the test's words and values are never seen. The new adapter is kept where it is no
-worse on the held-back requests, decoded as they are served; otherwise fine-tuning's stays.
+worse on some requests of that side that no reward was given for, decoded as they are served; otherwise
+fine-tuning's stays. The test has no part in the choice, so its figures stay unbiased.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from rich.console import Console
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.reasoning.policy_tasks import TaskLine
 from modelstack.reasoning.recipe import PolicyRecipe
 from modelstack.reasoning.run import reinforce
-from modelstack.reasoning.task_writing.written import CANARY_SHARE, write_tasks
+from modelstack.reasoning.tasks.task import TaskLine
+from modelstack.reasoning.tasks.writing.written import CANARY_SHARE, write_tasks
 from modelstack.recipe_file import checked_recipe
 from modelstack.sft.exact_calls import EXACT, Question, ask, lines, measured
 from modelstack.sft.examples import Example, read_examples
@@ -36,7 +37,9 @@ from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 from specialise.build import TEST, TRAINING
 from specialise.recipe import SpecialiseRecipe
 
-TASKS, FIGURES, REPLIES = "tasks.jsonl", "reinforced.json", "replies-reinforced.jsonl"
+TASKS = "tasks.jsonl"
+FOR_CHOICE, MOST_FOR_CHOICE = 1 / 8, 60
+"""Share of the training requests that the choice between the adapters is made by, and how many at most."""
 _NOT_JUDGED = frozenset({"clarify", "answer"})
 """Kinds of examples whose right reply is in words."""
 
@@ -46,14 +49,16 @@ class Reinforced:
     """What came of it."""
 
     stage: Stage
-    before: Measurement
-    """Exact replies to the held-back requests, of fine-tuning's adapter."""
-    after: Measurement
+    choice: tuple[Measurement, Measurement]
+    """Exact replies to the requests that the choice is made by: of fine-tuning's adapter, and of this one."""
+    test: tuple[Measurement, Measurement]
+    """The same of the held-back requests."""
 
     @property
     def is_kept(self) -> bool:
         """Return whether the new adapter is no worse."""
-        return self.after.value >= self.before.value
+        before, after = self.choice
+        return after.value >= before.value
 
 
 def reinforced(
@@ -74,14 +79,32 @@ def reinforced(
     """
     if recipe.reinforce is None:
         raise UserError("the recipe has no table 'reinforce': give one")
+    rewarded, for_choice = parted(list(read_examples(data / TRAINING)), recipe.seed)
     tasks = data / TASKS
     if not tasks.is_file():
-        write_tasks(tasks, iter(list(tasks_of(read_examples(data / TRAINING), recipe.seed))))
+        write_tasks(tasks, iter(list(tasks_of(rewarded, recipe.seed))))
     stage = reinforce(policy_recipe(recipe, tuned, weights, tasks), out, console)
     if stage is None:
         return None
     (before,) = [each for each in tuned.record.evaluation.after if each.name == EXACT]
-    return Reinforced(stage, before, _exact(stage, weights, list(read_examples(data / TEST))))
+    return Reinforced(
+        stage,
+        choice=(
+            _exact(tuned, weights, for_choice, out / "choice-before"),
+            _exact(stage, weights, for_choice, out / "choice-after"),
+        ),
+        test=(before, _exact(stage, weights, list(read_examples(data / TEST)), out / "test-after")),
+    )
+
+
+def parted(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
+    """Return the examples that rewards are given for, and those that the choice is made by, both in order."""
+    n = min(MOST_FOR_CHOICE, max(1, round(FOR_CHOICE * len(examples))))
+    chosen = set(random.Random(f"choice {seed}").sample(range(len(examples)), n))
+    return (
+        [one for at, one in enumerate(examples) if at not in chosen],
+        [one for at, one in enumerate(examples) if at in chosen],
+    )
 
 
 def tasks_of(examples: Iterable[Example], seed: int) -> Iterator[TaskLine]:
@@ -139,11 +162,13 @@ def policy_recipe(recipe: SpecialiseRecipe, tuned: Stage, weights: Path, tasks: 
 
 def section(result: Reinforced) -> str:
     """Return what the report says of it."""
-    before, after = _shown(result.before), _shown(result.after)
     kept = "Its adapter is the one beside this page." if result.is_kept else "Fine-tuning's adapter was kept."
+    choice, test = result.choice, result.test
     return (
-        f"## Reinforced\n\n{result.stage.record.what} Exact replies to the {result.after.n} held-back requests: "
-        f"{before} before, {after} after. {kept}\n"
+        f"## Reinforced\n\n{result.stage.record.what} Exact replies to {choice[0].n} training requests that no "
+        f"reward was given for: {_shown(choice[0])} before, {_shown(choice[1])} after; the choice is made by "
+        f"them. {kept} Exact replies to the {test[0].n} held-back requests: {_shown(test[0])} before, "
+        f"{_shown(test[1])} after.\n"
     )
 
 
@@ -156,14 +181,15 @@ def _unknowable(call: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     return {"name": call["name"], "arguments": arguments}
 
 
-def _exact(stage: Stage, weights: Path, examples: Sequence[Example]) -> Measurement:
-    file = stage.path / FIGURES
+def _exact(stage: Stage, weights: Path, examples: Sequence[Example], path: Path) -> Measurement:
+    """Return how many replies are exact, measured once; figure and replies lie at `path` with their endings."""
+    file = path.with_suffix(".json")
     if not file.is_file():
         with LlamaCppEngine(weights, lora_path=stage.path / ADAPTER_GGUF) as engine:
             encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
             questions = [Question.of(one, render(one, encoder)) for one in examples]
             answered = ask(engine, questions)
-        with replacing(stage.path / REPLIES) as temporary:
+        with replacing(path.with_suffix(".jsonl")) as temporary:
             temporary.write_text("".join(lines(answered)), encoding="utf-8")
         with replacing(file) as temporary:
             temporary.write_text(measured(answered)[0].model_dump_json() + "\n", encoding="utf-8")

@@ -10,16 +10,16 @@ import torch
 from rich.console import Console
 
 from modelstack.errors import UserError
-from modelstack.reasoning.policy_tasks import PolicyTask, read_tasks
-from modelstack.reasoning.task_verifiers import verifier_of
-from modelstack.reasoning.task_writing.written import write_tasks
+from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
+from modelstack.reasoning.tasks.verifier_choice import verifier_of
+from modelstack.reasoning.tasks.writing.written import write_tasks
 from modelstack.reasoning.verifiers.rewards import Completion
 from modelstack.sft.examples import Call, Example, Kind, Message, Tool
 from modelstack.sft.stage import open_stage
 from modelstack.sft.stage_record import Measurement
 from modelstack.toolcalls.convention import render_calls
 from specialise.recipe import ReinforceOptions, SpecialiseRecipe
-from specialise.reinforce import Reinforced, section, tasks_of
+from specialise.reinforce import Reinforced, parted, section, tasks_of
 from specialise.run import Start, Wanted, specialise
 from tests.modelstack.architecture.llama_child import needs_llama_cpp
 from tests.modelstack.sft.toy_sft import write_base
@@ -85,13 +85,28 @@ def figure(value: float) -> Measurement:
     return Measurement(name="exact replies", value=value, low=0.0, high=1.0, n=10)
 
 
+@pytest.mark.parametrize("on_test", [0.3, 0.7])
 @pytest.mark.parametrize(("after", "is_kept"), [(0.4, False), (0.5, True), (0.6, True)])
-def test_the_adapter_is_kept_where_it_is_no_worse(after: float, is_kept: bool) -> None:
+def test_the_adapter_is_kept_where_it_is_no_worse_and_the_test_has_no_part_in_it(
+    after: float, is_kept: bool, on_test: float
+) -> None:
     stage: Any = type("S", (), {"record": type("R", (), {"what": "Reinforced."})})
-    result = Reinforced(stage, figure(0.5), figure(after))
+    result = Reinforced(stage, (figure(0.5), figure(after)), (figure(0.45), figure(on_test)))
     assert result.is_kept is is_kept
     assert ("Fine-tuning's adapter was kept" in section(result)) is not is_kept
     assert f"50.0 % (0.0 to 100.0) before, {100 * after:.1f} %" in section(result)
+    assert f"45.0 % (0.0 to 100.0) before, {100 * on_test:.1f} %" in section(result)
+
+
+@pytest.mark.parametrize(("n", "n_for_choice"), [(2, 1), (20, 2), (80, 10), (900, 60)])
+def test_what_the_choice_is_made_by_is_never_rewarded(n: int, n_for_choice: int) -> None:
+    examples = found(n)
+    rewarded, for_choice = parted(examples, 0)
+    assert len(for_choice) == n_for_choice and len(rewarded) == n - n_for_choice
+    assert {one.id for one in rewarded} | {one.id for one in for_choice} == {one.id for one in examples}
+    assert parted(examples, 0) == (rewarded, for_choice)
+    if n > 20:
+        assert parted(examples, 1)[1] != for_choice
 
 
 def test_the_key_changes_no_data() -> None:
