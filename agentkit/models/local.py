@@ -99,7 +99,14 @@ class LocalModel(Model):
             after_thought: What stands between it and the reply; by default as in the chat templates of Qwen3,
                 DeepSeek-R1 and SmolLM3.
             engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
+
+        Raises:
+            UserError: a mark of a thought is empty.
         """
+        if not all(thought_marks):
+            raise UserError(
+                f"thought_marks={thought_marks!r}: both must have text, or no thought could be told apart."
+            )
         self._source = model
         self._lora = lora
         self._prior = prior
@@ -315,6 +322,10 @@ class LocalModel(Model):
         """Let the model think, where it shall."""
         if thinking_tokens is None:
             return None
+        if thinking_tokens < 0:
+            raise UserError(
+                f"thinking_tokens={thinking_tokens} is no budget: give 0 or more, or None for no thought."
+            )
         from agentkit.models.local_thought import ThoughtListener
         from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks, thought
 

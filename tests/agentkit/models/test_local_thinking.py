@@ -120,6 +120,13 @@ async def test_a_cancelled_thought_leaves_the_model_usable(model: LocalModel) ->
     assert again.status == "completed"
 
 
+async def test_what_is_no_budget_or_no_mark_says_so(model: LocalModel, tiny_gguf: Path) -> None:
+    with pytest.raises(UserError, match="thinking_tokens=-1 is no budget"):
+        await reply(model, ModelSettings(thinking_tokens=-1))
+    with pytest.raises(UserError, match="both must have text"):
+        LocalModel(tiny_gguf, thought_marks=("<think>", ""))
+
+
 async def test_a_server_has_no_such_setting() -> None:
     remote = OpenAICompatibleModel("m", base_url="http://127.0.0.1:9/v1")
     messages = [ModelRequest((UserPromptPart("x"),))]
