@@ -31,13 +31,13 @@ def list_tools(server: ServerArgument) -> None:
 
     output = output_console()
     for toolset in _toolsets(server):
-        definitions = _run(toolset, _definitions)
+        definitions, wire = _run(toolset, _listed)
         for definition in definitions:
             output.print(plain(f"{definition.name}  {_hints(definition)}", "bold"))
             output.print(plain(f"  {one_line(definition.description, 300)}"))
         for line in toolset.warnings:
             notes_console().print(plain(one_line(line), "yellow"))
-        drift = _drift(toolset, _run(toolset, _fetched))
+        drift = _drift(toolset, wire)
         state = "not pinned" if drift is None else "as pinned" if not drift else "not as pinned"
         output.print(plain(f"{toolset.id}: {len(definitions)} tools, {state}", "dim"))
 
@@ -128,10 +128,12 @@ def _show(toolset: MCPToolset, drift: Sequence[Drift]) -> None:
     output_console().print(plain(show_drift(drift)))
 
 
-async def _definitions(toolset: MCPToolset) -> list[ToolDefinition]:
+async def _listed(toolset: MCPToolset) -> tuple[list[ToolDefinition], list[WireTool]]:
+    """Return a server's tools, as an agent has them and as they were sent."""
     from agentkit.context import RunContext
 
-    return [tool.definition for tool in await toolset.list_tools(RunContext(deps=None))]
+    listed = await toolset.list_tools(RunContext(deps=None))
+    return [tool.definition for tool in listed], await toolset.fetch()
 
 
 async def _fetched(toolset: MCPToolset) -> list[WireTool]:

@@ -63,8 +63,8 @@ onscroll = () => say('page ' + scrollY)
 <p style="height:3000px">
 """
 VEIL = """<div style='position:fixed;inset:0;pointer-events:none' class=veil></div>
-<script>onload = () => setTimeout(() => document.querySelector('.veil').style = 'position:fixed;inset:0', 200)
-</script>"""
+<script>onmousemove = () => document.querySelector('.veil').style = 'position:fixed;inset:0'</script>"""
+"""Covers the page once the mouse is on its way: after the outline, before the click."""
 
 
 @pytest.fixture(scope="module")

@@ -38,6 +38,8 @@ for line in sys.stdin:
     elif method == "tools/call":
         open(sys.argv[1] + ".called", "w").close()
         send(id, result={"content": [{"type": "text", "text": "bought"}]})
+    elif id is not None:
+        send(id, error={"code": -32601, "message": "Method not found"})
 """
 BUY = {"name": "buy", "description": "Buy a thing.", "inputSchema": {"type": "object"}}
 LOOK = {"name": "look", "description": "Look around.", "inputSchema": {"type": "object"}}
