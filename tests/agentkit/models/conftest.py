@@ -1,16 +1,18 @@
-"""What the tests of remote models share."""
+"""What the tests of remote models share, and the in-process one with a tiny random GGUF."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
 import pytest
 from chat_server import NOW, ChatServer, Reply
 
+from agentkit.models.local import LocalModel
 from agentkit.models.openai_compatible import OpenAICompatibleModel
 from agentkit.models.retries import Backoff
 
@@ -18,6 +20,13 @@ from agentkit.models.retries import Backoff
 @pytest.fixture(autouse=True)
 def no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+
+
+@pytest.fixture(scope="module")
+def model(tiny_gguf: Path) -> Iterator[LocalModel]:
+    loaded = LocalModel(tiny_gguf, n_threads=1, n_threads_prefill=1)
+    yield loaded
+    loaded.close()
 
 
 @pytest.fixture

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import anyio
 import pytest
+from local_runs import add, get_weather, responses
 from pydantic import BaseModel
 
 from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, UsageLimits, UserError
@@ -28,27 +28,6 @@ from agentkit.tools.definition import ToolDefinition
 from modelstack.toolcalls.lexical import DecisionPrior, Decisions, FittedOn
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def model(tiny_gguf: Path) -> Iterator[LocalModel]:
-    loaded = LocalModel(tiny_gguf, n_threads=1, n_threads_prefill=1)
-    yield loaded
-    loaded.close()
-
-
-def get_weather(city: str, days: int = 1) -> str:
-    """Say what the weather is."""
-    return f"rain in {city}"
-
-
-def add(a: int, b: int) -> int:
-    """Add two integers."""
-    return a + b
-
-
-def responses(messages: Any) -> list[ModelResponse]:
-    return [message for message in messages if isinstance(message, ModelResponse)]
 
 
 RANDOM = ModelSettings(temperature=1.0, max_tokens=120)

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from local_runs import get_weather, responses
 
 from agentkit import Agent, LocalModel, ModelSettings, UsageLimits, UserError
 from agentkit.events import AgentEvent, ModelResponseEvent, TextDeltaEvent, ThinkingDeltaEvent
@@ -21,22 +20,6 @@ from modelstack.inference.thinking import ThoughtMarks
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture(scope="module")
-def model(tiny_gguf: Path) -> Iterator[LocalModel]:
-    loaded = LocalModel(tiny_gguf, n_threads=1, n_threads_prefill=1)
-    yield loaded
-    loaded.close()
-
-
-def get_weather(city: str, days: int = 1) -> str:
-    """Say what the weather is."""
-    return f"rain in {city}"
-
-
-def responses(messages: Any) -> list[ModelResponse]:
-    return [message for message in messages if isinstance(message, ModelResponse)]
 
 
 def thought_of(response: ModelResponse) -> str:
