@@ -37,7 +37,7 @@ from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 from specialise.build import TEST, TRAINING
 from specialise.recipe import SpecialiseRecipe
 
-TASKS = "tasks.jsonl"
+TASKS = "tasks-rewarded.jsonl"
 FOR_CHOICE, MOST_FOR_CHOICE = 1 / 8, 60
 """Share of the training requests that the choice between the adapters is made by, and how many at most."""
 _NOT_JUDGED = frozenset({"clarify", "answer"})
