@@ -52,7 +52,9 @@ class LlamaSampling(BaseModel, frozen=True, extra="forbid"):
     max_rows: int = Field(default=16, ge=1, le=MAX_ROWS)
     """Replies that are written together, of one prompt or several."""
     kv_type: KVType = "f16"
-    """Of the cache."""
+    """Of the cache. Behind f16 and q8_0 rows are attended to by flash attention, which passes over the cells of other
+    replies: 1.1 times the speed with 8 replies, 1.7 times with 16 of 256 tokens (SmolLM2-135M, behind 438). It
+    computes in f16, so f32 goes without it."""
     threads: int | None = Field(default=None, ge=1)
     """None: as many as torch has."""
 
@@ -121,6 +123,7 @@ class ServedPolicy:
             n_sequences=n_rows + 1,
             n_batch=max(N_BATCH, n_rows),
             kv_type=self._plan.kv_type,
+            flash_attention=self._plan.kv_type != "f32",
         )
         threads = self._plan.threads or torch.get_num_threads()
         context.set_threads(threads, threads)
