@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -26,6 +27,15 @@ def pin_folders(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def own_pins(pin_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what MCP servers say of their tools from the user's pins and from other tests': ports come again."""
     monkeypatch.setenv("AGENTKIT_PINS_DIR", str(next(pin_folders)))
+
+
+@pytest.fixture(autouse=True)
+def own_products() -> Iterator[None]:
+    """Give torch's products back to whom they belong: a training changes that for its process."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.backends.mkldnn.matmul.fp32_precision == "bf16":
+        torch.set_float32_matmul_precision("highest")
 
 
 @pytest.fixture(scope="session")

@@ -102,11 +102,11 @@ def modelstack(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
     from modelstack.data.batches import Batch
     from modelstack.sft.lora import add_lora, lora_optimizer
     from modelstack.sft.lora_config import LoraConfig
-    from modelstack.train.allocator import keep_freed_memory
     from modelstack.train.optimizers.config import OptimizerConfig
+    from modelstack.train.process import set_up_process
     from modelstack.train.step import local_state, train_step
 
-    keep_freed_memory()
+    set_up_process(threads=None)
     model = CausalLM(config)
     model.load_state_dict(state_dict)
     model.to(torch.bfloat16).train()

@@ -108,14 +108,14 @@ def modelstack(task: Task, architecture: Architecture) -> Trainer:
     from modelstack.architecture.decoder import CausalLM
     from modelstack.architecture.initialise import initialise
     from modelstack.data.batches import Batch
-    from modelstack.train.allocator import keep_freed_memory
     from modelstack.train.optimizers.build import build_optimizer
     from modelstack.train.optimizers.config import OptimizerConfig
     from modelstack.train.parallel.blocks import compile_blocks
     from modelstack.train.precision import with_fp32_masters
+    from modelstack.train.process import set_up_process
     from modelstack.train.step import local_state, train_step
 
-    keep_freed_memory()
+    set_up_process(threads=None)
     model = initialise(CausalLM(our_config(task.shape, architecture))).train()
     wanted = OptimizerConfig(name="adamw", lr=LEARNING_RATE, betas=BETAS, weight_decay=WEIGHT_DECAY)
     if task.precision == "bf16":

@@ -200,9 +200,11 @@ def peaks(shape: Shape, threads: int) -> dict[str, tuple[float, str]]:
     """Return the best matrix product of each precision, FLOP/s, and which that was; measured in this process."""
     import torch
 
+    from modelstack.architecture.cpu_products import multiply_by_onednn
     from modelstack.architecture.decoder import CausalLM
     from modelstack.train.utilisation import linear_shapes, measured_peak
 
+    multiply_by_onednn()
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     with torch.device("meta"):

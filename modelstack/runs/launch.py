@@ -28,12 +28,12 @@ from modelstack.runs.stopping import stop_asked
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.tokenizer.documents import sample_of
-from modelstack.train.allocator import keep_freed_memory
 from modelstack.train.curves import CurvesHook
 from modelstack.train.evaluation import Evaluation, evaluate, held_out
 from modelstack.train.loop import Hook, train
 from modelstack.train.metrics import JsonLines, Metrics, Sink, TensorBoard
 from modelstack.train.parallel.mesh import Mesh, join_processes, make_mesh
+from modelstack.train.process import set_up_process
 from modelstack.train.samples import Samples
 from modelstack.train.utilisation import Utilisation, utilisation
 
@@ -55,9 +55,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         TrainingStopped: The guard ended it.
     """
     recipe = resolved.recipe
-    keep_freed_memory()
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    set_up_process(recipe.threads)
     kind = recipe.device if recipe.device != "auto" else ("cuda" if torch.cuda.is_available() else "cpu")
     folder = RunFolder(path)
     with _processes(resolved, kind) as mesh, ExitStack() as held:

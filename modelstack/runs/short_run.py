@@ -39,12 +39,11 @@ def train_and_score(resolved: Resolved, folder: RunFolder, texts: Sequence[str] 
 
     from modelstack.runs.assemble import unsupervised
     from modelstack.runs.prepare import open_prepared
-    from modelstack.train.allocator import keep_freed_memory
     from modelstack.train.evaluation import evaluate, held_out
     from modelstack.train.loop import train
+    from modelstack.train.process import set_up_process
 
-    keep_freed_memory()
-    torch.set_num_threads(resolved.recipe.threads or 1)
+    set_up_process(resolved.recipe.threads or 1)
     prepared = open_prepared(resolved, folder)
     trained = unsupervised(resolved, prepared, torch.device("cpu"))
     started = time.perf_counter()

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import torch
 from rich.console import Console
 
 from modelstack.data.batches import Loader
@@ -31,9 +30,9 @@ from modelstack.stability.memory_checkpoints import KEEP, open_memory
 from modelstack.stability.run_checkpoints import LocalStore
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
-from modelstack.train.allocator import keep_freed_memory
 from modelstack.train.loop import Hook, LoopConfig, Run, train
 from modelstack.train.metrics import JsonLines, Metrics
+from modelstack.train.process import set_up_process
 from modelstack.train.step import TrainState
 
 WINDOW_ROWS = 256
@@ -66,9 +65,7 @@ def tuning_place(recipe: TuningRecipe, path: Path, console: Console) -> Iterator
     Raises:
         UserError: Another process holds it.
     """
-    keep_freed_memory()
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    set_up_process(recipe.threads)
     folder = RunFolder(path)
     with folder.held():
         metrics = Metrics([JsonLines(folder.metrics)])

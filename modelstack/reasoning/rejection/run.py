@@ -19,8 +19,6 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
 from modelstack.reasoning.rejection.recipe import FREE, LAYOUT, SampleRecipe, SampleResolved
@@ -38,6 +36,7 @@ from modelstack.sft.base import Base
 from modelstack.sft.examples import Example, write_examples
 from modelstack.sft.starting_point import starting_point
 from modelstack.tokenizer.chat import ChatEncoder
+from modelstack.train.process import set_up_process
 
 REPLIES_FILE, EXAMPLES_FILE, REPORT_FILE = "replies.jsonl", "examples.jsonl", "report.json"
 WRONG, TWICE, ENOUGH, EASY, UNSCORABLE = "wrong", "said before", "at_most", "max_pass_rate", "unscorable"
@@ -59,8 +58,7 @@ def sample(
     Raises:
         UserError: A file is broken, the folder holds another sampling, or the verifier paid for a known hack.
     """
-    if recipe.threads:
-        torch.set_num_threads(recipe.threads)
+    set_up_process(recipe.threads)
     folder = RunFolder(path)
     with folder.held():
         start = starting_point(recipe.model, recipe.weights)

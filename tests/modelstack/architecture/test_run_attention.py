@@ -89,6 +89,15 @@ def test_elsewhere_torchs_kernel_is_taken(kind: str, change: dict[str, Any]) -> 
     assert not suits(q, (Run(0, B, 0, n_tokens),))
 
 
+def test_in_fp32_training_goes_this_way_where_onednn_multiplies() -> None:
+    (q, *_), _ = _inputs(torch.float32, 8)
+    runs = (Run(0, B, 0, 8),)
+    assert not suits(q, runs)
+    torch.set_float32_matmul_precision("medium")
+    assert suits(q, runs)
+    assert not suits(q.double(), runs)
+
+
 def test_runs_are_documents_where_no_window_cuts_them() -> None:
     context = _context([[2, 3], [5, 0]])
     assert context.runs(None) == (Run(0, 1, 0, 2), Run(0, 1, 2, 5), Run(1, 2, 0, 5))

@@ -52,9 +52,9 @@ class LlamaSampling(BaseModel, frozen=True, extra="forbid"):
     max_rows: int = Field(default=16, ge=1, le=MAX_ROWS)
     """Replies that are written together, of one prompt or several."""
     kv_type: KVType = "f16"
-    """Of the cache. Behind f16 and q8_0 rows are attended to by flash attention, which passes over the cells of other
-    replies: 1.1 times the speed with 8 replies, 1.7 times with 16 of 256 tokens (SmolLM2-135M, behind 438). It
-    computes in f16, so f32 goes without it."""
+    """Of the cache. Behind f16 and q8_0 rows attend by flash attention, which passes over the cells of other
+    replies: 1.1 times the speed with 8 replies, 1.7 times with 16 of 256 tokens (SmolLM2-135M, behind 438 tokens).
+    It computes in f16, so f32 goes without it."""
     threads: int | None = Field(default=None, ge=1)
     """None: as many as torch has."""
 
