@@ -27,7 +27,7 @@ from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import Faults
 from modelstack.stability.guard import Guard, GuardConfig
-from modelstack.stability.memory_checkpoints import KEEP, open_memory
+from modelstack.stability.memory_checkpoints import CHECKSUM, KEEP, open_memory
 from modelstack.stability.run_checkpoints import CheckpointStore, Loaded
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.sharded_checkpoints import ShardedStore
@@ -125,7 +125,7 @@ def work(job_json: str) -> None:
     ranks = Ranks.of_run()
 
     def in_memory(path: Path) -> CheckpointStore:
-        kept = ShardedStore(path, KEEP, in_background=True)
+        kept = ShardedStore(path, KEEP, in_background=True, checksum=CHECKSUM)
         return log.watching(kept) if log is not None else kept
 
     supervisor = GuardedRun(

@@ -29,7 +29,7 @@ from modelstack.stability.checkpoint_folders import checkpoints, kind_of
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
-from modelstack.stability.memory_checkpoints import KEEP, open_memory
+from modelstack.stability.memory_checkpoints import CHECKSUM, KEEP, open_memory
 from modelstack.stability.run_checkpoints import CheckpointStore, LocalStore
 from modelstack.stability.run_events import EventLog
 from modelstack.stability.sharded_checkpoints import ShardedStore
@@ -101,7 +101,11 @@ def assemble(
 
     def in_memory(path: Path) -> CheckpointStore:
         background = recipe.checkpoints.in_background
-        made = LocalStore(path, KEEP) if mesh is None else ShardedStore(path, KEEP, in_background=background)
+        made = (
+            LocalStore(path, KEEP, CHECKSUM)
+            if mesh is None
+            else ShardedStore(path, KEEP, in_background=background, checksum=CHECKSUM)
+        )
         return log.watching(made) if log else made
 
     supervisor = GuardedRun(

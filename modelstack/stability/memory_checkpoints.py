@@ -22,13 +22,15 @@ from typing import Any
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.stability.agreement import Ranks
-from modelstack.stability.checkpoint_folders import checkpoints
+from modelstack.stability.checkpoint_folders import Checksum, checkpoints
 from modelstack.stability.run_checkpoints import CheckpointStore, Loaded
 
 MEMORY = Path("/dev/shm")
 """Where Linux mounts a tmpfs for everybody."""
 KEEP = 2
 """Of the newest: memory is dear, and one is always whole while the next is written."""
+CHECKSUM: Checksum = "crc32"
+"""Memory does not rot as disks do, and the processor is the training's."""
 _NAME_FILE = "memory-folder"
 
 

@@ -21,6 +21,7 @@ from modelstack.files import replacing_folder
 from modelstack.stability.checkpoint_folders import (
     REST,
     TENSORS,
+    Checksum,
     check_keep,
     checkpoint_path,
     checkpoints,
@@ -90,10 +91,11 @@ class LocalStore:
 
     folder: Path
     keep: int = 3
+    checksum: Checksum = "sha256"
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
         """Write one; see `save_run`."""
-        save_run(self.folder, step, state, keep=self.keep)
+        save_run(self.folder, step, state, keep=self.keep, checksum=self.checksum)
 
     def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
         """Return the newest; see `load_run`."""
@@ -103,7 +105,9 @@ class LocalStore:
         """Return: `save` waits itself."""
 
 
-def save_run(folder: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 3) -> Path:
+def save_run(
+    folder: str | Path, step: int, state: Mapping[str, Any], *, keep: int = 3, checksum: Checksum = "sha256"
+) -> Path:
     """Write a checkpoint and remove all but the newest `keep`.
 
     Args:
@@ -111,6 +115,7 @@ def save_run(folder: str | Path, step: int, state: Mapping[str, Any], *, keep: i
         step: Steps done.
         state: Nested dicts, lists and tuples of tensors, numbers, texts, truth values and None.
         keep: At least 1; what is removed is removed only when the new one is in its place.
+        checksum: Of its files.
 
     Raises:
         UserError: The state holds something that cannot be stored.
@@ -123,7 +128,7 @@ def save_run(folder: str | Path, step: int, state: Mapping[str, Any], *, keep: i
     with replacing_folder(path) as temporary:
         write_tensors(temporary / TENSORS, tensors)
         (temporary / REST).write_text(json.dumps({"step": step, "state": rest}), encoding="utf-8")
-        write_manifest(temporary, {name: file_facts(temporary / name) for name in (TENSORS, REST)})
+        write_manifest(temporary, {name: file_facts(temporary / name, checksum) for name in (TENSORS, REST)})
     remove_old(folder, keep)
     return path
 

@@ -32,6 +32,7 @@ from modelstack.errors import UserError
 from modelstack.stability.agreement import Ranks
 from modelstack.stability.checkpoint_folders import (
     INDEX,
+    Checksum,
     check_keep,
     checkpoint_path,
     checkpoints,
@@ -46,11 +47,14 @@ from modelstack.stability.run_checkpoints import Loaded
 from modelstack.stability.sharded_storage import (
     Index,
     NamedSavePlanner,
+    Planned,
     SafetensorsReader,
     SafetensorsWriter,
+    layout_of,
     read_index,
     whole_tensors,
     write_alone,
+    write_as_planned,
 )
 
 _SHOWN = 3
@@ -63,13 +67,21 @@ _COPIES = StagingOptions(
 class ShardedStore:
     """A `CheckpointStore` of all ranks; with torch.distributed not started, of one."""
 
-    def __init__(self, folder: str | Path, keep: int = 3, *, in_background: bool = False) -> None:
+    def __init__(
+        self,
+        folder: str | Path,
+        keep: int = 3,
+        *,
+        in_background: bool = False,
+        checksum: Checksum = "sha256",
+    ) -> None:
         """Begin; every rank makes its own, at the same place of the program, for a group is made.
 
         Args:
             folder: All ranks see it.
             keep: At least 1.
             in_background: `save` returns when the state is copied, and writing goes on beside the training.
+            checksum: Of the files.
 
         Raises:
             UserError: `keep` is not positive.
@@ -77,6 +89,8 @@ class ShardedStore:
         check_keep(keep)
         self._folder = Path(folder)
         self._keep = keep
+        self._checksum: Checksum = checksum
+        self._planned: Planned | None = None
         self._ranks = Ranks.of_run()
         self._writer = ThreadPoolExecutor(1, "checkpoint") if in_background else None
         self._writing: Future[None] | None = None
@@ -140,20 +154,32 @@ class ShardedStore:
 
     def _write(self, step: int, state: NamedState) -> None:
         path = checkpoint_path(self._folder, step)
-        writer = SafetensorsWriter(path, step, self._ranks.rank, state, self._keep)
-        planner = NamedSavePlanner(state.own)
+        writer = SafetensorsWriter(path, step, self._ranks.rank, state, self._keep, self._checksum)
         try:
             if self._ranks.group is None:
-                write_alone(writer, planner, state.tensors)
+                write_alone(writer, NamedSavePlanner(state.own), state.tensors)
             else:
-                dcp_save(state.tensors, storage_writer=writer, planner=planner, process_group=self._ranks.group)
+                self._write_together(writer, state)
         except CheckpointException as error:
             raise _as_error(path.name, error) from None
         except OSError as error:
             raise OSError(f"{path.name}: {error}") from error
         finally:
-            if self._ranks.rank == 0:  # nobody writes any more: DCP gathers all ranks' results, errors among them
+            if self._ranks.rank == 0:  # nobody writes any more: all ranks' results are gathered, errors among them
                 shutil.rmtree(writer.partial, ignore_errors=True)
+
+    def _write_together(self, writer: SafetensorsWriter, state: NamedState) -> None:
+        """Plan and write, or write as the save before did if all ranks' tensors lie as they did."""
+        layout, planned = layout_of(state.tensors), self._planned
+        is_as_planned = planned is not None and planned.layout == layout
+        if self._ranks.worst(int(not is_as_planned)) == 0:
+            assert planned is not None
+            write_as_planned(writer, state, planned, self._ranks)
+            return
+        self._planned = None
+        planner = NamedSavePlanner(state.own)
+        dcp_save(state.tensors, storage_writer=writer, planner=planner, process_group=self._ranks.group)
+        self._planned = Planned(layout, planner.plan, writer.described)
 
     def _candidates(self, before: int | None) -> list[tuple[int, Path]]:
         """Return what the first rank sees, newest first."""

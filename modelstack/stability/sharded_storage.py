@@ -7,13 +7,16 @@ in its place: DCP calls `finish` only when all ranks have written, and tells all
 
 The index is `sharded.json`: the step, the number of ranks, for each tensor its type, shape and chunks (offsets,
 shape, file), each rank's own plain values, and the rest of the state.
+
+A plan holds for as long as all tensors lie alike, which is all saves of a run. DCP makes it anew each time, a
+third of the processor time of a checkpoint of 120 MB in memory, so later saves follow the first one's here.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,11 +33,20 @@ from torch.distributed.checkpoint.metadata import (
 )
 from torch.distributed.checkpoint.planner import LoadPlan, LoadPlanner, SavePlan, SavePlanner
 from torch.distributed.checkpoint.storage import StorageReader, StorageWriter, WriteResult
+from torch.distributed.tensor import DTensor
 from torch.futures import Future
 
 from modelstack.errors import UserError
 from modelstack.files import put_in_place
-from modelstack.stability.checkpoint_folders import INDEX, file_facts, remove_old, write_manifest, write_tensors
+from modelstack.stability.agreement import Ranks
+from modelstack.stability.checkpoint_folders import (
+    INDEX,
+    Checksum,
+    file_facts,
+    remove_old,
+    write_manifest,
+    write_tensors,
+)
 from modelstack.stability.named_state import NamedState, Stored
 
 PARTIAL = ".partial"
@@ -104,15 +116,20 @@ class NamedSavePlanner(DefaultSavePlanner):
 class SafetensorsWriter(StorageWriter):
     """Writes one checkpoint."""
 
-    def __init__(self, path: Path, step: int, rank: int, state: NamedState, keep: int) -> None:
-        """Take where it shall lie, and how many are kept."""
+    def __init__(
+        self, path: Path, step: int, rank: int, state: NamedState, keep: int, checksum: Checksum = "sha256"
+    ) -> None:
+        """Take where it shall lie, how many are kept and how files are summed up."""
         self._path = path
         self._step = step
         self._rank = rank
         self._rest = state.rest
         self._keep = keep
+        self._checksum: Checksum = checksum
         self.partial = path.with_name(f".{path.name}{PARTIAL}")
         """Where it is written."""
+        self.described: dict[str, list[Any]] = {}
+        """What the index says of each tensor; on the first rank, at the end."""
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """Do nothing: a writer writes one checkpoint."""
@@ -126,41 +143,63 @@ class SafetensorsWriter(StorageWriter):
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
         """Make the folder, on the first rank, before any other writes into it."""
+        self.make_folder()
+        return plans
+
+    def make_folder(self) -> None:
+        """Make the folder that is written into, empty."""
         if self.partial.exists():
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True)
-        return plans
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
         """Write this rank's file; the result of each tensor carries the file's name and facts."""
+        file = self.write_file(plan, planner)
+        # What DCP calls the size of a tensor nobody reads here.
+        return _done([WriteResult(item.index, 0, file) for item in plan.items])
+
+    def write_file(self, plan: SavePlan, planner: SavePlanner) -> dict[str, Any]:
+        """Write what this rank's plan says into its file; return its name and facts, or nothing without one."""
         tensors: dict[str, Tensor] = {}
         memory: set[int] = set()
         for item in plan.items:
             tensor = planner.resolve_data(item)
             assert isinstance(tensor, Tensor)  # all else is in the index
             tensors[_key(item.index)] = _alone(tensor, memory)
-        results: list[WriteResult] = []
-        if tensors:
-            name = f"rank-{self._rank:05d}.safetensors"
-            write_tensors(self.partial / name, tensors)
-            facts = {"file": name} | file_facts(self.partial / name)
-            sizes = [tensors[_key(item.index)].nbytes for item in plan.items]
-            results = [WriteResult(item.index, n, facts) for item, n in zip(plan.items, sizes, strict=True)]
-        return _done(results)
+        if not tensors:
+            return {}
+        name = f"rank-{self._rank:05d}.safetensors"
+        write_tensors(self.partial / name, tensors)
+        return {"file": name} | file_facts(self.partial / name, self._checksum)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Write index and manifest, put the folder in its place and remove what is too old: on the first rank."""
+        """Complete the checkpoint: on the first rank."""
         file_of = {result.index: result.storage_data for of_rank in results for result in of_rank}
-        files = {facts["file"]: {"bytes": facts["bytes"], "sha256": facts["sha256"]} for facts in file_of.values()}
+        described = {name: _stored(name, one, file_of) for name, one in metadata.state_dict_metadata.items()}
+        files = [of_rank[0].storage_data for of_rank in results if of_rank]
+        self.complete(described, metadata.planner_data, files)
+
+    def complete(
+        self, described: dict[str, list[Any]], owns: Sequence[Any], files: Iterable[Mapping[str, Any]]
+    ) -> None:
+        """Write index and manifest, put the folder in its place and remove what is too old.
+
+        Args:
+            described: The index's tensors.
+            owns: Of each rank.
+            files: What `write_file` returned, of ranks that have one.
+        """
+        self.described = described
         stored = {
             "step": self._step,
-            "world": len(results),
-            "tensors": {name: _stored(name, one, file_of) for name, one in metadata.state_dict_metadata.items()},
-            "owns": metadata.planner_data,
+            "world": len(owns),
+            "tensors": described,
+            "owns": owns,
             "rest": self._rest,
         }
         (self.partial / INDEX).write_text(json.dumps(stored), encoding="utf-8")
-        write_manifest(self.partial, files | {INDEX: file_facts(self.partial / INDEX)})
+        manifest = {file["file"]: {key: file[key] for key in file if key != "file"} for file in files}
+        write_manifest(self.partial, manifest | {INDEX: file_facts(self.partial / INDEX, self._checksum)})
         put_in_place(self.partial, self._path)
         remove_old(self._path.parent, self._keep)
 
@@ -235,6 +274,65 @@ def write_alone(writer: SafetensorsWriter, planner: SavePlanner, tensors: dict[s
     plans, metadata = planner.create_global_plan([planner.create_local_plan()])
     [plan] = writer.prepare_global_plan(plans)
     writer.finish(metadata, [writer.write_data(planner.finish_plan(plan), planner).wait()])
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A plan that was carried out, for later saves of tensors that lie alike."""
+
+    layout: tuple[Any, ...]
+    """`layout_of` them."""
+    plan: SavePlan
+    """This rank's."""
+    described: dict[str, list[Any]]
+    """The index's tensors; on the first rank."""
+
+
+def layout_of(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
+    """Return all that a plan depends on."""
+    return tuple(
+        (name, one.dtype, one.shape, (one.device_mesh, one.placements) if isinstance(one, DTensor) else None)
+        for name, one in tensors.items()
+    )
+
+
+def write_as_planned(writer: SafetensorsWriter, state: NamedState, planned: Planned, ranks: Ranks) -> None:
+    """Write a checkpoint by an older plan; every rank calls this.
+
+    Raises:
+        OSError: A disk is full or fails, on whichever rank.
+        RuntimeError: A rank failed otherwise.
+    """
+    is_first = ranks.rank == 0
+    _on_all(ranks, writer.make_folder if is_first else _nothing)  # nobody writes before it is there
+    planner = NamedSavePlanner(state.own)
+    planner.set_up_planner(state.tensors, is_coordinator=is_first)
+
+    def write() -> dict[str, Any]:
+        return {"own": state.own, "file": writer.write_file(planned.plan, planner)}
+
+    parts = _on_all(ranks, write)
+    owns, files = [part["own"] for part in parts], [part["file"] for part in parts if part["file"]]
+    _on_all(ranks, (lambda: writer.complete(planned.described, owns, files)) if is_first else _nothing)
+
+
+def _on_all(ranks: Ranks, act: Callable[[], Any]) -> list[Any]:
+    """Return what each rank's act returns, plain JSON; one that fails fails on all."""
+    report: dict[str, Any] = {}
+    try:
+        report["result"] = act()
+    except Exception as error:  # the others wait for this rank's word, whatever happened to it
+        report = {"error": str(error) or repr(error), "is_disk": isinstance(error, OSError)}
+    reports = [json.loads(text) for text in ranks.texts(json.dumps(report))]
+    failed = {rank: report for rank, report in enumerate(reports) if "error" in report}
+    if failed:
+        told = "; ".join(f"rank {rank}: {report['error']}" for rank, report in failed.items())
+        raise OSError(told) if all(report["is_disk"] for report in failed.values()) else RuntimeError(told)
+    return [report["result"] for report in reports]
+
+
+def _nothing() -> None:
+    """Do nothing."""
 
 
 def whole_tensors(path: Path, index: Index, names: Iterable[str]) -> dict[str, Tensor]:

@@ -128,7 +128,7 @@ def test_a_roll_back_takes_one_from_before(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_the_older_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_run(tmp_path, 1, STATE)
 
-    def full(path: Path) -> dict[str, Any]:
+    def full(path: Path, checksum: str) -> dict[str, Any]:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(run_checkpoints, "file_facts", full)

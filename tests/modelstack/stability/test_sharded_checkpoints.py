@@ -17,7 +17,7 @@ from torch import nn
 from modelstack.architecture.checkpoint import load_checkpoint, save_checkpoint
 from modelstack.errors import UserError
 from modelstack.stability import sharded_storage
-from modelstack.stability.checkpoint_folders import INDEX, MANIFEST
+from modelstack.stability.checkpoint_folders import INDEX, MANIFEST, Checksum
 from modelstack.stability.run_checkpoints import CheckpointStore, LocalStore, capture_rng, restore_rng
 from modelstack.stability.sharded_checkpoints import ShardedStore, model_tensors
 from modelstack.train.optimizers.build import build_optimizer
@@ -128,9 +128,12 @@ DAMAGES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.parametrize("checksum", ["sha256", "crc32"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(damage: str, tmp_path: Path) -> None:
-    store = ShardedStore(tmp_path)
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(
+    damage: str, checksum: Checksum, tmp_path: Path
+) -> None:
+    store = ShardedStore(tmp_path, checksum=checksum)
     store.save(1, small_state(1))
     store.save(2, small_state(2))
     DAMAGES[damage](tmp_path / "step-00000002")

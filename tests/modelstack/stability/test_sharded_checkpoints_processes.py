@@ -25,6 +25,7 @@ from modelstack.stability.agreement import Ranks
 from modelstack.stability.guard import Guard, GuardConfig, Verdict
 from modelstack.stability.run_checkpoints import restore_rng
 from modelstack.stability.sharded_checkpoints import ShardedStore, model_tensors
+from modelstack.stability.sharded_storage import read_index, whole_tensors
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.parallel.mesh import ParallelConfig, make_mesh
@@ -95,6 +96,14 @@ def keep_expected(folder: Path, state: dict[str, Any]) -> dict[str, Tensor]:
     return expected
 
 
+def equal_files(one: Path, other: Path) -> bool:
+    """Whether two checkpoints are the same byte by byte."""
+    names = sorted(path.name for path in one.iterdir())
+    return names == sorted(path.name for path in other.iterdir()) and all(
+        (one / name).read_bytes() == (other / name).read_bytes() for name in names
+    )
+
+
 def error_of(act: Callable[[], object]) -> str:
     try:
         act()
@@ -128,7 +137,21 @@ def two_write(rank: int, mesh: Any, folder: Path) -> dict[str, Any]:
     store = ShardedStore(folder / "faults", keep=2)
     for step in (1, 2):
         store.save(step, run_state(model, optimizer, step))
+    ShardedStore(folder / "anew").save(2, run_state(model, optimizer, 2))
     dist.barrier()
+    found["second save"] = equal_files(*(folder / name / "step-00000002" for name in ("faults", "anew")))
+    other = ShardedStore(folder / "other", checksum="crc32")
+    other.save(1, run_state(model, optimizer, 1))
+    other.save(2, run_state(model, optimizer, 2) | {"new": torch.ones(3)})  # of the first rank alone
+    other.save(3, run_state(model, optimizer, 3) | {"new": torch.zeros(3)})
+    dist.barrier()
+    found["new tensor"] = [
+        whole_tensors(path, read_index(path, step), ["rest/new"])["rest/new"].tolist()
+        for step in (2, 3)
+        for path in [folder / "other" / f"step-{step:08d}"]
+    ]
+    loaded = other.load(run_state(model, optimizer, 0))
+    found["whole by CRC-32"] = loaded is not None and [loaded.step, *loaded.rejected]
     if rank == 0:
         damaged = folder / "faults" / "step-00000002" / "rank-00001.safetensors"
         os.truncate(damaged, damaged.stat().st_size - 1)
@@ -238,6 +261,13 @@ def test_all_ranks_take_the_same_older_checkpoint_when_one_rank_s_file_is_broken
     step, reason = two[0]["falls back"]
     assert step == 1
     assert reason.startswith("step-00000002: rank-00001.safetensors has ")
+
+
+def test_later_saves_follow_the_first_one_s_plan_until_a_rank_s_tensors_change(two: list[dict[str, Any]]) -> None:
+    for found in two:
+        assert found["second save"]
+        assert found["new tensor"] == [[1.0] * 3, [0.0] * 3]
+        assert found["whole by CRC-32"] == [3]
 
 
 def test_a_full_disk_of_one_rank_fails_the_checkpoint_on_all_and_leaves_the_older_ones(
