@@ -8,9 +8,9 @@ those on the disk alone. The baseline is the same loop with `torch.save` under `
 is verified, nothing is renamed into place. Goodput is useful steps x median step time / wall time, by the run's
 own events; useful are steps whose work is in the weights at the end.
 
-10 is Young's interval (1974), sqrt(2 x cost x time between failures), rounded: a save in memory slows the steps
-beside it by about 0.3 of a step, and a process is killed every 120 to 150 steps. With 5 the saves cost more than
-they kept.
+10 was Young's interval (1974), sqrt(2 x cost x time between failures), rounded, when a save in memory cost 0.3 of
+a step: a process is killed every 120 to 150 steps. A save has become cheaper (0.2, for which it would be 7); the
+interval stays, so that figures compare.
 
 A restart costs seconds whatever a step takes, so goodput depends on the size of the model: it was chosen before
 any run, for steps of about one second. Real ones take several, and die less often.
