@@ -36,7 +36,7 @@ def multiply_by_onednn() -> bool:
 
 def is_by_onednn() -> bool:
     """Say whether oneDNN multiplies fp32 matrices."""
-    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"
+    return torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def keeps_fp32(M: int, K: int, N: int) -> bool:

@@ -137,7 +137,8 @@ def read_manifest(path: Path) -> dict[str, FileFacts]:
 
 
 def _facts(stored: Mapping[str, Any]) -> FileFacts:
-    [checksum] = stored.keys() & _DIGESTS.keys()
+    named: list[Checksum] = [name for name in _DIGESTS if name in stored]
+    [checksum] = named
     return FileFacts(int(stored["bytes"]), checksum, str(stored[checksum]))
 
 
