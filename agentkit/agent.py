@@ -284,8 +284,8 @@ class Agent(Generic[DepsT, OutputT]):
         """Run in the background and iterate over the events; leaving the context early cancels the run."""
         import anyio
 
-        send, receive = anyio.create_memory_object_stream[AgentEvent](float("inf"))
         plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
+        send, receive = anyio.create_memory_object_stream[AgentEvent](float("inf"))
         plan = replace(plan, sinks=(*plan.sinks, send.send_nowait))
         stream: AgentStream[OutputT] = AgentStream(receive)
 
