@@ -26,7 +26,7 @@ from modelstack.stability.agreement import Ranks
 from modelstack.stability.fault_injection import inject
 from modelstack.stability.faults import parse
 from modelstack.stability.guard import Guard
-from modelstack.stability.memory_checkpoints import KEEP, open_memory
+from modelstack.stability.memory_checkpoints import CHECKSUM, KEEP, open_memory
 from modelstack.stability.run_checkpoints import LocalStore
 from modelstack.stability.run_events import EVENTS_FILE, EventLog
 from modelstack.stability.supervisor import GuardedRun, SupervisorConfig
@@ -149,7 +149,7 @@ def guarded_run(
             folder.checkpoints,
             recipe.checkpoints.memory_every,
             Ranks(None),
-            lambda path: log.watching(LocalStore(path, KEEP)),
+            lambda path: log.watching(LocalStore(path, KEEP, CHECKSUM)),
             on_event,
         ),
     )
