@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from playwright.async_api import Error, Locator, Page
+from playwright.async_api import Locator, Page
 
 from mcp_servers.browser.happenings import quoted
 from mcp_servers.browser.references import References
@@ -22,12 +22,7 @@ _LIST_OPTIONS = """(element, most) => element.tagName !== 'SELECT' ? []
 async def click(browser: RunningBrowser, page: Page, *, references: References, ref: str) -> str:
     """Click an element."""
     element, what = await references.find(page, ref)
-    try:
-        await element.click()
-    except Error:
-        if not page.is_closed():
-            raise
-        # A click that closes its own window is done, though the window may be gone before it says so.
+    await element.click()
     return f"clicked {what}"
 
 

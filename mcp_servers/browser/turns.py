@@ -65,12 +65,22 @@ class Turns:
         with Loading(browser.context) as loading:
             try:
                 with anyio.fail_after(self._limits.deed_timeout_s):
-                    done = await deed(browser, browser.pages.shown)
+                    done = await self._acted(deed, browser)
                 await loading.settled(self._limits.quiet_s, self._limits.settle_s)
                 await browser.pages.receive_windows()
             finally:
                 browser.pages.happenings.console_errors += loading.console_errors
         return Acted(done=done, **dict(await browser.account()))
+
+    async def _acted(self, deed: Deed, browser: RunningBrowser) -> str:
+        page = browser.pages.shown
+        try:
+            return await deed(browser, page)
+        except Error:
+            # A deed that closes its own window has worked, and the window may be gone before it says so.
+            if page.is_closed() and await browser.is_alive():
+                return "the window closed over it"
+            raise
 
     @asynccontextmanager
     async def _turn(self) -> AsyncIterator[None]:

@@ -396,6 +396,23 @@ async def test_a_new_window_is_the_page_until_it_closes(site: Site, ask: Ask, fa
     assert f"page: {first} | First\n- the window closed; the one below is the page again" in text
 
 
+@pytest.mark.parametrize("by", ["click", "click_at", "press_key"])
+async def test_what_closes_its_own_window_at_once_has_worked(site: Site, ask: Ask, by: str) -> None:
+    closing = "onmousedown='window.close()' onkeydown='window.close()' style='position:fixed;inset:0'"
+    second = site.page("/second", f"<button autofocus {closing}>Close</button>", title="Second")
+    first = site.page("/first", f"<a href={second} target=_blank rel=opener>Open</a>", title="First")
+    await ask("open", url=first)
+    await ask("click", ref=ref(await ask("outline"), 'link "Open"'))
+    close = ref(await ask("outline"), 'button "Close"')
+    how: dict[str, dict[str, Any]] = {
+        "click": {"ref": close},
+        "click_at": {"x": 9, "y": 9},
+        "press_key": {"key": "a"},
+    }
+    text = await ask(by, **how[by])
+    assert f"page: {first} | First\n- the window closed; the one below is the page again" in text
+
+
 async def test_windows_without_end_are_closed(site: Site, ask: Ask) -> None:
     await ask(
         "open", url=site.page("/spawn", "<button onclick='for (;;) if (!window.open(\"/\")) break'>go</button>")
