@@ -1,14 +1,16 @@
 """Intervals, comparisons and calibration: what a figure needs beside it to mean something.
 
 Sources: Wilson (1927) for shares; Newcombe's survey (1998) for why; paired bootstrap after Efron and Tibshirani
-(1993, chapter 13); McNemar (1947), exact form; expected calibration error with equal-mass bins after Nixon et
-al. (2019); Brier (1950). Plain Python: at most some thousand cases, and no array library to import.
+(1993, chapter 13); Student (1908) for means over a few seeds; McNemar (1947), exact form; expected calibration
+error with equal-mass bins after Nixon et al. (2019); Brier (1950). Plain Python: at most some thousand cases, and
+no array library to import, but for Student's quantiles.
 """
 
 from __future__ import annotations
 
 import math
 import random
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -58,6 +60,24 @@ def mean_interval(values: Sequence[float], *, seed: int = 0) -> Interval:
     draw = random.Random(seed)
     means = sorted(math.fsum(draw.choices(values, k=n)) / n for _ in range(N_RESAMPLES // 5))
     return Interval(math.fsum(values) / n, _quantile(means, 0.025), _quantile(means, 0.975), n)
+
+
+def student_interval(values: Sequence[float]) -> Interval:
+    """Return a mean with Student's 95 % interval, which a few seeds need: at three the normal is half as wide.
+
+    Needs scipy, which comes with the extra `train`.
+
+    Raises:
+        ValueError: there are fewer than two values.
+    """
+    from scipy import stats
+
+    n = len(values)
+    if n < 2:
+        raise ValueError(f"{n} value: an interval over seeds needs two or more")
+    mean = statistics.fmean(values)
+    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
+    return Interval(mean, mean - half, mean + half, n)
 
 
 def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Interval:

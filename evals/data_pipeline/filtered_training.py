@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from evals.data_pipeline.filtered_data import SETS, TrainingSet, make_sets, reference_texts, validation_documents
-from evals.statistics import Interval
+from evals.statistics import Interval, student_interval
 from modelstack.files import replacing
 
 if TYPE_CHECKING:
@@ -146,22 +146,6 @@ def _tokenizer(corpus: Path, folder: Path) -> Path:
         with replacing_folder(folder) as temporary:
             save_tokenizer(train_tokenizer(reference_texts(corpus), config), temporary)
     return folder
-
-
-def student_interval(values: Sequence[float]) -> Interval:
-    """Return a mean with Student's 95 % interval, which three seeds need: the normal one is half as wide.
-
-    Raises:
-        ValueError: there are fewer than two values.
-    """
-    from scipy import stats
-
-    n = len(values)
-    if n < 2:
-        raise ValueError(f"{n} value: an interval over seeds needs two or more")
-    mean = statistics.fmean(values)
-    half = float(stats.t.ppf(0.975, n - 1)) * statistics.stdev(values) / math.sqrt(n)
-    return Interval(mean, mean - half, mean + half, n)
 
 
 def table(records: Sequence[Record]) -> str:

@@ -20,6 +20,7 @@ from evals.statistics import (
     mean_interval,
     paired_difference,
     reliability,
+    student_interval,
     threshold_at_false_positive_rate,
     wilson,
 )
@@ -120,3 +121,12 @@ def test_a_paired_difference_is_narrower_than_the_spread_of_its_sides() -> None:
     assert (interval.low, interval.high) == (pytest.approx(0.05), pytest.approx(0.05))
     with pytest.raises(ValueError, match="2 and 1 values"):
         paired_difference([1.0, 0.0], [1.0])
+
+
+def test_the_interval_of_few_values_is_students() -> None:
+    interval = student_interval([1.0, 2.0, 3.0])
+    assert interval.value == 2.0
+    # t(0.975, 2) = 4.3027 of any table, standard error 1 / sqrt(3)
+    assert interval.high - interval.value == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
+    with pytest.raises(ValueError, match="two or more"):
+        student_interval([1.0])

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from evals.post_training.planted.measuring import Measured
     from modelstack.sft.stage import Stage
 
-SEEDS = (0, 1, 2)
+SEEDS = tuple(range(8))
 TABLE_FILE, RESULTS_FILE, PLOT_FILE = "planted.md", "results.json", "planted.png"
 
 
@@ -95,7 +95,7 @@ def write(out: Path, measured: Sequence[Measured], seeds: Sequence[int]) -> str:
 
 def main(
     out: Annotated[Path, typer.Option("--out", "-o", help="Folder for stages, table and plot.")],
-    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; none: 0, 1 and 2.")] = None,
+    seed: Annotated[list[int] | None, typer.Option(help="May be repeated; none: 0 to 7.")] = None,
     split: Annotated[str, typer.Option(help="final; development is for trying values.")] = "final",
 ) -> None:
     """Train and judge all methods; print which went how far for how much."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evals.post_training.planted.measuring import N_OPPONENTS, N_REPLIES, Measured
 from evals.post_training.planted.recipes import METHODS
-from evals.statistics import Interval, mean_interval
+from evals.statistics import Interval, mean_interval, student_interval
 from modelstack.files import replacing
 
 _COLOURS = dict(zip(METHODS, ("#1b6ca8", "#e08214", "#5aae61", "#9970ab", "#c51b7d"), strict=True))
@@ -23,11 +23,12 @@ def table(measured: Sequence[Measured], accuracies: Sequence[float]) -> str:
     """
     seeds = sorted({each.seed for each in measured})
     n_prompts = len(measured[0].wins)
+    over = f"Student's over the {len(seeds)} seeds" if len(seeds) > 1 else "by a bootstrap over the prompts"
     lines = [
         f"{n_prompts} {measured[0].split} prompts, {N_REPLIES} replies each at temperature 1, seeds "
         f"{', '.join(map(str, seeds))}. A win is a higher score by the planted judge than a reply of the base to "
-        f"the same prompt has, of {N_OPPONENTS}, a draw half of one. Intervals are 95 %, by a bootstrap over the "
-        f"prompts of all seeds; behind each win rate stand those of the seeds. The reward models put "
+        f"the same prompt has, of {N_OPPONENTS}, a draw half of one. Intervals are 95 %, {over}; behind each win "
+        f"rate stand those of the seeds. The reward models put "
         f"{', '.join(f'{accuracy:.3f}' for accuracy in accuracies)} of held-back pairs in the judge's order.",
         "",
         "| method | prompts | win rate against the base | by seed | judge's score | reward model's | tokens | "
@@ -49,8 +50,10 @@ def table(measured: Sequence[Measured], accuracies: Sequence[float]) -> str:
 
 
 def pooled(group: Sequence[Measured], name: str) -> Interval:
-    """Return the mean of a figure over the prompts of all seeds, with its interval."""
-    return mean_interval([value for each in group for value in getattr(each, name)])
+    """Return a figure's mean and interval: over seeds, whose trainings differ by more than prompts do."""
+    if len(group) == 1:
+        return mean_interval(getattr(group[0], name))
+    return student_interval([statistics.fmean(getattr(each, name)) for each in group])
 
 
 def _row(method: str, group: Sequence[Measured]) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from evals.data_pipeline.filtered_data import SETS, make_sets, reference_texts, validation_documents
-from evals.data_pipeline.filtered_training import RUNS_FILE, draw, student_interval, table, take_all
+from evals.data_pipeline.filtered_training import RUNS_FILE, draw, table, take_all
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.recipe_file import checked_recipe
 
@@ -82,15 +82,6 @@ def test_runs_are_taken_once_and_compared(corpus: Path, recipe: DataRecipe, tmp_
     assert (tmp_path / RUNS_FILE).read_bytes() == written
     draw(records, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 10_000
-
-
-def test_the_interval_of_few_values_is_students() -> None:
-    interval = student_interval([1.0, 2.0, 3.0])
-    assert interval.value == 2.0
-    # t(0.975, 2) = 4.3027 of any table, standard error 1 / sqrt(3)
-    assert interval.high - interval.value == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
-    with pytest.raises(ValueError, match="two or more"):
-        student_interval([1.0])
 
 
 def test_the_table_compares_seed_by_seed() -> None:
