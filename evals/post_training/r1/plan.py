@@ -27,7 +27,7 @@ class R1Plan(BaseModel):
     initializer_range: float = 0.09
     """1 / sqrt(width): with 0.02 a model of this width stays at its first plateau for over three times as long."""
     n_documents: int = 16_000
-    base_steps: int = 800
+    base_steps: int = 500
     """Addition is learnt at a stroke, and late for some seeds: with 320 one base of three knew none."""
     student_base_steps: int = 500
     base_rows: int = 12
@@ -42,7 +42,7 @@ class R1Plan(BaseModel):
     group: int = 8
     n_sampled_tasks: int = 600
     replies_per_task: int = 4
-    sft_steps: int = 250
+    sft_steps: int = 200
     """Of a fresh base, and of students, on what was kept."""
     distil_steps: int = 100
     rows: int = 16

@@ -28,6 +28,9 @@ SHARES = (0.10, 0.15, 0.75)
 """Of the documents: single additions, questions with their answers alone, sums worked out."""
 WORKED = "\nAll summed up\n"
 """Stands before a worked sum, and has as many tokens as a conversation has between question and thought."""
+TOTAL = " = "
+"""Stands behind it, before the answer, with as many tokens as the end of a thought: a base that had never seen the
+last sum copied did not always learn to."""
 BROKEN_OFF, SLIPPED = 0.25, 0.15
 """Of the cold start's examples: thoughts that leave out their last steps, and with a wrong addition in them."""
 
@@ -84,7 +87,7 @@ def documents(draw: random.Random, n: int, held_back: set[Problem]) -> Iterator[
             yield f"{one.question} {one.answer}"
         else:
             one = _new(draw, 2, MOST_SHOWN, held_back)
-            yield f"{one.question}{WORKED}{''.join(one.steps())}."
+            yield f"{one.question}{WORKED}{''.join(one.steps())}{TOTAL}{one.answer}"
 
 
 def imperfect_replies(draw: random.Random, several: Sequence[Problem]) -> Iterator[str]:

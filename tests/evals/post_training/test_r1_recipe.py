@@ -73,7 +73,8 @@ def test_documents_are_right_and_a_cold_start_is_not_always() -> None:
         if worked:
             digits = tuple(int(digit) for digit in question.removesuffix("=?").split("+") if digit != ".")
             assert sums.Problem(digits).question == question and len(digits) <= sums.MOST_SHOWN
-            assert steps == "".join(sums.Problem(digits).steps()) + "."
+            one = sums.Problem(digits)
+            assert steps == f"{''.join(one.steps())}{sums.TOTAL}{one.answer}"
             n_worked += 1
         for fact in text.split() if "?" not in text else ():
             assert eval(fact.partition("=")[0]) % sums.MODULUS == int(fact[-1])
@@ -86,7 +87,7 @@ def test_documents_are_right_and_a_cold_start_is_not_always() -> None:
     assert sum(whole) < sum(right) < 500  # some that broke off are right by chance
 
 
-def test_a_digit_stands_as_far_from_its_running_sum_in_documents_as_in_conversations(tmp_path: Path) -> None:
+def test_what_is_copied_stands_as_far_back_in_documents_as_in_conversations(tmp_path: Path) -> None:
     work = stages.Work(TINY, tmp_path, Console(quiet=True))
     stages.write_data(work)
     tokenizer = load_tokenizer(tmp_path / "tokenizer")
@@ -98,6 +99,7 @@ def test_a_digit_stands_as_far_from_its_running_sum_in_documents_as_in_conversat
     assert len(question) == 2 * sums.MOST + 1
     (at,) = [n for n in range(len(prompt)) if prompt[n : n + len(question)] == question]
     assert len(prompt) - at - len(question) == len(encode(sums.WORKED))
+    assert len(encode("</think>")) == len(encode(sums.TOTAL))
 
 
 def measured(name: str, n_right: int, **more: Any) -> Measured:
