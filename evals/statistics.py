@@ -80,6 +80,16 @@ def student_interval(values: Sequence[float]) -> Interval:
     return Interval(mean, mean - half, mean + half, n)
 
 
+def interval_over_seeds(values_by_seed: Sequence[Sequence[float]]) -> Interval:
+    """Return the mean of seeds' means with Student's interval over the seeds; of one seed, `mean_interval`.
+
+    Trainings that differ in their seed alone mostly differ by more than what their cases scatter.
+    """
+    if len(values_by_seed) == 1:
+        return mean_interval(values_by_seed[0])
+    return student_interval([statistics.fmean(values) for values in values_by_seed])
+
+
 def paired_difference(first: Sequence[float], second: Sequence[float], *, seed: int = 0) -> Interval:
     """Return mean(second - first) with its paired bootstrap interval (percentile, `N_RESAMPLES` draws).
 

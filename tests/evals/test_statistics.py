@@ -16,6 +16,7 @@ from evals.statistics import (
     area_under_roc,
     brier,
     expected_calibration_error,
+    interval_over_seeds,
     mcnemar,
     mean_interval,
     paired_difference,
@@ -130,3 +131,8 @@ def test_the_interval_of_few_values_is_students() -> None:
     assert interval.high - interval.value == pytest.approx(4.3027 / 3**0.5, abs=1e-3)
     with pytest.raises(ValueError, match="two or more"):
         student_interval([1.0])
+
+
+def test_an_interval_over_seeds_is_of_their_means() -> None:
+    assert interval_over_seeds([[0.0, 1.0], [1.0, 3.0], [2.0, 4.0]]) == student_interval([0.5, 2.0, 3.0])
+    assert interval_over_seeds([[0.0, 1.0, 1.0]]) == wilson(2, 3)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evals.post_training.planted.measuring import N_OPPONENTS, N_REPLIES, Measured
 from evals.post_training.planted.recipes import METHODS
-from evals.statistics import Interval, mean_interval, student_interval
+from evals.statistics import Interval, interval_over_seeds
 from modelstack.files import replacing
 
 _COLOURS = dict(zip(METHODS, ("#1b6ca8", "#e08214", "#5aae61", "#9970ab", "#c51b7d"), strict=True))
@@ -51,9 +51,7 @@ def table(measured: Sequence[Measured], accuracies: Sequence[float]) -> str:
 
 def pooled(group: Sequence[Measured], name: str) -> Interval:
     """Return a figure's mean and interval: over seeds, whose trainings differ by more than prompts do."""
-    if len(group) == 1:
-        return mean_interval(getattr(group[0], name))
-    return student_interval([statistics.fmean(getattr(each, name)) for each in group])
+    return interval_over_seeds([getattr(each, name) for each in group])
 
 
 def _row(method: str, group: Sequence[Measured]) -> str:

@@ -18,7 +18,7 @@ from evals.post_training.sampler_gap.arms import (
     Experiment,
     Outcome,
 )
-from evals.statistics import Interval, mean_interval, paired_difference
+from evals.statistics import Interval, interval_over_seeds
 from modelstack.files import replacing
 
 REPORT_FILE, RESULTS_FILE, PLOT_FILE = "report.md", "results.json", "rewards.png"
@@ -34,14 +34,14 @@ def write_report(experiment: Experiment, found: list[Outcome], command: str) -> 
     tables = [_rewards(experiment, found), _differences(found), _gaps(experiment, found)]
     _draw(experiment, experiment.folder / PLOT_FILE)
     plan = experiment.plan
+    over = "Student's over the seeds" if len(plan.seeds) > 1 else "by bootstrap over the tasks"
     lines = [
         "# Rollouts by quantised llama.cpp",
         "",
         f"`{command}`: {len(plan.seeds)} seeds, {plan.steps} steps of {plan.rows} prompts with {plan.group} "
         f"replies, all weights trained; llama.cpp samples with {plan.type_name}, the correction is "
         f"{plan.correction} at {plan.high:g}. Held-back rewards are of {N_SAMPLES} replies to each task; "
-        f"intervals are 95 %, by bootstrap over the tasks of all seeds, and over pairs of the same seed and task. "
-        f"They take these seeds as they are; how seeds scatter is a column of its own.",
+        f"intervals are 95 %, {over}.",
         "",
     ]
     for table in tables:
@@ -55,17 +55,21 @@ def write_report(experiment: Experiment, found: list[Outcome], command: str) -> 
     return tables
 
 
-def pooled(found: list[Outcome], arm: str, sampled_by: SampledBy = "rewards") -> list[float]:
-    """Return the held-back rewards of an arm, seed after seed."""
+def rewards_of(found: list[Outcome], arm: str, sampled_by: SampledBy = "rewards") -> list[list[float]]:
+    """Return the held-back rewards of an arm, a list a seed, in order of seeds."""
     ordered = sorted((each for each in found if each.arm == arm), key=lambda each: each.seed)
-    return [reward for each in ordered for reward in getattr(each, sampled_by)]
+    return [list(getattr(each, sampled_by)) for each in ordered]
+
+
+def _reward(found: list[Outcome], arm: str, sampled_by: SampledBy) -> Interval:
+    return interval_over_seeds(rewards_of(found, arm, sampled_by))
 
 
 def _rewards(experiment: Experiment, found: list[Outcome]) -> Table:
     rows = []
     for arm in (START, *ARMS):
         of_seeds = [f"{statistics.fmean(each.rewards):.3f}" for each in found if each.arm == arm]
-        own, served = (mean_interval(pooled(found, arm, by)) for by in SAMPLED_BY)
+        own, served = (_reward(found, arm, by) for by in SAMPLED_BY)
         rows.append((arm, str(own), ", ".join(of_seeds), str(served)))
     columns = ("rollouts", "sampled in fp32", "by seed", f"sampled by llama.cpp, {experiment.plan.type_name}")
     return Table("Reward on held-back tasks", columns, tuple(rows))
@@ -80,7 +84,8 @@ def _differences(found: list[Outcome]) -> Table:
 
 
 def _difference(found: list[Outcome], first: str, second: str, sampled_by: SampledBy) -> Interval:
-    return paired_difference(pooled(found, first, sampled_by), pooled(found, second, sampled_by))
+    pairs = zip(rewards_of(found, first, sampled_by), rewards_of(found, second, sampled_by), strict=True)
+    return interval_over_seeds([[b - a for a, b in zip(*seed, strict=True)] for seed in pairs])
 
 
 def _gaps(experiment: Experiment, found: list[Outcome]) -> Table:
@@ -112,7 +117,7 @@ def _record(experiment: Experiment, found: list[Outcome]) -> dict[str, Any]:
     }
     return {
         "plan": experiment.plan.model_dump(mode="json"),
-        **{by: {arm: told(mean_interval(pooled(found, arm, by))) for arm in (START, *ARMS)} for by in SAMPLED_BY},
+        **{by: {arm: told(_reward(found, arm, by)) for arm in (START, *ARMS)} for by in SAMPLED_BY},
         "differences": {
             by: {f"{b} over {a}": told(_difference(found, a, b, by)) for a, b in DIFFERENCES} for by in SAMPLED_BY
         },
