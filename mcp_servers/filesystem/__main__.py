@@ -16,9 +16,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         prog="python -m mcp_servers.filesystem",
         description="Serve the files below ROOT over MCP. Read only unless --write is given; "
         "links are never followed; deleted files go to ROOT/.trash.",
-        epilog="search_text leaves out what .gitignore and .ignore files in ROOT and below name (with or without "
-        "a .git folder, but not those above ROOT, .git/info/exclude or git's global excludes), unless it is given "
-        "ignored=true or that file or folder as its path. No other tool does.",
+        epilog="search_text leaves out .git and what .gitignore and .ignore files in ROOT and below name (whether "
+        "there is a .git or not; not those above ROOT, .git/info/exclude or git's global excludes), unless it is "
+        "given ignored=true or that file or folder as its path. No other tool does.",
     )
     parser.add_argument("root", metavar="ROOT", help="the folder to serve")
     parser.add_argument("--write", action="store_true", help="also offer tools that change files")

@@ -90,7 +90,9 @@ class TextMatches(ToolResult):
     matches: list[TextMatch]
     searched_files: int
     skipped_files: int = Field(description="Binary or large files that were not searched.")
-    ignored_entries: int = Field(description="Files and folders that .gitignore or .ignore files left out.")
+    ignored_entries: int = Field(
+        description="Files and folders that .gitignore or .ignore files left out; git's own among them."
+    )
     unusable_ignore_files: int = Field(
         description="Of those files, links, too large ones and such that are no text."
     )
@@ -102,7 +104,8 @@ class TextMatches(ToolResult):
         lines = lines or [f"no match in {self.searched_files} files"]
         if self.ignored_entries:
             lines.append(
-                f"({self.ignored_entries} files or folders left out by .gitignore; ignored=true searches them too)"
+                f"({self.ignored_entries} files or folders left out by .gitignore or as git's own; "
+                "ignored=true searches them too)"
             )
         if self.unusable_ignore_files:
             lines.append(f"({self.unusable_ignore_files} .gitignore files could not be used)")

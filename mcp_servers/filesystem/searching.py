@@ -67,7 +67,8 @@ def search_text(
 ) -> TextMatches:
     """Find lines in the text files below a folder, or in one file.
 
-    What `.gitignore` and `.ignore` files leave out is not searched, but the folder or file itself is in any case.
+    What `.gitignore` and `.ignore` files leave out and git's own folder are not searched, but the folder or file
+    itself is in any case.
 
     Raises:
         ToolFailure: The query is empty, not a regular expression, or too slow.

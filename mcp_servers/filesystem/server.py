@@ -85,7 +85,7 @@ class ReadTools:
         regex: Annotated[bool, Field(description="Whether text is a regular expression.")] = False,
         ignore_case: bool = False,
         files: Annotated[str, Field(description="Only files with this name, like '*.py'.")] = "*",
-        ignored: Annotated[bool, Field(description="Search what .gitignore leaves out, too.")] = False,
+        ignored: Annotated[bool, Field(description="Search what .gitignore leaves out, and .git, too.")] = False,
     ) -> TextMatches:
         """Find lines that contain a text."""
         query = searching.TextQuery(text=text, regex=regex, ignore_case=ignore_case, name=files, ignored=ignored)

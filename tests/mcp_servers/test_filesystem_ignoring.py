@@ -18,7 +18,7 @@ from mcp_servers.gitignore.rules import MAX_FILE_BYTES, MAX_RULES
 pytestmark = pytest.mark.anyio
 
 ALL_RULES = "*.txt\nbuild/\n/sub/made\n"
-LEFT_OUT = "({} files or folders left out by .gitignore; ignored=true searches them too)"
+LEFT_OUT = "({} files or folders left out by .gitignore or as git's own; ignored=true searches them too)"
 
 
 @pytest.fixture
@@ -52,6 +52,22 @@ async def test_ignored_files_are_not_searched_unless_asked_for_and_the_answer_sa
         assert result.structured_content is not None
         assert result.structured_content["ignored_entries"] == 4
         assert result.structured_content["unusable_ignore_files"] == 0
+
+
+@pytest.mark.parametrize("is_folder", [True, False])
+async def test_gits_own_folder_or_file_is_not_searched_unless_it_is_asked_for(root: Path, is_folder: bool) -> None:
+    own = root / "sub" / ".git"
+    place = own / "COMMIT_EDITMSG" if is_folder else own
+    place.parent.mkdir(exist_ok=True)
+    place.write_text("needle\n", encoding="utf-8")
+    (root / ".ignore").write_text("!.git\n", encoding="utf-8")
+    async with Client(build_server(str(root))) as client:
+        ask = asker(client)
+        assert await found(ask) == (["a.py", "sub/b.py"], [LEFT_OUT.format(5)])
+        path = str(place.relative_to(root))
+        assert await found(ask, path=path) == ([path], [])
+        assert path in (await found(ask, ignored=True))[0]
+        assert path in (await ask("tree"))[0]
 
 
 async def test_rules_above_a_searched_folder_hold_in_it(root: Path) -> None:
