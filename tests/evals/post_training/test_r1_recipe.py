@@ -100,6 +100,7 @@ def test_what_is_copied_stands_as_far_back_in_documents_as_in_conversations(tmp_
     (at,) = [n for n in range(len(prompt)) if prompt[n : n + len(question)] == question]
     assert len(prompt) - at - len(question) == len(encode(sums.WORKED))
     assert len(encode("</think>")) == len(encode(sums.TOTAL))
+    assert {encode(each)[-1] for each in (sums.WORKED, sums.TOTAL, "</think>")} == {prompt[-1]}
 
 
 def measured(name: str, n_right: int, **more: Any) -> Measured:
