@@ -28,8 +28,8 @@ SHARES = (0.10, 0.15, 0.75)
 """Of the documents: single additions, questions with their answers alone, sums worked out."""
 WORKED, TOTAL = "\nAll summed up>", "so>"
 """Stand before a worked sum, and behind it before the answer. Each has as many tokens as stand there in a
-conversation, and ends as a thought's marks end: what is copied next is found by the same token as far back. Without
-that some bases learnt sums and never what to answer, and rewards undid the sums."""
+conversation, and ends as a thought's marks end: what is copied next is found by the same token as far back.
+Without that some bases learnt sums and never what to answer, and rewards undid the sums."""
 BROKEN_OFF, SLIPPED = 0.25, 0.15
 """Of the cold start's examples: thoughts that leave out their last steps, and with a wrong addition in them."""
 
