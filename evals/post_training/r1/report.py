@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -38,6 +39,7 @@ COMPARED = (
 )
 """Pairs on the same problems, where the second is to be better than the first."""
 COLOURS = ("#888888", "#c0561f", "#1f6f8b", "#2b8a3e", "#8b5fbf", "#b8860b", "#d16ba5", "#444444")
+PANELS_A_ROW = 4
 
 
 def write_report(folder: Path, plan: R1Plan, found: Sequence[Measured], facts: dict[str, Any]) -> list[Table]:
@@ -185,8 +187,10 @@ def _draw_dial(thinking: Sequence[Measured], path: Path) -> None:
 def _draw_curves(curves: dict[str, dict[str, list[Point]]], path: Path) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(3.4 * max(1, len(curves)), 3.6), layout="constrained")
-    several = figure.subplots(1, max(1, len(curves)), sharey=True, squeeze=False)[0]
+    n_columns = min(PANELS_A_ROW, max(1, len(curves)))
+    n_rows = max(1, math.ceil(len(curves) / n_columns))
+    figure = Figure(figsize=(3.2 * n_columns, 3 * n_rows), layout="constrained")
+    several = list(figure.subplots(n_rows, n_columns, sharex=True, sharey=True, squeeze=False).flat)
     for axes, (name, of_stage) in zip(several, curves.items(), strict=False):
         for (what, points), colour in zip(of_stage.items(), COLOURS[1:], strict=False):
             ks = [point.k for point in points]
@@ -194,10 +198,13 @@ def _draw_curves(curves: dict[str, dict[str, list[Point]]], path: Path) -> None:
                 ks, [p.low for p in points], [p.high for p in points], color=colour, alpha=0.12, linewidth=0
             )
             axes.plot(ks, [point.value for point in points], "o-", color=colour, label=what, markersize=4)
-        axes.set(title=name, xlabel="replies k", ylim=(0, 1.02))
+        axes.set(title=name, ylim=(0, 1.02))
         axes.set_xscale("log", base=2)
-    several[0].set_ylabel("share of problems")
+    for unused in several[len(curves) :]:
+        unused.set_axis_off()
     several[0].legend(fontsize=7)
+    figure.supxlabel("replies k")
+    figure.supylabel("share of problems")
     with replacing(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
 
