@@ -91,7 +91,7 @@ class DryRun:
         lines = [
             f"dry run on {layout.n_devices} ranks without devices: {degrees or 'one rank'}; "
             f"context {self.context}, {self.parallel.precision}",
-            "predicted for the fullest rank (GB): "
+            "predicted for the fullest rank, with AdamW's two moments (GB): "
             + ", ".join(f"{part} {n_bytes / GB:.2f}" for part, n_bytes in found.model_dump().items()),
         ]
         for one in self.ranks:
