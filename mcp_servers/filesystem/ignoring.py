@@ -1,7 +1,8 @@
-"""Reading the `.gitignore` and `.ignore` files that a walk meets, through its descriptors.
+"""What a search leaves out: git's own, and what the `.gitignore` and `.ignore` files name that its walk meets.
 
-They only say what a search leaves out. Whether something may be read never depends on them, and one that cannot be
-used (a link, too large, no text) hides nothing: it is counted, and the walk goes on without it.
+The files are read through the walk's descriptors. They only say what a search leaves out. Whether something may
+be read never depends on them, and one that cannot be used (a link, too large, no text) hides nothing: it is
+counted, and the walk goes on without it.
 """
 
 from __future__ import annotations
@@ -14,6 +15,15 @@ from mcp_servers.gitignore.scope import FILE_NAMES, NOTHING_IGNORED, Scope
 
 MAX_BYTES_OF_A_WALK = 4 * 1024 * 1024
 """Rules that one walk reads: 64 of the largest files, about 4 s; thousands as people write them."""
+
+
+GIT_NAME = ".git"
+"""Git's own folder, or the file that stands for it in a linked work tree; no rule brings it back."""
+
+
+def leaves_out(scope: Scope, name: str, *, is_folder: bool) -> bool:
+    """Return whether a search leaves out the entry of this name."""
+    return name == GIT_NAME or scope.ignores(name, is_folder=is_folder)
 
 
 class IgnoreFiles:

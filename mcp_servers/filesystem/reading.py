@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from typing import BinaryIO
 
 from mcp_servers.failures import ToolFailure
-from mcp_servers.filesystem.ignoring import IgnoreFiles
+from mcp_servers.filesystem.ignoring import IgnoreFiles, leaves_out
 from mcp_servers.filesystem.policy import (
     MAX_DEPTH,
     Limits,
@@ -29,7 +29,6 @@ from mcp_servers.gitignore.scope import NOTHING_IGNORED, Scope
 BLOCK_BYTES = 1024 * 1024
 # As in git and grep: a NUL byte near the start means binary.
 BINARY_PROBE_BYTES = 8 * 1024
-GIT_NAME = ".git"
 
 
 @dataclass(frozen=True)
@@ -71,15 +70,10 @@ class Walk:
             if status is None or is_hidden_from_walks(path):
                 continue
             kind = kind_of(status)
-            is_ignored = self._ignores(name, is_folder=kind == "folder", scope=scope)
+            is_ignored = self._ignore_files is not None and leaves_out(scope, name, is_folder=kind == "folder")
             yield Walked(path, kind, status.st_size if kind == "file" else 0, folder, is_ignored)
             if kind == "folder" and not is_ignored:
                 yield from self._enter(folder, path, depth, scope.entered(name))
-
-    def _ignores(self, name: str, *, is_folder: bool, scope: Scope) -> bool:
-        # No rule says so of git's own folder, or of the file that stands for it in a linked work tree.
-        is_gits = self._ignore_files is not None and name == GIT_NAME
-        return is_gits or scope.ignores(name, is_folder=is_folder)
 
     def _enter(self, parent: int, parts: PathParts, depth: int, scope: Scope) -> Iterator[Walked]:
         if depth == self._max_depth or len(parts) == MAX_DEPTH:
