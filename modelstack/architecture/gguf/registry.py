@@ -11,6 +11,7 @@ from modelstack.architecture.gguf.families import (
     gpt_oss,
     llama,
     olmo2,
+    qwen2,
     qwen3,
     qwen3moe,
     smollm3,
@@ -20,6 +21,7 @@ from modelstack.errors import UserError
 
 FAMILIES = (
     llama.FAMILY,
+    qwen2.FAMILY,
     qwen3.FAMILY,
     qwen3moe.FAMILY,
     gemma3.FAMILY,

@@ -133,3 +133,29 @@ def write_rope(rope: RopeParameters) -> Json:
 def layer_list(json: Json, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
     """Return a per-layer list of `config.json`, or what the family does without one."""
     return tuple(json[key]) if json.get(key) else default
+
+
+def read_window_layers(json: Json, *, max_window_layers: int) -> Json:
+    """Return layer types and window of Qwen's families, which slide from layer `max_window_layers` on.
+
+    Args:
+        json: A `config.json`.
+        max_window_layers: The family's default of that key.
+    """
+    window = json.get("sliding_window") if json.get("use_sliding_window") else None
+    first = json.get("max_window_layers", max_window_layers)
+    default = tuple(
+        "sliding_attention" if window and layer >= first else "full_attention"
+        for layer in range(json["num_hidden_layers"])
+    )
+    return {"layer_types": layer_list(json, "layer_types", default), "sliding_window": window}
+
+
+def write_window_layers(config: ModelConfig) -> Json:
+    """Return what `read_window_layers` reads."""
+    return {
+        "layer_types": list(config.layer_types),
+        "max_window_layers": config.layer_types.count("full_attention"),
+        "sliding_window": config.sliding_window,
+        "use_sliding_window": config.sliding_window is not None,
+    }

@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from modelstack.architecture.config import ModelConfig, build
-from modelstack.architecture.presets.preset import Json, Preset, layer_list, read_rope, same_keys, write_rope
+from modelstack.architecture.presets.preset import (
+    Json,
+    Preset,
+    read_rope,
+    read_window_layers,
+    same_keys,
+    write_rope,
+    write_window_layers,
+)
 
 
 def from_hf(json: Json) -> ModelConfig:
@@ -14,19 +22,11 @@ def from_hf(json: Json) -> ModelConfig:
 def qwen3_values(json: Json) -> Json:
     """Return what dense and sparse models of the family share."""
     same = same_keys(json)
-    layers = same["num_hidden_layers"]
-    window = json.get("sliding_window") if json.get("use_sliding_window") else None
-    from_layer = json.get("max_window_layers", 28)
-    default = tuple(
-        "sliding_attention" if window and layer >= from_layer else "full_attention" for layer in range(layers)
-    )
-    return same | {
+    return same | read_window_layers(json, max_window_layers=28) | {
         "model_type": "qwen3",
         "intermediate_size": json["intermediate_size"],
         "num_key_value_heads": json.get("num_key_value_heads") or same["num_attention_heads"],
         "head_dim": json.get("head_dim") or 128,
-        "layer_types": layer_list(json, "layer_types", default),
-        "sliding_window": window,
         "hidden_act": json.get("hidden_act", "silu"),
         "attention_bias": bool(json.get("attention_bias")),
         "attention_out_bias": bool(json.get("attention_bias")),
@@ -37,10 +37,7 @@ def qwen3_values(json: Json) -> Json:
 
 def to_hf(config: ModelConfig) -> Json:
     """Translate to a `config.json`."""
-    return qwen3_json(config) | {
-        "layer_types": list(config.layer_types),
-        "max_window_layers": config.layer_types.count("full_attention"),
-    }
+    return qwen3_json(config) | write_window_layers(config)
 
 
 def qwen3_json(config: ModelConfig) -> Json:

@@ -14,6 +14,7 @@ from modelstack.architecture.presets import (
     llama,
     nano,
     olmo3,
+    qwen2,
     qwen3,
     qwen3_moe,
     smollm3,
@@ -25,6 +26,7 @@ PRESETS: dict[str, Preset] = {
     preset.model_type: preset
     for preset in (
         llama.PRESET,
+        qwen2.PRESET,
         qwen3.PRESET,
         qwen3_moe.PRESET,
         gemma3.PRESET,

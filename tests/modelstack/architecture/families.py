@@ -10,6 +10,7 @@ V4_KINDS = [
 ]
 FAMILIES: dict[str, dict[str, Any]] = {
     "llama": {},
+    "qwen2": {"tie_word_embeddings": True},
     "qwen3": {"head_dim": 16, "tie_word_embeddings": True},
     "gemma3_text": {
         "head_dim": 16,

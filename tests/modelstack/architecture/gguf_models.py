@@ -62,6 +62,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "llama, YaRN": ("llama", {"rope_parameters": YARN}),
     "llama, YaRN of other length": ("llama", {"rope_parameters": YARN | {"attention_factor": 1.3}}),
+    "qwen2": ("qwen2", {}),
+    "qwen2, a head of its own": ("qwen2", {"tie_word_embeddings": False}),
     "qwen3": ("qwen3", {}),
     "qwen3, wide heads": ("qwen3", {"head_dim": 32, "tie_word_embeddings": False}),
     "qwen3_moe": ("qwen3_moe", {"norm_topk_prob": True}),
