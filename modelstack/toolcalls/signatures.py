@@ -20,6 +20,8 @@ DESCRIPTION_LIMIT = 120
 """Characters of a description that are shown; the lengths above are with this cut."""
 _SHORT_TYPES = {"integer": "int", "boolean": "bool"}
 _RANGES = (("minimum", ">="), ("exclusiveMinimum", ">"), ("maximum", "<="), ("exclusiveMaximum", "<"))
+_TELLING_BOUND = 1_000_000
+"""Bounds beyond this in size are not shown: they guard a server, and cost a model ten tokens each."""
 _MAX_ENUM = 40
 """Values of an enum that are listed; the grammar knows all of them."""
 
@@ -107,7 +109,9 @@ class _Writer:
         if name == "string" and "format" in schema:
             return f"string<{schema['format']}>"
         limits = "".join(
-            f"{sign}{schema[k]}" for k, sign in _RANGES if k in schema and name in ("integer", "number")
+            f"{sign}{schema[key]}"
+            for key, sign in _RANGES
+            if name in ("integer", "number") and _is_telling(schema.get(key))
         )
         return _SHORT_TYPES.get(name, name) + limits
 
@@ -122,6 +126,10 @@ class _Writer:
 def _values(values: Sequence[Any]) -> str:
     shown = "|".join(_json(value) for value in values[:_MAX_ENUM])
     return shown if len(values) <= _MAX_ENUM else f"{shown}|…"
+
+
+def _is_telling(bound: Any) -> bool:
+    return isinstance(bound, int | float) and abs(bound) <= _TELLING_BOUND
 
 
 def _bare(name: str) -> str:

@@ -1,6 +1,6 @@
 """The natural requests as examples, for what is fitted on held-back ones.
 
-python -m evals.tool_use.natural.examples --out natural.jsonl
+python -m evals.tool_use.natural.examples --half validation --out natural.jsonl
 modelstack fit-prior natural.jsonl --model BASE.gguf --lora ADAPTER.gguf --out prior.json
 """
 
@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from evals.tool_use.natural.requests import NaturalRequest, natural_requests
+from evals.tool_use.natural.requests import Half, NaturalRequest, half_of, natural_requests
 from modelstack.sft.examples import Call, Example, Kind, Message, Tool, write_examples
 
 
@@ -33,9 +33,15 @@ def example_of(request: NaturalRequest) -> Example:
     )
 
 
-def main(out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file of the examples.")]) -> None:
+def main(
+    out: Annotated[Path, typer.Option("--out", "-o", help="JSONL file of the examples.")],
+    half: Annotated[
+        Half | None, typer.Option(help="Only this half; a prior is fitted on the validation half.")
+    ] = None,
+) -> None:
     """Write the natural requests as examples."""
-    write_examples(out, [example_of(request) for request in natural_requests()])
+    chosen = [request for request in natural_requests() if half in (None, half_of(request))]
+    write_examples(out, [example_of(request) for request in chosen])
 
 
 if __name__ == "__main__":

@@ -6,8 +6,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from hashlib import sha256
 from importlib.resources import files
-from typing import Any
+from typing import Any, Literal
+
+Half = Literal["validation", "report"]
+"""What is chosen or fitted sees the validation half alone; the other half says what the choice is worth."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +39,11 @@ def natural_requests() -> tuple[NaturalRequest, ...]:
     kits = json.loads(folder.joinpath("tools.json").read_text(encoding="utf-8"))
     lines = folder.joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
     return tuple(_request(json.loads(line), kits) for line in lines)
+
+
+def half_of(request: NaturalRequest) -> Half:
+    """Return the half that a request belongs to, which follows from its id."""
+    return "validation" if sha256(request.id.encode()).digest()[0] % 2 else "report"
 
 
 def _request(row: Mapping[str, Any], kits: Mapping[str, Sequence[Mapping[str, Any]]]) -> NaturalRequest:

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelRequest, SystemPromptPart, UserPromptPart
 from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
 from evals.harness.suite import Suite, check_options
-from evals.tool_use.natural.requests import NaturalRequest, natural_requests
+from evals.tool_use.natural.requests import NaturalRequest, half_of, natural_requests
 from evals.tool_use.natural.scoring import score
 
+OPTIONS = {"half": "validation (for choosing and fitting), report, or all"}
 MAX_TOKENS = 256
 STOP_OF_TEXT = (" ", "\n")
 """A text answer is no call whatever it goes on to say; in-process models look for these in text alone."""
 
 
 def load(options: Mapping[str, str]) -> list[Case]:
-    """Return all requests.
+    """Return all requests, or those of one half.
 
     Raises:
-        UserError: an option is given; there is none.
+        UserError: an option is not known, or has another value.
     """
-    check_options("natural", options, {})
-    return [_case(request) for request in natural_requests()]
+    check_options("natural", options, OPTIONS)
+    half = options.get("half", "all")
+    if half not in ("all", "validation", "report"):
+        raise UserError(f"half={half!r} is not known; use validation, report or all.")
+    return [_case(request) for request in natural_requests() if half in ("all", half_of(request))]
 
 
 async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
@@ -59,4 +64,5 @@ SUITE = Suite(
     load=load,
     solve=solve,
     score=score,
+    options=OPTIONS,
 )

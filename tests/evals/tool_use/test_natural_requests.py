@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from agentkit.errors import UserError
 from agentkit.messages import ModelResponse, ToolCallPart
 from agentkit.models.model import ModelSettings
 from agentkit.testing import ScriptedModel
@@ -47,6 +48,16 @@ def test_there_are_as_many_of_each_sort_as_promised() -> None:
 def test_no_tool_is_one_of_those_that_training_data_is_made_from() -> None:
     names = {tool["name"] for request in natural_requests() for tool in request.tools}
     assert not names & {name for tool in everyday_tools() for name in tool.names}
+
+
+def test_the_halves_are_apart_and_together_all() -> None:
+    validation, report = (load({"half": half}) for half in ("validation", "report"))
+    ids = [case.id for case in (*validation, *report)]
+    assert sorted(ids) == sorted(case.id for case in load({}))
+    assert len(set(ids)) == len(ids)
+    assert min(len(validation), len(report)) > 140
+    with pytest.raises(UserError, match="half='other' is not known; use validation"):
+        load({"half": "other"})
 
 
 def test_the_suite_is_found_by_its_name() -> None:

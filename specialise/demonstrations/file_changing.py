@@ -1,0 +1,237 @@
+"""Scripts that write, move and delete files, for the tools of `mcp_servers.filesystem`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from modelstack.sft.tool_data.spoken import Scene, listed
+from specialise.demonstrations.domains import FACTS, FILE_NAMES, FOLDERS, ITEMS, PEOPLE
+from specialise.demonstrations.script import Maker, Script, call, sentence, several
+from specialise.demonstrations.world import World
+
+_NO_MATCH = "no match"
+
+
+def _make_folder(world: World, now: Scene) -> Script:
+    name = now.one([f for f in (*FOLDERS, "photos", "backup", "recipes", "scans") if f not in world.folders])
+    yield now.one(
+        (
+            f"make a folder {name}",
+            f"create a new folder named {name}",
+            f"I need a directory {name}",
+            f"add a folder {name}",
+        )
+    )
+    yield call("create_directory", path=name)
+    world.folders.add(name)
+    return now.one(
+        (f"I have created the folder {name}.", f"The folder {name} is there now.", f"Done: {name} exists.")
+    )
+
+
+def _write(world: World, now: Scene) -> Script:
+    path = world.new_path(now, now.one((".txt", ".md")))
+    kind = now.one(("text", "text", "list"))
+    if kind == "list":
+        items = now.some(
+            ("rope", "lamp oil", "nails", "tea", "two maps", "batteries", "soap", "string", "paint"), 3
+        )
+        text = "".join(f"- {item}\n" for item in items)
+        yield now.one(
+            (
+                f"write a list to {path}: {listed(items)}",
+                f"make {path} with the items {listed(items)}",
+                f"create a list in {path} with {listed(items)}",
+            )
+        )
+        told = f"{path} has the {len(items)} items {listed(items)}."
+    else:
+        said = now.one(
+            (
+                f"Call {now.one(PEOPLE)} on Monday",
+                f"The {now.one(tuple(FACTS))} has changed",
+                now.one(ITEMS).capitalize(),
+                f"Ask {now.one(PEOPLE)} to {now.one(ITEMS)}",
+            )
+        )
+        text = f"{said}\n"
+        yield now.one(
+            (
+                f'create a file {path} that says "{said}"',
+                f'write "{said}" into a new file {path}',
+                f"save this as {path}: {said}",
+                f"note in {path}: {said}",
+                f"make a new file called {path} containing {said}",
+            )
+        )
+        told = f'{path} says "{said}" now.'
+    (found,) = yield call("write_file", path=path, text=text)
+    if found.startswith("created"):
+        world.files[path] = text
+    return now.one((f"I have created {path}.", f"{path} is saved.", told))
+
+
+def _append(world: World, now: Scene) -> Script:
+    """Adds a line to a list: read it, then put the new line behind the last."""
+    if not world.checklists:
+        return None
+    path = now.one(sorted(world.checklists))
+    item = now.one([i for i in ITEMS if i not in world.files[path]])
+    last = world.lines(path)[-1]
+    if world.files[path].count(last) != 1:
+        return None
+    yield now.one(
+        (
+            f"add {item!r} to {path}",
+            f"put {item} on the list in {path}",
+            f"{path} lacks something: {item}. Add it",
+            f"append the item {item} to {path}",
+        )
+    ).replace("'", '"')
+    yield call("read_text_file", path=path)
+    new = f"- [ ] {item}"
+    yield call("edit_file", path=path, old_text=last, new_text=f"{last}\n{new}")
+    world.files[path] = f"{world.files[path].rstrip()}\n{new}\n"
+    world.checklists[path][0].append(item)
+    return now.one((f'I have added "{item}" to {path}.', f'"{item}" is on the list in {path} now.'))
+
+
+def _tick_off(world: World, now: Scene) -> Script:
+    paths = [path for path in sorted(world.checklists) if world.checklists[path][0]]
+    if not paths:
+        return None
+    path = now.one(paths)
+    item = now.one(world.checklists[path][0])
+    yield now.one(
+        (
+            f"mark {item!r} as done in {path}",
+            f"tick off {item} in {path}",
+            f"I did this: {item}. Note it in {path}",
+        )
+    ).replace("'", '"')
+    if now.chance(0.6):
+        yield call("read_text_file", path=path)
+    yield call("edit_file", path=path, old_text=f"- [ ] {item}", new_text=f"- [x] {item}")
+    world.files[path] = world.files[path].replace(f"- [ ] {item}", f"- [x] {item}")
+    world.checklists[path][0].remove(item)
+    world.checklists[path][1].append(item)
+    return now.one((f'"{item}" is marked as done in {path}.', f'Done: "{item}" is ticked off.'))
+
+
+def _change_value(world: World, now: Scene) -> Script:
+    """Changes a value of a settings file."""
+    facts = [f for f in world.facts if f.path.endswith((".ini", ".cfg", ".env"))]
+    if not facts:
+        return None
+    fact = now.one(facts)
+    key = fact.topic.removeprefix("the ")
+    old = f"{key} = {fact.value}"
+    new_value = str(now.random.randrange(1, 9000))
+    if world.files[fact.path].count(old + "\n") != 1:
+        return None
+    if knows := now.chance(0.4):
+        yield now.one(
+            (
+                f"change {key} from {fact.value} to {new_value} in {fact.path}",
+                f"in {fact.path}, {key} is {fact.value}. Make it {new_value}",
+            )
+        )
+    else:
+        yield now.one(
+            (f"set {key} to {new_value} in {fact.path}", f"change the {key} in {fact.path} to {new_value}")
+        )
+    if not knows:
+        yield call("read_text_file", path=fact.path)
+    yield call("edit_file", path=fact.path, old_text=old, new_text=f"{key} = {new_value}")
+    world.files[fact.path] = world.files[fact.path].replace(old + "\n", f"{key} = {new_value}\n")
+    world.facts.remove(fact)
+    return now.one((f"{key} is {new_value} in {fact.path} now.", f"I have set {key} to {new_value}."))
+
+
+def _move(world: World, now: Scene) -> Script:
+    path = now.one(sorted(world.files))
+    name = PurePosixPath(path)
+    if now.chance(0.5) and world.folders:
+        folder = now.one(sorted(world.folders))
+        target = f"{folder}/{name.name}"
+        yield now.one((f"move {path} to {folder}", f"put {path} into the folder {folder}"))
+        told = now.one((f"{name.name} is in {folder} now.", f"I have moved {path} to {folder}."))
+    else:
+        target = str(name.with_name(f"{now.one(FILE_NAMES)}-{now.random.randrange(2, 99)}{name.suffix}"))
+        shown = PurePosixPath(target).name
+        yield now.one((f"rename {path} to {shown}", f"{path} should be called {shown}"))
+        told = now.one((f"{path} is called {shown} now.", f"I have renamed it to {target}."))
+    if target in world.files:
+        return None
+    yield call("move", source=path, destination=target)
+    world.files[target] = world.files.pop(path)
+    _forget(world, path)
+    return told
+
+
+def _delete(world: World, now: Scene) -> Script:
+    path = now.one(sorted(world.files))
+    yield now.one((f"delete {path}", f"remove the file {path}", f"I don't need {path} any more, throw it away"))
+    yield call("delete", path=path)
+    del world.files[path]
+    _forget(world, path)
+    return now.one((f"I have deleted {path}.", f"{path} is in the trash now."))
+
+
+def _copy_to(world: World, now: Scene) -> Script:
+    """Reads a fact and writes it to a new file."""
+    fact = now.one(world.facts)
+    path = world.new_path(now, ".txt")
+    yield now.one(
+        (
+            f"look up {fact.topic} in {fact.path} and write it to {path}",
+            f"save {fact.topic} from {fact.path} in a new file {path}",
+        )
+    )
+    yield call("read_text_file", path=fact.path)
+    (found,) = yield call("write_file", path=path, text=f"{fact.value}\n")
+    if found.startswith("created"):
+        world.files[path] = f"{fact.value}\n"
+    return f"{sentence(fact.topic)} is {fact.value}; it is saved in {path}."
+
+
+def _count_to(world: World, now: Scene) -> Script:
+    source = now.one(sorted(world.files))
+    path = world.new_path(now, ".txt")
+    n = len(world.lines(source))
+    yield now.one(
+        (
+            f"count the lines of {source} and put the number into {path}",
+            f"write how many lines {source} has to a new file {path}",
+        )
+    )
+    yield call("file_info", path=source)
+    (found,) = yield call("write_file", path=path, text=f"{n}\n")
+    if found.startswith("created"):
+        world.files[path] = f"{n}\n"
+    return f"{source} has {n} {several(n, 'line')}, and {path} holds that number now."
+
+
+def _forget(world: World, path: str) -> None:
+    world.facts = [fact for fact in world.facts if fact.path != path]
+    world.checklists.pop(path, None)
+
+
+CHANGING: Sequence[Maker] = (
+    _make_folder,
+    _make_folder,
+    _write,
+    _write,
+    _write,
+    _append,
+    _append,
+    _tick_off,
+    _change_value,
+    _move,
+    _delete,
+    _copy_to,
+    _copy_to,
+    _count_to,
+    _count_to,
+)

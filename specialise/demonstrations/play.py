@@ -1,0 +1,233 @@
+"""Conversations made by playing scripts on running servers: every result in them is what a server answered.
+
+One set of servers serves all conversations: files, SQLite, and time, whose state is the world alone. Each
+conversation gets a world of its own, written into the same folder and database.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from agentkit.cli.options import mcp_toolsets
+from modelstack.errors import UserError
+from modelstack.sft.examples import Example, Message, Tool, check_example
+from modelstack.sft.tool_data.small_talk import small_talk
+from modelstack.sft.tool_data.spoken import Scene, scene
+from specialise.demonstrations import clock, file_changing, file_reading, tables
+from specialise.demonstrations.script import ABSTAIN, Maker, Script, Step, typed
+from specialise.demonstrations.world import World, make_world, write_world
+from specialise.live import LiveTool, Outcome, call, connected
+
+SOURCE, LICENSE = "house", "Apache-2.0"
+_N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)
+_P_CHANGES = 0.4
+"""Of a request to be one that changes something, where the conversation may."""
+_P_READ_ONLY = 0.3
+_P_SMALL_TALK, _P_IMPOSSIBLE = 0.07, 0.06
+_P_ALL_TOOLS = 0.45
+"""Of a conversation to show all tools of its servers."""
+_INSTRUCTIONS = (
+    "You are a helpful assistant.", "Be brief.", "You help with the files and the data of a small club.",
+    "Answer in one or two sentences.", "Use the tools; do not guess.", "You are the assistant of a workshop.",
+)  # fmt: skip
+_SERVERS: Sequence[tuple[str, ...]] = (
+    ("files",), ("files",), ("files",), ("tables",), ("tables",), ("tables",), ("time",), ("time",),
+    ("files", "tables"), ("files", "tables"), ("files", "time"), ("tables", "time"), ("files", "tables", "time"),
+)  # fmt: skip
+"""Which servers a conversation has, drawn evenly."""
+
+
+@dataclass(frozen=True, slots=True)
+class House:
+    """The running servers' tools by server, and where their world lies."""
+
+    tools: Mapping[str, Sequence[LiveTool]]
+    folder: Path
+    database: Path
+
+
+@dataclass(slots=True)
+class _Conversation:
+    """What has been said so far."""
+
+    messages: list[Message] = field(default_factory=list[Message])
+    used: set[str] = field(default_factory=set[str])
+    """Names of the tools that were called."""
+
+
+@asynccontextmanager
+async def running_house() -> AsyncGenerator[House]:
+    """Start the servers on an empty world."""
+    with TemporaryDirectory(prefix="demonstrations-") as root:
+        folder, database = Path(root, "files"), Path(root, "data.db")
+        folder.mkdir()
+        write_world(World(), folder, database)
+        python = sys.executable
+        commands = {
+            "files": f"{python} -m mcp_servers.filesystem {folder} --write",
+            "tables": f"{python} -m mcp_servers.sqlite {database} --write",
+            "time": f"{python} -m mcp_servers.time",
+        }
+        toolsets = [toolset for command in commands.values() for toolset in mcp_toolsets(command, pins=None)]
+        async with connected(toolsets) as live:
+            servers = list(dict.fromkeys(tool.server for tool in live))
+            by_name = dict(zip(commands, servers, strict=True))
+            yield House(
+                {name: [tool for tool in live if tool.server == by_name[name]] for name in commands},
+                folder,
+                database,
+            )
+
+
+async def demonstrations(
+    n: int, seed: int, is_clean: Callable[[Example], bool], told: Callable[[str], None]
+) -> list[Example]:
+    """Return up to `n` conversations.
+
+    Args:
+        n: How many to play; those that lead nowhere or repeat an evaluation are left out.
+        seed: Decides all but what a clock shows.
+        is_clean: Whether an example repeats no evaluation.
+        told: Is told how far it is.
+    """
+    found: list[Example] = []
+    async with running_house() as house:
+        for number in range(n):
+            now = scene("demonstrations", seed, number)
+            played = await play(house, make_world(now), now, f"house-{seed}-{number}")
+            if played is not None and is_clean(played):
+                found.append(played)
+            if (number + 1) % 50 == 0:
+                told(f"{number + 1} of {n} conversations played, {len(found)} kept")
+    return found
+
+
+async def play(house: House, world: World, now: Scene, name: str) -> Example | None:
+    """Return a conversation in a world, which is then what the conversation made of it; None: it led nowhere."""
+    write_world(world, house.folder, house.database)
+    servers = now.one(_SERVERS)
+    live = {tool.name: tool for server in servers for tool in house.tools[server]}
+    read_only = now.chance(_P_READ_ONLY)
+    if read_only:
+        live = {name: tool for name, tool in live.items() if tool.is_safe}
+    reading, changing = _makers(servers)
+    talk = _Conversation()
+    for _ in range(now.one(_N_REQUESTS)):
+        maker = _chosen(now, reading, () if read_only else changing)
+        if not await _exchange(talk, maker(world, now), live, now):
+            return None
+    if not talk.messages:
+        return None
+    return _example(name, now, talk, list(live.values()))
+
+
+def _makers(servers: tuple[str, ...]) -> tuple[list[Maker], list[Maker]]:
+    """Return the scripts that only read, and those that change something."""
+    reading: list[Maker] = []
+    changing: list[Maker] = []
+    if "files" in servers:
+        reading += file_reading.READING
+        changing += file_changing.CHANGING
+    if "tables" in servers:
+        reading += tables.READING
+        changing += [*tables.CHANGING] * 2
+    if "time" in servers:
+        reading += clock.TIME
+    if "files" in servers and "tables" in servers:
+        changing += [*clock.FILES_AND_TABLES] * 5
+    if "files" in servers and "time" in servers:
+        changing += [*clock.FILES_AND_TIME] * 3
+    if "tables" in servers and "time" in servers:
+        reading += [*clock.TABLES_AND_TIME] * 5
+    return reading, changing
+
+
+def _chosen(now: Scene, reading: Sequence[Maker], changing: Sequence[Maker]) -> Maker:
+    if now.chance(_P_SMALL_TALK):
+        return _small_talk
+    if now.chance(_P_IMPOSSIBLE):
+        return now.one(clock.IMPOSSIBLE)
+    return now.one(changing) if changing and now.chance(_P_CHANGES) else now.one(reading)
+
+
+def _small_talk(world: World, now: Scene) -> Script:
+    said, answer = now.one(small_talk())
+    yield said
+    return answer
+
+
+async def _exchange(talk: _Conversation, script: Script, live: Mapping[str, LiveTool], now: Scene) -> bool:
+    """Play a script to its end; False where it led nowhere, and the world may be another than it says."""
+    try:
+        request = next(script)
+    except StopIteration:
+        return True  # nothing in this world to ask for, and nothing done
+    assert isinstance(request, str)
+    messages = [Message(role="user", content=typed(now, request))]
+    used: set[str] = set()
+    texts: Sequence[str] = ()
+    try:
+        step = next(script)
+        while True:
+            assert isinstance(step, Step)
+            if any(each.name not in live for each in step.calls):
+                return False
+            outcomes = [await call(live[each.name], each.arguments) for each in step.calls]
+            if not _as_expected(step, outcomes):
+                return False
+            texts = [outcome.text for outcome in outcomes]
+            used |= {each.name for each in step.calls}
+            messages.append(Message(role="assistant", calls=step.calls, train=not step.is_mistake))
+            messages += [
+                Message(role="tool", content=text, name=each.name)
+                for each, text in zip(step.calls, texts, strict=True)
+            ]
+            step = script.send(texts)
+    except StopIteration as end:
+        if end.value is None:
+            return False
+        answer = str(end.value)
+    talk.messages += [*messages, Message(role="assistant", content=answer, train=True)]
+    talk.used |= used
+    return True
+
+
+def _as_expected(step: Step, outcomes: Sequence[Outcome]) -> bool:
+    failed = any(outcome.is_error for outcome in outcomes)
+    return failed if step.is_mistake else not failed or step.may_fail
+
+
+def _example(name: str, now: Scene, talk: _Conversation, live: Sequence[LiveTool]) -> Example:
+    *messages, last = talk.messages
+    if now.chance(0.35):
+        messages.insert(0, Message(role="system", content=now.one(_INSTRUCTIONS)))
+    example = Example(
+        id=name,
+        source=SOURCE,
+        license=LICENSE,
+        kind="irrelevant" if last.content == ABSTAIN else "answer",
+        tools=tuple(_shown(now, live, talk.used)),
+        messages=tuple(messages),
+        reply=last.content or None,
+    )
+    try:
+        check_example(example)
+    except UserError as error:
+        raise AssertionError(
+            f"a script made a call that its server took and its schema forbids: {error}"
+        ) from error
+    return example
+
+
+def _shown(now: Scene, live: Sequence[LiveTool], used: set[str]) -> list[Tool]:
+    """Return all tools, or those that are called with some of the others, in the servers' order."""
+    if now.chance(_P_ALL_TOOLS):
+        return [tool.shown for tool in live]
+    others = [tool.name for tool in live if tool.name not in used]
+    kept = used | set(now.some(others, now.one((1, 2, 3, 4, 6))))
+    return [tool.shown for tool in live if tool.name in kept]

@@ -1,0 +1,85 @@
+"""A scripted exchange: what the user says, the calls that serve it, and the answer that their results allow.
+
+A script is a generator. It yields the request, then each step's calls, receives the results of a step as texts,
+and returns the answer. Its facts come from the world that it was made for or from the results themselves, so an
+answer is right by construction (as values are in `modelstack.sft.tool_data.spoken`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelstack.sft.examples import Call
+from modelstack.sft.tool_data.spoken import Scene, in_words
+from specialise.demonstrations.world import World
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Calls of one reply."""
+
+    calls: tuple[Call, ...]
+    is_mistake: bool = False
+    """Shown as context and not learnt: the next step recovers from its error."""
+    may_fail: bool = False
+    """An error is what the answer tells of."""
+
+
+ABSTAIN = ""
+"""The answer to a request that none of the tools fits."""
+Script = Generator[str | Step, Sequence[str], str | None]
+"""Yields the request, then steps; returns the answer, `ABSTAIN`, or None where chance led nowhere."""
+Maker = Callable[[World, Scene], Script]
+
+
+def call(name: str, /, **arguments: Any) -> Step:
+    """Return a step of one call."""
+    return Step((Call(name=name, arguments=arguments),))
+
+
+def calls(*steps: Step) -> Step:
+    """Return a step of several calls in one reply."""
+    return Step(tuple(each for step in steps for each in step.calls))
+
+
+def mistake(name: str, /, **arguments: Any) -> Step:
+    """Return a call that fails, which the next step mends."""
+    return Step((Call(name=name, arguments=arguments),), is_mistake=True)
+
+
+def trial(name: str, /, **arguments: Any) -> Step:
+    """Return a call that may fail; the answer then says so."""
+    return Step((Call(name=name, arguments=arguments),), may_fail=True)
+
+
+def count(now: Scene, n: int) -> str:
+    """Return a number as people write it: small ones sometimes in words."""
+    return in_words(n) if 0 < n <= 12 and now.chance(0.25) else str(n)
+
+
+def several(n: int, one: str, many: str | None = None) -> str:
+    """Return `one` or its plural."""
+    return one if n == 1 else many or (f"{one[:-1]}ies" if one.endswith("y") else f"{one}s")
+
+
+def typed(now: Scene, text: str) -> str:
+    """Return a request as it is typed: with or without a capital, a full stop, a courtesy."""
+    is_question = text.endswith("?")
+    if now.chance(0.12):
+        before = ("hey,", "ok, now:", "next:") if is_question else ("please", "can you", "could you", "hey,")
+        text = f"{now.one(before)} {text}"
+    if now.chance(0.1) and not is_question:
+        text = f"{text.rstrip('.')}, please."
+    if now.chance(0.3):
+        text = text[:1].lower() + text[1:]
+    elif now.chance(0.8):
+        text = text[:1].upper() + text[1:]
+    return text.rstrip(".?") if now.chance(0.12) else text
+
+
+def sentence(text: str) -> str:
+    """Return an answer with a capital at its beginning, unless a file name stands there."""
+    first = text.split(" ", 1)[0]
+    return text if "." in first.rstrip(".,:") or "/" in first or "_" in first else text[:1].upper() + text[1:]

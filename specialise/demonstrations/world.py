@@ -1,0 +1,217 @@
+"""Worlds to act on: a folder with files and a database, made up from stocks of things, places and people.
+
+A world is known: what a script asks about is drawn from it. Files have lines whose facts can be asked for; tables
+have rows of sensible kinds and at most one key to another table.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path, PurePosixPath
+
+from modelstack.sft.tool_data.spoken import Scene
+from specialise.demonstrations.domains import DOMAINS, FACTS, FILE_NAMES, FOLDERS, ITEMS, PEOPLE, Domain, Table
+
+_LEVELS = ("INFO", "INFO", "INFO", "WARNING", "ERROR")
+_EVENTS = (
+    "pump started", "valve closed", "backup finished", "sensor offline", "door opened", "battery low",
+    "connection lost", "connection restored", "job queued", "job finished", "disk almost full", "user logged in",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """Something that a file says."""
+
+    path: str
+    topic: str
+    """What is asked for, "the gate code"."""
+    value: str
+
+
+@dataclass(slots=True)
+class World:
+    """A folder and a database. Scripts that change it on the servers change it here as well."""
+
+    files: dict[str, str] = field(default_factory=dict[str, str])
+    """Text by path."""
+    folders: set[str] = field(default_factory=set[str])
+    facts: list[Fact] = field(default_factory=list[Fact])
+    checklists: dict[str, tuple[list[str], list[str]]] = field(
+        default_factory=dict[str, tuple[list[str], list[str]]]
+    )
+    """Open and finished items by path."""
+    domain: Domain = DOMAINS[0]
+    rows: dict[str, list[tuple[object, ...]]] = field(default_factory=dict[str, list[tuple[object, ...]]])
+    """By table."""
+    known_tables: bool = False
+    """Whether the conversation has shown the tables already."""
+
+    def names(self, folder: str) -> list[str]:
+        """Return the files right inside a folder, "" for the root."""
+        return sorted(path for path in self.files if _parent(path) == folder)
+
+    def lines(self, path: str) -> list[str]:
+        """Return the lines of a file."""
+        return self.files[path].splitlines()
+
+    def with_suffix(self, *suffixes: str) -> list[str]:
+        """Return the files whose names end in one of `suffixes`."""
+        return [path for path in sorted(self.files) if path.endswith(suffixes)]
+
+    def new_path(self, now: Scene, suffix: str) -> str:
+        """Return the path of a file that is not there, in a folder that is."""
+        for _ in range(50):
+            name = f"{now.one(FILE_NAMES)}{now.one(('', '', '-2', '_new', '-draft'))}{suffix}"
+            folder = now.one(("", "", *sorted(self.folders)))
+            path = f"{folder}/{name}" if folder else name
+            if path not in self.files:
+                return path
+        raise ValueError("every name is taken")
+
+    def table(self, now: Scene) -> Table:
+        """Return one of the tables."""
+        return now.one(self.domain.tables)
+
+
+def make_world(now: Scene) -> World:
+    """Return a world of a few files and one domain's tables."""
+    world = World(domain=now.one(DOMAINS))
+    world.folders = set(now.some(FOLDERS, now.one((1, 2, 2, 3))))
+    names = now.some(FILE_NAMES, now.one((5, 6, 7, 8)))
+    makers = (_checklist, _facts, _facts, _csv, _log, _settings, _letter)
+    for number, name in enumerate(names):
+        maker = makers[number] if number < len(makers) else now.one(makers)
+        folder = now.one(("", *sorted(world.folders), *sorted(world.folders)))
+        maker(world, now, f"{folder}/{name}" if folder else name)
+    for table in world.domain.tables:
+        world.rows[table.name] = _rows(world, table, now)
+    return world
+
+
+def write_world(world: World, folder: Path, database: Path) -> None:
+    """Make a folder and a database what `world` says; servers may hold both open."""
+    _clear(folder)
+    for name in sorted(world.folders):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    for path, text in world.files.items():
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
+            if not name.startswith("sqlite_"):
+                connection.execute(f'DROP TABLE "{name}"')
+        for table in world.domain.tables:
+            connection.execute(table.sql)
+            marks = ", ".join("?" for _ in table.columns)
+            connection.executemany(f"INSERT INTO {table.name} VALUES ({marks})", world.rows.get(table.name, ()))
+
+
+def _clear(folder: Path) -> None:
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir() and not path.is_symlink():
+            path.rmdir()
+        else:
+            path.unlink()
+
+
+def _parent(path: str) -> str:
+    parent = str(PurePosixPath(path).parent)
+    return "" if parent == "." else parent
+
+
+def _checklist(world: World, now: Scene, stem: str) -> None:
+    path = f"{stem}{now.one(('.md', '.txt'))}"
+    items = now.some(ITEMS, now.random.randrange(3, 9))
+    n_done = now.random.randrange(0, len(items) - 1)
+    done, still_open = items[:n_done], items[n_done:]
+    lines = [*(f"- [x] {item}" for item in done), *(f"- [ ] {item}" for item in still_open)]
+    now.random.shuffle(lines)
+    still_open = [line[6:] for line in lines if line.startswith("- [ ]")]
+    done = [line[6:] for line in lines if line.startswith("- [x]")]
+    world.files[path] = "\n".join([f"# {_title(stem)}", "", *lines]) + "\n"
+    world.checklists[path] = (still_open, done)
+
+
+def _facts(world: World, now: Scene, stem: str) -> None:
+    path = f"{stem}{now.one(('.md', '.txt', '.txt'))}"
+    drawn = now.some(tuple(FACTS), now.random.randrange(2, 7))
+    lines = [f"# {_title(stem)}", ""] if path.endswith(".md") else []
+    for topic in drawn:
+        value = now.one(FACTS[topic])
+        lines.append(now.one((f"{topic}: {value}", f"- {topic}: {value}", f"The {topic} is {value}.")))
+        world.facts.append(Fact(path, f"the {topic}", value))
+    world.files[path] = "\n".join(lines) + "\n"
+
+
+def _csv(world: World, now: Scene, stem: str) -> None:
+    heads = now.some(("weight", "height", "score", "price", "amount", "age", "points"), 2)
+    lines = [",".join(["name", *heads])]
+    for person in now.some(PEOPLE, now.random.randrange(3, 10)):
+        values = [str(now.random.randrange(2, 400)) for _ in heads]
+        lines.append(",".join([person, *values]))
+    world.files[f"{stem}.csv"] = "\n".join(lines) + "\n"
+
+
+def _log(world: World, now: Scene, stem: str) -> None:
+    day = now.today
+    lines: list[str] = []
+    for _ in range(now.random.randrange(4, 14)):
+        day += timedelta(days=now.one((0, 0, 1)))
+        clock = f"{now.random.randrange(24):02}:{now.random.randrange(60):02}"
+        lines.append(f"{day} {clock} {now.one(_LEVELS)} {now.one(_EVENTS)}")
+    world.files[f"{stem}.log"] = "\n".join(lines) + "\n"
+
+
+def _settings(world: World, now: Scene, stem: str) -> None:
+    path = f"{stem}{now.one(('.ini', '.cfg', '.env'))}"
+    keys = now.some(("timeout", "retries", "port", "workers", "volume", "interval", "brightness", "limit"), 4)
+    pairs = [(key, str(now.random.randrange(1, 9000))) for key in keys]
+    world.files[path] = "[main]\n" + "".join(f"{key} = {value}\n" for key, value in pairs)
+    world.facts += [Fact(path, f"the {key}", value) for key, value in pairs]
+
+
+def _letter(world: World, now: Scene, stem: str) -> None:
+    path = f"{stem}.txt"
+    writer, reader = now.some(PEOPLE, 2)
+    topic = now.one(tuple(FACTS))
+    value = now.one(FACTS[topic])
+    lines = [
+        f"Dear {reader},",
+        "",
+        now.one(("thank you for your letter.", "I hope you are well.", "it was good to see you last week.")),
+        f"The {topic} is {value} now, please tell the others.",
+        now.one(("See you soon,", "Best regards,", "Yours,")),
+        writer,
+    ]
+    world.files[path] = "\n".join(lines) + "\n"
+    world.facts += [Fact(path, f"the {topic}", value), Fact(path, "the name of the person who wrote it", writer)]
+
+
+def _title(stem: str) -> str:
+    return PurePosixPath(stem).name.replace("-", " ").replace("_", " ").capitalize()
+
+
+def _rows(world: World, table: Table, now: Scene) -> list[tuple[object, ...]]:
+    n_rows = now.random.randrange(4, 10) if table.parent is None else now.random.randrange(8, 24)
+    names = now.some(table.names, n_rows) if table.names else []
+    rows: list[tuple[object, ...]] = []
+    for number in range(1, (len(names) or n_rows) + 1):
+        row: list[object] = [number]
+        for column in table.columns[1:]:
+            if column.kind == "name":
+                row.append(names[number - 1])
+            elif column.kind == "key":
+                row.append(now.one(world.rows[table.parent or ""])[0])
+            elif column.kind == "number":
+                row.append(now.random.randrange(column.low, column.high))
+            elif column.kind == "date":
+                row.append(str(date(2025, 1, 1) + timedelta(days=now.random.randrange(600))))
+            else:
+                row.append(now.one(column.words))
+        rows.append(tuple(row))
+    return rows

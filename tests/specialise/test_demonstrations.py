@@ -1,0 +1,148 @@
+"""Scripted conversations on the house's own servers: what they say happened, happened."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
+
+import pytest
+
+from modelstack.sft.examples import Example, Message
+from modelstack.sft.tool_data.spoken import scene
+from specialise.demonstrations import clock, file_changing, file_reading, tables
+from specialise.demonstrations.play import House, demonstrations, play, running_house
+from specialise.demonstrations.script import Script, typed
+from specialise.demonstrations.world import World, make_world, write_world
+
+N_CONVERSATIONS = 60
+
+
+@asynccontextmanager
+async def _played() -> AsyncIterator[tuple[House, list[tuple[Example, World, dict[str, str], Counter[object]]]]]:
+    """Give conversations with their world, and the files and rows found afterwards."""
+    async with running_house() as house:
+        found: list[tuple[Example, World, dict[str, str], Counter[object]]] = []
+        for number in range(N_CONVERSATIONS):
+            now = scene("test of demonstrations", number)
+            world = make_world(now)
+            example = await play(house, world, now, f"house-{number}")
+            if example is not None:
+                found.append((example, world, _files(house.folder), _rows(house.database, world)))
+        yield house, found
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_after_a_conversation_files_and_rows_are_what_its_scripts_say() -> None:
+    async with _played() as (_, played):
+        assert len(played) > N_CONVERSATIONS * 0.6
+        changing = [each for each in played if _called(each[0]) & {"write_file", "edit_file", "execute", "move"}]
+        assert len(changing) >= 10
+        for example, world, files, rows in played:
+            assert files == world.files, example.id
+            for table in world.domain.tables:
+                said = Counter((table.name, *row[1:]) for row in world.rows[table.name])
+                assert said == Counter({key: n for key, n in rows.items() if key[0] == table.name}), example.id  # type: ignore[index]
+
+
+@pytest.mark.slow
+@pytest.mark.anyio
+async def test_numbers_of_an_answer_stand_in_what_the_conversation_shows_or_count_it() -> None:
+    async with _played() as (_, played):
+        n_answers = 0
+        for example, *_ in played:
+            shown = ""
+            for message in [*example.messages, Message(role="assistant", content=example.reply or "")]:
+                if message.role != "assistant":
+                    shown += "\n" + message.content
+                    continue
+                shown += repr([call.arguments for call in message.calls])
+                for number in re.findall(r"\d+", message.content):
+                    n_answers += 1
+                    is_count = int(number) <= max(len(shown.splitlines()), 20)
+                    is_rounded = "(rounded)" in shown or "." in shown
+                    assert number in shown or is_count or is_rounded, (example.id, number, message.content)
+        assert n_answers > 50
+
+
+@pytest.mark.anyio
+async def test_the_same_seed_gives_the_same_requests_calls_and_tools() -> None:
+    def without_clock(example: Example) -> object:
+        return [
+            (m.role, m.content if m.role == "user" else "", [call.name for call in m.calls])
+            for m in example.messages
+        ], [tool.name for tool in example.tools]
+
+    first = await demonstrations(4, 7, lambda example: True, lambda text: None)
+    second = await demonstrations(4, 7, lambda example: True, lambda text: None)
+    assert first and [without_clock(each) for each in first] == [without_clock(each) for each in second]
+
+
+@pytest.mark.anyio
+async def test_what_repeats_an_evaluation_is_left_out() -> None:
+    assert await demonstrations(2, 7, lambda example: False, lambda text: None) == []
+
+
+def test_each_script_makes_a_request_for_some_world() -> None:
+    makers = {
+        *file_reading.READING, *file_changing.CHANGING, *tables.READING, *tables.CHANGING, *clock.TIME,
+        *clock.FILES_AND_TABLES, *clock.FILES_AND_TIME, *clock.TABLES_AND_TIME, *clock.IMPOSSIBLE,
+    }  # fmt: skip
+    for maker in makers:
+        requests = [request for n in range(40) if (request := _request(maker(make_world(scene(n)), scene(n))))]
+        assert requests, maker.__name__
+        assert all(len(request) > 3 for request in requests)
+
+
+def test_a_world_replaces_the_one_before_in_the_same_place(tmp_path: Path) -> None:
+    folder, database = tmp_path / "files", tmp_path / "data.db"
+    folder.mkdir()
+    write_world(make_world(scene("first")), folder, database)
+    world = make_world(scene("second"))
+    write_world(world, folder, database)
+    assert _files(folder) == world.files
+    with closing(sqlite3.connect(database)) as connection:
+        names = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    assert names == {table.name for table in world.domain.tables}
+
+
+@pytest.mark.parametrize("text", ["how many lines has a.md?", "delete a.md"])
+def test_a_courtesy_fits_questions_and_orders(text: str) -> None:
+    said = {typed(scene(n), text) for n in range(300)}
+    assert len(said) > 4
+    assert all(text.rstrip("?").lower() in each.lower() for each in said)
+    if text.endswith("?"):
+        assert not any(each.lower().startswith(("can you", "please")) for each in said)
+
+
+def _request(script: Script) -> str | None:
+    try:
+        request = next(script)
+    except StopIteration:
+        return None
+    assert isinstance(request, str)
+    return request
+
+
+def _called(example: Example) -> set[str]:
+    return {call.name for message in example.messages for call in message.calls}
+
+
+def _files(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): path.read_text(encoding="utf-8")
+        for path in folder.rglob("*")
+        if path.is_file() and ".trash" not in path.parts
+    }
+
+
+def _rows(database: Path, world: World) -> Counter[object]:
+    found: Counter[object] = Counter()
+    with closing(sqlite3.connect(database)) as connection:
+        for table in world.domain.tables:
+            found.update((table.name, *row[1:]) for row in connection.execute(f"SELECT * FROM {table.name}"))
+    return found
