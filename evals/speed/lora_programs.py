@@ -118,7 +118,9 @@ def modelstack(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
     def step(rows: Rows) -> float:
         labels = torch.full_like(rows.labels_BT, IGNORED)
         labels[:, :-1] = rows.labels_BT[:, 1:]
-        batch = Batch(rows.ids_BT, labels, (~rows.is_token_BT).long(), position=0)
+        documents = torch.arange(len(labels))[:, None].expand_as(labels)
+        ids, labels, documents = (x[rows.is_token_BT][None] for x in (rows.ids_BT, labels, documents))
+        batch = Batch(ids, labels, documents, position=0)
         return train_step(state, [batch], max_norm=MAX_NORM).losses["total"]
 
     return _n_trained(model), step
@@ -154,11 +156,11 @@ def peft_at_labels(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Ste
 
 def _peft_model(config: Any, state_dict: dict[str, Tensor]) -> nn.Module:
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import AutoConfig, AutoModelForCausalLM
 
     from modelstack.architecture.presets.registry import to_hf
 
-    model = LlamaForCausalLM(LlamaConfig(**to_hf(config)))
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**to_hf(config)), dtype=torch.float32)
     model.load_state_dict(state_dict)
     model.tie_weights()
     wanted = LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules="all-linear", task_type="CAUSAL_LM")

@@ -4,7 +4,10 @@ Pre-norm: x + f(norm(x)) (llama, Qwen, DeepSeek, gpt-oss). Post-norm inside the 
 and 3). Sandwich: x + norm(f(norm(x))) (Gemma 2 to 4). The norms' names are transformers'; the same name means
 different places in different families (`post_attention_layernorm` is what stands before the MLP in llama).
 
-Letters: B batch, T tokens, D model width.
+The last layer's feed-forward can be asked for some places alone: where few tokens have a label, nothing reads the
+others.
+
+Letters: B batch, T tokens, P places, D model width.
 """
 
 from __future__ import annotations
@@ -33,9 +36,11 @@ class PreNormBlock(nn.Module):
         self.input_layernorm = make_norm(config)
         self.post_attention_layernorm = make_norm(config)
 
-    def forward(self, x_BTD: Tensor, context: ForwardContext, cache: Any = None) -> Tensor:
-        """Return [B, T, D]."""
-        x_BTD = x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, cache)
+    def forward(
+        self, x_BTD: Tensor, context: ForwardContext, cache: Any = None, places_P: Tensor | None = None
+    ) -> Tensor:
+        """Return [B, T, D], or [1, P, D] of some places."""
+        x_BTD = at_places(x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, cache), places_P)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), context)
 
 
@@ -50,9 +55,12 @@ class PostNormBlock(nn.Module):
         self.post_attention_layernorm = make_norm(config)
         self.post_feedforward_layernorm = make_norm(config)
 
-    def forward(self, x_BTD: Tensor, context: ForwardContext, cache: Any = None) -> Tensor:
-        """Return [B, T, D]."""
+    def forward(
+        self, x_BTD: Tensor, context: ForwardContext, cache: Any = None, places_P: Tensor | None = None
+    ) -> Tensor:
+        """Return [B, T, D], or [1, P, D] of some places."""
         x_BTD = x_BTD + self.post_attention_layernorm(self.self_attn(x_BTD, context, cache))
+        x_BTD = at_places(x_BTD, places_P)
         return x_BTD + self.post_feedforward_layernorm(self.mlp(x_BTD, context))
 
 
@@ -69,10 +77,12 @@ class SandwichBlock(nn.Module):
         self.pre_feedforward_layernorm = make_norm(config)
         self.post_feedforward_layernorm = make_norm(config)
 
-    def forward(self, x_BTD: Tensor, context: ForwardContext, cache: Any = None) -> Tensor:
-        """Return [B, T, D]."""
+    def forward(
+        self, x_BTD: Tensor, context: ForwardContext, cache: Any = None, places_P: Tensor | None = None
+    ) -> Tensor:
+        """Return [B, T, D], or [1, P, D] of some places."""
         y = self.self_attn(self.input_layernorm(x_BTD), context, cache)
-        x_BTD = x_BTD + self.post_attention_layernorm(y)
+        x_BTD = at_places(x_BTD + self.post_attention_layernorm(y), places_P)
         y = self.mlp(self.pre_feedforward_layernorm(x_BTD), context)
         return x_BTD + self.post_feedforward_layernorm(y)
 
@@ -83,6 +93,11 @@ BLOCKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
     "sandwich": SandwichBlock,
     "hyper": HyperBlock,
 }
+
+
+def at_places(x_BTD: Tensor, places_P: Tensor | None) -> Tensor:
+    """Return the states at flat places, [1, P, D]; None: all as they are."""
+    return x_BTD if places_P is None else x_BTD.flatten(0, 1)[places_P][None]
 
 
 def make_block(config: ModelConfig, layer: int) -> nn.Module:

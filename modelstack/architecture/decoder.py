@@ -2,7 +2,7 @@
 
 Parameter names are transformers' (`model.layers.0.self_attn.q_proj.weight`), so its state dicts load strictly.
 
-Letters: B batch, T tokens of this call, D model width, n streams, V vocabulary.
+Letters: B batch, T tokens of this call, P places, D model width, n streams, V vocabulary.
 """
 
 from __future__ import annotations
@@ -51,14 +51,18 @@ class Decoder(nn.Module):
         self.norm = make_norm(config)
         self.hc_head = HyperHead(config) if config.norm_placement == "hyper" else None
 
-    def forward(self, context: ForwardContext, cache: Cache | None = None) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, context: ForwardContext, cache: Cache | None = None, places_P: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Return the states after the final norm, [B, T, D], and where multi-token prediction starts.
 
-        That is the same, or with hyper-connections the streams [B, T, n, D].
+        That is the same, or with hyper-connections the streams [B, T, n, D]. Of `places_P` alone: [1, P, D].
         """
         x = self.begin(self.embed(context.token_ids_BT))
+        last = len(self.layers) - 1
         for layer, block in enumerate(self.layers):
-            x = block(x, context, cache.layers[layer] if cache else None)
+            only = () if places_P is None or layer < last else (places_P,)
+            x = block(x, context, cache.layers[layer] if cache else None, *only)
         return self.end(x)
 
     def begin(self, embedding_BTD: Tensor) -> Tensor:
@@ -114,6 +118,7 @@ class CausalLM(nn.Module):
         last_only: bool = False,
         with_logits: bool = True,
         with_mtp: bool = False,
+        places_P: Tensor | None = None,
     ) -> ModelOutput:
         """Run the model on tokens that follow what the cache holds.
 
@@ -126,6 +131,8 @@ class CausalLM(nn.Module):
             last_only: Compute the logits of the last token alone.
             with_logits: False: none. A loss takes the hidden states and makes the logits in pieces.
             with_mtp: Run the modules for multi-token prediction too; without a cache.
+            places_P: Flat places whose states are asked for, where `can_choose_places`; the last layer leaves out
+                what only the others need, and the output is of one row, T = P. None: all.
 
         Raises:
             UserError: Documents were given together with a cache; the model has no modules for multi-token
@@ -134,7 +141,7 @@ class CausalLM(nn.Module):
         if with_mtp and cache is not None:
             raise UserError("with_mtp is for whole sequences without a cache; with one, call draft")
         context = make_context(token_ids_BT, cache, documents_BT, positions_BT, forced_experts)
-        hidden, mtp_state = self.model(context, cache)
+        hidden, mtp_state = self.model(context, cache, places_P)
         if cache is not None:
             cache.n_tokens += token_ids_BT.shape[1]
         if with_logits:
@@ -145,6 +152,13 @@ class CausalLM(nn.Module):
         if with_mtp:
             output.mtp = self._modules_ahead()(mtp_state, self.model.embed(token_ids_BT), context)
         return output
+
+    @property
+    def can_choose_places(self) -> bool:
+        """Whether only the states at some places need be computed: no loss looks at what the others do."""
+        config = self.config
+        is_plain = config.norm_placement != "hyper" and not config.has_experts
+        return is_plain and self.mtp is None
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
         """Return the head's logits, [B, T, V], soft-capped where the config says so."""

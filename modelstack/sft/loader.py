@@ -221,11 +221,12 @@ class SftLoader(RowLoader):
     def _batch(self, rows: Sequence[Row], position: int) -> Batch:
         """Return the tensors of planned rows.
 
-        Padding behind packed examples is a document of its own. In a row of one example it counts to that one:
-        nothing in front looks back at it, and where all of a batch is one document a row, no mask is made.
+        A batch ends with its longest row. Padding behind packed examples is a document of its own. In a row of
+        one example it counts to that one: nothing in front looks back at it, and where all of a batch is one
+        document a row, no mask is made.
         """
         is_padded = self._config.layout == "padded"
-        T = max(row[0].n_tokens for row in rows) if is_padded else self._config.row_tokens
+        T = max(sum(piece.n_tokens for piece in row) for row in rows)
         shape = (len(rows), T)
         ids_BT = np.full(shape, PADDING, np.int64)
         labels_BT = np.full(shape, IGNORED, np.int64)

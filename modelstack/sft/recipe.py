@@ -42,7 +42,7 @@ class SftEvaluation(BaseModel, frozen=True, extra="forbid"):
 
 
 class SftRecipe(TuningRecipe, frozen=True, extra="forbid"):
-    """A supervised fine-tuning; `rows` times `data.row_tokens` are a step's places, padding included."""
+    """A supervised fine-tuning; `rows` times `data.row_tokens` are a step's places at most."""
 
     data: SftData
     minutes: float | None = Field(default=None, gt=0)

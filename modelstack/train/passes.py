@@ -66,7 +66,15 @@ class LocalPasses:
         """Add the gradients of micro-batches one after the other; return the losses."""
         sums: dict[str, Tensor] = {}
         for batch in batches:
-            for name, loss in add_gradients(self.model, self.balancer, batch, n_labels, self.token_loss).items():
+            losses = add_gradients(
+                self.model,
+                self.balancer,
+                batch,
+                n_labels,
+                self.token_loss,
+                choose_places=self.model.can_choose_places,
+            )
+            for name, loss in losses.items():
                 sums[name] = sums[name] + loss if name in sums else loss
         return {name: float(loss) for name, loss in sums.items()}
 
@@ -97,8 +105,13 @@ def add_gradients(
     batch: Batch,
     n_labels: float,
     token_loss: TokenLoss = "cross_entropy",
+    *,
+    choose_places: bool = False,
 ) -> dict[str, Tensor]:
-    """Add one micro-batch's gradients and balancing counts; return its parts of the loss, detached."""
+    """Add one micro-batch's gradients and balancing counts; return its parts of the loss, detached.
+
+    `choose_places`: where few tokens have a label, the last layer's feed-forward leaves out the others.
+    """
     device = next(model.parameters()).device
     places_P = labelled_places(batch.labels_BT)  # before the labels leave the CPU
     places_P = None if places_P is None else places_P.to(device)
@@ -108,19 +121,25 @@ def add_gradients(
         documents_BT = (
             None  # a document a row: attention needs no mask but the causal one, which is in its kernels
         )
+    labels_BT, weights_BT, chosen_P = batch.labels_BT, batch.weights_BT, None
+    if choose_places and places_P is not None:
+        labels_BT = labels_BT.flatten()[places_P][None]
+        weights_BT = None if weights_BT is None else weights_BT.flatten()[places_P][None]
+        chosen_P, places_P = places_P, None
     output = model(
         batch.ids_BT,
         documents_BT=documents_BT,
         forced_experts=batch.forced_experts,
         with_logits=False,
         with_mtp=model.config.mtp_loss_coef > 0,
+        places_P=chosen_P,
     )
     losses = total_loss(
         model,
         output,
-        batch.labels_BT,
+        labels_BT,
         n_labels=n_labels,
-        weights_BT=batch.weights_BT,
+        weights_BT=weights_BT,
         places_P=places_P,
         token_loss=token_loss,
     )

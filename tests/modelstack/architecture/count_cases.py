@@ -30,6 +30,7 @@ V4_LAYERS = [
 
 TOYS: dict[str, dict[str, Any]] = {
     "llama": GQA,
+    "qwen2": GQA,
     "qwen3": GQA,
     "gemma3_text": GQA
     | {

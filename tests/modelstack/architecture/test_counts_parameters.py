@@ -25,6 +25,8 @@ PUBLISHED = {
     "llama-3-70b": ("70.6B", None),
     "llama-3.1-405b": ("405.9B", None),
     "smollm2-135m": ("134.5M", None),
+    "qwen2.5-coder-0.5b": ("0.49B", None),
+    "qwen2.5-coder-1.5b": ("1.54B", None),
     "qwen3-0.6b": ("0.6B", None),
     "qwen3-30b-a3b": ("30.5B", "3.3B"),
     "gemma3-1b": ("1.0B", None),
@@ -61,6 +63,13 @@ def test_counting_loads_no_torch() -> None:
         "parameters.count_parameters(published('llama-3-8b')); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "total"), [("qwen2.5-coder-0.5b", 494_032_768), ("qwen2.5-coder-1.5b", 1_543_714_304)]
+)
+def test_qwen2_sizes_have_as_many_parameters_as_their_checkpoints(size: str, total: int) -> None:
+    assert count_parameters(published(size)).total == n_parameters(on_meta(published(size))) == total
 
 
 @pytest.mark.parametrize("model_type", PRESETS)

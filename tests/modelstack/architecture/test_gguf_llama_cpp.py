@@ -37,6 +37,7 @@ LOOSE_ATOL = {
 
 QUANTISED: dict[str, dict[str, Any]] = {
     "llama": {},
+    "qwen2": {},
     "qwen3": {},
     "qwen3_moe": {},
     "gemma3": {},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from pathlib import Path
 
 import gguf
@@ -10,6 +11,7 @@ import pytest
 import torch
 from gguf_models import LLAMA3, MODELS, VOCAB_SIZE, toy_config, toy_file, toy_model, toy_tokenizer
 from llama_child import needs_llama_cpp
+from numpy.typing import NDArray
 from torch import Tensor
 
 from modelstack.architecture.config import ModelConfig, RopeParameters
@@ -17,6 +19,7 @@ from modelstack.architecture.gguf.expected import expected_shapes
 from modelstack.architecture.gguf.export import export_gguf
 from modelstack.architecture.gguf.family import NOT_IN_GGUF, Stored, metadata, read_config
 from modelstack.architecture.gguf.fields import lost_in_32_bits
+from modelstack.architecture.gguf.llama_quantize import quantize_in_child
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.architecture.gguf.numbers import NUMBER_TYPES
 from modelstack.architecture.gguf.registry import family_in_file, family_of
@@ -119,6 +122,42 @@ def test_k_quants_are_made_by_llama_cpp(tmp_path: Path, type_name: str) -> None:
     for name, tensor in model.state_dict().items():
         assert _relative_error(again[name], tensor) < K_QUANT_ERROR[type_name], name
     assert _relative_error(again["model.embed_tokens.weight"], model.model.embed_tokens.weight) > 0.01
+
+
+DEQUANTISED_BY = {12: "q4_K", 14: "q6_K", 6: "q5_0", 8: "q8_0"}
+"""ggml's names of the types in a file of Q4_K_M whose rows blocks of 256 do not all fill, by `enum ggml_type`."""
+
+
+@needs_llama_cpp
+def test_a_mixture_with_rows_that_fill_no_block_of_256_is_read_as_ggml_reads_it(tmp_path: Path) -> None:
+    """The official files of Qwen2.5-Coder-0.5B, 896 wide, are such: Q5_0 and Q8_0 stand in for Q4_K and Q6_K."""
+    model = toy_model(toy_config("qwen2", hidden_size=96, intermediate_size=256))
+    path = tmp_path / "m.gguf"
+    quantize_in_child(toy_file(model, tmp_path / "f32.gguf").path, path, NUMBER_TYPES["q4_k"].file_type, [])
+    loaded = load_gguf(path)
+    ours = {rule.stored[0]: loaded.state_dict[rule.name] for rule in family_of("qwen2").rules(loaded.config)}
+    seen = set()
+    with open_gguf(path) as file:
+        for name, tensor in file.tensors.items():
+            if tensor.ggml_type:
+                seen.add(tensor.ggml_type)
+                theirs = _by_ggml(file.raw(name), DEQUANTISED_BY[tensor.ggml_type], tensor.shape)
+                torch.testing.assert_close(ours[name], theirs, rtol=1e-6, atol=1e-7, msg=name)
+    assert seen == set(DEQUANTISED_BY)
+
+
+def _by_ggml(raw: NDArray[np.uint8], type_name: str, shape: tuple[int, ...]) -> Tensor:
+    """Return what ggml's C code makes of a tensor's bytes."""
+    import llama_cpp
+
+    base = ctypes.CDLL(str(next((Path(llama_cpp.__file__).parent / "lib").glob("libggml-base.*"))))
+    dequantised = torch.empty(shape)
+    raw = np.ascontiguousarray(raw)
+    count = ctypes.c_int64(dequantised.numel())
+    base[f"dequantize_row_{type_name}"](
+        ctypes.c_void_p(raw.ctypes.data), ctypes.c_void_p(dequantised.data_ptr()), count
+    )
+    return dequantised
 
 
 @needs_llama_cpp

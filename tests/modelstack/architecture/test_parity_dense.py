@@ -24,6 +24,16 @@ CASES = {
         "llama",
         {"rope_parameters": {"rope_type": "linear", "rope_theta": 500.0, "factor": 4.0}},
     ),
+    "qwen2": ("qwen2", {"tie_word_embeddings": True}),
+    "qwen2 with a head of its own and one kv head": ("qwen2", {"num_key_value_heads": 1}),
+    "qwen2 with windows behind its first layers": (
+        "qwen2",
+        {"num_hidden_layers": 3, "use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+    ),
+    "qwen2 with windows that it does not use": (
+        "qwen2",
+        {"use_sliding_window": False, "sliding_window": 8, "max_window_layers": 1},
+    ),
     "qwen3": ("qwen3", {"head_dim": 16}),
     "qwen3 with a window": (
         "qwen3",

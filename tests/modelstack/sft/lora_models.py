@@ -42,12 +42,14 @@ def stir(model: CausalLM, seed: int = 3) -> None:
         tensor.add_(0.1 * torch.randn(tensor.shape, generator=generator))
 
 
-def peft_pair(config: LoraConfig, dtype: torch.dtype = torch.float32, **keys: Any) -> tuple[CausalLM, nn.Module]:
+def peft_pair(
+    config: LoraConfig, dtype: torch.dtype = torch.float32, *, family: str = "llama", **keys: Any
+) -> tuple[CausalLM, nn.Module]:
     """Return our adapted model and peft's, weights and adapters the same."""
     from peft import LoraConfig as PeftConfig
     from peft import get_peft_model, set_peft_model_state_dict
 
-    base = reference("llama", **keys).to(dtype)
+    base = reference(family, **keys).to(dtype)
     model = ours(base) if dtype == torch.float32 else ours(base).to(dtype)
     add_lora(model, config)
     stir(model)

@@ -21,7 +21,7 @@ from tests.modelstack.architecture.llama_child import Task, needs_llama_cpp, run
 from tests.modelstack.architecture.parity import random_ids
 from tests.modelstack.sft.lora_models import stir, toy_base, toy_config
 
-FAMILIES = ("llama", "llama tied, biases", "qwen3", "gemma3", "smollm3", "olmo3", "qwen3_moe", "gpt_oss")
+FAMILIES = ("llama", "llama tied, biases", "qwen2", "qwen3", "gemma3", "smollm3", "olmo3", "qwen3_moe", "gpt_oss")
 SHA256 = "cd" * 32
 IDS = random_ids(batch=1, n_tokens=24, vocab_size=260)
 

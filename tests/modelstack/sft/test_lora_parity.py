@@ -22,7 +22,11 @@ KINDS: dict[str, dict[str, Any]] = {
     "dora": {"dora": True},
     "two targets": {"targets": ("q_proj", "down_proj")},
 }
-BIASES = {"attention_bias": True, "mlp_bias": True}
+BASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "biases": {"attention_bias": True, "mlp_bias": True},
+    "qwen2": {"family": "qwen2", "tie_word_embeddings": True},
+}
 
 
 def _loss(logits: Tensor, ids: Tensor) -> Tensor:
@@ -50,7 +54,7 @@ def _peer_gradients(peer: nn.Module, ids: Tensor) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("keys", [{}, BIASES], ids=["plain", "biases"])
+@pytest.mark.parametrize("keys", BASES.values(), ids=BASES)
 def test_outputs_and_gradients_equal_pefts(kind: str, keys: dict[str, Any]) -> None:
     model, peer = peft_pair(toy_config(**KINDS[kind]), **keys)
     ids = random_ids()
@@ -65,10 +69,11 @@ def test_outputs_and_gradients_equal_pefts(kind: str, keys: dict[str, Any]) -> N
 
 
 @pytest.mark.parametrize("kind", ["lora", "dora"])
-def test_bf16_base_with_fp32_adapters_equals_peft_within_rounding(kind: str) -> None:
+@pytest.mark.parametrize("keys", [BASES["plain"], BASES["qwen2"]], ids=["plain", "qwen2"])
+def test_bf16_base_with_fp32_adapters_equals_peft_within_rounding(kind: str, keys: dict[str, Any]) -> None:
     ids = random_ids()
-    exact, _ = peft_pair(toy_config(**KINDS[kind]))
-    model, peer = peft_pair(toy_config(**KINDS[kind]), torch.bfloat16)
+    exact, _ = peft_pair(toy_config(**KINDS[kind]), **keys)
+    model, peer = peft_pair(toy_config(**KINDS[kind]), torch.bfloat16, **keys)
     with torch.no_grad():
         wanted, own, theirs = exact(ids).logits_BTV, model(ids).logits_BTV.float(), logits_of(peer, ids)
     rounding = (theirs - wanted).abs().mean()

@@ -57,6 +57,7 @@ FP32 = {
     "fsdp, hyper-connections and hash routing": Case("deepseek_v4", FULL),
     "tp": Case("llama", TP),
     "tp, tied head, norms of heads": Case("qwen3", TP, micro_batches=2),
+    "tp, tied head, biases of queries, keys and values": Case("qwen2", TP),
     "tp, norms of projections after the block": Case("olmo3", TP),
     "tp, windows, norms around the block": Case("gemma3_text", TP),
     "tp, biases, gate, alibi": Case(
