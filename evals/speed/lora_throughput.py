@@ -1,4 +1,4 @@
-"""Tokens per second of training a LoRA adapter on SmolLM2-135M, beside transformers with peft.
+"""Tokens per second of training a LoRA adapter on SmolLM2-135M or another base, beside transformers with peft.
 
 What a step is, and what each program does, is in `lora_programs`: same rows, labels and optimizer, a bf16 base.
 Each program has a process of its own and they take turns of a step or more, so that what disturbs the machine
@@ -8,7 +8,7 @@ tokens. That the work is equal is checked: trained parameters are as many, first
 The promise is against peft as a user has it, with logits at all positions; the second row shows how much of the
 difference is left when the user restricts the head to labelled positions by hand.
 
-    python -m evals.speed.lora_throughput [--threads 2]
+    python -m evals.speed.lora_throughput [--threads 2] [--gguf qwen2.5-coder-0.5b-instruct-q4_k_m.gguf]
 """
 
 from __future__ import annotations
@@ -89,8 +89,8 @@ def check_equal_work(found: dict[str, Measured]) -> None:
             raise RuntimeError(f"{name} does not learn: its losses are {one.losses}")
 
 
-def result_of(found: dict[str, Measured], tokens: float) -> BenchmarkResult:
-    """Return figures and comparison, and print them."""
+def result_of(found: dict[str, Measured], tokens: float, base: str) -> BenchmarkResult:
+    """Return figures and comparison, and print them; `base` is the model's name."""
     figures: list[Figure] = []
     ours = found[OURS]
     for name, one in found.items():
@@ -104,14 +104,14 @@ def result_of(found: dict[str, Measured], tokens: float) -> BenchmarkResult:
             line += f"  ours {ratio:.2f}x ({low:.2f}-{high:.2f}), memory {ours.peak_mib / one.peak_mib:.2f}x"
         print(line, flush=True)
     speeds = {name: tokens / one.step_s for name, one in found.items()}
-    comparison = Comparison("training a LoRA adapter, SmolLM2-135M, bf16", "tokens/s", OURS, speeds)
+    comparison = Comparison(f"training a LoRA adapter, {base}, bf16", "tokens/s", OURS, speeds)
     return BenchmarkResult(tuple(figures), (comparison,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; 1 where a bound is broken, 2 where the model is missing."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gguf", type=Path, help="the base, a llama; the default model of agentkit unless named")
+    parser.add_argument("--gguf", type=Path, help="the base; SmolLM2-135M unless named")
     parser.add_argument("--program", action="append", choices=list(PROGRAMS), help="all unless named")
     parser.add_argument("--rows", type=int, default=USUAL.rows, help="of a step")
     parser.add_argument("--tokens", type=int, default=USUAL.longest, help="of the longest row")
@@ -135,7 +135,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     turns = Turns(options.warm, options.turns, options.steps)
     found = measure(tasks, turns, options.threads)
     check_equal_work(found)
-    result = result_of(found, n_tokens(lengths))
+    base = options.gguf.stem if options.gguf else "SmolLM2-135M"
+    result = result_of(found, n_tokens(lengths), base)
     parameters = {"lengths": str(lengths), "turns": str(turns), "threads": str(options.threads)}
     result = BenchmarkResult(result.figures, result.comparisons, parameters=parameters | _versions())
     write_result(options.result, result)

@@ -55,12 +55,13 @@ def test_other_work_is_not_compared() -> None:
 
 def test_the_promise_is_beside_pefts_default_and_taken_turn_by_turn() -> None:
     found = {OURS: measured(1.0, 20.0), PEER: measured(1.2, 24.0), PEER_AT_LABELS: measured(1.1, 22.0)}
-    result = result_of(found, tokens=900.0)
+    result = result_of(found, tokens=900.0, base="toy")
     by_name = {figure.name: figure for figure in result.figures}
     default, at_labels = by_name[f"speed beside {PEER}"], by_name[f"speed beside {PEER_AT_LABELS}"]
     assert (default.value, default.low, default.high) == pytest.approx((1.2, 1.2, 1.2))
     assert (default.bound, default.holds) == (1.3, False)
     assert at_labels.value == pytest.approx(1.1) and at_labels.bound is None
+    assert "toy" in result.comparisons[0].title
     assert result.comparisons[0].values[OURS] == pytest.approx(900 / 10.5)
 
 
