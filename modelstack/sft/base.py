@@ -77,8 +77,8 @@ def load_base(
     if path.is_dir():
         model = load_checkpoint(path, dtype=dtype)
         return Base(model, load_tokenizer(path), sha256, "checkpoint", path)
-    loaded = load_gguf(path)
-    return Base(loaded.model().to(dtype), tokenizer_from_fields(loaded.tokenizer, path), sha256, "gguf", path)
+    loaded = load_gguf(path, dtype=dtype)
+    return Base(loaded.model(), tokenizer_from_fields(loaded.tokenizer, path), sha256, "gguf", path)
 
 
 def base_sha256(path: Path) -> str:

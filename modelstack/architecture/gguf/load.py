@@ -25,6 +25,7 @@ from modelstack.errors import UserError
 from modelstack.gguf_file import GGUFFile, open_gguf
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from modelstack.architecture.decoder import CausalLM
@@ -40,7 +41,7 @@ class Loaded:
 
     config: ModelConfig
     state_dict: dict[str, Tensor]
-    """float32, ready for a strict load."""
+    """float32 unless `load_gguf` was given another type, ready for a strict load."""
     tokenizer: dict[str, Any]
     """Metadata `tokenizer.*`."""
     name: str | None
@@ -59,8 +60,12 @@ class Loaded:
         return model.requires_grad_(True).eval()
 
 
-def load_gguf(path: str | os.PathLike[str]) -> Loaded:
+def load_gguf(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Loaded:
     """Read a model, dequantised.
+
+    Args:
+        path: The file.
+        dtype: Of the weights; None: float32. One tensor at a time is float32, so bfloat16 halves the peak memory.
 
     Raises:
         UserError: The file is no GGUF of a family that we know, is damaged, or would compute something else than
@@ -74,7 +79,7 @@ def load_gguf(path: str | os.PathLike[str]) -> Loaded:
         _refuse_other_tensors(rules, expected_shapes(config), shapes)
         tokenizer = {key: value for key, value in file.fields.items() if key.startswith("tokenizer.")}
         _check_tokens(tokenizer, config.vocab_size)
-        state_dict = {rule.name: _tensor(file, rule, config) for rule in rules}
+        state_dict = {rule.name: _tensor(file, rule, config, dtype) for rule in rules}
         name = file.fields.get("general.name")
     if config.tie_word_embeddings:
         state_dict["lm_head.weight"] = state_dict["model.embed_tokens.weight"]
@@ -112,7 +117,7 @@ def _check_tokens(tokenizer: Mapping[str, Any], vocab_size: int) -> None:
         raise UserError(f"GGUF key tokenizer.ggml.tokens has {n} tokens, the embedding {vocab_size} rows")
 
 
-def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig) -> Tensor:
+def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig, dtype: torch.dtype | None) -> Tensor:
     import torch
 
     stored = [file.tensors[name] for name in rule.stored]
@@ -121,4 +126,5 @@ def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig) -> Tensor:
         raise UserError(f"GGUF tensor {rule.stored[0]} holds numbers of type {stored[0].ggml_type}: a wrong kind")
     if rule.holds_experts and not 0 <= parts[0].min() <= parts[0].max() < (config.n_routed_experts or 0):
         raise UserError(f"GGUF tensor {rule.stored[0]} names experts beyond 0..{config.n_routed_experts}")
-    return torch.from_numpy(np.ascontiguousarray(rule.join(parts)))
+    tensor = torch.from_numpy(np.ascontiguousarray(rule.join(parts)))
+    return tensor if dtype is None or rule.holds_experts else tensor.to(dtype)

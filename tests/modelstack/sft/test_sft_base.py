@@ -52,6 +52,13 @@ def test_a_gguf_base_has_the_weights_that_llama_cpp_multiplies_by(gguf: Path) ->
     assert (base.kind, base.sha256) == ("gguf", base_sha256(gguf))
 
 
+def test_a_base_in_bf16_is_rounded_once_tensor_by_tensor_and_stays_tied(gguf: Path) -> None:
+    rounded, exact = load_base(gguf, dtype=torch.bfloat16).model, load_base(gguf).model
+    for name, tensor in rounded.state_dict().items():
+        assert torch.equal(tensor, exact.state_dict()[name].to(torch.bfloat16)), name
+    assert rounded.lm_head.weight is rounded.model.embed_tokens.weight
+
+
 def test_a_folder_and_a_file_of_one_model_agree(gguf: Path, folder: Path) -> None:
     one, other = load_base(folder), load_base(gguf)
     ids = random_ids(vocab_size=one.config.vocab_size)
