@@ -114,6 +114,8 @@ class Example(_Data):
     """The target; empty: no call is right."""
     reply: str | None = Field(default=None, min_length=1)
     """The target where there are no calls; without it the target is to abstain."""
+    abstain: bool = True
+    """Whether the prompt offers `[]`, where the run's options do."""
 
     @model_validator(mode="after")
     def _is_of_one_piece(self) -> Self:

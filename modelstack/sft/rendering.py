@@ -106,6 +106,7 @@ class _Renderer:
         self.example = example
         self.encoder = encoder
         self.options = options
+        self.may_abstain = options.abstain and example.abstain
         self.specs = example.specs
         self.rendered = Rendered()
         self.last_role: Role | None = None
@@ -133,7 +134,7 @@ class _Renderer:
     def _system_text(self, messages: Sequence[Message]) -> str:
         texts = [message.content for message in messages]
         if self.specs:
-            texts.append(tools_prompt(self.specs, abstain=self.options.abstain))
+            texts.append(tools_prompt(self.specs, abstain=self.may_abstain))
         return "\n\n".join(texts)
 
     def _context(self, role: Role, text: str) -> None:
@@ -167,7 +168,7 @@ class _Renderer:
         return render_calls([(call.name, call.arguments) for call in calls], self.specs)
 
     def _check_abstention(self, calls: Sequence[Call]) -> None:
-        if not calls and not (self.specs and self.options.abstain):
+        if not calls and not (self.specs and self.may_abstain):
             raise ValueError("the target is to abstain, and no prompt offers that: give tools, and abstain = true")
 
 

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from modelstack.sft.tool_data.spoken import Scene, in_words
-from specialise.demonstrations.domains import PEOPLE
-from specialise.demonstrations.script import ABSTAIN, Maker, Script, call, calls, mistake, sentence, several
+from specialise.demonstrations.script import Maker, Script, call, calls, mistake, sentence, several
 from specialise.demonstrations.tables import rows_of, table_fact
 from specialise.demonstrations.world import World
 
@@ -285,34 +284,6 @@ def _time_to_file(world: World, now: Scene) -> Script:
     return f"{path} holds the date {moment[2]} now."
 
 
-def _impossible(world: World, now: Scene) -> Script:
-    """Asks for something that none of the tools does: an abstention."""
-    who = now.one(PEOPLE)
-    yield now.one(
-        (
-            f"send an e-mail to {who}",
-            "what will the weather be like tomorrow?",
-            "play some jazz",
-            f"call {who} for me",
-            "book a flight to Lisbon",
-            "turn off the lights in the kitchen",
-            "translate 'good evening' into Finnish",
-            "order a pizza for six",
-            f"post a photo for {who}",
-            "how high is Mount Kenya?",
-            "who won the cup last year?",
-            "draw me a horse",
-            f"remind {who} by text message",
-            "what's in the news?",
-            "print this on the office printer",
-            "what is the share price of Lumen?",
-            "restart the router",
-            "scan this document",
-        )
-    )
-    return ABSTAIN
-
-
 def _plain(found: str) -> str:
     """Return the number of a result, rounded to at most four significant digits behind the point."""
     match = re.match(r"-?\d+(?:\.\d+)?", found.strip())
@@ -345,4 +316,3 @@ TIME: Sequence[Maker] = (
 FILES_AND_TABLES: Sequence[Maker] = (_fact_to_file, _fact_to_file, _table_and_file)
 FILES_AND_TIME: Sequence[Maker] = (_file_fact_sum, _time_to_file)
 TABLES_AND_TIME: Sequence[Maker] = (_table_unit,)
-IMPOSSIBLE: Sequence[Maker] = (_impossible,)

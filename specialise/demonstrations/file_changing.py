@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from modelstack.sft.tool_data.spoken import Scene, listed
 from specialise.demonstrations.domains import FACTS, FILE_NAMES, FOLDERS, ITEMS, PEOPLE
+from specialise.demonstrations.naming import named
 from specialise.demonstrations.script import Maker, Script, call, sentence, several
 from specialise.demonstrations.world import World
 
@@ -81,14 +82,16 @@ def _append(world: World, now: Scene) -> Script:
     last = world.lines(path)[-1]
     if world.files[path].count(last) != 1:
         return None
+    said, lookup = named(world, now, path)
     yield now.one(
         (
-            f"add {item!r} to {path}",
-            f"put {item} on the list in {path}",
-            f"{path} lacks something: {item}. Add it",
-            f"append the item {item} to {path}",
+            f"add {item!r} to {said}",
+            f"put {item} on the list in {said}",
+            f"{said} lacks something: {item}. Add it",
+            f"append the item {item} to {said}",
         )
     ).replace("'", '"')
+    yield from lookup
     yield call("read_text_file", path=path)
     new = f"- [ ] {item}"
     yield call("edit_file", path=path, old_text=last, new_text=f"{last}\n{new}")
@@ -103,13 +106,15 @@ def _tick_off(world: World, now: Scene) -> Script:
         return None
     path = now.one(paths)
     item = now.one(world.checklists[path][0])
+    said, lookup = named(world, now, path)
     yield now.one(
         (
-            f"mark {item!r} as done in {path}",
-            f"tick off {item} in {path}",
-            f"I did this: {item}. Note it in {path}",
+            f"mark {item!r} as done in {said}",
+            f"tick off {item} in {said}",
+            f"I did this: {item}. Note it in {said}",
         )
     ).replace("'", '"')
+    yield from lookup
     if now.chance(0.6):
         yield call("read_text_file", path=path)
     yield call("edit_file", path=path, old_text=f"- [ ] {item}", new_text=f"- [x] {item}")
@@ -128,19 +133,19 @@ def _change_value(world: World, now: Scene) -> Script:
     key = fact.topic.removeprefix("the ")
     old = f"{key} = {fact.value}"
     new_value = str(now.random.randrange(1, 9000))
+    said, lookup = named(world, now, fact.path)
     if world.files[fact.path].count(old + "\n") != 1:
         return None
     if knows := now.chance(0.4):
         yield now.one(
             (
-                f"change {key} from {fact.value} to {new_value} in {fact.path}",
-                f"in {fact.path}, {key} is {fact.value}. Make it {new_value}",
+                f"change {key} from {fact.value} to {new_value} in {said}",
+                f"in {said}, {key} is {fact.value}. Make it {new_value}",
             )
         )
     else:
-        yield now.one(
-            (f"set {key} to {new_value} in {fact.path}", f"change the {key} in {fact.path} to {new_value}")
-        )
+        yield now.one((f"set {key} to {new_value} in {said}", f"change the {key} in {said} to {new_value}"))
+    yield from lookup
     if not knows:
         yield call("read_text_file", path=fact.path)
     yield call("edit_file", path=fact.path, old_text=old, new_text=f"{key} = {new_value}")
@@ -172,7 +177,9 @@ def _move(world: World, now: Scene) -> Script:
 
 def _delete(world: World, now: Scene) -> Script:
     path = now.one(sorted(world.files))
-    yield now.one((f"delete {path}", f"remove the file {path}", f"I don't need {path} any more, throw it away"))
+    said, lookup = named(world, now, path)
+    yield now.one((f"delete {said}", f"remove the file {said}", f"I don't need {said} any more, throw it away"))
+    yield from lookup
     yield call("delete", path=path)
     del world.files[path]
     _forget(world, path)
@@ -183,12 +190,14 @@ def _copy_to(world: World, now: Scene) -> Script:
     """Reads a fact and writes it to a new file."""
     fact = now.one(world.facts)
     path = world.new_path(now, ".txt")
+    said, lookup = named(world, now, fact.path)
     yield now.one(
         (
-            f"look up {fact.topic} in {fact.path} and write it to {path}",
-            f"save {fact.topic} from {fact.path} in a new file {path}",
+            f"look up {fact.topic} in {said} and write it to {path}",
+            f"save {fact.topic} from {said} in a new file {path}",
         )
     )
+    yield from lookup
     yield call("read_text_file", path=fact.path)
     (found,) = yield call("write_file", path=path, text=f"{fact.value}\n")
     if found.startswith("created"):
@@ -200,12 +209,14 @@ def _count_to(world: World, now: Scene) -> Script:
     source = now.one(sorted(world.files))
     path = world.new_path(now, ".txt")
     n = len(world.lines(source))
+    said, lookup = named(world, now, source)
     yield now.one(
         (
-            f"count the lines of {source} and put the number into {path}",
-            f"write how many lines {source} has to a new file {path}",
+            f"count the lines of {said} and put the number into {path}",
+            f"write how many lines {said} has to a new file {path}",
         )
     )
+    yield from lookup
     yield call("file_info", path=source)
     (found,) = yield call("write_file", path=path, text=f"{n}\n")
     if found.startswith("created"):

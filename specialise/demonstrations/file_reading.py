@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from modelstack.sft.tool_data.spoken import Scene, listed
 from specialise.demonstrations.domains import FACTS, FILE_NAMES
+from specialise.demonstrations.naming import named
 from specialise.demonstrations.script import Maker, Script, call, calls, count, mistake, sentence, several, trial
 from specialise.demonstrations.world import World
 
@@ -16,15 +17,17 @@ _NO_MATCH = "no match"
 
 def _count_lines(world: World, now: Scene) -> Script:
     path = now.one(sorted(world.files))
+    said, lookup = named(world, now, path)
     yield now.one(
         (
-            f"how many lines are in {path}?",
-            f"How many lines has {path}?",
-            f"count the lines of {path}",
-            f"number of lines in {path}?",
-            f"{path}: how many lines?",
+            f"how many lines are in {said}?",
+            f"How many lines has {said}?",
+            f"count the lines of {said}",
+            f"number of lines in {said}?",
+            f"{said}: how many lines?",
         )
     )
+    yield from lookup
     yield call("file_info", path=path)
     n = len(world.lines(path))
     return now.one((f"{path} has {n} {several(n, 'line')}.", f"There are {n} {several(n, 'line')} in {path}."))
@@ -32,7 +35,9 @@ def _count_lines(world: World, now: Scene) -> Script:
 
 def _size(world: World, now: Scene) -> Script:
     path = now.one(sorted(world.files))
-    yield now.one((f"how big is {path}?", f"What is the size of {path}?", f"how many bytes does {path} take up?"))
+    said, lookup = named(world, now, path)
+    yield now.one((f"how big is {said}?", f"What is the size of {said}?", f"how many bytes does {said} take up?"))
+    yield from lookup
     yield call("file_info", path=path)
     n = len(world.files[path].encode())
     return now.one((f"{path} is {n} bytes large.", f"The size of {path} is {n} bytes."))
@@ -71,16 +76,18 @@ def _folder(world: World, now: Scene) -> Script:
 
 def _read_fact(world: World, now: Scene) -> Script:
     fact = now.one(world.facts)
+    said, lookup = named(world, now, fact.path)
     asked = now.one(
         (
-            f"what is {fact.topic} in {fact.path}?",
-            f"look into {fact.path} and tell me {fact.topic}",
-            f"what does {fact.path} say about {fact.topic}?",
-            f"I need {fact.topic} from {fact.path}",
-            f"read {fact.path}. What is {fact.topic}?",
+            f"what is {fact.topic} in {said}?",
+            f"look into {said} and tell me {fact.topic}",
+            f"what does {said} say about {fact.topic}?",
+            f"I need {fact.topic} from {said}",
+            f"read {said}. What is {fact.topic}?",
         )
     )
     yield asked
+    yield from lookup
     yield call("read_text_file", path=fact.path)
     return now.one(
         (
@@ -195,12 +202,48 @@ def _missing_file(world: World, now: Scene) -> Script:
     )
 
 
+def _typo(world: World, now: Scene) -> Script:
+    """Names a file a little wrong: the error says what it is called."""
+    fact = now.one(world.facts)
+    file = PurePosixPath(fact.path)
+    letter = now.random.randrange(1, len(file.stem))
+    wrong = str(file.with_name(file.stem[:letter] + file.stem[letter + 1 :] + file.suffix))
+    if wrong in world.files:
+        return None
+    yield now.one((f"what is {fact.topic} in {wrong}?", f"read {wrong} and tell me {fact.topic}"))
+    (found,) = yield trial("read_text_file", path=wrong)
+    if fact.path not in found:
+        return None
+    yield call("read_text_file", path=fact.path)
+    return f"The file is called {fact.path}; {fact.topic} is {fact.value}."
+
+
+def _about(world: World, now: Scene) -> Script:
+    """Asks for a file by what it is about."""
+    path = now.one(sorted(world.files))
+    topic = PurePosixPath(path).stem.replace("-", " ").replace("_", " ")
+    if sum(PurePosixPath(other).stem == PurePosixPath(path).stem for other in world.files) > 1:
+        return None
+    yield now.one(
+        (
+            f"is there a file about {topic}?",
+            f"where is the {topic} file?",
+            f"do I have something on {topic}?",
+            f"in which folder are the {topic} notes?",
+        )
+    )
+    yield call("search_files", pattern=f"*{PurePosixPath(path).stem}*")
+    return now.one((f"Yes, it is {path}.", f"It is {path}.", f"You find it as {path}."))
+
+
 def _show(world: World, now: Scene) -> Script:
     paths = [path for path in sorted(world.files) if len(world.lines(path)) <= 7]
     if not paths:
         return None
     path = now.one(paths)
-    yield now.one((f"show me {path}", f"what's in {path}?", f"read {path} to me", f"cat {path}"))
+    said, lookup = named(world, now, path)
+    yield now.one((f"show me {said}", f"what's in {said}?", f"read {said} to me", f"cat {said}"))
+    yield from lookup
     yield call("read_text_file", path=path)
     return f"{path} says:\n{world.files[path].rstrip()}"
 
@@ -228,24 +271,26 @@ def _checklist(world: World, now: Scene) -> Script:
     kind = now.one(("n_open", "open", "n_done", "done"))
     items = still_open if kind.endswith("open") else done
     state = "open" if kind.endswith("open") else "done"
+    said, lookup = named(world, now, path)
     if kind.startswith("n_"):
         yield now.one(
             (
-                f"how many things are {state} in {path}?",
-                f"how many items of {path} are {state}?",
-                f"count what is {state} on the list {path}",
+                f"how many things are {state} in {said}?",
+                f"how many items of {said} are {state}?",
+                f"count what is {state} on the list {said}",
             )
         )
     else:
         yield now.one(
             (
-                f"what is {state} in {path}?",
-                f"which items of {path} are {state}?",
-                f"what's still to do for {stem}? It's in {path}"
+                f"what is {state} in {said}?",
+                f"which items of {said} are {state}?",
+                f"what's still to do for {stem}? It's in {said}"
                 if state == "open"
-                else f"what is finished in {path}?",
+                else f"what is finished in {said}?",
             )
         )
+    yield from lookup
     yield call("read_text_file", path=path)
     n = len(items)
     if not items:
@@ -272,18 +317,20 @@ def _csv_question(world: World, now: Scene) -> Script:
     is_clear = sum(each[at] == highest[at] for each in rows) == 1
     kinds = ["cell", "rows", "columns"] + ["highest"] * is_clear
     kind = now.one(kinds)
+    said, lookup = named(world, now, path)
     if kind == "cell":
-        yield now.one((f"what is the {head[at]} of {row[0]} in {path}?", f"{row[0]}'s {head[at]} in {path}?"))
+        yield now.one((f"what is the {head[at]} of {row[0]} in {said}?", f"{row[0]}'s {head[at]} in {said}?"))
         answer = f"The {head[at]} of {row[0]} is {row[at]}."
     elif kind == "rows":
-        yield now.one((f"how many people are in {path}?", f"how many rows of data does {path} have?"))
-        answer = f"{path} has {len(rows)} {several(len(rows), 'row')} of data."
+        yield now.one((f"how many people are in {said}?", f"how many rows of data does {said} have?"))
+        answer = f"{said} has {len(rows)} {several(len(rows), 'row')} of data."
     elif kind == "columns":
-        yield now.one((f"which columns does {path} have?", f"what are the column names in {path}?"))
-        answer = f"The columns of {path} are {listed(head)}."
+        yield now.one((f"which columns does {said} have?", f"what are the column names in {said}?"))
+        answer = f"The columns of {said} are {listed(head)}."
     else:
-        yield now.one((f"who has the highest {head[at]} in {path}?", f"highest {head[at]} in {path}?"))
+        yield now.one((f"who has the highest {head[at]} in {said}?", f"highest {head[at]} in {said}?"))
         answer = f"{highest[0]} has the highest {head[at]}, {highest[at]}."
+    yield from lookup
     yield call("read_text_file", path=path)
     return answer
 
@@ -296,10 +343,12 @@ def _log_question(world: World, now: Scene) -> Script:
     level = now.one(("ERROR", "WARNING"))
     hits = [(n, line) for n, line in enumerate(world.lines(path), 1) if f" {level} " in line]
     kind = now.one(("count", "last"))
+    said, lookup = named(world, now, path)
     if kind == "count":
-        yield now.one((f"how many {level.lower()}s are in {path}?", f"count the {level} lines of {path}"))
+        yield now.one((f"how many {level.lower()}s are in {said}?", f"count the {level} lines of {said}"))
     else:
-        yield now.one((f"what was the last {level.lower()} in {path}?", f"latest {level} in {path}?"))
+        yield now.one((f"what was the last {level.lower()} in {said}?", f"latest {level} in {said}?"))
+    yield from lookup
     yield call("search_text", text=level, path=path)
     if not hits:
         return f"{path} has no {level.lower()}s."

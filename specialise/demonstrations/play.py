@@ -16,10 +16,9 @@ from tempfile import TemporaryDirectory
 from agentkit.cli.options import mcp_toolsets
 from modelstack.errors import UserError
 from modelstack.sft.examples import Example, Message, Tool, check_example
-from modelstack.sft.tool_data.small_talk import small_talk
 from modelstack.sft.tool_data.spoken import Scene, scene
-from specialise.demonstrations import clock, file_changing, file_reading, tables
-from specialise.demonstrations.script import ABSTAIN, Maker, Script, Step, typed
+from specialise.demonstrations import clock, file_changing, file_reading, tables, talk
+from specialise.demonstrations.script import Maker, Script, Step, typed
 from specialise.demonstrations.world import World, make_world, write_world
 from specialise.live import LiveTool, Outcome, call, connected
 
@@ -28,7 +27,7 @@ _N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)
 _P_CHANGES = 0.4
 """Of a request to be one that changes something, where the conversation may."""
 _P_READ_ONLY = 0.3
-_P_SMALL_TALK, _P_IMPOSSIBLE = 0.07, 0.06
+_P_WORDS, _P_IMPOSSIBLE = 0.12, 0.06
 _P_ALL_TOOLS = 0.45
 """Of a conversation to show all tools of its servers."""
 _INSTRUCTIONS = (
@@ -36,8 +35,8 @@ _INSTRUCTIONS = (
     "Answer in one or two sentences.", "Use the tools; do not guess.", "You are the assistant of a workshop.",
 )  # fmt: skip
 _SERVERS: Sequence[tuple[str, ...]] = (
-    ("files",), ("files",), ("files",), ("tables",), ("tables",), ("tables",), ("time",), ("time",),
-    ("files", "tables"), ("files", "tables"), ("files", "time"), ("tables", "time"), ("files", "tables", "time"),
+    ("files",), ("files",), ("tables",), ("tables",), ("time",), ("files", "tables"), ("files", "time"),
+    ("tables", "time"), *(("files", "tables", "time"),) * 8,
 )  # fmt: skip
 """Which servers a conversation has, drawn evenly."""
 
@@ -110,20 +109,20 @@ async def demonstrations(
 async def play(house: House, world: World, now: Scene, name: str) -> Example | None:
     """Return a conversation in a world, which is then what the conversation made of it; None: it led nowhere."""
     write_world(world, house.folder, house.database)
-    servers = now.one(_SERVERS)
+    servers = world.servers = now.one(_SERVERS)
     live = {tool.name: tool for server in servers for tool in house.tools[server]}
     read_only = now.chance(_P_READ_ONLY)
     if read_only:
         live = {name: tool for name, tool in live.items() if tool.is_safe}
     reading, changing = _makers(servers)
-    talk = _Conversation()
+    said = _Conversation()
     for _ in range(now.one(_N_REQUESTS)):
         maker = _chosen(now, reading, () if read_only else changing)
-        if not await _exchange(talk, maker(world, now), live, now):
+        if not await _exchange(said, maker(world, now), live, now):
             return None
-    if not talk.messages:
+    if not said.messages:
         return None
-    return _example(name, now, talk, list(live.values()))
+    return _example(name, now, said, list(live.values()))
 
 
 def _makers(servers: tuple[str, ...]) -> tuple[list[Maker], list[Maker]]:
@@ -148,20 +147,14 @@ def _makers(servers: tuple[str, ...]) -> tuple[list[Maker], list[Maker]]:
 
 
 def _chosen(now: Scene, reading: Sequence[Maker], changing: Sequence[Maker]) -> Maker:
-    if now.chance(_P_SMALL_TALK):
-        return _small_talk
+    if now.chance(_P_WORDS):
+        return now.one(talk.WORDS)
     if now.chance(_P_IMPOSSIBLE):
-        return now.one(clock.IMPOSSIBLE)
+        return now.one(talk.IMPOSSIBLE)
     return now.one(changing) if changing and now.chance(_P_CHANGES) else now.one(reading)
 
 
-def _small_talk(world: World, now: Scene) -> Script:
-    said, answer = now.one(small_talk())
-    yield said
-    return answer
-
-
-async def _exchange(talk: _Conversation, script: Script, live: Mapping[str, LiveTool], now: Scene) -> bool:
+async def _exchange(said: _Conversation, script: Script, live: Mapping[str, LiveTool], now: Scene) -> bool:
     """Play a script to its end; False where it led nowhere, and the world may be another than it says."""
     try:
         request = next(script)
@@ -192,8 +185,8 @@ async def _exchange(talk: _Conversation, script: Script, live: Mapping[str, Live
         if end.value is None:
             return False
         answer = str(end.value)
-    talk.messages += [*messages, Message(role="assistant", content=answer, train=True)]
-    talk.used |= used
+    said.messages += [*messages, Message(role="assistant", content=answer, train=True)]
+    said.used |= used
     return True
 
 
@@ -202,18 +195,19 @@ def _as_expected(step: Step, outcomes: Sequence[Outcome]) -> bool:
     return failed if step.is_mistake else not failed or step.may_fail
 
 
-def _example(name: str, now: Scene, talk: _Conversation, live: Sequence[LiveTool]) -> Example:
-    *messages, last = talk.messages
+def _example(name: str, now: Scene, said: _Conversation, live: Sequence[LiveTool]) -> Example:
+    *messages, last = said.messages
     if now.chance(0.35):
         messages.insert(0, Message(role="system", content=now.one(_INSTRUCTIONS)))
     example = Example(
         id=name,
         source=SOURCE,
         license=LICENSE,
-        kind="irrelevant" if last.content == ABSTAIN else "answer",
-        tools=tuple(_shown(now, live, talk.used)),
+        kind="answer",
+        tools=tuple(_shown(now, live, said.used)),
         messages=tuple(messages),
-        reply=last.content or None,
+        reply=last.content,
+        abstain=False,
     )
     try:
         check_example(example)

@@ -27,10 +27,8 @@ class Step:
     """An error is what the answer tells of."""
 
 
-ABSTAIN = ""
-"""The answer to a request that none of the tools fits."""
 Script = Generator[str | Step, Sequence[str], str | None]
-"""Yields the request, then steps; returns the answer, `ABSTAIN`, or None where chance led nowhere."""
+"""Yields the request, then steps; returns the answer, None where chance led nowhere."""
 Maker = Callable[[World, Scene], Script]
 
 

@@ -13,6 +13,10 @@ from specialise.demonstrations.domains import Column, Table
 from specialise.demonstrations.script import Maker, Script, Step, call, count, mistake, sentence, several
 from specialise.demonstrations.world import World
 
+_MONTHS = (
+    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "December",
+)  # fmt: skip
 MOST_SHOWN = 12
 """Rows that an answer lists."""
 
@@ -350,6 +354,82 @@ def _newest(world: World, now: Scene) -> Script:
     return f"The {word} {column.said} is {rows_of(found)[0][0]}."
 
 
+def _listed_beyond(world: World, now: Scene) -> Script:
+    table = world.domain.tables[0]
+    (name,), column = table.of_kind("name"), now.one(table.of_kind("number"))
+    limit = now.random.randrange(column.low + 1, column.high)
+    word, sign = now.one((("more than", ">"), ("less than", "<"), ("over", ">"), ("under", "<")))
+    yield now.one(
+        (
+            f"which {table.many} have {word} {limit} {column.said}?",
+            f"list the {table.many} with a {column.said} {'above' if sign == '>' else 'below'} {limit}",
+        )
+    )
+    yield from _look(world, now)
+    sql = f"SELECT {name.name}, {column.name} FROM {table.name} WHERE {column.name} {sign} {limit}"
+    (found,) = yield call("query", sql=sql)
+    if found.strip() == "no rows":
+        return f"No {table.one} has {word} {limit} {column.said}."
+    rows = rows_of(found)
+    return f"{listed([f'{who} ({value})' for who, value in rows])}." if len(rows) <= MOST_SHOWN else None
+
+
+def _in_month(world: World, now: Scene) -> Script:
+    table = world.table(now)
+    dates = table.of_kind("date")
+    if not dates:
+        return None
+    column = now.one(dates)
+    month = now.random.randrange(1, 13)
+    said = f"{_MONTHS[month - 1]} 2025"
+    yield now.one((f"how many {table.many} have a {column.said} in {said}?", f"count the {table.many} of {said}"))
+    yield from _look(world, now)
+    sql = f"SELECT COUNT(*) FROM {table.name} WHERE {column.name} LIKE '2025-{month:02}-%'"
+    (found,) = yield call("query", sql=sql)
+    n = int(rows_of(found)[0][0])
+    return f"There {'is' if n == 1 else 'are'} {n} {several(n, table.one, table.many)} in {said}."
+
+
+def _top_group(world: World, now: Scene) -> Script:
+    """Asks which word of a column comes first by a sum or a count."""
+    table = world.table(now)
+    words, numbers = table.of_kind("word"), table.of_kind("number")
+    if not words or not numbers:
+        return None
+    column, number = now.one(words), now.one(numbers)
+    yield now.one(
+        (
+            f"which {column.said} has the highest total {number.said}?",
+            f"what {column.said} brings the most {number.said} in {table.name}?",
+        )
+    )
+    yield from _look(world, now)
+    sql = (
+        f"SELECT {column.name}, SUM({number.name}) FROM {table.name} GROUP BY {column.name} "
+        f"ORDER BY SUM({number.name}) DESC LIMIT 1"
+    )
+    (found,) = yield call("query", sql=sql)
+    value, total = rows_of(found)[0]
+    return f"{sentence(value)} has the highest total {number.said}, {_short(total)}."
+
+
+def _distinct(world: World, now: Scene) -> Script:
+    table = world.table(now)
+    words = table.of_kind("word")
+    if not words:
+        return None
+    column = now.one(words)
+    yield now.one(
+        (
+            f"which {column.said} values are there in {table.name}?",
+            f"what kinds of {column.said} do the {table.many} have?",
+        )
+    )
+    yield from _look(world, now)
+    (found,) = yield call("query", sql=f"SELECT DISTINCT {column.name} FROM {table.name}")
+    return f"There are {listed([row[0] for row in rows_of(found)])}."
+
+
 def _insert(world: World, now: Scene) -> Script:
     table = world.domain.tables[0]
     values = {c: _drawn(c, now) for c in table.columns if c.kind != "id"}
@@ -467,6 +547,11 @@ READING: Sequence[Maker] = (
     _most,
     _wrong_name,
     _newest,
+    _listed_beyond,
+    _listed_beyond,
+    _in_month,
+    _top_group,
+    _distinct,
 )
 CHANGING: Sequence[Maker] = (_insert, _insert, _update, _update, _remove, _new_table)
 

@@ -49,6 +49,10 @@ class World:
     """By table."""
     known_tables: bool = False
     """Whether the conversation has shown the tables already."""
+    servers: tuple[str, ...] = ()
+    """The servers that a conversation has."""
+    known_files: bool = False
+    """Whether it has shown a tree of the folder."""
 
     def names(self, folder: str) -> list[str]:
         """Return the files right inside a folder, "" for the root."""
