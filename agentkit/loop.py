@@ -297,7 +297,7 @@ def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tup
 
 def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> tuple[RunState, Action]:
     """Send `parts` to the model, for the last time and without tools once a limit is reached."""
-    if state.limit is None and (limit := rules.limits.reached(state.usage)) is not None:
+    if state.limit is None and (limit := _reached(state, parts, rules)) is not None:
         state = replace(state, limit=limit)
         if rules.max_retries:
             note = f"The limit {limit} is reached. Answer now with what you have; no tool can be called."
@@ -308,6 +308,25 @@ def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules)
     if parts:
         state = _append(state, ModelRequest(parts))
     return state, _next_turn(state, rules)
+
+
+def _reached(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> str | None:
+    """Name the limit that leaves room for no further tool turn; `parts` are not in the state yet."""
+    most = rules.limits.repeated_failures_limit
+    if (limit := rules.limits.reached(state.usage)) is not None or most is None:
+        return limit
+    turns = [*state.messages[state.n_history :][1 - 2 * most :], ModelRequest(parts)]
+    made = [message for message in turns[::2] if isinstance(message, ModelResponse)]
+    results = [message for message in turns[1::2] if isinstance(message, ModelRequest)]
+    if len(made) < most or len(results) < most or not all(_all_failed(each.parts) for each in results):
+        return None
+    calls = {tuple((call.tool_name, call.arguments) for call in response.tool_calls) for response in made}
+    return f"repeated_failures_limit={most}" if len(calls) == 1 else None
+
+
+def _all_failed(parts: Sequence[ModelRequestPart]) -> bool:
+    results = [part for part in parts if isinstance(part, (ToolReturnPart, RetryPromptPart)) and part.tool_name]
+    return bool(results) and all(isinstance(part, RetryPromptPart) or part.is_error for part in results)
 
 
 def _next_turn(state: RunState, rules: LoopRules) -> CallModel | MakePlan:
