@@ -12,8 +12,8 @@ DEFAULT_REQUEST_LIMIT = 50
 """Model requests a run may make unless told otherwise; pydantic-ai's figure."""
 
 DEFAULT_REPEATED_FAILURES_LIMIT = 3
-"""Two repeats cover a failure that passes. A greedy model that reads its own failed call three times writes it again
-until the request limit: 65 and 79 s were measured with the 135M model."""
+"""Two repeats cover a failure that passes. A greedy model that has read its own failed call three times writes it
+again until the request limit: 65 and 79 s were measured with the 135M model."""
 
 
 @dataclass(frozen=True, slots=True)
