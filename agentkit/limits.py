@@ -86,7 +86,7 @@ class UsageLimits:
     output_tokens_limit: int | None = None
     total_tokens_limit: int | None = None
     repeated_failures_limit: int | None = DEFAULT_REPEATED_FAILURES_LIMIT
-    """Turns in a row that make the same calls with the same arguments and get nothing but errors."""
+    """Turns in which the same call with the same arguments may fail while nothing else succeeds."""
 
     def __post_init__(self) -> None:
         """Refuse limits that no run could meet.

@@ -8,8 +8,10 @@ performs the actions and reports back.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 from agentkit.errors import UnexpectedModelBehavior, UserError
 from agentkit.limits import RunUsage, UsageLimits
@@ -315,13 +317,14 @@ def _reached(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRu
     most = rules.limits.repeated_failures_limit
     if (limit := rules.limits.reached(state.usage)) is not None or most is None:
         return limit
-    turns = [*state.messages[state.n_history :][1 - 2 * most :], ModelRequest(parts)]
-    made = [message for message in turns[::2] if isinstance(message, ModelResponse)]
-    results = [message for message in turns[1::2] if isinstance(message, ModelRequest)]
-    if len(made) < most or len(results) < most or not all(_all_failed(each.parts) for each in results):
-        return None
-    calls = {tuple((call.tool_name, call.arguments) for call in response.tool_calls) for response in made}
-    return f"repeated_failures_limit={most}" if len(calls) == 1 else None
+    n_failed: Counter[tuple[str, str]] = Counter()
+    own = islice(reversed(state.messages), len(state.messages) - state.n_history)
+    for message in chain((ModelRequest(parts),), own):
+        if isinstance(message, ModelResponse):
+            n_failed.update({(call.tool_name, call.arguments) for call in message.tool_calls})
+        elif not _all_failed(message.parts):
+            break
+    return f"repeated_failures_limit={most}" if max(n_failed.values(), default=0) >= most else None
 
 
 def _all_failed(parts: Sequence[ModelRequestPart]) -> bool:

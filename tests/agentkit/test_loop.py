@@ -152,21 +152,26 @@ def test_the_same_call_that_fails_three_times_in_a_row_ends_the_tool_turns() -> 
     "turns",
     [
         (FAILS, FAILS, WORKS, FAILS, FAILS),
-        (FAILS, FAILS, OTHER, FAILS, FAILS),
-        (FAILS, FAILS, ("get_weather", "{}", True), FAILS),
+        (FAILS, FAILS, ("get_weather", "{}", False), FAILS, FAILS),
+        (FAILS, OTHER, ("get_weather", "{}", True), ("get_weather", '{"n":1}', True), FAILS),
         (WORKS, WORKS, WORKS, WORKS),
     ],
 )
-def test_another_call_another_argument_or_a_success_between_ends_nothing(
+def test_a_success_between_or_other_arguments_end_nothing(
     turns: tuple[tuple[str, str, bool], ...],
 ) -> None:
     assert not any(repeated(*turns)[0])
+
+
+def test_other_failures_between_do_not_hide_that_a_call_is_repeated() -> None:
+    assert repeated(FAILS, OTHER, FAILS, OTHER, FAILS)[0] == [False, False, False, False, True]
 
 
 def test_the_number_of_repeated_failures_is_the_users_choice() -> None:
     assert repeated(FAILS, FAILS, FAILS, FAILS, limit=None)[0] == [False] * 4
     assert repeated(FAILS, limit=1)[0] == [True]
     assert repeated(OTHER, FAILS, FAILS, limit=2)[0] == [False, False, True]
+    assert RULES.limits.repeated_failures_limit == 3
     with pytest.raises(UserError, match="repeated_failures_limit=0.*at least 1"):
         UsageLimits(repeated_failures_limit=0)
 
@@ -180,22 +185,23 @@ def test_failures_of_an_earlier_run_in_the_history_are_not_counted() -> None:
     assert action == CallModel(final=False)
 
 
-def test_several_calls_of_a_turn_must_all_fail_and_all_be_the_same() -> None:
-    def run(*, second_fails: bool) -> CallModel:
-        calls = (call(), ToolCallPart("get_weather", "{}", "c2"))
+def test_a_turn_counts_once_and_only_if_all_of_its_calls_fail() -> None:
+    def run(n_turns: int, *, second_fails: bool) -> CallModel:
+        calls = (ToolCallPart("add", "{}", "c1"), ToolCallPart("add", "{}", "c2"))
         results = (
             ToolReturnPart("add", "c1", "text", is_error=True),
-            ToolReturnPart("get_weather", "c2", "text", is_error=second_fails),
+            ToolReturnPart("add", "c2", "text", is_error=second_fails),
         )
         state, action = step(RunState(), ASK, RULES)
-        for _ in range(3):
+        for _ in range(n_turns):
             state, _ = step(state, ModelResponse(calls), RULES)
             state, action = step(state, ToolOutcomes(results, 2), RULES)
         assert isinstance(action, CallModel)
         return action
 
-    assert run(second_fails=True).final
-    assert not run(second_fails=False).final
+    assert not run(2, second_fails=True).final
+    assert run(3, second_fails=True).final
+    assert not run(3, second_fails=False).final
 
 
 def test_calls_over_the_tool_budget_are_answered_without_running() -> None:
