@@ -30,12 +30,24 @@ UNSURE = (
 """An answer with one of these is no small talk."""
 DECLINES = (
     *("can't", "cannot", "can not", "couldn't", "could not", "unable", "not able", "not possible", "impossible"),
-    *("don't have", "do not have", "no tool", "no access", "no way to", "not available", "not supported"),
-    *("doesn't exist", "does not exist", "not exist", "no file", "no such", "there is no", "there's no"),
-    *("not found", "isn't there", "is not there", "isn't any", "not there", "beyond what"),
+    *("not capable", "don't have", "do not have", "no tool", "none of my tools", "no access", "no way to"),
+    *("not available", "not supported", "not something i", "doesn't exist", "does not exist", "didn't find"),
+    *("did not find", "no file", "no match", "no such", "there is no", "there's no", "there isn't", "not found"),
+    *("isn't there", "is not there", "not present", "beyond what"),
 )
 """Ways to say that something cannot be done, or that something is not there."""
-NOT_DONE = tuple(each for each in DECLINES if each not in ("no way to", "there is no", "there's no"))
+NOT_DONE = (
+    "can't",
+    "cannot",
+    "couldn't",
+    "could not",
+    "unable",
+    "not able",
+    "not possible",
+    "not found",
+    "no such",
+)
+"""An answer with one of these does not say that it is done."""
 
 _MOMENT = re.compile(r"\b(\d{4}-\d{2}-\d{2})[Tt](\d{2}:\d{2}(?::\d{2})?)(?:[+-]\d{2}:?\d{2}|Z)?")
 _CLOCK_TIME = re.compile(

@@ -143,6 +143,8 @@ def test_pasting_a_file_or_a_table_is_no_answer_where_something_is_to_be_worked_
         ("talk-thanks", "You’re welcome, Jonas!"),
         ("talk-capital", "The capital of Japan is Tokyo."),
         ("no-weather", "I’m sorry, I can’t look up the weather."),
+        ("no-weather", "I can't tell whether it will be sunny."),
+        ("no-such-file", "I did not find contract.pdf."),
         ("no-such-file", "There's no file named contract.pdf in the folder."),
     ],
 )
