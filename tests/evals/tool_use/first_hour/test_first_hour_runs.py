@@ -11,8 +11,8 @@ from agentkit.testing import ScriptedModel, call
 from evals.case import Run, run_from_json, run_to_json
 from evals.harness.suite import Solver
 from evals.tool_use.executed.world import expected_world, start_world, world_from_json
-from evals.tool_use.first_hour.playing import PLAYS
-from evals.tool_use.first_hour.request import case_of_request, first_hour_requests
+from evals.tool_use.first_hour.playing import PLAYS, solution
+from evals.tool_use.first_hour.request import Request, case_of_request, first_hour_requests
 from evals.tool_use.first_hour.running import MODEL, PEAK_MB
 from evals.tool_use.first_hour.scoring import CLOCK, FAILURES, judge, score
 from evals.tool_use.first_hour.suite import SUITE
@@ -21,10 +21,11 @@ from tests.evals.tool_use.executed.scripted_run import run_of
 
 pytestmark = pytest.mark.anyio
 UNUSED = ScriptedModel([])
+SOME_CLOCK = ["2026-01-01T00:00:00+00:00"] * 2
 BY_ID = {request.id: request for request in first_hour_requests()}
 
 
-@pytest.mark.parametrize("play", PLAYS)
+@pytest.mark.parametrize("play", ["reference", "echo", "everything", "wrong"])
 async def test_references_pass_and_all_other_scripts_fail(play: str, solve_in_process: Solver) -> None:
     reasons: dict[str, str | None] = {}
     for request in BY_ID.values():
@@ -34,13 +35,30 @@ async def test_references_pass_and_all_other_scripts_fail(play: str, solve_in_pr
         assert (failure is None) == (play == "reference"), (request.id, explanation)
         assert run.status == "completed"
         assert score(case, run_from_json(run_to_json(run))).value == (play == "reference")
-        if play in ("nothing", "unsure", "parrot", "echo", "everything"):
+        if play in ("echo", "everything"):
             assert world_from_json(run.observed) == start_world(request.task)
         reasons[request.id] = failure
     if play == "echo":  # it failed for what it did not do, not because its call was refused
         assert set(reasons.values()) == {"needless call", "nothing changed", "wrong answer"}
     if play == "wrong":
         assert set(reasons.values()) == {"wrong state", "wrong answer"}
+
+
+@pytest.mark.parametrize("request_", BY_ID.values(), ids=lambda request: request.id)
+def test_answering_at_once_with_nothing_to_say_is_never_right(request_: Request) -> None:
+    case, start = case_of_request(request_), start_world(request_.task)
+    for play in sorted({*PLAYS} - {"reference", "echo", "everything", "wrong"}):
+        run = run_of(request_.task, start, solution(request_, play).answer, n_calls=0)
+        run = replace(run, observed={**run.observed, CLOCK: SOME_CLOCK})
+        assert judge(case, run)[0] is not None, play
+
+
+async def test_a_script_that_answers_at_once_is_played(solve_in_process: Solver) -> None:
+    for play in ("nothing", "unsure", "parrot"):
+        case = case_of_request(BY_ID["count-photos"], play)
+        run = await solve_in_process(case, UNUSED, ModelSettings())
+        assert judge(case, run)[0] == "no call"
+        assert run.output == solution(BY_ID["count-photos"], play).answer
 
 
 async def test_child_processes_give_the_same() -> None:
@@ -133,5 +151,5 @@ def test_any_of_the_right_ends_will_do() -> None:
     case = case_of_request(request)
     for task in request.tasks:
         run = run_of(request.task, expected_world(task), "I added it.")
-        run = replace(run, observed={**run.observed, CLOCK: ["2026-01-01T00:00:00+00:00"] * 2})
+        run = replace(run, observed={**run.observed, CLOCK: SOME_CLOCK})
         assert judge(case, run)[0] is None
