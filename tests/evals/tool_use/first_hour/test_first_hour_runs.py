@@ -61,6 +61,7 @@ async def test_a_script_that_answers_at_once_is_played(solve_in_process: Solver)
         assert run.output == solution(BY_ID["count-photos"], play).answer
 
 
+@pytest.mark.slow
 async def test_child_processes_give_the_same() -> None:
     for id_ in ("two-oven-fahrenheit", "change-new-customer"):
         case = case_of_request(BY_ID[id_], "reference")
