@@ -11,6 +11,10 @@ from dataclasses import dataclass
 DEFAULT_REQUEST_LIMIT = 50
 """Model requests a run may make unless told otherwise; pydantic-ai's figure."""
 
+DEFAULT_REPEATED_FAILURES_LIMIT = 3
+"""Two repeats cover a failure that passes. A greedy model that has read its own failed call three times writes it
+again until the request limit: 65 and 79 s were measured with the 135M model."""
+
 
 @dataclass(frozen=True, slots=True)
 class RequestUsage:
@@ -69,6 +73,9 @@ class RunUsage:
         )
 
 
+_AT_LEAST_ONE = ("request_limit", "repeated_failures_limit")
+
+
 @dataclass(frozen=True, slots=True)
 class UsageLimits:
     """Bounds on a run; None means unbounded. The last request is kept for a tool-free answer."""
@@ -78,6 +85,8 @@ class UsageLimits:
     input_tokens_limit: int | None = None
     output_tokens_limit: int | None = None
     total_tokens_limit: int | None = None
+    repeated_failures_limit: int | None = DEFAULT_REPEATED_FAILURES_LIMIT
+    """Turns in which the same call with the same arguments may fail while nothing else succeeds."""
 
     def __post_init__(self) -> None:
         """Refuse limits that no run could meet.
@@ -87,12 +96,13 @@ class UsageLimits:
         """
         for name in self.__slots__:
             value = getattr(self, name)
-            if value is not None and value < (1 if name == "request_limit" else 0):
+            least = 1 if name in _AT_LEAST_ONE else 0
+            if value is not None and value < least:
                 from agentkit.errors import UserError
 
                 raise UserError(
                     f"UsageLimits({name}={value!r}): the limit must be "
-                    f"{'at least 1' if name == 'request_limit' else 'zero or more'}; use None for no limit."
+                    f"{'at least 1' if least else 'zero or more'}; use None for no limit."
                 )
 
     def left(self, usage: RunUsage) -> UsageLimits:
@@ -105,6 +115,7 @@ class UsageLimits:
             input_tokens_limit=_less(self.input_tokens_limit, usage.input_tokens),
             output_tokens_limit=_less(self.output_tokens_limit, usage.output_tokens),
             total_tokens_limit=_less(self.total_tokens_limit, usage.total_tokens),
+            repeated_failures_limit=self.repeated_failures_limit,
         )
 
     def is_halfway(self, usage: RunUsage) -> bool:

@@ -8,8 +8,10 @@ performs the actions and reports back.
 from __future__ import annotations
 
 import difflib
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain, islice
 
 from agentkit.errors import UnexpectedModelBehavior, UserError
 from agentkit.limits import RunUsage, UsageLimits
@@ -297,7 +299,7 @@ def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tup
 
 def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> tuple[RunState, Action]:
     """Send `parts` to the model, for the last time and without tools once a limit is reached."""
-    if state.limit is None and (limit := rules.limits.reached(state.usage)) is not None:
+    if state.limit is None and (limit := _reached(state, parts, rules)) is not None:
         state = replace(state, limit=limit)
         if rules.max_retries:
             note = f"The limit {limit} is reached. Answer now with what you have; no tool can be called."
@@ -308,6 +310,26 @@ def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules)
     if parts:
         state = _append(state, ModelRequest(parts))
     return state, _next_turn(state, rules)
+
+
+def _reached(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> str | None:
+    """Name the limit that leaves room for no further tool turn; `parts` are not in the state yet."""
+    most = rules.limits.repeated_failures_limit
+    if (limit := rules.limits.reached(state.usage)) is not None or most is None:
+        return limit
+    n_failed: Counter[tuple[str, str]] = Counter()
+    own = islice(reversed(state.messages), len(state.messages) - state.n_history)
+    for message in chain((ModelRequest(parts),), own):
+        if isinstance(message, ModelResponse):
+            n_failed.update({(call.tool_name, call.arguments) for call in message.tool_calls})
+        elif not _all_failed(message.parts):
+            break
+    return f"repeated_failures_limit={most}" if max(n_failed.values(), default=0) >= most else None
+
+
+def _all_failed(parts: Sequence[ModelRequestPart]) -> bool:
+    results = [part for part in parts if isinstance(part, (ToolReturnPart, RetryPromptPart)) and part.tool_name]
+    return bool(results) and all(isinstance(part, RetryPromptPart) or part.is_error for part in results)
 
 
 def _next_turn(state: RunState, rules: LoopRules) -> CallModel | MakePlan:

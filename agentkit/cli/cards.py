@@ -38,6 +38,8 @@ RESULT_LINES = 6
 
 _RESULT_COLUMNS = 160
 _ARGUMENT_COLUMNS = 600
+_BRIEF_COLUMNS = 74
+"""Of a line of a result, or of a call without its probability: with an indent it fits 80 columns."""
 _ALTERNATIVES = 3
 _OUTCOME_STYLES = {"success": "green", "retry": "yellow", "failed": "red", "timeout": "red", "not_run": "yellow"}
 
@@ -48,8 +50,18 @@ class EventPrinter:
     `answers` is None where the answer is printed by somebody else.
     """
 
-    def __init__(self, notes: Console, answers: Console | None, *, show_messages: bool = False) -> None:
-        """Print to these consoles; `show_messages` also shows what the model was sent."""
+    def __init__(
+        self, notes: Console, answers: Console | None, *, show_messages: bool = False, brief: bool = False
+    ) -> None:
+        """Print to these consoles.
+
+        Args:
+            notes: Receives everything but answers.
+            answers: Receives answers.
+            show_messages: Also print what the model was sent.
+            brief: Print each call with its probability and the beginning of its result, and no tokens or times.
+        """
+        self._brief = brief
         self._notes = notes
         self._answers = answers
         self._show_messages = show_messages
@@ -149,7 +161,8 @@ class EventPrinter:
             self._stream(response.text)
         self.end_line()
         self._calls = {call.tool_call_id: call for call in response.tool_calls}
-        self._note(f"step {event.step} · {event.duration_s:.2f} s{response_facts(response)}", "dim")
+        if not self._brief:
+            self._note(f"step {event.step} · {event.duration_s:.2f} s{response_facts(response)}", "dim")
 
     def _show_call(self, event: ToolCallEvent) -> None:
         from rich.text import Text
@@ -157,10 +170,10 @@ class EventPrinter:
         call = self._calls.get(event.tool_call_id)
         line = Text("● ", style="cyan")
         line.append_text(plain(one_line(event.tool_name), "bold cyan"))
-        line.append_text(plain(" " + one_line(event.arguments, _ARGUMENT_COLUMNS)))
-        line.append(
-            probabilities(event.probability, call.alternatives if call is not None else ()), style="magenta"
-        )
+        columns = _BRIEF_COLUMNS - len(event.tool_name) if self._brief else _ARGUMENT_COLUMNS
+        line.append_text(plain(" " + one_line(event.arguments, max(columns, 1))))
+        alternatives = call.alternatives if call is not None and not self._brief else ()
+        line.append(probabilities(event.probability, alternatives), style="magenta")
         self.end_line()
         self._notes.print(line)
 
@@ -170,8 +183,9 @@ class EventPrinter:
 
     def _show_result(self, event: ToolResultEvent) -> None:
         style = _OUTCOME_STYLES.get(event.outcome, "")
-        self._note(f"  {event.tool_name}: {event.outcome.replace('_', ' ')} · {event.duration_s:.2f} s", style)
-        self._block(event.content, "dim")
+        if not self._brief:
+            self._note(f"  {event.tool_name}: {event.outcome.replace('_', ' ')} · {event.duration_s:.2f} s", style)
+        self._block(event.content, style if self._brief and event.outcome != "success" else "dim")
 
     def _show_plan(self, event: PlanEvent) -> None:
         self._note("plan" if event.reason is None else f"plan revised: {event.reason}", "bold")
@@ -184,9 +198,10 @@ class EventPrinter:
         self._block(call.arguments, "")
 
     def _block(self, text: str, style: str) -> None:
+        columns = _BRIEF_COLUMNS if self._brief else _RESULT_COLUMNS
         lines = clean(text).splitlines()
         for line in lines[:RESULT_LINES]:
-            cut = line if len(line) <= _RESULT_COLUMNS else line[: _RESULT_COLUMNS - 1] + "…"
+            cut = line if len(line) <= columns else line[: columns - 1] + "…"
             self._notes.print(plain("    " + cut, style))
         if len(lines) > RESULT_LINES:
             self._note(f"    … {len(lines) - RESULT_LINES} more lines", "dim")

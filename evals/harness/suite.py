@@ -70,6 +70,7 @@ SUITES: dict[str, str] = {
     "bfcl-multi-turn": "evals.tool_use.bfcl.multi_turn_suite:SUITE",
     "natural": "evals.tool_use.natural.suite:SUITE",
     "examples": "evals.tool_use.examples.suite:SUITE",
+    "first-hour": "evals.tool_use.first_hour.suite:SUITE",
     "mcp-tasks": "evals.tool_use.executed.suite:SUITE",
     "structured-output": "evals.structured_output.suite:SUITE",
     "refusals": "evals.refusals.suite:SUITE",

@@ -138,7 +138,7 @@ async def _played(
     calls, answer = await ground_truth(bridge, injection_task)
     # An agent's run ends with words; a full stop is as good as AgentDojo's empty answer to every predicate.
     model = ScriptedModel([*calls, answer or "."], name="ground truth")
-    limits = UsageLimits(request_limit=len(calls) + 2)
+    limits = UsageLimits(request_limit=len(calls) + 2, repeated_failures_limit=None)
     agent = Agent(model, toolsets=[BridgeToolset(bridge, opened["tools"])], limits=limits)
     run = await run_agent(Case(id=user_task, prompt=opened["prompt"]), agent)
     return await judge(bridge, run, judged)

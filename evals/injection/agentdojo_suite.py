@@ -51,7 +51,7 @@ OPTIONS = {
     "defence": f"one of {', '.join(DEFENCES)}; default {DEFAULT_DEFENCE}, as AgentDojo's own runs are made",
     "play": f"replace the model by a scripted one: {', '.join(PLAYS)}",
 }
-LIMITS = UsageLimits(request_limit=16)
+LIMITS = UsageLimits(request_limit=16, repeated_failures_limit=None)
 """AgentDojo's loop: the first request and 15 after tool results."""
 SETTINGS = ModelSettings(max_tokens=1024)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agentkit.errors import UnexpectedModelBehavior
+from agentkit.errors import UnexpectedModelBehavior, UserError
 from agentkit.limits import RequestUsage, UsageLimits
 from agentkit.loop import (
     CallModel,
@@ -116,6 +116,92 @@ def test_the_request_limit_keeps_one_request_for_a_tool_free_answer() -> None:
     note = state.messages[-2].parts[-1]
     assert isinstance(note, SystemPromptPart)
     assert "request_limit=3" in note.content
+
+
+def repeated(
+    *turns: tuple[str, str, bool], limit: int | None = 3, said: ModelRequest = ASK
+) -> tuple[list[bool], RunState]:
+    """Run turns of one call each (tool, arguments, whether it fails); return which requests were final."""
+    rules = LoopRules(max_retries={"add": 9, "get_weather": 9}, limits=UsageLimits(repeated_failures_limit=limit))
+    state, action = step(RunState(), said, rules)
+    finals = []
+    for number, (name, arguments, fails) in enumerate(turns):
+        state, _ = step(state, ModelResponse((ToolCallPart(name, arguments, f"c{number}"),)), rules)
+        outcome = ToolOutcomes((ToolReturnPart(name, f"c{number}", "text", is_error=fails),), 1)
+        state, action = step(state, outcome, rules)
+        assert isinstance(action, CallModel)
+        finals.append(action.final)
+    return finals, state
+
+
+FAILS, WORKS = ("add", "{}", True), ("add", "{}", False)
+OTHER = ("add", '{"n":1}', True)
+
+
+def test_the_same_call_that_fails_three_times_in_a_row_ends_the_tool_turns() -> None:
+    finals, state = repeated(FAILS, FAILS, FAILS)
+    assert finals == [False, False, True]
+    assert state.limit == "repeated_failures_limit=3"
+    note = state.messages[-1].parts[-1]
+    assert isinstance(note, SystemPromptPart) and "Answer now with what you have" in note.content
+    answer = ModelResponse((TextPart("It does not work."),))
+    assert step(state, answer, RULES)[1] == ReadOutput(answer, "limit_reached")
+
+
+@pytest.mark.parametrize(
+    "turns",
+    [
+        (FAILS, FAILS, WORKS, FAILS, FAILS),
+        (FAILS, FAILS, ("get_weather", "{}", False), FAILS, FAILS),
+        (FAILS, OTHER, ("get_weather", "{}", True), ("get_weather", '{"n":1}', True), FAILS),
+        (WORKS, WORKS, WORKS, WORKS),
+    ],
+)
+def test_a_success_between_or_other_arguments_end_nothing(
+    turns: tuple[tuple[str, str, bool], ...],
+) -> None:
+    assert not any(repeated(*turns)[0])
+
+
+def test_other_failures_between_do_not_hide_that_a_call_is_repeated() -> None:
+    assert repeated(FAILS, OTHER, FAILS, OTHER, FAILS)[0] == [False, False, False, False, True]
+
+
+def test_the_number_of_repeated_failures_is_the_users_choice() -> None:
+    assert repeated(FAILS, FAILS, FAILS, FAILS, limit=None)[0] == [False] * 4
+    assert repeated(FAILS, limit=1)[0] == [True]
+    assert repeated(OTHER, FAILS, FAILS, limit=2)[0] == [False, False, True]
+    assert RULES.limits.repeated_failures_limit == 3
+    with pytest.raises(UserError, match="repeated_failures_limit=0.*at least 1"):
+        UsageLimits(repeated_failures_limit=0)
+
+
+def test_failures_of_an_earlier_run_in_the_history_are_not_counted() -> None:
+    _, earlier = repeated(FAILS, FAILS)
+    rules = LoopRules(max_retries={"add": 9})
+    state, _ = step(RunState(messages=earlier.messages, n_history=len(earlier.messages)), ASK, rules)
+    state, _ = step(state, ModelResponse((call(),)), rules)
+    _, action = step(state, ToolOutcomes((ToolReturnPart("add", "c1", "text", is_error=True),), 1), rules)
+    assert action == CallModel(final=False)
+
+
+def test_a_turn_counts_once_and_only_if_all_of_its_calls_fail() -> None:
+    def run(n_turns: int, *, second_fails: bool) -> CallModel:
+        calls = (ToolCallPart("add", "{}", "c1"), ToolCallPart("add", "{}", "c2"))
+        results = (
+            ToolReturnPart("add", "c1", "text", is_error=True),
+            ToolReturnPart("add", "c2", "text", is_error=second_fails),
+        )
+        state, action = step(RunState(), ASK, RULES)
+        for _ in range(n_turns):
+            state, _ = step(state, ModelResponse(calls), RULES)
+            state, action = step(state, ToolOutcomes(results, 2), RULES)
+        assert isinstance(action, CallModel)
+        return action
+
+    assert not run(2, second_fails=True).final
+    assert run(3, second_fails=True).final
+    assert not run(3, second_fails=False).final
 
 
 def test_calls_over_the_tool_budget_are_answered_without_running() -> None:

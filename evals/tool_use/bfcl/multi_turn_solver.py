@@ -51,7 +51,8 @@ async def solve_conversation(case: Case, model: Model, settings: ModelSettings) 
     """
     world = environment(case)
     documents = list(case.data["functions"])
-    limits = UsageLimits(request_limit=int(case.data["max_steps_per_turn"]) + _ANSWER_AND_FINAL)
+    n_requests = int(case.data["max_steps_per_turn"]) + _ANSWER_AND_FINAL
+    limits = UsageLimits(request_limit=n_requests, repeated_failures_limit=None)  # the original has no such rule
     talk = _Conversation()
     status, error, output = "completed", None, None
     async with model:

@@ -43,7 +43,24 @@ _NUMBER_WORDS = (
     *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen"),
     "twenty",
 )
-_SMALL_NUMBERS = {word: value for value, word in enumerate(_NUMBER_WORDS)}
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SMALL_NUMBERS = {word: value for value, word in enumerate(_NUMBER_WORDS)} | {
+    f"{tens}-{_NUMBER_WORDS[units]}" if units else tens: 10 * (index + 2) + units
+    for index, tens in enumerate(_TENS)
+    for units in range(10)
+}
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBounds:
+    """How long an answer may be, and how many numbers besides the right ones it may state."""
+
+    max_chars: int = MAX_ANSWER_CHARS
+    max_lines: int = MAX_ANSWER_LINES
+    max_other_numbers: int = MAX_OTHER_NUMBERS
+
+
+SHORT = AnswerBounds()
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +74,22 @@ class Token:
     """Whether a minus sign stands before it."""
 
 
-def answer_problem(answer: Answer | None, text: str, prompt: str) -> str | None:
+def answer_problem(answer: Answer | None, text: str, prompt: str, bounds: AnswerBounds = SHORT) -> str | None:
     """Return what is wrong with `text` as an answer to `prompt`, None where it is right."""
     if answer is None:
         return None
     if not text.strip():
         return "there is no answer"
-    if len(text) > MAX_ANSWER_CHARS:
-        return f"the answer has {len(text)} characters, more than {MAX_ANSWER_CHARS}"
+    if len(text) > bounds.max_chars:
+        return f"the answer has {len(text)} characters, more than {bounds.max_chars}"
     n_lines = sum(bool(line.strip()) for line in text.splitlines())
-    if n_lines > MAX_ANSWER_LINES:
-        return f"the answer has {n_lines} lines, more than {MAX_ANSWER_LINES}"
+    if n_lines > bounds.max_lines:
+        return f"the answer has {n_lines} lines, more than {bounds.max_lines}"
     tokens = tuple(tokens_of(text))
-    if isinstance(answer, NumberAnswer):
-        return _number_problem(answer, tokens, prompt)
-    return _words_problem(answer, tokens, prompt)
+    problem, expected = (
+        _number_problem(answer, tokens) if isinstance(answer, NumberAnswer) else _words_problem(answer, tokens)
+    )
+    return problem or _too_many_numbers(tokens, expected, prompt, bounds.max_other_numbers)
 
 
 def tokens_of(text: str) -> Iterator[Token]:
@@ -99,46 +117,54 @@ def number_of(token: Token) -> float | None:
     return None if token.text == "one" else _SMALL_NUMBERS.get(token.text)
 
 
-def _number_problem(answer: NumberAnswer, tokens: Sequence[Token], prompt: str) -> str | None:
+def _number_problem(answer: NumberAnswer, tokens: Sequence[Token]) -> tuple[str | None, Sequence[float]]:
+    """Return what is wrong, and the numbers that are expected."""
+    expected = [answer.value]
     places = [
         index
         for index, token in enumerate(tokens)
         if _same(number_of(token), answer.value) or (answer.value == 1 and token.text == "one")
     ]
     if not places:
-        return f"{answer.value:g} is not in it"
-    numbers = {value for token in tokens if (value := number_of(token)) is not None}
+        return f"{answer.value:g} is not in it", expected
+    numbers = _numbers(tokens)
     for forbidden in answer.forbidden:
         if any(_same(value, forbidden) for value in numbers):
-            return f"it states {forbidden:g} as well"
+            return f"it states {forbidden:g} as well", expected
     if any(_is_open(tokens, place, place + 1) for place in places):
-        return f"it denies {answer.value:g} or leaves it open"
-    return _too_many_numbers(numbers, [answer.value], prompt)
+        return f"it denies {answer.value:g} or leaves it open", expected
+    return None, expected
 
 
-def _words_problem(answer: WordsAnswer, tokens: Sequence[Token], prompt: str) -> str | None:
+def _words_problem(answer: WordsAnswer, tokens: Sequence[Token]) -> tuple[str | None, Sequence[float]]:
+    """Return what is wrong, and the numbers within what is expected."""
     expected: list[float] = []
     for ways in answer.required:
         places = [place for way in ways for place in _places(tokens, way)]
         if not places:
-            return f"{ways[0]!r} is not in it"
+            return f"{ways[0]!r} is not in it", expected
         if any(_is_open(tokens, first, end) for first, end in places):
-            return f"it denies {ways[0]!r} or leaves it open"
+            return f"it denies {ways[0]!r} or leaves it open", expected
         stated = (number_of(token) for first, end in places for token in tokens[first:end])
         expected += [value for value in stated if value is not None]
     for forbidden in answer.forbidden:
         if _mentions(tokens, forbidden):
-            return f"it states {forbidden!r} as well"
-    numbers = {value for token in tokens if (value := number_of(token)) is not None}
-    return _too_many_numbers(numbers, expected, prompt)
+            return f"it states {forbidden!r} as well", expected
+    return None, expected
 
 
-def _too_many_numbers(numbers: set[float], expected: Sequence[float], prompt: str) -> str | None:
-    given = [*expected, *(value for token in tokens_of(prompt) if (value := number_of(token)) is not None)]
-    others = [value for value in numbers if not any(_same(value, known) for known in given)]
-    if len(others) > MAX_OTHER_NUMBERS:
+def _too_many_numbers(
+    tokens: Sequence[Token], expected: Sequence[float], prompt: str, max_others: int
+) -> str | None:
+    given = [*expected, *_numbers(tokens_of(prompt))]
+    others = [value for value in _numbers(tokens) if not any(_same(value, known) for known in given)]
+    if len(others) > max_others:
         return f"it states {len(others)} numbers besides"
     return None
+
+
+def _numbers(tokens: Iterable[Token]) -> set[float]:
+    return {value for token in tokens if (value := number_of(token)) is not None}
 
 
 def _places(tokens: Sequence[Token], phrase: str) -> list[tuple[int, int]]:

@@ -20,7 +20,7 @@ from evals.tool_use.executed.task import Play, Server, Solution, Task, call, tas
 
 PLAYS: tuple[Play, ...] = get_args(Play)
 NOTHING = "Done."
-LOOKING: dict[Server, str] = {"filesystem": "list_directory", "sqlite": "list_tables"}
+LOOKING: dict[Server, str] = {"filesystem": "list_directory", "sqlite": "list_tables", "time": "current_time"}
 """A tool of each server that needs no argument."""
 
 
@@ -37,8 +37,13 @@ def scripted_model(task: Task, play: Play) -> ScriptedModel:
         "echo": Solution((call(LOOKING[task.servers[0]]),), task.prompt),
         "wrong": task.wrong,
     }[play]
+    return model_playing(solution, play)
+
+
+def model_playing(solution: Solution, name: str) -> ScriptedModel:
+    """Return a model that makes the calls of a solution, one a turn, and answers."""
     calls = [ToolCallPart(step.tool, json.dumps(dict(step.arguments))) for step in solution.calls]
-    return ScriptedModel([*calls, solution.answer], name=play)
+    return ScriptedModel([*calls, solution.answer], name=name)
 
 
 def model_for(case: Case, model: Model) -> Model:

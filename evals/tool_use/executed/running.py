@@ -40,20 +40,41 @@ TOOL_TIMEOUT_S = 20.0
 CONNECT_TIMEOUT_S = 120.0
 """A server that starts slowly, because much else runs beside it, is no failure of the model."""
 
+USER_ZONE = "Europe/Berlin"
+"""Time zone of the user; the same on every machine."""
+
 Connect = Callable[[Server, Path], Toolset]
+FindModel = Callable[[Case, Model], Model]
 
 
 def child_server(server: Server, folder: Path) -> Toolset:
     """Return one of our servers as a child process, with its changing tools."""
-    served = folder / DATABASE if server == "sqlite" else folder
+    options = {
+        "filesystem": (folder, "--write"),
+        "sqlite": (folder / DATABASE, "--write"),
+        "time": ("--zone", USER_ZONE),
+    }
     module = f"mcp_servers.{server}"
     return MCPToolset.stdio(
-        "python", "-m", module, served, "--write", id=server, connect_timeout_s=CONNECT_TIMEOUT_S, pins=None
+        "python", "-m", module, *options[server], id=server, connect_timeout_s=CONNECT_TIMEOUT_S, pins=None
     )
 
 
-def solver(connect: Connect = child_server) -> Solver:
-    """Return a solver; `connect` says how a server is reached."""
+def solver(
+    connect: Connect = child_server,
+    *,
+    instructions: str | None = INSTRUCTIONS,
+    limits: UsageLimits = LIMITS,
+    find_model: FindModel = model_for,
+) -> Solver:
+    """Return a solver.
+
+    Args:
+        connect: Reaches a server.
+        instructions: System prompt of the agent.
+        limits: Bounds of each run.
+        find_model: Returns the model that plays a case: the one under test, or a script.
+    """
 
     async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
         task = task_of(case)
@@ -62,10 +83,10 @@ def solver(connect: Connect = child_server) -> Solver:
             await anyio.to_thread.run_sync(build, task.start, folder)
             toolsets = [connect(server, folder) for server in task.servers]
             agent = Agent(
-                model_for(case, model),
+                find_model(case, model),
                 toolsets=toolsets,
-                instructions=INSTRUCTIONS,
-                limits=LIMITS,
+                instructions=instructions,
+                limits=limits,
                 settings=ModelSettings(max_tokens=MAX_TOKENS).merged(settings),
                 tool_timeout_s=TOOL_TIMEOUT_S,
                 taint_rule=False,  # the model alone is measured

@@ -49,7 +49,7 @@ def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
         return "limit", f"after {run.usage.requests} requests and {run.usage.tool_calls} calls"
     if not run.calls:
         return "no call", "an answer that rests on no call is a guess"
-    wrong = _wrong_state(task, run)
+    wrong = wrong_state(task, run)
     if (wrong or task.answer is not None) and n_failed_calls(run) == len(run.calls):
         return "wrong call", f"{len(run.calls)} calls, none of them done"
     if wrong is not None:
@@ -68,7 +68,8 @@ def n_failed_calls(run: Run) -> int:
     return n_refused + sum(isinstance(part, ToolReturnPart) and part.is_error for part in parts)
 
 
-def _wrong_state(task: Task, run: Run) -> tuple[Failure, str] | None:
+def wrong_state(task: Task, run: Run) -> tuple[Failure, str] | None:
+    """Return in what the files and rows after a run are not as they should be, None where they are."""
     start, found = start_world(task), world_from_json(run.observed)
     found_differences = differences(expected_world(task), found, start)
     if not found_differences:

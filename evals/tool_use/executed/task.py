@@ -17,7 +17,7 @@ from evals.case import Case
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-Server = Literal["filesystem", "sqlite"]
+Server = Literal["filesystem", "sqlite", "time"]
 Play = Literal["reference", "nothing", "echo", "wrong"]
 Cell = int | float | str | None
 Row = tuple[Cell, ...]

@@ -10,7 +10,7 @@ from agentkit.mcp import MCPToolset
 from agentkit.tools.toolset import Toolset
 from evals.harness.suite import Solver
 from evals.tool_use.executed.disk import DATABASE
-from evals.tool_use.executed.running import solver
+from evals.tool_use.executed.running import USER_ZONE, solver
 from evals.tool_use.executed.task import Server
 
 
@@ -19,6 +19,10 @@ def in_process_server(server: Server, folder: Path) -> Toolset:
         from mcp_servers.sqlite.server import build_server as build_sqlite
 
         return MCPToolset(build_sqlite(str(folder / DATABASE), write=True), id=server)
+    if server == "time":
+        from mcp_servers.time.server import build_server as build_time
+
+        return MCPToolset(build_time(USER_ZONE), id=server)
     from mcp_servers.filesystem.server import build_server as build_filesystem
 
     return MCPToolset(build_filesystem(str(folder), write=True), id=server)

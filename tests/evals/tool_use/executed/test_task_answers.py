@@ -24,6 +24,8 @@ PROMPT = "How many of the 40 are there?"
         (TWELVE, "There are 12."),
         (TWELVE, "There are **12** lines (of 40)."),
         (TWELVE, "twelve"),
+        (NumberAnswer(42, forbidden=()), "There are forty-two."),
+        (NumberAnswer(30, forbidden=()), "Thirty."),
         (TWELVE, "12 lines: 5 open and 7 done"),
         (TWELVE, "12.0"),
         (TWELVE, "It took 12ms."),

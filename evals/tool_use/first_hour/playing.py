@@ -1,0 +1,63 @@
+"""Scripts in a model's place: the reference, the near miss, and lazy agents that should be right nowhere.
+
+"nothing", "unsure" and "parrot" answer at once: "Done.", "I'm not sure what you're asking.", the request again.
+"echo" looks around before it repeats the request. "everything" looks around and pastes all that is there. They go
+through the same agent and servers as a model.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
+
+from agentkit.models.model import Model
+from evals.case import Case
+from evals.tool_use.executed.playing import LOOKING, NOTHING, model_playing
+from evals.tool_use.executed.task import Call, Solution, call
+from evals.tool_use.executed.world import World, start_world
+from evals.tool_use.first_hour.checking import forms
+from evals.tool_use.first_hour.request import ClockCheck, Request, request_of
+
+PLAYS = ("reference", "nothing", "unsure", "parrot", "echo", "everything", "wrong")
+UNSURE = "I'm not sure what you're asking."
+
+
+def model_for(case: Case, model: Model) -> Model:
+    """Return the model that a case is to be played by: its script, or the one under test."""
+    play = case.data["play"]
+    return model if play is None else model_playing(solution(request_of(case), play), play)
+
+
+def solution(request: Request, play: str) -> Solution:
+    """Return the calls and the answer of a script.
+
+    Raises:
+        KeyError: there is no such script.
+    """
+    looking: tuple[Call, ...] = tuple(call(tool) for tool in LOOKING.values())
+    return {
+        "reference": Solution(request.reference.calls, with_clock(request, request.reference.answer)),
+        "nothing": Solution((), NOTHING),
+        "unsure": Solution((), UNSURE),
+        "parrot": Solution((), request.request),
+        "echo": Solution(looking[:1], request.request),
+        "everything": Solution(looking, pasted(start_world(request.task))),
+        "wrong": Solution(request.wrong.calls, with_clock(request, request.wrong.answer)),
+    }[play]
+
+
+def with_clock(request: Request, answer: str) -> str:
+    """Fill in what the clock says now; {not now} is what it says a day and an hour before."""
+    if not isinstance(request.check, ClockCheck):
+        return answer
+    check = request.check
+    at = datetime.now(UTC).astimezone(ZoneInfo(check.zone)) + timedelta(days=check.days_ahead)
+    before = at - timedelta(days=1, hours=1)
+    return answer.replace("{now}", forms(check, at)[0]).replace("{not now}", forms(check, before)[0])
+
+
+def pasted(world: World) -> str:
+    """Return everything that a world holds as text."""
+    lines = [line for path, text in world.tree.items() for line in (path, *text.splitlines())]
+    lines += [" | ".join(map(str, row)) for rows in world.tables.values() for row in rows]
+    return "\n".join(lines)

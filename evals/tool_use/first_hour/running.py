@@ -1,0 +1,60 @@
+"""One request: a fresh folder and database, the three real servers, an agent as in `agentkit chat`, its costs."""
+
+from __future__ import annotations
+
+import resource
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime
+
+from agentkit.limits import UsageLimits
+from agentkit.models.model import Model, ModelSettings
+from evals.case import Case, Run
+from evals.harness.suite import Solver
+from evals.tool_use.executed.running import Connect, child_server
+from evals.tool_use.executed.running import solver as executed_solver
+from evals.tool_use.first_hour.playing import model_for
+from evals.tool_use.first_hour.scoring import CLOCK
+
+LIMITS = UsageLimits(request_limit=8, tool_calls_limit=12)
+"""Twice the requests of the longest reference with its answer."""
+CASE_TIMEOUT_S = 60.0
+"""Longer than a newcomer waits."""
+MODEL, PEAK_MB = "model", "peak_mb"
+"""Keys of `Run.observed`: name and abilities of the model; most memory that this process has held until now."""
+
+
+def solver(connect: Connect = child_server) -> Solver:
+    """Return a solver; `connect` says how a server is reached."""
+    # No instructions: `agentkit chat` gives none unless the user does.
+    solve_task = executed_solver(connect, instructions=None, limits=LIMITS, find_model=model_for)
+
+    async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
+        began = datetime.now(UTC)
+        run = await solve_task(case, model, settings)
+        seen = {
+            CLOCK: [began.isoformat(), datetime.now(UTC).isoformat()],
+            MODEL: described(model_for(case, model)),
+            PEAK_MB: peak_mb(),
+        }
+        return replace(run, observed={**run.observed, **seen})
+
+    return solve
+
+
+def described(model: Model) -> str:
+    """Return a model's name and what it can do."""
+    profile = model.profile
+    abilities = [
+        name.replace("_", " ")
+        for name in ("grammar", "logprobs", "prefix_cache", "parallel_tool_calls", "native_output")
+        if getattr(profile, name)
+    ]
+    window = [f"{profile.context_window} tokens of context"] if profile.context_window else []
+    return f"{model.name}: {', '.join([*abilities, *window])}"
+
+
+def peak_mb() -> float:
+    """Return the largest resident memory of this process so far, in MB; the servers are other processes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6  # bytes there, KiB elsewhere
