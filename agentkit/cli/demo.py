@@ -207,6 +207,7 @@ def _show_summary(reports: Sequence[TaskReport], output: Console) -> None:
         n_calls = sum(len(response.tool_calls) for response in report.responses)
         total = DecodingStats(
             reused_tokens=sum(stats.reused_tokens for stats in decoding),
+            restored_tokens=sum(stats.restored_tokens for stats in decoding),
             prefilled_tokens=sum(stats.prefilled_tokens for stats in decoding),
             sampled_tokens=sum(stats.sampled_tokens for stats in decoding),
             forced_tokens=sum(stats.forced_tokens for stats in decoding),
