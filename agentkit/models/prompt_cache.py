@@ -38,7 +38,7 @@ def configured_bytes() -> int:
         return DEFAULT_MB * _MB
     if re.fullmatch(r"[0-9]{1,9}", text) is None:
         raise UserError(
-            f"{SIZE_VARIABLE}={text!r} is not understood; give megabytes as a whole number, 0 for no prompt cache."
+            f"{SIZE_VARIABLE}={text!r} is not understood; give a whole number of megabytes, 0 for no cache."
         )
     return int(text) * _MB
 

@@ -90,9 +90,10 @@ def cuts_change_nothing(context: LlamaContext, sequence: int, n_vocab: int) -> b
 
     `sequence` must be empty, and is left so. False where the tokens do not fit beside other sequences.
     """
-    ids = [(CUT_STRIDE * n + 1) % n_vocab for n in range(CUT_TOKENS)]
+    ids = [(CUT_STRIDE * n + 1) % n_vocab for n in range(min(CUT_TOKENS, context.n_batch))]
+    n_singles = min(CUT_SINGLES, len(ids) - 1)
     found: list[tuple[NDArray[np.uint8] | None, NDArray[np.float32]]] = []
-    for batches in ([ids], [*([token] for token in ids[:CUT_SINGLES]), ids[CUT_SINGLES:]]):
+    for batches in ([ids], [*([token] for token in ids[:n_singles]), ids[n_singles:]]):
         position = 0
         for batch in batches:
             if context.evaluate(batch, position=position, sequence=sequence, want_logits=True) != DECODE_OK:
