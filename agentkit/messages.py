@@ -122,7 +122,7 @@ class DecodingStats:
     reused_tokens: int = 0
     """Prompt tokens that were not evaluated for this response."""
     restored_tokens: int = 0
-    """Those of them that an earlier process had stored on disk."""
+    """Reused tokens that an earlier process had stored on disk."""
     prefilled_tokens: int = 0
     sampled_tokens: int = 0
     forced_tokens: int = 0

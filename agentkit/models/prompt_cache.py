@@ -1,4 +1,4 @@
-"""Where the prompt cache lies and how large it may become.
+"""Place and size of the prompt cache.
 
 The fixed part of a prompt (system text and tools) is evaluated once a machine: its KV state is kept beside the
 models, and a new process begins behind it. `modelstack.inference.state_store` says what the files hold.

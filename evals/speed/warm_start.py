@@ -23,7 +23,7 @@ from typing import Any
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
 MAX_FIRST_TOKEN_S, MIN_RATIO = 0.3, 10.0
-"""What is promised of a second process on two idle cores, for the small model."""
+"""Promises for the processes behind the first one, on two idle cores."""
 REPLY_TOKENS = 24
 INSTRUCTIONS = "You work in a small company's office. Use the tools; answer in one or two sentences."
 QUESTIONS = ("Which files are in the folder invoices?", "How many customers does the table customers have?")

@@ -97,7 +97,7 @@ class GenerationStats:
     reused_tokens: int = 0
     """Prompt tokens whose KV entries were not computed by this call."""
     restored_tokens: int = 0
-    """Those of them that an earlier process had stored."""
+    """Reused tokens that an earlier process had stored on disk."""
     prefilled_tokens: int = 0
     """Prompt tokens evaluated by this call."""
     sampled_tokens: int = 0

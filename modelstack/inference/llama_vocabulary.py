@@ -66,9 +66,7 @@ def _special_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...]) -> Itera
             yield token
 
 
-def _end_ids(
-    weights: LlamaWeights, token_bytes: tuple[bytes, ...], special: frozenset[int]
-) -> tuple[int, ...]:
+def _end_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...], special: frozenset[int]) -> tuple[int, ...]:
     """All end-of-generation tokens; first the one that the chat template writes, then EOS, EOT, the others."""
     lib = library()
     template = (weights.chat_template() or "").encode()

@@ -1,4 +1,4 @@
-"""What is measured of a model on this machine: how many threads to use, and whether batch sizes change logits."""
+"""Measurements of a model on this machine: how many threads to use, and whether batch sizes change logits."""
 
 from __future__ import annotations
 

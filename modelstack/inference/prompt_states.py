@@ -71,7 +71,7 @@ class PromptStates:
     def restore(self, slot: Slot, fixed: list[int]) -> int:
         """Fill a slot with the stored state that covers most of `fixed`; return how many tokens it now holds.
 
-        0 where the slot was left as it is: it holds as much already, or nothing is stored.
+        0 if nothing was restored: the slot holds as much, nothing is stored, or llama.cpp refused the state.
         """
         n_least = len(slot.tokens) + MIN_FIXED_TOKENS
         key = self._key(may_hash=False) if len(fixed) >= n_least else None

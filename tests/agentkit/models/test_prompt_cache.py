@@ -70,7 +70,7 @@ async def test_switched_off_nothing_is_written(
 
 
 async def test_a_cache_that_cannot_be_made_costs_nothing_but_speed(tiny_gguf: Path, own_cache: Path) -> None:
-    own_cache.write_text("a file in the place of the folder")
+    own_cache.write_bytes(b"a file in the place of the folder")
     assert (await ask(tiny_gguf))[0] == (await ask(tiny_gguf, prompt_cache_bytes=0))[0]
 
 
