@@ -207,9 +207,8 @@ class LocalModel(Model):
 
                 path = local_path(str(self._source))
                 states = prompt_cache(self._prompt_cache_bytes)
-                engine: Engine = LlamaCppEngine(
-                    path, lora_path=self._lora, **{"states": states, **self._engine_options}
-                )
+                options: dict[str, Any] = {"states": states, **self._engine_options}
+                engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **options)
             else:
                 engine = self._source
         except EngineError as error:

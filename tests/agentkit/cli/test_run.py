@@ -142,25 +142,12 @@ def test_help_loads_nothing_heavy(agentkit: Run) -> None:
 
 
 def test_the_second_of_two_runs_finds_its_prompt_on_disk(
-    agentkit_process: Run,
-    server: Callable[..., str],
-    tiny_gguf: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    agentkit_process: Run, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path / "cache"))
     monkeypatch.setenv("AGENTKIT_PROMPT_CACHE_MB", "64")
-    told = "Answer in one sentence. Use the tools where they help, and say so if none of them does. " * 2
-    options = (
-        "--model",
-        f"local:{tiny_gguf}",
-        "--mcp",
-        server("echo"),
-        "--max-steps",
-        "1",
-        "--instructions",
-        told,
-    )
+    told = "Answer in one sentence, and say so if you do not know the answer or are not sure of it. " * 2
+    options = ("--model", f"local:{tiny_gguf}", "--max-steps", "1", "--instructions", told)
     first, second = (agentkit_process("run", "Say hello", *options) for _ in range(2))
     assert "from disk" not in first.stderr and "prompt 0 reused + " in first.stderr
     assert re.search(r"prompt (\d+) reused \(\1 from disk\) \+ \d+ prefilled, first token \d", second.stderr)
