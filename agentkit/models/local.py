@@ -197,7 +197,7 @@ class LocalModel(Model):
             from modelstack.inference.llama_cpp import LlamaCppEngine
             from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
             from modelstack.toolcalls.compiler import GrammarCompiler
-            from modelstack.toolcalls.reply_bias import ReplyTables
+            from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
         prior, calibration = self._read_prior(), self._read_calibration()
@@ -218,7 +218,9 @@ class LocalModel(Model):
         if self._grammar_engine is not None:
             compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
         transcripts = Transcripts(encoder, abstain=self._abstain)
-        return _Loaded(engine, compiler, transcripts, prior, calibration, ReplyTables(engine.vocabulary))
+        tables = ReplyTables(engine.vocabulary)
+        ReplyBias.of(prior, "", (), tables)  # makes the tables that this prior needs, so that no first reply waits
+        return _Loaded(engine, compiler, transcripts, prior, calibration, tables)
 
     def _read_calibration(self) -> Calibration:
         if isinstance(self._calibration, str | Path):
