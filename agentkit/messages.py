@@ -120,6 +120,9 @@ class DecodingStats:
     """What an in-process engine reports of one response; times in seconds."""
 
     reused_tokens: int = 0
+    """Prompt tokens that were not evaluated for this response."""
+    restored_tokens: int = 0
+    """Reused tokens that an earlier process had stored on disk."""
     prefilled_tokens: int = 0
     sampled_tokens: int = 0
     forced_tokens: int = 0
@@ -128,6 +131,7 @@ class DecodingStats:
     decode_s: float = 0.0
     mask_s: float = 0.0
     first_token_s: float = 0.0
+    """From the request to the engine to its first token."""
 
 
 @dataclass(frozen=True, slots=True)

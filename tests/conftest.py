@@ -30,6 +30,12 @@ def own_pins(pin_folders: Iterator[Path], monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.fixture(autouse=True)
+def no_prompt_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no test find what another one, or the user, evaluated."""
+    monkeypatch.setenv("AGENTKIT_PROMPT_CACHE_MB", "0")
+
+
+@pytest.fixture(autouse=True)
 def own_products() -> Iterator[None]:
     """Give torch's products back to whom they belong: a training changes that for its process."""
     yield

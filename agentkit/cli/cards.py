@@ -228,8 +228,10 @@ def response_facts(response: ModelResponse) -> str:
 
 def decoding_facts(stats: DecodingStats) -> str:
     """Return an in-process engine's token counts in words."""
+    from_disk = f" ({stats.restored_tokens} from disk)" if stats.restored_tokens else ""
+    first = f", first token {stats.first_token_s:.2f} s" if stats.first_token_s else ""
     return (
-        f"prompt {stats.reused_tokens} reused + {stats.prefilled_tokens} prefilled, "
+        f"prompt {stats.reused_tokens} reused{from_disk} + {stats.prefilled_tokens} prefilled{first}, "
         f"reply {stats.sampled_tokens} sampled + {stats.forced_tokens} forced tokens"
     )
 

@@ -256,6 +256,7 @@ def _show_summary(reports: Sequence[TaskReport], total_s: float, output: Console
     decoding = [r.decoding for report in reports for r in report.responses if r.decoding is not None]
     tokens = DecodingStats(
         reused_tokens=sum(stats.reused_tokens for stats in decoding),
+        restored_tokens=sum(stats.restored_tokens for stats in decoding),
         prefilled_tokens=sum(stats.prefilled_tokens for stats in decoding),
         sampled_tokens=sum(stats.sampled_tokens for stats in decoding),
         forced_tokens=sum(stats.forced_tokens for stats in decoding),

@@ -64,6 +64,7 @@ def examine() -> list[Check]:
         _llama_cpp_loads(),
         *_models(),
         _cache(),
+        _prompt_cache(),
         _cores(),
         _memory(),
         _tool("gcc", "apt install gcc (only to compile llama-cpp-python)"),
@@ -160,6 +161,27 @@ def _cache() -> Check:
     if not os.access(there, os.W_OK):
         return Check("cache", "missing", f"{folder} cannot be written", f"set {CACHE_VARIABLE} to another folder")
     return Check("cache", "ok", f"{folder}, {shutil.disk_usage(there).free / 1e9:.1f} GB free")
+
+
+def _prompt_cache() -> Check:
+    from agentkit.errors import UserError
+    from agentkit.models.prompt_cache import SIZE_VARIABLE, configured_bytes, prompt_cache, prompt_cache_folder
+
+    folder = prompt_cache_folder()
+    try:
+        store = prompt_cache()
+    except UserError as error:
+        return Check("prompt cache", "missing", str(error), f"unset {SIZE_VARIABLE}")
+    except ImportError:
+        return Check("prompt cache", "missing", "needs numpy", 'pip install "agentkit[local]"')
+    if store is None:
+        return Check("prompt cache", "ok", f"off ({SIZE_VARIABLE}=0)")
+    if folder.exists() and not os.access(folder, os.W_OK):
+        fix = f"correct its permissions, or set {SIZE_VARIABLE}=0"
+        return Check("prompt cache", "missing", f"{folder} cannot be written", fix)
+    usage = store.usage()
+    size = f"{usage.n_bytes / 1e6:.0f} MB of at most {configured_bytes() / 1e6:.0f} MB"
+    return Check("prompt cache", "ok", f"{folder}, {usage.n_states} prompts, {size}")
 
 
 def _cores() -> Check:

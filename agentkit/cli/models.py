@@ -1,4 +1,4 @@
-"""`agentkit models`: what the catalog holds, fetching it, and checking what was fetched."""
+"""`agentkit models`: what the catalog holds, fetching and checking it, and clearing what models left behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="Models that run in this process: list, pull, verify.")
+app = typer.Typer(no_args_is_help=True, help="Models that run in this process: list, pull, verify, clear-prompts.")
 
 SpecArgument = Annotated[
     str,
@@ -54,3 +54,14 @@ def verify(
         output_console().print(plain(f"{spec}  {state}{fix}"))
     if "damaged" in states.values() or (model is not None and states[model] != "ok"):
         raise typer.Exit(1)
+
+
+@app.command("clear-prompts")
+def clear_prompts() -> None:
+    """Remove the prompt cache: what models evaluated of earlier prompts. Replies stay the same."""
+    from agentkit.cli.console import output_console, plain
+    from agentkit.models.prompt_cache import prompt_cache_folder
+    from modelstack.inference.state_store import StateStore
+
+    removed = StateStore(prompt_cache_folder()).clear()
+    output_console().print(plain(f"{removed.n_states} prompts, {removed.n_bytes / 1e6:.0f} MB removed"))

@@ -77,6 +77,7 @@ class LocalModel(Model):
         abstain: bool = False,
         thought_marks: tuple[str, str] = ("<think>", "</think>"),
         after_thought: str = "\n\n",
+        prompt_cache_bytes: int | None = None,
         **engine_options: Any,
     ) -> None:
         """Describe a model; nothing is loaded yet.
@@ -98,15 +99,19 @@ class LocalModel(Model):
             thought_marks: What stands around a thought, for `ModelSettings(thinking_tokens=...)`.
             after_thought: What stands between it and the reply; by default as in the chat templates of Qwen3,
                 DeepSeek-R1 and SmolLM3.
+            prompt_cache_bytes: Bound of the prompt cache, which keeps the fixed part of prompts for later runs. 0
+                keeps none, None takes the environment's AGENTKIT_PROMPT_CACHE_MB, else 1 GiB.
             engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
 
         Raises:
-            UserError: a mark of a thought is empty.
+            UserError: a mark of a thought is empty, or `prompt_cache_bytes` is negative.
         """
         if not all(thought_marks):
             raise UserError(
                 f"thought_marks={thought_marks!r}: both must have text, or no thought could be told apart."
             )
+        if prompt_cache_bytes is not None and prompt_cache_bytes < 0:
+            raise UserError(f"prompt_cache_bytes={prompt_cache_bytes} is negative: give 0 to keep nothing.")
         self._source = model
         self._lora = lora
         self._prior = prior
@@ -117,6 +122,7 @@ class LocalModel(Model):
         self._abstain = abstain
         self._thought_marks = thought_marks
         self._after_thought = after_thought
+        self._prompt_cache_bytes = prompt_cache_bytes
         self._engine_options: dict[str, Any] = {"context_window": context_window, **engine_options}
         self._load_lock = threading.Lock()
         self._books = threading.Lock()
@@ -185,12 +191,13 @@ class LocalModel(Model):
 
     def _load(self) -> _Loaded:
         try:
+            from agentkit.models.prompt_cache import prompt_cache
             from agentkit.models.transcript import Transcripts
             from modelstack.inference.engine import EngineError
             from modelstack.inference.llama_cpp import LlamaCppEngine
             from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
             from modelstack.toolcalls.compiler import GrammarCompiler
-            from modelstack.toolcalls.reply_bias import ReplyTables
+            from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
         prior, calibration = self._read_prior(), self._read_calibration()
@@ -199,7 +206,9 @@ class LocalModel(Model):
                 from agentkit.models.catalog import local_path
 
                 path = local_path(str(self._source))
-                engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **self._engine_options)
+                states = prompt_cache(self._prompt_cache_bytes)
+                options: dict[str, Any] = {"states": states, **self._engine_options}
+                engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **options)
             else:
                 engine = self._source
         except EngineError as error:
@@ -209,7 +218,9 @@ class LocalModel(Model):
         if self._grammar_engine is not None:
             compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
         transcripts = Transcripts(encoder, abstain=self._abstain)
-        return _Loaded(engine, compiler, transcripts, prior, calibration, ReplyTables(engine.vocabulary))
+        tables = ReplyTables(engine.vocabulary)
+        ReplyBias.of(prior, "", (), tables)  # makes the tables that this prior needs, so that no first reply waits
+        return _Loaded(engine, compiler, transcripts, prior, calibration, tables)
 
     def _read_calibration(self) -> Calibration:
         if isinstance(self._calibration, str | Path):
@@ -381,6 +392,7 @@ class LocalModel(Model):
         return GenerateRequest(
             prompt_ids=prompt.ids,
             max_tokens=settings.max_tokens or DEFAULT_MAX_TOKENS,
+            fixed_tokens=prompt.n_fixed,
             conversation=prompt.transcript.key,
             sampling=sampling_params(settings),
             jump_ahead=self._jump_ahead,

@@ -188,6 +188,7 @@ def decoding_of(stats: GenerationStats) -> DecodingStats:
     """Return what a generation cost, in the runtime's words."""
     return DecodingStats(
         reused_tokens=stats.reused_tokens,
+        restored_tokens=stats.restored_tokens,
         prefilled_tokens=stats.prefilled_tokens,
         sampled_tokens=stats.sampled_tokens,
         forced_tokens=stats.forced_tokens,

@@ -55,6 +55,8 @@ class Transcript:
     """The tools that the model was told of."""
     last_role: Role | None = None
     """Role of the last turn; what stands before a turn may depend on it."""
+    n_fixed: int = 0
+    """Tokens of the system turn at the beginning, tools included: later conversations begin with them, too."""
     n_known: int = 0
     """Tokens up to the end of the last reply that the model wrote here."""
     reply_is_open: bool = False
@@ -69,6 +71,8 @@ class Prompt:
     n_messages: int
     """How many messages the transcript held when the prompt was made."""
     ids: list[int]
+    n_fixed: int
+    """Tokens of the system turn at the beginning, tools included."""
     n_known: int
     """Tokens up to the end of the conversation's last reply; the others are new."""
 
@@ -94,7 +98,7 @@ class Transcripts:
             self._append(transcript, message, tools, structured)
         self._tell_new_tools(transcript, tools)
         opening = self._encoder.generation_ids(transcript.last_role or "user")
-        return Prompt(transcript, len(transcript.messages), transcript.ids + opening, n_known)
+        return Prompt(transcript, len(transcript.messages), transcript.ids + opening, transcript.n_fixed, n_known)
 
     def add_reply(self, prompt: Prompt, reply_ids: list[int], response: ModelResponse) -> None:
         """Record what the model wrote behind a prompt."""
@@ -130,6 +134,7 @@ class Transcripts:
             tools=mark.tools,
             last_role=mark.last_role,
             reply_is_open=mark.reply_is_open,
+            n_fixed=origin.n_fixed,
             n_known=mark.n_known,
         )
         return self._add(copy)
@@ -167,6 +172,7 @@ class Transcripts:
                 transcript.tools = {tool.name: tool for tool in tools}
                 if system:
                     self._turn(transcript, "system", system)
+                    transcript.n_fixed = len(transcript.ids)
             for role, text in _request_turns(message, skip_system=not transcript.messages):
                 self._turn(transcript, role, text)
         self._record(transcript, message)

@@ -417,7 +417,7 @@ def main() -> int:
     parser.add_argument("--masked", type=int, default=100, help="calls whose masks are timed")
     add_result_option(parser)
     options = parser.parse_args()
-    model = LocalModel(options.model)
+    model = LocalModel(options.model, prompt_cache_bytes=0)
     engine = model.load()
     compiler = GrammarCompiler(engine.vocabulary, "llguidance", "check", cache_size=1000)
     encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)

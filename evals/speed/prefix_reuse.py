@@ -5,7 +5,10 @@ it was made to forget (no reuse), and once through llama-cpp-python's own `creat
 model file with the same thread counts, replies of the same length. What must hold: every turn evaluates only the
 tokens that are new in it, plus at most one (the last token of the reply before, which nobody needed yet).
 
-    python -m evals.speed.prefix_reuse
+Then the same between processes: the first token of a cold one and of later ones, which find the prompt's fixed
+part on disk (`warm_start`).
+
+    python -m evals.speed.prefix_reuse [--gguf MODEL.gguf]
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ from typing import Any
 from agentkit import Agent, LocalModel, ModelSettings
 from agentkit.messages import ModelMessage, ModelResponse, messages_from_json, messages_to_json
 from agentkit.models.catalog import local_path
+from evals.speed import warm_start
 from evals.speed.results import (
     BenchmarkResult,
     Comparison,
@@ -141,9 +145,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--turns", type=int, default=20)
+    parser.add_argument("--gguf", action="append", default=[], metavar="FILE", help="one more model for processes")
     add_result_option(parser)
     options = parser.parse_args()
-    model = LocalModel(options.model)
+    model = LocalModel(options.model, prompt_cache_bytes=0)
     engine: Any = model.load()
     print(f"{options.model}, threads {engine.threads}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}")
 
@@ -156,6 +161,10 @@ def main() -> int:
         good &= report(names, warm, cold, peer)
         parts.append(to_result(names, warm, cold, peer))
     model.close()
+    for other in (options.model, *options.gguf):
+        found = warm_start.measure(other)
+        good &= warm_start.report(found)
+        parts.append(warm_start.to_result(found))
     parameters = {"model": options.model, "turns": str(options.turns), "threads": str(engine.threads)}
     write_result(
         options.result,

@@ -55,7 +55,7 @@ BENCHMARKS: dict[str, Benchmark] = {
     ),
     "prefix_reuse": Benchmark(
         "evals.speed.prefix_reuse",
-        "time to first token over a conversation, with and without the prefix cache",
+        "time to first token over a conversation and of a new process, with and without the caches",
         quick=("--turns", "3"),
         takes_model=True,
     ),

@@ -52,6 +52,8 @@ class DecodeParts:
     n_vocab: int
     n_batch: int
     """Tokens evaluated between two questions to `cancelled`."""
+    n_cut: int = 0
+    """Tokens of the prompt's rest that are evaluated in batches of their own, before all others."""
     grammar: Grammar | None = None
     jump_ahead: bool = True
     choice_bias: ChoiceBias | None = None
@@ -157,7 +159,9 @@ class _Decoder:
         a forced block, and jump-ahead does not change what is sampled.
         """
         prompt, reply = self.pending[: self.n_prompt_left], self.pending[self.n_prompt_left :]
-        return [*_cut(prompt, self.parts.n_batch), *_cut(reply, min(self.parts.n_batch, MAX_REPLY_BATCH))]
+        first, rest = prompt[: self.parts.n_cut], prompt[self.parts.n_cut :]
+        n_batch = self.parts.n_batch
+        return [*_cut(first, n_batch), *_cut(rest, n_batch), *_cut(reply, min(n_batch, MAX_REPLY_BATCH))]
 
     def _account(self, n_tokens: int, was_prompt: bool, seconds: float) -> None:
         stats = self.out.stats

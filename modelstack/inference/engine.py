@@ -75,6 +75,8 @@ class GenerateRequest:
     prompt_ids: Sequence[int]
     """The whole prompt; the engine finds by itself which prefix it has evaluated already."""
     max_tokens: int
+    fixed_tokens: int = field(default=0, kw_only=True)
+    """Leading tokens that prompts of later processes will share (system text and tools), worth storing."""
     conversation: str = "default"
     grammar: Grammar | None = None
     sampling: SamplingParams = SamplingParams()
@@ -93,7 +95,9 @@ class GenerationStats:
     """What a generation cost. Times in seconds of wall clock."""
 
     reused_tokens: int = 0
-    """Prompt tokens whose KV entries were already in the cache."""
+    """Prompt tokens whose KV entries were not computed by this call."""
+    restored_tokens: int = 0
+    """Reused tokens that an earlier process had stored on disk."""
     prefilled_tokens: int = 0
     """Prompt tokens evaluated by this call."""
     sampled_tokens: int = 0
@@ -105,6 +109,7 @@ class GenerationStats:
     decode_s: float = 0.0
     mask_s: float = 0.0
     first_token_s: float = 0.0
+    """From the request to the first token, with what was restored."""
 
     def then(self, other: GenerationStats) -> GenerationStats:
         """Return what this generation and one that went on behind it cost together.
@@ -113,6 +118,7 @@ class GenerationStats:
         """
         return GenerationStats(
             reused_tokens=self.reused_tokens,
+            restored_tokens=self.restored_tokens,
             prefilled_tokens=self.prefilled_tokens + other.prefilled_tokens,
             sampled_tokens=self.sampled_tokens + other.sampled_tokens,
             forced_tokens=self.forced_tokens + other.forced_tokens,

@@ -6,8 +6,6 @@ Reading order: `llama_library` (the C functions), `llama_model` (weights and con
 
 from __future__ import annotations
 
-import hashlib
-import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,22 +26,20 @@ from modelstack.inference.engine import (
 )
 from modelstack.inference.llama_model import DECODE_NO_ROOM, DECODE_OK, KVType, LlamaContext, LlamaWeights
 from modelstack.inference.llama_vocabulary import load_vocabulary
+from modelstack.inference.measuring import choose_threads, cuts_change_nothing
+from modelstack.inference.model_fingerprint import ModelFingerprint
+from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
+from modelstack.inference.remembered import RememberedFacts
 from modelstack.inference.sampling import LegalTokens, Sampler
 from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
 from modelstack.inference.sequences import PrefixCache, Slot
-from modelstack.inference.threads import ThreadCounts, available_cores, candidate_counts, fastest_count
+from modelstack.inference.state_store import StateStore
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 DEFAULT_CONTEXT_WINDOW = 8192
 """Longest window by default: KV cells are allocated at load, and larger ones are for who asks."""
 LOCK_POLL_S = 0.05
 """How often a call that waits for its turn asks whether it has been cancelled."""
-MEASURE_TOKEN_S = 0.1
-"""A model that takes longer for one token on one thread is not measured: it wants all cores."""
-MEASURE_BATCH_S = 1.0
-"""The same for a batch; also about the time that choosing thread counts may take on a quiet machine."""
-MEASURED_CALLS = 4
-MEASURED_BATCH = 64
 
 
 class LlamaCppEngine:
@@ -64,6 +60,7 @@ class LlamaCppEngine:
         kv_type: KVType = "f16",
         flash_attention: bool | None = None,
         seed: int | None = None,
+        states: StateStore | None = None,
     ) -> None:
         """Load a model, and measure thread counts that are not given.
 
@@ -80,6 +77,8 @@ class LlamaCppEngine:
             kv_type: Number format of the cache.
             flash_attention: None takes what decodes faster: off on a CPU, llama.cpp's choice on a GPU.
             seed: Of the random stream for requests without their own seed; None draws one.
+            states: Keeps the states of prompts' fixed parts for later processes, and what was measured of this
+                machine; None keeps nothing.
 
         Raises:
             EngineError: llama-cpp-python or a file is missing or damaged, or an argument makes no sense.
@@ -87,8 +86,8 @@ class LlamaCppEngine:
         _require_positive(max_conversations=max_conversations, n_batch=n_batch, n_threads=n_threads)
         _require_positive(context_window=context_window, n_cells=n_cells, n_threads_prefill=n_threads_prefill)
         self._files = [Path(path)] + ([Path(lora_path)] if lora_path is not None else [])
-        self._lora_scale = lora_scale
-        self._fingerprint: str | None = None
+        facts = RememberedFacts(states.folder) if states is not None else None
+        self._model_fingerprint = ModelFingerprint(self._files, lora_scale, facts)
         self._lock = threading.Lock()
         self._owner: int | None = None
         self._closing = False
@@ -103,7 +102,7 @@ class LlamaCppEngine:
             self._context = LlamaContext(
                 self._weights,
                 n_cells=n_cells or self._context_window,
-                n_sequences=max_conversations,
+                n_sequences=max_conversations + 1,  # one is ours: to copy a state from, and to measure in
                 n_batch=n_batch,
                 kv_type=kv_type,
                 flash_attention=flash_attention,
@@ -112,14 +111,20 @@ class LlamaCppEngine:
             self._weights.free()
             raise
         self._n_cells = n_cells or self._context_window
+        self._kv_type = kv_type
         self._vocabulary, self._encoder = load_vocabulary(self._weights)
         self._chat_template = self._weights.chat_template()
         self._cache = PrefixCache(self._context, max_conversations)
+        self._spare_sequence = max_conversations
+        self._is_invariant: bool | None = None
         self._rng = np.random.default_rng(seed)
         self._text_tokens: dict[frozenset[int], LegalTokens] = {}
-        self.threads = self._choose_threads(n_threads, n_threads_prefill)
+        self.threads = choose_threads(
+            self._context, self._n_cells, self._files, facts, n_threads, n_threads_prefill
+        )
         """Thread counts in use, measured or given."""
         self._context.set_threads(self.threads.decode, self.threads.prefill)
+        self._states = self._prompt_states(states)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -139,22 +144,22 @@ class LlamaCppEngine:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the content of model and adapter, and the adapter's scale; computed when first asked."""
-        if self._fingerprint is None:
-            digest = hashlib.sha256()
-            for file in self._files:
-                digest.update(_file_hash(file))
-            if len(self._files) > 1:
-                digest.update(repr(self._lora_scale).encode())
-            self._fingerprint = digest.hexdigest()
-        return self._fingerprint
+        value = self._model_fingerprint.value()
+        assert value is not None  # it may be computed
+        return value
 
     @property
     def batch_invariant(self) -> bool:
         """Whether a reply is the same, bit for bit, however its tokens were cut into batches or jumped over.
 
+        Measured when first asked, since it depends on kernels and number formats: so with Q4_1, not with K-quants.
         Other conversations in the cache still move the order in which attention sums up.
+
+        Raises:
+            EngineError: called from a callback of `generate`, or the engine is closed.
         """
-        return self._context.batch_invariant
+        with self._turn():
+            return self._measured_invariance()
 
     @property
     def cached_tokens(self) -> dict[str, int]:
@@ -195,7 +200,16 @@ class LlamaCppEngine:
         on_tokens: Callable[[list[int]], None] | None,
         stop: Callable[[], bool],
     ) -> Generation:
+        started = perf_counter()
         end_ids = request.end_ids if request.end_ids is not None else frozenset(self._vocabulary.end_ids)
+        fixed = list(request.prompt_ids[: min(request.fixed_tokens, len(request.prompt_ids) - 1)])
+        if len(fixed) < MIN_FIXED_TOKENS:
+            fixed = []
+        is_alone = self._cache.is_empty
+        slot = self._cache.open(request.conversation, request.prompt_ids)
+        n_restored = self._states.restore(slot, fixed) if self._states is not None else 0
+        n_reused = len(slot.tokens)
+        opened_s = perf_counter() - started
         parts = DecodeParts(
             evaluate=lambda ids, want_logits: self._evaluate(slot, ids, want_logits),
             sampler=self._sampler(request.sampling),
@@ -203,6 +217,7 @@ class LlamaCppEngine:
             end_ids=end_ids,
             n_vocab=len(self._vocabulary),
             n_batch=self._context.n_batch,
+            n_cut=max(0, len(fixed) - n_reused),
             grammar=request.grammar,
             jump_ahead=request.jump_ahead,
             choice_bias=request.choice_bias,
@@ -210,10 +225,11 @@ class LlamaCppEngine:
             on_tokens=on_tokens,
             cancelled=stop,
         )
-        slot = self._cache.open(request.conversation, request.prompt_ids)
-        n_reused = len(slot.tokens)
         generation = decode(request.prompt_ids[n_reused:], max_tokens, parts)
-        generation.stats.reused_tokens = n_reused
+        generation.stats.reused_tokens, generation.stats.restored_tokens = n_reused, n_restored
+        generation.stats.first_token_s += opened_s
+        if self._states is not None and is_alone and fixed:
+            self._states.keep(slot, fixed)
         return generation
 
     def score_tokens(
@@ -288,6 +304,8 @@ class LlamaCppEngine:
         with self._lock:
             self._context.free()
             self._weights.free()
+        if self._states is not None:
+            self._states.wait()
 
     def __enter__(self) -> LlamaCppEngine:
         """Return self; leaving the block closes the engine."""
@@ -372,40 +390,36 @@ class LlamaCppEngine:
             self._text_tokens[end_ids] = LegalTokens.all_except(forbidden, len(self._vocabulary))
         return self._text_tokens[end_ids]
 
-    def _choose_threads(self, n_threads: int | None, n_threads_prefill: int | None) -> ThreadCounts:
-        counts = candidate_counts(available_cores())
-        if n_threads is None:
-            n_threads = fastest_count(lambda n: self._time(n, 1), counts, MEASURE_TOKEN_S)
-        if n_threads_prefill is None:
-            n_batch = min(MEASURED_BATCH, self._context.n_batch, self._n_cells)
-            is_large = self._time(n_threads, 1) > MEASURE_TOKEN_S
-            n_threads_prefill = (
-                counts[-1]
-                if is_large
-                else fastest_count(lambda n: self._time(n, n_batch), counts, MEASURE_BATCH_S)
-            )
-        return ThreadCounts(decode=n_threads, prefill=n_threads_prefill)
+    def _prompt_states(self, store: StateStore | None) -> PromptStates | None:
+        """Join the store with this engine; None on a GPU, where equal bits were not shown."""
+        if store is None or self._context.on_gpu:
+            return None
+        settings = {
+            "kv_type": self._kv_type,
+            "flash_attention": self._context.flash_attention,
+            "n_cells": self._n_cells,
+            "n_batch": self._context.n_batch,
+            "threads": self.threads.prefill if self._context.flash_attention else None,  # it splits sums by thread
+        }
+        return PromptStates(
+            store,
+            self._context,
+            self._cache,
+            spare_sequence=self._spare_sequence,
+            settings=settings,
+            fingerprint=self._model_fingerprint,
+            batch_invariant=self._measured_invariance,
+        )
 
-    def _time(self, n_threads: int, n_tokens: int) -> float:
-        """Return the seconds of the fastest of a few evaluations of `n_tokens`; leaves the cache empty."""
-        self._context.set_threads(n_threads, n_threads)
-        best, started = math.inf, perf_counter()
-        for _ in range(MEASURED_CALLS):
-            start = perf_counter()
-            self._context.evaluate([0] * n_tokens, position=0, sequence=0, want_logits=True)
-            best = min(best, perf_counter() - start)
-            self._context.remove(0, 0)
-            if perf_counter() - started > MEASURE_TOKEN_S:
-                break
-        return best
+    def _measured_invariance(self) -> bool:
+        if self._is_invariant is None:
+            self._is_invariant = self._context.may_be_invariant and cuts_change_nothing(
+                self._context, self._spare_sequence, len(self._vocabulary)
+            )
+        return self._is_invariant
 
 
 def _require_positive(**values: int | None) -> None:
     for name, value in values.items():
         if value is not None and value < 1:
             raise EngineError(f"{name} must be at least 1, not {value}")
-
-
-def _file_hash(path: Path) -> bytes:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").digest()

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import re
 from collections import deque
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -53,6 +55,13 @@ def library() -> ModuleType:
     lib.llama_log_set(_log_callback, ctypes.c_void_p(0))
     lib.llama_backend_init()
     return lib
+
+
+def library_files() -> list[Path]:
+    """Return the shared libraries that compute, llama.cpp's and ggml's, in a fixed order."""
+    loaded: Any = library()
+    folder = Path(loaded._lib._name).resolve().parent
+    return sorted({path.resolve() for path in folder.iterdir() if re.search(r"llama|ggml", path.name)})
 
 
 def _on_log(level: int, text: bytes, _user_data: object) -> None:

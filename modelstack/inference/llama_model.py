@@ -178,14 +178,25 @@ class LlamaContext:
         return context
 
     @property
-    def batch_invariant(self) -> bool:
-        """Whether a token's logits are the same, bit for bit, in a batch of any size.
+    def on_gpu(self) -> bool:
+        """Whether this build may compute on another processor."""
+        return self._lib.llama_supports_gpu_offload()
 
-        On a CPU that is so without flash attention and without llamafile's matrix kernels (a switch of the build).
+    @property
+    def flash_attention(self) -> int:
+        """Value of `enum llama_flash_attn_type` in use."""
+        return self._flash_attention
+
+    @property
+    def may_be_invariant(self) -> bool:
+        """Whether nothing but the weights' format can make logits depend on the size of a batch.
+
+        On a CPU that is so without flash attention and without the matrix kernels of llamafile or a BLAS (switches
+        of the build). Packed formats may still have one kernel for four rows and another for one.
         """
         system = self._lib.llama_print_system_info().decode()
-        on_cpu = not self._lib.llama_supports_gpu_offload()
-        return on_cpu and self._flash_attention == 0 and "LLAMAFILE = 1" not in system
+        has_others = "LLAMAFILE = 1" in system or "BLAS = 1" in system
+        return not self.on_gpu and self._flash_attention == 0 and not has_others
 
     def _flash_attention_type(self, wanted: bool | None, kv_type: KVType) -> int:
         """Choose for this machine where nothing is wanted.
@@ -272,6 +283,21 @@ class LlamaContext:
             self._lib.llama_memory_seq_pos_max(self._memory, sequence),
         )
 
+    def state_bytes(self, sequence: int) -> int:
+        """Return the size of a sequence's state; 0 where llama.cpp cannot save it."""
+        return self._lib.llama_state_seq_get_size(self._context, sequence)
+
+    def save(self, sequence: int) -> NDArray[np.uint8] | None:
+        """Return the state of a sequence as bytes; None where llama.cpp cannot save it."""
+        state = np.empty(self.state_bytes(sequence), dtype=np.uint8)
+        n = self._lib.llama_state_seq_get_data(self._context, _byte_pointer(state), state.size, sequence)
+        return state if 0 < n == state.size else None
+
+    def load(self, sequence: int, state: NDArray[np.uint8]) -> bool:
+        """Replace a sequence by a saved state; False when it does not fit, and the sequence is undefined."""
+        n = self._lib.llama_state_seq_set_data(self._context, _byte_pointer(state), state.size, sequence)
+        return n == state.size
+
     def free(self) -> None:
         """Give the memory back. May be called twice."""
         if self._context:
@@ -310,6 +336,10 @@ class _Batch:
         self._want_logits[n - want_logits : n] = 1
         self._batch.n_tokens = n
         return self._batch
+
+
+def _byte_pointer(data: NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 def _address_of_logits(lib: Any) -> Any:

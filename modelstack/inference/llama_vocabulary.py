@@ -36,7 +36,7 @@ def load_vocabulary(weights: LlamaWeights) -> tuple[Vocabulary, TextEncoder]:
     vocabulary = Vocabulary(
         token_bytes=token_bytes,
         special_ids=special,
-        end_ids=_end_ids(weights, token_bytes),
+        end_ids=_end_ids(weights, token_bytes, special),
         encode=encoder.encode_content,
         bos_id=_bos_id(weights),
     )
@@ -66,12 +66,12 @@ def _special_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...]) -> Itera
             yield token
 
 
-def _end_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...]) -> tuple[int, ...]:
+def _end_ids(weights: LlamaWeights, token_bytes: tuple[bytes, ...], special: frozenset[int]) -> tuple[int, ...]:
     """All end-of-generation tokens; first the one that the chat template writes, then EOS, EOT, the others."""
     lib = library()
     template = (weights.chat_template() or "").encode()
     eos, eot = lib.llama_vocab_eos(weights.vocab), lib.llama_vocab_eot(weights.vocab)
-    ends = [t for t in range(weights.n_vocab) if lib.llama_vocab_is_eog(weights.vocab, t)]
+    ends = [token for token in special if lib.llama_vocab_is_eog(weights.vocab, token)]
 
     def order(token: int) -> tuple[bool, bool, bool, int]:
         written = bool(token_bytes[token]) and token_bytes[token] in template

@@ -15,7 +15,7 @@ What a model cannot do (recurrent or sliding-window memory that refuses a partia
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -75,6 +75,23 @@ class PrefixCache:
         else:
             self._shorten(slot, n_own)
         return slot
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no sequence holds a token, so that the next one is laid out as in a new process."""
+        return not any(slot.tokens for slot in self._slots)
+
+    def restore(self, slot: Slot, tokens: Sequence[int], n_kept: int, load: Callable[[int], bool]) -> bool:
+        """Let `load` fill the slot's sequence with `tokens`, and keep the first `n_kept` of them.
+
+        Where that fails the slot is empty, and False is returned.
+        """
+        self._memory.remove(slot.sequence, 0)
+        slot.tokens = []
+        if load(slot.sequence) and self._memory.extent(slot.sequence) == (0, len(tokens) - 1):
+            slot.tokens = list(tokens)
+        self._shorten(slot, n_kept if slot.tokens else 0)
+        return bool(slot.tokens)
 
     def forget(self, conversation: str) -> None:
         """Free the conversation's sequence; unknown names are ignored."""

@@ -145,6 +145,7 @@ class GrammarCompiler:
         self._cache_size = cache_size
         self._cache: OrderedDict[str, CompiledGrammar] = OrderedDict()
         self._tokens = TokenTable(vocabulary)
+        self._tokens.beginning("[")  # indexes the vocabulary now, so that no first reply waits for it
         self._backend = _backend(engine, self._tokens)
 
     def compile(self, response_format: ResponseFormat) -> CompiledGrammar:

@@ -7,11 +7,13 @@ import subprocess
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli import doctor
 from agentkit.cli.main import app
+from modelstack.inference.state_store import StateStore
 
 runner = CliRunner()
 
@@ -101,3 +103,26 @@ def test_an_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret")
     output = runner.invoke(app, ["doctor", "--json"]).output
     assert "sk-secret" not in output and "OPENAI_API_KEY" in output
+
+
+def test_the_doctor_says_where_the_prompt_cache_lies_and_how_large_it_is(
+    empty_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTKIT_PROMPT_CACHE_MB", "100")
+    StateStore(empty_cache / "prompts").put(bytes(32), range(9), np.zeros(3_000_000, np.uint8))
+    found = {check.name: check for check in doctor.examine()}["prompt cache"]
+    assert found.state == "ok"
+    assert found.detail == f"{empty_cache / 'prompts'}, 1 prompts, 3 MB of at most 105 MB"
+    monkeypatch.setenv("AGENTKIT_PROMPT_CACHE_MB", "0")
+    assert "off" in {check.name: check for check in doctor.examine()}["prompt cache"].detail
+    monkeypatch.setenv("AGENTKIT_PROMPT_CACHE_MB", "lots")
+    assert {check.name: check for check in doctor.examine()}["prompt cache"].state == "missing"
+
+
+def test_the_prompt_cache_can_be_cleared(empty_cache: Path) -> None:
+    store = StateStore(empty_cache / "prompts")
+    store.put(bytes(32), range(9), np.zeros(3_000_000, np.uint8))
+    cleared = runner.invoke(app, ["models", "clear-prompts"])
+    assert cleared.exit_code == 0 and "1 prompts, 3 MB removed" in cleared.output
+    assert store.usage().n_states == 0
+    assert "0 prompts" in runner.invoke(app, ["models", "clear-prompts"]).output

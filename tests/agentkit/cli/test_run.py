@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -138,3 +139,16 @@ def test_help_loads_nothing_heavy(agentkit: Run) -> None:
     assert loaded.stdout.strip() == "[]"
     assert "doctor" in agentkit("--help").stdout
     assert agentkit("--version").stdout.startswith("agentkit ")
+
+
+def test_the_second_of_two_runs_finds_its_prompt_on_disk(
+    agentkit_process: Run, tiny_gguf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("AGENTKIT_PROMPT_CACHE_MB", "64")
+    told = "Answer in one sentence, and say so if you do not know the answer or are not sure of it. " * 2
+    options = ("--model", f"local:{tiny_gguf}", "--max-steps", "1", "--instructions", told)
+    first, second = (agentkit_process("run", "Say hello", *options) for _ in range(2))
+    assert "from disk" not in first.stderr and "prompt 0 reused + " in first.stderr
+    assert re.search(r"prompt (\d+) reused \(\1 from disk\) \+ \d+ prefilled, first token \d", second.stderr)
+    assert second.stdout == first.stdout

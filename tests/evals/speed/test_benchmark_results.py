@@ -57,3 +57,16 @@ def test_prefix_reuse_reports_turn_by_turn() -> None:
     assert result.comparisons[0].values["llama-cpp-python chat call"] == pytest.approx(200.0)
     assert result.curves[0].x == (1.0, 2.0)
     json.dumps(asdict(result))
+
+
+def test_a_warm_start_promises_a_bound_and_a_ratio() -> None:
+    from evals.speed.warm_start import ProcessTimes, WarmStart, to_result
+
+    def process(first_token_s: float, n_restored: int) -> ProcessTimes:
+        return ProcessTimes(0.5, 0.4, first_token_s, first_token_s + 0.9, first_token_s, 1000, n_restored, 20, [1])
+
+    result = to_result(WarmStart("m", process(2.0, 0), process(0.1, 980), process(0.16, 980), 23_000_000))
+    assert [(f.value, f.holds) for f in result.figures[:2]] == [(0.16, True), (pytest.approx(12.5), True)]
+    assert result.figures[3].value == 23.0
+    slow = to_result(WarmStart("m", process(2.0, 0), process(0.4, 0), process(0.1, 980), 23_000_000))
+    assert [figure.holds for figure in slow.figures[:2]] == [False, False]

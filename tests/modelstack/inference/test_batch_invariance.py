@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 
 from modelstack.inference.engine import GenerateRequest
 from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama_library import library
 from modelstack.toolcalls import GrammarCompiler, ResponseFormat, ToolSpec
+from tests.modelstack.inference.tiny_gguf import TinyShape, write_tiny_gguf
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it thinks about what to do next. " * 16
 TOOLS = (
@@ -70,3 +73,24 @@ def test_jump_ahead_changes_nothing_but_the_number_of_model_calls(engine: LlamaC
         sampled = [i for i, forced in enumerate(with_jump.forced) if not forced]
         assert [with_jump.logprobs[i] for i in sampled] == [without.logprobs[i] for i in sampled]
         assert with_jump.stats.forward_calls < without.stats.forward_calls
+
+
+@pytest.mark.parametrize("file_type", {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q4_K": 15, "Q6_K": 18}.items())
+def test_the_engine_measures_whether_batches_change_a_reply(tmp_path: Path, file_type: tuple[str, int]) -> None:
+    """Kernels of some formats sum up otherwise for several rows; for which formats depends on the processor."""
+    plain = write_tiny_gguf(tmp_path / "plain.gguf", shape=TinyShape(width=256, feed_forward=512, n_vocab=512))
+    quantised = tmp_path / f"{file_type[0]}.gguf"  # width 256: K-quants come in blocks of as many
+    parameters = library().llama_model_quantize_default_params()
+    parameters.ftype, parameters.nthread = file_type[1], 1
+    files = (str(plain).encode(), str(quantised).encode())
+    assert library().llama_model_quantize(*files, ctypes.byref(parameters)) == 0
+    with LlamaCppEngine(quantised, context_window=512, n_threads=1, n_threads_prefill=1) as engine:
+        ids = engine.vocabulary.encode(TEXT)[:101]
+        replies = []
+        for cut in (0, 1, 2, 3, 50, 99, 100):
+            engine.forget("default")
+            if cut:
+                engine.generate(GenerateRequest(ids[:cut], 1))
+            generation = engine.generate(GenerateRequest(ids, 6, end_ids=frozenset({999_999})))
+            replies.append((generation.ids, generation.logprobs))
+        assert engine.batch_invariant == all(reply == replies[0] for reply in replies)

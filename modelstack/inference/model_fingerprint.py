@@ -1,0 +1,61 @@
+"""The hash that identifies a model: content of its files and scale of its adapter, computed once a machine."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from modelstack.files import sha256_of
+from modelstack.inference.remembered import RememberedFacts
+
+
+class ModelFingerprint:
+    """SHA-256 over weights, adapter and scale; may be asked from several threads, of which one computes."""
+
+    def __init__(self, files: Sequence[Path], lora_scale: float, facts: RememberedFacts | None) -> None:
+        """Name the weights' file, then the adapter's if there is one; `facts` keep hashes between processes."""
+        self._files = files
+        self._lora_scale = lora_scale
+        self._facts = facts
+        self._computing = threading.Lock()
+        self._value: str | None = None
+
+    def value(self, *, may_hash: bool = True) -> str | None:
+        """Return the fingerprint; None if a file's hash is unknown and may not be computed.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        if self._value is None and may_hash:
+            with self._computing:
+                self._value = self._value or self._compute(may_hash=True)
+        elif self._value is None:
+            self._value = self._compute(may_hash=False)
+        return self._value
+
+    def of_files(self, files: Sequence[Path], *, may_hash: bool) -> list[str] | None:
+        """Return the SHA-256 of each file; None if one is unknown and may not be computed.
+
+        Raises:
+            OSError: a file cannot be read.
+        """
+        hashes: list[str] = []
+        for file in files:
+            known = self._facts.sha256(file) if self._facts is not None else None
+            if known is None and may_hash:
+                known = sha256_of(file) if self._facts is None else self._facts.learn_sha256(file)
+            if known is None:
+                return None
+            hashes.append(known)
+        return hashes
+
+    def _compute(self, *, may_hash: bool) -> str | None:
+        hashes = self.of_files(self._files, may_hash=may_hash)
+        if hashes is None:
+            return None
+        digest = hashlib.sha256(b"".join(map(bytes.fromhex, hashes)))
+        if len(self._files) > 1:
+            digest.update(repr(self._lora_scale).encode())
+        return digest.hexdigest()

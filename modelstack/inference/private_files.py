@@ -1,0 +1,104 @@
+"""Files that encode what a user wrote: only that user may read them, and only that user may have written them.
+
+A file that another user could have put in place, directly or through a link, is refused before its content is
+looked at. Windows has no such modes; there the user's profile folder is what keeps others out.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from io import FileIO
+from pathlib import Path
+
+SCRATCH_PREFIX = ".write-"
+"""Begins the names of files that are being written."""
+_NO_LINKS: int = getattr(os, "O_NOFOLLOW", 0)
+_READ_FLAGS: int = os.O_RDONLY | _NO_LINKS | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+"""A link is refused, and opening a pipe does not wait for its writer."""
+_HAS_MODES = os.name != "nt"
+
+
+@contextmanager
+def open_private(path: Path) -> Iterator[FileIO]:
+    """Open a regular file that only its user can write; unbuffered.
+
+    Raises:
+        OSError: there is none, or it is a link, a device, somebody else's, or others can write it.
+    """
+    with open(os.open(path, _READ_FLAGS), "rb", buffering=0) as file:
+        found = os.fstat(file.fileno())
+        if not (stat.S_ISREG(found.st_mode) and _is_private(found)):
+            raise PermissionError(errno.EPERM, "not a file that only you can write", str(path))
+        yield file
+
+
+def is_private_folder(folder: Path) -> bool:
+    """Whether this is a folder, not a link to one, that only its user can write; False if there is none."""
+    try:
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    return stat.S_ISDIR(found.st_mode) and _is_private(found)
+
+
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that only its user can read; one that is the user's own becomes so.
+
+    Raises:
+        OSError: it cannot be made, or it is a link or somebody else's.
+    """
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = os.lstat(folder)
+    if _HAS_MODES and stat.S_ISDIR(found.st_mode) and _is_own(found) and found.st_mode & 0o077:
+        os.chmod(folder, 0o700)
+    if not is_private_folder(folder):
+        raise PermissionError(errno.EPERM, "not a folder that only you can write", str(folder))
+
+
+def open_lock(path: Path) -> int:
+    """Return the descriptor of a file that is only there to be locked.
+
+    Raises:
+        OSError: it cannot be opened, or it is a link.
+    """
+    return os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINKS, 0o600)
+
+
+def replace_private(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Put a file that only its user can read in the place of `path`, whole or not at all.
+
+    It is not synced: a reader must be able to tell what a power failure left.
+
+    Raises:
+        OSError: it cannot be written; nothing is left behind.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=SCRATCH_PREFIX, dir=path.parent)  # mode 0600
+    try:
+        with open(descriptor, "wb", buffering=0) as file:
+            for piece in pieces:
+                left = memoryview(piece)
+                while left:
+                    left = left[file.write(left) :]
+        os.replace(name, path)
+    except BaseException:
+        remove(Path(name))
+        raise
+
+
+def remove(path: Path) -> None:
+    """Remove a file if that is possible."""
+    with suppress(OSError):
+        path.unlink()
+
+
+def _is_private(found: os.stat_result) -> bool:
+    return not _HAS_MODES or (_is_own(found) and not found.st_mode & 0o022)
+
+
+def _is_own(found: os.stat_result) -> bool:
+    return found.st_uid == os.geteuid()

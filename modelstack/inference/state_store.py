@@ -1,0 +1,277 @@
+"""KV states of prompts on disk, so that a new process need not evaluate the beginning of a known prompt again.
+
+A file holds the state of one sequence as llama.cpp writes it, behind the tokens that it was computed from:
+
+    magic 8 B | key 32 B | number of tokens u32 | bytes of the state u64 | tokens i32 each | state | SHA-256
+
+The key stands for everything that the bytes depend on besides the tokens (weights, adapter, build, number format);
+the hash covers all bytes before it. A reader trusts nothing: a link, a file that others can write, a cut, altered
+or foreign file is removed and counts as absent. A file never changes under its final name: readers take no lock.
+Writers and `clear` take turns by a lock that the kernel drops with its holder; a temporary file found under the
+lock is the leftover of a killed process. Files are not synced: what a power failure damages, the hash finds.
+
+A store that cannot be read or written is an empty one: no method raises for what the disk or another process does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import struct
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.private_files import (
+    SCRATCH_PREFIX,
+    is_private_folder,
+    make_private_folder,
+    open_lock,
+    open_private,
+    remove,
+    replace_private,
+)
+from modelstack.inference.sequences import common_prefix_length
+
+try:
+    import fcntl
+except ImportError:  # Windows: without the lock two writers may remove each other's temporary file
+    fcntl = None
+
+DEFAULT_MAX_BYTES = 1 << 30
+MAX_FILES = 256
+"""Bounds the heads that `closest` reads; 1 GiB holds about 45 states of 1,000 tokens of a 135M model."""
+MAX_TOKENS = 1 << 20
+LOCK_WAIT_S = 5.0
+"""How long a writer waits for another one, which needs milliseconds; then nothing is stored."""
+LOCK_POLL_S = 0.02
+
+_MAGIC = b"KVSTATE1"
+_HEAD = struct.Struct("<8s32sIQ")
+_HASH_BYTES = 32
+_SUFFIX, _LOCK_NAME = ".kv", ".lock"
+
+
+@dataclass(frozen=True, slots=True)
+class StoredState:
+    """The verified state of a sequence that holds `tokens`."""
+
+    tokens: list[int]
+    state: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """Size of a store."""
+
+    n_states: int
+    n_bytes: int
+
+
+class StateStore:
+    """A folder of states, bounded in bytes; the state used longest ago is removed first."""
+
+    def __init__(self, folder: str | os.PathLike[str], max_bytes: int = DEFAULT_MAX_BYTES) -> None:
+        """Name the folder; the first `put` makes it.
+
+        Raises:
+            ValueError: `max_bytes` is not positive.
+        """
+        if max_bytes < 1:
+            raise ValueError(f"max_bytes={max_bytes}: a store must hold at least one byte; use no store instead")
+        self.folder = Path(folder)
+        self.max_bytes = max_bytes
+
+    def get(self, key: bytes, tokens: Sequence[int]) -> StoredState | None:
+        """Return the state of exactly these tokens."""
+        return self._load(self._path(key, tokens), key, tokens) if is_private_folder(self.folder) else None
+
+    def has(self, key: bytes, tokens: Sequence[int]) -> bool:
+        """Whether there is a file for these tokens; it is not verified."""
+        return self._path(key, tokens).is_file()
+
+    def closest(self, key: bytes, tokens: Sequence[int], at_least: int) -> StoredState | None:
+        """Return the state that shares the longest beginning, of `at_least` tokens or more, with `tokens`."""
+        wanted = list(tokens)
+        shared: list[tuple[int, int, Path]] = []
+        for path in self._files(key) if is_private_folder(self.folder) else ():
+            held = self._tokens_of(path, key)
+            if held is not None and (n := common_prefix_length(held, wanted)) >= at_least:
+                shared.append((n, -len(held), path))
+        for _, _, path in sorted(shared, reverse=True):
+            if (found := self._load(path, key, None)) is not None:
+                return found
+        return None
+
+    def put(self, key: bytes, tokens: Sequence[int], state: NDArray[np.uint8]) -> bool:
+        """Store a state; False when that was impossible, or the state alone is larger than the store."""
+        head = _HEAD.pack(_MAGIC, key, len(tokens), state.size) + _token_bytes(tokens)
+        n_bytes = len(head) + state.size + _HASH_BYTES
+        if n_bytes > self.max_bytes:
+            return False
+        digest = hashlib.sha256(head)
+        digest.update(state.data)
+        try:
+            make_private_folder(self.folder)
+            with self._locked():
+                self._make_room(n_bytes)
+                replace_private(self._path(key, tokens), (head, state.data, digest.digest()))
+        except OSError:
+            return False
+        return True
+
+    def clear(self) -> StoreUsage:
+        """Remove everything in the folder; return how many states that were, and their size."""
+        usage = self.usage()
+        with suppress(OSError):
+            if is_private_folder(self.folder):
+                with self._locked():
+                    for path in list(self.folder.iterdir()):
+                        if path.name != _LOCK_NAME:
+                            remove(path)
+        return usage
+
+    def usage(self) -> StoreUsage:
+        """Return how many states there are, and their size."""
+        sizes = [size for _, size, _ in self._by_last_use()] if is_private_folder(self.folder) else []
+        return StoreUsage(len(sizes), sum(sizes))
+
+    def _path(self, key: bytes, tokens: Sequence[int]) -> Path:
+        return self.folder / f"{_prefix(key)}{hashlib.sha256(_token_bytes(tokens)).hexdigest()[:32]}{_SUFFIX}"
+
+    def _files(self, key: bytes | None = None) -> list[Path]:
+        prefix = "" if key is None else _prefix(key)
+        try:
+            names = os.listdir(self.folder)
+        except OSError:
+            return []
+        return [self.folder / name for name in names if name.startswith(prefix) and name.endswith(_SUFFIX)]
+
+    # -- reading ------------------------------------------------------------------------------------------
+
+    def _tokens_of(self, path: Path, key: bytes) -> list[int] | None:
+        """Read the tokens of a file, not verified yet; a file with an impossible head is removed."""
+        try:
+            with open_private(path) as file:
+                if (held := _read_head(file, key)) is not None:
+                    return held.tolist()
+        except FileNotFoundError:
+            return None
+        except OSError:
+            pass
+        remove(path)
+        return None
+
+    def _load(self, path: Path, key: bytes, tokens: Sequence[int] | None) -> StoredState | None:
+        """Read and verify a file, of these tokens if they are given; a bad file is removed."""
+        try:
+            with open_private(path) as file:
+                held = _read_head(file, key)
+                if held is not None and (tokens is None or held.tolist() == list(tokens)):
+                    content = _verified(file)
+                    if content is not None:
+                        with suppress(OSError):  # in a folder that cannot be written, the order stays
+                            os.utime(path)
+                        return StoredState(held.tolist(), content[_HEAD.size + held.nbytes : -_HASH_BYTES])
+        except FileNotFoundError:
+            return None
+        except OSError:
+            pass
+        remove(path)
+        return None
+
+    # -- writing ------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """Hold the folder alone.
+
+        Raises:
+            OSError: the folder cannot be written, or another process kept it too long.
+        """
+        lock = open_lock(self.folder / _LOCK_NAME)
+        try:
+            _wait_for(lock)
+            yield
+        finally:
+            os.close(lock)
+
+    def _make_room(self, n_bytes: int) -> None:
+        """Remove leftovers, and the states used longest ago until `n_bytes` more fit."""
+        for left in self.folder.glob(f"{SCRATCH_PREFIX}*"):
+            remove(left)
+        states = self._by_last_use()
+        total = sum(size for _, size, _ in states)
+        for n_removed, (_, size, path) in enumerate(states):
+            if total + n_bytes <= self.max_bytes and len(states) - n_removed < MAX_FILES:
+                break
+            remove(path)
+            total -= size
+
+    def _by_last_use(self) -> list[tuple[int, int, Path]]:
+        """Return time of last use, size and path of each state, oldest first."""
+        found: list[tuple[int, int, Path]] = []
+        for path in self._files():
+            with suppress(OSError):
+                status = os.lstat(path)
+                found.append((status.st_mtime_ns, status.st_size, path))
+        return sorted(found)
+
+
+def _prefix(key: bytes) -> str:
+    return f"{key.hex()[:16]}-"
+
+
+def _token_bytes(tokens: Sequence[int]) -> bytes:
+    return np.asarray(tokens, dtype="<i4").tobytes()
+
+
+def _read_head(file: FileIO, key: bytes) -> NDArray[np.int32] | None:
+    """Return the tokens named in a file's head; None when the head fits neither the key nor the file's size."""
+    head = file.read(_HEAD.size)
+    if len(head) != _HEAD.size:
+        return None
+    magic, found_key, n_tokens, n_state = _HEAD.unpack(head)
+    if (magic, found_key) != (_MAGIC, key) or not 0 < n_tokens <= MAX_TOKENS:
+        return None
+    if os.fstat(file.fileno()).st_size != _HEAD.size + 4 * n_tokens + n_state + _HASH_BYTES:
+        return None
+    tokens = file.read(4 * n_tokens)
+    return np.frombuffer(tokens, dtype="<i4") if len(tokens) == 4 * n_tokens else None
+
+
+def _verified(file: FileIO) -> NDArray[np.uint8] | None:
+    """Return a file's bytes; None when the hash does not fit, as in a file that shrinks meanwhile."""
+    file.seek(0)
+    content = np.empty(os.fstat(file.fileno()).st_size, dtype=np.uint8)
+    view, n_read = content.data, 0
+    while n_read < len(view):
+        n = file.readinto(view[n_read:])
+        if not n:
+            return None
+        n_read += n
+    return content if hashlib.sha256(view[:-_HASH_BYTES]).digest() == view[-_HASH_BYTES:].tobytes() else None
+
+
+def _wait_for(lock: int) -> None:
+    """Take the lock of an open file.
+
+    Raises:
+        BlockingIOError: another process kept it too long.
+    """
+    if fcntl is None:
+        return
+    deadline = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOCK_POLL_S)
