@@ -8,6 +8,7 @@ a conversation stays in the KV cache, and a reply reports how much of it was reu
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
     from modelstack.toolcalls.convention import ResponseFormat
     from modelstack.toolcalls.lexical import DecisionPrior
     from modelstack.toolcalls.reply_bias import ReplyTables
+
+logger = logging.getLogger(__name__)
 
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
@@ -200,7 +203,7 @@ class LocalModel(Model):
             if isinstance(self._source, str | Path):
                 from agentkit.models.catalog import local_path
 
-                path = local_path(str(self._source))
+                path = local_path(str(self._source), tell=logger.warning)
                 engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **self._engine_options)
             else:
                 engine = self._source

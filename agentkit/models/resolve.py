@@ -112,11 +112,11 @@ def profile_or_fallback(
         ModelFileError: neither can be fetched.
         UserError: the name is not understood.
     """
-    from agentkit.models.catalog import local_path
+    from agentkit.models.catalog import is_present, local_path
     from agentkit.models.catalog_store import ModelFileError
 
     local = split_local(name)
-    if local is None:
+    if local is None or is_present(local[0]):
         return name, None
     fetch = fetch or local_path
     try:
@@ -124,7 +124,8 @@ def profile_or_fallback(
     except ModelFileError as error:
         if local[1] or profile_of(name) in (None, FALLBACK_PROFILE):
             raise
-        fetch(PROFILES[FALLBACK_PROFILE])
+        if not is_present(PROFILES[FALLBACK_PROFILE]):
+            fetch(PROFILES[FALLBACK_PROFILE])
         return f"local:{FALLBACK_PROFILE}", error
     return name, None
 

@@ -23,6 +23,11 @@ from agentkit.models.resolve import (
 from agentkit.testing import TestModel
 
 
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path / "cache"))
+
+
 def test_the_test_model_is_new_each_time() -> None:
     assert isinstance(resolve_model("test"), TestModel)
     assert resolve_model("test") is not resolve_model("test")
@@ -86,7 +91,7 @@ def test_a_profile_is_read_from_a_models_name(name: str, profile: str | None) ->
 def test_every_profile_is_a_model_of_the_catalog_and_the_smallest_comes_first() -> None:
     sizes = [CATALOG[model_id].size for model_id in PROFILES.values()]
     assert sizes == sorted(sizes)
-    assert profiles.FALLBACK_PROFILE == next(iter(PROFILES))
+    assert next(iter(PROFILES)) == profiles.FALLBACK_PROFILE
 
 
 class Fetching:
