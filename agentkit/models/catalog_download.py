@@ -164,9 +164,10 @@ def _retrying(
         except (httpx.TransportError, _Transient) as error:
             idle_attempts = 0 if measure() > before else idle_attempts + 1
             if idle_attempts >= max_attempts:
+                kept = " What came so far is kept and the next try goes on from there." if measure() else ""
                 raise ModelFileError(
                     f"{url} cannot be fetched ({str(error) or type(error).__name__}): check the network and the "
-                    f"proxy (HTTPS_PROXY). What came so far is kept and the next try goes on from there."
+                    f"proxy (HTTPS_PROXY).{kept}"
                 ) from error
             pause(min(2.0**idle_attempts, _MAX_PAUSE_S))
 

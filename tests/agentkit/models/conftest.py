@@ -113,6 +113,7 @@ def start(cache: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
         described = {name: value for name, value in asdict(entry).items() if value is not None}
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD + code, json.dumps(described)],
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
             env={**os.environ, **environment},
@@ -123,8 +124,9 @@ def start(cache: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
     yield start
     for child in children:
-        if child.stdout is not None:
-            child.stdout.close()
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                stream.close()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(child.pid, signal.SIGKILL)
         child.wait()
