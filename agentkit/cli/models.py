@@ -41,8 +41,8 @@ def list_models() -> None:
         if not entry.open_source:
             output.print(plain(f"  not an open-source licence: {entry.licence_url}", "yellow"))
     for line in (
-        "* is `local`. local:PROFILE has the shipped adapter, if any; local:MODEL has none.",
-        "MEMORY of a process after an answer, with the default context window, measured.",
+        "* is `local`. local:PROFILE has the shipped adapter, if any; local:ID has none.",
+        "MEMORY: measured, of a process after an answer, with the default window.",
         "Others: hf:OWNER/REPO/FILE.gguf, https://HOST/FILE.gguf#sha256=..., ./FILE.gguf",
     ):
         output.print(plain(line, "dim"))

@@ -124,7 +124,6 @@ def test_another_wheel_than_the_known_one_is_refused_unread(wheel: Path, use: Ca
 def test_a_wheel_far_larger_than_the_known_one_stops_pip(
     wheel: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    entry = entry_of(wheel)
     monkeypatch.setenv("PIP_NO_INDEX", "0")
     with FileServer(wheels={wheel.name: b"\0" * (18 << 20)}, stall_after=17 << 20) as server:
         monkeypatch.setenv("PIP_INDEX_URL", server.url("simple"))
