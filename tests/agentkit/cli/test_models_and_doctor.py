@@ -54,10 +54,10 @@ def test_the_list_says_what_is_here(empty_cache: Path) -> None:
 
 @pytest.mark.parametrize("name", ["small", "local:small", "qwen2.5-coder-0.5b"])
 def test_a_profile_and_its_model_name_the_same_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    pulled: list[str] = []
-    monkeypatch.setattr(catalog, "pull", lambda spec, **_: pulled.append(catalog.parse_spec(spec).id))
+    pulled: list[object] = []
+    monkeypatch.setattr(catalog, "pull", lambda spec, **_: pulled.append(catalog.parse_spec(spec)))
     result = runner.invoke(app, ["models", "pull", name])
-    assert result.exit_code == 0 and pulled == ["qwen2.5-coder-0.5b"]
+    assert result.exit_code == 0 and pulled == [CATALOG["qwen2.5-coder-0.5b"]]
     assert "fetching qwen2.5-coder-0.5b (491 MB, Apache-2.0); it is kept for the next time" in result.output
 
 

