@@ -13,12 +13,13 @@ import pytest
 
 from agentkit import FunctionToolset, ModelError
 from agentkit.cli import demo
+from agentkit.cli.console import output_console
 from agentkit.cli.demo import described, problems_of
 from agentkit.cli.demo_data import N_ORDERS, write_database, write_notes
 from agentkit.cli.demo_tasks import TASKS, numbers_in, unsolved
 from agentkit.context import RunContext
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
-from agentkit.models import resolve
+from agentkit.models import catalog, resolve
 from agentkit.models.catalog import is_present
 from agentkit.models.catalog_store import ModelFileError
 from agentkit.testing import ScriptedModel, call
@@ -220,6 +221,20 @@ def test_the_demo_says_which_model_took_the_place_of_the_one_asked_for(
     assert "local cannot be fetched, so local:smollm2-135m does the tasks: no source has it" in said
     assert "Model: smollm2-135m" in said
     assert done.returncode == 0
+
+
+def test_a_profile_that_cannot_be_fetched_leaves_the_tasks_to_the_tiny_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(spec: str, **_: object) -> Path:
+        if spec != "smollm2-135m":
+            raise ModelFileError("no source has it")
+        return tmp_path / "tiny.gguf"
+
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(catalog, "pull", pull)
+    name, failure = demo.usable_model("local:small", output_console())
+    assert name == "local:tiny" and str(failure) == "no source has it"
 
 
 def test_what_can_be_expected_of_a_model_is_said() -> None:
