@@ -99,8 +99,8 @@ class Agent(Generic[DepsT, OutputT]):
         """Declare an agent; nothing is loaded or connected before the first run.
 
         Args:
-            model: A model, or its name for `agentkit.models.resolve_model`: "local", "local:PATH.gguf",
-                "openai:NAME", "http://HOST/v1#NAME".
+            model: A model, or its name for `agentkit.models.resolve_model`: "local", "local:small",
+                "local:PATH.gguf", "openai:NAME", "http://HOST/v1#NAME".
             tools: Plain functions (see `agentkit.tool`) or `Tool` objects.
             toolsets: Sources of tools, such as `MCPToolset`.
             instructions: System prompt, or a function of the run's context that gives it.

@@ -30,7 +30,10 @@ def specialise(
         list[str] | None, typer.Argument(metavar="[key=value ...]", help="Keys over the recipe.")
     ] = None,
     model: Annotated[
-        str, typer.Option("--model", "-m", help="local, local:ID, or local:PATH.gguf: what is trained on.")
+        str,
+        typer.Option(
+            "--model", "-m", help="local, local:PROFILE, local:ID or local:PATH.gguf: what is trained on."
+        ),
     ] = "local",
     out: Annotated[
         Path | None, typer.Option("--out", "-o", help="Folder of the run; a started one is continued.")
@@ -104,6 +107,7 @@ def start_of(model: str) -> Start:
         UserError: The name is not a local model's, or has options.
     """
     from agentkit.models.catalog import local_path
+    from agentkit.models.profiles import profile_of
     from agentkit.models.resolve import split_local
     from agentkit.models.shipped import shipped_folder
     from specialise.run import Start
@@ -111,7 +115,8 @@ def start_of(model: str) -> Start:
     local = split_local(model)
     if local is None or local[1]:
         raise UserError(
-            f"model {model!r} cannot be trained: name local, local:ID or local:PATH.gguf, without options."
+            f"model {model!r} cannot be trained: name local, local:PROFILE, local:ID or local:PATH.gguf, without "
+            f"options."
         )
     weights = Path(local_path(local[0]))
-    return Start(weights, shipped_folder(local[0]) if model == "local" else None)
+    return Start(weights, shipped_folder(local[0]) if profile_of(model) else None)

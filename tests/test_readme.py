@@ -20,6 +20,7 @@ def test_the_readme_example_runs_offline_and_prints_an_answer(
 ) -> None:
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "todo.md").write_text("milk\neggs\nflour\n", encoding="utf-8")
+    code = code.replace('"local"', '"local:tiny"')  # the model that tests have, whichever is the default
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "RunUsage(requests=" in done.stdout

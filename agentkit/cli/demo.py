@@ -96,13 +96,13 @@ def usable_model(name: str, output: Console) -> tuple[str, ModelFileError | None
     """Fetch a model's file and return the name of the model to use, and why it is not the one asked for.
 
     Raises:
-        ModelFileError: the file cannot be fetched.
+        ModelFileError: the file cannot be fetched, nor that of the fallback profile.
         UserError: the name is not understood.
     """
-    from agentkit.cli.downloads import prepare_model
+    from agentkit.cli.downloads import pull_shown
+    from agentkit.models.resolve import profile_or_fallback
 
-    prepare_model(name, output)
-    return name, None
+    return profile_or_fallback(name, lambda spec: pull_shown(spec, output))
 
 
 def described(name: str) -> str:

@@ -23,8 +23,8 @@ import typer
 State = Literal["ok", "missing", "broken"]
 """Missing is optional; broken is a fault of the base install."""
 
-MIN_MEMORY_BYTES = 1 << 30
-"""The embedded model's weights, cache and the process: about 0.4 GB, and room for the rest."""
+SPARE_MEMORY_BYTES = 500_000_000
+"""Room for tool servers and the program itself, beside the process that holds the default model."""
 
 LOAD_TIMEOUT_S = 60
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)([^;]*)")
@@ -190,11 +190,16 @@ def _cores() -> Check:
 
 
 def _memory() -> Check:
+    from agentkit.models.catalog import CATALOG
+    from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
+
     free = _available_memory_bytes()
     if free is None:
         return Check("memory", "ok", "unknown on this system")
-    if free < MIN_MEMORY_BYTES:
-        return Check("memory", "missing", f"{free / 1e9:.1f} GB available", "the embedded model wants 1 GB")
+    wanted = CATALOG[PROFILES[DEFAULT_PROFILE]].memory + SPARE_MEMORY_BYTES
+    if free < wanted:
+        fix = f"the embedded model wants {wanted / 1e9:.1f} GB; `agentkit models list` shows smaller ones"
+        return Check("memory", "missing", f"{free / 1e9:.1f} GB available", fix)
     return Check("memory", "ok", f"{free / 1e9:.1f} GB available")
 
 

@@ -1,12 +1,17 @@
-"""Fetching a model with a progress bar, before anything else is printed."""
+"""Fetching a model with a progress bar, before anything else is printed; line by line where nobody watches."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+_LINES_PER_FILE = 10
+_BYTES_PER_LINE = 50_000_000
+"""Where the size is not known."""
 
 
 def prepare_model(model: str, notes: Console) -> None:
@@ -25,7 +30,7 @@ def prepare_model(model: str, notes: Console) -> None:
 
 
 def pull_shown(spec: str, notes: Console) -> Path:
-    """Fetch a model file under a progress bar and return its path.
+    """Fetch a model file unless it is there undamaged, telling how far it is, and return its path.
 
     Raises:
         ModelFileError: it cannot be fetched.
@@ -36,10 +41,40 @@ def pull_shown(spec: str, notes: Console) -> Path:
     from agentkit.cli.console import one_line, plain
     from agentkit.models.catalog import is_present, pull
 
+    def tell(line: str) -> None:
+        notes.print(plain(one_line(line, 400), "dim"))
+
     if not is_present(spec):
-        notes.print(plain(f"fetching {spec}; it is kept for the next time"))
+        notes.print(plain(f"fetching {_facts(spec)}; it is kept for the next time"))
+    if not notes.is_terminal:
+        return pull(spec, progress=heartbeat(tell), tell=tell)
     label = TextColumn("{task.description}", markup=False)
     columns = (label, BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes, transient=True) as bar:
         task = bar.add_task(one_line(spec, 40), total=None)
-        return pull(spec, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        return pull(spec, progress=lambda done, total: bar.update(task, completed=done, total=total), tell=tell)
+
+
+def heartbeat(tell: Callable[[str], None]) -> Callable[[int, int | None], None]:
+    """Return a listener that tells every tenth of a download in a line, for logs and pipes."""
+    n_told = 0
+
+    def progress(done: int, total: int | None) -> None:
+        nonlocal n_told
+        n_lines = done // _BYTES_PER_LINE if total is None else done * _LINES_PER_FILE // max(total, 1)
+        if n_lines > n_told:
+            of = "" if total is None else f" of {total / 1e6:.0f}"
+            tell(f"{done / 1e6:.0f}{of} MB")
+            n_told = n_lines
+
+    return progress
+
+
+def _facts(spec: str) -> str:
+    from agentkit.models.catalog import CatalogEntry, parse_spec
+
+    found = parse_spec(spec)
+    if not isinstance(found, CatalogEntry):
+        return spec
+    terms = "" if found.open_source else f", not an open-source licence: {found.licence_url}"
+    return f"{found.id} ({found.size / 1e6:.0f} MB, {found.licence}{terms})"

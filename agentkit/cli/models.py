@@ -2,32 +2,58 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from agentkit.models.catalog import CatalogEntry
 
 app = typer.Typer(no_args_is_help=True, help="Models that run in this process: list, pull, verify, clear-prompts.")
 
 SpecArgument = Annotated[
     str,
     typer.Argument(
-        metavar="MODEL", help="An id of the list, hf:OWNER/REPO/FILE.gguf or https://HOST/FILE.gguf#sha256=..."
+        metavar="MODEL",
+        help="An id or profile of the list, hf:OWNER/REPO/FILE.gguf or https://HOST/FILE.gguf#sha256=...",
     ),
 ]
+
+_ROW = "{:<19}{:<10}{:>8}{:>9}   {:<6}{}"
+"""Widths of the list: with the longest licence a line has less than 80 columns, in a pipe too."""
 
 
 @app.command("list")
 def list_models() -> None:
-    """List the models of the catalog and whether they are here."""
+    """List the models of the catalog: size, memory, licence, what each is good for, and whether it is here."""
     from agentkit.cli.console import output_console, plain
-    from agentkit.models.catalog import CATALOG, is_present
+    from agentkit.models.catalog import CATALOG
+    from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
 
     output = output_console()
+    profiles = {model_id: profile for profile, model_id in PROFILES.items()}
+    output.print(plain(_ROW.format("MODEL", "PROFILE", "FILE", "MEMORY", "HERE", "LICENCE"), "bold"))
     for entry in CATALOG.values():
-        state = "here" if is_present(entry.id) else "not here"
-        facts = f"{entry.id}  {entry.size / 1e6:.0f} MB  {entry.licence}  {state}  {entry.description}"
-        output.print(plain(facts))
-    output.print(plain("Others: hf:OWNER/REPO/FILE.gguf, https://HOST/FILE.gguf#sha256=..., ./FILE.gguf", "dim"))
+        profile = profiles.get(entry.id, "")
+        output.print(plain(_facts(entry, f"{profile} *" if profile == DEFAULT_PROFILE else profile)))
+        output.print(plain(f"  {entry.description}", "dim"))
+        output.print(plain(f"  for {entry.good_for}", "dim"))
+        if not entry.open_source:
+            output.print(plain(f"  not an open-source licence: {entry.licence_url}", "yellow"))
+    for line in (
+        "* is `local`. local:PROFILE has the shipped adapter, if any; local:ID has none.",
+        "MEMORY: measured, of a process after an answer, with the default window.",
+        "Others: hf:OWNER/REPO/FILE.gguf, https://HOST/FILE.gguf#sha256=..., ./FILE.gguf",
+    ):
+        output.print(plain(line, "dim"))
+
+
+def _facts(entry: CatalogEntry, profile: str) -> str:
+    from agentkit.models.catalog import is_present
+
+    here = "yes" if is_present(entry.id) else "no"
+    size, memory = f"{entry.size / 1e6:.0f} MB", f"{entry.memory / 1e9:.1f} GB"
+    return _ROW.format(entry.id, profile, size, memory, here, entry.licence)
 
 
 @app.command()
@@ -36,7 +62,7 @@ def pull(model: SpecArgument) -> None:
     from agentkit.cli.console import notes_console, output_console, plain
     from agentkit.cli.downloads import pull_shown
 
-    output_console().print(plain(str(pull_shown(model, notes_console()))))
+    output_console().print(plain(str(pull_shown(_file_of(model), notes_console()))))
 
 
 @app.command()
@@ -48,11 +74,12 @@ def verify(
     from agentkit.models.catalog import CATALOG
     from agentkit.models.catalog import verify as verify_model
 
-    states = {spec: verify_model(spec) for spec in ([model] if model is not None else CATALOG)}
+    specs = list(CATALOG) if model is None else [_file_of(model)]
+    states = {spec: verify_model(spec) for spec in specs}
     for spec, state in states.items():
         fix = "" if state == "ok" else f"  (agentkit models pull {spec})"
         output_console().print(plain(f"{spec}  {state}{fix}"))
-    if "damaged" in states.values() or (model is not None and states[model] != "ok"):
+    if "damaged" in states.values() or (model is not None and states[specs[0]] != "ok"):
         raise typer.Exit(1)
 
 
@@ -65,3 +92,11 @@ def clear_prompts() -> None:
 
     removed = StateStore(prompt_cache_folder()).clear()
     output_console().print(plain(f"{removed.n_states} prompts, {removed.n_bytes / 1e6:.0f} MB removed"))
+
+
+def _file_of(name: str) -> str:
+    """Return the spec of a model's file; `local` and `local:small` name one as they do elsewhere."""
+    from agentkit.models.resolve import split_local
+
+    local = split_local(name)
+    return name if local is None else local[0]

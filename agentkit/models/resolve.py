@@ -1,8 +1,10 @@
 """A model from its name, so that an agent's model can be a word in a configuration.
 
-local                               the embedded default model with the adapter that the package carries for it
+local                               the default profile
+local:PROFILE                       tiny, small or medium: an embedded model with the adapter that the package
+                                    ships for it (`agentkit.models.profiles`)
 local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`, without that adapter; keys, also behind
-                                    `local`: lora=PATH or none, prior=PATH (of `modelstack fit-prior`) or none,
+                                    a profile: lora=PATH or none, prior=PATH (of `modelstack fit-prior`) or none,
                                     confidence=PATH (of `agentkit calibrate`) or none,
                                     abstain=true or false,
                                     grammar=llguidance, lm-format-enforcer or none (masks nothing),
@@ -24,15 +26,17 @@ from urllib.parse import parse_qsl
 
 from agentkit.errors import UserError
 from agentkit.models.model import Model
+from agentkit.models.profiles import DEFAULT_PROFILE, FALLBACK_PROFILE, PROFILES, profile_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
+    from agentkit.models.catalog_store import ModelFileError
     from agentkit.models.local import GrammarEngine
 
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
-_FORMS = ("local", "local:", "openai:", "http://", "https://", "test")
+_FORMS = ("local", *(f"local:{profile}" for profile in PROFILES), "openai:", "http://", "https://", "test")
 _LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "conversations")
 _GRAMMARS: dict[str, GrammarEngine | None] = {
     "llguidance": "llguidance",
@@ -57,7 +61,7 @@ def resolve_model(spec: str) -> Model:
         return TestModel()
     if (local := split_local(spec)) is not None:
         file_spec, options = local
-        return _local_model(file_spec, with_shipped(options) if spec.partition("?")[0] == "local" else options)
+        return _local_model(file_spec, with_shipped(file_spec, options) if profile_of(spec) else options)
     scheme, _, name = spec.partition(":")
     if scheme == "openai":
         return _openai_model(spec, name)
@@ -65,8 +69,8 @@ def resolve_model(spec: str) -> Model:
         return _server_model(spec)
     near = difflib.get_close_matches(spec, _FORMS, n=1, cutoff=0.0)
     raise UserError(
-        f"model {spec!r} is not understood; nearest: {near[0]!r}. Forms: local, local:ID, local:PATH.gguf, "
-        f"openai:NAME, http://HOST/v1#NAME, test."
+        f"model {spec!r} is not understood; nearest: {near[0]!r}. Forms: local, local:PROFILE, local:ID, "
+        f"local:PATH.gguf, openai:NAME, http://HOST/v1#NAME, test."
     )
 
 
@@ -76,8 +80,6 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
     Raises:
         UserError: an option is not known.
     """
-    from agentkit.models.catalog import DEFAULT_MODEL
-
     name, mark, query = spec.partition("?")
     if name != "local" and not name.startswith("local:"):
         return None
@@ -88,15 +90,50 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
         if key not in _LOCAL_OPTIONS:
             near = difflib.get_close_matches(key, _LOCAL_OPTIONS, n=1, cutoff=0.0)
             raise UserError(f"model {spec!r}: option {key!r} is not known; nearest: {near[0]!r}.")
-    return name.removeprefix("local").removeprefix(":") or DEFAULT_MODEL, options
+    file_spec = name.removeprefix("local").removeprefix(":") or DEFAULT_PROFILE
+    return PROFILES.get(file_spec, file_spec), options
 
 
-def with_shipped(options: Mapping[str, str]) -> Mapping[str, str]:
-    """Return the options of the model `local`: the shipped adapter, unless they name another or none."""
-    from agentkit.models.catalog import DEFAULT_MODEL
+def profile_or_fallback(
+    name: str = "local", fetch: Callable[[str], object] | None = None
+) -> tuple[str, ModelFileError | None]:
+    """Fetch a profile's file, or that of the fallback profile if it cannot be fetched. Blocks while it does.
+
+    Args:
+        name: A model's name; only a bare profile has a fallback.
+        fetch: Fetches the file of a catalog id, as `agentkit.cli.downloads.pull_shown` does with a progress bar;
+            None takes `local_path`, which shows nothing.
+
+    Returns:
+        The name of the model to use, and why it is not the one asked for (None: it is).
+
+    Raises:
+        ModelFileError: neither can be fetched.
+        UserError: the name is not understood.
+    """
+    from agentkit.models.catalog import is_present, local_path
+    from agentkit.models.catalog_store import ModelFileError
+
+    local = split_local(name)
+    if local is None or is_present(local[0]):
+        return name, None
+    fetch = fetch or local_path
+    try:
+        fetch(local[0])
+    except ModelFileError as error:
+        if local[1] or profile_of(name) in (None, FALLBACK_PROFILE):
+            raise
+        if not is_present(PROFILES[FALLBACK_PROFILE]):
+            fetch(PROFILES[FALLBACK_PROFILE])
+        return f"local:{FALLBACK_PROFILE}", error
+    return name, None
+
+
+def with_shipped(model_id: str, options: Mapping[str, str]) -> Mapping[str, str]:
+    """Return the options of a profile: the adapter shipped for its model, unless they name another or none."""
     from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
 
-    folder = shipped_folder(DEFAULT_MODEL)
+    folder = shipped_folder(model_id)
     if folder is None or "lora" in options:
         return options
     # The adapter was taught to abstain; a prompt that does not offer it is another than it was trained on.

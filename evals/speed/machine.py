@@ -163,3 +163,11 @@ def _cpu_ticks() -> tuple[int, int] | None:
     # user nice system idle iowait irq softirq steal; guest time is already part of user's.
     ticks = [int(part) for part in first.split()[1:9]]
     return sum(ticks) - ticks[3] - ticks[4], sum(ticks)
+
+
+def peak_bytes() -> int:
+    """Return this process's peak of resident memory; `ru_maxrss` would count its parent's from before exec."""
+    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    raise RuntimeError("/proc/self/status does not tell VmHWM, the peak of resident memory")

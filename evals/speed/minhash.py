@@ -34,6 +34,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evals.speed.machine import peak_bytes
 from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
@@ -202,7 +203,7 @@ def peak_of_stages(n_documents: int) -> dict[str, float]:
             pairs_of_bucket(files, bucket, out, max_records=MERGED_RECORDS)
         write_clusters(pairs, counts, folder / "clusters.npy")
         n_kept = write_copies(folder / "clusters.npy", counts, lengths_of(files), folder / "copies.npy")
-    return {"peak_mb": peak_mb(), "kept": n_kept}
+    return {"peak_mb": peak_bytes() / (1 << 20), "kept": n_kept}
 
 
 def made_text(number: int) -> str:
@@ -216,14 +217,6 @@ def made_text(number: int) -> str:
 
 
 _LETTERS = str.maketrans("0123456789", "ghijklmnop")
-
-
-def peak_mb() -> float:
-    """Return this process's peak of resident memory; `ru_maxrss` would count its parent's from before exec."""
-    for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-        if line.startswith("VmHWM:"):
-            return int(line.split()[1]) / 1024
-    return math.nan
 
 
 def main() -> int:

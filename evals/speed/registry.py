@@ -59,6 +59,11 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--turns", "3"),
         takes_model=True,
     ),
+    "model_memory": Benchmark(
+        "evals.speed.model_memory",
+        "memory of a process that has loaded a model of the catalog and answered",
+        quick=("--model", "smollm2-135m"),
+    ),
     "eval_harness": Benchmark(
         "evals.speed.eval_harness",
         "CPU time that the evaluation harness adds to a case",

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.usefixtures("smollm2_gguf")]
 async def follow(folder: Path, task: str, steps: list[TemplateStep]) -> RunResult[str]:
     """Run the embedded model with our filesystem server in a child process."""
     server = MCPToolset.stdio(sys.executable, "-m", "mcp_servers.filesystem", folder, "--write", id="files")
-    agent = Agent(resolve_model("local"), toolsets=[server], planner=PlanTemplate(steps), taint_rule=False)
+    agent = Agent(resolve_model("local:tiny"), toolsets=[server], planner=PlanTemplate(steps), taint_rule=False)
     async with agent:
         return await agent.run(task)
 

@@ -13,12 +13,13 @@ import pytest
 
 from agentkit import FunctionToolset, ModelError
 from agentkit.cli import demo
+from agentkit.cli.console import output_console
 from agentkit.cli.demo import described, problems_of
 from agentkit.cli.demo_data import N_ORDERS, write_database, write_notes
 from agentkit.cli.demo_tasks import TASKS, numbers_in, unsolved
 from agentkit.context import RunContext
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
-from agentkit.models import resolve
+from agentkit.models import catalog, resolve
 from agentkit.models.catalog import is_present
 from agentkit.models.catalog_store import ModelFileError
 from agentkit.testing import ScriptedModel, call
@@ -222,9 +223,23 @@ def test_the_demo_says_which_model_took_the_place_of_the_one_asked_for(
     assert done.returncode == 0
 
 
+def test_a_profile_that_cannot_be_fetched_leaves_the_tasks_to_the_tiny_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pull(spec: str, **_: object) -> Path:
+        if spec != "smollm2-135m":
+            raise ModelFileError("no source has it")
+        return tmp_path / "tiny.gguf"
+
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path))
+    monkeypatch.setattr(catalog, "pull", pull)
+    name, failure = demo.usable_model("local:small", output_console())
+    assert name == "local:tiny" and str(failure) == "no source has it"
+
+
 def test_what_can_be_expected_of_a_model_is_said() -> None:
     assert re.search(
-        r"smollm2-135m .* It gets \d+ of 60 requests .* right .*: expect wrong answers", described("local")
+        r"smollm2-135m .* It gets \d+ of 60 requests .* right .*: expect wrong answers", described("local:tiny")
     )
     assert described("openai:gpt") == "Model: openai:gpt."
 
@@ -233,7 +248,7 @@ def test_what_can_be_expected_of_a_model_is_said() -> None:
 @pytest.mark.skipif(find_spec("llama_cpp") is None, reason="llama-cpp-python is not installed")
 @pytest.mark.skipif(not is_present("smollm2-135m"), reason="agentkit models pull smollm2-135m")
 def test_the_embedded_model_makes_valid_calls_and_its_exit_status_is_what_it_shows(agentkit_process: Run) -> None:
-    done = agentkit_process("demo")
+    done = agentkit_process("demo", "--model", "local:tiny")
     n_solved = done.stdout.count("✓ solved")
     assert done.stdout.count("✗ not solved") == 4 - n_solved, done.stdout + done.stderr
     assert f"{n_solved} of 4 solved" in done.stdout

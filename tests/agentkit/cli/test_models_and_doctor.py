@@ -12,7 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli import doctor
+from agentkit.cli.downloads import heartbeat
 from agentkit.cli.main import app
+from agentkit.models import catalog
+from agentkit.models.catalog import CATALOG
+from agentkit.models.catalog_store import Progress, Tell
+from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
 from modelstack.inference.state_store import StateStore
 
 runner = CliRunner()
@@ -24,9 +29,74 @@ def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "cache"
 
 
-def test_the_catalog_is_listed_with_what_is_here() -> None:
+def test_the_catalog_is_listed_with_size_memory_licence_and_purpose() -> None:
     listed = runner.invoke(app, ["models", "list"]).output
-    assert "smollm2-135m" in listed and "98 MB" in listed and "Apache-2.0" in listed and "not here" in listed
+    for entry in CATALOG.values():
+        (row,) = (line for line in listed.splitlines() if line.startswith(entry.id))
+        assert f"{entry.size / 1e6:.0f} MB" in row and f"{entry.memory / 1e9:.1f} GB" in row
+        assert row.endswith(entry.licence) and entry.good_for in listed
+    assert max(map(len, listed.splitlines())) < 80
+    assert f"{PROFILES[DEFAULT_PROFILE]:<18} {DEFAULT_PROFILE} *" in listed
+    assert listed.count("not an open-source licence: https://ai.google.dev/gemma/terms") == 1
+
+
+def test_the_list_says_what_is_here(empty_cache: Path) -> None:
+    def is_here() -> bool:
+        listed = runner.invoke(app, ["models", "list"]).output
+        (row,) = (line for line in listed.splitlines() if line.startswith("gemma3-270m"))
+        return " yes " in row
+
+    entry = CATALOG["gemma3-270m"]
+    assert not is_here()
+    entry.slot.directory.mkdir(parents=True)
+    with entry.slot.path.open("wb") as file:
+        file.truncate(entry.size)
+    assert is_here()
+
+
+@pytest.mark.parametrize("name", ["small", "local:small", "qwen2.5-coder-0.5b"])
+def test_a_profile_and_its_model_name_the_same_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pulled: list[object] = []
+    monkeypatch.setattr(catalog, "pull", lambda spec, **_: pulled.append(catalog.parse_spec(spec)))
+    result = runner.invoke(app, ["models", "pull", name])
+    assert result.exit_code == 0 and pulled == [CATALOG["qwen2.5-coder-0.5b"]]
+    assert "fetching qwen2.5-coder-0.5b (491 MB, Apache-2.0); it is kept for the next time" in result.output
+
+
+def test_pulling_gemma_tells_its_terms_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "pull", lambda spec, **_: spec)
+    output = runner.invoke(app, ["models", "pull", "gemma3-270m"]).output
+    terms = "Gemma Terms of Use, not an open-source licence: https://ai.google.dev/gemma/terms"
+    assert f"fetching gemma3-270m (253 MB, {terms})" in output
+
+
+def test_a_pull_in_a_pipe_tells_sources_and_tenths(monkeypatch: pytest.MonkeyPatch) -> None:
+    def pull(spec: str, *, progress: Progress, tell: Tell) -> Path:
+        tell("trying the hub")
+        for done in range(0, 491_000_001, 1_000_000):
+            progress(done, 491_000_000)
+        return Path("model.gguf")
+
+    monkeypatch.setattr(catalog, "pull", pull)
+    lines = runner.invoke(app, ["models", "pull", "small"]).output.splitlines()
+    assert (
+        lines[1] == "trying the hub"
+        and lines[2] == "50 of 491 MB"
+        and lines[-2:]
+        == [
+            "491 of 491 MB",
+            "model.gguf",
+        ]
+    )
+    assert len(lines) == 13
+
+
+def test_a_download_of_unknown_size_is_told_by_its_bytes() -> None:
+    told: list[str] = []
+    progress = heartbeat(told.append)
+    for done in (1_000_000, 60_000_000, 70_000_000, 160_000_000):
+        progress(done, None)
+    assert told == ["60 MB", "160 MB"]
 
 
 def test_a_missing_model_fails_verification_only_when_it_is_named() -> None:
@@ -61,6 +131,13 @@ def test_a_machine_with_everything_has_a_complete_base() -> None:
     assert checks["pydantic"]["state"] == "ok" and checks["mcp"]["state"] == "ok"
     assert checks["model smollm2-135m"]["state"] == "missing"
     assert "agentkit models pull smollm2-135m" in checks["model smollm2-135m"]["fix"]
+
+
+def test_memory_is_compared_with_what_the_default_model_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = CATALOG[PROFILES[DEFAULT_PROFILE]].memory + doctor.SPARE_MEMORY_BYTES
+    for free, state in ((wanted, "ok"), (wanted - 1, "missing")):
+        monkeypatch.setattr(doctor, "_available_memory_bytes", lambda free=free: free)
+        assert doctor._memory().state == state
 
 
 def without(monkeypatch: pytest.MonkeyPatch, *missing: str) -> dict[str, doctor.Check]:

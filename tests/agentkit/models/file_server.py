@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -12,9 +13,9 @@ from urllib.parse import quote
 
 @dataclass
 class FileServer:
-    """Serves `body` under any path; what it was asked is in `requests`."""
+    """Serves `body` under any path, or a package index; what it was asked is in `requests`."""
 
-    body: bytes
+    body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     cuts: list[int] = field(default_factory=list)
     """Bytes after which each of the next answers breaks off."""
@@ -24,8 +25,10 @@ class FileServer:
     ignore_range: bool = False
     stall_after: int | None = None
     """Send so many bytes, then nothing, until the server ends."""
-    index_of: str | None = None
-    """File name of a wheel: paths that do not end in it are answered with a package index page."""
+    stall_at: str = ""
+    """End of the paths that `stall_after` concerns."""
+    wheels: Mapping[str, bytes] = field(default_factory=dict)
+    """By file name, instead of `body`; other paths are answered with a package index page that lists them."""
 
     requests: list[tuple[str, str, dict[str, str]]] = field(default_factory=list)
     stalled: threading.Event = field(default_factory=threading.Event)
@@ -71,15 +74,20 @@ class _Handler(BaseHTTPRequestHandler):
         state = self.server_state
         if state.statuses:
             self.send_error(state.statuses.pop(0))
-        elif state.index_of is not None and not self.path.endswith(state.index_of):
-            self._send(f'<a href="/files/{quote(state.index_of)}">{state.index_of}</a>'.encode(), "text/html")
+        elif state.wheels and self._name not in state.wheels:
+            links = [f'<a href="/files/{quote(name)}">{name}</a><br>' for name in state.wheels]
+            self._send("".join(links).encode(), "text/html")
         elif state.redirect_to is not None and not self.path.startswith("/elsewhere"):
             self.send_response(302)
             self.send_header("Location", state.redirect_to)
             self.send_header("Content-Length", "0")
             self.end_headers()
         else:
-            self._send_file()
+            self._send_file(state.wheels.get(self._name, state.body))
+
+    @property
+    def _name(self) -> str:
+        return self.path.rpartition("/")[2]
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -95,26 +103,27 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def _send_file(self) -> None:
+    def _send_file(self, body: bytes) -> None:
         state = self.server_state
         wanted = self.headers.get("Range")
         start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and not state.ignore_range else 0
-        if start >= len(state.body) > 0:
+        if start >= len(body) > 0:
             self.send_response(416)
-            self.send_header("Content-Range", f"bytes */{len(state.body)}")
+            self.send_header("Content-Range", f"bytes */{len(body)}")
             self.send_header("Content-Length", "0")
             self.end_headers()
             return
-        rest = state.body[start:]
+        rest = body[start:]
         self.send_response(206 if start else 200)
         if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(state.body) - 1}/{len(state.body)}")
+            self.send_header("Content-Range", f"bytes {start}-{len(body) - 1}/{len(body)}")
         self.send_header("Content-Length", str(len(rest)))
         self.end_headers()
-        n_bytes = state.cuts.pop(0) if state.cuts else state.stall_after
+        stalls = state.stall_after is not None and self.path.endswith(state.stall_at)
+        n_bytes = state.cuts.pop(0) if state.cuts else state.stall_after if stalls else None
         self.wfile.write(rest[:n_bytes])
         self.wfile.flush()
-        if state.stall_after is not None:
+        if stalls:
             state.stalled.set()
             state.ended.wait()
         self.close_connection = True

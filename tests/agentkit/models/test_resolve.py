@@ -7,11 +7,25 @@ from pathlib import Path
 import pytest
 
 from agentkit.errors import UserError
-from agentkit.models import shipped
+from agentkit.models import profiles, resolve, shipped
+from agentkit.models.catalog import CATALOG
+from agentkit.models.catalog_store import ModelFileError
 from agentkit.models.local import LocalModel
 from agentkit.models.openai_compatible import OpenAICompatibleModel
-from agentkit.models.resolve import resolve_model, split_local, with_local_option, with_shipped
+from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES, profile_of
+from agentkit.models.resolve import (
+    profile_or_fallback,
+    resolve_model,
+    split_local,
+    with_local_option,
+    with_shipped,
+)
 from agentkit.testing import TestModel
+
+
+@pytest.fixture(autouse=True)
+def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path / "cache"))
 
 
 def test_the_test_model_is_new_each_time() -> None:
@@ -37,17 +51,85 @@ def shipped_adapter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
-def test_local_alone_has_the_shipped_adapter_and_its_prior(shipped_adapter: Path) -> None:
+def test_a_profile_has_the_shipped_adapter_and_its_prior(shipped_adapter: Path) -> None:
     lora, prior = str(shipped_adapter / "adapter.gguf"), str(shipped_adapter / "prior.json")
-    assert with_shipped({}) == {"lora": lora, "prior": prior, "abstain": "true"}
-    assert with_shipped({"abstain": "false", "prior": "none"}) == {
+    assert with_shipped("smollm2-135m", {}) == {"lora": lora, "prior": prior, "abstain": "true"}
+    assert with_shipped("smollm2-135m", {"abstain": "false", "prior": "none"}) == {
         "lora": lora,
         "prior": "none",
         "abstain": "false",
     }
-    assert with_shipped({"lora": "none"}) == {"lora": "none"}
-    assert resolve_model("local") is not resolve_model("local:smollm2-135m")
-    assert resolve_model("local") is resolve_model("local")
+    assert with_shipped("smollm2-135m", {"lora": "none"}) == {"lora": "none"}
+    assert with_shipped("qwen2.5-coder-0.5b", {}) == {}
+    assert resolve_model("local:tiny") is not resolve_model("local:smollm2-135m")
+    assert resolve_model("local:tiny") is resolve_model("local:tiny")
+    assert resolve_model("local:tiny?lora=none") is resolve_model("local:smollm2-135m?lora=none")
+
+
+def test_local_is_the_default_profile() -> None:
+    assert resolve_model("local") is resolve_model(f"local:{DEFAULT_PROFILE}")
+    assert split_local("local") == split_local(f"local:{DEFAULT_PROFILE}") == (PROFILES[DEFAULT_PROFILE], {})
+
+
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [
+        ("local?abstain=false", DEFAULT_PROFILE),
+        ("local:tiny", "tiny"),
+        ("local:small?lora=none", "small"),
+        ("local:medium", "medium"),
+        ("local:smollm2-135m", None),
+        ("local:./tiny", None),
+        ("small", None),
+        ("openai:small", None),
+    ],
+)
+def test_a_profile_is_read_from_a_models_name(name: str, profile: str | None) -> None:
+    assert profile_of(name) == profile
+
+
+def test_every_profile_is_a_model_of_the_catalog_and_the_smallest_comes_first() -> None:
+    sizes = [CATALOG[model_id].size for model_id in PROFILES.values()]
+    assert sizes == sorted(sizes)
+    assert next(iter(PROFILES)) == profiles.FALLBACK_PROFILE
+
+
+class Fetching:
+    """Stands for fetching: what was asked for is in `asked`; ids in `fails` cannot be fetched."""
+
+    def __init__(self, *fails: str) -> None:
+        self.asked: list[str] = []
+        self.fails = fails
+
+    def __call__(self, model_id: str) -> None:
+        self.asked.append(model_id)
+        if model_id in self.fails:
+            raise ModelFileError(f"no {model_id} today")
+
+
+def test_a_profile_that_cannot_be_fetched_is_replaced_by_the_tiny_one_and_the_reason_told() -> None:
+    fetching = Fetching("qwen2.5-coder-0.5b")
+    name, why = profile_or_fallback("local:small", fetching)
+    assert name == "local:tiny" and str(why) == "no qwen2.5-coder-0.5b today"
+    assert fetching.asked == ["qwen2.5-coder-0.5b", "smollm2-135m"]
+
+
+def test_the_default_profile_falls_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(profiles, "DEFAULT_PROFILE", "medium")
+    monkeypatch.setattr(resolve, "DEFAULT_PROFILE", "medium")
+    name, why = profile_or_fallback("local", Fetching("qwen2.5-coder-1.5b"))
+    assert name == "local:tiny" and why is not None
+
+
+def test_a_model_that_can_be_fetched_is_used_as_it_was_named() -> None:
+    assert profile_or_fallback("local:small", Fetching()) == ("local:small", None)
+    assert profile_or_fallback("openai:some", Fetching("some")) == ("openai:some", None)
+
+
+@pytest.mark.parametrize("name", ["local:tiny", "local:qwen2.5-coder-0.5b", "local:small?lora=own.gguf"])
+def test_only_a_bare_profile_is_replaced(name: str) -> None:
+    with pytest.raises(ModelFileError, match="today"):
+        profile_or_fallback(name, Fetching("qwen2.5-coder-0.5b", "smollm2-135m"))
 
 
 @pytest.mark.parametrize("model_id", ["", ".", "..", "../smollm2-135m", "smollm2-135m/..", "another"])
@@ -66,7 +148,7 @@ def test_the_options_of_a_local_model_are_read() -> None:
         "a.gguf",
         {"lora": "x.gguf", "grammar": "llguidance"},
     )
-    assert split_local("local") == ("smollm2-135m", {})
+    assert split_local("local:tiny") == ("smollm2-135m", {})
     assert split_local("localhost") is None
 
 
@@ -117,6 +199,7 @@ def test_the_openai_variables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ("openai:", "lacks the model's name"),
         ("https://example.com/v1", "lacks the model's name after #"),
         ("local:smollm", "nearest: 'smollm2-135m'"),
+        ("local:smal", "nearest: 'small'"),
         ("local?lorra=x", "nearest: 'lora'"),
         ("local?lora", "after \\? comes key=value"),
         ("local?", "after \\? comes key=value"),

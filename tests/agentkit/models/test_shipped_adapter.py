@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from agentkit.models.catalog import DEFAULT_MODEL
+from agentkit.models.profiles import PROFILES
 from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
 from modelstack.files import sha256_of
 from modelstack.sft.stage import open_stage
 from modelstack.toolcalls.lexical import DecisionPrior
 
-FOLDER = shipped_folder(DEFAULT_MODEL)
+FOLDER = shipped_folder(PROFILES["tiny"])
 MOST_BYTES = 12_000_000
 """The whole package stays small enough for anybody to install."""
 
 
-def test_the_default_model_has_an_adapter_small_enough_to_ship() -> None:
+def test_the_tiny_profile_has_an_adapter_small_enough_to_ship() -> None:
     assert FOLDER is not None
     assert (FOLDER / ADAPTER_FILE).stat().st_size <= MOST_BYTES
 
