@@ -1,0 +1,8 @@
+"""The conventions in which models were taught to call tools: one file each, one line here each."""
+
+from modelstack.toolcalls.conventions.base import Convention
+from modelstack.toolcalls.conventions.ours import OURS
+
+CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (OURS,)}
+
+__all__ = ["CONVENTIONS", "OURS", "Convention"]
