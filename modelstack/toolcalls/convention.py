@@ -125,14 +125,15 @@ class ResponseFormat:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of this format; key order counts, since it is the order of properties."""
-        content = [
+        content: list[Any] = [
             [[tool.name, tool.description, tool.parameters] for tool in self.tools],
             self.answer,
             self.parallel,
             self.max_calls,
             self.abstain,
-            self.max_digits,
         ]
+        if self.max_digits != MAX_DIGITS:
+            content.append(self.max_digits)
         text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()
 

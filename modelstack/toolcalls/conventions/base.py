@@ -17,6 +17,9 @@ from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.conventions.reading import read_reply
 from modelstack.toolcalls.conventions.writing import write_arguments
 
+FENCES = ("```",)
+"""How models begin a call that they write as a block of code, whatever they were taught."""
+
 
 def content_alone(name: str, content: str) -> str:
     """Write a result as most templates want it: they put their own marks around the content."""

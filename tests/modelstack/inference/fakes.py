@@ -83,6 +83,10 @@ class ScriptedGrammar:
         return None if ids is None else mask_of(ids, self._n_vocab)
 
     @property
+    def stand_in(self) -> None:
+        return None
+
+    @property
     def closing_reserve(self) -> int:
         return 0
 
@@ -135,6 +139,10 @@ class BracketGrammar:
 
     @property
     def decision(self) -> TokenMask | None:
+        return None
+
+    @property
+    def stand_in(self) -> None:
         return None
 
     @property
