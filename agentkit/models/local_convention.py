@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 from agentkit.errors import UserError
@@ -138,6 +139,7 @@ class TaughtManner:
         self._form = self.convention.form.bound(bound)
         self._engine = engine
         self._turns = turns
+        self._write_result = recognised.result
         self._special_names = [
             vocabulary.token_bytes[token].decode("utf-8", "replace") for token in vocabulary.special_ids
         ]
@@ -187,7 +189,7 @@ class TaughtManner:
         """Return the content as the template wants it; in it, marks that are plain text are broken."""
         for mark in self._plain_marks:
             content = content.replace(mark, f"{mark[0]} {mark[1:]}")
-        return self.convention.result(name, content)
+        return self._write_result(name, content)
 
     def retry(self, name: str | None, content: str) -> str:
         """Return the content as a result."""
@@ -224,6 +226,18 @@ def manner_for(engine: Engine, convention: str, *, is_ours: bool, abstain: bool)
         return TaughtManner(engine, found, found.turns)
     encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
     return OurManner(encoder, found.why, abstain=abstain)
+
+
+def convention_of_file(path: str | Path) -> Recognised:
+    """Return the convention of a GGUF file without an adapter; its weights are not loaded.
+
+    Raises:
+        UserError: of `modelstack`: the file cannot be read, or its tokenizer is of an unknown kind.
+    """
+    from modelstack.tokenizer.gguf_tokenizer import read_gguf_tokenizer
+
+    tokenizer = read_gguf_tokenizer(path)
+    return recognise(tokenizer.chat_template, tokenizer.vocabulary)
 
 
 def tool_specs(tools: Sequence[ToolDefinition]) -> tuple[ToolSpec, ...]:

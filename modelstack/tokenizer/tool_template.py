@@ -30,10 +30,10 @@ OPEN_THOUGHT, CLOSED_THOUGHT = "<think>", "\n</think>\n\n"
 REQUIRED: tuple[tuple[Step, ...], ...] = (
     ("user",),
     ("user", "call", "tool"),
-    ("user", "call", "tool", "call", "tool"),
 )
 PARALLEL: tuple[tuple[Step, ...], ...] = (("user", "call", "tool", "tool"),)
 WANTED: tuple[tuple[Step, ...], ...] = (
+    ("user", "call", "tool", "call", "tool"),
     ("user", "assistant", "user"),
     ("user", "call", "tool", "assistant", "user"),
     ("user", "call", "tool", "assistant", "user", "call", "tool"),
@@ -180,10 +180,9 @@ class _Learner:
         opens["assistant", "assistant"] = to_call
         opens["user", "user"] = self._gap(("user", "user"), 1, to_user)
         opens["tool", "user"] = self._gap(("user", "call", "tool", "user"), 3, to_user)
-        opens["tool", "assistant"] = self._gap(("user", "call", "tool", "call", "tool"), 3, to_call)
+        opens["tool", "assistant"] = self._gap(("user", "call", "tool", "call", "tool"), 3, to_reply)
         opens["tool", "tool"] = self._gap(("user", "call", "tool", "tool"), 3, to_result)
         opens["user", "tool"] = opens["user", "user"]
-        has_system = self._has_system()
         closes: dict[Role, str] = {"system": "", "user": "", "assistant": close, "tool": ""}
         generation: dict[Role, str] = {"user": first[-1], "tool": to_reply, "assistant": to_call}
         learnt = ChatFormat(
@@ -192,11 +191,19 @@ class _Learner:
             opens=MappingProxyType(opens),
             closes=MappingProxyType(closes),
             generation=MappingProxyType(generation),
-            trimmed=self._trimmed(has_system),
         )
-        learnt = _with_tools(learnt, self.probe, self.tools, has_system=has_system)
-        note = self._verify(learnt, has_system)
-        return ToolTurns(self.probe, learnt, has_system, self._closed_thought(first[-1]), note)
+        closed_thought = self._closed_thought(first[-1])
+        for has_system in (True, False) if self._has_system() else (False,):
+            whole = replace(learnt, trimmed=self._trimmed(has_system))
+            whole = _with_tools(whole, self.probe, self.tools, has_system=has_system)
+            if not self._shows_tools(whole.starts["user"]):
+                raise TemplateError("the template does not show tools")
+            try:
+                return ToolTurns(self.probe, whole, has_system, closed_thought, self._verify(whole, has_system))
+            except TemplateError:
+                if not has_system:
+                    raise
+        raise AssertionError("unreachable")
 
     def _between(self, *steps: Step, **context: Any) -> list[str]:
         return self.probe.between(steps, self.tools, **context)

@@ -128,8 +128,7 @@ class GrammarCompiler:
         """Prepare the vocabulary for an engine; the engine is imported here.
 
         Raises:
-            ValueError: engine or policy is not known, the engine cannot hold replies in this convention, or the
-                vocabulary lacks single characters.
+            ValueError: engine or policy is not known, or the vocabulary lacks single characters.
         """
         if engine not in get_args(EngineName):
             raise ValueError(f"engine {engine!r} is not known; choose one of {get_args(EngineName)}")

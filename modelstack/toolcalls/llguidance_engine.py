@@ -54,7 +54,8 @@ def lark_grammar(
         forms.append("calls")
         more = form.call_limit(response_format.call_limit) - 1
         between = f" ({_sequence(form.separator, marks)} call){{0,{more}}}" if more else ""
-        rules.append(f"some_calls: call{between} {_sequence(form.closing, marks)}")
+        trailing = f" ({_sequence(form.trailing, marks)})?" if more and form.trailing else ""
+        rules.append(f"some_calls: call{between} {_sequence(form.closing, marks)}{trailing}")
         rules.append(f"calls: {_sequence(form.opening, marks)} some_calls")
         rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(schemas))))
         for i, (name, schema) in enumerate(schemas.items()):
@@ -220,7 +221,11 @@ class _Adapter:
         withheld = vocabulary.special_ids | set(vocabulary.end_ids)
         self.eos_token_id = vocabulary.end_ids[0]
         self.bos_token_id = None
-        self.tokens = vocabulary.token_bytes
+        # A name of its own for each: many vocabularies have unused ones without a name, whose bytes would be the
+        # beginning of every special token that a grammar asks for.
+        self.tokens = tuple(
+            f"<token {i}>".encode() if i in withheld else data for i, data in enumerate(vocabulary.token_bytes)
+        )
         self.special_token_ids = sorted(withheld)
         self._encode = vocabulary.encode
 

@@ -77,11 +77,7 @@ class LMFEBackend:
         answer: Any | None,
         response: Response,
     ) -> LMFETemplate:
-        """Compile a reply.
-
-        Raises:
-            ValueError: the engine knows only conventions whose arguments are JSON.
-        """
+        """Compile a reply."""
         return LMFETemplate(response, self._data, self._tokens, self._alphabet, self._prose)
 
 
@@ -254,7 +250,9 @@ class LMFEState:
         if mark is None:
             data = self._tokens.vocabulary.token_bytes[token_id]
             return place.after(data) if data else None
-        frames = () if place.pending else step_text(place.frames, mark)
+        if place.pending:
+            return None
+        frames = tuple(after for frame in place.frames if frame is not None for after in frame.step(mark))
         return Place(frames) if frames else None
 
     def _mask(self, place: Place) -> TokenMask:

@@ -394,39 +394,6 @@ class Tag(Frame):
         return min(options, key=len, default=None)
 
 
-class Fork(Frame):
-    """Inside one of a few fixed texts, each of which leads to another place; `at` characters are written."""
-
-    __slots__ = ("at", "options")
-
-    def __init__(self, options: tuple[tuple[str, Frame | None], ...], at: int, parent: Frame | None) -> None:
-        """Stand where the arguments say; `parent` is the place behind what the options lead to."""
-        super().__init__(parent)
-        self.options = options
-        self.at = at
-
-    def own_key(self) -> Hashable:
-        """Return what is written and what may follow."""
-        return tuple((text[self.at :], None if frame is None else frame.key) for text, frame in self.options)
-
-    def step(self, c: str) -> list[Frame | None]:
-        """Narrow the options; a text that ends here leads on, longer ones stay open."""
-        at = self.at + 1
-        going = tuple(o for o in self.options if o[0][self.at] == c)
-        out = [frame for text, frame in going if len(text) == at]
-        longer = tuple(o for o in going if len(o[0]) > at)
-        return [*out, Fork(longer, at, self.parent)] if longer else out
-
-    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
-        """Return the next characters of the options."""
-        return frozenset(text[self.at] for text, _ in self.options)
-
-    def rest(self) -> str | None:
-        """Return the shortest way to the place behind."""
-        ways = [(text[self.at :], _way(frame, self.parent)) for text, frame in self.options]
-        return min((text + way for text, way in ways if way is not None), key=len, default=None)
-
-
 class Prose(Frame):
     """Inside a text answer: `progress` characters of what turns words into calls are written last.
 
@@ -530,6 +497,8 @@ class Between(Frame):
         if self.count < self.shape.most:
             another = Value(self.shape.item, Between(self.shape, self.count + 1))
             out += _behind_first(self.shape.separator, c, another)
+            if self.shape.trailing:
+                out += _behind_first(self.shape.closing + self.shape.trailing, c, None)
         return out
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
@@ -601,18 +570,6 @@ def _matched(text: str, progress: int, c: str) -> int:
     return next((n for n in range(min(len(written), len(text)), 0, -1) if written.endswith(text[:n])), 0)
 
 
-def _way(frame: Frame | None, goal: Frame | None) -> str | None:
-    """Return a shortest text from one place to another one around it."""
-    parts: list[str] = []
-    while frame is not None and frame is not goal:
-        part = frame.rest()
-        if part is None:
-            return None
-        parts.append(part)
-        frame = frame.parent
-    return "".join(parts)
-
-
 def _is_closed(key: str) -> bool:
     """Say whether the text of a key has its closing quote."""
     if len(key) < 2 or key[-1] != '"':
@@ -628,4 +585,4 @@ def _may_extend_key(written: str, c: str, reserved: frozenset[str]) -> bool:
         return c in ESCAPED
     if c == '"':
         return json.loads(written + '"') not in reserved
-    return c >= " " and c != "\x7f"
+    return c >= " " and c != "\x7f" and not is_mark(c)

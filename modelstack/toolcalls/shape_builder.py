@@ -14,6 +14,7 @@ from typing import Any
 from modelstack.toolcalls.completions import complete_number, complete_string
 from modelstack.toolcalls.convention import MAX_DIGITS, MOST_DIGITS, ResponseFormat, render_json
 from modelstack.toolcalls.conventions.form import COMPACT, CallForm, Notation
+from modelstack.toolcalls.conventions.writing import write_json
 from modelstack.toolcalls.regex import Regex, RegexError, compile_regex
 from modelstack.toolcalls.shapes import (
     UNREACHABLE,
@@ -83,8 +84,7 @@ class ShapeBuilder:
 
     def _calls(self, response_format: ResponseFormat, form: CallForm, schemas: Mapping[str, Any]) -> Calls:
         tagged = tuple(
-            (f"{form.name_prefix}{name}{form.name_suffix}", self.arguments(schema))
-            for name, schema in schemas.items()
+            (f"{form.name_prefix}{name}{form.name_suffix}", self.value(schema)) for name, schema in schemas.items()
         )
         item = self._add(
             Tagged(options=tagged, end=form.call_end, is_call=True, n_behind_name=len(form.name_suffix))
@@ -95,6 +95,7 @@ class ShapeBuilder:
                 item=item,
                 separator=form.separator,
                 closing=form.closing,
+                trailing=form.trailing,
                 most=form.call_limit(response_format.call_limit),
             )
         )
@@ -112,10 +113,6 @@ class ShapeBuilder:
                 calls=calls,
             )
         )
-
-    def arguments(self, schema: Any) -> Shape:
-        """Return the shape of a call's arguments."""
-        return self.value(schema)
 
     def value(self, schema: Any) -> Shape:
         """Return the shape of a normalised schema with its own `$defs`."""
@@ -177,7 +174,8 @@ class ShapeBuilder:
                 return self._add(Either(options=tuple(self._value(x, root, seen) for x in schema[keyword])))
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
-            return self._add(Literals(texts=tuple(dict.fromkeys(render_json(value) for value in values))))
+            texts = dict.fromkeys(write_json(value, self.notation) for value in values)
+            return self._add(Literals(texts=tuple(texts)))
         types = schema.get("type", ("object", "array", "string", "number", "boolean", "null"))
         types = (types,) if isinstance(types, str) else tuple(types)
         if "number" in types and "integer" in types:

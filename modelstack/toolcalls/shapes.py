@@ -54,17 +54,6 @@ class Strings(Shape):
 
 
 @dataclass(eq=False, slots=True)
-class RawStrings(Strings):
-    """A string without quotes and escapes, up to the text `end`, which it cannot hold."""
-
-    begin: str = ""
-    """Written before it; one character or none."""
-    end: str = ""
-    spelled: str = ""
-    """The name of `end` where that is a mark: held by no string either, or a reader could not tell them apart."""
-
-
-@dataclass(eq=False, slots=True)
 class Numbers(Shape):
     """A JSON number; the bounds only guide how one is completed."""
 
@@ -141,18 +130,6 @@ class Tagged(Shape):
 
 
 @dataclass(eq=False, slots=True)
-class NamedValues(Shape):
-    """The arguments of a call as a list of named values."""
-
-    properties: tuple[Property, ...] = ()
-    opening: str = ""
-    value_end: str = ""
-    separator: str = ""
-    closing: str = ""
-    ordered: bool = True
-
-
-@dataclass(eq=False, slots=True)
 class Calls(Shape):
     """One call or more."""
 
@@ -160,6 +137,8 @@ class Calls(Shape):
     item: Tagged = field(default_factory=Tagged)
     separator: str = ""
     closing: str = ""
+    trailing: str = ""
+    """May follow `closing` while another call may."""
     most: int = 1
 
 

@@ -163,8 +163,7 @@ class TrackedGrammar:
             self._mask |= self._tokens.end_mask
         else:
             self._mask &= ~self._tokens.end_mask
-        longest = self._tokens.longest_number
-        if any(isinstance(frame, Number) and frame.may_overflow(longest) for frame in self._places[-1].frames):
+        if self._may_overflow:
             self._drop_overflows()
         return self._mask
 
@@ -210,6 +209,8 @@ class TrackedGrammar:
         withheld = token_id in self._tokens.withheld and not is_mark
         if not 0 <= token_id < len(self._tokens.vocabulary) or withheld:
             raise GrammarError(f"token {token_id} is a control token or none at all")
+        if self._may_overflow and self._overflows(token_id):
+            raise GrammarError(f"token {token_id} makes a number too long")
         self._engine.advance(token_id)
         self._places.append(self._follow(self._places[-1], token_id))
         self._keep_plan(token_id)
@@ -233,11 +234,19 @@ class TrackedGrammar:
 
     def _drop_overflows(self) -> None:
         """Take away tokens that would write a number that is too long, or that no double can hold (`1e999`)."""
-        frames = self._places[-1].frames
         for i in legal_ids(self._mask, len(self._tokens.vocabulary)).tolist():
-            text = None if i in self._tokens.withheld else self._tokens.text(i)
-            if text is not None and not step_text(frames, text):
+            if self._overflows(i):
                 self._mask[i >> 5] &= np.uint32(~(1 << (i & 31)) & 0xFFFFFFFF)
+
+    @property
+    def _may_overflow(self) -> bool:
+        """Whether a number is so long that one more token could make it too long."""
+        longest = self._tokens.longest_number
+        return any(isinstance(frame, Number) and frame.may_overflow(longest) for frame in self._places[-1].frames)
+
+    def _overflows(self, token_id: int) -> bool:
+        text = None if token_id in self._tokens.withheld else self._tokens.text(token_id)
+        return text is not None and not step_text(self._places[-1].frames, text)
 
     def _follow(self, place: Place, token_id: int) -> Place:
         """Move the recogniser over one token."""

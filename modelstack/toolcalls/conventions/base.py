@@ -15,10 +15,15 @@ from typing import Any
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ToolSpec, in_schema_order
 from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.conventions.reading import read_reply
-from modelstack.toolcalls.conventions.writing import write_arguments
+from modelstack.toolcalls.conventions.writing import write_json
 
 FENCES = ("```",)
 """How models begin a call that they write as a block of code, whatever they were taught."""
+
+
+CALL_ID = "000000000"
+"""Id of each call in what templates are given: results come in the order of the calls."""
+Result = Callable[[str, str], str]
 
 
 def content_alone(name: str, content: str) -> str:
@@ -38,8 +43,8 @@ class Convention:
     """Texts of the form that are single special tokens in many vocabularies; elsewhere they are plain text."""
     behind_words: str = "\n"
     """Between words and the calls behind them, in history."""
-    result: Callable[[str, str], str] = content_alone
-    """Writes a result from the tool's name and its content, where a template leaves that to the caller."""
+    results: tuple[Result, ...] = (content_alone,)
+    """Write a result from the tool's name and its content; the first that a model's template writes is taken."""
     reader: Callable[[str, ResponseFormat], ParsedResponse] | None = None
     """Reads a reply; None: by the form."""
 
@@ -60,7 +65,7 @@ class Convention:
         for name, arguments in calls:
             schema = schemas.get(name)
             value = arguments if schema is None else in_schema_order(arguments, schema, schema)
-            text = write_arguments(value, form.notation)
+            text = write_json(value, form.notation)
             written.append(f"{form.name_prefix}{name}{form.name_suffix}{text}{form.call_end}")
         return form.opening + form.separator.join(written) + form.closing
 

@@ -2,53 +2,24 @@
 
     opening  name_prefix NAME name_suffix ARGUMENTS call_end  [separator ...]  closing
 
-A convention whose calls are an object of name and arguments differs from another in these texts only. How values
-are spelled is its `Notation`.
+Conventions whose arguments are a JSON object differ from each other in these texts only, and in the blanks of
+their JSON (`Notation`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TypeVar
 
 from modelstack.toolcalls.marks import Marks
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
-    """Arguments that are no JSON object: a list of named values."""
-
-    opening: str
-    key_prefix: str
-    key_suffix: str
-    value_end: str
-    separator: str
-    closing: str
-
-
-@dataclass(frozen=True, slots=True)
 class Notation:
-    """How values are written; by default as compact JSON."""
+    """What stands between the parts of JSON; by default nothing but the signs themselves."""
 
     comma: str = ","
     colon: str = ":"
-    true: str = "true"
-    false: str = "false"
-    null: str = "null"
-    quote: str | None = None
-    """Text around a string that is written as it is, without escapes; None: JSON's strings."""
-    fields: Fields | None = None
-    """How the arguments themselves are written where they are no JSON object."""
-    raw_values: bool = False
-    """Strings among the fields stand bare, up to the end of their value; below fields everything is JSON."""
-    bare_keys: bool = False
-    """Keys of objects stand without quotes, so they must be names."""
-
-    @property
-    def is_json(self) -> bool:
-        """Whether arguments are JSON but for blanks."""
-        return self.fields is None and self.quote is None and not self.bare_keys and self.true == "true"
 
 
 COMPACT = Notation()
@@ -68,6 +39,9 @@ class CallForm:
     separator: str
     closing: str
     """Not empty: behind it the reply is complete."""
+    trailing: str = ""
+    """May follow `closing` where the separator begins with both: so a model decides on another call where that
+    begins, not by a line's end."""
     notation: Notation = COMPACT
     trigger: str | None = None
     """The part of `opening` with which words turn into calls; None: calls stand alone."""
@@ -93,20 +67,10 @@ class CallForm:
         return replace(form, trigger_name=marks.names.get(form.trigger or "", ""))
 
     def mapped(self, change: Callable[[str], str]) -> CallForm:
-        """Return this form with each of its texts changed."""
-        notation = _mapped(self.notation, change)
-        if notation.fields is not None:
-            notation = replace(notation, fields=_mapped(notation.fields, change))
-        return replace(_mapped(self, change), notation=notation)
+        """Return this form with each of its own texts changed; values stay as they are."""
+        texts = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{key: change(text) for key, text in texts.items() if isinstance(text, str)})
 
     def call_limit(self, limit: int) -> int:
         """Return the most calls of a reply under a format's own limit."""
         return limit if self.most_calls is None else min(limit, self.most_calls)
-
-
-_Record = TypeVar("_Record", CallForm, Notation, Fields)
-
-
-def _mapped(record: _Record, change: Callable[[str], str]) -> _Record:
-    texts = {f.name: getattr(record, f.name) for f in fields(record)}
-    return replace(record, **{key: change(text) for key, text in texts.items() if isinstance(text, str)})

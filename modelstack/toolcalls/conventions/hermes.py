@@ -19,6 +19,7 @@ HERMES = Convention(
         call_end="}",
         separator="\n</tool_call>\n<tool_call>\n",
         closing="\n</tool_call>",
+        trailing="\n",
         notation=SPACED,
         trigger="<tool_call>",
         not_begun=FENCES,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
-from modelstack.toolcalls.conventions.form import CallForm, Notation
+from modelstack.toolcalls.conventions.form import CallForm
 
 _DECODER = json.JSONDecoder(strict=True)
 
@@ -46,11 +46,8 @@ def written_calls(text: str, form: CallForm) -> Iterator[WrittenCall]:
         if end < 0:
             return
         name, at = text[named:end], end + len(form.name_suffix)
-        behind = skip_arguments(text, at, form.notation) if text.startswith(form.name_suffix, end) else None
-        if behind is None:
-            yield WrittenCall(start, name, None, len(text))
-            return
-        if not text.startswith(form.call_end, behind):
+        behind = _behind_arguments(text, at) if text.startswith(form.name_suffix, end) else None
+        if behind is None or not text.startswith(form.call_end, behind):
             yield WrittenCall(start, name, None, len(text))
             return
         yield WrittenCall(start, name, text[at:behind], behind + len(form.call_end))
@@ -60,7 +57,7 @@ def written_calls(text: str, form: CallForm) -> Iterator[WrittenCall]:
         start = at = at + len(form.separator)
 
 
-def skip_arguments(text: str, at: int, notation: Notation) -> int | None:
+def _behind_arguments(text: str, at: int) -> int | None:
     """Return the index behind the arguments that begin at `at`, None where they are not complete."""
     try:
         value, end = _DECODER.raw_decode(text, at)
@@ -100,7 +97,7 @@ def _calls(text: str, start: int, response_format: ResponseFormat, form: CallFor
             raise ResponseParseError(f"the arguments of call {number} ({call.name}) are not complete")
         read.append((call.name, call.arguments))
     end = calls[-1].end if calls else start
-    if not calls or text[end:] != form.closing:
+    if not calls or text[end:] not in (form.closing, form.closing + form.trailing):
         raise ResponseParseError(f"expected {form.closing!r} at character {end}, found {text[end : end + 20]!r}")
     if len(read) > form.call_limit(response_format.call_limit):
         raise ResponseParseError(f"{len(read)} calls, at most {response_format.call_limit} are allowed")

@@ -7,6 +7,7 @@ that raises, never ends or writes something else leaves ours, with the reason.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from modelstack.tokenizer.tool_template import ToolTurns, learn_tool_turns
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.conventions import CONVENTIONS, OURS, Convention
-from modelstack.toolcalls.conventions.base import function_schema
+from modelstack.toolcalls.conventions.base import CALL_ID, Result, content_alone, function_schema
 from modelstack.toolcalls.conventions.form import SPACED
 from modelstack.toolcalls.conventions.writing import write_json
 
@@ -47,6 +48,8 @@ class Recognised:
     why: str
     turns: ToolTurns | None = None
     """How the model's template frames tools, calls and results; None: tools are shown in our own way."""
+    result: Result = content_alone
+    """Writes a tool's result as the template wants it."""
 
     def plain_marks(self, vocabulary: Vocabulary) -> tuple[str, ...]:
         """Return the marks around results that are no special tokens of a vocabulary: content could spell them."""
@@ -78,12 +81,17 @@ def recognise(template: str | None, vocabulary: Vocabulary, *, name: str = "auto
     tried = [c for c in CONVENTIONS.values() if c is not OURS] if name == "auto" else [CONVENTIONS[name]]
     bos, eos = _token(vocabulary, vocabulary.bos_id), _token(vocabulary, next(iter(vocabulary.end_ids), None))
     reasons: list[str] = []
-    for convention in tried:
-        turns, reason = _learnt(template, convention, bos, eos)
-        if turns is not None:
-            why = "the chat template writes calls in it" if name == "auto" else "it was asked for, and proved"
-            return Recognised(convention, f"{why}; {turns.note}" if turns.note else why, turns)
-        reasons.append(reason)
+    for in_content, why in (
+        (False, "the chat template writes calls in it"),
+        (True, "the chat template describes it"),
+    ):
+        for convention in tried:
+            found = _learnt(template, convention, bos, eos, in_content=in_content)
+            if isinstance(found, str):
+                reasons.append(found)
+                continue
+            turns, result = found
+            return Recognised(convention, f"{why}; {turns.note}" if turns.note else why, turns, result)
     return _none_of_template(max(reasons, key=reasons.count), name)
 
 
@@ -93,17 +101,24 @@ def _none_of_template(reason: str, name: str) -> Recognised:
     return Recognised(OURS, f"no other convention was recognised: {reason}")
 
 
-def _learnt(template: str, convention: Convention, bos: str, eos: str) -> tuple[ToolTurns | None, str]:
+def _learnt(
+    template: str, convention: Convention, bos: str, eos: str, *, in_content: bool
+) -> tuple[ToolTurns, Result] | str:
     """Return what is learnt with the first manner of showing calls that the template takes; else why none is."""
     reasons: list[str] = []
-    for as_text in (False, True):
-        for content in (None, ""):
-            dialect = ProbeDialect(convention, as_text=as_text, content=content)
-            try:
-                return learn_tool_turns(template, dialect, bos_token=bos, eos_token=eos), ""
-            except TemplateError as error:
-                reasons.append(str(error))
-    return None, min(reasons, key=lambda reason: "does not write" in reason)
+    manners = [(False, "")] if in_content else list(itertools.product((False, True), (None, "")))
+    for result, (as_text, content) in itertools.product(convention.results, manners):
+        dialect = ProbeDialect(convention, result, as_text=as_text, content=content, in_content=in_content)
+        try:
+            turns = learn_tool_turns(template, dialect, bos_token=bos, eos_token=eos)
+        except TemplateError as error:
+            reasons.append(str(error))
+            continue
+        trigger = convention.form.trigger
+        if in_content and (trigger is None or trigger not in turns.learnt.starts["user"]):
+            return f"the chat template does not speak of {trigger or convention.form.opening!r}"
+        return turns, result
+    return min(reasons, key=lambda reason: "does not write" in reason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +126,13 @@ class ProbeDialect:
     """Fulfils `modelstack.tokenizer.tool_template.Dialect` for one convention."""
 
     convention: Convention
+    write_result: Result = content_alone
     as_text: bool = False
     """Some templates take a call's arguments as JSON text."""
     content: str | None = None
     """Of a message that is nothing but calls."""
+    in_content: bool = False
+    """Whether calls stand in a message's content, for templates that leave their writing to the caller."""
 
     @property
     def tools(self) -> Sequence[Mapping[str, Any]]:
@@ -129,13 +147,15 @@ class ProbeDialect:
     def call(self, texts: Sequence[str]) -> tuple[Mapping[str, Any], str]:
         """Return a message with one call for each text, and how the convention writes it."""
         calls = [(PROBE.name, {_TEXT: text, _COUNT: 3, _FLAG: True, _TAGS: ["a", text]}) for text in texts]
-        message = call_message(calls, as_text=self.as_text, content=self.content)
-        return message, self.convention.render_calls(calls)
+        written = self.convention.render_calls(calls)
+        if self.in_content:
+            return {"role": "assistant", "content": written}, written
+        return call_message(calls, as_text=self.as_text, content=self.content), written
 
     def result(self, text: str, number: int) -> tuple[Mapping[str, Any], str]:
         """Return the message of a result, and how the convention writes it."""
-        message = {"role": "tool", "name": PROBE.name, "content": text, "tool_call_id": call_id(number)}
-        return message, self.convention.result(PROBE.name, text)
+        message = {"role": "tool", "name": PROBE.name, "content": text, "tool_call_id": CALL_ID}
+        return message, self.write_result(PROBE.name, text)
 
 
 def call_message(
@@ -151,20 +171,15 @@ def call_message(
         "tool_calls": [
             {
                 "type": "function",
-                "id": call_id(number),
+                "id": CALL_ID,
                 "function": {
                     "name": name,
                     "arguments": write_json(arguments, SPACED) if as_text else dict(arguments),
                 },
             }
-            for number, (name, arguments) in enumerate(calls)
+            for name, arguments in calls
         ],
     }
-
-
-def call_id(number: int) -> str:
-    """Return the id of a reply's call: nine letters and digits, as Mistral's templates want them."""
-    return f"call{number:05d}"
 
 
 def _token(vocabulary: Vocabulary, token: int | None) -> str:

@@ -1,21 +1,11 @@
-"""Arguments written in a notation."""
+"""JSON with the blanks of a notation."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 from modelstack.toolcalls.conventions.form import Notation
-
-
-def write_arguments(arguments: Mapping[str, Any], notation: Notation) -> str:
-    """Write the arguments of a call.
-
-    Raises:
-        ValueError: a value holds NaN, infinity, or a lone surrogate.
-    """
-    return write_json(arguments, notation)
 
 
 def write_json(value: Any, notation: Notation) -> str:
