@@ -11,7 +11,7 @@ import json
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelResponse
@@ -20,6 +20,7 @@ from modelstack.inference.engine import Engine
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, Role
 from modelstack.tokenizer.template_sandbox import TemplateError
 from modelstack.tokenizer.tool_template import ToolTurns
+from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.conventions import CONVENTIONS, OURS, Convention
 from modelstack.toolcalls.conventions.base import function_schema
@@ -29,6 +30,8 @@ from modelstack.toolcalls.marks import Marks
 from modelstack.toolcalls.prompt import RESULT, new_tools_prompt, tools_prompt
 
 AUTO = "auto"
+_NORMAL_TOKEN = 1
+"""Token type of GGUF files that is text."""
 FORMATS_KEPT = 16
 """Sets of tools whose prompts are kept; rendering one takes some milliseconds."""
 
@@ -229,15 +232,27 @@ def manner_for(engine: Engine, convention: str, *, is_ours: bool, abstain: bool)
 
 
 def convention_of_file(path: str | Path) -> Recognised:
-    """Return the convention of a GGUF file without an adapter; its weights are not loaded.
+    """Return the convention of a GGUF file without an adapter; only the names of its tokens are read.
 
     Raises:
-        UserError: of `modelstack`: the file cannot be read, or its tokenizer is of an unknown kind.
+        UserError: of `modelstack`: the file is no GGUF file, or is broken.
     """
-    from modelstack.tokenizer.gguf_tokenizer import read_gguf_tokenizer
+    from modelstack.gguf_file import read_gguf_fields
 
-    tokenizer = read_gguf_tokenizer(path)
-    return recognise(tokenizer.chat_template, tokenizer.vocabulary)
+    fields = read_gguf_fields(path, "tokenizer.")
+    template = fields.get("tokenizer.chat_template")
+    names = [str(name).encode() for name in fields.get("tokenizer.ggml.tokens", ())]
+    special = [i for i, kind in enumerate(fields.get("tokenizer.ggml.token_type", ())) if kind != _NORMAL_TOKEN]
+    begin, end = (fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos"))
+    asks_for_begin = "bos_token" in str(template) or bool(fields.get("tokenizer.ggml.add_bos_token"))
+    vocabulary = Vocabulary(
+        token_bytes=tuple(names),
+        special_ids=frozenset(special),
+        end_ids=() if end is None else (end,),
+        encode=lambda text: [],
+        bos_id=begin if asks_for_begin else None,
+    )
+    return recognise(template if isinstance(template, str) else None, vocabulary)
 
 
 def tool_specs(tools: Sequence[ToolDefinition]) -> tuple[ToolSpec, ...]:
@@ -253,8 +268,10 @@ def _calls_of(response: ModelResponse, convention: Convention, form: CallForm | 
         calls = [(_without_surrogates(call.tool_name), call.arguments_dict()) for call in response.tool_calls]
         return convention.render_calls(calls, form=form)
     except ValueError:  # arguments that were no JSON object; the part that answers the call says so
-        calls = [(_without_surrogates(call.tool_name), {}) for call in response.tool_calls]
-        return convention.render_calls(calls, form=form)
+        bare: list[tuple[str, dict[str, Any]]] = [
+            (_without_surrogates(call.tool_name), {}) for call in response.tool_calls
+        ]
+        return convention.render_calls(bare, form=form)
 
 
 def _without_surrogates(text: str) -> str:

@@ -254,7 +254,8 @@ class _Learner:
         """
         required = REQUIRED + (PARALLEL if self.probe.dialect.parallel else ())
         if has_system:
-            required += tuple(("system", *steps) for steps in required)
+            system: tuple[Step, ...] = ("system",)
+            required += tuple(system + steps for steps in required)
         for steps in required:
             if (difference := self._difference(learnt, steps)) is not None:
                 raise TemplateError(difference)

@@ -22,6 +22,7 @@ from agentkit.messages import (
 )
 from agentkit.models.local_convention import convention_of_file
 from agentkit.models.model import ModelRequestParameters, TokensDelta
+from agentkit.models.resolve import resolve_model
 from agentkit.tools.definition import ToolDefinition
 from modelstack.tokenizer.template_sandbox import compile_template
 from modelstack.toolcalls.conventions.recognition import call_message
@@ -155,6 +156,10 @@ async def test_the_trace_and_the_file_say_which_convention_and_why(taught: Local
     assert taught.convention == ("hermes", "the chat template writes calls in it")
     path = write_tiny_gguf(tmp_path / "llama.gguf", chat_template=LLAMA3)
     assert convention_of_file(path).convention.name == "llama3"
+    named = resolve_model(f"local:{path}?convention=ours")
+    assert isinstance(named, LocalModel)
+    assert named.convention == ("ours", "it was asked for")
+    named.close()
 
 
 async def test_ours_is_for_adapters_and_priors_and_for_who_asks(tmp_path: Path, tiny_lora_gguf: Path) -> None:
