@@ -44,9 +44,12 @@ class Check:
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+    model: Annotated[Path | None, typer.Option(help="A GGUF file to look at, too.")] = None,
 ) -> None:
     """Show what is installed, what is missing and how to get it. Exit status 1: the base install is broken."""
     checks = examine()
+    if model is not None:
+        checks.append(_model_file(f"model {model.name}", model))
     if as_json:
         print(json.dumps([asdict(check) for check in checks]))
     else:
@@ -146,11 +149,28 @@ def _models() -> list[Check]:
     checks: list[Check] = []
     for entry in CATALOG.values():
         if is_present(entry.id):
-            checks.append(Check(f"model {entry.id}", "ok", str(entry.slot.path)))
+            checks.append(_model_file(f"model {entry.id}", entry.slot.path))
         else:
             fetch = f"agentkit models pull {entry.id} ({entry.size / 1e6:.0f} MB; the first use does it, too)"
             checks.append(Check(f"model {entry.id}", "missing", "not fetched", fetch))
     return checks
+
+
+def _model_file(name: str, path: Path) -> Check:
+    """Say where a model is, and in which convention it is spoken to without an adapter of ours."""
+    try:
+        from agentkit.models.local_convention import convention_of_file
+        from modelstack import errors
+
+        try:
+            found = convention_of_file(path)
+        except (errors.UserError, OSError) as error:
+            return Check(
+                name, "missing", f"{path} cannot be read: {error}", "agentkit models pull fetches it anew"
+            )
+    except ImportError as error:
+        return Check(name, "ok", f"{path} (its convention is not known: {error.name} is not installed)")
+    return Check(name, "ok", f"{path}; calls as in {found.convention.name!r}: {found.why}")
 
 
 def _cache() -> Check:

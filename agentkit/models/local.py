@@ -33,6 +33,7 @@ from agentkit.models.model import (
 from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
 
 if TYPE_CHECKING:
+    from agentkit.models.local_convention import Manner
     from agentkit.models.local_reply import Reply
     from agentkit.models.transcript import Prompt, Transcripts
     from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias
@@ -58,6 +59,7 @@ class _Loaded:
     engine: Engine
     compiler: GrammarCompiler | None
     """None where replies are not masked."""
+    manner: Manner
     transcripts: Transcripts
     prior: DecisionPrior | None
     calibration: Calibration
@@ -79,6 +81,7 @@ class LocalModel(Model):
         context_window: int | None = None,
         jump_ahead: bool = True,
         abstain: bool = False,
+        convention: str = "auto",
         thought_marks: tuple[str, str] = ("<think>", "</think>"),
         after_thought: str = "\n\n",
         prompt_cache_bytes: int | None = None,
@@ -100,7 +103,9 @@ class LocalModel(Model):
                 tool, or check them after decoding and draw again.
             context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
             jump_ahead: Evaluate tokens with one legal continuation as a block.
-            abstain: Let the model reply `[]`: no tool fits.
+            abstain: Let the model say that no tool fits: `[]`, or words in a convention that has no other way.
+            convention: How the model is shown tools and writes calls: "ours", the name of another one, or "auto":
+                ours with an adapter or a prior, else what its chat template was recognised to write.
             thought_marks: What stands around a thought, for `ModelSettings(thinking_tokens=...)`.
             after_thought: What stands between it and the reply; by default as in the chat templates of Qwen3,
                 DeepSeek-R1 and SmolLM3.
@@ -125,6 +130,7 @@ class LocalModel(Model):
         self._unsupported: Literal["refuse", "check"] = unsupported_schema
         self._jump_ahead = jump_ahead
         self._abstain = abstain
+        self._convention = convention
         self._thought_marks = thought_marks
         self._after_thought = after_thought
         self._prompt_cache_bytes = prompt_cache_bytes
@@ -200,8 +206,6 @@ class LocalModel(Model):
             from agentkit.models.transcript import Transcripts
             from modelstack.inference.engine import EngineError
             from modelstack.inference.llama_cpp import LlamaCppEngine
-            from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
-            from modelstack.toolcalls.compiler import GrammarCompiler
             from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
@@ -218,14 +222,45 @@ class LocalModel(Model):
                 engine = self._source
         except EngineError as error:
             raise UserError(str(error)) from error
-        encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
-        compiler = None
-        if self._grammar_engine is not None:
-            compiler = GrammarCompiler(engine.vocabulary, self._grammar_engine, self._unsupported)
-        transcripts = Transcripts(encoder, abstain=self._abstain)
+        manner, compiler = self._manner(engine, prior)
         tables = ReplyTables(engine.vocabulary)
         ReplyBias.of(prior, "", (), tables)  # makes the tables that this prior needs, so that no first reply waits
-        return _Loaded(engine, compiler, transcripts, prior, calibration, tables)
+        return _Loaded(engine, compiler, manner, Transcripts(manner), prior, calibration, tables)
+
+    def _manner(self, engine: Engine, prior: DecisionPrior | None) -> tuple[Manner, GrammarCompiler | None]:
+        """Return how the model is spoken to, and what compiles the grammars of its replies."""
+        from agentkit.models.local_convention import manner_for
+        from modelstack.toolcalls.compiler import GrammarCompiler
+        from modelstack.toolcalls.conventions import OURS
+
+        is_ours = self._lora is not None or prior is not None
+        manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=self._abstain)
+        convention = manner.convention
+        if prior is not None and convention is not OURS:
+            raise UserError(
+                f"a prior is fitted to replies in our own convention, and this model is to be spoken to in "
+                f"{convention.name!r}: leave the prior out, or choose convention='ours'."
+            )
+        if self._grammar_engine is None:
+            return manner, None
+        try:
+            compiler = GrammarCompiler(
+                engine.vocabulary, self._grammar_engine, self._unsupported, convention=convention
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return manner, compiler
+
+    @property
+    def convention(self) -> tuple[str, str]:
+        """The convention in which the model is spoken to, and why; loads the model.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        self.load()
+        assert self._loaded is not None
+        return self._loaded.manner.convention.name, self._loaded.manner.why
 
     def _read_calibration(self) -> Calibration:
         if isinstance(self._calibration, str | Path):
@@ -298,10 +333,11 @@ class LocalModel(Model):
         loaded = self._loaded
         assert loaded is not None  # `load` was called
         structured = parameters.output is not None
-        wanted = response_format(parameters, abstain=self._abstain)
+        thinks = parameters.settings.thinking_tokens is not None
+        wanted = response_format(parameters, abstain=self._abstain, messages=messages)
         with self._books:
             grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
-            prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured)
+            prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured, thinks=thinks)
         asked = request_text(messages)
         biases = (
             ToolBias.of(loaded.prior, asked, wanted, loaded.engine.vocabulary),
@@ -313,7 +349,11 @@ class LocalModel(Model):
         if thought is not None:
             request = answering(request, thought)
         reply = self._generate(loaded, request, wanted, grammar, settings.stop, tell, cancelled)
-        choices = tool_choices(reply.generation, loaded.engine.vocabulary, wanted) if grammar is not None else None
+        choices = (
+            tool_choices(reply.generation, loaded.engine.vocabulary, wanted, loaded.manner.convention)
+            if grammar is not None
+            else None
+        )
         response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
         written = reply.generation
         if thought is not None:
@@ -322,7 +362,7 @@ class LocalModel(Model):
         response = loaded.calibration.applied(response)
         if tell is not None:
             grammar_key = loaded.compiler.cache_key(wanted) if loaded.compiler is not None else None
-            tell(tokens_of(written, prompt, loaded.engine, grammar_key))
+            tell(tokens_of(written, prompt, loaded.engine, grammar_key, loaded.manner))
         with self._books:
             loaded.transcripts.add_reply(prompt, written.ids, response)
         return response
@@ -368,14 +408,15 @@ class LocalModel(Model):
         attempt = 0
         while True:
             # Only the first attempt is streamed: what was told cannot be taken back.
-            listener = Listener(loaded.engine.vocabulary, stop, tell if attempt == 0 else None)
+            convention = loaded.manner.convention
+            listener = Listener(loaded.engine.vocabulary, stop, tell if attempt == 0 else None, convention)
             generation = loaded.engine.generate(
                 replace(request, grammar=None if grammar is None else grammar.start(), sampling=sampling),
                 on_tokens=listener.hear,
                 cancelled=lambda heard=listener: heard.stopped or cancelled(),
             )
             if grammar is None:
-                return read_unmasked_reply(generation, listener, wanted)
+                return read_unmasked_reply(generation, listener, wanted, convention)
             reply = read_reply(generation, listener, grammar)
             if (
                 reply.parsed is None

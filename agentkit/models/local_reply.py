@@ -8,6 +8,7 @@ from __future__ import annotations
 import codecs
 import json
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,6 +25,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
+from agentkit.models.local_convention import Manner, tool_specs
 from agentkit.models.model import (
     ModelDelta,
     ModelRequestParameters,
@@ -33,17 +35,26 @@ from agentkit.models.model import (
     TokensDelta,
     ToolCallDelta,
 )
-from agentkit.models.transcript import Prompt, tool_specs
+from agentkit.models.transcript import Prompt
 from modelstack.inference.engine import Engine, Generation, GenerationStats, SamplingParams
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.choice import ToolChoice
 from modelstack.toolcalls.compiler import CompiledGrammar
-from modelstack.toolcalls.convention import NOT_FIRST_IN_TEXT, ParsedResponse, ResponseFormat, ResponseParseError
+from modelstack.toolcalls.convention import (
+    MAX_DIGITS,
+    MOST_DIGITS,
+    ParsedResponse,
+    ResponseFormat,
+    ResponseParseError,
+)
+from modelstack.toolcalls.conventions import OURS, Convention
+from modelstack.toolcalls.conventions.reading import words_end
 from modelstack.toolcalls.free_form import read_free_reply
 from modelstack.toolcalls.lexical import open_request
 
 LOGPROB_DIGITS = 5
 """Behind the point, of what is kept; more is noise of single precision."""
+_LONG_NUMBER = re.compile(f"[0-9]{{{MAX_DIGITS + 1},}}")
 NO_TOOL_LABEL = "(no tool)"
 """How answering instead of calling is named among the alternatives to a tool."""
 
@@ -60,15 +71,20 @@ class Reply:
 
 
 class Listener:
-    """Hears a reply's tokens: tells deltas, and looks for stop strings in a text answer."""
+    """Hears a reply's tokens: tells deltas, and looks for stop strings in words."""
 
     def __init__(
-        self, vocabulary: Vocabulary, stop: Sequence[str], tell: Callable[[ModelDelta], None] | None
+        self,
+        vocabulary: Vocabulary,
+        stop: Sequence[str],
+        tell: Callable[[ModelDelta], None] | None,
+        convention: Convention = OURS,
     ) -> None:
-        """Listen for `stop`; `tell` None tells nobody."""
+        """Listen for `stop`; `tell=None` disables deltas."""
         self._token_bytes = vocabulary.token_bytes
         self._stop = stop
         self._tell = tell
+        self._form = convention.form
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text: str = ""
         self._told = 0
@@ -83,16 +99,31 @@ class Listener:
     def hear(self, ids: list[int]) -> None:
         """Take a block of tokens."""
         self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
-        kind = self._text[:1]  # the first character tells the forms of a reply apart
-        if kind and kind not in NOT_FIRST_IN_TEXT:
-            self._look_for_stop()
-        if self._tell is None or not kind or kind == "{":  # a structured answer comes whole
+        calls_at = words_end(self._text, self._form)
+        if self._begins_otherwise(calls_at):
             return
-        end = len(self._text) if self.stopped else len(self._text) - self._held_back()
-        if end > self._told:
-            piece = self._text[self._told : end]
-            self._told = end
-            self._tell(ToolCallDelta(0, None, piece) if kind == "[" else TextDelta(piece))
+        if calls_at is None:
+            self._look_for_stop()
+        if self._tell is None:
+            return
+        end = calls_at if calls_at is not None else len(self._text) - (0 if self.stopped else self._held_back())
+        if (words := self._new(end)) is not None:
+            self._tell(TextDelta(words))
+        if calls_at is not None and (piece := self._new(len(self._text))) is not None:
+            self._tell(ToolCallDelta(0, None, piece))
+
+    def _begins_otherwise(self, calls_at: int | None) -> bool:
+        """Say whether this is a structured answer, which comes whole, or may still become a bare call."""
+        if calls_at is not None or not self._text:
+            return not self._text
+        return self._text[0] == "{" or (not self._form.trigger and self._form.opening.startswith(self._text))
+
+    def _new(self, end: int) -> str | None:
+        """Return what is to be told up to `end`, None where all was."""
+        if end <= self._told:
+            return None
+        piece, self._told = self._text[self._told : end], end
+        return piece
 
     def _look_for_stop(self) -> None:
         found = [at for stop in self._stop if (at := self._text.find(stop)) >= 0]
@@ -101,14 +132,15 @@ class Listener:
             self.stopped = True
 
     def _held_back(self) -> int:
-        """Return how many characters at the end may be the beginning of a stop string."""
-        return max(
-            (n for stop in self._stop for n in range(1, len(stop)) if self._text.endswith(stop[:n])), default=0
-        )
+        """Return how many characters at the end may be the beginning of a stop string, or of a call."""
+        ends = (*self._stop, *((self._form.trigger,) if self._form.trigger else ()))
+        return max((n for end in ends for n in range(1, len(end)) if self._text.endswith(end[:n])), default=0)
 
 
-def response_format(parameters: ModelRequestParameters, *, abstain: bool) -> ResponseFormat:
-    """Return what a reply to this request may be."""
+def response_format(
+    parameters: ModelRequestParameters, *, abstain: bool, messages: Sequence[ModelMessage] = ()
+) -> ResponseFormat:
+    """Return what a reply to this request may be; long numbers in `messages` may be repeated."""
     tools = tool_specs(parameters.callable_tools)
     answer: Any = "text" if parameters.output is None else _answer_schema(parameters.output)
     if parameters.tool_choice == "required" and tools:
@@ -118,7 +150,16 @@ def response_format(parameters: ModelRequestParameters, *, abstain: bool) -> Res
         answer=answer,
         parallel=parameters.parallel_tool_calls,
         abstain=abstain and bool(tools),
+        max_digits=_digits_wanted(messages),
     )
+
+
+def _digits_wanted(messages: Sequence[ModelMessage]) -> int:
+    """Return how long a number may be: as long as those that were asked about or found, within limits."""
+    told = (UserPromptPart, ToolReturnPart)
+    texts = (part.content for message in messages for part in message.parts if isinstance(part, told))
+    runs = [len(run) for text in texts for run in _LONG_NUMBER.findall(text)]
+    return min(MOST_DIGITS, max(runs, default=MAX_DIGITS))
 
 
 def request_text(messages: Sequence[ModelMessage]) -> str | None:
@@ -155,9 +196,11 @@ def read_reply(generation: Generation, listener: Listener, grammar: CompiledGram
         return Reply(generation, text, None)
 
 
-def read_unmasked_reply(generation: Generation, listener: Listener, wanted: ResponseFormat) -> Reply:
+def read_unmasked_reply(
+    generation: Generation, listener: Listener, wanted: ResponseFormat, convention: Convention
+) -> Reply:
     """Read what was generated without a grammar: anything is a reply, at worst a text answer."""
-    return Reply(generation, listener.text, read_free_reply(listener.text, wanted))
+    return Reply(generation, listener.text, read_free_reply(listener.text, wanted, convention))
 
 
 def to_response(
@@ -200,7 +243,9 @@ def decoding_of(stats: GenerationStats) -> DecodingStats:
     )
 
 
-def tokens_of(generation: Generation, prompt: Prompt, engine: Engine, grammar_key: str | None) -> TokensDelta:
+def tokens_of(
+    generation: Generation, prompt: Prompt, engine: Engine, grammar_key: str | None, manner: Manner
+) -> TokensDelta:
     """Return the tokens of a prompt and its reply, for traces."""
     return TokensDelta(
         n_prompt=len(prompt.ids),
@@ -211,6 +256,8 @@ def tokens_of(generation: Generation, prompt: Prompt, engine: Engine, grammar_ke
         engine=engine.fingerprint,
         vocabulary=engine.vocabulary.fingerprint,
         grammar=grammar_key,
+        convention=manner.convention.name,
+        convention_why=manner.why,
     )
 
 
@@ -220,13 +267,14 @@ def _parts(
     parsed = reply.parsed
     if parsed is None:
         return (TextPart(reply.text),) if reply.text else ()
-    if parsed.abstained:
-        return ()
+    if parsed.abstained:  # in words, where the convention has no other way
+        return (TextPart(str(parsed.answer)),) if parsed.answer else ()
     if parsed.kind != "calls":
         return (TextPart(_answer_text(parsed, output)),)
+    lead: tuple[ModelResponsePart, ...] = (TextPart(words),) if (words := parsed.lead.strip()) else ()
     if choices is None:
-        return tuple(ToolCallPart(name, arguments) for name, arguments in parsed.calls)
-    return tuple(
+        return (*lead, *(ToolCallPart(name, arguments) for name, arguments in parsed.calls))
+    return lead + tuple(
         ToolCallPart(name, arguments, probability=choice.probability, alternatives=_labelled(choice))
         for (name, arguments), choice in zip(parsed.calls, choices, strict=True)
     )

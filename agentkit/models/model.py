@@ -148,6 +148,10 @@ class TokensDelta:
     """Hash of the tokenizer's vocabulary."""
     grammar: str | None
     """Hash of what the reply could be, None without a grammar."""
+    convention: str = "ours"
+    """How calls are written, see `modelstack.toolcalls.conventions`."""
+    convention_why: str = ""
+    """Why it is this one."""
 
 
 ModelDelta = TextDelta | ThinkingDelta | ToolCallDelta | TokensDelta

@@ -7,6 +7,7 @@ local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`, withou
                                     a profile: lora=PATH or none, prior=PATH (of `modelstack fit-prior`) or none,
                                     confidence=PATH (of `agentkit calibrate`) or none,
                                     abstain=true or false,
+                                    convention=auto, ours, or the name of another,
                                     grammar=llguidance, lm-format-enforcer or none (masks nothing),
                                     conversations=N (how many keep their cache)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
 _FORMS = ("local", *(f"local:{profile}" for profile in PROFILES), "openai:", "http://", "https://", "test")
-_LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "conversations")
+_LOCAL_OPTIONS = ("lora", "prior", "confidence", "grammar", "abstain", "convention", "conversations")
 _GRAMMARS: dict[str, GrammarEngine | None] = {
     "llguidance": "llguidance",
     "lm-format-enforcer": "lm-format-enforcer",
@@ -183,6 +184,8 @@ def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
         if abstain not in _SWITCH:
             raise UserError(f"abstain={abstain!r} is not known; use true or false.")
         arguments["abstain"] = _SWITCH[abstain]
+    if (convention := options.get("convention")) is not None:
+        arguments["convention"] = convention
     if (conversations := options.get("conversations")) is not None:
         if re.fullmatch(r"[1-9][0-9]{0,3}", conversations) is None:
             raise UserError(f"conversations={conversations!r} is not understood; use a number from 1 on.")

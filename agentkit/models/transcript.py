@@ -21,10 +21,9 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
+from agentkit.models.local_convention import Manner, OurManner
 from agentkit.tools.definition import ToolDefinition
 from modelstack.tokenizer.chat import ChatEncoder, Role
-from modelstack.toolcalls.convention import ToolSpec, render_calls
-from modelstack.toolcalls.prompt import new_tools_prompt, tools_prompt
 
 MAX_TRANSCRIPTS = 64
 """Conversations that are remembered; one that is forgotten is only rendered anew."""
@@ -47,6 +46,8 @@ class Transcript:
 
     key: str
     """Name of the conversation for the engine's cache."""
+    encoder: ChatEncoder
+    """Knows what shows the tools that the conversation began with."""
     ids: list[int] = field(default_factory=list[int])
     messages: list[ModelMessage] = field(default_factory=list[ModelMessage])
     marks: list[Mark] = field(default_factory=list[Mark])
@@ -80,24 +81,32 @@ class Prompt:
 class Transcripts:
     """All conversations of one model, least recently used first."""
 
-    def __init__(self, encoder: ChatEncoder, *, abstain: bool = False) -> None:
-        """Encode turns with `encoder`; `abstain` tells the model that it may reply `[]`."""
-        self._encoder = encoder
-        self._abstain = abstain
+    def __init__(self, manner: Manner | ChatEncoder, *, abstain: bool = False) -> None:
+        """Speak in a manner; an encoder stands for ours, where `abstain` allows the reply `[]`."""
+        self._manner = OurManner(manner, abstain=abstain) if isinstance(manner, ChatEncoder) else manner
         self._by_message: dict[int, tuple[Transcript, int]] = {}
         self._all: OrderedDict[str, Transcript] = OrderedDict()
         self._names = count(1)
 
     def extend(
-        self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition], *, structured: bool
+        self,
+        messages: Sequence[ModelMessage],
+        tools: Sequence[ToolDefinition],
+        *,
+        structured: bool,
+        thinks: bool = False,
     ) -> Prompt:
-        """Return the ids of `messages`, followed by the opening of a reply."""
-        transcript = self._find(messages)
+        """Return the ids of `messages`, followed by the opening of a reply that begins with a thought or does not.
+
+        Raises:
+            UserError: the model's template cannot show these tools.
+        """
+        transcript = self._find(messages, tools)
         n_known = transcript.n_known
         for message in messages[len(transcript.messages) :]:
             self._append(transcript, message, tools, structured)
         self._tell_new_tools(transcript, tools)
-        opening = self._encoder.generation_ids(transcript.last_role or "user")
+        opening = self._manner.reply_opening(transcript.encoder, transcript.last_role or "user", thinks=thinks)
         return Prompt(transcript, len(transcript.messages), transcript.ids + opening, transcript.n_fixed, n_known)
 
     def add_reply(self, prompt: Prompt, reply_ids: list[int], response: ModelResponse) -> None:
@@ -111,7 +120,7 @@ class Transcripts:
         transcript.n_known = len(transcript.ids)
         self._record(transcript, response)
 
-    def _find(self, messages: Sequence[ModelMessage]) -> Transcript:
+    def _find(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> Transcript:
         """Return the transcript that holds the longest beginning of `messages`, or a new one."""
         for n in range(len(messages), 0, -1):
             known = self._by_message.get(id(messages[n - 1]))
@@ -122,12 +131,13 @@ class Transcripts:
                 transcript = self._fork(transcript, n)
             self._all.move_to_end(transcript.key)
             return transcript
-        return self._add(Transcript(f"conversation {next(self._names)}"))
+        return self._add(Transcript(f"conversation {next(self._names)}", self._manner.encoder(tools)))
 
     def _fork(self, origin: Transcript, n_messages: int) -> Transcript:
         mark = origin.marks[n_messages - 1]
         copy = Transcript(
             f"conversation {next(self._names)}",
+            origin.encoder,
             ids=origin.ids[: mark.n_ids],
             messages=origin.messages[:n_messages],
             marks=origin.marks[:n_messages],
@@ -165,7 +175,7 @@ class Transcripts:
         self, transcript: Transcript, message: ModelMessage, tools: Sequence[ToolDefinition], structured: bool
     ) -> None:
         if isinstance(message, ModelResponse):
-            self._turn(transcript, "assistant", _written(message))
+            self._turn(transcript, "assistant", self._manner.said(message))
         else:
             if not transcript.messages:
                 system = self._system_text(message, tools, structured)
@@ -173,57 +183,43 @@ class Transcripts:
                 if system:
                     self._turn(transcript, "system", system)
                     transcript.n_fixed = len(transcript.ids)
-            for role, text in _request_turns(message, skip_system=not transcript.messages):
+            for role, text in self._request_turns(message, skip_system=not transcript.messages):
                 self._turn(transcript, role, text)
         self._record(transcript, message)
 
     def _system_text(self, request: ModelRequest, tools: Sequence[ToolDefinition], structured: bool) -> str:
         texts = [part.content for part in request.parts if isinstance(part, SystemPromptPart)]
-        if tools:
-            texts.append(tools_prompt(tool_specs(tools), structured=structured, abstain=self._abstain))
-        return "\n\n".join(texts)
+        return self._manner.system_text(texts, tools, structured=structured)
 
     def _tell_new_tools(self, transcript: Transcript, tools: Sequence[ToolDefinition]) -> None:
         new = [tool for tool in tools if transcript.tools.get(tool.name) != tool]
         if new:
-            self._turn(transcript, "system", new_tools_prompt(tool_specs(new)))
+            self._turn(transcript, *self._manner.new_tools(new))
             transcript.tools = {**transcript.tools, **{tool.name: tool for tool in new}}
 
+    def _request_turns(self, request: ModelRequest, *, skip_system: bool) -> list[tuple[Role, str]]:
+        turns: list[tuple[Role, str]] = []
+        for part in request.parts:
+            match part:
+                case SystemPromptPart(content=text):
+                    if not skip_system:
+                        turns.append(("system", text))
+                case UserPromptPart(content=text):
+                    turns.append(("user", text))
+                case ToolReturnPart(tool_name=name, content=text):
+                    turns.append(("tool", self._manner.result(name, text)))
+                case RetryPromptPart(tool_call_id=None, content=text):
+                    turns.append(("user", text))
+                case RetryPromptPart(tool_name=name, content=text):
+                    turns.append(("tool", self._manner.retry(name, text)))
+        return turns
+
     def _turn(self, transcript: Transcript, role: Role, text: str) -> None:
+        encoder = transcript.encoder
         if transcript.reply_is_open:
-            transcript.ids = transcript.ids + self._encoder.assistant_suffix_ids
+            transcript.ids = transcript.ids + encoder.assistant_suffix_ids
             transcript.reply_is_open = False
-        turn = self._encoder.encode_turn(role, text, previous=transcript.last_role)
+        marks = self._manner.marks if role == "assistant" else None
+        turn = encoder.encode_turn(role, text, previous=transcript.last_role, marks=marks)
         transcript.ids = transcript.ids + turn.ids
         transcript.last_role = role
-
-
-def tool_specs(tools: Sequence[ToolDefinition]) -> tuple[ToolSpec, ...]:
-    """Return the tools as `modelstack.toolcalls` takes them."""
-    return tuple(ToolSpec(tool.name, tool.description, tool.parameters_json_schema) for tool in tools)
-
-
-def _request_turns(request: ModelRequest, *, skip_system: bool) -> list[tuple[Role, str]]:
-    turns: list[tuple[Role, str]] = []
-    for part in request.parts:
-        match part:
-            case SystemPromptPart(content=text):
-                if not skip_system:
-                    turns.append(("system", text))
-            case UserPromptPart(content=text):
-                turns.append(("user", text))
-            case ToolReturnPart(tool_name=name, content=text):
-                turns.append(("tool", f"{name}: {text}"))
-            case RetryPromptPart(tool_call_id=call_id, content=text):
-                turns.append(("user" if call_id is None else "tool", text))
-    return turns
-
-
-def _written(response: ModelResponse) -> str:
-    """Return a response of another model, or of a stored conversation, as this one would have written it."""
-    if not response.tool_calls:
-        return response.text
-    try:
-        return render_calls([(call.tool_name, call.arguments_dict()) for call in response.tool_calls])
-    except ValueError:  # arguments that were no JSON object; the part that answers the call says so
-        return render_calls([(call.tool_name, {}) for call in response.tool_calls])

@@ -87,6 +87,10 @@ class Taught:
         return None
 
     @property
+    def stand_in(self) -> None:
+        return None
+
+    @property
     def closing_reserve(self) -> int:
         return 0
 

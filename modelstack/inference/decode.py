@@ -200,7 +200,7 @@ class _Decoder:
         closing = grammar.closing_reserve >= self.remaining
         legal = self._legal(grammar.closing() if closing else grammar.mask())
         self.out.stats.mask_s += perf_counter() - start
-        biased = self._biased(logits, legal, choosing)
+        biased = self._biased(self._meant(logits, None if closing else grammar.stand_in), legal, choosing)
         choice = self.parts.sampler.choice_point(biased, legal, len(self.out.ids)) if choosing else None
         drawn = self.parts.sampler.draw(biased, legal, None if closing else grammar.decision)
         if drawn.token in self.parts.end_ids:
@@ -225,6 +225,15 @@ class _Decoder:
     def _could_go_on(self, grammar: Grammar) -> bool:
         """Say whether more than an end is legal: a text may go on, a JSON value that is complete may not."""
         return self._legal(grammar.mask()).count > len(self.parts.end_ids)
+
+    def _meant(self, logits: NDArray[np.float32], stand_in: tuple[TokenMask, int] | None) -> NDArray[np.float32]:
+        """Return the logits with the mass of tokens that stand for a call given to the one that begins it."""
+        meant = None if stand_in is None else LegalTokens.from_mask(stand_in[0], self.parts.n_vocab).to_ids()
+        if stand_in is None or meant is None or not meant.size:
+            return logits
+        moved = logits.copy()
+        moved[stand_in[1]] = np.logaddexp.reduce(logits[[stand_in[1], *meant]].astype(np.float64))
+        return moved
 
     def _biased(self, logits: NDArray[np.float32], legal: LegalTokens, choosing: bool) -> NDArray[np.float32]:
         """Return the logits with what a prior adds to those of the legal tokens, as a copy where it does."""

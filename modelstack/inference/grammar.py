@@ -46,6 +46,15 @@ class Grammar(Protocol):
         ...
 
     @property
+    def stand_in(self) -> tuple[TokenMask, int] | None:
+        """Illegal tokens that stand for a call, and the legal one that begins it; None but where a reply begins.
+
+        A model that would begin a call in a form of its own means a call: the decode loop gives that token the
+        mass of those.
+        """
+        ...
+
+    @property
     def closing_reserve(self) -> int:
         """Upper bound on the tokens that a shortest completion needs, counted from the current state."""
         ...

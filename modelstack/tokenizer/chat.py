@@ -25,6 +25,8 @@ Source = Literal["template", "chatml", "plain"]
 
 TOOL_RESULT_MARKER = "Tool result:\n"
 """Opens a tool result inside a user turn, for templates that have no role for tools."""
+CUT = "\udfff"
+"""In text of a template: cuts the name of a special token that a tool's description spells. No text holds it."""
 CHATML_START, CHATML_END = "<|im_start|>", "<|im_end|>"
 
 
@@ -229,15 +231,38 @@ class ChatEncoder:
         return self._vocabulary
 
     def encode_turn(
-        self, role: Role, content: str, *, previous: Role | None = None, trusted: bool | None = None
+        self,
+        role: Role,
+        content: str,
+        *,
+        previous: Role | None = None,
+        trusted: bool | None = None,
+        marks: Mapping[str, int] | None = None,
     ) -> EncodedTurn:
-        """Encode one turn behind a turn of role `previous`, None for the first one of a conversation."""
+        """Encode one turn behind a turn of role `previous`, None for the first one of a conversation.
+
+        Args:
+            role: Of the turn.
+            content: What stands in it.
+            previous: Role of the turn before.
+            trusted: As for `ChatMessage`.
+            marks: Special tokens by the lone surrogates that stand for them in `content`, as in calls.
+        """
         turn = EncodedTurn()
         for span in self.format.render_turn(role, content, previous=previous, trusted=trusted):
             is_control = span.kind == "control"
-            ids = self._control(span.text) if is_control else self._vocabulary.encode(span.text)
+            ids = self._control(span.text) if is_control else self._content(span.text, marks or {})
             turn.extend(ids, span.role, span.kind, span.trusted)
         return turn
+
+    def _content(self, text: str, marks: Mapping[str, int]) -> list[int]:
+        ids: list[int] = []
+        start = 0
+        for at, character in enumerate(text) if marks else ():
+            if character in marks:
+                ids += [*self._vocabulary.encode(text[start:at]), marks[character]]
+                start = at + 1
+        return ids + self._vocabulary.encode(text[start:])
 
     def encode(self, messages: Sequence[ChatMessage]) -> EncodedTurn:
         """Encode a conversation; that of its first k messages is a prefix of it."""
@@ -273,6 +298,10 @@ class ChatEncoder:
             raise UserError(f"{name!r} is no special token of this vocabulary; write it as text")
         return ids[0]
 
+    def control_ids(self, text: str) -> list[int]:
+        """Return the ids of a template's own text."""
+        return list(self._control(text))
+
     def generation_ids(self, previous: Role) -> list[int]:
         """Return what goes before a reply that follows a turn of role `previous`."""
         return list(self._control(self.format.generation[previous]))
@@ -290,5 +319,6 @@ class ChatEncoder:
 
     def _control(self, text: str) -> tuple[int, ...]:
         if text not in self._control_ids:
-            self._control_ids[text] = tuple(self._encode_template(text))
+            ids = [token for piece in text.split(CUT) for token in self._encode_template(piece)]
+            self._control_ids[text] = tuple(ids)
         return self._control_ids[text]

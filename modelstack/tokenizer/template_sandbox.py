@@ -13,7 +13,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
 MAX_TEMPLATE_CHARACTERS = 100_000
 """The longest template known (tool calling included) has about 15,000."""
@@ -66,8 +66,19 @@ class TemplateError(Exception):
     """The template is not valid, asks for what it must not have, or refuses the conversation."""
 
 
-Render = Callable[[Sequence[Mapping[str, str]], bool], str]
-"""Messages (role, content) and whether to add the generation prompt -> text."""
+class Render(Protocol):
+    """A compiled template."""
+
+    def __call__(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **context: Any,
+    ) -> str:
+        """Render messages (role, content, calls); `context` are further variables that a template may ask for."""
+        ...
 
 
 def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
@@ -89,13 +100,19 @@ def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
     except (jinja2.TemplateError, RecursionError, MemoryError) as error:
         raise TemplateError(f"not a valid Jinja template: {error}") from error
 
-    def render(messages: Sequence[Mapping[str, str]], add_generation_prompt: bool) -> str:
-        context = {
+    def render(
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool,
+        *,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **context: Any,
+    ) -> str:
+        context |= {
             "messages": [dict(message) for message in messages],
             "add_generation_prompt": add_generation_prompt,
             "bos_token": bos_token,
             "eos_token": eos_token,
-            "tools": None,
+            "tools": tools,
         }
         try:
             return _with_fuel(lambda: _collect(template.generate(**context)))

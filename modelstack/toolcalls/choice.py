@@ -16,10 +16,9 @@ of the others is known only behind it. The probabilities reported are those afte
 
 from __future__ import annotations
 
-import json
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,8 +26,11 @@ from numpy.typing import NDArray
 
 from modelstack.inference.engine import ChoicePoint, Generation
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.convention import CALL_PREFIX, ResponseFormat
+from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.conventions import OURS, Convention
+from modelstack.toolcalls.conventions.reading import written_calls
 from modelstack.toolcalls.lexical import DecisionPrior, lexical_scores
+from modelstack.toolcalls.marks import Marks, is_mark
 
 NO_TOOL = ""
 """Stands for a reply without a call: text, structured answer, or abstention. No tool has this name."""
@@ -36,6 +38,7 @@ _NEGLIGIBLE = 1e-7
 """Tokens below this are not looked at one by one; their sum stays where the choice was undecided."""
 
 Names = frozenset[str]
+NO_TOOL_ALONE: Names = frozenset({NO_TOOL})
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,15 +62,22 @@ class ToolChoice:
 
 
 def tool_choices(
-    generation: Generation, vocabulary: Vocabulary, response_format: ResponseFormat
+    generation: Generation,
+    vocabulary: Vocabulary,
+    response_format: ResponseFormat,
+    convention: Convention = OURS,
 ) -> tuple[ToolChoice, ...]:
-    """Return one choice for each call, in order; a single one named `NO_TOOL` for a reply without calls."""
-    reply = b"".join(vocabulary.token_bytes[i] for i in generation.ids)
-    found = list(_calls(reply))
-    walk = _Walk(generation, vocabulary, response_format)
+    """Return one choice for each call, in order; a single one named `NO_TOOL` for a reply without calls.
+
+    Behind words the first call is judged from where it begins: that no call came earlier is not counted.
+    """
+    openings = _Openings(response_format, convention, vocabulary)
+    walk = _Walk(generation, openings)
+    reply = "".join(map(openings.data, generation.ids))
+    found = list(written_calls(reply, openings.form))
     if not found:
         return (walk.choice(0, NO_TOOL, first=True),)
-    return tuple(walk.choice(0 if k == 0 else start, name, first=k == 0) for k, (start, name) in enumerate(found))
+    return tuple(walk.choice(call.start, _utf8(call.name), first=k == 0) for k, call in enumerate(found))
 
 
 class ToolBias:
@@ -88,8 +98,7 @@ class ToolBias:
         """Score the tools of `response_format` for what the user asked."""
         scores = lexical_scores(request, response_format.tools)
         best = max(scores.values(), default=0.0)
-        self._table = vocabulary.token_bytes
-        self._openings = _Openings(response_format)
+        self._openings = _Openings(response_format, OURS, vocabulary)
         self._added = {name: prior.lexical_weight * (score - best) for name, score in scores.items()}
         self._added[NO_TOOL] = prior.abstain_bias - prior.lexical_weight * best
 
@@ -108,59 +117,92 @@ class ToolBias:
 
     def __call__(self, written: Sequence[int], token_ids: NDArray[np.intp]) -> NDArray[np.float32] | None:
         """Return what to add to the logit of each of `token_ids` behind `written`; None for nothing."""
-        before = b"".join(self._table[token] for token in written)
+        data = self._openings.data
+        before = "".join(map(data, written))
         if len(self._openings.agreeing(before, first=True)) < 2:
             return None
         added = np.zeros(token_ids.size, dtype=np.float32)
         for at, token in enumerate(token_ids.tolist()):
-            if (before or self._table[token])[:1] == b"[":  # before a reply tens of thousands are legal
-                names = self._openings.agreeing(before + self._table[token], first=True)
+            if (before or data(token))[:1] == "[":  # before a reply tens of thousands are legal
+                names = self._openings.agreeing(before + data(token), first=True)
                 added[at] = max((self._added[name] for name in names), default=0.0)
         return added if added.any() else None
 
 
 class _Openings:
-    """How each choice is written."""
+    """How each choice is written.
 
-    def __init__(self, response_format: ResponseFormat) -> None:
-        """Take the tools of a format."""
-        self._abstain = response_format.abstain
-        self._texts = {tool.name: f'{CALL_PREFIX}{tool.name}"'.encode() for tool in response_format.tools}
+    Texts are strings with one character a byte, since a token may end inside a character; a mark, which is no
+    text, is its stand-in.
+    """
 
-    def agreeing(self, written: bytes, *, first: bool) -> Names:
+    def __init__(self, response_format: ResponseFormat, convention: Convention, vocabulary: Vocabulary) -> None:
+        """Take the tools of a format, and the form of a convention in a vocabulary."""
+        marks = Marks(vocabulary, convention.marks)
+        self._characters = marks.characters
+        self._table = vocabulary.token_bytes
+        self.form = form = convention.form.bound(marks).mapped(_bytewise)
+        self._later = {
+            tool.name: form.name_prefix + _bytewise(tool.name) + form.name_suffix[0]
+            for tool in response_format.tools
+        }
+        self._first = {name: form.opening + text for name, text in self._later.items()}
+        self._others = [
+            text
+            for text, is_legal in (
+                (form.abstention, response_format.abstain),
+                (form.result_prefix, response_format.answer_schema is not None),
+            )
+            if text and is_legal
+        ]
+        plain_trigger = form.trigger if form.trigger and not form.trigger_name else ""
+        self._beginnings_of_words = {plain_trigger[:n] for n in range(len(plain_trigger))} | {""}
+
+    def data(self, token: int) -> str:
+        """Return what a token writes."""
+        return self._characters.get(token) or self._table[token].decode("latin-1")
+
+    def agreeing(self, written: str, *, first: bool) -> Names:
         """Return the choices that agree with what is written of a reply, or of a later call (`first` false)."""
-        if not first:
-            return self._calls(written)
-        if written and not written.startswith(b"["):
-            return frozenset({NO_TOOL})
-        inside = written[1:]
-        may_be_none = not written or (self._abstain and not inside) or inside.startswith(b"]")
-        return self._calls(inside) | {NO_TOOL} if may_be_none else self._calls(inside)
-
-    def _calls(self, written: bytes) -> Names:
-        return frozenset(
-            name for name, text in self._texts.items() if text.startswith(written) or written.startswith(text)
+        texts = self._first if first else self._later
+        calls = frozenset(
+            name for name, text in texts.items() if text.startswith(written) or written.startswith(text)
         )
+        if not first:
+            return calls
+        may_be_none = written in self._beginnings_of_words or any(
+            text.startswith(written) or written.startswith(text) for text in self._others
+        )
+        return calls | {NO_TOOL} if may_be_none or not calls else calls
+
+
+def _bytewise(text: str) -> str:
+    """Return text with one character a byte, marks as they are."""
+    return "".join(c if is_mark(c) else c.encode().decode("latin-1") for c in text)
+
+
+def _utf8(text: str) -> str:
+    """Return the text that bytewise text stands for."""
+    return text.encode("latin-1").decode(errors="replace")
 
 
 class _Walk:
-    """The tokens of one reply with their byte offsets and distributions."""
+    """The tokens of one reply with their offsets and distributions."""
 
-    def __init__(self, generation: Generation, vocabulary: Vocabulary, response_format: ResponseFormat) -> None:
+    def __init__(self, generation: Generation, openings: _Openings) -> None:
         """Index the reply."""
         self.generation = generation
-        self.table = vocabulary.token_bytes
-        self.openings = _Openings(response_format)
+        self.openings = openings
         self.points = {point.step: point for point in generation.choices}
 
     def choice(self, start: int, name: str, *, first: bool) -> ToolChoice:
-        """Follow the decision whose text begins at byte `start`."""
+        """Follow the decision whose text begins at offset `start`."""
         masses: dict[Names, float] = defaultdict(float)
         left = 1.0
         offset = 0
-        written = b""
+        written = ""
         for step, token in enumerate(self.generation.ids):
-            data = self.table[token]
+            data = self.openings.data(token)
             offset += len(data)
             if offset <= start:
                 continue
@@ -185,15 +227,15 @@ class _Walk:
         )
 
     def _share(
-        self, step: int, token: int, written: bytes, undecided: Names, first: bool, left: float,
+        self, step: int, token: int, written: str, undecided: Names, first: bool, left: float,
         masses: dict[Names, float],
     ) -> float:  # fmt: skip
         """Give the mass of tokens not taken to where they lead; return the probability of the one taken."""
         point = self.points.get(step)
         if point is None:
             taken = 1.0 if self.generation.forced[step] else math.exp(self.generation.masked_logprobs[step])
-            if taken < 1.0:
-                masses[undecided] += left * (1.0 - taken)
+            if taken < 1.0:  # behind words, what is no call goes on with them
+                masses[undecided if written or NO_TOOL not in undecided else NO_TOOL_ALONE] += left * (1.0 - taken)
             return taken
         taken, seen = 0.0, 0.0
         for other, probability in _pairs(point):
@@ -201,7 +243,7 @@ class _Walk:
             if other == token:
                 taken = probability
             else:
-                names = self.openings.agreeing(written + self.table[other], first=first)
+                names = self.openings.agreeing(written + self.openings.data(other), first=first)
                 masses[names or undecided] += left * probability
         if 1.0 - seen > _NEGLIGIBLE:
             masses[undecided] += left * (1.0 - seen)
@@ -212,24 +254,3 @@ def _pairs(point: ChoicePoint) -> Iterable[tuple[int, float]]:
     """Return the tokens of a distribution that carry mass, with their probabilities."""
     heavy = point.probabilities > _NEGLIGIBLE
     return zip(point.token_ids[heavy].tolist(), point.probabilities[heavy].tolist(), strict=True)
-
-
-def _calls(reply: bytes) -> Iterator[tuple[int, str]]:
-    """Yield byte offset and name of each call whose name is written out, complete or not."""
-    text = reply.decode("utf-8", errors="surrogateescape")
-    decoder = json.JSONDecoder()
-    at = 1
-    if not text.startswith("["):
-        return
-    while text.startswith(CALL_PREFIX, at):
-        closing = text.find('"', at + len(CALL_PREFIX))
-        if closing < 0:
-            return
-        yield len(text[:at].encode("utf-8", errors="surrogateescape")), text[at + len(CALL_PREFIX) : closing]
-        try:
-            _, end = decoder.raw_decode(text, at)
-        except ValueError:
-            return
-        if text[end : end + 1] != ",":
-            return
-        at = end + 1

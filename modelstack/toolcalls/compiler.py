@@ -15,15 +15,9 @@ from typing import Any, Literal, Protocol, get_args
 
 from modelstack.inference.grammar import Grammar
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.convention import (
-    ARGUMENTS_PREFIX,
-    CALL_PREFIX,
-    RESULT_PREFIX,
-    ParsedResponse,
-    ResponseFormat,
-    ResponseParseError,
-    parse_response,
-)
+from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
+from modelstack.toolcalls.conventions import OURS, Convention
+from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.coverage import (
     Coverage,
     EngineName,
@@ -35,10 +29,11 @@ from modelstack.toolcalls.coverage import (
     without,
 )
 from modelstack.toolcalls.dialects import modernise
+from modelstack.toolcalls.marks import Marks
 from modelstack.toolcalls.pointers import SchemaReferenceError
 from modelstack.toolcalls.schemas import MergeError, normalise
 from modelstack.toolcalls.shape_builder import ShapeBuilder
-from modelstack.toolcalls.shapes import UNREACHABLE, Arrays, LargestSteps, Response, Tagged
+from modelstack.toolcalls.shapes import UNREACHABLE, Calls, LargestSteps, Response, Tagged
 from modelstack.toolcalls.tokens import TokenTable
 from modelstack.toolcalls.tracking import EngineState, TrackedGrammar
 from modelstack.toolcalls.validation import SchemaValidator, check_schema
@@ -83,6 +78,7 @@ class CompiledGrammar:
     """A format, ready to constrain generations."""
 
     format: ResponseFormat
+    convention: Convention
     coverage: Coverage
     _template: Template = field(repr=False)
     _tokens: TokenTable = field(repr=False)
@@ -114,7 +110,7 @@ class CompiledGrammar:
 
     def parse(self, text: str) -> ParsedResponse:
         """Read a reply in this format; raises ResponseParseError."""
-        return parse_response(text, self.format)
+        return self.convention.parse(text, self.format)
 
 
 class GrammarCompiler:
@@ -126,6 +122,7 @@ class GrammarCompiler:
         engine: EngineName = "llguidance",
         unsupported: UnsupportedPolicy = "refuse",
         *,
+        convention: Convention = OURS,
         cache_size: int = DEFAULT_CACHE_SIZE,
     ) -> None:
         """Prepare the vocabulary for an engine; the engine is imported here.
@@ -144,8 +141,10 @@ class GrammarCompiler:
         self.unsupported: UnsupportedPolicy = unsupported
         self._cache_size = cache_size
         self._cache: OrderedDict[str, CompiledGrammar] = OrderedDict()
-        self._tokens = TokenTable(vocabulary)
+        self.convention = convention
+        self._tokens = TokenTable(vocabulary, Marks(vocabulary, convention.marks))
         self._tokens.beginning("[")  # indexes the vocabulary now, so that no first reply waits for it
+        self._form = convention.form.bound(self._tokens.marks)
         self._backend = _backend(engine, self._tokens)
 
     def compile(self, response_format: ResponseFormat) -> CompiledGrammar:
@@ -166,8 +165,10 @@ class GrammarCompiler:
         return compiled
 
     def cache_key(self, response_format: ResponseFormat) -> str:
-        """Return the SHA-256 over format, vocabulary, engine and policy; part of a replay's key too."""
+        """Return the SHA-256 over all that decides a grammar; part of a replay's key too."""
         parts = (response_format.fingerprint(), self.vocabulary.fingerprint, self.engine, self.unsupported)
+        if self.convention is not OURS:
+            parts = (*parts, self.convention.name)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _compile(self, response_format: ResponseFormat) -> CompiledGrammar:
@@ -175,13 +176,19 @@ class GrammarCompiler:
         schemas = {tool.name: work.add(tool.parameters, tool.name) for tool in response_format.tools}
         answer = response_format.answer_schema
         enforced_answer = None if answer is None else work.add(answer, "")
-        builder = ShapeBuilder(self._tokens.price, ordered=self.engine == "llguidance")
-        response = builder.response(response_format, schemas, enforced_answer)
+        builder = ShapeBuilder(
+            self._tokens.price,
+            ordered=self.engine == "llguidance",
+            notation=self._form.notation,
+            max_digits=response_format.max_digits,
+        )
+        response = builder.response(response_format, self._form, schemas, enforced_answer)
         if self.engine != "llguidance":  # which refuses contradictions itself, and knows more of them
-            _refuse_empty(response, self.engine)
-        template = self._backend.template(response_format, schemas, enforced_answer, response)
+            _refuse_empty(response, self._form, self.engine)
+        template = self._backend.template(response_format, self._form, schemas, enforced_answer, response)
         return CompiledGrammar(
             response_format,
+            self.convention,
             Coverage(self.engine, tuple(work.enforced), tuple(work.checked), tuple(work.annotations)),
             template,
             self._tokens,
@@ -201,6 +208,7 @@ class Backend(Protocol):
     def template(
         self,
         response_format: ResponseFormat,
+        form: CallForm,
         schemas: Mapping[str, Any],
         answer: Any | None,
         response: Response,
@@ -305,16 +313,16 @@ def _holder(schema: Any, tool: str, pointer: str) -> KeywordUse | None:
     return max(above, key=lambda use: len(use.pointer), default=None)
 
 
-def _refuse_empty(response: Response, engine: EngineName) -> None:
+def _refuse_empty(response: Response, form: CallForm, engine: EngineName) -> None:
     """Raise UnsupportedSchemaError for a schema that no finite value fulfils."""
     for option in response.options:
-        tagged = option.item if isinstance(option, Arrays) else option
+        tagged = option.item if isinstance(option, Calls) else option
         for text, shape in tagged.options if isinstance(tagged, Tagged) else ():
             if shape.cost >= UNREACHABLE:
-                tool = text.removeprefix(CALL_PREFIX).removesuffix(ARGUMENTS_PREFIX)
+                tool = text.removeprefix(form.name_prefix).removesuffix(form.name_suffix)
                 hint = "no finite value fulfils it; look for bounds that contradict each other"
                 raise UnsupportedSchemaError(
-                    "schema", "", engine, hint, tool="" if text == RESULT_PREFIX else tool
+                    "schema", "", engine, hint, tool="" if text == form.result_prefix else tool
                 )
 
 

@@ -31,6 +31,10 @@ ARGUMENTS_PREFIX = '","arguments":'
 RESULT_PREFIX = '{"result":'
 DEFAULT_MAX_CALLS = 8
 """Calls in one reply; BFCL's widest parallel case has 8."""
+MAX_DIGITS = 20
+"""Digits of a number before its point: 64 bits have 20. A small model that has lost its way would write 300."""
+MOST_DIGITS = 40
+"""The same in answers, and where the request itself holds longer numbers; bounds of a schema may ask for more."""
 
 _ILLEGAL_IN_NAME = re.compile(r'["\\\x00-\x1f\x7f-\x9f\ud800-\udfff]')
 _DECODER = json.JSONDecoder(strict=True)
@@ -76,7 +80,9 @@ class ResponseFormat:
     """Several calls in one reply; otherwise exactly one."""
     max_calls: int = DEFAULT_MAX_CALLS
     abstain: bool = False
-    """`[]` is a legal reply: none of the tools fits."""
+    """It is legal to say that none of the tools fits: `[]`, or words in conventions that have no other way."""
+    max_digits: int = MAX_DIGITS
+    """Digits that a number in arguments may have before its point, unless its schema's bounds have more."""
 
     def __post_init__(self) -> None:
         """Check that some reply is legal and that names are unique.
@@ -119,13 +125,15 @@ class ResponseFormat:
 
     def fingerprint(self) -> str:
         """Return the SHA-256 of this format; key order counts, since it is the order of properties."""
-        content = [
+        content: list[Any] = [
             [[tool.name, tool.description, tool.parameters] for tool in self.tools],
             self.answer,
             self.parallel,
             self.max_calls,
             self.abstain,
         ]
+        if self.max_digits != MAX_DIGITS:
+            content.append(self.max_digits)
         text = json.dumps(content, separators=(",", ":"), ensure_ascii=True, default=dict)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -140,6 +148,8 @@ class ParsedResponse:
     """The text, or the value of a structured answer."""
     abstained: bool = False
     kind: Literal["calls", "text", "structured", "abstention"] = "calls"
+    lead: str = ""
+    """Words before the calls."""
 
 
 def render_calls(calls: Sequence[tuple[str, Mapping[str, Any]]], tools: Sequence[ToolSpec] = ()) -> str:

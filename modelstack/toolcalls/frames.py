@@ -11,11 +11,16 @@ from collections.abc import Hashable
 from functools import lru_cache
 
 from modelstack.toolcalls.completions import complete_number, complete_string
+from modelstack.toolcalls.marks import is_mark
 from modelstack.toolcalls.regex import Regex
 from modelstack.toolcalls.shapes import UNREACHABLE, Numbers, Price, Strings
 
 _LONG_NUMBER = 300
 """Digits from which a number may leave the range of doubles."""
+_FRACTION_DIGITS = 20
+"""Digits behind a number's point; doubles have 17 that count."""
+_EXPONENT_DIGITS = 3
+"""Of a number; doubles end at e308."""
 ESCAPED = {'"': '"', "\\": "\\", "b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 _HEX = frozenset("0123456789abcdefABCDEF")
 NUMBER_CHARACTERS = frozenset("0123456789+-.eE")
@@ -161,7 +166,7 @@ class String(Frame):
             return self._in_escape(c)
         if c == '"':
             return [self.parent] if self._closable() else []
-        if c < " " or c == "\x7f":
+        if c < " " or c == "\x7f" or is_mark(c):
             return []
         if c == "\\":
             return [String(self.shape, self.length, self.states, "\\", self.parent)] if self._room() else []
@@ -280,10 +285,10 @@ class Number(Frame):
         """Say whether the last character is a digit."""
         return self.written[-1].isdigit()
 
-    @property
-    def may_overflow(self) -> bool:
-        """True where one more digit can leave the range of doubles."""
-        return "e" in self.written or "E" in self.written or len(self.written) > _LONG_NUMBER
+    def may_overflow(self, longest_token: int) -> bool:
+        """Say whether a token of so many digits can make the number too long, or leave the range of doubles."""
+        most = min(self.shape.most_digits, _FRACTION_DIGITS)
+        return "e" in self.written or "E" in self.written or len(self.written) + longest_token > most
 
     def rest(self) -> str | None:
         """Return digits that complete it."""
@@ -313,16 +318,23 @@ def _inside_pattern(
 
 
 def _may_follow(written: str, c: str, shape: Numbers) -> bool:
-    """Say whether `c` keeps `written` the beginning of a JSON number that a double can hold."""
+    """Say whether `c` keeps `written` the beginning of a JSON number that is not too long for anything."""
     last = written[-1]
-    whole = written.removeprefix("-")
+    whole, point, fraction = written.removeprefix("-").partition(".")
     exponent = "e" in written or "E" in written
     if c.isdigit():
-        if exponent or len(whole) > _LONG_NUMBER:
-            return math.isfinite(float(written + c))
-        return "." in written or whole != "0"
+        if exponent:
+            n_exponent = len(written) - max(written.rfind(mark) for mark in "eE+-") - 1
+            return n_exponent < _EXPONENT_DIGITS and math.isfinite(float(written + c))
+        if point:
+            return len(fraction) < _FRACTION_DIGITS
+        return whole != "0" and len(whole) < shape.most_digits and _is_finite(whole, c)
     if c == ".":
-        return not shape.integer and "." not in written and not exponent and last.isdigit()
+        return not shape.integer and not point and not exponent and last.isdigit()
     if c in "eE":
         return not shape.integer and not exponent and last.isdigit()
     return c in "+-" and last in "eE"
+
+
+def _is_finite(whole: str, c: str) -> bool:
+    return len(whole) < _LONG_NUMBER or math.isfinite(float(whole + c))

@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, cast
 
-from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat
+from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
+from modelstack.toolcalls.conventions import OURS, Convention
 
 MAX_STARTS = 32
 """Places at which JSON is looked for; a reply with more brackets than that is prose or noise."""
@@ -22,11 +24,16 @@ _FENCE = re.compile(r"^\s*```[a-zA-Z]*\s*|\s*```\s*$")
 _DECODER = json.JSONDecoder()
 
 
-def read_free_reply(text: str, response_format: ResponseFormat) -> ParsedResponse:
+def read_free_reply(text: str, response_format: ResponseFormat, convention: Convention = OURS) -> ParsedResponse:
     """Read an unmasked reply; what is neither calls, abstention nor structured answer is a text answer.
 
     Names of tools are not checked: a call of an unknown tool is a call, and the runtime says what is wrong.
     """
+    if convention is not OURS:
+        with suppress(ResponseParseError):
+            parsed = convention.parse(text, response_format)
+            if parsed.kind == "calls":
+                return parsed
     bare = _FENCE.sub("", text).strip()
     if response_format.abstain and bare == "[]":
         return ParsedResponse(abstained=True, kind="abstention")

@@ -17,7 +17,10 @@ import llguidance
 
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, CALL_PREFIX, RESULT_PREFIX, ResponseFormat
+from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.conventions.form import COMPACT, CallForm, Notation
+from modelstack.toolcalls.marks import Marks
+from modelstack.toolcalls.shape_builder import allows_words
 from modelstack.toolcalls.shapes import Response
 from modelstack.toolcalls.tokens import TokenTable
 
@@ -30,8 +33,6 @@ LIMITS = {
 }
 """Twice llguidance's defaults per step (about 30 ms of work): a hostile pattern ends in an error, not in a
 hang."""
-_COMPACT = {"whitespace_flexible": False, "item_separator": ",", "key_separator": ":"}
-_TEXT = r"TEXT: /[^ \t\r\n\x0b\x0c\[{](?s:.)*/"
 
 
 def build_tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
@@ -40,29 +41,84 @@ def build_tokenizer(vocabulary: Vocabulary) -> llguidance.LLTokenizer:
     return llguidance.LLTokenizer(wrapper, n_vocab=len(vocabulary), eos_token=list(vocabulary.end_ids))
 
 
-def lark_grammar(response_format: ResponseFormat, schemas: Mapping[str, Any], answer: Any | None) -> str:
+def lark_grammar(
+    response_format: ResponseFormat,
+    form: CallForm,
+    marks: Marks,
+    schemas: Mapping[str, Any],
+    answer: Any | None,
+) -> str:
     """Write the grammar of replies; `schemas` maps tool names to normalised parameters."""
     forms, rules = [], []
     if schemas:
         forms.append("calls")
-        more = response_format.call_limit - 1
-        rules.append('calls: "[" call ' + (f'("," call){{0,{more}}} ' if more else "") + '"]"')
+        more = form.call_limit(response_format.call_limit) - 1
+        between = f" ({_sequence(form.separator, marks)} call){{0,{more}}}" if more else ""
+        trailing = f" ({_sequence(form.trailing, marks)})?" if more and form.trailing else ""
+        rules.append(f"some_calls: call{between} {_sequence(form.closing, marks)}{trailing}")
+        rules.append(f"calls: {_sequence(form.opening, marks)} some_calls")
         rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(schemas))))
         for i, (name, schema) in enumerate(schemas.items()):
-            opening = json.dumps(f"{CALL_PREFIX}{name}{ARGUMENTS_PREFIX}", ensure_ascii=False)
-            rules.append(f'call_{i}: {opening} arguments_{i} "}}"')
-            rules.append(f"arguments_{i}: %json {_embedded(schema)}")
-    if response_format.abstain:
+            opening = _sequence(f"{form.name_prefix}{name}{form.name_suffix}", marks)
+            rules.append(f"call_{i}: {opening} arguments_{i} {_sequence(form.call_end, marks)}")
+            rules.append(f"arguments_{i}: %json {_embedded(schema, form.notation)}")
+    if response_format.abstain and form.abstention is not None:
         forms.append("abstention")
-        rules.append('abstention: "[" "]"')
+        rules.append("abstention: " + " ".join(json.dumps(c) for c in form.abstention))
     if answer is not None:
         forms.append("result")
-        rules.append(f'result: {json.dumps(RESULT_PREFIX)} value "}}"')
-        rules.append(f"value: %json {_embedded(answer)}")
-    elif response_format.answer == "text":
+        rules.append(f'result: {_quoted(form.result_prefix)} value "}}"')
+        rules.append(f"value: %json {_embedded(answer, form.notation)}")
+    if allows_words(response_format, form):
         forms.append("TEXT")
-        rules.append(_TEXT)
+        if not schemas:
+            rules.append(rf"TEXT: /{_none_of(form.not_first_without_tools)}(?s:.)*/")
+        else:
+            rules.append(_words(form))
+            forms += _leads(form, marks, rules)
     return "\n".join(["start: " + " | ".join(forms), *rules])
+
+
+def _words(form: CallForm) -> str:
+    """Return the terminal of a text answer: it holds nothing that opens a call, and does not begin like one."""
+    watched = form.trigger_name or form.trigger or ""
+    parts = [rf"/{_none_of(form.not_first)}(?s:.)*/"]
+    parts += [rf"~/{_escaped(text)}(?s:.)*/" for text in form.not_begun]
+    parts += [rf"~/(?s:.)*{_escaped(watched)}(?s:.)*/"] if watched else []
+    if len(parts) > 1:  # what is not one of these may be no UTF-8 at all
+        parts.append("/(?s:.)*/")
+    return "TEXT: " + " & ".join(parts)
+
+
+def _leads(form: CallForm, marks: Marks, rules: list[str]) -> list[str]:
+    """Return the form of calls behind words, where the convention has it; its rules are added."""
+    if not form.trigger:
+        return []
+    if form.trigger_name:
+        return ["TEXT calls"]
+    rules.append(f"lead[lazy]: TEXT {_quoted(form.trigger)}")
+    return [f"lead {_sequence(form.opening.removeprefix(form.trigger), marks)} some_calls"]
+
+
+def _sequence(text: str, marks: Marks) -> str:
+    """Return a fixed text as terminals and special tokens."""
+    return " ".join(
+        f"<[{marks.ids[piece]}]>" if piece in marks.ids else _quoted(piece)
+        for piece in marks.pieces(text)
+        if piece
+    )
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text, ensure_ascii=False)
+
+
+def _none_of(characters: str) -> str:
+    return "[^" + "".join(f"\\x{ord(c):02x}" for c in characters) + "]"
+
+
+def _escaped(text: str) -> str:
+    return "".join(c if c.isalnum() or c in "_ " else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 class LLGuidanceBackend:
@@ -80,12 +136,14 @@ class LLGuidanceBackend:
     def template(
         self,
         response_format: ResponseFormat,
+        form: CallForm,
         schemas: Mapping[str, Any],
         answer: Any | None,
         response: Response,
     ) -> LLGuidanceTemplate:
         """Compile a reply."""
-        return LLGuidanceTemplate(lark_grammar(response_format, schemas, answer), self._tokenizer, self._tokens)
+        grammar = lark_grammar(response_format, form, self._tokens.marks, schemas, answer)
+        return LLGuidanceTemplate(grammar, self._tokenizer, self._tokens)
 
 
 class LLGuidanceTemplate:
@@ -163,7 +221,11 @@ class _Adapter:
         withheld = vocabulary.special_ids | set(vocabulary.end_ids)
         self.eos_token_id = vocabulary.end_ids[0]
         self.bos_token_id = None
-        self.tokens = vocabulary.token_bytes
+        # A name of its own for each: many vocabularies have unused ones without a name, whose bytes would be the
+        # beginning of every special token that a grammar asks for.
+        self.tokens = tuple(
+            f"<token {i}>".encode() if i in withheld else data for i, data in enumerate(vocabulary.token_bytes)
+        )
         self.special_token_ids = sorted(withheld)
         self._encode = vocabulary.encode
 
@@ -172,9 +234,10 @@ class _Adapter:
         return list(self._encode(text))
 
 
-def _embedded(schema: Any) -> str:
-    """Return a schema with the options of the compact form, as the text of a `%json` piece."""
-    return json.dumps({**schema, "x-guidance": _COMPACT}, ensure_ascii=True)
+def _embedded(schema: Any, notation: Notation = COMPACT) -> str:
+    """Return a schema with the separators of a notation, as the text of a `%json` piece."""
+    style = {"whitespace_flexible": False, "item_separator": notation.comma, "key_separator": notation.colon}
+    return json.dumps({**schema, "x-guidance": style}, ensure_ascii=True)
 
 
 def _matcher(grammar: str, tokenizer: llguidance.LLTokenizer) -> llguidance.LLMatcher:

@@ -25,8 +25,10 @@ import numpy as np
 from lmformatenforcer import CharacterLevelParser, TokenEnforcer, TokenEnforcerTokenizerData
 
 from modelstack.inference.grammar import GrammarError, TokenMask
-from modelstack.toolcalls.convention import NOT_FIRST_IN_TEXT, ResponseFormat
+from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.frames import Frame, String
+from modelstack.toolcalls.marks import is_mark
 from modelstack.toolcalls.recogniser import Key, Prose, Value, step_text
 from modelstack.toolcalls.shapes import Response, Text
 from modelstack.toolcalls.tokens import TokenTable, code_points, split_utf8
@@ -61,8 +63,7 @@ class LMFEBackend:
         vocabulary = tokens.vocabulary
         prose = [i for i in range(len(vocabulary)) if vocabulary.token_bytes[i] and i not in tokens.withheld]
         prose = [i for i in prose if tokens.text(i) is not None]
-        self._prose = tokens.mask_of(prose)
-        self._prose_start = tokens.mask_of(i for i in prose if (tokens.text(i) or " ")[0] not in NOT_FIRST_IN_TEXT)
+        self._prose = [(i, tokens.text(i) or "") for i in prose]
 
     def schema_error(self, schema: Any) -> str:
         """Return ``: what cannot be enforced was found by keyword."""
@@ -71,12 +72,13 @@ class LMFEBackend:
     def template(
         self,
         response_format: ResponseFormat,
+        form: CallForm,
         schemas: Mapping[str, Any],
         answer: Any | None,
         response: Response,
     ) -> LMFETemplate:
         """Compile a reply."""
-        return LMFETemplate(response, self._data, self._tokens, self._alphabet, self._prose, self._prose_start)
+        return LMFETemplate(response, self._data, self._tokens, self._alphabet, self._prose)
 
 
 class LMFETemplate:
@@ -88,8 +90,7 @@ class LMFETemplate:
         data: TokenEnforcerTokenizerData,
         tokens: TokenTable,
         alphabet: frozenset[str],
-        prose: TokenMask,
-        prose_start: TokenMask,
+        prose: list[tuple[int, str]],
     ) -> None:
         """Keep what was prepared."""
         self.response = response
@@ -97,8 +98,8 @@ class LMFETemplate:
         self.tokens = tokens
         self.alphabet = alphabet
         self.prose = prose
-        self.prose_start = prose_start
-        self.allows_text = any(isinstance(option, Text) for option in response.options)
+        """The tokens of words, with their texts."""
+        self.text = next((option for option in response.options if isinstance(option, Text)), None)
         structured = Response(options=tuple(o for o in response.options if not isinstance(o, Text)))
         self.masks: OrderedDict[Any, TokenMask] = OrderedDict()
         self.enforcer_start: tuple[Frame | None, ...] = (Value(structured, None),)
@@ -152,7 +153,7 @@ class Place:
     @property
     def in_prose(self) -> bool:
         """True inside a text answer."""
-        return isinstance(self.frames[0], Prose)
+        return any(isinstance(frame, Prose) for frame in self.frames)
 
     def may_begin(self, pending: bytes) -> bool:
         """Say whether a character that begins with the bytes `pending` is legal here."""
@@ -162,7 +163,9 @@ class Place:
                 return True
             if isinstance(frame, String) and frame.takes_between(low, high):
                 return True
-            if frame is not None and any(low <= ord(c) <= high for c in frame.legal(frozenset())):
+            if frame is not None and any(
+                low <= ord(c) <= high and not is_mark(c) for c in frame.legal(frozenset())
+            ):
                 return True
         return False
 
@@ -225,7 +228,7 @@ class LMFEState:
     def advance(self, token_id: int) -> None:
         """Take a token, or raise GrammarError."""
         data = self._tokens.vocabulary.token_bytes[token_id]
-        place = self._places[-1].after(data) if data else None
+        place = self._behind(self._places[-1], token_id)
         if place is None:
             raise GrammarError(f"token {token_id} ({data!r}) is not legal here")
         self._places.append(place)
@@ -236,8 +239,21 @@ class LMFEState:
 
     def permits(self, ids: list[int]) -> bool:
         """Say whether `ids` complete the reply."""
-        place = self._places[-1].after(self._tokens.bytes_of(ids))
+        place: Place | None = self._places[-1]
+        for token in ids:
+            place = None if place is None else self._behind(place, token)
         return place is not None and not place.pending and (None in place.frames or place.in_prose)
+
+    def _behind(self, place: Place, token_id: int) -> Place | None:
+        """Return the place behind a token, None where it is not legal."""
+        mark = self._tokens.marks.characters.get(token_id)
+        if mark is None:
+            data = self._tokens.vocabulary.token_bytes[token_id]
+            return place.after(data) if data else None
+        if place.pending:
+            return None
+        frames = tuple(after for frame in place.frames if frame is not None for after in frame.step(mark))
+        return Place(frames) if frames else None
 
     def _mask(self, place: Place) -> TokenMask:
         """Return the tokens that the walk finds from `place`, and the pieces of characters legal there."""
@@ -245,30 +261,50 @@ class LMFEState:
         if place.pending:
             # Whole characters cannot follow half of one; tokens that begin with its other half are pieces.
             return self._tokens.mask_of(pieces)
-        if place.in_prose:
-            return self._template.prose | self._tokens.mask_of(pieces)
-        at_start = len(self._places) == 1
-        frames = self._template.enforcer_start if at_start else place.frames
+        pieces += [token for token in self._tokens.marks.characters if self._behind(place, token) is not None]
+        text = self._template.text if len(self._places) == 1 else None
+        words = [frame for frame in place.frames if isinstance(frame, Prose)]
+        words += [] if text is None else [Prose(text, 0, "")]
+        found = self._tokens.mask_of(pieces)
+        for frame in words:
+            found |= self._words(frame)
+        frames = self._template.enforcer_start if text is not None else place.frames
+        frames = tuple(frame for frame in frames if not isinstance(frame, Prose))
+        if frames in ((), (None,)):
+            return found
         # A fresh enforcer at this place: its own store, keyed by the whole sequence, would keep a list
         # of up to V ids for every step of every generation.
         enforcer = TokenEnforcer(self._template.data, FrameParser(frames, self._template.alphabet))
         # A list: it is a tensor only where the package makes bit masks, which we do not ask for.
         allowed = cast("list[int]", enforcer.get_allowed_tokens([]).allowed_tokens)
-        found = self._tokens.mask_of(allowed)
+        structured = self._tokens.mask_of(allowed)
         for end in frames[0].forbidden_ends() if isinstance(frames[0], Key) else ():
-            self._tokens.clear(found, end)
-        if at_start and self._template.allows_text:
-            found |= self._template.prose_start
-        return found | self._tokens.mask_of(pieces)
+            self._tokens.clear(structured, end)
+        return found | structured
+
+    def _words(self, frame: Prose) -> TokenMask:
+        """Return the tokens that may come next in words; only those that may be illegal are followed."""
+        if frame.is_free:
+            return self._tokens.mask_of(i for i, _ in self._template.prose)
+        watched, before = frame.watched, frame.watched[: frame.progress]
+        first = frame.shape.not_first + "".join(text[0] for text in (*frame.shape.not_begun, watched) if text)
+
+        def is_suspect(text: str) -> bool:
+            if frame.begun is not None and (frame.begun or text[0] in first):
+                return True
+            return bool(watched) and watched in before + text
+
+        words = self._template.prose
+        return self._tokens.mask_of(i for i, text in words if not is_suspect(text) or step_text((frame,), text))
 
     def _forced_text(self) -> tuple[str, tuple[Frame | None, ...]]:
         """Return the text that must follow, and the places behind it."""
         place = self._places[-1]
         frames = place.frames
         characters: list[str] = []
-        if place.pending or (len(self._places) == 1 and self._template.allows_text):
+        if place.pending or (len(self._places) == 1 and self._template.text is not None):
             return "", frames
-        while None not in frames and not isinstance(frames[0], Prose):
+        while None not in frames and not any(isinstance(frame, Prose) for frame in frames):
             legal = FrameParser(frames, self._template.alphabet).get_allowed_characters()
             if len(legal) != 1:
                 break
@@ -279,6 +315,8 @@ class LMFEState:
 
     def _can_cross(self, ids: list[int], back: int, frames: tuple[Frame | None, ...]) -> bool:
         """Say whether a token that begins with the last `back` tokens' text and goes on is legal."""
+        if self._tokens.marks.characters.keys() & set(ids[-back:]):
+            return False
         tail = self._tokens.bytes_of(ids[-back:])
         crossing = self._tokens.longer_tokens(tail)
         if len(crossing) > _CROSSINGS_TRIED:

@@ -15,7 +15,7 @@ import json
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
-from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, NOT_FIRST_IN_TEXT, render_json
+from modelstack.toolcalls.convention import render_json
 from modelstack.toolcalls.frames import (
     ESCAPED,
     NUMBER_CHARACTERS,
@@ -26,9 +26,11 @@ from modelstack.toolcalls.frames import (
     inside_string,
     literal,
 )
+from modelstack.toolcalls.marks import is_mark
 from modelstack.toolcalls.shapes import (
     UNREACHABLE,
     Arrays,
+    Calls,
     Either,
     Literals,
     Numbers,
@@ -49,24 +51,31 @@ def choosing(frame: Frame | None) -> bool:
     """Say whether the next character takes part in choosing a tool, or something else instead of one."""
     if isinstance(frame, Value):
         return isinstance(frame.shape, Response) or (isinstance(frame.shape, Tagged) and frame.shape.is_call)
-    if isinstance(frame, Array):
-        item = frame.shape.item
-        return frame.parent is None and frame.count == 0 and (item is None or isinstance(item, Tagged))
+    if isinstance(frame, Literal):  # the text that leads to a call
+        parent = frame.parent
+        return isinstance(parent, Value) and isinstance(parent.shape, Tagged) and parent.shape.is_call
+    if isinstance(frame, Prose):
+        return frame.is_undecided
     return isinstance(frame, Tag) and frame.is_naming
 
 
-def opens_call(frames: tuple[Frame | None, ...]) -> str | None:
-    """Return the character that begins a call where something else may come instead, None anywhere else.
-
-    `[` at the start of a reply; `{` behind the bracket when `[]` is legal too. The bracket alone leaves an
-    abstention open, and counts as the beginning of a call.
-    """
+def may_call(frames: tuple[Frame | None, ...]) -> Calls | None:
+    """Return the calls that may begin here, where something else may come instead; None anywhere else."""
     only = frames[0] if len(frames) == 1 else None
-    if isinstance(only, Value) and isinstance(only.shape, Response):
-        may_call = any(isinstance(option, Arrays) and option.item is not None for option in only.shape.options)
-        return "[" if may_call and len(only.shape.options) > 1 else None
-    if isinstance(only, Array) and choosing(only) and only.shape.item is not None and only.shape.least == 0:
-        return "{"
+    if isinstance(only, Value) and isinstance(only.shape, Response) and len(only.shape.options) > 1:
+        return next((option for option in only.shape.options if isinstance(option, Calls)), None)
+    return None
+
+
+def names_or_closes(frames: tuple[Frame | None, ...]) -> Tagged | None:
+    """Return the calls that may come behind `[` where `[]` is legal too; None anywhere else."""
+    found: Tagged | None = None
+    if len(frames) == 2:
+        for frame in frames:
+            if isinstance(frame, Value) and isinstance(frame.shape, Tagged) and frame.shape.is_call:
+                found = frame.shape
+        if any(isinstance(frame, Literal) and frame.parent is None for frame in frames):
+            return found
     return None
 
 
@@ -75,6 +84,8 @@ def step_text(frames: tuple[Frame | None, ...], text: str) -> tuple[Frame | None
     at = 0
     while at < len(text):
         only = frames[0] if len(frames) == 1 else None
+        if isinstance(only, Prose) and only.is_free:
+            return frames
         if isinstance(only, String) and only.is_free and only.shape.most is None:
             stops = [i for i in (text.find('"', at), text.find("\\", at)) if i >= 0]
             at = min(stops, default=len(text))
@@ -143,7 +154,7 @@ class Array(Frame):
         behind = Array(self.shape, self.count + 1, self.parent)
         if self.count == 0:
             return _open(item, c, behind, ())
-        return [Value(item, behind)] if c == "," else []
+        return _behind_first(self.shape.comma, c, Value(item, behind))
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
         """Return `]`, and the comma or the start of the first item."""
@@ -151,15 +162,15 @@ class Array(Frame):
         item = self.shape.at(self.count)
         if item is None or isinstance(item, Shape) and type(item) is Shape:
             return chars
-        return chars | (_first(item, alphabet, ()) if self.count == 0 else frozenset(","))
+        return chars | (_first(item, alphabet, ()) if self.count == 0 else frozenset(self.shape.comma[0]))
 
     def rest(self) -> str | None:
         """Return the items that are still owed, and the bracket."""
         owed = [self.shape.at(i) for i in range(self.count, self.shape.least)]
         if any(item is None or item.cost >= UNREACHABLE for item in owed):
             return None
-        texts = ",".join(item.text for item in owed if item is not None)
-        return ("," if owed and self.count else "") + texts + "]"
+        texts = self.shape.comma.join(item.text for item in owed if item is not None)
+        return (self.shape.comma if owed and self.count else "") + texts + "]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,27 +202,28 @@ class Object(Frame):
         """Close, go on behind a comma, or open a key."""
         if c == "}":
             return [self.parent] if not self.after_comma and not self.owed() else []
-        if c == ",":
+        if c == self.shape.comma[0]:
             more = self.seen.names and not self.after_comma and self._has_more()
-            return [Object(self.shape, self.seen, True, self.parent)] if more else []
+            behind = Object(self.shape, self.seen, True, self.parent)
+            return _behind_first(self.shape.comma, c, behind) if more else []
         if c == '"' and (self.after_comma or not self.seen.names) and self._has_more():
             return [Key(self, tuple(self.candidates()), 1, '"')]
         return []
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
         """Return those of brace, comma and quote that `step` takes."""
-        return frozenset(c for c in '},"' if self.step(c))
+        return frozenset(c for c in ("}", '"', self.shape.comma[0]) if self.step(c))
 
     def rest(self) -> str | None:
         """Return the properties that are still owed, and the brace."""
         owed = self.owed()
         if any(p.shape.cost >= UNREACHABLE for p in owed):
             return None
-        texts = ",".join(p.key + p.shape.text for p in owed)
+        texts = self.shape.comma.join(p.key + p.shape.text for p in owed)
         if self.after_comma and not owed:
             extra = [p for p in self.candidates() if p.shape.cost < UNREACHABLE]
             texts = min((p.key + p.shape.text for p in extra), key=len, default="") or self._fresh_key()
-        comma = "," if owed and self.seen.names and not self.after_comma else ""
+        comma = self.shape.comma if owed and self.seen.names and not self.after_comma else ""
         return comma + texts + "}"
 
     def owed(self) -> list[Property]:
@@ -250,7 +262,7 @@ class Object(Frame):
         taken = self.seen.names | {p.name for p in self.shape.properties}
         name = next(n for n in ("a", *(f"a{i}" for i in range(len(taken) + 1))) if n not in taken)
         shape = self.shape.shape_of_extra(name)
-        return f'"{name}":{shape.text}' if shape is not None else ""
+        return f'"{name}"{self.shape.colon}{shape.text}' if shape is not None else ""
 
 
 class Key(Frame):
@@ -274,11 +286,12 @@ class Key(Frame):
         """Narrow the declared names; behind the colon, go to the value."""
         going = tuple(p for p in self.candidates if len(p.key) > self.at and p.key[self.at] == c)
         written = self.written + c
-        if c == ":" and _is_closed(self.written):
-            done = [p for p in going if p.key == written]
+        colon = self.object.shape.colon
+        if c == colon[0] and _is_closed(self.written):
+            done = [p for p in going if p.key == self.written + colon]
             if done:
-                return [Value(done[0].shape, self.object.behind(done[0].name))]
-            return self._extra_value()
+                return _behind_first(colon, c, Value(done[0].shape, self.object.behind(done[0].name)))
+            return [after for value in self._extra_value() for after in _behind_first(colon, c, value)]
         if not going and not (self.object.takes_extra() and _may_extend_key(self.written, c, self._reserved())):
             return []
         return [Key(self.object, going, self.at + 1, written)]
@@ -290,7 +303,8 @@ class Key(Frame):
             return chars
         if self.is_open:
             return chars | inside_string(alphabet, json.loads(self.written + '"') not in self._reserved())
-        return chars | (frozenset(":") if _is_closed(self.written) else frozenset(ESCAPED))
+        colon = self.object.shape.colon[0]
+        return chars | (frozenset(colon) if _is_closed(self.written) else frozenset(ESCAPED))
 
     def rest(self) -> str | None:
         """Return the cheapest way to end this key, its value and the object."""
@@ -318,7 +332,7 @@ class Key(Frame):
     def _reserved(self) -> frozenset[str]:
         return self.object.seen.names | {p.name for p in self.object.shape.properties}
 
-    def _extra_value(self) -> list[Frame | None]:
+    def _extra_value(self) -> list[Frame]:
         name = json.loads(self.written)
         shape = self.object.shape.shape_of_extra(name) if name not in self._reserved() else None
         return [Value(shape, self.object.behind(name))] if shape is not None and self.object.takes_extra() else []
@@ -334,7 +348,7 @@ class Key(Frame):
             shape = self.object.shape.shape_of_extra(name) if name not in self._reserved() else None
             after = self.object.behind(name).rest()
             if shape is not None and shape.cost < UNREACHABLE and after is not None:
-                return [written[len(self.written) :] + ":" + shape.text + after]
+                return [written[len(self.written) :] + self.object.shape.colon + shape.text + after]
         return []
 
 
@@ -354,8 +368,8 @@ class Tag(Frame):
 
     @property
     def is_naming(self) -> bool:
-        """True until the quote that closes the tool's name is written."""
-        return self.shape.is_call and any(self.at <= len(t) - len(ARGUMENTS_PREFIX) for t, _ in self.options)
+        """True until the character that ends the tool's name is written."""
+        return self.shape.is_call and any(self.at <= len(t) - self.shape.n_behind_name for t, _ in self.options)
 
     def own_key(self) -> Hashable:
         """Return what is written and what may follow."""
@@ -367,7 +381,7 @@ class Tag(Frame):
         if not going:
             return []
         if len(going[0][0]) == self.at + 1:
-            return [Value(going[0][1], Literal((self.shape.end,), 0, self.parent))]
+            return [Value(going[0][1], literal((self.shape.end,), 0, self.parent))]
         return [Tag(self.shape, going, self.at + 1, self.parent)]
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
@@ -381,21 +395,64 @@ class Tag(Frame):
 
 
 class Prose(Frame):
-    """Inside a text answer."""
+    """Inside a text answer: `progress` characters of what turns words into calls are written last.
 
-    __slots__ = ()
+    `begun` is the whole answer while it may still be the beginning of a call, or of what an answer must not
+    begin with; None from then on.
+    """
+
+    __slots__ = ("begun", "progress", "shape")
+
+    def __init__(self, shape: Text, progress: int, begun: str | None) -> None:
+        """Stand where the arguments say."""
+        super().__init__(None)
+        self.shape = shape
+        self.progress = progress
+        self.begun = begun
+
+    @property
+    def watched(self) -> str:
+        """What words do not hold: the text that opens calls, or the name of the mark that does."""
+        return self.shape.spelled or self.shape.trigger
+
+    @property
+    def is_free(self) -> bool:
+        """True when any text may follow."""
+        return not self.watched and self.begun is None
+
+    @property
+    def is_undecided(self) -> bool:
+        """True while what is written may also be the beginning of a call."""
+        trigger = self.shape.trigger
+        return bool(trigger and self.begun) and not self.shape.spelled and trigger.startswith(self.begun or " ")
 
     def own_key(self) -> Hashable:
         """Return what is written and what may follow."""
-        return None
+        return (self.progress, self.begun)
 
     def step(self, c: str) -> list[Frame | None]:
-        """Take anything."""
-        return [self]
+        """Take anything, but what words do not hold, and what they do not begin with."""
+        if is_mark(c):
+            return self._call() if c == self.shape.trigger and self.begun != "" else []
+        begun = None if self.begun is None else self.begun + c
+        if begun is not None and (begun in self.shape.not_begun or (begun == c and c in self.shape.not_first)):
+            return []
+        progress = _matched(self.watched, self.progress, c) if self.watched else 0
+        if self.watched and progress == len(self.watched):
+            # A reply that is nothing but a call is followed by the place of the calls themselves.
+            return [] if self.shape.spelled or begun == self.watched else self._call()
+        if begun is not None and not self._may_turn(begun):
+            begun = None
+        return [Prose(self.shape, progress, begun)]
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
-        """Return everything."""
-        return alphabet
+        """Return everything that `step` takes."""
+        taken = alphabet
+        if self.begun is not None:
+            taken = frozenset(c for c in alphabet if self.step(c))
+        elif self.shape.spelled and self.progress == len(self.watched) - 1:
+            taken = alphabet - {self.watched[-1]}
+        return taken | {self.shape.trigger} if self.shape.spelled and self.begun != "" else taken
 
     def may_end(self) -> bool:
         """Say yes: prose may end anywhere."""
@@ -404,6 +461,54 @@ class Prose(Frame):
     def rest(self) -> str | None:
         """Return nothing: it is complete."""
         return ""
+
+    def _call(self) -> list[Frame | None]:
+        calls = self.shape.calls
+        return [] if calls is None else [literal((self.shape.opening,), 0, first_call(calls))]
+
+    def _may_turn(self, begun: str) -> bool:
+        texts = (*self.shape.not_begun, *((self.watched,) if self.watched else ()))
+        return any(text.startswith(begun) for text in texts)
+
+
+def first_call(calls: Calls) -> Frame:
+    """Return the place before the first call, behind what opens it."""
+    return Value(calls.item, Between(calls, 1))
+
+
+class Between(Frame):
+    """Behind a call: another one follows, or the reply is complete."""
+
+    __slots__ = ("count", "shape")
+
+    def __init__(self, shape: Calls, count: int) -> None:
+        """Stand behind `count` calls."""
+        super().__init__(None)
+        self.shape = shape
+        self.count = count
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return (self.shape, self.count)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Begin what closes the calls, or what stands before another."""
+        out = _behind_first(self.shape.closing, c, None)
+        if self.count < self.shape.most:
+            another = Value(self.shape.item, Between(self.shape, self.count + 1))
+            out += _behind_first(self.shape.separator, c, another)
+            if self.shape.trailing:
+                out += _behind_first(self.shape.closing + self.shape.trailing, c, None)
+        return out
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return the first characters of both."""
+        both = self.shape.closing[0] + (self.shape.separator[0] if self.count < self.shape.most else "")
+        return frozenset(both)
+
+    def rest(self) -> str | None:
+        """Return what closes the calls."""
+        return self.shape.closing
 
 
 def _open(shape: Shape, c: str, parent: Frame | None, inside: tuple[Shape, ...]) -> list[Frame | None]:
@@ -427,8 +532,10 @@ def _open(shape: Shape, c: str, parent: Frame | None, inside: tuple[Shape, ...])
     if isinstance(shape, Tagged):
         going_tags = tuple(o for o in shape.options if o[0][0] == c)
         return [Tag(shape, going_tags, 1, parent)] if going_tags else []
+    if isinstance(shape, Calls):
+        return _behind_first(shape.opening, c, first_call(shape))
     if isinstance(shape, Text):
-        return [Prose(None)] if c not in NOT_FIRST_IN_TEXT else []
+        return Prose(shape, 0, "").step(c)
     return []
 
 
@@ -440,8 +547,27 @@ def _first(shape: Shape, alphabet: frozenset[str], inside: tuple[Shape, ...]) ->
         parts = [_first(option, alphabet, (*inside, shape)) for option in shape.options]
         return frozenset().union(*parts)
     if isinstance(shape, Text):
-        return alphabet - frozenset(NOT_FIRST_IN_TEXT)
+        return Prose(shape, 0, "").legal(alphabet)
+    if isinstance(shape, Calls):
+        return frozenset(shape.opening[0])
+    if isinstance(shape, Literals):
+        return frozenset(text[0] for text in shape.texts)
+    if isinstance(shape, Tagged):
+        return frozenset(text[0] for text, _ in shape.options)
     return frozenset(c for c in '"[{-0123456789tfn' if _open(shape, c, None, ()))
+
+
+def _behind_first(text: str, c: str, behind: Frame | None) -> list[Frame | None]:
+    """Return the place behind the first character of a fixed text that leads to `behind`."""
+    return [literal((text,), 1, behind)] if text[0] == c else []
+
+
+def _matched(text: str, progress: int, c: str) -> int:
+    """Return how much of the beginning of `text` is written last, behind one more character (as KMP does)."""
+    if not progress:
+        return int(c == text[0])
+    written = text[:progress] + c
+    return next((n for n in range(min(len(written), len(text)), 0, -1) if written.endswith(text[:n])), 0)
 
 
 def _is_closed(key: str) -> bool:
@@ -459,4 +585,4 @@ def _may_extend_key(written: str, c: str, reserved: frozenset[str]) -> bool:
         return c in ESCAPED
     if c == '"':
         return json.loads(written + '"') not in reserved
-    return c >= " " and c != "\x7f"
+    return c >= " " and c != "\x7f" and not is_mark(c)

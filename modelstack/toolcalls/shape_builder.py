@@ -7,21 +7,19 @@ this much in hand can always be kept.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
 from modelstack.toolcalls.completions import complete_number, complete_string
-from modelstack.toolcalls.convention import (
-    ARGUMENTS_PREFIX,
-    CALL_PREFIX,
-    RESULT_PREFIX,
-    ResponseFormat,
-    render_json,
-)
+from modelstack.toolcalls.convention import MAX_DIGITS, MOST_DIGITS, ResponseFormat, render_json
+from modelstack.toolcalls.conventions.form import COMPACT, CallForm, Notation
+from modelstack.toolcalls.conventions.writing import write_json
 from modelstack.toolcalls.regex import Regex, RegexError, compile_regex
 from modelstack.toolcalls.shapes import (
     UNREACHABLE,
     Arrays,
+    Calls,
     Either,
     LargestSteps,
     Literals,
@@ -36,43 +34,85 @@ from modelstack.toolcalls.shapes import (
     Text,
 )
 
+_BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+
+
+def allows_words(response_format: ResponseFormat, form: CallForm) -> bool:
+    """Say whether a reply may be words: as an answer, or where words are how a model abstains."""
+    return response_format.answer == "text" or (response_format.abstain and form.abstention is None)
+
 
 class ShapeBuilder:
     """Builds the shapes of one format; `price` gives the tokens that a text takes."""
 
-    def __init__(self, price: Price, *, ordered: bool) -> None:
+    def __init__(
+        self, price: Price, *, ordered: bool, notation: Notation = COMPACT, max_digits: int = MAX_DIGITS
+    ) -> None:
         """Start with no shapes; `ordered` objects take their properties in the order of the schema."""
         self.price = price
         self.ordered = ordered
+        self.notation = notation
+        self.max_digits = max_digits
         self.shapes: list[Shape] = []
         self._any: Shape | None = None
 
     def response(
-        self, response_format: ResponseFormat, schemas: Mapping[str, Any], answer: Any | None
+        self, response_format: ResponseFormat, form: CallForm, schemas: Mapping[str, Any], answer: Any | None
     ) -> Response:
         """Return the shape of a reply; `schemas` maps tool names to normalised parameters."""
         options: list[Shape] = []
-        tagged = tuple(
-            (f"{CALL_PREFIX}{name}{ARGUMENTS_PREFIX}", self.value(schema)) for name, schema in schemas.items()
-        )
-        if tagged or response_format.abstain:
-            options.append(
-                self._add(
-                    Arrays(
-                        item=self._add(Tagged(options=tagged, is_call=True)) if tagged else None,
-                        least=0 if response_format.abstain else 1,
-                        most=response_format.call_limit,
-                    )
-                )
-            )
+        calls = self._calls(response_format, form, schemas) if schemas else None
+        if calls is not None:
+            options.append(calls)
+        if response_format.abstain and form.abstention is not None:
+            options.append(self._add(Literals(texts=(form.abstention,))))
         if answer is not None:
-            options.append(self._add(Tagged(options=((RESULT_PREFIX, self.value(answer)),))))
-        elif response_format.answer == "text":
-            options.append(self._add(Text()))
+            answers = ShapeBuilder(
+                self.price,
+                ordered=self.ordered,
+                notation=Notation(comma=form.notation.comma, colon=form.notation.colon),
+                max_digits=max(self.max_digits, MOST_DIGITS),
+            )
+            answers.shapes = self.shapes
+            options.append(self._add(Tagged(options=((form.result_prefix, answers.value(answer)),))))
+        if allows_words(response_format, form):
+            options.append(self._words(form, calls))
         response = Response(options=tuple(options))
         self._add(response)
         self.settle()
         return response
+
+    def _calls(self, response_format: ResponseFormat, form: CallForm, schemas: Mapping[str, Any]) -> Calls:
+        tagged = tuple(
+            (f"{form.name_prefix}{name}{form.name_suffix}", self.value(schema)) for name, schema in schemas.items()
+        )
+        item = self._add(
+            Tagged(options=tagged, end=form.call_end, is_call=True, n_behind_name=len(form.name_suffix))
+        )
+        return self._add(
+            Calls(
+                opening=form.opening,
+                item=item,
+                separator=form.separator,
+                closing=form.closing,
+                trailing=form.trailing,
+                most=form.call_limit(response_format.call_limit),
+            )
+        )
+
+    def _words(self, form: CallForm, calls: Calls | None) -> Text:
+        if calls is None:
+            return self._add(Text(not_first=form.not_first_without_tools))
+        return self._add(
+            Text(
+                not_first=form.not_first,
+                not_begun=form.not_begun,
+                trigger=form.trigger or "",
+                spelled=form.trigger_name,
+                opening=form.opening.removeprefix(form.trigger or ""),
+                calls=calls,
+            )
+        )
 
     def value(self, schema: Any) -> Shape:
         """Return the shape of a normalised schema with its own `$defs`."""
@@ -101,6 +141,8 @@ class ShapeBuilder:
             if isinstance(shape, Objects):
                 steps += [self.price(p.key) + p.shape.cost for p in shape.properties if not p.required]
                 steps += [s.cost + 4 for s in (shape.extra, *(s for _, s in shape.patterns)) if s is not None]
+            elif isinstance(shape, Calls):
+                steps.append(self.price(shape.separator) + shape.item.cost)
             elif isinstance(shape, Arrays):
                 steps += [s.cost for s in (*shape.prefix, shape.item) if s is not None]
             elif isinstance(shape, Either):
@@ -132,7 +174,8 @@ class ShapeBuilder:
                 return self._add(Either(options=tuple(self._value(x, root, seen) for x in schema[keyword])))
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
-            return self._add(Literals(texts=tuple(dict.fromkeys(render_json(value) for value in values))))
+            texts = dict.fromkeys(write_json(value, self.notation) for value in values)
+            return self._add(Literals(texts=tuple(texts)))
         types = schema.get("type", ("object", "array", "string", "number", "boolean", "null"))
         types = (types,) if isinstance(types, str) else tuple(types)
         if "number" in types and "integer" in types:
@@ -149,7 +192,9 @@ class ShapeBuilder:
                 Strings(least=schema.get("minLength", 0), most=schema.get("maxLength"), regex=_regex(schema))
             )
         if name in ("number", "integer"):
-            return self._add(Numbers(integer=name == "integer", bounds=schema))
+            return self._add(
+                Numbers(integer=name == "integer", bounds=schema, most_digits=self._most_digits(schema))
+            )
         if name == "boolean":
             return self._add(Literals(texts=("true", "false")))
         if name == "null":
@@ -162,6 +207,7 @@ class ShapeBuilder:
                     item=None if items is False else self._value(items, root, seen),
                     least=schema.get("minItems", 0),
                     most=schema.get("maxItems"),
+                    comma=self.notation.comma,
                 )
             )
         return self._object(schema, root, seen)
@@ -177,7 +223,12 @@ class ShapeBuilder:
         return self._add(
             Objects(
                 properties=tuple(
-                    Property(name, render_json(name) + ":", self._value(sub, root, seen), name in required)
+                    Property(
+                        name,
+                        render_json(name) + self.notation.colon,
+                        self._value(sub, root, seen),
+                        name in required,
+                    )
                     for name, sub in declared.items()
                 ),
                 extra=None if extra is False else self._value(extra, root, seen),
@@ -187,8 +238,14 @@ class ShapeBuilder:
                     if _compiles(pattern)
                 ),
                 ordered=self.ordered,
+                comma=self.notation.comma,
+                colon=self.notation.colon,
             )
         )
+
+    def _most_digits(self, schema: Mapping[str, Any]) -> int:
+        bounds = [abs(schema[key]) for key in _BOUNDS if isinstance(schema.get(key), int | float)]
+        return max([self.max_digits, *(len(str(int(bound))) for bound in bounds if math.isfinite(bound))])
 
     def _anything(self) -> Shape:
         """Return the one shape of any JSON value."""
@@ -198,10 +255,12 @@ class ShapeBuilder:
         self._any = either
         either.options = (
             self._add(Literals(texts=("null", "true", "false"))),
-            self._add(Numbers()),
+            self._add(Numbers(most_digits=self.max_digits)),
             self._add(Strings()),
-            self._add(Arrays(item=either)),
-            self._add(Objects(extra=either, ordered=self.ordered)),
+            self._add(Arrays(item=either, comma=self.notation.comma)),
+            self._add(
+                Objects(extra=either, ordered=self.ordered, comma=self.notation.comma, colon=self.notation.colon)
+            ),
         )
         return either
 
@@ -216,16 +275,8 @@ class ShapeBuilder:
             return complete_number(shape, "")
         if isinstance(shape, Text):
             return "0"
-        if isinstance(shape, Arrays):
-            items = [shape.at(i) for i in range(shape.least)]
-            if any(item is None or item.cost >= UNREACHABLE for item in items):
-                return None
-            return "[" + ",".join(item.text for item in items if item is not None) + "]"
-        if isinstance(shape, Objects):
-            needed = [p for p in shape.properties if p.required]
-            if any(p.shape.cost >= UNREACHABLE for p in needed):
-                return None
-            return "{" + ",".join(p.key + p.shape.text for p in needed) + "}"
+        if isinstance(shape, Arrays | Objects | Calls):
+            return _shortest_of_parts(shape)
         if isinstance(shape, Tagged):
             found = [(text, option) for text, option in shape.options if option.cost < UNREACHABLE]
             if not found:
@@ -236,6 +287,21 @@ class ShapeBuilder:
             found = [option for option in shape.options if option.cost < UNREACHABLE]
             return min(found, key=lambda option: option.cost).text if found else None
         return None
+
+
+def _shortest_of_parts(shape: Arrays | Objects | Calls) -> str | None:
+    """Return a shortest instance of what is made of others; None while one of those has none."""
+    if isinstance(shape, Calls):
+        return None if shape.item.cost >= UNREACHABLE else shape.opening + shape.item.text + shape.closing
+    if isinstance(shape, Arrays):
+        items = [shape.at(i) for i in range(shape.least)]
+        if any(item is None or item.cost >= UNREACHABLE for item in items):
+            return None
+        return "[" + shape.comma.join(item.text for item in items if item is not None) + "]"
+    needed = [p for p in shape.properties if p.required]
+    if any(p.shape.cost >= UNREACHABLE for p in needed):
+        return None
+    return "{" + shape.comma.join(p.key + p.shape.text for p in needed) + "}"
 
 
 def _compiles(pattern: str) -> bool:

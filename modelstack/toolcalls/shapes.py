@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from modelstack.toolcalls.convention import MAX_DIGITS
 from modelstack.toolcalls.regex import Regex
 
 UNREACHABLE = 1 << 30
@@ -58,16 +59,19 @@ class Numbers(Shape):
 
     integer: bool = False
     bounds: Mapping[str, Any] = field(default_factory=dict)
+    most_digits: int = MAX_DIGITS
+    """Digits before the point."""
 
 
 @dataclass(eq=False, slots=True)
 class Arrays(Shape):
-    """A JSON array, or the list of calls."""
+    """A JSON array."""
 
     prefix: tuple[Shape, ...] = ()
     item: Shape | None = None
     least: int = 0
     most: int | None = None
+    comma: str = ","
 
     def at(self, index: int) -> Shape | None:
         """Return the shape of the item at `index`, None where there can be none."""
@@ -95,6 +99,9 @@ class Objects(Shape):
     extra: Shape | None = None
     patterns: tuple[tuple[Regex, Shape], ...] = ()
     ordered: bool = True
+    comma: str = ","
+    colon: str = ":"
+    """Behind the closing quote of a key; `Property.key` ends with it."""
 
     def shape_of_extra(self, name: str) -> Shape | None:
         """Return the shape of a property that is not declared, None where it is not allowed."""
@@ -118,11 +125,36 @@ class Tagged(Shape):
     options: tuple[tuple[str, Shape], ...] = ()
     end: str = "}"
     is_call: bool = False
+    n_behind_name: int = 0
+    """Characters of an option's text behind a tool's name; the first of them ends the name."""
+
+
+@dataclass(eq=False, slots=True)
+class Calls(Shape):
+    """One call or more."""
+
+    opening: str = ""
+    item: Tagged = field(default_factory=Tagged)
+    separator: str = ""
+    closing: str = ""
+    trailing: str = ""
+    """May follow `closing` while another call may."""
+    most: int = 1
 
 
 @dataclass(eq=False, slots=True)
 class Text(Shape):
-    """A free text answer."""
+    """A free text answer, which may lead to calls."""
+
+    not_first: str = ""
+    not_begun: tuple[str, ...] = ()
+    trigger: str = ""
+    """With this, words turn into calls; empty: never."""
+    spelled: str = ""
+    """The name of `trigger` where that is a mark; words hold neither."""
+    opening: str = ""
+    """What a call's opening has behind `trigger`."""
+    calls: Calls | None = None
 
 
 @dataclass(eq=False, slots=True)

@@ -6,6 +6,7 @@ Letters: V vocabulary size, W = ceil(V / 32) words of a mask.
 from __future__ import annotations
 
 import codecs
+import re
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -15,19 +16,22 @@ from numpy.typing import NDArray
 
 from modelstack.inference.grammar import TokenMask
 from modelstack.tokenizer.vocabulary import Vocabulary
+from modelstack.toolcalls.marks import Marks
 
 _NEEDED = '"{}[],:\\-abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_'
 """Characters that must be tokens of their own, so that every call can be written in any state."""
 _UTF8 = codecs.getincrementaldecoder("utf-8")
 _PRICES_KEPT = 100_000
+_DIGITS = re.compile("[0-9]+")
 
 
 class TokenTable:
     """Everything derived from one vocabulary once; shared by all grammars over it."""
 
-    def __init__(self, vocabulary: Vocabulary) -> None:
-        """Index the vocabulary, or raise ValueError."""
+    def __init__(self, vocabulary: Vocabulary, marks: Marks | None = None) -> None:
+        """Index the vocabulary, or raise ValueError; `marks` are control tokens that grammars may write."""
         self.vocabulary = vocabulary
+        self.marks = marks or Marks()
         self.n_words = (len(vocabulary) + 31) // 32
         self.end_ids = frozenset(vocabulary.end_ids)
         self.withheld = vocabulary.special_ids | self.end_ids
@@ -43,11 +47,14 @@ class TokenTable:
             )
         self.end_mask = self.mask_of(vocabulary.end_ids)
         self._texts: list[str | None] = [None] * len(vocabulary)
-        self._beginnings: dict[str, TokenMask] = {}
+        for token, character in self.marks.characters.items():
+            self._texts[token] = character
+        self._beginnings: dict[tuple[str, str | None], TokenMask] = {}
+        self._startings: dict[tuple[str, ...], TokenMask] = {}
         self._prices: dict[str, int] = {"": 0}
 
     def text(self, token_id: int) -> str | None:
-        """Return the text of a token, None when it is not valid UTF-8 by itself."""
+        """Return the text of a token, None when it is not valid UTF-8 by itself; a mark's is its stand-in."""
         found = self._texts[token_id]
         if found is None:
             try:
@@ -67,7 +74,16 @@ class TokenTable:
         return found
 
     def encode(self, text: str) -> list[int]:
-        """Encode `text` so that the tokens' bytes are exactly its bytes."""
+        """Encode `text` so that the tokens' bytes are exactly its bytes; stand-ins become their marks."""
+        if self.marks.ids:
+            return [token for piece in self.marks.pieces(text) for token in self._encode_piece(piece)]
+        return self._encode_text(text)
+
+    def _encode_piece(self, piece: str) -> list[int]:
+        mark = self.marks.ids.get(piece)
+        return self._encode_text(piece) if mark is None else [mark]
+
+    def _encode_text(self, text: str) -> list[int]:
         wanted = text.encode()
         ids = list(self.vocabulary.encode(text))
         if self.bytes_of(ids) == wanted and not self.withheld.intersection(ids):
@@ -91,13 +107,25 @@ class TokenTable:
         if found is not None:
             mask[found >> 5] &= np.uint32(~(1 << (found & 31)) & 0xFFFFFFFF)
 
-    def beginning(self, opening: str) -> TokenMask:
-        """Return the tokens that begin with `opening`, but not with `[]`. The mask is shared: read only."""
-        found = self._beginnings.get(opening)
+    def beginning(self, opening: str, instead: str | None = None) -> TokenMask:
+        """Return the tokens that begin `opening`, but do not begin `instead`. The mask is shared: read only."""
+        found = self._beginnings.get((opening, instead))
         if found is None:
-            texts = [(i, text) for i, text in self.writable if text.startswith(opening)]
-            found = self.mask_of(i for i, text in texts if not text.startswith("[]"))
-            self._beginnings[opening] = found
+            texts = [*self.writable, *((token, c) for c, token in self.marks.ids.items())]
+            texts = [(i, text) for i, text in texts if text.startswith(opening) or opening.startswith(text)]
+            found = self.mask_of(i for i, text in texts if instead is None or not text.startswith(instead))
+            self._beginnings[opening, instead] = found
+        return found
+
+    def starting(self, beginnings: tuple[str, ...]) -> TokenMask:
+        """Return the tokens of text that begin with one of some texts, or are the beginning of one."""
+        found = self._startings.get(beginnings)
+        if found is None:
+            found = self._startings[beginnings] = self.mask_of(
+                i
+                for i, text in self.writable
+                if text.startswith(beginnings) or any(b.startswith(text) for b in beginnings)
+            )
         return found
 
     def longer_tokens(self, prefix: bytes) -> list[int]:
@@ -145,6 +173,11 @@ class TokenTable:
             else:
                 raise ValueError(f"the vocabulary cannot write byte {wanted[at]:#04x}")
         return ids
+
+    @cached_property
+    def longest_number(self) -> int:
+        """Characters of the longest run of digits in one token."""
+        return max((len(run) for _, text in self.writable for run in _DIGITS.findall(text)), default=1)
 
     @cached_property
     def _by_bytes(self) -> dict[bytes, int]:

@@ -19,8 +19,8 @@ import numpy as np
 
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.toolcalls.frames import Frame, Number
-from modelstack.toolcalls.recogniser import Prose, Value, choosing, opens_call, step_text
-from modelstack.toolcalls.shapes import UNREACHABLE, LargestSteps, Response, Text
+from modelstack.toolcalls.recogniser import Prose, Value, choosing, may_call, names_or_closes, step_text
+from modelstack.toolcalls.shapes import UNREACHABLE, Calls, LargestSteps, Literals, Response, Text
 from modelstack.toolcalls.tokens import TokenTable, is_set, legal_ids, split_utf8
 
 LOST_RESERVE = 48
@@ -77,6 +77,7 @@ class TrackedGrammar:
         self._engine = engine
         self._tokens = tokens
         self._steps = steps
+        self._response = response
         self._places = [Place((Value(response, None),))]
         self._ended = 0
         self._mask: TokenMask = np.zeros(tokens.n_words, dtype=np.uint32)
@@ -102,8 +103,32 @@ class TrackedGrammar:
     @property
     def decision(self) -> TokenMask | None:
         """Where a reply may be a call or an answer: the tokens that begin a call. None anywhere else."""
-        opening = opens_call(self._places[-1].frames) if not self._ended else None
-        return None if opening is None else self._tokens.beginning(opening)
+        frames = self._places[-1].frames
+        if self._ended:
+            return None
+        if (calls := may_call(frames)) is not None:
+            return self._beginning(calls)
+        named = names_or_closes(frames)
+        return None if named is None else self._tokens.beginning(named.options[0][0][0])
+
+    @property
+    def stand_in(self) -> tuple[TokenMask, int] | None:
+        """Illegal tokens that stand for a call, and the token that begins one; None but at the start of a reply.
+
+        Many models begin a call with a fence or a brace whatever they were taught. How probable those tokens are
+        is how probable a call is.
+        """
+        calls = may_call(self._places[-1].frames) if len(self._places) == 1 and not self._ended else None
+        text = next((o for o in self._response.options if isinstance(o, Text)), None)
+        if calls is None or text is None or not text.not_begun:
+            return None
+        meant = self._tokens.starting(("{", "[", *text.not_begun)) & ~self.mask()
+        return meant, self._tokens.encode(calls.opening + calls.item.options[0][0])[0]
+
+    def _beginning(self, calls: Calls) -> TokenMask:
+        """Return the tokens that begin calls."""
+        abstention = next((o.texts[0] for o in self._response.options if isinstance(o, Literals)), None)
+        return self._tokens.beginning(calls.opening, abstention)
 
     @property
     def lost(self) -> bool:
@@ -116,7 +141,7 @@ class TrackedGrammar:
         if self.finished or self._may_be_text:
             return 0
         place = self._places[-1]
-        if isinstance(place.frames[0] if place.frames else None, Prose):
+        if any(isinstance(frame, Prose) for frame in place.frames):
             return _n_missing(place.pending)
         step = self._steps.naming if self.choosing else self._steps.inside
         return self._price(place) + step + _MARGIN
@@ -138,7 +163,7 @@ class TrackedGrammar:
             self._mask |= self._tokens.end_mask
         else:
             self._mask &= ~self._tokens.end_mask
-        if any(isinstance(frame, Number) and frame.may_overflow for frame in self._places[-1].frames):
+        if self._may_overflow:
             self._drop_overflows()
         return self._mask
 
@@ -149,7 +174,9 @@ class TrackedGrammar:
             self._closing[:] = self._tokens.end_mask
             return self._closing
         if self._may_be_text:  # any is in time, a call is not
-            np.bitwise_and(legal, ~self._tokens.beginning("["), out=self._closing)
+            calls = may_call(self._places[-1].frames)
+            begins = self._tokens.beginning("[") if calls is None else self._beginning(calls)
+            np.bitwise_and(legal, ~begins, out=self._closing)
             return self._closing if self._closing.any() else legal
         plan = self._current_plan()
         if plan and is_set(legal, plan[0]):
@@ -178,8 +205,12 @@ class TrackedGrammar:
             return
         if self._ended:
             raise GrammarError("a token came behind the end token")
-        if not 0 <= token_id < len(self._tokens.vocabulary) or token_id in self._tokens.withheld:
+        is_mark = token_id in self._tokens.marks.characters
+        withheld = token_id in self._tokens.withheld and not is_mark
+        if not 0 <= token_id < len(self._tokens.vocabulary) or withheld:
             raise GrammarError(f"token {token_id} is a control token or none at all")
+        if self._may_overflow and self._overflows(token_id):
+            raise GrammarError(f"token {token_id} makes a number too long")
         self._engine.advance(token_id)
         self._places.append(self._follow(self._places[-1], token_id))
         self._keep_plan(token_id)
@@ -202,12 +233,20 @@ class TrackedGrammar:
         self._plan = None
 
     def _drop_overflows(self) -> None:
-        """Take away tokens that would write a number as `1e999`, which JSON allows and no double can hold."""
-        frames = self._places[-1].frames
+        """Take away tokens that would write a number that is too long, or that no double can hold (`1e999`)."""
         for i in legal_ids(self._mask, len(self._tokens.vocabulary)).tolist():
-            text = None if i in self._tokens.withheld else self._tokens.text(i)
-            if text is not None and not step_text(frames, text):
+            if self._overflows(i):
                 self._mask[i >> 5] &= np.uint32(~(1 << (i & 31)) & 0xFFFFFFFF)
+
+    @property
+    def _may_overflow(self) -> bool:
+        """Whether a number is so long that one more token could make it too long."""
+        longest = self._tokens.longest_number
+        return any(isinstance(frame, Number) and frame.may_overflow(longest) for frame in self._places[-1].frames)
+
+    def _overflows(self, token_id: int) -> bool:
+        text = None if token_id in self._tokens.withheld else self._tokens.text(token_id)
+        return text is not None and not step_text(self._places[-1].frames, text)
 
     def _follow(self, place: Place, token_id: int) -> Place:
         """Move the recogniser over one token."""
@@ -221,8 +260,6 @@ class TrackedGrammar:
             if split is None:
                 return Place(())
             text, pending = split
-        if isinstance(frames[0], Prose):
-            return place if pending == place.pending else Place(frames, pending)
         return Place(step_text(frames, text), pending)
 
     def _price(self, place: Place) -> int:

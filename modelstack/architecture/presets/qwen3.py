@@ -22,17 +22,21 @@ def from_hf(json: Json) -> ModelConfig:
 def qwen3_values(json: Json) -> Json:
     """Return what dense and sparse models of the family share."""
     same = same_keys(json)
-    return same | read_window_layers(json, max_window_layers=28) | {
-        "model_type": "qwen3",
-        "intermediate_size": json["intermediate_size"],
-        "num_key_value_heads": json.get("num_key_value_heads") or same["num_attention_heads"],
-        "head_dim": json.get("head_dim") or 128,
-        "hidden_act": json.get("hidden_act", "silu"),
-        "attention_bias": bool(json.get("attention_bias")),
-        "attention_out_bias": bool(json.get("attention_bias")),
-        "qk_norm": "head",
-        "rope_parameters": {"default": read_rope(json, theta=10_000.0)},
-    }
+    return (
+        same
+        | read_window_layers(json, max_window_layers=28)
+        | {
+            "model_type": "qwen3",
+            "intermediate_size": json["intermediate_size"],
+            "num_key_value_heads": json.get("num_key_value_heads") or same["num_attention_heads"],
+            "head_dim": json.get("head_dim") or 128,
+            "hidden_act": json.get("hidden_act", "silu"),
+            "attention_bias": bool(json.get("attention_bias")),
+            "attention_out_bias": bool(json.get("attention_bias")),
+            "qk_norm": "head",
+            "rope_parameters": {"default": read_rope(json, theta=10_000.0)},
+        }
+    )
 
 
 def to_hf(config: ModelConfig) -> Json:

@@ -28,6 +28,8 @@ from modelstack.toolcalls.validation import check_schema
 ENGINE = "llguidance"
 KEPT = 64
 """Compiled schemas; one takes 0.1 to 3 MB."""
+LONGEST_NUMBER = 300
+"""Digits: an answer may be a large factorial, and doubles end at 309."""
 
 
 class JsonCompiler:
@@ -64,7 +66,7 @@ class JsonCompiler:
             template = LLGuidanceTemplate(_lark(normal), self._tokenizer, self._tokens)
         except (MergeError, SchemaReferenceError, GrammarError) as error:
             raise UnsupportedSchemaError("schema", "", ENGINE, str(error)) from error
-        builder = ShapeBuilder(self._tokens.price, ordered=True)
+        builder = ShapeBuilder(self._tokens.price, ordered=True, max_digits=LONGEST_NUMBER)
         response = Response(options=(builder.value(normal),))
         builder.shapes.append(response)
         builder.settle()

@@ -19,6 +19,8 @@ from agentkit.models.catalog import CATALOG
 from agentkit.models.catalog_store import Progress, Tell
 from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
 from modelstack.inference.state_store import StateStore
+from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
+from tests.modelstack.toolcalls.tool_templates import HERMES
 
 runner = CliRunner()
 
@@ -174,6 +176,17 @@ def test_a_library_that_cannot_be_loaded_is_found_without_ending_the_doctor(
     monkeypatch.setattr(doctor.subprocess, "run", crash)
     checks = {check.name: check for check in doctor.examine()}
     assert "ended with status -4" in checks["llama.cpp"].detail and "--force-reinstall" in checks["llama.cpp"].fix
+
+
+def test_the_doctor_says_in_which_convention_a_file_is_spoken_to(tmp_path: Path) -> None:
+    path = write_tiny_gguf(tmp_path / "own.gguf", chat_template=HERMES)
+    output = runner.invoke(app, ["doctor", "--json", "--model", str(path)]).output
+    (check,) = [check for check in json.loads(output) if check["name"] == "model own.gguf"]
+    assert check["state"] == "ok"
+    assert check["detail"].endswith("calls as in 'hermes': the chat template writes calls in it")
+    (tmp_path / "bad.gguf").write_bytes(b"no model")
+    output = runner.invoke(app, ["doctor", "--json", "--model", str(tmp_path / "bad.gguf")]).output
+    assert any("cannot be read" in check["detail"] for check in json.loads(output))
 
 
 def test_an_api_key_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

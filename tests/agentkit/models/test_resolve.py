@@ -205,6 +205,7 @@ def test_the_openai_variables_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
         ("local?", "after \\? comes key=value"),
         ("local?grammar=gbnf", "use llguidance, lm-format-enforcer or none"),
         ("local?abstain=maybe", "use true or false"),
+        ("local?convention=", "comes key=value"),
         ("local?conversations=0", "use a number from 1 on"),
     ],
 )

@@ -57,6 +57,7 @@ class ScriptedGrammar:
         force: bool = True,
         choosing: Sequence[int] = (),
         decisions: Mapping[int, Sequence[int]] = MappingProxyType({}),
+        stand_in: tuple[Sequence[int], int] | None = None,
     ) -> None:
         self.steps = [list(step) for step in steps]
         self.position = 0
@@ -64,6 +65,7 @@ class ScriptedGrammar:
         self._force = force
         self._choosing = choosing
         self._decisions = decisions
+        self._stand_in = stand_in
 
     @property
     def finished(self) -> bool:
@@ -81,6 +83,12 @@ class ScriptedGrammar:
     def decision(self) -> TokenMask | None:
         ids = self._decisions.get(self.position)
         return None if ids is None else mask_of(ids, self._n_vocab)
+
+    @property
+    def stand_in(self) -> tuple[TokenMask, int] | None:
+        if self._stand_in is None or self.position:
+            return None
+        return mask_of(self._stand_in[0], self._n_vocab), self._stand_in[1]
 
     @property
     def closing_reserve(self) -> int:
@@ -135,6 +143,10 @@ class BracketGrammar:
 
     @property
     def decision(self) -> TokenMask | None:
+        return None
+
+    @property
+    def stand_in(self) -> None:
         return None
 
     @property

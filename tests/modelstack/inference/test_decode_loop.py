@@ -85,6 +85,24 @@ def test_an_end_token_stops_and_is_neither_emitted_nor_evaluated() -> None:
     assert model.tokens == [*PROMPT, 12, 12]
 
 
+def test_the_mass_of_tokens_that_stand_for_another_is_that_tokens_and_its_log_probability_stays_its_own() -> None:
+    def logits(tokens: list[int]) -> np.ndarray:
+        found = np.full(N_VOCAB, -30, dtype=np.float32)
+        found[[20, 21, 30, 31]] = [1.0, 3.0, 4.0, 2.0]  # 30 and 31 are not legal
+        return found
+
+    def grammar(stand_in: tuple[list[int], int] | None) -> ScriptedGrammar:
+        return ScriptedGrammar([[20, 21], [22]], choosing=(0,), stand_in=stand_in)
+
+    assert run(FakeModel(logits), grammar=grammar(None)).ids == [21, 22]
+    generation = run(FakeModel(logits), grammar=grammar(([30, 31], 20)))
+    assert generation.ids == [20, 22]
+    (choice,) = generation.choices
+    total = math.exp(1) + math.exp(4) + math.exp(2)
+    assert choice.probabilities[0] == pytest.approx(total / (total + math.exp(3)), rel=1e-5)
+    assert generation.logprobs[0] == pytest.approx(1 - math.log(total + math.exp(3)), rel=1e-5)
+
+
 def test_a_sampled_token_and_the_forced_block_behind_it_are_evaluated_in_one_call() -> None:
     grammar = ScriptedGrammar([[20, 21], [22], [23], [24], [25, 26], [27]])
     model = FakeModel()

@@ -31,6 +31,10 @@ class Fork:
     decision = None
 
     @property
+    def stand_in(self) -> None:
+        return None
+
+    @property
     def closing_reserve(self) -> int:
         return 1 + self.n_steps - len(self.taken) if self.taken[:1] == [LONG] else 1
 

@@ -1,0 +1,279 @@
+"""How a model in this process is spoken to: in the convention it was taught, or in ours.
+
+Both ways answer the same questions: what shows the tools, what a call and a result look like in the conversation,
+and what stands before a reply. In ours the tools are one line each in the system turn. In a model's own convention
+its chat template shows them; what a tool says of itself stays content there too.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from agentkit.errors import UserError
+from agentkit.messages import ModelResponse
+from agentkit.tools.definition import ToolDefinition
+from modelstack.inference.engine import Engine
+from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, Role
+from modelstack.tokenizer.template_sandbox import TemplateError
+from modelstack.tokenizer.tool_template import ToolTurns
+from modelstack.tokenizer.vocabulary import Vocabulary
+from modelstack.toolcalls.convention import ToolSpec
+from modelstack.toolcalls.conventions import CONVENTIONS, OURS, Convention
+from modelstack.toolcalls.conventions.base import function_schema
+from modelstack.toolcalls.conventions.form import CallForm
+from modelstack.toolcalls.conventions.recognition import Recognised, recognise
+from modelstack.toolcalls.marks import Marks
+from modelstack.toolcalls.prompt import RESULT, new_tools_prompt, tools_prompt
+
+AUTO = "auto"
+_NORMAL_TOKEN = 1
+"""Token type of GGUF files that is text."""
+FORMATS_KEPT = 16
+"""Sets of tools whose prompts are kept; rendering one takes some milliseconds."""
+
+
+class Manner(Protocol):
+    """A way to speak to a model."""
+
+    @property
+    def convention(self) -> Convention:
+        """In which replies are written."""
+        ...
+
+    @property
+    def why(self) -> str:
+        """Why it is this one."""
+        ...
+
+    @property
+    def marks(self) -> Mapping[str, int]:
+        """Special tokens by their stand-ins in `said`."""
+        ...
+
+    def encoder(self, tools: Sequence[ToolDefinition]) -> ChatEncoder:
+        """Return the encoder of conversations with these tools.
+
+        Raises:
+            UserError: the model's template cannot show them.
+        """
+        ...
+
+    def system_text(self, said: Sequence[str], tools: Sequence[ToolDefinition], *, structured: bool) -> str:
+        """Return the system prompt of a conversation."""
+        ...
+
+    def new_tools(self, tools: Sequence[ToolDefinition]) -> tuple[Role, str]:
+        """Return the turn that tells of tools which came, or changed, during a conversation."""
+        ...
+
+    def said(self, response: ModelResponse) -> str:
+        """Return a response that this model did not write here as it would have written it."""
+        ...
+
+    def result(self, name: str, content: str) -> str:
+        """Return a tool's result as it stands in the conversation."""
+        ...
+
+    def retry(self, name: str | None, content: str) -> str:
+        """Return what was wrong with a call as it stands in place of its result."""
+        ...
+
+    def reply_opening(self, encoder: ChatEncoder, previous: Role, *, thinks: bool) -> list[int]:
+        """Return what goes before a reply behind a turn of role `previous`."""
+        ...
+
+
+class OurManner:
+    """Fulfils `Manner` for the convention that modelstack teaches."""
+
+    convention = OURS
+    marks: Mapping[str, int] = {}
+
+    def __init__(self, encoder: ChatEncoder, why: str = "", *, abstain: bool = False) -> None:
+        """Encode turns with `encoder`; `abstain` tells the model that it may reply `[]`."""
+        self.why = why
+        self._encoder = encoder
+        self._abstain = abstain
+
+    def encoder(self, tools: Sequence[ToolDefinition]) -> ChatEncoder:
+        """Return the one encoder: the tools are content."""
+        return self._encoder
+
+    def system_text(self, said: Sequence[str], tools: Sequence[ToolDefinition], *, structured: bool) -> str:
+        """Return what was said, and the tools with how to call them."""
+        shown = [tools_prompt(tool_specs(tools), structured=structured, abstain=self._abstain)] if tools else []
+        return "\n\n".join([*said, *shown])
+
+    def new_tools(self, tools: Sequence[ToolDefinition]) -> tuple[Role, str]:
+        """Return a system turn."""
+        return "system", new_tools_prompt(tool_specs(tools))
+
+    def said(self, response: ModelResponse) -> str:
+        """Return its calls, or its text."""
+        return _calls_of(response, self.convention) or response.text
+
+    def result(self, name: str, content: str) -> str:
+        """Return the content behind the tool's name."""
+        return f"{name}: {content}"
+
+    def retry(self, name: str | None, content: str) -> str:
+        """Return the content."""
+        return content
+
+    def reply_opening(self, encoder: ChatEncoder, previous: Role, *, thinks: bool) -> list[int]:
+        """Return what the chat format has there."""
+        return encoder.generation_ids(previous)
+
+
+class TaughtManner:
+    """Fulfils `Manner` for a convention that the model's chat template writes."""
+
+    def __init__(self, engine: Engine, recognised: Recognised, turns: ToolTurns) -> None:
+        """Prepare for an engine's vocabulary."""
+        vocabulary = engine.vocabulary
+        self.convention = recognised.convention
+        self.why = recognised.why
+        bound = Marks(vocabulary, self.convention.marks)
+        self.marks: Mapping[str, int] = bound.ids
+        self._form = self.convention.form.bound(bound)
+        self._engine = engine
+        self._turns = turns
+        self._write_result = recognised.result
+        self._special_names = [
+            vocabulary.token_bytes[token].decode("utf-8", "replace") for token in vocabulary.special_ids
+        ]
+        self._plain_marks = recognised.plain_marks(vocabulary)
+        self._encoders: OrderedDict[str, ChatEncoder] = OrderedDict()
+
+    def encoder(self, tools: Sequence[ToolDefinition]) -> ChatEncoder:
+        """Return the encoder for these tools: the template shows them before the first turn.
+
+        Raises:
+            UserError: the model's template refuses them.
+        """
+        shown = [function_schema(spec) for spec in tool_specs(tools)]
+        key = json.dumps(shown)
+        if key not in self._encoders:
+            try:
+                chat_format = self._turns.format_for(shown, self._special_names)
+            except TemplateError as error:
+                raise UserError(
+                    f"the model's chat template cannot show these tools: {error}. With convention=ours they are "
+                    "shown in our own way."
+                ) from error
+            engine = self._engine
+            self._encoders[key] = ChatEncoder(chat_format, engine.vocabulary, engine.encode_template)
+            if len(self._encoders) > FORMATS_KEPT:
+                self._encoders.popitem(last=False)
+        self._encoders.move_to_end(key)
+        return self._encoders[key]
+
+    def system_text(self, said: Sequence[str], tools: Sequence[ToolDefinition], *, structured: bool) -> str:
+        """Return what was said, and how to end; the tools are shown by the template."""
+        return "\n\n".join([*said, RESULT] if tools and structured else said)
+
+    def new_tools(self, tools: Sequence[ToolDefinition]) -> tuple[Role, str]:
+        """Return a user turn, since few templates have a system turn behind others, with an example of a call."""
+        example = self.convention.render_calls([("tool", {"key": "value"})])
+        return "user", f"{new_tools_prompt(tool_specs(tools))}\nA call is written so:\n{example}"
+
+    def said(self, response: ModelResponse) -> str:
+        """Return its text and its calls, marks as their stand-ins."""
+        calls = _calls_of(response, self.convention, self._form)
+        words = _without_surrogates(response.text)
+        words = words.strip() if calls else words
+        return words + self.convention.behind_words + calls if words and calls else words + calls
+
+    def result(self, name: str, content: str) -> str:
+        """Return the content as the template wants it; in it, marks that are plain text are broken."""
+        for mark in self._plain_marks:
+            content = content.replace(mark, f"{mark[0]} {mark[1:]}")
+        return self._write_result(name, content)
+
+    def retry(self, name: str | None, content: str) -> str:
+        """Return the content as a result."""
+        return self.result(name or "", content)
+
+    def reply_opening(self, encoder: ChatEncoder, previous: Role, *, thinks: bool) -> list[int]:
+        """Return what the template has there, and an empty thought where the model would begin one unasked."""
+        opening = encoder.generation_ids(previous)
+        return opening if thinks else opening + encoder.control_ids(self._turns.closed_thought)
+
+
+def manner_for(engine: Engine, convention: str, *, is_ours: bool, abstain: bool) -> Manner:
+    """Return the way to speak to a model.
+
+    Args:
+        engine: The model.
+        convention: `auto`, or the name of one.
+        is_ours: Whether an adapter or a prior of modelstack is loaded, which were taught our convention.
+        abstain: Whether the model may say that no tool fits.
+
+    Raises:
+        UserError: there is no such convention, or the model's template does not write calls in it.
+    """
+    if convention != AUTO and convention not in CONVENTIONS:
+        raise UserError(f"convention {convention!r} is not known; use one of {', '.join((AUTO, *CONVENTIONS))}.")
+    if convention == AUTO and is_ours:
+        found = Recognised(OURS, "an adapter or a prior is loaded, which modelstack teaches in it")
+    else:
+        try:
+            found = recognise(engine.chat_template, engine.vocabulary, name=convention)
+        except TemplateError as error:
+            raise UserError(str(error)) from error
+    if found.turns is not None:
+        return TaughtManner(engine, found, found.turns)
+    encoder = ChatEncoder(ChatFormat.for_engine(engine), engine.vocabulary, engine.encode_template)
+    return OurManner(encoder, found.why, abstain=abstain)
+
+
+def convention_of_file(path: str | Path) -> Recognised:
+    """Return the convention of a GGUF file without an adapter; only the names of its tokens are read.
+
+    Raises:
+        UserError: of `modelstack`: the file is no GGUF file, or is broken.
+    """
+    from modelstack.gguf_file import read_gguf_fields
+
+    fields = read_gguf_fields(path, "tokenizer.")
+    template = fields.get("tokenizer.chat_template")
+    names = [str(name).encode() for name in fields.get("tokenizer.ggml.tokens", ())]
+    special = [i for i, kind in enumerate(fields.get("tokenizer.ggml.token_type", ())) if kind != _NORMAL_TOKEN]
+    begin, end = (fields.get(f"tokenizer.ggml.{role}_token_id") for role in ("bos", "eos"))
+    asks_for_begin = "bos_token" in str(template) or bool(fields.get("tokenizer.ggml.add_bos_token"))
+    vocabulary = Vocabulary(
+        token_bytes=tuple(names),
+        special_ids=frozenset(special),
+        end_ids=() if end is None else (end,),
+        encode=lambda text: [],
+        bos_id=begin if asks_for_begin else None,
+    )
+    return recognise(template if isinstance(template, str) else None, vocabulary)
+
+
+def tool_specs(tools: Sequence[ToolDefinition]) -> tuple[ToolSpec, ...]:
+    """Return the tools as `modelstack.toolcalls` takes them."""
+    return tuple(ToolSpec(tool.name, tool.description, tool.parameters_json_schema) for tool in tools)
+
+
+def _calls_of(response: ModelResponse, convention: Convention, form: CallForm | None = None) -> str:
+    """Return the calls of a response as a convention writes them, empty where it has none."""
+    if not response.tool_calls:
+        return ""
+    try:
+        calls = [(_without_surrogates(call.tool_name), call.arguments_dict()) for call in response.tool_calls]
+        return convention.render_calls(calls, form=form)
+    except ValueError:  # arguments that were no JSON object; the part that answers the call says so
+        bare: list[tuple[str, dict[str, Any]]] = [
+            (_without_surrogates(call.tool_name), {}) for call in response.tool_calls
+        ]
+        return convention.render_calls(bare, form=form)
+
+
+def _without_surrogates(text: str) -> str:
+    """Return text in which none passes for a mark."""
+    return text.encode("utf-8", "replace").decode()

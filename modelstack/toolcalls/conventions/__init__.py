@@ -1,0 +1,18 @@
+"""The conventions in which models were taught to call tools: one file each, one line here each.
+
+They are tried in this order: the first whose rendering of a call a model's chat template writes is the model's.
+"""
+
+from modelstack.toolcalls.conventions.base import Convention
+from modelstack.toolcalls.conventions.deepseek import DEEPSEEK
+from modelstack.toolcalls.conventions.granite import GRANITE
+from modelstack.toolcalls.conventions.hermes import HERMES
+from modelstack.toolcalls.conventions.llama3 import LLAMA3
+from modelstack.toolcalls.conventions.mistral import MISTRAL, MISTRAL_NEMO
+from modelstack.toolcalls.conventions.ours import OURS
+
+CONVENTIONS: dict[str, Convention] = {
+    convention.name: convention for convention in (OURS, HERMES, MISTRAL, MISTRAL_NEMO, GRANITE, DEEPSEEK, LLAMA3)
+}
+
+__all__ = ["CONVENTIONS", "OURS", "Convention"]

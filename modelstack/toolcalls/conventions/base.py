@@ -1,0 +1,86 @@
+"""What a convention is: how a model was taught to write calls, and to be shown tools and results.
+
+A convention is data (`CallForm`), from which the grammar engines make their grammars, a writer for history and a
+reader for replies. Tools are shown by the model's own chat template, which also frames calls and results;
+`recognition` proves that template and convention write the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ToolSpec, in_schema_order
+from modelstack.toolcalls.conventions.form import CallForm
+from modelstack.toolcalls.conventions.reading import read_reply
+from modelstack.toolcalls.conventions.writing import write_json
+
+FENCES = ("```",)
+"""How models begin a call that they write as a block of code, whatever they were taught."""
+
+
+CALL_ID = "000000000"
+"""Id of each call in what templates are given: results come in the order of the calls."""
+Result = Callable[[str, str], str]
+
+
+def content_alone(name: str, content: str) -> str:
+    """Write a result as most templates want it: they put their own marks around the content."""
+    return content
+
+
+@dataclass(frozen=True, slots=True)
+class Convention:
+    """One convention. See `CallForm` for how its replies are written."""
+
+    name: str
+    about: str
+    """A phrase for people: which models write what."""
+    form: CallForm
+    marks: tuple[str, ...] = ()
+    """Texts of the form that are single special tokens in many vocabularies; elsewhere they are plain text."""
+    behind_words: str = "\n"
+    """Between words and the calls behind them, in history."""
+    results: tuple[Result, ...] = (content_alone,)
+    """Write a result from the tool's name and its content; the first that a model's template writes is taken."""
+    reader: Callable[[str, ResponseFormat], ParsedResponse] | None = None
+    """Reads a reply; None: by the form."""
+
+    def render_calls(
+        self,
+        calls: Sequence[tuple[str, Mapping[str, Any]]],
+        tools: Sequence[ToolSpec] = (),
+        form: CallForm | None = None,
+    ) -> str:
+        """Write calls as the grammar accepts them; with a bound `form`, marks are its stand-ins.
+
+        Raises:
+            ValueError: a value is no JSON (NaN, infinity, lone surrogate).
+        """
+        form = form or self.form
+        schemas = {tool.name: tool.parameters for tool in tools}
+        written = []
+        for name, arguments in calls:
+            schema = schemas.get(name)
+            value = arguments if schema is None else in_schema_order(arguments, schema, schema)
+            text = write_json(value, form.notation)
+            written.append(f"{form.name_prefix}{name}{form.name_suffix}{text}{form.call_end}")
+        return form.opening + form.separator.join(written) + form.closing
+
+    def parse(self, text: str, response_format: ResponseFormat) -> ParsedResponse:
+        """Read a reply.
+
+        Raises:
+            ResponseParseError: the reply has none of the forms that `response_format` allows.
+        """
+        if self.reader is not None:
+            return self.reader(text, response_format)
+        return read_reply(text, response_format, self.form)
+
+
+def function_schema(tool: ToolSpec) -> dict[str, Any]:
+    """Return a tool as chat templates take it: OpenAI's description of a function, as plain JSON."""
+    function = {"name": tool.name, "description": tool.description, "parameters": tool.parameters}
+    return json.loads(json.dumps({"type": "function", "function": function}, default=dict))

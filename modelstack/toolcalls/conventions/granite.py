@@ -1,0 +1,27 @@
+"""Granite 3's form: `<|tool_call|>` and a JSON list.
+
+Source: the system prompt in the chat templates of Granite 3.1 to 3.3, which describe it and leave the writing of
+calls in history to the caller. Granite 4 writes Hermes's form.
+"""
+
+from __future__ import annotations
+
+from modelstack.toolcalls.conventions.base import FENCES, Convention
+from modelstack.toolcalls.conventions.form import SPACED, CallForm
+
+GRANITE = Convention(
+    name="granite",
+    about="Granite 3: <|tool_call|> and a JSON list",
+    form=CallForm(
+        opening="<|tool_call|>[",
+        name_prefix='{"name": "',
+        name_suffix='", "arguments": ',
+        call_end="}",
+        separator=", ",
+        closing="]",
+        notation=SPACED,
+        trigger="<|tool_call|>",
+        not_begun=FENCES,
+    ),
+    marks=("<|tool_call|>",),
+)

@@ -1,0 +1,40 @@
+"""Llama 3.1's and 3.2's form for tools of one's own: a bare JSON object with `parameters`, one call a reply.
+
+Source: the chat templates of Llama-3.1-8B-Instruct and Llama-3.2-3B-Instruct, which refuse several calls. They
+give a result as JSON, since a text is iterable in Jinja; vLLM's variant of the template puts it in an object.
+"""
+
+from __future__ import annotations
+
+import json
+
+from modelstack.toolcalls.conventions.base import FENCES, Convention
+from modelstack.toolcalls.conventions.form import SPACED, CallForm
+
+
+def as_json(name: str, content: str) -> str:
+    """Write a result as a JSON string."""
+    return json.dumps(content, ensure_ascii=False)
+
+
+def as_output(name: str, content: str) -> str:
+    """Write a result as a JSON object."""
+    return json.dumps({"output": content}, ensure_ascii=False)
+
+
+LLAMA3 = Convention(
+    name="llama3",
+    about="Llama 3.1 and 3.2: a bare JSON object, one call a reply",
+    form=CallForm(
+        opening='{"name": "',
+        name_prefix="",
+        name_suffix='", "parameters": ',
+        call_end="",
+        separator="; ",
+        closing="}",
+        notation=SPACED,
+        most_calls=1,
+        not_begun=FENCES,
+    ),
+    results=(as_json, as_output),
+)

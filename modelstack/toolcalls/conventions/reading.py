@@ -1,0 +1,115 @@
+"""Replies read by the form of their convention."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
+from modelstack.toolcalls.conventions.form import CallForm
+
+_DECODER = json.JSONDecoder(strict=True)
+
+
+@dataclass(frozen=True, slots=True)
+class WrittenCall:
+    """A call in the text of a reply."""
+
+    start: int
+    """Index of its first character: what opens all calls for the first one, the separator's end for others."""
+    name: str
+    arguments: str | None
+    """None where they are not complete."""
+    end: int
+    """Index behind the call."""
+
+
+def words_end(text: str, form: CallForm) -> int | None:
+    """Return where calls begin in a reply, None where none do."""
+    if form.trigger:
+        at = text.find(form.trigger)
+        return at if at >= 0 else None
+    return 0 if text.startswith(form.opening) else None
+
+
+def written_calls(text: str, form: CallForm) -> Iterator[WrittenCall]:
+    """Yield the calls of a reply whose names are complete; the last one may lack the rest."""
+    start = words_end(text, form)
+    if start is None or not text.startswith(form.opening, start):
+        return
+    at = start + len(form.opening)
+    while text.startswith(form.name_prefix, at):
+        named = at + len(form.name_prefix)
+        end = text.find(form.name_suffix[0], named)
+        if end < 0:
+            return
+        name, at = text[named:end], end + len(form.name_suffix)
+        behind = _behind_arguments(text, at) if text.startswith(form.name_suffix, end) else None
+        if behind is None or not text.startswith(form.call_end, behind):
+            yield WrittenCall(start, name, None, len(text))
+            return
+        yield WrittenCall(start, name, text[at:behind], behind + len(form.call_end))
+        at = behind + len(form.call_end)
+        if not text.startswith(form.separator, at):
+            return
+        start = at = at + len(form.separator)
+
+
+def _behind_arguments(text: str, at: int) -> int | None:
+    """Return the index behind the arguments that begin at `at`, None where they are not complete."""
+    try:
+        value, end = _DECODER.raw_decode(text, at)
+    except (json.JSONDecodeError, RecursionError):
+        return None
+    return end if isinstance(value, dict) else None
+
+
+def read_reply(text: str, response_format: ResponseFormat, form: CallForm) -> ParsedResponse:
+    """Read a reply.
+
+    Raises:
+        ResponseParseError: the reply has none of the forms that `response_format` allows.
+    """
+    if response_format.answer_schema is not None and text.startswith(form.result_prefix):
+        return _structured(text, form)
+    start = words_end(text, form) if response_format.tools else None
+    if start is not None:
+        return _calls(text, start, response_format, form)
+    if not text.strip():
+        raise ResponseParseError("the reply is empty")
+    if response_format.answer == "text":
+        return ParsedResponse(answer=text, kind="text")
+    if response_format.abstain:
+        return ParsedResponse(answer=text, kind="abstention", abstained=True)
+    raise ResponseParseError(f"a text answer is not allowed here, the reply is {text[:40]!r}")
+
+
+def _calls(text: str, start: int, response_format: ResponseFormat, form: CallForm) -> ParsedResponse:
+    calls = list(written_calls(text, form))
+    known = {tool.name for tool in response_format.tools}
+    read: list[tuple[str, str]] = []
+    for number, call in enumerate(calls, 1):
+        if call.name not in known:
+            raise ResponseParseError(f"call {number} names {call.name!r}, known are {sorted(known)}")
+        if call.arguments is None:
+            raise ResponseParseError(f"the arguments of call {number} ({call.name}) are not complete")
+        read.append((call.name, call.arguments))
+    end = calls[-1].end if calls else start
+    if not calls or text[end:] not in (form.closing, form.closing + form.trailing):
+        raise ResponseParseError(f"expected {form.closing!r} at character {end}, found {text[end : end + 20]!r}")
+    if len(read) > form.call_limit(response_format.call_limit):
+        raise ResponseParseError(f"{len(read)} calls, at most {response_format.call_limit} are allowed")
+    return ParsedResponse(calls=tuple(read), lead=text[:start])
+
+
+def _structured(text: str, form: CallForm) -> ParsedResponse:
+    try:
+        value: Any
+        value, end = _DECODER.raw_decode(text, len(form.result_prefix))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ResponseParseError(f"no JSON value behind {form.result_prefix!r}: {error}") from error
+    if text[end:] != "}":
+        raise ResponseParseError(f"text after the reply at character {end}: {text[end:][:20]!r}")
+    return ParsedResponse(answer=value, kind="structured")

@@ -1,0 +1,63 @@
+"""Marks: special tokens that a convention writes, seen as characters that no content can hold.
+
+`<tool_call>` is one token of Qwen's vocabulary, and content that spells it must never become that token. So the
+grammars see such a token as a lone surrogate: decoded text holds none, and the recogniser, its plans and its
+prices go on working with plain strings. A name that the vocabulary does not have as a special token stays text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+_FIRST = 0xD800
+MOST_MARKS = 0x400
+"""High surrogates; the low ones stand for bytes that are no UTF-8 (`surrogateescape`)."""
+
+
+class Marks:
+    """The special tokens of one vocabulary that a convention writes."""
+
+    def __init__(self, vocabulary: Vocabulary | None = None, names: Iterable[str] = ()) -> None:
+        """Find the tokens of `names`; without a vocabulary all names are text."""
+        self.ids: dict[str, int] = {}
+        """Token of each stand-in character."""
+        self.names: dict[str, str] = {}
+        """Text that each stand-in character stands for."""
+        wanted = {name.encode(): name for name in names}
+        special = vocabulary.special_ids if vocabulary is not None and wanted else ()
+        for token in sorted(special):
+            name = wanted.pop(vocabulary.token_bytes[token], None) if vocabulary is not None else None
+            if name is not None and len(self.ids) < MOST_MARKS:
+                character = chr(_FIRST + len(self.ids))
+                self.ids[character] = token
+                self.names[character] = name
+        self.characters = {token: character for character, token in self.ids.items()}
+        """Stand-in character of each token."""
+        self._pattern = _any_of(self.names.values())
+        self._by_name = {name: character for character, name in self.names.items()}
+        self._cut = re.compile("([" + "".join(self.ids) + "])") if self.ids else None
+
+    def bound(self, text: str) -> str:
+        """Return a convention's own text with stand-ins for the names of special tokens."""
+        return self._pattern.sub(lambda match: self._by_name[match.group()], text)
+
+    def spelled(self, text: str) -> str:
+        """Return text with the names of special tokens where stand-ins are."""
+        return "".join(self.names.get(character, character) for character in text) if self.names else text
+
+    def pieces(self, text: str) -> list[str]:
+        """Return text cut so that each stand-in stands alone; no piece is empty."""
+        return [piece for piece in self._cut.split(text) if piece] if self._cut is not None else [text]
+
+
+def is_mark(character: str) -> bool:
+    """Say whether a character can only be a stand-in."""
+    return "\ud800" <= character <= "\udbff"
+
+
+def _any_of(names: Iterable[str]) -> re.Pattern[str]:
+    longest_first = sorted(names, key=len, reverse=True)
+    return re.compile("|".join(map(re.escape, longest_first)) or "(?!)")

@@ -1,0 +1,347 @@
+"""What every convention promises: what its grammar lets through is read again, and content forges nothing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import pytest
+import tool_sets
+import vocabularies
+from driving import ENGINES, random_reply
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_tool_grammars import GOLD
+
+from modelstack.inference.engine import ChoicePoint, Generation
+from modelstack.inference.grammar import GrammarError
+from modelstack.tokenizer.vocabulary import Vocabulary
+from modelstack.toolcalls import (
+    NO_TOOL,
+    CompiledGrammar,
+    GrammarCompiler,
+    ResponseFormat,
+    ResponseParseError,
+    ToolSpec,
+    tool_choices,
+)
+from modelstack.toolcalls.conventions import CONVENTIONS, OURS
+from modelstack.toolcalls.coverage import EngineName
+from modelstack.toolcalls.free_form import read_free_reply
+from modelstack.toolcalls.marks import Marks
+from modelstack.toolcalls.tokens import TokenTable, is_set, legal_ids
+from modelstack.toolcalls.tracking import TrackedGrammar
+
+NAMES = tuple(CONVENTIONS)
+FOREIGN = tuple(name for name in NAMES if name != "ours")
+TRIGGERED = tuple(name for name in FOREIGN if CONVENTIONS[name].form.trigger)
+X = {"type": "object", "properties": {"x": {"type": "string"}, "n": {"type": "integer"}}, "required": ["x"]}
+TOOLS = (ToolSpec("get", "", X), ToolSpec("get_weather", "", X), ToolSpec("send", "", X))
+in_every_convention = pytest.mark.parametrize("name", NAMES)
+on_both_engines = pytest.mark.parametrize("engine", ENGINES)
+with_and_without_marks = pytest.mark.parametrize("special", [True, False], ids=["marks", "plain text"])
+
+
+@lru_cache
+def vocabulary_of(name: str, special: bool) -> Vocabulary:
+    """Return the small vocabulary, with a convention's marks as special tokens or without any."""
+    small = vocabularies.small()
+    marks = tuple(mark.encode() for mark in CONVENTIONS[name].marks) if special else ()
+    marks = (*marks, b"", b"")  # unused ones, as many vocabularies have them
+    n = len(small)
+    return replace(
+        small,
+        token_bytes=small.token_bytes + marks,
+        special_ids=small.special_ids | set(range(n, n + len(marks))),
+        fingerprint="",
+    )
+
+
+@lru_cache
+def compiler(name: str, special: bool, engine: EngineName) -> GrammarCompiler:
+    return GrammarCompiler(vocabulary_of(name, special), engine, convention=CONVENTIONS[name])
+
+
+def table(name: str, special: bool) -> TokenTable:
+    vocabulary = vocabulary_of(name, special)
+    return TokenTable(vocabulary, Marks(vocabulary, CONVENTIONS[name].marks))
+
+
+def bound(name: str, special: bool, calls: list[tuple[str, Any]], tools: tuple[ToolSpec, ...] = ()) -> str:
+    """Return calls with stand-ins for marks."""
+    form = CONVENTIONS[name].form.bound(table(name, special).marks)
+    return CONVENTIONS[name].render_calls(calls, tools, form)
+
+
+def behind(compiled: CompiledGrammar, tokens: TokenTable, text: str) -> TrackedGrammar:
+    """Return the grammar behind `text`; raises GrammarError where it is illegal."""
+    grammar = compiled.start_tracked()
+    for token in tokens.encode(text):
+        grammar.advance(token)
+    return grammar
+
+
+@in_every_convention
+@with_and_without_marks
+@on_both_engines
+def test_what_is_rendered_is_legal_and_is_read_again(name: str, special: bool, engine: EngineName) -> None:
+    convention, tokens = CONVENTIONS[name], table(name, special)
+    for tools in tool_sets.inline():
+        compiled = compiler(name, special, engine).compile(ResponseFormat(tools))
+        calls = [(tool.name, GOLD[tool.name]) for tool in tools]
+        calls = calls[: convention.form.call_limit(len(calls))]
+        grammar = behind(compiled, tokens, bound(name, special, calls, tools))
+        assert grammar.accepting
+        assert not grammar.lost
+        parsed = compiled.parse(convention.render_calls(calls, tools))
+        assert [(call, json.loads(arguments)) for call, arguments in parsed.calls] == calls
+        assert compiled.violations(parsed) == []
+
+
+@in_every_convention
+@settings(max_examples=30, deadline=None)
+@given(
+    arguments=st.lists(
+        st.dictionaries(
+            st.text(st.characters(codec="utf-8"), min_size=1, max_size=6),
+            st.recursive(
+                st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8"), max_size=12),
+                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc<>/"), inner, max_size=3),
+                max_leaves=6,
+            ),
+            max_size=3,
+        ),
+        min_size=1,
+        max_size=3,
+    )
+)
+def test_any_json_survives_the_round_trip(name: str, arguments: list[dict[str, Any]]) -> None:
+    convention = CONVENTIONS[name]
+    calls = [("get", each) for each in arguments][: convention.form.call_limit(3)]
+    parsed = convention.parse(convention.render_calls(calls), ResponseFormat(TOOLS))
+    assert [(call, json.loads(text)) for call, text in parsed.calls] == calls
+
+
+@in_every_convention
+@with_and_without_marks
+@on_both_engines
+def test_random_tokens_end_valid_within_the_budget(name: str, special: bool, engine: EngineName) -> None:
+    vocabulary = vocabulary_of(name, special)
+    rng = np.random.default_rng(11)
+    kinds = set()
+    for i, tools in enumerate(tool_sets.inline()):
+        answer = None if i % 2 else "text"
+        format_ = ResponseFormat(tools, answer=answer, parallel=i % 3 != 0, max_calls=3)
+        compiled = compiler(name, special, engine).compile(format_)
+        budget = max((160, 90)[i % 2], compiled.start().closing_reserve)
+        text, grammar = random_reply(compiled, vocabulary, rng, budget, jump_ahead=i % 4 < 2)
+        assert text is not None, f"cut at {budget} tokens: {tools[0].name}"
+        assert not grammar.lost, text
+        parsed = compiled.parse(text)
+        kinds.add(parsed.kind)
+        assert compiled.violations(parsed) == [], text
+        if answer is None:
+            assert parsed.kind == "calls"
+    assert kinds == {"calls", "text"}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@with_and_without_marks
+@on_both_engines
+def test_words_begin_like_no_call_and_hold_nothing_that_opens_one(
+    name: str, special: bool, engine: EngineName
+) -> None:
+    tokens = table(name, special)
+    compiled = compiler(name, special, engine).compile(ResponseFormat(TOOLS))
+    form = CONVENTIONS[name].form
+    for text in ("```json\n", "```\n{", '[{"name"', "{}", " hi", ""):
+        with pytest.raises((GrammarError, AssertionError)):
+            assert behind(compiled, tokens, text).accepting
+    for text in ("hi", "`a` is 1", "``", "say { and [ and ```json", "a <tool"):
+        assert behind(compiled, tokens, text).accepting, text
+    if special and form.trigger:
+        ids = tokens.vocabulary.encode(f"say {form.trigger}")
+        grammar = compiled.start_tracked()
+        with pytest.raises(GrammarError):
+            for token in ids:
+                grammar.advance(token)
+
+
+@pytest.mark.parametrize("name", TRIGGERED)
+@with_and_without_marks
+@on_both_engines
+def test_words_turn_into_calls_where_one_is_opened(name: str, special: bool, engine: EngineName) -> None:
+    tokens, convention = table(name, special), CONVENTIONS[name]
+    compiled = compiler(name, special, engine).compile(ResponseFormat(TOOLS))
+    calls = [("send", {"x": "a"}), ("get", {"x": "b", "n": 2})]
+    grammar = behind(compiled, tokens, "I look <it up.\n" + bound(name, special, calls))
+    assert grammar.accepting
+    assert not grammar.lost
+    parsed = compiled.parse("I look <it up.\n" + convention.render_calls(calls))
+    assert parsed.lead == "I look <it up.\n"
+    assert [(call, json.loads(text)) for call, text in parsed.calls] == calls
+    half = bound(name, special, calls)[: len(form_of(name, special).opening) + 3]
+    assert not behind(compiled, tokens, "Well, " + half).accepting
+
+
+def form_of(name: str, special: bool) -> Any:
+    return CONVENTIONS[name].form.bound(table(name, special).marks)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@on_both_engines
+def test_a_mark_is_legal_where_the_form_has_it_and_nowhere_else(name: str, engine: EngineName) -> None:
+    tokens = table(name, special=True)
+    compiled = compiler(name, True, engine).compile(ResponseFormat(TOOLS, answer=None))
+    text = bound(name, True, [("send", {"x": "a", "n": 7})])
+    grammar = compiled.start_tracked()
+    for token in tokens.encode(text):
+        legal = {mark for mark in tokens.marks.characters if is_set(grammar.mask(), mark)}
+        assert legal == ({token} & set(tokens.marks.characters))
+        grammar.advance(token)
+    with pytest.raises(GrammarError):
+        inside = behind(compiled, tokens, text[: text.index("a", text.index('"x"'))])
+        inside.advance(min(tokens.marks.characters, default=min(tokens.vocabulary.special_ids)))
+
+
+@in_every_convention
+@with_and_without_marks
+@on_both_engines
+def test_forced_tokens_are_what_the_masks_allow_one_by_one(name: str, special: bool, engine: EngineName) -> None:
+    vocabulary = vocabulary_of(name, special)
+    rng = np.random.default_rng(5)
+    compiled = compiler(name, special, engine).compile(ResponseFormat(TOOLS[2:], answer=None))
+    n_forced = 0
+    for _ in range(5):
+        grammar = compiled.start_tracked()
+        for _ in range(30):
+            for token in grammar.forced():
+                assert legal_ids(grammar.mask(), len(vocabulary)).tolist() == [token]
+                grammar.advance(token)
+                n_forced += 1
+            token = int(rng.choice(legal_ids(grammar.mask(), len(vocabulary))))
+            if token in vocabulary.end_ids:
+                break
+            grammar.advance(token)
+    assert n_forced >= 20
+
+
+@in_every_convention
+@with_and_without_marks
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 10_000), led=st.booleans())
+def test_masses_of_choices_sum_to_one(name: str, special: bool, seed: int, led: bool) -> None:
+    vocabulary, tokens, convention = vocabulary_of(name, special), table(name, special), CONVENTIONS[name]
+    format_ = ResponseFormat(TOOLS)
+    grammar = compiler(name, special, "llguidance").compile(format_).start()
+    rng = np.random.default_rng(seed)
+    wanted = [(str(rng.choice(["get", "get_weather", "send"])), {"x": "a"}) for _ in range(2)]
+    wanted = wanted[: convention.form.call_limit(2)]
+    lead = "Well. " if led and convention.form.trigger else ""
+    reply = Generation()
+    for step, token in enumerate(tokens.encode(lead + bound(name, special, wanted))):
+        legal = legal_ids(grammar.mask(), len(vocabulary))
+        probabilities = rng.dirichlet(np.full(len(legal), 0.3)).astype(np.float32)
+        probabilities[legal == token] += np.float32(0.5)
+        probabilities /= probabilities.sum()
+        if grammar.choosing:
+            reply.choices.append(ChoicePoint(step, legal.astype(np.int32), probabilities))
+        reply.masked_logprobs.append(float(np.log(probabilities[legal == token][0])))
+        reply.ids.append(token)
+        reply.forced.append(len(legal) == 1)
+        grammar.advance(token)
+    choices = tool_choices(reply, vocabulary, format_, convention)
+    assert [choice.name for choice in choices] == [call for call, _ in wanted]
+    for choice in choices:
+        assert choice.probability + sum(choice.alternatives.values()) == pytest.approx(1.0, abs=1e-4)
+        assert 0 < choice.probability <= choice.p_call + 1e-6
+    assert choices[0].p_call < 1
+    assert (NO_TOOL,) in choices[0].alternatives or any(NO_TOOL in names for names in choices[0].alternatives)
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@with_and_without_marks
+def test_tokens_of_a_call_in_another_form_stand_for_one_at_the_start_only(name: str, special: bool) -> None:
+    tokens = table(name, special)
+    compiled = compiler(name, special, "llguidance").compile(ResponseFormat(TOOLS))
+    grammar = compiled.start_tracked()
+    stand_in = grammar.stand_in
+    assert stand_in is not None
+    meant, token = stand_in
+    assert not np.any(meant & grammar.mask())
+    assert is_set(grammar.mask(), token)
+    assert is_set(meant, tokens.vocabulary.encode("[")[0]) or CONVENTIONS[name].form.opening[0] == "["
+    assert not is_set(meant, tokens.vocabulary.encode("h")[0])
+    grammar.advance(tokens.vocabulary.encode("h")[0])
+    assert grammar.stand_in is None
+    assert (
+        compiler(name, special, "llguidance").compile(ResponseFormat(TOOLS, answer=None)).start().stand_in is None
+    )
+
+
+def test_ours_has_no_stand_ins() -> None:
+    assert compiler("ours", False, "llguidance").compile(ResponseFormat(TOOLS)).start().stand_in is None
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+@on_both_engines
+def test_words_are_the_abstention_where_a_convention_has_no_other(name: str, engine: EngineName) -> None:
+    format_ = ResponseFormat(TOOLS, answer=None, abstain=True)
+    compiled = compiler(name, True, engine).compile(format_)
+    assert behind(compiled, table(name, special=True), "I cannot do that.").accepting
+    parsed = compiled.parse("I cannot do that.")
+    assert (parsed.abstained, parsed.answer) == (True, "I cannot do that.")
+    must = compiler(name, True, engine).compile(ResponseFormat(TOOLS, answer=None))
+    with pytest.raises(GrammarError):
+        behind(must, table(name, special=True), "I")
+    with pytest.raises(ResponseParseError):
+        must.parse("I")
+
+
+@in_every_convention
+@on_both_engines
+def test_structured_answers_stand_beside_calls(name: str, engine: EngineName) -> None:
+    format_ = ResponseFormat(TOOLS, answer=X)
+    compiled = compiler(name, True, engine).compile(format_)
+    form = CONVENTIONS[name].form
+    text = f'{form.result_prefix}{{"x"{form.notation.colon}"a"}}}}'
+    assert behind(compiled, table(name, special=True), text).accepting
+    assert compiled.parse(text).answer == {"x": "a"}
+    calls = bound(name, True, [("get", {"x": "a"})])
+    assert behind(compiled, table(name, special=True), calls).accepting
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_a_lenient_reader_takes_the_form_and_bare_or_fenced_json(name: str) -> None:
+    convention, format_ = CONVENTIONS[name], ResponseFormat(TOOLS)
+    calls = [("get", {"x": "a"})]
+    for text in (
+        convention.render_calls(calls),
+        '```json\n{"name": "get", "arguments": {"x": "a"}}\n```',
+        '{"name": "get", "arguments": {"x": "a"}}',
+    ):
+        (call,) = read_free_reply(text, format_, convention).calls
+        assert (call[0], json.loads(call[1])) == calls[0]
+    assert read_free_reply("No tool fits.", format_, convention).kind == "text"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_replies_that_break_the_form_are_refused(name: str) -> None:
+    convention, format_ = CONVENTIONS[name], ResponseFormat(TOOLS, max_calls=2)
+    good = convention.render_calls([("get", {"x": "a"})])
+    for text in (good[:-1], good + "x", convention.render_calls([("got", {"x": "a"})]), ""):
+        with pytest.raises(ResponseParseError):
+            convention.parse(text, format_)
+    with pytest.raises(ResponseParseError):
+        convention.parse(convention.render_calls([("get", {"x": "a"})] * 3), format_)
+
+
+def test_keys_of_the_cache_tell_conventions_apart() -> None:
+    format_ = ResponseFormat(TOOLS)
+    vocabulary = vocabularies.small()
+    keys = {GrammarCompiler(vocabulary, convention=CONVENTIONS[name]).cache_key(format_) for name in NAMES}
+    assert len(keys) == len(NAMES)
+    assert GrammarCompiler(vocabulary).convention is OURS

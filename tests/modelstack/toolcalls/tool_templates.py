@@ -1,0 +1,194 @@
+"""Chat templates that show tools, in the manner of well-known models, written for the tests."""
+
+from __future__ import annotations
+
+HERMES = """
+{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
+{%- else %}{% set system = 'You are helpful.' %}{% set turns = messages %}{% endif %}
+{{- '<|im_start|>system\n' + system }}
+{%- if tools %}
+    {{- '\n\n# Tools\n\n<tools>' }}
+    {%- for tool in tools %}{{ '\n' }}{{ tool | tojson }}{% endfor %}
+    {{- '\n</tools>\n\nCall one as\n<tool_call>\n{"name": <name>, "arguments": <args>}\n</tool_call>' }}
+{%- endif %}
+{{- '<|im_end|>\n' }}
+{%- for message in turns %}
+    {%- if message.role == 'tool' %}
+        {%- if loop.first or turns[loop.index0 - 1].role != 'tool' %}{{ '<|im_start|>user' }}{% endif %}
+        {{- '\n<tool_response>\n' + message.content + '\n</tool_response>' }}
+        {%- if loop.last or turns[loop.index0 + 1].role != 'tool' %}{{ '<|im_end|>\n' }}{% endif %}
+    {%- elif message.tool_calls %}
+        {{- '<|im_start|>assistant' }}
+        {%- if message.content %}{{ '\n' + message.content }}{% endif %}
+        {%- for call in message.tool_calls %}
+            {{- '\n<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}
+            {{- call.function.arguments | tojson }}{{ '}\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
+"""Qwen 2.5: results that follow each other share a user turn."""
+
+HERMES_THINKING = HERMES.replace(
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}",
+    "{{- '<|im_start|>' + message.role + '\n' }}"
+    "{%- if message.role == 'assistant' and loop.last %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{{- message.content + '<|im_end|>\n' }}",
+).replace(
+    "{{ '<|im_start|>assistant\n' }}{% endif %}\n",
+    "{{ '<|im_start|>assistant\n' }}"
+    "{% if enable_thinking is defined and not enable_thinking %}{{ '<think>\n\n</think>\n\n' }}{% endif %}"
+    "{% endif %}\n",
+)
+"""Qwen 3: the last reply is written otherwise than earlier ones; a thought can be switched off."""
+
+LLAMA3 = """
+{{- bos_token }}
+{%- if messages[0].role == 'system' %}{% set system = messages[0].content | trim %}{% set turns = messages[1:] %}
+{%- else %}{% set system = '' %}{% set turns = messages %}{% endif %}
+{{- '<|start_header_id|>system<|end_header_id|>\n\n' }}
+{%- if tools is not none %}{{ 'Environment: ipython\n' }}{% endif %}
+{{- system + '<|eot_id|>' }}
+{%- if tools is not none %}
+    {{- '<|start_header_id|>user<|end_header_id|>\n\nReply with {"name": name, "parameters": values}.\n\n' }}
+    {%- for tool in tools %}{{ tool | tojson(indent=4) }}{{ '\n\n' }}{% endfor %}
+    {{- turns[0].content | trim + '<|eot_id|>' }}
+    {%- set turns = turns[1:] %}
+{%- endif %}
+{%- for message in turns %}
+    {%- if message.role == 'tool' %}
+        {{- '<|start_header_id|>ipython<|end_header_id|>\n\n' }}
+        {%- if message.content is mapping or message.content is iterable %}{{ message.content | tojson }}
+        {%- else %}{{ message.content }}{% endif %}
+        {{- '<|eot_id|>' }}
+    {%- elif 'tool_calls' in message %}
+        {%- if message.tool_calls | length != 1 %}{{ raise_exception('one call at once') }}{% endif %}
+        {%- set call = message.tool_calls[0].function %}
+        {{- '<|start_header_id|>assistant<|end_header_id|>\n\n{"name": "' + call.name + '", "parameters": ' }}
+        {{- call.arguments | tojson }}{{ '}<|eot_id|>' }}
+    {%- else %}
+        {{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' }}
+        {{- message.content | trim + '<|eot_id|>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{% endif %}
+"""
+"""Llama 3.1: tools stand in the first user turn, results are JSON, contents are trimmed."""
+
+LLAMA3_OUTPUT = LLAMA3.replace(
+    "{%- if message.content is mapping or message.content is iterable %}{{ message.content | tojson }}\n"
+    "        {%- else %}{{ message.content }}{% endif %}",
+    "{{- {'output': message.content} | tojson }}",
+)
+"""vLLM's variant for Llama 3: results are objects."""
+
+MISTRAL = """
+{{- bos_token }}
+{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
+{%- else %}{% set turns = messages %}{% endif %}
+{%- set users = turns | selectattr('role', 'equalto', 'user') | list %}
+{%- for message in turns %}
+    {%- if message.role == 'user' %}
+        {%- if tools is not none and message == users[-1] %}
+            {{- '[AVAILABLE_TOOLS] ' + (tools | tojson) + '[/AVAILABLE_TOOLS]' }}
+        {%- endif %}
+        {{- '[INST] ' }}
+        {%- if loop.last and system is defined %}{{ system + '\n\n' }}{% endif %}
+        {{- message.content + '[/INST]' }}
+    {%- elif message.tool_calls is defined %}
+        {{- '[TOOL_CALLS] [' }}
+        {%- for call in message.tool_calls %}
+            {%- set text = call.function | tojson %}
+            {%- if call.id | length != 9 %}{{ raise_exception('ids have nine characters') }}{% endif %}
+            {{- text[:-1] + ', "id": "' + call.id + '"}' }}{{ ', ' if not loop.last else ']' + eos_token }}
+        {%- endfor %}
+    {%- elif message.role == 'assistant' %}
+        {{- ' ' + message.content + eos_token }}
+    {%- elif message.role == 'tool' %}
+        {{- '[TOOL_RESULTS] {"content": ' + message.content + ', "call_id": "' + message.tool_call_id + '"}' }}
+        {{- '[/TOOL_RESULTS]' }}
+    {%- endif %}
+{%- endfor %}
+"""
+"""Mistral v0.3: tools and the system prompt stand before the last user turn, calls and results have ids."""
+
+MISTRAL_NEMO = MISTRAL.replace("'[TOOL_CALLS] ['", "'[TOOL_CALLS]['")
+
+GRANITE = """
+{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
+{%- else %}{% set system = 'You are Granite.' %}{% set turns = messages %}{% endif %}
+{{- '<|start_of_role|>system<|end_of_role|>' + system }}
+{%- if tools %}{{ ' Where a tool is needed, respond with <|tool_call|> and a JSON list.' }}{% endif %}
+{{- '<|end_of_text|>\n' }}
+{%- if tools %}
+    {{- '<|start_of_role|>tools<|end_of_role|>' }}{{ tools | tojson(indent=4) }}{{ '<|end_of_text|>\n' }}
+{%- endif %}
+{%- for message in turns %}
+    {{- '<|start_of_role|>' + message.role + '<|end_of_role|>' + message.content + '<|end_of_text|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|start_of_role|>assistant<|end_of_role|>' }}{% endif %}
+"""
+"""Granite 3: the template describes calls, and leaves their writing to the caller."""
+
+DEEPSEEK = """
+{{- bos_token }}
+{%- if messages[0].role == 'system' %}{{ messages[0].content }}{% set turns = messages[1:] %}
+{%- else %}{% set turns = messages %}{% endif %}
+{%- if tools %}{{ '\n\n## Tools\n' }}{% for tool in tools %}{{ tool | tojson }}{{ '\n' }}{% endfor %}{% endif %}
+{%- for message in turns %}
+    {%- if message.role == 'user' %}{{ '<｜User｜>' + message.content }}
+    {%- elif message.role == 'tool' %}
+        {%- if turns[loop.index0 - 1].role == 'tool' %}{{ '\n' }}
+        {%- else %}{{ '<｜tool▁outputs▁begin｜>' }}{% endif %}
+        {{- '<｜tool▁output▁begin｜>' + message.content + '<｜tool▁output▁end｜>' }}
+        {%- if loop.last or turns[loop.index0 + 1].role != 'tool' %}{{ '<｜tool▁outputs▁end｜>' }}{% endif %}
+    {%- elif message.tool_calls %}
+        {{- '<｜Assistant｜><｜tool▁calls▁begin｜>' }}
+        {%- for call in message.tool_calls %}
+            {{- '<｜tool▁call▁begin｜>' + call.type + '<｜tool▁sep｜>' + call.function.name + '\n```json\n' }}
+            {{- call.function.arguments + '\n```<｜tool▁call▁end｜>' }}{{ '\n' if not loop.last else '' }}
+        {%- endfor %}
+        {{- '<｜tool▁calls▁end｜><｜end▁of▁sentence｜>' }}
+    {%- else %}{{ '<｜Assistant｜>' + message.content + '<｜end▁of▁sentence｜>' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}
+"""
+"""DeepSeek V3 with tools: arguments are given as JSON text."""
+
+TAUGHT = {
+    "hermes": HERMES,
+    "hermes, thinking": HERMES_THINKING,
+    "llama3": LLAMA3,
+    "llama3, output": LLAMA3_OUTPUT,
+    "mistral": MISTRAL,
+    "mistral-nemo": MISTRAL_NEMO,
+    "granite": GRANITE,
+    "deepseek": DEEPSEEK,
+}
+"""Name of the convention, and of the variant behind a comma."""
+
+SHOWS_NO_TOOLS = (
+    "{% for m in messages %}{{ '<|im_start|>' + m.role + '\n' + (m.content or '') + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+RAISES = HERMES + "{% if tools %}{{ raise_exception('no tools, please') }}{% endif %}"
+NEVER_ENDS = HERMES + (
+    "{% if tools %}{% for i in range(1000) %}{% for j in range(1000) %}{% for k in range(1000) %}"
+    "{% endfor %}{% endfor %}{% endfor %}{% endif %}"
+)
+FORGES = HERMES.replace("{{ '<|im_start|>assistant\n' }}", "{{ '<|im_start|>assistant\n' + messages[0].content }}")
+"""Says a content twice, the second time as if the model had begun with it."""
+WRITES_OTHERWISE = HERMES.replace("</tool_call>", "</call>").replace("<tool_call>", "<call>")
+UNUSABLE = {
+    "shows no tools": SHOWS_NO_TOOLS,
+    "raises": RAISES,
+    "never ends": NEVER_ENDS,
+    "forges": FORGES,
+    "writes otherwise": WRITES_OTHERWISE,
+    "is no template": "{% if %}",
+}
