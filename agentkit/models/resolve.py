@@ -132,13 +132,14 @@ def profile_or_fallback(
 
 def with_shipped(model_id: str, options: Mapping[str, str]) -> Mapping[str, str]:
     """Return the options of a profile: the adapter shipped for its model, unless they name another or none."""
-    from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
+    from agentkit.models.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
 
     folder = shipped_folder(model_id)
     if folder is None or "lora" in options:
         return options
-    # The adapter was taught to abstain; a prompt that does not offer it is another than it was trained on.
-    shipped = {"lora": str(folder / ADAPTER_FILE), "abstain": "true"}
+    shipped = {"lora": str(folder / ADAPTER_FILE)}
+    if model_id in ALWAYS_ABSTAINING:
+        shipped["abstain"] = "true"
     if (folder / PRIOR_FILE).is_file():
         shipped["prior"] = str(folder / PRIOR_FILE)
     return {**shipped, **options}

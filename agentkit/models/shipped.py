@@ -9,6 +9,9 @@ from __future__ import annotations
 from pathlib import Path
 
 ADAPTER_FILE, PRIOR_FILE = "adapter.gguf", "prior.json"
+ALWAYS_ABSTAINING = frozenset({"smollm2-135m"})
+"""Models whose adapter saw `[]` offered in every prompt of its training. The other adapters were taught both: with
+`abstain=true` they reply `[]` where no tool fits, without it they decline in words."""
 _FOLDER = Path(__file__).parent / "adapters"
 
 
