@@ -7,6 +7,7 @@ hand-written tool sets, both engines. 500 generations a shard, four shards an en
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,15 @@ from jsonschema import Draft202012Validator
 
 from modelstack.inference.engine import GenerateRequest, SamplingParams
 from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.toolcalls import GrammarCompiler, ResponseFormat, ToolSpec, UnsupportedSchemaError, parse_response
+from modelstack.toolcalls import (
+    GrammarCompiler,
+    ResponseFormat,
+    ToolSpec,
+    UnsupportedSchemaError,
+    parse_response,
+    tool_choices,
+)
+from modelstack.toolcalls.conventions import CONVENTIONS
 from modelstack.toolcalls.coverage import EngineName
 from modelstack.toolcalls.schemas import normalise
 
@@ -93,3 +102,29 @@ def test_a_tool_taken_away_is_unreachable_in_the_next_generation(engine: LlamaCp
             text = engine.vocabulary.decode(engine.generate(request).ids)
             seen[len(tools)] |= {tool for tool, _ in parse_response(text, compiled.format).calls}
     assert seen == {2: {"delete_all", "list"}, 1: {"list"}}
+
+
+@pytest.mark.parametrize("convention", CONVENTIONS)
+@pytest.mark.parametrize("name", ENGINES)
+def test_every_convention_is_valid_from_random_weights(
+    engine: LlamaCppEngine, name: EngineName, convention: str
+) -> None:
+    """Hermes's marks are special tokens of this model's vocabulary, those of the others are plain text."""
+    compiler = GrammarCompiler(engine.vocabulary, name, convention=CONVENTIONS[convention])
+    prompt = engine.vocabulary.encode("call a tool")
+    kinds: Counter[str] = Counter()
+    sets = tool_sets.inline()
+    for i, tools in enumerate(sets):
+        compiled = compiler.compile(ResponseFormat(tools=tools, answer="text" if i % 2 else None, max_calls=2))
+        grammar = compiled.start()
+        max_tokens = max(MAX_TOKENS, grammar.closing_reserve)  # marks in plain text take many tokens
+        sampling = SamplingParams(temperature=1.0, seed=i)
+        generation = engine.generate(GenerateRequest(prompt, max_tokens, grammar=grammar, sampling=sampling))
+        parsed = compiled.parse(engine.vocabulary.decode(generation.ids))
+        kinds[parsed.kind] += 1
+        assert compiled.violations(parsed) == []
+        choices = tool_choices(generation, engine.vocabulary, compiled.format, CONVENTIONS[convention])
+        assert [choice.name for choice in choices if choice.name] == [call for call, _ in parsed.calls]
+        for choice in choices:
+            assert choice.probability + sum(choice.alternatives.values()) == pytest.approx(1, abs=1e-3)
+    assert kinds["calls"] >= len(sets) // 2
