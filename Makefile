@@ -19,7 +19,6 @@ BUILD_ENV := CMAKE_BUILD_PARALLEL_LEVEL=$(N_CORES) CMAKE_ARGS="$(CMAKE_SWITCHES)
 .PHONY: demo test test-fast lint bench clean
 
 demo: $(VENV)/.local
-	$(BIN)/agentkit models pull smollm2-135m
 	$(BIN)/agentkit demo
 
 test: lint $(VENV)/.conformance

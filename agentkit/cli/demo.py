@@ -36,15 +36,15 @@ INTRODUCTION = (
     "Four tasks with a model in this process and three tool servers beside it: no key, no network. The model "
     "decides which tool to call; every call is valid by construction, and its probability stands beside it."
 )
-FIRST_HOUR_RIGHT = {"smollm2-135m": 6}
+FIRST_HOUR_RIGHT = {"smollm2-135m": 6, "qwen2.5-coder-0.5b": 33}
 """Requests of `agentkit eval first-hour`, of 60, that a catalog model gets right with its shipped adapter."""
 FIRST_HOUR_GOOD = 48
 """Four of five: what the default model should reach."""
 INSTRUCTIONS = "You help in a bakery. Use the tools: the notes are files, the orders are in a database."
 
 SEED = 7
-REQUEST_LIMIT = 5
-"""Model requests a task: two to call tools, one to answer, two to correct a mistake."""
+REQUEST_LIMIT = 8
+"""Model requests a task: two to call tools, one to answer, the others to correct mistakes."""
 MAX_TOKENS = 128
 MODEL_BUDGET_S = 30.0
 """Seconds of the model's work on two idle cores; a slower machine is told, not failed."""

@@ -14,7 +14,7 @@ PROFILES: Mapping[str, str] = MappingProxyType(
 )
 """Catalog id of each profile's model, smallest first."""
 
-DEFAULT_PROFILE = "tiny"
+DEFAULT_PROFILE = "small"
 """The profile that `local` stands for."""
 
 FALLBACK_PROFILE = "tiny"
