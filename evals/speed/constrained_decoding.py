@@ -44,7 +44,9 @@ from modelstack.inference.grammar import Grammar, TokenMask
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
 from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
+from modelstack.toolcalls.conventions import OURS
 from modelstack.toolcalls.llguidance_engine import LIMITS, build_tokenizer, lark_grammar
+from modelstack.toolcalls.marks import Marks
 from modelstack.toolcalls.prompt import tools_prompt
 from modelstack.toolcalls.schemas import normalise
 from modelstack.toolcalls.tokens import is_set
@@ -313,7 +315,8 @@ def _walk_llguidance(
     tokenizer: llguidance.LLTokenizer, response_format: ResponseFormat, ids: Sequence[int]
 ) -> list[float] | None:
     schemas = {tool.name: normalise(tool.parameters, is_arguments=True) for tool in response_format.tools}
-    grammar = llguidance.LLMatcher.grammar_from_lark(lark_grammar(response_format, schemas, None))
+    text = lark_grammar(response_format, OURS.form, Marks(), schemas, None)
+    grammar = llguidance.LLMatcher.grammar_from_lark(text)
     template = llguidance.LLMatcher(tokenizer, grammar, limits=_limits(), log_level=0)
     mask = np.zeros((tokenizer.vocab_size + 31) // 32, dtype=np.uint32)
     times: list[float] = []

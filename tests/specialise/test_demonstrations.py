@@ -13,7 +13,7 @@ import pytest
 
 from modelstack.sft.examples import Example, Message
 from modelstack.sft.tool_data.spoken import scene
-from specialise.demonstrations import clock, file_changing, file_reading, tables
+from specialise.demonstrations import clock, file_changing, file_reading, tables, talk
 from specialise.demonstrations.play import House, demonstrations, play, running_house
 from specialise.demonstrations.script import Script, typed
 from specialise.demonstrations.world import World, make_world, write_world
@@ -90,7 +90,7 @@ async def test_what_repeats_an_evaluation_is_left_out() -> None:
 def test_each_script_makes_a_request_for_some_world() -> None:
     makers = {
         *file_reading.READING, *file_changing.CHANGING, *tables.READING, *tables.CHANGING, *clock.TIME,
-        *clock.FILES_AND_TABLES, *clock.FILES_AND_TIME, *clock.TABLES_AND_TIME, *clock.IMPOSSIBLE,
+        *clock.FILES_AND_TABLES, *clock.FILES_AND_TIME, *clock.TABLES_AND_TIME, *talk.WORDS, *talk.IMPOSSIBLE,
     }  # fmt: skip
     for maker in makers:
         requests = [request for n in range(40) if (request := _request(maker(make_world(scene(n)), scene(n))))]

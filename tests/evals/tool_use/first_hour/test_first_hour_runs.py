@@ -129,8 +129,8 @@ async def test_what_a_run_costs_is_observed_and_summed_up(solve_in_process: Solv
         scored.append((case, run, score(case, run)))
     failures, costs = tables(scored)
     assert [row[0] for row in failures.rows] == [*FAILURES, "none"]
-    assert dict(row[:2] for row in failures.rows)["none"] == "10"
-    figures = dict(costs.rows)
+    assert {row[0]: row[1] for row in failures.rows}["none"] == "10"
+    figures = {row[0]: row[1] for row in costs.rows}
     assert figures["seconds a request, median"] == "5.50"
     assert figures["seconds a request, 90th percentile"] == "9.10"
     assert float(figures["peak memory of this process, MB"]) > 10
@@ -141,7 +141,7 @@ def test_runs_that_failed_before_they_were_observed_are_summed_up() -> None:
     case = case_of_request(BY_ID["count-photos"])
     run = Run(case.id, "failed", error="MCPConnectionError", wall_s=2.0)
     _, costs = tables([(case, run, score(case, run))])
-    assert dict(costs.rows) == {
+    assert {row[0]: row[1] for row in costs.rows} == {
         "seconds a request, median": "2.00",
         "seconds a request, 90th percentile": "2.00",
         "peak memory of this process, MB": "unknown",
