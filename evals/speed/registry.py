@@ -59,6 +59,10 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--turns", "3"),
         takes_model=True,
     ),
+    "warm_start": Benchmark(
+        "evals.speed.warm_start",
+        "time to first token of a new process whose prompt's fixed part is on disk",
+    ),
     "model_memory": Benchmark(
         "evals.speed.model_memory",
         "memory of a process that has loaded a model of the catalog and answered",
