@@ -39,7 +39,7 @@ RESULT_LINES = 6
 _RESULT_COLUMNS = 160
 _ARGUMENT_COLUMNS = 600
 _BRIEF_COLUMNS = 74
-"""Of a line of a result, or of a call without its probability: with an indent it fits 80 columns."""
+"""Characters of a result line, or of a call without its probability; fits 80 columns with an indent."""
 _ALTERNATIVES = 3
 _OUTCOME_STYLES = {"success": "green", "retry": "yellow", "failed": "red", "timeout": "red", "not_run": "yellow"}
 

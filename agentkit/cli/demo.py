@@ -60,7 +60,7 @@ class TaskReport:
     status: str = "failed"
     seconds: float = 0.0
     model_seconds: float = 0.0
-    """Of `seconds`, those in which the model computed."""
+    """Seconds in which the model computed, a part of `seconds`."""
     messages: Sequence[ModelMessage] = ()
     confidence: float | None = None
     problems: list[str] = field(default_factory=list[str])

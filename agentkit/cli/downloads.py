@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 _LINES_PER_FILE = 10
 _BYTES_PER_LINE = 50_000_000
-"""Where the size is not known."""
+"""Step of the progress if the size is unknown."""
 
 
 def prepare_model(model: str, notes: Console) -> None:

@@ -51,7 +51,7 @@ class CatalogEntry:
     size: int
     """In bytes."""
     sha256: str
-    """Of the file, from whichever source."""
+    """SHA-256 of the file, the same from every source."""
     licence: str
     """SPDX identifier, or the licence's name if it is not an open-source one."""
     memory: int
@@ -59,7 +59,7 @@ class CatalogEntry:
     open_source: bool = True
     """Whether the licence is an open-source one."""
     licence_url: str | None = None
-    """Where the terms stand, for a licence that is not an open-source one."""
+    """Address of the terms if the licence is not open source."""
     hub: HubFile | None = None
     """The publisher's file; tried first."""
     wheels: tuple[WheelPart, ...] = ()

