@@ -305,8 +305,22 @@ def _checklist(world: World, now: Scene) -> Script:
     )
 
 
+def _ask_notes(world: World, now: Scene) -> Script:
+    """Asks for a fact of a file of notes, or what it is about."""
+    if not world.questions:
+        return None
+    path = now.one(sorted(world.questions))
+    question = now.one(world.questions[path])
+    said, lookup = named(world, now, path)
+    asked = now.one(question.asked).format(file=said)
+    yield asked
+    yield from lookup
+    yield call("read_text_file", path=path)
+    return sentence(now.one(question.answers))
+
+
 def _csv_question(world: World, now: Scene) -> Script:
-    tables = world.with_suffix(".csv")
+    tables = [path for path in world.with_suffix(".csv") if path not in world.questions]
     if not tables:
         return None
     path = now.one(tables)
@@ -390,6 +404,56 @@ def _largest(world: World, now: Scene) -> Script:
     return f"The {word} file is {best} with {sizes[best]} bytes."
 
 
+def _newest(world: World, now: Scene) -> Script:
+    """Asks for the file that was changed last or first in a folder: list it, then ask for each file's time."""
+    folders = [folder for folder in ("", *sorted(world.folders)) if 2 <= len(world.names(folder)) <= 4]
+    if not folders:
+        return None
+    folder = now.one(folders)
+    paths = world.names(folder)
+    where = f"in {folder}" if folder else now.one(("in the main folder", "here"))
+    word, pick = now.one((("newest", max), ("newest", max), ("oldest", min)))
+    yield now.one(
+        (f"which file {where} is the {word}?", f"what is the {word} file {where}?", f"{word} file {where}?")
+    )
+    yield call("list_directory", path=folder) if folder else call("list_directory")
+    found = yield calls(*(call("file_info", path=path) for path in paths))
+    times = {path: _modified(text) for path, text in zip(paths, found, strict=True)}
+    if len(set(times.values())) < len(times):
+        return None
+    best = pick(times, key=lambda path: times[path])
+    return f"The {word} file is {best}, changed on {times[best][:10]}."
+
+
+def _modified(info: str) -> str:
+    """Return the time of a file's last change from what `file_info` says of it."""
+    found = re.search(r"modified: (\S+)", info)
+    assert found is not None
+    return found[1]
+
+
+def _read_largest(world: World, now: Scene) -> Script:
+    """Asks for the first or last line of the largest file of a folder."""
+    folder = now.one(("", *sorted(world.folders)))
+    sizes = {path: len(world.files[path].encode()) for path in world.names(folder)}
+    if len(sizes) < 2 or len(set(sizes.values())) < len(sizes):
+        return None
+    word, pick = now.one((("largest", max), ("biggest", max), ("smallest", min)))
+    best = pick(sizes, key=lambda path: sizes[path])
+    where = f"in {folder}" if folder else "in the main folder"
+    lines = world.lines(best)
+    end, options, line = now.one((("first", {"limit": 1}, lines[0]), ("last", {"tail": 1}, lines[-1])))
+    yield now.one(
+        (
+            f"what is the {end} line of the {word} file {where}?",
+            f"show me the {end} line of the {word} file {where}",
+        )
+    )
+    yield call("list_directory", path=folder) if folder else call("list_directory")
+    yield call("read_text_file", path=best, **options)
+    return f'The {end} line of {best}, the {word} file, is "{line}".'
+
+
 READING: Sequence[Maker] = (
     _count_lines,
     _count_lines,
@@ -412,9 +476,16 @@ READING: Sequence[Maker] = (
     _edge_line,
     _checklist,
     _checklist,
+    _ask_notes,
+    _ask_notes,
+    _ask_notes,
+    _ask_notes,
+    _ask_notes,
     _csv_question,
     _csv_question,
     _log_question,
     _two_at_once,
     _largest,
+    _newest,
+    _read_largest,
 )

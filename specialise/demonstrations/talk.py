@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
 
 from modelstack.sft.tool_data.small_talk import small_talk
 from modelstack.sft.tool_data.spoken import Scene, listed
@@ -10,63 +14,6 @@ from specialise.demonstrations.domains import PEOPLE
 from specialise.demonstrations.script import Maker, Script
 from specialise.demonstrations.world import World
 
-_KNOWN: Sequence[tuple[str, str]] = (
-    ("how many legs does a spider have?", "A spider has eight legs."),
-    ("which planet is the largest?", "Jupiter is the largest planet of the solar system."),
-    (
-        "what is photosynthesis, in one sentence?",
-        "Plants turn light, water and carbon dioxide into sugar and oxygen.",
-    ),
-    ("who wrote Don Quixote?", "Miguel de Cervantes wrote Don Quixote."),
-    ("what does SQL stand for?", "SQL stands for Structured Query Language."),
-    ("what is the opposite of shallow?", "The opposite of shallow is deep."),
-    ("how do you say good evening in Spanish?", 'Good evening is "buenas noches" in Spanish.'),
-    ("which ocean lies between Africa and Australia?", "The Indian Ocean lies between Africa and Australia."),
-    ("what colour do blue and yellow make?", "Blue and yellow make green."),
-    ("name three string instruments", "Violin, cello and guitar are string instruments."),
-    ("what is a CSV file?", "A CSV file is a text file whose lines are rows with values between commas."),
-    ("why is the sky blue?", "Air scatters blue light more than red light, so the sky looks blue."),
-    ("what is a primary key?", "A primary key is a column whose value names each row of a table uniquely."),
-    ("which metal is liquid at room temperature?", "Mercury is liquid at room temperature."),
-    ("how many minutes does a football match last?", "A football match lasts 90 minutes, in two halves of 45."),
-    (
-        "explain what a backup is good for",
-        "A backup lets you restore your data when the original is lost or damaged.",
-    ),
-    ("what is the boiling point of water?", "Water boils at 100 degrees Celsius at sea level."),
-    ("who painted the Mona Lisa?", "Leonardo da Vinci painted the Mona Lisa."),
-    (
-        "what is Markdown?",
-        "Markdown is a plain text format that marks headings, lists and links with simple signs.",
-    ),
-    ("which language is spoken in Brazil?", "Portuguese is spoken in Brazil."),
-    ("give me a name for a sailing boat", 'How about "Morning Tide"?'),
-    ("wish me luck for my exam", "Good luck with your exam! I am sure that you are well prepared."),
-    (
-        "write a short birthday greeting",
-        "Happy birthday! May the year bring you joy, good health and good friends.",
-    ),
-    ("say something nice", "Every day that you begin with curiosity is a good one."),
-    ("I passed my driving test!", "Congratulations! That is great news."),
-    (
-        "my computer is so slow today",
-        "That is annoying. A restart often helps; tell me if I can do something for you.",
-    ),
-    ("it rains again", "A good day to stay inside, then. What shall we do?"),
-    ("can you keep a secret?", "I forget everything when our conversation ends, so yes."),
-    ("are you there?", "Yes, I am here. What do you need?"),
-    ("do you understand German?", "I understand some German, but English works best with me."),
-    ("perfect, thanks", "You're welcome!"),
-    ("that's not what I meant", "I'm sorry. Please tell me again what you need, and I will try."),
-    ("what's your favourite colour?", "I have none, but many people like blue."),
-    ("do you sleep?", "No, I am a program; I am here whenever you need me."),
-    ("recommend a hobby", "Gardening is a fine one: it is calm, and you can eat the results."),
-    ("how do I make tea?", "Pour boiling water over the leaves, wait three to five minutes, and take them out."),
-    ("what makes bread rise?", "Yeast makes gas from sugar, and the dough holds the bubbles."),
-    ("tell me a fact about whales", "The blue whale is the largest animal that has ever lived."),
-    ("goodbye for now", "Goodbye! Come back any time."),
-    ("it's late, I'm tired", "Then have a good rest. We can go on tomorrow."),
-)
 _DO = {
     "files": "work with the files in your folder",
     "tables": "look into your database",
@@ -74,10 +21,19 @@ _DO = {
 }
 
 
+@cache
+def _groups() -> tuple[dict[str, Any], ...]:
+    """Return groups of questions with their answers, from knowledge.toml."""
+    text = files("specialise.demonstrations").joinpath("knowledge.toml").read_text(encoding="utf-8")
+    return tuple(tomllib.loads(text)["group"])
+
+
 def _known(world: World, now: Scene) -> Script:
-    said, answer = now.one(_KNOWN)
-    yield said
-    return answer
+    # The last group holds the single questions: as many examples as all the others together.
+    group = _groups()[-1] if now.chance(0.5) else now.one(_groups()[:-1])
+    pair = now.one(group["pairs"])
+    yield now.one(group["ask"]).format(*pair)
+    return str(group["answer"]).format(*pair)
 
 
 def _chat(world: World, now: Scene) -> Script:

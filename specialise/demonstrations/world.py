@@ -6,14 +6,17 @@ have rows of sensible kinds and at most one key to another table.
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
+from zlib import crc32
 
 from modelstack.sft.tool_data.spoken import Scene
 from specialise.demonstrations.domains import DOMAINS, FACTS, FILE_NAMES, FOLDERS, ITEMS, PEOPLE, Domain, Table
+from specialise.demonstrations.notes import Question, make_notes
 
 _LEVELS = ("INFO", "INFO", "INFO", "WARNING", "ERROR")
 _EVENTS = (
@@ -44,6 +47,8 @@ class World:
         default_factory=dict[str, tuple[list[str], list[str]]]
     )
     """Open and finished items by path."""
+    questions: dict[str, tuple[Question, ...]] = field(default_factory=dict[str, tuple[Question, ...]])
+    """What can be asked about files of notes, by path."""
     domain: Domain = DOMAINS[0]
     rows: dict[str, list[tuple[object, ...]]] = field(default_factory=dict[str, list[tuple[object, ...]]])
     """By table."""
@@ -86,7 +91,7 @@ def make_world(now: Scene) -> World:
     world = World(domain=now.one(DOMAINS))
     world.folders = set(now.some(FOLDERS, now.one((1, 2, 2, 3))))
     names = now.some(FILE_NAMES, now.one((5, 6, 7, 8)))
-    makers = (_checklist, _facts, _facts, _csv, _log, _settings, _letter)
+    makers = (_checklist, _facts, _notes, _csv, _log, _settings, _letter, _notes)
     for number, name in enumerate(names):
         maker = makers[number] if number < len(makers) else now.one(makers)
         folder = now.one(("", *sorted(world.folders), *sorted(world.folders)))
@@ -104,6 +109,8 @@ def write_world(world: World, folder: Path, database: Path) -> None:
     for path, text in world.files.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
+        changed = _changed_at(path, text)
+        os.utime(folder / path, (changed, changed))
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("PRAGMA foreign_keys = OFF")
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
@@ -113,6 +120,11 @@ def write_world(world: World, folder: Path, database: Path) -> None:
             connection.execute(table.sql)
             marks = ", ".join("?" for _ in table.columns)
             connection.executemany(f"INSERT INTO {table.name} VALUES ({marks})", world.rows.get(table.name, ()))
+
+
+def _changed_at(path: str, text: str) -> int:
+    """Return when a file was changed: some second of 2025 that follows from its name and text."""
+    return 1735689600 + crc32(f"{path}\n{text}".encode()) % (365 * 86400)
 
 
 def _clear(folder: Path) -> None:
@@ -150,6 +162,12 @@ def _facts(world: World, now: Scene, stem: str) -> None:
         lines.append(now.one((f"{topic}: {value}", f"- {topic}: {value}", f"The {topic} is {value}.")))
         world.facts.append(Fact(path, f"the {topic}", value))
     world.files[path] = "\n".join(lines) + "\n"
+
+
+def _notes(world: World, now: Scene, stem: str) -> None:
+    made = make_notes(_title(stem), now)
+    path = f"{stem}{'.csv' if made.is_csv else now.one(('.md', '.txt'))}"
+    world.files[path], world.questions[path] = made.text, made.questions
 
 
 def _csv(world: World, now: Scene, stem: str) -> None:

@@ -3,8 +3,8 @@
 torch's kernel for CPUs takes 20 ms forward and backward in bf16 and 19 in fp32 where this takes 6 and 14 (1,024
 tokens in rows of 256, 9 heads of 64 on 3, one core of a Zen 5), and given a mask for packed documents it
 multiplies all pairs of a row: here a run, such as a document, is a product of its own. Probabilities are kept for
-the backward pass, in the inputs' precision; scores are fp32, so results are as near to exact ones as those of
-torch's kernel.
+the backward pass, in the inputs' precision, or computed again where a run is too long to keep them; scores are
+fp32, so results are as near to exact ones as those of torch's kernel.
 
 Queries are taken `BLOCK` at a time against the keys up to their end, which leaves out most of what causality
 hides. All query heads of one KV head are rows of one product.
@@ -28,8 +28,10 @@ from modelstack.architecture.cpu_products import is_by_onednn
 
 BLOCK = 128
 """Queries of a block: of 64 to 256 the fastest in runs of 128 to 1,024 tokens."""
-MAX_RUN = 1024
-"""Longer runs would keep too many probabilities: these are 28 MB a layer and 1,024 tokens with 9 heads."""
+MAX_KEPT = 1024
+"""Runs longer than this do not keep their probabilities, which are 28 MB a layer and 1,024 tokens with 9 heads."""
+MAX_RUN = 8192
+"""A block of scores of a longer run no longer fits the caches, and torch's kernel is as fast."""
 
 
 def suits(q: Tensor, runs: Sequence[Run]) -> bool:
@@ -69,16 +71,13 @@ class _RunAttention(torch.autograd.Function):
         q_fp32, k_fp32 = q.to(torch.float32, copy=True).mul_(scale), k.float()
         y = v.new_empty(B, T, G, H // G, v.shape[-1])  # as the output projection reads it
         kept = []
-        for rows, start, first, end in _blocks(runs):
-            q_block, k_seen = _queries(q_fp32, rows, first, end), _keys(k_fp32, rows, start, end)
-            # `out=`: selective checkpointing takes what `bmm` returns for finished, and this is written over.
-            scores = q_fp32.new_empty(*q_block.shape[:2], end - start)
-            torch.bmm(q_block, k_seen.transpose(1, 2), out=scores)
-            scores.view(-1, end - first, end - start)[..., first - start :].add_(_hidden(end - first))
-            p = torch.softmax(scores, -1).to(v.dtype)
+        for rows, start, first, end, run_end in _blocks(runs):
+            p = _probabilities(
+                _queries(q_fp32, rows, first, end), _keys(k_fp32, rows, start, end), end - first, v.dtype
+            )
             mixed = torch.bmm(p, _keys(v, rows, start, end))
             y[rows, first:end] = mixed.view(-1, G, H // G, end - first, v.shape[-1]).permute(0, 3, 1, 2, 4)
-            kept.append(p)
+            kept.append(p if run_end - start <= MAX_KEPT else None)
         ctx.save_for_backward(q, k, v, *kept)
         ctx.scale, ctx.runs = scale, runs
         return y.view(B, T, H, -1).transpose(1, 2)
@@ -89,8 +88,11 @@ class _RunAttention(torch.autograd.Function):
         q, k, v, *kept = ctx.saved_tensors
         g = gradients[0].reshape(*q.shape[:-1], -1)
         into_q, into_k, into_v = torch.empty_like(q), torch.zeros_like(k), torch.zeros_like(v)
-        for p, (rows, start, first, end) in zip(kept, _blocks(ctx.runs), strict=True):
+        for p, (rows, start, first, end, _) in zip(kept, _blocks(ctx.runs), strict=True):
             g_block, q_block = _queries(g, rows, first, end), _queries(q, rows, first, end)
+            if p is None:
+                scaled = q_block.to(torch.float32, copy=True).mul_(ctx.scale)
+                p = _probabilities(scaled, _keys(k, rows, start, end).float(), end - first, v.dtype)
             into_p = torch.bmm(g_block, _keys(v, rows, start, end).transpose(1, 2))
             into_scores = torch.ops.aten._softmax_backward_data(into_p, p, -1, p.dtype)
             of_block = torch.bmm(into_scores, _keys(k, rows, start, end))
@@ -100,11 +102,28 @@ class _RunAttention(torch.autograd.Function):
         return into_q.mul_(ctx.scale).flatten(1, 2), into_k.mul_(ctx.scale), into_v, None, None
 
 
-def _blocks(runs: Sequence[Run]) -> Iterator[tuple[slice, int, int, int]]:
-    """Yield rows, where their run starts, and the first and end of a block of queries."""
+def _probabilities(q_block: Tensor, k_seen: Tensor, n_queries: int, dtype: torch.dtype) -> Tensor:
+    """Return what each query of a block gives each key up to its own, [rows * G, n * q, s].
+
+    Args:
+        q_block: Scaled, fp32, [rows * G, n * q, d].
+        k_seen: The keys up to the last query's, fp32, [rows * G, s, d].
+        n_queries: q.
+        dtype: Of what is returned.
+    """
+    n_keys = k_seen.shape[1]
+    # `out=`: selective checkpointing takes what `bmm` returns for finished, and this is written over.
+    scores = q_block.new_empty(*q_block.shape[:2], n_keys)
+    torch.bmm(q_block, k_seen.transpose(1, 2), out=scores)
+    scores.view(-1, n_queries, n_keys)[..., n_keys - n_queries :].add_(_hidden(n_queries))
+    return torch.softmax(scores, -1).to(dtype)
+
+
+def _blocks(runs: Sequence[Run]) -> Iterator[tuple[slice, int, int, int, int]]:
+    """Yield rows, where their run starts, the first and end of a block of queries, and where the run ends."""
     for run in runs:
         for first in range(run.start, run.end, BLOCK):
-            yield slice(run.first_row, run.end_row), run.start, first, min(first + BLOCK, run.end)
+            yield slice(run.first_row, run.end_row), run.start, first, min(first + BLOCK, run.end), run.end
 
 
 def _queries(x_BGnTd: Tensor, rows: slice, first: int, end: int) -> Tensor:

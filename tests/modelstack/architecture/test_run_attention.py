@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from modelstack.architecture.attention import run_attention as module
 from modelstack.architecture.attention.run_attention import MAX_RUN, run_attention, suits
 from modelstack.architecture.attention.softmax import softmax_attention
 from modelstack.architecture.context import ForwardContext, Run
@@ -55,6 +56,19 @@ def test_results_and_gradients_are_exact(kind: str) -> None:
     found = (y.detach(), *torch.autograd.grad(y, inputs, g))
     for own, wanted in zip(found, _exact(inputs, context, g), strict=True):
         torch.testing.assert_close(own.double(), wanted, atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_long_runs_compute_their_probabilities_again_and_get_the_same_gradients(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = _context(LENGTHS["documents"])
+    inputs, g = _inputs(dtype)
+    kept = torch.autograd.grad(run_attention(*inputs, 0.3, context.runs(None)), inputs, g)
+    monkeypatch.setattr(module, "MAX_KEPT", 150)  # shorter than some of the runs
+    y = run_attention(*inputs, 0.3, context.runs(None))
+    for own, wanted in zip(torch.autograd.grad(y, inputs, g), kept, strict=True):
+        assert torch.equal(own, wanted)
 
 
 @pytest.mark.parametrize("kind", LENGTHS)

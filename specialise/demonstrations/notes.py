@@ -1,0 +1,259 @@
+"""Files whose lines are notes, each made together with questions about it and their answers.
+
+Diaries, lists with remarks, recipes, price lists and manuals are made up from stocks of things and happenings.
+What a question asks for is one of the facts that the text was made from, so its answer is right by construction.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from modelstack.sft.tool_data.spoken import Scene, listed
+from specialise.demonstrations.domains import PEOPLE
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """Something to ask about a file."""
+
+    asked: tuple[str, ...]
+    """Ways to ask; `{file}` is what the file is called."""
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Notes:
+    """The text of a file and what can be asked about it."""
+
+    text: str
+    questions: tuple[Question, ...]
+    is_csv: bool = False
+
+
+def make_notes(title: str, now: Scene) -> Notes:
+    """Return a file of notes under a title."""
+    return now.one(_MAKERS)(title, now)
+
+
+@cache
+def _stock() -> dict[str, Any]:
+    text = files("specialise.demonstrations").joinpath("notes.toml").read_text(encoding="utf-8")
+    return tomllib.loads(text)
+
+
+def _diary(title: str, now: Scene) -> Notes:
+    """A line a day: "3 March: pruned the pear tree"; each deed has its infinitive for questions."""
+    deeds = now.some(list(_stock()["deeds"].items()), now.random.randrange(4, 9))
+    day = now.today
+    lines, entries = [f"# {title}"], []
+    for infinitive, past in deeds:
+        day += timedelta(days=now.random.randrange(1, 15))
+        said = f"{day.day} {day:%B}"
+        lines.append(f"{said}: {past}")
+        entries.append((said, infinitive, past))
+    said, infinitive, past = now.one(entries)
+    first, last = entries[0], entries[-1]
+    questions = (
+        Question(
+            (f"when did I {infinitive}? See {{file}}", f"on which day did I {infinitive}? It's in {{file}}"),
+            (f"You {past} on {said}.", f"On {said}."),
+        ),
+        Question(
+            (f"what did I do on {said}? It's in {{file}}", f"what does {{file}} say about {said}?"),
+            (f"On {said} you {past}.", f"You {past} on {said}."),
+        ),
+        Question(
+            ("what is the last entry in {file}?", "what did I write last in {file}?"),
+            (f"The last entry is of {last[0]}: {last[2]}.",),
+        ),
+        Question(
+            ("how many entries does {file} have?", "how many days are noted in {file}?"),
+            (
+                f"It has {len(entries)} entries.",
+                f"There are {len(entries)} entries, from {first[0]} to {last[0]}.",
+            ),
+        ),
+        Question(
+            ("sum up {file} for me", "what is {file} about?", "give me a short summary of {file}"),
+            (f"It notes what you did from {first[0]} to {last[0]}: you {listed([e[2] for e in entries])}.",),
+        ),
+    )
+    return Notes("\n".join(lines) + "\n", questions)
+
+
+def _remarks(title: str, now: Scene) -> Notes:
+    """A list of things, each with where it is or who has it."""
+    stock = now.one(_stock()["lists"])
+    things = now.some(stock["things"], now.random.randrange(4, 9))
+    states = [now.one([*stock["states"], f"with {now.one(PEOPLE)}"]) for _ in things]
+    lines = [f"# {title}", *(f"- {thing}: {state}" for thing, state in zip(things, states, strict=True))]
+    at = now.random.randrange(len(things))
+    thing, state = things[at], states[at]
+    same = [one for one, other in zip(things, states, strict=True) if other == state]
+    many, is_one = stock["many"], len(same) == 1
+    questions = (
+        Question(
+            (
+                f"where is the {thing}? Look into {{file}}",
+                f"what does {{file}} say about the {thing}?",
+                f"{{file}}: what about the {thing}?",
+            ),
+            (f"The {thing} is {state}.", f"According to the list, the {thing} is {state}."),
+        ),
+        Question(
+            (f"which {many} in {{file}} are {state}?", f"what is {state} according to {{file}}?"),
+            (
+                f"{'Only the' if is_one else 'The'} {listed(same)} {'is' if is_one else 'are'} {state}.",
+                f"{state.capitalize()}: {listed(same)}.",
+            ),
+        ),
+        Question(
+            (f"how many {many} in {{file}} are {state}?", f"count the {many} in {{file}} that are {state}"),
+            (f"{len(same)}: {listed(same)}.", f"{len(same)} {'is' if is_one else 'are'} {state}: {listed(same)}."),
+        ),
+        Question(
+            (f"how many {many} are listed in {{file}}?", f"how long is the list in {{file}}, how many {many}?"),
+            (f"It lists {len(things)} {many}.", f"There are {len(things)} {many} on it."),
+        ),
+        Question(
+            (f"which {many} are in {{file}}?", "what is on the list in {file}?"),
+            (f"It lists {listed(things)}.", f"These {many}: {listed(things)}."),
+        ),
+    )
+    return Notes("\n".join(lines) + "\n", questions)
+
+
+def _recipe(title: str, now: Scene) -> Notes:
+    dish = now.one(_stock()["recipes"])
+    amounts = {name: now.one(values) for name, values in dish["ingredients"].items()}
+    persons, minutes, heat = (
+        now.one((2, 3, 4, 6, 8)),
+        now.random.randrange(10, 95, 5),
+        now.one((160, 175, 190, 220)),
+    )
+    lines = [
+        f"# {dish['name']} for {persons}",
+        *(f"- {amount} {name}" for name, amount in amounts.items()),
+        "",
+        f"{dish['steps']} Bake at {heat} degrees for {minutes} minutes.",
+    ]
+    name = now.one(tuple(amounts))
+    called = dish["name"].lower()
+    questions = (
+        Question(
+            (
+                f"how much {name} do I need for {{file}}?",
+                f"how much {name} goes into the {called}? It's in {{file}}",
+            ),
+            (f"You need {amounts[name]} {name}.", f"{amounts[name]} {name}.".capitalize()),
+        ),
+        Question(
+            (
+                "what do I need for {file}?",
+                "which ingredients does {file} have?",
+                "list the ingredients of {file}",
+            ),
+            (f"You need {listed([f'{amount} {name}' for name, amount in amounts.items()])}.",),
+        ),
+        Question(
+            ("how long does it bake according to {file}?", "at what heat and how long does {file} bake?"),
+            (f"It bakes for {minutes} minutes at {heat} degrees.",),
+        ),
+        Question(
+            ("for how many people is {file}?", "how many does the recipe in {file} serve?"),
+            (f"It is for {persons} people.", f"The recipe is for {persons}."),
+        ),
+        Question(
+            ("what is {file} about?", "what's the recipe in {file}?"),
+            (f"It is a recipe for {called}, for {persons} people.",),
+        ),
+    )
+    return Notes("\n".join(lines) + "\n", questions)
+
+
+def _prices(title: str, now: Scene) -> Notes:
+    """A CSV of what was bought on which day; the title is not in it."""
+    bought = now.some(_stock()["goods"], now.random.randrange(4, 9))
+    day = now.today
+    rows: list[tuple[str, str, int]] = []
+    for good in bought:
+        day += timedelta(days=now.random.randrange(0, 6))
+        rows.append((str(day), good, now.random.randrange(2, 400)))
+    head = now.one((("date", "item", "price"), ("day", "what", "euros"), ("date", "thing", "cost")))
+    lines = [",".join(head), *(f"{day},{good},{price}" for day, good, price in rows)]
+    when, good, price = now.one(rows)
+    dearest = max(rows, key=lambda row: row[2])
+    same_day = [row[1] for row in rows if row[0] == when]
+    total = " + ".join(str(row[2]) for row in rows)
+    questions = (
+        Question(
+            (f"what did the {good} cost? It's in {{file}}", f"how much was the {good} according to {{file}}?"),
+            (f"The {good} cost {price} euros.",),
+        ),
+        Question(
+            (f"when did I buy the {good}? See {{file}}", f"on which day is the {good} in {{file}}?"),
+            (f"You bought the {good} on {when}.", f"On {when}."),
+        ),
+        Question(
+            ("what was the most expensive thing in {file}?", "which item in {file} cost most?"),
+            (f"The {dearest[1]}, for {dearest[2]} euros.", f"The {dearest[1]} cost most, {dearest[2]} euros."),
+        ),
+        Question(
+            (f"what did I buy on {when}? It's in {{file}}", f"which items does {{file}} have for {when}?"),
+            (f"On {when} you bought {listed(same_day)}.",),
+        ),
+        Question(
+            ("how much did I spend in {file}, all together?", "add up the prices in {file}", "total of {file}?"),
+            (f"All together it is {sum(row[2] for row in rows)} euros ({total}).",),
+        ),
+    )
+    return Notes("\n".join(lines) + "\n", questions, is_csv=True)
+
+
+def _manual(title: str, now: Scene) -> Notes:
+    """A long text: sections of some sentences, one fact in each."""
+    stock = _stock()["manual"]
+    machine = now.one(stock["machines"])
+    sections = now.some(list(stock["sections"].items()), now.random.randrange(5, 13))
+    lines = [f"# {machine}: manual", ""]
+    facts: list[tuple[str, str, str]] = []
+    for heading, section in sections:
+        value = now.one(section["values"])
+        fact = section["fact"].format(value)
+        sentences = now.some(stock["padding"], now.random.randrange(1, 4))
+        sentences.insert(now.random.randrange(len(sentences) + 1), fact)
+        lines += [f"## {heading}", " ".join(sentences), ""]
+        facts.append((section["ask"], fact, heading))
+    asked, fact, heading = now.one(facts)
+    headings = [one for one, _ in sections]
+    about = f"the manual of the {machine.lower()}, with sections on {listed([one.lower() for one in headings])}"
+    questions = (
+        Question(
+            (f"{asked} Look it up in {{file}}", f"{{file}}: {asked}", f"according to {{file}}, {asked}"), (fact,)
+        ),
+        Question(
+            (
+                f"what does {{file}} say about {heading.lower()}?",
+                f"read the part on {heading.lower()} in {{file}}",
+            ),
+            (fact,),
+        ),
+        Question(
+            ("which sections does {file} have?", "what are the headings in {file}?"),
+            (f"It has {len(headings)} sections: {listed(headings)}.",),
+        ),
+        Question(
+            ("what is {file} about?", "what kind of text is {file}?"),
+            (f"It is {about}.",),
+        ),
+    )
+    return Notes("\n".join(lines).rstrip() + "\n", questions)
+
+
+_MAKERS: Sequence[Callable[[str, Scene], Notes]] = (_diary, _remarks, _remarks, _recipe, _prices, _manual)
