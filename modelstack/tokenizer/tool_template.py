@@ -129,7 +129,8 @@ class _Probe:
             messages.append(message)
             written.append(text)
         prompt = context.pop("add_generation_prompt", True)
-        text = self._render(messages, prompt, tools=tools, **context)
+        # SmolLM3's template calls tools with JSON calls between tags by this name.
+        text = self._render(messages, prompt, tools=tools, xml_tools=tools, **context)
         return text if text.startswith(self._bos_token) else self._bos_token + text, written
 
     def between(self, steps: Sequence[Step], tools: Sequence[Shown] | None, **context: Any) -> list[str]:

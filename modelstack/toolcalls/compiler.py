@@ -172,7 +172,7 @@ class GrammarCompiler:
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
     def _compile(self, response_format: ResponseFormat) -> CompiledGrammar:
-        work = _Work(self.engine, self.unsupported, self._backend)
+        work = _Work(self.engine, self.unsupported, self._backend, self._form)
         schemas = {tool.name: work.add(tool.parameters, tool.name) for tool in response_format.tools}
         answer = response_format.answer_schema
         enforced_answer = None if answer is None else work.add(answer, "")
@@ -201,8 +201,13 @@ class GrammarCompiler:
 class Backend(Protocol):
     """What an engine offers to the compiler."""
 
-    def schema_error(self, schema: Any) -> str:
-        """Return why a normalised schema cannot be enforced, `` if it can."""
+    def schema_error(self, schema: Any, form: CallForm | None) -> str:
+        """Return why a normalised schema cannot be enforced, `` if it can.
+
+        Args:
+            schema: Of an answer, or of arguments.
+            form: How the arguments are written; None for an answer.
+        """
         ...
 
     def template(
@@ -220,11 +225,12 @@ class Backend(Protocol):
 class _Work:
     """Collects coverage and validators while the schemas of one format are prepared."""
 
-    def __init__(self, engine: EngineName, policy: UnsupportedPolicy, backend: Backend) -> None:
+    def __init__(self, engine: EngineName, policy: UnsupportedPolicy, backend: Backend, form: CallForm) -> None:
         """Start with nothing."""
         self.engine: EngineName = engine
         self.policy = policy
         self.backend = backend
+        self.form = form
         self.enforced: list[KeywordUse] = []
         self.checked: list[KeywordUse] = []
         self.annotations: list[KeywordUse] = []
@@ -265,7 +271,7 @@ class _Work:
         while True:
             try:
                 normal = normalise(kept, is_arguments=is_arguments)
-                message, suspect = self.backend.schema_error(normal), None
+                message, suspect = self._problem(normal, is_arguments), None
             except MergeError as error:
                 normal, message = None, str(error)
                 suspect = _holder(kept, tool, error.pointer)
@@ -281,6 +287,14 @@ class _Work:
             dropped.append(use)
             kept = without(kept, [use])
 
+    def _problem(self, normal: Any, is_arguments: bool) -> str:
+        """Return why a normalised schema cannot be enforced, empty where it can."""
+        if not is_arguments:
+            return self.backend.schema_error(normal, None)
+        parameters = self.form.parameters
+        refusal = parameters.problem(normal) if parameters is not None else ""
+        return refusal or self.backend.schema_error(normal, self.form)
+
     def _culprit(self, schema: Any, tool: str, is_arguments: bool) -> KeywordUse | None:
         """Return the keyword without which the engine takes the schema."""
         uses = [use for use, _, _ in keywords(schema, tool) if use.keyword in _SUSPECTS]
@@ -290,7 +304,7 @@ class _Work:
                 normal = normalise(without(schema, [use]), is_arguments=is_arguments)
             except (MergeError, SchemaReferenceError):
                 continue
-            if not self.backend.schema_error(normal):
+            if not self._problem(normal, is_arguments):
                 return use
         return None
 

@@ -11,7 +11,7 @@ from modelstack.toolcalls.shapes import Numbers, Strings
 
 
 def complete_string(shape: Strings, states: frozenset[int] | None, length: int) -> str | None:
-    """Return the shortest rest of a string's inside, JSON-escaped, after `length` characters of it."""
+    """Return the shortest rest of a string's inside, escaped as it is, after `length` characters of it."""
     least = max(0, shape.least - length)
     if shape.most is not None and length + least > shape.most:
         return None
@@ -20,7 +20,12 @@ def complete_string(shape: Strings, states: frozenset[int] | None, length: int) 
     rest = shape.regex.completion(shape.regex.start if states is None else states, least)
     if rest is None or (shape.most is not None and length + len(rest) > shape.most):
         return None
-    return render_json(rest)[1:-1]
+    if shape.is_raw:
+        return rest
+    escaped = render_json(rest)[1:-1]
+    if shape.closing == '"':
+        return escaped
+    return escaped.replace('\\"', '"').replace(shape.closing, "\\" + shape.closing)
 
 
 _SUFFIXES = [

@@ -7,7 +7,7 @@ never change, so a state is kept by keeping its frames, and undoing is free.
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from functools import lru_cache
 
 from modelstack.toolcalls.completions import complete_number, complete_string
@@ -164,7 +164,7 @@ class String(Frame):
         """Take a character, an escape, or the closing quote."""
         if self.escape:
             return self._in_escape(c)
-        if c == '"':
+        if c == self.shape.closing:
             return [self.parent] if self._closable() else []
         if c < " " or c == "\x7f" or is_mark(c):
             return []
@@ -174,25 +174,29 @@ class String(Frame):
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
         """Return the characters that keep length and pattern."""
+        closing = self.shape.closing
         if self.escape:
             if self.escape == "\\":
-                return frozenset(c for c in (*ESCAPED, "u") if c == "u" or self._takes(ESCAPED[c]))
+                escaped = escapes(closing)
+                return frozenset(c for c in (*escaped, "u") if c == "u" or self._takes(escaped[c]))
             return frozenset(c for c in _HEX if self._in_escape(c))
         closable = self._closable()
         if self._room():
             if self.shape.regex is None:
-                return inside_string(alphabet, closable)
+                return inside_string(alphabet, closable, closing)
             states = self.shape.regex.start if self.states is None else self.states
-            return _inside_pattern(self.shape.regex, states, alphabet, closable)
-        return frozenset('"') if closable else frozenset()
+            return _inside_pattern(self.shape.regex, states, alphabet, closable, closing)
+        return frozenset(closing) if closable else frozenset()
 
     def rest(self) -> str | None:
         """Return the shortest rest with its closing quote."""
         if not self.escape:
             body = complete_string(self.shape, self.states, self.length)
-            return None if body is None else body + '"'
+            return None if body is None else body + self.shape.closing
         tails = (
-            [*ESCAPED] if self.escape == "\\" else ["0041"[len(self.escape) - 2 :], "001f"[len(self.escape) - 2 :]]
+            [*escapes(self.shape.closing)]
+            if self.escape == "\\"
+            else ["0041"[len(self.escape) - 2 :], "001f"[len(self.escape) - 2 :]]
         )
         best: str | None = None
         for tail in tails:
@@ -237,8 +241,9 @@ class String(Frame):
         return [String(self.shape, self.length + 1, states, "", self.parent)]
 
     def _in_escape(self, c: str) -> list[Frame | None]:
-        if self.escape == "\\" and c in ESCAPED:
-            return self._take(ESCAPED[c])
+        escaped = escapes(self.shape.closing)
+        if self.escape == "\\" and c in escaped:
+            return self._take(escaped[c])
         escape = self.escape + c
         if not (self.escape == "\\" and c == "u") and (c not in _HEX or len(escape) > 6):
             return []
@@ -300,21 +305,27 @@ def literal(texts: tuple[str, ...], at: int, parent: Frame | None) -> Frame | No
     return parent if all(len(t) == at for t in texts) else Literal(texts, at, parent)
 
 
-@lru_cache(maxsize=8)
-def inside_string(alphabet: frozenset[str], closable: bool) -> frozenset[str]:
+@lru_cache(maxsize=4)
+def escapes(closing: str) -> Mapping[str, str]:
+    """Return what each letter behind a backslash stands for in a string that ends with `closing`."""
+    return {closing if letter == '"' else letter: closing if c == '"' else c for letter, c in ESCAPED.items()}
+
+
+@lru_cache(maxsize=16)
+def inside_string(alphabet: frozenset[str], closable: bool, closing: str = '"') -> frozenset[str]:
     """Return what may stand in a string without pattern."""
-    return (alphabet | {'"', "\\"}) if closable else (alphabet | {"\\"}) - {'"'}
+    return (alphabet | {closing, "\\"}) if closable else (alphabet | {"\\"}) - {closing}
 
 
 @lru_cache(maxsize=4096)
 def _inside_pattern(
-    regex: Regex, states: frozenset[int], alphabet: frozenset[str], closable: bool
+    regex: Regex, states: frozenset[int], alphabet: frozenset[str], closable: bool, closing: str
 ) -> frozenset[str]:
     """Return what may follow in a string with a pattern."""
-    chars = regex.characters(states, alphabet - {'"', "\\"})
-    if any(regex.step(states, c) for c in ESCAPED.values()):
+    chars = regex.characters(states, alphabet - {closing, "\\"})
+    if any(regex.step(states, c) for c in escapes(closing).values()):
         chars.add("\\")
-    return frozenset(chars | {'"'} if closable else chars)
+    return frozenset(chars | {closing} if closable else chars)
 
 
 def _may_follow(written: str, c: str, shape: Numbers) -> bool:

@@ -20,6 +20,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.conventions.form import COMPACT, CallForm, Notation
 from modelstack.toolcalls.marks import Marks
+from modelstack.toolcalls.parameter_grammar import ParameterRules
 from modelstack.toolcalls.shape_builder import allows_words
 from modelstack.toolcalls.shapes import Response
 from modelstack.toolcalls.tokens import TokenTable
@@ -61,7 +62,7 @@ def lark_grammar(
         for i, (name, schema) in enumerate(schemas.items()):
             opening = _sequence(f"{form.name_prefix}{name}{form.name_suffix}", marks)
             rules.append(f"call_{i}: {opening} arguments_{i} {_sequence(form.call_end, marks)}")
-            rules.append(f"arguments_{i}: %json {_embedded(schema, form.notation)}")
+            rules += _arguments(f"arguments_{i}", schema, form)
     if response_format.abstain and form.abstention is not None:
         forms.append("abstention")
         rules.append("abstention: " + " ".join(json.dumps(c) for c in form.abstention))
@@ -77,6 +78,17 @@ def lark_grammar(
             rules.append(_words(form))
             forms += _leads(form, marks, rules)
     return "\n".join(["start: " + " | ".join(forms), *rules])
+
+
+def _arguments(name: str, schema: Any, form: CallForm) -> list[str]:
+    """Return the rules of a tool's arguments."""
+
+    def embed(part: Mapping[str, Any]) -> str:
+        return _embedded(part, form.notation)
+
+    if form.parameters is None:
+        return [f"{name}: %json {embed(schema)}"]
+    return ParameterRules(name, form.parameters, embed).rules(schema)
 
 
 def _words(form: CallForm) -> str:
@@ -129,9 +141,15 @@ class LLGuidanceBackend:
         self._tokens = tokens
         self._tokenizer = build_tokenizer(tokens.vocabulary)
 
-    def schema_error(self, schema: Any) -> str:
+    def schema_error(self, schema: Any, form: CallForm | None) -> str:
         """Return what llguidance says against a normalised schema, `` if it compiles."""
-        return _grammar_error(f"start: %json {_embedded(schema)}", self._tokenizer)
+        if form is None or form.parameters is None:
+            return _grammar_error(f"start: %json {_embedded(schema)}", self._tokenizer)
+        try:
+            rules = _arguments("arguments", schema, form)
+        except ValueError as error:
+            return str(error)
+        return _grammar_error("\n".join(["start: arguments", *rules]), self._tokenizer)
 
     def template(
         self,

@@ -29,7 +29,7 @@ from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.frames import Frame, String
 from modelstack.toolcalls.marks import is_mark
-from modelstack.toolcalls.recogniser import Key, Prose, Value, step_text
+from modelstack.toolcalls.recogniser import Key, Prose, RawText, Value, step_text
 from modelstack.toolcalls.shapes import Response, Text
 from modelstack.toolcalls.tokens import TokenTable, code_points, split_utf8
 
@@ -65,7 +65,7 @@ class LMFEBackend:
         prose = [i for i in prose if tokens.text(i) is not None]
         self._prose = [(i, tokens.text(i) or "") for i in prose]
 
-    def schema_error(self, schema: Any) -> str:
+    def schema_error(self, schema: Any, form: CallForm | None) -> str:
         """Return ``: what cannot be enforced was found by keyword."""
         return ""
 
@@ -137,6 +137,8 @@ class FrameParser(CharacterLevelParser):
             return ("json_freetext", 0, 0, _UNLIMITED)
         if not isinstance(only, String) or only.shape.regex is not None or only.escape:
             return None
+        if only.shape.closing != '"':
+            return None
         least, most = only.shape.least, only.shape.most
         if most is not None and only.length >= most:
             return None
@@ -161,7 +163,7 @@ class Place:
         for frame in self.frames:
             if isinstance(frame, Prose) or (isinstance(frame, Key) and frame.is_open):
                 return True
-            if isinstance(frame, String) and frame.takes_between(low, high):
+            if isinstance(frame, String | RawText) and frame.takes_between(low, high):
                 return True
             if frame is not None and any(
                 low <= ord(c) <= high and not is_mark(c) for c in frame.legal(frozenset())
@@ -262,14 +264,17 @@ class LMFEState:
             # Whole characters cannot follow half of one; tokens that begin with its other half are pieces.
             return self._tokens.mask_of(pieces)
         pieces += [token for token in self._tokens.marks.characters if self._behind(place, token) is not None]
+        raw = [frame for frame in place.frames if isinstance(frame, RawText)]
         text = self._template.text if len(self._places) == 1 else None
         words = [frame for frame in place.frames if isinstance(frame, Prose)]
         words += [] if text is None else [Prose(text, 0, "")]
         found = self._tokens.mask_of(pieces)
         for frame in words:
             found |= self._words(frame)
+        for frame in raw:
+            found |= self._raw_text(frame)
         frames = self._template.enforcer_start if text is not None else place.frames
-        frames = tuple(frame for frame in frames if not isinstance(frame, Prose))
+        frames = tuple(frame for frame in frames if not isinstance(frame, Prose | RawText))
         if frames in ((), (None,)):
             return found
         # A fresh enforcer at this place: its own store, keyed by the whole sequence, would keep a list
@@ -296,6 +301,17 @@ class LMFEState:
 
         words = self._template.prose
         return self._tokens.mask_of(i for i, text in words if not is_suspect(text) or step_text((frame,), text))
+
+    def _raw_text(self, frame: RawText) -> TokenMask:
+        """Return the tokens that go on with a text that stands as it is; those that may end it are followed."""
+        first = frame.shape.closing[0]
+
+        def is_plain(text: str) -> bool:
+            return frame.is_free and not frame.progress and first not in text
+
+        return self._tokens.mask_of(
+            i for i, text in self._template.prose if is_plain(text) or step_text((frame,), text)
+        )
 
     def _forced_text(self) -> tuple[str, tuple[Frame | None, ...]]:
         """Return the text that must follow, and the places behind it."""

@@ -15,6 +15,7 @@ import json
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
+from modelstack.toolcalls.completions import complete_string
 from modelstack.toolcalls.convention import render_json
 from modelstack.toolcalls.frames import (
     ESCAPED,
@@ -32,9 +33,11 @@ from modelstack.toolcalls.shapes import (
     Arrays,
     Calls,
     Either,
+    Ended,
     Literals,
     Numbers,
     Objects,
+    Parameters,
     Property,
     Response,
     Shape,
@@ -87,7 +90,7 @@ def step_text(frames: tuple[Frame | None, ...], text: str) -> tuple[Frame | None
         if isinstance(only, Prose) and only.is_free:
             return frames
         if isinstance(only, String) and only.is_free and only.shape.most is None:
-            stops = [i for i in (text.find('"', at), text.find("\\", at)) if i >= 0]
+            stops = [i for i in (text.find(only.shape.closing, at), text.find("\\", at)) if i >= 0]
             at = min(stops, default=len(text))
             if at == len(text):
                 return frames
@@ -352,6 +355,140 @@ class Key(Frame):
         return []
 
 
+class ParameterList(Frame):
+    """Between the parameters of a call: behind what opens them when `next_index` is 0, else behind a value."""
+
+    __slots__ = ("is_first", "next_index", "shape")
+
+    def __init__(self, shape: Parameters, next_index: int, is_first: bool, parent: Frame | None) -> None:
+        """Stand where the arguments say; `next_index` is the first parameter that may still come."""
+        super().__init__(parent)
+        self.shape = shape
+        self.next_index = next_index
+        self.is_first = is_first
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return (self.shape, self.next_index, self.is_first)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Begin the key of a parameter, or what closes them."""
+        out: list[Frame | None] = []
+        for at in range(self.next_index, len(self.shape.properties)):
+            one = self.shape.properties[at]
+            behind = ParameterList(self.shape, at + 1, False, self.parent)
+            out += _behind_first(self._opening(one), c, Value(one.shape, behind))
+            if one.required:
+                break
+        return out if self._owed() else out + _behind_first(self.shape.closing, c, self.parent)
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return the first characters of those texts."""
+        texts = [self._opening(one) for one in self.shape.properties[self.next_index :]]
+        return frozenset(c for c in {text[0] for text in (*texts, self.shape.closing)} if self.step(c))
+
+    def rest(self) -> str | None:
+        """Return the parameters that are still owed, and what closes them."""
+        owed = self._owed()
+        if any(one.shape.cost >= UNREACHABLE for one in owed):
+            return None
+        separator = self.shape.separator
+        before = separator if owed and not self.is_first else ""
+        return before + separator.join(one.key + one.shape.text for one in owed) + self.shape.closing
+
+    def _opening(self, one: Property) -> str:
+        return one.key if self.is_first else self.shape.separator + one.key
+
+    def _owed(self) -> list[Property]:
+        return [one for one in self.shape.properties[self.next_index :] if one.required]
+
+
+class RawText(Frame):
+    """Inside a text that stands as it is.
+
+    `progress` characters of what closes it are written last. They may turn out to be part of the text, so `held`
+    keeps the pattern's states before each of them.
+    """
+
+    __slots__ = ("held", "length", "progress", "shape", "states")
+
+    def __init__(
+        self,
+        shape: Strings,
+        parent: Frame | None,
+        length: int = 0,
+        progress: int = 0,
+        states: frozenset[int] | None = None,
+        held: tuple[frozenset[int] | None, ...] = (),
+    ) -> None:
+        """Stand where the arguments say."""
+        super().__init__(parent)
+        self.shape = shape
+        self.length = length
+        self.progress = progress
+        self.states = states
+        self.held = held
+
+    @property
+    def is_free(self) -> bool:
+        """True when any character may follow that does not close the text."""
+        shape = self.shape
+        return shape.regex is None and shape.most is None
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        shape = self.shape
+        left = None if shape.most is None else shape.most - self.length
+        return (shape, self.progress, self.states, self.held, max(0, shape.least - self.length), left)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Take a character, or the last one of what closes the text."""
+        shape, closing = self.shape, self.shape.closing
+        if is_mark(c):
+            return []
+        progress = _matched(closing, self.progress, c)
+        held = (*self.held, self.states)[-progress:] if progress else ()
+        length = self.length + 1
+        if progress == len(closing):
+            return [self.parent] if self._may_close(held[0], length - progress) else []
+        if shape.most is not None and length - progress > shape.most:
+            return []
+        states = self.states
+        if shape.regex is not None:
+            states = shape.regex.step(shape.regex.start if states is None else states, c)
+            if not states and not (progress and self._may_close(held[0], length - progress)):
+                return []
+        return [RawText(shape, self.parent, length, progress, states, held)]
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return everything that `step` takes."""
+        return frozenset(c for c in alphabet | {self.shape.closing[self.progress]} if self.step(c))
+
+    def rest(self) -> str | None:
+        """Return the shortest rest with what closes it."""
+        closing = self.shape.closing
+        if self.progress and self._may_close(self.held[0], self.length - self.progress):
+            return closing[self.progress :]
+        if self.states is not None and not self.states:
+            return None
+        body = complete_string(self.shape, self.states, self.length)
+        return None if body is None else body + closing
+
+    def takes_between(self, low: int, high: int) -> bool:
+        """Say whether some character of this range of code points, all beyond ASCII, may come next."""
+        shape = self.shape
+        if shape.most is not None and self.length >= shape.most:
+            return False
+        states = None if shape.regex is None else shape.regex.start if self.states is None else self.states
+        return shape.regex is None or (states is not None and shape.regex.takes_between(states, low, high))
+
+    def _may_close(self, states: frozenset[int] | None, length: int) -> bool:
+        shape = self.shape
+        if length < shape.least or (shape.most is not None and length > shape.most):
+            return False
+        return shape.regex is None or shape.regex.accepts(shape.regex.start if states is None else states)
+
+
 class Tag(Frame):
     """Inside the fixed text that selects a tool, or opens a structured answer."""
 
@@ -522,13 +659,22 @@ def _open(shape: Shape, c: str, parent: Frame | None, inside: tuple[Shape, ...])
         going = tuple(t for t in shape.texts if t[0] == c)
         return [literal(going, 1, parent)] if going else []
     if isinstance(shape, Strings):
-        return [String(shape, 0, None, "", parent)] if c == '"' else []
+        return _open_text(shape, c, parent)
     if isinstance(shape, Numbers):
         return [Number(shape, c, parent)] if c == "-" or (c in NUMBER_CHARACTERS and c.isdigit()) else []
     if isinstance(shape, Arrays):
         return [Array(shape, 0, parent)] if c == "[" else []
     if isinstance(shape, Objects):
         return [Object(shape, Seen(), False, parent)] if c == "{" else []
+    if isinstance(shape, Parameters):
+        return ParameterList(shape, 0, True, parent).step(c)
+    if isinstance(shape, Ended):
+        return _open(shape.item, c, literal((shape.end,), 0, parent), inside)
+    return _open_reply(shape, c, parent)
+
+
+def _open_reply(shape: Shape, c: str, parent: Frame | None) -> list[Frame | None]:
+    """Return the places behind the first character of a reply's own parts."""
     if isinstance(shape, Tagged):
         going_tags = tuple(o for o in shape.options if o[0][0] == c)
         return [Tag(shape, going_tags, 1, parent)] if going_tags else []
@@ -537,6 +683,14 @@ def _open(shape: Shape, c: str, parent: Frame | None, inside: tuple[Shape, ...])
     if isinstance(shape, Text):
         return Prose(shape, 0, "").step(c)
     return []
+
+
+def _open_text(shape: Strings, c: str, parent: Frame | None) -> list[Frame | None]:
+    """Return the place behind the first character of a text."""
+    if not shape.is_raw:
+        return [String(shape, 0, None, "", parent)] if c == shape.opening else []
+    inside = RawText(shape, parent)
+    return _behind_first(shape.opening, c, inside) if shape.opening else inside.step(c)
 
 
 def _first(shape: Shape, alphabet: frozenset[str], inside: tuple[Shape, ...]) -> frozenset[str]:
@@ -554,7 +708,13 @@ def _first(shape: Shape, alphabet: frozenset[str], inside: tuple[Shape, ...]) ->
         return frozenset(text[0] for text in shape.texts)
     if isinstance(shape, Tagged):
         return frozenset(text[0] for text, _ in shape.options)
-    return frozenset(c for c in '"[{-0123456789tfn' if _open(shape, c, None, ()))
+    if isinstance(shape, Ended):
+        return _first(shape.item, alphabet, inside)
+    if isinstance(shape, Parameters):
+        return ParameterList(shape, 0, True, None).legal(alphabet)
+    if isinstance(shape, Strings):
+        return RawText(shape, None).legal(alphabet) if not shape.opening else frozenset(shape.opening[0])
+    return frozenset(c for c in "[{-0123456789" if _open(shape, c, None, ()))
 
 
 def _behind_first(text: str, c: str, behind: Frame | None) -> list[Frame | None]:

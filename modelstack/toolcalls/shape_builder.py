@@ -14,6 +14,7 @@ from typing import Any
 from modelstack.toolcalls.completions import complete_number, complete_string
 from modelstack.toolcalls.convention import MAX_DIGITS, MOST_DIGITS, ResponseFormat, render_json
 from modelstack.toolcalls.conventions.form import COMPACT, CallForm, Notation
+from modelstack.toolcalls.conventions.parameters import ParameterForm
 from modelstack.toolcalls.conventions.writing import write_json
 from modelstack.toolcalls.regex import Regex, RegexError, compile_regex
 from modelstack.toolcalls.shapes import (
@@ -21,10 +22,12 @@ from modelstack.toolcalls.shapes import (
     Arrays,
     Calls,
     Either,
+    Ended,
     LargestSteps,
     Literals,
     Numbers,
     Objects,
+    Parameters,
     Price,
     Property,
     Response,
@@ -35,6 +38,13 @@ from modelstack.toolcalls.shapes import (
 )
 
 _BOUNDS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
+
+
+def types_allowed(schema: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the JSON types of a normalised schema, integers under numbers."""
+    types = schema.get("type", ("object", "array", "string", "number", "boolean", "null"))
+    types = (types,) if isinstance(types, str) else tuple(types)
+    return tuple(name for name in types if name != "integer" or "number" not in types)
 
 
 def allows_words(response_format: ResponseFormat, form: CallForm) -> bool:
@@ -65,7 +75,7 @@ class ShapeBuilder:
         if calls is not None:
             options.append(calls)
         if response_format.abstain and form.abstention is not None:
-            options.append(self._add(Literals(texts=(form.abstention,))))
+            options.append(self.add(Literals(texts=(form.abstention,))))
         if answer is not None:
             answers = ShapeBuilder(
                 self.price,
@@ -74,22 +84,23 @@ class ShapeBuilder:
                 max_digits=max(self.max_digits, MOST_DIGITS),
             )
             answers.shapes = self.shapes
-            options.append(self._add(Tagged(options=((form.result_prefix, answers.value(answer)),))))
+            options.append(self.add(Tagged(options=((form.result_prefix, answers.value(answer)),))))
         if allows_words(response_format, form):
             options.append(self._words(form, calls))
         response = Response(options=tuple(options))
-        self._add(response)
+        self.add(response)
         self.settle()
         return response
 
     def _calls(self, response_format: ResponseFormat, form: CallForm, schemas: Mapping[str, Any]) -> Calls:
         tagged = tuple(
-            (f"{form.name_prefix}{name}{form.name_suffix}", self.value(schema)) for name, schema in schemas.items()
+            (f"{form.name_prefix}{name}{form.name_suffix}", self._arguments(schema, form))
+            for name, schema in schemas.items()
         )
-        item = self._add(
+        item = self.add(
             Tagged(options=tagged, end=form.call_end, is_call=True, n_behind_name=len(form.name_suffix))
         )
-        return self._add(
+        return self.add(
             Calls(
                 opening=form.opening,
                 item=item,
@@ -100,10 +111,15 @@ class ShapeBuilder:
             )
         )
 
+    def _arguments(self, schema: Any, form: CallForm) -> Shape:
+        if form.parameters is None:
+            return self.value(schema)
+        return _ParameterShapes(self, form.parameters).arguments(schema)
+
     def _words(self, form: CallForm, calls: Calls | None) -> Text:
         if calls is None:
-            return self._add(Text(not_first=form.not_first_without_tools))
-        return self._add(
+            return self.add(Text(not_first=form.not_first_without_tools))
+        return self.add(
             Text(
                 not_first=form.not_first,
                 not_begun=form.not_begun,
@@ -138,8 +154,9 @@ class ShapeBuilder:
         naming, inside = [0], [0]
         for shape in self.shapes:
             steps = naming if isinstance(shape, Tagged | Response) else inside
-            if isinstance(shape, Objects):
+            if isinstance(shape, Objects | Parameters):
                 steps += [self.price(p.key) + p.shape.cost for p in shape.properties if not p.required]
+            if isinstance(shape, Objects):
                 steps += [s.cost + 4 for s in (shape.extra, *(s for _, s in shape.patterns)) if s is not None]
             elif isinstance(shape, Calls):
                 steps.append(self.price(shape.separator) + shape.item.cost)
@@ -152,7 +169,8 @@ class ShapeBuilder:
         largest = max(step for step in inside if step < UNREACHABLE)
         return LargestSteps(max(step for step in (*naming, largest) if step < UNREACHABLE), largest)
 
-    def _add(self, shape: Shape) -> Any:
+    def add(self, shape: Shape) -> Any:
+        """Keep a shape; its shortest instance is found by `settle`."""
         self.shapes.append(shape)
         return shape
 
@@ -165,43 +183,39 @@ class ShapeBuilder:
             name = schema["$ref"].removeprefix("#/$defs/")
             if name not in seen:
                 # An Either of one stands in for the target while that is being built: this closes the loop.
-                stand_in = self._add(Either())
+                stand_in = self.add(Either())
                 seen[name] = stand_in
                 stand_in.options = (self._value(root["$defs"][name], root, seen),)
             return seen[name]
         for keyword in ("anyOf", "oneOf"):
             if keyword in schema:
-                return self._add(Either(options=tuple(self._value(x, root, seen) for x in schema[keyword])))
+                return self.add(Either(options=tuple(self._value(x, root, seen) for x in schema[keyword])))
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
             texts = dict.fromkeys(write_json(value, self.notation) for value in values)
-            return self._add(Literals(texts=tuple(texts)))
-        types = schema.get("type", ("object", "array", "string", "number", "boolean", "null"))
-        types = (types,) if isinstance(types, str) else tuple(types)
-        if "number" in types and "integer" in types:
-            types = tuple(t for t in types if t != "integer")
-        shapes = tuple(self._typed(name, schema, root, seen) for name in types)
-        return shapes[0] if len(shapes) == 1 else self._add(Either(options=shapes))
+            return self.add(Literals(texts=tuple(texts)))
+        shapes = tuple(self._typed(name, schema, root, seen) for name in types_allowed(schema))
+        return shapes[0] if len(shapes) == 1 else self.add(Either(options=shapes))
 
     def _typed(
         self, name: str, schema: Mapping[str, Any], root: Mapping[str, Any], seen: dict[str, Shape]
     ) -> Shape:
         """Return the shape of `schema` for one type."""
         if name == "string":
-            return self._add(
+            return self.add(
                 Strings(least=schema.get("minLength", 0), most=schema.get("maxLength"), regex=_regex(schema))
             )
         if name in ("number", "integer"):
-            return self._add(
+            return self.add(
                 Numbers(integer=name == "integer", bounds=schema, most_digits=self._most_digits(schema))
             )
         if name == "boolean":
-            return self._add(Literals(texts=("true", "false")))
+            return self.add(Literals(texts=("true", "false")))
         if name == "null":
-            return self._add(Literals(texts=("null",)))
+            return self.add(Literals(texts=("null",)))
         if name == "array":
             items = schema.get("items", True)
-            return self._add(
+            return self.add(
                 Arrays(
                     prefix=tuple(self._value(x, root, seen) for x in schema.get("prefixItems", ())),
                     item=None if items is False else self._value(items, root, seen),
@@ -220,7 +234,7 @@ class ShapeBuilder:
         }
         # Required but not declared: llguidance puts these behind the declared ones.
         declared.update({name: extra for name in required if name not in declared})
-        return self._add(
+        return self.add(
             Objects(
                 properties=tuple(
                     Property(
@@ -251,14 +265,14 @@ class ShapeBuilder:
         """Return the one shape of any JSON value."""
         if self._any is not None:
             return self._any
-        either: Either = self._add(Either())
+        either: Either = self.add(Either())
         self._any = either
         either.options = (
-            self._add(Literals(texts=("null", "true", "false"))),
-            self._add(Numbers(most_digits=self.max_digits)),
-            self._add(Strings()),
-            self._add(Arrays(item=either, comma=self.notation.comma)),
-            self._add(
+            self.add(Literals(texts=("null", "true", "false"))),
+            self.add(Numbers(most_digits=self.max_digits)),
+            self.add(Strings()),
+            self.add(Arrays(item=either, comma=self.notation.comma)),
+            self.add(
                 Objects(extra=either, ordered=self.ordered, comma=self.notation.comma, colon=self.notation.colon)
             ),
         )
@@ -270,12 +284,14 @@ class ShapeBuilder:
             return min(shape.texts, key=self.price, default=None)
         if isinstance(shape, Strings):
             body = complete_string(shape, None, 0)
-            return None if body is None else f'"{body}"'
+            return None if body is None else f"{shape.opening}{body}{shape.closing}"
         if isinstance(shape, Numbers):
             return complete_number(shape, "")
         if isinstance(shape, Text):
             return "0"
-        if isinstance(shape, Arrays | Objects | Calls):
+        if isinstance(shape, Ended):
+            return shape.item.text + shape.end if shape.item.cost < UNREACHABLE else None
+        if isinstance(shape, Arrays | Objects | Parameters | Calls):
             return _shortest_of_parts(shape)
         if isinstance(shape, Tagged):
             found = [(text, option) for text, option in shape.options if option.cost < UNREACHABLE]
@@ -289,7 +305,92 @@ class ShapeBuilder:
         return None
 
 
-def _shortest_of_parts(shape: Arrays | Objects | Calls) -> str | None:
+class _ParameterShapes:
+    """Builds the shapes of arguments that are written parameter by parameter."""
+
+    def __init__(self, json: ShapeBuilder, form: ParameterForm) -> None:
+        """Add to the shapes of `json`, which builds the values that are JSON here, too."""
+        self._json = json
+        self._form = form
+        self._any: Shape | None = None
+        self._inner: _ParameterShapes | None = None
+        self._seen: dict[str, Shape] = {}
+
+    def arguments(self, schema: Mapping[str, Any]) -> Shape:
+        """Return the shape of a tool's arguments: of those parameters that it declares."""
+        required = schema.get("required", ())
+        declared = {name: sub for name, sub in schema.get("properties", {}).items() if sub is not False}
+        properties = tuple(
+            Property(name, self._form.key(name), self.value(sub, schema), name in required)
+            for name, sub in declared.items()
+        )
+        return self._json.add(
+            Parameters(properties=properties, separator=self._form.separator, closing=self._form.closing)
+        )
+
+    def value(self, schema: Any, root: Mapping[str, Any]) -> Shape:
+        """Return the shape of a value with what ends it."""
+        if schema is False:
+            return Shape()
+        if schema is True or not set(schema) - {"$defs"}:
+            return self._anything(root)
+        if "$ref" in schema:
+            name = schema["$ref"].removeprefix("#/$defs/")
+            if name not in self._seen:
+                stand_in = self._json.add(Either())
+                self._seen[name] = stand_in
+                stand_in.options = (self.value(root["$defs"][name], root),)
+            return self._seen[name]
+        for keyword in ("anyOf", "oneOf"):
+            if keyword in schema:
+                return self._json.add(Either(options=tuple(self.value(x, root) for x in schema[keyword])))
+        if "const" in schema or "enum" in schema:
+            values = [schema["const"]] if "const" in schema else schema["enum"]
+            return self._json.add(Literals(texts=tuple(dict.fromkeys(map(self._form.value, values)))))
+        shapes = tuple(self._typed(name, schema, root) for name in types_allowed(schema))
+        return shapes[0] if len(shapes) == 1 else self._json.add(Either(options=shapes))
+
+    def _anything(self, root: Mapping[str, Any]) -> Shape:
+        if self._any is None:
+            either: Either = self._json.add(Either())
+            self._any = either
+            either.options = tuple(self._typed(name, {}, root) for name in types_allowed({}))
+        return self._any
+
+    def _typed(self, name: str, schema: Mapping[str, Any], root: Mapping[str, Any]) -> Shape:
+        form, text = self._form, self._form.text
+        if name == "string":
+            return self._json.add(
+                Strings(
+                    least=schema.get("minLength", 0),
+                    most=schema.get("maxLength"),
+                    regex=_regex(schema),
+                    opening=text.opening,
+                    closing=text.closing,
+                    is_raw=text.is_raw,
+                )
+            )
+        if name in ("boolean", "null"):
+            values = (None,) if name == "null" else (True, False)
+            return self._json.add(Literals(texts=tuple(map(form.value, values))))
+        if name == "array" and form.text_in_list is not None:
+            items = schema.get("items", True)
+            if self._inner is None:
+                self._inner = self if form.inner == form else _ParameterShapes(self._json, form.inner)
+            return self._json.add(
+                Arrays(
+                    prefix=tuple(self._inner.value(x, root) for x in schema.get("prefixItems", ())),
+                    item=None if items is False else self._inner.value(items, root),
+                    least=schema.get("minItems", 0),
+                    most=schema.get("maxItems"),
+                    comma=", ",
+                )
+            )
+        item = self._json.value({**schema, "type": name, "$defs": root.get("$defs", {})})
+        return self._json.add(Ended(item=item, end=form.value_end)) if form.value_end else item
+
+
+def _shortest_of_parts(shape: Arrays | Objects | Parameters | Calls) -> str | None:
     """Return a shortest instance of what is made of others; None while one of those has none."""
     if isinstance(shape, Calls):
         return None if shape.item.cost >= UNREACHABLE else shape.opening + shape.item.text + shape.closing
@@ -301,6 +402,8 @@ def _shortest_of_parts(shape: Arrays | Objects | Calls) -> str | None:
     needed = [p for p in shape.properties if p.required]
     if any(p.shape.cost >= UNREACHABLE for p in needed):
         return None
+    if isinstance(shape, Parameters):
+        return shape.separator.join(p.key + p.shape.text for p in needed) + shape.closing
     return "{" + shape.comma.join(p.key + p.shape.text for p in needed) + "}"
 
 

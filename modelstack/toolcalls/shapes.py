@@ -46,11 +46,16 @@ class Literals(Shape):
 
 @dataclass(eq=False, slots=True)
 class Strings(Shape):
-    """A JSON string, by length in characters and pattern."""
+    """A text in its delimiters, by length in characters and pattern."""
 
     least: int = 0
     most: int | None = None
     regex: Regex | None = None
+    opening: str = '"'
+    closing: str = '"'
+    """One character, unless the text is raw."""
+    is_raw: bool = False
+    """Whether it stands as it is: without escapes, and without what closes it."""
 
 
 @dataclass(eq=False, slots=True)
@@ -109,6 +114,23 @@ class Objects(Shape):
             if regex.search(name):
                 return shape
         return self.extra
+
+
+@dataclass(eq=False, slots=True)
+class Parameters(Shape):
+    """The declared parameters of a call, one behind the other, in this order."""
+
+    properties: tuple[Property, ...] = ()
+    separator: str = ""
+    closing: str = ""
+
+
+@dataclass(eq=False, slots=True)
+class Ended(Shape):
+    """A value with a fixed text behind it."""
+
+    item: Shape = field(default_factory=Shape)
+    end: str = ""
 
 
 @dataclass(eq=False, slots=True)

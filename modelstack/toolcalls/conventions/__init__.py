@@ -7,12 +7,29 @@ from modelstack.toolcalls.conventions.base import Convention
 from modelstack.toolcalls.conventions.deepseek import DEEPSEEK
 from modelstack.toolcalls.conventions.granite import GRANITE
 from modelstack.toolcalls.conventions.hermes import HERMES
+from modelstack.toolcalls.conventions.lfm2 import LFM2, LFM2_JSON_LISTS, LFM2_SINGLE
 from modelstack.toolcalls.conventions.llama3 import LLAMA3
 from modelstack.toolcalls.conventions.mistral import MISTRAL, MISTRAL_NEMO
 from modelstack.toolcalls.conventions.ours import OURS
+from modelstack.toolcalls.conventions.qwen3_coder import QWEN3_CODER
 
 CONVENTIONS: dict[str, Convention] = {
-    convention.name: convention for convention in (OURS, HERMES, MISTRAL, MISTRAL_NEMO, GRANITE, DEEPSEEK, LLAMA3)
+    convention.name: convention
+    for convention in (
+        *(
+            OURS,
+            HERMES,
+            QWEN3_CODER,
+            LFM2,
+            LFM2_SINGLE,
+            LFM2_JSON_LISTS,
+            MISTRAL,
+            MISTRAL_NEMO,
+            GRANITE,
+            DEEPSEEK,
+            LLAMA3,
+        ),
+    )
 }
 
 __all__ = ["CONVENTIONS", "OURS", "Convention"]

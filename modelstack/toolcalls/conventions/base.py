@@ -45,6 +45,11 @@ class Convention:
     """Between words and the calls behind them, in history."""
     results: tuple[Result, ...] = (content_alone,)
     """Write a result from the tool's name and its content; the first that a model's template writes is taken."""
+    template_form: CallForm | None = None
+    """How templates write calls in history where nothing could read it back: texts without escapes."""
+    told_by: tuple[str, ...] = ()
+    """Texts in front of a request that give the convention away where a template leaves the writing of calls to
+    the caller; the form's trigger does, too."""
     reader: Callable[[str, ResponseFormat], ParsedResponse] | None = None
     """Reads a reply; None: by the form."""
 
@@ -65,7 +70,7 @@ class Convention:
         for name, arguments in calls:
             schema = schemas.get(name)
             value = arguments if schema is None else in_schema_order(arguments, schema, schema)
-            text = write_json(value, form.notation)
+            text = write_json(value, form.notation) if form.parameters is None else form.parameters.written(value)
             written.append(f"{form.name_prefix}{name}{form.name_suffix}{text}{form.call_end}")
         return form.opening + form.separator.join(written) + form.closing
 

@@ -3,7 +3,7 @@
     opening  name_prefix NAME name_suffix ARGUMENTS call_end  [separator ...]  closing
 
 Conventions whose arguments are a JSON object differ from each other in these texts only, and in the blanks of
-their JSON (`Notation`).
+their JSON (`Notation`). Others write parameter by parameter (`ParameterForm`).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 
+from modelstack.toolcalls.conventions.parameters import ParameterForm
 from modelstack.toolcalls.marks import Marks
 
 
@@ -43,6 +44,8 @@ class CallForm:
     """May follow `closing` where the separator begins with both: so a model decides on another call where that
     begins, not by a line's end."""
     notation: Notation = COMPACT
+    parameters: ParameterForm | None = None
+    """How arguments are written where they are no JSON object."""
     trigger: str | None = None
     """The part of `opening` with which words turn into calls; None: calls stand alone."""
     most_calls: int | None = None
@@ -69,7 +72,8 @@ class CallForm:
     def mapped(self, change: Callable[[str], str]) -> CallForm:
         """Return this form with each of its own texts changed; values stay as they are."""
         texts = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{key: change(text) for key, text in texts.items() if isinstance(text, str)})
+        form = replace(self, **{key: change(text) for key, text in texts.items() if isinstance(text, str)})
+        return form if self.parameters is None else replace(form, parameters=self.parameters.mapped(change))
 
     def call_limit(self, limit: int) -> int:
         """Return the most calls of a reply under a format's own limit."""

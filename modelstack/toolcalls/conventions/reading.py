@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError
+from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ResponseParseError, ToolSpec
 from modelstack.toolcalls.conventions.form import CallForm
+from modelstack.toolcalls.conventions.parameters import types_of
 
 _DECODER = json.JSONDecoder(strict=True)
 
@@ -21,7 +22,7 @@ class WrittenCall:
     """Index of its first character: what opens all calls for the first one, the separator's end for others."""
     name: str
     arguments: str | None
-    """None where they are not complete."""
+    """As JSON; None where they are not complete."""
     end: int
     """Index behind the call."""
 
@@ -34,8 +35,15 @@ def words_end(text: str, form: CallForm) -> int | None:
     return 0 if text.startswith(form.opening) else None
 
 
-def written_calls(text: str, form: CallForm) -> Iterator[WrittenCall]:
-    """Yield the calls of a reply whose names are complete; the last one may lack the rest."""
+def written_calls(text: str, form: CallForm, tools: Sequence[ToolSpec] = ()) -> Iterator[WrittenCall]:
+    """Yield the calls of a reply whose names are complete; the last one may lack the rest.
+
+    Args:
+        text: The reply.
+        form: How its calls are written.
+        tools: Their schemas say which values are texts, where the form does not.
+    """
+    schemas = {tool.name: tool.parameters for tool in tools}
     start = words_end(text, form)
     if start is None or not text.startswith(form.opening, start):
         return
@@ -46,24 +54,28 @@ def written_calls(text: str, form: CallForm) -> Iterator[WrittenCall]:
         if end < 0:
             return
         name, at = text[named:end], end + len(form.name_suffix)
-        behind = _behind_arguments(text, at) if text.startswith(form.name_suffix, end) else None
-        if behind is None or not text.startswith(form.call_end, behind):
+        is_named = text.startswith(form.name_suffix, end)
+        read = _arguments(text, at, form, schemas.get(name)) if is_named else None
+        if read is None or not text.startswith(form.call_end, read[1]):
             yield WrittenCall(start, name, None, len(text))
             return
-        yield WrittenCall(start, name, text[at:behind], behind + len(form.call_end))
-        at = behind + len(form.call_end)
+        at = read[1] + len(form.call_end)
+        yield WrittenCall(start, name, read[0], at)
         if not text.startswith(form.separator, at):
             return
         start = at = at + len(form.separator)
 
 
-def _behind_arguments(text: str, at: int) -> int | None:
-    """Return the index behind the arguments that begin at `at`, None where they are not complete."""
+def _arguments(text: str, at: int, form: CallForm, schema: Mapping[str, Any] | None) -> tuple[str, int] | None:
+    """Return arguments that begin at `at` as JSON and the index behind them, None where they are not complete."""
+    if form.parameters is not None:
+        read = form.parameters.read(text, at, None if schema is None else types_of(schema))
+        return None if read is None else (json.dumps(read[0], ensure_ascii=False), read[1])
     try:
         value, end = _DECODER.raw_decode(text, at)
     except (json.JSONDecodeError, RecursionError):
         return None
-    return end if isinstance(value, dict) else None
+    return (text[at:end], end) if isinstance(value, dict) else None
 
 
 def read_reply(text: str, response_format: ResponseFormat, form: CallForm) -> ParsedResponse:
@@ -87,7 +99,7 @@ def read_reply(text: str, response_format: ResponseFormat, form: CallForm) -> Pa
 
 
 def _calls(text: str, start: int, response_format: ResponseFormat, form: CallForm) -> ParsedResponse:
-    calls = list(written_calls(text, form))
+    calls = list(written_calls(text, form, response_format.tools))
     known = {tool.name for tool in response_format.tools}
     read: list[tuple[str, str]] = []
     for number, call in enumerate(calls, 1):

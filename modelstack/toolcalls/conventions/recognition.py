@@ -114,9 +114,9 @@ def _learnt(
         except TemplateError as error:
             reasons.append(str(error))
             continue
-        trigger = convention.form.trigger
-        if in_content and (trigger is None or trigger not in turns.learnt.starts["user"]):
-            return f"the chat template does not speak of {trigger or convention.form.opening!r}"
+        tells = tuple(text for text in (convention.form.trigger, *convention.told_by) if text)
+        if in_content and not any(text in turns.learnt.starts["user"] for text in tells):
+            return f"the chat template does not speak of {' or '.join(tells) or convention.form.opening!r}"
         return turns, result
     return min(reasons, key=lambda reason: "does not write" in reason)
 
@@ -146,8 +146,13 @@ class ProbeDialect:
 
     def call(self, texts: Sequence[str]) -> tuple[Mapping[str, Any], str]:
         """Return a message with one call for each text, and how the convention writes it."""
-        calls = [(PROBE.name, {_TEXT: text, _COUNT: 3, _FLAG: True, _TAGS: ["a", text]}) for text in texts]
-        written = self.convention.render_calls(calls)
+        form = self.convention.template_form
+        # What Python prints of a text in a list depends on which quotes it holds.
+        calls = [
+            (PROBE.name, {_TEXT: text, _COUNT: 3, _FLAG: True, _TAGS: ["a", "b" if form else text]})
+            for text in texts
+        ]
+        written = self.convention.render_calls(calls, form=form)
         if self.in_content:
             return {"role": "assistant", "content": written}, written
         return call_message(calls, as_text=self.as_text, content=self.content), written

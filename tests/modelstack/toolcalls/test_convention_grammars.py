@@ -29,7 +29,7 @@ from modelstack.toolcalls import (
     tool_choices,
 )
 from modelstack.toolcalls.conventions import CONVENTIONS, OURS
-from modelstack.toolcalls.coverage import EngineName
+from modelstack.toolcalls.coverage import EngineName, UnsupportedSchemaError
 from modelstack.toolcalls.free_form import read_free_reply
 from modelstack.toolcalls.marks import Marks
 from modelstack.toolcalls.tokens import TokenTable, is_set, legal_ids
@@ -37,6 +37,8 @@ from modelstack.toolcalls.tracking import TrackedGrammar
 
 NAMES = tuple(CONVENTIONS)
 FOREIGN = tuple(name for name in NAMES if name != "ours")
+WITH_OBJECTS = tuple(name for name in NAMES if CONVENTIONS[name].form.parameters is None)
+BY_PARAMETER = tuple(name for name in NAMES if name not in WITH_OBJECTS)
 TRIGGERED = tuple(name for name in FOREIGN if CONVENTIONS[name].form.trigger)
 X = {"type": "object", "properties": {"x": {"type": "string"}, "n": {"type": "integer"}}, "required": ["x"]}
 TOOLS = (ToolSpec("get", "", X), ToolSpec("get_weather", "", X), ToolSpec("send", "", X))
@@ -101,19 +103,18 @@ def test_what_is_rendered_is_legal_and_is_read_again(name: str, special: bool, e
         assert compiled.violations(parsed) == []
 
 
-@in_every_convention
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8"), max_size=12),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc<>/"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@pytest.mark.parametrize("name", WITH_OBJECTS)
 @settings(max_examples=30, deadline=None)
 @given(
     arguments=st.lists(
-        st.dictionaries(
-            st.text(st.characters(codec="utf-8"), min_size=1, max_size=6),
-            st.recursive(
-                st.none() | st.booleans() | st.integers() | st.text(st.characters(codec="utf-8"), max_size=12),
-                lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc<>/"), inner, max_size=3),
-                max_leaves=6,
-            ),
-            max_size=3,
-        ),
+        st.dictionaries(st.text(st.characters(codec="utf-8"), min_size=1, max_size=6), VALUES, max_size=3),
         min_size=1,
         max_size=3,
     )
@@ -123,6 +124,36 @@ def test_any_json_survives_the_round_trip(name: str, arguments: list[dict[str, A
     calls = [("get", each) for each in arguments][: convention.form.call_limit(3)]
     parsed = convention.parse(convention.render_calls(calls), ResponseFormat(TOOLS))
     assert [(call, json.loads(text)) for call, text in parsed.calls] == calls
+
+
+@pytest.mark.parametrize("name", BY_PARAMETER)
+@settings(max_examples=60, deadline=None)
+@given(
+    arguments=st.lists(
+        st.dictionaries(st.text("abé_-.1", min_size=1, max_size=6), VALUES, max_size=3), min_size=1, max_size=3
+    )
+)
+def test_any_declared_value_survives_the_round_trip(name: str, arguments: list[dict[str, Any]]) -> None:
+    convention = CONVENTIONS[name]
+    calls = [(f"tool_{at}", each) for at, each in enumerate(arguments)]
+    tools = tuple(
+        ToolSpec(
+            tool, "", {"type": "object", "properties": {key: {"const": value} for key, value in each.items()}}
+        )
+        for tool, each in calls
+    )
+    parsed = convention.parse(convention.render_calls(calls), ResponseFormat(tools))
+    assert [(call, json.loads(text)) for call, text in parsed.calls] == calls
+
+
+@pytest.mark.parametrize("name", BY_PARAMETER)
+@on_both_engines
+def test_a_parameter_whose_name_could_be_taken_for_the_form_is_refused(name: str, engine: EngineName) -> None:
+    taken = {"qwen3-coder": "a>\nb"}.get(name, "x=1, y")
+    for parameter in (taken, "a\nb", "", *((")",) if "lfm2" in name else ())):
+        schema = {"type": "object", "properties": {parameter: {"type": "string"}}}
+        with pytest.raises(UnsupportedSchemaError, match="cannot be written in this convention"):
+            compiler(name, True, engine).compile(ResponseFormat((ToolSpec("get", "", schema),)))
 
 
 @in_every_convention
@@ -203,7 +234,9 @@ def test_a_mark_is_legal_where_the_form_has_it_and_nowhere_else(name: str, engin
         assert legal == ({token} & set(tokens.marks.characters))
         grammar.advance(token)
     with pytest.raises(GrammarError):
-        inside = behind(compiled, tokens, text[: text.index("a", text.index('"x"'))])
+        parameters = CONVENTIONS[name].form.parameters
+        key = '"x"' if parameters is None else parameters.key("x")
+        inside = behind(compiled, tokens, text[: text.index("a", text.index(key) + len(key))])
         inside.advance(min(tokens.marks.characters, default=min(tokens.vocabulary.special_ids)))
 
 
@@ -345,3 +378,32 @@ def test_keys_of_the_cache_tell_conventions_apart() -> None:
     keys = {GrammarCompiler(vocabulary, convention=CONVENTIONS[name]).cache_key(format_) for name in NAMES}
     assert len(keys) == len(NAMES)
     assert GrammarCompiler(vocabulary).convention is OURS
+
+
+def test_a_text_is_read_as_what_its_schema_says() -> None:
+    properties = {
+        "zip": {"type": "string"},
+        "either": {"anyOf": [{"$ref": "#/$defs/loop"}, {"type": "integer"}]},
+        "text": {"enum": ["1", "a"]},
+        "n": {"type": ["number", "null"]},
+        "free": {},
+    }
+    loop = {"anyOf": [{"$ref": "#/$defs/loop"}, {"$ref": "#/$defs/loop"}, {"type": "string"}]}
+    tool = ToolSpec("get", "", {"type": "object", "properties": properties, "$defs": {"loop": loop}})
+    values = {"zip": "007", "either": "1", "text": "1", "n": "2.5", "free": "True", "other": "x"}
+    written = "".join(f"<parameter={key}>\n{value}\n</parameter>\n" for key, value in values.items())
+    reply = f"<tool_call>\n<function=get>\n{written}</function>\n</tool_call>"
+    ((_, arguments),) = CONVENTIONS["qwen3-coder"].parse(reply, ResponseFormat((tool,))).calls
+    assert json.loads(arguments) == {
+        **{"zip": "007", "either": 1, "text": "1", "n": 2.5, "free": True, "other": "x"},
+    }
+
+
+@pytest.mark.parametrize("name", BY_PARAMETER)
+def test_lists_inside_each_other_without_end_are_refused_and_not_followed(name: str) -> None:
+    form = CONVENTIONS[name].form
+    assert form.parameters is not None
+    deep = "[" * 100_000
+    text = f"{form.opening}{form.name_prefix}get{form.name_suffix}{form.parameters.key('x')}{deep}"
+    with pytest.raises(ResponseParseError):
+        CONVENTIONS[name].parse(text, ResponseFormat(TOOLS))

@@ -160,15 +160,127 @@ DEEPSEEK = """
 """
 """DeepSeek V3 with tools: arguments are given as JSON text."""
 
+QWEN3_CODER = """
+{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
+{%- else %}{% set system = 'You are Qwen.' %}{% set turns = messages %}{% endif %}
+{{- '<|im_start|>system\n' + system }}
+{%- if tools %}
+    {{- '\n\n# Tools\n\n<tools>' }}
+    {%- for tool in tools %}
+        {{- '\n<function>\n<name>' ~ tool.function.name ~ '</name>\n<parameters>' }}
+        {%- for name, field in tool.function.parameters.properties | items %}
+            {{- '\n<parameter>\n<name>' ~ name ~ '</name>\n<type>' ~ field.type ~ '</type>\n</parameter>' }}
+        {%- endfor %}
+        {{- '\n</parameters>\n</function>' }}
+    {%- endfor %}
+    {{- '\n</tools>\n\nReply with\n<tool_call>\n<function=name>\n<parameter=p>\nv\n</parameter>\n</function>' }}
+    {{- '\n</tool_call>' }}
+{%- endif %}
+{{- '<|im_end|>\n' }}
+{%- for message in turns %}
+    {%- if message.role == 'tool' %}
+        {%- if turns[loop.index0 - 1].role != 'tool' %}{{ '<|im_start|>user\n' }}{% endif %}
+        {{- '<tool_response>\n' + message.content + '\n</tool_response>\n' }}
+        {%- if loop.last or turns[loop.index0 + 1].role != 'tool' %}{{ '<|im_end|>\n' }}{% endif %}
+    {%- elif message.tool_calls %}
+        {{- '<|im_start|>assistant' }}
+        {%- if message.content %}{{ '\n' + message.content | trim + '\n' }}{% endif %}
+        {%- for call in message.tool_calls %}
+            {{- '\n<tool_call>\n<function=' + call.function.name + '>\n' }}
+            {%- for name, value in call.function.arguments | items %}
+                {{- '<parameter=' + name + '>\n' }}
+                {%- if value is mapping or (value is sequence and value is not string) %}{{ value | tojson }}
+                {%- else %}{{ value | string }}{% endif %}
+                {{- '\n</parameter>\n' }}
+            {%- endfor %}
+            {{- '</function>\n</tool_call>' }}
+        {%- endfor %}
+        {{- '<|im_end|>\n' }}
+    {%- else %}
+        {{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
+LFM2 = """
+{{- bos_token }}
+{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
+{%- else %}{% set system = '' %}{% set turns = messages %}{% endif %}
+{%- if tools %}
+    {%- set shown = 'List of tools: <|tool_list_start|>' + tools | tojson + '<|tool_list_end|>' %}
+    {%- set system = system + ('\n' if system else '') + shown %}
+{%- endif %}
+{%- if system %}{{ '<|im_start|>system\n' + system + '<|im_end|>\n' }}{% endif %}
+{%- for message in turns %}
+    {{- '<|im_start|>' + message.role + '\n' }}
+    {%- if message.role == 'tool' %}{{ '<|tool_response_start|>' + message.content + '<|tool_response_end|>' }}
+    {%- else %}{{ message.content }}{% endif %}
+    {{- '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
+"""LFM2: the template shows tools, and leaves the writing of calls to the caller."""
+
+LFM2_WRITING = (
+    (
+        LFM2.replace("<|tool_list_start|>", "")
+        .replace("<|tool_list_end|>", "")
+        .replace("<|tool_response_start|>", "")
+    )
+    .replace("<|tool_response_end|>", "")
+    .replace(
+        "{%- else %}{{ message.content }}{% endif %}",
+        "{%- else %}{{ message.content or '' }}{% endif %}"
+        "{%- if message.tool_calls %}{{ '<|tool_call_start|>[' }}"
+        "{%- for call in message.tool_calls %}{{ call.function.name + '(' }}"
+        "{%- for name, value in call.function.arguments | items %}{{ name + '=' }}"
+        "{%- if value is string %}{{ QUOTED }}{% elif LISTS %}{{ value | tojson }}"
+        "{%- else %}{{ value | string }}{% endif %}"
+        "{{- ', ' if not loop.last else '' }}{% endfor %}{{ ')' + (', ' if not loop.last else '') }}{% endfor %}"
+        "{{- ']<|tool_call_end|>' }}{% endif %}",
+    )
+)
+LFM2_5 = LFM2_WRITING.replace("QUOTED", "'\"' + value + '\"'").replace("LISTS", "value is mapping")
+LFM2_5_SINGLE = LFM2_WRITING.replace("QUOTED", '"\'" + value + "\'"').replace("LISTS", "value is mapping")
+_ESCAPED = (
+    r"""(value | replace('\\', '\\\\') | replace("'", "\\'") | replace('\n', '\\n') | replace('\r', '\\r'))"""
+)
+LFM2_5_JSON_LISTS = LFM2_WRITING.replace("QUOTED", f'"\'" + {_ESCAPED} + "\'"').replace(
+    "LISTS", "value is mapping or value is iterable"
+)
+
+SMOLLM3 = """
+{%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
+{%- else %}{% set system = 'You are SmolLM.' %}{% set turns = messages %}{% endif %}
+{{- '<|im_start|>system\n## Metadata\n\nReasoning Mode: /no_think\n\n' + system + '\n\n' }}
+{%- if xml_tools %}
+    {{- '### Tools\n\nReturn a JSON object within <tool_call></tool_call> tags.\n\n<tools>\n' }}
+    {%- for tool in xml_tools %}{{ tool | string }}{{ '\n' }}{% endfor %}{{ '</tools>\n\n' }}
+{%- endif %}
+{{- '<|im_end|>\n' }}
+{%- for message in turns %}
+    {%- set content = message.content if message.content is string else '' %}
+    {{- '<|im_start|>' + ('user' if message.role == 'tool' else message.role) + '\n' + content + '<|im_end|>\n' }}
+{%- endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}
+"""
+"""SmolLM3: has a name of its own for the tools, and leaves the writing of calls to the caller."""
+
 TAUGHT = {
     "hermes": HERMES,
     "hermes, thinking": HERMES_THINKING,
+    "hermes, in content": SMOLLM3,
     "llama3": LLAMA3,
     "llama3, output": LLAMA3_OUTPUT,
     "mistral": MISTRAL,
     "mistral-nemo": MISTRAL_NEMO,
     "granite": GRANITE,
     "deepseek": DEEPSEEK,
+    "qwen3-coder": QWEN3_CODER,
+    "lfm2, in content": LFM2,
+    "lfm2": LFM2_5,
+    "lfm2-single": LFM2_5_SINGLE,
+    "lfm2-json-lists": LFM2_5_JSON_LISTS,
 }
 """Name of the convention, and of the variant behind a comma."""
 

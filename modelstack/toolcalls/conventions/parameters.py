@@ -1,0 +1,277 @@
+"""Arguments written parameter by parameter: `(city="Rome", days=3)`, or a tag for each, instead of a JSON object.
+
+    key_prefix NAME key_suffix VALUE  [separator ...]  closing
+
+A text stands between its own delimiters. One that is not escaped ends where they come, and so cannot hold them;
+which values are texts only the tool's schema can then say. Objects are JSON in every such convention, and lists in
+some.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+_DECODER = json.JSONDecoder(strict=True)
+_DEEPEST = 64
+"""Lists inside each other that are read."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextForm:
+    """How a text is written as a value."""
+
+    opening: str = '"'
+    closing: str = '"'
+    is_raw: bool = False
+    """Characters stand as they are; otherwise escaped as in JSON, the delimiter being one character."""
+    escaped: str | None = None
+    """Of a raw text, as templates write it: what a backslash stands before. None: what closes it is broken."""
+
+    def mapped(self, change: Callable[[str], str]) -> TextForm:
+        """Return this form with its delimiters changed."""
+        return replace(self, opening=change(self.opening), closing=change(self.closing))
+
+    def written(self, text: str) -> str:
+        """Return a text with its delimiters; what closes a raw one is broken by a backslash in it."""
+        if self.is_raw:
+            if self.escaped is not None:
+                signs = {c: "\\" + {"\n": "n", "\r": "r"}.get(c, c) for c in self.escaped}
+                return self.opening + text.translate(str.maketrans(signs)) + self.closing
+            closing = self.closing.strip()
+            return self.opening + text.replace(closing, closing[0] + "\\" + closing[1:]) + self.closing
+        body = json.dumps(text, ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f")
+        if self.closing != '"':
+            body = body.replace('\\"', '"').replace(self.closing, "\\" + self.closing)
+        return self.opening + body + self.closing
+
+    def read(self, text: str, at: int) -> tuple[str, int] | None:
+        """Return the text that is written at `at` and the index behind it, None where none is complete there."""
+        if not text.startswith(self.opening, at):
+            return None
+        begin = at + len(self.opening)
+        end = text.find(self.closing, begin)
+        if self.is_raw:
+            return None if end < 0 else (text[begin:end], end + len(self.closing))
+        while end >= 0 and (end - begin - len(text[begin:end].rstrip("\\"))) % 2:
+            end = text.find(self.closing, end + 1)
+        if end < 0:
+            return None
+        body = text[begin:end]
+        if self.closing != '"':
+            body = body.replace('"', '\\"').replace("\\" + self.closing, self.closing)
+        try:
+            return json.loads(f'"{body}"'), end + len(self.closing)
+        except ValueError:
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class ParameterForm:
+    """How arguments are written, see the head of this file."""
+
+    key_suffix: str
+    """Its first character is none of a parameter's name."""
+    separator: str
+    closing: str
+    """Behind the last one, also where there is none. Its first character differs from those before a key."""
+    key_prefix: str = ""
+    text: TextForm = TextForm()
+    value_end: str = ""
+    """Behind each value that is no text."""
+    words: tuple[str, str, str] = ("None", "True", "False")
+    """What stands for null, true and false."""
+    text_in_list: TextForm | None = None
+    """None: lists are JSON."""
+
+    @property
+    def inner(self) -> ParameterForm:
+        """How the items of a list are written that is no JSON."""
+        return replace(self, text=self.text_in_list or self.text, value_end="")
+
+    def mapped(self, change: Callable[[str], str]) -> ParameterForm:
+        """Return this form with each of its own texts changed."""
+        texts = {f.name: getattr(self, f.name) for f in fields(self)}
+        changed = {key: change(text) for key, text in texts.items() if isinstance(text, str)}
+        text_in_list = None if self.text_in_list is None else self.text_in_list.mapped(change)
+        words = tuple(change(word) for word in self.words)
+        return replace(self, **changed, text=self.text.mapped(change), text_in_list=text_in_list, words=words)
+
+    def key(self, name: str) -> str:
+        """Return what stands before a parameter's value.
+
+        Raises:
+            ValueError: the name could be taken for the form's own texts.
+        """
+        begun = f"{self.key_prefix}{name}"
+        if not name or "\n" in name or self.key_suffix in name or begun.startswith(self.closing):
+            raise ValueError(
+                f"the parameter {name!r} cannot be written in this convention, in which {self.key_suffix!r} ends "
+                f"a name and {self.closing!r} the arguments; convention=ours takes any name"
+            )
+        return begun + self.key_suffix
+
+    def problem(self, schema: Mapping[str, Any]) -> str:
+        """Return why the arguments of a normalised schema cannot be written, empty where they can."""
+        declared = schema.get("properties", {})
+        undeclared = [name for name in schema.get("required", ()) if name not in declared]
+        if undeclared:
+            return f"the required parameter {undeclared[0]!r} is not declared"
+        try:
+            for name in declared:
+                self.key(name)
+        except ValueError as error:
+            return str(error)
+        return ""
+
+    def written(self, arguments: Mapping[str, Any]) -> str:
+        """Return all arguments.
+
+        Raises:
+            ValueError: a value is no JSON, or a name cannot be written.
+        """
+        parts = [self.key(name) + self.value(value) for name, value in arguments.items()]
+        return self.separator.join(parts) + self.closing
+
+    def value(self, value: Any) -> str:
+        """Return a value with what ends it.
+
+        Raises:
+            ValueError: it is no JSON.
+        """
+        text = self._bare(value)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise ValueError(f"lone surrogate in {text[:40]!r}")
+        return text if isinstance(value, str) else text + self.value_end
+
+    def _bare(self, value: Any) -> str:
+        if isinstance(value, str):
+            return self.text.written(value)
+        if value is None or isinstance(value, bool):
+            return self.words[0 if value is None else 1 if value else 2]
+        if isinstance(value, list | tuple) and self.text_in_list is not None:
+            return f"[{', '.join(map(self.inner._bare, value))}]"
+        return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+
+    def read(
+        self, text: str, at: int, types: Mapping[str, frozenset[str]] | None = None
+    ) -> tuple[dict[str, Any], int] | None:
+        """Return the arguments written at `at` and the index behind them, None where they are not complete.
+
+        Args:
+            text: A reply.
+            at: Where the first key, or `closing`, begins.
+            types: JSON types that each parameter may have; without them a raw text that reads as another value is
+                taken for that.
+        """
+        found: dict[str, Any] = {}
+        while not text.startswith(self.closing, at):
+            before = self.separator + self.key_prefix if found else self.key_prefix
+            end = text.find(self.key_suffix, at + len(before))
+            if end < 0 or not text.startswith(before, at):
+                return None
+            name = text[at + len(before) : end]
+            read = self._read_value(text, end + len(self.key_suffix), (types or {}).get(name))
+            if read is None or name in found:
+                return None
+            found[name], at = read
+        return found, at + len(self.closing)
+
+    def _read_value(self, text: str, at: int, types: frozenset[str] | None) -> tuple[Any, int] | None:
+        if not self.text.is_raw:
+            return self._read_bare(text, at, 0)
+        whole = self.text.read(text, at)
+        if whole is None or (types is not None and types <= {"string"}):
+            return whole
+        bare = self._read_bare(text, at, 0)
+        if (
+            bare is None
+            or not text.startswith(self.value_end, bare[1])
+            or bare[1] + len(self.value_end) != whole[1]
+        ):
+            return whole
+        return (bare[0], whole[1]) if types is None or _type_of(bare[0]) & types else whole
+
+    def _read_bare(self, text: str, at: int, depth: int) -> tuple[Any, int] | None:
+        """Return a value without what ends it."""
+        for form in (self.text, self.text_in_list):
+            if form is not None and not form.is_raw and text.startswith(form.opening, at):
+                return form.read(text, at)
+        if text.startswith("[", at) and self.text_in_list is not None:
+            return self._read_list(text, at + 1, depth + 1)
+        for word, value in zip(self.words, (None, True, False), strict=True):
+            if text.startswith(word, at):
+                return value, at + len(word)
+        try:
+            return _DECODER.raw_decode(text, at)
+        except (ValueError, RecursionError):
+            return None
+
+    def _read_list(self, text: str, at: int, depth: int) -> tuple[list[Any], int] | None:
+        items: list[Any] = []
+        while depth <= _DEEPEST:
+            if text.startswith("]", at):
+                return items, at + 1
+            if items:
+                if not text.startswith(", ", at):
+                    return None
+                at += 2
+            read = self._read_bare(text, at, depth)
+            if read is None:
+                return None
+            items.append(read[0])
+            at = read[1]
+        return None
+
+
+def types_of(schema: Any) -> Mapping[str, frozenset[str]]:
+    """Return the JSON types that each parameter of a normalised or plain schema may have; all where it is open."""
+    properties = schema.get("properties") if isinstance(schema, Mapping) else None
+    if not isinstance(properties, Mapping):
+        return {}
+    known: dict[str, frozenset[str]] = {}
+    return {str(name): _types(of_name, schema, known) for name, of_name in properties.items()}
+
+
+_ALL = frozenset(("string", "number", "integer", "boolean", "null", "array", "object"))
+
+
+def _types(schema: Any, root: Mapping[str, Any], known: dict[str, frozenset[str]]) -> frozenset[str]:
+    """Return the JSON types that a schema allows; `known` holds those of its definitions, each asked once."""
+    if not isinstance(schema, Mapping):
+        return _ALL
+    reference = schema.get("$ref")
+    if isinstance(reference, str):
+        name = reference.rpartition("/")[2]
+        if name not in known:
+            known[name] = frozenset()  # what refers to itself allows nothing by that
+            definitions = {**_mapping(root.get("definitions")), **_mapping(root.get("$defs"))}
+            known[name] = _types(definitions.get(name), root, known)
+        return known[name]
+    found = _ALL
+    if "const" in schema or isinstance(schema.get("enum"), list):
+        values = [schema["const"]] if "const" in schema else schema["enum"]
+        found = frozenset[str]().union(*map(_type_of, values))
+    elif "type" in schema:
+        types = schema["type"]
+        found = frozenset([types] if isinstance(types, str) else map(str, types))
+    for keyword in ("anyOf", "oneOf"):
+        if isinstance(schema.get(keyword), list):
+            found &= frozenset[str]().union(*(_types(one, root, known) for one in schema[keyword]))
+    return found
+
+
+def _type_of(value: Any) -> frozenset[str]:
+    """Return the JSON types of a value: a whole number is both an integer and a number."""
+    if isinstance(value, bool):
+        return frozenset(("boolean",))
+    if isinstance(value, int):
+        return frozenset(("integer", "number"))
+    names = {str: "string", float: "number", list: "array", dict: "object", type(None): "null"}
+    return frozenset((names[type(value)],))
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

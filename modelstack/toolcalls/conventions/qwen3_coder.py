@@ -1,0 +1,38 @@
+"""Qwen3-Coder's form, which Qwen3.5 writes, too: tags for the function and for each parameter.
+
+Source: the chat templates of Qwen3-Coder-30B-A3B-Instruct. Texts stand between the tags as they are; numbers are
+written as they are, too, `True` and `None` as Python does it, lists and objects as JSON.
+"""
+
+from __future__ import annotations
+
+from modelstack.toolcalls.conventions.base import FENCES, Convention
+from modelstack.toolcalls.conventions.form import SPACED, CallForm
+from modelstack.toolcalls.conventions.parameters import ParameterForm, TextForm
+
+_END = "\n</parameter>\n"
+QWEN3_CODER = Convention(
+    name="qwen3-coder",
+    about="Qwen3-Coder and Qwen3.5: tags for the function and each parameter",
+    form=CallForm(
+        opening="<tool_call>\n",
+        name_prefix="<function=",
+        name_suffix=">\n",
+        call_end="",
+        separator="\n</tool_call>\n<tool_call>\n",
+        closing="\n</tool_call>",
+        trailing="\n",
+        notation=SPACED,
+        parameters=ParameterForm(
+            key_prefix="<parameter=",
+            key_suffix=">\n",
+            separator="",
+            closing="</function>",
+            text=TextForm(opening="", closing=_END, is_raw=True),
+            value_end=_END,
+        ),
+        trigger="<tool_call>",
+        not_begun=FENCES,
+    ),
+    marks=("<tool_call>", "</tool_call>"),
+)
