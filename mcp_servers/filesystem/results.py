@@ -97,11 +97,16 @@ class TextMatches(ToolResult):
         description="Of those files, links, too large ones and such that are no text."
     )
     truncated: bool
+    case_ignored: bool = Field(
+        default=False, description="Nothing matched as it is written: these lines match in another case."
+    )
 
     def as_text(self) -> str:
         """`path:line: text`, as grep prints it."""
         lines = [f"{shown(match.path)}:{match.line}: {match.text}" for match in self.matches]
         lines = lines or [f"no match in {self.searched_files} files"]
+        if self.case_ignored:
+            lines.append("(in another case than asked for)")
         if self.ignored_entries:
             lines.append(
                 f"({self.ignored_entries} files or folders left out by .gitignore or as git's own; "

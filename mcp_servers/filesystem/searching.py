@@ -10,7 +10,7 @@ import os
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
 from mcp_servers.failures import ToolFailure
@@ -68,7 +68,7 @@ def search_text(
     """Find lines in the text files below a folder, or in one file.
 
     What `.gitignore` and `.ignore` files leave out and git's own folder are not searched, but the folder or file
-    itself is in any case.
+    itself is in any case. Where nothing matches as it is written, lines in another case are found.
 
     Raises:
         ToolFailure: The query is empty, not a regular expression, or too slow.
@@ -76,6 +76,17 @@ def search_text(
     if not query.text:
         raise ToolFailure("The text to search for is empty.")
     deadline = time.monotonic() + limits.search_timeout_s
+    found = _searched(root, parts, query, limits, child, deadline)
+    if found.matches or found.truncated or query.ignore_case or query.text.lower() == query.text.upper():
+        return found
+    otherwise = _searched(root, parts, replace(query, ignore_case=True), limits, child, deadline)
+    return otherwise.model_copy(update={"case_ignored": True}) if otherwise.matches else found
+
+
+def _searched(
+    root: Root, parts: PathParts, query: TextQuery, limits: Limits, child: KillableChild, deadline: float
+) -> TextMatches:
+    """Return the lines that match a query as it is."""
     ignore_files = None if query.ignored else IgnoreFiles()
     search = _Search(_line_finder(query, child, deadline), limits, ignore_files)
     if _is_file(root, parts):

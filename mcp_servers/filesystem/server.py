@@ -12,6 +12,7 @@ from mcp.server.lowlevel.server import Server
 from pydantic import Field
 
 from mcp_servers.child import KillableChild
+from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem import reading, searching, writing
 from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, parse_path, parse_target
 from mcp_servers.filesystem.results import Change, FileInfo, Listing, TextMatches, TextWindow
@@ -105,8 +106,13 @@ class WriteTools:
         path: FilePath,
         text: Annotated[str, Field(description="The whole content.")],
         overwrite: Annotated[bool, Field(description="Replace the file if it exists.")] = False,
+        append: Annotated[bool, Field(description="Add the text to the end of the file.")] = False,
     ) -> Change:
-        """Create a file with a text."""
+        """Create a file with a text, or add to one."""
+        if overwrite and append:
+            raise ToolFailure("overwrite=true and append=true exclude each other. Set one of them.")
+        if append:
+            return writing.append_to_file(self._root, parse_target(path), text, self._limits)
         return writing.write_file(self._root, parse_target(path), text, overwrite, self._limits)
 
     def edit_file(

@@ -28,6 +28,20 @@ NEW_FOLDER_MODE = 0o777
 TOKEN_BYTES = 6
 
 
+def append_to_file(root: Root, parts: PathParts, text: str, limits: Limits) -> Change:
+    """Write a text behind the last line of a file, on a line of its own; a file that is not there is created."""
+    with root.folder(parts[:-1]) as parent:
+        is_there = lstat(parent, parts[-1]) is not None
+        if is_there:
+            data, status = _edited_file(parent, parts, limits)
+            before = _decoded(data, parts)
+            between = "" if not before or before.endswith("\n") else "\n"
+            _replace(parent, parts, _encoded(before + between + text, limits), status)
+    if not is_there:
+        return write_file(root, parts, text, overwrite=False, limits=limits)
+    return Change(path=joined(parts), change=f"appended {len(text.encode())} bytes")
+
+
 def write_file(root: Root, parts: PathParts, text: str, overwrite: bool, limits: Limits) -> Change:
     """Create a file, or replace one if `overwrite`."""
     data = _encoded(text, limits)
@@ -40,7 +54,8 @@ def write_file(root: Root, parts: PathParts, text: str, overwrite: bool, limits:
         _check_writable(status, parts)
         if not overwrite:
             raise ToolFailure(
-                f"{shown(joined(parts))!r} exists. Use edit_file to change a part, or set overwrite=true."
+                f"{shown(joined(parts))!r} exists. Use edit_file to change a part, or set append=true to add to "
+                "its end, overwrite=true to replace it."
             )
         _replace(parent, parts, data, status)
     return Change(path=joined(parts), change=f"overwritten with {len(data)} bytes")
@@ -49,18 +64,23 @@ def write_file(root: Root, parts: PathParts, text: str, overwrite: bool, limits:
 def edit_file(root: Root, parts: PathParts, old: str, new: str, replace_all: bool, limits: Limits) -> Change:
     """Replace exact text in a file."""
     with root.folder(parts[:-1]) as parent:
-        with open_file(parent, parts) as file:
-            status = os.fstat(file.fileno())
-            _check_writable(status, parts)
-            if status.st_size > limits.max_edited_bytes:
-                raise ToolFailure(f"The file is larger than {limits.max_edited_bytes} bytes and cannot be edited.")
-            data = file.read(limits.max_edited_bytes)
+        data, status = _edited_file(parent, parts, limits)
         edit = apply_edit(
             _decoded(data, parts), old, new, replace_all=replace_all, max_diff_lines=limits.max_diff_lines
         )
         _replace(parent, parts, _encoded(edit.text, limits), status)
     places = "1 place" if edit.replacements == 1 else f"{edit.replacements} places"
     return Change(path=joined(parts), change=f"edited in {places}", diff=edit.diff)
+
+
+def _edited_file(parent: int, parts: PathParts, limits: Limits) -> tuple[bytes, os.stat_result]:
+    """Return the content of a file that is to be changed, and what it is."""
+    with open_file(parent, parts) as file:
+        status = os.fstat(file.fileno())
+        _check_writable(status, parts)
+        if status.st_size > limits.max_edited_bytes:
+            raise ToolFailure(f"The file is larger than {limits.max_edited_bytes} bytes and cannot be edited.")
+        return file.read(limits.max_edited_bytes), status
 
 
 def create_folder(root: Root, parts: PathParts) -> Change:

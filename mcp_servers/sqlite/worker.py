@@ -23,6 +23,8 @@ from mcp_servers.sqlite.plans import access_of, plan_steps, without_explain
 from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allowed
 from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table
 
+_MOST_TABLES_NAMED = 5
+"""Of those that have a column which a statement misses."""
 # Virtual machine steps between looks at the clock: about 0.1 ms of work each.
 STEPS_PER_CHECK = 1_000
 # How long to wait for another process's lock on the file.
@@ -195,10 +197,20 @@ def explain_error(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connec
     if match := re.match(r"no such table: (?:main\.)?(.*)", text):
         return no_table(match[1], list(known_tables(connection)))
     if match := re.match(r"no such column: (.*)", text):
-        known = {column[1] for table in known_tables(connection) for column in columns_of(connection, table)}
-        wanted = match[1].split(".")[-1]
-        return f"There is no column {match[1]!r}.{suggestion(wanted, sorted(known)) or ' Use describe_table.'}"
+        return _no_column(match[1], connection)
     return f"SQLite: {text.rstrip('.')}."
+
+
+def _no_column(name: str, connection: sqlite3.Connection) -> str:
+    """Say where a column is that a statement does not reach, or what comes near."""
+    tables = {table: [column[1] for column in columns_of(connection, table)] for table in known_tables(connection)}
+    wanted = name.split(".")[-1]
+    holders = [table for table, columns in tables.items() if wanted in columns][:_MOST_TABLES_NAMED]
+    if holders:
+        of_others = f"The column is of {' and '.join(map(repr, holders))}"
+        return f"There is no column {name!r} in the tables that the statement reads. {of_others}: join it."
+    near = suggestion(wanted, sorted({column for columns in tables.values() for column in columns}))
+    return f"There is no column {name!r}.{near or ' Use describe_table.'}"
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -26,6 +27,8 @@ DIGITS = 50
 """Of what is not exact."""
 MAX_FACTORIAL = 1_000
 LARGEST_ANGLE = 10**15
+_PERCENT_OF = re.compile(r"(\d{1,40}(?:\.\d{1,40})?) ?(?:%|percent) ?of ?")
+"""As people write a share: 17% of 640."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +69,7 @@ def calculate(expression: str) -> Value:
     if len(expression) > MAX_CHARS:
         raise ToolFailure(f"The expression has {len(expression):,} characters; at most {MAX_CHARS:,} are read.")
     source = expression.strip().replace("^", "**").replace("×", "*").replace("÷", "/").replace("−", "-")
+    source = _PERCENT_OF.sub(r"(\1/100)*", source)
     try:
         tree = ast.parse(source, mode="eval")
     except (SyntaxError, ValueError, RecursionError, MemoryError) as error:

@@ -110,6 +110,22 @@ def _later_day(world: World, now: Scene) -> Script:
     )
 
 
+def _day_of_week(world: World, now: Scene) -> Script:
+    day = now.today - timedelta(days=now.random.randrange(20, 9000))
+    said = now.one((str(day), f"{day.day} {day:%B} {day.year}", f"{day:%B} {day.day}, {day.year}"))
+    yield now.one(
+        (
+            f"what day of the week was {said}?",
+            f"which weekday was {said}?",
+            f"was {said} a Monday?",
+            f"on what day did {said} fall?",
+        )
+    )
+    (found,) = yield call("shift_date", start=str(day), days=0)
+    moment = _MOMENT.search(found)
+    return None if moment is None else now.one((f"{said} was a {moment[1]}.", f"It was a {moment[1]}."))
+
+
 def _from_today(world: World, now: Scene) -> Script:
     """Needs today's date first."""
     n, unit = now.random.randrange(2, 12), now.one(("days", "weeks", "months"))
@@ -303,6 +319,7 @@ TIME: Sequence[Maker] = (
     _later_day,
     _from_today,
     _from_today,
+    _day_of_week,
     _later_time,
     _between,
     _between,

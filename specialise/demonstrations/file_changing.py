@@ -74,14 +74,11 @@ def _write(world: World, now: Scene) -> Script:
 
 
 def _append(world: World, now: Scene) -> Script:
-    """Adds a line to a list: read it, then put the new line behind the last."""
+    """Adds a line to a list, written as the others are, which may have to be looked at first."""
     if not world.checklists:
         return None
     path = now.one(sorted(world.checklists))
     item = now.one([i for i in ITEMS if i not in world.files[path]])
-    last = world.lines(path)[-1]
-    if world.files[path].count(last) != 1:
-        return None
     said, lookup = named(world, now, path)
     yield now.one(
         (
@@ -94,10 +91,31 @@ def _append(world: World, now: Scene) -> Script:
     yield from lookup
     yield call("read_text_file", path=path)
     new = f"- [ ] {item}"
-    yield call("edit_file", path=path, old_text=last, new_text=f"{last}\n{new}")
+    yield call("write_file", path=path, text=f"{new}\n", append=True)
     world.files[path] = f"{world.files[path].rstrip()}\n{new}\n"
     world.checklists[path][0].append(item)
     return now.one((f'I have added "{item}" to {path}.', f'"{item}" is on the list in {path} now.'))
+
+
+def _append_line(world: World, now: Scene) -> Script:
+    """Adds what is said to the end of any text file."""
+    path = now.one(sorted(path for path in world.files if path not in world.checklists))
+    said, lookup = named(world, now, path)
+    line = now.one(
+        (f"{now.one(PEOPLE)} knows more", f"changed on {now.today}", f"ask {now.one(PEOPLE)}", now.one(ITEMS))
+    )
+    yield now.one(
+        (
+            f'add the line "{line}" to {said}',
+            f'append "{line}" to {said}',
+            f'write "{line}" at the end of {said}',
+            f'put "{line}" into {said}, please',
+        )
+    )
+    yield from lookup
+    yield call("write_file", path=path, text=f"{line}\n", append=True)
+    world.files[path] = f"{world.files[path].rstrip()}\n{line}\n"
+    return now.one((f'"{line}" stands at the end of {path} now.', f'I have added "{line}" to {path}.'))
 
 
 def _tick_off(world: World, now: Scene) -> Script:
@@ -236,6 +254,8 @@ CHANGING: Sequence[Maker] = (
     _write,
     _write,
     _append,
+    _append_line,
+    _append_line,
     _append,
     _tick_off,
     _change_value,

@@ -355,7 +355,7 @@ def _log_question(world: World, now: Scene) -> Script:
         return None
     path = now.one(logs)
     level = now.one(("ERROR", "WARNING"))
-    hits = [(n, line) for n, line in enumerate(world.lines(path), 1) if f" {level} " in line]
+    hits = [(n, line) for n, line in enumerate(world.lines(path), 1) if f" {level} " in line.upper()]
     kind = now.one(("count", "last"))
     said, lookup = named(world, now, path)
     if kind == "count":
@@ -363,12 +363,17 @@ def _log_question(world: World, now: Scene) -> Script:
     else:
         yield now.one((f"what was the last {level.lower()} in {said}?", f"latest {level} in {said}?"))
     yield from lookup
-    yield call("search_text", text=level, path=path)
+    written = hits[0][1].split(" ")[2] if hits else level
+    yield call("search_text", text=now.one((written, level)), path=path)
     if not hits:
         return f"{path} has no {level.lower()}s."
     if kind == "count":
         n = len(hits)
-        return f"There {'is' if n == 1 else 'are'} {count(now, n)} {several(n, level.lower())} in {path}."
+        what = several(n, level.lower())
+        if n <= 4 and now.chance(0.5):
+            days = [" ".join(line.split(" ")[:2]) for _, line in hits]
+            return f"There {'is' if n == 1 else 'are'} {n} {what} in {path}: {listed(days)}."
+        return f"There {'is' if n == 1 else 'are'} {count(now, n)} {what} in {path}."
     day, clock, _, event = hits[-1][1].split(" ", 3)
     return f"The last {level.lower()} in {path} was {event!r} on {day} at {clock}.".replace("'", '"')
 

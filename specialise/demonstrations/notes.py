@@ -6,6 +6,7 @@ What a question asks for is one of the facts that the text was made from, so its
 
 from __future__ import annotations
 
+import re
 import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,12 @@ class Question:
     asked: tuple[str, ...]
     """Ways to ask; `{file}` is what the file is called."""
     answers: tuple[str, ...]
+    alone: tuple[str, ...] = ()
+    """Ways to ask that do not say where it stands."""
+    keyword: str = ""
+    """A word of those by which the file is found."""
+    is_in_line: bool = True
+    """Whether a line with the keyword tells the answer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +41,8 @@ class Notes:
     text: str
     questions: tuple[Question, ...]
     is_csv: bool = False
+    stem: str = ""
+    """What the file must be called; empty: anything."""
 
 
 def make_notes(title: str, now: Scene) -> Notes:
@@ -63,6 +72,8 @@ def _diary(title: str, now: Scene) -> Notes:
         Question(
             (f"when did I {infinitive}? See {{file}}", f"on which day did I {infinitive}? It's in {{file}}"),
             (f"You {past} on {said}.", f"On {said}."),
+            (f"when did I {infinitive}?", f"on which day did I {infinitive}?", f"when was it that I {past}?"),
+            past.split()[-1],
         ),
         Question(
             (f"what did I do on {said}? It's in {{file}}", f"what does {{file}} say about {said}?"),
@@ -105,6 +116,8 @@ def _remarks(title: str, now: Scene) -> Notes:
                 f"{{file}}: what about the {thing}?",
             ),
             (f"The {thing} is {state}.", f"According to the list, the {thing} is {state}."),
+            (f"where is the {thing}?", f"what about the {thing}?", f"what do my notes say about the {thing}?"),
+            thing,
         ),
         Question(
             (f"which {many} in {{file}} are {state}?", f"what is {state} according to {{file}}?"),
@@ -124,6 +137,105 @@ def _remarks(title: str, now: Scene) -> Notes:
         Question(
             (f"which {many} are in {{file}}?", "what is on the list in {file}?"),
             (f"It lists {listed(things)}.", f"These {many}: {listed(things)}."),
+        ),
+    )
+    return Notes("\n".join(lines) + "\n", questions)
+
+
+def _plain_list(title: str, now: Scene) -> Notes:
+    """A list of what its title says: guests, birds, songs."""
+    stock = now.one(_stock()["plain"])
+    items = now.some(stock["items"], now.random.randrange(3, len(stock["items"])))
+    name, many = stock["name"], stock["many"]
+    sign = now.one(("- ", "- ", "* ", ""))
+    lines = [stock["heading"], *(f"{sign}{item}" for item in items)]
+    inside, outside = now.one(items), now.one([item for item in stock["items"] if item not in items])
+    n = len(items)
+    questions = (
+        Question(
+            (f"how many {many} are in {{file}}?", f"count the {many} in {{file}}"),
+            (f"There are {n} {many}.", f"{n} {many} are on the list."),
+            (f"how many {many} are on the {name} list?", f"how many {many} do I have?", f"count my {many}"),
+            name,
+            is_in_line=False,
+        ),
+        Question(
+            (f"which {many} are in {{file}}?", "read me {file}"),
+            (f"The {many} are {listed(items)}.", f"{listed(items)}."),
+            (f"what is on my {name} list?", f"which {many} are on the {name} list?", f"tell me all {many}"),
+            name,
+            is_in_line=False,
+        ),
+        Question(
+            (f"is {inside} in {{file}}?", f"does {{file}} have {inside}?"),
+            (f"Yes, {inside} is on the list.",),
+            (f"is {inside} on the {name} list?",),
+            name,
+            is_in_line=False,
+        ),
+        Question(
+            (f"is {outside} in {{file}}?", f"does {{file}} have {outside}?"),
+            (f"No, {outside} is not on the list.",),
+            (f"is {outside} on the {name} list?",),
+            name,
+            is_in_line=False,
+        ),
+        Question(
+            ("what is the last one in {file}?", "what comes first in {file}?"),
+            (f"The first is {items[0]}, the last {items[-1]}.",),
+        ),
+    )
+    return Notes("\n".join(lines) + "\n", questions, stem=name)
+
+
+def _minutes(title: str, now: Scene) -> Notes:
+    """Who has promised to do what until when, and when one meets again."""
+    tasks = now.some(_stock()["promises"], now.random.randrange(3, 7))
+    people = now.some(PEOPLE, len(tasks))
+    day = now.today
+    lines, promised = [now.one((f"Meeting of {day.day} {day:%B}", f"# {title}")), ""], []
+    for who, (verb, thing) in zip(people, tasks, strict=True):
+        until = day + timedelta(days=now.random.randrange(5, 60))
+        said = f"{until.day} {until:%B}"
+        lines.append(
+            now.one((f"{who} {verb} the {thing} by {said}.", f"- {who} {verb} the {thing} (until {said})"))
+        )
+        promised.append((who, verb, thing, said))
+    again = day + timedelta(days=now.random.randrange(20, 50))
+    place = now.one(_stock()["places"])
+    lines += ["", f"Next meeting: {again.day} {again:%B}, {place}."]
+    who, verb, thing, said = now.one(promised)
+    questions = (
+        Question(
+            (f"who {verb} the {thing}? It's in {{file}}", f"according to {{file}}, who {verb} the {thing}?"),
+            (f"{who} {verb} the {thing}.", f"{who}, by {said}."),
+            (f"who {verb} the {thing}?", f"who is it that {verb} the {thing}?"),
+            thing.split()[-1],
+        ),
+        Question(
+            (
+                f"by when does {who} have to be done according to {{file}}?",
+                f"what is {who}'s deadline in {{file}}?",
+            ),
+            (f"{who} has time until {said}.", f"By {said}."),
+            (f"until when has {who} got time for the {thing}?", f"when must the {thing} be done?"),
+            thing.split()[-1],
+        ),
+        Question(
+            (f"what does {who} do according to {{file}}?", f"what is {who}'s task in {{file}}?"),
+            (f"{who} {verb} the {thing} by {said}.",),
+            (f"what has {who} promised to do?", f"what is {who}'s task?"),
+            who,
+        ),
+        Question(
+            ("when is the next meeting, see {file}", "read {file} and tell me when and where we meet next"),
+            (f"The next meeting is on {again.day} {again:%B}, {place}.",),
+            ("when do we meet again?", "when and where is the next meeting?"),
+            "meeting",
+        ),
+        Question(
+            ("who has something to do in {file}?", "sum up {file}"),
+            (listed([f"{one} {does} the {what}" for one, does, what, _ in promised]) + ".",),
         ),
     )
     return Notes("\n".join(lines) + "\n", questions)
@@ -152,6 +264,9 @@ def _recipe(title: str, now: Scene) -> Notes:
                 f"how much {name} goes into the {called}? It's in {{file}}",
             ),
             (f"You need {amounts[name]} {name}.", f"{amounts[name]} {name}.".capitalize()),
+            (f"how much {name} do I need for the {called}?", f"{called}: how much {name}?"),
+            called.split()[-1],
+            is_in_line=False,
         ),
         Question(
             (
@@ -164,6 +279,9 @@ def _recipe(title: str, now: Scene) -> Notes:
         Question(
             ("how long does it bake according to {file}?", "at what heat and how long does {file} bake?"),
             (f"It bakes for {minutes} minutes at {heat} degrees.",),
+            (f"how long does the {called} bake?", f"how hot must the oven be for the {called}?"),
+            called.split()[-1],
+            is_in_line=False,
         ),
         Question(
             ("for how many people is {file}?", "how many does the recipe in {file} serve?"),
@@ -195,10 +313,14 @@ def _prices(title: str, now: Scene) -> Notes:
         Question(
             (f"what did the {good} cost? It's in {{file}}", f"how much was the {good} according to {{file}}?"),
             (f"The {good} cost {price} euros.",),
+            (f"what did the {good} cost?", f"how much was the {good}?", f"what did I pay for the {good}?"),
+            good,
         ),
         Question(
             (f"when did I buy the {good}? See {{file}}", f"on which day is the {good} in {{file}}?"),
             (f"You bought the {good} on {when}.", f"On {when}."),
+            (f"when did I buy the {good}?", f"on which day did I get the {good}?"),
+            good,
         ),
         Question(
             ("what was the most expensive thing in {file}?", "which item in {file} cost most?"),
@@ -231,11 +353,15 @@ def _manual(title: str, now: Scene) -> Notes:
         lines += [f"## {heading}", " ".join(sentences), ""]
         facts.append((section["ask"], fact, heading))
     asked, fact, heading = now.one(facts)
+    keyword = max(re.findall(r"[a-z]+", asked), key=len)
     headings = [one for one, _ in sections]
     about = f"the manual of the {machine.lower()}, with sections on {listed([one.lower() for one in headings])}"
     questions = (
         Question(
-            (f"{asked} Look it up in {{file}}", f"{{file}}: {asked}", f"according to {{file}}, {asked}"), (fact,)
+            (f"{asked} Look it up in {{file}}", f"{{file}}: {asked}", f"according to {{file}}, {asked}"),
+            (fact,),
+            (f"{asked} It's about the {machine.lower()}", f"{machine}: {asked}", asked),
+            keyword if keyword in fact else max(re.findall(r"[a-z]+", fact), key=len),
         ),
         Question(
             (
@@ -256,4 +382,15 @@ def _manual(title: str, now: Scene) -> Notes:
     return Notes("\n".join(lines).rstrip() + "\n", questions)
 
 
-_MAKERS: Sequence[Callable[[str, Scene], Notes]] = (_diary, _remarks, _remarks, _recipe, _prices, _manual)
+_MAKERS: Sequence[Callable[[str, Scene], Notes]] = (
+    _diary,
+    _remarks,
+    _remarks,
+    _plain_list,
+    _plain_list,
+    _minutes,
+    _minutes,
+    _recipe,
+    _prices,
+    _manual,
+)

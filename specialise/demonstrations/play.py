@@ -17,7 +17,7 @@ from agentkit.cli.options import mcp_toolsets
 from modelstack.errors import UserError
 from modelstack.sft.examples import Example, Message, Tool, check_example
 from modelstack.sft.tool_data.spoken import Scene, scene
-from specialise.demonstrations import clock, file_changing, file_reading, tables, talk
+from specialise.demonstrations import clock, exploring, file_changing, file_reading, tables, talk
 from specialise.demonstrations.script import Maker, Script, Step, typed
 from specialise.demonstrations.world import World, make_world, write_world
 from specialise.live import LiveTool, Outcome, call, connected
@@ -27,8 +27,8 @@ _N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)
 _P_CHANGES = 0.4
 """Of a request to be one that changes something, where the conversation may."""
 _P_READ_ONLY = 0.3
-_P_WORDS, _P_IMPOSSIBLE = 0.12, 0.06
-_P_ALL_TOOLS = 0.45
+_P_WORDS, _P_IMPOSSIBLE = 0.17, 0.06
+_P_ALL_TOOLS = 0.6
 """Of a conversation to show all tools of its servers."""
 _INSTRUCTIONS = (
     "You are a helpful assistant.", "Be brief.", "You help with the files and the data of a small club.",
@@ -131,9 +131,11 @@ def _makers(servers: tuple[str, ...]) -> tuple[list[Maker], list[Maker]]:
     changing: list[Maker] = []
     if "files" in servers:
         reading += file_reading.READING
+        reading += [*exploring.FILES] * 2
         changing += file_changing.CHANGING
     if "tables" in servers:
         reading += tables.READING
+        reading += exploring.TABLES
         changing += [*tables.CHANGING] * 2
     if "time" in servers:
         reading += clock.TIME
@@ -175,7 +177,7 @@ async def _exchange(said: _Conversation, script: Script, live: Mapping[str, Live
                 return False
             texts = [outcome.text for outcome in outcomes]
             used |= {each.name for each in step.calls}
-            messages.append(Message(role="assistant", calls=step.calls, train=not step.is_mistake))
+            messages.append(Message(role="assistant", calls=step.calls, train=step.is_learnt))
             messages += [
                 Message(role="tool", content=text, name=each.name)
                 for each, text in zip(step.calls, texts, strict=True)

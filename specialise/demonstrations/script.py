@@ -25,6 +25,8 @@ class Step:
     """Shown as context and not learnt: the next step recovers from its error."""
     may_fail: bool = False
     """An error is what the answer tells of."""
+    is_learnt: bool = True
+    """Whether this is how it is done; a mistake never is."""
 
 
 Script = Generator[str | Step, Sequence[str], str | None]
@@ -44,7 +46,12 @@ def calls(*steps: Step) -> Step:
 
 def mistake(name: str, /, **arguments: Any) -> Step:
     """Return a call that fails, which the next step mends."""
-    return Step((Call(name=name, arguments=arguments),), is_mistake=True)
+    return Step((Call(name=name, arguments=arguments),), is_mistake=True, is_learnt=False)
+
+
+def detour(name: str, /, **arguments: Any) -> Step:
+    """Return a call that works and leads nowhere: shown, not learnt."""
+    return Step((Call(name=name, arguments=arguments),), is_learnt=False)
 
 
 def trial(name: str, /, **arguments: Any) -> Step:

@@ -301,6 +301,62 @@ def _joined(world: World, now: Scene) -> Script:
     return f"{who} has {n} {several(n, child.one, child.many)}."
 
 
+def _extreme_and_owner(world: World, now: Scene) -> Script:
+    """Asks for the largest of a child's numbers and whose it is, which takes both tables."""
+    parent, child = world.domain.tables
+    (name,), key, numbers = parent.of_kind("name"), child.of_kind("key")[0], child.of_kind("number")
+    if not numbers:
+        return None
+    column = now.one(numbers)
+    at = child.columns.index(column)
+    values = [row[at] for row in world.rows[child.name]]
+    word, order, pick = now.one((("highest", "DESC", max), ("biggest", "DESC", max), ("lowest", "ASC", min)))
+    if values.count(pick(values)) != 1:
+        return None
+    yield now.one(
+        (
+            f"which {parent.one} has the {child.one} with the {word} {column.said}, and how much is it?",
+            f"what is the {word} {column.said} of all {child.many}, and which {parent.one} is it of?",
+            f"{word} {column.said} of a {child.one}, and the {parent.one}?",
+        )
+    )
+    yield from _look(world, now)
+    if now.chance(0.3):
+        yield mistake(
+            "query", sql=f"SELECT {name.name}, {column.name} FROM {child.name} ORDER BY {column.name} {order}"
+        )
+    (found,) = yield call(
+        "query",
+        sql=f"SELECT {parent.name}.{name.name}, {child.name}.{column.name} FROM {child.name} "
+        f"JOIN {parent.name} ON {parent.name}.id = {child.name}.{key.name} "
+        f"ORDER BY {child.name}.{column.name} {order} LIMIT 1",
+    )
+    who, value = rows_of(found)[0]
+    return f"{who} has the {word} {column.said}, {value}."
+
+
+def _without(world: World, now: Scene) -> Script:
+    """Asks which rows of a table have none in the other."""
+    parent, child = world.domain.tables
+    (name,), key = parent.of_kind("name"), child.of_kind("key")[0]
+    yield now.one(
+        (
+            f"which {parent.many} have no {child.many}?",
+            f"are there {parent.many} without any {child.one}?",
+            f"{parent.many} without {child.many}?",
+        )
+    )
+    yield from _look(world, now)
+    (found,) = yield call(
+        "query",
+        sql=f"SELECT {name.name} FROM {parent.name} WHERE id NOT IN (SELECT {key.name} FROM {child.name})",
+    )
+    if found.strip() == "no rows":
+        return f"Every {parent.one} has at least one {child.one}."
+    without = [row[0] for row in rows_of(found)]
+    return f"{listed(without)} {'has' if len(without) == 1 else 'have'} no {child.many}."
+
+
 def _most(world: World, now: Scene) -> Script:
     parent, child = world.domain.tables
     (name,), key = parent.of_kind("name"), child.of_kind("key")[0]
@@ -544,6 +600,9 @@ READING: Sequence[Maker] = (
     _grouped,
     _joined,
     _joined,
+    _extreme_and_owner,
+    _extreme_and_owner,
+    _without,
     _most,
     _wrong_name,
     _newest,

@@ -166,6 +166,10 @@ def _facts(world: World, now: Scene, stem: str) -> None:
 
 def _notes(world: World, now: Scene, stem: str) -> None:
     made = make_notes(_title(stem), now)
+    if made.stem:
+        folder = _parent(stem)
+        name = now.one((made.stem, f"{made.stem}s", f"{made.stem}-list", f"{made.stem}_list"))
+        stem = f"{folder}/{name}" if folder else name
     path = f"{stem}{'.csv' if made.is_csv else now.one(('.md', '.txt'))}"
     world.files[path], world.questions[path] = made.text, made.questions
 
@@ -182,10 +186,11 @@ def _csv(world: World, now: Scene, stem: str) -> None:
 def _log(world: World, now: Scene, stem: str) -> None:
     day = now.today
     lines: list[str] = []
+    write = now.one((str.upper, str.lower, str.capitalize))
     for _ in range(now.random.randrange(4, 14)):
         day += timedelta(days=now.one((0, 0, 1)))
         clock = f"{now.random.randrange(24):02}:{now.random.randrange(60):02}"
-        lines.append(f"{day} {clock} {now.one(_LEVELS)} {now.one(_EVENTS)}")
+        lines.append(f"{day} {clock} {write(now.one(_LEVELS))} {now.one(_EVENTS)}")
     world.files[f"{stem}.log"] = "\n".join(lines) + "\n"
 
 

@@ -305,6 +305,12 @@ async def test_text_search_plain_and_regular(root: Path) -> None:
         assert both.startswith("a/code.py:1: def Main():\na/code.py:2:")
         assert await ask("search_text", text=r"^def \w+", regex=True) == ("a/code.py:1: def Main():", False)
         assert await ask("search_text", text="main", files="*.md") == ("no match in 0 files", False)
+        otherwise, _ = await ask("search_text", text="MAIN")
+        assert otherwise == f"{both}\n(in another case than asked for)"
+        assert (await ask("search_text", text="^MAIN", regex=True))[0].startswith("no match in ")
+        assert (await ask("search_text", text="^DEF main", regex=True))[0].startswith(
+            "a/code.py:1: def Main():\n(in"
+        )
         assert await ask("search_text", text="Main", path="a/code.py") == ("a/code.py:1: def Main():", False)
         text, is_error = await ask("search_text", text="(", regex=True)
         assert is_error and "not a regular expression" in text

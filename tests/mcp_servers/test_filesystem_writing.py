@@ -37,6 +37,26 @@ async def test_a_file_is_created_once_and_replaced_only_when_asked(tmp_path: Pat
     assert leftovers(tmp_path) == []
 
 
+async def test_a_text_is_added_to_the_end_on_a_line_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "list.txt").write_text("- one", encoding="utf-8")
+    (tmp_path / "list.txt").chmod(0o640)
+    async with Client(build_server(str(tmp_path), write=True)) as client:
+        ask = asker(client)
+        said = await ask("write_file", path="list.txt", text="- zwei ä\n", append=True)
+        assert said == ("appended 10 bytes: list.txt", False)
+        await ask("write_file", path="list.txt", text="- three\n", append=True)
+        assert await ask("write_file", path="new.txt", text="a\n", append=True) == (
+            "created with 2 bytes: new.txt",
+            False,
+        )
+        text, is_error = await ask("write_file", path="new.txt", text="b", append=True, overwrite=True)
+        assert is_error and "exclude each other" in text
+    assert (tmp_path / "list.txt").read_text(encoding="utf-8") == "- one\n- zwei ä\n- three\n"
+    assert (tmp_path / "list.txt").stat().st_mode & 0o777 == 0o640
+    assert (tmp_path / "new.txt").read_text(encoding="utf-8") == "a\n"
+    assert leftovers(tmp_path) == []
+
+
 async def test_an_edit_gives_a_diff(tmp_path: Path) -> None:
     (tmp_path / "a").write_text("x\nold\ny\n", encoding="utf-8")
     server = build_server(str(tmp_path), write=True)

@@ -51,6 +51,8 @@ async def test_queries_with_parameters(database: str) -> None:
     ("sql", "parameters", "hint"),
     [
         ("select nam from users", [], "Did you mean 'name'?"),
+        ("select photo from orders", [], "The column is of 'users': join it."),
+        ("select orders.photo from orders", [], "The column is of 'users': join it."),
         ("select * from usr", [], "Did you mean 'users'?"),
         ("select ?", [], "Incorrect number of bindings"),
         ("select 1", [2], "Incorrect number of bindings"),

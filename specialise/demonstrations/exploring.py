@@ -1,0 +1,133 @@
+"""Questions that say nothing of where the answer stands: look for it, read it, or say that it is nowhere.
+
+A model that has files and a database tends to one of them whatever it is asked. Here the first look often fails or
+leads to the wrong place, and what comes next is another place, never the same call again.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Generator, Sequence
+
+from modelstack.sft.tool_data.spoken import Scene
+from specialise.demonstrations.domains import DOMAINS
+from specialise.demonstrations.notes import Question
+from specialise.demonstrations.script import Maker, Script, Step, call, detour, mistake, sentence, trial
+from specialise.demonstrations.world import World
+
+_NO_MATCH = "no match"
+_ABSENT = (
+    "accordion", "telescope stand", "wine cellar", "insurance number", "boiler code", "dentist", "piano tuner",
+    "tax return", "spare key", "swimming course", "roof rack", "chess club", "library card", "ferry ticket",
+    "godparents", "wedding", "allotment lease", "greenhouse permit", "violin teacher", "fire drill",
+)  # fmt: skip
+
+
+def _steps_astray(world: World, now: Scene) -> Generator[Step, Sequence[str], None]:
+    """Look into the database first, where nothing fits: shown, not learnt."""
+    if "tables" in world.servers and not world.known_tables and now.chance(0.3):
+        yield detour("list_tables")
+        world.known_tables = True
+        if now.chance(0.3):
+            table = world.table(now)
+            yield mistake("query", sql=f"SELECT note FROM {table.name} LIMIT 1")
+
+
+def _ask_alone(world: World, now: Scene) -> Script:
+    """Asks for a fact of a file of notes that is not named."""
+    asked = [
+        (path, question)
+        for path, several in sorted(world.questions.items())
+        for question in several
+        if question.alone
+    ]
+    if not asked:
+        return None
+    path, question = now.one(asked)
+    yield now.one(question.alone)
+    yield from _steps_astray(world, now)
+    if not question.is_in_line and now.chance(0.6):
+        (found,) = yield call("search_files", pattern=f"*{question.keyword}*")
+        if path not in found:
+            yield call("tree")
+    else:
+        found = yield from _searched(question.keyword, now)
+        if _only_line_is_of(path, found) and question.is_in_line and now.chance(0.6):
+            return _told(question, path, now)
+        if path not in found:
+            yield call("tree")
+    yield call("read_text_file", path=path)
+    return _told(question, path, now)
+
+
+def _searched(keyword: str, now: Scene) -> Generator[Step, Sequence[str], str]:
+    """Search for a word, at times first for too much of a phrase; return what was found."""
+    if now.chance(0.25):
+        phrase = now.one((f"the {keyword} is", f"{keyword} of mine", f"my {keyword}", f"{keyword}:"))
+        (found,) = yield trial("search_text", text=phrase)
+        if not found.startswith(_NO_MATCH):
+            return found
+    (found,) = yield call("search_text", text=keyword)
+    return found
+
+
+def _only_line_is_of(path: str, found: str) -> bool:
+    return {match[1] for match in re.finditer(r"^(.+?):\d+: ", found, re.MULTILINE)} == {path}
+
+
+def _told(question: Question, path: str, now: Scene) -> str:
+    answer = sentence(now.one(question.answers))
+    return f"{answer.rstrip('.')} ({path})." if now.chance(0.15) and answer.endswith(".") else answer
+
+
+def _nowhere(world: World, now: Scene) -> Script:
+    """Asks for something that stands neither in the files nor in the database."""
+    thing = now.one(_ABSENT)
+    if any(thing in text for text in world.files.values()):
+        return None
+    yield now.one(
+        (
+            f"how much was the {thing}?",
+            f"where is the {thing}?",
+            f"what do you know about the {thing}?",
+            f"when is the {thing} due?",
+            f"do I have notes on the {thing}?",
+        )
+    )
+    yield from _steps_astray(world, now)
+    yield call("search_text", text=thing)
+    word = thing.split()[-1]
+    if word != thing and now.chance(0.5):
+        (found,) = yield call("search_text", text=word)
+        if not found.startswith(_NO_MATCH):
+            return None
+    if "tables" in world.servers and not world.known_tables:
+        yield call("list_tables")
+        world.known_tables = True
+        return now.one(
+            (
+                f"I found nothing about the {thing}, neither in the files nor in the database.",
+                f"Neither your files nor the database say anything about the {thing}.",
+            )
+        )
+    return now.one(
+        (f"I found nothing about the {thing} in your files.", f"None of your files mentions the {thing}.")
+    )
+
+
+def _no_such_rows(world: World, now: Scene) -> Script:
+    """Asks the database for things that it does not hold."""
+    own = {table.name for table in world.domain.tables}
+    table = now.one([table for domain in DOMAINS for table in domain.tables if table.name not in own])
+    if any(table.one in text for text in world.files.values()):
+        return None
+    yield now.one((f"how many {table.many} are in the database?", f"list the {table.many} of the database"))
+    if not world.known_tables:
+        yield call("list_tables")
+        world.known_tables = True
+    names = " and ".join(sorted(own))
+    return f"There is no table of {table.many}: the database holds {names}."
+
+
+FILES: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere)
+TABLES: Sequence[Maker] = (_no_such_rows,)
