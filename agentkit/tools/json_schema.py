@@ -20,7 +20,7 @@ from __future__ import annotations
 import difflib
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib import import_module
@@ -46,6 +46,7 @@ MAX_PROBLEMS = 5
 
 MAX_VALUE_CHARS = 80
 _ROOT = "(top level)"
+_TOO_DEEP = "nested too deeply to be checked against the schema"
 
 _fuel: ContextVar[list[int]] = ContextVar("agentkit_schema_fuel")
 
@@ -72,7 +73,12 @@ class SchemaCheck:
         try:
             return [_explain(error) for error in islice(self._validator.iter_errors(value), MAX_PROBLEMS)]
         except RecursionError:
-            raise CheckTooCostly("nested too deeply to be checked against the schema") from None
+            raise CheckTooCostly(_TOO_DEEP) from None
+        except BaseException as error:
+            # jsonschema keeps its scope in a map written in Rust, where a RecursionError becomes a panic.
+            if type(error).__module__ != "pyo3_runtime":
+                raise
+            raise CheckTooCostly(_TOO_DEEP) from None
         finally:
             _fuel.reset(token)
 
@@ -135,6 +141,7 @@ def _inspect(document: dict[str, Any]) -> list[str]:
     root = library.Resource(contents=document, specification=specification)
     seen: set[int] = set()
     unenforced: list[str] = []
+    same_value: dict[int, list[int]] = {}
     entries: list[tuple[Any, Any]] = [(document, _registry().resolver_with_root(root))]
     while entries:
         entry, resolver = entries.pop()
@@ -154,13 +161,46 @@ def _inspect(document: dict[str, Any]) -> list[str]:
                 continue
             seen.add(id(part))
             unenforced += _unenforced_here(schema)
+            same_value[id(part)] = [id(other) for other in _of_the_same_value(schema)]
             for reference in (schema.get(keyword) for keyword in _REFERENCES):
                 if isinstance(reference, str):
                     target = _lookup(resolver, reference)
                     entries.append((target.contents, target.resolver))
+                    same_value[id(part)].append(id(target.contents))
             for sub in specification.create_resource(schema).subresources():
                 inside.append((sub.contents, resolver.in_subresource(sub)))  # noqa: PERF401 - it is a walk
+    if _has_cycle(same_value):
+        raise _Refused("a `$ref` leads back to itself without a property or an item between: it would never end.")
     return unenforced
+
+
+def _of_the_same_value(schema: Mapping[str, Any]) -> Iterator[Any]:
+    """Give the schemas inside one that are asked of the same value as it is."""
+    for keyword in ("allOf", "anyOf", "oneOf"):
+        several: Any = schema.get(keyword)
+        yield from several if isinstance(several, list) else ()
+    yield from (schema[keyword] for keyword in ("not", "if", "then", "else") if keyword in schema)
+    for keyword in ("dependentSchemas", "dependencies"):
+        by_name: Any = schema.get(keyword)
+        yield from by_name.values() if isinstance(by_name, dict) else ()
+
+
+def _has_cycle(edges: Mapping[int, Sequence[int]]) -> bool:
+    """Say whether a walk along edges can come back to where it was."""
+    done: set[int] = set()
+    for start in edges:
+        path: dict[int, Iterator[int]] = {start: iter(edges[start])} if start not in done else {}
+        while path:
+            node, others = next(reversed(path.items()))
+            other = next(others, None)
+            if other is None:
+                done.add(node)
+                del path[node]
+            elif other in path:
+                return True
+            elif other not in done and other in edges:
+                path[other] = iter(edges[other])
+    return False
 
 
 def _lookup(resolver: Any, reference: str) -> Any:

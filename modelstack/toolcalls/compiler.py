@@ -11,7 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, get_args
+from typing import Any, Literal, NoReturn, Protocol, get_args
 
 from modelstack.inference.grammar import Grammar
 from modelstack.tokenizer.vocabulary import Vocabulary
@@ -238,6 +238,12 @@ class _Work:
 
     def add(self, schema: Any, tool: str) -> Any:
         """Return the normalised schema that the engine will enforce."""
+        try:
+            return self._added(schema, tool)
+        except RecursionError:
+            self._refuse("$ref", "", "it leads back to itself without end, or is nested too deeply", tool)
+
+    def _added(self, schema: Any, tool: str) -> Any:
         is_arguments = tool != ""
         modern = modernise(schema)
         problem = check_schema(modern)
@@ -283,7 +289,6 @@ class _Work:
             if use is None or self.policy == "refuse":
                 where = use or KeywordUse(tool, "", "schema")
                 self._refuse(where.keyword, where.pointer, message, tool)
-                raise AssertionError("unreachable")
             dropped.append(use)
             kept = without(kept, [use])
 
@@ -315,7 +320,7 @@ class _Work:
         except MergeError:
             return normal
 
-    def _refuse(self, keyword: str, pointer: str, hint: str, tool: str) -> None:
+    def _refuse(self, keyword: str, pointer: str, hint: str, tool: str) -> NoReturn:
         use = KeywordUse(tool, pointer, keyword)
         raise UnsupportedSchemaError(keyword, pointer, self.engine, hint, tool=tool, refused=(use,))
 

@@ -25,6 +25,7 @@ from mcp_servers.fetch.policy import (
     decode_text,
     is_html,
     is_text,
+    media_type,
     pages_of,
     parse_allowed,
     parse_url,
@@ -584,3 +585,21 @@ async def test_only_names_are_looked_up_by_the_system(monkeypatch: pytest.Monkey
     text, is_error = await ask_once(build_server(), "fetch", url="http://no-such-name.example")
     assert is_error
     assert "has no address" in text
+
+
+@pytest.mark.parametrize("filling", [" ", "charset", "charset = ", "\t", ";"])
+def test_a_content_type_of_any_length_is_read_at_once(filling: str) -> None:
+    # In quadratic time each of these would take minutes.
+    hostile = "text/html; charset" + filling * (1_000_000 // len(filling)) + "x"
+    assert decode_text("ä".encode(), hostile) == "ä"
+    assert len(media_type(hostile[12:])) <= 255
+    assert decode_text(b"<meta charset" + filling.encode() * 100_000, "") != ""
+
+
+def test_the_charset_of_a_header_is_read_in_its_usual_forms() -> None:
+    for header in (
+        "text/html; charset=iso-8859-15",
+        "text/html;charset = 'iso-8859-15'",
+        "x charset=ISO-8859-15;a=b",
+    ):
+        assert decode_text(b"\xa4", header) == "€"

@@ -110,7 +110,7 @@ def test_references_that_lead_outside_are_refused(schema: dict[str, Any]) -> Non
     ids=["root", "in place", "doubling"],
 )
 def test_references_without_end_are_refused(schema: dict[str, Any]) -> None:
-    with pytest.raises(ToolDefinitionError, match="does not end"):
+    with pytest.raises(ToolDefinitionError, match="does not end|never end"):
         compile_schema(schema, name="tool")
 
 
@@ -233,3 +233,44 @@ SCHEMAS = st.recursive(
 def test_the_verdict_is_jsonschemas(schema: dict[str, Any], value: Any) -> None:
     ours = compile_schema(schema, name="tool").problems(value) == []
     assert ours == Draft202012Validator(schema).is_valid(value)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "$ref": "#"},
+        {"anyOf": [{"type": "null"}, {"$ref": "#"}]},
+        {"not": {"$ref": "#"}},
+        {
+            "properties": {"x": {"$ref": "#/$defs/a"}},
+            "$defs": {"a": {"$ref": "#/$defs/b"}, "b": {"$ref": "#/$defs/a"}},
+        },
+        {"$defs": {"a": {"if": {"allOf": [{"$ref": "#/$defs/a"}]}}}, "properties": {"x": {"$ref": "#/$defs/a"}}},
+        {"dependentSchemas": {"x": {"oneOf": [{"$ref": "#"}]}}},
+    ],
+)
+def test_a_reference_that_leads_back_without_a_step_into_the_value_is_refused(schema: dict[str, Any]) -> None:
+    with pytest.raises(ToolDefinitionError, match="leads back to itself"):
+        compile_schema(schema, name="tool")
+
+
+def test_a_reference_that_leads_back_behind_a_step_is_fine_at_any_depth() -> None:
+    tree = {"anyOf": [{"type": "null"}, {"type": "object", "properties": {"next": {"$ref": "#/$defs/tree"}}}]}
+    check = compile_schema(
+        {"properties": {"tree": {"$ref": "#/$defs/tree"}}, "$defs": {"tree": tree}}, name="tool"
+    )
+    assert check.problems({"tree": {"next": {"next": None}}}) == []
+    value: dict[str, Any] = {}
+    for _ in range(5_000):
+        value = {"next": value}
+
+    def asked(depth: int) -> None:
+        """Ask from any depth of the stack: a panic of what is written in Rust is no way out."""
+        if depth:
+            asked(depth - 1)
+        else:
+            with pytest.raises(CheckTooCostly, match="too deeply"):
+                check.problems({"tree": value})
+
+    for depth in range(0, 600, 7):
+        asked(depth)

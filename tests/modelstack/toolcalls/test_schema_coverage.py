@@ -301,3 +301,10 @@ def test_violations_find_what_only_closing_forbids() -> None:
     invented = parse_response('[{"name":"t","arguments":{"a":"x","invented":1}}]', format_)
     assert Draft202012Validator(format_.tools[0].parameters).is_valid(json.loads(invented.calls[0][1]))
     assert compiled.violations(invented) == ["call 1 (t)/invented: property 'invented' is not allowed"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_schema_that_leads_back_to_itself_at_once_is_refused(engine: EngineName) -> None:
+    for schema in ({"anyOf": [{"$ref": "#"}]}, {"type": "object", "$ref": "#"}):
+        with pytest.raises(UnsupportedSchemaError):
+            compiler(engine).compile(ResponseFormat((ToolSpec("t", "", schema),)))
