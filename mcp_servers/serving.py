@@ -1,8 +1,9 @@
 """Command line and transports: stdio, or Streamable HTTP on loopback behind a bearer token.
 
 A browser page can reach a loopback port (DNS rebinding: CVE-2025-66416 in the Python SDK before 1.23), so HTTP
-always checks three things: the Host and Origin headers against exact names with the real port (mcp's own
-`127.0.0.1:*` pattern also matches `127.0.0.1:1@evil`), and a bearer token, which any other local user lacks.
+always checks four things: the Host and Origin headers against exact names with the real port (mcp's own
+`127.0.0.1:*` pattern also matches `127.0.0.1:1@evil`), that a body is said to be JSON, which a page's form cannot
+say, and a bearer token, which any other local user lacks.
 
 `mcp` costs half a second to import; it is imported only after the arguments are parsed, so `--help` is quick.
 """
@@ -17,6 +18,7 @@ import secrets
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from mcp_servers.failures import StartError
@@ -93,7 +95,7 @@ def _serve_http(server: Server[Any], host: str, port: int, token: str | None) ->
 
 
 def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:
-    """Return the ASGI application: token first, then Host and Origin, then MCP."""
+    """Return the ASGI application: token first, then the headers that a page could send, then MCP."""
     from mcp.server.transport_security import TransportSecuritySettings
 
     hosts = [f"{name}:{port}" for name in allowed_names(host)]
@@ -103,7 +105,7 @@ def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:
         allowed_origins=[f"http://{name}" for name in hosts],
     )
     app = server.streamable_http_app(streamable_http_path=MCP_PATH, transport_security=security, host=host)
-    return RequireToken(app, token)
+    return RequireToken(CheckHeaders(app, security.allowed_origins), token)
 
 
 def allowed_names(host: str) -> tuple[str, ...]:
@@ -157,6 +159,40 @@ class RequireToken:
             return False
         values = [value for name, value in scope["headers"] if name == b"authorization"]
         return len(values) == 1 and hmac.compare_digest(values[0], self._expected)
+
+
+class CheckHeaders:
+    """ASGI middleware that refuses what a web page can send and an MCP client does not.
+
+    An Origin that is there, even an empty one, must be one of the server's own (MCP 2025-11-25, transports). A
+    POST must say once that it is JSON, which a page cannot do without a preflight.
+    """
+
+    def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
+        """Guard `app`, which pages of these origins may call."""
+        self._app = app
+        self._origins = {origin.encode("ascii") for origin in origins}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass on lifespan events and requests whose headers are right."""
+        refusal = self._refusal(scope) if scope["type"] == "http" else None
+        if refusal is None:
+            await self._app(scope, receive, send)
+            return
+        status, reason = refusal
+        headers = [(b"content-type", b"text/plain")]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": reason})
+
+    def _refusal(self, scope: Scope) -> tuple[int, bytes] | None:
+        origins = [value for name, value in scope["headers"] if name == b"origin"]
+        if len(origins) > 1 or not self._origins.issuperset(origins):
+            return 403, b"Origin is none of this server's"
+        types = [value for name, value in scope["headers"] if name == b"content-type"]
+        is_json = len(types) == 1 and types[0].split(b";", 1)[0].strip().lower() == b"application/json"
+        if scope["method"] == "POST" and not is_json:
+            return 415, b"Content-Type must be application/json"
+        return None
 
 
 def _listen(host: str, port: int) -> socket.socket:

@@ -87,10 +87,33 @@ async def test_http_needs_the_token_and_a_known_host_and_origin(server: str, not
                 "localhost",
             ):
                 assert await status({**bearer, "host": host}) == 421, host
-            for origin in ("http://evil.test", "null", f"http://127.0.0.1:{port}.evil.test", "https://localhost"):
+            for origin in (
+                "http://evil.test",
+                "null",
+                "",
+                f"http://127.0.0.1:{port}.evil.test",
+                "https://localhost",
+            ):
                 assert await status({**bearer, "origin": origin}) == 403, origin
-            assert await status({**bearer, "origin": f"http://localhost:{port}"}) == 200
-            too_large = await http.post(url, content=b" " * (4 * 1024 * 1024 + 1), headers=bearer)
+            own = f"http://localhost:{port}"
+            assert await status({**bearer, "origin": own}) == 200
+            twice = [*bearer.items(), ("origin", own), ("origin", own)]
+            assert (await http.post(url, json=INITIALIZE, headers=twice)).status_code == 403
+            body = json.dumps(INITIALIZE).encode()
+            for said in (
+                (),
+                ("text/plain",),
+                ("application/x-www-form-urlencoded",),
+                ("",),
+                ("application/jsonp",),
+            ):
+                headers = [*bearer.items(), *(("content-type", one) for one in said)]
+                assert (await http.post(url, content=body, headers=headers)).status_code == 415, said
+            json_type = {**bearer, "content-type": "application/json; charset=utf-8"}
+            assert (await http.post(url, content=body, headers=json_type)).status_code == 200
+            both = [*json_type.items(), ("content-type", "text/plain")]
+            assert (await http.post(url, content=body, headers=both)).status_code == 415
+            too_large = await http.post(url, content=b" " * (4 * 1024 * 1024 + 1), headers=json_type)
             assert too_large.status_code == 413
 
         async with (
