@@ -7,7 +7,6 @@ performs the actions and reports back.
 
 from __future__ import annotations
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,6 +26,7 @@ from agentkit.messages import (
     UserPromptPart,
     new_call_id,
 )
+from agentkit.near_names import MAX_NAME_CHARS, near_names
 from agentkit.planning.plan import Plan, PlanStep, answered, given_up, progressed, revised, told
 from agentkit.state import HandedOver, RunState, RunStatus
 
@@ -386,9 +386,11 @@ def _append(state: RunState, message: ModelRequest | ModelResponse) -> RunState:
 
 def _unknown(call: ToolCallPart, state: RunState, rules: LoopRules) -> RetryPromptPart:
     callable_now = [name for name in rules.max_retries if name not in state.disabled_tools]
-    near = difflib.get_close_matches(call.tool_name, callable_now, n=3, cutoff=0.5)
+    near = near_names(call.tool_name, callable_now, n=3, cutoff=0.5)
     known = f"Nearest: {', '.join(near)}." if near else f"Callable: {', '.join(callable_now[:20]) or 'none'}."
-    return RetryPromptPart(f"There is no tool {call.tool_name!r}. {known}", call.tool_name, call.tool_call_id)
+    return RetryPromptPart(
+        f"There is no tool {call.tool_name[:MAX_NAME_CHARS]!r}. {known}", call.tool_name, call.tool_call_id
+    )
 
 
 def _not_run(call: ToolCallPart, limit: str) -> ToolReturnPart:

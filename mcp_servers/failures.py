@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from itertools import islice
 
 # Names compared for a suggestion: difflib costs about 10 us a name, so this bounds a suggestion to 20 ms.
 MAX_COMPARED_NAMES = 2_000
+MAX_COMPARED_CHARS = 200
 MAX_SUGGESTIONS = 3
 MIN_SIMILARITY = 0.6  # difflib's own default
 
@@ -26,7 +28,10 @@ class StartError(Exception):
 
 def nearest_names(wanted: str, known: Iterable[str]) -> list[str]:
     """Return up to three names of `known` that look like `wanted`, best first, ignoring case."""
-    by_folded = {name.casefold(): name for name, _ in zip(known, range(MAX_COMPARED_NAMES), strict=False)}
+    if len(wanted) > MAX_COMPARED_CHARS:  # difflib is quadratic in the length of a name
+        return []
+    compared = (name for name in islice(known, MAX_COMPARED_NAMES) if len(name) <= MAX_COMPARED_CHARS)
+    by_folded = {name.casefold(): name for name in compared}
     close = difflib.get_close_matches(wanted.casefold(), by_folded, n=MAX_SUGGESTIONS, cutoff=MIN_SIMILARITY)
     return [by_folded[folded] for folded in close]
 

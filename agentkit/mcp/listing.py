@@ -8,7 +8,6 @@ used is an error that names the tool, because a missing tool is noticed only whe
 from __future__ import annotations
 
 import asyncio
-import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from pydantic_core import to_json
 
 from agentkit.errors import ToolDefinitionError, UserError
 from agentkit.hidden import has_hidden, strip_prose
+from agentkit.near_names import near_names
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 from agentkit.tools.json_schema import SchemaCheck, compile_schema
 
@@ -156,7 +156,7 @@ def check_allowed(allow: Collection[str], wire: Sequence[WireTool], *, server: s
     names = [tool.name for tool in wire]
     for name in allow:
         if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
+            near = near_names(name, names)
             hint = f"nearest: {near[0]!r}" if near else f"it has {names[:20]!r}"
             raise UserError(f"allow={name!r}: MCP server {server!r} has no such tool; {hint}.")
 

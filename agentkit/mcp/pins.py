@@ -12,7 +12,6 @@ server, named after what is connected to: a command line or a URL.
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
 import os
@@ -25,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentkit.errors import ToolDefinitionChanged, UserError
 from agentkit.hidden import strip_data
+from agentkit.near_names import difference
 
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool
@@ -200,7 +200,7 @@ def _difference(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
         json.dumps(each, indent=1, sort_keys=True, ensure_ascii=True).splitlines() if each is not None else []
         for each in (before, after)
     )
-    lines = difflib.unified_diff(old, new, "pinned", "now", lineterm="", n=1)
+    lines = difference(old, new, old_name="pinned", new_name="now")
     return strip_data("\n".join(lines))[0]
 
 

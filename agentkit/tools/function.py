@@ -7,7 +7,6 @@ grammar compiled from the same schema lets through.
 from __future__ import annotations
 
 import builtins
-import difflib
 import inspect
 import typing
 import weakref
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, overload
 
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
+from agentkit.near_names import near_names
 from agentkit.tools.definition import ApprovalRule, Tool, ToolAnnotations, ToolDefinition
 from agentkit.tools.toolset import Toolset
 
@@ -326,7 +326,7 @@ def _explain(error: ValidationError, names: list[str]) -> str:
     for item in error.errors(include_url=False, include_context=False):
         path = ".".join(str(part) for part in item["loc"]) or "(arguments)"
         if item["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(str(item["loc"][-1]), names, n=1)
+            near = near_names(str(item["loc"][-1]), names)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(names) or 'none'}."
             lines.append(f"{path}: unknown argument{hint}")
         elif item["type"] == "missing":

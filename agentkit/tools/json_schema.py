@@ -17,7 +17,6 @@ does the checking, with four changes:
 
 from __future__ import annotations
 
-import difflib
 import functools
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -31,6 +30,7 @@ from typing import Any, cast
 from pydantic_core import SchemaError, SchemaValidator, core_schema, from_json
 
 from agentkit.errors import ModelRetry, ToolDefinitionError
+from agentkit.near_names import near_names
 
 FUEL = 50_000
 """Keyword evaluations one check may cost: 0.5 s of CPU at worst; an ordinary call needs ten."""
@@ -377,7 +377,7 @@ def _explain(error: Any) -> str:
 
 
 def _nearest(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = near_names(name, known)
     return f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known[:20]) or 'none'}."
 
 

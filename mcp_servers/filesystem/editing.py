@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 from mcp_servers.failures import ToolFailure
 
-# Lines compared for "the nearest line is": difflib costs about 20 us a line.
+# Lines compared for "the nearest line is", by their beginnings: difflib costs about 20 us a line.
 MAX_COMPARED_LINES = 2_000
 MAX_SHOWN_LINE_CHARS = 200
 MAX_SHOWN_PLACES = 5
+MAX_DIFF_LINE_CHARS = 1_000
 
 
 @dataclass(frozen=True)
@@ -48,11 +49,14 @@ def apply_edit(text: str, old: str, new: str, *, replace_all: bool, max_diff_lin
 
 
 def find_all(text: str, wanted: str, limit: int | None) -> list[int]:
-    """Return the positions of `wanted`, overlapping ones included, at most `limit`."""
+    """Return the positions of `wanted`, at most `limit`; the first that overlaps the one before is the last."""
     found: list[int] = []
     position = text.find(wanted)
     while position >= 0 and (limit is None or len(found) < limit):
+        overlaps = bool(found) and position - found[-1] < len(wanted)
         found.append(position)
+        if overlaps and limit is None:  # all others would take quadratic time to find, and are refused anyway
+            break
         position = text.find(wanted, position + 1)
     return found
 
@@ -67,7 +71,7 @@ def _diff(text: str, starts: list[int], old: str, new: str, max_lines: int) -> s
         old_lines, new_lines = before.splitlines(), after.splitlines()
         number = text.count("\n", 0, begin) + 1
         output.append(f"@@ -{number},{len(old_lines)} +{number + shift},{len(new_lines)} @@")
-        output += [f"-{line}" for line in old_lines] + [f"+{line}" for line in new_lines]
+        output += [_shown(f"-{line}") for line in old_lines] + [_shown(f"+{line}") for line in new_lines]
         shift += len(new_lines) - len(old_lines)
         if len(output) > max_lines:
             return "\n".join([*output[:max_lines], "... (diff cut)"])
@@ -75,18 +79,29 @@ def _diff(text: str, starts: list[int], old: str, new: str, max_lines: int) -> s
 
 
 def _touched_lines(text: str, starts: list[int], length: int) -> list[tuple[int, int, list[int]]]:
-    """Group replacements into line ranges `(begin, end, starts)`; ranges that meet become one."""
+    """Group replacements into line ranges `(begin, end, starts)`; ranges that meet become one.
+
+    No character is looked at twice, however many places lie on one line.
+    """
     ranges: list[tuple[int, int, list[int]]] = []
+    begin = end = 0
+    places: list[int] = []
     for start in starts:
-        begin = text.rfind("\n", 0, start) + 1
-        newline = text.find("\n", max(start + length - 1, start))
-        end = len(text) if newline < 0 else newline + 1
-        if ranges and begin < ranges[-1][1]:
-            first_begin, last_end, places = ranges.pop()
-            ranges.append((first_begin, max(end, last_end), [*places, start]))
-        else:
-            ranges.append((begin, end, [start]))
-    return ranges
+        if not places or start >= end:  # on a line of its own
+            if places:
+                ranges.append((begin, end, places))
+            begin = text.rfind("\n", end, start) + 1 or end
+            places = []
+        places.append(start)
+        last = start + length - 1
+        if last >= end:
+            newline = text.find("\n", last)
+            end = len(text) if newline < 0 else newline + 1
+    return [*ranges, (begin, end, places)]
+
+
+def _shown(line: str) -> str:
+    return line if len(line) <= MAX_DIFF_LINE_CHARS else f"{line[:MAX_DIFF_LINE_CHARS]}... (line cut)"
 
 
 def _replace_at(text: str, begin: int, end: int, places: list[int], length: int, new: str) -> str:
@@ -110,10 +125,10 @@ def _ambiguous(text: str, starts: list[int]) -> str:
 def _not_found(text: str, old: str) -> str:
     if "\r\n" in text and old.replace("\n", "\r\n") in text:
         return "old_text was not found: the file ends its lines with \\r\\n. Match within one line."
-    lines = text.split("\n")[:MAX_COMPARED_LINES]
-    wanted = old.strip("\n").split("\n")[0]
+    lines = [line[:MAX_SHOWN_LINE_CHARS] for line in text.split("\n", MAX_COMPARED_LINES)[:MAX_COMPARED_LINES]]
+    wanted = old.strip("\n").split("\n")[0][:MAX_SHOWN_LINE_CHARS]
     close = difflib.get_close_matches(wanted, lines, n=1)
     if not close:
         return "old_text was not found. Read the file and copy the text exactly."
     number = lines.index(close[0]) + 1
-    return f"old_text was not found. The nearest is line {number}: {close[0][:MAX_SHOWN_LINE_CHARS]!r}"
+    return f"old_text was not found. The nearest is line {number}: {close[0]!r}"

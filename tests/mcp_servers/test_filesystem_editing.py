@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_servers.failures import ToolFailure
+from mcp_servers.filesystem import editing
 from mcp_servers.filesystem.editing import apply_edit
 
 
@@ -66,3 +69,36 @@ def test_an_accepted_edit_is_what_str_replace_gives(text: str, old: str, new: st
         return
     assert done.text == text.replace(old, new)
     assert done.replacements == text.count(old)
+
+
+def test_lines_of_any_length_and_number_of_places_are_edited_in_linear_time() -> None:
+    # In quadratic time each of these would take minutes or hours.
+    line = "ab" * 600_000
+    with pytest.raises(ToolFailure, match="not found. Read"):
+        edit(line, "c" * 600_000, "x")
+    with pytest.raises(ToolFailure, match="overlap"):
+        edit("a" * 1_000_000, "a" * 500_000, "b", replace_all=True)
+    done = edit(line, "a", "c", replace_all=True)
+    assert (done.replacements, done.text) == (600_000, "cb" * 600_000)
+    assert len(done.diff) < 5_000
+    assert "(line cut)" in done.diff
+    many = edit("ab\n" * 300_000, "a", "c", replace_all=True)
+    assert many.diff.endswith("... (diff cut)")
+
+
+@given(st.text(st.sampled_from("ab\n"), max_size=30), st.text(st.sampled_from("ab\n"), min_size=1, max_size=3))
+def test_touched_lines_are_whole_lines_that_hold_all_places(text: str, old: str) -> None:
+    starts: list[int] = []
+    position = text.find(old)
+    while position >= 0:
+        starts.append(position)
+        position = text.find(old, position + len(old))
+    if not starts:
+        return
+    ranges = editing._touched_lines(text, starts, len(old))
+    assert [start for _, _, places in ranges for start in places] == starts
+    for begin, end, places in ranges:
+        assert begin == 0 or text[begin - 1] == "\n"
+        assert end == len(text) or text[end - 1] == "\n"
+        assert begin <= places[0] and places[-1] + len(old) <= end
+    assert all(before[1] <= after[0] for before, after in itertools.pairwise(ranges))

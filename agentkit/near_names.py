@@ -1,0 +1,52 @@
+"""Names that resemble one that is not known, and differences of long texts: both in bounded time.
+
+difflib is quadratic, and what a model or a server writes may be of any length.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+MAX_NAME_CHARS = 200
+"""Longer names resemble none."""
+MAX_NAMES = 2_000
+"""Compared; difflib takes about 10 us a name."""
+MAX_LINES = 1_000
+"""Of either side of a difference that are compared; beyond, lines are shown and not matched."""
+_LINES_SHOWN = 100
+
+
+def near_names(wanted: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
+    """Return up to `n` names of `known` that resemble `wanted`, the best first."""
+    if len(wanted) > MAX_NAME_CHARS:
+        return []
+    names = [name for name in islice(known, MAX_NAMES) if len(name) <= MAX_NAME_CHARS]
+    return difflib.get_close_matches(wanted, names, n=n, cutoff=cutoff)
+
+
+def difference(old: Sequence[str], new: Sequence[str], *, old_name: str, new_name: str) -> list[str]:
+    """Return a unified diff with one line of context; of longer texts the first lines that differ."""
+    first = _n_equal(old, new)
+    last = _n_equal(old[first:][::-1], new[first:][::-1])
+    before, after = old[first : len(old) - last], new[first : len(new) - last]
+    if not before and not after:
+        return []
+    if max(len(old), len(new)) <= MAX_LINES:
+        return list(difflib.unified_diff(old, new, old_name, new_name, lineterm="", n=1))
+    lines = [f"--- {old_name}", f"+++ {new_name}", f"@@ -{first + 1},{len(before)} +{first + 1},{len(after)} @@"]
+    for sign, several in (("-", before), ("+", after)):
+        lines += [sign + line for line in several[:_LINES_SHOWN]]
+        lines += [f"... {len(several) - _LINES_SHOWN} more lines"] if len(several) > _LINES_SHOWN else []
+    return lines
+
+
+def _n_equal(one: Sequence[str], other: Sequence[str]) -> int:
+    """Return how many lines both begin with."""
+    n = 0
+    for a, b in zip(one, other, strict=False):
+        if a != b:
+            break
+        n += 1
+    return n
