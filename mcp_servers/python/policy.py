@@ -79,6 +79,16 @@ class Printed:
         return visible("".join(self._pieces))
 
 
+def written(value: object) -> str:
+    """Return a value as Python writes it, or why it cannot be written: it is too deep, or a number too long."""
+    try:
+        return repr(value)
+    except RecursionError:
+        return "(the value holds too many others inside each other to be written; look at a part of it)"
+    except ValueError as error:  # an int of over 4,300 digits
+        return f"(the value cannot be written: {error}; look at a part of it)"
+
+
 def shown(text: str, max_chars: int) -> tuple[str, bool]:
     """Return as much of a text as is shown, and whether it was cut."""
     text = visible(text)

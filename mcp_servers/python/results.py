@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from mcp_servers.python.policy import Limits, json_value, shown
+from mcp_servers.python.policy import Limits, json_value, shown, written
 from mcp_servers.python.sandbox import Outcome
 from mcp_servers.strict import ToolResult
 
@@ -26,7 +26,9 @@ class Ran(ToolResult):
     @classmethod
     def of(cls, outcome: Outcome, session: str, limits: Limits) -> Ran:
         """Return an outcome as a result."""
-        value, is_cut = ("", False) if outcome.value is None else shown(repr(outcome.value), limits.output_chars)
+        value, is_cut = (
+            ("", False) if outcome.value is None else shown(written(outcome.value), limits.output_chars)
+        )
         error, _ = shown(outcome.error, limits.output_chars)
         return cls(
             printed=outcome.printed.text,

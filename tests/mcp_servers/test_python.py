@@ -302,3 +302,21 @@ def test_no_more_is_kept_than_allowed(pieces: list[str], most: int) -> None:
         printed.add("stdout", piece)
     assert len(printed.text) <= most
     assert printed.n_chars == sum(map(len, pieces))
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("2**20000", "cannot be written"),
+        ("{'a': [-(2**20000)]}", "cannot be written"),
+        ("x = []\nfor i in range(5000):\n    x = [x]\nx", "too many others inside each other"),
+        ("x = {}\nfor i in range(5000):\n    x = {1: x}\nx", "too many others inside each other"),
+    ],
+)
+async def test_a_value_that_python_cannot_write_is_an_answer(code: str, said: str) -> None:
+    async with Client(build_server()) as client:
+        text, is_error = await asker(client)("run_python", code=code)
+        assert not is_error
+        assert said in text
+        assert await asker(client)("run_python", code="1 + 1") == ("2", False)
