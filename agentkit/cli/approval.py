@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from agentkit.approvals import Decision, PendingCall
+from agentkit.hidden import is_plain
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,6 +77,9 @@ def _card(call: PendingCall, notes: Console, what: str) -> None:
 def _shown(arguments: str) -> str:
     """Return arguments one a line; what is invisible in them is written out, since it is what is approved."""
     try:
-        return json.dumps(json.loads(arguments), indent=2, ensure_ascii=not arguments.isprintable())
+        given = json.loads(arguments)
+        # What is decoded counts: escaped in the arguments, a character is printable and hidden once it is read.
+        seen = is_plain(json.dumps(given, ensure_ascii=False).replace("\\n", ""))
+        return json.dumps(given, indent=2, ensure_ascii=not seen)
     except ValueError:
         return ascii(arguments)
