@@ -17,15 +17,12 @@ from pydantic import ValidationError
 from agentkit.context import RunContext
 from agentkit.mcp.connection import Connection, is_closed
 from agentkit.mcp.listing import ServerTool
-from agentkit.mcp.results import bounded, tool_output
+from agentkit.mcp.results import error_text, tool_output
 from agentkit.tools.definition import ToolOutput
 
 if TYPE_CHECKING:
     from mcp import Client
     from mcp_types import CallToolResult
-
-MAX_ERROR_CHARS = 2_000
-"""Of a JSON-RPC error's message; nobody needs more to understand it."""
 
 Trust = Literal["untrusted", "trusted"]
 
@@ -113,7 +110,7 @@ async def _send(
             raise _Undelivered from error
         if is_closed(error):
             raise _ConnectionLost from error
-        text = bounded(error.message, MAX_ERROR_CHARS, clean=True)
+        text = error_text(error.message)
         return _error(f"The server refused the call (error {error.code}): {text}")
     except anyio.ClosedResourceError as error:
         raise _ConnectionLost from error

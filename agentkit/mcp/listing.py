@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from agentkit.errors import ToolDefinitionError, UserError
 from agentkit.hidden import has_hidden, strip_prose
-from agentkit.near_names import near_names
+from agentkit.near_names import MAX_NAME_CHARS, near_names
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 from agentkit.tools.json_schema import SchemaCheck, compile_schema
 
@@ -162,7 +162,7 @@ def check_allowed(allow: Collection[str], wire: Sequence[WireTool], *, server: s
 
 
 def _server_tool(wire: WireTool, server: str) -> ServerTool:
-    where = f"tool {wire.name!r} of MCP server {server!r}"
+    where = f"tool {wire.name[:MAX_NAME_CHARS]!r} of MCP server {server!r}"
     if not _NAME.fullmatch(wire.name):
         raise ToolDefinitionError(f"{where}: a name has 1 to 128 of A-Z a-z 0-9 . _ - (SEP-986).")
     if (n_bytes := len(to_json(wire.input_schema))) > MAX_SCHEMA_BYTES:

@@ -23,6 +23,7 @@ import anyio.to_thread
 
 from agentkit.errors import MCPConnectionError
 from agentkit.mcp.elicitation import OnElicit, elicitation_callback
+from agentkit.mcp.results import bounded, error_text
 from agentkit.mcp.target import StderrTail, open_target
 
 if TYPE_CHECKING:
@@ -165,7 +166,7 @@ class Owner:
         except Exception as error:  # the boundary to mcp, a transport and a child: anything may come up
             self._cause = _first_leaf(error)
             kind = "went away" if self.was_live else "cannot be reached"
-            self._failure = f"{kind}: {type(self._cause).__name__}: {self._cause}{_hint(self._cause)}"
+            self._failure = f"{kind}: {type(self._cause).__name__}: {error_text(self._cause)}{_hint(self._cause)}"
             logger.debug("MCP server %r: %s", self._options.name, self._failure, exc_info=True)
         finally:
             self._end.set()
@@ -175,7 +176,7 @@ class Owner:
     async def _keep_last_words(self, stderr: StderrTail) -> None:
         with anyio.CancelScope(shield=True):
             if text := await anyio.to_thread.run_sync(stderr.text, STDERR_WAIT_S):
-                self._failure += f"\nIts stderr ends with:\n{text}"
+                self._failure += f"\nIts stderr ends with:\n{bounded(text, len(text), clean=True)}"
 
     def _new_client(self, client_class: Any, target: Any) -> AbstractAsyncContextManager[Client]:
         return client_class(

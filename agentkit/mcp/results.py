@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult, ContentBlock
 
 BYTES_PER_BASE64 = 3 / 4
+MAX_ERROR_CHARS = 2_000
+"""Of the reason of an error; nobody needs more to understand it."""
 
 
 def tool_output(
@@ -59,6 +61,11 @@ def bounded(text: str, limit: int, *, clean: bool) -> str:
         if n_hidden:
             notes += f"\n[{n_hidden:,} hidden characters removed]"
     return text + notes
+
+
+def error_text(said: object) -> str:
+    """Return what a server gives as the reason of an error, short enough to be read and safe to print."""
+    return bounded(str(said), MAX_ERROR_CHARS, clean=True)
 
 
 def _broken(result: CallToolResult, check: SchemaCheck) -> list[str]:

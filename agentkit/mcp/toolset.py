@@ -40,6 +40,7 @@ from agentkit.mcp.listing import (
 )
 from agentkit.mcp.owner import ConnectionOptions
 from agentkit.mcp.pins import DEFAULT_PINS, ToolPins, target_key
+from agentkit.mcp.results import error_text
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
 from agentkit.tools.definition import Tool, ToolAnnotations, ToolOutput
 from agentkit.tools.toolset import Toolset
@@ -328,7 +329,9 @@ class MCPToolset(Toolset):
             except (MCPError, RuntimeError) as error:
                 died = connection.has_lost(client) or (isinstance(error, MCPError) and is_closed(error))
                 if is_last or not died:
-                    raise MCPConnectionError(f"MCP server {self._id!r} cannot list its tools: {error}") from error
+                    raise MCPConnectionError(
+                        f"MCP server {self._id!r} cannot list its tools: {error_text(error)}"
+                    ) from error
                 connection.lose(client)
         raise AssertionError("the last turn returns or raises")
 

@@ -14,7 +14,7 @@ import pytest
 from mcp.client.stdio import StdioServerParameters
 
 from agentkit.context import RunContext
-from agentkit.errors import MCPConnectionError
+from agentkit.errors import MCPConnectionError, ToolDefinitionError
 from agentkit.mcp import MCPToolset
 
 pytestmark = pytest.mark.anyio
@@ -40,6 +40,30 @@ def call(name, arguments, id):
         (tool,) = await toolset.list_tools(context)
         with anyio.fail_after(20):
             assert (await tool.call({}, context)).content == "fine"
+
+
+async def test_what_a_server_gives_as_a_reason_is_short_and_safe_to_print(raw: Raw, no_child_left: None) -> None:
+    code = r"""
+print("last \x1b[31mwords", file=sys.stderr, flush=True)
+error = {"code": -32603, "message": "\x1b[2Jno\u202e" + "x" * 1_000_000}
+for line in sys.stdin:
+    if "id" in (asked := json.loads(line)):
+        print(json.dumps({"jsonrpc": "2.0", "id": asked["id"], "error": error}), flush=True)
+"""
+    with anyio.fail_after(20), pytest.raises(MCPConnectionError, match="cannot be reached") as caught:
+        await raw(code).__aenter__()
+    message = str(caught.value)
+    assert len(message) < 5_000
+    assert "characters cut" in message
+    assert "\x1b" not in message
+    assert "\u202e" not in message
+
+
+async def test_a_tools_name_is_cut_in_what_is_said_of_it(raw: Raw, context: RunContext[None]) -> None:
+    async with raw("", tools={"n" * 1_000_000: {}}) as toolset:
+        with pytest.raises(ToolDefinitionError) as caught:
+            await toolset.list_tools(context)
+    assert len(str(caught.value)) < 1_000
 
 
 async def test_a_server_that_never_initializes_ends_at_the_connect_timeout(raw: Raw, no_child_left: None) -> None:
