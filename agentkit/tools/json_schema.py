@@ -6,8 +6,8 @@ does the checking, with four changes:
 - `$ref` resolves inside the document only. A reference that leaves it is refused when the schema is compiled;
   nothing is ever fetched.
 - `pattern` and `patternProperties` run on the Rust regex engine inside pydantic-core, which is linear in the
-  text, so `(a+)+$` cannot hang. A pattern that it does not know (look-around, back-references) is not
-  enforced, and `SchemaCheck.unenforced` says so.
+  text, so `(a+)+$` cannot hang. A pattern that it does not know (look-around, back-references), or that would take
+  too much memory, is not enforced, and `SchemaCheck.unenforced` says so (`patterns`).
 - Every keyword evaluation costs fuel (the idea is llguidance's: limits in work, not in seconds). A schema
   that doubles itself through `$ref` runs out of fuel instead of running for ever.
 - `uniqueItems` compares canonical JSON in a set instead of pairwise.
@@ -27,10 +27,11 @@ from itertools import islice
 from types import SimpleNamespace
 from typing import Any, cast
 
-from pydantic_core import SchemaError, SchemaValidator, core_schema, from_json
+from pydantic_core import from_json
 
 from agentkit.errors import ModelRetry, ToolDefinitionError
 from agentkit.near_names import near_names
+from agentkit.tools.patterns import PatternCache, unenforced
 
 FUEL = 50_000
 """Keyword evaluations one check may cost: 0.5 s of CPU at worst; an ordinary call needs ten."""
@@ -44,10 +45,14 @@ CHARS_PER_FUEL = 64
 MAX_PROBLEMS = 5
 """More than this many corrections at once does not help a model."""
 
+MAX_PATTERNS_PRICE = 5_000
+"""Of the patterns of one schema that are compiled when it is listed; others are when they are needed."""
+
 MAX_VALUE_CHARS = 80
 _ROOT = "(top level)"
 _TOO_DEEP = "nested too deeply to be checked against the schema"
 
+_PATTERNS = PatternCache()
 _fuel: ContextVar[list[int]] = ContextVar("agentkit_schema_fuel")
 
 
@@ -111,9 +116,9 @@ def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
     """
     document = dict(schema)
     try:
-        unenforced = _inspect(document)
+        not_enforced = _inspect(document)
         validator = _validator_class(_base_class(document))(document, registry=_registry())
-        check = SchemaCheck(tuple(unenforced), validator)
+        check = SchemaCheck(tuple(not_enforced), validator)
         check.problems({}, fuel=FUEL_FOR_NOTHING)
     except _Refused as refusal:
         raise ToolDefinitionError(f"{name}: {refusal}") from None
@@ -140,7 +145,8 @@ def _inspect(document: dict[str, Any]) -> list[str]:
     specification = library.specification_with(base.META_SCHEMA["$schema"])
     root = library.Resource(contents=document, specification=specification)
     seen: set[int] = set()
-    unenforced: list[str] = []
+    patterns: list[str] = []
+    ignored: list[str] = []
     same_value: dict[int, list[int]] = {}
     entries: list[tuple[Any, Any]] = [(document, _registry().resolver_with_root(root))]
     while entries:
@@ -160,7 +166,8 @@ def _inspect(document: dict[str, Any]) -> list[str]:
             if id(part) in seen or schema is None:
                 continue
             seen.add(id(part))
-            unenforced += _unenforced_here(schema)
+            patterns += _patterns_of(schema)
+            ignored += [f"`{keyword}` is not enforced" for keyword in _UNSUPPORTED if keyword in schema]
             same_value[id(part)] = [id(other) for other in _of_the_same_value(schema)]
             for reference in (schema.get(keyword) for keyword in _REFERENCES):
                 if isinstance(reference, str):
@@ -171,7 +178,7 @@ def _inspect(document: dict[str, Any]) -> list[str]:
                 inside.append((sub.contents, resolver.in_subresource(sub)))  # noqa: PERF401 - it is a walk
     if _has_cycle(same_value):
         raise _Refused("a `$ref` leads back to itself without a property or an item between: it would never end.")
-    return unenforced
+    return unenforced(patterns, _PATTERNS, MAX_PATTERNS_PRICE) + ignored
 
 
 def _of_the_same_value(schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -213,15 +220,11 @@ def _lookup(resolver: Any, reference: str) -> Any:
         ) from None
 
 
-def _unenforced_here(schema: Mapping[str, Any]) -> list[str]:
+def _patterns_of(schema: Mapping[str, Any]) -> Iterator[str]:
+    """Give the patterns right inside a schema."""
     patterns: list[Any] = [schema["pattern"]] if "pattern" in schema else []
     patterns += schema.get("patternProperties") or ()
-    lines = [
-        f"pattern {_short(pattern)} is not enforced: a linear-time regex engine cannot run it"
-        for pattern in patterns
-        if isinstance(pattern, str) and _matcher(pattern) is None
-    ]
-    return lines + [f"`{keyword}` is not enforced" for keyword in _UNSUPPORTED if keyword in schema]
+    yield from (pattern for pattern in patterns if isinstance(pattern, str))
 
 
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
@@ -307,24 +310,14 @@ def _spend(amount: int) -> None:
         raise CheckTooCostly("too large to be checked against the schema")
 
 
-@functools.lru_cache(maxsize=4096)
-def _matcher(pattern: str) -> Callable[[str], bool] | None:
-    """Return a search for `pattern`, linear in the text; None where the engine does not know the syntax."""
-    try:
-        compiled = SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
-    except (SchemaError, ValueError):  # ValueError: a lone surrogate cannot become UTF-8
-        return None
-    return compiled.isinstance_python
-
-
 def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[Any]:
-    if isinstance(instance, str) and (matches := _matcher(pattern)) is not None and not matches(instance):
+    if isinstance(instance, str) and (matches := _PATTERNS.matcher(pattern)) is not None and not matches(instance):
         yield _library().ValidationError(f"must match the pattern {pattern}")
 
 
 def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: Any, schema: Any) -> Iterator[Any]:
     for pattern, subschema in patterns.items():
-        matches = _matcher(pattern)
+        matches = _PATTERNS.matcher(pattern)
         for key, value in (_object(instance) or {}).items():
             if matches is not None and matches(key):
                 yield from validator.descend(value, subschema, path=key, schema_path=pattern)
@@ -332,7 +325,7 @@ def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: A
 
 def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
     known: Mapping[str, Any] = schema.get("properties", {})
-    matchers = [_matcher(pattern) for pattern in schema.get("patternProperties", ())]
+    matchers = [_PATTERNS.matcher(pattern) for pattern in schema.get("patternProperties", ())]
     if None in matchers:  # any name may be meant
         return
     for key, value in (_object(instance) or {}).items():

@@ -1,0 +1,134 @@
+r"""Patterns of foreign schemas, compiled when they are needed, in bounded memory.
+
+The Rust regex engine in pydantic-core runs in time linear in the text, but what it compiles a pattern to may take
+megabytes: five for `\w{80}`, whose class has hundreds of ranges. So a pattern has a price before it is compiled,
+one that is too dear is not enforced, and those that were not used for longest are forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import re._constants as op  # type: ignore[import-not-found]  # the parser of `re`, private but unchanged since 2.x
+import re._parser as parser  # type: ignore[import-not-found]
+from collections import OrderedDict
+from collections.abc import Callable, Iterable
+from threading import Lock
+from typing import Any
+
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+MAX_PRICE = 6_000
+"""Of a pattern that is enforced; the engine itself stops at 10 MiB. `^[a-z0-9-]{1,64}$` costs 194."""
+MAX_KEPT = 20_000
+"""Price of all patterns that are kept, 130 MiB at worst."""
+MAX_CHARS = 10_000
+_WORD, _DIGIT, _SPACE = 10, 5, 3
+"""Prices of classes of Unicode characters; what is one range costs 1."""
+_CATEGORIES = {
+    **dict.fromkeys((op.CATEGORY_WORD, op.CATEGORY_NOT_WORD), _WORD),
+    **dict.fromkeys((op.CATEGORY_DIGIT, op.CATEGORY_NOT_DIGIT), _DIGIT),
+    **dict.fromkeys((op.CATEGORY_SPACE, op.CATEGORY_NOT_SPACE), _SPACE),
+}
+_PROPERTY = re.compile(r"\\[pP](?:\{[^{}]{0,100}\}|[A-Z])")
+"""A class by property, which Python's parser does not know."""
+_COUNT = re.compile(r"\{(\d{1,9})(?:,(\d{1,9})?)?\}")
+
+Matcher = Callable[[str], bool]
+
+
+class PatternCache:
+    """Compiled patterns; shared by all schemas and threads."""
+
+    def __init__(self, max_kept: int = MAX_KEPT) -> None:
+        """Start with none."""
+        self._max_kept = max_kept
+        self._kept: OrderedDict[str, tuple[Matcher | None, int]] = OrderedDict()
+        self._price = 0
+        self._lock = Lock()
+
+    def matcher(self, pattern: str) -> Matcher | None:
+        """Return a search for `pattern`, None where it is too dear or the engine does not know its syntax."""
+        with self._lock:
+            if pattern in self._kept:
+                self._kept.move_to_end(pattern)
+                return self._kept[pattern][0]
+        cost = price(pattern)
+        matcher = _compiled(pattern) if cost <= MAX_PRICE else None
+        with self._lock:
+            if pattern not in self._kept and len(pattern) <= MAX_CHARS:
+                kept = cost if matcher is not None else 1
+                self._kept[pattern] = matcher, kept
+                self._price += kept
+                while self._price > self._max_kept:
+                    _, (_, forgotten) = self._kept.popitem(last=False)
+                    self._price -= forgotten
+        return matcher
+
+
+def price(pattern: str) -> int:
+    """Return about how much memory a pattern takes once compiled, in units of 7 kB at worst.
+
+    A counted repetition is compiled as often as it counts. A pattern that Python's parser does not know is priced
+    as if all its counts were inside each other.
+    """
+    if len(pattern) > MAX_CHARS:
+        return MAX_PRICE + 1
+    try:
+        parsed = parser.parse(_PROPERTY.sub(r"\\w", pattern))
+    except (re.error, RecursionError, OverflowError):
+        counts = (max(map(int, found.groups("1"))) for found in _COUNT.finditer(pattern))
+        return min(MAX_PRICE + 1, math.prod(counts) * (1 + len(pattern)))
+    return _price(parsed)
+
+
+def _price(parsed: Any) -> int:
+    total = 0
+    for code, argument in parsed:
+        if code in (op.MAX_REPEAT, op.MIN_REPEAT, op.POSSESSIVE_REPEAT):
+            least, most, inside = argument
+            total += _price(inside) * max(1, least, 0 if most is op.MAXREPEAT else most)
+        elif code is op.SUBPATTERN:
+            total += _price(argument[-1])
+        elif code is op.BRANCH:
+            total += sum(map(_price, argument[1]))
+        elif code is op.ATOMIC_GROUP:
+            total += _price(argument)
+        elif code is op.CATEGORY:
+            total += _CATEGORIES[argument]
+        elif code is op.IN:
+            total += _price(argument)
+        else:
+            total += 1
+        if total > MAX_PRICE:
+            return MAX_PRICE + 1
+    return total
+
+
+def unenforced(patterns: Iterable[str], cache: PatternCache, budget: int) -> list[str]:
+    """Return why some patterns are not enforced; beyond a budget they are looked at when they are needed."""
+    lines: list[str] = []
+    for pattern in patterns:
+        cost = price(pattern)
+        if cost > MAX_PRICE:
+            lines.append(f"pattern {_short(pattern)} is not enforced: compiled, it would take too much memory")
+            continue
+        budget -= cost
+        if budget < 0:
+            break
+        if cache.matcher(pattern) is None:
+            lines.append(f"pattern {_short(pattern)} is not enforced: a linear-time regex engine cannot run it")
+    return lines
+
+
+def _compiled(pattern: str) -> Matcher | None:
+    try:
+        compiled = SchemaValidator(core_schema.str_schema(pattern=pattern, regex_engine="rust-regex"))
+    except (SchemaError, ValueError):  # ValueError: a lone surrogate cannot become UTF-8
+        return None
+    return compiled.isinstance_python
+
+
+def _short(pattern: str) -> str:
+    text = repr(pattern)
+    return text if len(text) <= 80 else text[:77] + "..."
