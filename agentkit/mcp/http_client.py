@@ -4,13 +4,16 @@ Two failures are certain knowledge: no connection could be made, and a 404 for a
 which a server says that it no longer has the session (2025-11-25, transports, session management). A call that
 met one of them was not carried out and may be sent again, whatever the tool does.
 
+A body that is no stream of events is read up to a limit: a server can send without end faster than memory grows.
+Streams of events have mcp's own limit for each event.
+
 `undelivered` travels in a context variable, because mcp sends each message in its sender's context. Imported only
 when a connection is opened: it imports httpx2.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -23,6 +26,8 @@ READ_TIMEOUT_S = 300.0
 """A server may hold a stream open without sending; both are mcp's own defaults."""
 
 SESSION_HEADER = "mcp-session-id"
+MAX_BODY_BYTES = 32 << 20
+"""Of an answer in one piece; a result of a tool is cut to far less."""
 
 
 @dataclass(slots=True)
@@ -40,20 +45,57 @@ class SessionClient(httpx2.AsyncClient):
 
     def __init__(self, headers: Mapping[str, str], on_end: Callable[[], None]) -> None:
         """Send `headers` with every request."""
-        super().__init__(headers=dict(headers), timeout=httpx2.Timeout(TIMEOUT_S, read=READ_TIMEOUT_S))
+        # Packed, a small body could become any size.
+        headers = {"accept-encoding": "identity", **headers}
+        super().__init__(headers=headers, timeout=httpx2.Timeout(TIMEOUT_S, read=READ_TIMEOUT_S))
         self._on_end = on_end
 
-    async def send(self, request: httpx2.Request, **options: Any) -> httpx2.Response:
-        """Send a request as the parent does."""
+    async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
+        """Send a request as the parent does, and read no more of a body than `MAX_BODY_BYTES`.
+
+        Raises:
+            httpx2.RemoteProtocolError: the body is longer, or packed although that was not asked for.
+        """
         try:
-            response = await super().send(request, **options)
+            response = await super().send(request, stream=True, **options)
         except (httpx2.ConnectError, httpx2.ConnectTimeout):
             _mark_undelivered()
             raise
         if response.status_code == HTTPStatus.NOT_FOUND and SESSION_HEADER in request.headers:
             _mark_undelivered()
             self._on_end()
+        if not response.headers.get("content-type", "").lower().startswith("text/event-stream"):
+            await _bound(response)
+        if not stream:
+            await response.aread()
         return response
+
+
+async def _bound(response: httpx2.Response) -> None:
+    """Let reading a body end in an error where it is too long."""
+    if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
+        await response.aclose()
+        raise httpx2.RemoteProtocolError("the answer is packed, which was not asked for")
+    response.stream = _BoundedStream(response.stream)
+
+
+class _BoundedStream(httpx2.AsyncByteStream):
+    """A body of at most `MAX_BODY_BYTES`."""
+
+    def __init__(self, inner: Any) -> None:
+        """Read `inner`."""
+        self._inner = inner
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        n_bytes = 0
+        async for piece in self._inner:
+            n_bytes += len(piece)
+            if n_bytes > MAX_BODY_BYTES:
+                raise httpx2.RemoteProtocolError(f"the answer has over {MAX_BODY_BYTES >> 20} MiB")
+            yield piece
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
 
 
 def _mark_undelivered() -> None:

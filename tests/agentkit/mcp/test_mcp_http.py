@@ -55,6 +55,47 @@ async def test_calls_over_http_carry_the_headers(
     assert "t0ken" not in repr(toolset) and toolset.id == "127.0.0.1/mcp"
 
 
+class Flood:
+    """ASGI middleware that answers calls of tools with a body without end, or a packed one."""
+
+    def __init__(self, app: Any, headers: list[tuple[bytes, bytes]]) -> None:
+        self.app, self.headers, self.n_bytes = app, headers, 0
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] != "POST":
+            await self.app(scope, receive, send)
+            return
+        asked = await receive()
+        if b'"tools/call"' not in asked["body"]:
+
+            async def again() -> Any:
+                return asked
+
+            await self.app(scope, again, send)
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": self.headers})
+        gone = asyncio.ensure_future(receive())
+        while self.n_bytes < 1 << 30 and not gone.done():
+            await send({"type": "http.response.body", "body": b" " * (1 << 20), "more_body": True})
+            self.n_bytes += 1 << 20
+            await asyncio.sleep(0)
+        gone.cancel()
+
+
+@pytest.mark.parametrize("encoding", [None, b"gzip"])
+async def test_a_body_without_end_or_a_packed_one_is_not_read(
+    http: Serve, adder: MCPServer, context: RunContext[None], encoding: bytes | None
+) -> None:
+    headers = [(b"content-type", b"application/json"), *([(b"content-encoding", encoding)] if encoding else [])]
+    app = Flood(adder.streamable_http_app(json_response=True), headers)
+    with http(app) as url, anyio.fail_after(60):
+        async with MCPToolset.http(url, mode="legacy") as toolset:
+            (tool,) = await toolset.list_tools(context)
+            output = await tool.call({"a": 1, "b": 1}, context)
+    assert output.is_error
+    assert app.n_bytes < (128 << 20 if encoding is None else 32 << 20)  # what was under way counts, too
+
+
 async def test_a_server_that_is_not_there_is_an_error(context: RunContext[None]) -> None:
     with anyio.fail_after(20), pytest.raises(MCPConnectionError, match="cannot be reached: ConnectError"):
         await MCPToolset("http://127.0.0.1:1/mcp").__aenter__()
