@@ -16,7 +16,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, cast
 
 import anyio
@@ -30,6 +29,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.json_schema import GenerateJsonSchema
 
 from mcp_servers import __version__
+from mcp_servers.answers import bounded_data, bounded_failure, bounded_text
 from mcp_servers.failures import ToolFailure, suggestion
 from mcp_servers.long_calls import reporting
 
@@ -151,10 +151,9 @@ def strict_server(
         try:
             arguments = tool.parse(params.arguments or {})
             with reporting(ctx.session.report_progress):
-                result = await _performed(tool.function, arguments, limiter)
+                return await _performed(tool.function, arguments, limiter)
         except ToolFailure as failure:
             return _error_result(str(failure))
-        return types.CallToolResult(content=result.as_content(), structured_content=result.model_dump(mode="json"))
 
     @asynccontextmanager
     async def lifespan(server: Server[Any]) -> AsyncIterator[None]:
@@ -180,17 +179,30 @@ def strict_server(
 
 async def _performed(
     function: ToolFunction, arguments: dict[str, Any], limiter: anyio.CapacityLimiter
-) -> ToolResult:
+) -> types.CallToolResult:
     if inspect.iscoroutinefunction(function):
         async with limiter:
-            return await function(**arguments)
-    return await anyio.to_thread.run_sync(
-        partial(cast("Callable[..., ToolResult]", function), **arguments), limiter=limiter
-    )
+            return _answer(await function(**arguments))
+    plain = cast("Callable[..., ToolResult]", function)
+    # Writing a large answer takes a while, too, so it is done on the thread.
+    return await anyio.to_thread.run_sync(lambda: _answer(plain(**arguments)), limiter=limiter)
+
+
+def _answer(result: ToolResult) -> types.CallToolResult:
+    """Return a result as it is sent, within the bound of all answers."""
+    content = [
+        block.model_copy(update={"text": bounded_text(block.text)})
+        if isinstance(block, types.TextContent)
+        else block
+        for block in result.as_content()
+    ]
+    return types.CallToolResult(content=content, structured_content=bounded_data(result.model_dump(mode="json")))
 
 
 def _error_result(text: str) -> types.CallToolResult:
-    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], is_error=True)
+    return types.CallToolResult(
+        content=[types.TextContent(type="text", text=bounded_failure(text))], is_error=True
+    )
 
 
 def _unknown_tool(name: str, known: dict[str, StrictTool]) -> str:

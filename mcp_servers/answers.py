@@ -1,0 +1,91 @@
+"""The bound of every answer of every server: text and structured content alike, in characters and bytes.
+
+Each tool has limits of its own that fit what it returns. This one holds where they do not multiply out: a name of
+200 kB in each of a thousand rows, a diff of lines without end.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+MAX_BYTES = 200_000
+"""Of an answer's text, and of its structured content as JSON."""
+MAX_FAILURE_CHARS = 10_000
+CUT = "(the answer was cut here: {shown:,} of {whole:,} characters; ask for less)"
+
+
+def bounded_text(text: str) -> str:
+    """Return a text of at most `MAX_BYTES` in UTF-8, and a line that says so where it was cut."""
+    if len(text) <= MAX_BYTES // 4 or len(data := text.encode("utf-8", "replace")) <= MAX_BYTES:
+        return text
+    shown = data[:MAX_BYTES].decode("utf-8", "ignore")
+    return f"{shown}\n{CUT.format(shown=len(shown), whole=len(text))}"
+
+
+def bounded_failure(text: str) -> str:
+    """Return what is said of a failure; an argument that it repeats may be of any length."""
+    if len(text) <= MAX_FAILURE_CHARS:
+        return text
+    half = MAX_FAILURE_CHARS // 2
+    return f"{text[:half]} ... ({len(text) - 2 * half:,} characters left out) ... {text[-half:]}"
+
+
+def bounded_data(data: dict[str, Any]) -> dict[str, Any]:
+    """Return structured content of about `MAX_BYTES` at most, large texts and lists cut to their beginnings.
+
+    Its shape stays. `truncated`, where there is one, becomes true.
+    """
+    if _size(data) <= MAX_BYTES:
+        return data
+    cut = _cut(data, MAX_BYTES)
+    return cut | {"truncated": True} if isinstance(data.get("truncated"), bool) else cut
+
+
+def _size(value: Any) -> int:
+    """Return how many bytes a value takes as JSON."""
+    if isinstance(value, Mapping):
+        return 2 + sum(4 + _size(key) + _size(one) for key, one in value.items())
+    if isinstance(value, list | tuple):
+        return 2 + sum(2 + _size(one) for one in value)
+    return len(json.dumps(value, ensure_ascii=False).encode("utf-8", "replace"))
+
+
+def _cut(value: Any, budget: int) -> Any:
+    """Return a value cut to about `budget` bytes; numbers and keys stay whatever they take."""
+    size = _size(value)
+    if size <= budget:
+        return value
+    if isinstance(value, str):
+        data = value.encode("utf-8", "replace")
+        # Escapes are spread evenly, or so it is taken.
+        return data[: max(0, budget - 2) * len(data) // size].decode("utf-8", "ignore")
+    if isinstance(value, Mapping):
+        return _cut_values(value, budget)
+    if isinstance(value, list | tuple):
+        return _cut_items(value, budget)
+    return value
+
+
+def _cut_items(items: Sequence[Any], budget: int) -> list[Any]:
+    """Return the first items that fit; the first one, cut, where not even that one does."""
+    kept: list[Any] = []
+    for item in items:
+        size = 2 + _size(item)
+        if size > budget:
+            break
+        kept.append(item)
+        budget -= size
+    return kept or [_cut(item, budget) for item in items[:1]]
+
+
+def _cut_values(value: Mapping[str, Any], budget: int) -> dict[str, Any]:
+    """Return an object whose small values are whole and whose large ones share what is left evenly."""
+    left = budget - 2 - sum(4 + _size(key) for key in value)
+    sizes = sorted((_size(one), key) for key, one in value.items())
+    shares: dict[str, int] = {}
+    for n, (size, key) in enumerate(sizes):
+        shares[key] = min(size, max(0, left) // (len(sizes) - n))
+        left -= shares[key]
+    return {key: _cut(one, shares[key]) for key, one in value.items()}
