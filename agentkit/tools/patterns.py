@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import math
 import re
-import re._constants as op  # type: ignore[import-not-found]  # the parser of `re`, private but unchanged since 2.x
-import re._parser as parser  # type: ignore[import-not-found]
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from importlib import import_module
 from threading import Lock
 from typing import Any
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
+
+# The parser of `re`: private, but unchanged since 2.x.
+op: Any = import_module("re._constants")
+parser: Any = import_module("re._parser")
 
 MAX_PRICE = 6_000
 """Of a pattern that is enforced; the engine itself stops at 10 MiB. `^[a-z0-9-]{1,64}$` costs 194."""
@@ -25,7 +28,7 @@ MAX_KEPT = 20_000
 MAX_CHARS = 10_000
 _WORD, _DIGIT, _SPACE = 10, 5, 3
 """Prices of classes of Unicode characters; what is one range costs 1."""
-_CATEGORIES = {
+_CATEGORIES: dict[Any, int] = {
     **dict.fromkeys((op.CATEGORY_WORD, op.CATEGORY_NOT_WORD), _WORD),
     **dict.fromkeys((op.CATEGORY_DIGIT, op.CATEGORY_NOT_DIGIT), _DIGIT),
     **dict.fromkeys((op.CATEGORY_SPACE, op.CATEGORY_NOT_SPACE), _SPACE),

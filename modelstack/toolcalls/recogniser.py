@@ -447,7 +447,7 @@ class RawText(Frame):
         if is_mark(c):
             return []
         progress = _matched(closing, self.progress, c)
-        held = (*self.held, self.states)[-progress:] if progress else ()
+        held = (*self.held, self.states)[len(self.held) + 1 - progress :]
         length = self.length + 1
         if progress == len(closing):
             return [self.parent] if self._may_close(held[0], length - progress) else []

@@ -309,7 +309,7 @@ def _extreme_and_owner(world: World, now: Scene) -> Script:
         return None
     column = now.one(numbers)
     at = child.columns.index(column)
-    values = [row[at] for row in world.rows[child.name]]
+    values = [int(str(row[at])) for row in world.rows[child.name]]
     word, order, pick = now.one((("highest", "DESC", max), ("biggest", "DESC", max), ("lowest", "ASC", min)))
     if values.count(pick(values)) != 1:
         return None

@@ -64,9 +64,10 @@ def test_long_runs_compute_their_probabilities_again_and_get_the_same_gradients(
 ) -> None:
     context = _context(LENGTHS["documents"])
     inputs, g = _inputs(dtype)
-    kept = torch.autograd.grad(run_attention(*inputs, 0.3, context.runs(None)), inputs, g)
+    q, k, v = inputs
+    kept = torch.autograd.grad(run_attention(q, k, v, 0.3, context.runs(None)), inputs, g)
     monkeypatch.setattr(module, "MAX_KEPT", 150)  # shorter than some of the runs
-    y = run_attention(*inputs, 0.3, context.runs(None))
+    y = run_attention(q, k, v, 0.3, context.runs(None))
     for own, wanted in zip(torch.autograd.grad(y, inputs, g), kept, strict=True):
         assert torch.equal(own, wanted)
 
