@@ -208,6 +208,9 @@ def _units(world: World, now: Scene) -> Script:
             f"how many {name} are {amount} {said}?",
             f"convert {amount} {said} to {name}",
             f"{amount} {said} in {name}?",
+            f"it says {amount} {said}. How much is that in {name}?",
+            f"the manual has {amount} {said}, what is that in {name}?",
+            f"I have {amount} {said}: how many {name} is this?",
         )
     )
     (found,) = yield call("convert_units", amount=amount, from_unit=one, to_unit=other)
