@@ -7,23 +7,19 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
-from itertools import islice
 
-MAX_NAME_CHARS = 200
-"""Longer names resemble none."""
-MAX_NAMES = 2_000
-"""Compared; difflib takes about 10 us a name."""
+from mcp_servers.failures import MAX_COMPARED_CHARS, nearest_names
+
+MAX_NAME_CHARS = MAX_COMPARED_CHARS
+"""Characters of a name beyond which it resembles none."""
 MAX_LINES = 1_000
-"""Of either side of a difference that are compared; beyond, lines are shown and not matched."""
+"""Lines of either side that are compared; beyond, lines are shown and not matched."""
 _LINES_SHOWN = 100
 
 
 def near_names(wanted: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
     """Return up to `n` names of `known` that resemble `wanted`, the best first."""
-    if len(wanted) > MAX_NAME_CHARS:
-        return []
-    names = [name for name in islice(known, MAX_NAMES) if len(name) <= MAX_NAME_CHARS]
-    return difflib.get_close_matches(wanted, names, n=n, cutoff=cutoff)
+    return nearest_names(wanted, known, n=n, cutoff=cutoff)
 
 
 def difference(old: Sequence[str], new: Sequence[str], *, old_name: str, new_name: str) -> list[str]:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_BYTES = 200_000
-"""Of an answer's text, and of its structured content as JSON."""
+"""Size of an answer's text at most, and of its structured content as JSON."""
 MAX_FAILURE_CHARS = 10_000
 CUT = "(the answer was cut here: {shown:,} of {whole:,} characters; ask for less)"
 

@@ -26,13 +26,15 @@ class StartError(Exception):
     """The launcher's mistake: the server cannot start with these options."""
 
 
-def nearest_names(wanted: str, known: Iterable[str]) -> list[str]:
-    """Return up to three names of `known` that look like `wanted`, best first, ignoring case."""
+def nearest_names(
+    wanted: str, known: Iterable[str], *, n: int = MAX_SUGGESTIONS, cutoff: float = MIN_SIMILARITY
+) -> list[str]:
+    """Return up to `n` names of `known` that look like `wanted`, best first, ignoring case."""
     if len(wanted) > MAX_COMPARED_CHARS:  # difflib is quadratic in the length of a name
         return []
     compared = (name for name in islice(known, MAX_COMPARED_NAMES) if len(name) <= MAX_COMPARED_CHARS)
     by_folded = {name.casefold(): name for name in compared}
-    close = difflib.get_close_matches(wanted.casefold(), by_folded, n=MAX_SUGGESTIONS, cutoff=MIN_SIMILARITY)
+    close = difflib.get_close_matches(wanted.casefold(), by_folded, n=n, cutoff=cutoff)
     return [by_folded[folded] for folded in close]
 
 

@@ -27,7 +27,7 @@ READ_TIMEOUT_S = 300.0
 
 SESSION_HEADER = "mcp-session-id"
 MAX_BODY_BYTES = 32 << 20
-"""Of an answer in one piece; a result of a tool is cut to far less."""
+"""Largest answer in one piece; a result of a tool is cut to far less."""
 
 
 @dataclass(slots=True)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 BYTES_PER_BASE64 = 3 / 4
 MAX_ERROR_CHARS = 2_000
-"""Of the reason of an error; nobody needs more to understand it."""
+"""Longest reason of an error; nobody needs more to understand it."""
 
 
 def tool_output(

@@ -46,7 +46,7 @@ MAX_PROBLEMS = 5
 """More than this many corrections at once does not help a model."""
 
 MAX_PATTERNS_PRICE = 5_000
-"""Of the patterns of one schema that are compiled when it is listed; others are when they are needed."""
+"""Price of the patterns of one schema that are compiled when it is listed; others are when they are needed."""
 
 MAX_VALUE_CHARS = 80
 _ROOT = "(top level)"

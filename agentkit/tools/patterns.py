@@ -22,7 +22,7 @@ op: Any = import_module("re._constants")
 parser: Any = import_module("re._parser")
 
 MAX_PRICE = 6_000
-"""Of a pattern that is enforced; the engine itself stops at 10 MiB. `^[a-z0-9-]{1,64}$` costs 194."""
+"""Highest price of an enforced pattern; the engine itself stops at 10 MiB. `^[a-z0-9-]{1,64}$` costs 194."""
 MAX_KEPT = 20_000
 """Price of all patterns that are kept, 130 MiB at worst."""
 MAX_CHARS = 10_000

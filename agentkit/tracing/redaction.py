@@ -18,7 +18,7 @@ _NAMES = (
     rb"(?:[A-Za-z0-9_-]{0,40}(?:passw(?:or)?d|passphrase|secret[_-]?(?:access[_-]?)?key|client[_-]?secret|api[_-]?key)"
     rb"|AccountKey|SharedAccessKey|PWD)"
 )
-"""What keys are called whose values are secrets."""
+"""Names of keys whose values are secrets."""
 _QUOTE = rb"(?:\\{0,4}[\"'])"
 
 _PEM = (

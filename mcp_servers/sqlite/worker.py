@@ -24,7 +24,8 @@ from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allo
 from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table
 
 _MOST_TABLES_NAMED = 5
-"""Of those that have a column which a statement misses."""
+"""Tables named of those that have a column which a statement misses."""
+
 # Virtual machine steps between looks at the clock: about 0.1 ms of work each.
 STEPS_PER_CHECK = 1_000
 # How long to wait for another process's lock on the file.

@@ -28,7 +28,7 @@ DIGITS = 50
 MAX_FACTORIAL = 1_000
 LARGEST_ANGLE = 10**15
 _PERCENT_OF = re.compile(r"(\d{1,40}(?:\.\d{1,40})?) ?(?:%|percent) ?of ?")
-"""As people write a share: 17% of 640."""
+"""A share as people write it: 17% of 640."""
 
 
 @dataclass(frozen=True, slots=True)

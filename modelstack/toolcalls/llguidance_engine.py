@@ -20,7 +20,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.conventions.form import COMPACT, CallForm, Notation
 from modelstack.toolcalls.marks import Marks
-from modelstack.toolcalls.parameter_grammar import ParameterRules
+from modelstack.toolcalls.parameter_grammar import ParameterRules, escaped, quoted
 from modelstack.toolcalls.shape_builder import allows_words
 from modelstack.toolcalls.shapes import Response
 from modelstack.toolcalls.tokens import TokenTable
@@ -68,7 +68,7 @@ def lark_grammar(
         rules.append("abstention: " + " ".join(json.dumps(c) for c in form.abstention))
     if answer is not None:
         forms.append("result")
-        rules.append(f'result: {_quoted(form.result_prefix)} value "}}"')
+        rules.append(f'result: {quoted(form.result_prefix)} value "}}"')
         rules.append(f"value: %json {_embedded(answer, form.notation)}")
     if allows_words(response_format, form):
         forms.append("TEXT")
@@ -95,8 +95,8 @@ def _words(form: CallForm) -> str:
     """Return the terminal of a text answer: it holds nothing that opens a call, and does not begin like one."""
     watched = form.trigger_name or form.trigger or ""
     parts = [rf"/{_none_of(form.not_first)}(?s:.)*/"]
-    parts += [rf"~/{_escaped(text)}(?s:.)*/" for text in form.not_begun]
-    parts += [rf"~/(?s:.)*{_escaped(watched)}(?s:.)*/"] if watched else []
+    parts += [rf"~/{escaped(text)}(?s:.)*/" for text in form.not_begun]
+    parts += [rf"~/(?s:.)*{escaped(watched)}(?s:.)*/"] if watched else []
     if len(parts) > 1:  # what is not one of these may be no UTF-8 at all
         parts.append("/(?s:.)*/")
     return "TEXT: " + " & ".join(parts)
@@ -108,29 +108,19 @@ def _leads(form: CallForm, marks: Marks, rules: list[str]) -> list[str]:
         return []
     if form.trigger_name:
         return ["TEXT calls"]
-    rules.append(f"lead[lazy]: TEXT {_quoted(form.trigger)}")
+    rules.append(f"lead[lazy]: TEXT {quoted(form.trigger)}")
     return [f"lead {_sequence(form.opening.removeprefix(form.trigger), marks)} some_calls"]
 
 
 def _sequence(text: str, marks: Marks) -> str:
     """Return a fixed text as terminals and special tokens."""
     return " ".join(
-        f"<[{marks.ids[piece]}]>" if piece in marks.ids else _quoted(piece)
-        for piece in marks.pieces(text)
-        if piece
+        f"<[{marks.ids[piece]}]>" if piece in marks.ids else quoted(piece) for piece in marks.pieces(text) if piece
     )
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
 
 
 def _none_of(characters: str) -> str:
     return "[^" + "".join(f"\\x{ord(c):02x}" for c in characters) + "]"
-
-
-def _escaped(text: str) -> str:
-    return "".join(c if c.isalnum() or c in "_ " else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 class LLGuidanceBackend:

@@ -41,11 +41,11 @@ class ParameterRules:
         required = schema.get("required", ())
         declared = {name: sub for name, sub in schema.get("properties", {}).items() if sub is not False}
         rest_first, rest_more = "", ""
-        closing = _quoted(self._form.closing)
+        closing = quoted(self._form.closing)
         for at, (name, sub) in reversed(list(enumerate(declared.items()))):
-            key = _quoted(self._form.key(name))
+            key = quoted(self._form.key(name))
             one = f"{key} {self._value(sub, schema)}"
-            separator = f"{_quoted(self._form.separator)} " if self._form.separator else ""
+            separator = f"{quoted(self._form.separator)} " if self._form.separator else ""
             more = self._add(f"more_{at}", rest_more) if rest_more else ""
             if name in required:
                 first = f"{one} {more}"
@@ -85,7 +85,7 @@ class ParameterRules:
                 return self._fresh("any", " | ".join(options))
         if "const" in schema or "enum" in schema:
             values = [schema["const"]] if "const" in schema else schema["enum"]
-            return self._fresh("enum", " | ".join(_quoted(self._form.value(value)) for value in values))
+            return self._fresh("enum", " | ".join(quoted(self._form.value(value)) for value in values))
         options = [self._typed(name, schema, root) for name in types_allowed(schema)]
         return options[0] if len(options) == 1 else self._fresh("types", " | ".join(options))
 
@@ -101,7 +101,7 @@ class ParameterRules:
             return self._text(schema)
         if name in ("boolean", "null"):
             values = (None,) if name == "null" else (True, False)
-            return self._fresh("word", " | ".join(_quoted(self._form.value(value)) for value in values))
+            return self._fresh("word", " | ".join(quoted(self._form.value(value)) for value in values))
         if name == "array" and self._form.text_in_list is not None:
             if self._form.inner == self._form:
                 return self._list(schema, root)
@@ -110,7 +110,7 @@ class ParameterRules:
         value = self._fresh(
             "json", f"%json {self._embed({**schema, 'type': name, '$defs': root.get('$defs', {})})}"
         )
-        return f"{value} {_quoted(self._form.value_end)}" if self._form.value_end else value
+        return f"{value} {quoted(self._form.value_end)}" if self._form.value_end else value
 
     def _list(self, schema: Mapping[str, Any], root: Mapping[str, Any]) -> str:
         """Return a list of values: its first items may have schemas of their own."""
@@ -149,7 +149,7 @@ class ParameterRules:
         inside = [_anchored(pattern) for pattern in patterns]
         if text.is_raw:
             return self._raw(count, inside)
-        quote = _escaped(text.closing)
+        quote = escaped(text.closing)
         plain = rf"[^{quote}\\\x00-\x1f\x7f]"
         character = plain if constrained else rf"({plain}|\\[\\bfnrt{quote}]|\\u00(?:[01][0-9a-f]|7f))"
         bodies = [f"{character}{count}", *(f"({one})" for one in inside)]
@@ -158,13 +158,13 @@ class ParameterRules:
     def _raw(self, count: str, patterns: Sequence[str]) -> str:
         """Return a text that stands as it is and ends at its first closing."""
         text = self._form.text
-        closing = _escaped(text.closing)
+        closing = escaped(text.closing)
         parts = [f"/(?s:.){count}/", f"~/(?s:.)*{closing}(?s:.)*/", *(f"/{pattern}/" for pattern in patterns)]
         terminal = self._terminal("RAW", " & ".join(parts))
         lazy = f"{self._name}_raw_{len(self._rules)}"
         # Lazy: the text ends where its closing is written for the first time.
-        self._rules.append(f"{lazy}[lazy]: {terminal} {_quoted(text.closing)}")
-        return f"{_quoted(text.opening)} {lazy}" if text.opening else lazy
+        self._rules.append(f"{lazy}[lazy]: {terminal} {quoted(text.closing)}")
+        return f"{quoted(text.opening)} {lazy}" if text.opening else lazy
 
     def _terminal(self, kind: str, body: str) -> str:
         full = f"{self._name.upper()}_{kind}_{len(self._rules)}"
@@ -187,9 +187,11 @@ def _anchored(pattern: str) -> str:
     return f"{before}({body.replace('/', chr(92) + '/')}){'' if ends else '(?s:.)*'}"
 
 
-def _escaped(text: str) -> str:
+def escaped(text: str) -> str:
+    """Return a text as part of a regular expression in a grammar."""
     return "".join(c if c.isalnum() or c in "_ " else f"\\x{{{ord(c):x}}}" for c in text)
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """Return a text as a terminal of a grammar."""
     return json.dumps(text, ensure_ascii=False)

@@ -28,7 +28,7 @@ class TextForm:
     is_raw: bool = False
     """Characters stand as they are; otherwise escaped as in JSON, the delimiter being one character."""
     escaped: str | None = None
-    """Of a raw text, as templates write it: what a backslash stands before. None: what closes it is broken."""
+    """Characters of a raw text that a template writes behind a backslash. None: what closes the text is broken."""
 
     def mapped(self, change: Callable[[str], str]) -> TextForm:
         """Return this form with its delimiters changed."""
@@ -82,7 +82,7 @@ class ParameterForm:
     value_end: str = ""
     """Behind each value that is no text."""
     words: tuple[str, str, str] = ("None", "True", "False")
-    """What stands for null, true and false."""
+    """Spellings of null, true and false."""
     text_in_list: TextForm | None = None
     """None: lists are JSON."""
 

@@ -22,7 +22,7 @@ class WrittenCall:
     """Index of its first character: what opens all calls for the first one, the separator's end for others."""
     name: str
     arguments: str | None
-    """As JSON; None where they are not complete."""
+    """JSON text; None where they are not complete."""
     end: int
     """Index behind the call."""
 
