@@ -1,4 +1,4 @@
-"""What worlds are made up from: names of files, facts, and the tables of ten small databases."""
+"""What worlds are made up from: names of files, facts, and the tables of small databases."""
 
 from __future__ import annotations
 
@@ -195,5 +195,67 @@ DOMAINS: tuple[Domain, ...] = (
               "lavender", "quince", "rhubarb", "sage", "salsify", "medlar", "lovage", "chard")),
         Table("harvests", "harvest", "harvests", (_ID, _key("plant_id"), _number("kilos", 1, 60), _date("day")),
               parent="plants"),
+    ), "of"),
+    Domain((
+        Table("teams", "team", "teams", (_ID, _name(), _word("town", *_CITIES[:7]), _number("founded", 1898, 2015,
+              "founding year"), _number("points", 4, 60)), ("Harbour SC", "Mill United", "Red Star", "Kestrel FC",
+              "Vale Athletic", "Westend 09", "Union Oak", "Linden Club")),
+        Table("matches", "match", "matches", (_ID, _key("team_id"), _word("opponent", "Brook Rangers",
+              "Ferry Town", "Hill Wanderers", "Lake City"), _number("goals", 0, 7),
+              _number("conceded", 0, 6, "conceded goals"), _date("day")), parent="teams"),
+    ), "of"),
+    Domain((
+        Table("devices", "device", "devices", (_ID, _name("label", "label"), _word("kind", "laptop", "printer",
+              "scanner", "tablet"), _word("site", "head office", "depot", "shop"), _number("price", 120, 2400),
+              _date("bought", "purchase date")), ("PC-12", "PC-31", "LP-07", "PR-02", "TB-19", "SC-04", "PR-09",
+              "LP-22", "TB-03")),
+        Table("tickets", "ticket", "tickets", (_ID, _key("device_id"), _word("problem", "battery", "screen",
+              "network", "noise"), _word("status", "open", "closed", "waiting"), _number("hours", 1, 30),
+              _date("reported", "report date")), parent="devices"),
+    ), "of"),
+    Domain((
+        Table("recipes", "recipe", "recipes", (_ID, _name("title", "title"), _word("course", "starter", "main",
+              "dessert"), _number("minutes", 10, 150), _number("servings", 2, 13)), ("Lentil Soup", "Plum Cake",
+              "Fish Stew", "Onion Tart", "Potato Salad", "Apple Crumble", "Pea Risotto", "Nut Bread", "Leek Pie",
+              "Bean Curry")),
+        Table("ratings", "rating", "ratings", (_ID, _key("recipe_id"), _word("taster", *PEOPLE[2:12]),
+              _number("stars", 1, 6), _date("day")), parent="recipes"),
+    ), "of"),
+    Domain((
+        Table("bikes", "bike", "bikes", (_ID, _name(), _word("kind", "city", "mountain", "cargo", "tandem"),
+              _number("gears", 3, 28), _number("day_rate", 8, 60)), ("Blitz", "Otto", "Pearl", "Rusty", "Swift",
+              "Bruno", "Daisy", "Turbo", "Quickstep")),
+        Table("rentals", "rental", "rentals", (_ID, _key("bike_id"), _word("rider", *PEOPLE[8:18]),
+              _number("days", 1, 12), _date("start", "start date")), parent="bikes"),
+    ), "of"),
+    Domain((
+        Table("donors", "donor", "donors", (_ID, _name(), _word("kind", "firm", "family", "foundation"),
+              _word("town", *_CITIES[4:10]), _number("since", 1995, 2024, "first year")), ("Amber Trust",
+              "Kellner Bakery", "Stone Foundation", "Harbour Bank", "Lindqvist Family", "Mill Brewery",
+              "Rossi Garage", "Oak Pharmacy", "Vega Print", "Bell Optics")),
+        Table("donations", "donation", "donations", (_ID, _key("donor_id"), _number("amount", 20, 5000),
+              _word("purpose", "roof", "youth", "organ", "concert"), _date("day")), parent="donors"),
+    ), "by"),
+    Domain((
+        Table("vineyards", "vineyard", "vineyards", (_ID, _name(), _word("slope", "south", "west", "east"),
+              _number("hectares", 2, 15), _number("altitude", 120, 560)), ("Sonnberg", "Steinfeld", "Alte Burg",
+              "Lerchenau", "Rosental", "Kapelle", "Goldhang", "Weidach")),
+        Table("bottlings", "bottling", "bottlings", (_ID, _key("vineyard_id"), _word("grape", "Riesling", "Pinot",
+              "Merlot", "Silvaner"), _number("vintage", 2015, 2025), _number("bottles", 200, 9000),
+              _date("bottled", "bottling date")), parent="vineyards"),
+    ), "of"),
+    Domain((
+        Table("clients", "client", "clients", (_ID, _name(), _word("branch", "hotel", "school", "bakery",
+              "theatre"), _word("contact", *PEOPLE[3:11]), _number("hourly_rate", 35, 120)), ("Nordlicht",
+              "Brightwell", "Casa Verde", "Fjord Studio", "Lumen Works", "Papyrus", "Quarry House", "Tidewater",
+              "Velvet Fox")),
+        Table("invoices", "invoice", "invoices", (_ID, _key("client_id"), _number("amount", 90, 6400),
+              _word("status", "paid", "open", "overdue"), _date("issued", "issue date")), parent="clients"),
+    ), "of"),
+    Domain((
+        Table("trainees", "trainee", "trainees", (_ID, _name(), _word("trade", "carpenter", "baker", "electrician",
+              "gardener"), _number("year", 1, 4), _number("score", 40, 100)), PEOPLE),
+        Table("absences", "absence", "absences", (_ID, _key("trainee_id"), _word("cause", "flu", "holiday", "exam",
+              "move"), _number("days", 1, 11), _date("first_day")), parent="trainees"),
     ), "of"),
 )  # fmt: skip

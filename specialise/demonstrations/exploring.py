@@ -11,8 +11,8 @@ from collections.abc import Generator, Sequence
 
 from modelstack.sft.tool_data.spoken import Scene
 from specialise.demonstrations.domains import DOMAINS
-from specialise.demonstrations.notes import Question
-from specialise.demonstrations.script import Maker, Script, Step, call, detour, mistake, sentence, trial
+from specialise.demonstrations.file_questions import Question
+from specialise.demonstrations.script import Maker, Script, Step, call, detour, mistake, search, told
 from specialise.demonstrations.world import World
 
 _NO_MATCH = "no match"
@@ -25,7 +25,7 @@ _ABSENT = (
 
 def _steps_astray(world: World, now: Scene) -> Generator[Step, Sequence[str], None]:
     """Look into the database first, where nothing fits: shown, not learnt."""
-    if "tables" in world.servers and not world.known_tables and now.chance(0.3):
+    if "tables" in world.servers and not world.known_tables and now.chance(0.2):
         yield detour("list_tables")
         world.known_tables = True
         if now.chance(0.3):
@@ -44,39 +44,43 @@ def _ask_alone(world: World, now: Scene) -> Script:
     if not asked:
         return None
     path, question = now.one(asked)
-    yield now.one(question.alone)
+    request = now.one(question.alone)
+    yield request
     yield from _steps_astray(world, now)
-    if not question.is_in_line and now.chance(0.6):
+    if not question.is_in_line and question.keyword.lower() in path.lower() and now.chance(0.6):
         (found,) = yield call("search_files", pattern=f"*{question.keyword}*")
         if path not in found:
             yield call("tree")
     else:
-        found = yield from _searched(question.keyword, now)
+        found = yield from _searched(world, request, question.keyword, now)
         if _only_line_is_of(path, found) and question.is_in_line and now.chance(0.6):
-            return _told(question, path, now)
+            return (yield from _answer(question, path, world, now))
         if path not in found:
             yield call("tree")
     yield call("read_text_file", path=path)
-    return _told(question, path, now)
+    world.show(path)
+    return (yield from _answer(question, path, world, now))
 
 
-def _searched(keyword: str, now: Scene) -> Generator[Step, Sequence[str], str]:
-    """Search for a word, at times first for too much of a phrase; return what was found."""
-    if now.chance(0.25):
-        phrase = now.one((f"the {keyword} is", f"{keyword} of mine", f"my {keyword}", f"{keyword}:"))
-        (found,) = yield trial("search_text", text=phrase)
+def _searched(world: World, request: str, keyword: str, now: Scene) -> Generator[Step, Sequence[str], str]:
+    """Search for a word, at times first for one that no file has; return what was found."""
+    text = "\n".join(world.files.values()).lower()
+    foreign = [word for word in re.findall(r"[a-z]{5,}", request.lower()) if word not in text]
+    if now.chance(0.15):
+        foreign = [now.one((f"the {keyword} is", f"{keyword} of mine", f"my {keyword}", f"{keyword}:"))]
+    if foreign and now.chance(0.3):
+        (found,) = yield detour("search_text", text=now.one(foreign))
         if not found.startswith(_NO_MATCH):
             return found
-    (found,) = yield call("search_text", text=keyword)
-    return found
+    return (yield from search(world, keyword))
 
 
 def _only_line_is_of(path: str, found: str) -> bool:
     return {match[1] for match in re.finditer(r"^(.+?):\d+: ", found, re.MULTILINE)} == {path}
 
 
-def _told(question: Question, path: str, now: Scene) -> str:
-    answer = sentence(now.one(question.answers))
+def _answer(question: Question, path: str, world: World, now: Scene) -> Generator[Step, Sequence[str], str]:
+    answer = yield from told(question, world, now)
     return f"{answer.rstrip('.')} ({path})." if now.chance(0.15) and answer.endswith(".") else answer
 
 
@@ -95,15 +99,13 @@ def _nowhere(world: World, now: Scene) -> Script:
         )
     )
     yield from _steps_astray(world, now)
-    yield call("search_text", text=thing)
+    yield from search(world, thing)
     word = thing.split()[-1]
     if word != thing and now.chance(0.5):
         (found,) = yield call("search_text", text=word)
         if not found.startswith(_NO_MATCH):
             return None
-    if "tables" in world.servers and not world.known_tables:
-        yield call("list_tables")
-        world.known_tables = True
+    if "tables" in world.servers:
         return now.one(
             (
                 f"I found nothing about the {thing}, neither in the files nor in the database.",
@@ -117,7 +119,7 @@ def _nowhere(world: World, now: Scene) -> Script:
 
 def _no_such_rows(world: World, now: Scene) -> Script:
     """Asks the database for things that it does not hold."""
-    own = {table.name for table in world.domain.tables}
+    own = {table.name for table in world.tables}
     table = now.one([table for domain in DOMAINS for table in domain.tables if table.name not in own])
     if any(table.one in text for text in world.files.values()):
         return None

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import PurePosixPath
 
 from modelstack.sft.tool_data.spoken import Scene, listed
-from specialise.demonstrations.domains import FACTS, FILE_NAMES, FOLDERS, ITEMS, PEOPLE
+from specialise.demonstrations import file_moving
+from specialise.demonstrations.domains import FACTS, FOLDERS, ITEMS, PEOPLE
 from specialise.demonstrations.naming import named
 from specialise.demonstrations.script import Maker, Script, call, sentence, several
 from specialise.demonstrations.world import World
@@ -98,8 +98,11 @@ def _append(world: World, now: Scene) -> Script:
 
 
 def _append_line(world: World, now: Scene) -> Script:
-    """Adds what is said to the end of any text file."""
-    path = now.one(sorted(path for path in world.files if path not in world.checklists))
+    """Adds what is said to the end of any text file whose lines follow no syntax."""
+    plain = [path for path in world.with_suffix(".txt", ".md", ".log") if path not in world.checklists]
+    if not plain:
+        return None
+    path = now.one(plain)
     said, lookup = named(world, now, path)
     line = now.one(
         (f"{now.one(PEOPLE)} knows more", f"changed on {now.today}", f"ask {now.one(PEOPLE)}", now.one(ITEMS))
@@ -115,6 +118,7 @@ def _append_line(world: World, now: Scene) -> Script:
     yield from lookup
     yield call("write_file", path=path, text=f"{line}\n", append=True)
     world.files[path] = f"{world.files[path].rstrip()}\n{line}\n"
+    world.questions.pop(path, None)
     return now.one((f'"{line}" stands at the end of {path} now.', f'I have added "{line}" to {path}.'))
 
 
@@ -172,27 +176,6 @@ def _change_value(world: World, now: Scene) -> Script:
     return now.one((f"{key} is {new_value} in {fact.path} now.", f"I have set {key} to {new_value}."))
 
 
-def _move(world: World, now: Scene) -> Script:
-    path = now.one(sorted(world.files))
-    name = PurePosixPath(path)
-    if now.chance(0.5) and world.folders:
-        folder = now.one(sorted(world.folders))
-        target = f"{folder}/{name.name}"
-        yield now.one((f"move {path} to {folder}", f"put {path} into the folder {folder}"))
-        told = now.one((f"{name.name} is in {folder} now.", f"I have moved {path} to {folder}."))
-    else:
-        target = str(name.with_name(f"{now.one(FILE_NAMES)}-{now.random.randrange(2, 99)}{name.suffix}"))
-        shown = PurePosixPath(target).name
-        yield now.one((f"rename {path} to {shown}", f"{path} should be called {shown}"))
-        told = now.one((f"{path} is called {shown} now.", f"I have renamed it to {target}."))
-    if target in world.files:
-        return None
-    yield call("move", source=path, destination=target)
-    world.files[target] = world.files.pop(path)
-    _forget(world, path)
-    return told
-
-
 def _delete(world: World, now: Scene) -> Script:
     path = now.one(sorted(world.files))
     said, lookup = named(world, now, path)
@@ -200,7 +183,7 @@ def _delete(world: World, now: Scene) -> Script:
     yield from lookup
     yield call("delete", path=path)
     del world.files[path]
-    _forget(world, path)
+    world.forget(path)
     return now.one((f"I have deleted {path}.", f"{path} is in the trash now."))
 
 
@@ -242,11 +225,6 @@ def _count_to(world: World, now: Scene) -> Script:
     return f"{source} has {n} {several(n, 'line')}, and {path} holds that number now."
 
 
-def _forget(world: World, path: str) -> None:
-    world.facts = [fact for fact in world.facts if fact.path != path]
-    world.checklists.pop(path, None)
-
-
 CHANGING: Sequence[Maker] = (
     _make_folder,
     _make_folder,
@@ -259,7 +237,7 @@ CHANGING: Sequence[Maker] = (
     _append,
     _tick_off,
     _change_value,
-    _move,
+    *file_moving.MOVING,
     _delete,
     _copy_to,
     _copy_to,

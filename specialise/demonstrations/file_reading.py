@@ -7,12 +7,27 @@ from collections.abc import Sequence
 from pathlib import PurePosixPath
 
 from modelstack.sft.tool_data.spoken import Scene, listed
+from specialise.demonstrations import close_reading
 from specialise.demonstrations.domains import FACTS, FILE_NAMES
 from specialise.demonstrations.naming import named
-from specialise.demonstrations.script import Maker, Script, call, calls, count, mistake, sentence, several, trial
+from specialise.demonstrations.script import (
+    Maker,
+    Script,
+    call,
+    calls,
+    count,
+    mistake,
+    search,
+    sentence,
+    several,
+    told,
+    trial,
+)
 from specialise.demonstrations.world import World
 
 _NO_MATCH = "no match"
+_P_TAIL = 0.75
+"""Of a question about the end of a file to be answered from its last lines alone."""
 
 
 def _count_lines(world: World, now: Scene) -> Script:
@@ -89,6 +104,7 @@ def _read_fact(world: World, now: Scene) -> Script:
     yield asked
     yield from lookup
     yield call("read_text_file", path=fact.path)
+    world.show(fact.path)
     return now.one(
         (
             f"{sentence(fact.topic)} is {fact.value}.",
@@ -114,7 +130,7 @@ def _find_fact(world: World, now: Scene) -> Script:
             f"I forgot {fact.topic}, it's in one of the files",
         )
     )
-    yield call("search_text", text=topic)
+    yield from search(world, topic)
     return now.one(
         (
             f"{sentence(fact.topic)} is {fact.value}; it stands in {fact.path}.",
@@ -245,6 +261,7 @@ def _show(world: World, now: Scene) -> Script:
     yield now.one((f"show me {said}", f"what's in {said}?", f"read {said} to me", f"cat {said}"))
     yield from lookup
     yield call("read_text_file", path=path)
+    world.show(path)
     return f"{path} says:\n{world.files[path].rstrip()}"
 
 
@@ -315,12 +332,20 @@ def _ask_notes(world: World, now: Scene) -> Script:
     asked = now.one(question.asked).format(file=said)
     yield asked
     yield from lookup
-    yield call("read_text_file", path=path)
-    return sentence(now.one(question.answers))
+    if question.tail and now.chance(_P_TAIL):
+        yield call("read_text_file", path=path, tail=question.tail)
+    else:
+        yield call("read_text_file", path=path)
+        world.show(path)
+    return (yield from told(question, world, now))
 
 
 def _csv_question(world: World, now: Scene) -> Script:
-    tables = [path for path in world.with_suffix(".csv") if path not in world.questions]
+    tables = [
+        path
+        for path in world.with_suffix(".csv")
+        if world.files[path].startswith("name,") and path not in world.questions
+    ]
     if not tables:
         return None
     path = now.one(tables)
@@ -493,4 +518,7 @@ READING: Sequence[Maker] = (
     _largest,
     _newest,
     _read_largest,
+    _ask_notes,
+    _ask_notes,
+    *close_reading.READING,
 )

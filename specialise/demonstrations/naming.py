@@ -12,7 +12,13 @@ from specialise.demonstrations.world import World
 Lookup = Generator[Step, Sequence[str], None]
 """The steps by which a file is found."""
 _P_PATH, _P_NAME = 0.45, 0.2
-_THINGS = {".csv": ("table", "spreadsheet", "CSV"), ".log": ("log", "log file"), ".md": ("notes", "note", "file")}
+_THINGS = {
+    ".csv": ("table", "spreadsheet", "CSV"),
+    ".log": ("log", "log file"),
+    ".md": ("notes", "note", "file"),
+    ".py": ("script", "Python file", "program"),
+    ".eml": ("file", "correspondence"),
+}
 _SETTINGS = ("settings", "configuration", "config file")
 
 
@@ -29,7 +35,7 @@ def named(world: World, now: Scene, path: str) -> tuple[str, Lookup]:
         return file.name, _found(world, now, (*tried, call("search_files", pattern=file.name)))
     topic = file.stem.replace("-", " ").replace("_", " ")
     things = _THINGS.get(file.suffix, ("file", "text file", "notes"))
-    if file.suffix in (".ini", ".cfg", ".env"):
+    if file.suffix in (".ini", ".cfg", ".env", ".json", ".yaml", ".yml"):
         things = _SETTINGS
     elif path in world.checklists:
         things = ("list", "checklist", "to-do list")

@@ -7,58 +7,25 @@ What a question asks for is one of the facts that the text was made from, so its
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
 from modelstack.sft.tool_data.spoken import Scene, listed
+from specialise.demonstrations import notes_code, notes_lists, notes_records, notes_schedules, notes_texts
 from specialise.demonstrations.domains import PEOPLE
+from specialise.demonstrations.file_questions import Notes, Question, counted, stock, tally
 
 
-@dataclass(frozen=True, slots=True)
-class Question:
-    """Something to ask about a file."""
-
-    asked: tuple[str, ...]
-    """Ways to ask; `{file}` is what the file is called."""
-    answers: tuple[str, ...]
-    alone: tuple[str, ...] = ()
-    """Ways to ask that do not say where it stands."""
-    keyword: str = ""
-    """A word of those by which the file is found."""
-    is_in_line: bool = True
-    """Whether a line with the keyword tells the answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Notes:
-    """The text of a file and what can be asked about it."""
-
-    text: str
-    questions: tuple[Question, ...]
-    is_csv: bool = False
-    stem: str = ""
-    """What the file must be called; empty: anything."""
-
-
-def make_notes(title: str, now: Scene) -> Notes:
-    """Return a file of notes under a title."""
-    return now.one(_MAKERS)(title, now)
-
-
-@cache
-def _stock() -> dict[str, Any]:
-    text = files("specialise.demonstrations").joinpath("notes.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)
+def make_notes(title: str, now: Scene, kinds: set[str]) -> Notes:
+    """Return a file of notes under a title, of a kind that is not in `kinds`, and add the kind to them."""
+    maker = now.one([each for each in _MAKERS if each.__name__ not in kinds])
+    kinds.add(maker.__name__)
+    return maker(title, now)
 
 
 def _diary(title: str, now: Scene) -> Notes:
     """A line a day: "3 March: pruned the pear tree"; each deed has its infinitive for questions."""
-    deeds = now.some(list(_stock()["deeds"].items()), now.random.randrange(4, 9))
+    deeds = now.some(list(stock()["deeds"].items()), now.random.randrange(4, 9))
     day = now.today
     lines, entries = [f"# {title}"], []
     for infinitive, past in deeds:
@@ -82,12 +49,13 @@ def _diary(title: str, now: Scene) -> Notes:
         Question(
             ("what is the last entry in {file}?", "what did I write last in {file}?"),
             (f"The last entry is of {last[0]}: {last[2]}.",),
+            tail=1,
         ),
         Question(
             ("how many entries does {file} have?", "how many days are noted in {file}?"),
             (
-                f"It has {len(entries)} entries.",
-                f"There are {len(entries)} entries, from {first[0]} to {last[0]}.",
+                f"{tally([each[0] for each in entries])}: {len(entries)} entries.",
+                f"{tally([each[0] for each in entries])}. That makes {len(entries)} entries.",
             ),
         ),
         Question(
@@ -100,14 +68,14 @@ def _diary(title: str, now: Scene) -> Notes:
 
 def _remarks(title: str, now: Scene) -> Notes:
     """A list of things, each with where it is or who has it."""
-    stock = now.one(_stock()["lists"])
-    things = now.some(stock["things"], now.random.randrange(4, 9))
-    states = [now.one([*stock["states"], f"with {now.one(PEOPLE)}"]) for _ in things]
+    kind = now.one(stock()["lists"])
+    things = now.some(kind["things"], now.random.randrange(4, 9))
+    states = [now.one([*kind["states"], f"with {now.one(PEOPLE)}"]) for _ in things]
     lines = [f"# {title}", *(f"- {thing}: {state}" for thing, state in zip(things, states, strict=True))]
     at = now.random.randrange(len(things))
     thing, state = things[at], states[at]
     same = [one for one, other in zip(things, states, strict=True) if other == state]
-    many, is_one = stock["many"], len(same) == 1
+    many, is_one = kind["many"], len(same) == 1
     questions = (
         Question(
             (
@@ -128,11 +96,11 @@ def _remarks(title: str, now: Scene) -> Notes:
         ),
         Question(
             (f"how many {many} in {{file}} are {state}?", f"count the {many} in {{file}} that are {state}"),
-            (f"{len(same)}: {listed(same)}.", f"{len(same)} {'is' if is_one else 'are'} {state}: {listed(same)}."),
+            (f"Only the {same[0]}.",) if is_one else counted(same, many, many),
         ),
         Question(
             (f"how many {many} are listed in {{file}}?", f"how long is the list in {{file}}, how many {many}?"),
-            (f"It lists {len(things)} {many}.", f"There are {len(things)} {many} on it."),
+            counted(things, many, many),
         ),
         Question(
             (f"which {many} are in {{file}}?", "what is on the list in {file}?"),
@@ -144,17 +112,16 @@ def _remarks(title: str, now: Scene) -> Notes:
 
 def _plain_list(title: str, now: Scene) -> Notes:
     """A list of what its title says: guests, birds, songs."""
-    stock = now.one(_stock()["plain"])
-    items = now.some(stock["items"], now.random.randrange(3, len(stock["items"])))
-    name, many = stock["name"], stock["many"]
+    kind = now.one(stock()["plain"])
+    items = now.some(kind["items"], now.random.randrange(3, len(kind["items"])))
+    name, many = kind["name"], kind["many"]
     sign = now.one(("- ", "- ", "* ", ""))
-    lines = [stock["heading"], *(f"{sign}{item}" for item in items)]
-    inside, outside = now.one(items), now.one([item for item in stock["items"] if item not in items])
-    n = len(items)
+    lines = [kind["heading"], *(f"{sign}{item}" for item in items)]
+    inside, outside = now.one(items), now.one([item for item in kind["items"] if item not in items])
     questions = (
         Question(
             (f"how many {many} are in {{file}}?", f"count the {many} in {{file}}"),
-            (f"There are {n} {many}.", f"{n} {many} are on the list."),
+            counted(items, many, many),
             (f"how many {many} are on the {name} list?", f"how many {many} do I have?", f"count my {many}"),
             name,
             is_in_line=False,
@@ -185,12 +152,12 @@ def _plain_list(title: str, now: Scene) -> Notes:
             (f"The first is {items[0]}, the last {items[-1]}.",),
         ),
     )
-    return Notes("\n".join(lines) + "\n", questions, stem=name)
+    return Notes("\n".join(lines) + "\n", questions, stems=(name, f"{name}s", f"{name}-list", f"{name}_list"))
 
 
 def _minutes(title: str, now: Scene) -> Notes:
     """Who has promised to do what until when, and when one meets again."""
-    tasks = now.some(_stock()["promises"], now.random.randrange(3, 7))
+    tasks = now.some(stock()["promises"], now.random.randrange(3, 7))
     people = now.some(PEOPLE, len(tasks))
     day = now.today
     lines, promised = [now.one((f"Meeting of {day.day} {day:%B}", f"# {title}")), ""], []
@@ -202,7 +169,7 @@ def _minutes(title: str, now: Scene) -> Notes:
         )
         promised.append((who, verb, thing, said))
     again = day + timedelta(days=now.random.randrange(20, 50))
-    place = now.one(_stock()["places"])
+    place = now.one(stock()["places"])
     lines += ["", f"Next meeting: {again.day} {again:%B}, {place}."]
     who, verb, thing, said = now.one(promised)
     questions = (
@@ -242,7 +209,7 @@ def _minutes(title: str, now: Scene) -> Notes:
 
 
 def _recipe(title: str, now: Scene) -> Notes:
-    dish = now.one(_stock()["recipes"])
+    dish = now.one(stock()["recipes"])
     amounts = {name: now.one(values) for name, values in dish["ingredients"].items()}
     persons, minutes, heat = (
         now.one((2, 3, 4, 6, 8)),
@@ -297,7 +264,7 @@ def _recipe(title: str, now: Scene) -> Notes:
 
 def _prices(title: str, now: Scene) -> Notes:
     """A CSV of what was bought on which day; the title is not in it."""
-    bought = now.some(_stock()["goods"], now.random.randrange(4, 9))
+    bought = now.some(stock()["goods"], now.random.randrange(4, 9))
     day = now.today
     rows: list[tuple[str, str, int]] = []
     for good in bought:
@@ -335,20 +302,20 @@ def _prices(title: str, now: Scene) -> Notes:
             (f"All together it is {sum(row[2] for row in rows)} euros ({total}).",),
         ),
     )
-    return Notes("\n".join(lines) + "\n", questions, is_csv=True)
+    return Notes("\n".join(lines) + "\n", questions, suffixes=(".csv",))
 
 
 def _manual(title: str, now: Scene) -> Notes:
     """A long text: sections of some sentences, one fact in each."""
-    stock = _stock()["manual"]
-    machine = now.one(stock["machines"])
-    sections = now.some(list(stock["sections"].items()), now.random.randrange(5, 13))
+    kind = stock()["manual"]
+    machine = now.one(kind["machines"])
+    sections = now.some(list(kind["sections"].items()), now.random.randrange(5, 13))
     lines = [f"# {machine}: manual", ""]
     facts: list[tuple[str, str, str]] = []
     for heading, section in sections:
         value = now.one(section["values"])
         fact = section["fact"].format(value)
-        sentences = now.some(stock["padding"], now.random.randrange(1, 4))
+        sentences = now.some(kind["padding"], now.random.randrange(1, 4))
         sentences.insert(now.random.randrange(len(sentences) + 1), fact)
         lines += [f"## {heading}", " ".join(sentences), ""]
         facts.append((section["ask"], fact, heading))
@@ -372,7 +339,7 @@ def _manual(title: str, now: Scene) -> Notes:
         ),
         Question(
             ("which sections does {file} have?", "what are the headings in {file}?"),
-            (f"It has {len(headings)} sections: {listed(headings)}.",),
+            counted(headings, "section", "sections"),
         ),
         Question(
             ("what is {file} about?", "what kind of text is {file}?"),
@@ -393,4 +360,23 @@ _MAKERS: Sequence[Callable[[str, Scene], Notes]] = (
     _recipe,
     _prices,
     _manual,
+    notes_records.inventory,
+    notes_records.inventory,
+    notes_records.budget,
+    notes_records.budget,
+    notes_records.contacts,
+    notes_schedules.roster,
+    notes_schedules.results,
+    notes_lists.reading_log,
+    notes_lists.todo,
+    notes_texts.mail_thread,
+    notes_schedules.itinerary,
+    notes_schedules.opening_hours,
+    notes_texts.office_letter,
+    notes_lists.glossary,
+    notes_texts.changelog,
+    notes_texts.readme,
+    notes_code.json_settings,
+    notes_code.yaml_settings,
+    notes_code.python_file,
 )

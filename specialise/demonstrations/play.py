@@ -17,7 +17,7 @@ from agentkit.cli.options import mcp_toolsets
 from modelstack.errors import UserError
 from modelstack.sft.examples import Example, Message, Tool, check_example
 from modelstack.sft.tool_data.spoken import Scene, scene
-from specialise.demonstrations import clock, exploring, file_changing, file_reading, tables, talk
+from specialise.demonstrations import clock, exploring, file_changing, file_reading, table_questions, tables, talk
 from specialise.demonstrations.script import Maker, Script, Step, typed
 from specialise.demonstrations.world import World, make_world, write_world
 from specialise.live import LiveTool, Outcome, call, connected
@@ -135,6 +135,7 @@ def _makers(servers: tuple[str, ...]) -> tuple[list[Maker], list[Maker]]:
         changing += file_changing.CHANGING
     if "tables" in servers:
         reading += tables.READING
+        reading += [*table_questions.QUESTIONS] * len(tables.READING)
         reading += exploring.TABLES
         changing += [*tables.CHANGING] * 2
     if "time" in servers:

@@ -7,13 +7,18 @@ answer is right by construction (as values are in `modelstack.sft.tool_data.spok
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from modelstack.sft.examples import Call
 from modelstack.sft.tool_data.spoken import Scene, in_words
+from specialise.demonstrations.file_questions import Question
 from specialise.demonstrations.world import World
+
+_SUM = re.compile(r"(\d+(?: \+ \d+)+) = \d")
+"""The beginning of an answer that shows how a sum was added up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +87,26 @@ def typed(now: Scene, text: str) -> str:
     elif now.chance(0.8):
         text = text[:1].upper() + text[1:]
     return text.rstrip(".?") if now.chance(0.12) else text
+
+
+def search(world: World, keyword: str) -> Generator[Step, Sequence[str], str]:
+    """Search the files, and look at unknown tables in the same reply; return what the search found."""
+    searched = call("search_text", text=keyword)
+    if "tables" in world.servers and not world.known_tables:
+        world.known_tables = True
+        _, found = yield calls(call("list_tables"), searched)
+    else:
+        (found,) = yield searched
+    return found
+
+
+def told(question: Question, world: World, now: Scene) -> Generator[Step, Sequence[str], str]:
+    """Return the answer to a question; a sum is computed by the tool for it, where there is one."""
+    answer = sentence(now.one(question.answers))
+    summed = _SUM.match(answer)
+    if summed and "time" in world.servers:
+        yield call("calculate", expression=summed[1])
+    return answer
 
 
 def sentence(text: str) -> str:

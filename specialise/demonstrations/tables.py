@@ -10,7 +10,18 @@ from collections.abc import Generator, Sequence
 
 from modelstack.sft.tool_data.spoken import Scene, listed
 from specialise.demonstrations.domains import Column, Table
-from specialise.demonstrations.script import Maker, Script, Step, call, count, mistake, sentence, several
+from specialise.demonstrations.script import (
+    Maker,
+    Script,
+    Step,
+    call,
+    calls,
+    count,
+    detour,
+    mistake,
+    sentence,
+    several,
+)
 from specialise.demonstrations.world import World
 
 _MONTHS = (
@@ -19,13 +30,31 @@ _MONTHS = (
 )  # fmt: skip
 MOST_SHOWN = 12
 """Rows that an answer lists."""
+_P_SEARCH_FIRST = 0.2
+"""Probability that the files are searched alone first, which is shown and not learnt."""
 
 
-def _look(world: World, now: Scene, p_skip: float = 0.0) -> Generator[Step, Sequence[str], None]:
-    """Look at the tables unless the conversation has shown them."""
-    if not world.known_tables and not now.chance(p_skip):
+def look(
+    world: World, now: Scene, p_skip: float = 0.0, *, keyword: str = ""
+) -> Generator[Step, Sequence[str], None]:
+    """Look at the tables unless the conversation has shown them.
+
+    Args:
+        world: Its servers decide whether there are files as well.
+        now: Draws what is done.
+        p_skip: Probability of not looking.
+        keyword: A word of the request that could stand in a file, too: one reply then looks into both places.
+    """
+    if world.known_tables or now.chance(p_skip):
+        return
+    world.known_tables = True
+    if "files" not in world.servers or not keyword:
         yield call("list_tables")
-        world.known_tables = True
+    elif now.chance(_P_SEARCH_FIRST):
+        yield detour("search_text", text=keyword)
+        yield call("list_tables")
+    else:
+        yield calls(call("list_tables"), call("search_text", text=keyword))
 
 
 def rows_of(found: str) -> list[list[str]]:
@@ -45,20 +74,23 @@ def _tables(world: World, now: Scene) -> Script:
     )
     yield call("list_tables")
     world.known_tables = True
-    names = sorted(table.name for table in world.domain.tables)
+    names = sorted(table.name for table in world.tables)
     return now.one(
         (f"There are {count(now, len(names))} tables: {listed(names)}.", f"The tables are {listed(names)}.")
     )
 
 
 def _columns(world: World, now: Scene) -> Script:
-    table = world.table(now)
+    table = now.one(world.tables)
     yield now.one(
         (
             f"which columns has the table {table.name}?",
             f"what columns does {table.name} have?",
             f"describe {table.name}",
             f"what are the fields of {table.name}?",
+            f"which fields does a {table.one} have in the database?",
+            f"list all columns of {table.name}",
+            f"how is the table {table.name} built?",
         )
     )
     yield call("describe_table", table=table.name)
@@ -68,6 +100,7 @@ def _columns(world: World, now: Scene) -> Script:
             f"{table.name} has the columns {listed(names)}.",
             f"The columns of {table.name} are {listed(names)}.",
             f"The table {table.name} has {len(names)} columns: {listed(names)}.",
+            f"The {len(names)} columns of {table.name}: {listed(names)}.",
         )
     )
 
@@ -83,7 +116,7 @@ def _count_rows(world: World, now: Scene) -> Script:
             f"how many entries does the table {table.name} have?",
         )
     )
-    yield from _look(world, now, p_skip=0.6)
+    yield from look(world, now, p_skip=0.6)
     (found,) = yield call("query", sql=f"SELECT COUNT(*) FROM {table.name}")
     n = int(rows_of(found)[0][0])
     verb = "is" if n == 1 else "are"
@@ -108,7 +141,7 @@ def _filtered(world: World, now: Scene) -> Script:
                 f"show me all {table.many} with {column.said} {value}",
             )
         )
-        yield from _look(world, now)
+        yield from look(world, now, keyword=table.many)
         (found,) = yield call(
             "query", sql=f"SELECT {names[0].name} FROM {table.name} WHERE {column.name} = '{value}'"
         )
@@ -126,7 +159,7 @@ def _filtered(world: World, now: Scene) -> Script:
             f"count the {table.many} with {column.said} {value}",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     (found,) = yield call("query", sql=f"SELECT COUNT(*) FROM {table.name} WHERE {column.name} = '{value}'")
     n = int(rows_of(found)[0][0])
     return f"{n} {several(n, table.one, table.many)} {'has' if n == 1 else 'have'} the {column.said} {value}."
@@ -148,7 +181,7 @@ def _beyond_number(world: World, now: Scene) -> Script:
             f"count the {table.many} with a {column.said} of {word} {limit}",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     (found,) = yield call("query", sql=f"SELECT COUNT(*) FROM {table.name} WHERE {column.name} {sign} {limit}")
     n = int(rows_of(found)[0][0])
     return f"{n} {several(n, table.one, table.many)} {'has' if n == 1 else 'have'} {word} {limit} {column.said}."
@@ -170,7 +203,7 @@ def _one_value(world: World, now: Scene) -> Script:
             f"which {column.said} does {who} have?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=str(who))
     (found,) = yield call("query", sql=f"SELECT {column.name} FROM {table.name} WHERE {name.name} = '{who}'")
     rows = rows_of(found)
     if len(rows) != 1:
@@ -188,7 +221,7 @@ def _extreme(world: World, now: Scene) -> Script:
     if not names:
         function = "MAX" if order == "DESC" else "MIN"
         yield f"what is the {word} {column.said} of all {table.many}?"
-        yield from _look(world, now)
+        yield from look(world, now, keyword=table.many)
         (found,) = yield call("query", sql=f"SELECT {function}({column.name}) FROM {table.name}")
         return f"The {word} {column.said} is {rows_of(found)[0][0]}."
     values = [row[table.columns.index(column)] for row in world.rows[table.name]]
@@ -201,7 +234,7 @@ def _extreme(world: World, now: Scene) -> Script:
             f"what's the {table.one} with the {word} {column.said}?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     sql = f"SELECT {names[0].name}, {column.name} FROM {table.name} ORDER BY {column.name} {order} LIMIT 1"
     (found,) = yield call("query", sql=sql)
     who, value = rows_of(found)[0]
@@ -227,7 +260,7 @@ def _top(world: World, now: Scene) -> Script:
             f"top {n} {table.many} by {word} {column.said}",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     sql = f"SELECT {name.name}, {column.name} FROM {table.name} ORDER BY {column.name} {order} LIMIT {n}"
     (found,) = yield call("query", sql=sql)
     return f"They are {listed([f'{who} ({value})' for who, value in rows_of(found)])}."
@@ -245,7 +278,7 @@ def _total(world: World, now: Scene) -> Script:
     yield now.one(
         (f"what is the {word} {column.said} of all {table.many}?", f"{word} {column.said} in {table.name}?")
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     (found,) = yield call("query", sql=f"SELECT {function}({column.name}) FROM {table.name}")
     return f"The {word} {column.said} is {_short(rows_of(found)[0][0])}."
 
@@ -263,7 +296,7 @@ def _grouped(world: World, now: Scene) -> Script:
             f"for each {column.said}, how many {table.many}?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     sql = f"SELECT {column.name}, COUNT(*) FROM {table.name} GROUP BY {column.name}"
     (found,) = yield call("query", sql=sql)
     return f"By {column.said}: {listed([f'{value} {n}' for value, n in rows_of(found)])}."
@@ -283,7 +316,7 @@ def _joined(world: World, now: Scene) -> Script:
         column = now.one(numbers)
         word, function = now.one((("total", "SUM"), ("average", "AVG"), ("highest", "MAX")))
         yield f"what is the {word} {column.said} of the {child.many} {world.domain.belongs} {who}?"
-        yield from _look(world, now)
+        yield from look(world, now, keyword=str(who))
         (found,) = yield call("query", sql=f"SELECT {function}({child.name}.{column.name}) {joined}")
         value = rows_of(found)[0][0]
         if value == "NULL":
@@ -295,7 +328,7 @@ def _joined(world: World, now: Scene) -> Script:
             f"how many {child.many} does {who} have?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=str(who))
     (found,) = yield call("query", sql=f"SELECT COUNT(*) {joined}")
     n = int(rows_of(found)[0][0])
     return f"{who} has {n} {several(n, child.one, child.many)}."
@@ -320,7 +353,7 @@ def _extreme_and_owner(world: World, now: Scene) -> Script:
             f"{word} {column.said} of a {child.one}, and the {parent.one}?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=child.many)
     if now.chance(0.3):
         yield mistake(
             "query", sql=f"SELECT {name.name}, {column.name} FROM {child.name} ORDER BY {column.name} {order}"
@@ -346,7 +379,7 @@ def _without(world: World, now: Scene) -> Script:
             f"{parent.many} without {child.many}?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=child.many)
     (found,) = yield call(
         "query",
         sql=f"SELECT {name.name} FROM {parent.name} WHERE id NOT IN (SELECT {key.name} FROM {child.name})",
@@ -370,7 +403,7 @@ def _most(world: World, now: Scene) -> Script:
             f"what {parent.one} comes first by number of {child.many}?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=child.many)
     sql = (
         f"SELECT {parent.name}.{name.name}, COUNT(*) FROM {child.name} JOIN {parent.name} ON "
         f"{parent.name}.id = {child.name}.{key.name} GROUP BY {parent.name}.id ORDER BY COUNT(*) DESC LIMIT 1"
@@ -405,7 +438,7 @@ def _newest(world: World, now: Scene) -> Script:
     word, order = now.one((("latest", "DESC"), ("earliest", "ASC")))
     function = "MAX" if order == "DESC" else "MIN"
     yield f"what is the {word} {column.said} in {table.name}?"
-    yield from _look(world, now)
+    yield from look(world, now)
     (found,) = yield call("query", sql=f"SELECT {function}({column.name}) FROM {table.name}")
     return f"The {word} {column.said} is {rows_of(found)[0][0]}."
 
@@ -421,7 +454,7 @@ def _listed_beyond(world: World, now: Scene) -> Script:
             f"list the {table.many} with a {column.said} {'above' if sign == '>' else 'below'} {limit}",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     sql = f"SELECT {name.name}, {column.name} FROM {table.name} WHERE {column.name} {sign} {limit}"
     (found,) = yield call("query", sql=sql)
     if found.strip() == "no rows":
@@ -439,7 +472,7 @@ def _in_month(world: World, now: Scene) -> Script:
     month = now.random.randrange(1, 13)
     said = f"{_MONTHS[month - 1]} 2025"
     yield now.one((f"how many {table.many} have a {column.said} in {said}?", f"count the {table.many} of {said}"))
-    yield from _look(world, now)
+    yield from look(world, now)
     sql = f"SELECT COUNT(*) FROM {table.name} WHERE {column.name} LIKE '2025-{month:02}-%'"
     (found,) = yield call("query", sql=sql)
     n = int(rows_of(found)[0][0])
@@ -459,7 +492,7 @@ def _top_group(world: World, now: Scene) -> Script:
             f"what {column.said} brings the most {number.said} in {table.name}?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     sql = (
         f"SELECT {column.name}, SUM({number.name}) FROM {table.name} GROUP BY {column.name} "
         f"ORDER BY SUM({number.name}) DESC LIMIT 1"
@@ -481,7 +514,7 @@ def _distinct(world: World, now: Scene) -> Script:
             f"what kinds of {column.said} do the {table.many} have?",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=table.many)
     (found,) = yield call("query", sql=f"SELECT DISTINCT {column.name} FROM {table.name}")
     return f"There are {listed([row[0] for row in rows_of(found)])}."
 
@@ -497,7 +530,7 @@ def _insert(world: World, now: Scene) -> Script:
             f"we have a new {table.one}, {said}",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now)
     names = ", ".join(column.name for column in values)
     written = ", ".join(_sql(value) for value in values.values())
     (found,) = yield call("execute", sql=f"INSERT INTO {table.name} ({names}) VALUES ({written})")
@@ -522,7 +555,7 @@ def _update(world: World, now: Scene) -> Script:
             f"the {column.said} of {who} is {value} now, correct it",
         )
     )
-    yield from _look(world, now)
+    yield from look(world, now, keyword=str(who))
     sql = f"UPDATE {table.name} SET {column.name} = {_sql(value)} WHERE {name.name} = '{who}'"
     (found,) = yield call("execute", sql=sql)
     if not found.startswith("done: 1"):
@@ -540,7 +573,7 @@ def _remove(world: World, now: Scene) -> Script:
     at = table.columns.index(name)
     who = now.one(world.rows[table.name])[at]
     yield now.one((f"delete the {table.one} {who}", f"remove {who} from {table.name}"))
-    yield from _look(world, now)
+    yield from look(world, now, keyword=str(who))
     (found,) = yield call("execute", sql=f"DELETE FROM {table.name} WHERE {name.name} = '{who}'")
     if not found.startswith("done: 1"):
         return None

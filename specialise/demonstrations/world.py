@@ -9,20 +9,24 @@ from __future__ import annotations
 import os
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
 from zlib import crc32
 
 from modelstack.sft.tool_data.spoken import Scene
 from specialise.demonstrations.domains import DOMAINS, FACTS, FILE_NAMES, FOLDERS, ITEMS, PEOPLE, Domain, Table
-from specialise.demonstrations.notes import Question, make_notes
+from specialise.demonstrations.file_questions import Question
+from specialise.demonstrations.notes import make_notes
+from specialise.demonstrations.widening import further_tables, widened
 
 _LEVELS = ("INFO", "INFO", "INFO", "WARNING", "ERROR")
 _EVENTS = (
     "pump started", "valve closed", "backup finished", "sensor offline", "door opened", "battery low",
     "connection lost", "connection restored", "job queued", "job finished", "disk almost full", "user logged in",
 )  # fmt: skip
+_P_MENTIONS = 0.6
+"""Of a world to have a file that names what others tell of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +53,11 @@ class World:
     """Open and finished items by path."""
     questions: dict[str, tuple[Question, ...]] = field(default_factory=dict[str, tuple[Question, ...]])
     """What can be asked about files of notes, by path."""
+    kinds: set[str] = field(default_factory=set[str])
+    """Makers of the files of notes: one of each, so that a question has one answer."""
     domain: Domain = DOMAINS[0]
+    further_tables: tuple[Table, ...] = ()
+    """Tables that questions about rows leave alone."""
     rows: dict[str, list[tuple[object, ...]]] = field(default_factory=dict[str, list[tuple[object, ...]]])
     """By table."""
     known_tables: bool = False
@@ -58,6 +66,8 @@ class World:
     """The servers that a conversation has."""
     known_files: bool = False
     """Whether it has shown a tree of the folder."""
+    shown: dict[str, str] = field(default_factory=dict[str, str])
+    """Text of each file that it has shown whole, as it was then."""
 
     def names(self, folder: str) -> list[str]:
         """Return the files right inside a folder, "" for the root."""
@@ -71,6 +81,24 @@ class World:
         """Return the files whose names end in one of `suffixes`."""
         return [path for path in sorted(self.files) if path.endswith(suffixes)]
 
+    def show(self, path: str) -> None:
+        """Note that the conversation shows all of a file."""
+        self.shown[path] = self.files[path]
+
+    def forget(self, path: str) -> None:
+        """Drop what was known of a file that is gone or has other contents now."""
+        self.facts = [fact for fact in self.facts if fact.path != path]
+        self.checklists.pop(path, None)
+        self.questions.pop(path, None)
+
+    def rename(self, path: str, target: str) -> None:
+        """Give a file another path, with all that can be asked about it."""
+        self.files[target] = self.files.pop(path)
+        self.facts = [replace(fact, path=target) if fact.path == path else fact for fact in self.facts]
+        for known in (self.checklists, self.questions, self.shown):
+            if path in known:
+                known[target] = known.pop(path)  # type: ignore[assignment]
+
     def new_path(self, now: Scene, suffix: str) -> str:
         """Return the path of a file that is not there, in a folder that is."""
         for _ in range(50):
@@ -82,21 +110,29 @@ class World:
         raise ValueError("every name is taken")
 
     def table(self, now: Scene) -> Table:
-        """Return one of the tables."""
+        """Return one of the domain's tables."""
         return now.one(self.domain.tables)
+
+    @property
+    def tables(self) -> tuple[Table, ...]:
+        """All tables of the database."""
+        return (*self.domain.tables, *self.further_tables)
 
 
 def make_world(now: Scene) -> World:
     """Return a world of a few files and one domain's tables."""
-    world = World(domain=now.one(DOMAINS))
+    domain = widened(now.one(DOMAINS), now)
+    world = World(domain=domain, further_tables=further_tables(domain, now))
     world.folders = set(now.some(FOLDERS, now.one((1, 2, 2, 3))))
-    names = now.some(FILE_NAMES, now.one((5, 6, 7, 8)))
-    makers = (_checklist, _facts, _notes, _csv, _log, _settings, _letter, _notes)
+    names = now.some(FILE_NAMES, now.one((5, 6, 7, 8, 9)))
+    makers = (_checklist, _facts, _notes, _csv, _notes, _log, _settings, _letter, _notes)
     for number, name in enumerate(names):
         maker = makers[number] if number < len(makers) else now.one(makers)
         folder = now.one(("", *sorted(world.folders), *sorted(world.folders)))
         maker(world, now, f"{folder}/{name}" if folder else name)
-    for table in world.domain.tables:
+    if now.chance(_P_MENTIONS):
+        _mentions(world, now)
+    for table in world.tables:
         world.rows[table.name] = _rows(world, table, now)
     return world
 
@@ -116,7 +152,7 @@ def write_world(world: World, folder: Path, database: Path) -> None:
         for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
             if not name.startswith("sqlite_"):
                 connection.execute(f'DROP TABLE "{name}"')
-        for table in world.domain.tables:
+        for table in world.tables:
             connection.execute(table.sql)
             marks = ", ".join("?" for _ in table.columns)
             connection.executemany(f"INSERT INTO {table.name} VALUES ({marks})", world.rows.get(table.name, ()))
@@ -165,13 +201,31 @@ def _facts(world: World, now: Scene, stem: str) -> None:
 
 
 def _notes(world: World, now: Scene, stem: str) -> None:
-    made = make_notes(_title(stem), now)
-    if made.stem:
-        folder = _parent(stem)
-        name = now.one((made.stem, f"{made.stem}s", f"{made.stem}-list", f"{made.stem}_list"))
-        stem = f"{folder}/{name}" if folder else name
-    path = f"{stem}{'.csv' if made.is_csv else now.one(('.md', '.txt'))}"
+    made = make_notes(_title(stem), now, world.kinds)
+    suffix = now.one(made.suffixes)
+    path = f"{stem}{suffix}"
+    if made.stems:
+        named = str(PurePosixPath(stem).with_name(f"{now.one(made.stems)}{suffix}"))
+        path = path if named in world.files else named
     world.files[path], world.questions[path] = made.text, made.questions
+
+
+def _mentions(world: World, now: Scene) -> None:
+    """Make a file whose lines share words with questions and answer none of them."""
+    keywords = sorted({each.keyword for several in world.questions.values() for each in several if each.alone})
+    lines = [
+        now.one(
+            (
+                f"ask {now.one(PEOPLE)} again: {keyword}",
+                f"{keyword}: talk about it next week",
+                f"- {keyword}, no news yet",
+                f"{now.one(PEOPLE)} had a question ({keyword})",
+            )
+        )
+        for keyword in now.some(keywords, now.random.randrange(3, 8))
+    ]
+    path = world.new_path(now, now.one((".txt", ".md")))
+    world.files[path] = "\n".join(lines) + "\n"
 
 
 def _csv(world: World, now: Scene, stem: str) -> None:

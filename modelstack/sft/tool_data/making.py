@@ -23,6 +23,7 @@ from modelstack.sft.tool_data.related import share_stem
 from modelstack.sft.tool_data.small_talk import small_talk
 from modelstack.sft.tool_data.speaking import speak
 from modelstack.sft.tool_data.spoken import Scene, scene, today_line
+from modelstack.sft.tool_data.written import WrittenRequest, written_requests
 
 SOURCE, LICENSE = "everyday", "Apache-2.0"
 BROAD_FIELDS = ("web",)
@@ -181,6 +182,46 @@ def _read_result(stock: Stock, now: Scene, name: str) -> Made | None:
     return Made(_example(now, name, "answer", tools, messages, reply=answer), "read_result")
 
 
+def _written(stock: Stock, now: Scene, name: str) -> Made | None:
+    request = now.one(written_requests())
+    strangers = [
+        t for t in now.some(stock.strangers, 6) if not share_stem(request.ask, f"{t.name} {t.description}")
+    ]
+    tools = [*_shown_of_kit(request, now), *strangers[: now.one((0, 0, 0, 1, 1, 2))]]
+    if len({tool.name for tool in tools}) < len(tools):
+        return None
+    then = now if request.today is None else Scene(now.random, request.today)
+    example = _example(
+        then,
+        name,
+        _kind_of(request),
+        tools,
+        [Message(role="user", content=request.ask)],
+        calls=request.calls,
+        reply=request.reply,
+        needs_today=request.today is not None,
+    )
+    return Made(example, "written")
+
+
+def _shown_of_kit(request: WrittenRequest, now: Scene) -> list[Tool]:
+    """Return the called tools and some of the others; all of the kit's where the reply asks back."""
+    if request.reply:
+        return list(request.tools)
+    others = [tool for tool in request.tools if tool.name not in request.called]
+    fewest = 0 if request.calls else 1
+    shown = now.some(others, now.random.randrange(fewest, len(others) + 1)) if len(others) > fewest else others
+    return [tool for tool in request.tools if tool.name in request.called or tool in shown]
+
+
+def _kind_of(request: WrittenRequest) -> Kind:
+    if request.reply:
+        return "clarify"
+    if len(request.calls) < 2:
+        return "call" if request.calls else "irrelevant"
+    return "parallel" if len(request.called) == 1 else "multi"
+
+
 SORTS: Mapping[str, Callable[[Stock, Scene, str], Made | None]] = {
     "single": _single,
     "parallel": _parallel,
@@ -193,6 +234,7 @@ SORTS: Mapping[str, Callable[[Stock, Scene, str], Made | None]] = {
     "answer": _answer,
     "follow_up": _follow_up,
     "read_result": _read_result,
+    "written": _written,
 }
 ABSTAIN_SORTS = ("beyond", "tool_removed", "far")
 

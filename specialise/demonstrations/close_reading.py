@@ -1,0 +1,169 @@
+"""Scripts that must choose: a line of several, the end of a file, a list below its title, a text seen before.
+
+A search shows lines that share a word with the question; only one of them answers it. A search that hits the title
+of a list says nothing of its length. A file that the conversation shows already is not read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from modelstack.sft.tool_data.spoken import Scene
+from specialise.demonstrations.file_questions import Question
+from specialise.demonstrations.naming import named
+from specialise.demonstrations.script import Maker, Script, call, count, search, sentence, told
+from specialise.demonstrations.world import World
+
+_MAX_HITS = 12
+"""Matching lines among which one is chosen; a longer list makes the request a bad example."""
+
+
+def _alone(world: World) -> list[tuple[str, Question]]:
+    """Return the questions that do not name their file, with its path."""
+    return [(path, each) for path, several in sorted(world.questions.items()) for each in several if each.alone]
+
+
+def _hits(world: World, keyword: str) -> list[str]:
+    """Return the path of each line with a word, as `search_text` finds it."""
+    lines = [(path, line) for path in sorted(world.files) for line in world.lines(path)]
+    exact = [path for path, line in lines if keyword in line]
+    return exact or [path for path, line in lines if keyword.lower() in line.lower()]
+
+
+def _right_line(world: World, now: Scene) -> Script:
+    """Asks for a fact of which several lines or files share the word."""
+    asked = [
+        (path, question)
+        for path, question in _alone(world)
+        if question.is_in_line and 1 < len(_hits(world, question.keyword)) <= _MAX_HITS
+    ]
+    if not asked:
+        return None
+    path, question = now.one(asked)
+    yield now.one(question.alone)
+    yield from search(world, question.keyword)
+    if len(set(_hits(world, question.keyword))) > 1 and now.chance(0.4):
+        yield call("read_text_file", path=path)
+        world.show(path)
+    return (yield from told(question, world, now))
+
+
+def _below_title(world: World, now: Scene) -> Script:
+    """Asks about a list whose title alone has the word: the file is read and its items counted."""
+    asked = [
+        (path, question)
+        for path, question in _alone(world)
+        if not question.is_in_line and path in _hits(world, question.keyword)[:_MAX_HITS]
+    ]
+    if not asked:
+        return None
+    path, question = now.one(asked)
+    yield now.one(question.alone)
+    yield from search(world, question.keyword)
+    yield call("read_text_file", path=path)
+    world.show(path)
+    return (yield from told(question, world, now))
+
+
+def _last_lines(world: World, now: Scene) -> Script:
+    """Asks for the last or first lines of a file."""
+    n = now.one((2, 2, 3, 3, 4, 5))
+    paths = [path for path in sorted(world.files) if len(world.lines(path)) > n + 1]
+    if not paths:
+        return None
+    path = now.one(paths)
+    said, lookup = named(world, now, path)
+    number = count(now, n)
+    lines = world.lines(path)
+    end, options, shown = now.one((("last", {"tail": n}, lines[-n:]), ("first", {"limit": n}, lines[:n])))
+    yield now.one(
+        (
+            f"show me the {end} {number} lines of {said}",
+            f"what are the {end} {number} lines of {said}?",
+            f"{end} {number} lines of {said}?",
+            f"I only need the {end} {number} lines of {said}",
+        )
+    )
+    yield from lookup
+    yield call("read_text_file", path=path, **options)
+    return f"The {end} {number} lines of {path} are:\n" + "\n".join(shown)
+
+
+def _last_entry(world: World, now: Scene) -> Script:
+    """Asks what stands last: in a log, in a list of tasks, or at the end of notes."""
+    ends = [(path, each) for path, several in sorted(world.questions.items()) for each in several if each.tail]
+    logs = world.with_suffix(".log")
+    if ends and (not logs or now.chance(0.5)):
+        path, question = now.one(ends)
+        said, lookup = named(world, now, path)
+        yield now.one(question.asked).format(file=said)
+        yield from lookup
+        yield call("read_text_file", path=path, tail=question.tail)
+        return (yield from told(question, world, now))
+    if not logs:
+        return None
+    path = now.one(logs)
+    lines = world.lines(path)
+    is_last = now.chance(0.7)
+    parts = (lines[-1] if is_last else lines[0]).split(" ", 3)
+    if len(parts) < 4 or not parts[0][:4].isdigit():
+        return None
+    end = "last" if is_last else "first"
+    said, lookup = named(world, now, path)
+    yield now.one(
+        (f"what happened {end} in {said}?", f"what is the {end} entry of {said}?", f"{end} event in {said}?")
+    )
+    yield from lookup
+    yield call("read_text_file", path=path, **({"tail": 1} if is_last else {"limit": 1}))
+    return f'The {end} entry is of {parts[0]} at {parts[1]}: "{parts[3]}" ({parts[2]}).'
+
+
+def _follow_up(world: World, now: Scene) -> Script:
+    """Asks about a file that the conversation shows: no call. If there is none, asks about a file and reads it."""
+    known = [path for path, text in sorted(world.shown.items()) if world.files.get(path) == text]
+    questions = [(path, each) for path in known for each in world.questions.get(path, ())]
+    facts = [fact for fact in world.facts if fact.path in known]
+    before = now.one(("", "", "and ", "and ", "also, "))
+    if questions:
+        path, question = now.one(questions)
+        if question.alone and now.chance(0.5):
+            yield f"{before}{now.one(question.alone)}"
+        else:
+            said = now.one(("that file", "the same file", "this file", path))
+            yield f"{before}{now.one(question.asked).format(file=said)}"
+        return (yield from told(question, world, now))
+    if facts:
+        fact = now.one(facts)
+        yield now.one((f"and {fact.topic}?", f"and {fact.topic} in that file?", f"what about {fact.topic}?"))
+        return f"{sentence(fact.topic)} is {fact.value}."
+    if not world.questions:
+        return None
+    path = now.one(sorted(world.questions))
+    question = now.one(world.questions[path])
+    said, lookup = named(world, now, path)
+    yield now.one(question.asked).format(file=said)
+    yield from lookup
+    yield call("read_text_file", path=path)
+    world.show(path)
+    return (yield from told(question, world, now))
+
+
+READING: Sequence[Maker] = (
+    _right_line,
+    _right_line,
+    _right_line,
+    _right_line,
+    _below_title,
+    _below_title,
+    _below_title,
+    _last_lines,
+    _last_lines,
+    _last_entry,
+    _last_entry,
+    _follow_up,
+    _follow_up,
+    _follow_up,
+    _follow_up,
+    _follow_up,
+    _follow_up,
+)
