@@ -20,6 +20,9 @@ def demonstrations(
     ],
     conversations: Annotated[int, typer.Option(min=1, help="How many to play.")] = 300,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    unplaced: Annotated[
+        bool, typer.Option("--unplaced", help="Short ones, whose first request does not say where to look.")
+    ] = False,
     evaluations: Annotated[
         list[Path] | None,
         typer.Option(metavar="PATH", help="Evaluation sets that no conversation may repeat; repeatable."),
@@ -36,7 +39,11 @@ def demonstrations(
 
     async def play() -> None:
         found = await played(
-            conversations, seed, lambda example: cleaner.is_clean(example, names_are_kept=True), notes.print
+            conversations,
+            seed,
+            lambda example: cleaner.is_clean(example, names_are_kept=True),
+            notes.print,
+            unplaced=unplaced,
         )
         n_examples = write_examples(out, found)
         n_targets = sum(1 + sum(message.train for message in example.messages) for example in found)

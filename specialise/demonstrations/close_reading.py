@@ -148,6 +148,8 @@ def _follow_up(world: World, now: Scene) -> Script:
     return (yield from told(question, world, now))
 
 
+UNPLACED: Sequence[Maker] = (_right_line, _below_title)
+"""Requests for something in a file that do not say so."""
 READING: Sequence[Maker] = (
     _right_line,
     _right_line,

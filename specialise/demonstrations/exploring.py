@@ -131,5 +131,7 @@ def _no_such_rows(world: World, now: Scene) -> Script:
     return f"There is no table of {table.many}: the database holds {names}."
 
 
+UNPLACED: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere)
+"""Requests for something in a file that do not say so."""
 FILES: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere)
 TABLES: Sequence[Maker] = (_no_such_rows,)

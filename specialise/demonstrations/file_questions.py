@@ -10,7 +10,7 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.sft.tool_data.spoken import Scene, listed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,22 +58,17 @@ def written(day: date) -> str:
     return f"{day.day} {day:%B}"
 
 
-def tally(names: Sequence[str]) -> str:
-    """Return names with running numbers, "1 robin, 2 wren".
-
-    A small model that writes them counts right; one that begins with the total has to guess it.
-    """
-    return ", ".join(f"{number} {name}" for number, name in enumerate(names, 1))
-
-
 def counted(names: Sequence[str], one: str, many: str) -> tuple[str, ...]:
-    """Return answers to a question of how many: the names, numbered, and how many they are."""
+    """Return answers to a question of how many: the names, and then how many they are.
+
+    A model that has just written the names can count them; one that begins with the total has to guess it.
+    """
     n = len(names)
     if n == 0:
         return (f"None of the {many}.", f"0: none of the {many}.")
     if n == 1:
         return (f"One {one}: {names[0]}.", f"1: {names[0]}.")
-    return (f"{tally(names)}: {n} {many}.", f"{tally(names)}. That makes {n} {many}.")
+    return (f"{listed(names)}: {n} {many}.", f"{listed(names)}. That makes {n} {many}.")
 
 
 def added(numbers: Sequence[int]) -> str:

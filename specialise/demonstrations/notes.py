@@ -13,7 +13,7 @@ from datetime import timedelta
 from modelstack.sft.tool_data.spoken import Scene, listed
 from specialise.demonstrations import notes_code, notes_lists, notes_records, notes_schedules, notes_texts
 from specialise.demonstrations.domains import PEOPLE
-from specialise.demonstrations.file_questions import Notes, Question, counted, stock, tally
+from specialise.demonstrations.file_questions import Notes, Question, counted, stock
 
 
 def make_notes(title: str, now: Scene, kinds: set[str]) -> Notes:
@@ -54,8 +54,8 @@ def _diary(title: str, now: Scene) -> Notes:
         Question(
             ("how many entries does {file} have?", "how many days are noted in {file}?"),
             (
-                f"{tally([each[0] for each in entries])}: {len(entries)} entries.",
-                f"{tally([each[0] for each in entries])}. That makes {len(entries)} entries.",
+                f"{listed([each[0] for each in entries])}: {len(entries)} entries.",
+                f"{listed([each[0] for each in entries])}. That makes {len(entries)} entries.",
             ),
         ),
         Question(

@@ -14,7 +14,6 @@ from specialise.demonstrations.file_questions import (
     counted,
     heading,
     stock,
-    tally,
     written,
 )
 
@@ -72,7 +71,7 @@ def roster(title: str, now: Scene) -> Notes:
         ),
         Question(
             (f"how often is {who} on in {{file}}?", f"how many shifts does {who} have in {{file}}?"),
-            (f"{who} is on {times}: on {listed(on)}.", f"{tally(on)}: {times}."),
+            (f"{who} is on {times}: on {listed(on)}.", f"{listed(on)}: {times}."),
             (f"how often is {who} on duty?", f"how many shifts does {who} have?"),
             who,
         ),
@@ -90,7 +89,7 @@ def roster(title: str, now: Scene) -> Notes:
         ),
         Question(
             (f"how many late shifts does {who} have in {{file}}?", f"when is {who} on late in {{file}}?"),
-            (f"{tally(lates)}: {len(lates)}." if lates else f"{who} has no late shift.",),
+            (f"{listed(lates)}: {len(lates)}." if lates else f"{who} has no late shift.",),
         ),
         Question(
             (f"when is {stranger} on in {{file}}?", f"does {{file}} have {stranger} on any day?"),
@@ -164,11 +163,11 @@ def results(title: str, now: Scene) -> Notes:
         ),
         Question(
             (f"how many matches did {team} win in {{file}}?", f"which matches in {{file}} did {team} win?"),
-            (f"Against {tally(won)}: {len(won)}." if won else f"{team} won none.",),
+            (f"Against {listed(won)}: {len(won)}." if won else f"{team} won none.",),
         ),
         Question(
             (f"how many matches did {team} lose in {{file}}?", f"against whom did {team} lose in {{file}}?"),
-            (f"Against {tally(lost)}: {len(lost)}." if lost else f"{team} lost none.",),
+            (f"Against {listed(lost)}: {len(lost)}." if lost else f"{team} lost none.",),
         ),
         Question(
             ("how many matches are in {file}?", "how many games does {file} list?"),

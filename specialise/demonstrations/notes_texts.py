@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from modelstack.sft.tool_data.spoken import Scene, listed
 from specialise.demonstrations.domains import PEOPLE
-from specialise.demonstrations.file_questions import Notes, Question, counted, heading, stock, tally, written
+from specialise.demonstrations.file_questions import Notes, Question, counted, heading, stock, written
 
 
 def mail_thread(title: str, now: Scene) -> Notes:
@@ -269,7 +269,7 @@ def changelog(title: str, now: Scene) -> Notes:
         if n_changes.count(max(n_changes)) == 1
         else Question(
             ("how many bugs were fixed in {file}?", "how many entries of {file} are fixes?"),
-            (f"{tally(fixed)}: {len(fixed)}." if fixed else "None.",),
+            (f"{listed(fixed)}: {len(fixed)}." if fixed else "None.",),
         ),
     )
     return Notes("\n".join(lines) + "\n", questions, (".md",), ("CHANGELOG", "changelog", "changes", "releases"))

@@ -17,13 +17,26 @@ from agentkit.cli.options import mcp_toolsets
 from modelstack.errors import UserError
 from modelstack.sft.examples import Example, Message, Tool, check_example
 from modelstack.sft.tool_data.spoken import Scene, scene
-from specialise.demonstrations import clock, exploring, file_changing, file_reading, table_questions, tables, talk
+from specialise.demonstrations import (
+    clock,
+    close_reading,
+    exploring,
+    file_changing,
+    file_reading,
+    table_questions,
+    tables,
+    talk,
+)
 from specialise.demonstrations.script import Maker, Script, Step, typed
 from specialise.demonstrations.world import World, make_world, write_world
 from specialise.live import LiveTool, Outcome, call, connected
 
 SOURCE, LICENSE = "house", "Apache-2.0"
 _N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)
+_N_REQUESTS_UNPLACED = (1, 1, 1, 2)
+_UNPLACED: Sequence[Maker] = (
+    *exploring.UNPLACED, *close_reading.UNPLACED, *[*table_questions.QUESTIONS] * 4, *tables.UNPLACED
+)  # fmt: skip
 _P_CHANGES = 0.4
 """Of a request to be one that changes something, where the conversation may."""
 _P_READ_ONLY = 0.3
@@ -84,7 +97,7 @@ async def running_house() -> AsyncGenerator[House]:
 
 
 async def demonstrations(
-    n: int, seed: int, is_clean: Callable[[Example], bool], told: Callable[[str], None]
+    n: int, seed: int, is_clean: Callable[[Example], bool], told: Callable[[str], None], *, unplaced: bool = False
 ) -> list[Example]:
     """Return up to `n` conversations.
 
@@ -93,12 +106,14 @@ async def demonstrations(
         seed: Decides all but what a clock shows.
         is_clean: Whether an example repeats no evaluation.
         told: Is told how far it is.
+        unplaced: Whether conversations are short, have all servers, and begin without a word about where the
+            answer stands: what `agentkit chat` meets first.
     """
     found: list[Example] = []
     async with running_house() as house:
         for number in range(n):
             now = scene("demonstrations", seed, number)
-            played = await play(house, make_world(now), now, f"house-{seed}-{number}")
+            played = await play(house, make_world(now), now, f"house-{seed}-{number}", unplaced=unplaced)
             if played is not None and is_clean(played):
                 found.append(played)
             if (number + 1) % 50 == 0:
@@ -106,18 +121,19 @@ async def demonstrations(
     return found
 
 
-async def play(house: House, world: World, now: Scene, name: str) -> Example | None:
+async def play(house: House, world: World, now: Scene, name: str, *, unplaced: bool = False) -> Example | None:
     """Return a conversation in a world, which is then what the conversation made of it; None: it led nowhere."""
     write_world(world, house.folder, house.database)
-    servers = world.servers = now.one(_SERVERS)
+    servers = world.servers = tuple(house.tools) if unplaced else now.one(_SERVERS)
     live = {tool.name: tool for server in servers for tool in house.tools[server]}
     read_only = now.chance(_P_READ_ONLY)
     if read_only:
         live = {name: tool for name, tool in live.items() if tool.is_safe}
     reading, changing = _makers(servers)
     said = _Conversation()
-    for _ in range(now.one(_N_REQUESTS)):
-        maker = _chosen(now, reading, () if read_only else changing)
+    for number in range(now.one(_N_REQUESTS_UNPLACED if unplaced else _N_REQUESTS)):
+        is_first = unplaced and number == 0 and not now.chance(_P_WORDS)
+        maker = now.one(_UNPLACED) if is_first else _chosen(now, reading, () if read_only else changing)
         if not await _exchange(said, maker(world, now), live, now):
             return None
     if not said.messages:

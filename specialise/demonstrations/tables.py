@@ -107,16 +107,14 @@ def _columns(world: World, now: Scene) -> Script:
 
 def _count_rows(world: World, now: Scene) -> Script:
     table = world.table(now)
-    yield now.one(
-        (
-            f"how many {table.many} are there?",
-            f"how many {table.many} do we have?",
-            f"count the {table.many}",
-            f"number of rows in {table.name}?",
-            f"how many entries does the table {table.name} have?",
-        )
-    )
-    yield from look(world, now, p_skip=0.6)
+    is_named = now.chance(0.4)
+    named = (f"number of rows in {table.name}?", f"how many entries does the table {table.name} have?")
+    meant = (f"how many {table.many} are there?", f"how many {table.many} do we have?", f"count the {table.many}")
+    yield now.one(named if is_named else meant)
+    if is_named:
+        yield from look(world, now, p_skip=0.6)
+    else:
+        yield from look(world, now, keyword=table.many)
     (found,) = yield call("query", sql=f"SELECT COUNT(*) FROM {table.name}")
     n = int(rows_of(found)[0][0])
     verb = "is" if n == 1 else "are"
@@ -645,6 +643,8 @@ READING: Sequence[Maker] = (
     _top_group,
     _distinct,
 )
+UNPLACED: Sequence[Maker] = (_one_value, _extreme, _joined)
+"""Requests for rows that do not speak of a database."""
 CHANGING: Sequence[Maker] = (_insert, _insert, _update, _update, _remove, _new_table)
 
 
