@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from agentkit.errors import UserError
 from agentkit.models.model import Model, ModelSettings
 from evals.case import Case, Run, Score
 
 Scorer = Callable[[Case, Run], Score]
+ChoiceT = TypeVar("ChoiceT", bound=str)
 
 
 class Solver(Protocol):
@@ -71,6 +72,7 @@ SUITES: dict[str, str] = {
     "natural": "evals.tool_use.natural.suite:SUITE",
     "examples": "evals.tool_use.examples.suite:SUITE",
     "first-hour": "evals.tool_use.first_hour.suite:SUITE",
+    "long-results": "evals.tool_use.long_results.suite:SUITE",
     "mcp-tasks": "evals.tool_use.executed.suite:SUITE",
     "structured-output": "evals.structured_output.suite:SUITE",
     "refusals": "evals.refusals.suite:SUITE",
@@ -127,3 +129,18 @@ def check_options(suite: str, given: Mapping[str, str], known: Mapping[str, str]
             near = difflib.get_close_matches(key, known, n=1, cutoff=0.0)
             hint = f"nearest: {near[0]!r}" if near else "it has none"
             raise UserError(f"suite {suite!r} has no option {key!r}; {hint}.")
+
+
+def check_choice(suite: str, option: str, value: str, known: Sequence[ChoiceT]) -> ChoiceT:
+    """Return the value of an option that takes only some values.
+
+    Raises:
+        UserError: it is none of them.
+    """
+    for choice in known:
+        if choice == value:
+            return choice
+    near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
+    raise UserError(
+        f"option {option}={value!r} of {suite!r} must be one of {', '.join(known)}; nearest: {near!r}."
+    )

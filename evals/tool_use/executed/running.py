@@ -47,11 +47,12 @@ Connect = Callable[[Server, Path], Toolset]
 FindModel = Callable[[Case, Model], Model]
 
 
-def child_server(server: Server, folder: Path) -> Toolset:
-    """Return one of our servers as a child process, with its changing tools."""
+def child_server(server: Server, folder: Path, *, write: bool = True) -> Toolset:
+    """Return one of our servers as a child process, with its changing tools unless `write` is False."""
+    changing = ("--write",) if write else ()
     options = {
-        "filesystem": (folder, "--write"),
-        "sqlite": (folder / DATABASE, "--write"),
+        "filesystem": (folder, *changing),
+        "sqlite": (folder / DATABASE, *changing),
         "time": ("--zone", USER_ZONE),
     }
     module = f"mcp_servers.{server}"

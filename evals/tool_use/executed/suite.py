@@ -7,18 +7,16 @@ must get 0.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
-from agentkit.errors import UserError
 from evals.case import Case
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_choice, check_options
 from evals.tool_use.executed.catalog import TASKS
 from evals.tool_use.executed.playing import PLAYS
 from evals.tool_use.executed.running import solver
 from evals.tool_use.executed.scoring import score
 from evals.tool_use.executed.tables import tables
-from evals.tool_use.executed.task import Play, case_of
+from evals.tool_use.executed.task import case_of
 
 NAME = "mcp-tasks"
 OPTIONS = {
@@ -33,16 +31,8 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
         UserError: an option is not known, or `play` names no script.
     """
     check_options(NAME, options, OPTIONS)
-    play = _play(options["play"]) if "play" in options else None
+    play = check_choice(NAME, "play", options["play"], PLAYS) if "play" in options else None
     return [case_of(task, play) for task in TASKS]
-
-
-def _play(name: str) -> Play:
-    for play in PLAYS:
-        if play == name:
-            return play
-    near = difflib.get_close_matches(name, PLAYS, n=1, cutoff=0.0)
-    raise UserError(f"option play={name!r} of {NAME!r} must be one of {', '.join(PLAYS)}; nearest: {near[0]!r}.")
 
 
 SUITE = Suite(

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from evals.case import Case, Run, Score
 from evals.harness.suite import Table
 from evals.statistics import wilson
 from evals.tool_use.executed.scoring import FAILURES, judge
-from evals.tool_use.executed.task import Task, task_of
+from evals.tool_use.executed.task import task_of
 
 Scored = tuple[Case, Run, Score]
 
@@ -17,16 +17,17 @@ Scored = tuple[Case, Run, Score]
 def tables(scored: Sequence[Scored]) -> Sequence[Table]:
     """Return the tables of this suite."""
     return (
-        _success(scored, "Right by number of calls", "calls", lambda task: str(task.n_calls)),
-        _success(scored, "Right by server", "server", lambda task: " + ".join(task.servers)),
-        _failures(scored),
+        success_table(scored, "Right by number of calls", "calls", lambda case: str(task_of(case).n_calls)),
+        success_table(scored, "Right by server", "server", lambda case: " + ".join(task_of(case).servers)),
+        failure_table((judge(case, run)[0] for case, run, _ in scored), FAILURES.items()),
     )
 
 
-def _success(scored: Sequence[Scored], title: str, column: str, key: Callable[[Task], str]) -> Table:
+def success_table(scored: Sequence[Scored], title: str, column: str, key: Callable[[Case], str]) -> Table:
+    """Return how many runs are right by a property of their cases."""
     values: dict[str, list[float]] = {}
     for case, _, score in scored:
-        values.setdefault(key(task_of(case)), []).append(score.value)
+        values.setdefault(key(case), []).append(score.value)
     rows = [_right(name, group) for name, group in sorted(values.items())]
     return Table(
         title,
@@ -35,12 +36,13 @@ def _success(scored: Sequence[Scored], title: str, column: str, key: Callable[[T
     )
 
 
+def failure_table(found: Iterable[str | None], meanings: Iterable[tuple[str, str]]) -> Table:
+    """Return how often each failure of `meanings` was found; None stands for a right run."""
+    counts = Counter(found)
+    rows = tuple((name, str(counts[name]), meaning) for name, meaning in meanings)
+    return Table("What failed", ("failure", "runs", "meaning"), (*rows, ("none", str(counts[None]), "right")))
+
+
 def _right(name: str, values: Sequence[float]) -> tuple[str, str, str]:
     n_right = sum(value == 1.0 for value in values)
     return name, f"{n_right} of {len(values)}", str(wilson(n_right, len(values)))
-
-
-def _failures(scored: Sequence[Scored]) -> Table:
-    counts = Counter(judge(case, run)[0] for case, run, _ in scored)
-    rows = tuple((name, str(counts[name]), meaning) for name, meaning in FAILURES.items())
-    return Table("What failed", ("failure", "runs", "meaning"), (*rows, ("none", str(counts[None]), "right")))

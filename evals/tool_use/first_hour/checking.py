@@ -138,13 +138,13 @@ def _rounded_problem(check: RoundedCheck, text: str, prompt: str) -> str | None:
 def _talk_problem(check: TalkCheck, text: str, prompt: str) -> str | None:
     if len(text) > BOUNDS.max_chars:
         return f"the answer has {len(text)} characters, more than {BOUNDS.max_chars}"
-    if (unsure := _mentioned(text, UNSURE)) is not None:
+    if (unsure := mentioned(text, UNSURE)) is not None:
         return f"it says {unsure!r}"
     theirs = {token.text for token in tokens_of(prompt)}
     n_new = len({token.text for token in tokens_of(text)} - theirs)
     if n_new < check.min_new_words:
         return f"it has {n_new} words of its own, fewer than {check.min_new_words}"
-    if check.mentions and _mentioned(text, check.mentions) is None:
+    if check.mentions and mentioned(text, check.mentions) is None:
         return f"it mentions none of {', '.join(check.mentions)}"
     return None
 
@@ -152,20 +152,20 @@ def _talk_problem(check: TalkCheck, text: str, prompt: str) -> str | None:
 def _decline_problem(check: DeclineCheck, text: str) -> str | None:
     if len(text) > BOUNDS.max_chars:
         return f"the answer has {len(text)} characters, more than {BOUNDS.max_chars}"
-    if _mentioned(text, DECLINES) is None:
+    if mentioned(text, DECLINES) is None:
         return "it does not say that this cannot be done"
-    claim = _mentioned(text, check.claims)
+    claim = mentioned(text, check.claims)
     return None if claim is None else f"it claims {claim!r}"
 
 
 def _done_problem(text: str, prompt: str) -> str | None:
     if [token.text for token in tokens_of(text)] == [token.text for token in tokens_of(prompt)]:
         return "it is the request again"
-    refusal = _mentioned(text, NOT_DONE)
+    refusal = mentioned(text, NOT_DONE)
     return None if refusal is None else f"it says {refusal!r} although it is done"
 
 
-def _mentioned(text: str, beginnings: Sequence[str]) -> str | None:
+def mentioned(text: str, beginnings: Sequence[str]) -> str | None:
     """Return the first of some beginnings of words that occurs, None where none does."""
     folded = " ".join(text.casefold().replace("\u2019", "'").split())
     return next((each for each in beginnings if re.search(rf"(?<!\w){re.escape(each)}", folded)), None)

@@ -11,7 +11,7 @@ from agentkit.limits import UsageLimits
 from agentkit.models.model import Model, ModelSettings
 from evals.case import Case, Run
 from evals.harness.suite import Solver
-from evals.tool_use.executed.running import Connect, child_server
+from evals.tool_use.executed.running import Connect, FindModel, child_server
 from evals.tool_use.executed.running import solver as executed_solver
 from evals.tool_use.first_hour.playing import model_for
 from evals.tool_use.first_hour.scoring import CLOCK
@@ -24,17 +24,17 @@ MODEL, PEAK_MB = "model", "peak_mb"
 """Keys of `Run.observed`: name and abilities of the model; most memory that this process has held until now."""
 
 
-def solver(connect: Connect = child_server) -> Solver:
-    """Return a solver; `connect` says how a server is reached."""
+def solver(connect: Connect = child_server, find_model: FindModel = model_for) -> Solver:
+    """Return a solver; `connect` says how a server is reached, `find_model` who plays a case."""
     # No instructions: `agentkit chat` gives none unless the user does.
-    solve_task = executed_solver(connect, instructions=None, limits=LIMITS, find_model=model_for)
+    solve_task = executed_solver(connect, instructions=None, limits=LIMITS, find_model=find_model)
 
     async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
         began = datetime.now(UTC)
         run = await solve_task(case, model, settings)
         seen = {
             CLOCK: [began.isoformat(), datetime.now(UTC).isoformat()],
-            MODEL: described(model_for(case, model)),
+            MODEL: described(find_model(case, model)),
             PEAK_MB: peak_mb(),
         }
         return replace(run, observed={**run.observed, **seen})

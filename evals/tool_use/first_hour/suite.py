@@ -6,13 +6,11 @@ plays (`playing.PLAYS`) must get 0.
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import get_args
 
-from agentkit.errors import UserError
 from evals.case import Case
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_choice, check_options
 from evals.tool_use.first_hour.playing import PLAYS
 from evals.tool_use.first_hour.request import Kind, case_of_request, first_hour_requests
 from evals.tool_use.first_hour.running import CASE_TIMEOUT_S, solver
@@ -34,19 +32,10 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
         UserError: an option or one of its values is not known.
     """
     check_options(NAME, options, OPTIONS)
-    play = _known("play", options["play"], PLAYS) if "play" in options else None
+    play = check_choice(NAME, "play", options["play"], PLAYS) if "play" in options else None
     named = options.get("category", ",".join(KINDS)).split(",")
-    kinds = {_known("category", kind.strip(), KINDS) for kind in named}
+    kinds = {check_choice(NAME, "category", kind.strip(), KINDS) for kind in named}
     return [case_of_request(request, play) for request in first_hour_requests() if request.kind in kinds]
-
-
-def _known(option: str, value: str, known: Collection[str]) -> str:
-    if value not in known:
-        near = difflib.get_close_matches(value, known, n=1, cutoff=0.0)[0]
-        raise UserError(
-            f"option {option}={value!r} of {NAME!r} must be one of {', '.join(known)}; nearest: {near!r}."
-        )
-    return value
 
 
 SUITE = Suite(

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from statistics import median, quantiles
 
 from evals.case import Case, Run, Score
 from evals.harness.suite import Table
+from evals.tool_use.executed.tables import failure_table
 from evals.tool_use.first_hour.running import MODEL, PEAK_MB
 from evals.tool_use.first_hour.scoring import FAILURES, judge
 
@@ -16,16 +16,12 @@ Scored = tuple[Case, Run, Score]
 
 def tables(scored: Sequence[Scored]) -> Sequence[Table]:
     """Return the tables of this suite."""
-    return _failures(scored), _costs([run for _, run, _ in scored])
+    found = (judge(case, run)[0] for case, run, _ in scored)
+    return failure_table(found, FAILURES.items()), cost_table([run for _, run, _ in scored])
 
 
-def _failures(scored: Sequence[Scored]) -> Table:
-    counts = Counter(judge(case, run)[0] for case, run, _ in scored)
-    rows = tuple((name, str(counts[name]), meaning) for name, meaning in FAILURES.items())
-    return Table("What failed", ("failure", "runs", "meaning"), (*rows, ("none", str(counts[None]), "right")))
-
-
-def _costs(runs: Sequence[Run]) -> Table:
+def cost_table(runs: Sequence[Run]) -> Table:
+    """Return what some runs took: seconds, memory, and the models that made them."""
     seconds = sorted(run.wall_s for run in runs)
     p90 = quantiles(seconds, n=10, method="inclusive")[-1] if len(seconds) > 1 else seconds[0]
     models = sorted({str(run.observed[MODEL]) for run in runs if MODEL in run.observed})

@@ -1,0 +1,66 @@
+"""The score of a question: the document was looked at, and every fact of the answer is right.
+
+A plain function of (case, run). A question counts 1 or 0; why it failed is one of `Failure`, the first that holds.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from agentkit.messages import ModelRequest, ToolReturnPart
+from evals.case import Case, Run, Score, failed_score
+from evals.tool_use.executed.scoring import n_failed_calls
+from evals.tool_use.long_results.facts import facts_problem, says_unstated
+from evals.tool_use.long_results.question import READING, SEARCHING, Question, question_of
+
+Failure = Literal["error", "no words", "not read", "overlooked", "invented", "wrong answer"]
+FAILURES: dict[Failure, str] = {
+    "error": "the run raised or ran out of time",
+    "no words": "the run ended without an answer in words",
+    "not read": "no call showed a part of the document: the answer is a guess",
+    "overlooked": "the document states it, the answer says that it does not",
+    "invented": "the document does not state it, the answer does",
+    "wrong answer": "a fact is missing or wrong, or a neighbour's is stated as well",
+}
+
+
+def score(case: Case, run: Run) -> Score:
+    """Score one run."""
+    failure, explanation = judge(case, run)
+    return Score(
+        0.0 if failure else 1.0,
+        f"{failure}: {explanation}" if failure else explanation,
+        run.output if isinstance(run.output, str) else None,
+        {"calls": float(len(run.calls)), "failed calls": float(n_failed_calls(run))},
+    )
+
+
+def judge(case: Case, run: Run) -> tuple[Failure | None, str]:
+    """Return why a run failed, None where it is right, and the finding in words.
+
+    A run that was forced to answer by a limit is judged by its answer, as in `first-hour`.
+    """
+    if (failed := failed_score(run)) is not None:
+        return "error", failed.explanation
+    question = question_of(case)
+    text = run.output if isinstance(run.output, str) else ""
+    if not text.strip():
+        return "no words", f"the run ended as {run.status.replace('_', ' ')}"
+    if not has_read(question, run):
+        return "not read", f"no result of {READING} or {SEARCHING} shows {question.file_name}"
+    if (problem := facts_problem(question, text)) is None:
+        return None, "as expected"
+    if question.is_there:
+        return ("overlooked" if says_unstated(text) else "wrong answer"), problem
+    return ("wrong answer" if says_unstated(text) else "invented"), problem
+
+
+def has_read(question: Question, run: Run) -> bool:
+    """Return whether a result showed lines of the question's document, or what a search found in its folder."""
+    parts = [part for message in run.messages if isinstance(message, ModelRequest) for part in message.parts]
+    results = [part for part in parts if isinstance(part, ToolReturnPart) and not part.is_error]
+    return any(
+        part.tool_name == SEARCHING
+        or (part.tool_name == READING and part.content.startswith(f"{question.file_name}:"))
+        for part in results
+    )
