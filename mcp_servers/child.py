@@ -27,7 +27,17 @@ try:
 except ImportError:  # pragma: no cover - Windows has no rlimits; the deadline still holds
     resource = None
 
-PACKAGE_PARENT = str(Path(__file__).resolve().parent.parent)
+PACKAGE = Path(__file__).resolve().parent
+# The child takes this package from its folder, and nothing from the folder that it lies in: that may be any
+# folder, is not to be searched before the standard library, and cannot be listed by a confined process.
+_BOOTSTRAP = """
+import importlib.util, sys
+spec = importlib.util.spec_from_file_location({name!r}, {file!r}, submodule_search_locations=[{folder!r}])
+sys.modules[{name!r}] = package = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(package)
+from {module} import main
+main()
+"""
 # Enough for the interpreter (30 MB of address space) and every cap of the policies several times over.
 MEMORY_BYTES = 512 * 1024 * 1024
 # Seconds of CPU beyond a request's deadline before the kernel ends a child whose parent is gone.
@@ -52,7 +62,9 @@ class KillableChild:
             module: Has `main()`, which calls `answer_requests`.
             packages: Whether the child may import installed packages, which costs it some ms to find.
         """
-        code = f"import sys; sys.path.insert(0, {PACKAGE_PARENT!r}); from {module} import main; main()"
+        code = _BOOTSTRAP.format(
+            name=PACKAGE.name, file=str(PACKAGE / "__init__.py"), folder=str(PACKAGE), module=module
+        )
         # -I: no environment, no working directory on the path; -S: no search for installed packages.
         self._command = [sys.executable, "-I", *(() if packages else ("-S",)), "-c", code]
         self._lock = threading.Lock()

@@ -5,6 +5,9 @@ always checks four things: the Host and Origin headers against exact names with 
 `127.0.0.1:*` pattern also matches `127.0.0.1:1@evil`), that a body is said to be JSON, which a page's form cannot
 say, and a bearer token, which any other local user lacks.
 
+The kernel confines the process before the server is built, so that what the server reads when it starts (a
+database, a repository) is read under the confinement too. The HTTP port is bound before that, and none after it.
+
 `mcp` costs half a second to import; it is imported only after the arguments are parsed, so `--help` is quick.
 """
 
@@ -18,14 +21,17 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from mcp_servers.confinement.confining import confine
 from mcp_servers.failures import StartError
 
 if TYPE_CHECKING:
     from mcp.server.lowlevel.server import Server
     from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from mcp_servers.confinement.declared import Confinement
 
 TOKEN_VARIABLE = "MCP_SERVER_TOKEN"
 # 16 characters of a 64-letter alphabet are 96 bits, out of reach for guessing over HTTP.
@@ -35,8 +41,13 @@ LOOPBACK_NAMES = ("127.0.0.1", "localhost", "[::1]")
 MCP_PATH = "/mcp"
 
 
-def add_transport_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--http`, `--host`, `--port` and `--token` to a server's parser."""
+def add_transport_arguments(parser: argparse.ArgumentParser, confined_to: str) -> None:
+    """Add `--http`, `--host`, `--port` and `--token` to a server's parser.
+
+    Args:
+        parser: Of the server.
+        confined_to: What the server's process may reach, in a sentence of the help text.
+    """
     group = parser.add_argument_group("transport", "stdio unless --http is given")
     group.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdio")
     group.add_argument("--host", default="127.0.0.1", help="address to bind (default %(default)s)")
@@ -46,21 +57,35 @@ def add_transport_arguments(parser: argparse.ArgumentParser) -> None:
         default=os.environ.get(TOKEN_VARIABLE),
         help=f"bearer token that clients must send (default: ${TOKEN_VARIABLE}, else generated and printed)",
     )
+    parser.add_argument_group("confinement", confined_to)
 
 
-def serve(server: Server[Any], options: argparse.Namespace) -> None:
-    """Serve until the client leaves (stdio) or the process is stopped (HTTP).
+def serve(build: Callable[[], Server[Any]], options: argparse.Namespace, confinement: Confinement | None) -> None:
+    """Confine this process, build its server and serve until the client leaves (stdio) or it is stopped (HTTP).
+
+    Args:
+        build: Makes the server; everything it needs is imported.
+        options: Of `add_transport_arguments`.
+        confinement: What the process may reach; None if the kernel is not to confine it.
 
     Raises:
-        StartError: The host, port or token cannot be used.
+        StartError: The host, port or token cannot be used, or `build` fails.
     """
     try:
         if options.http:
-            _serve_http(server, options.host, options.port, options.token)
+            _serve_http(build, confinement, options.host, options.port, options.token)
         else:
+            notice = confine(confinement) if confinement else ""
+            server = build()
+            _tell(notice)
             _serve_stdio(server)
     except KeyboardInterrupt:
         pass
+
+
+def _tell(notice: str) -> None:
+    if notice:
+        print(notice, file=sys.stderr, flush=True)
 
 
 def _serve_stdio(server: Server[Any]) -> None:
@@ -77,18 +102,23 @@ def _serve_stdio(server: Server[Any]) -> None:
     anyio.run(run)
 
 
-def _serve_http(server: Server[Any], host: str, port: int, token: str | None) -> None:
+def _serve_http(
+    build: Callable[[], Server[Any]], confinement: Confinement | None, host: str, port: int, token: str | None
+) -> None:
     import uvicorn
 
     check_host(host)
     check_token(token)
     listener = _listen(host, port)
+    notice = confine(confinement) if confinement else ""
+    server = build()
     bound_port = listener.getsockname()[1]
     secret = token or secrets.token_urlsafe(GENERATED_TOKEN_BYTES)
     shown_host = f"[{host}]" if ":" in host else host
     print(f"{server.name}: http://{shown_host}:{bound_port}{MCP_PATH}", file=sys.stderr)
     if token is None:
         print(f"token: {secret}", file=sys.stderr)
+    _tell(notice)
     sys.stderr.flush()
     app = http_app(server, host, bound_port, secret)
     uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])

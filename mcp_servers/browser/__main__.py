@@ -14,6 +14,11 @@ from mcp_servers.serving import add_transport_arguments, serve
 # From a telephone's width to a large screen; a screenshot of the largest is at most 12 MB.
 WIDTHS = range(320, 2_561)
 HEIGHTS = range(240, 1_601)
+# Chromium builds its own sandbox with namespaces or a set-user-ID helper; Landlock denies mounts, and without new
+# privileges the helper is none.
+NOT_CONFINED = (
+    "The server itself is not confined by the kernel; Chromium's sandbox and the tunnel confine the pages."
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=1280, help="of the page in pixels (%(default)s)")
     parser.add_argument("--height", type=int, default=800, help="of the page in pixels (%(default)s)")
     parser.add_argument("--no-sandbox", action="store_true", help="start Chromium without its own sandbox")
-    add_transport_arguments(parser)
+    add_transport_arguments(parser, NOT_CONFINED)
     options = parser.parse_args(arguments)
     if options.width not in WIDTHS or options.height not in HEIGHTS:
         parser.error(f"--width goes from {WIDTHS[0]} to {WIDTHS[-1]}, --height from {HEIGHTS[0]} to {HEIGHTS[-1]}")
@@ -49,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         settings = Settings(executable, sandbox=sandbox, width=options.width, height=options.height)
         server = build_server(options.allow, settings)
         print(note, file=sys.stderr, flush=True)
-        serve(server, options)
+        serve(lambda: server, options, None)
     except StartError as error:
         parser.error(str(error))
 

@@ -6,6 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
+from mcp_servers.filesystem.reach import CONFINED_TO, reach
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
@@ -22,14 +23,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("root", metavar="ROOT", help="the folder to serve")
     parser.add_argument("--write", action="store_true", help="also offer tools that change files")
-    add_transport_arguments(parser)
+    add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
 
     with quick_imports():
         from mcp_servers.filesystem.server import build_server
 
+    confinement = reach(options.root, write=options.write)
     try:
-        serve(build_server(options.root, write=options.write), options)
+        serve(lambda: build_server(options.root, write=options.write), options, confinement)
     except StartError as error:
         parser.error(str(error))
 

@@ -8,7 +8,7 @@ counted, and the walk goes on without it.
 from __future__ import annotations
 
 from mcp_servers.failures import ToolFailure
-from mcp_servers.filesystem.policy import PathParts
+from mcp_servers.filesystem.policy import GIT_FOLDER, PathParts
 from mcp_servers.filesystem.root import Root, kind_of, lstat, open_file
 from mcp_servers.gitignore.rules import MAX_FILE_BYTES, UnusableRules
 from mcp_servers.gitignore.scope import FILE_NAMES, NOTHING_IGNORED, Scope
@@ -17,13 +17,12 @@ MAX_BYTES_OF_A_WALK = 4 * 1024 * 1024
 """Rules that one walk reads: 64 of the largest files, about 4 s; thousands as people write them."""
 
 
-GIT_NAME = ".git"
-"""Git's own folder, or the file that stands for it in a linked work tree; no rule brings it back."""
-
-
 def leaves_out(scope: Scope, name: str, *, is_folder: bool) -> bool:
-    """Return whether a search leaves out the entry of this name."""
-    return name == GIT_NAME or scope.ignores(name, is_folder=is_folder)
+    """Return whether a search leaves out the entry of this name.
+
+    No rule brings back `.git`, the folder or the file that stands for it in a linked working tree.
+    """
+    return name == GIT_FOLDER or scope.ignores(name, is_folder=is_folder)
 
 
 class IgnoreFiles:

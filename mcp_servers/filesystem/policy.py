@@ -12,6 +12,7 @@ import re
 from dataclasses import dataclass
 
 from mcp_servers.failures import ToolFailure
+from mcp_servers.hidden import visible
 
 # POSIX NAME_MAX and PATH_MAX on Linux and macOS, in bytes.
 MAX_NAME_BYTES = 255
@@ -20,6 +21,9 @@ MAX_PATH_BYTES = 4096
 MAX_DEPTH = 64
 TRASH = ".trash"
 TEMPORARY_PREFIX = ".mcp-tmp-"
+GIT_FOLDER = ".git"
+# The name by which Windows' file systems also know it, as seen through a mount.
+_SHORT_GIT_FOLDER = "git~1"
 
 PathParts = tuple[str, ...]
 
@@ -75,20 +79,90 @@ def parse_path(text: str) -> PathParts:
     return parts
 
 
-def parse_target(text: str) -> PathParts:
-    """Parse the path of something to change: not the root, and nothing in the trash.
+def parse_entry(text: str) -> PathParts:
+    """Parse the path of something to list, search or read.
 
     Raises:
-        ToolFailure: As `parse_path`, or the path is the root or the trash.
+        ToolFailure: As `parse_path`, or the path is reserved.
     """
     parts = parse_path(text)
+    _refuse_reserved(text, parts)
+    return parts
+
+
+def parse_target(text: str) -> PathParts:
+    """Parse the path of something to change: not the root, nothing reserved, and nothing in a `.git`.
+
+    Raises:
+        ToolFailure: As `parse_path`, or the path is the root, reserved, or a `.git` or something in it.
+    """
+    parts = parse_source(text)
     if not parts:
         raise ToolFailure("The root folder itself cannot be changed. Name a file or folder in it.")
-    if parts[0] == TRASH:
-        raise ToolFailure(f"{TRASH!r} holds deleted files and cannot be changed; `move` can take files out.")
-    if parts[-1].startswith(TEMPORARY_PREFIX):
-        raise ToolFailure(f"Names that start with {TEMPORARY_PREFIX!r} are reserved.")
+    _refuse_reserved(text, parts)
     return parts
+
+
+def parse_source(text: str) -> PathParts:
+    """Parse the path of something to move, whose old place changes too.
+
+    What was deleted is reserved, as the trash is, and may be moved out of it all the same. Whoever writes in a
+    `.git` decides what programs git runs there (hooks, filters, `core.fsmonitor`).
+
+    Raises:
+        ToolFailure: As `parse_path`, or the path is reserved, or a `.git` or something in it.
+    """
+    parts = parse_path(text)
+    is_deleted = len(parts) > 2 and parts[0] == TRASH  # .trash/TIME/NAME and what is below
+    if not is_deleted or any(map(_is_temporary, parts)):
+        _refuse_reserved(text, parts)
+    if any(map(is_git_folder, parts)):
+        raise ToolFailure(
+            f"{shown(text)!r} is a repository's own folder {GIT_FOLDER} or in it, which can be read and not "
+            "changed here: git runs programs that its files name. Use git itself."
+        )
+    return parts
+
+
+def is_git_folder(name: str) -> bool:
+    """Return whether some file system takes a name for `.git`.
+
+    They ignore letter case (macOS, Windows), characters without a width (HFS+), dots and spaces at the end (NTFS),
+    or have another name for it (NTFS). Git refuses the same in what it checks out (CVE-2014-9390).
+    """
+    return _folded(name) in (GIT_FOLDER, _SHORT_GIT_FOLDER)
+
+
+def is_reserved(parts: PathParts) -> bool:
+    """Return whether an entry is the server's own: the root's trash with what is in it, or a file half written.
+
+    No tool shows, reads or changes one, but for `move`, which takes out of the trash.
+    """
+    is_in_trash = parts != () and _is_unusual(parts[0]) and _folded(parts[0]) == TRASH
+    return is_in_trash or any(map(_is_temporary, parts))
+
+
+def _refuse_reserved(text: str, parts: PathParts) -> None:
+    if is_reserved(parts):
+        raise ToolFailure(
+            f"{shown(text)!r} is the server's own: {TRASH} in the root holds what was deleted, and names that "
+            f"begin with {TEMPORARY_PREFIX} are files half written. They cannot be listed, read or changed; "
+            "`move` takes a file out of the trash, by the path that `delete` gave."
+        )
+
+
+def _is_temporary(name: str) -> bool:
+    return _is_unusual(name) and _folded(name).startswith(TEMPORARY_PREFIX)
+
+
+def _is_unusual(name: str) -> bool:
+    """Return whether a name may be a reserved one: most are not, and folding every name of a walk takes long."""
+    return name.startswith(".") or not name.isascii()
+
+
+def _folded(name: str) -> str:
+    """Return a name as the file systems compare it that ignore most."""
+    return visible(name).replace("\u200c", "").replace("\u200d", "").partition(":")[0].rstrip(" .").lower()
 
 
 def joined(parts: PathParts) -> str:
@@ -102,14 +176,13 @@ def printable_bytes(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """Return `name` on one line: controls, bidi marks and zero-width characters as escapes."""
+    """Return `name` on one line: controls, bidi marks and all other characters that cannot be seen as escapes."""
     text = printable_bytes(name)
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
-
-
-def is_hidden_from_walks(parts: PathParts) -> bool:
-    """Return whether trees and searches skip this entry: the trash, and files half written."""
-    return parts == (TRASH,) or parts[-1].startswith(TEMPORARY_PREFIX)
+    is_plain = visible(text) == text  # one selector in an emoji is seen, and stays
+    return "".join(
+        char if char.isprintable() and (is_plain or visible(char)) else char.encode("unicode_escape").decode()
+        for char in text
+    )
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:

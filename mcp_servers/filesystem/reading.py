@@ -14,14 +14,7 @@ from typing import BinaryIO
 
 from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem.ignoring import IgnoreFiles, leaves_out
-from mcp_servers.filesystem.policy import (
-    MAX_DEPTH,
-    Limits,
-    PathParts,
-    is_hidden_from_walks,
-    joined,
-    shown,
-)
+from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, PathParts, joined, shown
 from mcp_servers.filesystem.results import Entry, FileInfo, Listing, TextWindow
 from mcp_servers.filesystem.root import Kind, Root, kind_of, lstat, names_in, open_folder
 from mcp_servers.gitignore.scope import NOTHING_IGNORED, Scope
@@ -59,7 +52,7 @@ class Walk:
     ) -> Iterator[Walked]:
         """Yield every entry below the open `folder`, a folder before its contents; `above` is what is ignored."""
         scope = self._ignore_files.within(folder, parts, above) if self._ignore_files else above
-        names = names_in(folder, self._left + 1)
+        names = names_in(folder, parts, self._left + 1)
         if len(names) > self._left:
             self.truncated = True
             del names[self._left :]
@@ -67,7 +60,7 @@ class Walk:
         for name in names:
             path = (*parts, name)
             status = lstat(folder, name)
-            if status is None or is_hidden_from_walks(path):
+            if status is None:
                 continue
             kind = kind_of(status)
             is_ignored = self._ignore_files is not None and leaves_out(scope, name, is_folder=kind == "folder")
@@ -115,7 +108,7 @@ def file_info(root: Root, parts: PathParts, limits: Limits) -> FileInfo:
                 lines = count_lines(file)
     elif kind_of(status) == "folder":
         with root.folder(parts) as folder:
-            entries = len(names_in(folder, limits.max_walked))
+            entries = len(names_in(folder, parts, limits.max_walked))
     modified = datetime.fromtimestamp(int(status.st_mtime), UTC).isoformat()
     return FileInfo(
         path=joined(parts),

@@ -17,7 +17,7 @@ from itertools import islice
 from typing import BinaryIO, Literal, NoReturn
 
 from mcp_servers.failures import MAX_COMPARED_NAMES, StartError, ToolFailure, suggestion
-from mcp_servers.filesystem.policy import PathParts, joined, printable_bytes, shown
+from mcp_servers.filesystem.policy import PathParts, is_reserved, joined, printable_bytes, shown
 
 Kind = Literal["file", "folder", "link", "other"]
 
@@ -143,10 +143,11 @@ def check_regular(status: os.stat_result, parts: PathParts) -> None:
         raise ToolFailure(f"{shown(joined(parts))!r} is a device, pipe or socket, not a file.")
 
 
-def names_in(folder: int, limit: int) -> list[str]:
-    """Return at most `limit` names of a folder, sorted."""
+def names_in(folder: int, parts: PathParts, limit: int) -> list[str]:
+    """Return at most `limit` names of the open folder at `parts`, sorted, without those that are reserved."""
     with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in islice(entries, limit))
+        names = (entry.name for entry in entries if not is_reserved((*parts, entry.name)))
+        return sorted(islice(names, limit))
 
 
 def fail(error: OSError, parent: int, parts: PathParts) -> NoReturn:
@@ -166,7 +167,7 @@ def fail(error: OSError, parent: int, parts: PathParts) -> NoReturn:
 def _missing(parent: int, parts: PathParts) -> str:
     folder = shown(joined(parts[:-1]))
     try:
-        known = names_in(parent, MAX_COMPARED_NAMES)
+        known = names_in(parent, parts[:-1], MAX_COMPARED_NAMES)
     except OSError:  # a folder that may be searched but not listed
         known = []
     hint = suggestion(parts[-1], map(printable_bytes, known)) or f" `list_directory` shows what {folder!r} has."

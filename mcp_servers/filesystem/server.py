@@ -14,7 +14,7 @@ from pydantic import Field
 from mcp_servers.child import KillableChild
 from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem import reading, searching, writing
-from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, parse_path, parse_target
+from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, parse_entry, parse_source, parse_target
 from mcp_servers.filesystem.results import Change, FileInfo, Listing, TextMatches, TextWindow
 from mcp_servers.filesystem.root import Root
 from mcp_servers.strict import ADDS, CHANGES, READS, strict_server, strict_tool
@@ -47,7 +47,7 @@ class ReadTools:
 
     def list_directory(self, path: FolderPath = ".") -> Listing:
         """List the files and folders in a folder."""
-        return reading.list_folder(self._root, parse_path(path), self._limits, depth=1)
+        return reading.list_folder(self._root, parse_entry(path), self._limits, depth=1)
 
     def tree(
         self,
@@ -55,7 +55,7 @@ class ReadTools:
         depth: Annotated[int, Field(ge=1, le=MAX_DEPTH, description="Levels to show.")] = DEFAULT_TREE_DEPTH,
     ) -> Listing:
         """List a folder and the folders in it."""
-        return reading.list_folder(self._root, parse_path(path), self._limits, depth)
+        return reading.list_folder(self._root, parse_entry(path), self._limits, depth)
 
     def read_text_file(
         self,
@@ -65,11 +65,11 @@ class ReadTools:
         tail: Annotated[int, Field(ge=0, le=MAX_LINES, description="Read the last N lines instead.")] = 0,
     ) -> TextWindow:
         """Read a text file. Says how many lines it has."""
-        return reading.read_window(self._root, parse_path(path), offset, limit, tail, self._limits)
+        return reading.read_window(self._root, parse_entry(path), offset, limit, tail, self._limits)
 
     def file_info(self, path: AnyPath) -> FileInfo:
         """Get the size, number of lines and time of a file, or the number of entries of a folder."""
-        return reading.file_info(self._root, parse_path(path), self._limits)
+        return reading.file_info(self._root, parse_entry(path), self._limits)
 
     def search_files(
         self,
@@ -77,7 +77,7 @@ class ReadTools:
         path: FolderPath = ".",
     ) -> Listing:
         """Find files and folders by name."""
-        return searching.search_names(self._root, parse_path(path), pattern, self._limits)
+        return searching.search_names(self._root, parse_entry(path), pattern, self._limits)
 
     def search_text(
         self,
@@ -90,7 +90,7 @@ class ReadTools:
     ) -> TextMatches:
         """Find lines that contain a text."""
         query = searching.TextQuery(text=text, regex=regex, ignore_case=ignore_case, name=files, ignored=ignored)
-        return searching.search_text(self._root, parse_path(path), query, self._limits, self._regex_child)
+        return searching.search_text(self._root, parse_entry(path), query, self._limits, self._regex_child)
 
 
 class WriteTools:
@@ -135,7 +135,7 @@ class WriteTools:
         destination: Annotated[str, Field(description="Its new path, which must not exist.")],
     ) -> Change:
         """Move or rename a file or folder."""
-        return writing.move(self._root, parse_path(source), parse_target(destination))
+        return writing.move(self._root, parse_source(source), parse_target(destination))
 
     def delete(self, path: AnyPath) -> Change:
         """Delete a file or folder. It goes to the trash and can be moved back."""

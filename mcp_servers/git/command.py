@@ -16,7 +16,15 @@ import anyio
 from anyio.abc import ByteReceiveStream, Process
 
 from mcp_servers.failures import StartError, ToolFailure
-from mcp_servers.git.policy import ENVIRONMENT, FIXED_CONFIG, GIT_FOLDER, Limits, named_overrides, numbered_config
+from mcp_servers.filesystem.policy import GIT_FOLDER
+from mcp_servers.git.policy import (
+    ENVIRONMENT,
+    FIXED_CONFIG,
+    Limits,
+    check_arguments,
+    named_overrides,
+    numbered_config,
+)
 from mcp_servers.hidden import decoded
 
 try:
@@ -26,6 +34,16 @@ except ImportError:  # pragma: no cover - Windows has no rlimits; time and outpu
 
 _ERROR_BYTES = 8 * 1024
 _CHUNK_BYTES = 64 * 1024
+# What git says, in small letters, of an object that it needs and does not have. A partial clone's origin is a
+# promisor.
+_WITHOUT_OBJECT = (
+    "unable to read", "could not read", "cannot read", "could not fetch", "could not parse object", "promisor",
+    "bad object", "bad tree object", "missing object", "invalid object", "not a tree object",
+)  # fmt: skip
+MISSING_OBJECT = (
+    "An object is missing: the repository is a partial clone, for which nothing is fetched here, or it is "
+    "damaged. `git fsck` in a terminal tells which."
+)
 OLDEST_GIT = (2, 30)
 """`--end-of-options` and configuration by numbered variables are as old as that."""
 
@@ -60,11 +78,8 @@ class Git:
         Raises:
             StartError: git is not installed, or is too old.
         """
-        program = shutil.which("git")
-        if program is None:
-            raise StartError("git is not installed, or not on the PATH.")
-        kept = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
-        self._environment = {**kept, **ENVIRONMENT}
+        program, *_ = git_programs()
+        self._environment = _environment()
         _check_version(program, self._environment)
         self._limits = limits
         settings = [word for key, value in FIXED_CONFIG for word in ("-c", f"{key}={value}")]
@@ -90,26 +105,48 @@ class Git:
             arguments: The command and all that follows it.
             given: Its standard input.
             more: More environment.
+
+        Raises:
+            ToolFailure: An argument cannot be given to a program, or the configuration is too large.
         """
         configuration = _signature(self._root)
         if configuration is None or configuration != self._known_configuration:
-            listed = await self._run(("config", "--list", "--name-only", "-z"), b"", {})
-            keys = [key.decode("utf-8", "surrogateescape") for key in listed.checked().split(b"\0") if key]
+            keys = await self._configured_keys()
             self._programs_off = numbered_config(named_overrides(keys))
             has_more_files = any(key.startswith(("include.", "includeif.")) for key in keys)
             self._known_configuration = None if has_more_files else configuration
         return await self._run(arguments, given, {**self._programs_off, **(more or {})})
 
+    async def _configured_keys(self) -> list[str]:
+        """Return the names of all keys that the repository's configuration sets.
+
+        Raises:
+            ToolFailure: It cannot be read, or not as a whole: a part that is not seen could name programs.
+        """
+        listed = await self._run(("config", "--list", "--name-only", "-z"), b"", {})
+        names = listed.checked()
+        if listed.is_cut:
+            raise ToolFailure(
+                f"The names in the repository's configuration take more than {self._limits.max_read_bytes} bytes, "
+                "so they cannot all be read and the repository is not used. Remove what is not needed from "
+                f"{GIT_FOLDER}/config."
+            )
+        return [name.decode("utf-8", "surrogateescape") for name in names.split(b"\0") if name]
+
     async def _run(self, arguments: Sequence[str], given: bytes, more: Mapping[str, str]) -> Output:
-        process = await anyio.open_process(
-            [*self._command, *arguments],
-            stdin=PIPE,
-            stdout=PIPE,
-            stderr=PIPE,
-            cwd=self._root,
-            env={**self._environment, **more},
-            start_new_session=True,
-        )
+        check_arguments((*arguments, *more.values()))
+        try:
+            process = await anyio.open_process(
+                [*self._command, *arguments],
+                stdin=PIPE,
+                stdout=PIPE,
+                stderr=PIPE,
+                cwd=self._root,
+                env={**self._environment, **more},
+                start_new_session=True,
+            )
+        except OSError as error:  # too long a command line, no memory, no git any more
+            raise ToolFailure(f"git could not be started: {error.strerror}. Ask for less at once.") from error
         async with process:
             try:
                 _limit_memory(process, self._limits.heap_bytes)
@@ -186,7 +223,32 @@ def explained(error: str) -> str:
     text = " ".join(error.replace("fatal: ", "").replace("error: ", "").split()) or "it failed without a message"
     if "index.lock" in text:
         return "Another git process is changing this repository, or one was killed there. Try again in a moment."
+    if any(words in text.lower() for words in _WITHOUT_OBJECT):
+        return f"git: {text}. {MISSING_OBJECT}"
+    if "Permission denied" in text:
+        return f"git: {text}. Nothing outside the repository is opened, and no program but git is started."
     return f"git: {text}"
+
+
+def git_programs() -> tuple[str, ...]:
+    """Return the paths of git: the one that is run, and the one that git runs when it starts itself.
+
+    The first on the PATH can be a script that starts another; git's own folder has the program itself.
+
+    Raises:
+        StartError: git is not installed.
+    """
+    first = shutil.which("git")
+    if first is None:
+        raise StartError("git is not installed, or not on the PATH.")
+    asked = subprocess.run([first, "--exec-path"], env=_environment(), capture_output=True, text=True, check=False)
+    own = os.path.join(asked.stdout.strip(), os.path.basename(first))
+    return tuple(dict.fromkeys((own, first))) if asked.stdout.strip() and os.path.isfile(own) else (first,)
+
+
+def _environment() -> dict[str, str]:
+    kept = {name: os.environ[name] for name in ("PATH", "TZ") if name in os.environ}
+    return {**kept, **ENVIRONMENT}
 
 
 def _check_version(program: str, environment: Mapping[str, str]) -> None:

@@ -9,17 +9,17 @@ literally, after `--`. The keys: git-config(1), gitattributes(5), githooks(5).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from mcp_servers.failures import ToolFailure
-from mcp_servers.filesystem.policy import PathParts, parse_path
+from mcp_servers.filesystem.policy import GIT_FOLDER, PathParts, is_git_folder, parse_path
 
 MAX_REVISION_CHARS = 250
 MAX_MESSAGE_CHARS = 20_000
 MAX_PATHS = 200
-GIT_FOLDER = ".git"
 
 
 @dataclass(frozen=True)
@@ -55,27 +55,39 @@ FIXED_CONFIG: tuple[tuple[str, str], ...] = (
     # Larger files are never held in memory to be compared.
     ("core.bigFileThreshold", "8m"),
     ("blame.ignoreRevsFile", ""),
+    # The repository does not choose how many processes or threads run: `checkout.workers` starts what it says.
+    ("checkout.workers", "1"),
     ("commit.gpgSign", "false"),
     ("credential.helper", ""),
     ("diff.external", ""),
+    ("fetch.parallel", "1"),
     ("gc.auto", "0"),
+    ("gpg.openpgp.program", "false"),
     ("gpg.program", "false"),
+    ("gpg.ssh.defaultKeyCommand", "false"),
     ("gpg.ssh.program", "false"),
     ("gpg.x509.program", "false"),
+    ("grep.threads", "1"),
     ("i18n.commitEncoding", "UTF-8"),
     ("i18n.logOutputEncoding", "UTF-8"),
+    ("index.threads", "1"),
     ("log.showSignature", "false"),
     ("mailmap.blob", ""),
     ("mailmap.file", "/dev/null"),
     ("maintenance.auto", "false"),
+    ("pack.threads", "1"),
     # A partial clone fetches what it lacks, with commands that its configuration names.
     ("protocol.allow", "never"),
     ("status.submoduleSummary", "false"),
+    ("submodule.fetchJobs", "1"),
     ("submodule.recurse", "false"),
 )
 """These are passed with `-c`, which git hands on to the processes that it starts."""
 
 ENVIRONMENT: Mapping[str, str] = {
+    # No protocol has this name. The variable stands above `protocol.NAME.allow`, and gits know it that do not know
+    # GIT_NO_LAZY_FETCH.
+    "GIT_ALLOW_PROTOCOL": "none",
     "GIT_ASKPASS": "false",
     "GIT_ATTR_NOSYSTEM": "1",
     "GIT_CONFIG_GLOBAL": "/dev/null",
@@ -93,7 +105,10 @@ ENVIRONMENT: Mapping[str, str] = {
 }
 """All that git sees of the environment, beside PATH and TZ."""
 
-_NAMED_PROGRAMS = re.compile(r"^(filter|diff|merge|hook)\.(.+)\.[^.]+$", re.DOTALL)
+# The name may be empty: `[filter ""]` is the driver of `* filter=`.
+_NAMED_PROGRAMS = re.compile(r"^(filter|diff|merge|hook)\.(.*)\.[^.]+$", re.DOTALL)
+MAX_OVERRIDE_BYTES = 64 * 1024
+"""Size of what switches named programs off; Linux takes 128 KiB for one variable, and 2 MiB as a rule for all."""
 _OFF: Mapping[str, tuple[tuple[str, str], ...]] = {
     "filter": (("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")),
     "diff": (("command", ""), ("textconv", "")),
@@ -107,9 +122,20 @@ def named_overrides(keys: Iterable[str]) -> list[tuple[str, str]]:
 
     Args:
         keys: Of the repository's configuration, as `git config --list --name-only` gives them.
+
+    Raises:
+        ToolFailure: They name too many programs to be switched off.
     """
     programs = dict.fromkeys((match[1], match[2]) for key in keys if (match := _NAMED_PROGRAMS.match(key)))
-    return [(f"{kind}.{name}.{key}", value) for kind, name in programs for key, value in _OFF[kind]]
+    overrides = [(f"{kind}.{name}.{key}", value) for kind, name in programs for key, value in _OFF[kind]]
+    n_bytes = sum(len(os.fsencode(key)) for key, _ in overrides)
+    if n_bytes > MAX_OVERRIDE_BYTES:
+        raise ToolFailure(
+            f"The repository's configuration names {len(programs)} filters and drivers; switching them off takes "
+            f"{n_bytes} bytes, at most {MAX_OVERRIDE_BYTES} are passed to git. Remove some from "
+            f"{GIT_FOLDER}/config."
+        )
+    return overrides
 
 
 def numbered_config(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
@@ -142,6 +168,28 @@ def check_revision(text: str) -> str:
 _BAD_IN_BRANCH = re.compile(r"[\x00-\x20\x7f~^:?*\[\\\ud800-\udfff]|\.\.|@\{|//")
 
 
+_OBJECT_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+
+
+def is_object_name(text: str) -> bool:
+    """Return whether a text is the whole name of an object, by SHA-1 or SHA-256, and nothing else.
+
+    What `git rev-parse` prints for one revision can be another thing: for `^HEAD`, "not what HEAD reaches".
+    """
+    return _OBJECT_NAME.fullmatch(text) is not None
+
+
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Refuse texts that no program can be given.
+
+    Raises:
+        ToolFailure: One has a NUL character or half of a surrogate pair.
+    """
+    for text in arguments:
+        if "\0" in text or any(0xD800 <= ord(char) < 0xE000 for char in text):
+            raise ToolFailure(f"{text[:100]!r} has a NUL or a broken character. Write plain text.")
+
+
 def check_branch_name(text: str) -> str:
     """Return a name that git takes for a branch (git-check-ref-format(1)).
 
@@ -172,7 +220,7 @@ def check_path(text: str) -> PathParts:
     """
     parts = parse_path(text)
     # Git itself refuses .GIT and what file systems fold to it, but only on those file systems.
-    if any(part.lower() == GIT_FOLDER for part in parts):
+    if any(map(is_git_folder, parts)):
         raise ToolFailure(
             f"{text!r} is inside a repository's own folder {GIT_FOLDER}, which is not shown or changed."
         )

@@ -10,9 +10,11 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import anyio
 
+from mcp_servers.confinement.confining import is_confined
 from mcp_servers.failures import StartError, ToolFailure
-from mcp_servers.filesystem.policy import PathParts, joined
-from mcp_servers.git.command import Git
+from mcp_servers.filesystem.policy import GIT_FOLDER, PathParts, joined
+from mcp_servers.git.command import MISSING_OBJECT, Git
+from mcp_servers.git.links import LinkCheck
 from mcp_servers.git.parsing import (
     LOG_FORMAT,
     REFERENCE_FORMAT,
@@ -22,7 +24,7 @@ from mcp_servers.git.parsing import (
     parse_references,
     parse_status,
 )
-from mcp_servers.git.policy import GIT_FOLDER, Limits, check_revision
+from mcp_servers.git.policy import Limits, check_revision, is_object_name
 from mcp_servers.git.results import (
     Blame,
     BlamedLine,
@@ -65,9 +67,11 @@ def open_repository(path: str, limits: Limits) -> Repository:
     root = Path(path).resolve()
     try:
         check_layout(root)
+        repository = Repository(root, Git(root, limits), limits)
+        repository.check()
     except ToolFailure as failure:
         raise StartError(str(failure)) from failure
-    return Repository(root, Git(root, limits), limits)
+    return repository
 
 
 def check_layout(root: Path) -> None:
@@ -107,7 +111,7 @@ def within_limits(
     """Give all that a call does one deadline, and look at the layout first: it can change while a server runs."""
 
     async def limited(repository: Repository, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
-        check_layout(repository.root)  # some thirty lstat, less than a worker thread costs
+        repository.check()
         try:
             with anyio.fail_after(repository.limits.timeout_s):
                 return await function(repository, *args, **kwargs)
@@ -128,6 +132,17 @@ class Repository:
         self.root = root
         self.git = git
         self.limits = limits
+        self._links = None if is_confined() else LinkCheck(root)
+
+    def check(self) -> None:
+        """Refuse a repository that git would read, or write, outside of its folder.
+
+        Raises:
+            ToolFailure: It is one now.
+        """
+        check_layout(self.root)  # some thirty lstat, less than a worker thread costs
+        if self._links is not None:
+            self._links.refuse_links()
 
     async def commit_of(self, revision: str) -> str:
         """Return the object name of the commit that a revision means.
@@ -137,9 +152,10 @@ class Repository:
         """
         wanted = check_revision(revision)
         found = await self.git.run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{wanted}^{{commit}}")
-        if found.code:
+        name = decoded(found.out).strip()
+        if found.code or not is_object_name(name):
             raise ToolFailure(await self._no_revision(revision))
-        return decoded(found.out).strip()
+        return name
 
     async def _no_revision(self, revision: str) -> str:
         if revision in ("HEAD", "@") and not await self.has_commits():
@@ -226,7 +242,9 @@ class Repository:
             )
         ).checked()  # fmt: skip
         fields = record.split(b"\0")
-        (facts,) = parse_log(b"\0".join(fields[:7]))
+        facts = next(parse_log(b"\0".join(fields[:7])), None)
+        if facts is None:
+            raise ToolFailure(f"{revision!r} cannot be read as a commit. {MISSING_OBJECT}")
         message, _ = paged(fields[7] if len(fields) > 7 else b"", 1, self.limits.page_bytes // 2)
         parent = facts["parents"].split()[:1]
         command = ("diff-tree", "-r", *(["--root"] if not parent else []))
@@ -267,6 +285,8 @@ class Repository:
         if not listed:
             raise ToolFailure(f"{revision} has no {joined(path)!r}. git_list_files lists a folder.")
         mode, _, name, size = listed.split(b"\t", 1)[0].decode().split()
+        if size == "BAD":  # git-ls-tree's word for an object that is not there
+            raise ToolFailure(f"{revision} has {joined(path)!r}, but not its content. {MISSING_OBJECT}")
         return mode, name, 0 if size == "-" else int(size)
 
     async def _folder(self, tree: str, path: PathParts) -> FolderAtRevision:

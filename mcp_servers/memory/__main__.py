@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mcp_servers.failures import StartError
 from mcp_servers.memory.policy import Limits
+from mcp_servers.memory.reach import CONFINED_TO, reach
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel.server import Server
 
 MEBIBYTE = 1024 * 1024
 
@@ -29,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=Limits().max_store_bytes // MEBIBYTE,
         help="size in MiB at which the store takes no more (%(default)s)",
     )
-    add_transport_arguments(parser)
+    add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
     if options.max_mb < 1:
         parser.error("--max-mb must be at least 1")
@@ -38,8 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from mcp_servers.memory.server import build_server
 
     limits = Limits(max_store_bytes=options.max_mb * MEBIBYTE)
+
+    def build() -> Server[Any]:
+        return build_server(options.file, read_only=options.read_only, limits=limits)
+
     try:
-        serve(build_server(options.file, read_only=options.read_only, limits=limits), options)
+        serve(build, options, reach(options.file))
     except StartError as error:
         parser.error(str(error))
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from mcp_servers.failures import StartError
 from mcp_servers.python.policy import Limits
+from mcp_servers.python.reach import CONFINED_TO, reach
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
@@ -34,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=defaults.memory_bytes // MIB,
         help="of one snippet or session (%(default)s)",
     )
-    add_transport_arguments(parser)
+    add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
     if not 0 < options.seconds <= 600 or not 1 <= options.memory <= 65_536:
         parser.error("--seconds must be above 0 and at most 600, --memory 1 to 65536")
@@ -44,8 +45,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from mcp_servers.python.server import build_server
     except ModuleNotFoundError as error:
         parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
+    limits = Limits(seconds=options.seconds, memory_bytes=options.memory * MIB)
     try:
-        serve(build_server(limits=Limits(seconds=options.seconds, memory_bytes=options.memory * MIB)), options)
+        serve(lambda: build_server(limits=limits), options, reach())
     except StartError as error:
         parser.error(str(error))
 

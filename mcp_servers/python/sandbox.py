@@ -62,10 +62,12 @@ class Stop:
                 raise ToolFailure("The call was cancelled before the code began.")
             self._worker = worker
 
-    def ended(self) -> None:
-        """Forget the process: another snippet may be the next that it runs."""
+    def ended(self) -> bool:
+        """Forget the process, since the next snippet in it may be another one; return whether it was killed."""
         with self._lock:
+            is_killed = self._is_asked and self._worker is not None
             self._worker = None
+            return is_killed
 
 
 class _Session:
@@ -73,19 +75,25 @@ class _Session:
 
     def __init__(self, limits: Limits) -> None:
         self.lock = threading.Lock()
-        self._stack = ExitStack()
         self.is_new = True
-        pool = self._stack.enter_context(monty.Monty(max_processes=1))
-        self.monty = self._stack.enter_context(
-            pool.checkout(
-                limits={
-                    "max_feed_duration_secs": limits.seconds,
-                    "max_memory": limits.memory_bytes,
-                    "max_suspensions": 4 * limits.function_calls,  # names that are looked up count too
-                },
-                os_policy={"sleep": "zero"},
+        self.is_ended = False
+        """Whether its worker has ended; a call that has waited for the lock then needs another session."""
+        self._stack = ExitStack()
+        try:
+            pool = self._stack.enter_context(monty.Monty(max_processes=1))
+            self.monty = self._stack.enter_context(
+                pool.checkout(
+                    limits={
+                        "max_feed_duration_secs": limits.seconds,
+                        "max_memory": limits.memory_bytes,
+                        "max_suspensions": 4 * limits.function_calls,  # names that are looked up count too
+                    },
+                    os_policy={"sleep": "zero"},
+                )
             )
-        )
+        except monty.MontyError as error:
+            self.end()
+            raise ToolFailure(f"The interpreter could not be started: {error}. Try again.") from error
 
     def close(self) -> None:
         """End the worker, after the snippet that it runs."""
@@ -94,6 +102,7 @@ class _Session:
 
     def end(self) -> None:
         """End the worker; the lock is held, or the session is nobody else's."""
+        self.is_ended = True
         with suppress(monty.MontyError):  # of a worker that is gone already
             self._stack.close()
 
@@ -111,6 +120,7 @@ class Sandbox:
         self._limits = limits
         self._functions = functions
         self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._is_closed = False
         self._lock = threading.Lock()
 
     @property
@@ -128,7 +138,7 @@ class Sandbox:
             stop: Ends it early.
 
         Raises:
-            ToolFailure: The code is empty or too long, or the name is none.
+            ToolFailure: The code is empty or too long, the name is none, or it was cancelled before it began.
         """
         check_code(code)
         stop = stop or Stop()
@@ -140,13 +150,17 @@ class Sandbox:
                 return lost.outcome
             finally:
                 fresh.close()
-        kept = self._kept(check_session(session))
-        with kept.lock:
-            try:
-                return self._fed(kept, code, stop)
-            except _SessionLost as lost:
-                self._forget(session, kept)
-                return lost.outcome
+        check_session(session)
+        while True:
+            kept = self._kept(session)
+            with kept.lock:
+                if kept.is_ended:  # meanwhile: the call before this one was cancelled, or the session dropped
+                    continue
+                try:
+                    return self._fed(kept, code, stop)
+                except _SessionLost as lost:
+                    self._forget(session, kept)
+                    return lost.outcome
 
     def drop(self, session: str) -> None:
         """Forget a session and its variables.
@@ -163,8 +177,9 @@ class Sandbox:
         dropped.close()
 
     def close(self) -> None:
-        """End all workers."""
+        """End all workers; no session begins after this."""
         with self._lock:
+            self._is_closed = True
             sessions = list(self._sessions.values())
             self._sessions.clear()
         for session in sessions:
@@ -173,6 +188,8 @@ class Sandbox:
     def _kept(self, name: str) -> _Session:
         oldest: _Session | None = None
         with self._lock:
+            if self._is_closed:
+                raise ToolFailure("The server is closing; nothing runs any more.")
             session = self._sessions.get(name)
             if session is None:
                 if len(self._sessions) >= self._limits.max_sessions:
@@ -193,15 +210,19 @@ class Sandbox:
         printed, is_new = Printed(self._limits.output_chars), session.is_new
         session.is_new = False
         stop.begun(session.monty.worker_pid)
+        outcome, lost = Outcome(printed, None, "", is_new), None
         try:
             value = session.monty.feed_run(code, external_lookup=dict(self._functions), print_callback=printed.add)
+            outcome = Outcome(printed, value, "", is_new)
         except (monty.MontyRuntimeError, monty.MontySyntaxError) as error:
-            return Outcome(printed, None, error.display(), is_new)
+            outcome = Outcome(printed, None, error.display(), is_new)
         except monty.MontyError as error:
-            raise _SessionLost(Outcome(printed, None, f"The interpreter was stopped: {error}", is_new)) from error
+            outcome, lost = Outcome(printed, None, f"The interpreter was stopped: {error}", is_new), error
         finally:
-            stop.ended()
-        return Outcome(printed, value, "", is_new)
+            is_killed = stop.ended()
+        if lost is not None or is_killed:  # killed just after it had finished: no other snippet may find it so
+            raise _SessionLost(outcome) from lost
+        return outcome
 
 
 class _SessionLost(Exception):

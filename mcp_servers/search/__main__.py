@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from mcp_servers.failures import StartError
 from mcp_servers.quick_start import quick_imports
+from mcp_servers.search.reach import CONFINED_TO, reach
 from mcp_servers.serving import add_transport_arguments, serve
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel.server import Server
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -35,21 +41,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         action="store_false",
         help="index what .gitignore and .ignore files name, too",
     )
-    add_transport_arguments(parser)
+    add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
 
     with quick_imports():
+        from mcp_servers.search.index import cache_folder
         from mcp_servers.search.server import build_server
 
-    try:
-        server = build_server(
+    def build() -> Server[Any]:
+        return build_server(
             options.folder,
             index=options.index,
             include=options.include,
             exclude=options.exclude,
             gitignore=options.gitignore,
         )
-        serve(server, options)
+
+    try:
+        index_folder = cache_folder() if options.index is None else Path(options.index).parent
+        serve(build, options, reach(options.folder, str(index_folder)))
     except StartError as error:
         parser.error(str(error))
 

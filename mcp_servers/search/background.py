@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from mcp_servers.failures import ToolFailure
 from mcp_servers.long_calls import report_progress
 from mcp_servers.search.refreshing import Refreshed, Report
+from mcp_servers.search.visible import visible
 
 # How often a waiting call looks whether there is progress to report.
 POLL_S = 0.2
@@ -138,7 +139,7 @@ class BackgroundRefresh:
         except OSError as error:
             failure = os.strerror(error.errno or 0).lower()  # its own text may name a path outside the folder
         except (ToolFailure, sqlite3.Error) as error:
-            failure = str(error)
+            failure = visible(str(error))  # it may quote the index, which may be another's
         with self._changed:
             n_finished = self._state.n_finished + 1
             refreshed = self._state.refreshed.and_then(did)

@@ -8,10 +8,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from mcp_servers.search.index import PATH, path_of
 from mcp_servers.search.policy import Limits, Status
 from mcp_servers.search.queries import Query, matching_all, matching_any, plain_words
+from mcp_servers.search.visible import visible
 
-# Control characters mark matches: indexed text has none.
+# Control characters mark matches: indexed text has none. With them it is read as bytes, and filtered line by line.
 MATCH_BEGINS, MATCH_ENDS = "\x02", "\x03"
 _MATCH = re.compile(f"{MATCH_BEGINS}([^{MATCH_ENDS}]*){MATCH_ENDS}")
 _MARKS = re.compile(f"[{MATCH_BEGINS}{MATCH_ENDS}]")
@@ -111,14 +113,14 @@ def _hit(
     connection: sqlite3.Connection, rowid: int, score: float, match: str, words: Sequence[str], limits: Limits
 ) -> Hit:
     path, stamp, status, problem, page, first, last, heading, marked = connection.execute(
-        "SELECT files.path, stamp, status, problem, page, first_line, last_line, heading, "
-        f"highlight(words, {BODY_COLUMN}, :begin, :end) "
+        f"SELECT {PATH}, stamp, status, problem, page, first_line, last_line, heading, "
+        f"CAST(highlight(words, {BODY_COLUMN}, :begin, :end) AS BLOB) "
         "FROM words CROSS JOIN passages ON passages.id = words.rowid CROSS JOIN files ON files.id = file_id "
         "WHERE words MATCH :match AND words.rowid = :rowid",
         {"begin": MATCH_BEGINS, "end": MATCH_ENDS, "match": match, "rowid": rowid},
     ).fetchone()
-    lines = snippet(marked, first, words, limits) if first else []
-    return Hit(path, stamp, status, problem, page, first, last, heading, score, lines)
+    lines = snippet(marked.decode("utf-8", "replace"), first, words, limits) if first else []
+    return Hit(path_of(path), stamp, status, problem, page, first, last, heading, score, lines)
 
 
 def snippet(marked: str, first_line: int, words: Sequence[str], limits: Limits) -> list[Line]:
@@ -148,12 +150,13 @@ def snippet(marked: str, first_line: int, words: Sequence[str], limits: Limits) 
 
 
 def excerpt(marked: str, words: Sequence[str], max_chars: int) -> str:
-    """Return a line without marks, cut around its first match if it is too long."""
-    line = _MARKS.sub("", marked).rstrip()
+    """Return a line without marks and hidden characters, cut around its first match if it is too long."""
+    line = visible(_MARKS.sub("", marked)).rstrip()
     if len(line) <= max_chars:
         return line
-    position = marked.find(MATCH_BEGINS)  # no mark is before it, so it is a position in `line` too
-    if position < 0:
+    before, mark, _ = marked.partition(MATCH_BEGINS)
+    position = len(visible(before))
+    if not mark:
         folded = line.lower()
         position = min((at for word in words if (at := folded.find(word)) >= 0), default=0)
     start = max(0, min(position - max_chars // 3, len(line) - max_chars))

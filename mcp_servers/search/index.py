@@ -5,6 +5,8 @@ all three. Write-ahead logging lets searches run while a refresh writes. Every c
 takes the lock when it begins, so `kill -9` at any moment leaves the index as it was between two of them.
 
 It is a cache: all of it can be made again from the folder. It holds the files' text, so only its user may read it.
+It may come from somebody else (`--index`), so all text out of it passes through the filter of hidden characters.
+Only paths are read as they are, as bytes (`PATH`), since they name files; they are shown escaped.
 """
 
 from __future__ import annotations
@@ -27,11 +29,12 @@ from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.search.identifiers import parts_in
 from mcp_servers.search.passages import Passage
 from mcp_servers.search.policy import Status
+from mcp_servers.search.visible import decoded, visible
 
 # "aksi", agentkit search index: tells our files from others (https://sqlite.org/pragma.html#pragma_application_id).
 APPLICATION_ID = 0x616B7369
 # Counts up whenever the schema, or what the columns are made of, changes; an older index is then made anew.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 NAME_CHARS = 32
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
@@ -56,6 +59,8 @@ SCHEMA = (
     "INSERT INTO words(words, rank) VALUES ('rank', 'bm25(2.0, 5.0, 1.0, 1.0)')",
 )
 TABLES = ("facts", "files", "passages", "words")
+PATH = "CAST(files.path AS BLOB)"
+"""A path in a SELECT, unfiltered; `path_of` makes text of it."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +115,8 @@ class Index:
             raise StartError(f"cannot use the index {shown}: {error.strerror}.") from error
         except sqlite3.Error as error:
             raise StartError(
-                f"cannot use {shown} as an index: {error}. Name another --index; a damaged index can be deleted."
+                f"cannot use {shown} as an index: {visible(str(error))}. Name another --index; a damaged index "
+                "can be deleted."
             ) from error
 
     @contextmanager
@@ -130,7 +136,8 @@ class Index:
         except sqlite3.Error as error:
             if str(error) == "interrupted":
                 raise ToolFailure(f"This took longer than {timeout_s:g} s. Use fewer and rarer words.") from error
-            raise ToolFailure(f"The index cannot be read ({error}). Call refresh, or tell the user.") from error
+            reason = visible(str(error))  # it may quote the file
+            raise ToolFailure(f"The index cannot be read ({reason}). Call refresh, or tell the user.") from error
         finally:
             if connection is not None:
                 connection.close()
@@ -150,6 +157,7 @@ class Index:
         connection = sqlite3.connect(
             f"file:{quote(str(self._path))}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None
         )
+        connection.text_factory = decoded
         connection.execute("PRAGMA trusted_schema = OFF")
         # With write-ahead logging this loses the last transactions at a power failure, never the index.
         connection.execute("PRAGMA synchronous = NORMAL")
@@ -194,18 +202,32 @@ def default_path(subject: Mapping[str, object]) -> Path:
         StartError: Its folder cannot be created.
     """
     name = hashlib.sha256(json.dumps(subject, sort_keys=True).encode()).hexdigest()[:NAME_CHARS]
+    return cache_folder() / f"{name}.db"
+
+
+def cache_folder() -> Path:
+    """Return the folder of the indexes in the user's cache; it is created if it does not exist.
+
+    Raises:
+        StartError: It cannot be created.
+    """
     folder = platformdirs.user_cache_path("agentkit") / "search"
     try:
         folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
     except OSError as error:
         raise StartError(f"cannot create {str(folder)!r} for the index: {error.strerror}. Use --index.") from error
-    return folder / f"{name}.db"
+    return folder
 
 
 def fact(connection: sqlite3.Connection, name: str) -> str:
     """Return what was kept under `name`, or an empty string."""
     row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
     return row[0] if row else ""
+
+
+def path_of(data: bytes) -> str:
+    """Return what `PATH` selects as text."""
+    return data.decode("utf-8", "replace")
 
 
 def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:

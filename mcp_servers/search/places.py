@@ -11,6 +11,7 @@ import sqlite3
 from mcp_servers.failures import MAX_COMPARED_NAMES, MAX_SUGGESTIONS, ToolFailure, suggestion
 from mcp_servers.filesystem.policy import PathParts, joined, parse_path, shown
 from mcp_servers.search.finding import BELOW_PATH, Place
+from mcp_servers.search.index import PATH, path_of
 from mcp_servers.search.policy import parse_kind
 
 MAX_SHOWN_KINDS = 20
@@ -64,13 +65,14 @@ def _paths_like(connection: sqlite3.Connection, path: str) -> str:
     """Return a hint at files with the same name elsewhere, or with a similar path."""
     ending = "/" + path.rpartition("/")[2]
     same_name = connection.execute(
-        "SELECT path FROM files WHERE substr('/' || path, -length(:ending)) = :ending ORDER BY path LIMIT :count",
+        f"SELECT {PATH} FROM files WHERE substr('/' || path, -length(:ending)) = :ending "
+        "ORDER BY path LIMIT :count",
         {"ending": ending, "count": MAX_SUGGESTIONS},
     ).fetchall()
     if same_name:
-        return f" Did you mean {' or '.join(repr(shown(row[0])) for row in same_name)}?"
-    rows = connection.execute("SELECT path FROM files ORDER BY path LIMIT ?", (MAX_COMPARED_NAMES,))
-    return suggestion(path, (shown(row[0]) for row in rows))
+        return f" Did you mean {' or '.join(repr(shown(path_of(row[0]))) for row in same_name)}?"
+    rows = connection.execute(f"SELECT {PATH} FROM files ORDER BY path LIMIT ?", (MAX_COMPARED_NAMES,))
+    return suggestion(path, (shown(path_of(row[0])) for row in rows))
 
 
 def _growing(is_growing: bool) -> str:

@@ -18,6 +18,7 @@ from mcp_servers.filesystem.policy import (
     parse_path,
     printable_bytes,
 )
+from mcp_servers.search.visible import visible
 
 MIB = 1024 * 1024
 
@@ -174,14 +175,15 @@ def own_files(folder: str, index: str) -> frozenset[PathParts]:
 
 
 def kind_of_name(name: str) -> str:
-    """Return the extension in small letters, without the dot; empty if there is none."""
+    """Return the extension in small letters, without the dot and hidden characters; empty if there is none."""
     stem, dot, extension = name.rpartition(".")
-    return extension.lower() if stem and dot and 0 < len(extension) <= MAX_KIND_CHARS else ""
+    extension = visible(extension).lower()
+    return extension if stem and dot and len(extension) <= MAX_KIND_CHARS else ""
 
 
 def parse_kind(text: str) -> str:
     """Return the extension that a client means by `py`, `.py` or `*.py`."""
-    return text.strip().lower().removeprefix("*").removeprefix(".")
+    return visible(text).strip().lower().removeprefix("*").removeprefix(".")
 
 
 def form_of(kind: str) -> Form:

@@ -16,7 +16,7 @@ from mcp_servers.failures import StartError, ToolFailure
 from mcp_servers.filesystem.policy import joined
 from mcp_servers.filesystem.root import Root
 from mcp_servers.search.documents import Document, DocumentReader
-from mcp_servers.search.index import Index, IndexedFile, put_file, remove_file, set_fact
+from mcp_servers.search.index import PATH, Index, IndexedFile, path_of, put_file, remove_file, set_fact
 from mcp_servers.search.passages import NAME_ONLY, Passage, passages_of
 from mcp_servers.search.policy import Limits, Selection, Status, kind_of_name
 from mcp_servers.search.walking import FoundFile, walk
@@ -71,7 +71,8 @@ class Refresher:
             raise ToolFailure("The index file cannot be used any more; the server has to be restarted.") from error
         found = walk(self._root, self._selection, self._limits, lambda: report(0, 0))
         with self._index.reading(float("inf")) as connection:
-            known = dict(connection.execute("SELECT path, iif(is_settled, stamp, '') FROM files"))
+            rows = connection.execute(f"SELECT {PATH}, iif(is_settled, stamp, '') FROM files")
+            known = {path_of(path): stamp for path, stamp in rows}
         now = {joined(file.parts): file for file in found.files}
         gone = [path for path in known if path not in now]
         changed = [file for path, file in now.items() if known.get(path) != file.stamp]
@@ -93,7 +94,8 @@ class Refresher:
 
     def _read(self, changed: list[FoundFile], report: Report) -> None:
         with self._index.reading(float("inf")) as connection:
-            sizes = dict(connection.execute("SELECT path, text_bytes FROM files"))
+            rows = connection.execute(f"SELECT {PATH}, text_bytes FROM files")
+            sizes = {path_of(path): n_bytes for path, n_bytes in rows}
         n_bytes = sum(sizes.values())
         batch, n_batch_bytes = list[IndexedFile](), 0
         for n_done, found in enumerate(changed):

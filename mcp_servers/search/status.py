@@ -13,7 +13,7 @@ from mcp_servers.filesystem.root import Root, lstat
 from mcp_servers.search.background import State
 from mcp_servers.search.documents import stamp_of
 from mcp_servers.search.finding import Hit
-from mcp_servers.search.index import fact
+from mcp_servers.search.index import PATH, fact, path_of
 from mcp_servers.search.policy import Limits
 from mcp_servers.search.refreshing import Refreshed
 from mcp_servers.search.results import (
@@ -56,7 +56,7 @@ def index_status(connection: sqlite3.Connection, state: State, page: int, limits
         "SELECT kind, count(*) FROM files GROUP BY kind ORDER BY 2 DESC, 1 LIMIT ?", (MAX_SHOWN_KINDS,)
     )
     problems = connection.execute(
-        f"SELECT path, status, problem {PROBLEMS} ORDER BY path LIMIT ? OFFSET ?",
+        f"SELECT {PATH}, status, problem {PROBLEMS} ORDER BY path LIMIT ? OFFSET ?",
         (limits.problems_per_page + 1, (page - 1) * limits.problems_per_page),
     ).fetchall()
     left_out = json.loads(fact(connection, "left_out") or "{}")
@@ -69,7 +69,7 @@ def index_status(connection: sqlite3.Connection, state: State, page: int, limits
         kinds=[KindCount(kind=kind, files=count) for kind, count in kinds],
         left_out=[LeftOut(reason=reason, entries=count) for reason, count in sorted(left_out.items())],
         problems=[
-            Problem(path=path, status=status, problem=problem)
+            Problem(path=path_of(path), status=status, problem=problem)
             for path, status, problem in problems[: limits.problems_per_page]
         ],
         page=page,

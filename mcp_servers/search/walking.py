@@ -73,7 +73,7 @@ class _Walker:
     def enter(self, folder: int, parts: PathParts, scope: Scope) -> None:
         if self._selection.gitignore:
             scope = self.ignore_files.within(folder, parts, scope)
-        names = names_in(folder, self._n_left + 1)
+        names = names_in(folder, parts, self._n_left + 1)
         if len(names) > self._n_left:
             self._leave_out(f"folders with entries beyond the first {self._limits.max_walked}")
             del names[self._n_left :]

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from mcp_servers.failures import StartError
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 from mcp_servers.sqlite.policy import Limits
+from mcp_servers.sqlite.reach import CONFINED_TO, reach
+
+if TYPE_CHECKING:
+    from mcp.server.lowlevel.server import Server
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -37,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=defaults.max_rows,
         help="rows one answer holds (%(default)s)",
     )
-    add_transport_arguments(parser)
+    add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
     if options.timeout <= 0 or options.max_rows < 1:
         parser.error("--timeout must be positive and --max-rows at least 1")
@@ -46,9 +51,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         from mcp_servers.sqlite.server import build_server
 
     limits = Limits(timeout_s=options.timeout, max_rows=options.max_rows)
+
+    def build() -> Server[Any]:
+        return build_server(options.database, write=options.write, export=options.export, limits=limits)
+
     try:
-        server = build_server(options.database, write=options.write, export=options.export, limits=limits)
-        serve(server, options)
+        serve(build, options, reach(options.database, write=options.write, export=options.export))
     except StartError as error:
         parser.error(str(error))
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from mcp_servers.failures import StartError
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
+from mcp_servers.time.reach import CONFINED_TO, reach
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -17,7 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description="Serve time zones, date arithmetic, exact arithmetic and units over MCP.",
     )
     parser.add_argument("--zone", metavar="ZONE", help="time zone of the user, as Europe/Berlin (the machine's)")
-    add_transport_arguments(parser)
+    add_transport_arguments(parser, CONFINED_TO)
     options = parser.parse_args(arguments)
 
     try:
@@ -26,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ModuleNotFoundError as error:
         parser.error(f'{error.name} is missing: pip install "agentkit[servers]"')
     try:
-        serve(build_server(options.zone), options)
+        serve(lambda: build_server(options.zone), options, reach())
     except StartError as error:
         parser.error(str(error))
 

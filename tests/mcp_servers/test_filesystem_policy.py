@@ -100,3 +100,18 @@ def test_the_root_the_trash_and_reserved_names_are_no_targets(text: str) -> None
 def test_an_absolute_path_is_answered_with_the_relative_one() -> None:
     with pytest.raises(ToolFailure, match="'notes/todo.md'"):
         parse_path("/notes/todo.md")
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("plain \u00e9", "plain \u00e9"),
+        ("\u2764\ufe0f", "\u2764\ufe0f"),
+        ("a\ufe00", "a\\ufe00"),
+        ("a\U000e0141\U000e0142", "a\\U000e0141\\U000e0142"),
+        ("a\u034f\u3164", "a\\u034f\\u3164"),
+        ("a\u202eb", "a\\u202eb"),
+    ],
+)
+def test_what_cannot_be_seen_in_a_name_is_shown_as_an_escape(name: str, text: str) -> None:
+    assert shown(name) == text

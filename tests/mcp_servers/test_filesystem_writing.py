@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import resource
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -198,3 +199,122 @@ async def test_large_texts_and_reserved_names_are_refused(tmp_path: Path) -> Non
         assert (await ask("edit_file", path="a", old_text="x", new_text="yy", replace_all=True))[1]
     assert (tmp_path / "a").read_text(encoding="utf-8") == "x" * 90
     assert os.listdir(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("name", [".git", ".GIT", ".Git", "sub/.git", ".git.", ".git ", "GIT~1", ".g\u200cit"])
+async def test_nothing_is_written_moved_or_deleted_in_a_git_folder(name: str, tmp_path: Path) -> None:
+    """Whoever writes in a `.git` decides what programs git runs there."""
+    folder = tmp_path / name
+    (folder / "hooks").mkdir(parents=True)
+    (folder / "config").write_text("[core]\n", encoding="utf-8")
+    (tmp_path / "other").mkdir()
+    (tmp_path / "planted").write_text("#!/bin/sh\n", encoding="utf-8")
+    before = {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")}
+    calls: list[tuple[str, dict[str, object]]] = [
+        ("write_file", {"path": f"{name}/config", "text": "x", "overwrite": True}),
+        ("write_file", {"path": f"{name}/config", "text": "x", "append": True}),
+        ("write_file", {"path": f"{name}/hooks/pre-commit", "text": "x"}),
+        ("edit_file", {"path": f"{name}/config", "old_text": "core", "new_text": "diff"}),
+        ("create_directory", {"path": f"{name}/hooks/more"}),
+        ("create_directory", {"path": f"other/{name}"}),
+        ("write_file", {"path": f"other/{name}", "text": "gitdir: elsewhere"}),
+        ("move", {"source": "planted", "destination": f"{name}/hooks/pre-commit"}),
+        ("move", {"source": "other", "destination": f"other2/{name}"}),
+        ("move", {"source": f"{name}/config", "destination": "config"}),
+        ("move", {"source": name, "destination": "renamed"}),
+        ("delete", {"path": f"{name}/config"}),
+        ("delete", {"path": name}),
+    ]
+    async with Client(build_server(str(tmp_path), write=True)) as client:
+        ask = asker(client)
+        for tool, arguments in calls:
+            text, is_error = await ask(tool, **arguments)
+            assert is_error, (tool, arguments)
+            assert "a repository's own folder .git" in text
+        text, is_error = await ask("read_text_file", path=f"{name}/config")
+        assert not is_error
+        assert text.endswith(": 1 lines\n[core]\n")
+        assert not (await ask("list_directory", path=name))[1]
+    assert {path: path.is_file() and path.read_bytes() for path in tmp_path.rglob("*")} == before
+
+
+async def test_names_that_only_begin_like_git_are_files_like_others(tmp_path: Path) -> None:
+    async with Client(build_server(str(tmp_path), write=True)) as client:
+        for path in (".gitignore", ".gitattributes", "git", ".github/workflow", "a.git", ".gitx"):
+            await asker(client)("create_directory", path=".github")
+            assert not (await asker(client)("write_file", path=path, text="x"))[1]
+
+
+RESERVED = [".trash", ".trash/t/old", ".TRASH/t/old", ".trash./t/old", ".tr\u200cash/t/old"]
+RESERVED += [f"{TEMPORARY_PREFIX}1", f"sub/{TEMPORARY_PREFIX}1", ".MCP-tmp-1", f"{TEMPORARY_PREFIX}d/inside"]
+
+
+def with_reserved_names(root: Path) -> Path:
+    """A folder with a trash, files half written, and names that only look like these."""
+    for path in ("a.md", "sub/b.md", "sub/.trash/mine.md", ".trashy/c.md", "x.mcp-tmp-1", *RESERVED):
+        if path != ".trash":
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (root / path).write_text("needle\n", encoding="utf-8")
+    return root
+
+
+@pytest.mark.parametrize("name", RESERVED)
+async def test_no_tool_takes_a_reserved_name(name: str, tmp_path: Path) -> None:
+    root = with_reserved_names(tmp_path)
+    before = {path: path.is_file() and path.read_bytes() for path in root.rglob("*")}
+    calls: list[tuple[str, dict[str, object]]] = [
+        ("list_directory", {"path": name}),
+        ("tree", {"path": name}),
+        ("read_text_file", {"path": name}),
+        ("file_info", {"path": name}),
+        ("search_files", {"pattern": "*", "path": name}),
+        ("search_text", {"text": "needle", "path": name}),
+        ("write_file", {"path": name, "text": "x"}),
+        ("write_file", {"path": name, "text": "x", "overwrite": True}),
+        ("write_file", {"path": name, "text": "x", "append": True}),
+        ("write_file", {"path": f"{name}/new", "text": "x"}),
+        ("edit_file", {"path": name, "old_text": "needle", "new_text": "x"}),
+        ("create_directory", {"path": f"{name}/new"}),
+        ("move", {"source": "a.md", "destination": f"{name}/a.md"}),
+        ("move", {"source": "a.md", "destination": name}),
+        ("delete", {"path": name}),
+    ]
+    if not name.startswith(".trash/"):
+        calls.append(("move", {"source": name, "destination": "taken"}))
+    async with Client(build_server(str(root), write=True)) as client:
+        for tool, arguments in calls:
+            text, is_error = await asker(client)(tool, **arguments)
+            assert is_error, (tool, arguments)
+            assert "is the server's own" in text
+    assert {path: path.is_file() and path.read_bytes() for path in root.rglob("*")} == before
+
+
+async def test_no_tool_shows_a_reserved_name(tmp_path: Path) -> None:
+    async with Client(build_server(str(with_reserved_names(tmp_path)), write=True)) as client:
+        ask = asker(client)
+        seen = [
+            await ask("list_directory"),
+            await ask("list_directory", path="sub"),
+            await ask("tree", depth=9),
+            await ask("search_files", pattern="*"),
+            await ask("search_text", text="needle", ignored=True),
+            await ask("read_text_file", path=".trasj"),
+            await ask("read_text_file", path=TEMPORARY_PREFIX[:-1]),
+        ]
+        for text, _ in seen:
+            others = re.sub(r"sub/\.trash\S*|\.trashy\S*|x\.mcp-tmp-1|'\.trasj'|'\.mcp-tmp'", "", text)
+            assert ".tr" not in others.casefold()
+            assert TEMPORARY_PREFIX not in others.casefold()
+        assert "sub/.trash/mine.md" in seen[2][0]  # only the one in the root is the server's
+        assert ".trashy/c.md" in seen[2][0]
+        assert "x.mcp-tmp-1" in seen[2][0]
+        assert "entries: 4" in (await ask("file_info", path="."))[0]
+
+
+async def test_a_folder_that_is_called_trash_elsewhere_can_be_deleted_and_moved_back(tmp_path: Path) -> None:
+    (tmp_path / "sub" / ".trash").mkdir(parents=True)
+    (tmp_path / "sub" / ".trash" / "a").touch()
+    async with Client(build_server(str(tmp_path), write=True)) as client:
+        text, _ = await asker(client)("delete", path="sub/.trash")
+        assert not (await asker(client)("move", source=text.split("'")[1], destination="back"))[1]
+    assert (tmp_path / "back" / "a").exists()

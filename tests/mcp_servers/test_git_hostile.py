@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import pytest
-from mcp import Client
+from mcp import Client, StdioServerParameters
 
+from mcp_servers.confinement.landlock import abi_version
 from mcp_servers.failures import StartError
-from mcp_servers.git.policy import Limits
+from mcp_servers.git import command
+from mcp_servers.git.command import Git
+from mcp_servers.git.links import LinkCheck
+from mcp_servers.git.policy import ENVIRONMENT, MAX_OVERRIDE_BYTES, Limits
 from mcp_servers.git.server import build_server
 from tests.mcp_servers.git_repository import commit_all, git, new_repository
-from tests.mcp_servers.server_harness import Ask, asker
+from tests.mcp_servers.server_harness import REPOSITORY, Ask, asker
 
 pytestmark = pytest.mark.anyio
+needs_landlock = pytest.mark.skipif(not abi_version(), reason="this kernel has no Landlock")
 
 SECRET = "the-secret-of-the-machine"
 
@@ -123,6 +131,23 @@ def odd_filter_name(folder: Path, program: str) -> None:
     (folder / ".git/info/attributes").write_text("* filter=a=b.c\n")
 
 
+def filter_without_a_name(folder: Path, program: str) -> None:
+    """Configure `[filter ""]`, the driver that `* filter=` names."""
+    with (folder / ".git/config").open("a") as config:
+        config.write(
+            f'[filter ""]\n\tclean = {program}\n\tsmudge = {program}\n\tprocess = {program}\n\trequired\n'
+        )
+    (folder / ".git/info").mkdir(exist_ok=True)
+    (folder / ".git/info/attributes").write_text("* filter=\n")
+
+
+def driver_without_a_name(folder: Path, program: str) -> None:
+    with (folder / ".git/config").open("a") as config:
+        config.write(f'[diff ""]\n\tcommand = {program}\n\ttextconv = {program}\n')
+    (folder / ".git/info").mkdir(exist_ok=True)
+    (folder / ".git/info/attributes").write_text("* diff=\n")
+
+
 def included(folder: Path, program: str) -> None:
     outside = folder.parent / "outside.config"
     outside.write_text(f"[core]\n\tfsmonitor = {program}\n[diff]\n\texternal = {program}\n")
@@ -182,6 +207,8 @@ HOSTILE: dict[str, Arrange] = {
     "filters of this clone": named_in_attributes("filter", "clean", "smudge", everywhere=True),
     "filter processes of this clone": named_in_attributes("filter", "process", everywhere=True),
     "a filter with an odd name": odd_filter_name,
+    "a filter without a name": filter_without_a_name,
+    "a diff driver without a name": driver_without_a_name,
     "merge drivers": named_in_attributes("merge", "driver"),
     "hooks": install_hooks,
     "hooks of the configuration": set_config("hook.hostile.command"),
@@ -209,6 +236,7 @@ async def test_no_program_that_the_repository_names_is_run(name: str, repository
         ("filters of this clone", "diff"),
         ("filter processes of this clone", "diff"),
         ("a filter with an odd name", "diff"),
+        ("a filter without a name", "diff"),
         ("hooks", "commit -q --allow-empty -m x"),
         ("an included file", "status"),
         ("a submodule", "status"),
@@ -462,3 +490,367 @@ async def test_no_environment_variable_reaches_git(
         assert "Third" in (await ask("git_log"))[0]
     assert not trap.sprung()
     assert os.environ["GIT_DIR"] == "/nonexistent"
+
+
+# -- a configuration that is not seen as it is
+
+
+async def test_a_configuration_that_is_too_large_to_be_read_is_not_used(repository: Path, trap: Trap) -> None:
+    named_in_attributes("filter", "clean", "smudge", everywhere=True)(repository, str(trap.program))
+    config = repository / ".git/config"
+    filler = "".join(f'[filler "{n:05}{"x" * 1_000}"]\n\ta = 1\n' for n in range(9_000))
+    config.write_text(filler + config.read_text())  # the filter is behind the first 8 MiB of names
+    trap.sprung()
+    limits = Limits(timeout_s=120.0)  # a busy machine lists so much in more than the usual time
+    server = build_server(str(repository), write=True, author="Bo <bo@example.org>", limits=limits)
+    async with Client(server) as client:
+        ask = asker(client)
+        text, is_error = await ask("git_status")
+        assert is_error
+        assert "configuration take more than 8388608 bytes" in text
+        await use_every_tool(ask)
+    assert not trap.sprung()
+
+
+@pytest.mark.parametrize("names", [[f"f{n}" for n in range(30_000)], ["x" * MAX_OVERRIDE_BYTES]])
+async def test_more_programs_than_can_be_switched_off_are_an_error_that_says_so(
+    names: list[str], repository: Path, trap: Trap, ask: Ask
+) -> None:
+    with (repository / ".git/config").open("a") as config:
+        config.writelines(f'[filter "{name}"]\n\tclean = {trap.program}\n' for name in names)
+    (repository / ".gitattributes").write_text(f"* filter={names[-1]}\n")
+    text, is_error = await ask("git_status")
+    assert is_error
+    assert f"names {len(names)} filters and drivers" in text
+    assert not trap.sprung()
+
+
+SERVE_WITH = """
+import json, sys
+from mcp_servers import serving
+from mcp_servers.git import command, repository
+plan = json.loads(sys.argv[1])
+if "stale configuration" in plan["holes"]:
+    async def nothing(self):
+        return []
+    command.Git._configured_keys = nothing
+if "no look at the layout" in plan["holes"]:
+    repository.check_layout = lambda root: None
+    repository.LinkCheck.refuse_links = lambda self: None
+if "no confinement" in plan["holes"]:
+    serving.confine = lambda confinement: ""
+from mcp_servers.git.__main__ import main
+main(plan["arguments"])
+"""
+
+
+def served_with(repository: Path, *holes: str) -> StdioServerParameters:
+    """Return a real server of the repository, in which some of its checks are made blind."""
+    plan = {"holes": holes, "arguments": [str(repository), "--write", "--author", "Bo <bo@example.org>"]}
+    return StdioServerParameters(
+        command=sys.executable, args=["-c", SERVE_WITH, json.dumps(plan)], cwd=str(REPOSITORY)
+    )
+
+
+@needs_landlock
+@pytest.mark.parametrize(
+    "name", ["filters of this clone", "filter processes of this clone", "text conversion of this clone"]
+)
+async def test_no_program_runs_though_the_configuration_changed_after_it_was_listed(
+    name: str, repository: Path, trap: Trap
+) -> None:
+    """The kernel lets git start nothing but git, whatever the configuration says by then."""
+    HOSTILE[name](repository, str(trap.program))
+    (repository / "in-here").write_text(trap.program.read_text())
+    (repository / "in-here").chmod(0o755)
+    for key in ("filter.hostile.clean", "diff.hostile.command"):
+        git(repository, "config", key, f"{repository / 'in-here'}")
+    trap.sprung()
+    async with Client(served_with(repository, "stale configuration")) as client:
+        await use_every_tool(asker(client))
+    assert not trap.sprung()
+
+
+async def test_without_the_kernel_it_would_so_the_test_above_can_fail(repository: Path, trap: Trap) -> None:
+    HOSTILE["filters of this clone"](repository, str(trap.program))
+    trap.sprung()
+    async with Client(served_with(repository, "stale configuration", "no confinement")) as client:
+        await asker(client)("git_diff")
+    assert trap.sprung()
+
+
+# -- links and files below .git that lead elsewhere
+
+
+def log_in_a_profile(folder: Path, outside: Path) -> None:
+    (outside / "profile").write_text("# a shell's profile\n")
+    git(folder, "config", "user.name", "$(touch it-ran)")
+    (folder / ".git/logs/HEAD").unlink()
+    (folder / ".git/logs/HEAD").symlink_to(outside / "profile")
+
+
+def references_elsewhere(folder: Path, outside: Path) -> None:
+    (outside / "refs").mkdir()
+    (folder / ".git/refs/heads/sub").symlink_to(outside / "refs")
+    (folder / ".git/logs/refs/heads/sub").symlink_to(outside / "refs")
+
+
+def new_objects_elsewhere(folder: Path, outside: Path) -> None:
+    (outside / "objects").mkdir()
+    for number in range(256):
+        if not (folder / f".git/objects/{number:02x}").exists():
+            (folder / f".git/objects/{number:02x}").symlink_to(outside / "objects")
+
+
+WRITES_ELSEWHERE = [log_in_a_profile, references_elsewhere, new_objects_elsewhere]
+
+
+def secret_repository(outside: Path) -> tuple[Path, str]:
+    """Return the `.git` of another repository, with a secret in its newest commit, and that commit."""
+    other = new_repository(outside / "other")
+    (other / "secret.txt").write_text(SECRET)
+    return other / ".git", commit_all(other, SECRET)
+
+
+def loose_objects_of_another(folder: Path, outside: Path) -> None:
+    other, commit = secret_repository(outside)
+    for shard in (other / "objects").glob("??"):
+        here = folder / ".git/objects" / shard.name
+        here.mkdir(exist_ok=True)
+        for file in shard.iterdir():
+            if not (here / file.name).exists():
+                (here / file.name).symlink_to(file)
+    (folder / ".git/refs/heads/stolen").write_text(commit + "\n")
+
+
+def packs_of_another(folder: Path, outside: Path) -> None:
+    other, commit = secret_repository(outside)
+    git(other.parent, "gc", "-q")
+    for file in (other / "objects/pack").iterdir():
+        (folder / ".git/objects/pack" / file.name).symlink_to(file)
+    (folder / ".git/refs/heads/stolen").write_text(commit + "\n")
+
+
+def references_of_another(folder: Path, outside: Path) -> None:
+    other, _ = secret_repository(outside)
+    (folder / ".git/refs/heads/stolen").symlink_to(other / "refs/heads/main")
+
+
+def alternates_of_another(folder: Path, outside: Path) -> None:
+    other, commit = secret_repository(outside)
+    (folder / ".git/objects/info/alternates").write_text(f"{other / 'objects'}\n")
+    (folder / ".git/refs/heads/stolen").write_text(commit + "\n")
+
+
+def linked_alternates_of_another(folder: Path, outside: Path) -> None:
+    other, commit = secret_repository(outside)
+    (outside / "alternates").write_text(f"{other / 'objects'}\n")
+    (folder / ".git/objects/info/alternates").symlink_to(outside / "alternates")
+    (folder / ".git/refs/heads/stolen").write_text(commit + "\n")
+
+
+def common_folder_of_another(folder: Path, outside: Path) -> None:
+    other, _ = secret_repository(outside)
+    (folder / ".git/commondir").write_text(f"{other}\n")
+
+
+def all_of_another(folder: Path, outside: Path) -> None:
+    other, _ = secret_repository(outside)
+    shutil.rmtree(folder / ".git")
+    (folder / ".git").write_text(f"gitdir: {other}\n")
+
+
+READS_ANOTHER = [
+    loose_objects_of_another, packs_of_another, alternates_of_another, linked_alternates_of_another,
+    common_folder_of_another, all_of_another,
+]  # fmt: skip
+LINKED = [*WRITES_ELSEWHERE, loose_objects_of_another, packs_of_another, references_of_another,
+          linked_alternates_of_another]  # fmt: skip
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(each): each.read_bytes() for each in sorted(folder.rglob("*")) if each.is_file()}
+
+
+async def texts_of_every_tool(ask: Ask) -> str:
+    """Use every tool, also on what was planted, and return all that they say."""
+    said: list[str] = []
+
+    async def noting(tool: str, **arguments: object) -> tuple[str, bool]:
+        answer = await ask(tool, **arguments)
+        said.append(answer[0])
+        return answer
+
+    for revision in ("stolen", "main", "HEAD"):
+        await noting("git_show", revision=revision)
+        await noting("git_show_file", path="secret.txt", revision=revision)
+        await noting("git_log", revision=revision)
+    await noting("git_create_branch", name="sub/topic", start="HEAD")
+    await use_every_tool(noting)
+    return "\n".join(said)
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder
+
+
+@needs_landlock
+@pytest.mark.parametrize("arrange", WRITES_ELSEWHERE)
+async def test_nothing_is_written_through_a_link_below_git_by_the_kernel(
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+) -> None:
+    arrange(repository, outside)
+    before = contents(outside)
+    async with Client(served_with(repository, "no look at the layout")) as client:
+        await texts_of_every_tool(asker(client))
+    assert contents(outside) == before
+
+
+@needs_landlock
+@pytest.mark.parametrize("arrange", READS_ANOTHER)
+async def test_another_repository_is_not_read_by_the_kernel(
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+) -> None:
+    arrange(repository, outside)
+    async with Client(served_with(repository, "no look at the layout")) as client:
+        assert SECRET not in await texts_of_every_tool(asker(client))
+
+
+@pytest.mark.parametrize("arrange", WRITES_ELSEWHERE)
+async def test_without_kernel_and_look_links_are_written_through_so_the_tests_can_fail(
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+) -> None:
+    arrange(repository, outside)
+    before = contents(outside)
+    async with Client(served_with(repository, "no look at the layout", "no confinement")) as client:
+        await texts_of_every_tool(asker(client))
+    assert contents(outside) != before
+
+
+@pytest.mark.parametrize("arrange", READS_ANOTHER)
+async def test_without_kernel_and_look_another_repository_is_read_so_the_tests_can_fail(
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path
+) -> None:
+    arrange(repository, outside)
+    async with Client(served_with(repository, "no look at the layout", "no confinement")) as client:
+        assert SECRET in await texts_of_every_tool(asker(client))
+
+
+@pytest.mark.parametrize("arrange", LINKED)
+async def test_a_repository_with_links_is_refused_where_the_kernel_does_not_confine(
+    arrange: Callable[[Path, Path], None], repository: Path, outside: Path, ask: Ask
+) -> None:
+    arrange(repository, outside)
+    before = contents(outside)
+    said = await texts_of_every_tool(ask)
+    assert contents(outside) == before
+    assert SECRET not in said
+    for tool in ("git_status", "git_log", "git_branches"):
+        text, is_error = await ask(tool)
+        assert is_error
+        assert ".git" in text
+    with pytest.raises(StartError, match=r"\.git.* (is a link|reads? another repository)"):
+        build_server(str(repository))
+
+
+async def test_links_that_git_never_opens_are_no_reason_to_refuse(repository: Path, ask: Ask) -> None:
+    (repository / "hook").write_text("#!/bin/sh\n")
+    (repository / ".git/hooks").mkdir(exist_ok=True)
+    (repository / ".git/hooks/pre-commit").symlink_to("../../hook")
+    assert not (await ask("git_status"))[1]
+
+
+async def test_a_folder_that_did_not_change_is_not_looked_through_again(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcp_servers.git.links._COARSEST_CLOCK_NS", -1)  # as if everything was done long ago
+    check = LinkCheck(repository)
+    check.refuse_links()
+    monkeypatch.setattr(LinkCheck, "_looked_through", None)  # would raise
+    check.refuse_links()
+    monkeypatch.undo()
+    (repository / ".git/refs/heads/link").symlink_to("main")
+    with pytest.raises(Exception, match="refs/heads/link"):
+        check.refuse_links()
+
+
+# -- what once was an internal error
+
+
+@pytest.mark.parametrize("revision", ["^HEAD", "^main", "HEAD^@", "HEAD^!", "HEAD^-", "^HEAD~1^{tree}"])
+async def test_a_revision_that_stands_for_others_is_no_commit(revision: str, ask: Ask) -> None:
+    for tool in ("git_show", "git_log", "git_list_files"):
+        text, is_error = await ask(tool, revision=revision)
+        assert is_error
+        assert "no commit" in text
+    assert (await ask("git_create_branch", name="topic", start=revision))[1]
+
+
+@pytest.mark.parametrize("argument", ["author", "text"])
+async def test_a_text_that_no_program_can_be_given_is_refused(argument: str, ask: Ask) -> None:
+    text, is_error = await ask("git_log", **{argument: "a\0b"})
+    assert is_error
+    assert "has a NUL" in text
+
+
+OBJECTS = ["HEAD", "HEAD~1", "HEAD^{tree}", "HEAD:src", "HEAD:src/main.py", "HEAD~1:src/main.py", ":src/new.py"]
+
+
+@pytest.mark.parametrize(
+    ("revision", "damage"),
+    [*((each, "missing") for each in OBJECTS), ("HEAD", "empty"), ("HEAD:src/main.py", "empty")],
+)
+async def test_an_object_that_is_not_there_is_said_to_be(
+    revision: str, damage: str, repository: Path, ask: Ask
+) -> None:
+    name = git(repository, "rev-parse", revision).strip()
+    file = repository / ".git/objects" / name[:2] / name[2:]
+    file.unlink()
+    if damage == "empty":
+        file.touch()
+    await texts_of_every_tool(ask)  # an internal error would be raised here
+    if revision == "HEAD:src/main.py":
+        for tool in ("git_show_file", "git_blame"):
+            text, is_error = await ask(tool, path="src/main.py")
+            assert is_error
+            assert "An object is missing" in text
+
+
+@pytest.mark.parametrize("kept", ["blob:none", "tree:0"])
+async def test_a_partial_clone_is_read_as_far_as_it_goes(kept: str, repository: Path, tmp_path: Path) -> None:
+    git(repository, "config", "uploadpack.allowFilter", "true")
+    git(tmp_path, "clone", "-q", "--no-checkout", f"--filter={kept}", f"file://{repository}", "clone")
+    async with Client(build_server(str(tmp_path / "clone"), write=True, author="Bo <bo@example.org>")) as client:
+        ask = asker(client)
+        assert "Second" in (await ask("git_log"))[0]
+        for tool in ("git_show_file", "git_blame"):
+            text, is_error = await ask(tool, path="src/main.py")
+            assert is_error
+            assert "partial clone" in text
+        await texts_of_every_tool(ask)
+
+
+async def test_a_git_without_a_switch_for_lazy_fetching_fetches_nothing_either(
+    repository: Path, trap: Trap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Older gits do not know GIT_NO_LAZY_FETCH; `protocol.ext.allow` stands above `protocol.allow`."""
+    older = {name: value for name, value in ENVIRONMENT.items() if name != "GIT_NO_LAZY_FETCH"}
+    monkeypatch.setattr(command, "ENVIRONMENT", older)
+    lazy_objects(repository, str(trap.program))
+    trap.sprung()
+    async with Client(build_server(str(repository), write=True, author="Bo <bo@example.org>")) as client:
+        await use_every_tool(asker(client))
+    assert not trap.sprung()
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["checkout.workers", "pack.threads", "index.threads", "grep.threads", "fetch.parallel", "submodule.fetchJobs"],
+)
+async def test_the_repository_does_not_choose_how_many_processes_run(key: str, repository: Path) -> None:
+    git(repository, "config", key, "400")
+    said = await Git(repository, Limits()).run("config", "--get", key)
+    assert said.out.strip() == b"1"

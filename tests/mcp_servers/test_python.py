@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import sys
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +204,111 @@ async def test_a_cancelled_call_ends_its_snippet() -> None:
         assert sandbox.run("1 + 1", "s").value == 2
     finally:
         sandbox.close()
+
+
+def endless(sandbox: Sandbox, session: str) -> tuple[Stop, threading.Thread]:
+    """Run an endless loop in a thread; both are returned when it runs."""
+    stop, printing = Stop(), threading.Event()
+    sandbox._functions = {"begun": printing.set}
+    thread = threading.Thread(target=lambda: sandbox.run("begun()\nwhile True:\n    pass", session, stop))
+    thread.start()
+    assert printing.wait(60)
+    return stop, thread
+
+
+def waiting(sandbox: Sandbox, session: str, n: int) -> tuple[list[threading.Thread], list[Any]]:
+    """Begin `n` calls that find the session busy."""
+    outcomes: list[Any] = []
+    kept = sandbox._sessions[session]
+    n_waiting, all_wait = itertools.count(1), threading.Event()
+
+    class Watched:
+        """The session's lock; says when all calls wait for it."""
+
+        def __enter__(self) -> None:
+            if next(n_waiting) == n:
+                all_wait.set()
+            lock.acquire()
+
+        def __exit__(self, *_: object) -> None:
+            lock.release()
+
+    def run() -> None:
+        try:
+            outcomes.append(sandbox.run("1 + 1", session))
+        except Exception as error:
+            outcomes.append(error)
+
+    lock, kept.lock = kept.lock, Watched()  # pyright: ignore[reportAttributeAccessIssue]
+    threads = [threading.Thread(target=run) for _ in range(n)]
+    for thread in threads:
+        thread.start()
+    assert all_wait.wait(60)
+    return threads, outcomes
+
+
+@pytest.mark.parametrize("how", ["cancelled", "dropped"])
+def test_calls_that_waited_for_a_session_that_ends_run_in_a_new_one(how: str) -> None:
+    sandbox = Sandbox(Limits(seconds=600), {})
+    try:
+        stop, first = endless(sandbox, "s")
+        threads, outcomes = waiting(sandbox, "s", 3)
+        dropping = threading.Thread(target=sandbox.drop, args=("s",))
+        if how == "dropped":
+            dropping.start()
+            while "s" in sandbox.sessions:
+                pass
+        stop()
+        for thread in (first, *threads):
+            thread.join(60)
+        assert [outcome.value for outcome in outcomes] == [2, 2, 2]
+        assert sum(outcome.is_new for outcome in outcomes) == 1
+        assert sandbox.sessions == ["s"]
+    finally:
+        sandbox.close()
+
+
+def test_calls_that_waited_when_the_server_closes_are_clear_errors() -> None:
+    sandbox = Sandbox(Limits(seconds=600), {})
+    stop, first = endless(sandbox, "s")
+    threads, outcomes = waiting(sandbox, "s", 2)
+    closing = threading.Thread(target=sandbox.close)
+    closing.start()
+    while sandbox.sessions:
+        pass
+    stop()
+    for thread in (first, closing, *threads):
+        thread.join(60)
+    assert [type(outcome) for outcome in outcomes] == [ToolFailure, ToolFailure]
+    assert "closing" in str(outcomes[0])
+
+
+def test_a_worker_that_is_killed_when_its_snippet_has_just_ended_is_used_no_more() -> None:
+    sandbox, stop = Sandbox(Limits(), {}), Stop()
+    try:
+        sandbox._functions = {"cancel": lambda: setattr(stop, "_is_asked", True)}
+        assert sandbox.run("x = 1\ncancel()", "s", stop).error == ""
+        assert sandbox.run("2", "s").is_new
+    finally:
+        sandbox.close()
+
+
+@pytest.mark.anyio
+async def test_calls_around_a_cancelled_one_are_answered() -> None:
+    async with Client(build_server(limits=Limits(seconds=600))) as client:
+        ask = asker(client)
+        answers: list[tuple[str, bool]] = []
+
+        async def add() -> None:
+            answers.append(await ask("run_python", code="1 + 1", session="s"))
+
+        async with anyio.create_task_group() as tasks:
+            with anyio.move_on_after(0.5):
+                for _ in range(2):
+                    tasks.start_soon(add)
+                await ask("run_python", code="while True:\n    pass", session="s")
+            await add()
+        assert answers == [("2", False)] * 3
 
 
 @pytest.mark.anyio

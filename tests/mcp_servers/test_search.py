@@ -444,7 +444,9 @@ async def test_extensions_are_shown_without_hidden_characters(folder: Path) -> N
     write(folder / "a.x\u202ey", "word\n")
     async with Client(serve(folder)) as client:
         assert not (await asker(client)("refresh"))[1]
-        assert "kinds: x\\u202ey 1" in (await asker(client)("index_status"))[0].split("\n")
+        assert "kinds: xy 1" in (await asker(client)("index_status"))[0].split("\n")
+        for kind in ("xy", "x\u202ey"):
+            assert not (await asker(client)("search", query="word", kind=kind))[1]
         text, is_error = await asker(client)("search", query="word", kind="zzz")
         assert is_error and "\u202e" not in text
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -334,3 +335,84 @@ async def test_a_search_that_takes_too_long_is_stopped(
     async with Client(build_server(str(folder), index=str(index), limits=Limits(search_s=0.0))) as client:
         text, is_error = await asker(client)("search", query="word")
         assert is_error and text == "This took longer than 0 s. Use fewer and rarer words."
+
+
+# Bidirectional override, ASCII in Unicode tags, escape code, zero-width space, NUL-like controls, line separator.
+HIDDEN = "\u202e\U000e0069\U000e0067\x1b[2J\u200b\x02\x03\x85\u2028"
+
+
+def poison(index: Path, *statements: str) -> None:
+    """Rewrite an index file as somebody else could have written it."""
+    with closing(sqlite3.connect(index)) as connection:
+        for statement in statements:
+            connection.execute(statement, {"hidden": HIDDEN})
+        connection.commit()
+
+
+async def test_what_a_poisoned_index_says_passes_the_filter_of_hidden_characters(
+    folder: Path, index: Path
+) -> None:
+    write(folder / "big.md", "x" * 2_000)
+    limits = Limits(max_text_file_bytes=1_000)
+    await ask_once(build_server(str(folder), index=str(index), limits=limits), "refresh")
+    poison(
+        index,
+        "UPDATE words SET heading = 'head' || :hidden || 'ing', body = 'a wo' || :hidden || 'rd, word' || :hidden",
+        "UPDATE files SET kind = 'm' || :hidden || 'd', problem = 'prob' || :hidden || 'lem'",
+        """UPDATE facts SET value = '{"rea' || :hidden || 'son": 1}' WHERE name = 'left_out'""",
+    )
+    async with Client(build_server(str(folder), index=str(index), limits=limits)) as client:
+        # What is in the file is shown before this server has refreshed it: it is unchanged, so it stays.
+        for tool, arguments, expected in (
+            ("search", {"query": "word"}, "head"),
+            ("index_status", {}, "prob"),
+        ):
+            result = await client.call_tool(tool, arguments)
+            (content,) = result.content
+            assert content.type == "text"
+            assert expected in content.text
+            said = content.text + json.dumps(result.structured_content, ensure_ascii=False)
+            assert not set(said) & set(HIDDEN.replace("[2J", ""))
+
+
+async def test_a_poisoned_index_that_is_not_unicode_can_still_be_searched(folder: Path, index: Path) -> None:
+    await ask_once(build_server(str(folder), index=str(index)), "refresh")
+    poison(index, "UPDATE words SET heading = CAST(x'61ff62' AS TEXT), body = CAST(x'776f726420ff0a' AS TEXT)")
+    text, is_error = await ask_once(build_server(str(folder), index=str(index)), "search", query="word")
+    assert not is_error
+    assert "a\ufffdb" in text
+
+
+async def test_what_sqlite_says_of_a_poisoned_schema_is_filtered(folder: Path, index: Path) -> None:
+    async with Client(build_server(str(folder), index=str(index))) as client:
+        await asker(client)("refresh")
+        poison(index, "PRAGMA writable_schema = ON")
+        with closing(sqlite3.connect(index)) as connection:
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute(
+                "UPDATE sqlite_schema SET sql = 'CREATE TABLE ' || :hidden WHERE name = 'passages'",
+                {"hidden": HIDDEN},
+            )
+            connection.execute("PRAGMA schema_version = 4711")
+            connection.commit()
+        for tool, arguments in (("search", {"query": "word"}), ("refresh", {})):
+            text, is_error = await asker(client)(tool, **arguments)
+            assert is_error
+            assert not set(text) & set(HIDDEN.replace("[2J", ""))
+
+
+async def test_a_name_with_hidden_characters_stays_the_name_of_its_file(folder: Path, index: Path) -> None:
+    write(folder / "a\u200bb\u00adc.md", "zebra\n")
+    server = build_server(str(folder), index=str(index))
+    async with Client(server) as client:
+        ask = asker(client)
+        found = await client.call_tool("search", {"query": "zebra"})
+        assert found.structured_content is not None
+        (hit,) = found.structured_content["hits"]
+        assert (hit["path"], hit["note"]) == ("a\u200bb\u00adc.md", "")
+        assert "zebra" in (await ask("read_passage", path=hit["path"]))[0]
+        assert "read: 0" in (await ask("refresh"))[0]  # it is known, and not read once more
+        text, _ = await ask("search", query="zebra")
+        assert "a\\u200bb\\xadc.md" in text
+        text, _ = await ask("read_passage", path="x/a\u200bb\u00adc.md")
+        assert "Did you mean 'a\\\\u200bb\\\\xadc.md'?" in text

@@ -1,0 +1,22 @@
+"""Reach of the search server's process."""
+
+from __future__ import annotations
+
+import sys
+
+from mcp_servers.confinement.declared import Confinement
+
+CONFINED_TO = (
+    "Linux (Landlock) lets the server read FOLDER, and read and change the folder of its index. It may start "
+    "Python (for HTML and PDF) and connect to nothing."
+)
+
+
+def reach(folder: str, index_folder: str) -> Confinement:
+    """Return the confinement of a server for `folder`, whose index is in `index_folder`."""
+    return Confinement(
+        reads=(folder,),
+        writes=(index_folder,),
+        executes=(sys.executable,),
+        has_temporary_folder=True,  # of large sorts
+    )
