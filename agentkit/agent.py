@@ -121,8 +121,9 @@ class Agent(Generic[DepsT, OutputT]):
                 says when, and what the other one sees; see `agentkit.handoffs`.
             guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
             taint_rule: After results of tools that are not trusted (those of MCP servers, unless told otherwise),
-                calls that destroy or reach out need approval. A `TaintRule` among `guardrails` takes the place of
-                this one, to allow tools by name.
+                calls that destroy or reach out need approval; an MCP tool that does not say that it does neither
+                counts as one that does (`MCPToolset(assume_harmless=...)`). A `TaintRule` among `guardrails` takes
+                the place of this one, to allow tools by name.
             trace: Directory for one JSONL trace a run; None writes none.
             telemetry: Reports runs as OpenTelemetry spans, `agentkit.tracing.telemetry.Telemetry()`.
             checkpointer: Keeps every run so that it can be resumed after a crash or an approval: the path of a

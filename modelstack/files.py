@@ -5,14 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from modelstack.errors import UserError
+
+MAX_TOML_LEVELS = 64
+"""Tables and arrays within each other; recipes have three. `tomllib` ends in a RecursionError at some hundred."""
+_TOML_KEY = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
+_LONG_TOML_KEY = re.compile(rf"(?<![\\A-Za-z0-9_-])(?:{_TOML_KEY}[ \t]*+\.[ \t]*+){{{MAX_TOML_LEVELS}}}")
+"""A dotted key of too many parts, for which `tomllib` needs memory that grows with the square of their number."""
 
 
 @contextmanager
@@ -93,6 +101,54 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is expected")
     return content
+
+
+def read_toml(path: Path, what: str) -> dict[str, Any]:
+    """Return the tables of a TOML file; `what` names its kind in errors, like "recipe".
+
+    Raises:
+        UserError: It is no TOML, or nested too deeply.
+        OSError: It cannot be read.
+    """
+    try:
+        return parse_toml(path.read_text(encoding="utf-8"), f"{what} {path}")
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{what} {path} is not TOML: {error}") from error
+
+
+def parse_toml(text: str, where: str) -> dict[str, Any]:
+    """Return the tables of a TOML text; `where` names its source in errors.
+
+    Raises:
+        TOMLDecodeError: It is no TOML.
+        UserError: It is nested too deeply, or has a number that is too long.
+    """
+    if _LONG_TOML_KEY.search(text):
+        raise _too_deep(where)
+    try:
+        content = tomllib.loads(text)
+    except tomllib.TOMLDecodeError:
+        raise
+    except RecursionError:
+        raise _too_deep(where) from None
+    except ValueError as error:  # an integer of more digits than Python reads
+        raise UserError(f"{where}: {error}") from error
+    level: list[Any] = [content]
+    for _ in range(MAX_TOML_LEVELS):
+        level = [item for value in level for item in _items(value)]
+        if not level:
+            return content
+    raise _too_deep(where)
+
+
+def _items(value: Any) -> Iterable[Any]:
+    if isinstance(value, dict):
+        return value.values()
+    return value if isinstance(value, list) else ()
+
+
+def _too_deep(where: str) -> UserError:
+    return UserError(f"{where} is nested too deeply: at most {MAX_TOML_LEVELS} tables or arrays in each other")
 
 
 def _sync(path: Path) -> None:

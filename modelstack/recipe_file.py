@@ -15,6 +15,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from modelstack.errors import UserError
+from modelstack.files import parse_toml, read_toml
 
 Recipe = TypeVar("Recipe", bound=BaseModel)
 
@@ -32,10 +33,7 @@ def read_recipe(kind: type[Recipe], file: Path | None, overrides: Iterable[str] 
     """
     content: dict[str, Any] = {}
     if file is not None:
-        try:
-            content = tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"recipe {file} is not TOML: {error}") from error
+        content = read_toml(file, "recipe")
     for override in overrides:
         _put(content, override)
     return checked_recipe(kind, content)
@@ -73,7 +71,7 @@ def _parsed(text: str) -> Any:
     if text.lower() == "none":
         return None
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        return parse_toml(f"value = {text}", "a value on the command line")["value"]
     except tomllib.TOMLDecodeError:
         return text
 

@@ -2,8 +2,10 @@
 
 The taint rule is the one to rely on: it does not look at the text. Once something that anybody may have written is
 in the conversation, a call that destroys or reaches out needs somebody's approval, whatever the text says and
-however well it is disguised (capabilities instead of detection, as in CaMeL, arXiv 2503.18813). The word list is a
-baseline to measure classifiers against, and easy to get around.
+however well it is disguised (capabilities instead of detection, as in CaMeL, arXiv 2503.18813). A function says
+what it does in its annotations; an MCP tool without any counts as destructive and open-world, as MCP has it,
+unless its toolset was made with `assume_harmless=True`. The word list is a baseline to measure classifiers
+against, and easy to get around.
 """
 
 from __future__ import annotations
@@ -46,7 +48,9 @@ class TaintRule:
         """Return the verdict on a call."""
         if not context.tainted or not call.tool.is_consequential or call.tool.name in self.allow:
             return Allow()
-        return RequireApproval("untrusted content is in the conversation, and this tool changes or reaches things")
+        return RequireApproval(
+            "untrusted content is in the conversation, and this tool can change or reach things"
+        )
 
 
 @dataclass(frozen=True, slots=True)

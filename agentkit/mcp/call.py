@@ -74,7 +74,8 @@ async def call_tool(
             connection.lose(client)
             if not is_repeatable(tool, options):
                 break
-    return _error("The connection to the server was lost; the call may or may not have taken effect.")
+    reason = f": {connection.fault}" if connection.fault else ""
+    return _error(f"The connection to the server was lost{reason}; the call may or may not have taken effect.")
 
 
 def is_repeatable(tool: ServerTool, options: CallOptions) -> bool:

@@ -2,7 +2,7 @@
 
     {"mcpServers": {
         "notes": {"command": "python", "args": ["-m", "notes_server"], "env": {"TOKEN": "${TOKEN}"}},
-        "search": {"type": "http", "url": "https://example.com/mcp", "headers": {...}}
+        "search": {"type": "http", "url": "https://example.com/mcp", "headers": {...}, "assume_harmless": true}
     }}
 
 `${NAME}` and `${NAME:-default}` take environment variables, but only those that the caller allows: a file
@@ -41,6 +41,8 @@ class MCPServerConfig(BaseModel):
     url: str | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     disabled: bool = False
+    assume_harmless: bool = False
+    """As in `MCPToolset`; other hosts do not know it."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> MCPServerConfig:
@@ -73,6 +75,14 @@ def load_mcp_config(
         UserError: the file is unreadable, a key unknown (the nearest is named), or a variable not allowed.
     """
     path = Path(path)
+    expand = _Expansion(allow_env, os.environ if environment is None else environment)
+    try:
+        return _servers(path, expand)
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; no `mcpServers` file needs more than a few levels.") from None
+
+
+def _servers(path: Path, expand: _Expansion) -> dict[str, MCPServerConfig]:
     try:
         document: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -82,7 +92,6 @@ def load_mcp_config(
     if servers is None:
         near = difflib.get_close_matches("mcpServers", list(sections), n=1)
         raise UserError(f'{path}: needs an object "mcpServers"' + (f"; found {near[0]!r}." if near else "."))
-    expand = _Expansion(allow_env, os.environ if environment is None else environment)
     return {
         name: _server(value, f"{path}: mcpServers.{name}", expand, path.parent) for name, value in servers.items()
     }

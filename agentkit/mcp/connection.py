@@ -91,6 +91,11 @@ class Connection:
         """Whether `client` belongs to a generation that has ended."""
         return self._owner is None or self._owner.lost or not self._owner.serves(client)
 
+    @property
+    def fault(self) -> str:
+        """What the last generation's server did that no client can take, empty if nothing."""
+        return self._owner.fault if self._owner is not None else ""
+
     def lose(self, client: Client) -> None:
         """Say that `client` no longer answers."""
         if self._owner is not None and self._owner.serves(client):

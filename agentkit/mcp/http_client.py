@@ -21,13 +21,13 @@ from typing import Any
 
 import httpx2
 
+from agentkit.mcp.target import MAX_MESSAGE_BYTES
+
 TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 300.0
 """A server may hold a stream open without sending; both are mcp's own defaults."""
 
 SESSION_HEADER = "mcp-session-id"
-MAX_BODY_BYTES = 32 << 20
-"""Largest answer in one piece; a result of a tool is cut to far less."""
 
 
 @dataclass(slots=True)
@@ -51,7 +51,7 @@ class SessionClient(httpx2.AsyncClient):
         self._on_end = on_end
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-        """Send a request as the parent does, and read no more of a body than `MAX_BODY_BYTES`.
+        """Send a request as the parent does, and read no more of a body than `MAX_MESSAGE_BYTES`.
 
         Raises:
             httpx2.RemoteProtocolError: the body is longer, or packed although that was not asked for.
@@ -80,7 +80,7 @@ async def _bound(response: httpx2.Response) -> None:
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """A body of at most `MAX_BODY_BYTES`."""
+    """A body of at most `MAX_MESSAGE_BYTES`."""
 
     def __init__(self, inner: Any) -> None:
         """Read `inner`."""
@@ -90,8 +90,8 @@ class _BoundedStream(httpx2.AsyncByteStream):
         n_bytes = 0
         async for piece in self._inner:
             n_bytes += len(piece)
-            if n_bytes > MAX_BODY_BYTES:
-                raise httpx2.RemoteProtocolError(f"the answer has over {MAX_BODY_BYTES >> 20} MiB")
+            if n_bytes > MAX_MESSAGE_BYTES:
+                raise httpx2.RemoteProtocolError(f"the answer has over {MAX_MESSAGE_BYTES >> 20} MiB")
             yield piece
 
     async def aclose(self) -> None:

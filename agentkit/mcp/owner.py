@@ -39,7 +39,7 @@ LISTEN_TIMEOUT_S = 5.0
 """For the server to acknowledge a subscription; one that does not is used without notifications."""
 
 SHUTDOWN_S = 15.0
-"""For leaving a client. mcp itself needs up to 7 s for a child that ignores everything but SIGKILL."""
+"""For leaving a client. A child that ignores everything but SIGKILL needs up to 7 s of it."""
 
 STDERR_WAIT_S = 0.2
 """For the last words of a child that has ended; longer only if a grandchild holds its stderr open."""
@@ -80,6 +80,7 @@ class Owner:
         self._subscribed = False
         self._failure = ""
         self._cause: BaseException | None = None
+        self._fault: Exception | None = None
         self.was_live = False
         """Whether it was ever connected."""
         self.task = asyncio.create_task(self._run(delays_s, after), name=f"mcp-{options.name}")
@@ -93,6 +94,11 @@ class Owner:
     def why(self) -> str:
         """What ended it, for a message."""
         return f": {self._failure}" if self._failure else ""
+
+    @property
+    def fault(self) -> str:
+        """What the server did that no client can take, empty if nothing."""
+        return error_text(self._fault) if self._fault is not None else ""
 
     def serves(self, client: Client) -> bool:
         """Whether `client` is this generation's."""
@@ -147,12 +153,12 @@ class Owner:
 
     async def _serve(self) -> None:
         stderr = StderrTail()
-        self._failure = ""
+        self._failure, self._fault = "", None
         try:
             client_class = await _client_class()
             self._scope.deadline = anyio.current_time() + self._options.connect_timeout_s
             async with (
-                open_target(self._target, stderr=stderr, on_end=self.end) as target,
+                open_target(self._target, stderr=stderr, on_end=self.end, on_fault=self._note_fault) as target,
                 self._new_client(client_class, target) as client,
                 anyio.create_task_group() as tasks,
             ):
@@ -163,15 +169,23 @@ class Owner:
                 await self._end.wait()
                 self._scope.deadline = anyio.current_time() + SHUTDOWN_S
                 tasks.cancel_scope.cancel()
+            if self._fault is not None:
+                self._fail(self._fault)
         except Exception as error:  # the boundary to mcp, a transport and a child: anything may come up
-            self._cause = _first_leaf(error)
-            kind = "went away" if self.was_live else "cannot be reached"
-            self._failure = f"{kind}: {type(self._cause).__name__}: {error_text(self._cause)}{_hint(self._cause)}"
+            self._fail(self._fault or _first_leaf(error))
             logger.debug("MCP server %r: %s", self._options.name, self._failure, exc_info=True)
         finally:
             self._end.set()
             if not self._stopping:
                 await self._keep_last_words(stderr)
+
+    def _note_fault(self, error: Exception) -> None:
+        self._fault = error
+
+    def _fail(self, cause: BaseException) -> None:
+        self._cause = cause
+        kind = "went away" if self.was_live else "cannot be reached"
+        self._failure = f"{kind}: {type(cause).__name__}: {error_text(cause)}{_hint(cause)}"
 
     async def _keep_last_words(self, stderr: StderrTail) -> None:
         with anyio.CancelScope(shield=True):

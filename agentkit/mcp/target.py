@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     ClientTarget: TypeAlias = "MCPServer | Server[Any] | Transport | StdioServerParameters | str"
 
+MAX_MESSAGE_BYTES = 32 << 20
+"""Largest message of a server: a line on its stdout, a body over HTTP. A tool's result is cut to far less."""
+
 STDERR_LINES = 20
 """A Python traceback of ordinary depth."""
 
@@ -120,14 +123,18 @@ class StderrTail:
 
 @asynccontextmanager
 async def open_target(
-    target: Any, *, stderr: StderrTail, on_end: Callable[[], None]
+    target: Any, *, stderr: StderrTail, on_end: Callable[[], None], on_fault: Callable[[Exception], None]
 ) -> AsyncGenerator[ClientTarget]:
-    """Yield what `mcp.Client` takes, new for this connection; `on_end` is called when its stream ends."""
-    from mcp.client.stdio import StdioServerParameters, stdio_client
+    """Yield what `mcp.Client` takes, new for this connection.
+
+    `on_end` is called when its stream ends, `on_fault` before that if the stream cannot go on.
+    """
+    from mcp.client.stdio import StdioServerParameters
     from mcp.client.streamable_http import streamable_http_client
     from mcp.server import MCPServer, Server
 
     from agentkit.mcp.http_client import SessionClient
+    from agentkit.mcp.stdio import stdio_transport
 
     if isinstance(target, MCPServer | Server):
         yield target  # pyright: ignore[reportUnknownVariableType]
@@ -142,7 +149,7 @@ async def open_target(
         )
     if isinstance(target, StdioServerParameters):
         with stderr.open() as errlog:
-            yield _Watched(stdio_client(target, errlog=errlog), on_end)
+            yield _Watched(stdio_transport(target, errlog=errlog, on_fault=on_fault), on_end)
     elif isinstance(target, HttpTarget):
         async with SessionClient(target.headers or {}, on_end) as http:
             yield _Watched(streamable_http_client(target.url, http_client=http), on_end)

@@ -26,7 +26,7 @@ import anyio.to_thread
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, UserError
 from agentkit.mcp.call import CallOptions, Trust, call_tool, is_repeatable
-from agentkit.mcp.config import load_mcp_config
+from agentkit.mcp.config import MCPServerConfig, load_mcp_config
 from agentkit.mcp.connection import Connection, is_closed
 from agentkit.mcp.elicitation import OnElicit
 from agentkit.mcp.listing import (
@@ -60,6 +60,7 @@ class MCPOptions(TypedDict, total=False):
     id: str | None
     allow: Collection[str] | None
     trust: Trust
+    assume_harmless: bool
     on_elicit: OnElicit | None
     call_timeout_s: float
     connect_timeout_s: float
@@ -102,6 +103,7 @@ class MCPToolset(Toolset):
         id: str | None = None,
         allow: Collection[str] | None = None,
         trust: Trust = "untrusted",
+        assume_harmless: bool = False,
         on_elicit: OnElicit | None = None,
         call_timeout_s: float = 30.0,
         connect_timeout_s: float = 30.0,
@@ -122,6 +124,9 @@ class MCPToolset(Toolset):
             allow: The names of the tools to offer; None offers all. The others are not even examined.
             trust: "trusted" sends a read-only or idempotent call again after a lost connection, and leaves
                 hidden characters in results.
+            assume_harmless: Whether hints that a tool leaves out are taken for harmless. Otherwise MCP's defaults
+                hold: it may destroy and reach the open world, so after untrusted content its calls need approval
+                (see `agentkit.guardrails.TaintRule`).
             on_elicit: Answers the server's questions; without it they are declined. The time a person takes
                 counts towards `call_timeout_s`.
             call_timeout_s: Seconds for one call.
@@ -150,6 +155,7 @@ class MCPToolset(Toolset):
         self._pins = pins
         self._pinned_as = target_key(target)
         self._calls = CallOptions(call_timeout_s, result_limit, trust)
+        self._assume_harmless = assume_harmless
         self._connecting = ConnectionOptions(
             self._id, connect_timeout_s, call_timeout_s, reconnect, mode, on_elicit
         )
@@ -188,12 +194,14 @@ class MCPToolset(Toolset):
     ) -> list[Self]:
         """Make a toolset of each server in an `mcpServers` file that is not disabled, with its name as id.
 
+        `assume_harmless` among the options goes before what the file says of a server.
+
         Raises:
             UserError: the file is not as `load_mcp_config` wants it.
         """
         servers = load_mcp_config(path, allow_env=allow_env)
         enabled = {name: server for name, server in servers.items() if not server.disabled}
-        return [cls(server.target(), **_with_id(options, name)) for name, server in enabled.items()]
+        return [cls(server.target(), **_options_of(name, server, options)) for name, server in enabled.items()]
 
     @property
     def id(self) -> str:
@@ -204,6 +212,11 @@ class MCPToolset(Toolset):
     def trust(self) -> Trust:
         """Whether what the server says about its tools is believed."""
         return self._calls.trust
+
+    @property
+    def assume_harmless(self) -> bool:
+        """Whether hints that a tool leaves out are taken for harmless."""
+        return self._assume_harmless
 
     @property
     def pinned_as(self) -> str | None:
@@ -348,7 +361,7 @@ class MCPToolset(Toolset):
             validate=tool.arguments.arguments,
             timeout_s=self._calls.timeout_s,
             is_untrusted=self._calls.trust == "untrusted",
-            is_consequential=_is_consequential(tool.definition.annotations),
+            is_consequential=_is_consequential(tool.definition.annotations, assume_harmless=self._assume_harmless),
             is_repeatable=is_repeatable(tool, self._calls),
         )
 
@@ -364,19 +377,24 @@ class MCPToolset(Toolset):
         return await call_tool(live.connection, tool, arguments, context, self._calls, verify)
 
 
-def _is_consequential(hints: ToolAnnotations) -> bool:
-    """Read what a server says; of a tool that changes things and says no more, MCP assumes that it destroys.
+def _is_consequential(hints: ToolAnnotations, *, assume_harmless: bool) -> bool:
+    """Return whether a tool may destroy something or reach the open world, as far as its server says.
 
-    A tool without any hint is not counted: most servers give none, and a rule that always asks is soon off.
+    A missing hint has MCP's default (2025-11-25, schema, ToolAnnotations): destructive, unless the tool only
+    reads, and open-world. With `assume_harmless` only a tool that says that it changes things may destroy.
     """
-    destroys = hints.read_only is False if hints.destructive is None else hints.destructive
-    return bool(hints.open_world) or (destroys and not hints.read_only)
+    destroys, reaches_out = hints.destructive, hints.open_world
+    if destroys is None:
+        destroys = hints.read_only is False if assume_harmless else True
+    if reaches_out is None:
+        reaches_out = not assume_harmless
+    return reaches_out or (destroys and not hints.read_only)
 
 
-def _with_id(options: MCPOptions, id: str) -> MCPOptions:
-    named = options.copy()
-    named["id"] = id
-    return named
+def _options_of(name: str, server: MCPServerConfig, options: MCPOptions) -> MCPOptions:
+    """Return the options of one server of a file."""
+    of_file: MCPOptions = {"assume_harmless": server.assume_harmless}
+    return {**of_file, **options, "id": name}
 
 
 async def _leave_unchecked(name: str, result: Any) -> None:

@@ -133,7 +133,7 @@ class Slot:
         """Return what was recorded; empty if nothing readable is there."""
         try:
             value: Any = json.loads(self._manifest.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         return cast("dict[str, Any]", value) if isinstance(value, dict) else {}
 

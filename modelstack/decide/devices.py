@@ -10,13 +10,13 @@ Own devices are a TOML file, each a table `[devices.NAME]` with the fields of `D
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
 from modelstack.errors import UserError
+from modelstack.files import read_toml
 
 
 class Device(BaseModel, frozen=True, extra="forbid"):
@@ -119,10 +119,7 @@ def read_devices(file: Path) -> dict[str, Device]:
     Raises:
         UserError: The file is no TOML, or a device lacks a field.
     """
-    try:
-        content = tomllib.loads(file.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"devices file {file} is not TOML: {error}") from error
+    content = read_toml(file, "devices file")
     tables = content.get("devices")
     if not isinstance(tables, dict) or set(content) != {"devices"}:
         raise UserError(f"devices file {file} must hold tables [devices.NAME] and nothing else")

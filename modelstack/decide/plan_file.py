@@ -207,7 +207,7 @@ def read_plan(path: Path) -> Plan:
         if values.get("version") != VERSION:
             raise UserError(f"{file} is a plan of version {values.get('version')!r}, not {VERSION}; plan anew")
         plan = Plan.model_validate(values)
-    except (json.JSONDecodeError, ValidationError, AttributeError) as error:
+    except (json.JSONDecodeError, ValidationError, AttributeError, RecursionError) as error:
         raise UserError(f"{file} is no plan: {str(error).splitlines()[0]}") from error
     if plan.fingerprint != _fingerprint(values):
         raise UserError(f"{file} was changed after planning: its fingerprint does not fit; plan anew")

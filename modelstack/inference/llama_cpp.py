@@ -93,6 +93,7 @@ class LlamaCppEngine:
         self._closing = False
         self._weights = LlamaWeights(Path(path), self._files[1] if lora_path is not None else None, lora_scale)
         try:
+            self._vocabulary, self._encoder = load_vocabulary(self._weights)
             trained = self._weights.trained_context
             self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
             if self._context_window > trained:
@@ -112,7 +113,6 @@ class LlamaCppEngine:
             raise
         self._n_cells = n_cells or self._context_window
         self._kv_type = kv_type
-        self._vocabulary, self._encoder = load_vocabulary(self._weights)
         self._chat_template = self._weights.chat_template()
         self._cache = PrefixCache(self._context, max_conversations)
         self._spare_sequence = max_conversations

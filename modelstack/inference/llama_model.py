@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from modelstack.inference.decode import MAX_REPLY_BATCH
 from modelstack.inference.engine import EngineError
 from modelstack.inference.llama_batch import RowBatch
+from modelstack.inference.llama_file_check import check_adapter_file, check_model_file
 from modelstack.inference.llama_library import library, take_errors
 
 KVType = Literal["f32", "f16", "q8_0"]
@@ -29,7 +30,6 @@ FLASH_ATTENTION_AUTO = -1
 """`enum llama_flash_attn_type` of llama.h; 0 is disabled, 1 enabled."""
 DECODE_OK, DECODE_NO_ROOM = 0, 1
 """Return codes of llama_decode; others are failures."""
-GGUF_MAGIC = b"GGUF"
 
 
 class LlamaWeights:
@@ -47,7 +47,7 @@ class LlamaWeights:
         self.lora_scale = lora_scale
         self.model: Any = None
         self.adapter: Any = None
-        check_gguf(path)
+        check_model_file(path)
         take_errors()
         params = self._lib.llama_model_default_params()
         self.model = self._lib.llama_model_load_from_file(str(path).encode(), params)
@@ -74,7 +74,7 @@ class LlamaWeights:
         Raises:
             EngineError: the file is missing or damaged, or not made for this base.
         """
-        check_gguf(path)
+        check_adapter_file(path)
         take_errors()
         adapter = self._lib.llama_adapter_lora_init(self.model, str(path).encode())
         if not adapter:
@@ -348,20 +348,6 @@ def _address_of_logits(lib: Any) -> Any:
     function.argtypes = [ctypes.c_void_p, ctypes.c_int32]
     function.restype = ctypes.c_void_p
     return function
-
-
-def check_gguf(path: Path) -> None:
-    """Refuse a file that is not there or is no GGUF before C code sees it.
-
-    Raises:
-        EngineError: with the path and the fix.
-    """
-    if not path.is_file():
-        raise EngineError(f"no model file at {path}; `agentkit models pull NAME` fetches a known one")
-    with path.open("rb") as file:
-        magic = file.read(len(GGUF_MAGIC))
-    if magic != GGUF_MAGIC:
-        raise EngineError(f"{path} is not a GGUF file (it starts with {magic!r}); fetch it again")
 
 
 def rearranges_q4_0() -> bool:

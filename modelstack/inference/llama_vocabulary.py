@@ -15,12 +15,15 @@ import ctypes
 import re
 from collections.abc import Iterable, Iterator
 
+from modelstack.inference.engine import EngineError
 from modelstack.inference.llama_library import library
 from modelstack.inference.llama_model import LlamaWeights
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 # enum llama_token_attr of llama.h
 UNKNOWN, UNUSED, CONTROL, USER_DEFINED = 1 << 0, 1 << 1, 1 << 3, 1 << 4
+NO_VOCABULARY = 0
+"""LLAMA_VOCAB_TYPE_NONE of llama.h."""
 
 REPLACEMENTS = ("\ufffd", "?", " ")
 """What stands for a character that the vocabulary cannot spell; the first that it can."""
@@ -29,7 +32,16 @@ ANCHOR = "\n"
 
 
 def load_vocabulary(weights: LlamaWeights) -> tuple[Vocabulary, TextEncoder]:
-    """Read the vocabulary of a loaded model; the encoder's `encode_template` goes beside it."""
+    """Read the vocabulary of a loaded model; the encoder's `encode_template` goes beside it.
+
+    Raises:
+        EngineError: the file has none; llama.cpp asserts that there is one when a token's text is asked for.
+    """
+    if library().llama_vocab_type(weights.vocab) == NO_VOCABULARY:
+        raise EngineError(
+            "the GGUF file has no vocabulary (tokenizer.ggml.model is 'none' or 'no_vocab'), and an engine needs "
+            "its tokens; export the model with its tokenizer"
+        )
     token_bytes = tuple(_pieces(weights))
     special = frozenset(_special_ids(weights, token_bytes))
     encoder = TextEncoder(weights, token_bytes, special)

@@ -8,7 +8,6 @@ and `about`.
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 
 from modelstack.architecture.config import ModelConfig, build
 from modelstack.errors import UserError
+from modelstack.files import read_toml
 
 N_LAYERS = 4
 BASE: dict[str, Any] = {
@@ -120,10 +120,7 @@ def read_recipe(path: Path) -> tuple[ModelConfig, dict[str, Choice]]:
     Raises:
         UserError: It is no TOML, lacks choices, or has a key that is not known.
     """
-    try:
-        content = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path} is no TOML: {error}") from error
+    content = read_toml(path, "recipe")
     if unknown := content.keys() - {"base", "choices"}:
         raise UserError(f"{path}: {sorted(unknown)} are not known; a recipe has [base] and [choices.NAME]")
     if not content.get("choices"):

@@ -11,12 +11,12 @@ import json
 import os
 import re
 import sys
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from modelstack.data.code.expressions import Node, category_of, ids_of, joined, parse, written
 from modelstack.data.code.license_statements import license_stated_in
+from modelstack.files import parse_toml
 
 _LICENSE_FILE = re.compile(r"(?:UN)?LICEN[CS]E|COPYING|COPYRIGHT", re.IGNORECASE)
 _NOT_THE_LICENSE = re.compile(
@@ -86,7 +86,7 @@ def _declared(name: str, text: str) -> Node | None:
             fields = email.message_from_string(text)
             value = fields.get("License-Expression") or fields.get("License")
         elif name.endswith(".toml"):
-            content = tomllib.loads(text)
+            content = parse_toml(text, name)
             value = content.get("project" if name == "pyproject.toml" else "package", {}).get("license")
         else:
             value = json.loads(text).get("license")

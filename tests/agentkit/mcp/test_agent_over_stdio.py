@@ -44,6 +44,30 @@ def test_run_sync_ends_its_child_too(raw: Raw, no_child_left: None) -> None:
     assert agent.run_sync("x").output == "done"
 
 
+@pytest.mark.parametrize(
+    ("annotations", "options", "status"),
+    [
+        (None, {}, "needs_approval"),
+        (None, {"assume_harmless": True}, "completed"),
+        ({"readOnlyHint": True, "openWorldHint": False}, {}, "completed"),
+        ({"destructiveHint": True}, {"assume_harmless": True}, "needs_approval"),
+    ],
+    ids=["nothing is said", "taken for harmless", "it says that it is harmless", "it says that it destroys"],
+)
+async def test_after_an_untrusted_result_a_tool_that_may_do_anything_needs_approval(
+    raw: Raw, annotations: dict[str, bool] | None, options: dict[str, bool], status: str
+) -> None:
+    """Missing hints mean what MCP says: destructive and open-world."""
+    tools = {"ping": {"annotations": annotations} if annotations else {}}
+    agent = Agent(
+        ScriptedModel([call("ping"), call("ping"), "done"]), toolsets=[raw(ECHO, tools=tools, **options)]
+    )
+    result = await agent.run("x")
+    assert result.status == status
+    results = [p for m in result.messages for p in m.parts if isinstance(p, ToolReturnPart)]
+    assert len(results) == (2 if status == "completed" else 1)
+
+
 def test_an_open_agent_keeps_one_child_over_several_runs(raw: Raw, no_child_left: None) -> None:
     pids = "import os\ndef call(name, arguments, id):\n    text(id, str(os.getpid()))\n"
     script = [call("pid"), "a", call("pid"), "b"]
@@ -63,7 +87,7 @@ async def test_a_cancelled_run_leaves_no_open_call_and_no_child(
     reached = asyncio.Event()
     agent = Agent(
         ScriptedModel([call("ping"), [call("ping"), call("ping")], "done"]),
-        toolsets=[raw(server, tools={"ping": {}})],
+        toolsets=[raw(server, tools={"ping": {}}, assume_harmless=True)],
         on_event=lambda event: reached.set() if event.event_kind == stage else None,
     )
     runs: list[Any] = []

@@ -100,3 +100,33 @@ def test_ids_are_short_and_hold_no_secret() -> None:
     assert MCPToolset.stdio("/usr/bin/notes-server", "--token", "x").id == "notes-server"
     assert MCPToolset.stdio("python", "-c", "secret = 1").id == "python"
     assert MCPToolset("https://user:pw@example.com/mcp?key=1").id == "example.com/mcp"
+
+
+def test_a_file_may_say_that_missing_hints_are_harmless_and_the_program_goes_before_it(tmp_path: Path) -> None:
+    path = write(
+        tmp_path,
+        {"lenient": {"command": "true", "assume_harmless": True}, "strict": {"command": "true"}},
+    )
+
+    def assumed(**options: Any) -> list[bool]:
+        return [toolset.assume_harmless for toolset in MCPToolset.from_config(path, **options)]
+
+    assert assumed() == [True, False]
+    assert assumed(assume_harmless=True) == [True, True]
+    assert assumed(assume_harmless=False) == [False, False]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "[" * 100_000,
+        '{"mcpServers": {"a": {"env": ' + '{"b": ' * 100_000,
+        '{"mcpServers": {"a": {"command": "x", "args": ' + "[" * 480 + "]" * 480 + "}}}",
+    ],
+    ids=["arrays", "objects", "arguments that json still reads"],
+)
+def test_a_file_that_is_nested_too_deeply_is_named(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "mcp.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(UserError, match=r"mcp\.json: (nested too deeply|mcpServers\.a\.args)"):
+        load_mcp_config(path)

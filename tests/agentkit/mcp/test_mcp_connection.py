@@ -360,8 +360,8 @@ async def test_cancelled_after_any_number_of_loop_turns_no_child_is_left(
 async def test_closing_ends_a_child_that_ignores_its_stdin(
     raw: Raw, context: RunContext[None], no_child_left: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mcp.client.stdio.PROCESS_TERMINATION_TIMEOUT", 0.05)
-    monkeypatch.setattr("mcp.client.stdio.FORCE_KILL_TIMEOUT", 0.05)
+    monkeypatch.setattr("agentkit.mcp.stdio.EXIT_S", 0.05)
+    monkeypatch.setattr("agentkit.mcp.stdio.TERMINATE_S", 0.05)
     code = "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n" + CALLS
     code += "serve = main\ndef main():\n    serve()\n    while True: time.sleep(1)\n"
     with anyio.fail_after(20):

@@ -207,6 +207,35 @@ async def test_annotations_are_mapped(context: RunContext[None]) -> None:
     assert tool.definition.annotations == ToolAnnotations("A", True, False, True, False)
 
 
+READS, WRITES = types.ToolAnnotations(read_only_hint=True), types.ToolAnnotations(read_only_hint=False)
+CONSEQUENCES: dict[str, tuple[types.ToolAnnotations | None, bool, bool]] = {
+    "nothing is said": (None, True, False),
+    "it reads": (READS, True, False),
+    "it reads, here": (READS.model_copy(update={"open_world_hint": False}), False, False),
+    "it reads, anywhere": (READS.model_copy(update={"open_world_hint": True}), True, True),
+    "it writes": (WRITES, True, True),
+    "it writes, here": (WRITES.model_copy(update={"open_world_hint": False}), True, True),
+    "it destroys nothing": (types.ToolAnnotations(destructive_hint=False), True, False),
+    "it destroys nothing, here": (
+        types.ToolAnnotations(destructive_hint=False, open_world_hint=False),
+        False,
+        False,
+    ),
+    "it destroys": (types.ToolAnnotations(destructive_hint=True, open_world_hint=False), True, True),
+}
+
+
+@pytest.mark.parametrize("name", CONSEQUENCES)
+async def test_hints_that_are_missing_have_mcps_defaults_unless_taken_for_harmless(
+    context: RunContext[None], name: str
+) -> None:
+    hints, by_default, assumed_harmless = CONSEQUENCES[name]
+    server = listing([wire("a", annotations=hints)])
+    for options, expected in (({}, by_default), ({"assume_harmless": True}, assumed_harmless)):
+        (tool,) = await listed(server, context, **options)
+        assert tool.is_consequential is expected
+
+
 def _grow(server: MCPServer, extra: Callable[..., Any], *, legacy: bool) -> Callable[..., Any]:
     async def grow(ctx: Context) -> str:  # type: ignore[type-arg]
         """Add a tool and say so in the way of the era."""

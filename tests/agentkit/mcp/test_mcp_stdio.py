@@ -15,7 +15,8 @@ from mcp.client.stdio import StdioServerParameters
 
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, ToolDefinitionError
-from agentkit.mcp import MCPToolset
+from agentkit.mcp import MCPToolset, http_client, stdio, target
+from agentkit.mcp.stdio import Lines, ServerOutputError, session_members
 
 pytestmark = pytest.mark.anyio
 Raw = Callable[..., MCPToolset]
@@ -170,3 +171,95 @@ def call(name, arguments, id):
         for _ in range(5):
             (tool,) = await toolset.list_tools(context)
             assert (await tool.call({}, context)).content == "1"
+
+
+FLOOD = """
+def flood():
+    for _ in range(16_384):  # 1 GiB
+        os.write(1, b"x" * 65_536)
+"""
+
+
+async def test_a_line_without_end_ends_the_call_and_says_why(
+    raw: Raw, context: RunContext[None], no_child_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentkit.mcp.stdio.MAX_MESSAGE_BYTES", 1 << 20)
+    code = f"{FLOOD}\ndef call(name, arguments, id):\n    flood()\n"
+    with anyio.fail_after(60):
+        async with raw(code, tools={"flood": {}}, call_timeout_s=50) as toolset:
+            (tool,) = await toolset.list_tools(context)
+            output = await tool.call({}, context)
+    assert output.is_error
+    assert "connection to the server was lost: it wrote over 1,048,576 bytes to its stdout" in output.content
+    assert "write its logs to stderr" in output.content
+
+
+async def test_a_line_without_end_before_the_connection_is_an_error_that_names_the_server(
+    raw: Raw, no_child_left: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agentkit.mcp.stdio.MAX_MESSAGE_BYTES", 1 << 20)
+    toolset = raw(f"{FLOOD}\nflood()\n")
+    with (
+        anyio.fail_after(30),
+        pytest.raises(MCPConnectionError, match="'raw' cannot be reached: ServerOutputError: .*1,048,576"),
+    ):
+        await toolset.__aenter__()
+
+
+def test_a_message_has_one_bound_over_stdio_and_http() -> None:
+    assert stdio.MAX_MESSAGE_BYTES == http_client.MAX_MESSAGE_BYTES == target.MAX_MESSAGE_BYTES == 32 << 20
+
+
+async def test_a_long_line_is_cut_together_again_and_one_byte_more_is_refused() -> None:
+    lines = Lines(5)
+    assert lines.feed(b"ab") == lines.feed(b"cde") == []
+    assert lines.feed(b"\n\nfgh") == [b"abcde", b""]
+    assert lines.feed(b"ij\nk\n") == [b"fghij", b"k"]
+    for data in (b"123456", b"123456\n", b"\n123456", b"1\n123456\n2"):
+        with pytest.raises(ServerOutputError, match="over 5 bytes"):
+            Lines(5).feed(data)
+    lines.feed(b"12345")
+    with pytest.raises(ServerOutputError):
+        lines.feed(b"6")
+
+
+GRANDCHILD = """
+import signal, subprocess
+def call(name, arguments, id):
+    code = "import os, signal, sys, time\\n" + arguments["code"] + "\\nprint('up', flush=True)\\ntime.sleep(600)"
+    child = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    child.stdout.readline()
+    text(id, str(os.getsid(0)))
+"""
+STUBBORN = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "",
+        STUBBORN,
+        f"os.setpgid(0, 0); {STUBBORN}",
+        f"{STUBBORN}; os.fork() and os._exit(0)",
+    ],
+    ids=["that would end", "that ignores SIGTERM", "in a group of its own", "whose parent is gone"],
+)
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+async def test_closing_ends_a_servers_own_children(
+    raw: Raw, context: RunContext[None], code: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The server itself ends as soon as its stdin is closed."""
+    monkeypatch.setattr("agentkit.mcp.stdio.TERMINATE_S", 0.2)
+    with anyio.fail_after(30):
+        async with raw(GRANDCHILD, tools={"start": {}}) as toolset:
+            (tool,) = await toolset.list_tools(context)
+            session = int((await tool.call({"code": code}, context)).content)
+            assert session != os.getsid(0)
+            assert len(session_members(session)) == 2
+    assert session_members(session) == []
+
+
+async def test_an_encoding_without_lines_is_a_mistake() -> None:
+    toolset = MCPToolset(StdioServerParameters(command="true", encoding="utf-16"))
+    with pytest.raises(MCPConnectionError, match="'utf-16' cannot be cut into lines"):
+        await toolset.__aenter__()

@@ -21,6 +21,7 @@ from modelstack.inference.engine import (
 )
 from modelstack.inference.llama_cpp import LlamaCppEngine
 from tests.modelstack.inference.fakes import BracketGrammar, ScriptedGrammar
+from tests.modelstack.inference.raw_gguf import RawGGUF
 from tests.modelstack.inference.tiny_gguf import TinyShape, write_tiny_gguf
 
 GAP = 1e-3
@@ -379,14 +380,23 @@ def test_missing_and_damaged_files_are_clear_errors(tiny_gguf: Path, tmp_path: P
         load(tmp_path / "nothing.gguf")
     not_gguf = tmp_path / "page.gguf"
     not_gguf.write_text("<html>404</html>")
-    with pytest.raises(EngineError, match="not a GGUF"):
+    with pytest.raises(EngineError, match="cannot be read as GGUF, in the head"):
         load(not_gguf)
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(tiny_gguf.read_bytes()[:50_000])
-    with pytest.raises(EngineError, match="llama.cpp cannot load"):
+    with pytest.raises(EngineError, match="it is cut off"):
         load(cut)
-    with pytest.raises(EngineError, match="adapter"):
+    with pytest.raises(EngineError, match="general.type is None; a LoRA adapter has 'adapter'"):
         load(tiny_gguf, lora_path=tiny_gguf)
+    broken = RawGGUF.read(tiny_gguf)
+    broken.set("llama.block_count", 0)
+    with pytest.raises(EngineError, match=r"llama\.block_count is 0"):  # llama.cpp would end the process
+        load(broken.write(tmp_path / "broken.gguf"))
+    without_tokens = RawGGUF.read(tiny_gguf)
+    without_tokens.set("tokenizer.ggml.model", "none")
+    without_tokens.fields.pop("tokenizer.ggml.tokens")
+    with pytest.raises(EngineError, match="has no vocabulary"):  # and here, when asked for a token's text
+        load(without_tokens.write(tmp_path / "tokenless.gguf"))
 
 
 def test_without_llama_cpp_the_error_names_the_extra(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
