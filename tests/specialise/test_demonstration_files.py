@@ -56,7 +56,7 @@ def _number(text: str) -> int:
 
 def _count(text: str) -> int:
     """Return the number that an answer to a question of how many ends with or, where it is one, begins with."""
-    if re.search(r"\b[Nn]one\b|^0|\bno\b", text):
+    if re.search(r"\b[Nn]one\b|^0: |\bno\b", text):
         return 0
     if text.startswith(("One ", "1: ")):
         return 1
