@@ -100,7 +100,10 @@ def agent_of(case: Case, *, armed: bool):
     keeper = _Killing(case) if armed else case.journal
     if case.tools == "server":
         arguments = (str(case.world), str(case.at if in_tool else -1), case.moment)
-        world = MCPToolset.stdio("python", "-c", SERVER, *arguments, id="world", mode="legacy")
+        # The taint rule would ask before the second call, whose tool says nothing of itself.
+        world = MCPToolset.stdio(
+            "python", "-c", SERVER, *arguments, id="world", mode="legacy", assume_harmless=True
+        )
         return Agent(FunctionModel(reply), toolsets=[world], checkpointer=keeper)
 
     async def record(key: str) -> str:
