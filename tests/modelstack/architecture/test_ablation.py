@@ -202,7 +202,7 @@ def test_a_recipe_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
         ("[bas]\nx = 1", r"\['bas'\] are not known"),
         ("[base]\nhidden_size = 64", "nothing to compare"),
         ("[choices.a]\nhiden_size = 3", "nearest: 'hidden_size'"),
-        ("[choices.a", "no TOML"),
+        ("[choices.a", "not TOML"),
     ):
         path.write_text(content)
         with pytest.raises(UserError, match=message):
