@@ -42,7 +42,7 @@ class MCPServerConfig(BaseModel):
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     disabled: bool = False
     assume_harmless: bool = False
-    """As in `MCPToolset`; other hosts do not know it."""
+    """Whether missing hints count as harmless, as in `MCPToolset`; other hosts do not know this key."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> MCPServerConfig:

@@ -93,7 +93,7 @@ class Connection:
 
     @property
     def fault(self) -> str:
-        """What the last generation's server did that no client can take, empty if nothing."""
+        """Fault of the last server that ended its connection, in words; empty if there was none."""
         return self._owner.fault if self._owner is not None else ""
 
     def lose(self, client: Client) -> None:

@@ -97,7 +97,7 @@ class Owner:
 
     @property
     def fault(self) -> str:
-        """What the server did that no client can take, empty if nothing."""
+        """Fault of the server that ends the connection, in words; empty if there is none."""
         return error_text(self._fault) if self._fault is not None else ""
 
     def serves(self, client: Client) -> bool:

@@ -43,7 +43,7 @@ NO_VOCABULARY = ("none", "no_vocab")
 WITHOUT_KERNELS = ("Q8_1", "Q8_K", "I8", "I16", "I64", "F64")
 """Number types that llama.cpp stores, or computes with in between, but cannot multiply a matrix of."""
 UNCHECKED = ("tokenizer.ggml.merges",)
-"""As many as tokens; llama.cpp takes any text for one."""
+"""Arrays that are not read: llama.cpp takes any text for a merge, and there are as many as tokens."""
 WHOLE_NUMBERS = ".ffn_gate_tid2eid.weight"
 """Ending of the one tensor of whole numbers (I32): the experts of each token, of DeepSeek-V4."""
 

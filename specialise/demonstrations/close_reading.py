@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from modelstack.sft.tool_data.spoken import Scene
-from specialise.demonstrations.file_questions import Question
 from specialise.demonstrations.naming import named
-from specialise.demonstrations.script import Maker, Script, call, count, search, sentence, told
+from specialise.demonstrations.script import Maker, Script, answer_to, call, count, search, sentence
 from specialise.demonstrations.world import World
 
+_P_TAIL = 0.75
+"""Probability that a question about the end of a file is answered from its last lines alone."""
 _MAX_HITS = 12
 """Matching lines among which one is chosen; a longer list makes the request a bad example."""
-
-
-def _alone(world: World) -> list[tuple[str, Question]]:
-    """Return the questions that do not name their file, with its path."""
-    return [(path, each) for path, several in sorted(world.questions.items()) for each in several if each.alone]
 
 
 def _hits(world: World, keyword: str) -> list[str]:
@@ -34,7 +30,7 @@ def _right_line(world: World, now: Scene) -> Script:
     """Asks for a fact of which several lines or files share the word."""
     asked = [
         (path, question)
-        for path, question in _alone(world)
+        for path, question in world.questions_alone()
         if question.is_in_line and 1 < len(_hits(world, question.keyword)) <= _MAX_HITS
     ]
     if not asked:
@@ -45,14 +41,14 @@ def _right_line(world: World, now: Scene) -> Script:
     if len(set(_hits(world, question.keyword))) > 1 and now.chance(0.4):
         yield call("read_text_file", path=path)
         world.show(path)
-    return (yield from told(question, world, now))
+    return (yield from answer_to(question, world, now))
 
 
 def _below_title(world: World, now: Scene) -> Script:
     """Asks about a list whose title alone has the word: the file is read and its items counted."""
     asked = [
         (path, question)
-        for path, question in _alone(world)
+        for path, question in world.questions_alone()
         if not question.is_in_line and path in _hits(world, question.keyword)[:_MAX_HITS]
     ]
     if not asked:
@@ -62,7 +58,7 @@ def _below_title(world: World, now: Scene) -> Script:
     yield from search(world, question.keyword)
     yield call("read_text_file", path=path)
     world.show(path)
-    return (yield from told(question, world, now))
+    return (yield from answer_to(question, world, now))
 
 
 def _last_lines(world: World, now: Scene) -> Script:
@@ -99,7 +95,7 @@ def _last_entry(world: World, now: Scene) -> Script:
         yield now.one(question.asked).format(file=said)
         yield from lookup
         yield call("read_text_file", path=path, tail=question.tail)
-        return (yield from told(question, world, now))
+        return (yield from answer_to(question, world, now))
     if not logs:
         return None
     path = now.one(logs)
@@ -119,7 +115,7 @@ def _last_entry(world: World, now: Scene) -> Script:
 
 
 def _follow_up(world: World, now: Scene) -> Script:
-    """Asks about a file that the conversation shows: no call. If there is none, asks about a file and reads it."""
+    """Asks about a file that the conversation shows: no call. If none is shown, asks about a file and reads it."""
     known = [path for path, text in sorted(world.shown.items()) if world.files.get(path) == text]
     questions = [(path, each) for path in known for each in world.questions.get(path, ())]
     facts = [fact for fact in world.facts if fact.path in known]
@@ -131,11 +127,16 @@ def _follow_up(world: World, now: Scene) -> Script:
         else:
             said = now.one(("that file", "the same file", "this file", path))
             yield f"{before}{now.one(question.asked).format(file=said)}"
-        return (yield from told(question, world, now))
+        return (yield from answer_to(question, world, now))
     if facts:
         fact = now.one(facts)
         yield now.one((f"and {fact.topic}?", f"and {fact.topic} in that file?", f"what about {fact.topic}?"))
         return f"{sentence(fact.topic)} is {fact.value}."
+    return (yield from ask_notes(world, now))
+
+
+def ask_notes(world: World, now: Scene) -> Script:
+    """Asks for a fact of a file of notes, or what it is about."""
     if not world.questions:
         return None
     path = now.one(sorted(world.questions))
@@ -143,9 +144,12 @@ def _follow_up(world: World, now: Scene) -> Script:
     said, lookup = named(world, now, path)
     yield now.one(question.asked).format(file=said)
     yield from lookup
-    yield call("read_text_file", path=path)
-    world.show(path)
-    return (yield from told(question, world, now))
+    if question.tail and now.chance(_P_TAIL):
+        yield call("read_text_file", path=path, tail=question.tail)
+    else:
+        yield call("read_text_file", path=path)
+        world.show(path)
+    return (yield from answer_to(question, world, now))
 
 
 UNPLACED: Sequence[Maker] = (_right_line, _below_title)

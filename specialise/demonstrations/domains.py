@@ -1,4 +1,4 @@
-"""What worlds are made up from: names of files, facts, and the tables of small databases."""
+"""Stocks from which worlds are made up: names of files, facts, and the tables of small databases."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from collections.abc import Generator, Sequence
 from modelstack.sft.tool_data.spoken import Scene
 from specialise.demonstrations.domains import DOMAINS
 from specialise.demonstrations.file_questions import Question
-from specialise.demonstrations.script import Maker, Script, Step, call, detour, mistake, search, told
+from specialise.demonstrations.script import Maker, Script, Step, answer_to, call, detour, mistake, search
 from specialise.demonstrations.world import World
 
 _NO_MATCH = "no match"
@@ -35,12 +35,7 @@ def _steps_astray(world: World, now: Scene) -> Generator[Step, Sequence[str], No
 
 def _ask_alone(world: World, now: Scene) -> Script:
     """Asks for a fact of a file of notes that is not named."""
-    asked = [
-        (path, question)
-        for path, several in sorted(world.questions.items())
-        for question in several
-        if question.alone
-    ]
+    asked = world.questions_alone()
     if not asked:
         return None
     path, question = now.one(asked)
@@ -80,7 +75,7 @@ def _only_line_is_of(path: str, found: str) -> bool:
 
 
 def _answer(question: Question, path: str, world: World, now: Scene) -> Generator[Step, Sequence[str], str]:
-    answer = yield from told(question, world, now)
+    answer = yield from answer_to(question, world, now)
     return f"{answer.rstrip('.')} ({path})." if now.chance(0.15) and answer.endswith(".") else answer
 
 

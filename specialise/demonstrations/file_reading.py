@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 
 from modelstack.sft.tool_data.spoken import Scene, listed
 from specialise.demonstrations import close_reading
+from specialise.demonstrations.close_reading import ask_notes
 from specialise.demonstrations.domains import FACTS, FILE_NAMES
 from specialise.demonstrations.naming import named
 from specialise.demonstrations.script import (
@@ -20,14 +21,11 @@ from specialise.demonstrations.script import (
     search,
     sentence,
     several,
-    told,
     trial,
 )
 from specialise.demonstrations.world import World
 
 _NO_MATCH = "no match"
-_P_TAIL = 0.75
-"""Of a question about the end of a file to be answered from its last lines alone."""
 
 
 def _count_lines(world: World, now: Scene) -> Script:
@@ -322,24 +320,6 @@ def _checklist(world: World, now: Scene) -> Script:
     )
 
 
-def _ask_notes(world: World, now: Scene) -> Script:
-    """Asks for a fact of a file of notes, or what it is about."""
-    if not world.questions:
-        return None
-    path = now.one(sorted(world.questions))
-    question = now.one(world.questions[path])
-    said, lookup = named(world, now, path)
-    asked = now.one(question.asked).format(file=said)
-    yield asked
-    yield from lookup
-    if question.tail and now.chance(_P_TAIL):
-        yield call("read_text_file", path=path, tail=question.tail)
-    else:
-        yield call("read_text_file", path=path)
-        world.show(path)
-    return (yield from told(question, world, now))
-
-
 def _csv_question(world: World, now: Scene) -> Script:
     tables = [
         path
@@ -506,11 +486,11 @@ READING: Sequence[Maker] = (
     _edge_line,
     _checklist,
     _checklist,
-    _ask_notes,
-    _ask_notes,
-    _ask_notes,
-    _ask_notes,
-    _ask_notes,
+    ask_notes,
+    ask_notes,
+    ask_notes,
+    ask_notes,
+    ask_notes,
     _csv_question,
     _csv_question,
     _log_question,
@@ -518,7 +498,7 @@ READING: Sequence[Maker] = (
     _largest,
     _newest,
     _read_largest,
-    _ask_notes,
-    _ask_notes,
+    ask_notes,
+    ask_notes,
     *close_reading.READING,
 )

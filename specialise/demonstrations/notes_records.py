@@ -20,7 +20,7 @@ _EXTREMES = {
     "eggs": ("laid the most eggs", "laid the fewest eggs"),
     "year": ("is the newest", "is the oldest"),
 }
-"""What is said of the highest and the lowest value of a column."""
+"""Words for the highest and the lowest value of a column."""
 _MAX_ADDED = 6
 """Numbers that a model of this size adds without a mistake."""
 

@@ -34,9 +34,11 @@ from specialise.live import LiveTool, Outcome, call, connected
 SOURCE, LICENSE = "house", "Apache-2.0"
 _N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)
 _N_REQUESTS_UNPLACED = (1, 1, 1, 2)
+"""Numbers of requests of a conversation, drawn evenly."""
 _UNPLACED: Sequence[Maker] = (
     *exploring.UNPLACED, *close_reading.UNPLACED, *[*table_questions.QUESTIONS] * 4, *tables.UNPLACED
 )  # fmt: skip
+"""First requests that do not say where the answer stands, drawn evenly."""
 _P_CHANGES = 0.4
 """Of a request to be one that changes something, where the conversation may."""
 _P_READ_ONLY = 0.3

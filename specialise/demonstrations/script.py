@@ -100,7 +100,7 @@ def search(world: World, keyword: str) -> Generator[Step, Sequence[str], str]:
     return found
 
 
-def told(question: Question, world: World, now: Scene) -> Generator[Step, Sequence[str], str]:
+def answer_to(question: Question, world: World, now: Scene) -> Generator[Step, Sequence[str], str]:
     """Return the answer to a question; a sum is computed by the tool for it, where there is one."""
     answer = sentence(now.one(question.answers))
     summed = _SUM.match(answer)

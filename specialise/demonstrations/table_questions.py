@@ -44,7 +44,7 @@ class Entry:
 
     @property
     def blanks(self) -> set[str]:
-        """What the statement needs of the world."""
+        """Placeholders of the statement, which the world fills."""
         return set(_BLANK.findall(self.sql))
 
 

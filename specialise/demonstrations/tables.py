@@ -15,10 +15,10 @@ from specialise.demonstrations.script import (
     Script,
     Step,
     call,
-    calls,
     count,
     detour,
     mistake,
+    search,
     sentence,
     several,
 )
@@ -47,14 +47,14 @@ def look(
     """
     if world.known_tables or now.chance(p_skip):
         return
-    world.known_tables = True
-    if "files" not in world.servers or not keyword:
-        yield call("list_tables")
-    elif now.chance(_P_SEARCH_FIRST):
+    is_both = "files" in world.servers and keyword
+    if is_both and not now.chance(_P_SEARCH_FIRST):
+        yield from search(world, keyword)
+        return
+    if is_both:
         yield detour("search_text", text=keyword)
-        yield call("list_tables")
-    else:
-        yield calls(call("list_tables"), call("search_text", text=keyword))
+    yield call("list_tables")
+    world.known_tables = True
 
 
 def rows_of(found: str) -> list[list[str]]:

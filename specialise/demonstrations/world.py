@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path, PurePosixPath
+from typing import TypeVar
 from zlib import crc32
 
 from modelstack.sft.tool_data.spoken import Scene
@@ -20,13 +21,15 @@ from specialise.demonstrations.file_questions import Question
 from specialise.demonstrations.notes import make_notes
 from specialise.demonstrations.widening import further_tables, widened
 
+T = TypeVar("T")
+
 _LEVELS = ("INFO", "INFO", "INFO", "WARNING", "ERROR")
 _EVENTS = (
     "pump started", "valve closed", "backup finished", "sensor offline", "door opened", "battery low",
     "connection lost", "connection restored", "job queued", "job finished", "disk almost full", "user logged in",
 )  # fmt: skip
 _P_MENTIONS = 0.6
-"""Of a world to have a file that names what others tell of."""
+"""Probability that a world has a file that names what others tell of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +98,13 @@ class World:
         """Give a file another path, with all that can be asked about it."""
         self.files[target] = self.files.pop(path)
         self.facts = [replace(fact, path=target) if fact.path == path else fact for fact in self.facts]
-        for known in (self.checklists, self.questions, self.shown):
-            if path in known:
-                known[target] = known.pop(path)  # type: ignore[assignment]
+        _rename(self.checklists, path, target)
+        _rename(self.questions, path, target)
+        _rename(self.shown, path, target)
+
+    def questions_alone(self) -> list[tuple[str, Question]]:
+        """Return the questions that can be asked without naming their file, with its path."""
+        return [(path, each) for path, several in sorted(self.questions.items()) for each in several if each.alone]
 
     def new_path(self, now: Scene, suffix: str) -> str:
         """Return the path of a file that is not there, in a folder that is."""
@@ -117,6 +124,11 @@ class World:
     def tables(self) -> tuple[Table, ...]:
         """All tables of the database."""
         return (*self.domain.tables, *self.further_tables)
+
+
+def _rename(known: dict[str, T], path: str, target: str) -> None:
+    if path in known:
+        known[target] = known.pop(path)
 
 
 def make_world(now: Scene) -> World:

@@ -212,7 +212,7 @@ def port(outside: Path) -> Iterator[int]:
 
 @dataclass(frozen=True)
 class Probed:
-    """What a misbehaving process could do, and what its server said."""
+    """Deeds that a misbehaving process managed, and the messages of its server."""
 
     done: frozenset[str]
     answers: dict[str, str]

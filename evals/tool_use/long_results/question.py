@@ -84,7 +84,7 @@ Fact = NumberAnswer | WordsAnswer | DateAnswer | UnstatedAnswer
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One line of `requests.jsonl`."""
+    """Question about a document, a line of `requests.jsonl`."""
 
     id: str
     document: DocumentKind

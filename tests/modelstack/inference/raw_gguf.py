@@ -29,7 +29,7 @@ class Info:
 
 @dataclass
 class RawGGUF:
-    """What a file says, to be changed and written."""
+    """Content of a file, to be changed and written."""
 
     fields: dict[str, tuple[Kind, Any]] = field(default_factory=dict[str, tuple[Kind, Any]])
     tensors: dict[str, Info] = field(default_factory=dict[str, Info])
