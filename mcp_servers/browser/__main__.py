@@ -1,4 +1,4 @@
-"""`python -m mcp_servers.browser --allow ORIGIN [--chromium PATH] [--no-sandbox] [--http ...]`."""
+"""`python -m mcp_servers.browser --allow ORIGIN [--chromium PATH] [--memory MB] [--no-sandbox] [--http ...]`."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 
 from mcp_servers.browser.chromium import Settings, find_chromium, sandbox_note
+from mcp_servers.browser.policy import Limits
 from mcp_servers.failures import StartError
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
@@ -14,6 +15,8 @@ from mcp_servers.serving import add_transport_arguments, serve
 # From a telephone's width to a large screen; a screenshot of the largest is at most 12 MB.
 WIDTHS = range(320, 2_561)
 HEIGHTS = range(240, 1_601)
+# An empty page takes 250 MB.
+MEMORIES = range(500, 65_537)
 # Chromium builds its own sandbox with namespaces or a set-user-ID helper; Landlock denies mounts, and without new
 # privileges the helper is none.
 NOT_CONFINED = (
@@ -39,11 +42,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--chromium", metavar="PATH", help="the browser (default: the one that is installed)")
     parser.add_argument("--width", type=int, default=1280, help="of the page in pixels (%(default)s)")
     parser.add_argument("--height", type=int, default=800, help="of the page in pixels (%(default)s)")
+    parser.add_argument(
+        "--memory",
+        type=int,
+        metavar="MB",
+        default=Limits().max_memory_bytes // 1_000_000,
+        help="a page that makes the processes of Chromium take more together is ended (%(default)s)",
+    )
     parser.add_argument("--no-sandbox", action="store_true", help="start Chromium without its own sandbox")
     add_transport_arguments(parser, NOT_CONFINED)
     options = parser.parse_args(arguments)
     if options.width not in WIDTHS or options.height not in HEIGHTS:
         parser.error(f"--width goes from {WIDTHS[0]} to {WIDTHS[-1]}, --height from {HEIGHTS[0]} to {HEIGHTS[-1]}")
+    if options.memory not in MEMORIES:
+        parser.error(f"--memory goes from {MEMORIES[0]} to {MEMORIES[-1]}")
 
     try:
         sandbox, note = sandbox_note(options.no_sandbox)
@@ -52,7 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             from mcp_servers.browser.server import build_server
 
         settings = Settings(executable, sandbox=sandbox, width=options.width, height=options.height)
-        server = build_server(options.allow, settings)
+        limits = Limits(max_memory_bytes=options.memory * 1_000_000)
+        server = build_server(options.allow, settings, limits=limits)
         print(note, file=sys.stderr, flush=True)
         serve(lambda: server, options, None)
     except StartError as error:

@@ -29,6 +29,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 START_TIMEOUT_MS = 20_000
 PASSED_VARIABLES = ("TMPDIR", "LANG", "LC_ALL", "TZ", "LD_LIBRARY_PATH", "FONTCONFIG_FILE")
 NO_HOME = "/dev/null"
+UNGUARDED = "A page that takes over its process has the rights of this user; open pages that you trust."
 STAND_INS = Path(__file__).parent / "desktop"
 STAND_IN_NAMES = ("xdg-email", "xdg-open", "xdg-settings")
 
@@ -102,9 +103,9 @@ def check_system() -> None:
 def sandbox_note(no_sandbox: bool) -> tuple[bool, str]:
     """Return whether Chromium's sandbox is on, and a sentence that says so and why."""
     if no_sandbox:
-        return False, "Chromium's sandbox is off (--no-sandbox)."
+        return False, f"Warning: Chromium's sandbox is off (--no-sandbox). {UNGUARDED}"
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        return False, "Chromium's sandbox is off: it cannot be used as root."
+        return False, f"Warning: Chromium's sandbox is off: it cannot be used as root. {UNGUARDED}"
     return True, "Chromium's sandbox is on."
 
 

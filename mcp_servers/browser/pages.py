@@ -21,6 +21,7 @@ from mcp_servers.browser.policy import AllowedOrigins
 
 MAX_WINDOWS = 4
 BLANK = "about:blank"
+TOO_MUCH_MEMORY = "The page took too much memory and was ended."
 # A window that was asked for is there in a tenth of a second; one that Chromium denies the page never comes.
 ARRIVAL_S = 2.0
 
@@ -73,6 +74,10 @@ class Pages:
             return False
         await self.shown.close()
         return True
+
+    def end_for_memory(self) -> None:
+        """Note, from any thread, that the pages' processes are ended since they take too much memory."""
+        self.broken = TOO_MUCH_MEMORY
 
     def take_happenings(self) -> Happenings:
         """Return what happened since the last call, and begin anew."""
@@ -180,7 +185,7 @@ class Pages:
 
     def _on_crash(self, page: Page) -> None:
         if self._windows and page is self.shown:
-            self.broken = "The page crashed."
+            self.broken = self.broken or "The page crashed."
 
     def _on_download(self, download: Download) -> None:
         self.happenings.tell(f"a download was refused: {quoted(download.suggested_filename)}")

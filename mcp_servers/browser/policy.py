@@ -62,6 +62,8 @@ class Limits:
     """A page with more, its frames included, gets no outline: three seconds, and 10 MB, of tree."""
     max_page_chars: int = 4_000_000
     """The same for its text, scripts and styles included."""
+    max_memory_bytes: int = 1_000_000_000
+    """Of Chromium's processes together; a page that makes them take more is ended. An empty one takes 250 MB."""
 
 
 @dataclass(frozen=True, order=True)

@@ -10,6 +10,7 @@ from playwright.async_api import BrowserContext, CDPSession, Error, async_playwr
 
 from mcp_servers.browser.chromium import OWN_HOSTS, Settings, launch
 from mcp_servers.browser.happenings import plain
+from mcp_servers.browser.memory import MemoryGuard
 from mcp_servers.browser.pages import Pages
 from mcp_servers.browser.policy import AllowedOrigins, Limits, Origin
 from mcp_servers.browser.results import Account, Blocked
@@ -98,11 +99,20 @@ async def start_browser(settings: Settings, allowed: AllowedOrigins, limits: Lim
         await check_walls(context, tunnel, port)
         pages = Pages(context, allowed)
         parts.push_async_callback(_ended, pages.close)
+        session = await browser.new_browser_cdp_session()
+        guard = MemoryGuard(await _main_process(session), limits.max_memory_bytes, pages.end_for_memory)
+        parts.callback(guard.close)
         await pages.open_first()
-        return RunningBrowser(tunnel, await browser.new_browser_cdp_session(), context, pages, parts)
+        return RunningBrowser(tunnel, session, context, pages, parts)
     except BaseException:
         await parts.aclose()
         raise
+
+
+async def _main_process(session: CDPSession) -> int:
+    """Return the process that began all others of Chromium."""
+    processes = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
+    return next(process["id"] for process in processes if process["type"] == "browser")
 
 
 async def _ended(close: Callable[[], Awaitable[None]]) -> None:

@@ -41,6 +41,13 @@ class Turns:
     async def open(self, deed: Deed) -> Acted:
         """Act on the page, or on a new one where there is none that answers."""
         async with self._turn():
+            browser = await self._ready_to_open()
+            try:
+                return await self._done(deed, browser)
+            except (Error, ToolFailure):
+                if not browser.pages.broken:
+                    raise
+            # The page before may have broken while it was left; a page that breaks itself does so again.
             return await self._done(deed, await self._ready_to_open())
 
     async def act(self, deed: Deed) -> Acted:

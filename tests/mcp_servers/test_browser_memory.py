@@ -1,0 +1,131 @@
+"""Pages that take memory as fast as they can: they are ended, the machine is not, and the next page loads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from browser_site import Site, needs_chromium, settings, site_and_trap
+from mcp import Client
+from server_harness import asker
+
+from mcp_servers.browser.memory import ProcessTree, used_bytes
+from mcp_servers.browser.policy import Limits
+from mcp_servers.browser.server import build_server
+
+pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.anyio, needs_chromium, pytest.mark.slow]
+
+MAX_TREE_BYTES = 1_500_000_000
+"""Of the server with Playwright's driver and Chromium."""
+SOON = Limits(call_timeout_s=20, deed_timeout_s=5, load_timeout_s=4, settle_s=2)
+
+_LAYER = "will-change:transform;position:absolute;width:4000px;height:4000px;background:linear-gradient(red,blue)"
+_TEXTURES = """
+    const kept = [];
+    setTimeout(() => {
+        for (let n = 0; n < 12; n++) {
+            const gl = document.createElement('canvas').getContext('webgl');
+            if (!gl) continue;
+            for (let i = 0; i < 40; i++) {
+                gl.bindTexture(gl.TEXTURE_2D, gl.createTexture());
+                const pixels = new Uint8Array(4096 * 4096 * 4).fill(7);
+                gl.texImage2D(gl.TEXTURE_2D, 0, gl.RGBA, 4096, 4096, 0, gl.RGBA, gl.UNSIGNED_BYTE, pixels);
+            }
+            kept.push(gl);
+        }
+    }, 200);
+"""
+_DATABASE = """
+    const asked = indexedDB.open('x');
+    asked.onupgradeneeded = () => asked.result.createObjectStore('s');
+    asked.onsuccess = () => setInterval(() => {
+        const store = asked.result.transaction('s', 'readwrite').objectStore('s');
+        for (let i = 0; i < 20; i++) store.put(new Uint8Array(5e6).fill(1), Math.random());
+    }, 5);
+"""
+_ALLOCATING = "const kept = []; for (;;) kept.push(new Float64Array(4e6).fill(1));"
+_WORKERS = f"""
+    const url = URL.createObjectURL(new Blob(['{_ALLOCATING}']));
+    for (let i = 0; i < 20; i++) new Worker(url);
+"""
+_LABELS = """
+    let html = '';
+    for (let i = 0; i < 29000; i++) html += `<button aria-label="${'x'.repeat(5000)}${i}">b</button>`;
+    d.innerHTML = html;
+"""
+STORMS = {
+    "arrays": f"<script>{_ALLOCATING}</script>",
+    "workers": f"<script>{_WORKERS}</script>",
+    "layers": f'<div id=d></div><script>d.innerHTML = `<div style="{_LAYER}"></div>`.repeat(5000)</script>',
+    "labels": f"<div id=d></div><script>{_LABELS}</script>",
+    "textures": f"<script>{_TEXTURES}</script>",
+    "database": f"<script>{_DATABASE}</script>",
+}
+
+
+@pytest.fixture(scope="module")
+def site() -> Iterator[Site]:
+    with site_and_trap() as (site, _):
+        yield site
+
+
+@contextmanager
+def peak_bytes() -> Iterator[list[int]]:
+    """Yield a list whose one item grows to the most that this process and all below it took together."""
+    peak, ended = [0], threading.Event()
+    tree = ProcessTree(os.getpid())
+
+    def watch() -> None:
+        while not ended.wait(0.02):
+            peak[0] = max(peak[0], sum(map(used_bytes, tree.members())))
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield peak
+    finally:
+        ended.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("storm", STORMS)
+async def test_a_storm_is_bounded_and_the_next_page_loads(storm: str, site: Site) -> None:
+    url = site.page(f"/{storm}", STORMS[storm])
+    before = used_bytes(os.getpid())
+    async with Client(build_server([site.origin], settings(), limits=SOON)) as client:
+        ask = asker(client)
+        with peak_bytes() as peak:
+            await ask("open", url=url)
+            for tool in ("outline", "wait_for"):
+                await ask(tool, **({"text": "never there", "seconds": 2} if tool == "wait_for" else {}))
+            _, is_error = await ask("open", url=site.origin)
+            assert not is_error
+            assert "Home" in (await ask("outline"))[0]
+    # Other tests may have left much in the process of the tests itself, which is the server's here.
+    assert peak[0] - before < MAX_TREE_BYTES - 100_000_000
+
+
+async def test_what_ended_a_page_is_told(site: Site) -> None:
+    limits = Limits(max_memory_bytes=500_000_000)
+    url = site.page(
+        "/slow-growth", "<script>const k=[];setInterval(()=>k.push(new Uint8Array(2e7).fill(1)),20)</script>"
+    )
+    async with Client(build_server([site.origin], settings(), limits=limits)) as client:
+        ask = asker(client)
+        await ask("open", url=url)
+        said = [await ask("wait_for", text="never there", seconds=10) for _ in range(2)]
+        assert all(is_error for _, is_error in said)
+        assert "The page took too much memory and was ended. Call open first." in said[1][0]
+        text, is_error = await ask("open", url=site.origin)
+        assert not is_error and "this is a new one" in text
+
+
+async def test_an_ordinary_page_with_much_text_is_left_alone(site: Site) -> None:
+    url = site.page("/long", "<p>A line of text, as there are many.</p>" * 2_000)
+    async with Client(build_server([site.origin], settings())) as client:
+        ask = asker(client)
+        assert not (await ask("open", url=url))[1]
+        assert "A line of text" in (await ask("outline"))[0]
