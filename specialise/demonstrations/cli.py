@@ -23,6 +23,9 @@ def demonstrations(
     unplaced: Annotated[
         bool, typer.Option("--unplaced", help="Short ones, whose first request does not say where to look.")
     ] = False,
+    written: Annotated[
+        bool, typer.Option("--written", help="Those that were written one by one, each once, and no others.")
+    ] = False,
     evaluations: Annotated[
         list[Path] | None,
         typer.Option(metavar="PATH", help="Evaluation sets that no conversation may repeat; repeatable."),
@@ -30,21 +33,22 @@ def demonstrations(
 ) -> None:
     """Play scripted conversations on the house's own servers, executed on made-up files and tables."""
     from agentkit.cli.console import notes_console, output_console
-    from modelstack.sft.examples import write_examples
+    from modelstack.sft.examples import Example, write_examples
     from modelstack.sft.tool_data.decontamination import Cleaner, read_evaluations
     from specialise.demonstrations.play import demonstrations as played
+    from specialise.demonstrations.play import written_demonstrations
 
     notes = notes_console()
     cleaner = Cleaner(read_evaluations(evaluations or []))
 
+    def is_clean(example: Example) -> bool:
+        return cleaner.is_clean(example, names_are_kept=True)
+
     async def play() -> None:
-        found = await played(
-            conversations,
-            seed,
-            lambda example: cleaner.is_clean(example, names_are_kept=True),
-            notes.print,
-            unplaced=unplaced,
-        )
+        if written:
+            found = await written_demonstrations(seed, is_clean, notes.print)
+        else:
+            found = await played(conversations, seed, is_clean, notes.print, unplaced=unplaced)
         n_examples = write_examples(out, found)
         n_targets = sum(1 + sum(message.train for message in example.messages) for example in found)
         n_dropped = sum(cleaner.dropped.values())

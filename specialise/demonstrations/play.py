@@ -28,7 +28,8 @@ from specialise.demonstrations import (
     talk,
 )
 from specialise.demonstrations.script import Maker, Script, Step, typed
-from specialise.demonstrations.world import World, make_world, write_world
+from specialise.demonstrations.world import World, clear_world, make_world, write_world
+from specialise.demonstrations.written import Kit, require_end, require_known_numbers, written_kits
 from specialise.live import LiveTool, Outcome, call, connected
 
 SOURCE, LICENSE = "house", "Apache-2.0"
@@ -72,6 +73,14 @@ class _Conversation:
     messages: list[Message] = field(default_factory=list[Message])
     used: set[str] = field(default_factory=set[str])
     """Names of the tools that were called."""
+
+    def text(self) -> str:
+        """Return everything that was said, called and answered before the last message."""
+        return "\n".join(f"{message.content} {message.calls}" for message in self.messages[:-1])
+
+
+class _NowhereError(Exception):
+    """A script led nowhere, and the world may be another than it says."""
 
 
 @asynccontextmanager
@@ -123,6 +132,25 @@ async def demonstrations(
     return found
 
 
+async def written_demonstrations(
+    seed: int, is_clean: Callable[[Example], bool], told: Callable[[str], None]
+) -> list[Example]:
+    """Return the written conversations, played; `seed` decides which tools are shown beside those that are called.
+
+    Raises:
+        UserError: A conversation is not as its kit says.
+    """
+    found: list[Example] = []
+    async with running_house() as house:
+        for kit in written_kits():
+            for number in range(len(kit.conversations)):
+                played = await play_written(house, kit, number, scene(kit.name, seed, number))
+                if is_clean(played):
+                    found.append(played)
+            told(f"the kit {kit.name} played, {len(found)} conversations kept")
+    return found
+
+
 async def play(house: House, world: World, now: Scene, name: str, *, unplaced: bool = False) -> Example | None:
     """Return a conversation in a world, which is then what the conversation made of it; None: it led nowhere."""
     write_world(world, house.folder, house.database)
@@ -136,10 +164,34 @@ async def play(house: House, world: World, now: Scene, name: str, *, unplaced: b
     for number in range(now.one(_N_REQUESTS_UNPLACED if unplaced else _N_REQUESTS)):
         is_first = unplaced and number == 0 and not now.chance(_P_WORDS)
         maker = now.one(_UNPLACED) if is_first else _chosen(now, reading, () if read_only else changing)
-        if not await _exchange(said, maker(world, now), live, now):
+        try:
+            await _exchange(said, maker(world, now), live, lambda request: typed(now, request))
+        except _NowhereError:
             return None
     if not said.messages:
         return None
+    return _example(name, now, said, list(live.values()))
+
+
+async def play_written(house: House, kit: Kit, number: int, now: Scene) -> Example:
+    """Return a conversation of a kit, played in the kit's world.
+
+    Raises:
+        UserError: A call fails, an answer states a number that nobody told, or the end is another than stated.
+    """
+    clear_world(house.folder, house.database)
+    kit.write(house.folder, house.database)
+    conversation = kit.conversations[number]
+    live = {tool.name: tool for server in conversation.servers for tool in house.tools[server]}
+    said = _Conversation()
+    name = f"{kit.name}-{number}"
+    try:
+        for turn in conversation.turns:
+            await _exchange(said, turn.script(), live, str)
+            require_known_numbers(turn, said.text())
+        require_end(conversation.end, house.folder, house.database)
+    except (_NowhereError, UserError) as error:
+        raise UserError(f"conversation {number} of the kit {kit.name}: {error}") from error
     return _example(name, now, said, list(live.values()))
 
 
@@ -175,26 +227,27 @@ def _chosen(now: Scene, reading: Sequence[Maker], changing: Sequence[Maker]) -> 
     return now.one(changing) if changing and now.chance(_P_CHANGES) else now.one(reading)
 
 
-async def _exchange(said: _Conversation, script: Script, live: Mapping[str, LiveTool], now: Scene) -> bool:
-    """Play a script to its end; False where it led nowhere, and the world may be another than it says."""
+async def _exchange(
+    said: _Conversation, script: Script, live: Mapping[str, LiveTool], worded: Callable[[str], str]
+) -> None:
+    """Play a script to its end.
+
+    Raises:
+        _NowhereError: A call failed that should not, or succeeded where it should fail, or chance gave no answer.
+    """
     try:
         request = next(script)
     except StopIteration:
-        return True  # nothing in this world to ask for, and nothing done
+        return  # nothing in this world to ask for, and nothing done
     assert isinstance(request, str)
-    messages = [Message(role="user", content=typed(now, request))]
+    messages = [Message(role="user", content=worded(request))]
     used: set[str] = set()
     texts: Sequence[str] = ()
     try:
         step = next(script)
         while True:
             assert isinstance(step, Step)
-            if any(each.name not in live for each in step.calls):
-                return False
-            outcomes = [await call(live[each.name], each.arguments) for each in step.calls]
-            if not _as_expected(step, outcomes):
-                return False
-            texts = [outcome.text for outcome in outcomes]
+            texts = await _results(step, live)
             used |= {each.name for each in step.calls}
             messages.append(Message(role="assistant", calls=step.calls, train=step.is_learnt))
             messages += [
@@ -204,11 +257,22 @@ async def _exchange(said: _Conversation, script: Script, live: Mapping[str, Live
             step = script.send(texts)
     except StopIteration as end:
         if end.value is None:
-            return False
+            raise _NowhereError("there is no answer") from end
         answer = str(end.value)
     said.messages += [*messages, Message(role="assistant", content=answer, train=True)]
     said.used |= used
-    return True
+
+
+async def _results(step: Step, live: Mapping[str, LiveTool]) -> list[str]:
+    """Return what the servers answer to a step's calls."""
+    missing = [each.name for each in step.calls if each.name not in live]
+    if missing:
+        raise _NowhereError(f"the conversation has no tool {missing[0]}")
+    outcomes = [await call(live[each.name], each.arguments) for each in step.calls]
+    texts = [outcome.text for outcome in outcomes]
+    if not _as_expected(step, outcomes):
+        raise _NowhereError(f"{step.calls} was answered {texts}")
+    return texts
 
 
 def _as_expected(step: Step, outcomes: Sequence[Outcome]) -> bool:

@@ -151,7 +151,7 @@ def make_world(now: Scene) -> World:
 
 def write_world(world: World, folder: Path, database: Path) -> None:
     """Make a folder and a database what `world` says; servers may hold both open."""
-    _clear(folder)
+    clear_world(folder, database)
     for name in sorted(world.folders):
         (folder / name).mkdir(parents=True, exist_ok=True)
     for path, text in world.files.items():
@@ -160,10 +160,6 @@ def write_world(world: World, folder: Path, database: Path) -> None:
         changed = _changed_at(path, text)
         os.utime(folder / path, (changed, changed))
     with closing(sqlite3.connect(database)) as connection, connection:
-        connection.execute("PRAGMA foreign_keys = OFF")
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall():
-            if not name.startswith("sqlite_"):
-                connection.execute(f'DROP TABLE "{name}"')
         for table in world.tables:
             connection.execute(table.sql)
             marks = ", ".join("?" for _ in table.columns)
@@ -175,12 +171,19 @@ def _changed_at(path: str, text: str) -> int:
     return 1735689600 + crc32(f"{path}\n{text}".encode()) % (365 * 86400)
 
 
-def _clear(folder: Path) -> None:
+def clear_world(folder: Path, database: Path) -> None:
+    """Empty a folder and a database; servers may hold both open."""
     for path in sorted(folder.rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             path.rmdir()
         else:
             path.unlink()
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("PRAGMA foreign_keys = OFF")
+        for kind, name in connection.execute(
+            "SELECT type, name FROM sqlite_master WHERE type IN ('table', 'view') AND name NOT LIKE 'sqlite_%'"
+        ).fetchall():
+            connection.execute(f'DROP {kind} "{name}"')
 
 
 def _parent(path: str) -> str:
