@@ -22,7 +22,7 @@ from agentkit.tools.definition import ToolOutput
 from agentkit.tools.toolset import Toolset
 from modelstack.sft.examples import Tool
 
-CALL_SECONDS = 10.0
+CALL_SECONDS = 20.0
 """A call that takes longer is no source of values."""
 
 

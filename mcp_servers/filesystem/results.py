@@ -81,7 +81,7 @@ class TextMatch(BaseModel):
 
     path: str
     line: int
-    text: str = Field(description="The line, cut to 200 characters.")
+    text: str = Field(description="The line; one of more than 200 characters is cut and ends in \u2026.")
 
 
 class TextMatches(ToolResult):
@@ -102,9 +102,11 @@ class TextMatches(ToolResult):
     )
 
     def as_text(self) -> str:
-        """`path:line: text`, as grep prints it."""
+        """`path:line: text`, as grep prints it, and how many there are."""
         lines = [f"{shown(match.path)}:{match.line}: {match.text}" for match in self.matches]
         lines = lines or [f"no match in {self.searched_files} files"]
+        if len(self.matches) > 1 and not self.truncated:
+            lines.append(f"({len(self.matches)} lines)")
         if self.case_ignored:
             lines.append("(in another case than asked for)")
         if self.ignored_entries:

@@ -142,7 +142,7 @@ class _Search:
         numbers = self._find_lines(text, self._limits.max_matches - len(self._matches))
         lines = text.split("\n") if numbers else []
         for number in numbers:
-            line = lines[number - 1].rstrip("\r")[: self._limits.max_line_chars]
+            line = _cut(lines[number - 1].rstrip("\r"), self._limits.max_line_chars)
             self._matches.append(TextMatch(path=joined(parts), line=number, text=line))
 
     def result(self, *, truncated: bool) -> TextMatches:
@@ -197,6 +197,11 @@ def _plain_lines(text: str, query: TextQuery, limit: int) -> list[int]:
         if wanted in (line.casefold() if query.ignore_case else line):
             found.append(number)
     return found
+
+
+def _cut(line: str, most: int) -> str:
+    """Return a line of at most `most` characters; the last of one that was cut says so."""
+    return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
 def _is_file(root: Root, parts: PathParts) -> bool:

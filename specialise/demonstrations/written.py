@@ -25,7 +25,8 @@ from modelstack.errors import UserError
 from modelstack.sft.examples import Call
 from specialise.demonstrations.script import Script, Step
 
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
+_NUMBER = re.compile(r"\d+(?:,\d{3}(?!\d))*(?:[.:]\d+)*")
+_SECONDS = re.compile(r"(?<=:\d\d):\d\d")
 
 
 class Mistake(BaseModel):
@@ -154,7 +155,9 @@ def require_known_numbers(turn: Turn, seen: str) -> None:
     Raises:
         UserError: A number is neither in `seen` nor listed as counted.
     """
-    known = {*_numbers(seen), *turn.counted}
+    # A comma may part the cells of a row, and a time may be told without its seconds.
+    readings = (seen, seen.replace(",", " "), _SECONDS.sub("", seen))
+    known = {*(number for reading in readings for number in _numbers(reading)), *turn.counted}
     unknown = [number for number in _numbers(turn.answer) if number not in known]
     if unknown:
         raise UserError(

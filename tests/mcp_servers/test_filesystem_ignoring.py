@@ -33,11 +33,13 @@ def root(tmp_path: Path) -> Path:
 
 
 async def found(ask: Ask, **arguments: object) -> tuple[list[str], list[str]]:
-    """Return the paths with a match, and the remarks below them."""
+    """Return the paths with a match, and the remarks below them but their number."""
     text, is_error = await ask("search_text", text="needle", **arguments)
     assert not is_error
     lines = text.split("\n")
-    return [line.split(":")[0] for line in lines if "needle" in line], [line for line in lines if line[0] == "("]
+    return [line.split(":")[0] for line in lines if "needle" in line], [
+        line for line in lines if line[0] == "(" and not line.endswith(" lines)")
+    ]
 
 
 async def test_ignored_files_are_not_searched_unless_asked_for_and_the_answer_says_so(root: Path) -> None:

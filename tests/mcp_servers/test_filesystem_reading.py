@@ -302,7 +302,7 @@ async def test_text_search_plain_and_regular(root: Path) -> None:
         ask = asker(client)
         assert await ask("search_text", text="main") == ("a/code.py:2:     main = 1", False)
         both, _ = await ask("search_text", text="MAIN", ignore_case=True)
-        assert both.startswith("a/code.py:1: def Main():\na/code.py:2:")
+        assert both.startswith("a/code.py:1: def Main():\na/code.py:2:") and both.endswith("\n(2 lines)")
         assert await ask("search_text", text=r"^def \w+", regex=True) == ("a/code.py:1: def Main():", False)
         assert await ask("search_text", text="main", files="*.md") == ("no match in 0 files", False)
         otherwise, _ = await ask("search_text", text="MAIN")
@@ -324,6 +324,13 @@ async def test_a_catastrophic_pattern_is_stopped_and_the_server_lives(root: Path
         text, is_error = await asker(client)("search_text", text="(a+)+$", regex=True)
         assert is_error and "took too long" in text
         assert "evil:1:" in (await asker(client)("search_text", text="aab"))[0]
+
+
+async def test_a_line_that_was_cut_says_so(root: Path) -> None:
+    (root / "wide").write_text(f"{'x' * 200}\n{'x' * 201}\n", encoding="utf-8")
+    async with Client(build_server(str(root))) as client:
+        text, _ = await asker(client)("search_text", text="xxx", path="wide")
+        assert text == f"wide:1: {'x' * 200}\nwide:2: {'x' * 199}…\n(2 lines)"
 
 
 async def test_matches_are_capped(root: Path) -> None:
