@@ -82,8 +82,8 @@ class LocalModel(Model):
         jump_ahead: bool = True,
         abstain: bool = False,
         convention: str = "auto",
-        thought_marks: tuple[str, str] = ("<think>", "</think>"),
-        after_thought: str = "\n\n",
+        thought_marks: tuple[str, str] | None = None,
+        after_thought: str | None = None,
         prompt_cache_bytes: int | None = None,
         **engine_options: Any,
     ) -> None:
@@ -106,9 +106,9 @@ class LocalModel(Model):
             abstain: Let the model say that no tool fits: `[]`, or words in a convention that has no other way.
             convention: How the model is shown tools and writes calls: "ours", the name of another one, or "auto":
                 ours with an adapter or a prior, else what its chat template was recognised to write.
-            thought_marks: What stands around a thought, for `ModelSettings(thinking_tokens=...)`.
-            after_thought: What stands between it and the reply; by default as in the chat templates of Qwen3,
-                DeepSeek-R1 and SmolLM3.
+            thought_marks: What stands around a thought, for `ModelSettings(thinking_tokens=...)`. None takes the
+                convention's, `<think>` and `</think>` in most.
+            after_thought: What stands between it and the reply. None takes the convention's.
             prompt_cache_bytes: Bound of the prompt cache, which keeps the fixed part of prompts for later runs. 0
                 keeps none, None takes the environment's AGENTKIT_PROMPT_CACHE_MB, else 1 GiB.
             engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
@@ -116,7 +116,7 @@ class LocalModel(Model):
         Raises:
             UserError: a mark of a thought is empty, or `prompt_cache_bytes` is negative.
         """
-        if not all(thought_marks):
+        if thought_marks is not None and not all(thought_marks):
             raise UserError(
                 f"thought_marks={thought_marks!r}: both must have text, or no thought could be told apart."
             )
@@ -244,9 +244,8 @@ class LocalModel(Model):
         if self._grammar_engine is None:
             return manner, None
         try:
-            compiler = GrammarCompiler(
-                engine.vocabulary, self._grammar_engine, self._unsupported, convention=convention
-            )
+            vocabulary = convention.ending(engine.vocabulary)
+            compiler = GrammarCompiler(vocabulary, self._grammar_engine, self._unsupported, convention=convention)
         except ValueError as error:
             raise UserError(str(error)) from error
         return manner, compiler
@@ -344,7 +343,7 @@ class LocalModel(Model):
             ReplyBias.of(loaded.prior, asked, wanted.tools, loaded.tables),
         )
         settings = parameters.settings
-        request = self._request(prompt, biases, settings)
+        request = self._request(prompt, biases, settings, loaded.manner.end_ids)
         thought = self._thought(loaded, request, settings.thinking_tokens, tell, cancelled)
         if thought is not None:
             request = answering(request, thought)
@@ -385,9 +384,11 @@ class LocalModel(Model):
         from agentkit.models.local_thought import ThoughtListener
         from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks, thought
 
-        opening, closing = self._thought_marks
+        convention = loaded.manner.convention
+        opening, closing = self._thought_marks or convention.thought_marks
+        behind = convention.after_thought if self._after_thought is None else self._after_thought
         marks = ThoughtMarks(open=opening, close=closing)
-        budget = ThinkingBudget(max_tokens=thinking_tokens, after_close=self._after_thought)
+        budget = ThinkingBudget(max_tokens=thinking_tokens, after_close=behind)
         hear = None if tell is None else ThoughtListener(loaded.engine.vocabulary, marks, tell).hear
         return thought(loaded.engine, request, budget, marks, on_tokens=hear, cancelled=cancelled)
 
@@ -430,7 +431,11 @@ class LocalModel(Model):
             sampling = replace(sampling, temperature=temperature, seed=(request.sampling.seed or 0) + attempt)
 
     def _request(
-        self, prompt: Prompt, biases: tuple[ChoiceBias | None, LogitBias | None], settings: ModelSettings
+        self,
+        prompt: Prompt,
+        biases: tuple[ChoiceBias | None, LogitBias | None],
+        settings: ModelSettings,
+        end_ids: frozenset[int],
     ) -> GenerateRequest:
         from agentkit.models.local_reply import sampling_params
         from modelstack.inference.engine import GenerateRequest
@@ -440,6 +445,7 @@ class LocalModel(Model):
             max_tokens=settings.max_tokens or DEFAULT_MAX_TOKENS,
             fixed_tokens=prompt.n_fixed,
             conversation=prompt.transcript.key,
+            end_ids=end_ids,
             sampling=sampling_params(settings),
             jump_ahead=self._jump_ahead,
             choice_bias=biases[0],

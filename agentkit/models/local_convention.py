@@ -30,6 +30,8 @@ from modelstack.toolcalls.marks import Marks
 from modelstack.toolcalls.prompt import RESULT, new_tools_prompt, tools_prompt
 
 AUTO = "auto"
+UNKNOWN_TOOL = "unknown"
+"""Stands for the name of a tool in a result that has none, as Gemma 4's template has it."""
 _NORMAL_TOKEN = 1
 """Token type of GGUF files that is text."""
 FORMATS_KEPT = 16
@@ -51,11 +53,16 @@ class Manner(Protocol):
 
     @property
     def marks(self) -> Mapping[str, int]:
-        """Special tokens by their stand-ins in `said`."""
+        """Special tokens by their stand-ins in `said`, `result` and `retry`."""
         ...
 
-    def encoder(self, tools: Sequence[ToolDefinition]) -> ChatEncoder:
-        """Return the encoder of conversations with these tools.
+    @property
+    def end_ids(self) -> frozenset[int]:
+        """Tokens that end a reply."""
+        ...
+
+    def encoder(self, tools: Sequence[ToolDefinition], *, thinks: bool = False) -> ChatEncoder:
+        """Return the encoder of conversations with these tools, which begin with a reply that thinks or does not.
 
         Raises:
             UserError: the model's template cannot show them.
@@ -96,10 +103,11 @@ class OurManner:
     def __init__(self, encoder: ChatEncoder, why: str = "", *, abstain: bool = False) -> None:
         """Encode turns with `encoder`; `abstain` tells the model that it may reply `[]`."""
         self.why = why
+        self.end_ids = frozenset(encoder.vocabulary.end_ids)
         self._encoder = encoder
         self._abstain = abstain
 
-    def encoder(self, tools: Sequence[ToolDefinition]) -> ChatEncoder:
+    def encoder(self, tools: Sequence[ToolDefinition], *, thinks: bool = False) -> ChatEncoder:
         """Return the one encoder: the tools are content."""
         return self._encoder
 
@@ -139,27 +147,28 @@ class TaughtManner:
         self.why = recognised.why
         bound = Marks(vocabulary, self.convention.marks)
         self.marks: Mapping[str, int] = bound.ids
+        self.end_ids = frozenset(self.convention.ending(vocabulary).end_ids)
         self._form = self.convention.form.bound(bound)
         self._engine = engine
         self._turns = turns
-        self._write_result = recognised.result
+        self._result = recognised.result.bound(bound)
         self._special_names = [
             vocabulary.token_bytes[token].decode("utf-8", "replace") for token in vocabulary.special_ids
         ]
         self._plain_marks = recognised.plain_marks(vocabulary)
         self._encoders: OrderedDict[str, ChatEncoder] = OrderedDict()
 
-    def encoder(self, tools: Sequence[ToolDefinition]) -> ChatEncoder:
+    def encoder(self, tools: Sequence[ToolDefinition], *, thinks: bool = False) -> ChatEncoder:
         """Return the encoder for these tools: the template shows them before the first turn.
 
         Raises:
             UserError: the model's template refuses them.
         """
         shown = [function_schema(spec) for spec in tool_specs(tools)]
-        key = json.dumps(shown)
+        key = json.dumps([shown, thinks])
         if key not in self._encoders:
             try:
-                chat_format = self._turns.format_for(shown, self._special_names)
+                chat_format = self._turns.format_for(shown, self._special_names, thinks=thinks)
             except TemplateError as error:
                 raise UserError(
                     f"the model's chat template cannot show these tools: {error}. With convention=ours they are "
@@ -173,8 +182,10 @@ class TaughtManner:
         return self._encoders[key]
 
     def system_text(self, said: Sequence[str], tools: Sequence[ToolDefinition], *, structured: bool) -> str:
-        """Return what was said, and how to end; the tools are shown by the template."""
-        return "\n\n".join([*said, RESULT] if tools and structured else said)
+        """Return what was said, and how to end; the tools are shown by the template behind it."""
+        texts = [*said, RESULT] if tools and structured else [*said]
+        sentence = self.convention.before_tools if tools and texts else ""
+        return "\n\n".join([*texts, sentence] if sentence and not texts[-1].endswith(sentence) else texts)
 
     def new_tools(self, tools: Sequence[ToolDefinition]) -> tuple[Role, str]:
         """Return a user turn, since few templates have a system turn behind others, with an example of a call."""
@@ -190,17 +201,18 @@ class TaughtManner:
 
     def result(self, name: str, content: str) -> str:
         """Return the content as the template wants it; in it, marks that are plain text are broken."""
+        content = _without_surrogates(content)
         for mark in self._plain_marks:
             content = content.replace(mark, f"{mark[0]} {mark[1:]}")
-        return self._write_result(name, content)
+        return self._result.written(_without_surrogates(name), content)
 
     def retry(self, name: str | None, content: str) -> str:
         """Return the content as a result."""
-        return self.result(name or "", content)
+        return self.result(name or UNKNOWN_TOOL, content)
 
     def reply_opening(self, encoder: ChatEncoder, previous: Role, *, thinks: bool) -> list[int]:
         """Return what the template has there, and an empty thought where the model would begin one unasked."""
-        opening = encoder.generation_ids(previous)
+        opening = encoder.generation_ids(previous, thinks=thinks)
         return opening if thinks else opening + encoder.control_ids(self._turns.closed_thought)
 
 

@@ -101,7 +101,7 @@ class Transcripts:
         Raises:
             UserError: the model's template cannot show these tools.
         """
-        transcript = self._find(messages, tools)
+        transcript = self._find(messages, tools, thinks)
         n_known = transcript.n_known
         for message in messages[len(transcript.messages) :]:
             self._append(transcript, message, tools, structured)
@@ -120,18 +120,22 @@ class Transcripts:
         transcript.n_known = len(transcript.ids)
         self._record(transcript, response)
 
-    def _find(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition]) -> Transcript:
+    def _find(self, messages: Sequence[ModelMessage], tools: Sequence[ToolDefinition], thinks: bool) -> Transcript:
         """Return the transcript that holds the longest beginning of `messages`, or a new one."""
         for n in range(len(messages), 0, -1):
             known = self._by_message.get(id(messages[n - 1]))
-            if known is None or known[1] != n - 1 or known[0].messages[0] is not messages[0]:
+            if known is None or known[1] != n - 1:
                 continue
             transcript = known[0]
+            # A message between may have been shown otherwise then: with the note of a limit, or compacted.
+            if any(shown is not given for shown, given in zip(transcript.messages, messages[:n], strict=False)):
+                continue
             if n < len(transcript.messages):
                 transcript = self._fork(transcript, n)
             self._all.move_to_end(transcript.key)
             return transcript
-        return self._add(Transcript(f"conversation {next(self._names)}", self._manner.encoder(tools)))
+        encoder = self._manner.encoder(tools, thinks=thinks)
+        return self._add(Transcript(f"conversation {next(self._names)}", encoder))
 
     def _fork(self, origin: Transcript, n_messages: int) -> Transcript:
         mark = origin.marks[n_messages - 1]
@@ -219,7 +223,7 @@ class Transcripts:
         if transcript.reply_is_open:
             transcript.ids = transcript.ids + encoder.assistant_suffix_ids
             transcript.reply_is_open = False
-        marks = self._manner.marks if role == "assistant" else None
+        marks = self._manner.marks if role in ("assistant", "tool") else None
         turn = encoder.encode_turn(role, text, previous=transcript.last_role, marks=marks)
         transcript.ids = transcript.ids + turn.ids
         transcript.last_role = role

@@ -7,7 +7,8 @@ legal in the answer alone.
 
 It works through any `Engine`: a thought and an answer are two generations of one conversation, so what was
 thought is read from the cache by the answer. Marks may be one special token each, as Qwen3 has them, which content
-can never spell, or a text of several tokens, found by its bytes wherever tokens cut it.
+can never spell, or a text of several tokens, found by its bytes wherever tokens cut it. An opening mark may be a
+special token with text behind it.
 
 A thinking token is one in front of the closing mark; marks, and what is put behind them, are none.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -157,10 +159,23 @@ def thought(
 
 
 def mark_ids(vocabulary: Vocabulary, mark: str) -> tuple[list[int], bool]:
-    """Return the tokens of a mark, and whether it is one special token."""
-    name = mark.encode()
-    found = [token for token in sorted(vocabulary.special_ids) if vocabulary.token_bytes[token] == name]
-    return (found[:1], True) if found else (vocabulary.encode(mark), False)
+    """Return the tokens of a mark, and whether it is one special token.
+
+    Names of special tokens inside a mark become these, as in Gemma 4's `<|channel>thought`.
+    """
+    data = mark.encode()
+    names: dict[str, int] = {}
+    for token in sorted(vocabulary.special_ids):
+        name = vocabulary.token_bytes[token]
+        if name and name in data:
+            names.setdefault(name.decode("utf-8", "replace"), token)
+    if mark in names:
+        return [names[mark]], True
+    if not names:
+        return vocabulary.encode(mark), False
+    longest_first = sorted(names, key=len, reverse=True)
+    pieces = re.split(f"({'|'.join(map(re.escape, longest_first))})", mark)
+    return [token for p in pieces for token in ([names[p]] if p in names else vocabulary.encode(p))], False
 
 
 class _Dial:
@@ -214,13 +229,19 @@ class _Dial:
     def _is_open(self) -> bool:
         """Say whether the prompt ends behind an opening mark, but for blanks."""
         token_bytes = self.vocabulary.token_bytes
-        tail = list(self.request.prompt_ids[-_LOOKED_BACK:])
-        while tail and not token_bytes[tail[-1]].strip():
-            tail.pop()
-        ids, is_special = mark_ids(self.vocabulary, self.marks.open)
-        if is_special:  # spelled in text it is none
-            return tail[-1:] == ids
-        return b"".join(token_bytes[token] for token in tail).rstrip().endswith(self.marks.open.encode())
+        tail = self._without_blanks(self.request.prompt_ids[-_LOOKED_BACK:])
+        ids = self._without_blanks(mark_ids(self.vocabulary, self.marks.open)[0])
+        if not self.vocabulary.special_ids.isdisjoint(ids):  # spelled in text it is none
+            return tail[-len(ids) :] == ids
+        text = b"".join(token_bytes[token] for token in tail)
+        return text.rstrip().endswith(self.marks.open.encode())
+
+    def _without_blanks(self, ids: Sequence[int]) -> list[int]:
+        """Return ids without those at the end that are blanks."""
+        n_ids = len(ids)
+        while n_ids and not self.vocabulary.token_bytes[ids[n_ids - 1]].strip():
+            n_ids -= 1
+        return list(ids[:n_ids])
 
     def _think(self) -> int:
         """Write the thought and its close; return where the mark begins among the reply's tokens."""

@@ -110,6 +110,8 @@ class ChatFormat:
     """Text behind a content."""
     generation: Mapping[Role, str]
     """Text after which the model writes the assistant's content, by the role of the turn before."""
+    thinking: Mapping[Role, str] = field(default_factory=dict["Role", str])
+    """Text after which the model writes a thought and the content, for roles where `generation` has another."""
     trimmed: frozenset[Role] = frozenset()
     """Roles whose content loses blanks at both ends."""
     default_system: str | None = None
@@ -302,9 +304,10 @@ class ChatEncoder:
         """Return the ids of a template's own text."""
         return list(self._control(text))
 
-    def generation_ids(self, previous: Role) -> list[int]:
-        """Return what goes before a reply that follows a turn of role `previous`."""
-        return list(self._control(self.format.generation[previous]))
+    def generation_ids(self, previous: Role, *, thinks: bool = False) -> list[int]:
+        """Return what goes before a reply, or a thought and a reply, that follows a turn of role `previous`."""
+        usual = self.format.generation[previous]
+        return list(self._control(self.format.thinking.get(previous, usual) if thinks else usual))
 
     @property
     def assistant_suffix_ids(self) -> list[int]:

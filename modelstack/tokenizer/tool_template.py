@@ -6,7 +6,8 @@ be found in the template's output letter by letter, which is at the same time ho
 
 What stands before a content is learnt, and the end of the assistant's turn: a runtime always renders up to the
 opening of a reply. So a template may close two results differently, and may write the last reply otherwise than
-earlier ones. Tools stay where they stood first, also in templates that move them behind later turns (Mistral's).
+earlier ones. Where results stand in the assistant's own turn (Gemma's), the end of a turn belongs to what follows.
+Tools stay where they stood first, also in templates that move them behind later turns (Mistral's).
 """
 
 from __future__ import annotations
@@ -76,18 +77,21 @@ class ToolTurns:
     note: str | None
     """How longer conversations differ from the template's own rendering, None where they do not."""
 
-    def format_for(self, tools: Sequence[Shown], special_names: Iterable[str] = ()) -> ChatFormat:
+    def format_for(
+        self, tools: Sequence[Shown], special_names: Iterable[str] = (), *, thinks: bool = False
+    ) -> ChatFormat:
         """Return the format of conversations with these tools.
 
         Args:
             tools: As `{"type": "function", "function": {...}}`.
             special_names: Names of special tokens; where a tool spells one it is cut, so that it stays text.
+            thinks: Whether the system turn asks for thoughts, if the template supports it.
 
         Raises:
             TemplateError: the template refuses these tools.
         """
         shown = _guarded(tools, _any_of(special_names)) if tools else None
-        return _with_tools(self.learnt, self.probe, shown, has_system=self.has_system)
+        return _with_tools(self.learnt, self.probe, shown, has_system=self.has_system, thinks=thinks)
 
 
 def learn_tool_turns(template: str, dialect: Dialect, *, bos_token: str = "", eos_token: str = "") -> ToolTurns:
@@ -168,11 +172,9 @@ class _Learner:
 
     def learn(self) -> ToolTurns:
         start, to_call, to_result, to_reply = self._between("user", "call", "tool")
-        close = self._between("user", "assistant", add_generation_prompt=False)[-1]
+        end = self._between("user", "assistant", add_generation_prompt=False)[-1]
         to_user = self._untooled("user", "assistant", "user")[2]
-        for text in (to_result, to_user):
-            if not text.startswith(close):
-                raise TemplateError(f"an assistant turn ends with {close!r} or with {text!r}, by what follows it")
+        close = end if to_result.startswith(end) and to_user.startswith(end) else ""
         first = self._between("user")
         opens = self.opens
         opens["user", "assistant"] = to_call
@@ -186,12 +188,16 @@ class _Learner:
         opens["user", "tool"] = opens["user", "user"]
         closes: dict[Role, str] = {"system": "", "user": "", "assistant": close, "tool": ""}
         generation: dict[Role, str] = {"user": first[-1], "tool": to_reply, "assistant": to_call}
+        if not close:
+            opens["assistant", "assistant"] = self._gap(("user", "assistant", "assistant"), 2, end + to_call)
+            generation["assistant"] = self._gap(("user", "assistant"), 2, end + to_call)
         learnt = ChatFormat(
             source="template",
             starts=MappingProxyType({"user": start}),
             opens=MappingProxyType(opens),
             closes=MappingProxyType(closes),
             generation=MappingProxyType(generation),
+            thinking=self._thinking(generation),
         )
         closed_thought = self._closed_thought(first[-1])
         for has_system in (True, False) if self._has_system() else (False,):
@@ -247,6 +253,15 @@ class _Learner:
                 return without.removeprefix(opening)
         return CLOSED_THOUGHT if opening.rstrip().endswith(OPEN_THOUGHT) else ""
 
+    def _thinking(self, generation: Mapping[Role, str]) -> Mapping[Role, str]:
+        """Return the openings of replies that begin with a thought, for roles where `generation` has another."""
+        asked: dict[Role, tuple[Step, ...]] = {"user": ("user",), "tool": ("user", "call", "tool")}
+        found: dict[Role, str] = {}
+        for role, steps in asked.items():
+            with contextlib.suppress(TemplateError):
+                found[role] = self._between(*steps, enable_thinking=True)[-1]
+        return MappingProxyType({role: text for role, text in found.items() if text != generation[role]})
+
     def _verify(self, learnt: ChatFormat, has_system: bool) -> str | None:
         """Compare with the template; return how a wanted conversation differs, None where none does.
 
@@ -295,24 +310,29 @@ def composed(learnt: ChatFormat, steps: Sequence[Step], contents: Sequence[str])
 
 
 def _with_tools(
-    learnt: ChatFormat, probe: _Probe, tools: Sequence[Shown] | None, *, has_system: bool
+    learnt: ChatFormat, probe: _Probe, tools: Sequence[Shown] | None, *, has_system: bool, thinks: bool = False
 ) -> ChatFormat:
     """Return a format with what stands before the first content, and behind a system prompt, for these tools."""
     starts, opens, generation = dict(learnt.starts), dict(learnt.opens), dict(learnt.generation)
-    starts["user"] = probe.between(("user",), tools)[0]
+    context = {"enable_thinking": True} if thinks else {}
+    starts["user"] = probe.between(("user",), tools, **context)[0]
     if has_system:
-        starts["system"], opens["system", "user"], _ = probe.between(("system", "user"), tools)
+        starts["system"], opens["system", "user"], _ = probe.between(("system", "user"), tools, **context)
     else:
         starts["system"], opens["system", "user"] = starts["user"], SYSTEM_SEPARATOR
     for role in ("assistant", "tool"):  # as if an empty question stood between
         starts[role] = starts["user"] + opens["user", role]
         opens["system", role] = opens["system", "user"] + opens["user", role]
     generation["system"] = opens["system", "user"] + generation["user"]
+    thinking = dict(learnt.thinking)
+    if "user" in thinking:
+        thinking["system"] = opens["system", "user"] + thinking["user"]
     return replace(
         learnt,
         starts=MappingProxyType(starts),
         opens=MappingProxyType(opens),
         generation=MappingProxyType(generation),
+        thinking=MappingProxyType(thinking),
     )
 
 

@@ -239,7 +239,9 @@ class _Work:
     def add(self, schema: Any, tool: str) -> Any:
         """Return the normalised schema that the engine will enforce."""
         try:
-            return self._added(schema, tool)
+            normal = self._added(schema, tool)
+            parameters = self.form.parameters
+            return normal if parameters is None or tool == "" else parameters.arranged(normal)
         except RecursionError:
             self._refuse("$ref", "", "it leads back to itself without end, or is nested too deeply", tool)
 

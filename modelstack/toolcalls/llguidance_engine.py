@@ -20,7 +20,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.conventions.form import COMPACT, CallForm, Notation
 from modelstack.toolcalls.marks import Marks
-from modelstack.toolcalls.parameter_grammar import ParameterRules, escaped, quoted
+from modelstack.toolcalls.parameter_grammar import ParameterRules, escaped, quoted, sequence
 from modelstack.toolcalls.shape_builder import allows_words
 from modelstack.toolcalls.shapes import Response
 from modelstack.toolcalls.tokens import TokenTable
@@ -54,15 +54,15 @@ def lark_grammar(
     if schemas:
         forms.append("calls")
         more = form.call_limit(response_format.call_limit) - 1
-        between = f" ({_sequence(form.separator, marks)} call){{0,{more}}}" if more else ""
-        trailing = f" ({_sequence(form.trailing, marks)})?" if more and form.trailing else ""
-        rules.append(f"some_calls: call{between} {_sequence(form.closing, marks)}{trailing}")
-        rules.append(f"calls: {_sequence(form.opening, marks)} some_calls")
+        between = f" ({sequence(form.separator, marks)} call){{0,{more}}}" if more else ""
+        trailing = f" ({sequence(form.trailing, marks)})?" if more and form.trailing else ""
+        rules.append(f"some_calls: call{between} {sequence(form.closing, marks)}{trailing}")
+        rules.append(f"calls: {sequence(form.opening, marks)} some_calls")
         rules.append("call: " + " | ".join(f"call_{i}" for i in range(len(schemas))))
         for i, (name, schema) in enumerate(schemas.items()):
-            opening = _sequence(f"{form.name_prefix}{name}{form.name_suffix}", marks)
-            rules.append(f"call_{i}: {opening} arguments_{i} {_sequence(form.call_end, marks)}")
-            rules += _arguments(f"arguments_{i}", schema, form)
+            opening = sequence(f"{form.name_prefix}{name}{form.name_suffix}", marks)
+            rules.append(f"call_{i}: {opening} arguments_{i} {sequence(form.call_end, marks)}")
+            rules += _arguments(f"arguments_{i}", schema, form, marks)
     if response_format.abstain and form.abstention is not None:
         forms.append("abstention")
         rules.append("abstention: " + " ".join(json.dumps(c) for c in form.abstention))
@@ -80,7 +80,7 @@ def lark_grammar(
     return "\n".join(["start: " + " | ".join(forms), *rules])
 
 
-def _arguments(name: str, schema: Any, form: CallForm) -> list[str]:
+def _arguments(name: str, schema: Any, form: CallForm, marks: Marks) -> list[str]:
     """Return the rules of a tool's arguments."""
 
     def embed(part: Mapping[str, Any]) -> str:
@@ -88,7 +88,7 @@ def _arguments(name: str, schema: Any, form: CallForm) -> list[str]:
 
     if form.parameters is None:
         return [f"{name}: %json {embed(schema)}"]
-    return ParameterRules(name, form.parameters, embed).rules(schema)
+    return ParameterRules(name, form.parameters, embed, marks).rules(schema)
 
 
 def _words(form: CallForm) -> str:
@@ -109,14 +109,7 @@ def _leads(form: CallForm, marks: Marks, rules: list[str]) -> list[str]:
     if form.trigger_name:
         return ["TEXT calls"]
     rules.append(f"lead[lazy]: TEXT {quoted(form.trigger)}")
-    return [f"lead {_sequence(form.opening.removeprefix(form.trigger), marks)} some_calls"]
-
-
-def _sequence(text: str, marks: Marks) -> str:
-    """Return a fixed text as terminals and special tokens."""
-    return " ".join(
-        f"<[{marks.ids[piece]}]>" if piece in marks.ids else quoted(piece) for piece in marks.pieces(text) if piece
-    )
+    return [f"lead {sequence(form.opening.removeprefix(form.trigger), marks)} some_calls"]
 
 
 def _none_of(characters: str) -> str:
@@ -136,7 +129,7 @@ class LLGuidanceBackend:
         if form is None or form.parameters is None:
             return _grammar_error(f"start: %json {_embedded(schema)}", self._tokenizer)
         try:
-            rules = _arguments("arguments", schema, form)
+            rules = _arguments("arguments", schema, form, self._tokens.marks)
         except ValueError as error:
             return str(error)
         return _grammar_error("\n".join(["start: arguments", *rules]), self._tokenizer)

@@ -29,7 +29,7 @@ from modelstack.toolcalls.convention import ResponseFormat
 from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.frames import Frame, String
 from modelstack.toolcalls.marks import is_mark
-from modelstack.toolcalls.recogniser import Key, Prose, RawText, Value, step_text
+from modelstack.toolcalls.recogniser import BareKey, Key, Prose, RawText, Value, step_text
 from modelstack.toolcalls.shapes import Response, Text
 from modelstack.toolcalls.tokens import TokenTable, code_points, split_utf8
 
@@ -161,7 +161,7 @@ class Place:
         """Say whether a character that begins with the bytes `pending` is legal here."""
         low, high = code_points(pending)
         for frame in self.frames:
-            if isinstance(frame, Prose) or (isinstance(frame, Key) and frame.is_open):
+            if isinstance(frame, Prose | BareKey) or (isinstance(frame, Key) and frame.is_open):
                 return True
             if isinstance(frame, String | RawText) and frame.takes_between(low, high):
                 return True
@@ -304,7 +304,7 @@ class LMFEState:
 
     def _raw_text(self, frame: RawText) -> TokenMask:
         """Return the tokens that go on with a text that stands as it is; those that may end it are followed."""
-        first = frame.shape.closing[0]
+        first = (frame.shape.spelled or frame.shape.closing)[0]
 
         def is_plain(text: str) -> bool:
             return frame.is_free and not frame.progress and first not in text

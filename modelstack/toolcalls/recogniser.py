@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from modelstack.toolcalls.completions import complete_string
 from modelstack.toolcalls.convention import render_json
+from modelstack.toolcalls.conventions.parameters import NOT_IN_BARE_KEYS
 from modelstack.toolcalls.frames import (
     ESCAPED,
     NUMBER_CHARACTERS,
@@ -377,37 +378,88 @@ class ParameterList(Frame):
         for at in range(self.next_index, len(self.shape.properties)):
             one = self.shape.properties[at]
             behind = ParameterList(self.shape, at + 1, False, self.parent)
-            out += _behind_first(self._opening(one), c, Value(one.shape, behind))
+            out += _behind_first(self._before + one.key, c, Value(one.shape, behind))
             if one.required:
                 break
+        if self.shape.extra is not None:
+            key = BareKey(self.shape, "", ParameterList(self.shape, self.next_index, False, self.parent))
+            out += _behind_first(self._before, c, key) if self._before else key.step(c)
         return out if self._owed() else out + _behind_first(self.shape.closing, c, self.parent)
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
         """Return the first characters of those texts."""
-        texts = [self._opening(one) for one in self.shape.properties[self.next_index :]]
-        return frozenset(c for c in {text[0] for text in (*texts, self.shape.closing)} if self.step(c))
+        before, is_open = self._before, self.shape.extra is not None
+        texts = [before + one.key for one in self.shape.properties[self.next_index :]]
+        texts += [self.shape.closing, *([before] if is_open and before else ())]
+        chars = frozenset(c for c in {text[0] for text in texts} if self.step(c))
+        return chars | (alphabet - NOT_IN_BARE_KEYS) if is_open and not before else chars
 
     def rest(self) -> str | None:
         """Return the parameters that are still owed, and what closes them."""
         owed = self._owed()
         if any(one.shape.cost >= UNREACHABLE for one in owed):
             return None
-        separator = self.shape.separator
-        before = separator if owed and not self.is_first else ""
-        return before + separator.join(one.key + one.shape.text for one in owed) + self.shape.closing
+        before = self._before if owed else ""
+        return before + self.shape.separator.join(one.key + one.shape.text for one in owed) + self.shape.closing
 
-    def _opening(self, one: Property) -> str:
-        return one.key if self.is_first else self.shape.separator + one.key
+    @property
+    def _before(self) -> str:
+        return "" if self.is_first else self.shape.separator
 
     def _owed(self) -> list[Property]:
         return [one for one in self.shape.properties[self.next_index :] if one.required]
+
+
+class BareKey(Frame):
+    """Inside the name of a member that is not declared; `parent` is the place behind its value."""
+
+    __slots__ = ("shape", "written")
+
+    def __init__(self, shape: Parameters, written: str, parent: Frame) -> None:
+        """Initialise at this position."""
+        super().__init__(parent)
+        self.shape = shape
+        self.written = written
+
+    def own_key(self) -> Hashable:
+        """Return what is written and what may follow."""
+        return (self.shape, self.written)
+
+    def step(self, c: str) -> list[Frame | None]:
+        """Go on with the name; behind it, go to the value."""
+        if c == self.shape.key_end[0] and self._is_whole(self.written) and self.shape.extra is not None:
+            return _behind_first(self.shape.key_end, c, Value(self.shape.extra, self.parent))
+        return [] if c in NOT_IN_BARE_KEYS or is_mark(c) else [BareKey(self.shape, self.written + c, self.behind)]
+
+    def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
+        """Return what a name may hold, and what ends it."""
+        return (alphabet - NOT_IN_BARE_KEYS) | frozenset(c for c in self.shape.key_end[0] if self.step(c))
+
+    def rest(self) -> str | None:
+        """Return a shortest end of a name that is not declared, with a value."""
+        extra = self.shape.extra
+        if extra is None or extra.cost >= UNREACHABLE:
+            return None
+        tails = ("", "a", *(f"a{i}" for i in range(len(self.shape.properties) + 1)))
+        tail = next(tail for tail in tails if self._is_whole(self.written + tail))
+        return tail + self.shape.key_end + extra.text
+
+    @property
+    def behind(self) -> Frame:
+        """The place behind the value."""
+        assert self.parent is not None
+        return self.parent
+
+    def _is_whole(self, name: str) -> bool:
+        return bool(name) and name not in self.shape.names
 
 
 class RawText(Frame):
     """Inside a text that stands as it is.
 
     `progress` characters of what closes it are written last. They may turn out to be part of the text, so `held`
-    keeps the pattern's states before each of them.
+    keeps the pattern's states before each of them. Where a mark closes it they are characters of the mark's name,
+    which the text must not hold.
     """
 
     __slots__ = ("held", "length", "progress", "shape", "states")
@@ -443,35 +495,40 @@ class RawText(Frame):
 
     def step(self, c: str) -> list[Frame | None]:
         """Take a character, or the last one of what closes the text."""
-        shape, closing = self.shape, self.shape.closing
+        shape = self.shape
         if is_mark(c):
-            return []
-        progress = _matched(closing, self.progress, c)
+            return [self.parent] if c == shape.closing and self._may_close(self.states, self.length) else []
+        watched = shape.spelled or shape.closing
+        progress = _matched(watched, self.progress, c)
         held = (*self.held, self.states)[len(self.held) + 1 - progress :]
         length = self.length + 1
-        if progress == len(closing):
-            return [self.parent] if self._may_close(held[0], length - progress) else []
-        if shape.most is not None and length - progress > shape.most:
+        if progress == len(watched):
+            may_close = not shape.spelled and self._may_close(held[0], length - progress)
+            return [self.parent] if may_close else []
+        may_yet_close = bool(progress) and not shape.spelled
+        if shape.most is not None and length - (progress if may_yet_close else 0) > shape.most:
             return []
         states = self.states
         if shape.regex is not None:
             states = shape.regex.step(shape.regex.start if states is None else states, c)
-            if not states and not (progress and self._may_close(held[0], length - progress)):
+            if not states and not (may_yet_close and self._may_close(held[0], length - progress)):
                 return []
         return [RawText(shape, self.parent, length, progress, states, held)]
 
     def legal(self, alphabet: frozenset[str]) -> frozenset[str]:
         """Return everything that `step` takes."""
-        return frozenset(c for c in alphabet | {self.shape.closing[self.progress]} if self.step(c))
+        closing = self.shape.closing
+        ends = closing if self.shape.spelled else closing[self.progress]
+        return frozenset(c for c in alphabet | {ends} if self.step(c))
 
     def rest(self) -> str | None:
         """Return the shortest rest with what closes it."""
-        closing = self.shape.closing
-        if self.progress and self._may_close(self.held[0], self.length - self.progress):
+        shape, closing = self.shape, self.shape.closing
+        if self.progress and not shape.spelled and self._may_close(self.held[0], self.length - self.progress):
             return closing[self.progress :]
         if self.states is not None and not self.states:
             return None
-        body = complete_string(self.shape, self.states, self.length)
+        body = complete_string(shape, self.states, self.length)
         return None if body is None else body + closing
 
     def takes_between(self, low: int, high: int) -> bool:
@@ -667,7 +724,8 @@ def _open(shape: Shape, c: str, parent: Frame | None, inside: tuple[Shape, ...])
     if isinstance(shape, Objects):
         return [Object(shape, Seen(), False, parent)] if c == "{" else []
     if isinstance(shape, Parameters):
-        return ParameterList(shape, 0, True, parent).step(c)
+        members = ParameterList(shape, 0, True, parent)
+        return _behind_first(shape.opening, c, members) if shape.opening else members.step(c)
     if isinstance(shape, Ended):
         return _open(shape.item, c, literal((shape.end,), 0, parent), inside)
     return _open_reply(shape, c, parent)
@@ -711,7 +769,8 @@ def _first(shape: Shape, alphabet: frozenset[str], inside: tuple[Shape, ...]) ->
     if isinstance(shape, Ended):
         return _first(shape.item, alphabet, inside)
     if isinstance(shape, Parameters):
-        return ParameterList(shape, 0, True, None).legal(alphabet)
+        members = ParameterList(shape, 0, True, None)
+        return frozenset(shape.opening[0]) if shape.opening else members.legal(alphabet)
     if isinstance(shape, Strings):
         return RawText(shape, None).legal(alphabet) if not shape.opening else frozenset(shape.opening[0])
     return frozenset(c for c in "[{-0123456789" if _open(shape, c, None, ()))

@@ -156,6 +156,8 @@ class ShapeBuilder:
             steps = naming if isinstance(shape, Tagged | Response) else inside
             if isinstance(shape, Objects | Parameters):
                 steps += [self.price(p.key) + p.shape.cost for p in shape.properties if not p.required]
+            if isinstance(shape, Parameters) and shape.extra is not None:
+                steps.append(self.price(f"{shape.separator}a{shape.key_end}") + shape.extra.cost)
             if isinstance(shape, Objects):
                 steps += [s.cost + 4 for s in (shape.extra, *(s for _, s in shape.patterns)) if s is not None]
             elif isinstance(shape, Calls):
@@ -318,14 +320,24 @@ class _ParameterShapes:
 
     def arguments(self, schema: Mapping[str, Any]) -> Shape:
         """Return the shape of a tool's arguments: of those parameters that it declares."""
-        required = schema.get("required", ())
-        declared = {name: sub for name, sub in schema.get("properties", {}).items() if sub is not False}
+        return self._members({**schema, "additionalProperties": False}, schema)
+
+    def _members(self, schema: Mapping[str, Any], root: Mapping[str, Any], opening: str = "") -> Shape:
+        """Return the shape of arguments, or of an object that is written like them."""
+        extra = schema.get("additionalProperties", True)
         properties = tuple(
-            Property(name, self._form.key(name), self.value(sub, schema), name in required)
-            for name, sub in declared.items()
+            Property(name, self._form.key(name), self.value(sub, root), name in schema.get("required", ()))
+            for name, sub in declared_members(schema).items()
         )
         return self._json.add(
-            Parameters(properties=properties, separator=self._form.separator, closing=self._form.closing)
+            Parameters(
+                properties=properties,
+                separator=self._form.separator,
+                closing=self._form.closing,
+                opening=opening,
+                extra=None if extra is False else self.value(extra, root),
+                key_end=self._form.key_suffix,
+            )
         )
 
     def value(self, schema: Any, root: Mapping[str, Any]) -> Shape:
@@ -368,6 +380,7 @@ class _ParameterShapes:
                     opening=text.opening,
                     closing=text.closing,
                     is_raw=text.is_raw,
+                    spelled=text.spelled,
                 )
             )
         if name in ("boolean", "null"):
@@ -375,19 +388,35 @@ class _ParameterShapes:
             return self._json.add(Literals(texts=tuple(map(form.value, values))))
         if name == "array" and form.text_in_list is not None:
             items = schema.get("items", True)
-            if self._inner is None:
-                self._inner = self if form.inner == form else _ParameterShapes(self._json, form.inner)
             return self._json.add(
                 Arrays(
-                    prefix=tuple(self._inner.value(x, root) for x in schema.get("prefixItems", ())),
-                    item=None if items is False else self._inner.value(items, root),
+                    prefix=tuple(self._inside.value(x, root) for x in schema.get("prefixItems", ())),
+                    item=None if items is False else self._inside.value(items, root),
                     least=schema.get("minItems", 0),
                     most=schema.get("maxItems"),
-                    comma=", ",
+                    comma=form.comma,
                 )
             )
+        if name == "object" and form.object_opening:
+            return self._inside._members(schema, root, form.object_opening)
         item = self._json.value({**schema, "type": name, "$defs": root.get("$defs", {})})
         return self._json.add(Ended(item=item, end=form.value_end)) if form.value_end else item
+
+    @property
+    def _inside(self) -> _ParameterShapes:
+        """Builds what stands in a list, or in an object that is written like arguments."""
+        if self._inner is None:
+            inner = self._form.inner
+            self._inner = self if inner == self._form else _ParameterShapes(self._json, inner)
+        return self._inner
+
+
+def declared_members(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the schema of each property that an object may have by name, those required without one included."""
+    extra = schema.get("additionalProperties", True)
+    declared = {name: sub for name, sub in schema.get("properties", {}).items() if sub is not False}
+    required = schema.get("required", ()) if extra is not False else ()
+    return {**declared, **{name: extra for name in required if name not in declared}}
 
 
 def _shortest_of_parts(shape: Arrays | Objects | Parameters | Calls) -> str | None:
@@ -403,7 +432,7 @@ def _shortest_of_parts(shape: Arrays | Objects | Parameters | Calls) -> str | No
     if any(p.shape.cost >= UNREACHABLE for p in needed):
         return None
     if isinstance(shape, Parameters):
-        return shape.separator.join(p.key + p.shape.text for p in needed) + shape.closing
+        return shape.opening + shape.separator.join(p.key + p.shape.text for p in needed) + shape.closing
     return "{" + shape.comma.join(p.key + p.shape.text for p in needed) + "}"
 
 

@@ -56,6 +56,8 @@ class Strings(Shape):
     """One character, unless the text is raw."""
     is_raw: bool = False
     """Whether it stands as it is: without escapes, and without what closes it."""
+    spelled: str = ""
+    """The name of `closing` where that is a mark; a raw text holds neither."""
 
 
 @dataclass(eq=False, slots=True)
@@ -118,11 +120,24 @@ class Objects(Shape):
 
 @dataclass(eq=False, slots=True)
 class Parameters(Shape):
-    """The declared parameters of a call, one behind the other, in this order."""
+    """The parameters of a call, or the members of an object that is written like them, one behind the other.
+
+    Those that are declared come in this order; others may come anywhere between them.
+    """
 
     properties: tuple[Property, ...] = ()
     separator: str = ""
     closing: str = ""
+    opening: str = ""
+    extra: Shape | None = None
+    """Value of one that is not declared; None: there are none."""
+    key_end: str = ""
+    """Behind the name of one that is not declared."""
+
+    @property
+    def names(self) -> frozenset[str]:
+        """Names that are declared."""
+        return frozenset(one.name for one in self.properties)
 
 
 @dataclass(eq=False, slots=True)

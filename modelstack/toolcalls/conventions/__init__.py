@@ -5,6 +5,7 @@ They are tried in this order: the first whose rendering of a call a model's chat
 
 from modelstack.toolcalls.conventions.base import Convention
 from modelstack.toolcalls.conventions.deepseek import DEEPSEEK
+from modelstack.toolcalls.conventions.gemma import FUNCTIONGEMMA, GEMMA4
 from modelstack.toolcalls.conventions.granite import GRANITE
 from modelstack.toolcalls.conventions.hermes import HERMES
 from modelstack.toolcalls.conventions.lfm2 import LFM2, LFM2_JSON_LISTS, LFM2_SINGLE
@@ -27,6 +28,8 @@ CONVENTIONS: dict[str, Convention] = {
             MISTRAL_NEMO,
             GRANITE,
             DEEPSEEK,
+            FUNCTIONGEMMA,
+            GEMMA4,
             LLAMA3,
         ),
     )

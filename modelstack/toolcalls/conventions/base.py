@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ParsedResponse, ResponseFormat, ToolSpec, in_schema_order
 from modelstack.toolcalls.conventions.form import CallForm
 from modelstack.toolcalls.conventions.reading import read_reply
+from modelstack.toolcalls.conventions.results import ResultForm
 from modelstack.toolcalls.conventions.writing import write_json
 
 FENCES = ("```",)
@@ -23,12 +25,6 @@ FENCES = ("```",)
 
 CALL_ID = "000000000"
 """Id of each call in what templates are given: results come in the order of the calls."""
-Result = Callable[[str, str], str]
-
-
-def content_alone(name: str, content: str) -> str:
-    """Write a result as most templates want it: they put their own marks around the content."""
-    return content
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +39,32 @@ class Convention:
     """Texts of the form that are single special tokens in many vocabularies; elsewhere they are plain text."""
     behind_words: str = "\n"
     """Between words and the calls behind them, in history."""
-    results: tuple[Result, ...] = (content_alone,)
-    """Write a result from the tool's name and its content; the first that a model's template writes is taken."""
+    results: tuple[ResultForm, ...] = (ResultForm(),)
+    """Forms of a tool's result; the first that a model's template writes is taken. Most templates put their own
+    marks around the content alone."""
     template_form: CallForm | None = None
     """How templates write calls in history where nothing could read it back: texts without escapes."""
     told_by: tuple[str, ...] = ()
     """Texts in front of a request that give the convention away where a template leaves the writing of calls to
     the caller; the form's trigger does, too."""
+    before_tools: str = ""
+    """Sentence before the tools that models were taught to call with; the template leaves it out if there is a
+    system prompt."""
+    ends: tuple[str, ...] = ()
+    """Special tokens with which models end a reply of calls, besides those that end any reply."""
+    thought_marks: tuple[str, str] = ("<think>", "</think>")
+    """Texts around a thought."""
+    after_thought: str = "\n\n"
+    """Between a thought and the reply; by default as in the templates of Qwen3, DeepSeek-R1 and SmolLM3."""
     reader: Callable[[str, ResponseFormat], ParsedResponse] | None = None
     """Reads a reply; None: by the form."""
+
+    def ending(self, vocabulary: Vocabulary) -> Vocabulary:
+        """Return a vocabulary in which the tokens of `ends` that it has as special ones end a reply."""
+        names = {name.encode() for name in self.ends}
+        others = sorted(vocabulary.special_ids - set(vocabulary.end_ids))
+        found = [token for token in others if vocabulary.token_bytes[token] in names]
+        return replace(vocabulary, end_ids=(*vocabulary.end_ids, *found), fingerprint="") if found else vocabulary
 
     def render_calls(
         self,

@@ -67,7 +67,8 @@ class CallForm:
         if not marks.ids:
             return self
         form = self.mapped(marks.bound)
-        return replace(form, trigger_name=marks.names.get(form.trigger or "", ""))
+        parameters = None if self.parameters is None else self.parameters.bound(marks)
+        return replace(form, trigger_name=marks.names.get(form.trigger or "", ""), parameters=parameters)
 
     def mapped(self, change: Callable[[str], str]) -> CallForm:
         """Return this form with each of its own texts changed; values stay as they are."""

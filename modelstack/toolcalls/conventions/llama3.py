@@ -6,21 +6,9 @@ give a result as JSON, since a text is iterable in Jinja; vLLM's variant of the 
 
 from __future__ import annotations
 
-import json
-
 from modelstack.toolcalls.conventions.base import FENCES, Convention
 from modelstack.toolcalls.conventions.form import SPACED, CallForm
-
-
-def as_json(name: str, content: str) -> str:
-    """Write a result as a JSON string."""
-    return json.dumps(content, ensure_ascii=False)
-
-
-def as_output(name: str, content: str) -> str:
-    """Write a result as a JSON object."""
-    return json.dumps({"output": content}, ensure_ascii=False)
-
+from modelstack.toolcalls.conventions.results import ResultForm
 
 LLAMA3 = Convention(
     name="llama3",
@@ -36,5 +24,5 @@ LLAMA3 = Convention(
         most_calls=1,
         not_begun=FENCES,
     ),
-    results=(as_json, as_output),
+    results=(ResultForm(is_json=True), ResultForm(opening='{"output": ', closing="}", is_json=True)),
 )

@@ -2,9 +2,9 @@
 
     key_prefix NAME key_suffix VALUE  [separator ...]  closing
 
-A text stands between its own delimiters. One that is not escaped ends where they come, and so cannot hold them;
-which values are texts only the tool's schema can then say. Objects are JSON in every such convention, and lists in
-some.
+A text stands between its own delimiters. One that is not escaped ends where they come, and so cannot hold them.
+Without an opening delimiter only the tool's schema tells a text from another value. Lists and objects are JSON in
+some conventions. In others they are made of such values, and an object is written as the arguments are.
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+from modelstack.toolcalls.marks import Marks
+
 _DECODER = json.JSONDecoder(strict=True)
 _DEEPEST = 64
-"""Lists inside each other that are read."""
+"""Lists and objects inside each other that are read."""
+NOT_IN_BARE_KEYS = frozenset(",:{}[]<>")
+"""Characters that grammars exclude from undeclared names, which stand without delimiters."""
+_MAPS = frozenset(("properties", "patternProperties", "$defs"))
+"""Keywords of a normalised schema that hold schemas by name."""
+_OF_VALUES = frozenset(("enum", "const", "required"))
+"""Keywords that hold values and names instead of schemas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,19 +37,37 @@ class TextForm:
     """Characters stand as they are; otherwise escaped as in JSON, the delimiter being one character."""
     escaped: str | None = None
     """Characters of a raw text that a template writes behind a backslash. None: what closes the text is broken."""
+    spelled: str = ""
+    """Name of `closing` where a bound form has a stand-in for it; a raw text holds neither."""
+
+    def bound(self, marks: Marks) -> TextForm:
+        """Return this form with stand-ins for delimiters that are special tokens."""
+        form = self.mapped(marks.bound)
+        return replace(form, spelled=marks.names.get(form.closing, ""))
 
     def mapped(self, change: Callable[[str], str]) -> TextForm:
         """Return this form with its delimiters changed."""
-        return replace(self, opening=change(self.opening), closing=change(self.closing))
+        texts = (change(self.opening), change(self.closing), change(self.spelled))
+        return replace(self, opening=texts[0], closing=texts[1], spelled=texts[2])
+
+    @property
+    def delimiter(self) -> str:
+        """What a raw text must not hold, spelled out."""
+        return self.spelled or self.closing.strip()
 
     def written(self, text: str) -> str:
-        """Return a text with its delimiters; what closes a raw one is broken by a backslash in it."""
+        """Return a text with its delimiters; what closes a raw one is broken by a backslash in it.
+
+        Raises:
+            ValueError: the text holds a lone surrogate.
+        """
+        _refuse_surrogates(text)
         if self.is_raw:
             if self.escaped is not None:
                 signs = {c: "\\" + {"\n": "n", "\r": "r"}.get(c, c) for c in self.escaped}
                 return self.opening + text.translate(str.maketrans(signs)) + self.closing
-            closing = self.closing.strip()
-            return self.opening + text.replace(closing, closing[0] + "\\" + closing[1:]) + self.closing
+            whole = self.delimiter
+            return self.opening + text.replace(whole, whole[0] + "\\" + whole[1:]) + self.closing
         body = json.dumps(text, ensure_ascii=False)[1:-1].replace("\x7f", "\\u007f")
         if self.closing != '"':
             body = body.replace('\\"', '"').replace(self.closing, "\\" + self.closing)
@@ -85,11 +111,22 @@ class ParameterForm:
     """Spellings of null, true and false."""
     text_in_list: TextForm | None = None
     """None: lists are JSON."""
+    comma: str = ", "
+    """Between the items of a list that is no JSON."""
+    object_opening: str = ""
+    """Opens an object that is written as the arguments are. Empty: objects are JSON."""
+    is_sorted: bool = False
+    """Names come in alphabetical order, as Jinja's `dictsort` puts them. Otherwise in the order of the schema."""
 
     @property
     def inner(self) -> ParameterForm:
-        """How the items of a list are written that is no JSON."""
+        """How the items of a list are written that is no JSON, and the members of such an object."""
         return replace(self, text=self.text_in_list or self.text, value_end="")
+
+    def bound(self, marks: Marks) -> ParameterForm:
+        """Return this form with stand-ins for its special tokens."""
+        text_in_list = None if self.text_in_list is None else self.text_in_list.bound(marks)
+        return replace(self.mapped(marks.bound), text=self.text.bound(marks), text_in_list=text_in_list)
 
     def mapped(self, change: Callable[[str], str]) -> ParameterForm:
         """Return this form with each of its own texts changed."""
@@ -102,9 +139,16 @@ class ParameterForm:
     def key(self, name: str) -> str:
         """Return what stands before a parameter's value.
 
+        A name that could be taken for the form's own texts stands between the delimiters of a text where objects
+        are written like arguments: their names may be any.
+
         Raises:
-            ValueError: the name could be taken for the form's own texts.
+            ValueError: the name could be taken for the form's own texts, or holds a lone surrogate.
         """
+        _refuse_surrogates(name)
+        if self.object_opening:
+            written = name if self._stands_bare(name) else self.text.written(name)
+            return self.key_prefix + written + self.key_suffix
         begun = f"{self.key_prefix}{name}"
         if not name or "\n" in name or self.key_suffix in name or begun.startswith(self.closing):
             raise ValueError(
@@ -112,6 +156,14 @@ class ParameterForm:
                 f"a name and {self.closing!r} the arguments; convention=ours takes any name"
             )
         return begun + self.key_suffix
+
+    def _stands_bare(self, name: str) -> bool:
+        taken = (self.closing, self.text.delimiter)
+        return bool(name) and self.key_suffix not in name and not name.startswith(taken)
+
+    def arranged(self, schema: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Return a normalised schema with its properties in the order in which they are written."""
+        return _sorted(schema) if self.is_sorted else schema
 
     def problem(self, schema: Mapping[str, Any]) -> str:
         """Return why the arguments of a normalised schema cannot be written, empty where they can."""
@@ -132,7 +184,8 @@ class ParameterForm:
         Raises:
             ValueError: a value is no JSON, or a name cannot be written.
         """
-        parts = [self.key(name) + self.value(value) for name, value in arguments.items()]
+        names = sorted(arguments, key=str.lower) if self.is_sorted else arguments
+        parts = [self.key(name) + self.value(arguments[name]) for name in names]
         return self.separator.join(parts) + self.closing
 
     def value(self, value: Any) -> str:
@@ -142,8 +195,6 @@ class ParameterForm:
             ValueError: it is no JSON.
         """
         text = self._bare(value)
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise ValueError(f"lone surrogate in {text[:40]!r}")
         return text if isinstance(value, str) else text + self.value_end
 
     def _bare(self, value: Any) -> str:
@@ -152,8 +203,12 @@ class ParameterForm:
         if value is None or isinstance(value, bool):
             return self.words[0 if value is None else 1 if value else 2]
         if isinstance(value, list | tuple) and self.text_in_list is not None:
-            return f"[{', '.join(map(self.inner._bare, value))}]"
-        return json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+            return f"[{self.comma.join(map(self.inner._bare, value))}]"
+        if isinstance(value, Mapping) and self.object_opening:
+            return self.object_opening + self.inner.written(value)
+        text = json.dumps(value, ensure_ascii=False, allow_nan=False).replace("\x7f", "\\u007f")
+        _refuse_surrogates(text)
+        return text
 
     def read(
         self, text: str, at: int, types: Mapping[str, frozenset[str]] | None = None
@@ -166,26 +221,41 @@ class ParameterForm:
             types: JSON types that each parameter may have; without them a raw text that reads as another value is
                 taken for that.
         """
+        return self._read_members(text, at, types or {}, 0)
+
+    def _read_members(
+        self, text: str, at: int, types: Mapping[str, frozenset[str]], depth: int
+    ) -> tuple[dict[str, Any], int] | None:
         found: dict[str, Any] = {}
         while not text.startswith(self.closing, at):
             before = self.separator + self.key_prefix if found else self.key_prefix
-            end = text.find(self.key_suffix, at + len(before))
-            if end < 0 or not text.startswith(before, at):
+            key = self._read_key(text, at + len(before)) if text.startswith(before, at) else None
+            if key is None:
                 return None
-            name = text[at + len(before) : end]
-            read = self._read_value(text, end + len(self.key_suffix), (types or {}).get(name))
-            if read is None or name in found:
+            name, at = key
+            read = self._read_value(text, at, types.get(name), depth)
+            # In an object the last one of a name counts, as in JSON.
+            if read is None or (name in found and depth == 0):
                 return None
             found[name], at = read
         return found, at + len(self.closing)
 
-    def _read_value(self, text: str, at: int, types: frozenset[str] | None) -> tuple[Any, int] | None:
-        if not self.text.is_raw:
-            return self._read_bare(text, at, 0)
+    def _read_key(self, text: str, at: int) -> tuple[str, int] | None:
+        """Return a name and the index behind what ends it."""
+        if self.object_opening and text.startswith(self.text.opening, at):
+            quoted = self.text.read(text, at)
+            is_key = quoted is not None and text.startswith(self.key_suffix, quoted[1])
+            return (quoted[0], quoted[1] + len(self.key_suffix)) if quoted is not None and is_key else None
+        end = text.find(self.key_suffix, at)
+        return None if end < 0 else (text[at:end], end + len(self.key_suffix))
+
+    def _read_value(self, text: str, at: int, types: frozenset[str] | None, depth: int) -> tuple[Any, int] | None:
+        if self.text.opening:
+            return self._read_bare(text, at, depth)
         whole = self.text.read(text, at)
         if whole is None or (types is not None and types <= {"string"}):
             return whole
-        bare = self._read_bare(text, at, 0)
+        bare = self._read_bare(text, at, depth)
         if (
             bare is None
             or not text.startswith(self.value_end, bare[1])
@@ -197,10 +267,13 @@ class ParameterForm:
     def _read_bare(self, text: str, at: int, depth: int) -> tuple[Any, int] | None:
         """Return a value without what ends it."""
         for form in (self.text, self.text_in_list):
-            if form is not None and not form.is_raw and text.startswith(form.opening, at):
+            if form is not None and form.opening and text.startswith(form.opening, at):
                 return form.read(text, at)
         if text.startswith("[", at) and self.text_in_list is not None:
             return self._read_list(text, at + 1, depth + 1)
+        if self.object_opening and text.startswith(self.object_opening, at):
+            begin = at + len(self.object_opening)
+            return self.inner._read_members(text, begin, {}, depth + 1) if depth < _DEEPEST else None
         for word, value in zip(self.words, (None, True, False), strict=True):
             if text.startswith(word, at):
                 return value, at + len(word)
@@ -215,15 +288,36 @@ class ParameterForm:
             if text.startswith("]", at):
                 return items, at + 1
             if items:
-                if not text.startswith(", ", at):
+                if not text.startswith(self.comma, at):
                     return None
-                at += 2
+                at += len(self.comma)
             read = self._read_bare(text, at, depth)
             if read is None:
                 return None
             items.append(read[0])
             at = read[1]
         return None
+
+
+def _sorted(schema: Any) -> Any:
+    """Return a normalised schema with the properties of each object in alphabetical order."""
+    if isinstance(schema, list):
+        return [_sorted(one) for one in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    result: dict[str, Any] = {}
+    for keyword, value in schema.items():
+        if keyword in _MAPS:
+            names = sorted(value, key=str.lower) if keyword == "properties" else value
+            result[keyword] = {name: _sorted(value[name]) for name in names}
+        else:
+            result[keyword] = value if keyword in _OF_VALUES else _sorted(value)
+    return result
+
+
+def _refuse_surrogates(text: str) -> None:
+    if any("\ud800" <= character <= "\udfff" for character in text):
+        raise ValueError(f"lone surrogate in {text[:40]!r}")
 
 
 def types_of(schema: Any) -> Mapping[str, frozenset[str]]:

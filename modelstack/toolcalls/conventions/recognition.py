@@ -18,8 +18,9 @@ from modelstack.tokenizer.tool_template import ToolTurns, learn_tool_turns
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls.convention import ToolSpec
 from modelstack.toolcalls.conventions import CONVENTIONS, OURS, Convention
-from modelstack.toolcalls.conventions.base import CALL_ID, Result, content_alone, function_schema
+from modelstack.toolcalls.conventions.base import CALL_ID, function_schema
 from modelstack.toolcalls.conventions.form import SPACED
+from modelstack.toolcalls.conventions.results import ResultForm
 from modelstack.toolcalls.conventions.writing import write_json
 
 _TEXT, _COUNT, _FLAG, _TAGS = "text", "count", "exact", "tags"
@@ -48,8 +49,8 @@ class Recognised:
     why: str
     turns: ToolTurns | None = None
     """How the model's template frames tools, calls and results; None: tools are shown in our own way."""
-    result: Result = content_alone
-    """Writes a tool's result as the template wants it."""
+    result: ResultForm = ResultForm()
+    """How a tool's result is written inside what the template puts around it."""
 
     def plain_marks(self, vocabulary: Vocabulary) -> tuple[str, ...]:
         """Return the marks around results that are no special tokens of a vocabulary: content could spell them."""
@@ -57,7 +58,7 @@ class Recognised:
             return ()
         learnt = self.turns.learnt
         pairs = [pair for pair in learnt.opens if "tool" in pair and "system" not in pair]
-        texts = [*(learnt.opens[pair] for pair in pairs), learnt.generation["tool"]]
+        texts = [*(learnt.opens[pair] for pair in pairs), learnt.generation["tool"], *self.result.texts]
         special = {vocabulary.token_bytes[token].decode("utf-8", "replace") for token in vocabulary.special_ids}
         return tuple(sorted({mark for text in texts for mark in _TAG.findall(text)} - special))
 
@@ -103,7 +104,7 @@ def _none_of_template(reason: str, name: str) -> Recognised:
 
 def _learnt(
     template: str, convention: Convention, bos: str, eos: str, *, in_content: bool
-) -> tuple[ToolTurns, Result] | str:
+) -> tuple[ToolTurns, ResultForm] | str:
     """Return what is learnt with the first manner of showing calls that the template takes; else why none is."""
     reasons: list[str] = []
     manners = [(False, "")] if in_content else list(itertools.product((False, True), (None, "")))
@@ -126,7 +127,7 @@ class ProbeDialect:
     """Fulfils `modelstack.tokenizer.tool_template.Dialect` for one convention."""
 
     convention: Convention
-    write_result: Result = content_alone
+    result_form: ResultForm = ResultForm()
     as_text: bool = False
     """Some templates take a call's arguments as JSON text."""
     content: str | None = None
@@ -160,7 +161,7 @@ class ProbeDialect:
     def result(self, text: str, number: int) -> tuple[Mapping[str, Any], str]:
         """Return the message of a result, and how the convention writes it."""
         message = {"role": "tool", "name": PROBE.name, "content": text, "tool_call_id": CALL_ID}
-        return message, self.write_result(PROBE.name, text)
+        return message, self.result_form.written(PROBE.name, text)
 
 
 def call_message(

@@ -258,6 +258,19 @@ def test_budgets_that_cannot_be_are_refused() -> None:
         ThinkingBudget(max_tokens=4, wait="")
 
 
+def test_a_mark_may_be_a_special_token_with_text_behind_it() -> None:
+    close, opening = SPECIAL.token_bytes[-1].decode(), SPECIAL.token_bytes[-2].decode()
+    n_vocab = len(SPECIAL)
+    assert mark_ids(SPECIAL, f"{opening}q") == ([n_vocab - 2, *SPECIAL.encode("q")], False)
+    assert mark_ids(SPECIAL, opening) == ([n_vocab - 2], True)
+    marks = ThoughtMarks(open=f"{opening}q", close=close)
+    budget = ThinkingBudget(max_tokens=2)
+    for prompt, is_open in (([n_vocab - 2, *SPECIAL.encode("q")], True), (SPECIAL.encode("q"), False)):
+        request = GenerateRequest(prompt, 4)
+        reply = think(ScriptedEngine(SPECIAL, []), request, budget, marks)
+        assert (reply.ids[0] == n_vocab - 2) == (not is_open)
+
+
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory: pytest.TempPathFactory) -> Any:
     file = write_tiny_gguf(tmp_path_factory.mktemp("thinking") / "tiny.gguf")

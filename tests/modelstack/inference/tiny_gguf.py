@@ -47,7 +47,7 @@ class TinyShape:
 
 
 @cache
-def tiny_tokenizer(n_vocab: int = TinyShape.n_vocab) -> Tokenizer:
+def tiny_tokenizer(n_vocab: int = TinyShape.n_vocab, n_user_defined: int = len(USER_DEFINED_TOKENS)) -> Tokenizer:
     """Train a byte-level BPE with all 256 bytes and single digits, as SmolLM2 has it."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -55,7 +55,7 @@ def tiny_tokenizer(n_vocab: int = TinyShape.n_vocab) -> Tokenizer:
     )
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=n_vocab - len(USER_DEFINED_TOKENS),
+        vocab_size=n_vocab - n_user_defined,
         special_tokens=list(CONTROL_TOKENS),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -71,12 +71,13 @@ def write_tiny_gguf(
     shape: TinyShape | None = None,
     dtype: type = np.float32,
     chat_template: str | None = CHATML_TEMPLATE,
+    user_defined: tuple[str, ...] = USER_DEFINED_TOKENS,
 ) -> Path:
     """Write a model with random weights and return its path; the same seed gives the same file."""
     shape = shape or TinyShape()
     writer = gguf.GGUFWriter(path, "llama")
     _write_config(writer, shape, dtype)
-    _write_vocabulary(writer, shape, chat_template)
+    _write_vocabulary(writer, shape, chat_template, user_defined)
     rng = np.random.default_rng(seed)
     for name, dimensions in _tensor_shapes(shape).items():
         if name.endswith("norm.weight"):
@@ -124,16 +125,18 @@ def _write_config(writer: gguf.GGUFWriter, shape: TinyShape, dtype: type) -> Non
     writer.add_vocab_size(shape.n_vocab)
 
 
-def _write_vocabulary(writer: gguf.GGUFWriter, shape: TinyShape, chat_template: str | None) -> None:
-    tokenizer = tiny_tokenizer(shape.n_vocab)
+def _write_vocabulary(
+    writer: gguf.GGUFWriter, shape: TinyShape, chat_template: str | None, user_defined: tuple[str, ...]
+) -> None:
+    tokenizer = tiny_tokenizer(shape.n_vocab, len(user_defined))
     content = json.loads(tokenizer.to_str())["model"]
     tokens = sorted(content["vocab"], key=content["vocab"].__getitem__)
-    tokens += [f"[unused{i}]" for i in range(shape.n_vocab - len(tokens) - len(USER_DEFINED_TOKENS))]
-    tokens += USER_DEFINED_TOKENS
+    tokens += [f"[unused{i}]" for i in range(shape.n_vocab - len(tokens) - len(user_defined))]
+    tokens += user_defined
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
-    writer.add_token_types([_token_type(token) for token in tokens])
+    writer.add_token_types([_token_type(token, user_defined) for token in tokens])
     writer.add_token_merges([" ".join(pair) for pair in content["merges"]])
     writer.add_bos_token_id(tokens.index("<|im_start|>"))
     writer.add_eos_token_id(tokens.index("<|im_end|>"))
@@ -143,10 +146,10 @@ def _write_vocabulary(writer: gguf.GGUFWriter, shape: TinyShape, chat_template: 
         writer.add_chat_template(chat_template)
 
 
-def _token_type(token: str) -> gguf.TokenType:
+def _token_type(token: str, user_defined: tuple[str, ...]) -> gguf.TokenType:
     if token in CONTROL_TOKENS:
         return gguf.TokenType.CONTROL
-    if token in USER_DEFINED_TOKENS:
+    if token in user_defined:
         return gguf.TokenType.USER_DEFINED
     return gguf.TokenType.UNUSED if token.startswith("[unused") else gguf.TokenType.NORMAL
 

@@ -12,7 +12,7 @@ import pytest
 import tool_sets
 import vocabularies
 from driving import ENGINES, random_reply
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_tool_grammars import GOLD
 
@@ -39,6 +39,8 @@ NAMES = tuple(CONVENTIONS)
 FOREIGN = tuple(name for name in NAMES if name != "ours")
 WITH_OBJECTS = tuple(name for name in NAMES if CONVENTIONS[name].form.parameters is None)
 BY_PARAMETER = tuple(name for name in NAMES if name not in WITH_OBJECTS)
+AS_ARGUMENTS = tuple(name for name in BY_PARAMETER if CONVENTIONS[name].form.parameters.object_opening)  # type: ignore[union-attr]
+"""Conventions that write objects as they write arguments."""
 TRIGGERED = tuple(name for name in FOREIGN if CONVENTIONS[name].form.trigger)
 X = {"type": "object", "properties": {"x": {"type": "string"}, "n": {"type": "integer"}}, "required": ["x"]}
 TOOLS = (ToolSpec("get", "", X), ToolSpec("get_weather", "", X), ToolSpec("send", "", X))
@@ -135,6 +137,8 @@ def test_any_json_survives_the_round_trip(name: str, arguments: list[dict[str, A
 )
 def test_any_declared_value_survives_the_round_trip(name: str, arguments: list[dict[str, Any]]) -> None:
     convention = CONVENTIONS[name]
+    text = convention.form.parameters.text  # type: ignore[union-attr]
+    assume(not text.is_raw or text.delimiter not in str(arguments))
     calls = [(f"tool_{at}", each) for at, each in enumerate(arguments)]
     tools = tuple(
         ToolSpec(
@@ -146,7 +150,7 @@ def test_any_declared_value_survives_the_round_trip(name: str, arguments: list[d
     assert [(call, json.loads(text)) for call, text in parsed.calls] == calls
 
 
-@pytest.mark.parametrize("name", BY_PARAMETER)
+@pytest.mark.parametrize("name", sorted(set(BY_PARAMETER) - set(AS_ARGUMENTS)))
 @on_both_engines
 def test_a_parameter_whose_name_could_be_taken_for_the_form_is_refused(name: str, engine: EngineName) -> None:
     taken = {"qwen3-coder": "a>\nb"}.get(name, "x=1, y")
@@ -154,6 +158,103 @@ def test_a_parameter_whose_name_could_be_taken_for_the_form_is_refused(name: str
         schema = {"type": "object", "properties": {parameter: {"type": "string"}}}
         with pytest.raises(UnsupportedSchemaError, match="cannot be written in this convention"):
             compiler(name, True, engine).compile(ResponseFormat((ToolSpec("get", "", schema),)))
+
+
+@pytest.mark.parametrize("name", AS_ARGUMENTS)
+@with_and_without_marks
+@on_both_engines
+def test_a_name_that_could_be_taken_for_the_form_stands_between_delimiters(
+    name: str, special: bool, engine: EngineName
+) -> None:
+    delimiter = CONVENTIONS[name].marks[2]
+    names = ["a:b", "}", "", f"{delimiter}x", "plain", "x[0]"]
+    inside = {"type": "object", "properties": {key: {"type": "integer"} for key in names}}
+    schema = {"type": "object", "properties": {**inside["properties"], "inside": inside}}
+    tools = (ToolSpec("get", "", schema),)
+    arguments = {key: at for at, key in enumerate(names) if delimiter not in key}
+    calls = [("get", {**arguments, "inside": arguments})]
+    compiled = compiler(name, special, engine).compile(ResponseFormat(tools))
+    assert behind(compiled, table(name, special), bound(name, special, calls, tools)).accepting
+    text = CONVENTIONS[name].render_calls(calls, tools)
+    assert f"{delimiter}a:b{delimiter}:0" in text and ",plain:4" in text
+    ((_, read),) = compiled.parse(text).calls
+    assert json.loads(read) == calls[0][1]
+
+
+@pytest.mark.parametrize("name", AS_ARGUMENTS)
+@with_and_without_marks
+@on_both_engines
+def test_a_text_holds_no_delimiter_and_so_forges_no_argument(name: str, special: bool, engine: EngineName) -> None:
+    convention, tokens = CONVENTIONS[name], table(name, special)
+    delimiter = convention.marks[2]
+    compiled = compiler(name, special, engine).compile(ResponseFormat(TOOLS, answer=None))
+    opened = bound(name, special, [("send", {"x": "@"})]).partition("@")[0]
+    with pytest.raises(GrammarError):
+        behind(compiled, tokens, f"{opened}a{delimiter}?")
+    forged = f"a{delimiter},n:7,x:{delimiter}b"
+    calls = [("send", {"x": forged})]
+    assert behind(compiled, tokens, bound(name, special, calls)).accepting
+    ((_, read),) = convention.parse(convention.render_calls(calls), ResponseFormat(TOOLS)).calls
+    assert json.loads(read) == {"x": forged.replace(delimiter, delimiter[0] + "\\" + delimiter[1:])}
+
+
+@pytest.mark.parametrize("name", AS_ARGUMENTS)
+@with_and_without_marks
+@on_both_engines
+def test_members_that_are_not_declared_take_other_names_anywhere(
+    name: str, special: bool, engine: EngineName
+) -> None:
+    labels = {"type": "object", "properties": {"b": {"type": "integer"}}, "additionalProperties": {"type": "null"}}
+    schema = {"type": "object", "properties": {"labels": {**labels, "required": ["b"]}}, "required": ["labels"]}
+    compiled = compiler(name, special, engine).compile(ResponseFormat((ToolSpec("get", "", schema),), answer=None))
+    tokens = table(name, special)
+
+    def written(members: str) -> str:
+        form = CONVENTIONS[name].form.bound(tokens.marks)
+        return f"{form.opening}get{{labels:{{{members}}}}}{form.closing}"
+
+    for legal in ("b:1", "a:null,b:1,é c:null", "b:1,bb:null,a:null", "a:null,aa:null,b:1"):
+        assert behind(compiled, tokens, written(legal)).accepting, legal
+    for illegal in ("", "a:null", "b:null", "b:1,b:null", "b:1,a:1", "b:1,", "b:1,:null", "a,b:1"):
+        with pytest.raises(GrammarError):
+            behind(compiled, tokens, written(illegal))
+
+
+@pytest.mark.parametrize("name", AS_ARGUMENTS)
+def test_names_come_in_the_order_of_the_templates_whatever_the_schema_has(name: str) -> None:
+    order = ["b", "A", "c"]
+    inside = {"type": "object", "properties": {key: {"type": "boolean"} for key in order}}
+    tool = ToolSpec("get", "", {**inside, "properties": {**inside["properties"], "B2": inside}})
+    value = dict.fromkeys(order, True)
+    text = CONVENTIONS[name].render_calls([("get", {**value, "B2": value})], (tool,))
+    assert "{A:true,b:true,B2:{A:true,b:true,c:true},c:true}" in text
+    compiled = compiler(name, False, "llguidance").compile(ResponseFormat((tool,)))
+    assert behind(compiled, table(name, special=False), text).accepting
+    with pytest.raises(GrammarError):
+        behind(compiled, table(name, special=False), text.partition("{")[0] + "{b:true,A")
+
+
+@pytest.mark.parametrize("name", BY_PARAMETER)
+@pytest.mark.parametrize("limit", [{"minProperties": 2}, {"maxProperties": 1}])
+def test_a_number_of_parameters_that_no_rule_counts_is_refused(name: str, limit: dict[str, int]) -> None:
+    properties = {"x": {"type": "string"}, "y": {"type": "string"}}
+    schema = {"type": "object", "properties": properties, "required": ["x"]}
+    with pytest.raises(UnsupportedSchemaError, match="cannot be enforced"):
+        compiler(name, True, "llguidance").compile(ResponseFormat((ToolSpec("get", "", {**schema, **limit}),)))
+    kept = {**schema, "minProperties": 1, "maxProperties": 2}
+    assert compiler(name, True, "llguidance").compile(ResponseFormat((ToolSpec("get", "", kept),)))
+
+
+def test_the_tokens_that_end_a_reply_of_calls_end_it_where_the_vocabulary_has_them() -> None:
+    small = vocabularies.small()
+    for name, end in (("functiongemma", b"<start_function_response>"), ("gemma4", b"<|tool_response>")):
+        table = (*small.token_bytes, end)
+        known = replace(small, token_bytes=table, special_ids=small.special_ids | {len(small)}, fingerprint="")
+        assert CONVENTIONS[name].ending(known).end_ids == (*small.end_ids, len(small))
+        assert CONVENTIONS[name].ending(known).fingerprint != known.fingerprint
+        plain = replace(small, token_bytes=table, fingerprint="")
+        assert CONVENTIONS[name].ending(plain) is plain
+        assert CONVENTIONS["hermes"].ending(known) is known
 
 
 @in_every_convention
@@ -228,13 +329,18 @@ def test_a_mark_is_legal_where_the_form_has_it_and_nowhere_else(name: str, engin
     tokens = table(name, special=True)
     compiled = compiler(name, True, engine).compile(ResponseFormat(TOOLS, answer=None))
     text = bound(name, True, [("send", {"x": "a", "n": 7})])
+    parameters = CONVENTIONS[name].form.parameters
+    delimiter = "" if parameters is None else parameters.bound(tokens.marks).text.closing
     grammar = compiled.start_tracked()
+    n_delimiters = 0
     for token in tokens.encode(text):
-        legal = {mark for mark in tokens.marks.characters if is_set(grammar.mask(), mark)}
-        assert legal == ({token} & set(tokens.marks.characters))
+        wanted = {token} & set(tokens.marks.characters)
+        if n_delimiters % 2:  # a text may end anywhere
+            wanted.add(tokens.marks.ids[delimiter])
+        assert {mark for mark in tokens.marks.characters if is_set(grammar.mask(), mark)} == wanted
+        n_delimiters += tokens.marks.characters.get(token) == delimiter
         grammar.advance(token)
     with pytest.raises(GrammarError):
-        parameters = CONVENTIONS[name].form.parameters
         key = '"x"' if parameters is None else parameters.key("x")
         inside = behind(compiled, tokens, text[: text.index("a", text.index(key) + len(key))])
         inside.advance(min(tokens.marks.characters, default=min(tokens.vocabulary.special_ids)))

@@ -53,7 +53,7 @@ def test_a_conversation_with_a_call_and_its_result_is_the_templates_own_renderin
     contents = [
         "How warm is it?",
         convention.render_calls(calls, form=convention.template_form),
-        *(found.result("get_weather", r) for r in results),
+        *(found.result.written("get_weather", r) for r in results),
     ]
     as_text, in_content = name == "deepseek", name == "granite" or "in content" in name
     asking = call_message(calls, as_text=as_text)
@@ -76,6 +76,35 @@ def test_a_conversation_with_a_call_and_its_result_is_the_templates_own_renderin
 def test_the_prompt_without_a_thought_ends_as_the_template_ends_it() -> None:
     assert recognised("hermes, thinking").turns.closed_thought == "<think>\n\n</think>\n\n"  # type: ignore[union-attr]
     assert recognised("hermes").turns.closed_thought == ""  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["gemma4", "gemma4, small", "gemma4, first"])
+@pytest.mark.parametrize("has_result", [False, True])
+def test_a_conversation_that_thinks_is_the_templates_own_rendering(name: str, has_result: bool) -> None:
+    found = recognised(name)
+    assert found.turns is not None
+    steps: list[Any] = ["user", "call", "tool"] if has_result else ["user"]
+    calls = found.convention.render_calls(CALLS[:1])
+    contents = ["How warm is it?", calls, found.result.written("get_weather", "42")][: len(steps)]
+    messages: list[Any] = [
+        {"role": "user", "content": contents[0]},
+        call_message(CALLS[:1]),
+        {"role": "tool", "name": "get_weather", "tool_call_id": CALL_ID, "content": "42"},
+    ][: len(steps)]
+    tools = [function_schema(WEATHER)]
+    render = compile_template(tool_templates.TAUGHT[name], bos_token="", eos_token="")
+    written = render(messages, True, tools=tools, enable_thinking=True)
+    learnt = found.turns.format_for(tools, thinks=True)
+    usual = learnt.generation[steps[-1]]
+    begun = composed(learnt, steps, contents).removesuffix(usual)
+    assert begun + learnt.thinking.get(steps[-1], usual) == written
+    assert "<|think|>" in learnt.starts["user"] and "<|think|>" in learnt.starts["system"]
+
+
+def test_templates_that_think_unasked_have_one_opening() -> None:
+    for name in ("hermes", "hermes, thinking", "functiongemma"):
+        learnt = recognised(name).turns.learnt  # type: ignore[union-attr]
+        assert learnt.thinking == {}
 
 
 def test_what_a_template_writes_otherwise_in_later_turns_is_said() -> None:
@@ -115,6 +144,7 @@ def test_a_tool_that_spells_a_special_token_is_cut_inside_it() -> None:
 
 def test_marks_around_results_that_are_plain_text_are_known() -> None:
     assert recognised("hermes").plain_marks(vocabularies.small()) == ("</tool_response>", "<tool_response>")
+    assert "<escape>" in recognised("functiongemma").plain_marks(vocabularies.small())
 
 
 @pytest.mark.parametrize("name", CONVENTIONS)

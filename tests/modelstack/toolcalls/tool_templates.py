@@ -249,6 +249,125 @@ LFM2_5_JSON_LISTS = LFM2_WRITING.replace("QUOTED", f'"\'" + {_ESCAPED} + "\'"').
     "LISTS", "value is mapping or value is iterable"
 )
 
+_GEMMA_MACROS = """
+{%- macro written(value) -%}
+    {%- if value is string %}{{ 'QUOTE' + value + 'QUOTE' }}
+    {%- elif value is boolean %}{{ 'true' if value else 'false' }}
+    {%- elif value is mapping %}{{ '{' + members(value) + '}' }}
+    {%- elif value is sequence %}{{ '[' }}
+        {%- for item in value %}{{ written(item) + (',' if not loop.last else '') }}{% endfor %}{{ ']' }}
+    {%- else %}{{ value }}{% endif %}
+{%- endmacro %}
+{%- macro members(object) -%}
+    {%- for key, value in object | dictsort %}
+        {{- key + ':' + written(value) + (',' if not loop.last else '') }}
+    {%- endfor %}
+{%- endmacro %}
+{%- macro declared(function) -%}
+    {{- 'declaration:' + function.name + '{description:' + written(function.description) }}
+    {{- ',parameters:{properties:{' }}
+    {%- for name, field in function.parameters.properties | dictsort %}
+        {{- (',' if not loop.first else '') + name + ':{' }}
+        {%- if DESCRIBED %}{{ 'description:' + written(field.description or '') + ',' }}{% endif %}
+        {%- if field.type == 'array' %}
+            {{- 'items:{type:' + written(field['items'].type | upper) + '},' }}
+        {%- endif %}
+        {{- 'type:' + written(field.type | upper) + '}' }}
+    {%- endfor %}
+    {{- '},' }}
+    {%- set required = function.parameters.required %}
+    {{- 'required:' + written(required) + ',' if required else '' }}
+    {{- 'type:' + written(function.parameters.type | upper) + '}}' }}
+{%- endmacro %}
+"""
+FUNCTIONGEMMA = (
+    _GEMMA_MACROS.replace("QUOTE", "<escape>").replace("DESCRIBED", "true")
+    + """
+{{- bos_token }}
+{%- set turns, system = messages, 'You are a model that can do function calling with the following functions' %}
+{%- if messages[0].role == 'system' %}
+    {%- set turns, system = messages[1:], messages[0].content | trim %}
+{%- endif %}
+{%- if tools or messages[0].role == 'system' %}
+    {{- '<start_of_turn>developer\n' + system }}
+    {%- for tool in tools or [] %}
+        {{- '<start_function_declaration>' + declared(tool.function) + '<end_function_declaration>' }}
+    {%- endfor %}
+    {{- '<end_of_turn>\n' }}
+{%- endif %}
+{%- set ns = namespace(before='') %}
+{%- for message in turns %}
+    {%- if message.role == 'tool' %}
+        {{- '<start_function_response>response:' + message.name }}
+        {{- '{' + members({'value': message.content}) + '}<end_function_response>' }}
+    {%- else %}
+        {%- set role = 'model' if message.role == 'assistant' else message.role %}
+        {%- if ns.before != 'tool' %}{{ '<start_of_turn>' + role + '\n' }}{% endif %}
+        {{- message.content | trim if message.content else '' }}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<start_function_call>call:' + call.function.name }}
+            {{- '{' + members(call.function.arguments) + '}<end_function_call>' }}
+        {%- endfor %}
+        {%- if not message.tool_calls %}{{ '<end_of_turn>\n' }}{% endif %}
+    {%- endif %}
+    {%- set ns.before = message.role %}
+{%- endfor %}
+{%- if add_generation_prompt and ns.before != 'tool' %}{{ '<start_of_turn>model\n' }}{% endif %}
+"""
+)
+"""FunctionGemma: results stand in the turn of their calls, where the reply to them goes on."""
+
+GEMMA4 = (
+    _GEMMA_MACROS.replace("QUOTE", '<|"|>')
+    .replace("DESCRIBED", "field.description")
+    .replace("{%- if value is string %}", "{%- if value is none %}null{% elif value is string %}")
+    + """
+{{- bos_token }}
+{%- set turns = messages[1:] if messages[0].role == 'system' else messages %}
+{%- if tools or enable_thinking or messages[0].role == 'system' %}
+    {{- '<|turn>system\n' + ('<|think|>\n' if enable_thinking else '') }}
+    {{- messages[0].content | trim if messages[0].role == 'system' else '' }}
+    {%- for tool in tools or [] %}{{ '<|tool>' + declared(tool.function) + '<tool|>' }}{% endfor %}
+    {{- '<turn|>\n' }}
+{%- endif %}
+{%- set ns = namespace(before='', call=none) %}
+{%- for message in turns %}
+    {%- if message.role == 'tool' %}
+        {{- '<|tool_response>response:' + ns.call.function.name }}
+        {{- '{' + members({'value': message.content}) + '}<tool_response|>' }}
+    {%- else %}
+        {%- set role = 'model' if message.role == 'assistant' else message.role %}
+        {%- if ns.before == 'tool' and role != 'model' %}{{ '<turn|>\n' }}{% endif %}
+        {%- if ns.before not in ('tool', 'assistant') or role != 'model' %}{{ '<|turn>' + role + '\n' }}{% endif %}
+        {%- for call in message.tool_calls or [] %}
+            {{- '<|tool_call>call:' + call.function.name }}
+            {{- '{' + members(call.function.arguments) + '}<tool_call|>' }}
+            {%- set ns.call = call %}
+        {%- endfor %}
+        {{- message.content | trim if message.content else '' }}
+        {%- set goes_on = role == 'model' and not loop.last and turns[loop.index0 + 1].role == 'assistant' %}
+        {%- if not message.tool_calls and not goes_on %}{{ '<turn|>\n' }}{% endif %}
+    {%- endif %}
+    {%- set ns.before = message.role %}
+{%- endfor %}
+{%- if add_generation_prompt and ns.before != 'tool' %}
+    {{- '<|turn>model\n' + ('<|channel>thought\n<channel|>' if not enable_thinking else '') }}
+{%- elif add_generation_prompt and enable_thinking %}{{ '<|channel>thought\n' }}{% endif %}
+"""
+)
+"""Gemma 4 31B: as FunctionGemma; a thought has to be asked for, and an empty one stands before other replies."""
+
+GEMMA4_SMALL = GEMMA4.replace("('<|channel>thought\n<channel|>' if not enable_thinking else '')", "''")
+"""Gemma 4 E2B: no empty thought."""
+GEMMA4_FIRST = (
+    GEMMA4_SMALL.replace("{%- if message.role == 'tool' %}", "{%- if false %}")
+    .replace("ns.before == 'tool' and role != 'model'", "false")
+    .replace("ns.before not in ('tool', 'assistant') or role != 'model'", "true")
+    .replace("not message.tool_calls and not goes_on", "true")
+    .replace("add_generation_prompt and ns.before != 'tool'", "add_generation_prompt")
+)
+"""Gemma 4 as it was first published: results stand in turns of their own."""
+
 SMOLLM3 = """
 {%- if messages[0].role == 'system' %}{% set system = messages[0].content %}{% set turns = messages[1:] %}
 {%- else %}{% set system = 'You are SmolLM.' %}{% set turns = messages %}{% endif %}
@@ -281,6 +400,10 @@ TAUGHT = {
     "lfm2": LFM2_5,
     "lfm2-single": LFM2_5_SINGLE,
     "lfm2-json-lists": LFM2_5_JSON_LISTS,
+    "functiongemma": FUNCTIONGEMMA,
+    "gemma4": GEMMA4,
+    "gemma4, small": GEMMA4_SMALL,
+    "gemma4, first": GEMMA4_FIRST,
 }
 """Name of the convention, and of the variant behind a comma."""
 
