@@ -17,11 +17,10 @@ from typing import TYPE_CHECKING, Any, Generic, Self, cast
 from typing_extensions import TypeVar
 
 from agentkit import background
-from agentkit.agent_stream import AgentStream
+from agentkit.agent_stream import AgentStream, streamed
 from agentkit.approvals import Decision
 from agentkit.context import RunContext
 from agentkit.errors import UserError
-from agentkit.events import AgentEvent
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, SystemPromptPart, UserPromptPart
 from agentkit.models.model import Model, ModelSettings
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from agentkit.compaction import Compaction
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.handoffs import Handoff
-    from agentkit.persistence.checkpointer import Checkpointer
+    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
     from agentkit.persistence.session import Session
     from agentkit.planning.planner import Planner
     from agentkit.tracing.telemetry import Telemetry
@@ -282,30 +281,14 @@ class Agent(Generic[DepsT, OutputT]):
         metadata: Mapping[str, str] | None = None,
         session: Session | None = None,
     ) -> AsyncGenerator[AgentStream[OutputT]]:
-        """Run in the background and iterate over the events; leaving the context early cancels the run."""
-        import anyio
+        """Run in the background and iterate over the events; leaving the context early cancels the run.
 
+        What the run raises is raised by the iteration, as it is. A run whose events are not read waits after about
+        a thousand of them.
+        """
         plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
-        send, receive = anyio.create_memory_object_stream[AgentEvent](float("inf"))
-        plan = replace(plan, sinks=(*plan.sinks, send.send_nowait))
-        stream: AgentStream[OutputT] = AgentStream(receive)
-
-        async def drive() -> None:
-            with send:
-                try:
-                    async with _entered(plan) as run:
-                        stream._run = run  # pyright: ignore[reportPrivateUsage]
-                        await run.finish()
-                except Exception as error:  # handed to whoever reads the stream
-                    stream._error = error  # pyright: ignore[reportPrivateUsage]
-
-        with receive:
-            async with anyio.create_task_group() as tasks:
-                tasks.start_soon(drive)
-                try:
-                    yield stream
-                finally:
-                    tasks.cancel_scope.cancel()
+        async with streamed(plan, _entered) as stream:
+            yield stream
 
     @asynccontextmanager
     async def iter(
@@ -343,8 +326,9 @@ class Agent(Generic[DepsT, OutputT]):
     def as_tool(self, description: str, *, name: str | None = None) -> Tool:
         """Return the agent as a tool of another one, which gives it a task and gets its answer.
 
-        Its runs share the other agent's `deps` and budget; a call of its own that needs approval makes the tool's
-        call need it. It is named after the agent unless `name` says otherwise.
+        Its runs share the other agent's `deps` and budget, and are kept in the other agent's run and journal. If a
+        call of its own needs a decision, the other agent's run asks for it (`result.pending`). It is named after
+        the agent unless `name` says otherwise.
 
         Raises:
             UserError: neither the agent nor the tool has a name.
@@ -355,25 +339,32 @@ class Agent(Generic[DepsT, OutputT]):
         if named is None:
             raise UserError("an agent needs a name to be a tool: Agent(name=...), or as_tool(..., name=...).")
         return agent_tool(
-            self._start_inner,
             self._go_on_inner,
             name=named,
             description=description,
             checkpointer=self._checkpointer,
-            is_untrusted=bool(self._toolsets),
+            is_untrusted=self._may_read_untrusted(),
         )
 
-    async def _start_inner(
-        self, task: str, run_id: str, deps: Any, limits: UsageLimits | None
-    ) -> RunResult[OutputT]:
-        plan = await self._plan(task, deps, (), limits, None, None, None)
-        async with _entered(replace(plan, state=replace(plan.state, run_id=run_id))) as run:
-            return await run.finish()
+    def _may_read_untrusted(self) -> bool:
+        """Return whether the agent, or one that it can hand over to, has tools whose results anybody may write."""
+        agents: list[Agent[Any, Any]] = [self]
+        for agent in agents:
+            agents += [each.agent for each in agent._handoffs if each.agent not in agents]
+        return any(agent._toolsets or agent._functions.is_untrusted for agent in agents)
 
     async def _go_on_inner(
-        self, run: str | RunState, decisions: Sequence[Decision], deps: Any, limits: UsageLimits | None
+        self, task: str, state: RunState, deps: Any, limits: UsageLimits | None, journal: RunJournal | None
     ) -> RunResult[OutputT]:
-        return await self.resume(run, decisions, deps=deps, limits=limits)
+        """Go on with a run that a call of another agent's run performs, or begin it; that run keeps it."""
+        if state.messages:
+            plan = self._plan_of(state, None, self._current_deps(deps), limits, None)
+        else:
+            plan = await self._plan(task, deps, (), limits, None, None, None)
+            begun = replace(plan.state, run_id=state.run_id, tainted=state.tainted)
+            plan = replace(plan, state=begun, checkpointer=None)
+        async with _entered(replace(plan, journal=journal)) as run:
+            return await run.finish()
 
     # -- declaring ----------------------------------------------------------------------------------------
 
@@ -491,9 +482,14 @@ class Agent(Generic[DepsT, OutputT]):
             state = run
         else:
             raise UserError(f"run {run!r} cannot be looked up: give the agent a `checkpointer`, or a RunState.")
-        plan = self._plan_of(decided(state, decisions), None, self._current_deps(deps), limits, settings)
-        if session is not None and (version := await version_before(session, state)) is not None:
-            plan = replace(plan, session=session, session_version=version)
+        try:
+            plan = self._plan_of(decided(state, decisions), None, self._current_deps(deps), limits, settings)
+            if session is not None and (version := await version_before(session, state)) is not None:
+                plan = replace(plan, session=session, session_version=version)
+        except BaseException:
+            if journal is not None:
+                await journal.release()
+            raise
         return replace(plan, journal=journal)
 
     def _plan_of(
@@ -610,12 +606,14 @@ class Agent(Generic[DepsT, OutputT]):
 @asynccontextmanager
 async def _entered(plan: RunPlan[DepsT, OutputT]) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
     async with AsyncExitStack() as stack:
-        await _enter_all(stack, plan.model, plan.toolsets)
 
         async def enter(other: RunPlan[Any, Any]) -> None:
             await _enter_all(stack, other.model, other.toolsets)
 
-        yield AgentRun(plan, enter)
+        run = AgentRun(plan, enter)
+        stack.push_async_callback(run.release)
+        await _enter_all(stack, plan.model, plan.toolsets)
+        yield run
 
 
 async def _enter_all(stack: AsyncExitStack, model: Model, toolsets: tuple[Toolset, ...]) -> None:

@@ -1,17 +1,20 @@
 """An agent as a tool of another one: it is given a task, works with its own tools, and gives its answer.
 
-The inner run shares the outer one's budget, and is named after the call that it serves. Where a call of its own
-needs approval, the outer call does; once that is allowed the inner run goes on from where it stopped. With a
-checkpointer the inner run is found again after a crash as well, so the outer call may be made again.
+The inner run shares the outer one's budget, and is named after the call that it serves. It is kept in the outer
+run (`agentkit.inner_runs`): in its state while it waits, in its journal while it goes on. Where a call of its own
+needs a decision, the outer run asks for it, under the id `CALL.INNER_CALL`; a decision allows that one inner call.
+Taint goes both ways: a tainted run begins tainted inner runs, and an inner run that read untrusted content taints
+the outer one.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from agentkit.approvals import Decision, PendingCall
+from agentkit.approvals import PendingCall
 from agentkit.context import RunContext
 from agentkit.errors import ApprovalRequired, ToolFailed
 from agentkit.limits import RunUsage, UsageLimits
@@ -20,23 +23,22 @@ from agentkit.state import RunState
 from agentkit.tools.definition import Tool, ToolDefinition, ToolOutput
 
 if TYPE_CHECKING:
-    from agentkit.persistence.checkpointer import Checkpointer
+    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
 
 _WHY_NOT = {
     "abstained": "The agent says that none of its tools fits the task.",
     "refused": "A guardrail refused the task or the answer.",
     "limit_reached": "The agent used up its budget before it had an answer.",
+    "truncated": "The agent's answer was cut off at its token limit.",
+    "filtered": "A filter of the agent's model withheld the answer.",
 }
 
 
-Start = Callable[[str, str, Any, UsageLimits | None], Awaitable[RunResult[Any]]]
-"""Begins a run: task, run id, deps, limits."""
-GoOn = Callable[[str | RunState, Sequence[Decision], Any, UsageLimits | None], Awaitable[RunResult[Any]]]
-"""Goes on with one: id or state, decisions, deps, limits."""
+GoOn = Callable[[str, RunState, Any, UsageLimits | None, "RunJournal | None"], Awaitable[RunResult[Any]]]
+"""Goes on with a run, or begins it where its state has no messages: task, state, deps, limits, journal."""
 
 
 def agent_tool(
-    start: Start,
     go_on: GoOn,
     *,
     name: str,
@@ -45,25 +47,33 @@ def agent_tool(
     is_untrusted: bool,
 ) -> Tool:
     """Make a tool that runs an agent."""
-    waiting: dict[str, RunState] = {}
 
     async def call(arguments: dict[str, Any], context: RunContext[Any]) -> ToolOutput:
-        run_id = f"{context.run_id}.{context.tool_call_id}"
-        known = waiting.pop(run_id, None) or await _stored(checkpointer, run_id)
-        if known is None:
-            result = await start(arguments["task"], run_id, context.deps, context.limits)
-        else:
-            decisions = [pending.approve() for pending in known.pending] if context.approved else []
-            where = run_id if checkpointer is not None else known
-            result = await go_on(where, decisions, context.deps, context.limits)
+        call_id, inner = context.tool_call_id or "", context.inner
+        run_id = f"{context.run_id}.{call_id}"
+        known = inner.known(call_id) if inner is not None else None
+        begun = known or await _stored(checkpointer, run_id) or RunState(run_id=run_id)
+        if context.tainted and not begun.tainted:
+            begun = replace(begun, tainted=True)
+        journal = await inner.journal(call_id, begun) if inner is not None else None
+        result = await go_on(arguments["task"], begun, context.deps, context.limits, journal)
         if context.charge is not None:
-            context.charge(_since(result.usage, known))
+            context.charge(_since(result.usage, begun))
+        if inner is not None:
+            inner.tainted = inner.tainted or result.state.tainted
         if result.pending:
-            waiting[run_id] = result.state
-            raise ApprovalRequired("\n".join(_asks(name, each) for each in result.pending))
+            asks = [_asked_outside(name, call_id, each, result.state) for each in result.pending]
+            if inner is not None:
+                inner.waits(call_id, result.state, asks)
+            raise ApprovalRequired("\n".join(each.reason for each in asks))
+        if inner is not None:
+            inner.ended(call_id)
         if result.output is None:
             raise ToolFailed(_WHY_NOT.get(result.status, f"The agent's run ended as {result.status}."))
-        return _output(result)
+        output = _output(result)
+        if result.status not in ("truncated", "filtered"):
+            return output
+        return replace(output, content=f"{output.content}\n[{_WHY_NOT[result.status]}]")
 
     schema = {
         "type": "object",
@@ -77,11 +87,11 @@ def agent_tool(
         validate=_validator(name, schema),
         timeout_s=math.inf,  # the inner run has limits, and its tools have time limits, of their own
         is_untrusted=is_untrusted,
-        is_repeatable=checkpointer is not None,
     )
 
 
 async def _stored(checkpointer: Checkpointer | None, run_id: str) -> RunState | None:
+    """Return an inner run from the inner agent's own journal, which kept it up to journal format 2."""
     if checkpointer is None:
         return None
     from agentkit.resuming import with_unknown
@@ -89,23 +99,26 @@ async def _stored(checkpointer: Checkpointer | None, run_id: str) -> RunState | 
     if not await checkpointer.has(run_id):
         return None
     stored = await checkpointer.load(run_id)
-    return with_unknown(stored.state, stored.in_flight)
+    return with_unknown(stored.state, stored.in_flight, stored.inner_kept)
 
 
-def _asks(name: str, pending: PendingCall) -> str:
-    if pending.kind == "unknown":
-        return (
+def _asked_outside(name: str, call_id: str, pending: PendingCall, state: RunState) -> PendingCall:
+    """Return a question of the inner run as the outer one asks it: its digest, so its approval, is the same."""
+    if any(pending.tool_call_id.startswith(f"{run.call_id}.") for run in state.inner):
+        reason = f"{name}: {pending.reason}"  # of a run further inside, which says what it wants to run
+    elif pending.kind == "unknown":
+        reason = (
             f"{name} was interrupted in {pending.tool_name} {pending.arguments}, which may have taken effect; "
             f"to approve runs it again"
         )
-    return f"{name} wants to run {pending.tool_name} {pending.arguments}: {pending.reason}"
+    else:
+        reason = f"{name} wants to run {pending.tool_name} {pending.arguments}: {pending.reason}"
+    return replace(pending, tool_call_id=f"{call_id}.{pending.tool_call_id}", reason=reason)
 
 
-def _since(usage: RunUsage, known: RunState | None) -> RunUsage:
+def _since(usage: RunUsage, begun: RunState) -> RunUsage:
     """Return what was used since the run stopped; before that it was counted already."""
-    if known is None:
-        return usage
-    before = known.usage
+    before = begun.usage
     return RunUsage(**{field: getattr(usage, field) - getattr(before, field) for field in RunUsage.__slots__})
 
 

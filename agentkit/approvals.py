@@ -1,17 +1,18 @@
 """Calls that wait for somebody's decision, and the decisions.
 
-An approval is for one tool with one set of arguments: it names the digest of both, and whoever decides has seen
-them. A call with other arguments has another digest and asks again, whatever was allowed before (the approval
-that openai-agents-python#4244 loses, and the one that a changed call must not inherit).
+An approval answers one question: may this call of this run, with these arguments, be attempted this time? It names
+the question's digest. A call with other arguments, a later call under the same id, and another attempt of the same
+call have other digests and ask again, whatever was allowed before (the approval that openai-agents-python#4244
+loses, and the one that a changed call must not inherit). So an approval that is delivered twice counts once.
 
-A call whose process died while it ran waits as well: nobody knows whether it took effect, so somebody says.
+A call whose process died while it ran waits as well: its outcome is unknown, and a person must decide.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -52,6 +53,7 @@ class Settle:
 
 
 Decision = Approve | Deny | Settle
+QuestionKind = Literal["approval", "unknown"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +65,13 @@ class PendingCall:
     arguments: str
     """Canonical JSON."""
     digest: str
-    """Of tool and arguments; an approval names it."""
+    """SHA-256 of the question (`question_digest`); an approval names it."""
     reason: str
     """Why it is asked; may hold text of a tool's author."""
-    kind: Literal["approval", "unknown"] = "approval"
+    kind: QuestionKind = "approval"
     """"unknown": its process died while it ran, so it may have taken effect already."""
+    attempt: int = 1
+    """Number of the attempt that an approval allows; above 1 where earlier ones were cut off or asked again."""
 
     def approve(self, *, for_run: bool = False) -> Approve:
         """Return the decision to run it (once more, if its outcome is unknown)."""
@@ -90,7 +94,7 @@ class Grant:
     tool_call_id: str | None
     """None: any call of the tool."""
     digest: str | None
-    """None: any arguments."""
+    """Digest of the question that was answered; None: any arguments."""
 
     def covers(self, tool_name: str, tool_call_id: str, digest: str) -> bool:
         """Say whether it allows a call."""
@@ -100,12 +104,12 @@ class Grant:
 
 
 def pending_call(
-    call: ToolCallPart, reason: str, kind: Literal["approval", "unknown"] = "approval"
+    call: ToolCallPart, reason: str, kind: QuestionKind = "approval", *, place: str = "", attempt: int = 1
 ) -> PendingCall:
-    """Make a call wait."""
+    """Make a call wait; `place` names the run and the step that it belongs to."""
     canonical = canonical_arguments(call.arguments)
-    digest = call_digest(call.tool_name, canonical)
-    return PendingCall(call.tool_name, call.tool_call_id, canonical, digest, reason, kind)
+    pending = PendingCall(call.tool_name, call.tool_call_id, canonical, "", reason, kind, attempt)
+    return replace(pending, digest=question_digest(pending, place))
 
 
 def canonical_arguments(arguments: str) -> str:
@@ -121,6 +125,8 @@ def canonical_arguments(arguments: str) -> str:
         return arguments
 
 
-def call_digest(tool_name: str, canonical: str) -> str:
-    """Return the SHA-256 of a tool's name and canonical arguments, in hexadecimal."""
-    return hashlib.sha256(f"{tool_name}\0{canonical}".encode(errors="surrogatepass")).hexdigest()
+def question_digest(call: PendingCall, place: str) -> str:
+    """Return the hexadecimal SHA-256 of a question: place, call, tool, canonical arguments, kind and attempt."""
+    fields = (place, call.tool_call_id, call.tool_name, call.arguments, call.kind, str(call.attempt))
+    text = json.dumps(fields)  # a separator that a field could hold would let two questions have one digest
+    return hashlib.sha256(text.encode()).hexdigest()

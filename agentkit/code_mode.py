@@ -15,10 +15,11 @@ from __future__ import annotations
 import json
 import keyword
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from itertools import chain
+from typing import TYPE_CHECKING, Any, cast
 
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
@@ -35,6 +36,8 @@ INSTRUCTIONS = (
     "network and no clock, and nothing is kept from one call to the next."
 )
 _NO_NAME = re.compile(r"\W")
+_MAX_VALUE_CHARS = 4_000_000
+"""Of a value that leaves the sandbox, as JSON. There it may hold one list 2**40 times over and be small."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,6 +214,9 @@ def _output(value: Any, printed: _Printed) -> ToolOutput:
         return ToolOutput(printed.with_end("") or "(nothing was printed, and the last line has no value)")
     from pydantic_core import PydanticSerializationError, to_jsonable_python
 
+    if _is_larger(value, _MAX_VALUE_CHARS):
+        text = f"(written out, the value has more than {_MAX_VALUE_CHARS:,} characters; look at a part of it)"
+        return ToolOutput(printed.with_end(text), text)
     try:
         data = to_jsonable_python(value, fallback=repr)
         text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
@@ -227,7 +233,28 @@ def _arguments(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
     by_place = dict(zip(names, args, strict=False))
     if twice := by_place.keys() & kwargs.keys():
         raise TypeError(f"argument {min(twice)!r} was given twice")
-    return json.dumps({**by_place, **kwargs}, allow_nan=False)
+    given = {**by_place, **kwargs}
+    if _is_larger(given, _MAX_VALUE_CHARS):
+        raise ValueError(f"the arguments have more than {_MAX_VALUE_CHARS:,} characters")
+    return json.dumps(given, allow_nan=False)
+
+
+def _is_larger(value: Any, max_chars: int) -> bool:
+    """Return whether a value, written out, has more than about `max_chars`."""
+    monty = _monty()
+    waiting = [value]
+    while waiting and max_chars >= 0:
+        inner = waiting.pop()
+        max_chars -= len(inner) if isinstance(inner, str | bytes | list | tuple | set | frozenset | dict) else 1
+        if max_chars < 0:
+            break
+        if isinstance(inner, dict):
+            waiting += chain.from_iterable(cast("dict[Any, Any]", inner).items())
+        elif isinstance(inner, list | tuple | set | frozenset):
+            waiting += cast("Collection[Any]", inner)
+        elif isinstance(inner, monty.MontyClassProxy):
+            waiting.append(inner.attributes)
+    return max_chars < 0
 
 
 def _functions(tools: Sequence[Tool]) -> dict[str, Tool]:

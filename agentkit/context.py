@@ -10,6 +10,7 @@ from agentkit.limits import RunUsage, UsageLimits
 
 if TYPE_CHECKING:
     from agentkit.events import AgentEvent
+    from agentkit.inner_runs import InnerRuns
     from agentkit.messages import ModelMessage
     from agentkit.state import CallAnswer
 
@@ -45,6 +46,8 @@ class RunContext(Generic[DepsT]):
     """Counts what a tool used of models for the run's limits."""
     call_tool: CallTool | None = field(default=None, repr=False, compare=False)
     """Calls another tool for this one, under the run's rules; None unless the agent has a `code_mode`."""
+    inner: InnerRuns | None = field(default=None, repr=False, compare=False)
+    """Keeps the runs that calls perform with other agents; None outside of a run."""
 
     def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
         """Tell listeners how far a long call is."""

@@ -1,7 +1,9 @@
 """Errors in three kinds: the caller's mistake, a run that failed, and signals that a tool's author raises.
 
-A run failure carries what was done so far, so that nothing is lost with it. Reaching a limit is not an error: it
-ends in a result with status "limit_reached" (`agentkit.limits`).
+Every error that ends a run carries what was done so far, so that nothing is lost with it. Errors of this package
+declare `state`, `messages` and `usage`; any other error (of a listener, of an output validator) comes out as it
+is, with the same three attributes attached. Reaching a limit is not an error: it ends in a result with status
+"limit_reached" (`agentkit.limits`).
 """
 
 from __future__ import annotations
@@ -12,10 +14,18 @@ if TYPE_CHECKING:
     from agentkit.approvals import PendingCall
     from agentkit.limits import RunUsage
     from agentkit.messages import ModelMessage
+    from agentkit.state import RunState
 
 
 class AgentKitError(Exception):
     """Base of every error of this package."""
+
+    state: RunState | None = None
+    """State of the run that the error ended; None where it ended none."""
+    messages: tuple[ModelMessage, ...] = ()
+    """Conversation of that run up to the failure."""
+    usage: RunUsage | None = None
+    """Requests, tool calls and tokens of that run."""
 
 
 class UserError(AgentKitError):
@@ -24,11 +34,6 @@ class UserError(AgentKitError):
 
 class AgentRunError(AgentKitError):
     """A run failed. The work done until then is attached."""
-
-    messages: tuple[ModelMessage, ...] = ()
-    """The conversation up to the failure; filled in by the runner."""
-    usage: RunUsage | None = None
-    """What the run had used; filled in by the runner."""
 
 
 class ModelError(AgentRunError):
@@ -119,3 +124,10 @@ class ApprovalRequired(Exception):
 
 class ToolFailed(Exception):
     """Raised by a tool: it failed for good; the model sees the message and should not repeat the call."""
+
+
+def attach_run(error: Exception, state: RunState) -> None:
+    """Attach to an error what the run that it ended had done; a foreign error keeps attributes of its own."""
+    for name, value in (("state", state), ("messages", state.messages), ("usage", state.usage)):
+        if isinstance(error, AgentKitError) or not hasattr(error, name):
+            setattr(error, name, value)

@@ -68,6 +68,8 @@ class ModelRequestEvent:
     tool_choice: Literal["auto", "required", "none"] = "auto"
     shape: RequestShape | None = None
     """What else the request says: with the first one, then where it has changed; else None."""
+    note: str | None = None
+    """Text at the end of this request only, which the history does not keep (`agentkit.limit_note`)."""
     event_kind: Literal["model_request"] = "model_request"
 
 
@@ -201,7 +203,7 @@ class HandoffEvent:
 
 @dataclass(frozen=True, slots=True)
 class LimitReachedEvent:
-    """A usage limit was reached; the model is asked for a last answer without tools."""
+    """A usage limit was reached; the model is asked for a last answer without calls."""
 
     limit: str
     event_kind: Literal["limit_reached"] = "limit_reached"

@@ -20,7 +20,6 @@ from agentkit.messages import (
     ModelResponse,
     ModelResponsePart,
     RetryPromptPart,
-    SystemPromptPart,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
@@ -45,9 +44,13 @@ class LoopRules:
     """Tools that hand over, and the name of the agent that each hands over to."""
 
 
+_CUT_SHORT: Mapping[str, RunStatus] = {"length": "truncated", "content_filter": "filtered"}
+"""Finish reasons of an answer that is not whole, and how a run ends with it."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallModel:
-    """Ask the model; without tools if `final`."""
+    """Ask the model; without calls if `final`."""
 
     final: bool = False
 
@@ -194,13 +197,18 @@ def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> 
     )
     if response.abstained:
         return state, Finish("abstained")
+    cut_short = _CUT_SHORT.get(response.finish_reason or "")
     if state.limit is not None:
-        if calls:  # a model without a grammar may call tools although it was given none
-            state = _append(state, ModelRequest(tuple(_not_run(call, state.limit) for call in calls)))
-        status: RunStatus = "limit_reached" if rules.max_retries else "completed"
-        return state, ReadOutput(response, status) if response.text else Finish(status)
-    if calls:
+        is_unfinished = _is_unfinished(state)
+        # A model without a grammar may call tools although it may not.
+        state = _without_running(state, calls, f"{state.limit} is reached")
+        status = "limit_reached" if is_unfinished else cut_short or "completed"
+        return state, ReadOutput(response, status) if response.text else Finish(cut_short or "limit_reached")
+    if calls and cut_short != "filtered":
         return state, _admit(state, calls, rules)
+    if cut_short is not None:
+        state = _without_running(state, calls, "the response was filtered")
+        return state, ReadOutput(response, cut_short) if response.text else Finish(cut_short)
     if not response.text:
         return _on_rejected(state, OutputRejected("The response was empty: call a tool or answer."), rules)
     if state.plan is not None and state.plan.current is not None:
@@ -210,8 +218,15 @@ def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> 
     return state, ReadOutput(response, "completed")
 
 
+def _is_unfinished(state: RunState) -> bool:
+    """Whether a limit cut the run short: it was calling tools, or had steps of a plan before it."""
+    own = islice(reversed(state.messages), len(state.messages) - state.n_history)
+    has_called = any(isinstance(message, ModelResponse) and message.tool_calls for message in own)
+    return has_called or (state.plan is not None and state.plan.current is not None)
+
+
 def _admit(state: RunState, calls: tuple[ToolCallPart, ...], rules: LoopRules) -> RunTools:
-    """Sort out calls of unknown tools and those over the budget; each still gets its answer."""
+    """Sort out calls of unknown tools, those over the budget and one that was cut off; each gets its answer."""
     budget = rules.limits.tool_calls_limit
     room = len(calls) if budget is None else max(0, budget - state.usage.tool_calls)
     admitted: list[ToolCallPart] = []
@@ -219,11 +234,31 @@ def _admit(state: RunState, calls: tuple[ToolCallPart, ...], rules: LoopRules) -
     for call in calls:
         if call.tool_name not in rules.max_retries or call.tool_name in state.disabled_tools:
             refused.append(_unknown(call, state, rules))
+        elif call is calls[-1] and _is_cut_off(call, state):
+            refused.append(RetryPromptPart(_CUT_OFF, call.tool_name, call.tool_call_id))
         elif len(admitted) >= room:
-            refused.append(_not_run(call, f"tool_calls_limit={budget}"))
+            refused.append(_not_run(call, f"tool_calls_limit={budget} is reached"))
         else:
             admitted.append(call)
     return RunTools(tuple(admitted), tuple(refused))
+
+
+_CUT_OFF = (
+    "The response was cut off at its token limit before this call was complete; it was not run. Repeat the call "
+    "with shorter arguments."
+)
+
+
+def _is_cut_off(call: ToolCallPart, state: RunState) -> bool:
+    """Whether the last call of the last response is incomplete; empty arguments would pass as an empty object."""
+    response = state.messages[-1]
+    if not isinstance(response, ModelResponse) or response.finish_reason != "length":
+        return False
+    try:
+        call.arguments_dict()
+    except (ValueError, RecursionError):
+        return True
+    return not call.arguments.strip()
 
 
 def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple[RunState, Action]:
@@ -248,6 +283,8 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
         answers=(),
         pending=(),
         in_doubt=(),
+        attempts=(),
+        inner=(),
         plan=None if state.plan is None else progressed(state.plan, parts),
         grants=tuple(grant for grant in state.grants if grant.tool_call_id is None),
         usage=state.usage.plus_tool_calls(seen.n_run),
@@ -283,6 +320,8 @@ def _handed_over(
 
 
 def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tuple[RunState, Action]:
+    if state.ending in ("truncated", "filtered"):  # asked for again it would hardly be whole
+        return state, Finish(state.ending)
     request_limit = rules.limits.request_limit
     no_requests_left = request_limit is not None and state.usage.requests >= request_limit
     if no_requests_left or (state.limit is not None and state.output_retries >= rules.output_retries):
@@ -298,12 +337,9 @@ def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tup
 
 
 def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> tuple[RunState, Action]:
-    """Send `parts` to the model, for the last time and without tools once a limit is reached."""
+    """Send `parts` to the model, for the last time and without calls once a limit is reached."""
     if state.limit is None and (limit := _reached(state, parts, rules)) is not None:
         state = replace(state, limit=limit)
-        if rules.max_retries:
-            note = f"The limit {limit} is reached. Answer now with what you have; no tool can be called."
-            parts = (*parts, SystemPromptPart(note))
     if state.plan is not None and state.limit is None:
         state, note = _with_plan(state, state.plan, rules)
         parts = (*parts, *note)
@@ -393,8 +429,12 @@ def _unknown(call: ToolCallPart, state: RunState, rules: LoopRules) -> RetryProm
     )
 
 
-def _not_run(call: ToolCallPart, limit: str) -> ToolReturnPart:
-    return ToolReturnPart(call.tool_name, call.tool_call_id, f"Not run: {limit} is reached.", is_error=True)
+def _without_running(state: RunState, calls: Sequence[ToolCallPart], reason: str) -> RunState:
+    return _append(state, ModelRequest(tuple(_not_run(call, reason) for call in calls))) if calls else state
+
+
+def _not_run(call: ToolCallPart, reason: str) -> ToolReturnPart:
+    return ToolReturnPart(call.tool_name, call.tool_call_id, f"Not run: {reason}.", is_error=True)
 
 
 def _least(confidence: float | None, response: ModelResponse) -> float | None:

@@ -170,7 +170,9 @@ def new_call_id() -> str:
 
 def messages_to_json(messages: tuple[ModelMessage, ...] | list[ModelMessage]) -> bytes:
     """Return the conversation as JSON."""
-    return _adapter().dump_json(tuple(messages))
+    from pydantic_core import to_json
+
+    return to_json(tuple(messages), inf_nan_mode="strings")
 
 
 def messages_from_json(data: bytes | str) -> tuple[ModelMessage, ...]:
@@ -179,7 +181,13 @@ def messages_from_json(data: bytes | str) -> tuple[ModelMessage, ...]:
     Raises:
         pydantic.ValidationError: the data is not a conversation.
     """
-    return _adapter().validate_json(data)
+    from agentkit.json_values import parsed_json
+
+    try:
+        value = parsed_json(data)
+    except ValueError:
+        return _adapter().validate_json(data)  # says where it is no JSON
+    return _adapter().validate_python(value)
 
 
 @cache

@@ -11,15 +11,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agentkit.approvals import IN_DOUBT, PendingCall, pending_call
+from agentkit.approvals import IN_DOUBT, PendingCall
 from agentkit.errors import ApprovalRequired, CheckpointError
 from agentkit.limits import RunUsage
 from agentkit.messages import ToolCallPart, ToolReturnPart
+from agentkit.questions import is_allowed, is_granted, question
 from agentkit.state import CallAnswer, RunState
 from agentkit.tools.approval import reason_to_ask
 from agentkit.tools.definition import Tool
 from agentkit.tools.execution import run_calls
-from agentkit.turn_scope import TurnScope, call_scope, checked, is_granted
+from agentkit.turn_scope import TurnScope, call_scope, checked
 
 
 class NestedCallWaits(ApprovalRequired):
@@ -45,6 +46,7 @@ class NestedCalls:
         self._room = None if left is None else max(0, left - n_outer)
         self.answers: list[CallAnswer] = []
         """What calls of this turn gave that had no answer before."""
+        self._checks_if_tainted = scope.checks_if_tainted
         self.tainted = scope.context.tainted
         """Whether results of tools that are not trusted have come by."""
 
@@ -66,12 +68,18 @@ class NestedCalls:
                     f"call {call.tool_call_id} of run {self._state.run_id} was one of {known.tool_name!r} and is "
                     f"one of {tool_name!r} now: made again, the calls of a tool must be the same."
                 )
-            self.tainted = self.tainted or tool.is_untrusted
+            self._taint(tool)
             return known
         answer = await self._run(call, tool)
-        self.tainted = self.tainted or tool.is_untrusted
+        self._taint(tool)
         self.answers.append(answer)
         return answer
+
+    def _taint(self, tool: Tool) -> None:
+        """Taint the calls after one of `tool`, if what it gave, or an inner run of it, is not trusted."""
+        inner = self._scope.context.inner
+        if tool.is_untrusted or (inner is not None and inner.tainted):
+            self.tainted = True
 
     async def _run(self, call: ToolCallPart, tool: Tool) -> CallAnswer:
         if self._room == 0:
@@ -79,16 +87,19 @@ class NestedCalls:
                 call.tool_name, call.tool_call_id, "Not run: tool_calls_limit is reached.", is_error=True
             )
         context = replace(self._scope.context, tainted=self.tainted)
+        if self.tainted and self._checks_if_tainted is not None:
+            self._scope = replace(self._scope, checks=self._checks_if_tainted())
+            self._checks_if_tainted = None
         scope = replace(self._scope, context=context, tools=self._tools, is_stored=True)  # by the outer call
         in_doubt = call.tool_call_id in self._state.in_doubt and not tool.is_repeatable
+        if in_doubt and not is_granted(self._state, asked := question(self._state, call, IN_DOUBT, "unknown")):
+            raise NestedCallWaits(asked)
         call, reason = await checked(call, tool, scope)
         if isinstance(reason, ToolReturnPart):
             return reason
         reason = reason or await reason_to_ask(tool, call, context)
-        if in_doubt or reason:
-            pending = pending_call(call, IN_DOUBT, "unknown") if in_doubt else pending_call(call, reason or "")
-            if not is_granted(self._state, pending):
-                raise NestedCallWaits(pending)
+        if reason and not is_allowed(self._state, call):
+            raise NestedCallWaits(question(self._state, call, reason))
         if self._room is not None:
             self._room -= 1
         # One more than there is: every answer is noted at once, none is left to be stored with the state.

@@ -22,6 +22,16 @@ class RunResult(Generic[OutputT]):
     output: OutputT
     """The answer. None where the run ended without one (`status` is then not "completed")."""
     status: RunResultStatus
+    """How the run ended.
+
+    - "completed": the answer is whole.
+    - "truncated": the answer ran into the model's token limit. It is what could be read of it, or None.
+    - "filtered": a filter of the model's server cut the answer off, or replaced it.
+    - "limit_reached": a limit of the run cut it short; the answer is the model's last word, or None.
+    - "abstained": the model said that no tool fits.
+    - "refused": a guardrail blocked the prompt or the answer.
+    - "needs_approval": calls wait for a decision.
+    """
     state: RunState
 
     @property

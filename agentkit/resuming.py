@@ -1,7 +1,7 @@
 """Taking up a stored run: what was decided about its waiting calls, and which of its calls still ask.
 
-A decision is about the call that somebody saw: an approval that names another
-digest decides nothing, and the call goes on waiting.
+A decision is about the question that a person saw: an approval that names another digest decides nothing, and the
+call goes on waiting. A decision about a call of an inner run, `CALL.INNER_CALL`, is taken there.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agentkit.approvals import IN_DOUBT, Approve, Decision, Deny, Grant, PendingCall, Settle, pending_call
+from agentkit.approvals import IN_DOUBT, Approve, Decision, Deny, Grant, PendingCall, Settle
 from agentkit.errors import CheckpointError, UserError
 from agentkit.messages import ToolReturnPart
-from agentkit.state import CallAnswer, RunState
+from agentkit.questions import attempted, question
+from agentkit.state import CallAnswer, InnerRun, RunState
 
 if TYPE_CHECKING:
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
@@ -26,7 +27,7 @@ async def claimed(
     """Take a run up from its journal; return its state and the journal to go on with.
 
     Raises:
-        CheckpointError: it is unknown or damaged, or has gone on since `run`.
+        CheckpointError: it is unknown or damaged, goes on elsewhere, or has gone on since `run`.
         UserError: it is another agent's.
     """
     run_id = run if isinstance(run, str) else run.run_id
@@ -35,12 +36,28 @@ async def claimed(
         raise UserError(
             f"run {stored.state.run_id} was made by agent {stored.summary.agent_name!r}, not {agent_name!r}."
         )
-    if isinstance(run, RunState) and run != stored.state:
+    _check_same(run, stored.state)
+    stored, journal = await checkpointer.claim(run_id)
+    try:
+        _check_same(run, stored.state)  # it may have gone on, and ended, in between
+    except CheckpointError:
+        await journal.release()
+        raise
+    return with_unknown(stored.state, stored.in_flight, stored.inner_kept), journal
+
+
+def _check_same(run: str | RunState, stored: RunState) -> None:
+    if isinstance(run, RunState) and not _is_same(run, stored):
         raise CheckpointError(
             f"the journal of run {run.run_id} has gone on since this state; resume it by its id."
         )
-    stored, journal = await checkpointer.claim(run_id)
-    return with_unknown(stored.state, stored.in_flight), journal
+
+
+def _is_same(given: RunState, stored: RunState) -> bool:
+    """Whether two states are stored alike; a history that was given may hold tuples, which are stored as lists."""
+    from agentkit.persistence.stored_state import state_to_json
+
+    return given == stored or state_to_json(given) == state_to_json(stored)
 
 
 async def version_before(session: Session, state: RunState) -> str | None:
@@ -60,19 +77,35 @@ async def version_before(session: Session, state: RunState) -> str | None:
     )
 
 
-def with_unknown(state: RunState, in_flight: Sequence[str]) -> RunState:
-    """Return the state with the calls waiting that were running when their process ended."""
+def with_unknown(state: RunState, in_flight: Sequence[str], inner_kept: Sequence[str] = ()) -> RunState:
+    """Return the state with the calls waiting that were running when their process ended.
+
+    A call that performs an inner run does not wait itself if the journal kept that run (`inner_kept`): the inner
+    run goes on from where it stood, and its own calls that were running wait.
+    """
+    inner = tuple(
+        replace(run, state=with_unknown(run.state, _within(run, in_flight), _within(run, inner_kept)))
+        for run in state.inner
+    )
+    goes_on = {run.call_id for run in inner if run.call_id in inner_kept}
     open_calls = {call.tool_call_id: call for call in state.open_calls}
-    known = {call.tool_call_id for call in state.pending}
-    found = [
-        pending_call(open_calls[call_id], IN_DOUBT, "unknown")
+    known = {call.tool_call_id for call in state.pending} | goes_on
+    cut_off = [call_id for call_id in in_flight if call_id in open_calls and call_id not in known]
+    of_inner = {f"{run.call_id}.{call_id}" for run in inner for call_id in _within(run, in_flight)}
+    nested = [
+        call_id
         for call_id in in_flight
-        if call_id in open_calls and call_id not in known
+        if call_id.rpartition(".")[0] in open_calls and call_id not in goes_on | of_inner
     ]
-    nested = tuple(call_id for call_id in in_flight if call_id.rpartition(".")[0] in open_calls)
-    if nested:
-        state = replace(state, in_doubt=(*state.in_doubt, *nested))
-    return replace(state, pending=(*state.pending, *found)) if found else state
+    state = attempted(replace(state, inner=inner, in_doubt=(*state.in_doubt, *nested)), (*cut_off, *nested))
+    found = (question(state, open_calls[call_id], IN_DOUBT, "unknown") for call_id in cut_off)
+    return replace(state, pending=(*state.pending, *found))
+
+
+def _within(run: InnerRun, call_ids: Sequence[str]) -> list[str]:
+    """Return the ids that an inner run's own calls have there, out of those of the outer run."""
+    outer = f"{run.call_id}."
+    return [call_id.removeprefix(outer) for call_id in call_ids if call_id.startswith(outer)]
 
 
 def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
@@ -81,10 +114,13 @@ def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
     Raises:
         UserError: a decision is about a call that does not wait, or settles one whose outcome is known.
     """
+    state, decisions = _decided_inside(state, decisions)
     waiting = {call.tool_call_id: call for call in state.pending}
     grants, answers = list(state.grants), list(state.answers)
     for decision in decisions:
         call = waiting.get(decision.tool_call_id)
+        if call is None and isinstance(decision, Approve) and _is_late(state, decision):
+            continue
         if call is None:
             known = ", ".join(waiting) or "none"
             raise UserError(
@@ -94,15 +130,45 @@ def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
         if isinstance(decision, Approve):
             if decision.digest != call.digest:
                 continue
-            grants.append(_grant(call, for_run=decision.for_run))
+            grants += _grants(call, for_run=decision.for_run)
         else:
             answers.append(_answer(call, decision))
         del waiting[call.tool_call_id]
     return replace(state, grants=tuple(grants), answers=tuple(answers), pending=tuple(waiting.values()))
 
 
-def _grant(call: PendingCall, *, for_run: bool) -> Grant:
-    return Grant(call.tool_name, None, None) if for_run else Grant(call.tool_name, call.tool_call_id, call.digest)
+def _decided_inside(state: RunState, decisions: Sequence[Decision]) -> tuple[RunState, Sequence[Decision]]:
+    """Hand the decisions about calls of inner runs to these; return the state, and the other decisions."""
+    if not state.inner:
+        return state, decisions
+    asked = {call.tool_call_id for call in state.pending}
+    inner: list[InnerRun] = []
+    routed: set[str] = set()
+    still: set[str] = set()
+    for run in state.inner:
+        own = {f"{run.call_id}.{call.tool_call_id}": call.tool_call_id for call in run.state.pending}
+        own = {outer: call_id for outer, call_id in own.items() if outer in asked}
+        given = [each for each in decisions if each.tool_call_id in own]
+        given = [replace(each, tool_call_id=own[each.tool_call_id]) for each in given]
+        run = replace(run, state=decided(run.state, given))
+        routed |= own.keys()
+        still |= {f"{run.call_id}.{call.tool_call_id}" for call in run.state.pending}
+        inner.append(run)
+    pending = tuple(call for call in state.pending if call.tool_call_id not in routed - still)
+    others = [each for each in decisions if each.tool_call_id not in routed]
+    return replace(state, inner=tuple(inner), pending=pending), others
+
+
+def _is_late(state: RunState, decision: Approve) -> bool:
+    """Return whether an approval is delivered again: before its call started, or while the call around it runs."""
+    if any(grant.digest == decision.digest for grant in state.grants):
+        return True
+    return any(decision.tool_call_id.startswith(f"{call.tool_call_id}.") for call in state.open_calls)
+
+
+def _grants(call: PendingCall, *, for_run: bool) -> list[Grant]:
+    granted = [Grant(call.tool_name, call.tool_call_id, call.digest)]
+    return [*granted, Grant(call.tool_name, None, None)] if for_run else granted
 
 
 def _answer(call: PendingCall, decision: Deny | Settle) -> CallAnswer:

@@ -79,6 +79,7 @@ class RunPlan(Generic[DepsT, OutputT]):
             limits=self.limits,
             sinks=self.sinks,
             guardrails=tuple(dict.fromkeys((*self.guardrails, *other.guardrails))),
+            taint_rule=self.taint_rule or other.taint_rule,
             checkpointer=self.checkpointer,
             metadata=self.metadata,
             session=self.session,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from agentkit.context import RunContext
 from agentkit.errors import UserError
 from agentkit.events import AgentEvent
 from agentkit.loop import LoopRules
-from agentkit.messages import ModelRequest, ToolReturnPart
+from agentkit.messages import ModelRequest, RetryPromptPart, ToolReturnPart
 from agentkit.run_plan import RunPlan
 from agentkit.state import RunState
 from agentkit.tools.definition import Tool, ToolDefinition
@@ -32,18 +33,36 @@ class Offer:
     """What the model is told of its tools."""
     rules: LoopRules = LoopRules(max_retries={})
     checks: Checks | None = None
+    checks_if_tainted: Callable[[], Checks | None] | None = None
+    """Makes the checks of a tainted run; None where `checks` are these."""
     revisions: tuple[int, ...] = ()
 
     def has_changed(self, toolsets: Sequence[Toolset]) -> bool:
         """Say whether some toolset has other tools now."""
         return any(each.revision != seen for each, seen in zip(toolsets, self.revisions, strict=True))
 
+    def tainted(self) -> Offer:
+        """Return the offer of a run that is tainted."""
+        if self.checks_if_tainted is None:
+            return self
+        return replace(self, checks=self.checks_if_tainted(), checks_if_tainted=None)
+
     def taints(self, state: RunState) -> bool:
-        """Say whether a conversation holds results of tools that are not trusted, or not known any more."""
-        results = (part for m in state.messages if isinstance(m, ModelRequest) for part in m.parts)
-        names = {part.tool_name for part in results if isinstance(part, ToolReturnPart)}
-        known = (self.tools.get(name) or self.nested.get(name) for name in names)
-        return any(tool is None or tool.is_untrusted for tool in known)
+        """Return whether a conversation holds results of tools that are not trusted, or not known any more."""
+        parts = [part for m in state.messages if isinstance(m, ModelRequest) for part in m.parts]
+        returned = {part.tool_name for part in parts if isinstance(part, ToolReturnPart)}
+        if any(name not in self.tools and name not in self.nested for name in returned):
+            return True
+        # What the model was told to mend may be a tool's text as well; a name that no tool has is the model's own.
+        told = {part.tool_name for part in parts if isinstance(part, RetryPromptPart) and part.tool_name}
+        return any(self._may_taint(name) for name in returned | told)
+
+    def _may_taint(self, name: str) -> bool:
+        tool = self.tools.get(name) or self.nested.get(name)
+        if tool is None:
+            return False
+        runs_code = bool(self.nested) and name in self.tools and name not in self.rules.handoffs
+        return tool.is_untrusted or (runs_code and any(each.is_untrusted for each in self.nested.values()))
 
 
 async def offered(
@@ -56,7 +75,9 @@ async def offered(
     """
     revisions = tuple(toolset.revision for toolset in plan.toolsets)
     tools, nested = _by_name(plan.toolsets, await _list_all(plan.toolsets, context)), dict[str, Tool]()
-    checks = _checks(plan, tools, emit)
+    has_rule = plan.taint_rule and (context.tainted or any(tool.is_untrusted for tool in tools.values()))
+    checks = _checks(plan, emit, taint_rule=has_rule)
+    if_tainted = None if has_rule or not plan.taint_rule else partial(_checks, plan, emit, taint_rule=True)
     if plan.code_mode is not None:
         direct = {name: tool for name, tool in tools.items() if name in plan.handoffs}
         nested = {name: tool for name, tool in tools.items() if name not in direct}
@@ -72,7 +93,7 @@ async def offered(
         handoffs=plan.handoffs,
     )
     definitions = tuple(tool.definition for tool in tools.values())
-    return Offer(tools, nested, definitions, rules, checks, revisions)
+    return Offer(tools, nested, definitions, rules, checks, if_tainted, revisions)
 
 
 def _by_name(toolsets: Sequence[Toolset], listed: Sequence[Sequence[Tool]]) -> dict[str, Tool]:
@@ -90,17 +111,17 @@ def _by_name(toolsets: Sequence[Toolset], listed: Sequence[Sequence[Tool]]) -> d
 
 
 def _checks(
-    plan: RunPlan[Any, Any], tools: Mapping[str, Tool], emit: Callable[[AgentEvent], None] | None
+    plan: RunPlan[Any, Any], emit: Callable[[AgentEvent], None] | None, *, taint_rule: bool
 ) -> Checks | None:
-    taints = plan.taint_rule and any(tool.is_untrusted for tool in tools.values())
-    if not plan.guardrails and not taints:
+    """Return the checks of a run; the taint rule costs nothing where no tool taints and the run is not tainted."""
+    if not plan.guardrails and not taint_rule:
         return None
     from agentkit.guardrails.checks import Checks
     from agentkit.guardrails.guardrail import Guardrails
     from agentkit.guardrails.rules import TaintRule
 
     has_own = any(isinstance(each, TaintRule) for each in plan.guardrails)
-    rule = (TaintRule(),) if taints and not has_own else ()
+    rule = (TaintRule(),) if taint_rule and not has_own else ()
     return Checks(Guardrails.of((*plan.guardrails, *rule)), emit)
 
 

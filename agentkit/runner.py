@@ -14,12 +14,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
 from agentkit.context import RunContext
-from agentkit.errors import AgentRunError, CheckpointError, ModelRetry, UserError
+from agentkit.errors import CheckpointError, ModelRetry, UserError, attach_run
 from agentkit.events import (
     AgentEvent,
     CompactionEvent,
@@ -37,6 +38,8 @@ from agentkit.events import (
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
+from agentkit.inner_runs import InnerRuns
+from agentkit.limit_note import limit_note, with_note
 from agentkit.limits import RunUsage
 from agentkit.loop import (
     Action,
@@ -140,9 +143,12 @@ class AgentRun(Generic[DepsT, OutputT]):
         while (action := await self.advance()) is not None:
             yield action
 
-    async def finish(self) -> RunResult[OutputT]:
-        """Advance until the end and return the result."""
+    async def finish(self, *, pace: Callable[[], Awaitable[None]] | None = None) -> RunResult[OutputT]:
+        """Advance until the end and return the result; `pace` is awaited before each action but the first."""
+        await self._advance(goes_on=True)
         while self._result is None:
+            if pace is not None:
+                await pace()
             await self._advance(goes_on=True)
         return self._result
 
@@ -150,7 +156,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         """Perform the next action; return the one after it, None at the end. The journal has the state then.
 
         Raises:
-            AgentRunError: the run failed; `messages` and `usage` of the error hold what was done.
+            AgentRunError: the run failed; `state`, `messages` and `usage` of the error hold what was done. Any
+                other error that ends a run (a developer's mistake, a listener's own error) has them as well.
             UserError: the run has failed before; start another one from `state.messages`.
         """
         return await self._advance(goes_on=False)
@@ -167,8 +174,8 @@ class AgentRun(Generic[DepsT, OutputT]):
                 await self._start()
             else:
                 await self._perform(self._next)
-        except AgentRunError as error:
-            error.messages, error.usage = self._state.messages, self._state.usage
+        except Exception as error:
+            attach_run(error, self._state)
             self._report_failure(error)
             if self._journal is not None and not isinstance(error, CheckpointError):
                 await self._journal.failed()
@@ -187,6 +194,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         model_name = plan.model.name
         if not state.tainted and not state.handed and self._offer.taints(state):
             self._state = replace(state, tainted=True)
+        if self._state.tainted:
+            self._offer = self._offer.tainted()
         if plan.request is None:
             if self._emit is not None:
                 self._emit(RunResumedEvent(state.run_id, plan.agent_name, model_name, names, state.step))
@@ -273,6 +282,15 @@ class AgentRun(Generic[DepsT, OutputT]):
         state = self._state
         return (*self._opening, *state.messages[state.handed[-1].at :]) if state.handed else state.messages
 
+    async def release(self) -> None:
+        """Let other processes take the run up: this one does not go on with it."""
+        if self._journal is None or self._result is not None:
+            return
+        from anyio import CancelScope
+
+        with CancelScope(shield=True), suppress(CheckpointError):  # if it cannot be written, the lease runs out
+            await self._journal.release()
+
     def interrupt(self, message: str) -> None:
         """Say something to a run that goes on: the model reads it before its next reply, and a plan is revised."""
         self._interruptions.append(well_formed(message))
@@ -349,7 +367,8 @@ class AgentRun(Generic[DepsT, OutputT]):
         plan, state = self._plan, self._state
         if self._offer.has_changed(plan.toolsets):
             await self._refresh_tools()
-        allowed = () if final else self._allowed()
+        allowed = self._allowed()
+        note = limit_note(state) if final and self._offer.tools else None
         parameters = ModelRequestParameters(
             tools=self._offer.definitions,
             allowed_tools=None if len(allowed) == len(self._offer.definitions) else frozenset(allowed),
@@ -361,9 +380,9 @@ class AgentRun(Generic[DepsT, OutputT]):
         messages = self._conversation()
         if plan.compaction is not None:
             messages = await self._shown(plan.compaction, messages)
-        ask = partial(plan.model.request, messages, parameters)
+        ask = partial(plan.model.request, with_note(messages, note), parameters)
         if self._emit is not None:
-            self._report_request(allowed, parameters)
+            self._report_request(() if final else allowed, parameters, note)
         started, self._tokens, checks = time.perf_counter(), None, self._offer.checks
         response = await (ask(on_delta=self._hears) if checks is None else self._guarded(ask, checks))
         if self._emit is not None and isinstance(response, ModelResponse):
@@ -418,24 +437,37 @@ class AgentRun(Generic[DepsT, OutputT]):
     async def _run_tools(self, action: RunTools) -> ToolOutcomes | None:
         scope = TurnScope(
             tools=self._offer.tools,
-            context=self._context(),
+            context=self._context(InnerRuns(self._state, self._journal)),
             emit=self._emit,
             default_timeout_s=self._plan.tool_timeout_s,
             checks=self._offer.checks,
+            checks_if_tainted=self._offer.checks_if_tainted,
             journal=self._journal,
             is_stored=self._is_stored,
             nested=self._offer.nested,
         )
         try:
             self._state, outcomes = await run_turn(self._state, action, scope)
-        except BaseException:
-            self._state = interrupted(self._state, action)
+        except BaseException as error:
+            self._state = interrupted(self._state, action, scope.progress)
+            if not self._state.tainted and self._offer.taints(self._state):
+                self._state = replace(self._state, tainted=True)
+            if isinstance(error, Exception) and not isinstance(error, CheckpointError):
+                await self._note_answers(scope)
             raise
         finally:
             if self._charged is not None:
                 self._state = replace(self._state, usage=self._state.usage.plus(self._charged))
                 self._charged = None
+        if self._state.tainted:
+            self._offer = self._offer.tainted()
         return outcomes
+
+    async def _note_answers(self, scope: TurnScope) -> None:
+        """Store the results that the journal does not have: the last one of a turn is stored with its end."""
+        if self._journal is not None:
+            for part in scope.progress.answers.values():
+                await self._journal.call_answered(part)
 
     async def _read_output(self, text: str) -> OutputT:
         output = self._plan.output.parse(text)
@@ -466,7 +498,7 @@ class AgentRun(Generic[DepsT, OutputT]):
     async def _refresh_tools(self) -> None:
         self._offer = await offered(self._plan, self._context(), self._emit)
 
-    def _context(self) -> RunContext[DepsT]:
+    def _context(self, inner: InnerRuns | None = None) -> RunContext[DepsT]:
         state = self._state
         return RunContext(
             deps=self._plan.deps,
@@ -477,6 +509,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             tainted=state.tainted,
             limits=self._plan.limits.left(state.usage),
             charge=self._charge,
+            inner=inner,
         )
 
     def _charge(self, usage: RunUsage) -> None:
@@ -486,14 +519,17 @@ class AgentRun(Generic[DepsT, OutputT]):
         for sink in self._plan.sinks:
             sink(event)
 
-    def _report_request(self, allowed: tuple[str, ...], parameters: ModelRequestParameters) -> None:
+    def _report_request(
+        self, allowed: tuple[str, ...], parameters: ModelRequestParameters, note: str | None
+    ) -> None:
         new = tuple(m for m in self._state.messages[self._n_reported :] if isinstance(m, ModelRequest))
         tools = None if self._offer.definitions == self._reported_tools else self._offer.definitions
         self._reported_tools = self._offer.definitions
         asked = RequestShape(parameters.output, parameters.settings, parameters.parallel_tool_calls)
         shape = None if asked == self._reported_shape else asked
         self._reported_shape = asked
-        self._send(ModelRequestEvent(self._state.step + 1, new, allowed, tools, parameters.tool_choice, shape))
+        step, choice = self._state.step + 1, parameters.tool_choice
+        self._send(ModelRequestEvent(step, new, allowed, tools, choice, shape, note))
 
     def _on_delta(self, delta: ModelDelta) -> None:
         if isinstance(delta, TextDelta):
@@ -507,9 +543,13 @@ class AgentRun(Generic[DepsT, OutputT]):
 
     def _report_failure(self, error: BaseException) -> None:
         self._next, self._has_failed = None, True
-        if self._emit is not None:
-            state = self._state
-            self._emit(RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage))
+        state = self._state
+        event = RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage)
+        for sink in self._plan.sinks:  # all are told, whatever one of them raises: the first error counts
+            try:
+                sink(event)
+            except Exception as also:
+                error.add_note(f"A listener failed when it was told of this: {type(also).__name__}: {also}")
 
 
 def _n_answered(state: RunState) -> int:

@@ -23,7 +23,8 @@ from agentkit.messages import (
 from agentkit.planning.plan import Plan
 from agentkit.tagged import TaggedBy
 
-RunStatus = Literal["completed", "limit_reached", "abstained", "refused"]
+RunStatus = Literal["completed", "truncated", "filtered", "limit_reached", "abstained", "refused"]
+"""How a run ended; see `RunResult.status`."""
 CallAnswer = Annotated[ToolReturnPart | RetryPromptPart, TaggedBy("part_kind")]
 
 
@@ -52,6 +53,15 @@ class HandedOver:
 
 
 @dataclass(frozen=True, slots=True)
+class InnerRun:
+    """A run that one of this run's calls performs; see `agentkit.agent_tool`."""
+
+    call_id: str
+    """The call that it serves."""
+    state: RunState
+
+
+@dataclass(frozen=True, slots=True)
 class RunState:
     """Where a run stands."""
 
@@ -68,7 +78,7 @@ class RunState:
     disabled_tools: tuple[str, ...] = ()
     """Tools that used up their retries, in that order; masked out from then on."""
     limit: str | None = None
-    """The usage limit that was reached; the next model turn is the last and has no tools."""
+    """The usage limit that was reached; the next model turn is the last and may call no tool."""
     confidence: float | None = None
     """The least probability of any decision of the run; None where the model gives none."""
     tainted: bool = False
@@ -89,6 +99,11 @@ class RunState:
     """How the model is shown the conversation; None: whole."""
     handed: tuple[HandedOver, ...] = ()
     """From agent to agent; the last one has the run."""
+    attempts: tuple[tuple[str, int], ...] = ()
+    """Calls of the last response, nested ones included, and how many attempts of each are used up: cut off with
+    their process, or allowed and asking again."""
+    inner: tuple[InnerRun, ...] = ()
+    """Runs of other agents that open calls of the last response perform."""
 
     @property
     def last_response(self) -> ModelResponse | None:
@@ -106,6 +121,10 @@ class RunState:
             return ()
         answered = {part.tool_call_id for part in self.answers}
         return tuple(call for call in last.tool_calls if call.tool_call_id not in answered)
+
+    def attempts_of(self, call_id: str) -> int:
+        """Return how many attempts of a call are used up."""
+        return next((count for known, count in self.attempts if known == call_id), 0)
 
     def retries_of(self, tool_name: str) -> int:
         """How often in a row calls of this tool were sent back."""

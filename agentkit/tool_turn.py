@@ -10,16 +10,18 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from agentkit.approvals import PendingCall, pending_call
+from agentkit.approvals import IN_DOUBT, PendingCall
 from agentkit.events import ApprovalRequestedEvent
+from agentkit.inner_runs import InnerRuns
 from agentkit.loop import RunTools, ToolOutcomes
 from agentkit.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
 from agentkit.nested_calls import NestedCalls
+from agentkit.questions import asked_now, attempted, is_allowed, question
 from agentkit.repair import not_finished
 from agentkit.state import RunState
 from agentkit.tools.approval import reason_to_ask
-from agentkit.tools.execution import run_calls
-from agentkit.turn_scope import TurnScope, call_scope, checked, is_granted
+from agentkit.tools.execution import TurnProgress, run_calls
+from agentkit.turn_scope import TurnScope, call_scope, checked
 
 
 async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple[RunState, ToolOutcomes | None]:
@@ -33,35 +35,48 @@ async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple
     state, calls, waiting = await _admitted(state, calls, scope)
     if waiting:
         return _wait(state, waiting, scope), None
+    inner = scope.context.inner
+    assert inner is not None  # of every run
     nested = NestedCalls(state, scope, scope.nested, n_outer=len(action.calls)) if scope.nested else None
     made = call_scope(state, calls, scope, n_open=len(calls))
     if nested is not None:
         made = replace(made, context=replace(made.context, call_tool=nested.call))
     results = await run_calls(calls, made)
     answers = (*state.answers, *(part for part in results if not isinstance(part, PendingCall)))
-    tainted = state.tainted or any(scope.tools[call.tool_name].is_untrusted for call in calls)
+    # Calls that were answered before count too: their process may have died before it stored the taint.
+    tainted = state.tainted or inner.tainted or any(scope.tools[c.tool_name].is_untrusted for c in action.calls)
     if nested is not None:
         answers, tainted = (*answers, *nested.answers), tainted or nested.tainted
     if tainted != state.tainted:
         state = replace(state, tainted=tainted)
     waiting = [call for call in results if isinstance(call, PendingCall)]
     if waiting:
-        return _wait(replace(state, answers=answers), waiting, scope), None
+        state, waiting = _asking(replace(state, answers=answers, inner=inner.left()), waiting, inner)
+        return _wait(state, waiting, scope), None
     parts = [*(part for part in answers if part.tool_call_id in asked), *action.refused]
     if len(parts) > len(results):
         parts = in_call_order(state, parts)
     return state, ToolOutcomes(tuple(parts), n_run=len(action.calls))
 
 
-def interrupted(state: RunState, action: RunTools) -> RunState:
-    """Keep the conversation usable: a call that was cut off still has a result, which says so.
+def interrupted(state: RunState, action: RunTools, progress: TurnProgress) -> RunState:
+    """Keep the conversation usable: every call has a result, which says whether the call was cut off or never ran.
 
-    A journal is not told: there the calls stay in flight.
+    A journal is not told of the calls that were cut off: there they stay in flight.
     """
-    known = {part.tool_call_id: part for part in state.answers}
-    parts = [known.get(call.tool_call_id) or not_finished(call) for call in action.calls]
+    known = {part.tool_call_id: part for part in state.answers} | progress.answers
+    parts = [
+        known.get(call.tool_call_id)
+        or (not_finished(call) if call.tool_call_id in progress.started else _not_begun(call))
+        for call in action.calls
+    ]
     answered = ModelRequest(tuple(in_call_order(state, [*parts, *action.refused])))
-    return replace(state, messages=(*state.messages, answered), answers=(), pending=())
+    return replace(state, messages=(*state.messages, answered), answers=(), pending=(), inner=())
+
+
+def _not_begun(call: ToolCallPart) -> ToolReturnPart:
+    text = "Not run: the run was interrupted before this call began."
+    return ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
 
 
 def in_call_order(state: RunState, parts: Sequence[Any]) -> list[Any]:
@@ -76,27 +91,42 @@ async def _admitted(
     state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope
 ) -> tuple[RunState, list[ToolCallPart], list[PendingCall]]:
     """Return the calls as they may run, those that wait, and the state with the answers to what was blocked."""
-    unknown = {call.tool_call_id: call for call in state.pending if call.kind == "unknown"}
+    unknown = {call.tool_call_id for call in state.pending if call.kind == "unknown"}
     blocked: list[ToolReturnPart] = []
     admitted: list[ToolCallPart] = []
     waiting: list[PendingCall] = []
     for call in calls:
         tool = scope.tools[call.tool_name]
         if call.tool_call_id in unknown and not tool.is_repeatable:
-            waiting.append(unknown[call.tool_call_id])
+            waiting.append(question(state, call, IN_DOUBT, "unknown"))
             continue
         call, reason = await checked(call, tool, scope)
         if isinstance(reason, ToolReturnPart):
             blocked.append(reason)
             continue
         reason = reason or await reason_to_ask(tool, call, scope.context)
-        asked = pending_call(call, reason) if reason else None
-        if asked is not None and not is_granted(state, asked):
-            waiting.append(asked)
+        if reason and not is_allowed(state, call):
+            waiting.append(question(state, call, reason))
         admitted.append(call)
     if blocked:
         state = replace(state, answers=(*state.answers, *blocked))
     return state, admitted, waiting
+
+
+def _asking(
+    state: RunState, waiting: Sequence[PendingCall], inner: InnerRuns
+) -> tuple[RunState, list[PendingCall]]:
+    """Return what calls ask that came back without a result, and the state in which they ask it.
+
+    A call that was allowed and asks again has used that up: whatever it asks now is another question.
+    """
+    asks = [(call, inner.asks(call)) for call in waiting]
+    ids = {call.tool_call_id for call, of_inner in asks if of_inner is None}
+    state = attempted(state, [grant.tool_call_id for grant in state.grants if grant.tool_call_id in ids])
+    shown: list[PendingCall] = []
+    for call, of_inner in asks:
+        shown += [asked_now(state, call)] if of_inner is None else of_inner
+    return state, shown
 
 
 def _wait(state: RunState, calls: Sequence[PendingCall], scope: TurnScope) -> RunState:

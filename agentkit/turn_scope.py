@@ -6,13 +6,14 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from agentkit.approvals import PendingCall, pending_call
+from agentkit.approvals import PendingCall
 from agentkit.context import RunContext
 from agentkit.events import AgentEvent
 from agentkit.messages import ToolCallPart, ToolReturnPart
+from agentkit.questions import is_allowed
 from agentkit.state import RunState
 from agentkit.tools.definition import Tool
-from agentkit.tools.execution import CallResult, CallScope
+from agentkit.tools.execution import CallResult, CallScope, TurnProgress
 
 if TYPE_CHECKING:
     from agentkit.guardrails.checks import Checks
@@ -28,11 +29,15 @@ class TurnScope:
     emit: Callable[[AgentEvent], None] | None
     default_timeout_s: float | None
     checks: Checks | None = None
+    checks_if_tainted: Callable[[], Checks | None] | None = None
+    """Makes the checks of a run that has become tainted; None where `checks` are these."""
     journal: RunJournal | None = None
     is_stored: bool = True
     """Whether the journal has the turn's state; otherwise it is stored with the start of the first call."""
     nested: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
     """Tools that only other tools can call."""
+    progress: TurnProgress = field(default_factory=TurnProgress)
+    """Records what has begun and what has ended."""
 
 
 async def checked(
@@ -50,16 +55,11 @@ async def checked(
     return call, verdict.reason if verdict is not None else None
 
 
-def is_granted(state: RunState, call: PendingCall) -> bool:
-    """Say whether a call was allowed."""
-    return any(grant.covers(call.tool_name, call.tool_call_id, call.digest) for grant in state.grants)
-
-
 def call_scope(state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope, *, n_open: int) -> CallScope:
     """Return what calls are run with; the last of `n_open` answers is not noted: it is stored with the state."""
     granted: frozenset[str] = frozenset()
     if state.grants:
-        granted = frozenset(call.tool_call_id for call in calls if is_granted(state, pending_call(call, "")))
+        granted = frozenset(call.tool_call_id for call in calls if is_allowed(state, call))
     checks, journal = scope.checks, scope.journal
     return CallScope(
         tools=scope.tools,
@@ -71,6 +71,7 @@ def call_scope(state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope,
         on_start=None if journal is None else _start_noted(journal, None if scope.is_stored else state),
         check_result=checks.result if checks is not None and checks.guardrails.tool_result else None,
         on_result=None if journal is None else _result_noted(journal, n_open),
+        progress=scope.progress,
     )
 
 

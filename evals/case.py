@@ -21,7 +21,17 @@ from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-RunStatus = Literal["completed", "limit_reached", "abstained", "refused", "needs_approval", "failed", "timed_out"]
+RunStatus = Literal[
+    "completed",
+    "truncated",
+    "filtered",
+    "limit_reached",
+    "abstained",
+    "refused",
+    "needs_approval",
+    "failed",
+    "timed_out",
+]
 """As of a result (`agentkit.results.RunResultStatus`), or why there is none."""
 
 

@@ -42,6 +42,11 @@ _BRIEF_COLUMNS = 74
 """Characters of a result line, or of a call without its probability; fits 80 columns with an indent."""
 _ALTERNATIVES = 3
 _OUTCOME_STYLES = {"success": "green", "retry": "yellow", "failed": "red", "timeout": "red", "not_run": "yellow"}
+NOTICES = {
+    "truncated": "the answer was cut off at the model's token limit",
+    "filtered": "the answer was cut off or replaced by a filter of the model's server",
+}
+"""By the result's status: printed behind an answer that is not whole."""
 
 
 class EventPrinter:
@@ -149,6 +154,9 @@ class EventPrinter:
                 if part.part_kind != "tool-return":  # shown as the call's result
                     self._note(f"{part.part_kind}:", "bold")
                     self._block(part.content, "")
+        if event.note is not None:
+            self._note("note:", "bold")
+            self._block(event.note, "")
 
     def _show_response(self, event: ModelResponseEvent) -> None:
         response = event.response

@@ -197,6 +197,8 @@ class _Chat:
 
     async def _run(self, prompt: str, going_on: _GoingOn | None, scope: CancelScope) -> RunState | None:
         """Run a turn, or go on with it; return its state where calls wait for a decision."""
+        from agentkit.cli.cards import NOTICES
+
         with scope:
             begun = (
                 self.agent.iter(prompt, message_history=self.conversation.messages)
@@ -205,12 +207,15 @@ class _Chat:
             )
             async with begun as run:
                 try:
-                    if (await run.finish()).status == "needs_approval":
+                    status = (await run.finish()).status
+                    if status == "needs_approval":
                         return run.state
                 finally:
                     if not run.state.pending:
                         self.conversation.keep(run.state)
                     self.conversation.printer.end_line()
+                if status in NOTICES:
+                    self.notes.print(NOTICES[status], style="yellow")
         return None
 
     def _decide(self, state: RunState) -> list[Decision]:

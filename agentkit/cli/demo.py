@@ -49,7 +49,7 @@ MAX_TOKENS = 128
 MODEL_BUDGET_S = 30.0
 """Seconds of the model's work on two idle cores; a slower machine is told, not failed."""
 
-_ENDED_WELL = ("completed", "limit_reached")
+_ENDED_WELL = ("completed", "truncated", "limit_reached")
 
 
 @dataclass(slots=True)

@@ -45,7 +45,15 @@ if TYPE_CHECKING:
     from agentkit.messages import ModelMessage
     from agentkit.results import RunResult
 
-EXIT_CODES = {"completed": 0, "limit_reached": 3, "abstained": 4, "needs_approval": 5, "refused": 6}
+EXIT_CODES = {
+    "completed": 0,
+    "limit_reached": 3,
+    "abstained": 4,
+    "needs_approval": 5,
+    "refused": 6,
+    "truncated": 7,
+    "filtered": 8,
+}
 """By the result's status; 1 is an error, 2 a wrong command line."""
 
 
@@ -68,7 +76,8 @@ def run(
     """Do one task and print the answer.
 
     Exit status: 0 completed, 1 error, 3 a limit was reached, 4 the model abstained, 5 a call waits for an approval
-    that nobody at a terminal could give (`agentkit resume` goes on), 6 a guardrail refused.
+    that nobody at a terminal could give (`agentkit resume` goes on), 6 a guardrail refused, 7 the answer was cut
+    off at its token limit, 8 the model's server filtered it.
     """
     trace = trace_directory(trace_dir, no_trace=no_trace)
     kept_in = None if no_journal else journal_file(journal)
@@ -91,7 +100,7 @@ def perform(
     options: AgentOptions, *, task: str | None = None, run_id: str | None = None, as_json: bool
 ) -> NoReturn:
     """Do a task, or go on with a run, ask about its calls, print the result and leave with its exit status."""
-    from agentkit.cli.cards import EventPrinter, usage_line
+    from agentkit.cli.cards import NOTICES, EventPrinter, usage_line
     from agentkit.cli.console import notes_console, output_console, plain
     from agentkit.cli.downloads import prepare_model
 
@@ -113,7 +122,9 @@ def perform(
         answer = cast("str | None", result.output)
         if not streams and answer is not None:
             output.print(plain(answer))
-        if answer is None:
+        if result.status in NOTICES:
+            notes.print(NOTICES[result.status], style="yellow")
+        elif answer is None:
             notes.print(f"no answer: {result.status.replace('_', ' ')}", style="yellow")
         notes.print(usage_line(result.usage, result.confidence, time.perf_counter() - started), style="dim")
         if result.pending and options.journal is not None:

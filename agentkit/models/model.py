@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelResponse
@@ -51,19 +51,33 @@ class ModelSettings:
     """Most tokens that a model in this process thinks before it answers; 0: an empty thought, as models that were
     trained to think want to be told not to. None: it answers at once."""
     timeout_s: float | None = None
-    """Total time for one request, retries included."""
+    """Seconds until a reply begins, retries included, and between two pieces of it; a reply that goes on may take
+    any time."""
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """Further fields for the body of an HTTP request."""
+    """Further fields for the body of an HTTP request. Objects are merged, here and with the body."""
 
     def merged(self, other: ModelSettings | None) -> ModelSettings:
-        """Return these settings with those of `other` that are set taking precedence."""
+        """Return these settings with those of `other` that are set taking precedence; `extra_body` is merged."""
         if other is None or other is self:
             return self
         default = ModelSettings()
         changes = {
             name: value for name in self.__slots__ if (value := getattr(other, name)) != getattr(default, name)
         }
+        if "extra_body" in changes:
+            changes["extra_body"] = merged_objects(self.extra_body, other.extra_body)
         return ModelSettings(**{**{name: getattr(self, name) for name in self.__slots__}, **changes})
+
+
+def merged_objects(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with `changes`, which take precedence; an object is merged with an object, key by key."""
+    merged = dict(base)
+    for key, value in changes.items():
+        known = merged.get(key)
+        if isinstance(known, Mapping) and isinstance(value, Mapping):
+            value = merged_objects(cast("Mapping[str, Any]", known), cast("Mapping[str, Any]", value))
+        merged[key] = value
+    return merged
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +109,15 @@ class ModelRequestParameters:
     @property
     def callable_tools(self) -> tuple[ToolDefinition, ...]:
         """The tools that may be called in this request."""
-        if self.tool_choice == "none":
-            return ()
+        return () if self.tool_choice == "none" else self.offered_tools
+
+    @property
+    def offered_tools(self) -> tuple[ToolDefinition, ...]:
+        """The tools that a server is told of: with `tool_choice` "none" the same ones, though none may be called.
+
+        A history with calls is refused by some servers where no tools are given, and their prompt caches hold only
+        while the tools stay the same.
+        """
         if self.allowed_tools is None:
             return self.tools
         return tuple(tool for tool in self.tools if tool.name in self.allowed_tools)

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 from urllib.parse import urlsplit
@@ -40,6 +41,8 @@ if TYPE_CHECKING:
 
 _KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 API_KEY_VARIABLE = "OPENAI_API_KEY"
+OPENAI_HOST = "api.openai.com"
+"""Regional addresses are below it: `eu.api.openai.com`."""
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -77,7 +80,8 @@ class OpenAICompatibleModel(Model):
             settings: Defaults that a request's own settings override.
             profile: What the model can do; by default parallel calls, and native output if the dialect has it.
             dialect: How the server differs from OpenAI's.
-            timeout_s: Total time for one request, retries and waits included.
+            timeout_s: Longest wait for a reply to begin, retries and waits included, and for each further piece of
+                it. Keep-alive signs are no pieces. A reply that goes on may take any time.
             idle_timeout_s: Longest silence within a reply that has begun.
             connect_timeout_s: Time to connect, for each attempt.
             max_retries: Further attempts after transient failures of which nothing had been delivered.
@@ -101,7 +105,7 @@ class OpenAICompatibleModel(Model):
         )
         self._settings = settings
         self._profile = profile or ModelProfile(native_output=dialect.output == "json_schema")
-        self._dialect = dialect
+        self._dialect = _with_token_limit(dialect, self._base_url)
         self._timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s
         self._connect_timeout_s = connect_timeout_s
@@ -177,16 +181,21 @@ class OpenAICompatibleModel(Model):
         used_ids = _used_ids(messages)
         timeout_s = settings.timeout_s if settings.timeout_s is not None else self._timeout_s
 
+        scope = anyio.CancelScope(deadline=anyio.current_time() + timeout_s)
+
+        def go_on() -> None:
+            scope.deadline = anyio.current_time() + timeout_s
+
         def new_exchange() -> ChatExchange:
             reply = ReplyBuilder(tool_names, used_ids)
-            return ChatExchange(self._endpoint, reply, on_delta, self._backoff.now)
+            return ChatExchange(self._endpoint, reply, on_delta, self._backoff.now, go_on)
 
         attempts = _Attempts(new_exchange, self._max_retries, self._backoff)
-        with anyio.move_on_after(timeout_s) as scope:
+        with scope:
             async with self._clients.borrowed() as client:
-                return await attempts.run(client, request, scope.deadline)
+                return await attempts.run(client, request, scope)
         raise ModelTimeout(
-            f"{self._model_name!r} at {self._base_url} did not finish within {timeout_s:g} s (timeout_s), "
+            f"{self._model_name!r} at {self._base_url} did not go on within {timeout_s:g} s (timeout_s), "
             f"{attempts.progress}."
         ) from attempts.last_error
 
@@ -209,15 +218,17 @@ class _Attempts:
             return "before the request was sent"
         return f"{self._exchange.progress} (attempt {self._n_attempts})"
 
-    async def run(self, client: httpx.AsyncClient, request: ChatRequest, deadline: float) -> ModelResponse:
-        """Try until an attempt succeeds, or fails for good; `deadline` is on the event loop's clock."""
+    async def run(
+        self, client: httpx.AsyncClient, request: ChatRequest, scope: anyio.CancelScope
+    ) -> ModelResponse:
+        """Try until an attempt succeeds, or fails for good; `scope` has the deadline."""
         while True:
             self._exchange = self._new_exchange()
             self._n_attempts += 1
             try:
                 return await self._exchange.run(client, request)
             except ModelError as error:
-                delay_s = self._delay_s(self._exchange, error, deadline)
+                delay_s = self._delay_s(self._exchange, error, scope.deadline)
                 if delay_s is None:
                     if self._n_attempts > 1:
                         error.add_note(f"This was attempt {self._n_attempts}.")
@@ -231,6 +242,14 @@ class _Attempts:
             return None
         delay_s = self._backoff.delay_s(self._n_attempts, exchange.retry_after_s)
         return delay_s if anyio.current_time() + delay_s < deadline else None
+
+
+def _with_token_limit(dialect: Dialect, base_url: str) -> Dialect:
+    if dialect.max_tokens_field is not None:
+        return dialect
+    host = urlsplit(base_url).hostname or ""
+    is_openai = host == OPENAI_HOST or host.endswith(f".{OPENAI_HOST}")
+    return replace(dialect, max_tokens_field="max_completion_tokens" if is_openai else "max_tokens")
 
 
 def _checked_url(base_url: str) -> str:

@@ -43,6 +43,7 @@ _CONTEXT_MESSAGES = re.compile(
 _FIELD_HINTS = {
     "response_format": "`dialect=Dialect(output='json_object')` or `Dialect(output='prompt')` does without it",
     "json_schema": "`dialect=Dialect(output='json_object')` or `Dialect(output='prompt')` does without it",
+    "max_tokens": "see `Dialect(max_tokens_field=...)`",
     "max_completion_tokens": "see `Dialect(max_tokens_field=...)`",
     "stream_options": "`dialect=Dialect(include_usage=False)` does without it",
     "parallel_tool_calls": "`profile=ModelProfile(parallel_tool_calls=False)` does without it",

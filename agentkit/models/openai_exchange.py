@@ -54,12 +54,17 @@ class ChatExchange:
         reply: ReplyBuilder,
         on_delta: OnDelta | None,
         now: Callable[[], datetime],
+        on_progress: Callable[[], None],
     ) -> None:
-        """Prepare an attempt whose reply is built in `reply` and told to `on_delta`; `now` is for Retry-After."""
+        """Prepare an attempt whose reply is built in `reply` and told to `on_delta`.
+
+        `now` is for Retry-After. `on_progress` is called with every piece of the reply; keep-alive signs are none.
+        """
         self._endpoint = endpoint
         self._reply = reply
         self._on_delta = on_delta
         self._now = now
+        self._on_progress = on_progress
         self.delivered = False
         """Whether `on_delta` was told of anything, so that a second attempt would repeat it."""
         self.retry_after_s: float | None = None
@@ -164,6 +169,7 @@ class ChatExchange:
             raise UnexpectedModelBehavior(f"{self._name} sent what is not JSON: {shown!r}") from None
         if error := error_in_reply(self._endpoint, chunk):
             raise error
+        self._on_progress()
         self._deliver(self._reply.feed(chunk))
 
     def _deliver(self, deltas: list[ModelDelta]) -> None:

@@ -25,7 +25,13 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.model import ModelProfile, ModelRequestParameters, ModelSettings, OutputSchema
+from agentkit.models.model import (
+    ModelProfile,
+    ModelRequestParameters,
+    ModelSettings,
+    OutputSchema,
+    merged_objects,
+)
 from agentkit.models.strict_schema import allows_strict
 from agentkit.tools.definition import ToolDefinition
 
@@ -45,8 +51,9 @@ class Dialect:
     output_with_tools: bool = True
     """Whether calls stay possible beside a `response_format`. False for servers that would force JSON and so
     forbid calls (vLLM, vllm#39929; Ollama): there the schema is told in the prompt while tools may be called."""
-    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
-    """OpenAI's reasoning models take only the second, most other servers only the first."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """Name of the token limit. OpenAI's newer models take only the second, most other servers only the first.
+    None: the second at api.openai.com, the first elsewhere."""
     include_usage: bool = True
     """Ask for the usage at a stream's end (`stream_options`)."""
     send_reasoning: bool = False
@@ -72,15 +79,15 @@ def chat_body(
     """Return the JSON body of one request.
 
     `settings` are the merged ones; `parameters.settings` is not looked at. Tools that may not be called now are
-    left out, because a server cannot be trusted to mask them.
+    left out, because a server cannot be trusted to mask them; where none may, all stay, with `tool_choice` "none".
 
     Raises:
         UserError: `extra_body` sets a field that the request is built around.
     """
     body: dict[str, Any] = {"model": model_name, "messages": chat_messages(messages, dialect)}
     tools = parameters.callable_tools
-    if tools:
-        body["tools"] = [_tool(tool) for tool in tools]
+    if offered := parameters.offered_tools:
+        body["tools"] = [_tool(tool) for tool in offered]
         body["tool_choice"] = parameters.tool_choice
         if profile.parallel_tool_calls:
             body["parallel_tool_calls"] = parameters.parallel_tool_calls
@@ -94,7 +101,7 @@ def chat_body(
         body["stream_options"] = {"include_usage": True}
     if reserved := _RESERVED & settings.extra_body.keys():
         raise UserError(f"extra_body may not set {', '.join(sorted(reserved))}: the request is built around it.")
-    return {**body, **settings.extra_body}
+    return merged_objects(body, settings.extra_body)
 
 
 def chat_messages(messages: Sequence[ModelMessage], dialect: Dialect = OPENAI) -> list[dict[str, Any]]:
@@ -220,7 +227,7 @@ def _add_settings(body: dict[str, Any], settings: ModelSettings, dialect: Dialec
         "top_p": settings.top_p,
         "top_k": settings.top_k,
         "min_p": settings.min_p,
-        dialect.max_tokens_field: settings.max_tokens,
+        dialect.max_tokens_field or "max_tokens": settings.max_tokens,
         "seed": settings.seed,
         "stop": list(settings.stop) or None,
     }

@@ -1,8 +1,9 @@
 """Where runs are kept: the protocol, and a keeper in memory for tests.
 
-A run is written by one process at a time. Whoever takes a run up claims it; from then on every write of the
-process that had it before fails, so a process that was believed dead and wakes up again changes nothing (a fencing
-token, Kleppmann 2016). `agentkit.testing.check_checkpointer` holds an implementation to all that is promised here.
+A run is performed by one process at a time. A process that takes a run up claims it, which is refused while
+another one goes on with it (`agentkit.persistence.leases`). After a claim, every write of the process that had
+the run before fails, so a process that was believed dead and wakes up again changes nothing (a fencing token,
+Kleppmann 2016). `agentkit.testing.check_checkpointer` holds an implementation to all that is promised here.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
+from weakref import ref
 
 from agentkit.errors import CheckpointError
 from agentkit.messages import ToolCallPart
 from agentkit.results import RunResultStatus
-from agentkit.state import CallAnswer, RunState
+from agentkit.state import CallAnswer, InnerRun, RunState
 
 StoredStatus = RunResultStatus | Literal["running", "failed"]
 """As of a result; "running" also where a process was killed, and "failed" where it said so."""
@@ -43,7 +45,9 @@ class StoredRun:
     state: RunState
     """With the answers of all calls that have one."""
     in_flight: tuple[str, ...] = ()
-    """Ids of calls that were started and not answered."""
+    """Ids of calls that were started and not answered; those of an inner run as `CALL.INNER_CALL`."""
+    inner_kept: tuple[str, ...] = ()
+    """Ids of calls whose inner runs the journal kept up to their last step."""
 
 
 class RunJournal(ABC):
@@ -92,6 +96,30 @@ class RunJournal(ABC):
             CheckpointError: as `save`.
         """
 
+    async def release(self) -> None:
+        """Note that this process does not go on with the run: others may claim it at once.
+
+        Also follows from `save` with a status other than "running", and from `failed`. Calling it again is
+        harmless. A journal without claims does nothing.
+
+        Raises:
+            CheckpointError: it cannot be written.
+        """
+        return
+
+    async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
+        """Begin, or begin anew, the journal of a run that a call of this run performs, and return it.
+
+        It is part of this run: `load` and `claim` give its latest state in `RunState.inner`, name its call in
+        `StoredRun.inner_kept`, and its calls in flight as `CALL.INNER_CALL`. `save` of this run forgets it, since
+        the state has it. None: this journal keeps no inner runs, so after a crash the outcome of such a call is
+        unknown.
+
+        Raises:
+            CheckpointError: as `save`.
+        """
+        return None
+
 
 class Checkpointer(ABC):
     """A keeper of runs."""
@@ -100,7 +128,7 @@ class Checkpointer(ABC):
     async def create(
         self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> RunJournal:
-        """Begin a run's journal.
+        """Begin a run's journal; this process has the run until it ends or is released.
 
         Raises:
             CheckpointError: there is a run of that id, or it cannot be written.
@@ -123,7 +151,7 @@ class Checkpointer(ABC):
         """Take a run up; what others still hold of it can no longer write.
 
         Raises:
-            CheckpointError: as `load`.
+            CheckpointError: as `load`; or a process that is alive goes on with the run.
         """
 
     @abstractmethod
@@ -149,8 +177,10 @@ class Checkpointer(ABC):
 class _Kept:
     summary: RunSummary
     state: RunState
-    owner: _MemoryJournal | None = None
+    owner: ref[_MemoryJournal] | None = None
+    """Held weakly: a run that is forgotten is not going on."""
     calls: dict[str, CallAnswer | None] = field(default_factory=dict[str, "CallAnswer | None"])
+    inner: dict[str, _Kept] = field(default_factory=dict[str, "_Kept"])
 
 
 class InMemoryCheckpointer(Checkpointer):
@@ -169,8 +199,7 @@ class InMemoryCheckpointer(Checkpointer):
         now = time.time()
         summary = RunSummary(state.run_id, agent_name, "running", now, now, dict(metadata or {}))
         kept = self._runs[state.run_id] = _Kept(summary, state)
-        kept.owner = _MemoryJournal(self._runs, kept)
-        return kept.owner
+        return _owned(kept, _MemoryJournal(self._runs, kept))
 
     async def has(self, run_id: str) -> bool:
         """Say whether there is a run of that id."""
@@ -183,8 +212,10 @@ class InMemoryCheckpointer(Checkpointer):
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
         """Take a run up."""
         kept = self._known(run_id)
-        kept.owner = _MemoryJournal(self._runs, kept)
-        return _stored(kept), kept.owner
+        owner = kept.owner() if kept.owner is not None else None
+        if owner is not None and not owner.is_released:
+            raise going_on(run_id, "this process")
+        return _stored(kept), _owned(kept, _MemoryJournal(self._runs, kept))
 
     async def list_runs(
         self,
@@ -213,10 +244,17 @@ class InMemoryCheckpointer(Checkpointer):
         return self._runs[run_id]
 
 
+def _owned(kept: _Kept, journal: _MemoryJournal) -> _MemoryJournal:
+    kept.owner = ref(journal)
+    return journal
+
+
 class _MemoryJournal(RunJournal):
-    def __init__(self, runs: dict[str, _Kept], kept: _Kept) -> None:
+    def __init__(self, runs: dict[str, _Kept], kept: _Kept, outer: _MemoryJournal | None = None) -> None:
         self._runs = runs
         self._kept = kept
+        self._outer = outer
+        self.is_released = False
 
     async def save(
         self,
@@ -231,12 +269,18 @@ class _MemoryJournal(RunJournal):
         kept.summary = replace(kept.summary, status=status, updated_at=time.time())
         unknown = unknown_calls(state)
         kept.calls = {call_id: part for call_id, part in kept.calls.items() if call_id in unknown}
+        kept.inner.clear()
+        self.is_released = status != "running"
         if starting is not None:
             kept.calls[starting.tool_call_id] = None
 
     async def failed(self) -> None:
         kept = self._own()
         kept.summary = replace(kept.summary, status="failed", updated_at=time.time())
+        self.is_released = True
+
+    async def release(self) -> None:
+        self.is_released = True
 
     async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
         self._own().calls[call.tool_call_id] = None
@@ -244,15 +288,23 @@ class _MemoryJournal(RunJournal):
     async def call_answered(self, answer: CallAnswer) -> None:
         self._own().calls[answer.tool_call_id or ""] = answer
 
+    async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
+        own = self._own()
+        kept = own.inner[call_id] = _Kept(replace(own.summary, run_id=state.run_id), state)
+        return _owned(kept, _MemoryJournal({state.run_id: kept}, kept, self))
+
     def _own(self) -> _Kept:
+        if self._outer is not None and self._kept not in self._outer._own().inner.values():
+            raise taken_over(self._kept.state.run_id)
         run_id = self._kept.state.run_id
-        if self._runs.get(run_id) is not self._kept or self._kept.owner is not self:
+        if self._runs.get(run_id) is not self._kept or self._kept.owner is None or self._kept.owner() is not self:
             raise taken_over(run_id)
         return self._kept
 
 
 def _stored(kept: _Kept) -> StoredRun:
-    return StoredRun(kept.summary, *with_calls(kept.state, kept.calls))
+    stored = StoredRun(kept.summary, *with_calls(kept.state, kept.calls))
+    return with_inner(stored, {call_id: _stored(inner) for call_id, inner in kept.inner.items()})
 
 
 def with_calls(state: RunState, calls: Mapping[str, CallAnswer | None]) -> tuple[RunState, tuple[str, ...]]:
@@ -263,6 +315,22 @@ def with_calls(state: RunState, calls: Mapping[str, CallAnswer | None]) -> tuple
     return state, tuple(call_id for call_id, part in calls.items() if part is None)
 
 
+def with_inner(stored: StoredRun, inner: Mapping[str, StoredRun]) -> StoredRun:
+    """Add to a run the inner runs that went on since it was saved, by the call that each serves."""
+    if not inner:
+        return stored
+    kept = {run.call_id: run for run in stored.state.inner}
+    kept |= {call_id: InnerRun(call_id, run.state) for call_id, run in inner.items()}
+    in_flight = [f"{call_id}.{each}" for call_id, run in inner.items() for each in run.in_flight]
+    further = [f"{call_id}.{each}" for call_id, run in inner.items() for each in run.inner_kept]
+    return replace(
+        stored,
+        state=replace(stored.state, inner=tuple(kept.values())),
+        in_flight=(*stored.in_flight, *in_flight),
+        inner_kept=(*inner, *further),
+    )
+
+
 def unknown_calls(state: RunState) -> list[str]:
     """Return the ids of the calls of which a state says that their outcome is unknown."""
     return [call.tool_call_id for call in state.pending if call.kind == "unknown"]
@@ -271,6 +339,14 @@ def unknown_calls(state: RunState) -> list[str]:
 def unknown_run(run_id: str) -> CheckpointError:
     """Return the error for a run that is not there."""
     return CheckpointError(f"run {run_id!r} is not in this journal; `agentkit runs` lists what is.")
+
+
+def going_on(run_id: str, where: str) -> CheckpointError:
+    """Return the error for a run that cannot be claimed, because a process goes on with it."""
+    return CheckpointError(
+        f"run {run_id!r} is going on in {where}: two processes would do its work twice. Wait for it to end, or "
+        f"end that process; then resume it."
+    )
 
 
 def known_already(run_id: str) -> CheckpointError:

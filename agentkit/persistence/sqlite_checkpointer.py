@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agentkit.errors import CheckpointError
 from agentkit.messages import ToolCallPart
 from agentkit.persistence import message_chain
 from agentkit.persistence.checkpointer import (
@@ -18,12 +19,15 @@ from agentkit.persistence.checkpointer import (
     RunSummary,
     StoredRun,
     StoredStatus,
+    going_on,
     known_already,
     taken_over,
     unknown_calls,
     unknown_run,
     with_calls,
+    with_inner,
 )
+from agentkit.persistence.leases import LEASE_S, Lease, described, is_gone
 from agentkit.persistence.sqlite_database import SQLiteDatabase
 from agentkit.persistence.stored_state import (
     answer_from_json,
@@ -35,6 +39,7 @@ from agentkit.persistence.stored_state import (
 )
 from agentkit.state import CallAnswer, RunState
 
+_NO_LEASE = ", owner = NULL, lease_until = NULL"
 _SUMMARY = "run_id, agent_name, status, created_at, updated_at, metadata"
 
 
@@ -53,8 +58,9 @@ class SQLiteCheckpointer(Checkpointer):
         self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> RunJournal:
         """Begin a run's journal; the conversation before it is shared with the runs that it came from."""
-        tip = await self.database.write(partial(_create, state, agent_name, dict(metadata or {})))
-        return _SQLiteJournal(self.database, state, tip, generation=0)
+        lease = Lease()
+        tip = await self.database.write(partial(_create, state, agent_name, dict(metadata or {}), lease.owner))
+        return _SQLiteJournal(self.database, state, tip, generation=0, lease=lease)
 
     async def has(self, run_id: str) -> bool:
         """Say whether there is a run of that id."""
@@ -67,8 +73,9 @@ class SQLiteCheckpointer(Checkpointer):
 
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
         """Take a run up."""
-        stored, tip, generation = await self.database.read(partial(_claim, run_id))
-        return stored, _SQLiteJournal(self.database, stored.state, tip, generation, stored.in_flight)
+        lease = Lease()
+        stored, tip, generation = await self.database.read(partial(_claim, run_id, lease.owner))
+        return stored, _SQLiteJournal(self.database, stored.state, tip, generation, stored.in_flight, lease)
 
     async def list_runs(
         self,
@@ -97,6 +104,7 @@ class _SQLiteJournal(RunJournal):
         tip: bytes | None,
         generation: int,
         in_flight: Sequence[str] = (),
+        lease: Lease | None = None,
     ) -> None:
         self._database = database
         self._run_id = state.run_id
@@ -107,6 +115,12 @@ class _SQLiteJournal(RunJournal):
         """Calls that were started and not answered, in that order; the file may name answered ones beside them."""
         self._has_answers = generation > 0
         """In the file: of calls, left by whoever had the run before or noted here."""
+        self._has_inner = generation > 0
+        """In the file: inner runs, as the answers."""
+        self._lease = lease
+        """None for an inner run, which the outer one's lease covers, and once it is released."""
+        if lease is not None:
+            lease.keep(partial(_renew, database, self._run_id, lease.owner))
 
     async def save(
         self,
@@ -120,10 +134,23 @@ class _SQLiteJournal(RunJournal):
             partial(self._save, state, status, starting), durable=durable
         )
         self._n_stored = len(state.messages)
-        self._has_answers = False
+        self._has_answers = self._has_inner = False
+        if status != "running":
+            self._forget_lease()
 
     async def failed(self) -> None:
         await self._database.write(self._failed)
+        self._forget_lease()
+
+    async def release(self) -> None:
+        if self._lease is not None:
+            await self._database.write(partial(_release, self._run_id, self._lease.owner))
+            self._forget_lease()
+
+    def _forget_lease(self) -> None:
+        if self._lease is not None:
+            self._lease.release()
+            self._lease = None
 
     async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
         await self._database.write(partial(self._note_start, call.tool_call_id), durable=durable)
@@ -131,6 +158,10 @@ class _SQLiteJournal(RunJournal):
     async def call_answered(self, answer: CallAnswer) -> None:
         text = answer_to_json(answer).decode()
         await self._database.write(partial(self._note_answer, answer.tool_call_id or "", text))
+
+    async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
+        tip = await self._database.write(partial(self._begin_inner, call_id, state))
+        return _SQLiteJournal(self._database, state, tip, self._generation)
 
     def _save(
         self, state: RunState, status: StoredStatus, starting: ToolCallPart | None, connection: sqlite3.Connection
@@ -140,13 +171,28 @@ class _SQLiteJournal(RunJournal):
             started.append(starting.tool_call_id)
         tip = message_chain.add(connection, self._tip, state.messages[self._n_stored :])
         head = head_to_json(state).decode()
-        self._update("tip = ?, head = ?, status = ?, started = ?", (tip, head, status, _ids(started)), connection)
+        columns = "tip = ?, head = ?, status = ?, started = ?" + ("" if status == "running" else _NO_LEASE)
+        self._update(columns, (tip, head, status, _ids(started)), connection)
         if self._has_answers:
             connection.execute("DELETE FROM answers WHERE run_id = ?", (self._run_id,))
+        if self._has_inner:
+            connection.execute("DELETE FROM runs WHERE part_of = ?", (self._run_id,))
         return tip, started
 
+    def _begin_inner(self, call_id: str, state: RunState, connection: sqlite3.Connection) -> bytes | None:
+        self._update("status = ?", ("running",), connection)
+        self._has_inner = True
+        # In the place of one that was begun before, and of one that an earlier format kept as a run of its own.
+        connection.execute("DELETE FROM runs WHERE run_id = ?", (state.run_id,))
+        tip = _create(state, None, {}, None, connection)
+        connection.execute(
+            "UPDATE runs SET part_of = ?, call_id = ?, generation = ? WHERE run_id = ?",
+            (self._run_id, call_id, self._generation, state.run_id),
+        )
+        return tip
+
     def _failed(self, connection: sqlite3.Connection) -> None:
-        self._update("status = ?", ("failed",), connection)
+        self._update(f"status = ?{_NO_LEASE}", ("failed",), connection)
 
     def _note_start(self, call_id: str, connection: sqlite3.Connection) -> None:
         # Under the file's lock: calls that run at once note their starts one after the other.
@@ -179,14 +225,19 @@ def _ids(calls: Sequence[str]) -> str | None:
 
 
 def _create(
-    state: RunState, agent_name: str | None, metadata: dict[str, str], connection: sqlite3.Connection
+    state: RunState,
+    agent_name: str | None,
+    metadata: dict[str, str],
+    owner: str | None,
+    connection: sqlite3.Connection,
 ) -> bytes | None:
     tip = message_chain.add(connection, None, state.messages)
     now = time.time()
-    row = (state.run_id, agent_name, "running", tip, head_to_json(state).decode(), json.dumps(metadata), now, now)
+    head = head_to_json(state).decode()
+    row = (state.run_id, agent_name, "running", tip, head, json.dumps(metadata), now, now, owner, now + LEASE_S)
     made = connection.execute(
         "INSERT OR IGNORE INTO runs(run_id, agent_name, status, tip, head, generation, metadata, created_at, "
-        "updated_at) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?)",
+        "updated_at, owner, lease_until) VALUES (?, ?, ?, ?, ?, 0, ?, ?, ?, ?, ?)",
         row,
     )
     if made.rowcount != 1:
@@ -210,12 +261,48 @@ def _load(run_id: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes
     calls: dict[str, CallAnswer | None] = dict.fromkeys(ids_from_json(started or "[]", whose=whose))
     answers = connection.execute("SELECT tool_call_id, answer FROM answers WHERE run_id = ?", (run_id,))
     calls |= {call_id: answer_from_json(answer, whose=whose) for call_id, answer in answers}
-    return StoredRun(_summary(summary), *with_calls(state, calls)), tip, generation
+    inner = connection.execute("SELECT call_id, run_id FROM runs WHERE part_of = ?", (run_id,)).fetchall()
+    kept = {call_id: _load(inner_id, connection)[0] for call_id, inner_id in inner}
+    return with_inner(StoredRun(_summary(summary), *with_calls(state, calls)), kept), tip, generation
 
 
-def _claim(run_id: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes | None, int]:
-    connection.execute("UPDATE runs SET generation = generation + 1 WHERE run_id = ?", (run_id,))
+def _claim(run_id: str, owner: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes | None, int]:
+    # In one transaction, so of several processes that claim a run one gets it.
+    row = connection.execute("SELECT part_of, owner, lease_until FROM runs WHERE run_id = ?", (run_id,)).fetchone()
+    part_of, holder, until = row or (None, None, None)
+    if part_of is not None:
+        raise CheckpointError(f"run {run_id!r} is a part of run {part_of!r}, which has it: resume that one.")
+    if holder is not None and (until or 0) > time.time() and not is_gone(holder):
+        raise going_on(run_id, described(holder))
+    connection.execute(
+        """
+        WITH RECURSIVE family(run_id) AS (
+            SELECT ?1 UNION SELECT runs.run_id FROM runs JOIN family ON runs.part_of = family.run_id
+        )
+        UPDATE runs SET generation = generation + 1 WHERE run_id IN (SELECT run_id FROM family)
+        """,
+        (run_id,),
+    )
+    connection.execute(
+        "UPDATE runs SET owner = ?, lease_until = ? WHERE run_id = ?", (owner, time.time() + LEASE_S, run_id)
+    )
     return _load(run_id, connection)
+
+
+def _renew(database: SQLiteDatabase, run_id: str, owner: str) -> None:
+    """Renew a lease, in the thread that does so; one that was lost is not brought back."""
+    until = time.time() + LEASE_S
+    database.write_if_open(
+        lambda connection: connection.execute(
+            "UPDATE runs SET lease_until = ? WHERE run_id = ? AND owner = ?", (until, run_id, owner)
+        )
+    )
+
+
+def _release(run_id: str, owner: str, connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "UPDATE runs SET owner = NULL, lease_until = NULL WHERE run_id = ? AND owner = ?", (run_id, owner)
+    )
 
 
 def _list(
@@ -225,7 +312,7 @@ def _list(
     rows = connection.execute(
         f"""
         SELECT {_SUMMARY} FROM runs
-        WHERE (?1 IS NULL OR status = ?1) AND NOT EXISTS (
+        WHERE part_of IS NULL AND (?1 IS NULL OR status = ?1) AND NOT EXISTS (
             SELECT 1 FROM json_each(?2) AS wanted WHERE NOT EXISTS (
                 SELECT 1 FROM json_each(runs.metadata) AS has
                 WHERE has.key = wanted.key AND has.value = wanted.value

@@ -13,6 +13,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -73,6 +74,13 @@ class SQLiteDatabase:
         from anyio.to_thread import run_sync
 
         return await run_sync(partial(self._write_waiting, work, durable=False))
+
+    def write_if_open(self, work: Work[object]) -> None:
+        """Do `work` in one transaction, from any thread; nothing if the file is not open or cannot be used now."""
+        with self._lock:
+            if self._is_open:
+                with suppress(sqlite3.DatabaseError, CheckpointError):
+                    self._transaction(work, wait_ms=_WAIT_MS)
 
     def close(self) -> None:
         """Close the file; the next use opens it again."""

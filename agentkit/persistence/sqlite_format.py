@@ -3,6 +3,8 @@
 Version 2 keeps the calls that were started with their run, so that a response and the start of its call are one
 row; version 1 had a table `calls`, in which a call without an answer was one that had been started. A program that
 knows only version 1 and has the file open while it is brought up can start no call any more: its table is gone.
+Version 3 keeps the runs that calls perform with other agents as parts of their run, and names the process that has
+a run.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from pathlib import Path
 
 from agentkit.errors import CheckpointError
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _APPLICATION_ID = 0x41474B4A
 """"AGKJ": tells our files from other programs' databases."""
 
@@ -24,6 +26,7 @@ CREATE TABLE answers( -- of calls, until the head has them
     PRIMARY KEY (run_id, tool_call_id)
 ) WITHOUT ROWID
 """
+_INNER_RUNS = "CREATE INDEX inner_runs ON runs(part_of) WHERE part_of IS NOT NULL"
 _TABLES = (
     """
 CREATE TABLE messages(
@@ -43,9 +46,14 @@ CREATE TABLE runs(
     metadata TEXT NOT NULL,
     created_at REAL NOT NULL,
     updated_at REAL NOT NULL,
-    started TEXT -- JSON, ids of calls; of one that is not in answers, nothing is known of its end. NULL: none
+    started TEXT, -- JSON, ids of calls; of one that is not in answers, nothing is known of its end. NULL: none
+    part_of TEXT REFERENCES runs(run_id) ON DELETE CASCADE, -- the run that an inner run serves. NULL: not one
+    call_id TEXT, -- the call of that run
+    owner TEXT, -- JSON, the process that has the run. NULL: none
+    lease_until REAL -- seconds since 1970; after that another process may take the run up
 )
 """,
+    _INNER_RUNS,
     _ANSWERS,
     """
 CREATE TABLE branches(
@@ -66,6 +74,17 @@ _FROM_VERSION_1 = (
     "INSERT INTO answers SELECT run_id, tool_call_id, answer FROM calls WHERE answer IS NOT NULL",
     "DROP TABLE calls",
 )
+
+
+_FROM_VERSION_2 = (
+    "ALTER TABLE runs ADD COLUMN part_of TEXT REFERENCES runs(run_id) ON DELETE CASCADE",
+    "ALTER TABLE runs ADD COLUMN call_id TEXT",
+    "ALTER TABLE runs ADD COLUMN owner TEXT",
+    "ALTER TABLE runs ADD COLUMN lease_until REAL",
+    _INNER_RUNS,
+)
+_STEPS = {0: _TABLES, 1: (*_FROM_VERSION_1, *_FROM_VERSION_2), 2: _FROM_VERSION_2}
+"""What brings a file of each version up to this one."""
 
 
 def checked_version(connection: sqlite3.Connection, path: Path) -> int:
@@ -99,7 +118,7 @@ def bring_up(connection: sqlite3.Connection, path: Path) -> None:
     try:
         version = checked_version(connection, path)  # another process may have been faster
         if version < FORMAT_VERSION:
-            for statement in _TABLES if version == 0 else _FROM_VERSION_1:
+            for statement in _STEPS[version]:
                 connection.execute(statement)
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             connection.execute(f"PRAGMA user_version={FORMAT_VERSION}")

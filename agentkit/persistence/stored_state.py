@@ -13,6 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
 from agentkit.errors import CheckpointError
+from agentkit.json_values import parsed_json
 from agentkit.messages import ModelMessage
 from agentkit.state import CallAnswer, RunState
 from agentkit.tagged import TaggedBy
@@ -20,7 +21,8 @@ from agentkit.tagged import TaggedBy
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-STATE_VERSION = 1
+STATE_VERSION = 2
+"""Version 2 numbers the attempts of calls, and holds the runs of agents that serve as tools."""
 _VERSION = "schema_version"
 _MESSAGES = "messages"
 
@@ -108,12 +110,34 @@ def _fields(state: RunState) -> dict[str, Any]:
 def _state(fields: Any, whose: str) -> RunState:
     known = dict(cast("dict[str, Any]", fields)) if isinstance(fields, dict) else {}
     version = known.pop(_VERSION, None)
+    if version == 1:
+        return _from_version_1(known, whose)
     if version != STATE_VERSION:
         raise CheckpointError(
-            f"{whose} has schema_version {version!r}; this version of agentkit reads {STATE_VERSION}. "
+            f"{whose} has schema_version {version!r}; this version of agentkit reads up to {STATE_VERSION}. "
             f"Resume it with the version that wrote it."
         )
     return _read(_state_adapter(), known, whose)
+
+
+def _from_version_1(known: dict[str, Any], whose: str) -> RunState:
+    """Read a state whose questions did not say which attempt they allow; they are asked anew.
+
+    An approval of a question of version 1 decides nothing any more: it could have been given for another attempt.
+    """
+    from dataclasses import replace
+
+    from agentkit.questions import asked_now, attempted
+
+    if isinstance(known.get("pending"), list):
+        known["pending"] = [
+            {**cast("dict[str, Any]", call), "attempt": 1} if isinstance(call, dict) else call
+            for call in cast("list[Any]", known["pending"])
+        ]
+    state = cast("RunState", _read(_state_adapter(), {**known, "attempts": [], "inner": []}, whose))
+    cut_off = [call.tool_call_id for call in state.pending if call.kind == "unknown"]
+    state = attempted(state, dict.fromkeys((*cut_off, *state.in_doubt)))
+    return replace(state, pending=tuple(asked_now(state, call) for call in state.pending))
 
 
 def _read(adapter: TypeAdapter[Any], value: Any, whose: str) -> Any:
@@ -158,14 +182,12 @@ def _difference(written: Any, stored: Any, where: str) -> str | None:
 def _dumped(value: Any) -> bytes:
     from pydantic_core import to_json
 
-    return to_json(value)
+    return to_json(value, inf_nan_mode="strings")  # of a history that was given; results of tools have none
 
 
 def _parsed(data: bytes | str, whose: str) -> Any:
-    from pydantic_core import from_json
-
     try:
-        return from_json(data, allow_inf_nan=False)
+        return parsed_json(data)
     except ValueError as error:
         raise CheckpointError(f"{whose} is not JSON: {error}.") from None
 

@@ -130,6 +130,7 @@ async def _a_failed_run_keeps_what_it_had(keeper: Checkpointer) -> None:
 async def _only_the_last_to_claim_may_write(keeper: Checkpointer) -> None:
     state = _state(_said("go"), _calling("c1"))
     first = await keeper.create(state)
+    await first.release()
     stored, second = await keeper.claim(state.run_id)
     assert stored.state == state
     writes: tuple[Callable[[RunJournal], Awaitable[None]], ...] = (
@@ -145,6 +146,49 @@ async def _only_the_last_to_claim_may_write(keeper: Checkpointer) -> None:
     assert (stored.state, stored.summary.status, stored.in_flight) == (state, "running", ())
     for write in writes:
         await write(second)
+
+
+async def _a_run_that_goes_on_is_not_claimed(keeper: Checkpointer) -> None:
+    state = _state(_said("go"), _calling("c1"))
+    first = await keeper.create(state)
+    await _refuses(keeper.claim(state.run_id), "a run that goes on was claimed")
+    await first.call_started(state.open_calls[0], durable=False)
+    await first.save(state, "needs_approval")
+    _, second = await keeper.claim(state.run_id)
+    await _refuses(keeper.claim(state.run_id), "a run that was claimed was claimed again")
+    await second.release()
+    _, third = await keeper.claim(state.run_id)
+    await third.failed()
+    await keeper.claim(state.run_id)
+
+
+async def _keeps_inner_runs_with_their_run(keeper: Checkpointer) -> None:
+    state = _state(_said("go"), _calling("c1"))
+    journal = await keeper.create(state)
+    begun = RunState(run_id=f"{state.run_id}.c1")
+    inner = await journal.inner_run("c1", begun)
+    if inner is None:
+        return  # none are kept; their outcome is unknown after a crash
+    await journal.call_started(state.open_calls[0], durable=False)
+    asked = replace(begun, messages=(_said("inner"), _calling("i1", "i2")))
+    await inner.save(asked, "running")
+    for call in asked.open_calls:
+        await inner.call_started(call, durable=False)
+    await inner.call_answered(_gave("i2"))
+    stored = await keeper.load(state.run_id)
+    (kept,) = stored.state.inner
+    assert (kept.call_id, kept.state) == ("c1", replace(asked, answers=(_gave("i2"),))), f"got {kept!r}"
+    assert sorted(stored.in_flight) == ["c1", "c1.i1"], f"in flight are c1 and c1.i1, not {stored.in_flight!r}"
+    assert [run.run_id for run in await keeper.list_runs()] == [state.run_id], "an inner run is listed"
+    await journal.release()
+    stored, second = await keeper.claim(state.run_id)
+    await _refuses(inner.save(asked, "running"), "an inner run of a run that was taken over wrote")
+    assert stored.inner_kept == ("c1",), f"the inner run of c1 was kept, not {stored.inner_kept!r}"
+    waiting = with_unknown(stored.state, stored.in_flight, stored.inner_kept)
+    assert [call.tool_call_id for call in waiting.inner[0].state.pending] == ["i1"]
+    await second.save(waiting, "needs_approval")
+    stored = await keeper.load(state.run_id)
+    assert stored.state == waiting, "a saved state has its inner runs, once"
 
 
 async def _finds_runs_by_what_they_are(keeper: Checkpointer) -> None:
@@ -235,6 +279,8 @@ _CHECKPOINTER_CHECKS = (
     _stores_a_state_and_the_start_of_its_call_at_once,
     _a_failed_run_keeps_what_it_had,
     _only_the_last_to_claim_may_write,
+    _a_run_that_goes_on_is_not_claimed,
+    _keeps_inner_runs_with_their_run,
     _finds_runs_by_what_they_are,
     _forgets_what_is_deleted_and_nothing_else,
     _a_run_is_begun_once,

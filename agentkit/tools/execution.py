@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from agentkit.approvals import PendingCall, pending_call
@@ -23,9 +23,10 @@ from agentkit.errors import (
     UserError,
 )
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
+from agentkit.json_values import NoJSONForm, json_form
 from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
 from agentkit.tools.definition import Tool, ToolOutput
-from agentkit.well_formed import well_formed, well_formed_data
+from agentkit.well_formed import well_formed
 
 DEFAULT_TOOL_TIMEOUT_S = 120.0
 """Long enough for a build or a slow query, short enough that a hung tool does not hang the run for ever."""
@@ -37,6 +38,18 @@ CheckResult = Callable[
     Awaitable[ToolReturnPart | RetryPromptPart],
 ]
 CallResult = ToolReturnPart | RetryPromptPart | PendingCall
+
+
+@dataclass(slots=True)
+class TurnProgress:
+    """How far the calls of a turn have come; outlives a turn that an error or a cancellation ends."""
+
+    started: set[str] = field(default_factory=set[str])
+    """Ids of the calls whose tools have begun."""
+    answers: dict[str, ToolReturnPart | RetryPromptPart] = field(
+        default_factory=dict[str, "ToolReturnPart | RetryPromptPart"]
+    )
+    """Results by the ids of their calls."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +69,8 @@ class CallScope:
     """Gives what a call gave as the model may read it."""
     on_result: Callable[[CallResult], Awaitable[None]] | None = None
     """Awaited with what a call gave, before anybody else learns of it."""
+    progress: TurnProgress = field(default_factory=TurnProgress)
+    """Records what has begun and what has ended."""
 
 
 async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[CallResult]:
@@ -63,8 +78,10 @@ async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[Cal
 
     Calls of `sequential` tools wait for all before them and hold up all after them; the others run at once.
 
+    The first error of a call ends all of them: the others are cancelled, and it is raised as it is.
+
     Raises:
-        ToolExecutionError: a tool raised something that it did not declare; the calls beside it are cancelled.
+        ToolExecutionError: a tool raised something that it did not declare.
     """
     parts: list[CallResult | None] = [None] * len(calls)
     for group in _groups(calls, scope.tools):
@@ -98,12 +115,15 @@ async def _run_group(
 ) -> None:
     import anyio
 
-    failures: list[AgentRunError] = []
+    failures: list[BaseException] = []
+    cancelled = anyio.get_cancelled_exc_class()
 
     async def run(index: int) -> None:
         try:
             parts[index] = await _run_call(calls[index], scope)
-        except AgentRunError as error:
+        except cancelled:
+            raise
+        except BaseException as error:  # left to the task group, it would come out inside of an ExceptionGroup
             failures.append(error)
             tasks.cancel_scope.cancel()
 
@@ -122,6 +142,10 @@ async def _run_call(call: ToolCallPart, scope: CallScope) -> CallResult:
     part, outcome = await _attempt(call, tool, scope)
     if scope.check_result is not None and not isinstance(part, PendingCall):
         part = await scope.check_result(part, call, tool, scope.context)
+    if isinstance(part, PendingCall):
+        scope.progress.started.discard(call.tool_call_id)
+    else:
+        scope.progress.answers[call.tool_call_id] = part
     if scope.on_result is not None:
         await scope.on_result(part)
     if scope.emit is not None and not isinstance(part, PendingCall):
@@ -152,6 +176,7 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
         arguments = tool.validate(call.arguments)
         if scope.on_start is not None:
             await scope.on_start(call, tool)
+        scope.progress.started.add(call_id)
         with deadline:
             value = await tool.call(arguments, context)
             part = _returned(call, value)
@@ -174,45 +199,23 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
 
 
 def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:
-    if isinstance(value, ToolOutput):
-        text, data = well_formed(value.content), value.data if value.data is None else _storable(value.data)
-        return ToolReturnPart(call.tool_name, call.tool_call_id, text, data, is_error=value.is_error)
-    if isinstance(value, str):
-        text = well_formed(value)
-        return ToolReturnPart(call.tool_name, call.tool_call_id, text, text)
-    from pydantic_core import PydanticSerializationError
-
-    try:
-        text, data = _json_forms(value)
-    except PydanticSerializationError as error:
-        raise UserError(
-            f"tool {call.tool_name!r} returned {type(value).__name__}, which has no JSON form: {error}. "
-            f"Return text, JSON-able data, a pydantic model, or a ToolOutput."
-        ) from error
-    return ToolReturnPart(call.tool_name, call.tool_call_id, text, data)
-
-
-def _json_forms(value: Any) -> tuple[str, Any]:
-    """Return a value as JSON text and as JSON's data.
+    """Return the result of a call, in a form that every store gives back as it is.
 
     Raises:
-        PydanticSerializationError: it has no JSON form.
+        UserError: there is none.
     """
-    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
-
+    name, call_id = call.tool_name, call.tool_call_id
+    if type(value) is str:
+        text = well_formed(value)
+        return ToolReturnPart(name, call_id, text, text)
+    said = value.data if isinstance(value, ToolOutput) else value
     try:
-        return to_json(value).decode(), to_jsonable_python(value)
-    except (PydanticSerializationError, UnicodeEncodeError):  # lone surrogates, or what cleaning does not mend
-        data = well_formed_data(to_jsonable_python(well_formed_data(value)))
-        return to_json(data).decode(), data
-
-
-def _storable(data: Any) -> Any:
-    """Return data without lone surrogates; looked for only where there are some, which writing them tells."""
-    from pydantic_core import PydanticSerializationError, to_json
-
-    try:
-        to_json(data)
-    except (PydanticSerializationError, UnicodeEncodeError):
-        return well_formed_data(data)
-    return data
+        text, data = ("null", None) if said is None else json_form(said)
+    except NoJSONForm as error:
+        raise UserError(
+            f"tool {name!r} returned {type(said).__name__}, which has no JSON form: {error}. "
+            f"Return text, JSON-able data, a pydantic model, or a ToolOutput."
+        ) from error
+    if isinstance(value, ToolOutput):
+        return ToolReturnPart(name, call_id, well_formed(value.content), data, is_error=value.is_error)
+    return ToolReturnPart(name, call_id, str(data) if isinstance(value, str) else text, data)

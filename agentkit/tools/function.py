@@ -129,6 +129,11 @@ class FunctionToolset(Toolset):
         """The number of changes so far."""
         return self._revision
 
+    @property
+    def is_untrusted(self) -> bool:
+        """Whether anybody may have written what one of the tools gives."""
+        return any(tool.is_untrusted for tool in self._tools.values())
+
     def add(self, item: Callable[..., Any] | Tool) -> None:
         """Add a function or tool.
 

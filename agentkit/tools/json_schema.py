@@ -9,21 +9,27 @@ does the checking, with four changes:
   text, so `(a+)+$` cannot hang. A pattern that it does not know (look-around, back-references), or that would take
   too much memory, is not enforced, and `SchemaCheck.unenforced` says so (`patterns`).
 - Every keyword evaluation costs fuel (the idea is llguidance's: limits in work, not in seconds). A schema
-  that doubles itself through `$ref` runs out of fuel instead of running for ever.
-- `uniqueItems` compares canonical JSON in a set instead of pairwise.
+  that doubles itself through `$ref` runs out of fuel instead of running for ever. The check of the schema itself
+  against its metaschema costs fuel, too.
+- `uniqueItems` compares canonical JSON in a set instead of pairwise; `multipleOf` computes with fractions where
+  jsonschema raises, on infinities and on integers beyond all floats.
 
-`format` is an annotation, as Draft 2020-12 says, and not checked.
+`format` is an annotation, as Draft 2020-12 says, and not checked. Draft 3 is refused: its `required` and `type` are
+others, and jsonschema's messages about them fail.
 """
 
 from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib import import_module
 from itertools import islice
+from math import isfinite
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -35,6 +41,9 @@ from agentkit.tools.patterns import PatternCache, unenforced
 
 FUEL = 50_000
 """Keyword evaluations one check may cost: 0.5 s of CPU at worst; an ordinary call needs ten."""
+
+FUEL_FOR_SCHEMA = 150_000
+"""What checking a schema against its metaschema may cost: about 5,000 parts of it, 1 s of CPU at worst."""
 
 FUEL_FOR_NOTHING = 5_000
 """What checking an empty object may cost when a schema is compiled; only one that runs away needs more."""
@@ -74,18 +83,13 @@ class SchemaCheck:
         Raises:
             CheckTooCostly: the check was given up.
         """
-        token = _fuel.set([fuel])
         try:
-            return [_explain(error) for error in islice(self._validator.iter_errors(value), MAX_PROBLEMS)]
-        except RecursionError:
-            raise CheckTooCostly(_TOO_DEEP) from None
+            with _fuelled(fuel):
+                return [_explain(error) for error in islice(self._validator.iter_errors(value), MAX_PROBLEMS)]
         except BaseException as error:
-            # jsonschema keeps its scope in a map written in Rust, where a RecursionError becomes a panic.
-            if type(error).__module__ != "pyo3_runtime":
-                raise
-            raise CheckTooCostly(_TOO_DEEP) from None
-        finally:
-            _fuel.reset(token)
+            if _is_too_deep(error):
+                raise CheckTooCostly(_TOO_DEEP) from None
+            raise
 
     def arguments(self, text: str) -> dict[str, Any]:
         """Return the object that `text` holds.
@@ -116,19 +120,33 @@ def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
     """
     document = dict(schema)
     try:
-        not_enforced = _inspect(document)
+        with _fuelled(FUEL_FOR_SCHEMA):
+            not_enforced = _inspect(document)
         validator = _validator_class(_base_class(document))(document, registry=_registry())
         check = SchemaCheck(tuple(not_enforced), validator)
         check.problems({}, fuel=FUEL_FOR_NOTHING)
     except _Refused as refusal:
         raise ToolDefinitionError(f"{name}: {refusal}") from None
-    except RecursionError:
-        raise ToolDefinitionError(f"{name}: the schema is nested too deeply to be checked.") from None
+    except _TooManyParts:
+        raise ToolDefinitionError(f"{name}: the schema has too many parts to be checked.") from None
     except CheckTooCostly:
         raise ToolDefinitionError(
             f"{name}: checking an empty object against it does not end; a `$ref` leads back to itself."
         ) from None
+    except BaseException as error:
+        if _is_too_deep(error):
+            raise ToolDefinitionError(f"{name}: the schema is nested too deeply to be checked.") from None
+        raise
     return check
+
+
+def _is_too_deep(error: BaseException) -> bool:
+    """Return whether Python's stack was full.
+
+    jsonschema keeps its scope and its types in maps written in Rust, where a RecursionError becomes a panic, which
+    is no `Exception`.
+    """
+    return isinstance(error, RecursionError) or type(error).__module__ == "pyo3_runtime"
 
 
 # --- what a schema may contain ----------------------------------------------------------------------------
@@ -136,6 +154,10 @@ def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
 
 class _Refused(Exception):
     """Why a schema cannot be used."""
+
+
+class _TooManyParts(Exception):
+    """A schema cannot be checked within `FUEL_FOR_SCHEMA`."""
 
 
 def _inspect(document: dict[str, Any]) -> list[str]:
@@ -153,12 +175,7 @@ def _inspect(document: dict[str, Any]) -> list[str]:
         entry, resolver = entries.pop()
         if id(entry) in seen:
             continue
-        try:
-            # No format check: the metaschema's "regex" is Python's `re`, and patterns here are ECMA's.
-            base.check_schema(entry, format_checker=None)
-        except library.SchemaError as error:
-            where = "/".join(str(part) for part in error.absolute_path) or "its root"
-            raise _Refused(f"the schema is invalid at {where!r}: {_short(error.message, 200)}") from None
+        _check_schema(base, entry)
         inside: list[tuple[Any, Any]] = [(entry, resolver)]
         while inside:
             part, resolver = inside.pop()
@@ -179,6 +196,21 @@ def _inspect(document: dict[str, Any]) -> list[str]:
     if _has_cycle(same_value):
         raise _Refused("a `$ref` leads back to itself without a property or an item between: it would never end.")
     return unenforced(patterns, _PATTERNS, MAX_PATTERNS_PRICE) + ignored
+
+
+def _check_schema(base: Any, entry: Any) -> None:
+    """Hold a schema against its metaschema.
+
+    Not `base.check_schema`, which costs no fuel. No format check either: the metaschema's "regex" is Python's `re`,
+    and patterns here are ECMA's.
+    """
+    try:
+        error = next(_validator_class(base)(base.META_SCHEMA, registry=_registry()).iter_errors(entry), None)
+    except CheckTooCostly:
+        raise _TooManyParts from None
+    if error is not None:
+        where = "/".join(str(part) for part in error.absolute_path) or "its root"
+        raise _Refused(f"the schema is invalid at {_short(where, 200)}: {_short(error.message, 200)}")
 
 
 def _of_the_same_value(schema: Mapping[str, Any]) -> Iterator[Any]:
@@ -242,7 +274,10 @@ def _base_class(schema: Mapping[str, Any]) -> Any:
     library = _library()
     if not isinstance(schema.get("$schema", ""), str):
         raise _Refused("`$schema` is not a string.")
-    return library.validator_for(schema, default=library.Draft202012Validator)
+    found = library.validator_for(schema, default=library.Draft202012Validator)
+    if found is library.Draft3Validator:
+        raise _Refused("`$schema` names Draft 3, which is not checked. Write it for Draft 2020-12.")
+    return found
 
 
 @functools.cache
@@ -254,9 +289,9 @@ def _library() -> Any:
     import_module("referencing.jsonschema")
     return SimpleNamespace(
         Draft202012Validator=jsonschema.Draft202012Validator,
+        Draft3Validator=jsonschema.Draft3Validator,
         REGISTRY=specifications.REGISTRY,
         Resource=referencing.Resource,
-        SchemaError=jsonschema.SchemaError,
         Unresolvable=referencing.exceptions.Unresolvable,
         ValidationError=jsonschema.ValidationError,
         best_match=jsonschema.exceptions.best_match,
@@ -281,6 +316,7 @@ def _validator_class(base: Any) -> Any:
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
         "uniqueItems": _unique_items,
+        "multipleOf": _multiple_of,
     }
     keywords: dict[str, Keyword] = {**base.VALIDATORS, **replaced, **dict.fromkeys(_UNSUPPORTED, _ignore)}
     made = library.extend(base, {name: _metered(keyword) for name, keyword in keywords.items()})
@@ -301,6 +337,16 @@ def _metered(keyword: Keyword) -> Keyword:
             yield error
 
     return metered
+
+
+@contextmanager
+def _fuelled(amount: int) -> Generator[None]:
+    """Give the checks inside so much fuel together."""
+    token = _fuel.set([amount])
+    try:
+        yield
+    finally:
+        _fuel.reset(token)
 
 
 def _spend(amount: int) -> None:
@@ -343,6 +389,15 @@ def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> It
     items = cast(list[Any], instance) if isinstance(instance, list) else []
     if unique and len({json.dumps(item, sort_keys=True) for item in items}) < len(items):
         yield _library().ValidationError("the items must all be different")
+
+
+def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    try:
+        yield from _library().Draft202012Validator.VALIDATORS["multipleOf"](validator, factor, instance, schema) or ()
+    except (ArithmeticError, ValueError):
+        are_finite = all(isinstance(number, int) or isfinite(number) for number in (factor, instance))
+        if not are_finite or Fraction(instance) % Fraction(factor):
+            yield _library().ValidationError(f"{instance!r} is not a multiple of {factor!r}")
 
 
 # --- words for a model ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from agentkit.tracing.replies import TracedReply, TracedRun
 if TYPE_CHECKING:
     from modelstack.toolcalls.validation import SchemaValidator
 
-GOOD_ENDS = frozenset({"completed", "abstained"})
+GOOD_ENDS = frozenset({"completed", "abstained", "truncated"})
 """Statuses of runs whose replies can be good."""
 
 

@@ -105,10 +105,10 @@ def _line(event: AgentEvent) -> bytes:
     fields = {name: getattr(event, name) for name in event.__slots__}
     record = {"time": time.time(), "version": TRACE_VERSION, **fields}
     try:
-        line = to_json(record, inf_nan_mode="constants", serialize_unknown=True)
+        line = to_json(record, inf_nan_mode="strings", serialize_unknown=True)
     except PydanticSerializationError:  # lone surrogates, in an error's message for one
-        plain = to_jsonable_python(record, inf_nan_mode="constants", serialize_unknown=True)
-        line = to_json(well_formed_data(plain), inf_nan_mode="constants")
+        plain = to_jsonable_python(record, inf_nan_mode="strings", serialize_unknown=True)
+        line = to_json(well_formed_data(plain))
     return redact(line) + b"\n"
 
 

@@ -24,6 +24,7 @@ from agentkit.events import (
     RunResumedEvent,
     RunStartedEvent,
 )
+from agentkit.limit_note import with_note
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ThinkingPart, ToolCallPart
 from agentkit.models.model import Model, ModelDelta, ModelRequestParameters, TokensDelta
 from agentkit.state import Compacted
@@ -110,7 +111,8 @@ async def _ask(traced: _Traced, model: Model) -> tuple[ModelResponse, TokensDelt
         if isinstance(delta, TokensDelta):
             heard.append(delta)
 
-    response = await model.request(view(traced.messages, traced.compacted), parameters, on_delta=hear)
+    messages = with_note(view(traced.messages, traced.compacted), asked.note)
+    response = await model.request(messages, parameters, on_delta=hear)
     return response, heard[-1] if heard else None
 
 

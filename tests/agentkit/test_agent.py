@@ -27,7 +27,6 @@ from agentkit import (
     tool,
 )
 from agentkit.events import (
-    AgentEvent,
     RunFinishedEvent,
     TextDeltaEvent,
     ToolCallEvent,
@@ -48,7 +47,6 @@ from agentkit.messages import (
     messages_to_json,
 )
 from agentkit.models.model import Model, ModelRequestParameters, OnDelta, check_model_requests_allowed
-from agentkit.persistence import InMemorySession
 from agentkit.testing import FunctionModel, ScriptedModel, TestModel, block_model_requests, call
 
 pytestmark = pytest.mark.anyio
@@ -377,39 +375,6 @@ async def test_events_tell_the_whole_run_and_the_result_follows() -> None:
     assert [e.text for e in events if isinstance(e, TextDeltaEvent)] == ["done"]
     assert isinstance(events[-1], RunFinishedEvent)
     assert stream.result.output == "done"
-
-
-async def test_a_stream_raises_what_the_run_raised() -> None:
-    async with Agent(ScriptedModel([UserError("no")])).run_stream("x") as stream:
-        with pytest.raises(UserError, match="no"):
-            async for _ in stream:
-                pass
-
-
-async def test_a_stream_is_closed_at_both_ends_and_one_that_cannot_begin_is_never_opened(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    made: list[Any] = []
-    create = anyio.create_memory_object_stream[AgentEvent]
-
-    class Recording:
-        def __class_getitem__(cls, _: Any) -> Any:
-            def recorded(size: float) -> Any:
-                ends = create(size)
-                made.extend(ends)
-                return ends
-
-            return recorded
-
-    monkeypatch.setattr(anyio, "create_memory_object_stream", Recording)
-    history = [ModelRequest((UserPromptPart("hello"),))]
-    with pytest.raises(UserError, match="message_history and session"):
-        async with Agent(ScriptedModel([])).run_stream("x", message_history=history, session=InMemorySession()):
-            pass
-    assert not made
-    async with Agent(ScriptedModel(["hello"])).run_stream("x") as stream:
-        await stream.finish()
-    assert [end.statistics().open_send_streams + end.statistics().open_receive_streams for end in made] == [0, 0]
 
 
 async def test_leaving_a_stream_early_cancels_the_run() -> None:

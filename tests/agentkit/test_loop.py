@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agentkit.errors import UnexpectedModelBehavior, UserError
+from agentkit.limit_note import limit_note
 from agentkit.limits import RequestUsage, UsageLimits
 from agentkit.loop import (
     CallModel,
@@ -20,7 +21,6 @@ from agentkit.messages import (
     ModelRequest,
     ModelResponse,
     RetryPromptPart,
-    SystemPromptPart,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
@@ -113,9 +113,8 @@ def test_the_request_limit_keeps_one_request_for_a_tool_free_answer() -> None:
     assert isinstance(action, ReadOutput)
     assert action.status == "limit_reached"
     assert state.usage.requests == 3
-    note = state.messages[-2].parts[-1]
-    assert isinstance(note, SystemPromptPart)
-    assert "request_limit=3" in note.content
+    assert state.limit == "request_limit=3"
+    assert state.messages[-2] == ModelRequest((result(),))
 
 
 def repeated(
@@ -142,8 +141,7 @@ def test_the_same_call_that_fails_three_times_in_a_row_ends_the_tool_turns() -> 
     finals, state = repeated(FAILS, FAILS, FAILS)
     assert finals == [False, False, True]
     assert state.limit == "repeated_failures_limit=3"
-    note = state.messages[-1].parts[-1]
-    assert isinstance(note, SystemPromptPart) and "Answer now with what you have" in note.content
+    assert "Answer now with what you have" in (limit_note(state) or "")
     answer = ModelResponse((TextPart("It does not work."),))
     assert step(state, answer, RULES)[1] == ReadOutput(answer, "limit_reached")
 

@@ -16,6 +16,8 @@ import pytest
 
 from agentkit.cli.options import mcp_toolsets
 from agentkit.errors import UserError
+from agentkit.messages import ModelResponse, TextPart
+from agentkit.testing import ScriptedModel
 
 Run = Callable[..., Any]
 
@@ -31,9 +33,26 @@ def test_the_answer_goes_to_stdout_and_the_cards_to_stderr(
 
 
 def test_a_reached_limit_is_exit_status_3(agentkit: Run, server: Callable[..., str]) -> None:
-    done = agentkit("run", "Say hello", "--model", "test", "--mcp", server("echo"), "--max-steps", "1")
+    done = agentkit("run", "Say hello", "--model", "test", "--mcp", server("echo"), "--max-steps", "2")
     assert done.returncode == 3
-    assert "request_limit=1 is reached" in done.stderr
+    assert "request_limit=2 is reached" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("reason", "status", "code", "notice"),
+    [("length", "truncated", 7, "cut off at the model's token limit"), ("content_filter", "filtered", 8, "filter")],
+)
+def test_an_answer_that_is_not_whole_has_a_status_of_its_own_and_a_notice(
+    agentkit: Run, monkeypatch: pytest.MonkeyPatch, reason: Any, status: str, code: int, notice: str
+) -> None:
+    response = ModelResponse((TextPart("The answer is"),), finish_reason=reason)
+    monkeypatch.setattr("agentkit.models.resolve.resolve_model", lambda _name, **_: ScriptedModel([response]))
+    done = agentkit("run", "x", "--model", "test")
+    assert (done.returncode, done.stdout.strip()) == (code, "The answer is")
+    assert notice in done.stderr
+    done = agentkit("run", "x", "--model", "test", "--json")
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["status"], report["output"]) == (code, status, "The answer is")
 
 
 def test_json_is_all_that_is_printed(agentkit: Run, server: Callable[..., str], tmp_path: Path) -> None:

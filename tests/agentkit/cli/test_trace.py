@@ -89,7 +89,9 @@ def test_the_beginning_of_an_id_is_enough(tmp_path: Path) -> None:
 
 def test_runs_are_listed_with_how_they_ended(tmp_path: Path) -> None:
     run(tmp_path, ModelResponse((TextPart("Eight."),)))
-    run(tmp_path, ModelResponse((TextPart("Eight."),)), limits=UsageLimits(request_limit=1))
+    run(
+        tmp_path, ModelResponse((CALL,)), ModelResponse((TextPart("Eight."),)), limits=UsageLimits(request_limit=2)
+    )
     with pytest.raises(AgentRunError):
         run(tmp_path, ModelError("broken"))
     listed = trace("list")

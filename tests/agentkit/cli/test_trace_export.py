@@ -28,7 +28,8 @@ def traces(tmp_path: Path) -> Path:
     script = [call("double", n="x"), call("double", n=4), "Eight."]
     for name in ("small", "large"):
         Agent(ScriptedModel(script, name=name), tools=[double], trace=folder).run_sync("Twice four?")
-    Agent(ScriptedModel(["9"]), trace=folder, tools=[double], limits=UsageLimits(request_limit=1)).run_sync("Go.")
+    cut_short, limits = ScriptedModel([call("double", n=1), "9"]), UsageLimits(request_limit=2)
+    Agent(cut_short, trace=folder, tools=[double], limits=limits).run_sync("Go.")
     return folder
 
 

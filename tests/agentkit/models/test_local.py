@@ -11,7 +11,7 @@ import pytest
 from local_runs import add, get_weather, responses
 from pydantic import BaseModel
 
-from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, UsageLimits, UserError
+from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, RunContext, UsageLimits, UserError
 from agentkit.confidence import Calibration, Decision
 from agentkit.events import ModelResponseEvent, TextDeltaEvent
 from agentkit.messages import (
@@ -22,7 +22,7 @@ from agentkit.messages import (
     messages_from_json,
     messages_to_json,
 )
-from agentkit.models.model import Model, ModelRequestParameters
+from agentkit.models.model import Model, ModelDelta, ModelRequestParameters, TokensDelta
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
 from modelstack.toolcalls.lexical import DecisionPrior, Decisions, FittedOn
@@ -234,7 +234,43 @@ async def test_cancelling_stops_the_decoder_and_the_model_stays_usable(model: Lo
                 if isinstance(event, TextDeltaEvent):
                     break
         again = Agent(model, settings=ModelSettings(max_tokens=8))
-        assert (await again.run("hello")).status == "completed"
+        assert (await again.run("hello")).status == "truncated"
+
+
+async def test_an_answer_that_ran_into_its_token_limit_says_so(model: LocalModel) -> None:
+    result = await Agent(model, settings=ModelSettings(max_tokens=8)).run("hello")
+    assert result.status == "truncated" and result.output
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_the_last_turn_at_a_limit_keeps_the_cache_and_says_words(model: LocalModel, seed: int) -> None:
+    """The note of the limit is evaluated once, and later turns do not read it."""
+    settings = ModelSettings(temperature=1.0, max_tokens=100, seed=seed, tool_choice="required")
+    agent = Agent(model, tools=[get_weather], settings=settings, limits=UsageLimits(request_limit=2))
+    result = await agent.run("x")
+    first, last = responses(result.messages)
+    assert first.tool_calls and not last.tool_calls and last.text
+    assert result.status == "limit_reached" and "is reached" not in str(result.messages)
+    assert first.decoding is not None and last.decoding is not None
+    n_first = first.usage.input_tokens + first.usage.output_tokens
+    assert last.decoding.reused_tokens >= n_first - max(1, first.decoding.forced_tokens)
+    tokens: list[TokensDelta] = []
+    again = (*result.messages, ModelRequest((UserPromptPart("and now?"),)))
+    tools = tuple(
+        each.definition for each in await FunctionToolset([get_weather]).list_tools(RunContext(deps=None))
+    )
+    parameters = ModelRequestParameters(tools=tools, settings=ModelSettings(max_tokens=4))
+
+    def hear(delta: ModelDelta) -> None:
+        if isinstance(delta, TokensDelta):
+            tokens.append(delta)
+
+    await model.request(again, parameters, on_delta=hear)
+    await anyio.sleep(0)
+    token_bytes = model.load().vocabulary.token_bytes
+    shown = b"".join(token_bytes[i] for i in tokens[0].new_prompt_ids)
+    assert b"and now?" in shown and b"is reached" not in shown
+    assert b"rain in" in shown
 
 
 async def test_abstaining_ends_the_run_with_its_own_status(tiny_gguf: Path) -> None:

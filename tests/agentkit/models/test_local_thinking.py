@@ -100,7 +100,7 @@ async def test_a_cancelled_thought_leaves_the_model_usable(model: LocalModel) ->
                 if isinstance(event, ThinkingDeltaEvent):
                     break
         again = await Agent(model, settings=ModelSettings(max_tokens=8)).run("hello")
-    assert again.status == "completed"
+    assert again.status == "truncated" and again.output
 
 
 async def test_what_is_no_budget_or_no_mark_says_so(model: LocalModel, tiny_gguf: Path) -> None:

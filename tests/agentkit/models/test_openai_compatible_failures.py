@@ -361,3 +361,21 @@ async def test_an_error_of_the_listener_is_its_own(serve: Serve, model_of: Model
     with pytest.raises(ZeroDivisionError):
         await model_of(server).request(HELLO, NO_PARAMETERS, on_delta=listener)
     assert server.client_left.wait(10)
+
+
+async def test_a_long_stream_that_goes_on_is_not_cut_off(serve: Serve, model_of: ModelOf) -> None:
+    async def talk(connection: Connection) -> None:
+        import asyncio
+
+        await connection.head(200, {"content-type": "text/event-stream", "transfer-encoding": "chunked"})
+        for number in range(8):
+            await asyncio.sleep(0.15)
+            await connection.chunk(delta(content=f"{number} "))
+        await connection.chunk(delta("stop"))
+        await connection.chunk(b"data: [DONE]\n\n")
+        await connection.chunk(b"")
+
+    told: list[ModelDelta] = []
+    model = model_of(serve(talk), timeout_s=0.6)
+    response = await model.request(HELLO, NO_PARAMETERS, on_delta=told.append)
+    assert response.text == "0 1 2 3 4 5 6 7 "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
+import httpx
 import pytest
 
 from agentkit.errors import UserError
@@ -20,6 +22,7 @@ from agentkit.messages import (
     UserPromptPart,
 )
 from agentkit.models.model import ModelProfile, ModelRequestParameters, ModelSettings, OutputSchema
+from agentkit.models.openai_compatible import OpenAICompatibleModel
 from agentkit.models.openai_messages import Dialect, chat_body, chat_messages
 from agentkit.models.strict_schema import allows_strict
 from agentkit.tools.definition import ToolDefinition
@@ -184,7 +187,8 @@ def test_masked_tools_are_not_sent() -> None:
     assert sent() == (["add", "now"], "auto")
     assert sent(allowed_tools=frozenset({"now"})) == (["now"], "auto")
     assert sent(allowed_tools=frozenset()) == ([], None)
-    assert sent(tool_choice="none") == ([], None)
+    assert sent(tool_choice="none") == (["add", "now"], "none")
+    assert sent(tool_choice="none", allowed_tools=frozenset({"now"})) == (["now"], "none")
 
 
 def test_a_profile_without_parallel_calls_leaves_the_field_out() -> None:
@@ -280,3 +284,44 @@ def test_a_deep_schema_is_not_strict() -> None:
     for _ in range(3000):
         schema = _object(x=schema)
     assert allows_strict(schema) is False
+
+
+def test_further_fields_are_merged_object_by_object() -> None:
+    model = ModelSettings(extra_body={"chat_template_kwargs": {"a": 1, "b": 1}, "user": "u", "list": [1]})
+    request = ModelSettings(extra_body={"chat_template_kwargs": {"b": 2}, "list": [2]})
+    merged = model.merged(request)
+    assert merged.extra_body == {"chat_template_kwargs": {"a": 1, "b": 2}, "user": "u", "list": [2]}
+    assert (model.extra_body["list"], request.extra_body["list"]) == ([1], [2])
+    settings = ModelSettings(extra_body={"stream_options": {"continuous_usage_stats": True}})
+    body = chat_body("m", [], ModelRequestParameters(), settings=settings, stream=True)
+    assert body["stream_options"] == {"include_usage": True, "continuous_usage_stats": True}
+
+
+@pytest.mark.parametrize(
+    ("address", "dialect", "name"),
+    [
+        ("https://api.openai.com/v1", Dialect(), "max_completion_tokens"),
+        ("https://eu.api.openai.com/v1", Dialect(), "max_completion_tokens"),
+        ("https://api.openai.com/v1", Dialect(max_tokens_field="max_tokens"), "max_tokens"),
+        ("https://api.openai.com.example.org/v1", Dialect(), "max_tokens"),
+        ("http://127.0.0.1:8080/v1", Dialect(), "max_tokens"),
+        ("http://127.0.0.1:8080/v1", Dialect(max_tokens_field="max_completion_tokens"), "max_completion_tokens"),
+    ],
+)
+@pytest.mark.anyio
+async def test_the_token_limit_has_the_name_that_the_server_takes(
+    address: str, dialect: Dialect, name: str
+) -> None:
+    sent: list[dict[str, Any]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        sent.append(json.loads(request.content))
+        said = {"message": {"role": "assistant", "content": "hello"}, "finish_reason": "stop"}
+        return httpx.Response(200, json={"choices": [said]})
+
+    client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    model = OpenAICompatibleModel("m", base_url=address, dialect=dialect, http_client=client, api_key="")
+    hello = [ModelRequest((UserPromptPart("Hello"),))]
+    await model.request(hello, ModelRequestParameters(settings=ModelSettings(max_tokens=5)))
+    await client.aclose()
+    assert {key for key in sent[0] if "tokens" in key} == {name}

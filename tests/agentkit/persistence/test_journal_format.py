@@ -1,16 +1,20 @@
-"""A journal of format 1 is brought up when it is opened: what its runs had, and how they go on."""
+"""A journal of an earlier format is brought up when it is opened: what its runs had, and how they go on."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
-from agentkit import Agent
+from agentkit import Agent, tool
+from agentkit.approvals import Approve
 from agentkit.cli.main import app
 from agentkit.errors import CheckpointError
-from agentkit.messages import ModelResponse, TextPart, ToolReturnPart
+from agentkit.messages import ModelMessage, ModelResponse, TextPart, ToolReturnPart
+from agentkit.models.model import ModelRequestParameters
 from agentkit.persistence import SQLiteCheckpointer, SQLiteSession
 from agentkit.persistence.sqlite_format import FORMAT_VERSION
 from agentkit.resuming import with_unknown
@@ -176,3 +180,96 @@ async def test_a_run_of_it_goes_on_with_calls_at_once(journal: Path) -> None:
         ("call_a",),
         {"call_z", "call_m"},
     )
+
+
+# --- format 2: an agent as a tool kept its run in a journal of its own, and questions had no attempts -----------
+
+
+@pytest.fixture
+def journal_2(tmp_path: Path) -> Path:
+    path = tmp_path / "runs.db"
+    file = sqlite3.connect(path)
+    file.executescript(Path(__file__).with_name("journal_v2.sql").read_text(encoding="utf-8"))
+    assert file.execute("PRAGMA journal_mode=WAL").fetchone() == ("wal",)
+    file.close()
+    return path
+
+
+def payer(journal: Path, *, inner: bool = False) -> tuple[Agent[None, str], list[str]]:
+    """The agent that made the runs, and what its tools do from now on."""
+    done: list[str] = []
+
+    @tool(requires_approval=True)
+    async def pay(amount: int) -> str:
+        """Pay."""
+        done.append(f"paid {amount}")
+        return "paid"
+
+    @tool
+    async def note(amount: int) -> str:
+        """Note."""
+        done.append(f"noted {amount}")
+        return f"noted {amount}"
+
+    @tool
+    async def free(amount: int) -> str:
+        """Pay without asking."""
+        done.append(f"paid {amount}")
+        return "paid"
+
+    def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
+        return ModelResponse((TextPart("done"),))
+
+    model = FunctionModel(reply)
+    if not inner:
+        return Agent(model, tools=[pay, note, free], name="payer", checkpointer=journal), done
+    teller = Agent(model, tools=[pay, note], name="teller", checkpointer=journal)
+    return Agent(model, tools=[teller.as_tool("Pays.")], name="payer", checkpointer=journal), done
+
+
+async def test_of_format_2_a_call_that_waits_is_asked_about_anew_and_runs_once(journal_2: Path) -> None:
+    agent, done = payer(journal_2)
+    with sqlite3.connect(journal_2) as file:
+        (head,) = file.execute("SELECT head FROM runs WHERE run_id = 'run_waiting'").fetchone()
+    (old,) = json.loads(head)["pending"]
+    stopped = await agent.resume("run_waiting", [Approve(old["tool_call_id"], old["digest"])])
+    assert (stopped.status, done) == ("needs_approval", [])
+    result = await agent.resume("run_waiting", [stopped.pending[0].approve()])
+    assert (result.output, done) == ("done", ["paid 5"])
+
+
+@pytest.mark.parametrize("run_id", ["run_approved", "run_in_flight"])
+async def test_of_format_2_a_call_that_was_cut_off_is_asked_about_as_another_attempt(
+    journal_2: Path, run_id: str
+) -> None:
+    agent, done = payer(journal_2)
+    stopped = await agent.resume(run_id)
+    (waiting,) = stopped.pending
+    assert (waiting.kind, waiting.attempt, done) == ("unknown", 2, [])
+    result = await agent.resume(run_id, [waiting.approve()])
+    assert (result.output, done) == ("done", ["paid 5"])
+
+
+async def test_of_format_2_an_inner_run_goes_on_in_the_outer_one(journal_2: Path) -> None:
+    """What it had done is not done again, and its call asks for itself."""
+    agent, done = payer(journal_2, inner=True)
+    stopped = await agent.resume("run_outer")
+    (waiting,) = stopped.pending
+    assert (waiting.tool_name, waiting.arguments, done) == ("pay", '{"amount":5}', [])
+    assert "run_outer.call_t" not in [run.run_id for run in await SQLiteCheckpointer(journal_2).list_runs()]
+    result = await agent.resume("run_outer", [waiting.approve()])
+    assert (result.output, done) == ("done", ["paid 5"])
+
+
+async def test_of_format_2_the_file_has_the_tables_and_indexes_of_a_new_one(
+    journal_2: Path, tmp_path: Path
+) -> None:
+    forms: list[dict[str, object]] = []
+    for path in (journal_2, tmp_path / "new.db"):
+        await SQLiteCheckpointer(path).list_runs()
+        with sqlite3.connect(path) as file:
+            assert file.execute("PRAGMA user_version").fetchone() == (FORMAT_VERSION,)
+            names = [name for (name,) in file.execute("SELECT name FROM sqlite_master ORDER BY name")]
+            forms.append({name: file.execute(f"PRAGMA table_info({name})").fetchall() for name in names})
+    assert forms[0] == forms[1]
+    assert (await SQLiteSession(journal_2, "user 7").load()).messages

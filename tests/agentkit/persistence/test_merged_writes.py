@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,8 @@ async def test_a_process_that_lost_the_run_starts_no_call(tmp_path: Path) -> Non
     class Thief(ScriptedModel):
         async def request(self, messages: Any, parameters: Any, *, on_delta: Any = None) -> ModelResponse:
             (run,) = await SQLiteCheckpointer(tmp_path / "runs.db").list_runs()
+            with sqlite3.connect(tmp_path / "runs.db") as file:
+                file.execute("UPDATE runs SET lease_until = 0")  # its time is over
             await SQLiteCheckpointer(tmp_path / "runs.db").claim(run.run_id)
             return await super().request(messages, parameters, on_delta=on_delta)
 

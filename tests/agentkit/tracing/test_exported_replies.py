@@ -37,7 +37,6 @@ def out_of_time() -> Tool:
     ("script", "options", "reason"),
     [
         answered(Reason.CUT, ModelResponse((call("double", n=1),), finish_reason="length"), "Done."),
-        answered(Reason.FILTERED, ModelResponse((call("double", n=1),), finish_reason="content_filter"), "Done."),
         answered(Reason.SERVER_ERROR, ModelResponse((call("double", n=1),), finish_reason="error"), "Done."),
         answered(Reason.EMPTY, ModelResponse(()), "Done."),
         answered(Reason.UNKNOWN_TOOL, call("triple", n=1), "Done."),

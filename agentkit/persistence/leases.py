@@ -1,0 +1,147 @@
+"""Leases: which process has a run, and when another one may take it up.
+
+A process that performs a run holds a lease on it, stored in the run's row. The lease names the machine, the
+process with its start time, and the holder within the process. It is stale once its process or holder is gone, or
+once its time is over. A thread renews it while the run goes on, also while a tool blocks the event loop. A lease
+of another machine, or of another container on this one, can only run out: its process cannot be seen from here.
+The journal's generation stops a holder that wakes up later.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+import weakref
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from secrets import token_hex
+
+LEASE_S = 60.0
+"""Seconds after the last renewal at which a lease is stale: long enough for a machine that is busy or swaps."""
+RENEWAL_S = LEASE_S / 4
+"""Seconds between renewals; three may fail."""
+
+
+class Lease:
+    """A run's lease, held by its journal in this process as long as the object lives."""
+
+    def __init__(self) -> None:
+        """Make a holder of this process."""
+        self._token = token_hex(8)
+        self.owner = json.dumps([_machine(), os.getpid(), _born(os.getpid()), self._token])
+        """JSON, as stored: machine, process, its start time, holder."""
+        self.renew: Callable[[], None] | None = None
+        _held[self._token] = self
+
+    def keep(self, renew: Callable[[], None]) -> None:
+        """Have `renew` called every `RENEWAL_S` until the lease is released or forgotten."""
+        self.renew = renew
+        _renewals.start()
+
+    def release(self) -> None:
+        """Give the lease up: from now on it counts as stale in this process."""
+        _held.pop(self._token, None)
+
+
+def is_gone(owner: str) -> bool:
+    """Return whether the holder that a stored lease names certainly no longer exists."""
+    try:
+        machine, pid, born, token = json.loads(owner)
+        if machine != _machine():
+            return False
+        now = _born(int(pid))
+        if pid == os.getpid() and born == now:
+            return token not in _held
+        return not _exists(int(pid)) or (bool(born and now) and born != now)
+    except (ValueError, TypeError, OverflowError):  # an edited file: its time has to run out
+        return False
+
+
+def described(owner: str) -> str:
+    """Return a stored lease's holder in words."""
+    try:
+        machine, pid, _, _ = json.loads(owner)
+    except (ValueError, TypeError):
+        return "an unknown process"
+    return f"process {pid}" if machine == _machine() else f"process {pid} of another machine"
+
+
+def renew_all() -> None:
+    """Renew all leases that this process holds."""
+    for held in _held.valuerefs():  # a list, which other threads do not change
+        lease = held()
+        if lease is not None and lease.renew is not None:
+            lease.renew()
+
+
+class _Renewals:
+    """The thread that renews; it runs while there is a lease."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        with self._lock:
+            if self._thread is None or not self._thread.is_alive():
+                self._thread = threading.Thread(target=self._run, name="agentkit leases", daemon=True)
+                self._thread.start()
+
+    def _run(self) -> None:
+        pause = threading.Event()
+        while True:
+            pause.wait(RENEWAL_S)
+            with self._lock:
+                if not _held:
+                    self._thread = None
+                    return
+            renew_all()
+
+
+_held: weakref.WeakValueDictionary[str, Lease] = weakref.WeakValueDictionary()
+_renewals = _Renewals()
+
+
+def _after_fork() -> None:
+    """Forget the parent's leases: they are the parent's, and its thread is not here."""
+    global _renewals
+    _held.clear()
+    _renewals = _Renewals()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
+@cache
+def _machine() -> str:
+    """Return what tells apart machines, boots, and sets of processes that do not see each other."""
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}"
+    except OSError:
+        return platform.node()
+
+
+def _exists(pid: int) -> bool:
+    if os.name == "nt":  # signal 0 is Ctrl+C there
+        return True
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
+
+
+def _born(pid: int) -> str:
+    """Return a process's start time as the system counts it; "gone" for one that only waits to be reaped."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+    except OSError:
+        return ""  # no /proc, or another user's process: its number has to do
+    return "gone" if fields[0] in "ZX" else fields[19]
