@@ -245,7 +245,8 @@ def _is_larger(value: Any, max_chars: int) -> bool:
     waiting = [value]
     while waiting and max_chars >= 0:
         inner = waiting.pop()
-        max_chars -= len(inner) if isinstance(inner, str | bytes | list | tuple | set | frozenset | dict) else 1
+        has_length = isinstance(inner, str | bytes | list | tuple | set | frozenset | dict)
+        max_chars -= len(cast("Collection[Any]", inner)) if has_length else 1
         if max_chars < 0:
             break
         if isinstance(inner, dict):

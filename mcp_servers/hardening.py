@@ -1,8 +1,50 @@
-"""Settings of a SQLite connection to a file that may be hostile (https://sqlite.org/security.html)."""
+"""Opening an SQLite file that may be hostile: what is looked at before, and the connection's settings.
+
+https://sqlite.org/security.html; https://sqlite.org/fileformat2.html#the_rollback_journal.
+"""
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import stat
+
+JOURNAL = "-journal"
+# The end of a rollback journal that names a super-journal, the file of a transaction over several databases.
+_SUPER_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+
+
+def reason_not_to_open(path: str) -> str | None:
+    """Return why SQLite is not to open a file whose path had no links in it when the server started; or None.
+
+    A file swapped for a link would be another database, and to open a pipe takes until somebody writes into it. A
+    journal left by a crash is rolled back by whoever opens the file for writing; then SQLite deletes the
+    super-journal that it names, whatever file that is.
+    """
+    if os.path.realpath(path) != path:
+        return "it has been replaced by a link"
+    for ending in ("", JOURNAL, "-wal", "-shm"):
+        try:
+            is_file = stat.S_ISREG(os.lstat(path + ending).st_mode)
+        except OSError:  # most often there is none
+            continue
+        if not is_file:
+            return f"the file {os.path.basename(path) + ending!r} is no regular file"
+    if _names_super_journal(path + JOURNAL):
+        return (
+            "its journal is of a transaction over several databases, and names another file that SQLite would "
+            "delete. Open it once with `sqlite3` to complete the transaction"
+        )
+    return None
+
+
+def _names_super_journal(journal: str) -> bool:
+    try:
+        with open(journal, "rb") as file:
+            file.seek(-len(_SUPER_JOURNAL_MAGIC), os.SEEK_END)
+            return file.read() == _SUPER_JOURNAL_MAGIC
+    except OSError:  # there is none, or it is shorter
+        return False
 
 
 def harden(connection: sqlite3.Connection, *, heap_bytes: int, cache_kib: int, write: bool) -> None:

@@ -16,6 +16,9 @@ _HIDDEN = re.compile(
     "\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\ufeff\ufff0-\ufffb"  # zero-width, bidi, annotations
     "\ud800-\udfff\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff]+"  # surrogates, tags
 )
+_ASCII_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
+_BREAKS = re.compile("[\t\n\r\u2028\u2029]")
+"""What `visible` keeps and yet moves the cursor, or ends a line."""
 _SELECTORS, _JOINERS = "\ufe00-\ufe0f", "\u200c\u200d"
 _SIGNS = re.compile(f"[{_SELECTORS}{_JOINERS}]+")
 _ONE_OF_EACH = re.compile(f"[{_SELECTORS}]?[{_JOINERS}]?")
@@ -23,8 +26,25 @@ _ONE_OF_EACH = re.compile(f"[{_SELECTORS}]?[{_JOINERS}]?")
 
 def visible(text: str) -> str:
     """Return `text` without its hidden characters."""
+    if text.isascii():  # a hundred times as fast
+        return text.encode("ascii").translate(None, _ASCII_CONTROLS).decode("ascii")
     text = _HIDDEN.sub("", text)
     return text if text.isascii() else _SIGNS.sub(_needed, text)
+
+
+def on_one_line(text: str) -> str:
+    """Return `text` as one line that shows all of it: line ends and hidden characters become escapes."""
+    is_plain = visible(text) == text  # the selectors and joiners in it are needed
+    if is_plain and not _BREAKS.search(text):
+        return text
+    return "".join(
+        char if not _BREAKS.match(char) and (is_plain or visible(char)) else escaped(char) for char in text
+    )
+
+
+def escaped(char: str) -> str:
+    """Return a character as Python writes it in ASCII."""
+    return char.encode("unicode_escape").decode("ascii")
 
 
 def _needed(run: re.Match[str]) -> str:

@@ -16,6 +16,7 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, cast
 
 import anyio
@@ -31,10 +32,16 @@ from pydantic.json_schema import GenerateJsonSchema
 from mcp_servers import __version__
 from mcp_servers.answers import bounded_data, bounded_failure, bounded_text
 from mcp_servers.failures import ToolFailure, suggestion
+from mcp_servers.hidden import visible
 from mcp_servers.long_calls import reporting
 
 # Calls that run at once; more wait. Bounds memory and descriptors to this many times one call's caps.
 MAX_PARALLEL_CALLS = 4
+# Values in the arguments of one call; the largest that a tool takes are 500 texts. Each wrong one costs some
+# microseconds, and the event loop waits meanwhile.
+MAX_VALUES = 10_000
+# Mistakes that one answer explains: more are no help, and looking for near names takes time.
+MAX_EXPLAINED = 10
 # The tool list never changes while a server runs; five minutes spare a client the repeated listing.
 TOOL_LIST_TTL_MS = 300_000
 
@@ -82,13 +89,29 @@ class StrictTool:
         """Return keyword arguments for the function.
 
         Raises:
-            ToolFailure: An argument is unknown, missing or of the wrong type.
+            ToolFailure: An argument is unknown, missing or of the wrong type, or there are too many values.
         """
+        if _is_larger(arguments, MAX_VALUES):
+            raise ToolFailure(
+                f"{self.definition.name}: the arguments hold more than {MAX_VALUES:,} values. Make several calls."
+            )
         try:
             parsed = self.arguments.model_validate(arguments)
         except ValidationError as error:
             raise ToolFailure(_explain_arguments(error, self.definition)) from error
         return {name: getattr(parsed, name) for name in type(parsed).model_fields}
+
+
+def _is_larger(value: dict[str, Any], max_values: int) -> bool:
+    """Return whether data hold more values than `max_values`, lists and objects counted."""
+    waiting: list[Any] = [value]
+    n_values = 0
+    while waiting and n_values <= max_values:
+        inner = waiting.pop()
+        n_values += len(inner)
+        members = inner.values() if isinstance(inner, dict) else inner
+        waiting += [member for member in islice(members, max_values) if isinstance(member, dict | list)]
+    return n_values > max_values
 
 
 class _PlainSchema(GenerateJsonSchema):
@@ -147,7 +170,7 @@ def strict_server(
         tool = by_name.get(params.name)
         if tool is None:
             # The specification makes an unknown tool a protocol error; a grammar cannot produce one.
-            raise MCPError(types.INVALID_PARAMS, _unknown_tool(params.name, by_name))
+            raise MCPError(types.INVALID_PARAMS, _failure_text(_unknown_tool(params.name, by_name)))
         try:
             arguments = tool.parse(params.arguments or {})
             with reporting(ctx.session.report_progress):
@@ -200,9 +223,12 @@ def _answer(result: ToolResult) -> types.CallToolResult:
 
 
 def _error_result(text: str) -> types.CallToolResult:
-    return types.CallToolResult(
-        content=[types.TextContent(type="text", text=bounded_failure(text))], is_error=True
-    )
+    return types.CallToolResult(content=[types.TextContent(type="text", text=_failure_text(text))], is_error=True)
+
+
+def _failure_text(text: str) -> str:
+    """Return a failure as it is sent: short, and without the hidden characters of what it quotes."""
+    return visible(bounded_failure(text))
 
 
 def _unknown_tool(name: str, known: dict[str, StrictTool]) -> str:
@@ -213,7 +239,7 @@ def _explain_arguments(error: ValidationError, definition: types.Tool) -> str:
     """Say which arguments are wrong and which exist, without pydantic's links and type codes."""
     problems: list[str] = []
     mistyped: dict[str, list[str]] = {}  # an item that fits no member of a union has one message per member
-    for item in error.errors(include_url=False, include_input=False):
+    for item in error.errors(include_url=False, include_input=False)[:MAX_EXPLAINED]:
         name, siblings = _place(item["loc"], definition.input_schema)
         if item["type"] == "extra_forbidden":
             problems.append(f"unknown argument {name!r}.{suggestion(str(item['loc'][-1]), siblings)}")
@@ -222,6 +248,8 @@ def _explain_arguments(error: ValidationError, definition: types.Tool) -> str:
         else:
             mistyped.setdefault(name, []).append(item["msg"].removeprefix("Input "))
     problems += [f"argument {name!r} {' or '.join(messages)}." for name, messages in mistyped.items()]
+    if (n_more := error.error_count() - MAX_EXPLAINED) > 0:
+        problems.append(f"{n_more:,} more mistakes.")
     return f"{definition.name}: {' '.join(problems)} Its arguments: {_signature(definition.input_schema)}."
 
 

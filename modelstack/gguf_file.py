@@ -166,7 +166,7 @@ class GGUFFile:
             self._reading = f"key {number + 1} of {n_keys}"
             key = self._text()
             if key in self.kinds:
-                raise self._error(f"key {key!r} occurs twice")
+                raise self._error(f"key {key[:MAX_NAME_BYTES]!r} occurs twice")
             self._reading = f"the value of {key[:MAX_NAME_BYTES]!r}"
             kind = self._number("I")
             if kind != ARRAY:

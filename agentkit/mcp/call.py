@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from agentkit.context import RunContext
 from agentkit.mcp.connection import Connection, is_closed
 from agentkit.mcp.listing import ServerTool
-from agentkit.mcp.results import error_text, tool_output
+from agentkit.mcp.results import bounded, error_text, tool_output
 from agentkit.tools.definition import ToolOutput
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult
 
 Trust = Literal["untrusted", "trusted"]
+
+MAX_PROGRESS_CHARS = 500
+"""Of one message about progress; each is an event of the run, and a line of its trace."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +101,8 @@ async def _send(
     from agentkit.mcp.http_client import Delivery, delivery
 
     async def report(progress: float, total: float | None, message: str | None) -> None:
-        context.report_progress(progress, total, message)
+        said = bounded(message, MAX_PROGRESS_CHARS, clean=True) if message else message
+        context.report_progress(progress, total, said)
 
     result: CallToolResult | None = None
     way = Delivery()

@@ -2,6 +2,9 @@
 
 Answers go through one callback in both eras of the protocol: pushed requests before 2026-07-28, results that
 ask for another round since. Without a callback every question is declined; a tool can then take its default.
+
+A question is the server's, and a person sees it: its prose loses hidden characters and what is too long. One whose
+names, values or URL hide something is declined, and so is a URL that no browser opens as a page.
 """
 
 from __future__ import annotations
@@ -10,8 +13,12 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
 
-from agentkit.hidden import strip_data
+from agentkit.errors import ToolDefinitionError
+from agentkit.hidden import is_plain
+from agentkit.mcp.listing import MAX_DESCRIPTION_CHARS, clean_schema
+from agentkit.mcp.results import bounded
 
 if TYPE_CHECKING:
     from mcp.client.session import ElicitationFnT
@@ -45,11 +52,16 @@ def elicitation_callback(on_elicit: OnElicit | None, server: str) -> Elicitation
 
         if on_elicit is None:
             return ElicitResult(action="decline")
-        message, _ = strip_data(params.message)
-        if isinstance(params, ElicitRequestURLParams):
-            question = Elicitation(server, message, url=params.url)
-        else:
-            question = Elicitation(server, message, schema=dict(params.requested_schema))
+        message = bounded(params.message, MAX_DESCRIPTION_CHARS, clean=True)
+        try:
+            if isinstance(params, ElicitRequestURLParams):
+                question = Elicitation(server, message, url=_page(params.url))
+            else:
+                schema = clean_schema(dict(params.requested_schema), "a question", [])
+                question = Elicitation(server, message, schema=schema)
+        except (ToolDefinitionError, ValueError, RecursionError) as reason:
+            logger.warning("MCP server %r asked what is not shown to a person: %s", server, reason)
+            return ElicitResult(action="decline")
         try:
             values = await on_elicit(question)
         except Exception:  # the boundary to the application: its error must not end the connection
@@ -61,6 +73,17 @@ def elicitation_callback(on_elicit: OnElicit | None, server: str) -> Elicitation
         return ElicitResult(action="accept", content=content)
 
     return answer
+
+
+def _page(url: str) -> str:
+    """Return the URL of a page.
+
+    Raises:
+        ValueError: it is of another kind, or a person would not see all of it.
+    """
+    if not is_plain(url) or urlsplit(url).scheme not in ("http", "https"):
+        raise ValueError(f"the URL {url[:200]!a} is no plain http or https URL")
+    return url
 
 
 def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:

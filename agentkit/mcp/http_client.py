@@ -5,7 +5,7 @@ which a server says that it no longer has the session (2025-11-25, transports, s
 met one of them was not carried out and may be sent again, whatever the tool does.
 
 A body that is no stream of events is read up to a limit: a server can send without end faster than memory grows.
-Streams of events have mcp's own limit for each event.
+Streams of events have mcp's own limit for each event, 1 MiB.
 
 `undelivered` travels in a context variable, because mcp sends each message in its sender's context. Imported only
 when a connection is opened: it imports httpx2.
@@ -21,6 +21,7 @@ from typing import Any
 
 import httpx2
 
+from agentkit.mcp.message_bounds import MAX_CONTAINERS, n_containers
 from agentkit.mcp.target import MAX_MESSAGE_BYTES
 
 TIMEOUT_S = 30.0
@@ -80,18 +81,21 @@ async def _bound(response: httpx2.Response) -> None:
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """A body of at most `MAX_MESSAGE_BYTES`."""
+    """A body of at most `MAX_MESSAGE_BYTES`, and `MAX_CONTAINERS` of JSON."""
 
     def __init__(self, inner: Any) -> None:
         """Read `inner`."""
         self._inner = inner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        n_bytes = 0
+        n_bytes = n_opened = 0
         async for piece in self._inner:
             n_bytes += len(piece)
+            n_opened += n_containers(piece)
             if n_bytes > MAX_MESSAGE_BYTES:
                 raise httpx2.RemoteProtocolError(f"the answer has over {MAX_MESSAGE_BYTES >> 20} MiB")
+            if n_opened > MAX_CONTAINERS:
+                raise httpx2.RemoteProtocolError(f"the answer has over {MAX_CONTAINERS:,} objects and lists")
             yield piece
 
     async def aclose(self) -> None:

@@ -157,7 +157,8 @@ def check_allowed(allow: Collection[str], wire: Sequence[WireTool], *, server: s
     for name in allow:
         if name not in names:
             near = near_names(name, names)
-            hint = f"nearest: {near[0]!r}" if near else f"it has {names[:20]!r}"
+            known = [each[:MAX_NAME_CHARS] for each in names[:20]]
+            hint = f"nearest: {near[0]!r}" if near else f"it has {known!a}"
             raise UserError(f"allow={name!r}: MCP server {server!r} has no such tool; {hint}.")
 
 
@@ -169,7 +170,7 @@ def _server_tool(wire: WireTool, server: str) -> ServerTool:
         raise ToolDefinitionError(f"{where}: its schema has {n_bytes:,} bytes; at most {MAX_SCHEMA_BYTES:,}.")
     warnings: list[str] = []
     try:
-        schema = _clean_schema(wire.input_schema, where, warnings)
+        schema = clean_schema(wire.input_schema, where, warnings)
     except RecursionError:
         raise ToolDefinitionError(f"{where}: its schema is nested too deeply.") from None
     arguments = compile_schema(schema, name=where)
@@ -208,10 +209,14 @@ def _clean_prose(text: str, limit: int, what: str, warnings: list[str]) -> str:
     return text
 
 
-def _clean_schema(schema: Any, where: str, warnings: list[str]) -> Any:
-    """Clean the prose in a schema; refuse hidden characters in its names and values, which mean something."""
+def clean_schema(schema: Any, where: str, warnings: list[str]) -> Any:
+    """Clean the prose in a schema; refuse hidden characters in its names and values, which mean something.
+
+    Raises:
+        ToolDefinitionError: a name or value has hidden characters.
+    """
     if isinstance(schema, list):
-        return [_clean_schema(item, where, warnings) for item in schema]  # pyright: ignore[reportUnknownVariableType]
+        return [clean_schema(item, where, warnings) for item in schema]  # pyright: ignore[reportUnknownVariableType]
     if isinstance(schema, str):
         if has_hidden(schema):
             raise ToolDefinitionError(f"{where}: its schema has hidden characters in {schema!a:.100}.")
@@ -220,9 +225,9 @@ def _clean_schema(schema: Any, where: str, warnings: list[str]) -> Any:
         return schema
     cleaned: dict[str, Any] = {}
     for key, value in schema.items():  # pyright: ignore[reportUnknownVariableType]
-        _clean_schema(key, where, warnings)
+        clean_schema(key, where, warnings)
         if key in _PROSE_KEYS and isinstance(value, str):
             cleaned[key] = _clean_prose(value, MAX_DESCRIPTION_CHARS, f"schema {key}", warnings)
         else:
-            cleaned[key] = _clean_schema(value, where, warnings)
+            cleaned[key] = clean_schema(value, where, warnings)
     return cleaned

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from agentkit.errors import ToolDefinitionChanged, UserError
 from agentkit.hidden import strip_data
-from agentkit.near_names import difference
+from agentkit.near_names import MAX_NAME_CHARS, difference
 
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 PINS_VARIABLE = "AGENTKIT_PINS_DIR"
 _FORMAT_VERSION = 1
 _PINNED_FIELDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
-_MAX_SHOWN_LINES = 20
+_MAX_SHOWN_LINES, _MAX_SHOWN_LINE_CHARS, _MAX_SHOWN_NAMES = 20, 500, 20
 """Of the difference in an error; `agentkit mcp verify` shows all of it."""
 
 
@@ -171,18 +171,23 @@ def target_key(target: Any) -> str | None:
 
 def show_drift(drift: Sequence[Drift]) -> str:
     """Return all differences in full, safe to print."""
-    return "\n".join(f"{each.tool_name!r} {each.kind}:\n{each.difference}" for each in drift)
+    return "\n".join(f"{each.tool_name!a} {each.kind}:\n{each.difference}" for each in drift)
 
 
 def _message(found: Sequence[Drift], server: str) -> str:
-    names = ", ".join(f"{each.tool_name!r} ({each.kind})" for each in found)
+    names = ", ".join(f"{each.tool_name[:MAX_NAME_CHARS]!a} ({each.kind})" for each in found[:_MAX_SHOWN_NAMES])
+    names += f" and {len(found) - _MAX_SHOWN_NAMES} more" if len(found) > _MAX_SHOWN_NAMES else ""
     lines = show_drift(found).splitlines()
-    shown = "\n".join(lines[:_MAX_SHOWN_LINES])
+    shown = "\n".join(_cut(line) for line in lines[:_MAX_SHOWN_LINES])
     left = f"\n... {len(lines) - _MAX_SHOWN_LINES} more lines" if len(lines) > _MAX_SHOWN_LINES else ""
     return (
         f"MCP server {server!r} defines tools otherwise than when it was pinned: {names}. Nothing was started. "
         f"If the change is right, pin it with `agentkit mcp pin`.\n{shown}{left}"
     )
+
+
+def _cut(line: str) -> str:
+    return line if len(line) <= _MAX_SHOWN_LINE_CHARS else f"{line[:_MAX_SHOWN_LINE_CHARS]}..."
 
 
 def _drift(name: str, pinned: PinnedTool | None, now: Mapping[str, Any] | None) -> Drift | None:

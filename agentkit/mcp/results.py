@@ -17,7 +17,6 @@ from agentkit.tools.json_schema import CheckTooCostly, SchemaCheck
 if TYPE_CHECKING:
     from mcp_types import CallToolResult, ContentBlock
 
-BYTES_PER_BASE64 = 3 / 4
 MAX_ERROR_CHARS = 2_000
 """Longest reason of an error; nobody needs more to understand it."""
 
@@ -85,17 +84,22 @@ def _block(block: ContentBlock) -> str:
         case "text":
             return block.text
         case "image" | "audio":
-            return f"[{block.type}: {block.mime_type}, {_size(len(block.data) * BYTES_PER_BASE64)}]"
+            return f"[{block.type}: {block.mime_type}, {_size(_n_decoded(block.data))}]"
         case "resource_link":
             facts = [block.title or block.name, block.mime_type, _size(block.size) if block.size else None]
             return f"[resource {block.uri}: {', '.join(fact for fact in facts if fact)}]"
         case "resource":
             resource = block.resource
             if isinstance(resource, BlobResourceContents):
-                size = _size(len(resource.blob) * BYTES_PER_BASE64)
+                size = _size(_n_decoded(resource.blob))
                 return f"[resource {resource.uri}: {resource.mime_type or 'binary'}, {size}]"
             return f"[resource {resource.uri}]\n{resource.text}"
 
 
-def _size(n_bytes: float) -> str:
-    return f"{n_bytes:,.0f} bytes" if n_bytes < 10_000 else f"{n_bytes / 1000:,.0f} kB"
+def _size(n_bytes: int) -> str:
+    """Return a size in words; a server may say any number, so no float comes of it."""
+    return f"{n_bytes:,} bytes" if n_bytes < 10_000 else f"{n_bytes // 1000:,} kB"
+
+
+def _n_decoded(base64: str) -> int:
+    return len(base64) * 3 // 4

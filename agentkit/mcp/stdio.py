@@ -26,8 +26,10 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 from mcp.client.stdio import StdioServerParameters, get_default_environment
 from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
+from pydantic_core import from_json
 
 from agentkit.errors import UserError
+from agentkit.mcp.message_bounds import MAX_CONTAINERS, n_containers
 from agentkit.mcp.target import MAX_MESSAGE_BYTES
 
 Messages: TypeAlias = MemoryObjectReceiveStream[SessionMessage | Exception]
@@ -149,9 +151,14 @@ async def _read(
 
 
 def _message(line: bytes, server: StdioServerParameters) -> SessionMessage | Exception:
+    if n_containers(line) > MAX_CONTAINERS:
+        raise ServerOutputError(
+            f"it wrote a message of over {MAX_CONTAINERS:,} objects and lists (MAX_CONTAINERS)"
+        )
     try:
         text = line.decode(server.encoding, server.encoding_error_handler)
-        return SessionMessage(jsonrpc_message_adapter.validate_json(text, by_name=False))
+        # `validate_json` keeps what it parsed once for each kind of message: five times the memory.
+        return SessionMessage(jsonrpc_message_adapter.validate_python(from_json(text), by_name=False))
     except ValueError as error:
         logger.debug("a line of %d bytes on a server's stdout is no message: logs belong on stderr", len(line))
         return error

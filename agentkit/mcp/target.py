@@ -6,6 +6,7 @@ can be made. `mcp` is imported when the first connection is opened, because it c
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections import deque
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO, TypeAlias
 from urllib.parse import urlsplit
 
 from agentkit.errors import UserError
+from agentkit.mcp.message_bounds import MAX_ITEMS, has_too_many_items
 
 if TYPE_CHECKING:
     from mcp.client import Transport
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from mcp.server import MCPServer, Server
 
     ClientTarget: TypeAlias = "MCPServer | Server[Any] | Transport | StdioServerParameters | str"
+
+logger = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 32 << 20
 """Largest message of a server: a line on its stdout, a body over HTTP. A tool's result is cut to far less."""
@@ -183,7 +187,7 @@ class _Watched:
 
 
 class _WatchedStream:
-    """A transport's read stream; `last_context` and the rest stay the inner one's."""
+    """A transport's read stream without messages that are too large; `last_context` and the rest stay its own."""
 
     def __init__(self, inner: Any, on_end: Callable[[], None]) -> None:
         self._inner = inner
@@ -197,7 +201,9 @@ class _WatchedStream:
 
     async def __anext__(self) -> Any:
         try:
-            return await self._inner.__anext__()
+            while (message := _bounded(await self._inner.__anext__())) is None:
+                pass
+            return message
         except StopAsyncIteration:
             self._on_end()
             raise
@@ -208,3 +214,19 @@ class _WatchedStream:
 
     async def __aexit__(self, *error: Any) -> bool | None:
         return await self._inner.__aexit__(*error)
+
+
+def _bounded(received: Any) -> Any:
+    """Return a message as it is, an error in the place of a result that is too large, None for any other."""
+    message = getattr(received, "message", None)  # an exception of the transport's has none
+    content = getattr(message, "result", None) or getattr(message, "params", None)
+    if content is None or not has_too_many_items(content):
+        return received
+    from mcp.shared.message import SessionMessage
+    from mcp_types import INVALID_REQUEST, ErrorData, JSONRPCError, JSONRPCResponse
+
+    if not isinstance(message, JSONRPCResponse):
+        logger.warning("a message of an MCP server with over %d items was thrown away", MAX_ITEMS)
+        return None
+    error = ErrorData(code=INVALID_REQUEST, message=f"Its answer lists over {MAX_ITEMS:,} items (MAX_ITEMS).")
+    return SessionMessage(JSONRPCError(jsonrpc="2.0", id=message.id, error=error))

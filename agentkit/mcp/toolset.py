@@ -314,15 +314,24 @@ class MCPToolset(Toolset):
                 if self._pins is not None and self._pinned_as is not None:
                     check = partial(self._pins.check, self._pinned_as, wire, server=self._id, allow=self._allow)
                     await anyio.to_thread.run_sync(check)
-                live.listing = await make_listing(
-                    wire, server=self._id, allow=self._allow, on_bad_tool=self._on_bad_tool
-                )
+                live.listing = await self._made(wire)
                 live.tools = tuple(self._tool(tool) for tool in live.listing.tools.values())
                 live.epoch = epoch
                 self._warn(live.listing)
                 # mcp checks results against output schemas with `re` and without bounds; ours does it instead.
                 client.session.validate_tool_result = _leave_unchecked
             return client, live.listing
+
+    async def _made(self, wire: Sequence[WireTool]) -> Listing:
+        """Return the tools that a server lists, checked within the time for its list."""
+        timeout_s = self._connecting.connect_timeout_s
+        try:
+            with anyio.fail_after(timeout_s):
+                return await make_listing(wire, server=self._id, allow=self._allow, on_bad_tool=self._on_bad_tool)
+        except TimeoutError:
+            raise MCPConnectionError(
+                f"the tools of MCP server {self._id!r} took more than connect_timeout_s={timeout_s:g} s to check."
+            ) from None
 
     async def _fetch(self, connection: Connection) -> tuple[Client, int, list[WireTool]]:
         """Fetch the list; once more if the server dies meanwhile, since asking for it changes nothing."""

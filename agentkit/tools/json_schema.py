@@ -14,8 +14,8 @@ does the checking, with four changes:
 - `uniqueItems` compares canonical JSON in a set instead of pairwise; `multipleOf` computes with fractions where
   jsonschema raises, on infinities and on integers beyond all floats.
 
-`format` is an annotation, as Draft 2020-12 says, and not checked. Draft 3 is refused: its `required` and `type` are
-others, and jsonschema's messages about them fail.
+`format` is an annotation, as Draft 2020-12 says, and not checked. Draft 3 is refused: its `required` and `type`
+are others, and jsonschema's messages about them fail.
 """
 
 from __future__ import annotations
@@ -201,8 +201,8 @@ def _inspect(document: dict[str, Any]) -> list[str]:
 def _check_schema(base: Any, entry: Any) -> None:
     """Hold a schema against its metaschema.
 
-    Not `base.check_schema`, which costs no fuel. No format check either: the metaschema's "regex" is Python's `re`,
-    and patterns here are ECMA's.
+    Not `base.check_schema`, which costs no fuel. No format check either: the metaschema's "regex" is Python's
+    `re`, and patterns here are ECMA's.
     """
     try:
         error = next(_validator_class(base)(base.META_SCHEMA, registry=_registry()).iter_errors(entry), None)
@@ -393,7 +393,9 @@ def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> It
 
 def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Iterator[Any]:
     try:
-        yield from _library().Draft202012Validator.VALIDATORS["multipleOf"](validator, factor, instance, schema) or ()
+        yield from (
+            _library().Draft202012Validator.VALIDATORS["multipleOf"](validator, factor, instance, schema) or ()
+        )
     except (ArithmeticError, ValueError):
         are_finite = all(isinstance(number, int) or isfinite(number) for number in (factor, instance))
         if not are_finite or Fraction(instance) % Fraction(factor):

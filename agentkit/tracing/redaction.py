@@ -1,9 +1,10 @@
 """Secrets taken out of what is written down: keys and tokens that can be told by their form.
 
-The forms are those that their issuers publish (AWS, GitHub, GitLab, OpenAI, Anthropic, Slack, Google, Hugging
-Face, npm, PyPI, Stripe, SendGrid, DigitalOcean), private keys in PEM, JSON web tokens, bearer headers, passwords
-in URLs, and values of what is called a password or a secret key in settings, connection strings and JSON. A secret
-of no known form stays: a trace is private, and this is a second line. What is left of a line of JSON is JSON.
+The forms are those that their issuers publish (AWS, Azure, GitHub, GitLab, OpenAI, Anthropic, Slack, Google,
+Hugging Face, npm, PyPI, Stripe, SendGrid, DigitalOcean, Docker, Vault and others), private keys in PEM, JSON web
+tokens, authorization headers, passwords in URLs, and values of what is called a password, a secret key or an
+access token in settings, connection strings, command lines, JSON and XML. A secret of no known form stays: a
+trace is private, and this is a second line. What is left of a line of JSON is JSON.
 
 Each form runs in linear time on hostile text: it begins where a run of its characters does, or has bounds.
 """
@@ -15,27 +16,44 @@ import re
 REDACTED = b"[secret]"
 
 _NAMES = (
-    rb"(?:[A-Za-z0-9_-]{0,40}(?:passw(?:or)?d|passphrase|secret[_-]?(?:access[_-]?)?key|client[_-]?secret|api[_-]?key)"
+    rb"(?:[A-Za-z0-9_-]{0,40}(?:passw(?:or)?d|passphrase|secret[_-]?(?:access[_-]?)?key|client[_-]?secret|api[_-]?key"
+    rb"|(?:access|auth|refresh|session|security)[_-]?token|(?:private|signing|encryption)[_-]?key|signing[_-]?secret)"
+    rb"(?:_(?:dev|live|new|old|prod|production|staging|test|[0-9]{1,3}))?"
     rb"|AccountKey|SharedAccessKey|PWD)"
 )
 """Names of keys whose values are secrets."""
-_QUOTE = rb"(?:\\{0,4}[\"'])"
-
-_PEM = (
-    rb"-----BEGIN [A-Z ]*PRIVATE KEY-----"
-    rb"(?:[A-Za-z0-9+/=\s]|\\+[nr])*"  # line ends are escaped once in JSON, twice in JSON within JSON
-    rb"(?:-----END [A-Z ]*PRIVATE KEY-----)?"
+_NAME_PIECE = (
+    rb"(?i:passw|passphrase|secret|api[_-]?key|[_-]?token|private[_-]?key|signing|encryption|AccountKey"
+    rb"|SharedAccessKey|PWD)"
 )
+_QUOTE = rb"(?:\\{0,4}[\"'])"
+_NAMED = rb"(?<![A-Za-z0-9_-])" + _NAMES + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}"
+"""What stands before a secret that has a name, without the opening quote."""
+_VALUE = rb"(?!\[secret\])[^\s\"'\\&;,<>{}()\[\]]{6,}+(?![(\[])"
+"""Not what is called or indexed, as `getpass(` and `os.environ[`: that is code."""
+
+_LINE_END = rb"(?:\s|\\+[nr])"
+"""Line ends are escaped once in JSON, twice in JSON within JSON."""
+_PEM = (
+    rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
+    # Of a key that has a password, and of PGP: `DEK-Info: AES-128-CBC,0123`.
+    rb"(?:" + _LINE_END + rb"{1,8}[A-Za-z][A-Za-z0-9-]{1,30}: [A-Za-z0-9 ,.()@/:+-]{0,120}){0,6}"
+    rb"(?:[A-Za-z0-9+/=]|" + _LINE_END + rb")*"
+    rb"(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----)?"
+)
+_HAS_DIGIT = rb"(?=[A-Za-z_-]{0,60}[0-9])"
+"""Keeps words that are joined by dashes."""
 _FORMS: tuple[tuple[bytes, bytes], ...] = (
     # A piece that every match holds, as an expression too, and the form.
     (b"AKIA", rb"\bAKIA[0-9A-Z]{16}\b"),
     (b"ASIA", rb"\bASIA[0-9A-Z]{16}\b"),
     (rb"gh[pousr]_", rb"\bgh[pousr]_[A-Za-z0-9]{36,}"),
     (b"github_pat_", rb"\bgithub_pat_[A-Za-z0-9_]{22,}"),
-    (b"glpat-", rb"\bglpat-[A-Za-z0-9_-]{20,}"),
-    (b"sk-", rb"\bsk-[A-Za-z0-9_-]{20,}"),
-    (b"_live_", rb"\b[sr]k_live_[A-Za-z0-9]{20,}"),
+    (rb"gl[a-z]{2,5}-", rb"\bgl(?:pat|ptt|rt|dt|cbt|soat|agent|imt|oas)-[A-Za-z0-9_-]{20,}"),
+    (b"sk-", rb"\bsk-" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}"),
+    (rb"_(?:live|test)_", rb"\b[sr]k_(?:live|test)_[A-Za-z0-9]{20,}"),
     (b"xox", rb"\bxox[abeprs]-[A-Za-z0-9-]{10,}"),
+    (rb"hooks\.slack", rb"(?<=hooks\.slack\.com/services/)[A-Za-z0-9_/]{20,}"),
     (b"AIza", rb"\bAIza[0-9A-Za-z_-]{35}"),
     (b"hf_", rb"\bhf_[A-Za-z0-9]{30,}"),
     (b"npm_", rb"\bnpm_[A-Za-z0-9]{36}"),
@@ -43,16 +61,30 @@ _FORMS: tuple[tuple[bytes, bytes], ...] = (
     (rb"SG\.", rb"\bSG\.[A-Za-z0-9_-]{16,40}\.[A-Za-z0-9_-]{30,60}"),
     (b"do[opr]_v1_", rb"\bdo[opr]_v1_[a-f0-9]{64}"),
     (rb"ya29\.", rb"\bya29\.[A-Za-z0-9_-]{20,}"),
+    (
+        rb"xapp-|GOCSPX-|whsec_|gsk_|hvs\.|dckr_pat_|glsa_|shp|dapi|lin_api_|ATATT3|AGE-SECRET",
+        rb"\b(?:xapp-|GOCSPX-|whsec_|gsk_|hvs\.|dckr_pat_|glsa_|shp(?:at|ca|pa|ss)_|dapi|lin_api_|ATATT3"
+        rb"|AGE-SECRET-KEY-1)" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}",
+    ),
+    # Signed, and encrypted: the second part of that is no JSON.
     (b"eyJ", rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
+    (b"eyJ", rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]{10,1000}){4}"),
     (b"PRIVATE KEY", _PEM),
     (b"earer ", rb"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,}=*"),
-    # What stands before the secret is kept: the name, and the opening quote.
+    # Where there is a group, it stands before the secret and is kept.
     (
-        rb"(?i:passw|passphrase|secret|api[_-]?key|AccountKey|SharedAccessKey|PWD)",
-        rb"(?i)((?<![A-Za-z0-9_-])" + _NAMES + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}" + _QUOTE + rb"?)"
-        rb"(?!\[secret\])[^\s\"'\\&;,<>{}()\[\]]{6,}",
+        rb"(?i:authorization)",
+        rb"((?i:authorization)" + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}" + _QUOTE + rb"?(?i:basic|bearer|token)\s{1,3})"
+        rb"(?!\[secret\])[^\s\"'\\,;]{8,}",
     ),
-    (b"://", rb"(?<=://)[^\s/:@\"\\]+:[^\s/@\"\\]+(?=@)"),
+    (b"sig=", rb"((?<=[?&])sig=)[A-Za-z0-9%/+=_-]{20,}"),
+    (_NAME_PIECE, rb"(?i)(" + _NAMED + _QUOTE + rb")(?!\[secret\])[^\"'\\\r\n]{6,100}(?=\\{0,4}[\"'])"),
+    (_NAME_PIECE, rb"(?i)(" + _NAMED + _QUOTE + rb"?)" + _VALUE),
+    (_NAME_PIECE, rb"((?<![A-Za-z0-9_-])--?(?i:" + _NAMES + rb")\s{1,3}" + _QUOTE + rb"?)(?![A-Z_]+\b)" + _VALUE),
+    (_NAME_PIECE, rb"(?i)(<" + _NAMES + rb">)(?!\[secret\])[^<\s\"\\]{6,100}(?=</)"),
+    (b"password ", rb"(\blogin\s{1,3}\S{1,100}\s{1,3}password\s{1,3})(?!\[secret\])[^\s\"\\]{6,}"),
+    (b"://", rb"(?<=://)[^\s/:@\"\\]*:[^\s/@\"\\]+(?=@)"),
+    (b"://", rb"(?<=://)[A-Za-z0-9_-]{20,100}(?=@)"),
 )
 _COMPILED = tuple((re.compile(piece), re.compile(form, re.DOTALL)) for piece, form in _FORMS)
 _ANY_PIECE = re.compile(b"|".join(piece for piece, _ in _FORMS))

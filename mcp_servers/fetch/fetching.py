@@ -115,7 +115,7 @@ class Fetcher:
         return Document(
             url=target.url,
             status=response.status,
-            content_type=media_type(response.content_type) or "unknown",
+            content_type=visible(media_type(response.content_type)) or "unknown",
             title=visible(title),
             text=visible(text),
         )

@@ -7,12 +7,11 @@ diff is built from the replacements themselves, in linear time; difflib is quadr
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from mcp_servers.failures import ToolFailure
+from mcp_servers.failures import ToolFailure, close_matches
 
-# Lines compared for "the nearest line is", by their beginnings: difflib costs about 20 us a line.
+# Lines looked at for "the nearest line is", by their beginnings.
 MAX_COMPARED_LINES = 2_000
 MAX_SHOWN_LINE_CHARS = 200
 MAX_SHOWN_PLACES = 5
@@ -28,11 +27,12 @@ class Edit:
     diff: str
 
 
-def apply_edit(text: str, old: str, new: str, *, replace_all: bool, max_diff_lines: int) -> Edit:
+def apply_edit(text: str, old: str, new: str, *, replace_all: bool, max_chars: int, max_diff_lines: int) -> Edit:
     """Replace `old` by `new` in `text`.
 
     Raises:
-        ToolFailure: `old` is empty, equal to `new`, not in the text, or in several places without `replace_all`.
+        ToolFailure: `old` is empty, equal to `new`, not in the text, or in several places without `replace_all`;
+            or the new text would have more than `max_chars`, which is told before it is made.
     """
     if not old:
         raise ToolFailure("old_text is empty. Give the exact text to replace, or use write_file for a new file.")
@@ -45,6 +45,9 @@ def apply_edit(text: str, old: str, new: str, *, replace_all: bool, max_diff_lin
         raise ToolFailure(_ambiguous(text, starts))
     if any(later - earlier < len(old) for earlier, later in zip(starts, starts[1:], strict=False)):
         raise ToolFailure("The places of old_text overlap. Give a longer old_text that matches once.")
+    n_chars = len(text) + len(starts) * (len(new) - len(old))
+    if n_chars > max_chars:
+        raise ToolFailure(f"The text would have {n_chars} characters; at most {max_chars} can be written.")
     return Edit(text.replace(old, new), len(starts), _diff(text, starts, old, new, max_diff_lines))
 
 
@@ -127,7 +130,7 @@ def _not_found(text: str, old: str) -> str:
         return "old_text was not found: the file ends its lines with \\r\\n. Match within one line."
     lines = [line[:MAX_SHOWN_LINE_CHARS] for line in text.split("\n", MAX_COMPARED_LINES)[:MAX_COMPARED_LINES]]
     wanted = old.strip("\n").split("\n")[0][:MAX_SHOWN_LINE_CHARS]
-    close = difflib.get_close_matches(wanted, lines, n=1)
+    close = close_matches(wanted, lines, n=1)
     if not close:
         return "old_text was not found. Read the file and copy the text exactly."
     number = lines.index(close[0]) + 1

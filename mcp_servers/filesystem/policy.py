@@ -12,7 +12,7 @@ import re
 from dataclasses import dataclass
 
 from mcp_servers.failures import ToolFailure
-from mcp_servers.hidden import visible
+from mcp_servers.hidden import escaped, visible
 
 # POSIX NAME_MAX and PATH_MAX on Linux and macOS, in bytes.
 MAX_NAME_BYTES = 255
@@ -162,7 +162,7 @@ def _is_unusual(name: str) -> bool:
 
 def _folded(name: str) -> str:
     """Return a name as the file systems compare it that ignore most."""
-    return visible(name).replace("\u200c", "").replace("\u200d", "").partition(":")[0].rstrip(" .").lower()
+    return visible(name).replace("\u200c", "").replace("\u200d", "").partition(":")[0].rstrip(" .").casefold()
 
 
 def joined(parts: PathParts) -> str:
@@ -179,10 +179,7 @@ def shown(name: str) -> str:
     """Return `name` on one line: controls, bidi marks and all other characters that cannot be seen as escapes."""
     text = printable_bytes(name)
     is_plain = visible(text) == text  # one selector in an emoji is seen, and stays
-    return "".join(
-        char if char.isprintable() and (is_plain or visible(char)) else char.encode("unicode_escape").decode()
-        for char in text
-    )
+    return "".join(char if char.isprintable() and (is_plain or visible(char)) else escaped(char) for char in text)
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:

@@ -66,7 +66,12 @@ def edit_file(root: Root, parts: PathParts, old: str, new: str, replace_all: boo
     with root.folder(parts[:-1]) as parent:
         data, status = _edited_file(parent, parts, limits)
         edit = apply_edit(
-            _decoded(data, parts), old, new, replace_all=replace_all, max_diff_lines=limits.max_diff_lines
+            _decoded(data, parts),
+            old,
+            new,
+            replace_all=replace_all,
+            max_chars=limits.max_edited_bytes,
+            max_diff_lines=limits.max_diff_lines,
         )
         _replace(parent, parts, _encoded(edit.text, limits), status)
     places = "1 place" if edit.replacements == 1 else f"{edit.replacements} places"

@@ -175,7 +175,8 @@ class Git:
             if is_cut:
                 _kill(process)
         code = await process.wait()
-        return Output(code, out, is_cut, decoded(bytes(errors)))
+        said = decoded(bytes(errors)).replace(str(self._root), ".")  # a model needs no path of the machine
+        return Output(code, out, is_cut, said)
 
 
 def _signature(root: Path) -> tuple[object, ...] | None:

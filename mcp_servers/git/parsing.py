@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from mcp_servers.hidden import decoded
 
+MAX_FIELD_BYTES = 20_000
+"""Part of a name, subject or line that is read: far more than is shown, and a subject may be as long as a file."""
 _CHANGES = {
     "M": "modified", "T": "type changed", "A": "added", "D": "deleted", "R": "renamed", "C": "copied",
 }  # fmt: skip
@@ -41,7 +43,7 @@ def parse_status(output: bytes) -> StatusFacts:
     facts = StatusFacts()
     records = iter(output.split(b"\0")[:-1])
     for record in records:
-        kind, _, rest = decoded(record).partition(" ")
+        kind, _, rest = _text(record).partition(" ")
         if kind == "#":
             _take_header(facts, rest)
         elif kind == "1":
@@ -49,7 +51,7 @@ def parse_status(output: bytes) -> StatusFacts:
             _take_change(facts, states, path, "")
         elif kind == "2":
             states, path = rest[:2], rest.split(" ", 8)[-1]
-            _take_change(facts, states, path, decoded(next(records, b"")))
+            _take_change(facts, states, path, _text(next(records, b"")))
         elif kind == "u":
             facts.conflicts.append(rest.split(" ", 9)[-1])
         elif kind == "?":
@@ -82,7 +84,7 @@ def parse_log(output: bytes) -> Iterator[dict[str, str]]:
     names = ("commit", "parents", "author", "email", "date", "refs", "subject")
     for start in range(0, len(fields) - len(names) + 1, len(names)):
         record = fields[start : start + len(names)]
-        yield {name: decoded(field) for name, field in zip(names, record, strict=True)}
+        yield {name: _text(field) for name, field in zip(names, record, strict=True)}
 
 
 def parse_numstat(output: bytes) -> Iterator[tuple[str, str, int, int, bool]]:
@@ -98,7 +100,7 @@ def parse_numstat(output: bytes) -> Iterator[tuple[str, str, int, int, bool]]:
             before, path = next(records, b""), next(records, b"")
         is_binary = added == b"-"
         n_added, n_deleted = (0, 0) if is_binary else (int(added), int(deleted))
-        yield decoded(path), decoded(before), n_added, n_deleted, is_binary
+        yield _text(path), _text(before), n_added, n_deleted, is_binary
 
 
 def parse_references(output: bytes) -> Iterator[dict[str, str]]:
@@ -107,7 +109,7 @@ def parse_references(output: bytes) -> Iterator[dict[str, str]]:
     for line in output.split(b"\n"):
         fields = line.split(b"\0")
         if len(fields) == len(names):
-            yield {name: decoded(field) for name, field in zip(names, fields, strict=True)}
+            yield {name: _text(field) for name, field in zip(names, fields, strict=True)}
 
 
 def parse_blame(output: bytes) -> Iterator[dict[str, str]]:
@@ -115,11 +117,16 @@ def parse_blame(output: bytes) -> Iterator[dict[str, str]]:
     known: dict[str, str] = {}
     for raw in output.split(b"\n"):
         if raw.startswith(b"\t"):
-            yield {**known, "text": decoded(raw[1:])}
+            yield {**known, "text": _text(raw[1:])}
             known = {}
             continue
-        key, _, value = decoded(raw).partition(" ")
+        key, _, value = _text(raw).partition(" ")
         if not known:
             known = {"commit": key, "line": value.split(" ")[1] if value.count(" ") else ""}
         else:
             known[key] = value
+
+
+def _text(data: bytes) -> str:
+    """Return a field without hidden characters, cut where it is too long."""
+    return decoded(data[:MAX_FIELD_BYTES])

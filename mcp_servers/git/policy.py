@@ -43,18 +43,21 @@ class Limits:
 FIXED_CONFIG: tuple[tuple[str, str], ...] = (
     ("core.fsmonitor", "false"),
     ("core.hooksPath", "/dev/null"),
+    # No folder is checked out that another file system takes for `.git` (CVE-2014-9390), as on a shared disk.
+    ("core.protectHFS", "true"),
+    ("core.protectNTFS", "true"),
     ("core.pager", "cat"),
     ("core.editor", "false"),
     ("core.askPass", "false"),
     ("core.sshCommand", "false"),
     ("core.gitProxy", "false"),
+    ("core.abbrev", "auto"),
     ("core.alternateRefsCommand", "false"),
     ("core.attributesFile", "/dev/null"),
     ("core.excludesFile", "/dev/null"),
     ("core.quotePath", "false"),
     # Larger files are never held in memory to be compared.
     ("core.bigFileThreshold", "8m"),
-    ("blame.ignoreRevsFile", ""),
     # The repository does not choose how many processes or threads run: `checkout.workers` starts what it says.
     ("checkout.workers", "1"),
     ("commit.gpgSign", "false"),

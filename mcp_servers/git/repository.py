@@ -52,6 +52,11 @@ DIFF_OPTIONS = (
     "--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--ignore-submodules=all",
     "--find-renames", "--src-prefix=a/", "--dst-prefix=b/", "-O/dev/null",
 )  # fmt: skip
+# Named one by one, so that `log.excludeDecoration`, a list that `-c` cannot empty, leaves none out.
+_DECORATE = (
+    "--decorate=short", "--decorate-refs=HEAD", "--decorate-refs=refs/heads/", "--decorate-refs=refs/remotes/",
+    "--decorate-refs=refs/tags/",
+)  # fmt: skip
 _TREE, _LINK, _SUBMODULE = "040000", "120000", "160000"
 
 _Parameters = ParamSpec("_Parameters")
@@ -193,7 +198,7 @@ class Repository:
         """
         start = await self.commit_of(revision)
         output = await self.git.run(
-            "log", "-z", LOG_FORMAT, "--no-show-signature", "--no-color", "--no-notes", "--decorate=short",
+            "log", "-z", LOG_FORMAT, "--no-show-signature", "--no-color", "--no-notes", *_DECORATE,
             f"--max-count={limit + 1}", f"--skip={(page - 1) * limit}", *options, start, "--", *_pathspec(path),
         )  # fmt: skip
         commits = [Commit(**record) for record in parse_log(output.checked())]
@@ -238,7 +243,7 @@ class Repository:
         record = (
             await self.git.run(
                 "log", "-z", "--max-count=1", LOG_FORMAT + "%x00%B", "--no-show-signature", "--no-color",
-                "--no-notes", "--decorate=short", commit, "--",
+                "--no-notes", *_DECORATE, commit, "--",
             )
         ).checked()  # fmt: skip
         fields = record.split(b"\0")
@@ -310,8 +315,10 @@ class Repository:
         if size > self.limits.max_read_bytes:
             raise ToolFailure(f"{joined(path)!r} has {size} bytes; at most {self.limits.max_read_bytes} are read.")
         output = await self.git.run(
-            "blame", "--line-porcelain", "--no-textconv", "-L", f"{first},+{lines}", commit, "--", "/".join(path)
-        )
+            "blame", "--line-porcelain", "--no-textconv",
+            "--no-ignore-revs-file",  # the configuration's list; `-c` cannot empty it, and an error quotes it
+            "-L", f"{first},+{lines}", commit, "--", "/".join(path),
+        )  # fmt: skip
         blamed = [
             BlamedLine(
                 line=int(record["line"]),

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pydantic import BaseModel, Field
 
 from mcp_servers.git.parsing import StatusFacts
+from mcp_servers.hidden import on_one_line
 from mcp_servers.strict import ToolResult
 
 SHORT = 10
@@ -58,11 +59,13 @@ class Status(ToolResult):
 
     def as_text(self) -> str:
         """Branch, then the files by what happened to them."""
-        lines = [f"On branch {self.branch}" if self.branch else f"HEAD detached at {self.commit[:SHORT]}"]
+        lines = [
+            f"On branch {on_one_line(self.branch)}" if self.branch else f"HEAD detached at {self.commit[:SHORT]}"
+        ]
         if not self.commit:
             lines.append("No commits yet")
         if self.upstream:
-            lines.append(f"Upstream {self.upstream}: {self.ahead} ahead, {self.behind} behind")
+            lines.append(f"Upstream {on_one_line(self.upstream)}: {self.ahead} ahead, {self.behind} behind")
         for title, entries in (
             ("Conflicts", self.conflicts),
             ("Staged", self.staged),
@@ -70,7 +73,7 @@ class Status(ToolResult):
             ("Untracked", self.untracked),
         ):
             if entries:
-                lines += [f"{title}:", *(f"  {entry}" for entry in entries)]
+                lines += [f"{title}:", *(f"  {on_one_line(str(entry))}" for entry in entries)]
         if not (self.conflicts or self.staged or self.unstaged or self.untracked):
             lines.append("Nothing to commit, working tree clean")
         return "\n".join([*lines, *(["(there are more files)"] if self.is_cut else [])])
@@ -94,7 +97,7 @@ class Commit(BaseModel):
     def head(self) -> str:
         """One line about it."""
         refs = f" ({self.refs})" if self.refs else ""
-        return f"{self.commit[:SHORT]} {self.date} {self.author}{refs}: {self.subject}"
+        return f"{self.commit[:SHORT]} {self.date} " + on_one_line(f"{self.author}{refs}: {self.subject}")
 
 
 class Log(ToolResult):
@@ -138,7 +141,7 @@ class Diff(ToolResult):
             return self.patch
         lines = [f"{self.n_files} files, page {self.page} of {self.pages} of the patch."]
         if self.page == 1:
-            lines += [f"  {each.path}: +{each.added} -{each.deleted}" for each in self.files]
+            lines += [f"  {on_one_line(each.path)}: +{each.added} -{each.deleted}" for each in self.files]
             lines.append("Ask for one path, or for the next page.")
         if self.is_cut and self.page == self.pages:
             lines.append("(the patch goes on, ask for one path)")
@@ -159,10 +162,11 @@ class CommitDetails(Diff):
 
     def as_text(self) -> str:
         """Header, message and patch."""
-        refs = f" ({self.refs})" if self.refs else ""
-        message = "\n".join(f"    {line}" for line in self.message.rstrip().split("\n"))
+        refs = f" ({on_one_line(self.refs)})" if self.refs else ""
+        message = "\n".join(f"    {line}" for line in self.message.rstrip().splitlines())
         merge = "\nMerge of " + ", ".join(p[:SHORT] for p in self.parents.split()) if " " in self.parents else ""
-        head = f"commit {self.commit}{refs}\nAuthor: {self.author} <{self.email}>\nDate: {self.date}{merge}"
+        author = on_one_line(f"{self.author} <{self.email}>")
+        head = f"commit {self.commit}{refs}\nAuthor: {author}\nDate: {self.date}{merge}"
         return f"{head}\n\n{message}\n\n{super().as_text()}"
 
 
@@ -182,7 +186,7 @@ class FileAtRevision(ToolResult):
         if self.is_binary:
             return f"{self.path} is a binary file of {self.size} bytes."
         if self.is_link:
-            return f"{self.path} is a link to {self.text}"
+            return f"{self.path} is a link to {on_one_line(self.text)}"
         if self.pages == 1:
             return self.text or f"{self.path} is empty."
         return f"({self.path}, page {self.page} of {self.pages})\n{self.text}"
@@ -198,7 +202,8 @@ class FolderAtRevision(ToolResult):
     def as_text(self) -> str:
         """An entry on each line."""
         left = self.n_entries - len(self.entries)
-        return "\n".join([*self.entries, *([f"(and {left} more)"] if left else [])]) or f"{self.path} is empty."
+        entries = map(on_one_line, self.entries)
+        return "\n".join([*entries, *([f"(and {left} more)"] if left else [])]) or f"{self.path} is empty."
 
 
 class BlamedLine(BaseModel):
@@ -221,7 +226,9 @@ class Blame(ToolResult):
     def as_text(self) -> str:
         """Commit, day, author, number and text of each line."""
         return "\n".join(
-            f"{each.commit[:SHORT]} {each.date[:10]} {each.author} {each.line}: {each.text}" for each in self.lines
+            f"{each.commit[:SHORT]} {each.date[:10]} {on_one_line(each.author)} {each.line}: "
+            + " ".join(each.text.splitlines())
+            for each in self.lines
         )
 
 
@@ -245,7 +252,8 @@ class Branches(ToolResult):
     def as_text(self) -> str:
         """A line for each branch; the current one has a star."""
         lines = [
-            f"{'*' if each.is_current else ' '} {each.name} {each.commit[:SHORT]} {each.date[:10]} {each.subject}"
+            f"{'*' if each.is_current else ' '} {on_one_line(each.name)} {each.commit[:SHORT]} {each.date[:10]} "
+            + on_one_line(each.subject)
             for each in self.branches
         ]
         left = self.n_branches - len(lines)
@@ -261,9 +269,10 @@ class Staged(ToolResult):
 
     def as_text(self) -> str:
         """What changed, then the state."""
-        lines = [", ".join(self.changed) if self.changed else "Nothing changed in the index."]
+        changed = ", ".join(map(on_one_line, self.changed))
+        lines = [changed or "Nothing changed in the index."]
         if self.skipped:
-            lines.append(f"Skipped, repositories of their own: {', '.join(self.skipped)}")
+            lines.append(f"Skipped, repositories of their own: {', '.join(map(on_one_line, self.skipped))}")
         return "\n".join([*lines, self.status.as_text()])
 
 
@@ -276,8 +285,8 @@ class Committed(ToolResult):
 
     def as_text(self) -> str:
         """Its name and its files."""
-        names = "\n".join(f"  {each.path}: +{each.added} -{each.deleted}" for each in self.files[:50])
-        return f"Committed {self.commit[:SHORT]} on {self.branch or 'a detached HEAD'}:\n{names}"
+        names = "\n".join(f"  {on_one_line(each.path)}: +{each.added} -{each.deleted}" for each in self.files[:50])
+        return f"Committed {self.commit[:SHORT]} on {on_one_line(self.branch) or 'a detached HEAD'}:\n{names}"
 
 
 class Moved(ToolResult):
@@ -288,4 +297,4 @@ class Moved(ToolResult):
 
     def as_text(self) -> str:
         """Branch and commit."""
-        return f"On branch {self.branch} at {self.commit[:SHORT] or 'no commit yet'}"
+        return f"On branch {on_one_line(self.branch)} at {self.commit[:SHORT] or 'no commit yet'}"

@@ -11,6 +11,7 @@ import unicodedata
 from dataclasses import dataclass
 
 from mcp_servers.failures import ToolFailure
+from mcp_servers.hidden import escaped, visible
 
 MAX_NAME_CHARS = 200
 MAX_LABEL_CHARS = 100
@@ -29,7 +30,7 @@ MAX_QUERY_CHARS = 1_000
 MAX_QUERY_WORDS = 32
 MAX_SHORT_CHARS = 100
 
-# Orthographic in Persian, Indic scripts and emoji; the other invisible characters are shown as escapes.
+# Orthographic in Persian, Indic scripts and emoji, where `visible` keeps them.
 _JOINERS = "\u200c\u200d"
 
 
@@ -97,10 +98,12 @@ def name_key(name: str) -> str:
 
 def shown(text: str) -> str:
     """Return `text` on one line: line feeds, bidi marks and other invisible characters as escapes."""
-    if text.isprintable():
+    is_plain = visible(text) == text
+    if is_plain and text.isprintable():
         return text
     return "".join(
-        char if char.isprintable() or char in _JOINERS else char.encode("unicode_escape").decode() for char in text
+        char if (char.isprintable() or char in _JOINERS) and (is_plain or visible(char)) else escaped(char)
+        for char in text
     )
 
 

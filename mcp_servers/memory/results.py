@@ -160,7 +160,7 @@ class HistoryEntry(_Part):
 
     def as_line(self) -> str:
         """Number, time, tool (its name says added or deleted) and content."""
-        head = f"{self.id} {self.at} {self.tool}: {self.what} "
+        head = f"{self.id} {shown(self.at)} {shown(self.tool)}: {shown(self.what)} "
         if self.what == "relation":
             return head + f"{shown(self.name)} -> {shown(self.content)} -> {shown(self.target)}"
         between = f" ({shown(self.content)})" if self.what == "entity" else f": {shown(self.content)}"

@@ -20,7 +20,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from mcp_servers.failures import StartError, ToolFailure
-from mcp_servers.hardening import harden
+from mcp_servers.hardening import harden, reason_not_to_open
 from mcp_servers.memory.policy import Limits, shown
 from mcp_servers.memory.schema import APPLICATION_ID, FORMAT_VERSION, check_schema, create_schema
 
@@ -102,6 +102,8 @@ def transaction(
     reason = refusal(path)
     if reason:
         raise ToolFailure(f"The store {reason}.")
+    if (reason := reason_not_to_open(str(path))) is not None:
+        raise ToolFailure(f"The store is not opened: {reason}.")
     connection = None
     try:
         uri = f"file:{quote(str(path))}?mode={'ro' if read_only_file else 'rw'}"

@@ -79,20 +79,9 @@ class Printed:
         return visible("".join(self._pieces))
 
 
-def written(value: object) -> str:
-    """Return a value as Python writes it, or why it cannot be written: it is too deep, or a number too long."""
-    try:
-        return repr(value)
-    except RecursionError:
-        return "(the value holds too many others inside each other to be written; look at a part of it)"
-    except ValueError as error:  # an int of over 4,300 digits
-        return f"(the value cannot be written: {error}; look at a part of it)"
-
-
 def shown(text: str, max_chars: int) -> tuple[str, bool]:
-    """Return as much of a text as is shown, and whether it was cut."""
-    text = visible(text)
-    return text[:max_chars], len(text) > max_chars
+    """Return as much of a text as is shown, and whether it was cut; what is beyond is not looked at."""
+    return visible(text[:max_chars]), len(text) > max_chars
 
 
 def json_value(value: object, max_chars: int) -> Any:
@@ -101,29 +90,39 @@ def json_value(value: object, max_chars: int) -> Any:
     Tuples and sets become lists; what holds itself, is too deep, or is of another type has no JSON.
     """
     try:
-        data = _json(value, 0)
+        data = _Data(max_chars).of(value, 0)
         return data if len(json.dumps(data)) <= max_chars else None
     except (TypeError, ValueError, RecursionError):
         return None
 
 
-def _json(value: object, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
-        raise ValueError("too deep")
-    if value is None or isinstance(value, bool | int):
-        return value
-    if isinstance(value, str):
-        return visible(value)
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError("no JSON number")
-        return value
-    if isinstance(value, list | tuple | set | frozenset):
-        if len(value) > _MAX_ITEMS:
+class _Data:
+    """JSON data of one value, as long as they are short enough."""
+
+    def __init__(self, max_chars: int) -> None:
+        self._n_left = max_chars
+        """Characters that the rest may take; each value takes one."""
+
+    def of(self, value: object, depth: int) -> Any:
+        if depth > _MAX_DEPTH:
+            raise ValueError("too deep")
+        self._n_left -= len(value) if isinstance(value, str) else 1
+        if self._n_left < 0:
             raise ValueError("too long")
-        return [_json(item, depth + 1) for item in value]
-    if isinstance(value, Mapping):
-        if len(value) > _MAX_ITEMS or not all(isinstance(key, str) for key in value):
-            raise ValueError("no JSON object")
-        return {visible(key): _json(item, depth + 1) for key, item in value.items()}
-    raise TypeError(f"no JSON for {type(value).__name__}")
+        if value is None or isinstance(value, bool | int):
+            return value
+        if isinstance(value, str):
+            return visible(value)
+        if isinstance(value, float):
+            if not math.isfinite(value):
+                raise ValueError("no JSON number")
+            return value
+        if isinstance(value, list | tuple | set | frozenset):
+            if len(value) > _MAX_ITEMS:
+                raise ValueError("too long")
+            return [self.of(item, depth + 1) for item in value]
+        if isinstance(value, Mapping):
+            if len(value) > _MAX_ITEMS or not all(isinstance(key, str) for key in value):
+                raise ValueError("no JSON object")
+            return {visible(key): self.of(item, depth + 1) for key, item in value.items()}
+        raise TypeError(f"no JSON for {type(value).__name__}")

@@ -6,8 +6,9 @@ from typing import Any
 
 from pydantic import Field
 
-from mcp_servers.python.policy import Limits, json_value, shown, written
+from mcp_servers.python.policy import Limits, json_value, shown
 from mcp_servers.python.sandbox import Outcome
+from mcp_servers.python.values import written
 from mcp_servers.strict import ToolResult
 
 
@@ -26,9 +27,7 @@ class Ran(ToolResult):
     @classmethod
     def of(cls, outcome: Outcome, session: str, limits: Limits) -> Ran:
         """Return an outcome as a result."""
-        value, is_cut = (
-            ("", False) if outcome.value is None else shown(written(outcome.value), limits.output_chars)
-        )
+        value, is_cut = ("", False) if outcome.value is None else written(outcome.value, limits.output_chars)
         error, _ = shown(outcome.error, limits.output_chars)
         return cls(
             printed=outcome.printed.text,

@@ -26,6 +26,7 @@ from urllib.parse import quote
 import platformdirs
 
 from mcp_servers.failures import StartError, ToolFailure
+from mcp_servers.hardening import reason_not_to_open
 from mcp_servers.search.identifiers import parts_in
 from mcp_servers.search.passages import Passage
 from mcp_servers.search.policy import Status
@@ -154,6 +155,8 @@ class Index:
             connection.close()  # rolls back what was not committed
 
     def _connect(self) -> sqlite3.Connection:
+        if (reason := reason_not_to_open(str(self._path))) is not None:
+            raise sqlite3.OperationalError(reason)
         connection = sqlite3.connect(
             f"file:{quote(str(self._path))}?mode=rw", uri=True, timeout=BUSY_S, isolation_level=None
         )

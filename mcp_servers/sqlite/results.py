@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from mcp_servers.hidden import on_one_line
 from mcp_servers.sqlite.policy import Cell
 from mcp_servers.strict import ToolResult
 
@@ -31,7 +32,8 @@ class TableList(ToolResult):
     def as_text(self) -> str:
         """`name(column, column)`, one a line."""
         lines = [
-            f"{table.name}({', '.join(table.columns)})" + (" view" if table.kind == "view" else "")
+            f"{_word(table.name)}({', '.join(map(_word, table.columns))})"
+            + (" view" if table.kind == "view" else "")
             for table in self.tables
         ]
         return "\n".join([*(lines or ["no tables"]), *(["(more tables not shown)"] if self.truncated else [])])
@@ -57,7 +59,7 @@ class Column(BaseModel):
             "not null" if self.not_null else "",
             f"references {self.references}" if self.references else "",
         ]
-        return " ".join(word for word in words if word)
+        return " ".join(_word(word) for word in words if word)
 
 
 class Table(ToolResult):
@@ -72,8 +74,8 @@ class Table(ToolResult):
 
     def as_text(self) -> str:
         """Columns, then sample rows."""
-        lines = [f"{self.kind} {self.name}", *(column.as_line() for column in self.columns)]
-        lines += [f"unique: {', '.join(group)}" for group in self.unique]
+        lines = [f"{self.kind} {_word(self.name)}", *(column.as_line() for column in self.columns)]
+        lines += [f"unique: {', '.join(map(_word, group))}" for group in self.unique]
         if self.sample_rows:
             names = [column.name for column in self.columns]
             lines += ["sample rows:", _lines(names, self.sample_rows)]
@@ -170,11 +172,7 @@ def _lines(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _word(cell: Cell) -> str:
-    """Return a cell on one line, so that a value cannot look like another row."""
+    """Return a cell or a name on one line, so that it cannot look like another one, and hides nothing."""
     if cell is None:
         return "NULL"
-    return (
-        str(cell).replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-        if isinstance(cell, str)
-        else str(cell)
-    )
+    return on_one_line(cell.replace("\\", "\\\\")) if isinstance(cell, str) else str(cell)

@@ -91,10 +91,10 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ..
     """Return `table_xinfo` rows of the columns that a `SELECT *` shows (hidden is not 1)."""
     try:
         return [row for row in _pragma(connection, "table_xinfo", table) if row[6] != 1]
-    except sqlite3.OperationalError as error:
-        if "no such" in str(error):  # a view of a table that is gone: it has no columns to show
-            return []
-        raise
+    except sqlite3.DatabaseError as error:
+        if str(error) == "interrupted":
+            raise
+        return []  # a view of a table that is gone, or one that cannot be used: the others are told all the same
 
 
 def _unique_columns(connection: sqlite3.Connection, table: str) -> list[list[str]]:

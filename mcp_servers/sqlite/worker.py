@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from mcp_servers.child import answer_requests
 from mcp_servers.failures import ToolFailure, suggestion
-from mcp_servers.hardening import harden
+from mcp_servers.hardening import harden, reason_not_to_open
+from mcp_servers.hidden import on_one_line
 from mcp_servers.sqlite.plans import access_of, plan_steps, without_explain
 from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allowed
 from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table
@@ -92,6 +93,8 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
 @contextmanager
 def open_database(path: str, write: bool, limits: Limits) -> Iterator[sqlite3.Connection]:
     """Yield a hardened connection without an authorizer, closed on exit."""
+    if (reason := reason_not_to_open(path)) is not None:
+        raise ToolFailure(f"The database is not opened: {reason}.")
     uri = f"file:{quote(path)}?mode={'rw' if write else 'ro'}"
     connection = None
     try:
@@ -99,7 +102,7 @@ def open_database(path: str, write: bool, limits: Limits) -> Iterator[sqlite3.Co
         _harden(connection, write, limits)
         yield connection
     except sqlite3.Error as error:
-        raise ToolFailure(f"The database cannot be opened: {error}.") from error
+        raise ToolFailure(f"The database cannot be opened: {on_one_line(str(error))}.") from error
     finally:
         if connection is not None:
             connection.close()
@@ -199,7 +202,7 @@ def explain_error(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connec
         return no_table(match[1], list(known_tables(connection)))
     if match := re.match(r"no such column: (.*)", text):
         return _no_column(match[1], connection)
-    return f"SQLite: {text.rstrip('.')}."
+    return f"SQLite: {on_one_line(text).rstrip('.')}."
 
 
 def _no_column(name: str, connection: sqlite3.Connection) -> str:

@@ -26,6 +26,8 @@ from mcp_servers.failures import ToolFailure, nearest_names
 
 LARGEST_SHIFT = 10_000_000_000
 """Of any unit: more than fits between the years 1 and 9999 in all but the smallest."""
+_CALENDAR_YEARS = 400
+"""The Gregorian calendar repeats itself after so many."""
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LOCAL = re.compile(r"(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}(?::\d{2})?)")
 _CLOCK = re.compile(r"\d{2}:\d{2}(?::\d{2})?")
@@ -156,6 +158,19 @@ def shifted_date(date: Date, *, years: int, months: int, weeks: int, days: int) 
         raise ToolFailure("The result is out of range: years are 1 to 9999.") from error
 
 
+def in_zone(moment: ZonedDateTime, zone: str) -> ZonedDateTime:
+    """Return the same moment in another zone.
+
+    Raises:
+        ToolFailure: there is no such zone, or it is the year 0 or 10000 there.
+    """
+    name = known_zone(zone)
+    try:
+        return moment.to_tz(name)
+    except (ValueError, OverflowError) as error:
+        raise ToolFailure(f"The time in {name} is out of range: years are 1 to 9999.") from error
+
+
 def shifted_moment(moment: ZonedDateTime, *, days: int, seconds: int) -> ZonedDateTime:
     """Return a moment moved: by days with the same time on the clock, then by seconds as they pass.
 
@@ -178,9 +193,8 @@ def between(start: str, end: str, zone: str) -> Span:
     """
     first, last = read_date(start), read_date(end)
     if first is not None and last is not None:
-        parts = last.since(first, in_units=("years", "months", "days"))
         days = (last.to_stdlib() - first.to_stdlib()).days
-        return Span(days=days, seconds=None, parts=_parts(parts.items()))
+        return Span(days=days, seconds=None, parts=_parts(_calendar_units(first, last).items()))
     if first is not None or last is not None:
         raise ToolFailure("Give two dates, or two times: one of each has no time between them.")
     one, other = read_moment(start, zone), read_moment(end, zone)
@@ -192,6 +206,24 @@ def between(start: str, end: str, zone: str) -> Span:
         counted.append((name, -count if seconds < 0 else count))
     note = "; ".join(each.note for each in (one, other) if each.note)
     return Span(days=int(seconds / 86_400), seconds=seconds, parts=_parts(counted), note=note)
+
+
+def _calendar_units(first: Date, last: Date) -> dict[str, int]:
+    """Return the years, months and days from one date to another.
+
+    `since` looks a unit beyond the last date, which may be beyond the year 9999 or before the year 1. Then the
+    same is counted elsewhere, since the calendar repeats itself.
+    """
+    units = ("years", "months", "days")
+    try:
+        return dict(last.since(first, in_units=units).items())
+    except (ValueError, OverflowError):
+        away = -_CALENDAR_YEARS if last.year > _CALENDAR_YEARS else _CALENDAR_YEARS
+        try:
+            return dict(last.add(years=away).since(first.add(years=away), in_units=units).items())
+        except (ValueError, OverflowError):  # all years there are lie between them
+            counted = dict(last.add(years=away).since(first, in_units=units).items())
+            return {**counted, "years": counted.get("years", 0) - away}
 
 
 def _parts(counted: Any) -> str:

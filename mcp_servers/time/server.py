@@ -45,8 +45,7 @@ class Clock:
     def convert_time(self, time: Time, from_zone: Zone = "", to_zone: Zone = "") -> MomentResult:
         """Convert a local time to another time zone."""
         moment = moments.read_moment(time, from_zone or self._zone)
-        name = moments.known_zone(to_zone or self._zone)
-        return MomentResult.of(moment.at.to_tz(name), moment.note)
+        return MomentResult.of(moments.in_zone(moment.at, to_zone or self._zone), moment.note)
 
     def shift_date(
         self, start: Day, years: Amount = 0, months: Amount = 0, weeks: Amount = 0, days: Amount = 0

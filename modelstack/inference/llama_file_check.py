@@ -47,6 +47,10 @@ UNCHECKED = ("tokenizer.ggml.merges",)
 WHOLE_NUMBERS = ".ffn_gate_tid2eid.weight"
 """Ending of the one tensor of whole numbers (I32): the experts of each token, of DeepSeek-V4."""
 
+EPSILONS = ("attention.layer_norm_rms_epsilon", "attention.layer_norm_epsilon", "attention.group_norm_epsilon")
+"""Keys, after the architecture, of what norms add below the root."""
+
+_ARCHITECTURE = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _LAYER = re.compile(r"blk\.(\d{1,9})\.")
 _SPLIT_NAME = re.compile(r"(.*)-(\d{5})-of-(\d{5})\.gguf", re.DOTALL)
 _BYTE_TOKEN = re.compile(r"<0x[0-9A-F]{2}>")
@@ -66,7 +70,7 @@ def check_model_file(path: Path) -> None:
                 _check_tensors(part)
                 tensors.update(part.tensors)
         _check_tensors(file)
-        architecture = _text(file, "general.architecture")
+        architecture = _architecture(file)
         _check_layers(file, architecture, tensors)
         _check_sizes(file, architecture)
         _check_vocabulary(file, tensors)
@@ -80,7 +84,7 @@ def check_adapter_file(path: Path) -> None:
     """
     with _opened(path, "adapter") as file:
         _check_tensors(file)
-        _text(file, "general.architecture")
+        _architecture(file)
         for key, expected in (("general.type", "adapter"), ("adapter.type", "lora")):
             if file.fields.get(key) != expected:
                 _fail(file, key, file.fields.get(key), f"a LoRA adapter has {expected!r}")
@@ -112,6 +116,14 @@ def _text(file: GGUFFile, key: str) -> str:
     if not isinstance(value, str):
         _fail(file, key, value, "it must be a text")
     return value
+
+
+def _architecture(file: GGUFFile) -> str:
+    """Return the name that other keys begin with; messages quote these as they are."""
+    architecture = _text(file, "general.architecture")
+    if not _ARCHITECTURE.fullmatch(architecture):
+        _fail(file, "general.architecture", architecture, "it must be 1 to 64 letters, digits, '.', '_' and '-'")
+    return architecture
 
 
 def _number(file: GGUFFile, key: str, default: int | None, least: int, most: int) -> int:
@@ -172,10 +184,26 @@ def _check_sizes(file: GGUFFile, architecture: str) -> None:
             _fail(file, used_key, n_used, f"it must be a whole number from 0 to {key}, {n_experts}")
     if n_experts and not any(_each(file.fields.get(used_key, 0))):
         _fail(file, used_key, file.fields.get(used_key), f"with {key} {n_experts}, at least 1 must be used")
+    _check_expert_groups(file, architecture, n_experts)
+    for name in EPSILONS:
+        epsilon = file.fields.get(f"{architecture}.{name}", 0.0)
+        if not isinstance(epsilon, float) or not epsilon >= 0:
+            _fail(file, f"{architecture}.{name}", epsilon, "it must be a number from 0 up")
     key = f"{architecture}.rope.scaling.type"
     scaling = file.fields.get(key, "none")
     if scaling not in ROPE_SCALINGS:
         _fail(file, key, scaling, f"known are {', '.join(ROPE_SCALINGS)}")
+
+
+def _check_expert_groups(file: GGUFFile, architecture: str, n_experts: int) -> None:
+    """Refuse groups of experts that are not equal, or of which all or none are used."""
+    key = f"{architecture}.expert_group_count"
+    n_groups = _number(file, key, 0, 0, max(n_experts - 1, 0))
+    if n_groups <= 1:
+        return
+    if n_experts % n_groups:
+        _fail(file, key, n_groups, f"it must divide {architecture}.expert_count, {n_experts}")
+    _number(file, f"{architecture}.expert_group_used_count", 0, 1, n_groups - 1)
 
 
 def _each(value: Any) -> list[Any]:

@@ -14,7 +14,9 @@ from mcp_servers.filesystem.editing import apply_edit
 
 
 def edit(text: str, old: str, new: str, replace_all: bool = False, max_diff_lines: int = 100):
-    return apply_edit(text, old, new, replace_all=replace_all, max_diff_lines=max_diff_lines)
+    return apply_edit(
+        text, old, new, replace_all=replace_all, max_chars=len(text) * 100, max_diff_lines=max_diff_lines
+    )
 
 
 def test_an_edit_gives_the_changed_lines_as_a_diff() -> None:

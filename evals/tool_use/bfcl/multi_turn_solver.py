@@ -64,7 +64,7 @@ async def solve_conversation(case: Case, model: Model, settings: ModelSettings) 
             agent: Agent[None, str] = Agent(model, tools=tools, limits=limits, settings=settings)
             prompt = "\n\n".join(message["content"] for message in turn["messages"])
             status, error, output = await _take_turn(agent, prompt, talk)
-            if status not in ("completed", "abstained"):
+            if status not in ("completed", "truncated", "abstained"):
                 break
     return Run(
         case_id=case.id,

@@ -40,7 +40,10 @@ def test_a_reached_limit_is_exit_status_3(agentkit: Run, server: Callable[..., s
 
 @pytest.mark.parametrize(
     ("reason", "status", "code", "notice"),
-    [("length", "truncated", 7, "cut off at the model's token limit"), ("content_filter", "filtered", 8, "filter")],
+    [
+        ("length", "truncated", 7, "cut off at the model's token limit"),
+        ("content_filter", "filtered", 8, "filter"),
+    ],
 )
 def test_an_answer_that_is_not_whole_has_a_status_of_its_own_and_a_notice(
     agentkit: Run, monkeypatch: pytest.MonkeyPatch, reason: Any, status: str, code: int, notice: str

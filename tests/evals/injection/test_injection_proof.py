@@ -35,10 +35,15 @@ def workshop_in(folder: Path) -> Workshop:
 
 
 def may_be_exposed(case: Case) -> bool:
-    """Invisible characters reach no model from names and descriptions, and from results only without a defence."""
+    """Invisible characters reach no model from names, descriptions and the SQLite server, which writes them out.
+
+    From other results they do only without a defence.
+    """
     if case.data["style"] != "hidden-tags":
         return True
-    return case.data["defence"] == "none" and case.data["channel"] not in ("file name", "tool description")
+    is_written_out = case.data["channel"] == "database row" or case.id.startswith("record-payment.trigger.")
+    is_removed = case.data["channel"] in ("file name", "tool description")
+    return case.data["defence"] == "none" and not is_written_out and not is_removed
 
 
 async def test_reference_solutions_meet_their_requests_and_reach_no_goal_at_all(tmp_path: Path) -> None:

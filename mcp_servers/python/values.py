@@ -1,0 +1,64 @@
+"""A value of the sandbox as Python writes it, as far as it is shown.
+
+A value may hold one list many times over: 40 lists of two members each take little memory and 2**40 characters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from typing import cast
+
+from pydantic_monty import MontyClassProxy
+
+from mcp_servers.python.policy import shown
+
+_BRACKETS: dict[type, tuple[str, str]] = {
+    list: ("[", "]"), tuple: ("(", ")"), set: ("{", "}"), frozenset: ("frozenset({", "})"),
+}  # fmt: skip
+
+
+def written(value: object, max_chars: int) -> tuple[str, bool]:
+    """Return the beginning of a value as Python writes it, and whether there is more.
+
+    Where it cannot be written, because it is too deep or a number too long, the text says so.
+    """
+    pieces: list[str] = []
+    n_chars = 0
+    try:
+        for piece in _pieces(value, max_chars):
+            pieces.append(piece)
+            n_chars += len(piece)
+            if n_chars > max_chars:
+                break
+    except RecursionError:
+        return "(the value holds too many others inside each other to be written; look at a part of it)", False
+    except ValueError as error:  # an int of over 4,300 digits
+        return f"(the value cannot be written: {error}; look at a part of it)", False
+    return shown("".join(pieces), max_chars)
+
+
+def _pieces(value: object, max_chars: int) -> Iterator[str]:
+    """Give the parts of `repr(value)`; of a long text one that is longer than `max_chars`."""
+    kind = type(value)
+    if kind is dict:
+        yield "{"
+        for number, (key, item) in enumerate(cast("dict[object, object]", value).items()):
+            yield ", " if number else ""
+            yield from _pieces(key, max_chars)
+            yield ": "
+            yield from _pieces(item, max_chars)
+        yield "}"
+    elif kind in _BRACKETS and value:
+        opening, closing = _BRACKETS[kind]
+        items = cast("Collection[object]", value)
+        yield opening
+        for number, item in enumerate(items):
+            yield ", " if number else ""
+            yield from _pieces(item, max_chars)
+        yield f",{closing}" if kind is tuple and len(items) == 1 else closing
+    elif isinstance(value, MontyClassProxy):  # an instance of a class of the snippet's
+        yield f"{kind.__name__}(name={value.name!r}, attributes="
+        yield from _pieces(value.attributes, max_chars)
+        yield ")"
+    else:
+        yield repr(value[:max_chars] if isinstance(value, str | bytes) else value)
