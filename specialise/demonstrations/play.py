@@ -15,7 +15,7 @@ from tempfile import TemporaryDirectory
 
 from agentkit.cli.options import mcp_toolsets
 from modelstack.errors import UserError
-from modelstack.sft.examples import Example, Message, Tool, check_example
+from modelstack.sft.examples import Call, Example, Message, Tool, check_example
 from modelstack.sft.tool_data.spoken import Scene, scene
 from specialise.demonstrations import (
     clock,
@@ -289,7 +289,7 @@ def _example(name: str, now: Scene, said: _Conversation, live: Sequence[LiveTool
         source=SOURCE,
         license=LICENSE,
         kind="answer",
-        tools=tuple(_shown(now, live, said.used)),
+        tools=tuple(_shown(now, live, said.used, opens_with_words=not _first_calls(messages))),
         messages=tuple(messages),
         reply=last.content,
         abstain=False,
@@ -303,9 +303,17 @@ def _example(name: str, now: Scene, said: _Conversation, live: Sequence[LiveTool
     return example
 
 
-def _shown(now: Scene, live: Sequence[LiveTool], used: set[str]) -> list[Tool]:
-    """Return all tools, or those that are called with some of the others, in the servers' order."""
-    if now.chance(_P_ALL_TOOLS):
+def _first_calls(messages: Sequence[Message]) -> Sequence[Call]:
+    """Return the calls of the first reply."""
+    return next((message.calls for message in messages if message.role == "assistant"), ())
+
+
+def _shown(now: Scene, live: Sequence[LiveTool], used: set[str], *, opens_with_words: bool) -> list[Tool]:
+    """Return all tools, or those that are called with some of the others, in the servers' order.
+
+    An answer without a call, to "what can you do?" among others, may speak of any of the tools.
+    """
+    if opens_with_words or now.chance(_P_ALL_TOOLS):
         return [tool.shown for tool in live]
     others = [tool.name for tool in live if tool.name not in used]
     kept = used | set(now.some(others, now.one((1, 2, 3, 4, 6))))
