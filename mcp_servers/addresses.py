@@ -1,7 +1,7 @@
-"""Which addresses are of the public internet, and no others in disguise.
+"""Classification of IP addresses as public or not, including IPv6 forms that embed an IPv4 address.
 
 The tables are the IANA special-purpose address registries (RFC 6890, RFC 8190) and the addresses of cloud metadata
-services. Python's own `is_global` is as old as the interpreter: 3.11 takes several of these for public.
+services. Python's own `is_global` depends on the interpreter's version: 3.11 treats several of these as public.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ _BLOCKED_V4 = tuple(
         "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
         "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
         "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-        "168.63.129.16/32",  # Azure's WireServer, an address of the public range
+        "168.63.129.16/32",  # Azure's WireServer, in the public range
     )
 )  # fmt: skip
 _GLOBAL_V6 = ipaddress.IPv6Network("2000::/3")
-"""All that IANA has given out for hosts; whatever is outside is blocked unless it stands for an IPv4 address."""
+"""Addresses that IANA has allocated for hosts; all others are blocked unless they embed an IPv4 address."""
 _BLOCKED_V6 = tuple(
     ipaddress.IPv6Network(block)
     for block in (
@@ -34,12 +34,12 @@ _ISATAP = (0x00005EFE, 0x02005EFE)
 
 
 def is_public(address: Address) -> bool:
-    """Return whether an address is one of the public internet, and no other one in disguise."""
+    """Return whether an address is on the public internet; an embedded IPv4 address is checked too."""
     if isinstance(address, ipaddress.IPv4Address):
         return not any(address in block for block in _BLOCKED_V4)
     if address.ipv4_mapped is not None:
-        return False  # no name of the public internet resolves to one
-    if address in _NAT64:  # how a network without IPv4 reaches it
+        return False  # no public name resolves to an IPv4-mapped address
+    if address in _NAT64:  # a network without IPv4 reaches IPv4 hosts through NAT64
         return is_public(ipaddress.IPv4Address(int(address) & 0xFFFF_FFFF))
     if address not in _GLOBAL_V6 or any(address in block for block in _BLOCKED_V6):
         return False

@@ -1,7 +1,7 @@
-"""The bound of every answer of every server: text and structured content alike, in characters and bytes.
+"""Size bound of every answer of every server, for text and structured content alike.
 
-Each tool has limits of its own that fit what it returns. This one holds where they do not multiply out: a name of
-200 kB in each of a thousand rows, a diff of lines without end.
+Each tool has limits that fit its results. This bound holds where their product is too large: a name of 200 kB in
+each of a thousand rows, a diff of unlimited line length.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 MAX_BYTES = 200_000
-"""Size of an answer's text at most, and of its structured content as JSON."""
+"""Maximum size of an answer's text, and of its structured content as JSON."""
 MAX_FAILURE_CHARS = 10_000
 CUT = "(the answer was cut here: {shown:,} of {whole:,} characters; ask for less)"
 
 
 def bounded_text(text: str) -> str:
-    """Return a text of at most `MAX_BYTES` in UTF-8, and a line that says so where it was cut."""
+    """Return a text of at most `MAX_BYTES` in UTF-8, plus a note if it was cut."""
     if len(text) <= MAX_BYTES // 4 or len(data := text.encode("utf-8", "replace")) <= MAX_BYTES:
         return text
     shown = data[:MAX_BYTES].decode("utf-8", "ignore")
@@ -25,7 +25,7 @@ def bounded_text(text: str) -> str:
 
 
 def bounded_failure(text: str) -> str:
-    """Return what is said of a failure; an argument that it repeats may be of any length."""
+    """Return a failure text cut in the middle; a quoted argument may have any length."""
     if len(text) <= MAX_FAILURE_CHARS:
         return text
     half = MAX_FAILURE_CHARS // 2
@@ -33,9 +33,9 @@ def bounded_failure(text: str) -> str:
 
 
 def bounded_data(data: dict[str, Any]) -> dict[str, Any]:
-    """Return structured content of about `MAX_BYTES` at most, large texts and lists cut to their beginnings.
+    """Return structured content of about `MAX_BYTES` at most; large texts and lists are cut to their beginnings.
 
-    Its shape stays. `truncated`, where there is one, becomes true.
+    The structure stays the same. A `truncated` field, if there is one, becomes true.
     """
     if _size(data) <= MAX_BYTES:
         return data
@@ -44,7 +44,7 @@ def bounded_data(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _size(value: Any) -> int:
-    """Return how many bytes a value takes as JSON."""
+    """Return the size of a value as JSON, in bytes."""
     if isinstance(value, Mapping):
         return 2 + sum(4 + _size(key) + _size(one) for key, one in value.items())
     if isinstance(value, list | tuple):
@@ -53,13 +53,13 @@ def _size(value: Any) -> int:
 
 
 def _cut(value: Any, budget: int) -> Any:
-    """Return a value cut to about `budget` bytes; numbers and keys stay whatever they take."""
+    """Return a value cut to about `budget` bytes; numbers and keys are never cut."""
     size = _size(value)
     if size <= budget:
         return value
     if isinstance(value, str):
         data = value.encode("utf-8", "replace")
-        # Escapes are spread evenly, or so it is taken.
+        # Assumes that escapes are spread evenly.
         return data[: max(0, budget - 2) * len(data) // size].decode("utf-8", "ignore")
     if isinstance(value, Mapping):
         return _cut_values(value, budget)
@@ -69,7 +69,7 @@ def _cut(value: Any, budget: int) -> Any:
 
 
 def _cut_items(items: Sequence[Any], budget: int) -> list[Any]:
-    """Return the first items that fit; the first one, cut, where not even that one does."""
+    """Return the items that fit, in order; if not even the first fits, that one cut."""
     kept: list[Any] = []
     for item in items:
         size = 2 + _size(item)
@@ -81,7 +81,7 @@ def _cut_items(items: Sequence[Any], budget: int) -> list[Any]:
 
 
 def _cut_values(value: Mapping[str, Any], budget: int) -> dict[str, Any]:
-    """Return an object whose small values are whole and whose large ones share what is left evenly."""
+    """Return an object with its small values whole; its large values share the remaining budget evenly."""
     left = budget - 2 - sum(4 + _size(key) for key in value)
     sizes = sorted((_size(one), key) for key, one in value.items())
     shares: dict[str, int] = {}

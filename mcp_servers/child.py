@@ -1,12 +1,12 @@
-"""Work that must be stoppable runs in a child process, because a thread cannot be killed.
+"""Runs work that must be stoppable in a child process, because a thread cannot be killed.
 
-CPython's `re` holds the interpreter lock through a whole match, so `(a+)+$` would freeze the server, not only
-its thread; one SQLite opcode (`instr` of two long strings) looks at no interrupt flag. The child answers one
-JSON line per request; past the deadline it is killed and the next call starts another. It also gives
-memory limits that hold for this work alone (`RLIMIT_AS`, and SQLite's heap limit, which is process-wide).
+CPython's `re` holds the interpreter lock through a whole match, so `(a+)+$` would freeze the server, not only its
+thread. One SQLite opcode (`instr` of two long strings) does not check the interrupt flag. The child answers one
+JSON line per request; past the deadline it is killed and the next call starts another. A child process also allows
+memory limits for this work alone (`RLIMIT_AS`, and SQLite's process-wide heap limit).
 
-A child outlives its parent by at most one request: end of input stops it, and a CPU limit set per request
-stops it inside a match.
+A child outlives its parent by at most one request: end of input stops it, and a CPU limit set per request stops it
+inside a match.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ except ImportError:  # pragma: no cover - Windows has no rlimits; the deadline s
     resource = None
 
 PACKAGE = Path(__file__).resolve().parent
-# The child takes this package from its folder, and nothing from the folder that it lies in: that may be any
-# folder, is not to be searched before the standard library, and cannot be listed by a confined process.
+# The child imports this package from its folder without putting the parent folder on sys.path. The parent may be
+# any folder: it must not be searched before the standard library, and a confined process cannot list it.
 _BOOTSTRAP = """
 import importlib.util, sys
 spec = importlib.util.spec_from_file_location({name!r}, {file!r}, submodule_search_locations=[{folder!r}])
@@ -38,7 +38,7 @@ spec.loader.exec_module(package)
 from {module} import main
 main()
 """
-# Enough for the interpreter (30 MB of address space) and every cap of the policies several times over.
+# The interpreter needs 30 MB of address space; this is several times the sum with every cap of the policies.
 MEMORY_BYTES = 512 * 1024 * 1024
 # Seconds of CPU beyond a request's deadline before the kernel ends a child whose parent is gone.
 CPU_GRACE_S = 2
@@ -56,11 +56,11 @@ class KillableChild:
     """A lazily started child that runs `module.main()`; one request at a time, safe to call from threads."""
 
     def __init__(self, module: str, *, packages: bool = False) -> None:
-        """Name the module; nothing is started yet.
+        """Set the module; the child starts at the first call.
 
         Args:
-            module: Has `main()`, which calls `answer_requests`.
-            packages: Whether the child may import installed packages, which costs it some ms to find.
+            module: Module with `main()`, which calls `answer_requests`.
+            packages: Whether the child may import installed packages, which lengthens its start by some ms.
         """
         code = _BOOTSTRAP.format(
             name=PACKAGE.name, file=str(PACKAGE / "__init__.py"), folder=str(PACKAGE), module=module
@@ -87,10 +87,10 @@ class KillableChild:
         return reply["answer"]
 
     def close(self) -> None:
-        """Stop the child, and with it what it is doing; a later call starts a new one."""
+        """Stop the child and its current request; a later call starts a new one."""
         running = self._process
         if running is not None:
-            running.kill()  # not under the lock, which the call that it is answering holds
+            running.kill()  # without the lock, which the running call holds
         with self._lock:
             self._stop()
 

@@ -1,22 +1,22 @@
-"""Failures that the calling model can act on, and the names it may have meant.
+"""Failures that the calling model can act on, and suggestions of similar names.
 
-The rule of the MCP specification's tool errors: if a smarter model could have avoided the failure, it gets
-the text back (`is_error`); everything else is a protocol error that only the client sees. A `ToolFailure`
-therefore says what was wrong and what to do instead, and never holds a path outside the served resource.
+The rule of the MCP specification's tool errors: if a smarter model could have avoided the failure, the model gets
+the text (`is_error`); everything else is a protocol error that only the client sees. A `ToolFailure` therefore
+says what was wrong and what to do instead, and never holds a path outside the served resource.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 from heapq import nlargest
 from itertools import islice
 
-# Names looked at for a suggestion: an upper bound of the similarity costs about 10 us a name, 20 ms together.
+# Names compared for a suggestion: an upper bound of the similarity takes about 10 us a name, 20 ms together.
 MAX_COMPARED_NAMES = 2_000
 MAX_COMPARED_CHARS = 200
-# Pairs of characters in the names that are measured in full: 0.1 s at worst, and ordinary names stay below it. To
-# measure 2,000 long names of two letters took 5 s.
+# Product of name lengths summed over the names measured exactly: 0.1 s at worst; ordinary names stay below it.
+# Measuring 2,000 long names of two letters took 5 s.
 MAX_COMPARED_PAIRS = 500_000
 MAX_SUGGESTIONS = 3
 MIN_SIMILARITY = 0.6  # difflib's own default
@@ -27,13 +27,13 @@ class ToolFailure(Exception):
 
 
 class StartError(Exception):
-    """The launcher's mistake: the server cannot start with these options."""
+    """Invalid start options; the message is for the person who starts the server."""
 
 
 def nearest_names(
     wanted: str, known: Iterable[str], *, n: int = MAX_SUGGESTIONS, cutoff: float = MIN_SIMILARITY
 ) -> list[str]:
-    """Return up to `n` names of `known` that look like `wanted`, best first, ignoring case."""
+    """Return up to `n` names of `known` similar to `wanted`, best first, ignoring case."""
     if len(wanted) > MAX_COMPARED_CHARS:  # difflib is quadratic in the length of a name
         return []
     compared = (name for name in islice(known, MAX_COMPARED_NAMES) if len(name) <= MAX_COMPARED_CHARS)
@@ -42,9 +42,9 @@ def nearest_names(
 
 
 def close_matches(wanted: str, texts: Iterable[str], *, n: int, cutoff: float = MIN_SIMILARITY) -> list[str]:
-    """Return up to `n` texts that look like `wanted`, best first: `difflib.get_close_matches` in bounded time.
+    """Return up to `n` texts similar to `wanted`, best first: `difflib.get_close_matches` in bounded time.
 
-    Texts are measured in the order of an upper bound of their similarity, until `MAX_COMPARED_PAIRS` are spent.
+    Texts are measured in the order of an upper bound of their similarity until `MAX_COMPARED_PAIRS` are used up.
     """
     matcher = SequenceMatcher()
     matcher.set_seq2(wanted)
@@ -66,6 +66,10 @@ def close_matches(wanted: str, texts: Iterable[str], *, n: int, cutoff: float = 
 
 
 def suggestion(wanted: str, known: Iterable[str]) -> str:
-    """Return `" Did you mean 'a' or 'b'?"`, or an empty string when nothing is near."""
-    names = nearest_names(wanted, known)
+    """Return `" Did you mean 'a' or 'b'?"`, or an empty string if no name is similar."""
+    return did_you_mean(nearest_names(wanted, known))
+
+
+def did_you_mean(names: Sequence[str]) -> str:
+    """Return the question of `suggestion` for these names; empty without names."""
     return f" Did you mean {' or '.join(repr(name) for name in names)}?" if names else ""

@@ -1,4 +1,4 @@
-"""Opening an SQLite file that may be hostile: what is looked at before, and the connection's settings.
+"""Safe opening of an SQLite file that may be hostile: checks before opening, and connection settings.
 
 https://sqlite.org/security.html; https://sqlite.org/fileformat2.html#the_rollback_journal.
 """
@@ -10,15 +10,15 @@ import sqlite3
 import stat
 
 JOURNAL = "-journal"
-# The end of a rollback journal that names a super-journal, the file of a transaction over several databases.
+# Last bytes of a rollback journal that names a super-journal, the file of a transaction over several databases.
 _SUPER_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 
 
 def reason_not_to_open(path: str) -> str | None:
-    """Return why SQLite is not to open a file whose path had no links in it when the server started; or None.
+    """Return why SQLite must not open a file, or None; the path had no links when the server started.
 
-    A file swapped for a link would be another database, and to open a pipe takes until somebody writes into it. A
-    journal left by a crash is rolled back by whoever opens the file for writing; then SQLite deletes the
+    A file replaced by a link would be another database, and opening a pipe blocks until another process writes to
+    it. A journal left by a crash is rolled back when the file is opened for writing; SQLite then deletes the
     super-journal that it names, whatever file that is.
     """
     if os.path.realpath(path) != path:
@@ -26,7 +26,7 @@ def reason_not_to_open(path: str) -> str | None:
     for ending in ("", JOURNAL, "-wal", "-shm"):
         try:
             is_file = stat.S_ISREG(os.lstat(path + ending).st_mode)
-        except OSError:  # most often there is none
+        except OSError:  # usually the file does not exist
             continue
         if not is_file:
             return f"the file {os.path.basename(path) + ending!r} is no regular file"
@@ -43,18 +43,18 @@ def _names_super_journal(journal: str) -> bool:
         with open(journal, "rb") as file:
             file.seek(-len(_SUPER_JOURNAL_MAGIC), os.SEEK_END)
             return file.read() == _SUPER_JOURNAL_MAGIC
-    except OSError:  # there is none, or it is shorter
+    except OSError:  # missing, or shorter than the magic
         return False
 
 
 def harden(connection: sqlite3.Connection, *, heap_bytes: int, cache_kib: int, write: bool) -> None:
-    """Bound memory, trust nothing that the schema says, and read text that is no UTF-8 all the same.
+    """Bound memory, distrust the schema, and decode text that is not UTF-8 with replacement characters.
 
     Args:
-        connection: Fresh.
-        heap_bytes: Of all connections of this process: SQLite's limit is the process's.
-        cache_kib: Of pages.
-        write: Whether anything may be changed.
+        connection: A new connection.
+        heap_bytes: Heap limit of all SQLite connections of this process; SQLite has no limit per connection.
+        cache_kib: Size of the page cache.
+        write: Whether the connection may change the database.
     """
     connection.text_factory = lambda data: data.decode("utf-8", "replace")
     for pragma in (

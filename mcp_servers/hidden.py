@@ -1,9 +1,9 @@
-"""Characters that a model reads and a person does not see are taken out of what files, pages and commits say.
+"""Removal of characters that a model reads and a person does not see, from files, pages and commits.
 
 Instructions can be written in zero-width characters, bidirectional overrides, Unicode tags (U+E0000 to U+E007F
-spell ASCII invisibly) or runs of variation selectors, and escape codes can rewrite what a terminal shows. The set:
-Unicode's Default_Ignorable_Code_Point, the bidi controls of UAX #9, C0 and C1 controls except tab and line ends,
-lone surrogates.
+spell ASCII invisibly) or runs of variation selectors, and escape codes can rewrite the content of a terminal. The
+set: Unicode's Default_Ignorable_Code_Point, the bidi controls of UAX #9, C0 and C1 controls except tab and line
+ends, lone surrogates.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _HIDDEN = re.compile(
 )
 _ASCII_CONTROLS = bytes({*range(0x20), 0x7F} - {*b"\t\n\r"})
 _BREAKS = re.compile("[\t\n\r\u2028\u2029]")
-"""What `visible` keeps and yet moves the cursor, or ends a line."""
+"""Characters that `visible` keeps although they move the cursor or end a line."""
 _SELECTORS, _JOINERS = "\ufe00-\ufe0f", "\u200c\u200d"
 _SIGNS = re.compile(f"[{_SELECTORS}{_JOINERS}]+")
 _ONE_OF_EACH = re.compile(f"[{_SELECTORS}]?[{_JOINERS}]?")
@@ -26,15 +26,15 @@ _ONE_OF_EACH = re.compile(f"[{_SELECTORS}]?[{_JOINERS}]?")
 
 def visible(text: str) -> str:
     """Return `text` without its hidden characters."""
-    if text.isascii():  # a hundred times as fast
+    if text.isascii():  # translate() is about a hundred times as fast
         return text.encode("ascii").translate(None, _ASCII_CONTROLS).decode("ascii")
     text = _HIDDEN.sub("", text)
     return text if text.isascii() else _SIGNS.sub(_needed, text)
 
 
 def on_one_line(text: str) -> str:
-    """Return `text` as one line that shows all of it: line ends and hidden characters become escapes."""
-    is_plain = visible(text) == text  # the selectors and joiners in it are needed
+    """Return `text` as one line without loss: line ends and hidden characters become escapes."""
+    is_plain = visible(text) == text  # its selectors and joiners are needed
     if is_plain and not _BREAKS.search(text):
         return text
     return "".join(
@@ -43,14 +43,14 @@ def on_one_line(text: str) -> str:
 
 
 def escaped(char: str) -> str:
-    """Return a character as Python writes it in ASCII."""
+    """Return a character as an ASCII escape of Python."""
     return char.encode("unicode_escape").decode("ascii")
 
 
 def _needed(run: re.Match[str]) -> str:
-    """Return what Persian, Indic scripts and emoji need: one selector and one joiner, beside no ASCII."""
+    """Return the selector and joiner that Persian, Indic scripts and emoji need: one of each, not beside ASCII."""
     before, after = run.string[run.start() - 1 : run.start()], run.string[run.end() : run.end() + 1]
-    if before.isascii():  # or there is none
+    if before.isascii():  # ASCII, or the start of the text
         return ""
     needed = _ONE_OF_EACH.match(run[0])
     kept = needed[0] if needed else ""
@@ -58,5 +58,5 @@ def _needed(run: re.Match[str]) -> str:
 
 
 def decoded(data: bytes) -> str:
-    """Return bytes of a stranger's as text: UTF-8, what is not replaced by U+FFFD, without hidden characters."""
+    """Decode untrusted bytes as UTF-8, with U+FFFD for invalid ones and without hidden characters."""
     return visible(data.decode("utf-8", "replace"))

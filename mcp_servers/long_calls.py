@@ -1,8 +1,8 @@
-"""What a long call does besides returning: it says how far it is, and it ends when nobody waits for it.
+"""Progress reports and cancellation of long tool calls.
 
 A tool's function does not see the protocol. It calls `report_progress` (on a worker thread) or
-`report_progress_async` (on the event loop); both do nothing outside a call, so that the function can be used and
-tested as it is. A client that has not asked for progress is sent none. (MCP 2026-07-28, Progress, Cancellation.)
+`report_progress_async` (on the event loop). Both do nothing outside a call, so the function can be used and tested
+alone. Progress is sent only to clients that asked for it. (MCP 2026-07-28, Progress, Cancellation.)
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _report: ContextVar[Report | None] = ContextVar("report", default=None)
 
 @contextmanager
 def reporting(report: Report) -> Iterator[None]:
-    """Send what the code inside reports to `report`; worker threads started inside see it too."""
+    """Send progress reports of the enclosed code to `report`; worker threads started inside inherit it."""
     token = _report.set(report)
     try:
         yield
@@ -37,12 +37,12 @@ def report_progress(done: float, total: float | None = None, message: str | None
     """Report from a worker thread, and end the call if it was cancelled.
 
     Args:
-        done: Grows from report to report.
-        total: Where `done` ends, if that is known.
-        message: What is being done.
+        done: Amount done; grows from report to report.
+        total: Final value of `done`, if known.
+        message: Description of the current step.
 
     Raises:
-        BaseException: the event loop's own "cancelled"; let it pass.
+        BaseException: The event loop's cancellation error; do not catch it.
     """
     report = _report.get()
     if report is not None:
@@ -51,21 +51,21 @@ def report_progress(done: float, total: float | None = None, message: str | None
 
 
 async def report_progress_async(done: float, total: float | None = None, message: str | None = None) -> None:
-    """Report from a coroutine; a cancelled call ends here by itself."""
+    """Report from a coroutine; if the call was cancelled, it ends here."""
     report = _report.get()
     if report is not None:
         await report(done, total, message)
 
 
 async def run_stoppable(call: Callable[[], _Result], stop: Callable[[], None]) -> _Result:
-    """Run a blocking call on a worker thread; where its caller is cancelled, `stop` makes it end early.
+    """Run a blocking call on a worker thread; if the caller is cancelled, `stop` makes it end early.
 
     Args:
-        call: What to run.
-        stop: Ends it from outside, for example by killing the process that it waits for.
+        call: The blocking call.
+        stop: Ends the call from outside, for example by killing the process that it waits for.
 
     Raises:
-        Exception: What `call` raises.
+        Exception: Any exception of `call`.
     """
     outcome: list[_Result | Exception] = []
 
@@ -79,14 +79,14 @@ async def run_stoppable(call: Callable[[], _Result], stop: Callable[[], None]) -
     def run() -> None:
         try:
             outcome.append(call())
-        except Exception as error:  # goes on below, outside the task group, which would wrap it
+        except Exception as error:  # re-raised below, outside the task group, which would wrap it
             outcome.append(error)
 
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(stop_when_cancelled)
         await anyio.to_thread.run_sync(run)
         tasks.cancel_scope.cancel()
-    await anyio.lowlevel.checkpoint_if_cancelled()  # the thread was waited for all the same
+    await anyio.lowlevel.checkpoint_if_cancelled()  # the thread was awaited although the call was cancelled
     (result,) = outcome
     if isinstance(result, Exception):
         raise result

@@ -1,18 +1,17 @@
-"""A server process that is soon ready: of `mcp` it runs what serving needs, and prepares types when they are used.
+"""Fast start of a server process: imports only the parts of `mcp` that serving needs, and builds types lazily.
 
-Nearly all of the time from a host's starting a server to its list of tools goes into importing `mcp`, and most of
-that into parts that a server has no use for: the `__init__` of `mcp` and of `mcp.server` import the client, its
-HTTP library and a second way to write servers, and each of some seven hundred message types is compiled into a
-validator although a session uses a dozen. Here
+Nearly all of the time from a host's start of a server to its list of tools goes into importing `mcp`, and most of
+that into parts that a server does not use. The `__init__` of `mcp` and of `mcp.server` import the client, its HTTP
+library and a second way to write servers. Each of some seven hundred message types is compiled into a validator
+although a session uses a dozen. Inside `quick_imports`:
 
-- the two packages run their `__init__` when a name of theirs is first asked for, as they do otherwise at once;
-  their modules are imported as ever;
+- the two packages run their `__init__` when one of their names is first requested, instead of at import; their
+  modules are imported as usual;
 - types that are made meanwhile compile at their first use (pydantic's `defer_build`);
-- pydantic does not look through all installed packages for plugins;
-- the garbage collector waits, since nothing that is imported is garbage.
+- pydantic does not search all installed packages for plugins;
+- garbage collection is off, since none of the imported objects is garbage.
 
-Nothing else differs, and what is imported afterwards, or without this, is as it always was. It is for processes
-that are nothing but a server.
+Imports afterwards, or without this context, behave as usual. It is meant for processes that only run a server.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ LATE_PACKAGES = ("mcp", "mcp.server")
 
 @contextmanager
 def quick_imports() -> Iterator[None]:
-    """Let the imports in this block be quick ones."""
+    """Make the imports in this block fast."""
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     is_collecting = gc.isenabled()
     gc.disable()
@@ -44,16 +43,16 @@ def quick_imports() -> Iterator[None]:
         with _types_compiled_late():
             yield
     finally:
-        gc.freeze()  # what was imported stays, and is not looked through again
+        gc.freeze()  # exclude the imported objects from later collections
         if is_collecting:
             gc.enable()
 
 
 def _run_late(name: str) -> None:
-    """Make a package known whose `__init__` runs when a name is asked for that it does not have."""
+    """Register a package whose `__init__` runs when a missing name is requested."""
     spec = importlib.util.find_spec(name)
     if spec is None or spec.loader is None:
-        return  # not installed: the import proper says so
+        return  # not installed: the import itself reports it
     package = importlib.util.module_from_spec(spec)
     package.__dict__["__getattr__"] = _LateInit(spec.loader, package)  # PEP 562
     sys.modules[name] = package
@@ -63,7 +62,7 @@ def _run_late(name: str) -> None:
 
 
 class _LateInit:
-    """A package's `__getattr__`: runs its `__init__`, once and by one thread, and looks again."""
+    """Module `__getattr__` of a package: runs its `__init__` once, in one thread, and looks the name up again."""
 
     def __init__(self, loader: Loader, package: ModuleType) -> None:
         self._loader, self._package = loader, package
@@ -71,7 +70,7 @@ class _LateInit:
         self._has_begun = False
 
     def __call__(self, attribute: str) -> Any:
-        # What the import system asks a package for begins with two underscores; `__all__` is for `import *`.
+        # The import system requests names with two underscores; `__all__` is for `import *`.
         if not attribute.startswith("__") or attribute == "__all__":
             with self._lock:
                 self._run()
@@ -80,7 +79,7 @@ class _LateInit:
         raise AttributeError(f"module {self._package.__name__!r} has no attribute {attribute!r}")
 
     def _run(self) -> None:
-        if self._has_begun:  # by this thread, whose imports ask for what is still to come; or it is done
+        if self._has_begun:  # done, or in progress on this thread, whose imports request names not yet defined
             return
         self._has_begun = True
         try:
@@ -92,7 +91,7 @@ class _LateInit:
 
 @contextmanager
 def _types_compiled_late() -> Iterator[None]:
-    """Make pydantic's `defer_build` the default, which it has no other way to set for other people's types."""
+    """Make `defer_build` pydantic's default, which it cannot otherwise set for types of other packages."""
     from pydantic import BaseModel, ConfigDict, TypeAdapter
 
     late = ConfigDict(defer_build=True)
@@ -102,7 +101,7 @@ def _types_compiled_late() -> Iterator[None]:
         is_union = not isinstance(type_, type)  # a class has a config of its own
         init(adapter, type_, config=late if config is None and is_union else config, **more)
 
-    BaseModel.model_config = {**of_models, **late}  # what every model inherits
+    BaseModel.model_config = {**of_models, **late}  # inherited by every model
     TypeAdapter.__init__ = late_init  # pyright: ignore[reportAttributeAccessIssue]  (other names of parameters)
     try:
         yield

@@ -1,14 +1,19 @@
 """Command line and transports: stdio, or Streamable HTTP on loopback behind a bearer token.
 
 A browser page can reach a loopback port (DNS rebinding: CVE-2025-66416 in the Python SDK before 1.23), so HTTP
-always checks four things: the Host and Origin headers against exact names with the real port (mcp's own
-`127.0.0.1:*` pattern also matches `127.0.0.1:1@evil`), that a body is said to be JSON, which a page's form cannot
-say, and a bearer token, which any other local user lacks.
+always checks four things:
 
-The kernel confines the process before the server is built, so that what the server reads when it starts (a
-database, a repository) is read under the confinement too. The HTTP port is bound before that, and none after it.
+- the Host header and
+- the Origin header against exact names with the real port (mcp's own `127.0.0.1:*` pattern also matches
+  `127.0.0.1:1@evil`);
+- a JSON content type of the body, which a page's form cannot set;
+- a bearer token, which other local users do not have.
 
-`mcp` costs half a second to import; it is imported only after the arguments are parsed, so `--help` is quick.
+The kernel confines the process before the server is built, so files that the server reads at its start (a
+database, a repository) are read under the confinement too. The HTTP port is bound before that, and no port after
+it.
+
+`mcp` takes half a second to import; it is imported only after the arguments are parsed, so `--help` is quick.
 """
 
 from __future__ import annotations
@@ -45,8 +50,8 @@ def add_transport_arguments(parser: argparse.ArgumentParser, confined_to: str) -
     """Add `--http`, `--host`, `--port` and `--token` to a server's parser.
 
     Args:
-        parser: Of the server.
-        confined_to: What the server's process may reach, in a sentence of the help text.
+        parser: The server's parser.
+        confined_to: Reach of the server's process, as a sentence of the help text.
     """
     group = parser.add_argument_group("transport", "stdio unless --http is given")
     group.add_argument("--http", action="store_true", help="serve Streamable HTTP instead of stdio")
@@ -64,9 +69,9 @@ def serve(build: Callable[[], Server[Any]], options: argparse.Namespace, confine
     """Confine this process, build its server and serve until the client leaves (stdio) or it is stopped (HTTP).
 
     Args:
-        build: Makes the server; everything it needs is imported.
-        options: Of `add_transport_arguments`.
-        confinement: What the process may reach; None if the kernel is not to confine it.
+        build: Builds the server; its imports are done already.
+        options: Parsed options of `add_transport_arguments`.
+        confinement: Reach of the process; None: the kernel does not confine it.
 
     Raises:
         StartError: The host, port or token cannot be used, or `build` fails.
@@ -97,7 +102,7 @@ def _serve_stdio(server: Server[Any]) -> None:
             await server.run(read_stream, write_stream, server.create_initialization_options())
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        # A thread waits for standard input; asked to stop as usual, the server would wait for it too.
+        # A thread blocks on standard input; the default handler of Python would make shutdown wait for it.
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     anyio.run(run)
 
@@ -125,7 +130,7 @@ def _serve_http(
 
 
 def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:
-    """Return the ASGI application: token first, then the headers that a page could send, then MCP."""
+    """Return the ASGI application: checks the token first, then the headers that a page could send, then MCP."""
     from mcp.server.transport_security import TransportSecuritySettings
 
     hosts = [f"{name}:{port}" for name in allowed_names(host)]
@@ -139,14 +144,14 @@ def http_app(server: Server[Any], host: str, port: int, token: str) -> ASGIApp:
 
 
 def allowed_names(host: str) -> tuple[str, ...]:
-    """Return the names by which clients may call a server bound to `host`."""
+    """Return the host names under which clients may address a server bound to `host`."""
     if host == "localhost" or _address(host).is_loopback:
         return tuple(dict.fromkeys((*LOOPBACK_NAMES, f"[{host}]" if ":" in host else host)))
     return (f"[{host}]" if ":" in host else host,)
 
 
 def check_host(host: str) -> None:
-    """Refuse wildcard and unresolvable addresses: the Host check needs to know the one name.
+    """Refuse wildcard addresses and unknown names: the Host check needs one exact name.
 
     Raises:
         StartError: `host` is not `localhost` or a concrete IP address.
@@ -156,10 +161,10 @@ def check_host(host: str) -> None:
 
 
 def check_token(token: str | None) -> None:
-    """Refuse a token that can be guessed or cannot be sent in a header.
+    """Refuse a token that is guessable or cannot be sent in a header.
 
     Raises:
-        StartError: The token is short or holds other than printable ASCII.
+        StartError: The token is short or contains spaces or characters other than printable ASCII.
     """
     if token is None:
         return
@@ -192,10 +197,10 @@ class RequireToken:
 
 
 class CheckHeaders:
-    """ASGI middleware that refuses what a web page can send and an MCP client does not.
+    """ASGI middleware that refuses requests that a web page can send and an MCP client does not.
 
-    An Origin that is there, even an empty one, must be one of the server's own (MCP 2025-11-25, transports). A
-    POST must say once that it is JSON, which a page cannot do without a preflight.
+    An Origin header, even an empty one, must be one of the server's own (MCP 2025-11-25, transports). A POST must
+    have exactly one Content-Type, JSON, which a page cannot send without a preflight.
     """
 
     def __init__(self, app: ASGIApp, origins: Sequence[str]) -> None:
@@ -204,7 +209,7 @@ class CheckHeaders:
         self._origins = {origin.encode("ascii") for origin in origins}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on lifespan events and requests whose headers are right."""
+        """Pass on lifespan events and requests with acceptable headers."""
         refusal = self._refusal(scope) if scope["type"] == "http" else None
         if refusal is None:
             await self._app(scope, receive, send)
@@ -227,8 +232,8 @@ class CheckHeaders:
 
 def _listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    # With its protocol written out, which create_server does not: asyncio turns Nagle's algorithm off only for
-    # sockets that say so, and with it every answer waits 40 ms for the client's delayed acknowledgement.
+    # The protocol is explicit, unlike in create_server: asyncio disables Nagle's algorithm only for sockets with
+    # an explicit IPPROTO_TCP. Otherwise every answer waits 40 ms for the client's delayed acknowledgement.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

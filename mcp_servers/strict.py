@@ -1,12 +1,12 @@
 """Tools whose published schema is exactly what they accept.
 
-`MCPServer` of mcp 2.3 turns `"1"` into 1, parses JSON inside strings and drops unknown arguments, so a
-model is never told that it called a tool wrongly, and a grammar made from the published schema disagrees with
-the server. Here one pydantic model per tool (strict, extra forbidden) gives both the schema and the check.
-The low-level `Server` carries it: it leaves validation to us and keeps error texts as they are written.
+`MCPServer` of mcp 2.3 turns `"1"` into 1, parses JSON inside strings and drops unknown arguments. A model is
+therefore never told about a wrong call, and a grammar made from the published schema disagrees with the server.
+Here one pydantic model per tool (strict, extra forbidden) gives both the schema and the check. The tools run on
+the low-level `Server`, which leaves validation to the caller and does not change error texts.
 
-A result has two faces, as in the reference servers: `structured_content` for programs, and a short plain
-text for the model, which reads a file better without JSON escapes.
+A result has two forms, as in the reference servers: `structured_content` for programs, and a short plain text for
+the model, which reads a file better without JSON escapes.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ from mcp_servers.failures import ToolFailure, suggestion
 from mcp_servers.hidden import visible
 from mcp_servers.long_calls import reporting
 
-# Calls that run at once; more wait. Bounds memory and descriptors to this many times one call's caps.
+# Calls that run at once; more wait. Memory and descriptors are bounded by this multiple of one call's caps.
 MAX_PARALLEL_CALLS = 4
-# Values in the arguments of one call; the largest that a tool takes are 500 texts. Each wrong one costs some
-# microseconds, and the event loop waits meanwhile.
+# Values in the arguments of one call; the largest argument of any tool is 500 texts. Each invalid value takes some
+# microseconds on the event loop.
 MAX_VALUES = 10_000
-# Mistakes that one answer explains: more are no help, and looking for near names takes time.
+# Mistakes explained in one answer: more do not help, and searching for similar names takes time.
 MAX_EXPLAINED = 10
-# The tool list never changes while a server runs; five minutes spare a client the repeated listing.
+# The tool list never changes while a server runs; five minutes of caching save repeated listings.
 TOOL_LIST_TTL_MS = 300_000
 
 READS = types.ToolAnnotations(
@@ -60,21 +60,21 @@ READS_THE_WEB = types.ToolAnnotations(
 
 
 class ToolResult(BaseModel, ABC):
-    """What a tool returns: fields for programs, `as_text` for the model."""
+    """Result of a tool: fields for programs, `as_text` for the model."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @abstractmethod
     def as_text(self) -> str:
-        """Return the result as the model reads it."""
+        """Return the text that the model reads."""
 
     def as_content(self) -> list[types.ContentBlock]:
-        """Return what the model is shown: the text, unless the result is more than that (an image)."""
+        """Return the content blocks for the model: the text, unless a subclass adds others (an image)."""
         return [types.TextContent(type="text", text=self.as_text())]
 
 
 ToolFunction = Callable[..., ToolResult] | Callable[..., Awaitable[ToolResult]]
-"""A synchronous one runs on a worker thread; a coroutine function runs on the event loop and must not block it."""
+"""Function of a tool. A synchronous one runs on a worker thread; a coroutine runs on the event loop."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ class StrictTool:
 
 
 def _is_larger(value: dict[str, Any], max_values: int) -> bool:
-    """Return whether data hold more values than `max_values`, lists and objects counted."""
+    """Return whether data contain more than `max_values` values; lists and objects count too."""
     waiting: list[Any] = [value]
     n_values = 0
     while waiting and n_values <= max_values:
@@ -115,7 +115,7 @@ def _is_larger(value: dict[str, Any], max_values: int) -> bool:
 
 
 class _PlainSchema(GenerateJsonSchema):
-    """JSON Schema without the generated titles: they repeat the names, and a small model reads them all."""
+    """JSON Schema without the generated titles: they repeat the names and use up a model's context."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -169,7 +169,7 @@ def strict_server(
     ) -> types.CallToolResult:
         tool = by_name.get(params.name)
         if tool is None:
-            # The specification makes an unknown tool a protocol error; a grammar cannot produce one.
+            # The specification makes an unknown tool a protocol error; a grammar cannot produce such a call.
             raise MCPError(types.INVALID_PARAMS, _failure_text(_unknown_tool(params.name, by_name)))
         try:
             arguments = tool.parse(params.arguments or {})
@@ -207,12 +207,12 @@ async def _performed(
         async with limiter:
             return _answer(await function(**arguments))
     plain = cast("Callable[..., ToolResult]", function)
-    # Writing a large answer takes a while, too, so it is done on the thread.
+    # Formatting a large answer takes time too, so it runs on the thread.
     return await anyio.to_thread.run_sync(lambda: _answer(plain(**arguments)), limiter=limiter)
 
 
 def _answer(result: ToolResult) -> types.CallToolResult:
-    """Return a result as it is sent, within the bound of all answers."""
+    """Return a result as sent to the client, within the size bound of all answers."""
     content = [
         block.model_copy(update={"text": bounded_text(block.text)})
         if isinstance(block, types.TextContent)
@@ -227,7 +227,7 @@ def _error_result(text: str) -> types.CallToolResult:
 
 
 def _failure_text(text: str) -> str:
-    """Return a failure as it is sent: short, and without the hidden characters of what it quotes."""
+    """Return a failure text as sent to the client: short, and without hidden characters from quoted input."""
     return visible(bounded_failure(text))
 
 
@@ -236,9 +236,9 @@ def _unknown_tool(name: str, known: dict[str, StrictTool]) -> str:
 
 
 def _explain_arguments(error: ValidationError, definition: types.Tool) -> str:
-    """Say which arguments are wrong and which exist, without pydantic's links and type codes."""
+    """Describe the wrong arguments and list the known ones, without pydantic's links and type codes."""
     problems: list[str] = []
-    mistyped: dict[str, list[str]] = {}  # an item that fits no member of a union has one message per member
+    mistyped: dict[str, list[str]] = {}  # a union reports one message per member type
     for item in error.errors(include_url=False, include_input=False)[:MAX_EXPLAINED]:
         name, siblings = _place(item["loc"], definition.input_schema)
         if item["type"] == "extra_forbidden":
@@ -254,9 +254,9 @@ def _explain_arguments(error: ValidationError, definition: types.Tool) -> str:
 
 
 def _place(location: Sequence[int | str], schema: dict[str, Any]) -> tuple[str, list[str]]:
-    """Return where an error is, as `entities.0.name`, and the names that are known there.
+    """Return the position of an error, such as `entities.0.name`, and the names that are known there.
 
-    Pydantic ends a location with the name of a union's member; that is no place in the arguments, and left out.
+    Pydantic ends a location with the name of a union's member, which is not part of the arguments; it is left out.
     """
     parts: list[str] = []
     known: list[str] = []
@@ -281,7 +281,7 @@ def _signature(schema: dict[str, Any]) -> str:
 
 
 def _kind(value: dict[str, Any], schema: dict[str, Any]) -> str:
-    """Return a type in a word; of a list of objects, their keys, too."""
+    """Return a type in one word; for a list of objects, with their keys."""
     reference = value.get("items", {}).get("$ref")
     if reference is None:
         return value.get("type", "value")

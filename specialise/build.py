@@ -1,4 +1,4 @@
-"""From live tools to a training and a test file, with a manifest of what was made, tried and dropped."""
+"""Builds training and test files from live tools, with a manifest of kept, tried and dropped examples."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ from specialise.recipe import SpecialiseRecipe
 TRAINING, TEST, GENERAL, MANIFEST = "train.jsonl.zst", "test.jsonl.zst", "general", "manifest.json"
 WORDS = "other-words.jsonl"
 _GIVE_UP = 80
-"""Attempts in a row that gave nothing after which a sort is exhausted."""
+"""Consecutive failed attempts after which a sort is exhausted."""
 _GENERAL_TOKENS = 310
-"""Of an example over other tools, on average."""
+"""Average tokens of an example over other tools."""
 _GENERAL_SHARES = {
     "single": 0.35, "parallel": 0.15, "multi": 0.17, "beyond": 0.08, "tool_removed": 0.07, "far": 0.03,
     "small_talk": 0.01, "clarify": 0.05, "answer": 0.06, "follow_up": 0.03,
@@ -46,14 +46,14 @@ async def build(
 
     Args:
         tools: The live tools, connected.
-        harvest: Values of theirs.
-        recipe: How many of what.
-        folder: Where the files go.
-        writer: A model that says requests in other words; None: nothing is rewritten.
-        told: Is told how far it is.
+        harvest: Parameter values found for the tools.
+        recipe: Numbers and shares of the examples.
+        folder: Output folder.
+        writer: Model that rewrites requests; None: no rewriting.
+        told: Receives progress messages.
 
     Raises:
-        UserError: Nothing can be asked of any tool.
+        UserError: No request can be made for any tool.
     """
     folder.mkdir(parents=True, exist_ok=True)
     counts: Counter[str] = Counter()
@@ -99,13 +99,13 @@ async def build(
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """Return the manifest of a finished build, None where there is none."""
+    """Return the manifest of a finished build, or None."""
     file = folder / MANIFEST
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def general_file(folder: Path) -> Path:
-    """Return where the examples over other tools lie."""
+    """Return the path of the examples over other tools."""
     return folder / GENERAL / TRAIN_FILE
 
 
@@ -132,7 +132,7 @@ async def _made(cases: Cases, n: int, seen: set[str], counts: Counter[str], told
 
 
 async def _fault(cases: Cases, example: Example | None, seen: set[str]) -> str:
-    """Return why an example is not taken, nothing where it is."""
+    """Return why an example is rejected; empty if it is accepted."""
     if example is None:
         return "no words, or no values"
     if said_key(example) in seen:
@@ -145,7 +145,7 @@ async def _fault(cases: Cases, example: Example | None, seen: set[str]) -> str:
 
 
 async def _tried(cases: Cases, example: Example) -> str:
-    """Run the calls of an example where all of them only read and all values are the server's own."""
+    """Run an example's calls if all are read-only and all texts come from the server; return any error."""
     if cases.recipe.execute == "never":
         return ""
     by_name = {tool.name: tool for tool in cases.tools}

@@ -1,7 +1,7 @@
-"""Examples over the live tools: requests in words with the calls that they mean, near-misses, questions back.
+"""Examples over the live tools: requests with their calls, requests that no tool fits, and clarifying questions.
 
-Two sides never meet: `test` has the held-back words of each tool and the held-back values, `train` the others.
-Which value is on which side depends on its hash alone.
+Two sides never share held-out material: `test` uses the held-out wordings and values of each tool, `train` the
+others. A hash decides the side of each value.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from specialise.wording import LICENSE, SOURCE, Wording, without_values, wording
 
 Side = Literal["train", "test"]
 _P_KNOWN = 0.6
-"""Of a value to be one of the server's own where there are some: a model that knows only these cannot copy."""
+"""Probability of a value from the server, if it has some: a model that sees only these does not learn to copy."""
 _HELD_BACK_OF_256 = 64
-"""Of values: a quarter."""
+"""Number out of 256 of values held out for the test: a quarter."""
 _QUOTED = re.compile(r"(?<!\w)['`\"]([^'`\"\s]{2,40})['`\"]")
 _P_SHOWN = 0.25
-"""Of a value to be one that the description shows."""
+"""Probability of a value quoted in the parameter's description."""
 _ANY_TEXT = ("subject", "topic", "sentence")
-"""Kinds for a text of which nothing is known."""
+"""Kinds of values for a text parameter without further information."""
 _QUESTIONS = (
     "Which {label}?",
     "Which {label} should I use?",
@@ -51,7 +51,7 @@ _QUESTIONS = (
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """What examples are made from."""
+    """Source of examples: tools, their values, the recipe and the side."""
 
     tools: Sequence[LiveTool]
     harvest: Harvest
@@ -59,7 +59,7 @@ class Cases:
     side: Side
 
     def make(self, sort: str, number: int) -> Example | None:
-        """Return the example of a sort and number, None where chance led nowhere."""
+        """Return the example of a sort and number; None if this random draw gives none."""
         now = scene("specialise", self.side, sort, self.recipe.seed, number)
         name = f"{self.side}-{sort}-{number}"
         match sort:
@@ -79,7 +79,7 @@ class Cases:
         raise AssertionError(f"sort {sort!r}")
 
     def is_from_server(self, tool: str, parameter: str, value: Any) -> bool:
-        """Whether a value is one that the server is known to take."""
+        """Return whether the server is known to accept a value."""
         live = next(each for each in self.tools if each.name == tool)
         return value in self.harvest.values(self.tools, live, parameter)
 
@@ -129,7 +129,7 @@ class Cases:
         return ask_api(wording.api, now, n_calls=n_calls, values_of=self._values_of(tool), nouns=wording.nouns)
 
     def _wording(self, tool: LiveTool, now: Scene) -> Wording:
-        """Return one of the wishes of this side: the last of three or more is the test's."""
+        """Return one of this side's wishes; the last of three or more is held out for the test."""
         found = wordings_of(tool)
         if len(found) < 3:
             return now.one(found)
@@ -156,7 +156,7 @@ class Cases:
         return is_held_back == (self.side == "test")
 
     def _shown(self, now: Scene, gold: Sequence[LiveTool]) -> list[Tool]:
-        """Return all live tools, or the gold ones with those that are nearest to them and some others."""
+        """Return all live tools, or the gold ones with some of the most similar ones and some others."""
         if self.side == "test" or now.chance(self.recipe.whole_list_share):
             return [tool.shown for tool in self.tools]
         others = [tool for tool in self.tools if tool not in gold]
@@ -189,7 +189,7 @@ class Cases:
 
 
 def _described(schema: Mapping[str, Any], now: Scene) -> Spoken | None:
-    """Return a value of the form that a description shows or names: `'*.md'`, a path."""
+    """Return a value in the format that a description shows or names: `'*.md'`, a path."""
     if schema.get("type") != "string" or schema.get("enum"):
         return None
     about = str(schema.get("description", ""))
@@ -204,7 +204,7 @@ def _described(schema: Mapping[str, Any], now: Scene) -> Spoken | None:
 
 
 def unspeakable(cases: Cases) -> list[str]:
-    """Return the tools that nothing could be asked of: a required value of theirs has no rule."""
+    """Return the tools for which no request can be made, because a required parameter has no source of values."""
     tries = range(40)
     return [
         tool.name
@@ -214,13 +214,13 @@ def unspeakable(cases: Cases) -> list[str]:
 
 
 def said_key(example: Example) -> str:
-    """Return what two examples have in common that say the same."""
+    """Return the deduplication key of an example: its messages, calls and reply."""
     calls = [call.model_dump() for call in example.calls]
     return json.dumps([[m.content for m in example.messages], calls, example.reply], sort_keys=True)
 
 
 def _may_do(other: LiveTool, tool: LiveTool) -> bool:
-    """Whether one tool may do another's work: its words say nearly the same, or it takes any statement."""
+    """Return whether one tool may do another's work: similar words, or a parameter for any SQL."""
     same_server = other.server == tool.server
     if same_server and sql_parameter(other) is not None:
         return True

@@ -1,4 +1,4 @@
-"""`agentkit specialise`: added to the command line by an entry point (extra `train`)."""
+"""Command `agentkit specialise`, added to the command line by an entry point (extra `train`)."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def specialise(
 
 
 def _words(server: str) -> list[str]:
-    """Return the words of a server's command line, or of those that a configuration file names."""
+    """Return the words of a server's command line, or of the command lines in a configuration file."""
     from agentkit.mcp.config import load_mcp_config
 
     file = Path(server).expanduser()
@@ -101,7 +101,7 @@ def _words(server: str) -> list[str]:
 
 
 def start_of(model: str) -> Start:
-    """Return weights and shipped adapter that a model's name stands for.
+    """Return the weights and the shipped adapter that a model name refers to.
 
     Raises:
         UserError: The name is not a local model's, or has options.

@@ -1,11 +1,11 @@
-"""MCP servers as the worlds of episodes: a policy in training acts on real tools, each time in a copy of its own.
+"""MCP servers as the worlds of episodes: a policy in training acts on real tools, in a separate copy per episode.
 
-A world is a folder. Each episode gets a copy of it, and servers that are started on that copy, so whatever a
-policy does is gone afterwards and no other episode sees it. Starting a server takes about a second; where all that
-a server remembers is in the folder, as with the house servers for files and SQLite, `reuse` keeps the servers and
-puts the folder back instead.
+A world is a folder. Each episode gets a copy of it, and servers that are started on that copy, so a policy's
+changes are discarded and no other episode sees them. Starting a server takes about a second. If a server's state
+is only in the folder, as with the house servers for files and SQLite, `reuse` keeps the servers and restores the
+folder instead.
 
-A sampler is no coroutine, so the servers live on an event loop in a thread of their own.
+A sampler is not a coroutine, so the servers run on an event loop in a separate thread.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ from specialise.live import LiveTool, connected, fingerprint_of
 from specialise.world_state import folder_state
 
 WORLD = "{world}"
-"""Stands for an episode's own copy of the folder in a server's command."""
+"""Placeholder, in a server's command, for the episode's copy of the folder."""
 
 
 class EpisodeServers(BaseModel, frozen=True, extra="forbid"):
-    """The servers of an episode, and the folder that they work on."""
+    """Servers of an episode, and the folder that they work on."""
 
     servers: tuple[str, ...] = Field(min_length=1)
     """Commands as for `--mcp`, such as `python -m mcp_servers.filesystem {world} --write`."""
     world: str
-    """A folder; never written to."""
+    """Template folder; never written to."""
     allow: tuple[str, ...] = ()
-    """Names of the tools that a policy may call; none: all."""
+    """Names of the tools that a policy may call; empty: all."""
     ignore: tuple[str, ...] = (".trash",)
-    """Names of folders that are not part of the state; the files server puts deleted files there."""
+    """Names of folders excluded from the state; the files server puts deleted files there."""
     reuse: bool = False
-    """Whether servers are kept from one episode to the next; for those that remember nothing beside the folder."""
+    """True: servers are kept between episodes; only for servers without state outside the folder."""
     call_timeout_s: float = Field(default=10.0, gt=0)
     start_timeout_s: float = Field(default=60.0, gt=0)
 
     def toolsets(self, root: Path) -> list[Toolset]:
-        """Return the servers on a copy of the folder; they are not started yet.
+        """Return toolsets for the servers on a copy of the folder, not yet started.
 
         Raises:
-            UserError: A command cannot be read.
+            UserError: A command cannot be parsed.
         """
         return [
             toolset
             for command in self.servers
             for toolset in mcp_toolsets(
                 command.replace(WORLD, shlex.quote(str(root))),
-                pins=None,  # a command with the path of a copy is never seen again
+                pins=None,  # a command with the path of a temporary copy never recurs
                 call_timeout_s=self.call_timeout_s,
                 connect_timeout_s=self.start_timeout_s,
             )
@@ -86,19 +86,19 @@ class _Stage:
 
 
 class ServerWorlds:
-    """Opens worlds; a context manager, on leaving which nothing runs any more. Not thread-safe."""
+    """Context manager that opens worlds; leaving it stops everything. Not thread-safe."""
 
     def __init__(
         self, settings: EpisodeServers, toolsets: Callable[[Path], Sequence[Toolset]] | None = None
     ) -> None:
-        """Describe the worlds; nothing is started.
+        """Check the template folder; nothing is started.
 
         Args:
-            settings: What to start, on which folder, within which limits.
-            toolsets: Makes the toolsets on a copy of the folder, in place of those of `settings`.
+            settings: Servers, folder and limits.
+            toolsets: Builds the toolsets on a copy of the folder, instead of those of `settings`.
 
         Raises:
-            UserError: The folder is not there, or has a link in it, through which a copy would be the original.
+            UserError: The folder is missing, or contains a link, which would lead from a copy to the original.
         """
         self._settings, self._template = settings, Path(settings.world)
         self._toolsets = toolsets or settings.toolsets
@@ -129,10 +129,10 @@ class ServerWorlds:
             self._stack.close()
 
     def prepared(self, task: PolicyTask) -> PolicyTask:
-        """Return a task with the tools that it is asked with, and its gold as outcomes are judged by.
+        """Return a task with the servers' tools, and with a gold prepared for judging outcomes.
 
         Raises:
-            UserError: It brings tools of its own, or a gold call is refused.
+            UserError: The task has tools of its own, or a gold call is refused.
         """
         if task.tools:
             raise UserError(f"task {task.item.id!r} brings tools; here it is asked with those of the servers.")
@@ -146,7 +146,7 @@ class ServerWorlds:
         return replace(task, tools=shown, item=replace(task.item, gold=gold))
 
     def open(self, task: PolicyTask) -> AbstractContextManager[EpisodeTools]:
-        """Return a world of an episode's own.
+        """Return a world for one episode.
 
         Raises:
             UserError: A server cannot be started, or offers other tools than before.
@@ -160,7 +160,7 @@ class ServerWorlds:
         try:
             yield _StageTools(stage, self._loop, self._settings)
             if self._settings.reuse:
-                with suppress(OSError):  # a world that cannot be put back is not used again
+                with suppress(OSError):  # a world that cannot be restored is not reused
                     _put_back(self._template, stage.root)
                     is_kept = True
         finally:
@@ -232,7 +232,7 @@ class _StageTools:
 
 
 async def _performed(tool: LiveTool, arguments: Mapping[str, Any], timeout_s: float) -> str:
-    """Perform a call as the runner of an agent does, in the same words where it goes wrong."""
+    """Perform a call like an agent's runner, with the same error texts."""
     try:
         checked = tool.runnable.validate(json.dumps(dict(arguments), ensure_ascii=False))
         with anyio.move_on_after(timeout_s):
@@ -250,7 +250,7 @@ async def _performed(tool: LiveTool, arguments: Mapping[str, Any], timeout_s: fl
 
 
 def _put_back(template: Path, folder: Path) -> None:
-    """Make a folder what it was; the folders of the template stay the same ones, as servers hold them open."""
+    """Restore a folder; folders of the template are kept and not recreated, as servers hold them open."""
     for path in folder.iterdir():
         is_folder = path.is_dir() and not path.is_symlink()
         if is_folder and (template / path.name).is_dir():
@@ -270,10 +270,10 @@ def _put_back(template: Path, folder: Path) -> None:
 
 @contextmanager
 def server_worlds(options: Mapping[str, Any]) -> Generator[ServerWorlds]:
-    """Open worlds as a recipe's table describes them; `modelstack.reasoning` finds this by its entry point.
+    """Open worlds from a recipe's table; `modelstack.reasoning` finds this function by its entry point.
 
     Raises:
-        UserError: The table is none of `EpisodeServers`, or its folder is not there.
+        UserError: The table does not fit `EpisodeServers`, or its folder is missing.
     """
     with ServerWorlds(checked_recipe(EpisodeServers, dict(options))) as worlds:
         yield worlds

@@ -1,9 +1,9 @@
-"""Values for parameters out of the servers' own data: what a tool that only reads accepted is a good value.
+"""Finds values for parameters in the servers' own data: a value that a read-only tool accepted is valid.
 
-Nothing is known of a server but its schemas, so values are found as a person would find them: call what needs no
-arguments, look at the fields of the answers, try what stands in a field of a fitting name, keep what gave no
-error, and look at those answers too. A parameter of the same name on the same server shares what was found: what
-can be read can be moved.
+Only the schemas of a server are known, so values are searched for as a person would: call tools without required
+arguments, collect the fields of the answers, try values from a field with a fitting name, keep values that gave no
+error, and collect from those answers too. Parameters of the same name on the same server share their values: a
+file that can be read can be moved.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ from modelstack.sft.tool_data.apis import label_of
 from specialise.live import LiveTool, Outcome, call
 
 ROUNDS = 3
-"""How deep: a list names a table, the table's rows name a city."""
+"""Search depth: a list names a table, and the table's rows name a city."""
 MOST_TRIES = 24
-"""Calls of one tool with one parameter's values in a round."""
+"""Maximum calls of one tool with one parameter's values in a round."""
 MOST_VALUES = 200
 MOST_CHARS = 60
-"""A longer text is no value that somebody types."""
+"""Maximum characters of a text value; users do not type longer ones."""
 _PLACES = ("path", "file", "folder", "directory", "dir", "filename", "uri")
 _REVISIONS = ("revision", "commit", "sha", "ref", "branch", "target")
 _ALIKE = (_PLACES, _REVISIONS)
-"""Words that name one thing."""
+"""Groups of synonymous parameter names."""
 _GENERIC = ("id", "name", "key")
 _PATH = re.compile(r"(?<![\w/.-])[\w-]+(?:/[\w.-]+)*\.[A-Za-z]\w{0,4}\b|(?<![\w/.-])[\w-]+(?:/[\w-]+)*/(?=\s|$)")
 _LINE = re.compile(r"^\W*(?:(\w[\w ]{0,20}): +)?['\"]?([\w./@-]{2,60})['\"]?$", re.MULTILINE)
-"""`* main`, `Commit: '9fceb02'`."""
+"""Lines such as `* main` or `Commit: '9fceb02'`."""
 _TABLE = re.compile(r"^(\w+)\(((?:\w+)(?:, *\w+)*)\)", re.MULTILINE)
 
 
 @dataclass(slots=True)
 class Harvest:
-    """What was found."""
+    """Values found on the servers."""
 
     good: dict[tuple[str, str], list[Any]] = field(default_factory=dict[tuple[str, str], list[Any]])
-    """By tool and parameter: values that the tool took."""
+    """Values that a tool accepted, by tool and parameter."""
     seen: dict[str, list[Any]] = field(default_factory=lambda: defaultdict(list))
-    """By the last word of a field's name."""
+    """Values seen in answers, by the last word of the field's name."""
     tables: dict[str, list[str]] = field(default_factory=dict[str, list[str]])
-    """Of a database: names of tables, with their columns."""
+    """Tables of databases: column names by table."""
     n_calls: int = 0
 
     def values(self, tools: Sequence[LiveTool], tool: LiveTool, parameter: str) -> list[Any]:
-        """Return what was found for a parameter: by the tool itself, else by others of its server."""
+        """Return the values for a parameter: those of the tool itself, else those of its server's other tools."""
         own = self.good.get((tool.name, parameter))
         if own:
             return own
@@ -57,11 +57,11 @@ class Harvest:
 
 
 async def harvest(tools: Sequence[LiveTool], given: Iterable[str] = ()) -> Harvest:
-    """Call what only reads, and return which values it took.
+    """Call read-only tools, and return the values that they accepted.
 
     Args:
         tools: All live tools.
-        given: Words of the servers' command lines: a server that needs a path with every call was told one.
+        given: Words of the servers' command lines, which contain a path if a server needs one in every call.
     """
     found = Harvest()
     for word in given:
@@ -82,7 +82,7 @@ async def harvest(tools: Sequence[LiveTool], given: Iterable[str] = ()) -> Harve
 
 
 async def _explore(tool: LiveTool, found: Harvest, tried: set[str]) -> None:
-    """Try the values of fitting fields for each text parameter, the other required ones at what is known."""
+    """Try values of fitting fields for each text parameter, with known values for the other required ones."""
     for name, schema in tool.properties.items():
         if not _is_text(schema):
             continue
@@ -100,7 +100,7 @@ async def _explore(tool: LiveTool, found: Harvest, tried: set[str]) -> None:
 
 
 def _known(tool: LiveTool, parameter: str, found: Harvest) -> dict[str, Any] | None:
-    """Return a value for each other required parameter, None where one has none."""
+    """Return a value for each other required parameter; None if one has no value."""
     values: dict[str, Any] = {}
     for name in tool.required:
         if name == parameter:
@@ -122,27 +122,27 @@ async def _try(tool: LiveTool, arguments: Mapping[str, Any], found: Harvest, tri
 
 
 def _fitting(name: str, schema: Mapping[str, Any], found: Harvest) -> list[Any]:
-    """Return values of fields whose name fits a parameter's."""
+    """Return values of fields with a name that fits a parameter's."""
     label = label_of(name).split()
     if not label or schema.get("enum"):
         return []
-    last = label[0] if label[-1] in _GENERIC and len(label) > 1 else label[-1]  # table_name is a table
+    last = label[0] if label[-1] in _GENERIC and len(label) > 1 else label[-1]  # table_name means a table
     if names_a_path(schema):
         last = "path"
     keys = [last, *(word for alike in _ALIKE if last in alike for word in alike)]
     if len(keys) == 1:
-        keys.append("name")  # an answer that lists tables calls each one's name "name"
+        keys.append("name")  # an answer that lists tables stores each name in "name"
     values = [value for key in dict.fromkeys(keys) for value in found.seen.get(key, ())]
     return list(dict.fromkeys(value for value in values if isinstance(value, str)))
 
 
 def names_a_path(schema: Mapping[str, Any]) -> bool:
-    """Whether a description says that its parameter is a path."""
+    """Return whether a parameter's description says that it is a path."""
     return re.search(r"\bpath\b", str(schema.get("description", "")), re.IGNORECASE) is not None
 
 
 def _look(outcome: Outcome | None, tool: LiveTool, found: Harvest) -> None:
-    """Remember the fields of an answer, and of a text its short lines."""
+    """Collect the fields of an answer, and the short lines of a text answer."""
     if outcome is None or outcome.is_error:
         return
     for key, value in _leaves(outcome.data):
@@ -165,7 +165,7 @@ def _remember(found: Harvest, key: str, value: Any) -> None:
 
 
 def _leaves(data: Any, key: str = "", depth: int = 0) -> Iterable[tuple[str, Any]]:
-    """Give the plain values in an answer with the name of the field that they are in."""
+    """Yield the plain values in an answer with the names of their fields."""
     if depth > 6:
         return
     if isinstance(data, dict):
@@ -179,7 +179,7 @@ def _leaves(data: Any, key: str = "", depth: int = 0) -> Iterable[tuple[str, Any
 
 
 def _tables(outcome: Outcome) -> Iterable[tuple[str, list[str]]]:
-    """Give the tables of a database that an answer names with their columns."""
+    """Yield the tables with their columns that an answer contains."""
     for entry in _objects(outcome.data):
         name, columns = entry.get("name"), entry.get("columns")
         if isinstance(name, str) and isinstance(columns, list) and columns:

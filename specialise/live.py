@@ -1,7 +1,7 @@
-"""The tools of running MCP servers: what a model would be shown of them, and what they answer.
+"""Tools of running MCP servers: their definitions as shown to a model, and their answers.
 
-Servers are the user's own choice, but what they say is not trusted: `agentkit.mcp` bounds and cleans definitions,
-results are cut, and a tool is called only where it says that it reads, which a user can forbid.
+Servers are the user's own choice, but their output is not trusted: `agentkit.mcp` bounds and cleans definitions,
+and results are cut. A tool is called only if it declares itself read-only, and the user can forbid even that.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agentkit.tools.toolset import Toolset
 from modelstack.sft.examples import Tool
 
 CALL_SECONDS = 20.0
-"""A call that takes longer is no source of values."""
+"""Seconds after which a call is abandoned as a source of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,17 +32,17 @@ class LiveTool:
 
     server: str
     shown: Tool
-    """As a model is told of it."""
+    """Definition as shown to a model."""
     runnable: RunnableTool
 
     @property
     def name(self) -> str:
-        """What a model calls it."""
+        """Name that a model uses."""
         return self.shown.name
 
     @property
     def is_safe(self) -> bool:
-        """Whether it says that it only reads."""
+        """True if the tool declares itself read-only."""
         return self.runnable.definition.annotations.read_only is True
 
     @property
@@ -53,13 +53,13 @@ class LiveTool:
 
     @property
     def required(self) -> list[str]:
-        """Parameters without which there is no call."""
+        """Names of the required parameters."""
         return [name for name in self.shown.parameters.get("required", []) if name in self.properties]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a call gave."""
+    """Result of a call."""
 
     text: str
     data: Any
@@ -68,10 +68,10 @@ class Outcome:
 
 @asynccontextmanager
 async def connected(toolsets: Sequence[Toolset]) -> AsyncGenerator[list[LiveTool]]:
-    """Start the servers and give their tools, in their order.
+    """Start the servers and yield their tools, in order.
 
     Raises:
-        UserError: There is no tool, or two have one name.
+        UserError: There is no tool, or two tools share a name.
     """
     async with AsyncExitStack() as stack:
         found: list[LiveTool] = []
@@ -85,12 +85,12 @@ async def connected(toolsets: Sequence[Toolset]) -> AsyncGenerator[list[LiveTool
 
 
 async def call(tool: LiveTool, arguments: Mapping[str, Any]) -> Outcome:
-    """Call a tool; whatever goes wrong is an outcome."""
+    """Call a tool; any error becomes an outcome."""
     try:
         with anyio.fail_after(CALL_SECONDS):
             checked = tool.runnable.validate(json.dumps(dict(arguments), ensure_ascii=False))
             given = await tool.runnable.call(checked, RunContext(None))
-    except Exception as error:  # a tool may raise anything, and no value of it is worth the run
+    except Exception as error:  # a tool may raise anything, and one value is not worth aborting the run
         return Outcome(f"{type(error).__name__}: {error}", None, is_error=True)
     if isinstance(given, ToolOutput):
         return Outcome(given.content, given.data, given.is_error)
@@ -98,7 +98,7 @@ async def call(tool: LiveTool, arguments: Mapping[str, Any]) -> Outcome:
 
 
 def fingerprint_of(tools: Sequence[LiveTool]) -> str:
-    """Return a SHA-256 of what models are shown: another means that the servers have changed."""
+    """Return a SHA-256 of the definitions shown to models; it changes when the servers do."""
     content = [tool.shown.model_dump(mode="json") for tool in tools]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 

@@ -1,10 +1,9 @@
-"""Requests said again by a model, in other words; what changes a value or adds one is thrown away.
+"""Requests rewritten by a model; a rewrite that changes or adds a value is discarded.
 
-A small model rewrites badly, so its word is checked and not taken: every value that the call copies must stand in
-the new text as it stood in the old one, no number, name, path or quotation may be new, and the length must be
-alike. The embedded model of 135M parameters is too small to be asked: of 40 requests five of its texts passed, and
-none of these meant the same.
-What a model said is kept in a file, so that a build that goes on asks nothing twice.
+A small model rewrites badly, so its output is checked. Every value that a call copies must occur unchanged in the
+new text; no number, name, path or quotation may be new; and the length must be similar. The embedded model of 135M
+parameters is too small: of 40 rewrites five passed these checks, and none of the five kept the meaning. Rewrites
+are stored in a file, so a resumed build repeats no request.
 """
 
 from __future__ import annotations
@@ -27,24 +26,24 @@ INSTRUCTIONS = (
 )
 TEMPERATURE, MAX_TOKENS = 0.7, 120
 _SHORTEST, _LONGEST = 0.5, 2.0
-"""Of the old text's length."""
+"""Bounds of the new text's length, relative to the old one."""
 _TELLING = re.compile(r"\d[\d.,:-]*|[\w.-]*/[\w./-]+|\w+\.\w{1,5}\b|\"[^\"]*\"|'[^']*'")
-"""What names a value: numbers, paths, files, quotations."""
+"""Parts that identify a value: numbers, paths, files, quotations."""
 _NAME = re.compile(r"(?<=[a-z,;:] )[A-Z]\w+")
-"""A capital within a sentence."""
+"""A capitalised word within a sentence."""
 
 
 async def paraphrased(
     examples: Sequence[Example], model: Model, share: float, kept: Path, told: Callable[[str], object]
 ) -> tuple[list[Example], int]:
-    """Return the examples, some of them in a model's words, and how many of these were asked for.
+    """Return the examples, some of them rewritten, and how many rewrites were requested.
 
     Args:
-        examples: With one turn of the user.
-        model: Who rewrites.
-        share: Of the examples, which ones depends on their ids alone.
-        kept: File that remembers what was said.
-        told: Is told how far it is.
+        examples: Examples; only those with a single user turn are rewritten.
+        model: Model that rewrites.
+        share: Share of the examples to rewrite; their ids alone decide which ones.
+        kept: File that stores the rewrites.
+        told: Receives progress messages.
     """
     agent = Agent(model, instructions=INSTRUCTIONS)
     chosen = [example for example in examples if _place(example.id) < share and len(example.messages) == 1]
@@ -64,7 +63,7 @@ async def paraphrased(
 
 
 def is_faithful(old: str, new: str, example: Example) -> bool:
-    """Whether a new text means the same as far as can be seen: its values are there, and no others."""
+    """Return whether a new text keeps the meaning as far as can be checked: the same values, and no others."""
     if not new or new.lower() == old.lower() or not _SHORTEST * len(old) <= len(new) <= _LONGEST * len(old):
         return False
     copied = [text for call in example.calls for text in _texts(call.arguments) if text in old]
@@ -74,7 +73,7 @@ def is_faithful(old: str, new: str, example: Example) -> bool:
 
 
 def tidied(text: str) -> str:
-    """Return a model's first line without the quotes that it likes to put around it."""
+    """Return a model's first line without surrounding quotes."""
     line = next((line for line in text.strip().splitlines() if line.strip()), "").strip()
     if len(line) > 1 and line[0] == line[-1] and line[0] in "\"'":
         line = line[1:-1].strip()
@@ -86,7 +85,7 @@ async def _ask(agent: Agent[Any, str], old: str, seed: int) -> str:
     try:
         return str((await agent.run(old, settings=settings)).output or "")
     except AgentRunError:
-        return ""  # one that cannot be rewritten stays as it is
+        return ""  # keeps the original request
 
 
 def _read(kept: Path) -> dict[str, str]:
@@ -98,7 +97,7 @@ def _read(kept: Path) -> dict[str, str]:
         try:
             old, new = json.loads(line)
         except ValueError:
-            continue  # cut off by a kill; it is asked again
+            continue  # truncated when the process was killed; it is requested again
         said[old] = new
     if text and not text.endswith("\n"):
         with kept.open("a", encoding="utf-8") as file:
@@ -117,5 +116,5 @@ def _texts(value: Any) -> list[str]:
 
 
 def _place(name: str) -> float:
-    """Return a number in [0, 1) that follows from an id."""
+    """Return a number in [0, 1) derived from an id."""
     return int.from_bytes(hashlib.sha256(f"other words {name}".encode()).digest()[:6]) / 2**48

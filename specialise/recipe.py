@@ -1,4 +1,4 @@
-"""What a specialisation is made of: how many examples of which sorts, how long it trains, how it is judged."""
+"""Recipe of a specialisation: numbers of examples by sort, training length and evaluation."""
 
 from __future__ import annotations
 
@@ -8,56 +8,56 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 SORTS = ("call", "parallel", "multi", "removed", "foreign", "clarify")
-"""One call; several of one tool; several tools; the tool is not there; another field; a missing value."""
+"""Sorts: one call; several calls of one tool; several tools; tool missing; unrelated request; value missing."""
 DEFAULT_SHARES = {
     "call": 0.56, "parallel": 0.08, "multi": 0.12, "removed": 0.08, "foreign": 0.08, "clarify": 0.08,
 }  # fmt: skip
 
 
 class ReinforceOptions(BaseModel, frozen=True, extra="forbid"):
-    """Reinforcement after fine-tuning: how long, and on how many tries."""
+    """Options of reinforcement after fine-tuning."""
 
     steps: int = Field(default=40, gt=0)
     prompts: int = Field(default=4, gt=0)
-    """Requests of a step."""
+    """Requests per step."""
     group: int = Field(default=8, ge=2)
-    """Replies to each."""
+    """Replies sampled per request."""
     max_tokens: int = Field(default=96, gt=0)
-    """Of a reply."""
+    """Maximum tokens of a reply."""
     lr: float = Field(default=1e-4, gt=0)
 
 
 class SpecialiseRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A specialisation."""
+    """Recipe of a specialisation."""
 
     name: str = Field(default="specialised", pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = Field(default=0, ge=0)
     examples: int = Field(default=900, ge=20)
-    """To train on, of the live tools."""
+    """Training examples over the live tools."""
     test_examples: int = Field(default=150, ge=10)
-    """Held back: other words, other values."""
+    """Held-out test examples, with other wordings and other values."""
     shares: dict[str, float] = DEFAULT_SHARES
-    """Of the examples, by sort."""
+    """Shares of the examples by sort."""
     general_share: float = Field(default=0.25, ge=0, lt=1)
-    """Of all examples to train on, those over other tools: what was learnt before is not to be forgotten."""
+    """Share of training examples over other tools, which preserve earlier abilities."""
     paraphrase_share: float = Field(default=0.25, ge=0, le=1)
-    """Of the requests, those that a model says in other words; none where no model is given."""
+    """Share of the requests that a model rewrites; ignored without a model."""
     whole_list_share: float = Field(default=0.3, ge=0, le=1)
-    """Of the training examples, those that show all live tools; the others show some, which costs less to read."""
+    """Share of training examples that show all live tools; the others show some, which takes fewer tokens."""
     max_tools: int = Field(default=6, ge=1)
-    """Tools that the others show at most."""
+    """Maximum number of tools shown by the other examples."""
     execute: Literal["read-only", "never"] = "read-only"
-    """Whether tools that say of themselves that they only read are called: for values, and to try the examples."""
+    """Calls of tools that declare themselves read-only, to find values and to test examples: allowed or never."""
     minutes: float = Field(default=60, gt=0)
-    """Training takes at most so long."""
+    """Maximum minutes of training."""
     epochs: float = Field(default=1.0, gt=0)
     row_tokens: int = Field(default=2048, ge=256)
-    """Of a row; an example that is longer is left out and counted."""
+    """Tokens of a row; longer examples are dropped and counted."""
     lr: float | None = Field(default=None, gt=0)
-    """None: 5e-4 where an adapter is gone on with, 1e-3 for a new one."""
+    """Learning rate; None: 5e-4 when continuing an adapter, 1e-3 for a new one."""
 
     reinforce: ReinforceOptions | None = None
-    """What follows fine-tuning; none: nothing does."""
+    """Reinforcement after fine-tuning; None: no reinforcement."""
 
     @model_validator(mode="after")
     def _shares_are_known(self) -> Self:
@@ -69,6 +69,6 @@ class SpecialiseRecipe(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of what the data depend on."""
+        """SHA-256 of the settings that determine the data."""
         content = self.model_dump_json(exclude={"minutes", "epochs", "lr", "name", "reinforce"})
         return hashlib.sha256(content.encode()).hexdigest()

@@ -1,13 +1,13 @@
-"""After fine-tuning, reinforcement on the same requests: the policy's own calls, paid where they are right.
+"""Reinforcement after fine-tuning, on the same requests: the policy's own calls, rewarded if right.
 
-Imitation teaches each token of the right reply; here the whole reply counts, so what is still wrong about one in
-three of its own tries is what the model learns from. Rewards compare calls (`verifiers.calls`), and no server is
-called: what a tool that only reads would give back was tried when the data were made (`build`). Questions back
-are left out, since to such a reward an abstention is as right as a question.
+Imitation teaches each token of the right reply. Here the whole reply counts, so the model learns from its own
+tries, about one in three of which is still wrong. Rewards compare calls (`verifiers.calls`), and no server is
+called: calls of read-only tools were tested when the data were built (`build`). Clarifying questions are left out,
+since this reward would value an abstention as much as a question.
 
-Of the training side alone: the test's words and values are never seen. The new adapter is kept where it is no
-worse on some requests of that side that no reward was given for, decoded as they are served; otherwise
-fine-tuning's stays. The test has no part in the choice, so its figures stay unbiased.
+Only the training side is used: the test's words and values are never seen. The new adapter is kept if it is at
+least as good on training-side requests that gave no reward, decoded as in serving; otherwise fine-tuning's adapter
+stays. The test does not influence the choice, so its figures stay unbiased.
 """
 
 from __future__ import annotations
@@ -39,24 +39,24 @@ from specialise.recipe import SpecialiseRecipe
 
 TASKS = "tasks-rewarded.jsonl"
 FOR_CHOICE, MOST_FOR_CHOICE = 1 / 8, 60
-"""Share of the training requests that the choice between the adapters is made by, and how many at most."""
+"""Share, and maximum number, of the training requests reserved for the choice between the adapters."""
 _NOT_JUDGED = frozenset({"clarify", "answer"})
-"""Kinds of examples whose right reply is in words."""
+"""Kinds of examples for which the right reply is text."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reinforced:
-    """What came of it."""
+    """Result of reinforcement."""
 
     stage: Stage
     choice: tuple[Measurement, Measurement]
-    """Exact replies to the requests that the choice is made by: of fine-tuning's adapter, and of this one."""
+    """Exact replies to the requests reserved for the choice: of fine-tuning's adapter, and of this one."""
     test: tuple[Measurement, Measurement]
-    """The same of the held-back requests."""
+    """Exact replies to the held-out requests, in the same order."""
 
     @property
     def is_kept(self) -> bool:
-        """Return whether the new adapter is no worse."""
+        """Return whether the new adapter is at least as good."""
         before, after = self.choice
         return after.value >= before.value
 
@@ -64,18 +64,18 @@ class Reinforced:
 def reinforced(
     recipe: SpecialiseRecipe, tuned: Stage, weights: Path, data: Path, out: Path, console: Console
 ) -> Reinforced | None:
-    """Reinforce a fine-tuned adapter, or go on with it; None where it was asked to stop.
+    """Reinforce a fine-tuned adapter, or resume; None if a stop was requested.
 
     Args:
-        recipe: Of the specialisation; its `reinforce` says how long.
+        recipe: Recipe of the specialisation; requires `reinforce`.
         tuned: The stage of fine-tuning.
         weights: The base's GGUF file.
         data: Folder of the specialisation's data.
         out: Folder of this stage.
-        console: To show on.
+        console: Console for progress.
 
     Raises:
-        UserError: The recipe asks for none, nothing can be judged, or the reward was hacked.
+        UserError: The recipe has no `reinforce`, no example can be judged, or the reward was hacked.
     """
     if recipe.reinforce is None:
         raise UserError("the recipe has no table 'reinforce': give one")
@@ -98,7 +98,7 @@ def reinforced(
 
 
 def parted(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[Example]]:
-    """Return the examples that rewards are given for, and those that the choice is made by, both in order."""
+    """Split examples into those for rewards and those for the choice, both in order."""
     n = min(MOST_FOR_CHOICE, max(1, round(FOR_CHOICE * len(examples))))
     chosen = set(random.Random(f"choice {seed}").sample(range(len(examples)), n))
     return (
@@ -108,9 +108,9 @@ def parted(examples: Sequence[Example], seed: int) -> tuple[list[Example], list[
 
 
 def tasks_of(examples: Iterable[Example], seed: int) -> Iterator[TaskLine]:
-    """Give the tasks of examples that have a right call or none, canaries among them.
+    """Yield tasks from examples with a right call or none, canaries included.
 
-    A canary's gold has values that nobody could know; whoever is paid for one has found a hole.
+    A canary's gold has values that cannot be known; a reward for one reveals a flaw of the verifier.
 
     Raises:
         UserError: No example can be judged.
@@ -140,7 +140,7 @@ def tasks_of(examples: Iterable[Example], seed: int) -> Iterator[TaskLine]:
 def policy_recipe(recipe: SpecialiseRecipe, tuned: Stage, weights: Path, tasks: Path) -> PolicyRecipe:
     """Return the recipe of the reinforcement."""
     wanted = recipe.reinforce
-    assert wanted is not None  # the caller's check
+    assert wanted is not None  # checked by the caller
     return checked_recipe(
         PolicyRecipe,
         {
@@ -161,7 +161,7 @@ def policy_recipe(recipe: SpecialiseRecipe, tuned: Stage, weights: Path, tasks: 
 
 
 def section(result: Reinforced) -> str:
-    """Return what the report says of it."""
+    """Return the report's section on reinforcement."""
     kept = "Its adapter is the one beside this page." if result.is_kept else "Fine-tuning's adapter was kept."
     choice, test = result.choice, result.test
     return (
@@ -173,7 +173,7 @@ def section(result: Reinforced) -> str:
 
 
 def _unknowable(call: dict[str, Any], chance: random.Random) -> dict[str, Any]:
-    """Return a call with words in it that no request says; the call itself where it has no words."""
+    """Return a call with random texts that no request contains; a call without texts is returned unchanged."""
     arguments = {
         key: f"{chance.getrandbits(64):016x}" if isinstance(value, str) else value
         for key, value in call["arguments"].items()
@@ -182,7 +182,7 @@ def _unknowable(call: dict[str, Any], chance: random.Random) -> dict[str, Any]:
 
 
 def _exact(stage: Stage, weights: Path, examples: Sequence[Example], path: Path) -> Measurement:
-    """Return how many replies are exact, measured once; figure and replies lie at `path` with their endings."""
+    """Return the share of exact replies, measured once; `path` with suffixes stores the figure and the replies."""
     file = path.with_suffix(".json")
     if not file.is_file():
         with LlamaCppEngine(weights, lora_path=stage.path / ADAPTER_GGUF) as engine:

@@ -1,4 +1,4 @@
-"""The report of a specialisation: what came of it by kind and by tool, and what was made and left out, and why."""
+"""Report of a specialisation: results by kind and by tool, and numbers of kept and dropped examples."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def write_report(
 
     Args:
         out: Folder of the specialisation.
-        stage: What was trained, with its measurements.
-        manifest: Of the data.
-        seconds: What the last run of the command took.
-        more: Sections on what followed.
+        stage: The trained stage, with its measurements.
+        manifest: Manifest of the data.
+        seconds: Duration of the last run of the command.
+        more: Sections on later stages.
     """
     before = _replies(stage.path / REPLIES_BEFORE)
     after = _replies(stage.path / REPLIES_AFTER)
@@ -69,7 +69,7 @@ def _replies(file: Path) -> list[dict[str, Any]]:
 def _by_tool(
     before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], servers: Mapping[str, str]
 ) -> Iterable[tuple[Any, ...]]:
-    """Give a row for each tool: of the requests that want it, how many got exactly the right calls."""
+    """Yield a row for each tool: requests that need it, and the shares answered with exactly the right calls."""
     rights: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for one, other in zip(before, after, strict=True):
         wanted = one["wanted"] if isinstance(one["wanted"], list) else []
@@ -149,7 +149,7 @@ def _percent(n_right: int, n: int) -> str:
 
 
 def _code(text: str) -> str:
-    """Return text as code in a cell; a model's words are shown and never interpreted."""
+    """Return text as code in a table cell; a model's output must not be interpreted as Markdown."""
     return "`" + text.replace("`", "'").replace("|", "\\|").replace("\n", " ")[:200] + "`"
 
 

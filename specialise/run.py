@@ -1,8 +1,8 @@
-"""From servers to an adapter: data, training, measurement before and after, report; goes on where it was stopped.
+"""Pipeline from servers to an adapter: data, training, measurement before and after, report; resumable.
 
 Every step leaves a file that the next run finds: the data's manifest, the stage's checkpoints, the stage's record.
-A folder belongs to one list of tools and one recipe; where the servers have changed since, that is an error and
-not another run's data under an old name.
+A folder belongs to one list of tools and one recipe. If the servers have changed, the run fails, so that data of
+different tools never share a name.
 """
 
 from __future__ import annotations
@@ -39,33 +39,33 @@ _ROW_TOKENS_A_STEP = 4096
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """What is trained on."""
+    """Starting point of training."""
 
     weights: Path
     """GGUF file or checkpoint folder of the base."""
     shipped: Path | None = None
-    """Folder of a shipped adapter to go on with."""
+    """Folder of a shipped adapter to continue."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """All that a specialisation is asked for."""
+    """Arguments of a specialisation."""
 
     toolsets: Sequence[Toolset]
     command_words: Sequence[str]
-    """Of the servers' command lines."""
+    """Words of the servers' command lines."""
     start: Start
     recipe: SpecialiseRecipe
     writer: Model | None = None
     more_examples: Sequence[Path] = ()
-    """Files of examples of the user's own, traces for one; they are trained on."""
+    """Files of the user's own examples, such as exported traces; used for training."""
 
 
 def specialise(wanted: Wanted, out: Path, console: Console) -> Stage | None:
-    """Run a specialisation, or go on with it; None where it was asked to stop.
+    """Run or resume a specialisation; None if a stop was requested.
 
     Raises:
-        UserError: The folder is another specialisation's, the servers changed, or nothing can be asked of them.
+        UserError: The folder belongs to another specialisation, the servers changed, or no request can be made.
     """
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -90,7 +90,7 @@ def specialise(wanted: Wanted, out: Path, console: Console) -> Stage | None:
 
 
 def _data(wanted: Wanted, folder: Path, display: Display) -> dict[str, Any]:
-    """Return the manifest of the data, made now unless they are there."""
+    """Return the manifest of the data, built now if missing."""
     with display.preparing() as told:
         return anyio.run(_made, wanted, folder, told)
 
@@ -121,7 +121,7 @@ def _require_same(known: dict[str, Any], tools: str, recipe: SpecialiseRecipe, f
 
 
 def _base(start: Start, folder: Path) -> str:
-    """Return what the fine-tuning's recipe calls its base."""
+    """Return the base in the form of the fine-tuning recipe."""
     if start.shipped is None:
         return str(start.weights)
     return str(unpack(start.shipped, start.weights, folder).path)
@@ -146,7 +146,7 @@ def _recipe(wanted: Wanted, base: str, out: Path) -> SftRecipe:
                 "training": [str(file) for file in files],
                 "validation": [str(data / TEST)],
                 "row_tokens": recipe.row_tokens,
-                # Tools are to be known by their names here, and values are the servers' own.
+                # Here tools should be recognised by name, and values are the servers' own.
                 "augment": {"mask_names": 0, "swap_values": 0, "drop_optional": 0},
             },
             "optimizer": {"lr": recipe.lr or (_ON_ADAPTER if has_adapter else _NEW)},

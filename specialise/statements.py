@@ -1,7 +1,7 @@
-"""SQL statements with the words that ask for them: the one kind of argument that nobody types as it is called.
+"""SQL statements with requests for them: SQL is the one kind of argument that users do not type literally.
 
-Tables and columns are those that the server itself names. A statement and its words are made together, so that
-the pair is right by construction, as all values are (`modelstack.sft.tool_data.spoken`).
+Tables and columns are those named by the server. A statement and its request are made together, so the pair is
+right by construction, as all values are (`modelstack.sft.tool_data.spoken`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _NAME = re.compile(r"[A-Za-z_]\w*")
 _LABELS = ("sql", "query", "statement")
 
 Statement = tuple[str, Mood, str]
-"""Words, their mood, and the statement."""
+"""Request, its mood, and the statement."""
 
 
 def sql_parameter(tool: LiveTool) -> str | None:
-    """Return the parameter that takes SQL, None where none does."""
+    """Return the name of the parameter that takes SQL, or None."""
     for name, schema in tool.properties.items():
         about = f"{schema.get('description', '')} {tool.shown.description}"
         if label_of(name).split()[-1:] and label_of(name).split()[-1] in _LABELS and re.search(r"\bSQL\b", about):
@@ -32,13 +32,13 @@ def sql_parameter(tool: LiveTool) -> str | None:
 
 
 def writes(tool: LiveTool) -> bool:
-    """Whether a tool's SQL changes data rather than reads it."""
+    """Return whether a tool's SQL changes data instead of reading it."""
     told = f"{tool.shown.description} {tool.properties}"
     return bool(re.search(r"\b(?:INSERT|UPDATE|DELETE)\b", told)) and "SELECT" not in told
 
 
 def ask_in_words(tool: LiveTool, tables: Mapping[str, Sequence[str]], now: Scene) -> Clause | None:
-    """Return a clause that asks for one statement, None where no table is known."""
+    """Return a clause that asks for one statement; None if no table is known."""
     parameter = sql_parameter(tool)
     plain = {t: [c for c in columns if _NAME.fullmatch(c)] for t, columns in tables.items() if _NAME.fullmatch(t)}
     usable = [(table, columns) for table, columns in plain.items() if columns]

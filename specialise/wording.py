@@ -1,4 +1,4 @@
-"""How people would ask for a tool: its description as a wish, its name as one, and what its parameters name."""
+"""Wishes for a tool: from its description, from its name, and the nouns for its parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from modelstack.sft.tool_data.apis import VERBS, Api, label_of, wish_of
 from specialise.live import LiveTool
 
 SOURCE, LICENSE = "live", "own data"
-"""Of examples made here."""
+"""Source and licence of the examples."""
 _NOUN = re.compile(
     r"\b(?:path|name|id|identifier|key|number|text|title)s? (?:of|to|for) (?:an?|the|this) ([a-z]+)",
     re.IGNORECASE,
@@ -21,15 +21,15 @@ _MOST_WORDS = 12
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """One wish for a tool, as `ask_api` says it."""
+    """One wish for a tool, as `ask_api` phrases it."""
 
     api: Api
     nouns: Mapping[str, str]
-    """What the wish calls a parameter's thing."""
+    """Noun for a parameter's object in the wish, by parameter."""
 
 
 def wordings_of(tool: LiveTool) -> list[Wording]:
-    """Return the wishes for a tool, at least one; of three or more the last is held back for the test."""
+    """Return the wishes for a tool, at least one; the last of three or more is held out for the test."""
     wishes = list(dict.fromkeys(w for w in (_from_description(tool), _from_name(tool), _plain(tool)) if w))
     return [_wording(tool, wish) for wish in wishes]
 
@@ -62,10 +62,10 @@ def _from_name(tool: LiveTool) -> str | None:
 
 
 def _plain(tool: LiveTool) -> str | None:
-    """Return the description's first sentence as it is, without the s of "Reads"; a name where there is none."""
+    """Return the description's first sentence in the imperative; "use NAME" if it is too short."""
     sentence = _FIRST_SENTENCE.split(tool.shown.description.strip(), maxsplit=1)[0]
     words = re.sub(r"\([^)]*\)", "", sentence).split()
-    if len(words) > _MOST_WORDS:  # up to a comma, and not in the middle of a thought
+    if len(words) > _MOST_WORDS:  # cut at a comma, not within a clause
         words = " ".join(words[:_MOST_WORDS]).rpartition(",")[0].split()
     if len(words) < 2:
         return f"use {' '.join(label_of(tool.name).split())}"
@@ -73,14 +73,14 @@ def _plain(tool: LiveTool) -> str | None:
 
 
 def _imperative(word: str) -> str:
-    """Return "switch" for "switches" and "read" for "reads"; descriptions speak of what a tool does."""
+    """Return "switch" for "switches" and "read" for "reads": descriptions use the third person."""
     if word in VERBS or not word.endswith("s") or word.endswith("ss"):
         return word
     return word[:-2] if word.endswith(("ches", "shes", "sses", "xes")) else word[:-1]
 
 
 def _noun(tool: LiveTool, parameter: str, wish: str) -> str:
-    """Return what a wish calls the thing that a parameter names: "text file" for `path`."""
+    """Return the wish's noun for the object that a parameter identifies: "text file" for `path`."""
     about = str(tool.properties[parameter].get("description", "")) if parameter in tool.properties else ""
     told = _NOUN.search(about)
     if told is None:
@@ -90,7 +90,7 @@ def _noun(tool: LiveTool, parameter: str, wish: str) -> str:
 
 
 def without_values(wording: Wording, missing: Sequence[str]) -> Api:
-    """Return the wish of a tool with parameters taken away: what is said is then said without them."""
+    """Return the wish of a tool without some parameters, so that requests do not mention them."""
     properties = {n: s for n, s in wording.api.tool.parameters["properties"].items() if n not in missing}
     required = [name for name in wording.api.tool.parameters["required"] if name not in missing]
     schema = {"type": "object", "properties": properties, "required": required}

@@ -1,7 +1,8 @@
-"""A folder as data: what its files say and what its databases hold, to compare two of them.
+"""A folder as comparable data: contents of its files and of its databases.
 
-What is in it, tools have written at a model's wish: links are not followed, what is large is known by its hash,
-and a database is opened for reading alone, its schema not trusted and the steps of its statements counted.
+Its content was written by tools for an untrusted model. So links are not followed, large files are represented by
+their hash, and a database is opened read-only, with an untrusted schema and a limit on the steps of its
+statements.
 """
 
 from __future__ import annotations
@@ -16,32 +17,32 @@ from typing import Any
 from urllib.parse import quote
 
 LONGEST_TEXT = 1 << 16
-"""Bytes of a file that are compared as text; of a longer one the hash says as much."""
+"""Maximum bytes of a file compared as text; longer ones are compared by hash."""
 MOST_FILES = 10_000
 MOST_ROWS = 100_000
 MOST_STEPS = 50_000_000
-"""Of SQLite's machine for one database, some seconds."""
+"""Steps of SQLite's virtual machine for one database; some seconds."""
 _STEPS_PER_CHECK = 100_000
 _MAGIC = b"SQLite format 3\x00"
 _BESIDE_DATABASES = ("-wal", "-shm", "-journal")
 
 
 class WorldUnreadable(ValueError):
-    """What a policy's calls left is too large to be compared, or takes too long to read."""
+    """The state after a policy's calls is too large to compare, or takes too long to read."""
 
 
 def folder_state(root: Path, ignored: frozenset[str] = frozenset()) -> dict[str, Any]:
     """Return `files` by path, a text or `{"sha256", "bytes"}`, `tables` by database and name, and empty `folders`.
 
-    Rows of a table are in an order of their own, so that two tables with the same rows are equal.
+    Rows of a table are sorted, so two tables with the same rows are equal.
 
     Args:
         root: The folder.
-        ignored: Names of folders in it that are not looked at.
+        ignored: Names of folders in it that are skipped.
 
     Raises:
-        WorldUnreadable: There is too much of it.
-        OSError: The folder is not there.
+        WorldUnreadable: There is too much data.
+        OSError: The folder does not exist.
     """
     files: dict[str, Any] = {}
     tables: dict[str, Any] = {}

@@ -214,6 +214,13 @@ async def _end(process: Any) -> None:
 
 
 async def _end_session(process: Any) -> None:
+    await _end_members(process)
+    # A process that forks and ends all the time is in no listing; a signal to its group reaches it.
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, signal.SIGKILL)
+
+
+async def _end_members(process: Any) -> None:
     for sign, wait_s in ((signal.SIGTERM, TERMINATE_S), (signal.SIGKILL, KILL_S)):
         if not await _signalled(process.pid, sign):
             return

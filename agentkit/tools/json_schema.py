@@ -58,6 +58,8 @@ MAX_PATTERNS_PRICE = 5_000
 """Price of the patterns of one schema that are compiled when it is listed; others are when they are needed."""
 
 MAX_VALUE_CHARS = 80
+MAX_PROBLEM_CHARS = 1_000
+"""Of one problem: names may be of any length, those of the arguments and those of the schema."""
 _ROOT = "(top level)"
 _TOO_DEEP = "nested too deeply to be checked against the schema"
 
@@ -315,6 +317,7 @@ def _validator_class(base: Any) -> Any:
         "pattern": _pattern,
         "patternProperties": _pattern_properties,
         "additionalProperties": _additional_properties,
+        "required": _required,
         "uniqueItems": _unique_items,
         "multipleOf": _multiple_of,
     }
@@ -385,6 +388,14 @@ def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: 
             yield from validator.descend(value, allowed, path=key)
 
 
+def _required(validator: Any, names: Any, instance: Any, schema: Any) -> Iterator[Any]:
+    """Give an error for each missing name that does not hold it: a long one would cost the fuel of its length."""
+    given = _object(instance)
+    for name in names if given is not None else ():
+        if name not in given:
+            yield _library().ValidationError("required but missing", validator="missing", validator_value=name)
+
+
 def _unique_items(validator: Any, unique: Any, instance: Any, schema: Any) -> Iterator[Any]:
     items = cast(list[Any], instance) if isinstance(instance, list) else []
     if unique and len({json.dumps(item, sort_keys=True) for item in items}) < len(items):
@@ -406,14 +417,20 @@ def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Ite
 
 
 def _explain(error: Any) -> str:
+    return _short(_whole_explanation(error), MAX_PROBLEM_CHARS, quote=False)
+
+
+def _whole_explanation(error: Any) -> str:
     if error.context:  # anyOf, oneOf: the branch that came nearest says more than "matched none"
         error = _library().best_match([error]) or error
-    path = ".".join(str(part) for part in error.absolute_path)
+    path = ".".join(
+        _short(part, quote=False) if isinstance(part, str) else str(part) for part in error.absolute_path
+    )
     match error.validator:
         case "unknown":
             return f"{path}: unknown argument{_nearest(str(error.absolute_path[-1]), error.validator_value)}"
-        case "required":
-            name: str = next(name for name in error.validator_value if error.message.startswith(repr(name)))
+        case "missing":
+            name: str = error.validator_value
             return f"{path}.{name}: required but missing" if path else f"{name}: required but missing"
         case "type":
             kinds: Any = error.validator_value

@@ -1,1 +1,1 @@
-"""MCP server for one page in a Chromium that reaches allowed origins and nothing else."""
+"""MCP server for one page in a Chromium that can reach only allowed origins."""

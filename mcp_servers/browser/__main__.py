@@ -12,13 +12,13 @@ from mcp_servers.failures import StartError
 from mcp_servers.quick_start import quick_imports
 from mcp_servers.serving import add_transport_arguments, serve
 
-# From a telephone's width to a large screen; a screenshot of the largest is at most 12 MB.
+# From a phone's width to a large screen; a screenshot of the largest size has at most 12 MB.
 WIDTHS = range(320, 2_561)
 HEIGHTS = range(240, 1_601)
-# An empty page takes 250 MB.
+# An empty page uses 250 MB.
 MEMORIES = range(500, 65_537)
-# Chromium builds its own sandbox with namespaces or a set-user-ID helper; Landlock denies mounts, and without new
-# privileges the helper is none.
+# Chromium builds its own sandbox with namespaces or a set-user-ID helper. Landlock denies mounts, and the helper
+# cannot gain privileges under it.
 NOT_CONFINED = (
     "The server itself is not confined by the kernel; Chromium's sandbox and the tunnel confine the pages."
 )

@@ -1,14 +1,14 @@
-"""Finding and starting Chromium: an installed one, never a downloaded one, with a life that ends with ours.
+"""Finding and starting Chromium: an installed one, never a downloaded one, that ends with the server.
 
-Playwright starts it with a fresh profile in the temporary directory, removed at the end, and speaks to it through
-pipes, from the server to its driver and from there to Chromium: no debugging port is open, and when the server is
-gone, however it ended, the driver ends Chromium and removes the profile. What Chromium would write elsewhere
-(crash reports, font caches, certificates) goes nowhere, because its home is no directory. Of the server's
-environment, which may hold keys, it is given nothing but what is listed here.
+Playwright starts it with a fresh profile in the temporary directory, removed at the end. The server talks to
+Playwright's driver, and the driver to Chromium, through pipes: no debugging port is open, and when the server is
+gone, however it ended, the driver ends Chromium and removes the profile. Chromium's other files (crash reports,
+font caches, certificates) are not written, because its home is not a directory. Of the server's environment, which
+may hold keys, it gets only the variables listed here.
 
-A link like mailto: makes Chromium run the desktop's programs: xdg-settings, to learn whether it handles the link
-itself; if not, xdg-open or xdg-email, after a dialog that nobody sees and that takes all input from the page.
-`desktop/` holds stand-ins for the three, which come first on its PATH: yes, it does; and nothing is opened.
+A link like mailto: makes Chromium run the desktop's programs. It runs xdg-settings to learn whether it handles the
+link itself; if not, it runs xdg-open or xdg-email, after a dialog that is invisible here and blocks all input to
+the page. `desktop/` holds stand-ins for the three, first on Chromium's PATH: they answer yes, and open nothing.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ UNGUARDED = "A page that takes over its process has the rights of this user; ope
 STAND_INS = Path(__file__).parent / "desktop"
 STAND_IN_NAMES = ("xdg-email", "xdg-open", "xdg-settings")
 
-# Chromium's own services (updates, sign-in, autofill) are sent to a name that cannot exist (RFC 6761): the tunnel
-# refuses them, and can tell them from what a page asks for. Dictionaries, and the answer to whether a login page
-# stands before the network, are asked of the other hosts, come what may.
+# Chromium's own services (updates, sign-in, autofill) are redirected to a name that cannot exist (RFC 6761), so
+# that the tunnel refuses them and can distinguish them from a page's requests. The other hosts cannot be
+# redirected: Chromium asks them for dictionaries and for the detection of captive portals.
 OWN_SERVICES = "chromium.invalid"
 OWN_HOSTS = frozenset({OWN_SERVICES, "redirector.gvt1.com", "connectivitycheck.gstatic.com"})
 FLAGS = (
-    # Every connection through the tunnel, loopback included; no name is looked up, no UDP is sent. WebRTC's flag
-    # was renamed: 156 heeds the second, older ones the first. `walls.py` looks whether it held.
+    # Every connection uses the tunnel, loopback included; no DNS look-ups, no UDP. WebRTC's flag was renamed:
+    # version 156 uses the second, older ones the first. `walls.py` tests the effect.
     "--proxy-bypass-list=<-loopback>",
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
     "--disable-quic",
     "--force-webrtc-ip-handling-policy=disable_non_proxied_udp",
     "--webrtc-ip-handling-policy=disable_non_proxied_udp",
-    # Quiet. Playwright adds --no-first-run, --disable-background-networking, --disable-component-update,
-    # --disable-sync, --disable-extensions, --disable-breakpad and others.
+    # Disable background traffic. Playwright adds --no-first-run, --disable-background-networking,
+    # --disable-component-update, --disable-sync, --disable-extensions, --disable-breakpad and others.
     "--disable-domain-reliability",
     "--no-pings",
     f"--gaia-url=https://{OWN_SERVICES}",
@@ -55,30 +55,30 @@ FLAGS = (
     f"--google-apis-url=https://{OWN_SERVICES}",
     f"--autofill-server-url=https://{OWN_SERVICES}",
     f"--component-updater=url-source=https://{OWN_SERVICES}/",
-    # A machine without a screen; scrolling is over when it has been asked for.
+    # For a machine without a screen; scrolling takes effect immediately.
     "--disable-gpu",
     "--disable-smooth-scrolling",
 )
-# What Playwright adds for tests: a page could open windows, and flood the browser, without end.
+# Flags that Playwright adds for tests: a page could open windows, and flood the browser, without limit.
 UNWANTED_FLAGS = ("--disable-popup-blocking", "--disable-ipc-flooding-protection")
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How Chromium is started."""
+    """Start options of Chromium."""
 
     executable: str
     sandbox: bool
-    """Chromium's own sandbox around each page; it refuses to start with it as root."""
+    """True: Chromium's own sandbox is on; as root Chromium refuses to start with it."""
     width: int = 1280
     height: int = 800
 
 
 def find_chromium(path: str | None) -> str:
-    """Return the executable at `path`, or the first that is installed.
+    """Return the executable at `path`, or the first one installed.
 
     Raises:
-        StartError: there is none.
+        StartError: There is none.
     """
     found = shutil.which(path) if path else next(filter(None, map(shutil.which, NAMES)), None)
     if found is None:
@@ -88,10 +88,10 @@ def find_chromium(path: str | None) -> str:
 
 
 def check_system() -> None:
-    """Check what the browser's walls rest on besides Chromium.
+    """Check the requirements of the browser's isolation outside Chromium.
 
     Raises:
-        StartError: this is not Linux, or the stand-ins cannot be executed.
+        StartError: The system is not Linux, or the stand-ins cannot be executed.
     """
     if not sys.platform.startswith("linux"):
         raise StartError("The browser server runs on Linux alone: elsewhere a page could start other programs.")
@@ -101,7 +101,7 @@ def check_system() -> None:
 
 
 def sandbox_note(no_sandbox: bool) -> tuple[bool, str]:
-    """Return whether Chromium's sandbox is on, and a sentence that says so and why."""
+    """Return whether Chromium's sandbox is on, and a note for the launcher with the reason."""
     if no_sandbox:
         return False, f"Warning: Chromium's sandbox is off (--no-sandbox). {UNGUARDED}"
     if hasattr(os, "geteuid") and os.geteuid() == 0:

@@ -1,4 +1,4 @@
-"""Acting on an element of the outline. Playwright waits until it is visible, enabled, still and not covered."""
+"""Actions on an element of the outline. Playwright waits until it is visible, enabled, still and not covered."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcp_servers.failures import ToolFailure, suggestion
 MAX_SHOWN_OPTIONS = 50
 FORMS = "Dates are written as 2026-03-01, times as 14:30, both as 2026-03-01T14:30, colours as #ff0000."
 MAX_OPTIONS = 5_000
-# Kinds of <input> that a person fills by choosing: what has another form leaves them empty.
+# Kinds of <input> with a chooser: text in a wrong format leaves them empty.
 CHOOSERS = frozenset({"color", "date", "datetime-local", "month", "range", "time", "week"})
 _KIND_AND_VALUE = "element => typeof element.value === 'string' ? `${element.type}\\n${element.value}` : ''"
 _LIST_OPTIONS = """(element, most) => element.tagName !== 'SELECT' ? []
@@ -29,7 +29,7 @@ async def click(browser: RunningBrowser, page: Page, *, references: References, 
 async def type_text(
     browser: RunningBrowser, page: Page, *, references: References, ref: str, text: str, submit: bool, clear: bool
 ) -> str:
-    """Put `text` in a field, in place of what is there or after it, and press Enter if `submit`."""
+    """Enter `text` in a field, replacing its content or after it, and press Enter if `submit`."""
     field, what = await references.find(page, ref)
     if clear:
         await field.fill(text)
@@ -49,10 +49,10 @@ async def type_text(
 async def select_option(
     browser: RunningBrowser, page: Page, *, references: References, ref: str, value: str
 ) -> str:
-    """Choose an option of a list by what it is called, or by its value in the form.
+    """Choose an option of a list by its label, or by its value in the form.
 
     Raises:
-        ToolFailure: there is no such option, or no list.
+        ToolFailure: The option does not exist, or the element is not a list.
     """
     field, what = await references.find(page, ref)
     options = await _options(field)
@@ -72,13 +72,13 @@ async def select_option(
 
 
 async def _held(field: Locator) -> tuple[str, str | None]:
-    """Return the kind of a field and what it holds; None where it is no field of a form."""
+    """Return the kind of a field and its value; None if it is not a form field."""
     kind, has_value, value = str(await field.evaluate(_KIND_AND_VALUE)).partition("\n")
     return kind, value if has_value else None
 
 
 async def _options(field: Locator) -> list[tuple[str, str]]:
-    """Return what each option of a list shows, and its value. The page can answer anything to a script."""
+    """Return the label and value of each option of a list. The page can return arbitrary data to a script."""
     found = await field.evaluate(_LIST_OPTIONS, MAX_OPTIONS)
     texts = [str(text) for text in found] if isinstance(found, list) else []
     pairs = [text.partition("\n") for text in texts[:MAX_OPTIONS]]

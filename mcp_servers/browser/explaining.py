@@ -1,4 +1,4 @@
-"""What Playwright's errors mean, in words that a model can act on; its own are logs of many lines."""
+"""Playwright's errors in words that a model can act on; the originals are logs of many lines."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from mcp_servers.browser.happenings import quoted
 
 _COVERED = re.compile(r"(?P<cover><[^\n]{1,500}?) intercepts pointer events")
-# Looked for in this order: the log of one error can hold several.
+# Checked in this order: the log of one error can contain several.
 _MEANINGS = (
     ("sandboxing failed", "its sandbox does not work here. Start the server with --no-sandbox, or not as root."),
     ("Element is not attached", "it is no longer on the page. Call outline again."),
@@ -40,7 +40,7 @@ _MEANINGS = (
 
 
 def explain(error: Exception) -> str:
-    """Return why something did not work, as the end of a sentence."""
+    """Return the reason of a failure, as the end of a sentence."""
     text = str(error)
     covered = _COVERED.search(text)
     if covered is not None:

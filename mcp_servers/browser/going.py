@@ -1,4 +1,4 @@
-"""Going to addresses, back, and waiting for what is to come."""
+"""Navigation, waiting for text, and keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcp_servers.browser.running import RunningBrowser
 from mcp_servers.failures import ToolFailure
 
 LOADED = "domcontentloaded"
-# Time for a document to be read to its end, once it has begun to arrive.
+# Time for a document to be parsed completely, after its first bytes have arrived.
 READING_MS = 3_000
 
 
@@ -20,7 +20,7 @@ async def load(browser: RunningBrowser, page: Page, *, url: str, origin: Origin,
     """Load a document.
 
     Raises:
-        ToolFailure: it cannot be had.
+        ToolFailure: It cannot be loaded.
     """
     try:
         response = await _arrived(page, url)
@@ -37,7 +37,7 @@ async def load(browser: RunningBrowser, page: Page, *, url: str, origin: Origin,
     opened = "opened" if status < 400 else f"opened, but the answer is HTTP {status}"
     try:
         await page.wait_for_load_state(LOADED, timeout=READING_MS)
-    except PlaywrightTimeout:  # a slow page, or one whose script was kept from leaving
+    except PlaywrightTimeout:  # a slow page, or one whose script was denied a navigation
         return f"{opened}; it is still loading"
     return opened
 
@@ -48,12 +48,12 @@ async def _arrived(page: Page, url: str) -> Response | None:
     except Error as error:
         if "interrupted by another navigation" not in str(error):
             raise
-    # The error page of the address before came only now.
+    # The previous address's error page arrived only now.
     return await page.goto(url, wait_until="commit")
 
 
 async def back(browser: RunningBrowser, page: Page) -> str:
-    """Go back by one document, or close a window that has no other."""
+    """Go back by one document, or close a window that has no previous one."""
     if await page.go_back(wait_until=LOADED) is not None:
         return "went back"
     if await browser.pages.close_shown():
@@ -62,7 +62,7 @@ async def back(browser: RunningBrowser, page: Page) -> str:
 
 
 async def wait_for(browser: RunningBrowser, page: Page, *, text: str, seconds: int) -> str:
-    """Wait until a text is to be seen."""
+    """Wait until a text is visible."""
     try:
         await page.get_by_text(text).first.wait_for(state="visible", timeout=seconds * 1_000)
     except PlaywrightTimeout:
@@ -71,7 +71,7 @@ async def wait_for(browser: RunningBrowser, page: Page, *, text: str, seconds: i
 
 
 async def press_key(browser: RunningBrowser, page: Page, *, key: str) -> str:
-    """Press a key, or several at once."""
+    """Press a key or a key combination."""
     await page.keyboard.press(key)
     return f"pressed {quoted(key)}"
 

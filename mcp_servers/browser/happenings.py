@@ -1,4 +1,4 @@
-"""What happened to the page besides what was asked for, collected until the next result tells it.
+"""Events of the page that the model did not request, collected until the next result reports them.
 
 Texts come from the page: they are shortened, on one line, without hidden characters.
 """
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from mcp_servers.hidden import visible
 
 MAX_QUOTED_CHARS = 300
-# A page can open dialogs in a loop; what a result tells is cut to this, the rest is counted.
+# A page can open dialogs in a loop; a result reports this many events and counts the rest.
 MAX_EVENTS = 10
 
 
@@ -27,13 +27,13 @@ def quoted(text: str) -> str:
 
 @dataclass
 class Happenings:
-    """Events in the order in which they happened."""
+    """Events in their order of occurrence."""
 
     events: list[str] = field(default_factory=list)
     more_events: int = 0
     console_errors: int = 0
     refused_documents: list[str] = field(default_factory=list)
-    """URLs of other origins that a frame or window was sent to."""
+    """URLs of other origins to which a frame or window was sent."""
 
     def tell(self, event: str) -> None:
         """Add an event."""
@@ -43,11 +43,11 @@ class Happenings:
             self.more_events += 1
 
     def told(self) -> list[str]:
-        """Return the events, and how many more there were."""
+        """Return the events, and the number of further ones."""
         return [*self.events, *([f"and {self.more_events} more like these"] if self.more_events else [])]
 
     def refuse_document(self, url: str) -> None:
-        """Add an address that was not gone to."""
+        """Add an address that was not loaded."""
         if len(self.refused_documents) < MAX_EVENTS:
             self.refused_documents.append(url)
         self.tell(f"not gone to, because it is not an allowed origin: {quoted(url)}")

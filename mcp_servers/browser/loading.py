@@ -1,4 +1,4 @@
-"""Knowing when what an action set going is over: nothing has been loading for a moment."""
+"""Detects the end of an action's effects: nothing has been loading for a moment."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 from playwright.async_api import BrowserContext, ConsoleMessage, Request
 
-# What stays open for ever, or tells the page nothing.
+# Requests that stay open indefinitely, or do not affect the page.
 NOT_WAITED_FOR = frozenset({"eventsource", "media", "ping", "websocket", "manifest", "cspreport"})
-# A page can ask and complain without end; beyond this it is not listened to until the next call.
+# A page can send requests and errors without limit; beyond this they are ignored until the next call.
 MAX_COUNTED = 1_000
 
 
 class Loading:
-    """Requests and console errors of one call; listens between `with` and its end."""
+    """Requests and console errors of one call; listens while it is an open context."""
 
     def __init__(self, context: BrowserContext) -> None:
         """Listen to the pages of `context`."""

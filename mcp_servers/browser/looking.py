@@ -1,4 +1,4 @@
-"""The page as text and as a picture."""
+"""The page as an outline and as a screenshot."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mcp_servers.browser.results import Outline, Screenshot
 from mcp_servers.browser.running import RunningBrowser
 from mcp_servers.failures import ToolFailure
 
-# Playwright 1.65 joins the words around a <br> in the tree it makes for models ("5<br>0" becomes "50"), unless the
-# <br> is marked as what it is: presentation. The answer is how many elements and characters there are.
+# Playwright 1.65 joins the words around a <br> in its tree for models ("5<br>0" becomes "50"), unless the <br> has
+# the role of presentation. The script returns the numbers of elements and characters.
 _PREPARE = """() => {
     for (const br of document.querySelectorAll('br:not([role])')) br.setAttribute('role', 'none');
     return document.querySelectorAll('*').length + ' ' + document.documentElement.textContent.length;
@@ -30,9 +30,9 @@ async def outline(
     """Return the outline from line number `offset` on.
 
     Raises:
-        ToolFailure: the page is too large, or the outline is shorter.
+        ToolFailure: The page is too large, or the outline is shorter.
     """
-    if await page.locator("body, frameset").count() == 0:  # a drawing, say, or a document that a script emptied
+    if await page.locator("body, frameset").count() == 0:  # a drawing, or a document emptied by a script
         return Outline(lines=[], first_line=1, total_lines=0, **dict(await browser.account()))
     sizes = [await _prepared(frame) for frame in page.frames]
     n_elements, n_chars = (sum(counts) for counts in zip(*sizes, strict=True))
@@ -49,8 +49,8 @@ async def outline(
 
 
 async def _prepared(frame: Frame) -> tuple[int, int]:
-    """Make a frame ready for its outline; return how many elements and characters it has, or says it has."""
-    with suppress(Error):  # it is just loading
+    """Prepare a frame for its outline; return its numbers of elements and characters, which it may misreport."""
+    with suppress(Error):  # the frame is just loading
         n_elements, _, n_chars = str(await frame.evaluate(_PREPARE)).partition(" ")
         if n_elements.isdecimal() and n_chars.isdecimal():
             return int(n_elements), int(n_chars)
@@ -58,7 +58,7 @@ async def _prepared(frame: Frame) -> tuple[int, int]:
 
 
 async def screenshot(browser: RunningBrowser, page: Page) -> Screenshot:
-    """Return a picture of what can be seen."""
+    """Return a screenshot of the visible part of the page."""
     png = await page.screenshot(type="png", scale="css")
     width, height = _PNG_SIZE.unpack_from(png, _PNG_SIZE_OFFSET)
     return Screenshot(png, width=width, height=height)

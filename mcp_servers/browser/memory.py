@@ -1,9 +1,9 @@
-"""A bound on the memory of Chromium's processes: what a page allocates ends the page, not the machine.
+"""Memory limit of Chromium's processes: excessive allocation ends the page, not the machine.
 
-Neither of the kernel's own bounds fits: a cgroup may be made only where its tree was delegated, and a process
-limit counts what V8 reserves and never touches. So the processes are watched, in a thread, as the event loop may
-be busy with what the page made of an answer. A page that allocates as fast as it can adds some 100 MB between two
-looks; the bound leaves room for that.
+Neither of the kernel's own limits fits: a cgroup may be made only where its tree was delegated, and a process
+limit counts memory that V8 reserves and never touches. So a thread watches the processes, because the event loop
+may be busy with an answer of the page. A page that allocates as fast as it can adds some 100 MB between two
+checks; the limit leaves room for that.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from pathlib import Path
 
 LOOK_EVERY_S = 0.05
 _PATIENCE_S = 1.0
-"""How long the pages' processes may take to give back their memory; then Chromium itself is ended."""
+"""Seconds for the pages' processes to release their memory; then Chromium itself is ended."""
 _OF_PAGES = ("--type=renderer", "--type=gpu-process", "--type=utility")
-"""Processes that hold what pages made; WebGL is drawn by the second, in software, and their databases and requests
-lie in the third. Chromium begins them again when they are needed."""
+"""Processes that hold pages' memory. The second draws WebGL, in software; the third holds databases and requests.
+Chromium restarts them when needed."""
 _PROC = Path("/proc")
 
 
 class MemoryGuard:
-    """Watches Chromium's main process and all below it, until it is closed or they have ended."""
+    """Watches Chromium's main process and its descendants, until it is closed or they have ended."""
 
     def __init__(self, browser_pid: int, max_bytes: int, on_ended: Callable[[], None]) -> None:
-        """Begin to watch.
+        """Start watching.
 
         Args:
             browser_pid: Chromium's main process.
-            max_bytes: What all processes together may use.
-            on_ended: Is called, in another thread, before processes of pages are ended.
+            max_bytes: Memory limit of all processes together.
+            on_ended: Called, in another thread, before processes of pages are killed.
         """
         self._browser_pid = browser_pid
         self._max_bytes = max_bytes
@@ -43,7 +43,7 @@ class MemoryGuard:
         self._thread.start()
 
     def close(self) -> None:
-        """End watching."""
+        """Stop watching."""
         self._closed.set()
         self._thread.join()
 
@@ -64,7 +64,7 @@ class MemoryGuard:
 
 
 class ProcessTree:
-    """A process and all below it. Who began a process is read once: a look costs a listing of `/proc`."""
+    """A process and its descendants. Each process's parent is read once, so a check lists `/proc` only."""
 
     def __init__(self, root: int) -> None:
         """Follow `root`."""
@@ -72,10 +72,10 @@ class ProcessTree:
         self._parents: dict[int, int] = {}
 
     def members(self) -> list[int]:
-        """Return the root and the processes below it that run now."""
+        """Return the root and its running descendants."""
         running = {int(entry) for entry in os.listdir(_PROC) if entry.isdecimal()}
         known = self._parents
-        # Whose parent has ended has another now.
+        # A process has a new parent if its old one has ended.
         self._parents = {pid: known[pid] if known.get(pid) in running else _parent(pid) for pid in running}
         members = level = {self._root}
         while level:
@@ -85,7 +85,7 @@ class ProcessTree:
 
 
 def used_bytes(pid: int) -> int:
-    """Return the memory of a process that no file backs: its own, and what it shares; 0 where it has ended."""
+    """Return a process's memory without file-backed pages: private and shared; 0 if it has ended."""
     kilobytes = 0
     with suppress(OSError):
         for line in (_PROC / str(pid) / "status").read_text(encoding="utf-8", errors="replace").splitlines():

@@ -1,9 +1,8 @@
-"""Turning Playwright's tree of a page into an outline for a model: fewer lines, short references, pages of it.
+"""Converts Playwright's tree of a page to an outline for a model: fewer lines, short references, in pages.
 
-Playwright writes one node a line, `- role "name" [state] [ref=e5]: text`, and a reference for everything that can
-be seen. Here a reference is kept where there is something to act on, with a number that is never used again, so
-that a number from an old outline cannot mean something else in a new document. What the page itself says never
-looks like a reference.
+Playwright writes one node a line, `- role "name" [state] [ref=e5]: text`, with a reference for every visible node.
+Here only nodes that can be acted on keep a reference, with a number that is never reused, so a number from an old
+outline cannot refer to something else in a new document. Text of the page is altered if it looks like a reference.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ ACTED_ON = frozenset(
         "treeitem",
     ]
 )
-# Left out where they have neither name nor text; what is in them moves up.
+# Roles that are dropped without a name or text; their children move up.
 SAYING_NOTHING = frozenset({"generic", "rowgroup"})
 _NODE = re.compile(
     r'(?P<role>[a-z]+)(?P<name> "(?:[^"\\]|\\.)*")?(?P<states>(?: \[[^\]]*\])*)(?P<rest>:.*)?', re.DOTALL
@@ -49,21 +48,21 @@ _INDENT = 2
 
 @dataclass(frozen=True)
 class Node:
-    """Something that can be acted on."""
+    """A node that can be acted on."""
 
     page_ref: str
-    """The reference that Playwright knows."""
+    """Playwright's reference."""
     what: str
-    """Role and name, as the model sees them."""
+    """Role and name, as shown to the model."""
 
 
 Number = Callable[[Node], str]
 
 
 def outline_lines(tree: str, number: Number, max_line_chars: int) -> list[str]:
-    """Return the outline's lines; `number` gives each node that can be acted on its reference."""
+    """Return the outline's lines; `number` returns the reference of each node that can be acted on."""
     lines: list[str] = []
-    dropped: list[int] = []  # indents of the nodes left out, around the line
+    dropped: list[int] = []  # indents of dropped ancestors of the line
     for line in tree.split("\n"):
         indent = len(line) - len(line.lstrip(" "))
         while dropped and dropped[-1] >= indent:
@@ -77,7 +76,7 @@ def outline_lines(tree: str, number: Number, max_line_chars: int) -> list[str]:
 
 
 def page_of_lines(lines: Sequence[str], first: int, max_bytes: int) -> list[str]:
-    """Return lines from number `first` on (from 1) that fit; always at least one, if there is one."""
+    """Return lines from number `first` on (from 1) that fit; at least one, if any is left."""
     page: list[str] = []
     size = 0
     for line in lines[first - 1 :]:
@@ -89,7 +88,7 @@ def page_of_lines(lines: Sequence[str], first: int, max_bytes: int) -> list[str]
 
 
 def _node_line(text: str, number: Number) -> str | None:
-    """Return a node as the model sees it; None where the line says nothing."""
+    """Return a node as shown to the model; None if the line carries no information."""
     text = visible(_unquoted_key(text))
     match = _NODE.fullmatch(text)
     if match is None:
@@ -106,7 +105,7 @@ def _node_line(text: str, number: Number) -> str | None:
 
 
 def _unquoted_key(text: str) -> str:
-    """Undo YAML's single quotes around what stands before the colon."""
+    """Undo YAML's single quotes around the key."""
     match = re.match(r"'((?:[^']|'')*)'", text)
     return text if match is None else match[1].replace("''", "'") + text[match.end() :]
 

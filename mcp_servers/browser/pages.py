@@ -1,9 +1,9 @@
 """The page that the tools act on, and the windows that it opens above itself.
 
-A new window becomes the page; when it closes, the one below is the page again. Everything that would wait for a
-person is answered here and told: dialogs are cancelled, downloads and file choosers refused. A document from
-another origin is stopped before it is asked for (redirects too, which Playwright's own routes do not see), so that
-a link that leads away leaves the page as it is. That is a courtesy to the model; the wall is `tunnel.py`.
+A new window becomes the page; when it closes, the one below is the page again. Events that would wait for a person
+are answered here and reported: dialogs are cancelled, downloads and file choosers refused. A document from another
+origin is stopped before it is requested (redirects too, which Playwright's own routes do not see), so a link to
+another origin leaves the page unchanged. This only helps the model; `tunnel.py` enforces the origins.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mcp_servers.browser.policy import AllowedOrigins
 MAX_WINDOWS = 4
 BLANK = "about:blank"
 TOO_MUCH_MEMORY = "The page took too much memory and was ended."
-# A window that was asked for is there in a tenth of a second; one that Chromium denies the page never comes.
+# A requested window arrives within a tenth of a second; one that Chromium denies the page never does.
 ARRIVAL_S = 2.0
 
 
@@ -33,15 +33,15 @@ class Pages:
         """Watch the windows of `context`."""
         self.happenings = Happenings()
         self.documents_seen = 0
-        """Grows whenever a frame gets a document: references of before may be gone."""
+        """Number of documents loaded by any frame: after an increase, older references may be invalid."""
         self.broken = ""
-        """Why the current page answers no more; empty while it does."""
+        """Reason why the current page no longer answers; empty while it does."""
         self._context = context
         self._allowed = allowed
         self._windows: list[Page] = []
         self._arrived: asyncio.Queue[Page] = asyncio.Queue()
         self._wanted: list[str] = []
-        """What the windows that arrive are to show, in the order in which they were asked for."""
+        """URLs of the requested windows, in the order of the requests."""
         self._sessions: dict[Page, CDPSession] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         context.on("page", self._on_page)
@@ -49,7 +49,7 @@ class Pages:
 
     @property
     def is_open(self) -> bool:
-        """Whether there is a page; not, when the last has closed itself."""
+        """True while any page is open; False after the last one has closed itself."""
         return bool(self._windows)
 
     @property
@@ -58,7 +58,7 @@ class Pages:
         return self._windows[-1]
 
     async def open_first(self) -> None:
-        """Open the page at the bottom, closing all that there are."""
+        """Close all windows and open an empty page."""
         windows, self._windows = self._windows, []
         for window in windows:
             await window.close()
@@ -76,16 +76,16 @@ class Pages:
         return True
 
     def end_for_memory(self) -> None:
-        """Note, from any thread, that the pages' processes are ended since they take too much memory."""
+        """Note, from any thread, that the pages' processes are killed for using too much memory."""
         self.broken = TOO_MUCH_MEMORY
 
     def take_happenings(self) -> Happenings:
-        """Return what happened since the last call, and begin anew."""
+        """Return the events since the last call, and start a new collection."""
         taken, self.happenings = self.happenings, Happenings()
         return taken
 
     async def receive_windows(self) -> None:
-        """Decide on windows that opened since the last call: kept, or closed and told."""
+        """Decide on windows that opened since the last call: keep them, or close and report them."""
         while self._wanted or not self._arrived.empty():
             wanted = self._wanted.pop(0) if self._wanted else BLANK
             with anyio.move_on_after(ARRIVAL_S) as waiting:
@@ -108,7 +108,7 @@ class Pages:
             self._windows.append(page)
             self.happenings.tell("a new window opened; it is the page now, and `back` closes it")
             if page.url == BLANK != wanted:
-                with suppress(Error):  # it failed: told below, or by the next call
+                with suppress(Error):  # loading failed: reported below, or by the next call
                     await page.wait_for_url(lambda url: url != BLANK, wait_until="commit")
 
     async def close_failed_windows(self) -> None:
@@ -120,16 +120,16 @@ class Pages:
                 await page.close()
 
     async def address(self) -> tuple[str, str]:
-        """Return the page's URL and title, as the browser knows them, whether or not the page answers."""
+        """Return the page's URL and title as the browser knows them, even if the page does not answer."""
         session = self._sessions.get(self._windows[-1]) if self._windows else None
         if session is None:
             return BLANK, ""
         target = (await session.send("Target.getTargetInfo"))["targetInfo"]
-        # A page without a title is given the end of its URL.
+        # Chromium uses the end of the URL as the title of a page without one.
         return target["url"], "" if target["url"].endswith(target["title"]) else target["title"]
 
     async def close(self) -> None:
-        """End what is still being answered."""
+        """Cancel the answers in progress."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -165,7 +165,7 @@ class Pages:
         page.on("framenavigated", self._on_document)
 
     def _on_wish(self, url: str) -> None:
-        """Tell of an address that is for another program (mailto:); the others are judged when they are loaded."""
+        """Report an address for another program (mailto:); other addresses are judged when they are loaded."""
         if not url.startswith(("http:", "https:", "javascript:")) and not self._allowed.may_show(url):
             self.happenings.refuse_document(url)
 
@@ -198,7 +198,7 @@ class Pages:
         self.documents_seen += 1
 
     async def _answer(self, dialog: Dialog) -> None:
-        if dialog.type == "beforeunload":  # leaving is what was asked for
+        if dialog.type == "beforeunload":  # the caller requested to leave
             self.happenings.tell("the page asked whether to leave it; it was left")
             await dialog.accept()
             return
@@ -207,12 +207,12 @@ class Pages:
         await dialog.dismiss()
 
     def _soon(self, work: Coroutine[Any, Any, None]) -> None:
-        """Run `work` beside the call; a window that closes meanwhile ends it."""
+        """Run `work` concurrently with the call; it ends silently if its window closes."""
         task = asyncio.create_task(_until_closed(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
 async def _until_closed(work: Coroutine[Any, Any, None]) -> None:
-    with suppress(Error):  # the window or the browser is gone, and with it what was to be answered
+    with suppress(Error):  # the window or the browser is gone
         await work

@@ -1,4 +1,4 @@
-"""Acting by the pixels of a screenshot: one pixel is one CSS pixel, because the device scale factor is 1."""
+"""Actions at pixels of a screenshot: one pixel is one CSS pixel, because the device scale factor is 1."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mcp_servers.failures import ToolFailure
 Direction = Literal["down", "up", "left", "right"]
 Button = Literal["left", "right", "middle"]
 
-# A drag that arrives in one step is not noticed by pages that follow the pointer.
+# Pages that follow the pointer miss a drag that arrives in one step.
 DRAG_STEPS = 10
 _TOWARDS = {"down": (0, 1), "up": (0, -1), "right": (1, 0), "left": (-1, 0)}
 

@@ -1,9 +1,9 @@
-r"""Which origins may be reached, and how much is told: pure rules, no I/O, no MCP.
+r"""Rules for reachable origins, and limits: pure functions without I/O or MCP.
 
 Two parsers that read one URL differently are an attack (`http://good\@evil`, `http://good#@evil`, a tab in the
-host). So nothing here repairs a URL as browsers do (https://url.spec.whatwg.org): what a browser would have to
-repair is refused. And nothing depends on it: the tunnel in `tunnel.py` compares the host and port that
-Chromium itself asks for with the allowed origins, whatever text they came from.
+host). So this module does not repair a URL as browsers do (https://url.spec.whatwg.org): a URL that needs repair
+is refused. Security does not depend on it: the tunnel in `tunnel.py` compares the host and port that Chromium
+itself connects to with the allowed origins, whatever text they came from.
 """
 
 from __future__ import annotations
@@ -22,53 +22,53 @@ MAX_PORT = 65_535
 
 _URL = re.compile(r"(?P<scheme>[a-zA-Z][a-zA-Z0-9+.-]*)://(?P<authority>[^/?#]*)(?P<rest>.*)", re.DOTALL)
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-fA-F:.]+\]|[a-zA-Z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
-# As Chromium writes a URL: user name and password encoded, so that there is one @ at most.
+# Chromium's spelling of a URL: user name and password are encoded, so that there is one @ at most.
 _CANONICAL = re.compile(
     r"(?P<scheme>https?)://(?:[^/?#@]*@)?(?P<host>\[[^\]]+\]|[^/?#@:\[\]]+)(?::(?P<port>[0-9]{1,5}))?(?=[/?#]|$)"
 )
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
-# WHATWG: a host whose last label is a number is read as an IPv4 address, in many notations.
+# WHATWG: a host whose last label is a number is parsed as an IPv4 address, in many notations.
 _ENDS_IN_NUMBER = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
 
-# What a page may put in a frame or window without loading it from anywhere; its own requests are judged as any.
+# Schemes that a page may show in a frame or window without loading; requests from there are judged as usual.
 _LOCAL_SCHEMES = ("about:", "blob:", "data:")
 
 
 class BadUrl(ValueError):
-    """A URL or origin that is not taken; the text says why and what to write instead."""
+    """A URL or origin that is refused; the text gives the reason and the expected form."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of one call."""
+    """Limits of one call."""
 
     call_timeout_s: float = 25.0
-    """Longest call, start of the browser included; agentkit waits 30 s."""
+    """Seconds for the longest call, start of the browser included; agentkit waits 30 s."""
     action_timeout_s: float = 5.0
-    """Time for an element to become visible, enabled and still."""
+    """Seconds for an element to become visible, enabled and still."""
     load_timeout_s: float = 12.0
-    """Time for a document to begin to arrive."""
+    """Seconds until a document starts to arrive."""
     deed_timeout_s: float = 15.0
-    """Time for one deed or look, whatever it waits for; a page that needs longer is given up."""
+    """Seconds for one action or view, whatever it waits for; a page that needs longer is given up."""
     settle_s: float = 5.0
-    """Longest wait for what an action set going."""
+    """Longest wait, in seconds, for an action's effects."""
     quiet_s: float = 0.15
-    """An action is over when nothing has been loading for this long."""
+    """Seconds without loading after which an action is over."""
     max_outline_bytes: int = 24 * 1024
-    """One page of the outline: about 6,000 tokens, which leaves a small model's context room to answer."""
+    """Bytes of one page of the outline: about 6,000 tokens, which leaves a small model room to answer."""
     max_line_chars: int = 400
-    """Longer lines of the outline go on in the next."""
+    """Characters after which a line of the outline is wrapped."""
     max_elements: int = 30_000
-    """A page with more, its frames included, gets no outline: three seconds, and 10 MB, of tree."""
+    """Elements of a page, frames included, above which it gets no outline: three seconds, and 10 MB, of tree."""
     max_page_chars: int = 4_000_000
-    """The same for its text, scripts and styles included."""
+    """Characters of a page, scripts and styles included, above which it gets no outline."""
     max_memory_bytes: int = 1_000_000_000
-    """Of Chromium's processes together; a page that makes them take more is ended. An empty one takes 250 MB."""
+    """Memory limit of all Chromium processes; a page that exceeds it is ended. An empty page uses 250 MB."""
 
 
 @dataclass(frozen=True, order=True)
 class Origin:
-    """Scheme, host and port; a host is lower case, an IPv6 address without brackets in its shortest form."""
+    """Scheme, host and port; a host is lower case, an IPv6 address compressed and without brackets."""
 
     scheme: str
     host: str
@@ -80,7 +80,7 @@ class Origin:
 
 
 class AllowedOrigins:
-    """The origins that pages may be loaded from and may talk to."""
+    """Origins that pages may be loaded from and connect to."""
 
     def __init__(self, origins: Iterable[Origin]) -> None:
         """Allow `origins`, exactly."""
@@ -93,7 +93,7 @@ class AllowedOrigins:
         return ", ".join(map(str, sorted(self._origins)))
 
     def may_show(self, url: str) -> bool:
-        """Return whether a document may come from `url`, which is written as Chromium writes it."""
+        """Return whether a document may come from `url`, in Chromium's spelling."""
         match = _CANONICAL.match(url)
         if match is None:
             return url.startswith(_LOCAL_SCHEMES)
@@ -101,7 +101,7 @@ class AllowedOrigins:
         return Origin(match["scheme"], canonical_host(match["host"].strip("[]")), port) in self
 
     def schemes_at(self, host: str, port: int) -> frozenset[str]:
-        """Return the schemes that may be spoken with `port` of `host`; none where it must not be reached."""
+        """Return the schemes allowed at `port` of `host`; empty if it must not be reached."""
         canonical = canonical_host(host)
         return frozenset(o.scheme for o in self._origins if (o.host, o.port) == (canonical, port))
 
@@ -110,7 +110,7 @@ def parse_url(text: str) -> Origin:
     """Return the origin of an absolute http or https URL.
 
     Raises:
-        BadUrl: it is none, or browsers would have to repair it.
+        BadUrl: The text is not such a URL, or browsers would have to repair it.
     """
     return _split(text)[0]
 
@@ -119,7 +119,7 @@ def parse_origin(text: str) -> Origin:
     """Return an origin written as `https://host` or `http://host:port`.
 
     Raises:
-        BadUrl: it is none, or has a path.
+        BadUrl: The text is not an origin, or has a path.
     """
     origin, rest = _split(text)
     if rest not in ("", "/"):
@@ -128,7 +128,7 @@ def parse_origin(text: str) -> Origin:
 
 
 def canonical_host(host: str) -> str:
-    """Return a host as `Origin` holds it; what is no address is only put in lower case."""
+    """Return a host in the form of `Origin`; names are only put in lower case."""
     try:
         return ipaddress.ip_address(host).compressed
     except ValueError:
@@ -136,9 +136,9 @@ def canonical_host(host: str) -> str:
 
 
 def reachable(host: str, addresses: Sequence[Address], *, was_public: bool) -> list[Address]:
-    """Return the addresses at which an allowed host may be connected to, out of those its name has.
+    """Return the addresses, out of those of its name, at which an allowed host may be connected.
 
-    A link-local address, where clouds keep a machine's credentials, has to be allowed as an address.
+    A link-local address, where clouds keep a machine's credentials, must be allowed as an address.
     """
     if addresses and canonical_host(host) == addresses[0].compressed:
         return list(addresses)

@@ -1,4 +1,4 @@
-"""References like e12 from the last outline, and the elements that they mean."""
+"""References such as e12 from the last outline, and their elements."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ NEW_OUTLINE = "Call outline and take a reference from there."
 
 
 class References:
-    """References of the last outline. A number is never given twice, whatever pages and browsers come and go."""
+    """References of the last outline. Numbers are never reused, also across pages and browsers."""
 
     def __init__(self) -> None:
-        """Begin with none."""
+        """Start without references."""
         self._last = 0
         self._nodes: dict[str, Node] = {}
         self._document: object = None
         self._given: dict[str, str] = {}
 
     def renew(self, document: object) -> Number:
-        """Forget the last outline; return what numbers the nodes of the next.
+        """Forget the last outline; return the function that numbers the nodes of the next.
 
         Args:
-            document: Equal to that of the last outline where its nodes keep their references.
+            document: Identity of the document; if equal to the last outline's, its nodes keep their references.
         """
         self._nodes = {}
         if document != self._document:
@@ -32,10 +32,10 @@ class References:
         return self._number
 
     async def find(self, page: Page, ref: str) -> tuple[Locator, str]:
-        """Return an element and what it is called.
+        """Return an element and its name.
 
         Raises:
-            ToolFailure: the reference is none of the last outline, or its element is gone.
+            ToolFailure: The reference is not in the last outline, or its element is gone.
         """
         node = self._nodes.get(ref)
         if node is None:
@@ -48,7 +48,7 @@ class References:
         except Error as error:
             if "Invalid frame" not in str(error):
                 raise
-            is_gone = True  # the frame that it was in
+            is_gone = True  # the element's frame is gone
         if is_gone:
             raise ToolFailure(f"{ref!r} ({node.what}) is no longer on the page. {NEW_OUTLINE}")
         return locator, f"{node.what} [{ref}]"

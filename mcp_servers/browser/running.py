@@ -1,4 +1,4 @@
-"""One life of the browser: tunnel, Playwright's driver, Chromium and its pages, begun and ended together."""
+"""One run of the browser: tunnel, Playwright's driver, Chromium and its pages, started and ended together."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mcp_servers.browser.results import Account, Blocked
 from mcp_servers.browser.tunnel import Tunnel
 from mcp_servers.browser.walls import check_walls
 
-# Chromium ends within a tenth of a second. What is not over by then ends with the pipe to it.
+# Chromium ends within a tenth of a second. Parts that are still running then end with the pipe.
 CLOSE_TIMEOUT_S = 5.0
 PING_TIMEOUT_S = 3.0
 MAX_BLOCKED_HOSTS = 20
@@ -30,7 +30,7 @@ class RunningBrowser:
     def __init__(
         self, tunnel: Tunnel, session: CDPSession, context: BrowserContext, pages: Pages, parts: AsyncExitStack
     ) -> None:
-        """Take over what `start_browser` made; `parts` ends it."""
+        """Take ownership of the parts from `start_browser`; closing `parts` ends them."""
         self.context = context
         self.pages = pages
         self._tunnel = tunnel
@@ -38,14 +38,14 @@ class RunningBrowser:
         self._parts = parts
 
     async def is_alive(self) -> bool:
-        """Return whether Chromium still answers, and Playwright's driver between it and us."""
+        """Return whether Chromium and Playwright's driver still answer."""
         with suppress(Error), anyio.move_on_after(PING_TIMEOUT_S):
             await self._session.send("Browser.getVersion")
             return True
         return False
 
     async def account(self) -> Account:
-        """Return where the page is and what happened since the last account."""
+        """Return the page's address and the events since the last account."""
         happenings = self.pages.take_happenings()
         refused = self._tunnel.take_traffic().refused
         url, title = await self.pages.address()
@@ -66,7 +66,7 @@ class RunningBrowser:
         return self._tunnel.traffic.failed.get((origin.host, origin.port), "")
 
     async def close(self) -> None:
-        """End everything; it is gone when this returns."""
+        """End everything, and wait for it."""
         await self._parts.aclose()
 
 
@@ -74,9 +74,9 @@ async def start_browser(settings: Settings, allowed: AllowedOrigins, limits: Lim
     """Start Chromium with a page.
 
     Raises:
-        playwright.async_api.Error: it does not start.
-        ToolFailure: it starts, and does not keep to the tunnel.
-        TimeoutError: it starts, and does not answer.
+        playwright.async_api.Error: It does not start.
+        ToolFailure: It starts, but bypasses the tunnel.
+        TimeoutError: It starts, but does not answer.
     """
     parts = AsyncExitStack()
     try:
@@ -110,13 +110,13 @@ async def start_browser(settings: Settings, allowed: AllowedOrigins, limits: Lim
 
 
 async def _main_process(session: CDPSession) -> int:
-    """Return the process that began all others of Chromium."""
+    """Return the id of Chromium's main process."""
     processes = (await session.send("SystemInfo.getProcessInfo"))["processInfo"]
     return next(process["id"] for process in processes if process["type"] == "browser")
 
 
 async def _ended(close: Callable[[], Awaitable[None]]) -> None:
-    """End one part, even in a call that was cancelled, even if it has ended by itself."""
+    """End one part, even in a cancelled call, and even if it has ended already."""
     with anyio.move_on_after(CLOSE_TIMEOUT_S, shield=True):
         with suppress(Error):  # the browser was gone before
             await close()

@@ -1,6 +1,6 @@
 """The browser tools as a model sees them: names, arguments and descriptions.
 
-Two ways lead to everything: by references from `outline`, for a model that reads, and by the pixels of
+Every action is possible in two ways: by references from `outline`, for a model that reads, and by the pixels of
 `screenshot`, for a model that sees.
 """
 
@@ -149,7 +149,7 @@ def build_server(origins: Sequence[str], settings: Settings, *, limits: Limits |
     """Return a server; it can be passed to `mcp.Client` as it is.
 
     Raises:
-        StartError: an origin is none, there is none, or the system is not one that this works on.
+        StartError: An origin is invalid, none is given, or the system is not supported.
     """
     check_system()
     limits = limits or Limits()

@@ -1,14 +1,14 @@
-"""The only way out of the browser: a SOCKS5 proxy (RFC 1928) that connects to allowed origins and nothing else.
+"""The browser's only network access: a SOCKS5 proxy (RFC 1928) that connects only to allowed origins.
 
 Chromium opens every connection through it: documents, redirects, frames, workers, WebSockets, favicons, prefetch,
-beacons, reports, its own services; names are looked up here, not in the browser. So what may be reached is
-decided in one place, by the host and port that is about to be connected to, and not by URLs before a redirect or
-by interception, which does not see every kind of request.
+beacons, reports, its own services; names are resolved here, not in the browser. So access is decided in one place,
+by the host and port of the actual connection. It does not depend on URLs before a redirect, or on interception,
+which does not see every kind of request.
 
-Two things a host and port do not say are settled here too. A port that is allowed with one scheme is not
-spoken to in the other: TLS begins with the byte 22, HTTP with a letter. And a name that once had a public
-address is never again connected to a private one, so the owner of an allowed name cannot turn it into the name
-of this machine or its neighbours (DNS rebinding).
+Two facts beyond host and port are checked here too. A port that is allowed with one scheme is not used with the
+other: TLS begins with the byte 22, HTTP with a letter. And a name that once had a public address is never again
+connected to a private one, so the owner of an allowed name cannot redirect it to this machine or its neighbours
+(DNS rebinding).
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from mcp_servers.browser.policy import AllowedOrigins, canonical_host, reachable
 
 LOOPBACK = "127.0.0.1"
 CONNECT_TIMEOUT_S = 10.0
-# Chromium opens at most 32 connections through one proxy; with those that it is closing, far below this.
+# Chromium opens at most 32 connections through one proxy; with connections being closed still far below this.
 MAX_CONNECTIONS = 128
-# A page can ask for ever new names; more are counted as one.
+# A page can request new names indefinitely; names beyond this count as one.
 MAX_REMEMBERED_HOSTS = 100
 CHUNK_BYTES = 64 * 1024
-TLS_HANDSHAKE = 0x16  # the record type that a TLS connection begins with (RFC 8446, 5.1)
+TLS_HANDSHAKE = 0x16  # record type at the start of a TLS connection (RFC 8446, 5.1)
 
 VERSION, NO_AUTHENTICATION, CONNECT = 5, 0, 1
 IPV4, NAME, IPV6 = 1, 3, 4
@@ -39,7 +39,7 @@ Endpoint = tuple[str, int]
 
 
 class _Refused(Exception):
-    """The request is answered with the reply code that this holds."""
+    """Ends a request with a reply code."""
 
     def __init__(self, reply: int) -> None:
         super().__init__(reply)
@@ -48,7 +48,7 @@ class _Refused(Exception):
 
 @dataclass
 class Traffic:
-    """What the tunnel refused, and why connections to allowed hosts failed, since somebody asked."""
+    """Refused connections, and reasons of failed ones to allowed hosts, since the last `take_traffic`."""
 
     refused: Counter[Endpoint] = field(default_factory=Counter)
     failed: dict[Endpoint, str] = field(default_factory=dict)
@@ -64,7 +64,7 @@ class Tunnel:
     """A SOCKS5 server on a loopback port."""
 
     def __init__(self, allowed: AllowedOrigins) -> None:
-        """Connect to `allowed`; nothing listens before `start`."""
+        """Prepare a proxy to `allowed`; it listens after `start`."""
         self.traffic = Traffic()
         self._allowed = allowed
         self._public_names: set[str] = set()
@@ -72,7 +72,7 @@ class Tunnel:
         self._connections: set[asyncio.Task[None]] = set()
 
     async def start(self) -> int:
-        """Listen; return the port."""
+        """Start listening; return the port."""
         self._server = await asyncio.start_server(self._accept, LOOPBACK, 0, limit=CHUNK_BYTES)
         return self._server.sockets[0].getsockname()[1]
 
@@ -88,7 +88,7 @@ class Tunnel:
         self._server = None
 
     def take_traffic(self) -> Traffic:
-        """Return what was counted since the last call, and begin anew."""
+        """Return the traffic since the last call, and start a new count."""
         taken, self.traffic = self.traffic, Traffic()
         return taken
 
@@ -104,7 +104,7 @@ class Tunnel:
         try:
             await self._serve(reader, writer)
         except (OSError, EOFError, TimeoutError):
-            pass  # the browser or the site hung up: the browser sees that its connection ends
+            pass  # the browser or the site hung up; the browser notices the end itself
         finally:
             writer.close()
 
@@ -186,7 +186,7 @@ async def _asked_for(reader: asyncio.StreamReader, writer: asyncio.StreamWriter)
 
 
 def _reply(code: int) -> bytes:
-    return bytes([VERSION, code, 0, IPV4]) + bytes(6)  # the address that was bound tells nobody anything
+    return bytes([VERSION, code, 0, IPV4]) + bytes(6)  # the bound address is not informative
 
 
 async def _carry(

@@ -1,4 +1,4 @@
-"""Calls take turns at the browser: one at a time, each with an end, each with an account of what happened."""
+"""Serialises calls to the browser: one at a time, each with a deadline and a report of events."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDED = "The browser has ended, and its page with it."
 
 
 class Turns:
-    """The browser: started by the first `open`, and by the next when it has ended."""
+    """Owner of the browser: starts it at the first `open`, and again at the next one after it has ended."""
 
     def __init__(self, settings: Settings, allowed: AllowedOrigins, limits: Limits) -> None:
         """Use `settings` whenever a browser is started."""
@@ -39,7 +39,7 @@ class Turns:
         self._has_ended = False
 
     async def open(self, deed: Deed) -> Acted:
-        """Act on the page, or on a new one where there is none that answers."""
+        """Act on the page, or on a new one if none answers."""
         async with self._turn():
             browser = await self._ready_to_open()
             try:
@@ -47,16 +47,16 @@ class Turns:
             except (Error, ToolFailure):
                 if not browser.pages.broken:
                     raise
-            # The page before may have broken while it was left; a page that breaks itself does so again.
+            # The previous page may have broken while it was left; a page that breaks itself does so again.
             return await self._done(deed, await self._ready_to_open())
 
     async def act(self, deed: Deed) -> Acted:
-        """Act on the page; `deed` returns what was done."""
+        """Act on the page; `deed` returns a description of the action."""
         async with self._turn():
             return await self._done(deed, await self._with_page())
 
     async def see(self, view: View[Seen]) -> Seen:
-        """Look at the page."""
+        """Return a view of the page."""
         async with self._turn():
             browser = await self._with_page()
             with anyio.fail_after(self._limits.deed_timeout_s):
@@ -84,7 +84,8 @@ class Turns:
         try:
             return await deed(browser, page)
         except Error:
-            # A deed that closes its own window has worked, and the window may be gone before it says so.
+            # An action that closes its own window has succeeded; the window may be gone before Playwright confirms
+            # it.
             if page.is_closed() and await browser.is_alive():
                 return "the window closed over it"
             raise
@@ -112,7 +113,7 @@ class Turns:
         return f"Not done: {explain(error)}"
 
     async def _with_account(self, failure: str) -> str:
-        """Return the failure with what happened, which may be why."""
+        """Return the failure with the events, which may explain it."""
         if self._running is None:
             return failure
         try:

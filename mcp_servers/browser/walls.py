@@ -1,7 +1,7 @@
-"""Looking, before a browser is used, whether what is to hold its pages in does hold.
+"""Tests, before a browser is used, whether its isolation works.
 
-Flags are renamed from one Chromium to the next (156 knows another one for WebRTC than those before), and policies
-of a managed machine go before flags (a proxy of its own, say). A flag without effect is not reported by anybody.
+Flags are renamed from one Chromium to the next (156 uses another one for WebRTC than older versions), and policies
+of a managed machine override flags (a proxy of its own, for example). A flag without effect gives no error.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mcp_servers.browser.tunnel import LOOPBACK, Tunnel
 from mcp_servers.failures import ToolFailure
 
 CHECK_TIMEOUT_S = 10.0
-# Candidates are the addresses at which a page can be reached by UDP: none, if WebRTC is held inside the tunnel.
+# Candidates are addresses at which a page can be reached by UDP: none, if WebRTC stays inside the tunnel.
 COUNT_UDP_CANDIDATES = """async () => {
     if (!window.RTCPeerConnection) return 0;
     const peer = new RTCPeerConnection();
@@ -30,16 +30,16 @@ COUNT_UDP_CANDIDATES = """async () => {
 
 
 async def check_walls(context: BrowserContext, tunnel: Tunnel, tunnel_port: int) -> None:
-    """Try the ways past the tunnel from an empty page.
+    """Try to bypass the tunnel from an empty page.
 
     Raises:
-        ToolFailure: one of them is open.
-        TimeoutError: no answer.
+        ToolFailure: A bypass is possible.
+        TimeoutError: The page does not answer.
     """
     page = await context.new_page()
     with anyio.fail_after(CHECK_TIMEOUT_S):
         n_candidates = await page.evaluate(COUNT_UDP_CANDIDATES)
-        # Even the tunnel's own address, the nearest there is, must be asked for through the tunnel.
+        # Even the nearest address, the tunnel's own, must be requested through the tunnel.
         with suppress(Error):
             await page.goto(f"http://{LOOPBACK}:{tunnel_port}/", wait_until="commit")
         await page.close()

@@ -21,6 +21,7 @@ from mcp_servers.confinement.landlock import (
     abi_version,
     give_up_privileges,
 )
+from mcp_servers.confinement.seccomp import filter_calls
 from mcp_servers.confinement.surroundings import READABLE, WRITABLE, python_paths, with_interpreters
 
 try:
@@ -42,17 +43,17 @@ _process = _Process()
 
 
 def is_confined() -> bool:
-    """Return whether the kernel holds this process to a confinement."""
+    """Return whether the kernel confines this process."""
     return _process.is_confined
 
 
 def confine(confinement: Confinement) -> str:
-    """Confine this process and all that it starts, for good.
+    """Confine this process and its children permanently.
 
-    Called in the main thread before any other thread exists. A kernel that cannot confine it is no failure.
+    It must be called in the main thread before any other thread exists. A kernel without support is not an error.
 
     Returns:
-        One line for the launcher if the kernel does less than the confinement says; else empty.
+        A one-line notice if the kernel enforces less than the confinement says; else empty.
     """
     _forbid_core_dumps()
     if not sys.platform.startswith("linux"):
@@ -68,8 +69,23 @@ def confine(confinement: Confinement) -> str:
     except OSError as error:
         return _not_confined(f"Landlock failed: {error.strerror}")
     _process.is_confined = True
-    if abi < TCP_ABI:
-        return "The kernel confines this server's files but not its TCP connections (Linux 6.7 does)."
+    return _filter_calls(may_connect=bool(confinement.connects), has_ports=abi >= TCP_ABI)
+
+
+def _filter_calls(*, may_connect: bool, has_ports: bool) -> str:
+    """Install the filter; return a notice if it and Landlock leave some connections unrestricted.
+
+    Args:
+        may_connect: Whether the server may connect to some TCP ports.
+        has_ports: Whether Landlock restricts TCP to these ports.
+    """
+    try:
+        filter_calls(may_connect=may_connect)
+    except OSError as error:
+        confined, open_ = ("files and TCP", "other sockets") if has_ports else ("files", "connections")
+        return f"The kernel confines this server's {confined}, but not its {open_}: {error.strerror}."
+    if may_connect and not has_ports:
+        return "The kernel confines this server's files but not its TCP ports (Linux 6.7 does)."
     return ""
 
 
@@ -90,7 +106,7 @@ def _enforce(confinement: Confinement, abi: int) -> None:
 def _temporary_folder() -> str:
     """Return a folder that only this user can open.
 
-    It is the same one for each server: a confined process could not remove one of its own when it ends.
+    All servers share one, because a confined process could not remove its own folder when it ends.
     """
     usual = Path(tempfile.gettempdir()) / f"mcp-servers-{os.geteuid()}"
     try:
@@ -101,11 +117,11 @@ def _temporary_folder() -> str:
             return str(usual)
     except OSError:
         pass
-    return tempfile.mkdtemp(prefix="mcp-servers-")  # somebody else has taken the name
+    return tempfile.mkdtemp(prefix="mcp-servers-")  # another user has taken the name
 
 
 def _forbid_core_dumps() -> None:
-    """Forbid core dumps, which would hold what the server read where others may read it."""
+    """Forbid core dumps, which would expose the server's data to other readers of the dump."""
     if resource is not None:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

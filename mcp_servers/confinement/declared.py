@@ -9,9 +9,9 @@ from dataclasses import dataclass
 class Confinement:
     """Reach of a server's process and of every process that it starts.
 
-    A folder stands for itself and everything below it. A path that does not exist when the confinement is applied
-    grants nothing. Python, the system's libraries and a few devices may be read besides (`surroundings.py`). No
-    port may be bound: the HTTP port of a server is bound before.
+    A folder includes everything below it. A path that does not exist when the confinement is applied grants
+    nothing. Python, the system's libraries and a few devices are always readable (`surroundings.py`). No port may
+    be bound, since a server's HTTP port is bound before.
     """
 
     reads: tuple[str, ...] = ()
@@ -23,6 +23,6 @@ class Confinement:
     connects: frozenset[int] = frozenset()
     """TCP ports that may be connected to, at any address."""
     has_temporary_folder: bool = False
-    """Whether temporary files are needed; they go to a folder that only this user can open."""
+    """True if the server needs temporary files; they go to a folder that only this user can open."""
     moves_between_folders: bool = False
-    """Whether files change their folder. Landlock's first version cannot allow that, so it is not used then."""
+    """True if files change their folder. Landlock's first version always denies that and is then not used."""

@@ -1,17 +1,17 @@
-"""Landlock's three system calls by ctypes, and the rights that each of its versions knows.
+"""Landlock's three system calls through ctypes, and the rights that each version knows.
 
-Numbers and structures are those of landlock(7) and <linux/landlock.h>:
+Numbers and structures are from landlock(7) and <linux/landlock.h>:
 
     landlock_create_ruleset  444  {u64 handled_access_fs; u64 handled_access_net; u64 scoped}
     landlock_add_rule        445  path beneath: packed {u64 allowed_access; s32 parent_fd}
                                   port: {u64 allowed_access; u64 port}, the port in host byte order
     landlock_restrict_self   446
 
-A right that a ruleset handles is denied unless a rule allows it. What a kernel does not know may not be named, so
-every set of rights is cut to the kernel's version (ABI). Not covered up to ABI 7: UDP, UNIX sockets that have a
-path, and `listen` on a socket that was never bound.
+A right that a ruleset handles is denied unless a rule allows it. A kernel rejects rights that it does not know, so
+every set of rights is reduced to the kernel's version (ABI). Not covered up to ABI 7: UNIX sockets that have a
+path, and all sockets that are not TCP; `seccomp.py` filters these.
 
-Packages were looked at: `landlock` (PyPI, 1.0.0.dev5 of May 2025) has no TCP rules; `landlockpy` 0.2.0 and
+No package is used: `landlock` (PyPI, 1.0.0.dev5 of May 2025) has no TCP rules; `landlockpy` 0.2.0 and
 `py-landlock` 0.1.1 have them and are a few months old.
 """
 
@@ -56,20 +56,20 @@ class PortRight(IntFlag):
 
 
 class Scope(IntFlag):
-    """LANDLOCK_SCOPE_*: ways to processes outside that are closed."""
+    """LANDLOCK_SCOPE_*: denied ways to reach processes outside the confinement."""
 
     ABSTRACT_UNIX_SOCKET = 1 << 0
     SIGNAL = 1 << 1
 
 
 READING = FileRight.READ_FILE | FileRight.READ_DIR
-# No devices, sockets and pipes: no server makes any.
+# No devices, sockets and pipes: no server creates any.
 WRITING = (
     READING | FileRight.WRITE_FILE | FileRight.TRUNCATE | FileRight.REMOVE_DIR | FileRight.REMOVE_FILE
     | FileRight.MAKE_DIR | FileRight.MAKE_REG | FileRight.MAKE_SYM | FileRight.REFER
 )  # fmt: skip
 EXECUTING = FileRight.EXECUTE | FileRight.READ_FILE
-# What the kernel takes for a path that is no folder.
+# Rights that the kernel accepts for a path that is not a folder.
 _OF_FILES = (
     FileRight.EXECUTE | FileRight.WRITE_FILE | FileRight.READ_FILE | FileRight.TRUNCATE | FileRight.IOCTL_DEV
 )
@@ -80,7 +80,7 @@ _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
 _VERSION_FLAG = 1
 _PATH_BENEATH, _NET_PORT = 1, 2
 _PR_SET_NO_NEW_PRIVS = 38
-# These have the numbers above; MIPS and Alpha have others.
+# Machines with the numbers above; MIPS and Alpha have others.
 _MACHINES = frozenset(
     {"x86_64", "i386", "i586", "i686", "aarch64", "armv6l", "armv7l", "armv8l", "riscv64", "ppc64", "ppc64le",
      "s390x", "loongarch64"}
@@ -111,26 +111,26 @@ def handled_by(abi: int) -> Handled:
 
 
 def abi_version() -> int:
-    """Return the version of Landlock that the kernel has; 0 if it has none or has it switched off."""
+    """Return the kernel's Landlock version; 0 if it has none or it is disabled."""
     if not sys.platform.startswith("linux") or os.uname().machine not in _MACHINES:
         return 0
     try:
         return _syscall(_CREATE_RULESET, None, 0, _VERSION_FLAG)
-    except OSError:  # ENOSYS: an older kernel; EOPNOTSUPP: switched off; EPERM: a container's filter
+    except OSError:  # ENOSYS: an older kernel; EOPNOTSUPP: disabled; EPERM: a container's filter
         return 0
 
 
 def give_up_privileges() -> None:
-    """Keep this thread and all it starts from gaining privileges, as by a set-user-ID program (prctl(2)).
+    """Keep this thread and its children from gaining privileges, such as by a set-user-ID program (prctl(2)).
 
     Raises:
         OSError: The kernel refuses.
     """
-    _checked(_libc().prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))))
+    checked(libc().prctl(_PR_SET_NO_NEW_PRIVS, *map(ctypes.c_ulong, (1, 0, 0, 0))))
 
 
 class Ruleset:
-    """Rules that are being collected; `enforce` applies them to this thread and all that it starts."""
+    """Collects rules; `enforce` applies them to this thread and everything that it starts."""
 
     def __init__(self, abi: int) -> None:
         """Deny everything that version `abi` can deny.
@@ -148,16 +148,14 @@ class Ruleset:
         self._fd = _syscall(_CREATE_RULESET, attributes, len(attributes), 0)
 
     def allow_paths(self, paths: Iterable[str], rights: FileRight) -> None:
-        """Allow rights on paths and, for folders, on everything below; a path that cannot be opened is left out.
+        """Allow rights on paths and, for folders, on everything below; skips paths that cannot be opened.
 
         Raises:
             OSError: The kernel refuses.
         """
         for path in paths:
             try:
-                opened = os.open(
-                    path, os.O_PATH | os.O_CLOEXEC
-                )  # links are followed: the rule is for what is there
+                opened = os.open(path, os.O_PATH | os.O_CLOEXEC)  # follows links: the rule is for the target
             except OSError:
                 continue
             try:
@@ -168,7 +166,7 @@ class Ruleset:
                 os.close(opened)
 
     def allow_ports(self, ports: Iterable[int], rights: PortRight) -> None:
-        """Allow rights on TCP ports, where the kernel can deny them.
+        """Allow rights on TCP ports, if the kernel can deny them.
 
         Raises:
             OSError: The kernel refuses.
@@ -178,7 +176,7 @@ class Ruleset:
             self._add(_NET_PORT, struct.pack("=QQ", allowed, port))
 
     def enforce(self) -> None:
-        """Restrict this thread and all that it starts, for good; `give_up_privileges` comes first.
+        """Restrict this thread and everything that it starts permanently; requires `give_up_privileges` first.
 
         Raises:
             OSError: The kernel refuses.
@@ -194,15 +192,21 @@ class Ruleset:
 
 def _syscall(number: int, *arguments: int | bytes | None) -> int:
     converted = [ctypes.c_long(each) if isinstance(each, int) else ctypes.c_char_p(each) for each in arguments]
-    return _checked(_libc().syscall(ctypes.c_long(number), *converted))
+    return checked(libc().syscall(ctypes.c_long(number), *converted))
 
 
-def _checked(result: int) -> int:
+def checked(result: int) -> int:
+    """Return the result of a C library call.
+
+    Raises:
+        OSError: The result is negative.
+    """
     if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code))
     return result
 
 
-def _libc() -> ctypes.CDLL:
+def libc() -> ctypes.CDLL:
+    """Return the C library with errno preserved."""
     return ctypes.CDLL(None, use_errno=True)

@@ -1,7 +1,7 @@
-"""Paths that every server's process needs besides its own: Python, the system's libraries, a few devices.
+"""Paths that every server's process needs in addition to its own: Python, system libraries, a few devices.
 
-None of it is secret: packages, libraries, time zones. `/etc`, `/proc`, `/tmp` and home folders are not here as
-such: `/proc/PID/cmdline` of another server can hold its token.
+None of it is secret: packages, libraries, time zones. `/etc`, `/proc`, `/tmp` and home folders are not included as
+a whole: `/proc/PID/cmdline` of another server can hold its token.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 import sys
 from pathlib import Path
 
-# Package stores are world-readable by design; a program from one has its libraries anywhere in it.
+# Package stores are world-readable by design; the libraries of a program in a store may be anywhere in the store.
 _LIBRARIES = (
     "/lib", "/lib32", "/lib64", "/libx32", "/usr/lib", "/usr/lib32", "/usr/lib64", "/usr/libx32",
     "/usr/local/lib", "/usr/local/lib64", "/nix/store", "/gnu/store", "/home/linuxbrew/.linuxbrew",
@@ -19,11 +19,11 @@ _LIBRARIES = (
 _SETTINGS = (
     "/etc/ld.so.cache", "/etc/ld.so.preload", "/etc/localtime", "/usr/share/zoneinfo", "/usr/share/locale",
     "/etc/locale.alias",
-    # OpenSSL reads its settings whenever it is loaded, for hashes too.
+    # OpenSSL reads its settings whenever it is loaded, also for hashes.
     "/etc/ssl/openssl.cnf", "/etc/pki/tls/openssl.cnf", "/etc/pki/tls/openssl.d", "/etc/crypto-policies",
 )  # fmt: skip
 _DEVICES = ("/dev/zero", "/dev/full", "/dev/random", "/dev/urandom")
-# The C library asks these for the number of processors and how much memory may be promised.
+# The C library reads these for the number of processors and the memory overcommit limit.
 _KERNEL = ("/sys/devices/system/cpu", "/proc/self", "/proc/sys/vm/overcommit_memory", "/proc/meminfo")
 
 READABLE = (*_LIBRARIES, *_SETTINGS, *_DEVICES, *_KERNEL)
@@ -37,11 +37,11 @@ _MAX_INTERPRETER_BYTES = 4096
 def python_paths() -> tuple[str, ...]:
     """Return the folders of Python, its standard library and packages: modules are imported late, and by children.
 
-    `python -m` puts the working directory first on `sys.path`; it is the launcher's, and not a place of modules.
+    `python -m` puts the working directory first on `sys.path`; it belongs to the launcher and is excluded.
     """
     try:
         here = os.path.realpath(os.getcwd())
-    except FileNotFoundError:  # it has been removed
+    except FileNotFoundError:  # the working directory has been removed
         here = ""
     searched = (path for path in sys.path if path and os.path.realpath(path) != here)
     paths = (sys.prefix, sys.base_prefix, _PACKAGE, *searched)
@@ -51,15 +51,15 @@ def python_paths() -> tuple[str, ...]:
 def with_interpreters(programs: tuple[str, ...]) -> tuple[str, ...]:
     """Return programs with the ELF interpreters that the kernel executes to load them.
 
-    Whoever can choose all arguments of an interpreter can load any readable program with it. What it starts is
-    under the same confinement.
+    A process that can choose all arguments of an interpreter can load any readable program with it. The program
+    then runs under the same confinement.
     """
     found = (elf_interpreter(program) for program in programs)
     return tuple(dict.fromkeys((*programs, *filter(None, found))))
 
 
 def elf_interpreter(program: str) -> str | None:
-    """Return the interpreter that an ELF program names (elf(5), PT_INTERP); None if there is none."""
+    """Return the interpreter that an ELF program names (elf(5), PT_INTERP); None without one."""
     try:
         with open(program, "rb") as file:
             header = file.read(64)

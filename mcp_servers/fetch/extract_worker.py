@@ -1,6 +1,6 @@
-"""The child that reads what strangers wrote: HTML to Markdown, and robots.txt.
+"""Child process that parses untrusted content: HTML to Markdown, and robots.txt.
 
-Deeply nested or huge pages can take a parser's time, memory or stack, which here is a process of its own.
+Deeply nested or huge pages can exhaust a parser's time, memory or stack; a separate process contains that.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def may_fetch(robots: str, url: str, agent: str) -> bool:
-    """Return whether a robots.txt lets `agent` have `url`."""
+    """Return whether a robots.txt allows `agent` to fetch `url`."""
     from protego import Protego
 
     return bool(Protego.parse(robots).can_fetch(url, agent))
 
 
 def markdown(page: str, url: str) -> dict[str, Any]:
-    """Return title and text of a page: its main content, or all of its text where that cannot be told."""
+    """Return title and text of a page: its main content, or all of its text if none is recognised."""
     from trafilatura import extract, html2txt
 
     found = _TITLE.search(page[:200_000])

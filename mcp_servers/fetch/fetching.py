@@ -1,4 +1,4 @@
-"""From a URL to pages of text: robots.txt, redirects, decoding, extraction, and a memory for the next page."""
+"""Fetching of a URL as pages of text: robots.txt, redirects, decoding, extraction, and a cache of documents."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ _KEPT_ROBOTS = 256
 
 @dataclass(frozen=True)
 class Document:
-    """What was found at a URL."""
+    """Content found at a URL."""
 
     url: str
-    """Where redirects led."""
+    """URL after redirects."""
     status: int
     content_type: str
     title: str
@@ -48,17 +48,17 @@ class Document:
 
 
 class Fetcher:
-    """Fetches documents and remembers the newest."""
+    """Fetches documents and caches the newest."""
 
     def __init__(
         self, limits: Limits, *, allowed_origins: frozenset[str] = frozenset(), obeys_robots: bool = True
     ) -> None:
-        """Nothing is connected to yet.
+        """Store the settings; nothing is connected yet.
 
         Args:
-            limits: Of one call.
-            allowed_origins: Those that may be at any address and port.
-            obeys_robots: Whether a site's robots.txt is asked first.
+            limits: Limits of one call.
+            allowed_origins: Origins that may have any address and port.
+            obeys_robots: Whether a site's robots.txt is checked first.
         """
         self._limits = limits
         self._allowed = allowed_origins
@@ -73,14 +73,14 @@ class Fetcher:
         self._child.close()
 
     async def fetch(self, url: str, *, raw: bool) -> Document:
-        """Return what is at a URL.
+        """Return the document at a URL.
 
         Args:
-            url: What to fetch.
+            url: URL to fetch.
             raw: Whether HTML stays HTML.
 
         Raises:
-            ToolFailure: It is not fetched, or could not be.
+            ToolFailure: The URL may not be fetched, or fetching failed.
         """
         target = parse_url(url, self._allowed)
         kept = self._documents.get((target.url, raw))
@@ -121,7 +121,7 @@ class Fetcher:
         )
 
     async def _followed(self, target: Target) -> tuple[Target, Response]:
-        """Ask, and go where redirects lead; robots.txt is asked at each of these places."""
+        """Request a URL and follow redirects; robots.txt is checked at each step."""
         for _ in range(MAX_REDIRECTS + 1):
             await self._ask_robots(target)
             response = await self._get(target, self._limits.decoded_bytes)
@@ -150,7 +150,7 @@ class Fetcher:
                 raise ToolFailure(f"{target.origin}/robots.txt does not let {target.url} be fetched by programs.")
 
     async def _robots_of(self, target: Target) -> str | None:
-        """Return a site's robots.txt; empty where it has none, None where the site fails."""
+        """Return a site's robots.txt; empty if it has none, None if the site fails."""
         kept = self._robots.get(target.origin)
         if kept is not None and kept[0] > time.monotonic():
             return kept[1]
@@ -191,10 +191,10 @@ class Fetcher:
 
 
 def page_of(document: Document, page: int, limits: Limits) -> tuple[str, int]:
-    """Return one page of a document and how many there are.
+    """Return one page of a document and the number of pages.
 
     Raises:
-        ToolFailure: There is no such page.
+        ToolFailure: The page does not exist.
     """
     pages = pages_of(document.text, limits.page_chars)
     if page > len(pages):

@@ -1,7 +1,7 @@
-"""One GET: the name is resolved once, each of its addresses is checked, and one of these is connected to.
+"""One GET request: the name is resolved once, every address is checked, and one of these addresses is connected.
 
-Between a check of a name and a second look-up by the HTTP library its address can change (DNS rebinding), so the
-library is given connections and never names: `CheckedBackend` is the only place where a socket is opened.
+A name's address can change between a check and a second look-up by the HTTP library (DNS rebinding). The library
+therefore gets connections and never names: `CheckedBackend` is the only place where a socket is opened.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ _MAX_ADDRESSES = 4
 
 @dataclass(frozen=True)
 class Response:
-    """An answer with its whole body, or a redirect without one."""
+    """A response with its whole body, or a redirect without one."""
 
     status: int
     content_type: str
     location: str
-    """Of a redirect; else empty."""
+    """Location header of a redirect; else empty."""
     body: bytes
 
 
@@ -44,23 +44,23 @@ async def resolve(host: str, port: int) -> list[Address]:
     """Return the addresses of a name, in the system's order.
 
     Raises:
-        ToolFailure: It has none.
+        ToolFailure: The name does not resolve.
     """
     try:
         found = await anyio.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise ToolFailure(f"The name {host!r} has no address ({error}). Check how it is written.") from error
-    # A scope (`%eth0`) is of a link-local address, which is blocked anyway.
+    # A scope (`%eth0`) marks a link-local address, which is blocked anyway.
     return list(dict.fromkeys(ipaddress.ip_address(str(each[4][0]).split("%")[0]) for each in found))
 
 
 class CheckedBackend(httpcore2.AsyncNetworkBackend):
-    """Opens connections for the HTTP library, to addresses that passed."""
+    """Opens the HTTP library's connections, only to checked addresses."""
 
     def __init__(self, allowed_origins: frozenset[str], target: Target) -> None:
-        """Connect for `target`; origins that are allowed by name may be anywhere."""
+        """Serve connections for `target`; allowed origins may have any address."""
         self._is_allowed = target.origin in allowed_origins
-        # The package shows type checkers the stand-in that it has where anyio is missing.
+        # With anyio missing, the package substitutes a stand-in; type checkers see that stand-in.
         self._inner = cast(httpcore2.AsyncNetworkBackend, httpcore2.AnyIOBackend())
 
     async def connect_tcp(
@@ -96,7 +96,7 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
     async def connect_unix_socket(
         self, path: str, timeout: float | None = None, socket_options: Iterable[Any] | None = None
     ) -> httpcore2.AsyncNetworkStream:
-        """Refuse.
+        """Refuse UNIX sockets.
 
         Raises:
             ToolFailure: Always.
@@ -107,14 +107,14 @@ class CheckedBackend(httpcore2.AsyncNetworkBackend):
 async def get(
     target: Target, tls: ssl.SSLContext, allowed_origins: frozenset[str], limits: Limits, max_bytes: int
 ) -> Response:
-    """Ask for one URL; a redirect is returned and not followed.
+    """Request one URL; a redirect is returned and not followed.
 
     Args:
-        target: What to ask for.
-        tls: With the authorities that are trusted.
-        allowed_origins: Those that may be at any address.
-        limits: Of the bytes that are read.
-        max_bytes: Of the body, unpacked.
+        target: Parsed URL to request.
+        tls: TLS settings with the trusted authorities.
+        allowed_origins: Origins that may have any address.
+        limits: Limits of the bytes read.
+        max_bytes: Maximum size of the decompressed body.
 
     Raises:
         ToolFailure: The address is not public, nothing answers, or the answer is too large or cannot be read.
@@ -149,7 +149,7 @@ async def _read(target: Target, answer: httpcore2.Response, limits: Limits, max_
         n_wire += len(chunk)
         if n_wire > limits.wire_bytes:
             raise ToolFailure(f"{target.url} sends more than {limits.wire_bytes} bytes, so it was not read.")
-        while True:  # a small chunk can unpack to a very large one: never more than is still allowed
+        while True:  # a small chunk can decompress to a very large one, so the output is bounded
             piece, chunk = unpack(chunk, max_bytes + 1 - len(body))
             body += piece
             if len(body) > max_bytes:
@@ -160,7 +160,7 @@ async def _read(target: Target, answer: httpcore2.Response, limits: Limits, max_
 
 
 def _unpacker(encoding: str, target: Target) -> Any:
-    """Return what turns bytes of the wire into (bytes of the body, bytes left to turn)."""
+    """Return a function from encoded bytes to (decoded bytes, encoded bytes left over)."""
     name = encoding.strip().lower()
     if name in ("", "identity"):
         return lambda chunk, most: (chunk, b"")

@@ -1,8 +1,8 @@
-"""Which addresses may be asked, and how their answers are read: pure rules, no I/O, no MCP.
+"""Rules for addresses that may be requested and for decoding answers: pure functions without I/O or MCP.
 
-A fetcher is a way into the network that it runs in: cloud metadata, admin pages on loopback, printers. A check of
-the text of a URL cannot tell: `127.1`, `2130706433` and a name that resolves to 127.0.0.1 are all the same. So a
-URL is taken apart here once, and each address that its name resolves to is held against the tables of
+A fetcher gives access to its own network: cloud metadata, admin pages on loopback, printers. Checking the text of
+a URL is not enough: `127.1`, `2130706433` and a name that resolves to 127.0.0.1 are all the same. So a URL is
+parsed here once, and each address that its name resolves to is checked against the tables of
 `mcp_servers.addresses` at the moment of connecting (`network.py`).
 """
 
@@ -27,40 +27,40 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of one call."""
+    """Limits of one call."""
 
     total_seconds: float = 20.0
-    """For everything: names, robots.txt, redirects, the body. agentkit waits 30 s for a call."""
+    """Seconds for everything: DNS, robots.txt, redirects, the body. agentkit waits 30 s for a call."""
     extract_seconds: float = 8.0
-    """To turn a page into Markdown."""
+    """Seconds to convert a page to Markdown."""
     wire_bytes: int = 5 * 1024 * 1024
-    """Of one body, as it is sent."""
+    """Size of one body as it is sent."""
     decoded_bytes: int = 10 * 1024 * 1024
-    """Of one body, unpacked."""
+    """Size of one body after decompression."""
     robots_bytes: int = 512 * 1024
-    """Of robots.txt; RFC 9309 asks for 500 KiB at least."""
+    """Size of robots.txt; RFC 9309 requires at least 500 KiB."""
     page_chars: int = 24_000
-    """Of one page of the answer: about 6,000 tokens."""
+    """Characters of one page of the answer: about 6,000 tokens."""
     kept_documents: int = 16
-    """For their next pages."""
+    """Documents cached for requests of their next pages."""
     kept_seconds: float = 300.0
-    """How long these are served again without being asked for."""
+    """Seconds for which cached documents are served without a new request."""
 
 
 @dataclass(frozen=True)
 class Target:
-    """A URL, taken apart: what is connected to is what was checked."""
+    """A parsed URL: the connection uses exactly the parts that were checked."""
 
     scheme: str
     host: str
-    """Lower case, ASCII; an IPv6 address without brackets."""
+    """Host in lower case and ASCII; an IPv6 address without brackets."""
     port: int
     path: str
     """Path and query, percent-encoded."""
 
     @property
     def origin(self) -> str:
-        """Scheme, host and port, the port always written."""
+        """Scheme, host and port; the port is always written."""
         return f"{self.scheme}://{self.host_text}:{self.port}"
 
     @property
@@ -70,24 +70,24 @@ class Target:
 
     @property
     def authority(self) -> str:
-        """Of the Host header."""
+        """Value of the Host header."""
         return self.host_text if self.port == DEFAULT_PORTS[self.scheme] else f"{self.host_text}:{self.port}"
 
     @property
     def url(self) -> str:
-        """The whole of it."""
+        """Complete URL."""
         return f"{self.scheme}://{self.authority}{self.path}"
 
 
 def parse_url(text: str, allowed_origins: frozenset[str] = frozenset()) -> Target:
-    """Take apart a URL that is to be fetched.
+    """Parse a URL that is to be fetched.
 
     Args:
-        text: The URL; what follows `#` is dropped.
-        allowed_origins: Origins with a port that is not among the usual ones.
+        text: The URL; a fragment (`#...`) is dropped.
+        allowed_origins: Origins that may have a port other than the usual ones.
 
     Raises:
-        ToolFailure: It is none that is fetched.
+        ToolFailure: The URL is invalid or may not be fetched.
     """
     target = _parsed(text)
     if target.port not in PORTS and target.origin not in allowed_origins:
@@ -98,10 +98,10 @@ def parse_url(text: str, allowed_origins: frozenset[str] = frozenset()) -> Targe
 
 
 def _parsed(text: str) -> Target:
-    """Take a URL apart, and refuse all that two readers could understand in two ways."""
+    """Parse a URL; refuse everything that two parsers could read differently."""
     if len(text) > MAX_URL_CHARS:
         raise ToolFailure(f"The URL has {len(text)} characters; at most {MAX_URL_CHARS} are fetched.")
-    # Browsers drop tabs and line ends and read `\` as `/`; urlsplit does the one and not the other.
+    # Browsers drop tabs and line ends and read `\` as `/`; urlsplit does only the former.
     if not text or any(char <= " " or char in '\\<>"`{}|^' or not char.isprintable() for char in text):
         raise ToolFailure(
             f"{text!r} is no URL: it is empty, or has spaces or characters that need percent-encoding."
@@ -144,10 +144,10 @@ def _host(text: str) -> str:
 
 
 def redirected(target: Target, location: str, allowed_origins: frozenset[str] = frozenset()) -> Target:
-    """Return where a redirect leads; the same rules hold there.
+    """Return the target of a redirect; the same rules apply to it.
 
     Raises:
-        ToolFailure: It leads to what is not fetched.
+        ToolFailure: The target may not be fetched.
     """
     try:
         url = urljoin(target.url, location)
@@ -160,10 +160,10 @@ def redirected(target: Target, location: str, allowed_origins: frozenset[str] = 
 
 
 def parse_allowed(text: str) -> str:
-    """Return the origin that a command line allows to be anywhere, even on loopback.
+    """Return the origin of an `--allow` option, which may have any address, even loopback.
 
     Raises:
-        StartError: It is none.
+        StartError: The text is not an origin.
     """
     try:
         target = _parsed(text)
@@ -175,7 +175,7 @@ def parse_allowed(text: str) -> str:
 
 
 def is_text(content_type: str) -> bool:
-    """Return whether a media type is text that can be shown; one that is missing may be."""
+    """Return whether a media type is text that can be shown; a missing one may be."""
     name = media_type(content_type)
     return (
         not name
@@ -187,7 +187,7 @@ def is_text(content_type: str) -> bool:
 
 
 def is_html(content_type: str, text: str) -> bool:
-    """Return whether a text is a page of HTML."""
+    """Return whether a text is an HTML page."""
     name = media_type(content_type)
     if name in ("text/html", "application/xhtml+xml"):
         return True
@@ -195,16 +195,16 @@ def is_html(content_type: str, text: str) -> bool:
 
 
 _MAX_MEDIA_TYPE = 127 + 1 + 127
-"""Characters of a type and a subtype (RFC 6838, section 4.2)."""
+"""Maximum characters of a type and a subtype (RFC 6838, section 4.2)."""
 
 
 def media_type(content_type: str) -> str:
-    """Return a Content-Type without its parameters."""
+    """Return the media type of a Content-Type header, without its parameters."""
     return content_type[:MAX_CONTENT_TYPE].split(";", 1)[0].strip().lower()[:_MAX_MEDIA_TYPE]
 
 
-# Of the Encoding Standard's names (https://encoding.spec.whatwg.org); UTF-7 is none, and Python's own codecs
-# for escapes and compression are no text.
+# Encodings of the Encoding Standard (https://encoding.spec.whatwg.org). It excludes UTF-7; Python's own codecs for
+# escapes and compression are not text encodings.
 _ENCODINGS = frozenset(
     {
         "ascii", "big5", "big5hkscs", "cp1250", "cp1251", "cp1252", "cp1253", "cp1254", "cp1255", "cp1256",
@@ -215,7 +215,7 @@ _ENCODINGS = frozenset(
     }
 )  # fmt: skip
 MAX_CONTENT_TYPE = 1_000
-"""Characters of a Content-Type that are read. Repetitions are bounded, too: spaces alone took minutes once."""
+"""Maximum characters parsed of a Content-Type; the pattern bounds repetitions too, as spaces took minutes."""
 _CHARSET = r"charset\s{0,20}=\s{0,20}[\"']?\s{0,20}([A-Za-z0-9_.:-]{1,40})"
 _META_CHARSET = re.compile(rb"<meta[^>]{0,200}?" + _CHARSET.encode(), re.IGNORECASE)
 _HEADER_CHARSET = re.compile(_CHARSET, re.IGNORECASE)
@@ -223,7 +223,7 @@ _BOMS = ((codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs
 
 
 def decode_text(body: bytes, content_type: str) -> str:
-    """Return a body as text: by its byte order mark, header or `<meta>`, else as UTF-8 or Windows-1252."""
+    """Decode a body by its byte order mark, header or `<meta>`, else as UTF-8 or Windows-1252."""
     for mark, name in _BOMS:
         if body.startswith(mark):
             return body[len(mark) :].decode(name, "replace")
@@ -233,7 +233,7 @@ def decode_text(body: bytes, content_type: str) -> str:
         names.append(found[1].decode("ascii"))
     for name in names:
         if (codec := _known_encoding(name)) is not None:
-            # Pages say ISO 8859-1 and mean Windows-1252 (Encoding Standard, section 4.2).
+            # Pages declare ISO 8859-1 and mean Windows-1252 (Encoding Standard, section 4.2).
             return body.decode("cp1252" if codec in ("iso8859-1", "ascii") else codec, "replace")
     try:
         return body.decode("utf-8")
@@ -250,7 +250,7 @@ def _known_encoding(name: str) -> str | None:
 
 
 def pages_of(text: str, page_chars: int) -> list[str]:
-    """Cut a text into pages, between paragraphs or lines where there are some; joined they are the text."""
+    """Split a text into pages, preferably between paragraphs or lines; joined they give the text again."""
     pages, start = [], 0
     while len(text) - start > page_chars:
         end = max(text.rfind("\n\n", start, start + page_chars) + 2, start)

@@ -17,13 +17,13 @@ CONFINED_TO = (
 )
 
 _DNS_PORT = 53
-# Where distributions keep authorities; the links in these folders lead from one to the next.
+# Folders where distributions keep certificate authorities; links in these folders lead from one to the next.
 _CERTIFICATES = (
     "/etc/ssl/certs", "/etc/ssl/cert.pem", "/etc/ssl/ca-bundle.pem", "/etc/pki/tls/certs", "/etc/pki/tls/cert.pem",
     "/etc/pki/ca-trust/extracted", "/etc/ca-certificates", "/usr/share/ca-certificates",
     "/usr/local/share/ca-certificates", "/usr/share/pki", "/var/lib/ca-certificates",
 )  # fmt: skip
-# The file itself, where it is none of a folder of its own: one that takes its place later is read after a restart.
+# Files that share a folder with others are listed themselves; if one is replaced, a restart is needed to read it.
 _RESOLVER = (
     "/etc/resolv.conf", "/etc/hosts", "/etc/nsswitch.conf", "/etc/host.conf", "/etc/gai.conf", "/etc/services",
     "/run/systemd/resolve", "/run/resolvconf", "/run/NetworkManager/resolv.conf",
@@ -34,8 +34,8 @@ def reach(ports: Iterable[int], allowed: Iterable[str]) -> Confinement:
     """Return the confinement of the server.
 
     Args:
-        ports: Ports of web servers that are fetched from.
-        allowed: Origins of `--allow`; one that is none is refused later.
+        ports: Ports of web servers that may be fetched from.
+        allowed: Origins of `--allow`; invalid ones are refused later.
     """
     return Confinement(
         reads=(*_certificates(), *_RESOLVER),
@@ -45,7 +45,7 @@ def reach(ports: Iterable[int], allowed: Iterable[str]) -> Confinement:
 
 
 def _certificates() -> tuple[str, ...]:
-    """Return where certificates are, with the places that this Python's OpenSSL and the environment name."""
+    """Return the paths of certificates, with those that this Python's OpenSSL and the environment name."""
     usual = ssl.get_default_verify_paths()
     variables = (usual.openssl_cafile_env, usual.openssl_capath_env)
     named = (usual.openssl_cafile, usual.openssl_capath, *map(os.environ.get, variables))

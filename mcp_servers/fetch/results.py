@@ -1,4 +1,4 @@
-"""What the fetch tool returns: content of a stranger's, marked as that."""
+"""Result of the fetch tool: untrusted content, marked as such."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MARK_BYTES = 4
 
 
 class Fetched(ToolResult):
-    """One page of what is at a URL."""
+    """One page of a fetched document."""
 
     url: str = Field(description="Where redirects led.")
     title: str
@@ -22,7 +22,7 @@ class Fetched(ToolResult):
     pages: int
 
     def as_text(self) -> str:
-        """The text between marks that it cannot contain, since nobody knew them when it was written."""
+        """Return the text between random marks, which its author could not predict and so cannot imitate."""
         mark = secrets.token_hex(_MARK_BYTES)
         more = f" Page {self.page} of {self.pages}." if self.pages > 1 else ""
         title = f" ({self.title})" if self.title else ""

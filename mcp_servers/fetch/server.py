@@ -22,10 +22,10 @@ MAX_PAGE = 10_000
 
 
 class FetchTools:
-    """The tool."""
+    """Holder of the fetch tool."""
 
     def __init__(self, fetcher: Fetcher, limits: Limits) -> None:
-        """Fetch by `fetcher`."""
+        """Use `fetcher` within `limits`."""
         self._fetcher = fetcher
         self._limits = limits
 
@@ -54,12 +54,13 @@ def build_server(
     """Return the server; it can be passed to `mcp.Client` as it is.
 
     Args:
-        allow: Origins that may be at any address and port, as `http://localhost:8000`; all others must be public.
-        ignore_robots: Whether robots.txt is left unasked.
-        limits: Caps of one call.
+        allow: Origins that may have any address and port, such as `http://localhost:8000`; all others must be
+            public.
+        ignore_robots: Whether to skip the check of robots.txt.
+        limits: Limits of one call.
 
     Raises:
-        StartError: One of `allow` is no origin.
+        StartError: An entry of `allow` is not an origin.
     """
     limits = limits or Limits()
     origins = frozenset(parse_allowed(each) for each in allow)

@@ -1,8 +1,8 @@
 """Exact-match edits as a pure function: text in, text and diff out.
 
-An edit names its place by the text it replaces, so it cannot land on the wrong line after the file has changed.
-Overlapping matches ("aa" in "aaa") count as several: which one was meant is not for us to guess. The
-diff is built from the replacements themselves, in linear time; difflib is quadratic on repetitive files.
+An edit identifies its place by the text it replaces, so it cannot hit a wrong line after the file has changed.
+Overlapping matches ("aa" in "aaa") count as several, and an ambiguous edit is refused. The diff is built from the
+replacements themselves, in linear time; difflib is quadratic on repetitive files.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mcp_servers.failures import ToolFailure, close_matches
 
-# Lines looked at for "the nearest line is", by their beginnings.
+# Lines compared by their beginnings for the hint "The nearest is line ...".
 MAX_COMPARED_LINES = 2_000
 MAX_SHOWN_LINE_CHARS = 200
 MAX_SHOWN_PLACES = 5
@@ -20,7 +20,7 @@ MAX_DIFF_LINE_CHARS = 1_000
 
 @dataclass(frozen=True)
 class Edit:
-    """The new text, how many places changed, and a unified diff without context lines."""
+    """The new text, the number of replacements, and a unified diff without context lines."""
 
     text: str
     replacements: int
@@ -32,7 +32,7 @@ def apply_edit(text: str, old: str, new: str, *, replace_all: bool, max_chars: i
 
     Raises:
         ToolFailure: `old` is empty, equal to `new`, not in the text, or in several places without `replace_all`;
-            or the new text would have more than `max_chars`, which is told before it is made.
+            its places overlap; or the new text would exceed `max_chars`, which is checked before it is built.
     """
     if not old:
         raise ToolFailure("old_text is empty. Give the exact text to replace, or use write_file for a new file.")
@@ -52,13 +52,13 @@ def apply_edit(text: str, old: str, new: str, *, replace_all: bool, max_chars: i
 
 
 def find_all(text: str, wanted: str, limit: int | None) -> list[int]:
-    """Return the positions of `wanted`, at most `limit`; the first that overlaps the one before is the last."""
+    """Return at most `limit` positions of `wanted`; without a limit, stop after the first overlapping one."""
     found: list[int] = []
     position = text.find(wanted)
     while position >= 0 and (limit is None or len(found) < limit):
         overlaps = bool(found) and position - found[-1] < len(wanted)
         found.append(position)
-        if overlaps and limit is None:  # all others would take quadratic time to find, and are refused anyway
+        if overlaps and limit is None:  # finding the others takes quadratic time, and overlaps are refused anyway
             break
         position = text.find(wanted, position + 1)
     return found
@@ -67,7 +67,7 @@ def find_all(text: str, wanted: str, limit: int | None) -> list[int]:
 def _diff(text: str, starts: list[int], old: str, new: str, max_lines: int) -> str:
     """Return hunks for the lines that the replacements touch."""
     output: list[str] = []
-    shift = 0  # lines that earlier hunks added
+    shift = 0  # lines added by earlier hunks
     for begin, end, places in _touched_lines(text, starts, len(old)):
         before = text[begin:end]
         after = _replace_at(text, begin, end, places, len(old), new)
@@ -82,15 +82,15 @@ def _diff(text: str, starts: list[int], old: str, new: str, max_lines: int) -> s
 
 
 def _touched_lines(text: str, starts: list[int], length: int) -> list[tuple[int, int, list[int]]]:
-    """Group replacements into line ranges `(begin, end, starts)`; ranges that meet become one.
+    """Group replacements into line ranges `(begin, end, starts)`; touching ranges become one.
 
-    No character is looked at twice, however many places lie on one line.
+    Each character is read at most once, however many replacements are on one line.
     """
     ranges: list[tuple[int, int, list[int]]] = []
     begin = end = 0
     places: list[int] = []
     for start in starts:
-        if not places or start >= end:  # on a line of its own
+        if not places or start >= end:  # starts a new line range
             if places:
                 ranges.append((begin, end, places))
             begin = text.rfind("\n", end, start) + 1 or end

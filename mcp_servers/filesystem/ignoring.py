@@ -1,8 +1,8 @@
-"""What a search leaves out: git's own, and what the `.gitignore` and `.ignore` files name that its walk meets.
+"""Entries that a search leaves out: git's own, and those named by `.gitignore` and `.ignore` files on its walk.
 
-The files are read through the walk's descriptors. They only say what a search leaves out. Whether something may
-be read never depends on them, and one that cannot be used (a link, too large, no text) hides nothing: it is
-counted, and the walk goes on without it.
+The ignore files are read through the walk's descriptors. They only affect searches: permission to read a file
+never depends on them. An unusable file (a link, too large, not text) hides nothing: it is counted, and the walk
+continues without it.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from mcp_servers.gitignore.rules import MAX_FILE_BYTES, UnusableRules
 from mcp_servers.gitignore.scope import FILE_NAMES, NOTHING_IGNORED, Scope
 
 MAX_BYTES_OF_A_WALK = 4 * 1024 * 1024
-"""Rules that one walk reads: 64 of the largest files, about 4 s; thousands as people write them."""
+"""Bytes of ignore files that one walk reads: 64 of the largest, taking about 4 s, or thousands of usual ones."""
 
 
 def leaves_out(scope: Scope, name: str, *, is_folder: bool) -> bool:
-    """Return whether a search leaves out the entry of this name.
+    """Return whether a search leaves out the entry with this name.
 
-    No rule brings back `.git`, the folder or the file that stands for it in a linked working tree.
+    No rule re-includes `.git`, neither the folder nor the file that replaces it in a linked working tree.
     """
     return name == GIT_FOLDER or scope.ignores(name, is_folder=is_folder)
 
@@ -29,13 +29,13 @@ class IgnoreFiles:
     """The ignore files of one walk."""
 
     def __init__(self) -> None:
-        """None is read yet."""
+        """Start with no file read."""
         self.n_unusable = 0
-        """Files met that cannot be used."""
+        """Ignore files on the walk that could not be used."""
         self._n_bytes_left = MAX_BYTES_OF_A_WALK
 
     def above(self, root: Root, parts: PathParts) -> Scope:
-        """Return what the files above a folder say of it and what is in it.
+        """Return the rules of the files above a folder, for the folder and its contents.
 
         Raises:
             ToolFailure: A component is missing, a link, not a folder, or unreadable.
@@ -47,7 +47,7 @@ class IgnoreFiles:
         return scope
 
     def within(self, folder: int, parts: PathParts, scope: Scope) -> Scope:
-        """Return `scope` with what the files in the open `folder` say."""
+        """Return `scope` extended by the ignore files in the open `folder`."""
         for name in FILE_NAMES:
             try:
                 data = _content(folder, (*parts, name))
@@ -65,7 +65,7 @@ class IgnoreFiles:
 
 
 def _content(folder: int, parts: PathParts) -> bytes:
-    """Return the beginning of the file, one byte more than is taken; nothing if there is no such file."""
+    """Return the beginning of the file, one byte more than the limit; empty if the file does not exist."""
     status = lstat(folder, parts[-1])
     if status is None:
         return b""

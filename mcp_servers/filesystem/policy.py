@@ -1,7 +1,7 @@
-"""Which paths may be named, and how much one call may touch: pure rules, no I/O, no MCP.
+"""Path rules and the limits of one call: pure functions without I/O or MCP.
 
-A path is data until it is a tuple of names; only `root.Root` turns names into descriptors. So nothing here asks
-whether a path "is inside" the root: there is no string comparison to fool (CVE-2025-53110, prefix compare)
+A path is data until it is a tuple of names; only `root.Root` turns names into descriptors. So no code here checks
+whether a path "is inside" the root: there is no string comparison to circumvent (CVE-2025-53110, prefix compare)
 and no resolved string for a later open to resolve again (CVE-2025-53109, link swapped in between).
 """
 
@@ -22,7 +22,7 @@ MAX_DEPTH = 64
 TRASH = ".trash"
 TEMPORARY_PREFIX = ".mcp-tmp-"
 GIT_FOLDER = ".git"
-# The name by which Windows' file systems also know it, as seen through a mount.
+# Short name (8.3) of `.git` on Windows' file systems, also valid through a mount.
 _SHORT_GIT_FOLDER = "git~1"
 
 PathParts = tuple[str, ...]
@@ -30,16 +30,16 @@ PathParts = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of one call. The defaults keep an answer below about 8,000 tokens, a small model's context."""
+    """Limits of one call. The defaults keep an answer below about 8,000 tokens, a small model's context."""
 
     max_text_bytes: int = 32 * 1024
-    """Text that one read returns."""
+    """Bytes of text that one read returns."""
     max_scanned_bytes: int = 256 * 1024 * 1024
-    """Largest file that is read at all: a quarter of a second of counting lines."""
+    """Size of the largest file that is read at all; counting its lines takes a quarter of a second."""
     max_searched_bytes: int = 4 * 1024 * 1024
-    """Larger files are skipped by `search_text`, and counted."""
+    """Size above which `search_text` skips a file and counts it as skipped."""
     max_edited_bytes: int = 4 * 1024 * 1024
-    """Largest file that `edit_file` takes, and largest text that `write_file` takes."""
+    """Size of the largest file that `edit_file` takes, and of the largest text that `write_file` takes."""
     max_entries: int = 1_000
     """Entries that one listing returns."""
     max_walked: int = 100_000
@@ -47,11 +47,11 @@ class Limits:
     max_matches: int = 100
     """Matches that one search returns."""
     max_line_chars: int = 200
-    """Part of a matching line that is shown."""
+    """Characters of a matching line that are shown."""
     max_diff_lines: int = 100
     """Lines of the diff that an edit returns."""
     search_timeout_s: float = 5.0
-    """Time for one search; agentkit waits 30 s for a call."""
+    """Seconds for one search; agentkit waits 30 s for a call."""
 
 
 def parse_path(text: str) -> PathParts:
@@ -80,7 +80,7 @@ def parse_path(text: str) -> PathParts:
 
 
 def parse_entry(text: str) -> PathParts:
-    """Parse the path of something to list, search or read.
+    """Parse the path of an entry to list, search or read.
 
     Raises:
         ToolFailure: As `parse_path`, or the path is reserved.
@@ -91,10 +91,10 @@ def parse_entry(text: str) -> PathParts:
 
 
 def parse_target(text: str) -> PathParts:
-    """Parse the path of something to change: not the root, nothing reserved, and nothing in a `.git`.
+    """Parse the path of an entry to change; the root, reserved entries and `.git` are refused.
 
     Raises:
-        ToolFailure: As `parse_path`, or the path is the root, reserved, or a `.git` or something in it.
+        ToolFailure: As `parse_path`, or the path is the root, reserved, or in a `.git` or one itself.
     """
     parts = parse_source(text)
     if not parts:
@@ -104,13 +104,13 @@ def parse_target(text: str) -> PathParts:
 
 
 def parse_source(text: str) -> PathParts:
-    """Parse the path of something to move, whose old place changes too.
+    """Parse the path of an entry to move; the source of a move changes too.
 
-    What was deleted is reserved, as the trash is, and may be moved out of it all the same. Whoever writes in a
-    `.git` decides what programs git runs there (hooks, filters, `core.fsmonitor`).
+    Deleted entries are in the trash, which is reserved, but may be moved out of it. Write access to a `.git` is
+    refused because its files choose programs that git runs (hooks, filters, `core.fsmonitor`).
 
     Raises:
-        ToolFailure: As `parse_path`, or the path is reserved, or a `.git` or something in it.
+        ToolFailure: As `parse_path`, or the path is reserved, or in a `.git` or one itself.
     """
     parts = parse_path(text)
     is_deleted = len(parts) > 2 and parts[0] == TRASH  # .trash/TIME/NAME and what is below
@@ -125,18 +125,18 @@ def parse_source(text: str) -> PathParts:
 
 
 def is_git_folder(name: str) -> bool:
-    """Return whether some file system takes a name for `.git`.
+    """Return whether some file system treats a name as `.git`.
 
-    They ignore letter case (macOS, Windows), characters without a width (HFS+), dots and spaces at the end (NTFS),
-    or have another name for it (NTFS). Git refuses the same in what it checks out (CVE-2014-9390).
+    File systems ignore letter case (macOS, Windows), characters without a width (HFS+), dots and spaces at the end
+    (NTFS), or have a second name for it (NTFS). Git refuses the same names in a checkout (CVE-2014-9390).
     """
     return _folded(name) in (GIT_FOLDER, _SHORT_GIT_FOLDER)
 
 
 def is_reserved(parts: PathParts) -> bool:
-    """Return whether an entry is the server's own: the root's trash with what is in it, or a file half written.
+    """Return whether an entry belongs to the server: the root's trash with its contents, or a temporary file.
 
-    No tool shows, reads or changes one, but for `move`, which takes out of the trash.
+    No tool shows, reads or changes one, except that `move` takes entries out of the trash.
     """
     is_in_trash = parts != () and _is_unusual(parts[0]) and _folded(parts[0]) == TRASH
     return is_in_trash or any(map(_is_temporary, parts))
@@ -156,12 +156,12 @@ def _is_temporary(name: str) -> bool:
 
 
 def _is_unusual(name: str) -> bool:
-    """Return whether a name may be a reserved one: most are not, and folding every name of a walk takes long."""
+    """Return whether a name may be reserved; a cheap test, because folding every name of a walk takes long."""
     return name.startswith(".") or not name.isascii()
 
 
 def _folded(name: str) -> str:
-    """Return a name as the file systems compare it that ignore most."""
+    """Fold a name at least as much as any file system does when it compares names."""
     return visible(name).replace("\u200c", "").replace("\u200d", "").partition(":")[0].rstrip(" .").casefold()
 
 
@@ -176,16 +176,16 @@ def printable_bytes(name: str) -> str:
 
 
 def shown(name: str) -> str:
-    """Return `name` on one line: controls, bidi marks and all other characters that cannot be seen as escapes."""
+    """Return `name` on one line, with controls, bidi marks and all other invisible characters as escapes."""
     text = printable_bytes(name)
-    is_plain = visible(text) == text  # one selector in an emoji is seen, and stays
+    is_plain = visible(text) == text  # its selectors and joiners are visible, as in an emoji, and stay
     return "".join(char if char.isprintable() and (is_plain or visible(char)) else escaped(char) for char in text)
 
 
 def compile_glob(pattern: str) -> re.Pattern[str]:
     """Compile a name pattern (`*`, `?`, `[a-z]`), ignoring case.
 
-    `fnmatch` emits atomic groups, so a pattern of many stars stays linear in practice.
+    `fnmatch` emits atomic groups, so a pattern with many stars stays linear in practice.
 
     Raises:
         ToolFailure: The pattern is empty or longer than a name can be.

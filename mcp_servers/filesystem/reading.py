@@ -1,7 +1,7 @@
 """Reading files and folders through descriptors, in bounded memory.
 
-A file is scanned in blocks: newlines are counted block by block, and only the block in which a wanted line begins
-or ends is looked into. So line 5,000,000 of a large log costs a count, not a list of lines.
+A file is scanned in blocks: newlines are counted per block, and only blocks where a requested line begins or ends
+are searched in detail. So reading line 5,000,000 of a large log needs a count, not a list of lines.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mcp_servers.filesystem.root import Kind, Root, kind_of, lstat, names_in, op
 from mcp_servers.gitignore.scope import NOTHING_IGNORED, Scope
 
 BLOCK_BYTES = 1024 * 1024
-# As in git and grep: a NUL byte near the start means binary.
+# Same test as in git and grep: a NUL byte near the start means binary.
 BINARY_PROBE_BYTES = 8 * 1024
 
 
 @dataclass(frozen=True)
 class Walked:
-    """An entry met on a walk; `parent` is open until the walk goes on."""
+    """An entry found on a walk; the descriptor `parent` is valid until the next step of the walk."""
 
     parts: PathParts
     kind: Kind
@@ -36,12 +36,12 @@ class Walked:
 
 
 class Walk:
-    """A depth-first walk in name order; `truncated` tells afterwards whether a limit cut it short."""
+    """A depth-first walk in name order; `truncated` is set if a limit stopped it."""
 
     def __init__(
         self, limits: Limits, max_depth: int = MAX_DEPTH, ignore_files: IgnoreFiles | None = None
     ) -> None:
-        """Prepare a walk of `max_depth` levels below its start, into no folder that `ignore_files` leave out."""
+        """Prepare a walk of `max_depth` levels; folders that `ignore_files` exclude are not entered."""
         self._left = limits.max_walked
         self._max_depth = max_depth
         self._ignore_files = ignore_files
@@ -50,7 +50,7 @@ class Walk:
     def below(
         self, folder: int, parts: PathParts, depth: int = 1, *, above: Scope = NOTHING_IGNORED
     ) -> Iterator[Walked]:
-        """Yield every entry below the open `folder`, a folder before its contents; `above` is what is ignored."""
+        """Yield every entry below the open `folder`, a folder before its contents; `above`: inherited rules."""
         scope = self._ignore_files.within(folder, parts, above) if self._ignore_files else above
         names = names_in(folder, parts, self._left + 1)
         if len(names) > self._left:
@@ -74,7 +74,7 @@ class Walk:
             return
         try:
             folder = open_folder(parent, parts)
-        except ToolFailure:  # unreadable, or replaced since it was listed: nothing below it to show
+        except ToolFailure:  # unreadable, or replaced since the listing: its contents are skipped
             return
         try:
             yield from self.below(folder, parts, depth + 1, above=scope)
@@ -96,7 +96,7 @@ def list_folder(root: Root, parts: PathParts, limits: Limits, depth: int) -> Lis
 
 
 def file_info(root: Root, parts: PathParts, limits: Limits) -> FileInfo:
-    """Describe a file, folder or link; a link is described itself, never its target."""
+    """Describe a file, folder or link; for a link, the link itself and not its target."""
     with root.folder(parts[:-1]) as parent:
         name = parts[-1] if parts else "."
         status = lstat(parent, name)
@@ -155,7 +155,7 @@ def is_binary(file: BinaryIO) -> bool:
 
 
 def count_lines(file: BinaryIO) -> int:
-    """Count lines; a last line without a newline counts. A file that grows is read to its size at the start."""
+    """Count lines, including a last line without a newline; stops at the file's size at the start."""
     lines, last = 0, b"\n"
     for block in _blocks(file):
         lines += block.count(b"\n")
@@ -172,7 +172,7 @@ def _blocks(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _lines(file: BinaryIO, first: int, count: int, limits: Limits) -> tuple[bytes, bool]:
-    """Return the bytes of at most `count` lines, and whether the cap cut them short."""
+    """Return the bytes of at most `count` lines, and whether `max_text_bytes` cut them."""
     window = bytearray()
     line = 1  # the line in which the block begins
     for block in _blocks(file):
@@ -188,7 +188,7 @@ def _lines(file: BinaryIO, first: int, count: int, limits: Limits) -> tuple[byte
 
 
 def _line_start(block: bytes, newlines: int) -> int:
-    """Return the position after that many newlines, or the block's end if it has fewer."""
+    """Return the position after `newlines` newlines, or the block's end if it has fewer."""
     position = 0
     for _ in range(newlines):
         found = block.find(b"\n", position)
@@ -199,7 +199,7 @@ def _line_start(block: bytes, newlines: int) -> int:
 
 
 def _fit(data: bytes, max_bytes: int) -> tuple[bytes, bool]:
-    """Cut at the last whole line that fits; a first line longer than the cap is itself cut."""
+    """Cut after the last whole line that fits; a first line longer than the limit is cut itself."""
     if len(data) <= max_bytes:
         return data, False
     cut = data.rfind(b"\n", 0, max_bytes) + 1

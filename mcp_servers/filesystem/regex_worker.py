@@ -1,7 +1,7 @@
-"""The child that runs regular expressions: it matches text it is sent and opens nothing itself.
+"""Child process that runs regular expressions on text from its parent; it opens no files.
 
-`(a+)+$` needs 2^n steps on n letters a, and a nested counted repeat needs gigabytes to compile. The parent
-kills this process at the deadline, and its memory limit ends a compile that grows.
+`(a+)+$` needs 2^n steps on n letters a, and a nested counted repeat needs gigabytes to compile. The parent kills
+this process at the deadline, and its memory limit ends a growing compile.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ def matching_lines(request: dict[str, Any]) -> list[int]:
 
 @lru_cache
 def compile_pattern(text: str, ignore_case: bool) -> re.Pattern[str]:
-    """Compile `text`.
+    """Compile a regular expression.
 
     Raises:
-        ToolFailure: It is not a regular expression.
+        ToolFailure: The text is not a regular expression.
     """
     try:
         return re.compile(text, re.IGNORECASE if ignore_case else 0)

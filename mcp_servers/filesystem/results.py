@@ -1,4 +1,4 @@
-"""What the filesystem tools return: fields for programs, short plain text for the model."""
+"""Results of the filesystem tools: fields for programs, short plain text for the model."""
 
 from __future__ import annotations
 
@@ -32,6 +32,16 @@ class Listing(ToolResult):
         if self.truncated:
             lines.append("(more entries not shown; look into one folder, or use search_files)")
         return "\n".join(lines)
+
+
+class FoundNames(Listing):
+    """Entries with a matching name."""
+
+    def as_text(self) -> str:
+        """One entry a line; without entries, a hint to search the contents instead."""
+        if self.entries or self.truncated:
+            return super().as_text()
+        return "no file or folder has such a name; search_text looks into the files"
 
 
 class TextWindow(ToolResult):
@@ -102,7 +112,7 @@ class TextMatches(ToolResult):
     )
 
     def as_text(self) -> str:
-        """`path:line: text`, as grep prints it, and how many there are."""
+        """`path:line: text`, as grep prints it, then counts and notes."""
         lines = [f"{shown(match.path)}:{match.line}: {match.text}" for match in self.matches]
         lines = lines or [f"no match in {self.searched_files} files"]
         if len(self.matches) > 1 and not self.truncated:
@@ -122,7 +132,7 @@ class TextMatches(ToolResult):
 
 
 class Change(ToolResult):
-    """What a tool changed."""
+    """Result of a tool that changes files."""
 
     path: str
     change: str

@@ -1,6 +1,6 @@
-"""Finding files by name and lines by text, within a time box.
+"""Finding files by name and lines by text, with a time limit.
 
-The walk and the reading stay in this process, where the descriptor rules are; only regular expressions go to
+The walk and the reading stay in this process, which enforces the descriptor rules; only regular expressions run in
 the child. Plain text needs no child: `str.find` is linear.
 """
 
@@ -25,7 +25,7 @@ from mcp_servers.filesystem.policy import (
     shown,
 )
 from mcp_servers.filesystem.reading import Walk, Walked, is_binary
-from mcp_servers.filesystem.results import Entry, Listing, TextMatch, TextMatches
+from mcp_servers.filesystem.results import Entry, FoundNames, TextMatch, TextMatches
 from mcp_servers.filesystem.root import Root, kind_of, lstat, open_file
 from mcp_servers.gitignore.scope import NOTHING_IGNORED
 
@@ -37,7 +37,7 @@ LineFinder = Callable[[str, int], list[int]]
 
 @dataclass(frozen=True)
 class TextQuery:
-    """What `search_text` looks for."""
+    """Arguments of `search_text`."""
 
     text: str
     regex: bool
@@ -46,7 +46,7 @@ class TextQuery:
     ignored: bool
 
 
-def search_names(root: Root, parts: PathParts, pattern: str, limits: Limits) -> Listing:
+def search_names(root: Root, parts: PathParts, pattern: str, limits: Limits) -> FoundNames:
     """List entries below a folder whose name (or path, if the pattern has a slash) matches."""
     glob = compile_glob(pattern)
     entries: list[Entry] = []
@@ -59,7 +59,7 @@ def search_names(root: Root, parts: PathParts, pattern: str, limits: Limits) -> 
                 break
             if _is_named(found, glob, pattern):
                 entries.append(Entry(path=joined(found.parts), kind=found.kind, size_bytes=found.size_bytes))
-    return Listing(path=joined(parts), entries=entries, truncated=walk.truncated)
+    return FoundNames(path=joined(parts), entries=entries, truncated=walk.truncated)
 
 
 def search_text(
@@ -67,8 +67,8 @@ def search_text(
 ) -> TextMatches:
     """Find lines in the text files below a folder, or in one file.
 
-    What `.gitignore` and `.ignore` files leave out and git's own folder are not searched, but the folder or file
-    itself is in any case. Where nothing matches as it is written, lines in another case are found.
+    Entries excluded by `.gitignore` and `.ignore` files and git's own folder are skipped, but the folder or file
+    at `parts` itself is always searched. If nothing matches exactly, a second search ignores case.
 
     Raises:
         ToolFailure: The query is empty, not a regular expression, or too slow.
@@ -86,7 +86,7 @@ def search_text(
 def _searched(
     root: Root, parts: PathParts, query: TextQuery, limits: Limits, child: KillableChild, deadline: float
 ) -> TextMatches:
-    """Return the lines that match a query as it is."""
+    """Return the lines that match a query in its own case mode."""
     ignore_files = None if query.ignored else IgnoreFiles()
     search = _Search(_line_finder(query, child, deadline), limits, ignore_files)
     if _is_file(root, parts):
@@ -109,7 +109,7 @@ def _searched(
 
 
 class _Search:
-    """Matches so far, and what was searched."""
+    """Matches and counts of one search."""
 
     def __init__(self, find_lines: LineFinder, limits: Limits, ignore_files: IgnoreFiles | None) -> None:
         self._find_lines = find_lines
@@ -168,7 +168,7 @@ class _Search:
 
 
 class _Unreadable(ToolFailure):
-    """A file that cannot be opened: skipped on a walk, reported when it was named."""
+    """A file that cannot be opened: skipped on a walk, reported if the caller named it."""
 
 
 def _line_finder(query: TextQuery, child: KillableChild, deadline: float) -> LineFinder:
@@ -200,7 +200,7 @@ def _plain_lines(text: str, query: TextQuery, limit: int) -> list[int]:
 
 
 def _cut(line: str, most: int) -> str:
-    """Return a line of at most `most` characters; the last of one that was cut says so."""
+    """Return a line of at most `most` characters; a cut line ends in an ellipsis."""
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 

@@ -15,7 +15,7 @@ from mcp_servers.child import KillableChild
 from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem import reading, searching, writing
 from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, parse_entry, parse_source, parse_target
-from mcp_servers.filesystem.results import Change, FileInfo, Listing, TextMatches, TextWindow
+from mcp_servers.filesystem.results import Change, FileInfo, FoundNames, Listing, TextMatches, TextWindow
 from mcp_servers.filesystem.root import Root
 from mcp_servers.strict import ADDS, CHANGES, READS, strict_server, strict_tool
 
@@ -75,7 +75,7 @@ class ReadTools:
         self,
         pattern: Annotated[str, Field(description="File name with * and ?, like '*.md'.")],
         path: FolderPath = ".",
-    ) -> Listing:
+    ) -> FoundNames:
         """Find files and folders by name."""
         return searching.search_names(self._root, parse_entry(path), pattern, self._limits)
 

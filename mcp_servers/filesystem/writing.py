@@ -1,9 +1,9 @@
-"""Changing files: every change is complete or has not happened, and nothing existing is overwritten unasked.
+"""Changing files: a change is complete or does not happen, and existing files are only overwritten on request.
 
-New content goes to a temporary file in the same folder, is synced, and is renamed over the name, all relative
-to one folder descriptor. "Only if it does not exist" is a claim made with `O_EXCL` (or `mkdir`), because a
-check before a rename is a race. A file with several hard links is refused: one of its names may be outside
-the root. `delete` is a move into `.trash`, so a model's mistake can be taken back.
+New content goes to a temporary file in the same folder, is synced, and is renamed over the name, all relative to
+one folder descriptor. "Only if it does not exist" is enforced by creating the name with `O_EXCL` (or `mkdir`),
+because a check before a rename is a race. A file with several hard links is refused: one of its names may be
+outside the root. `delete` is a move into `.trash`, so a model's mistake can be undone.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from mcp_servers.filesystem.results import Change
 from mcp_servers.filesystem.root import Root, check_regular, fail, lstat, open_file, open_folder
 
 NEW_FILE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-NEW_FILE_MODE = 0o666  # less the umask, as any program creates files
+NEW_FILE_MODE = 0o666  # minus the umask, as usual for new files
 NEW_FOLDER_MODE = 0o777
 TOKEN_BYTES = 6
 
 
 def append_to_file(root: Root, parts: PathParts, text: str, limits: Limits) -> Change:
-    """Write a text behind the last line of a file, on a line of its own; a file that is not there is created."""
+    """Append a text to a file, starting on a new line; a missing file is created."""
     with root.folder(parts[:-1]) as parent:
         is_there = lstat(parent, parts[-1]) is not None
         if is_there:
@@ -79,7 +79,7 @@ def edit_file(root: Root, parts: PathParts, old: str, new: str, replace_all: boo
 
 
 def _edited_file(parent: int, parts: PathParts, limits: Limits) -> tuple[bytes, os.stat_result]:
-    """Return the content of a file that is to be changed, and what it is."""
+    """Return the content and status of a file that is to be edited."""
     with open_file(parent, parts) as file:
         status = os.fstat(file.fileno())
         _check_writable(status, parts)
@@ -89,7 +89,7 @@ def _edited_file(parent: int, parts: PathParts, limits: Limits) -> tuple[bytes, 
 
 
 def create_folder(root: Root, parts: PathParts) -> Change:
-    """Create a folder and the folders above it; an existing one is fine."""
+    """Create a folder and its missing parents; an existing folder is not an error."""
     created = False
     for depth in range(1, len(parts) + 1):
         with root.folder(parts[: depth - 1]) as parent:
@@ -97,7 +97,7 @@ def create_folder(root: Root, parts: PathParts) -> Change:
                 os.mkdir(parts[depth - 1], NEW_FOLDER_MODE, dir_fd=parent)
                 created = True
             except FileExistsError:
-                os.close(open_folder(parent, parts[:depth]))  # says so if it is a link or a file
+                os.close(open_folder(parent, parts[:depth]))  # raises for a link or a file
             except OSError as error:
                 fail(error, parent, parts[:depth])
     return Change(path=joined(parts), change="created" if created else "exists already")
@@ -137,7 +137,7 @@ def _move_entry(source_parent: int, source: PathParts, parent: int, destination:
 
 
 def _check_movable(parent: int, parts: PathParts) -> bool:
-    """Return whether the entry is a folder; refuse what is neither file nor folder."""
+    """Return whether the entry is a folder; entries other than files and folders are refused."""
     status = lstat(parent, parts[-1])
     if status is None:
         fail(FileNotFoundError(errno.ENOENT, ""), parent, parts)
@@ -157,7 +157,7 @@ def _check_writable(status: os.stat_result, parts: PathParts) -> None:
 
 
 def _replace(parent: int, parts: PathParts, data: bytes, old: os.stat_result) -> None:
-    """Replace the content behind a name, keeping its permissions."""
+    """Replace the content of a file, keeping its permissions."""
     with _temporary_file(parent, data, NEW_FILE_MODE) as temporary:
         try:
             os.chmod(temporary, stat.S_IMODE(old.st_mode) & 0o777, dir_fd=parent)
@@ -179,7 +179,7 @@ def _temporary_file(parent: int, data: bytes, mode: int) -> Iterator[str]:
     except OSError as error:
         raise ToolFailure(f"Nothing was written: {os.strerror(error.errno or 0).lower()}.") from error
     else:
-        os.fsync(parent)  # the rename itself
+        os.fsync(parent)  # syncs the rename itself
     finally:
         with suppress(FileNotFoundError):
             os.unlink(name, dir_fd=parent)
@@ -187,7 +187,7 @@ def _temporary_file(parent: int, data: bytes, mode: int) -> Iterator[str]:
 
 @contextmanager
 def _claim_file(parent: int, parts: PathParts) -> Iterator[None]:
-    """Hold the name with an empty file that only we created; removed if the body fails."""
+    """Reserve the name with a new empty file; removed if the body fails."""
     try:
         os.close(os.open(parts[-1], NEW_FILE_FLAGS, NEW_FILE_MODE, dir_fd=parent))
     except OSError as error:
@@ -201,7 +201,7 @@ def _claim_file(parent: int, parts: PathParts) -> Iterator[None]:
 
 @contextmanager
 def _claim_folder(parent: int, parts: PathParts) -> Iterator[None]:
-    """Hold the name with an empty folder, which `rename` may replace by a folder."""
+    """Reserve the name with an empty folder, which `rename` may replace by a folder."""
     try:
         os.mkdir(parts[-1], NEW_FOLDER_MODE, dir_fd=parent)
     except OSError as error:

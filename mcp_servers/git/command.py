@@ -1,4 +1,4 @@
-"""One git process: its fixed command line, its bare environment, and its limits."""
+"""Running one git process: its fixed command line, minimal environment, and limits."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ from mcp_servers.hidden import decoded
 
 try:
     import resource
-except ImportError:  # pragma: no cover - Windows has no rlimits; time and output are bounded there too
+except ImportError:  # Windows has no rlimits; time and output are bounded there too
     resource = None
 
 _ERROR_BYTES = 8 * 1024
 _CHUNK_BYTES = 64 * 1024
-# What git says, in small letters, of an object that it needs and does not have. A partial clone's origin is a
-# promisor.
+# Parts of git's messages, in lower case, for an object that it needs and does not have. The origin of a partial
+# clone is a promisor.
 _WITHOUT_OBJECT = (
     "unable to read", "could not read", "cannot read", "could not fetch", "could not parse object", "promisor",
     "bad object", "bad tree object", "missing object", "invalid object", "not a tree object",
@@ -44,25 +44,25 @@ MISSING_OBJECT = (
     "An object is missing: the repository is a partial clone, for which nothing is fetched here, or it is "
     "damaged. `git fsck` in a terminal tells which."
 )
-OLDEST_GIT = (2, 30)
-"""`--end-of-options` and configuration by numbered variables are as old as that."""
+OLDEST_GIT = (2, 31)
+"""Oldest accepted version, for `--end-of-options` and configuration by numbered variables."""
 
 
 @dataclass(frozen=True)
 class Output:
-    """What a git process said."""
+    """Exit code and output of a git process."""
 
     code: int
     out: bytes
     is_cut: bool
-    """Whether there was more, and git was stopped."""
+    """True if there was more output and git was stopped."""
     error: str
 
     def checked(self) -> bytes:
         """Return the output of a process that succeeded.
 
         Raises:
-            ToolFailure: it failed.
+            ToolFailure: The process failed.
         """
         if self.code and not self.is_cut:
             raise ToolFailure(explained(self.error))
@@ -70,13 +70,13 @@ class Output:
 
 
 class Git:
-    """Runs git on one repository whose folder is known; nothing is looked for upwards."""
+    """Runs git on one given repository; git does not search parent folders for one."""
 
     def __init__(self, root: Path, limits: Limits) -> None:
-        """Take the folder that holds `.git`.
+        """Prepare the fixed command line for the folder that holds `.git`.
 
         Raises:
-            StartError: git is not installed, or is too old.
+            StartError: Git is not installed, or is too old.
         """
         program, *_ = git_programs()
         self._environment = _environment()
@@ -96,18 +96,18 @@ class Git:
         self._known_configuration: tuple[object, ...] | None = None
 
     async def run(self, *arguments: str, given: bytes = b"", more: Mapping[str, str] | None = None) -> Output:
-        """Run one command, with every program switched off that the configuration names.
+        """Run one command, with every program disabled that the configuration names.
 
-        Commands that compare commits are no exception: git reads a file of the working tree, through its filter,
-        where the index says that it is the same as an object.
+        This includes commands that compare commits: git reads a file of the working tree, through its filter, if
+        the index says that the file equals an object.
 
         Args:
-            arguments: The command and all that follows it.
-            given: Its standard input.
-            more: More environment.
+            arguments: The command and its arguments.
+            given: Standard input of the process.
+            more: Additional environment variables.
 
         Raises:
-            ToolFailure: An argument cannot be given to a program, or the configuration is too large.
+            ToolFailure: An argument cannot be passed to a program, or the configuration is too large.
         """
         configuration = _signature(self._root)
         if configuration is None or configuration != self._known_configuration:
@@ -121,7 +121,7 @@ class Git:
         """Return the names of all keys that the repository's configuration sets.
 
         Raises:
-            ToolFailure: It cannot be read, or not as a whole: a part that is not seen could name programs.
+            ToolFailure: The list cannot be read completely: an unread part could name programs.
         """
         listed = await self._run(("config", "--list", "--name-only", "-z"), b"", {})
         names = listed.checked()
@@ -145,7 +145,7 @@ class Git:
                 env={**self._environment, **more},
                 start_new_session=True,
             )
-        except OSError as error:  # too long a command line, no memory, no git any more
+        except OSError as error:  # command line too long, out of memory, or git was removed
             raise ToolFailure(f"git could not be started: {error.strerror}. Ask for less at once.") from error
         async with process:
             try:
@@ -156,7 +156,7 @@ class Git:
 
     async def _exchange(self, process: Process, given: bytes) -> Output:
         stdin, stdout, stderr = process.stdin, process.stdout, process.stderr
-        assert stdin is not None and stdout is not None and stderr is not None  # each was asked for as a pipe
+        assert stdin is not None and stdout is not None and stderr is not None  # each was requested as a pipe
         errors = bytearray()
 
         async def give() -> None:
@@ -175,12 +175,12 @@ class Git:
             if is_cut:
                 _kill(process)
         code = await process.wait()
-        said = decoded(bytes(errors)).replace(str(self._root), ".")  # a model needs no path of the machine
+        said = decoded(bytes(errors)).replace(str(self._root), ".")  # hides paths of the machine from the model
         return Output(code, out, is_cut, said)
 
 
 def _signature(root: Path) -> tuple[object, ...] | None:
-    """Return what changes when a repository's own configuration does; None where that cannot be told."""
+    """Return a value that changes with the repository's own configuration; None if it cannot be read."""
     facts: list[object] = []
     for name in ("config", "config.worktree"):
         try:
@@ -210,7 +210,7 @@ def _limit_memory(process: Process, heap_bytes: int) -> None:
 
 
 def _kill(process: Process) -> None:
-    """End the process and all that it started."""
+    """Kill the process and everything that it started."""
     if process.returncode is None:
         with suppress(ProcessLookupError):
             if hasattr(os, "killpg"):
@@ -220,7 +220,7 @@ def _kill(process: Process) -> None:
 
 
 def explained(error: str) -> str:
-    """Return git's message as one that says what to do."""
+    """Return git's message with a hint for the model."""
     text = " ".join(error.replace("fatal: ", "").replace("error: ", "").split()) or "it failed without a message"
     if "index.lock" in text:
         return "Another git process is changing this repository, or one was killed there. Try again in a moment."
@@ -232,12 +232,12 @@ def explained(error: str) -> str:
 
 
 def git_programs() -> tuple[str, ...]:
-    """Return the paths of git: the one that is run, and the one that git runs when it starts itself.
+    """Return the paths of git: the program to run, and the one that git uses to start itself.
 
-    The first on the PATH can be a script that starts another; git's own folder has the program itself.
+    The first `git` on the PATH can be a script that starts another; git's own folder contains the real program.
 
     Raises:
-        StartError: git is not installed.
+        StartError: Git is not installed.
     """
     first = shutil.which("git")
     if first is None:

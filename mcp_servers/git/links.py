@@ -1,7 +1,8 @@
-"""Links below `.git`, which git follows when it reads and when it writes, wherever they lead.
+"""Check for links below `.git`: git follows them for reading and writing, wherever they lead.
 
-Where the kernel confines the process (`reach.py`), git opens nothing outside the repository, and this check is
-left out. Elsewhere a repository with links is refused, unless a file is swapped for a link just after the check.
+If the kernel confines the process (`reach.py`), git opens nothing outside the repository, and this check is
+skipped. Otherwise a repository with links is refused; a file replaced by a link just after the check is not
+detected.
 """
 
 from __future__ import annotations
@@ -14,22 +15,22 @@ from pathlib import Path
 from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem.policy import GIT_FOLDER, shown
 
-# No command that is run here opens anything in them: hooks are switched off, submodules are not looked into, and
-# Git LFS and git-annex are programs of their own. Hooks are often links, to scripts of the working tree.
+# Commands that run here open nothing in these: hooks are disabled, submodules are not entered, and Git LFS and
+# git-annex are separate programs. Hooks are often links to scripts of the working tree.
 _NEVER_OPENED = frozenset({"hooks", "modules", "lfs", "annex"})
-# The coarsest clocks of file systems: FAT counts in steps of two seconds.
+# Coarsest clock of common file systems: FAT has a resolution of two seconds.
 _COARSEST_CLOCK_NS = 2_000_000_000
 _MAX_ENTRIES = 500_000
-"""Entries that are looked at; about half a second, once."""
+"""Entries checked; about half a second, once."""
 
 _Stamp = tuple[int, int, int]
 
 
 class LinkCheck:
-    """Looks through one `.git`; folders that have not changed since the last look are not read again."""
+    """Scans one `.git`; folders that have not changed since the last scan are not read again."""
 
     def __init__(self, root: Path) -> None:
-        """Look below `.git` of the working tree `root`."""
+        """Prepare scans below `.git` of the working tree `root`."""
         self._folder = str(root / GIT_FOLDER)
         self._known: dict[str, tuple[_Stamp, Sequence[str]]] = {}
 
@@ -37,7 +38,7 @@ class LinkCheck:
         """Refuse a link anywhere below `.git`.
 
         Raises:
-            ToolFailure: There is one, or there is too much to look at.
+            ToolFailure: There is a link, too many entries, or a folder that cannot be read.
         """
         known: dict[str, tuple[_Stamp, Sequence[str]]] = {}
         waiting, n_entries = [self._folder], 0
@@ -64,7 +65,7 @@ class LinkCheck:
         self._known = known
 
     def _looked_through(self, folder: str) -> tuple[list[str], int]:
-        """Return the folders in a folder, and how many entries it has."""
+        """Return the folders in a folder, and its number of entries."""
         is_top = folder == self._folder
         folders, n_entries = list[str](), 0
         with os.scandir(folder) as entries:
@@ -78,7 +79,7 @@ class LinkCheck:
 
 
 def _stamp(folder: str) -> tuple[_Stamp, bool]:
-    """Return what changes when a folder's entries do, and whether an equal stamp will mean equal entries."""
+    """Return a stamp that changes with a folder's entries, and whether the stamp is old enough to be trusted."""
     status = os.lstat(folder)
     changed_ns = max(status.st_mtime_ns, status.st_ctime_ns)
     stamp = (status.st_ino, status.st_mtime_ns, status.st_ctime_ns)

@@ -1,4 +1,4 @@
-"""Git's machine formats, read: status porcelain v2, log records, numstat, blame porcelain, references."""
+"""Parsers for git's machine formats: status porcelain v2, log records, numstat, blame porcelain, references."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from mcp_servers.hidden import decoded
 
 MAX_FIELD_BYTES = 20_000
-"""Part of a name, subject or line that is read: far more than is shown, and a subject may be as long as a file."""
+"""Bytes read of a name, subject or line: far more than is shown, since a subject may be as long as a file."""
 _CHANGES = {
     "M": "modified", "T": "type changed", "A": "added", "D": "deleted", "R": "renamed", "C": "copied",
 }  # fmt: skip
@@ -22,24 +22,24 @@ REFERENCE_FORMAT = "--format=" + "%00".join(
 
 @dataclass
 class StatusFacts:
-    """What `git status --porcelain=v2 --branch -z` says."""
+    """Parsed output of `git status --porcelain=v2 --branch -z`."""
 
     branch: str = ""
-    """Empty where HEAD is detached."""
+    """Name of the current branch; empty if HEAD is detached."""
     commit: str = ""
-    """Empty before the first commit."""
+    """Object name of HEAD; empty before the first commit."""
     upstream: str = ""
     ahead: int = 0
     behind: int = 0
     staged: list[tuple[str, str, str]] = field(default_factory=list)
-    """(path, change, path before)."""
+    """Staged changes as (path, change, path before)."""
     unstaged: list[tuple[str, str, str]] = field(default_factory=list)
     untracked: list[str] = field(default_factory=list)
     conflicts: list[str] = field(default_factory=list)
 
 
 def parse_status(output: bytes) -> StatusFacts:
-    """Read the status; a record that was cut off is left out."""
+    """Parse the status; an incomplete last record is dropped."""
     facts = StatusFacts()
     records = iter(output.split(b"\0")[:-1])
     for record in records:
@@ -79,7 +79,7 @@ def _take_change(facts: StatusFacts, states: str, path: str, before: str) -> Non
 
 
 def parse_log(output: bytes) -> Iterator[dict[str, str]]:
-    """Give the commits of a log in `LOG_FORMAT` with `-z`."""
+    """Yield the commits of a log in `LOG_FORMAT` with `-z`."""
     fields = output.split(b"\0")
     names = ("commit", "parents", "author", "email", "date", "refs", "subject")
     for start in range(0, len(fields) - len(names) + 1, len(names)):
@@ -88,7 +88,7 @@ def parse_log(output: bytes) -> Iterator[dict[str, str]]:
 
 
 def parse_numstat(output: bytes) -> Iterator[tuple[str, str, int, int, bool]]:
-    """Give (path, path before, lines added, lines deleted, is binary) of `--numstat -z`."""
+    """Yield (path, path before, lines added, lines deleted, is binary) of `--numstat -z`."""
     records = iter(output.split(b"\0")[:-1])
     for record in records:
         parts = record.split(b"\t", 2)
@@ -104,7 +104,7 @@ def parse_numstat(output: bytes) -> Iterator[tuple[str, str, int, int, bool]]:
 
 
 def parse_references(output: bytes) -> Iterator[dict[str, str]]:
-    """Give the references of a list in `REFERENCE_FORMAT`."""
+    """Yield the references of a list in `REFERENCE_FORMAT`."""
     names = ("name", "commit", "upstream", "head", "date", "subject")
     for line in output.split(b"\n"):
         fields = line.split(b"\0")
@@ -113,7 +113,7 @@ def parse_references(output: bytes) -> Iterator[dict[str, str]]:
 
 
 def parse_blame(output: bytes) -> Iterator[dict[str, str]]:
-    """Give the lines of `git blame --line-porcelain`: commit, author, author-time, summary, line, text."""
+    """Yield the lines of `git blame --line-porcelain`: commit, author, author-time, summary, line, text."""
     known: dict[str, str] = {}
     for raw in output.split(b"\n"):
         if raw.startswith(b"\t"):
@@ -128,5 +128,5 @@ def parse_blame(output: bytes) -> Iterator[dict[str, str]]:
 
 
 def _text(data: bytes) -> str:
-    """Return a field without hidden characters, cut where it is too long."""
+    """Return a field without hidden characters, cut to `MAX_FIELD_BYTES`."""
     return decoded(data[:MAX_FIELD_BYTES])

@@ -1,10 +1,10 @@
-"""What may be asked of git, and what git may not do: pure rules, no I/O, no MCP.
+"""Rules for requests to git and restrictions of git itself: pure functions without I/O or MCP.
 
-A repository is a program. Its configuration names commands that plain git runs while it only looks (fsmonitor,
-filters, external diffs, text conversions, signature checkers, pagers, hooks), and values of arguments become
-options when they start with a dash (CVE-2025-68144). So git gets a fixed command line with every such key
-overridden, no environment but its own, revisions only as object names that were resolved before, and paths
-literally, after `--`. The keys: git-config(1), gitattributes(5), githooks(5).
+A repository is a program. Its configuration names commands that plain git runs even for read-only commands
+(fsmonitor, filters, external diffs, text conversions, signature checkers, pagers, hooks), and argument values
+become options when they start with a dash (CVE-2025-68144). So git gets a fixed command line with every such key
+overridden, no environment but the server's, revisions only as object names resolved before, and literal paths
+after `--`. The keys: git-config(1), gitattributes(5), githooks(5).
 """
 
 from __future__ import annotations
@@ -24,26 +24,26 @@ MAX_PATHS = 200
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of one call."""
+    """Limits of one call."""
 
     timeout_s: float = 15.0
-    """Time for all that a call does; agentkit waits 30 s for one."""
+    """Seconds for all work of a call; agentkit waits 30 s for one."""
     page_bytes: int = 24 * 1024
-    """Text of one page: about 6,000 tokens."""
+    """Bytes of text on one page: about 6,000 tokens."""
     max_read_bytes: int = 8 * 1024 * 1024
-    """What is read of git's output, and the largest file that is shown."""
+    """Bytes read of git's output, and size of the largest file that is shown."""
     max_entries: int = 300
     """Files, commits or branches in one answer."""
     heap_bytes: int = 1024 * 1024 * 1024
-    """Memory of one git process, mapped packs not counted."""
+    """Memory of one git process in bytes, mapped packs not counted."""
     max_staged: int = 10_000
-    """Files that one `git_add` takes."""
+    """Maximum number of files that one `git_add` stages."""
 
 
 FIXED_CONFIG: tuple[tuple[str, str], ...] = (
     ("core.fsmonitor", "false"),
     ("core.hooksPath", "/dev/null"),
-    # No folder is checked out that another file system takes for `.git` (CVE-2014-9390), as on a shared disk.
+    # Refuses checkouts of folders that another file system treats as `.git` (CVE-2014-9390), as on a shared disk.
     ("core.protectHFS", "true"),
     ("core.protectNTFS", "true"),
     ("core.pager", "cat"),
@@ -56,9 +56,10 @@ FIXED_CONFIG: tuple[tuple[str, str], ...] = (
     ("core.attributesFile", "/dev/null"),
     ("core.excludesFile", "/dev/null"),
     ("core.quotePath", "false"),
-    # Larger files are never held in memory to be compared.
+    # Larger files are never loaded into memory for comparison.
     ("core.bigFileThreshold", "8m"),
-    # The repository does not choose how many processes or threads run: `checkout.workers` starts what it says.
+    # The repository must not choose the number of processes or threads: `checkout.workers` starts as many as it
+    # says.
     ("checkout.workers", "1"),
     ("commit.gpgSign", "false"),
     ("credential.helper", ""),
@@ -79,17 +80,17 @@ FIXED_CONFIG: tuple[tuple[str, str], ...] = (
     ("mailmap.file", "/dev/null"),
     ("maintenance.auto", "false"),
     ("pack.threads", "1"),
-    # A partial clone fetches what it lacks, with commands that its configuration names.
+    # A partial clone fetches missing objects, with commands that its configuration names.
     ("protocol.allow", "never"),
     ("status.submoduleSummary", "false"),
     ("submodule.fetchJobs", "1"),
     ("submodule.recurse", "false"),
 )
-"""These are passed with `-c`, which git hands on to the processes that it starts."""
+"""Settings passed with `-c`, which git passes on to its child processes."""
 
 ENVIRONMENT: Mapping[str, str] = {
-    # No protocol has this name. The variable stands above `protocol.NAME.allow`, and gits know it that do not know
-    # GIT_NO_LAZY_FETCH.
+    # No protocol has this name. The variable overrides `protocol.NAME.allow`, and git versions without
+    # GIT_NO_LAZY_FETCH support it.
     "GIT_ALLOW_PROTOCOL": "none",
     "GIT_ASKPASS": "false",
     "GIT_ATTR_NOSYSTEM": "1",
@@ -106,12 +107,12 @@ ENVIRONMENT: Mapping[str, str] = {
     "SSH_ASKPASS": "false",
     "XDG_CONFIG_HOME": "/nonexistent",
 }
-"""All that git sees of the environment, beside PATH and TZ."""
+"""The environment of git, in addition to PATH and TZ."""
 
 # The name may be empty: `[filter ""]` is the driver of `* filter=`.
 _NAMED_PROGRAMS = re.compile(r"^(filter|diff|merge|hook)\.(.*)\.[^.]+$", re.DOTALL)
 MAX_OVERRIDE_BYTES = 64 * 1024
-"""Size of what switches named programs off; Linux takes 128 KiB for one variable, and 2 MiB as a rule for all."""
+"""Maximum size of the overrides; Linux allows 128 KiB for one variable and usually 2 MiB for all together."""
 _OFF: Mapping[str, tuple[tuple[str, str], ...]] = {
     "filter": (("clean", ""), ("smudge", ""), ("process", ""), ("required", "false")),
     "diff": (("command", ""), ("textconv", "")),
@@ -121,13 +122,13 @@ _OFF: Mapping[str, tuple[tuple[str, str], ...]] = {
 
 
 def named_overrides(keys: Iterable[str]) -> list[tuple[str, str]]:
-    """Return what switches off the programs that configuration keys name.
+    """Return settings that disable the programs named by configuration keys.
 
     Args:
-        keys: Of the repository's configuration, as `git config --list --name-only` gives them.
+        keys: Keys of the repository's configuration, as `git config --list --name-only` prints them.
 
     Raises:
-        ToolFailure: They name too many programs to be switched off.
+        ToolFailure: The keys name too many programs.
     """
     programs = dict.fromkeys((match[1], match[2]) for key in keys if (match := _NAMED_PROGRAMS.match(key)))
     overrides = [(f"{kind}.{name}.{key}", value) for kind, name in programs for key, value in _OFF[kind]]
@@ -142,7 +143,7 @@ def named_overrides(keys: Iterable[str]) -> list[tuple[str, str]]:
 
 
 def numbered_config(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """Return settings as environment variables: names with `=` or line ends in them cannot be said with `-c`."""
+    """Return settings as environment variables: `-c` cannot express names that contain `=` or line ends."""
     numbered = {}
     count = 0
     for count, (key, value) in enumerate(settings, start=1):
@@ -152,10 +153,10 @@ def numbered_config(settings: Iterable[tuple[str, str]]) -> dict[str, str]:
 
 
 def check_revision(text: str) -> str:
-    """Return a revision that cannot be an option or several revisions.
+    """Return a revision that cannot be parsed as an option or as several revisions.
 
     Raises:
-        ToolFailure: it is empty, too long, starts with a dash, or has control characters or a range.
+        ToolFailure: It is empty, too long, starts with a dash, or contains control characters or a range.
     """
     if not text or len(text) > MAX_REVISION_CHARS:
         raise ToolFailure(f"A revision has 1 to {MAX_REVISION_CHARS} characters, as HEAD~1, main or 1a2b3c4.")
@@ -175,18 +176,18 @@ _OBJECT_NAME = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 def is_object_name(text: str) -> bool:
-    """Return whether a text is the whole name of an object, by SHA-1 or SHA-256, and nothing else.
+    """Return whether a text is exactly one complete object name, in SHA-1 or SHA-256.
 
-    What `git rev-parse` prints for one revision can be another thing: for `^HEAD`, "not what HEAD reaches".
+    The output of `git rev-parse` for one revision can be something else: for `^HEAD`, "not reachable from HEAD".
     """
     return _OBJECT_NAME.fullmatch(text) is not None
 
 
 def check_arguments(arguments: Iterable[str]) -> None:
-    """Refuse texts that no program can be given.
+    """Refuse texts that cannot be passed to a program.
 
     Raises:
-        ToolFailure: One has a NUL character or half of a surrogate pair.
+        ToolFailure: A text contains a NUL character or half of a surrogate pair.
     """
     for text in arguments:
         if "\0" in text or any(0xD800 <= ord(char) < 0xE000 for char in text):
@@ -194,10 +195,10 @@ def check_arguments(arguments: Iterable[str]) -> None:
 
 
 def check_branch_name(text: str) -> str:
-    """Return a name that git takes for a branch (git-check-ref-format(1)).
+    """Return a name that git accepts for a branch (git-check-ref-format(1)).
 
     Raises:
-        ToolFailure: git would not take it.
+        ToolFailure: Git would refuse the name.
     """
     parts = text.split("/")
     if (
@@ -216,13 +217,13 @@ def check_branch_name(text: str) -> str:
 
 
 def check_path(text: str) -> PathParts:
-    """Return a path below the repository's root as its parts; none of them for the root.
+    """Return a path below the repository's root as its parts; the root has none.
 
     Raises:
-        ToolFailure: it leaves the root, or is inside `.git`.
+        ToolFailure: The path leaves the root, or is inside `.git`.
     """
     parts = parse_path(text)
-    # Git itself refuses .GIT and what file systems fold to it, but only on those file systems.
+    # Git itself refuses .GIT and names that file systems fold to it, but only on those file systems.
     if any(map(is_git_folder, parts)):
         raise ToolFailure(
             f"{text!r} is inside a repository's own folder {GIT_FOLDER}, which is not shown or changed."
@@ -231,10 +232,10 @@ def check_path(text: str) -> PathParts:
 
 
 def check_message(text: str) -> str:
-    """Return a commit message.
+    """Return a commit message, stripped.
 
     Raises:
-        ToolFailure: it is empty, too long, or has control characters.
+        ToolFailure: It is empty, too long, or contains control characters.
     """
     message = text.strip()
     if not message or len(message) > MAX_MESSAGE_CHARS:
@@ -250,14 +251,14 @@ _AGO = re.compile(r"\d{1,5} (second|minute|hour|day|week|month|year)s? ago")
 
 
 def check_time(text: str, *, is_end: bool) -> str:
-    """Return a time as git reads it without guessing: it takes any text for a time, nonsense for now.
+    """Return a time in a form that git parses without guessing: git accepts any text and reads nonsense as now.
 
     Args:
         text: A day, a time, or `3 days ago`.
-        is_end: Whether a day stands for its end; git would take the hour that it is now.
+        is_end: Whether a day stands for its end; git would use the current time of day.
 
     Raises:
-        ToolFailure: it is none of these.
+        ToolFailure: The text has none of these forms.
     """
     if _DAY.fullmatch(text):
         return f"{text}T{'23:59:59' if is_end else '00:00:00'}"

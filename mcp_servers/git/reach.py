@@ -1,7 +1,7 @@
 """Reach of the git server's process, and so of git itself.
 
-Git decides by the repository's own files what to open and to run. Whatever these say, and however they change
-while a command runs, the kernel lets git open nothing outside the repository and start nothing but git.
+The repository's own files decide what git opens and runs. Whatever they say, and however they change while a
+command runs, the kernel lets git open nothing outside the repository and start no program but git.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ CONFINED_TO = (
     "Linux (Landlock) lets the server and git read REPOSITORY, change it with --write, and read Python and the "
     "system's libraries, nothing else. They may start git, no other program, and connect to nothing."
 )
-# Git takes a user's name from there for its logs where the configuration has none.
+# Git reads a user's name there for its logs if the configuration has none.
 _USER_NAMES = ("/etc/passwd", "/etc/nsswitch.conf")
 
 
@@ -21,7 +21,7 @@ def reach(repository: str, programs: tuple[str, ...], *, write: bool) -> Confine
 
     Args:
         repository: Its top folder.
-        programs: Paths of git; it starts itself by the one in its own folder.
-        write: Whether it can be changed.
+        programs: Paths of git; it starts itself through the one in its own folder.
+        write: Whether the repository can be changed.
     """
     return Confinement(reads=(repository, *_USER_NAMES), writes=(repository,) if write else (), executes=programs)

@@ -1,4 +1,4 @@
-"""One repository: what it must look like to be served, and what is read of it."""
+"""One repository: the layout required to serve it, and reading from it."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from mcp_servers.git.results import (
 )
 from mcp_servers.hidden import decoded
 
-# Of the folder `.git`: a link there would make git read, or write, somewhere else.
+# Paths below `.git`; a link at one of them would make git read or write somewhere else.
 _MUST_NOT_BE_LINKS = (
     "HEAD", "config", "config.worktree", "index", "info", "info/attributes", "info/exclude", "info/grafts", "logs",
     "objects", "objects/info", "objects/pack", "packed-refs", "refs", "refs/heads", "refs/remotes", "refs/tags",
@@ -52,7 +52,7 @@ DIFF_OPTIONS = (
     "--no-ext-diff", "--no-textconv", "--no-color", "--submodule=short", "--ignore-submodules=all",
     "--find-renames", "--src-prefix=a/", "--dst-prefix=b/", "-O/dev/null",
 )  # fmt: skip
-# Named one by one, so that `log.excludeDecoration`, a list that `-c` cannot empty, leaves none out.
+# Listed one by one, so that `log.excludeDecoration`, a list that `-c` cannot empty, excludes none.
 _DECORATE = (
     "--decorate=short", "--decorate-refs=HEAD", "--decorate-refs=refs/heads/", "--decorate-refs=refs/remotes/",
     "--decorate-refs=refs/tags/",
@@ -67,7 +67,7 @@ def open_repository(path: str, limits: Limits) -> Repository:
     """Return the repository in a folder.
 
     Raises:
-        StartError: there is none, or it is one that cannot be served.
+        StartError: There is none, or it cannot be served.
     """
     root = Path(path).resolve()
     try:
@@ -80,10 +80,10 @@ def open_repository(path: str, limits: Limits) -> Repository:
 
 
 def check_layout(root: Path) -> None:
-    """Refuse a repository that git would read outside of its folder.
+    """Refuse a repository that makes git read outside of its folder.
 
     Raises:
-        ToolFailure: `.git` is no folder, holds links, or points to another repository.
+        ToolFailure: `.git` is not a folder, contains links, or points to another repository.
     """
     folder = root / GIT_FOLDER
     try:
@@ -113,7 +113,7 @@ def check_layout(root: Path) -> None:
 def within_limits(
     function: Callable[Concatenate[Repository, _Parameters], Awaitable[_Result]],
 ) -> Callable[Concatenate[Repository, _Parameters], Awaitable[_Result]]:
-    """Give all that a call does one deadline, and look at the layout first: it can change while a server runs."""
+    """Decorate a method with one deadline for all its work, after a check of the layout, which can change."""
 
     async def limited(repository: Repository, *args: _Parameters.args, **kwargs: _Parameters.kwargs) -> _Result:
         repository.check()
@@ -130,7 +130,7 @@ def within_limits(
 
 
 class Repository:
-    """What is read of a repository."""
+    """Read access to a repository."""
 
     def __init__(self, root: Path, git: Git, limits: Limits) -> None:
         """Serve the repository in `root`; `open_repository` checks it first."""
@@ -140,20 +140,20 @@ class Repository:
         self._links = None if is_confined() else LinkCheck(root)
 
     def check(self) -> None:
-        """Refuse a repository that git would read, or write, outside of its folder.
+        """Refuse a repository that makes git read or write outside of its folder.
 
         Raises:
-            ToolFailure: It is one now.
+            ToolFailure: The repository is such a one now.
         """
-        check_layout(self.root)  # some thirty lstat, less than a worker thread costs
+        check_layout(self.root)  # some thirty lstat calls, cheaper than a worker thread
         if self._links is not None:
             self._links.refuse_links()
 
     async def commit_of(self, revision: str) -> str:
-        """Return the object name of the commit that a revision means.
+        """Return the object name of the commit that a revision resolves to.
 
         Raises:
-            ToolFailure: it means none.
+            ToolFailure: It resolves to none.
         """
         wanted = check_revision(revision)
         found = await self.git.run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{wanted}^{{commit}}")
@@ -170,7 +170,7 @@ class Repository:
         return f"There is no commit {revision!r}. Its branches: {known}. git_log shows commits."
 
     async def has_commits(self) -> bool:
-        """Return whether HEAD names a commit."""
+        """Return whether HEAD resolves to a commit."""
         return (await self.git.run("rev-parse", "--verify", "--quiet", "HEAD^{commit}")).code == 0
 
     @within_limits
@@ -190,11 +190,11 @@ class Repository:
         """Read commits, newest first.
 
         Args:
-            revision: Where to begin.
-            path: Only commits that change it; the empty path for all.
-            options: More of git-log's own, which no argument of a caller may be without its name and `=`.
-            limit: Commits of a page.
-            page: From 1.
+            revision: Revision to start from.
+            path: Path that the commits must change; the empty path selects all commits.
+            options: Further options of git-log; each argument of a caller must follow its option's name and `=`.
+            limit: Commits per page.
+            page: Page number, from 1.
         """
         start = await self.commit_of(revision)
         output = await self.git.run(
@@ -208,7 +208,7 @@ class Repository:
     async def diff(
         self, before: str, after: str, *, staged: bool, path: PathParts, context: int, page: int
     ) -> Diff:
-        """Compare two commits, or one with the working tree or the index, or these with each other."""
+        """Compare two commits, a commit with the working tree or the index, or the working tree with the index."""
         sides = [await self.commit_of(side) for side in (before, after) if side]
         arguments = [*(["--cached"] if staged else []), *sides, "--", *_pathspec(path)]
         return await self._diff(("diff",), arguments, context, page)
@@ -238,7 +238,7 @@ class Repository:
 
     @within_limits
     async def show(self, revision: str, *, context: int, page: int) -> CommitDetails:
-        """Read one commit: who, when, why, and what it changed against its first parent."""
+        """Read one commit: author, date, message, and its changes against its first parent."""
         commit = await self.commit_of(revision)
         record = (
             await self.git.run(
@@ -258,7 +258,7 @@ class Repository:
 
     @within_limits
     async def show_path(self, revision: str, path: PathParts, page: int) -> FileAtRevision | FolderAtRevision:
-        """Read a file or list a folder as a commit has it."""
+        """Read a file or list a folder at a commit."""
         commit = await self.commit_of(revision)
         mode, name, size = await self._entry(commit, revision, path)
         if mode == _TREE:
@@ -283,14 +283,14 @@ class Repository:
         )
 
     async def _entry(self, commit: str, revision: str, path: PathParts) -> tuple[str, str, int]:
-        """Return mode, object name and size of what a commit has at a path."""
+        """Return mode, object name and size of a commit's entry at a path."""
         if not path:
             return _TREE, f"{commit}^{{tree}}", 0
         listed = (await self.git.run("ls-tree", "-z", "-l", commit, "--", "/".join(path))).checked()
         if not listed:
             raise ToolFailure(f"{revision} has no {joined(path)!r}. git_list_files lists a folder.")
         mode, _, name, size = listed.split(b"\t", 1)[0].decode().split()
-        if size == "BAD":  # git-ls-tree's word for an object that is not there
+        if size == "BAD":  # git-ls-tree prints this for a missing object
             raise ToolFailure(f"{revision} has {joined(path)!r}, but not its content. {MISSING_OBJECT}")
         return mode, name, 0 if size == "-" else int(size)
 
@@ -305,7 +305,7 @@ class Repository:
 
     @within_limits
     async def blame(self, path: PathParts, revision: str, first: int, lines: int) -> Blame:
-        """Say for each line of a file which commit wrote it."""
+        """Return, for each line of a file, the commit that last changed it."""
         if not path:
             raise ToolFailure("Name a file, as src/main.py.")
         commit = await self.commit_of(revision)
@@ -356,10 +356,10 @@ def _pathspec(path: PathParts) -> list[str]:
 
 
 def paged(content: bytes, page: int, page_bytes: int) -> tuple[str, int]:
-    """Return one page of a text, cut at line ends where there are some, and how many pages there are.
+    """Return one page of a text, preferably cut at line ends, and the number of pages.
 
     Raises:
-        ToolFailure: there is no such page.
+        ToolFailure: The page does not exist.
     """
     starts = [0]
     while len(content) - starts[-1] > page_bytes:
@@ -379,5 +379,5 @@ def _iso(seconds: str, offset: str) -> str:
     minutes = sign * (int(digits[:2]) * 60 + int(digits[2:])) if digits.isdigit() and len(digits) == 4 else 0
     try:
         return datetime.fromtimestamp(int(seconds), timezone(timedelta(minutes=minutes))).isoformat()
-    except (ValueError, OverflowError, OSError):  # a commit can claim any time
+    except (ValueError, OverflowError, OSError):  # a commit can contain any timestamp
         return ""

@@ -1,4 +1,4 @@
-"""What the git tools return: fields for programs, git's own look for the model."""
+"""Results of the git tools: fields for programs, git's own format for the model."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from mcp_servers.hidden import on_one_line
 from mcp_servers.strict import ToolResult
 
 SHORT = 10
-"""Digits of a commit's name that are shown to a model; unique in every repository that it meets."""
+"""Digits of a commit's name shown to the model; in practice unique in any repository."""
 
 
 class ChangedPath(BaseModel):
-    """A file and what happened to it."""
+    """A file and its kind of change."""
 
     path: str
     change: str
@@ -42,7 +42,7 @@ class Status(ToolResult):
 
     @classmethod
     def of(cls, facts: StatusFacts, max_entries: int, *, is_cut: bool) -> Status:
-        """Return at most `max_entries` of each list."""
+        """Build a status with at most `max_entries` items of each list."""
         lists: tuple[Sequence[object], ...] = (facts.staged, facts.unstaged, facts.untracked, facts.conflicts)
         return cls(
             branch=facts.branch,
@@ -58,7 +58,7 @@ class Status(ToolResult):
         )
 
     def as_text(self) -> str:
-        """Branch, then the files by what happened to them."""
+        """The branch, then the files grouped by state."""
         lines = [
             f"On branch {on_one_line(self.branch)}" if self.branch else f"HEAD detached at {self.commit[:SHORT]}"
         ]
@@ -95,7 +95,7 @@ class Commit(BaseModel):
     subject: str
 
     def head(self) -> str:
-        """One line about it."""
+        """Return one line about the commit."""
         refs = f" ({self.refs})" if self.refs else ""
         return f"{self.commit[:SHORT]} {self.date} " + on_one_line(f"{self.author}{refs}: {self.subject}")
 
@@ -114,7 +114,7 @@ class Log(ToolResult):
 
 
 class FileChange(BaseModel):
-    """How many lines of a file changed."""
+    """Numbers of changed lines of one file."""
 
     path: str
     path_before: str
@@ -134,7 +134,7 @@ class Diff(ToolResult):
     is_cut: bool = Field(description="Whether there is more than all pages show.")
 
     def as_text(self) -> str:
-        """The patch, with the list of files where it does not fit on one page."""
+        """The patch, preceded by the list of files if it does not fit on one page."""
         if not self.n_files:
             return "No changes."
         if self.pages == 1:
@@ -171,7 +171,7 @@ class CommitDetails(Diff):
 
 
 class FileAtRevision(ToolResult):
-    """A file as a commit has it."""
+    """A file at a commit."""
 
     path: str
     size: int = Field(description="Bytes.")
@@ -193,7 +193,7 @@ class FileAtRevision(ToolResult):
 
 
 class FolderAtRevision(ToolResult):
-    """A folder as a commit has it."""
+    """A folder at a commit."""
 
     path: str
     entries: list[str] = Field(description="Folders end in a slash.")
@@ -261,14 +261,14 @@ class Branches(ToolResult):
 
 
 class Staged(ToolResult):
-    """What the index holds after a change to it."""
+    """State of the index after a change to it."""
 
     changed: list[str] = Field(description="Files that were staged or unstaged.")
     skipped: list[str] = Field(description="Repositories inside this one, which are never staged.")
     status: Status
 
     def as_text(self) -> str:
-        """What changed, then the state."""
+        """The changed files, then the status."""
         changed = ", ".join(map(on_one_line, self.changed))
         lines = [changed or "Nothing changed in the index."]
         if self.skipped:
@@ -284,13 +284,13 @@ class Committed(ToolResult):
     files: list[FileChange]
 
     def as_text(self) -> str:
-        """Its name and its files."""
+        """The commit's name and its files."""
         names = "\n".join(f"  {on_one_line(each.path)}: +{each.added} -{each.deleted}" for each in self.files[:50])
         return f"Committed {self.commit[:SHORT]} on {on_one_line(self.branch) or 'a detached HEAD'}:\n{names}"
 
 
 class Moved(ToolResult):
-    """Where HEAD is now."""
+    """Position of HEAD after a switch."""
 
     branch: str
     commit: str

@@ -144,7 +144,7 @@ class WriteTools:
     """Tools that change the repository; offered only with `--write`."""
 
     def __init__(self, repository: Repository, author: str) -> None:
-        """Change `repository`, as `author`."""
+        """Change `repository` as `author`."""
         self._repository = repository
         self._author = author
 
@@ -179,13 +179,14 @@ def build_server(
     """Return a server for one repository; it can be passed to `mcp.Client` as it is.
 
     Args:
-        repository: Its top folder, which holds `.git`.
-        write: Whether it can be changed.
-        author: Who commits, as `Name <mail>`; empty: what the repository's own configuration says.
-        limits: Caps of one call.
+        repository: Top folder of the repository, which holds `.git`.
+        write: Whether the repository can be changed.
+        author: Author of commits as `Name <mail>`; empty: user.name and user.email of the repository's
+            configuration.
+        limits: Limits of one call.
 
     Raises:
-        StartError: There is no git, no repository, or one that cannot be served.
+        StartError: Git is missing, or the repository is missing or cannot be served.
     """
     opened = open_repository(repository, limits or Limits())
     read = ReadTools(opened)

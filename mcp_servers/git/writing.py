@@ -1,8 +1,8 @@
-"""What is changed in a repository, by git's plumbing: no hook, no editor, no signing program, no maintenance runs.
+"""Changes to a repository through git's plumbing: no hooks, editors, signing programs or maintenance run.
 
-The porcelain commands look at submodules, which have configurations of their own, and run programs that these name
-(`git add` and `git commit` start `git status` inside them). Plumbing does one thing to one file or reference at a
-time, and a reference moves only from the value that was read before.
+The porcelain commands enter submodules, which have configurations of their own, and run programs named there (`git
+add` and `git commit` start `git status` inside them). Plumbing changes one file or reference at a time, and a
+reference is only moved from the value that was read before.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _NO_FILTER = ("unspecified", "unset", "set")
 
 @within_limits
 async def add(repository: Repository, paths: Sequence[str]) -> Staged:
-    """Put files as they are now into the index; folders stand for the changed files in them."""
+    """Stage the current content of files; a folder stands for the changed files in it."""
     wanted = _checked_paths(paths)
     git = repository.git
     listed = await git.run("ls-files", "-z", "--stage", "--", *wanted)
@@ -57,7 +57,7 @@ async def add(repository: Repository, paths: Sequence[str]) -> Staged:
 async def _refuse_missing_or_ignored(
     repository: Repository, wanted: Sequence[str], taken: Sequence[bytes], tracked: bytes
 ) -> None:
-    """Tell of a path that names nothing: git-ls-files says nothing about it."""
+    """Report a path that matches nothing; git-ls-files gives no error for it."""
     known = [*taken, *(record.split(b"\t", 1)[-1] for record in tracked.split(b"\0") if record)]
     for path in wanted:
         name = path.encode()
@@ -73,7 +73,7 @@ async def _refuse_missing_or_ignored(
 
 
 async def _refuse_filtered(repository: Repository, files: Sequence[bytes], what: str, *options: str) -> None:
-    """Refuse files whose content is to pass through a program: without it the wrong content would be written."""
+    """Refuse files that a filter program converts: without the program, wrong content would be written."""
     if not files:
         return
     asked = await repository.git.run(
@@ -91,7 +91,7 @@ async def _refuse_filtered(repository: Repository, files: Sequence[bytes], what:
 
 @within_limits
 async def unstage(repository: Repository, paths: Sequence[str]) -> Staged:
-    """Take changes out of the index; the files stay as they are."""
+    """Remove changes from the index; the files stay as they are."""
     wanted = _checked_paths(paths)
     before = await repository.git.run("diff", "--cached", "--name-only", "-z", *DIFF_OPTIONS, "--", *wanted)
     names = [each for each in before.checked().split(b"\0") if each]
@@ -112,12 +112,12 @@ async def _staged(repository: Repository, changed: Sequence[bytes], skipped: Seq
 
 @within_limits
 async def commit(repository: Repository, message: str, author: str) -> Committed:
-    """Record what the index holds.
+    """Create a commit from the index.
 
     Args:
-        repository: Where.
-        message: Of the commit.
-        author: As `Name <mail>`; empty: what the repository's configuration says.
+        repository: Repository to commit to.
+        message: Commit message.
+        author: Author as `Name <mail>`; empty: user.name and user.email of the repository's configuration.
     """
     text = check_message(message)
     _refuse_in_progress(repository)
@@ -154,7 +154,7 @@ def _refuse_in_progress(repository: Repository) -> None:
 
 
 async def _identity(repository: Repository, author: str) -> dict[str, str]:
-    """Return the variables that say who commits."""
+    """Return the environment variables that identify author and committer."""
     name, _, mail = author.rstrip(">").partition(" <")
     if not author:
         said = [await repository.git.run("config", "--get", key) for key in ("user.name", "user.email")]
@@ -178,12 +178,12 @@ async def _branch(repository: Repository) -> str:
 
 @within_limits
 async def create_branch(repository: Repository, name: str, start: str) -> Moved:
-    """Make a branch at a commit; HEAD moves to it only where no file changes by that.
+    """Create a branch at a commit; HEAD switches to it only if `start` is empty, so no file changes.
 
     Args:
-        repository: Where.
-        name: Of the new branch, which must not exist.
-        start: A revision; empty: HEAD, and then the new branch is the current one.
+        repository: Repository to change.
+        name: Name of the new branch, which must not exist.
+        start: Revision of the new branch; empty: HEAD, and the new branch becomes the current one.
     """
     branch = check_branch_name(name)
     git = repository.git
@@ -204,7 +204,7 @@ async def create_branch(repository: Repository, name: str, start: str) -> Moved:
 
 @within_limits
 async def switch(repository: Repository, name: str) -> Moved:
-    """Check another branch out; refused where that would lose changes."""
+    """Check out another branch; refused if that would lose changes."""
     branch = check_branch_name(name)
     _refuse_in_progress(repository)
     git = repository.git

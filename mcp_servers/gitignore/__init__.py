@@ -1,1 +1,1 @@
-"""The rules of `.gitignore` and `.ignore` files: no I/O, no MCP; `filesystem.ignoring` reads the files."""
+"""Rules of `.gitignore` and `.ignore` files, without I/O or MCP; `filesystem.ignoring` reads the files."""

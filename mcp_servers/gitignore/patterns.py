@@ -1,7 +1,8 @@
-"""A line of a `.gitignore` as a pattern, after gitignore(5), and after git's parser where the page says nothing.
+"""Parser of `.gitignore` lines, after gitignore(5) and, where the page is silent, git's own parser.
 
-Names are bytes to git (`?` is one byte), and so they are here. What a step accepts is a set of bytes: an integer
-in which bit b stands for byte b. A pattern that cannot match anything (`a[`, a backslash at the end) is none.
+Git compares names as bytes (`?` is one byte), and so does this module. The bytes that a step accepts are a set: an
+integer in which bit b stands for byte b. A pattern that cannot match anything (`a[`, a backslash at the end) is
+dropped.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ _MEMBER = re.compile(rb"(?P<low>\\.|[^\\])(?:-(?P<high>\\.|[^\\\]]))?", re.DOTAL
 
 
 class Gap(Enum):
-    """What may stand between two steps besides."""
+    """Bytes allowed between two steps."""
 
     NOTHING = "nothing"
     NAME = "any bytes but slashes: a star"
@@ -28,21 +29,21 @@ class Gap(Enum):
 
 @dataclass(frozen=True)
 class Pattern:
-    """What a line says of which paths; they are relative to the folder of its file."""
+    """Parsed line of an ignore file; paths are relative to the folder of the file."""
 
     steps: tuple[int, ...]
-    """Sets of bytes, one for each byte that the pattern asks for."""
+    """Sets of bytes, one for each byte that the pattern requires."""
     gaps: tuple[Gap, ...]
-    """What may stand before each step, and after the last."""
+    """Gaps before each step, and after the last."""
     floats: bool
-    """Whether it may begin in each folder below its file's, not only in that one."""
+    """True if it may start in any folder below its file's, not only in that one."""
     brings_back: bool
-    """Whether what it matches is not ignored (`!`)."""
+    """True if matching entries are re-included (`!`)."""
     only_folders: bool
 
 
 def parse_line(line: bytes) -> Pattern | None:
-    """Return the pattern of a line, or None if it holds none: it is empty, a comment, or cannot match anything."""
+    """Return the pattern of a line, or None: the line is empty, a comment, or cannot match anything."""
     if not line or line.startswith(b"#"):
         return None
     text = _without_trailing_spaces(line.removesuffix(b"\r"))
@@ -68,10 +69,10 @@ def _without_trailing_spaces(text: bytes) -> bytes:
 class _Parser:
     text: bytes
     is_path: bool
-    """Whether stars stop at slashes, and two of them are more than one."""
+    """True if stars stop at slashes and two stars have their own meaning."""
     steps: list[int] = field(default_factory=list[int])
     gaps: list[Gap] = field(default_factory=lambda: [Gap.NOTHING])
-    """As in a `Pattern`: the last one is before the step to come."""
+    """Gaps as in `Pattern`; the last one precedes the next step."""
     floats: bool = False
     _at: int = 0
 
@@ -96,7 +97,7 @@ class _Parser:
         elif not self.steps:
             self.floats = True
             end += 1
-        elif self.gaps[-2] is Gap.FOLDERS:  # two stars, slash, two stars, slash: the same again
+        elif self.gaps[-2] is Gap.FOLDERS:  # two stars, slash, two stars, slash: the second pair adds nothing
             end += 1
         else:
             self.gaps[-1] = Gap.FOLDERS
@@ -120,7 +121,7 @@ class _Parser:
 
 
 def _set_at(text: bytes, at: int) -> tuple[int, int]:
-    """Return the set whose bracket is before `at` and the position behind it; an empty set if it does not end."""
+    """Return the set that opens before `at`, and the position after it; the set is empty if not closed."""
     is_negated = text[at : at + 1] in (b"!", b"^")
     at += is_negated
     members, first = 0, at
@@ -133,7 +134,7 @@ def _set_at(text: bytes, at: int) -> tuple[int, int]:
 
 
 def _named_set_at(text: bytes, at: int) -> tuple[int, int] | None:
-    """Return the set of a name like `[:alpha:]` and the position behind it; None if there stands none."""
+    """Return the set of a name like `[:alpha:]` and the position after it, or None."""
     begin = at + 2
     end = text.find(b"]", begin)
     if not text.startswith(b"[:", at) or end <= begin or text[end - 1] != ord(":"):
@@ -142,7 +143,7 @@ def _named_set_at(text: bytes, at: int) -> tuple[int, int] | None:
 
 
 def _member_at(text: bytes, at: int) -> tuple[int, int]:
-    """Return the set of a byte or a range and the position behind it; an empty set if there stands none."""
+    """Return the set of one byte or range and the position after it; the set is empty if there is none."""
     member = _MEMBER.match(text, at)
     if member is None:
         return 0, at

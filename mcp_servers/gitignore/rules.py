@@ -1,12 +1,12 @@
-"""All patterns of a file matched at once, whatever they are, in a few steps for each byte of a name.
+"""Matching of all patterns of a file at once, in a few steps for each byte of a name.
 
-Regular expressions made of hostile patterns (`*a*a*a*b`) take exponential time where they backtrack, and thousands
-of harmless ones are slow one by one. Here the patterns stand one behind the other in one long integer, with a bit
-for each place that a match can be in; reading a byte is a shift and a mask, as in Shift-And (Baeza-Yates and
-Gonnet 1992) with the gaps of Wu and Manber (1992). So the work is known from the lengths alone: below 1 ms for a
-name of 255 bytes and the largest file that is taken, whatever is in it.
+Regular expressions made of hostile patterns (`*a*a*a*b`) take exponential time with backtracking, and thousands of
+harmless ones are slow one by one. Here the patterns are concatenated in one long integer, with a bit for each
+position that a match can be at; reading a byte is a shift and a mask, as in Shift-And (Baeza-Yates and Gonnet
+1992) with the gaps of Wu and Manber (1992). The cost depends only on the lengths: below 1 ms for a name of 255
+bytes and the largest accepted file, whatever its content.
 
-A folder's state is where the names below it go on, so that no path is read twice.
+The state in a folder is the starting point for names in it, so no path is read twice.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from functools import lru_cache
 from mcp_servers.gitignore.patterns import SLASH, Gap, Pattern, parse_line
 
 MAX_FILE_BYTES = 64 * 1024
-"""Largest file that is taken; those that people write have a few KiB, and a long one makes every name slow."""
+"""Size of the largest accepted file; usual ones have a few KiB, and a long one slows down every name."""
 MAX_RULES = 2_000
-"""Most rules of one file."""
+"""Maximum number of rules of one file."""
 _MARK = b"\xef\xbb\xbf"
 
 
 class UnusableRules(ValueError):
-    """A file is too large, or no text."""
+    """A file is too large, has too many rules, or is not text."""
 
 
 class Rules:
-    """The rules of one file."""
+    """Compiled rules of one file."""
 
     def __init__(self, patterns: Iterable[Pattern]) -> None:
-        """Later patterns win over earlier ones."""
+        """Compile patterns; later ones win over earlier ones."""
         places = _Places()
         for pattern in patterns:
             places.add(pattern)
         self._n_places = len(places.steps)
         self.start = self._bits(places.starts)
-        """The state in the folder of the file."""
+        """State in the folder of the file."""
         self._floating = self._bits(places.floating)
         self._moves = _by_byte(places.steps, self._n_places)
         self._stays_in_path = self._bits(places.of_gap[Gap.PATH] + places.of_gap[Gap.FOLDERS])
@@ -67,20 +67,20 @@ class Rules:
         return Rules(patterns)
 
     def after_name(self, state: int, name: bytes) -> int:
-        """Return the state when `name` has been read, in a folder with `state`."""
+        """Return the state after reading `name` in a folder with `state`."""
         moves, stays = self._moves, self._stays_in_name
         for byte in name:
             state = (state & moves[byte]) << 1 | state & stays
         return state
 
     def in_folder(self, after_name: int) -> int:
-        """Return the state in the folder whose name has been read."""
+        """Return the state in the folder with the name just read."""
         moving = after_name & self._moves[SLASH]
         moved = moving << 1 | (moving & self._skips) << 2
         return moved | after_name & self._stays_in_path | self._floating
 
     def verdict(self, after_name: int, *, is_folder: bool) -> bool | None:
-        """Return whether the entry whose name has been read is ignored; None if no rule matches it."""
+        """Return whether the entry with the name just read is ignored; None if no rule matches."""
         ends = after_name & (self._ends if is_folder else self._ends_of_files)
         if not ends:
             return None
@@ -91,11 +91,11 @@ class Rules:
 
 
 class _Places:
-    """Where each pattern's places are, in the order of the bits: one before each step, one at the end."""
+    """Positions of each pattern, in the order of the bits: one before each step, one at the end."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
-        """What leads from a place to the next; nothing at the end of a pattern."""
+        """Byte set that leads from each position to the next; 0 at the end of a pattern."""
         self.starts: list[int] = []
         self.floating: list[int] = []
         self.of_gap: dict[Gap, list[int]] = {gap: [] for gap in Gap}
@@ -117,7 +117,7 @@ class _Places:
 
 
 def _bits(places: Iterable[int], n_places: int) -> int:
-    """Return the integer with these bits; one by one, each would cost a copy of all."""
+    """Return the integer with these bits set; setting them one by one would copy the integer each time."""
     packed = bytearray(n_places // 8 + 1)
     for place in places:
         packed[place >> 3] |= 1 << (place & 7)
@@ -125,9 +125,9 @@ def _bits(places: Iterable[int], n_places: int) -> int:
 
 
 def _by_byte(steps: list[int], n_places: int) -> list[int]:
-    """Return for each byte the places that it leads on from.
+    """Return, for each byte, the positions from which it leads on.
 
-    A step is entered and left at the borders of its set, so that `[^a]` costs six changes and not 254.
+    A position is toggled only at the borders of its set, so `[^a]` costs six changes instead of 254.
     """
     changes: list[list[int]] = [[] for _ in range(257)]
     for place, step in enumerate(steps):
@@ -144,7 +144,7 @@ def _by_byte(steps: list[int], n_places: int) -> list[int]:
 
 @lru_cache(maxsize=1024)
 def _borders(step: int) -> tuple[int, ...]:
-    """Return the bytes at which the set begins or has ended."""
+    """Return the bytes at which a run of the set begins, or just after one ends."""
     borders: list[int] = []
     left = step ^ step << 1
     while left:

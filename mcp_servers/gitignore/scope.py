@@ -1,8 +1,8 @@
-"""The rules in force in one folder: those of its own files, and of the files above it.
+"""Ignore rules in force in one folder: those of its own files and of the files above it.
 
-As in ripgrep, what any `.ignore` file says wins over what any `.gitignore` says; among files of one name the
-deeper wins. Nothing here asks about the folders above an entry: an ignored one is not entered, so that nothing
-below it can be brought back.
+As in ripgrep, any `.ignore` file takes precedence over any `.gitignore`; among files of one name the deeper one
+does. No rule is evaluated for the folders above an entry: an ignored folder is not entered, so nothing below it
+can be re-included.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from mcp_servers.gitignore.rules import MAX_FILE_BYTES, Rules, UnusableRules
 FileName = Literal[".gitignore", ".ignore"]
 FILE_NAMES: tuple[FileName, ...] = (".gitignore", ".ignore")
 MAX_BYTES_IN_FORCE = 2 * MAX_FILE_BYTES
-"""Rules along one path: two of the largest files, however deep it is."""
+"""Bytes of rules along one path, at any depth: two files of the largest size."""
 
 
 @dataclass(frozen=True)
 class _Reading:
-    """Rules, and the state in which they are in this folder."""
+    """Rules of one file, with their state in this folder."""
 
     rules: Rules
     state: int
@@ -34,19 +34,20 @@ class _Reading:
 
 @dataclass(frozen=True)
 class Scope:
-    """What is ignored in one folder."""
+    """Ignore rules that apply in one folder."""
 
     _gitignore: tuple[_Reading, ...] = ()
-    """Deepest first, as all that is asked in turn."""
+    """Rules, deepest first: the order of evaluation."""
     _ignore: tuple[_Reading, ...] = ()
     _n_bytes: int = 0
-    """Sizes of their files."""
+    """Total size of their files."""
 
     def with_file(self, file_name: FileName, data: bytes) -> Scope:
-        """Return the scope with the rules of a file in this folder.
+        """Return the scope with the rules of a file in this folder added.
 
         Raises:
-            UnusableRules: It is too large, also together with those that are in force, or is not UTF-8.
+            UnusableRules: The file is too large, alone or with those in force, has too many rules, or is not
+                UTF-8.
         """
         n_bytes = self._n_bytes + len(data)
         if n_bytes > MAX_BYTES_IN_FORCE:
@@ -58,7 +59,7 @@ class Scope:
         return replace(self, _gitignore=(added, *self._gitignore), _n_bytes=n_bytes)
 
     def entered(self, name: str) -> Scope:
-        """Return what holds in the folder of this name."""
+        """Return the scope inside the folder with this name."""
         read = _bytes(name)
         return replace(
             self,
@@ -67,7 +68,7 @@ class Scope:
         )
 
     def ignores(self, name: str, *, is_folder: bool) -> bool:
-        """Return whether the entry of this name is ignored."""
+        """Return whether the entry with this name is ignored."""
         read = _bytes(name)
         for reading in (*self._ignore, *self._gitignore):
             verdict = reading.rules.verdict(reading.after_name(read), is_folder=is_folder)
@@ -80,5 +81,5 @@ NOTHING_IGNORED = Scope()
 
 
 def _bytes(name: str) -> bytes:
-    """Return a name as it is on disk; what is not UTF-8 in it comes from `os` as surrogates."""
+    """Return a name as stored on disk; `os` returns bytes that are not UTF-8 as surrogates."""
     return name.encode("utf-8", "surrogateescape")

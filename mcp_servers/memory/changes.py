@@ -1,7 +1,7 @@
-"""What changes a store: each function runs inside one transaction, and writes down in the history what it did.
+"""Changes to a store: each function runs inside one transaction and records its changes in the history.
 
-Adding what is there already, and deleting what is not, changes nothing and is said. A name that must exist and
-does not is a failure with the nearest names, and the caller's transaction takes everything back.
+Adding existing items and deleting missing ones changes nothing and is reported as unchanged. A name that must
+exist and does not raises a failure with similar names, and the caller's transaction is rolled back.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from mcp_servers.failures import MAX_COMPARED_NAMES, ToolFailure, suggestion
 from mcp_servers.memory.policy import MAX_OBSERVATIONS, MAX_RELATIONS, name_key, short, shown
 
-# Of what was there already or was not found, so many are named; the rest is counted.
+# Number of unchanged items listed by name; the rest is only counted.
 MAX_NAMED = 20
 MAX_SUGGESTED = 3
 
@@ -30,7 +30,7 @@ class Entity(NamedTuple):
 
 @dataclass
 class Call:
-    """One call's transaction: who asks, when, and what came of it."""
+    """One call's transaction: its tool, time and outcome."""
 
     connection: sqlite3.Connection
     tool: str
@@ -41,12 +41,12 @@ class Call:
     number: int = 0
 
     def __post_init__(self) -> None:
-        """Number the call by the history's next row."""
+        """Take the history's next row number as the number of the call."""
         (last,) = self.connection.execute("SELECT coalesce(max(id), 0) FROM history").fetchone()
         self.number = last + 1
 
     def record(self, change: str, what: str, name: str, content: str, target: str = "") -> None:
-        """Append what changed to the history."""
+        """Append a change to the history."""
         row = (
             self.number,
             self.at,
@@ -67,7 +67,7 @@ class Call:
         self.counts[what] += 1
 
     def answer(self) -> dict[str, Any]:
-        """Bring the search index up to date and say what was done."""
+        """Update the search index and return the counts of changes."""
         for entity in sorted(self.changed_documents):
             _index(self.connection, entity)
         return {
@@ -80,7 +80,7 @@ class Call:
 
 
 def create_entities(call: Call, entities: Sequence[dict[str, Any]]) -> None:
-    """Add entities with their observations; to one that exists, the observations that it lacks."""
+    """Add entities with their observations; an existing entity gets its missing observations."""
     for wanted in entities:
         entity = find(call.connection, wanted["name"])
         if entity is None:
@@ -91,13 +91,13 @@ def create_entities(call: Call, entities: Sequence[dict[str, Any]]) -> None:
 
 
 def add_observations(call: Call, observations: Sequence[dict[str, Any]]) -> None:
-    """Add texts to entities that exist."""
+    """Add texts to existing entities."""
     for wanted in observations:
         _observe(call, found(call.connection, wanted["name"]), wanted["texts"])
 
 
 def create_relations(call: Call, relations: Sequence[dict[str, str]]) -> None:
-    """Add relations between entities that exist."""
+    """Add relations between existing entities."""
     for wanted in relations:
         source, target = found(call.connection, wanted["source"]), found(call.connection, wanted["target"])
         relation = wanted["relation"]
@@ -168,7 +168,7 @@ SELECT_RELATIONS_WITH_ID = SELECT_RELATIONS.replace("SELECT", "SELECT r.id,", 1)
 
 
 def find(connection: sqlite3.Connection, name: str) -> Entity | None:
-    """Return the entity of that name, in whatever case."""
+    """Return the entity with a name, ignoring case."""
     row = connection.execute(
         "SELECT id, name, kind FROM entities WHERE name_key = ?", (name_key(name),)
     ).fetchone()
@@ -176,10 +176,10 @@ def find(connection: sqlite3.Connection, name: str) -> Entity | None:
 
 
 def found(connection: sqlite3.Connection, name: str) -> Entity:
-    """Return the entity of that name.
+    """Return the entity with a name, ignoring case.
 
     Raises:
-        ToolFailure: There is none.
+        ToolFailure: The entity does not exist.
     """
     entity = find(connection, name)
     if entity is None:
@@ -189,7 +189,7 @@ def found(connection: sqlite3.Connection, name: str) -> Entity:
 
 
 def nearest(connection: sqlite3.Connection, name: str) -> str:
-    """Return a hint at names like this one, of the latest entities, or an empty string."""
+    """Return a hint with similar names among the newest entities, or an empty string."""
     known = connection.execute("SELECT name FROM entities ORDER BY id DESC LIMIT ?", (MAX_COMPARED_NAMES,))
     return suggestion(name, (shown(row[0]) for row in known))
 
@@ -226,7 +226,7 @@ def _check_count(call: Call, table: str, where: str, entity: Entity, limit: int)
 
 
 def _index(connection: sqlite3.Connection, entity: int) -> None:
-    """Write an entity's search document anew, or take it away."""
+    """Rewrite an entity's search document; a deleted entity's is removed."""
     connection.execute("DELETE FROM search WHERE rowid = ?", (entity,))
     texts = "SELECT text FROM observations WHERE entity = ?1 ORDER BY id"
     connection.execute(
@@ -242,7 +242,7 @@ def _rows(call: Call, sql: str, entity: int) -> list[tuple[str, ...]]:
 
 
 def _not_found(call: Call, name: str) -> str:
-    # Each suggestion compares thousands of names; a caller with many wrong names needs no more than a few.
+    # Each suggestion compares thousands of names, so only the first few wrong names get one.
     hint = nearest(call.connection, name) if len(call.unchanged) < MAX_SUGGESTED else ""
     return shown(name) + hint
 

@@ -1,8 +1,8 @@
-"""What a name and a text may be, when two names are the same, how a search is asked: pure rules, no I/O, no MCP.
+"""Rules for names, texts and search queries: pure functions without I/O or MCP.
 
-Everything kept is Unicode NFC, so that a name typed on one system is found on another. Two names are the same if
-they differ in case or in composed and decomposed letters only (Unicode 3.13, canonical caseless matching). The
-caps here are also CHECK constraints of the schema, so they hold for whoever writes to the file.
+All stored text is in Unicode NFC, so a name typed on one system is found on another. Two names are equal if they
+differ only in case or in composed and decomposed letters (Unicode 3.13, canonical caseless matching). The limits
+here are also CHECK constraints of the schema, so they bind every program that writes to the file.
 """
 
 from __future__ import annotations
@@ -15,50 +15,50 @@ from mcp_servers.hidden import escaped, visible
 
 MAX_NAME_CHARS = 200
 MAX_LABEL_CHARS = 100
-"""A kind of entity or the name of a relation."""
+"""Maximum characters of an entity's kind or a relation's name."""
 MAX_TEXT_CHARS = 2_000
-"""One observation: about 500 tokens, so that a page of an answer holds several."""
+"""Maximum characters of one observation: about 500 tokens, so that a page of an answer holds several."""
 MAX_OBSERVATIONS = 500
-"""Of one entity: its search document, at most 4 MB, is indexed anew with each of them."""
+"""Maximum observations of one entity: its search document, at most 4 MB, is re-indexed with each of them."""
 MAX_RELATIONS = 10_000
-"""Of one entity, both directions: deleting it copies them to the history within one call's time."""
+"""Maximum relations of one entity, in both directions; bounds a deletion, which records each of them."""
 MAX_ITEMS = 100
-"""Members of each list in one call."""
+"""Maximum members of each list in one call."""
 MAX_TEXTS = 500
-"""Observations in one call, over all its entities: 4 MB at most, as one HTTP request."""
+"""Maximum observations in one call, over all its entities: 4 MB at most, as in one HTTP request."""
 MAX_QUERY_CHARS = 1_000
 MAX_QUERY_WORDS = 32
 MAX_SHORT_CHARS = 100
 
-# Orthographic in Persian, Indic scripts and emoji, where `visible` keeps them.
+# Required by the orthography of Persian, Indic scripts and emoji; `visible` keeps them there.
 _JOINERS = "\u200c\u200d"
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of the store and of one call."""
+    """Limits of the store and of one call."""
 
     max_store_bytes: int = 64 * 1024 * 1024
-    """The file, history included; a call that would exceed it changes nothing."""
+    """Size of the file, history included; a call that would exceed it changes nothing."""
     delete_reserve_bytes: int = 4 * 1024 * 1024
-    """What a deletion may use beyond that: it writes history before it frees anything."""
+    """Additional size for deletions, which write history before they free space."""
     max_answer_bytes: int = 32 * 1024
-    """Names and texts in one answer: about 8,000 tokens, a small model's context."""
+    """Bytes of names and texts in one answer: about 8,000 tokens, a small model's context."""
     max_entity_bytes: int = 4 * 1024
-    """Of that, what `read_graph` shows of one entity; `open_nodes` shows all."""
+    """Part of an answer that `read_graph` uses for one entity; `open_nodes` shows all of it."""
     max_matches: int = 20
     """Entities on one page of a search."""
     timeout_s: float = 5.0
-    """Time for the work of one call, and again for waiting until another process has written."""
+    """Seconds for the work of one call, and again for waiting until another process has written."""
     heap_bytes: int = 128 * 1024 * 1024
-    """SQLite's memory (PRAGMA hard_heap_limit); the child's address space is limited as well."""
+    """SQLite's memory (PRAGMA hard_heap_limit); the child's address space is limited separately."""
 
 
 def clean_name(text: str, what: str = "name", max_chars: int = MAX_NAME_CHARS) -> str:
     """Return a name, kind or relation in NFC, with single spaces.
 
     Raises:
-        ToolFailure: It is empty, too long, or has a control character.
+        ToolFailure: It is empty, too long, or contains a control character.
     """
     cleaned = " ".join(unicodedata.normalize("NFC", text).split())
     _check(cleaned, what, max_chars, "Use a short name, and put the rest into an observation.")
@@ -66,15 +66,15 @@ def clean_name(text: str, what: str = "name", max_chars: int = MAX_NAME_CHARS) -
 
 
 def clean_label(text: str, what: str) -> str:
-    """Return a kind or relation; as `clean_name`."""
+    """Return a kind or relation, cleaned like a name."""
     return clean_name(text, what, MAX_LABEL_CHARS)
 
 
 def clean_text(text: str) -> str:
-    r"""Return an observation in NFC without space around it; line ends become \n.
+    r"""Return an observation in NFC without surrounding space; line ends become \n.
 
     Raises:
-        ToolFailure: It is empty, too long, or has a control character other than tab and line feed.
+        ToolFailure: It is empty, too long, or contains a control character other than tab and line feed.
     """
     cleaned = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n")).strip()
     _check(cleaned, "observation", MAX_TEXT_CHARS, "Split it into several short observations.")
@@ -85,14 +85,14 @@ def check_texts(count: int) -> None:
     """Refuse a call with too many observations.
 
     Raises:
-        ToolFailure: There are more than `MAX_TEXTS`.
+        ToolFailure: `count` exceeds `MAX_TEXTS`.
     """
     if count > MAX_TEXTS:
         raise ToolFailure(f"The call has {count} observations; at most {MAX_TEXTS}. Make several calls.")
 
 
 def name_key(name: str) -> str:
-    """Return what equal names have in common."""
+    """Return the comparison key of a name: equal for equal names."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFD", name).casefold())
 
 
@@ -108,16 +108,16 @@ def shown(text: str) -> str:
 
 
 def short(text: str) -> str:
-    """Return as much of `text`, as shown, as it takes to recognise it."""
+    """Return a recognisable beginning of `text`, as shown."""
     one_line = shown(text)
     return one_line if len(one_line) <= MAX_SHORT_CHARS else f"{one_line[: MAX_SHORT_CHARS - 3]}..."
 
 
 def search_words(query: str) -> list[str]:
-    """Split a query into words; what has no letter or digit is dropped.
+    """Split a query into words; parts without a letter or digit are dropped.
 
     Raises:
-        ToolFailure: There is no word, or there are too many.
+        ToolFailure: The query is too long, or has no words or too many.
     """
     if len(query) > MAX_QUERY_CHARS:
         raise ToolFailure(f"The query has {len(query)} characters; at most {MAX_QUERY_CHARS}. Use a few words.")
@@ -133,9 +133,9 @@ def search_words(query: str) -> list[str]:
 
 
 def match_expression(words: list[str], *, every: bool) -> str:
-    """Return an FTS5 expression for all words, or for any; the last one matches as a prefix, too.
+    """Return an FTS5 expression for all words, or for any; the last word also matches as a prefix.
 
-    Each word is an FTS5 string: in quotes nothing is an operator, a column or a star
+    Each word is an FTS5 string: quotes disable operators, columns and stars
     (https://sqlite.org/fts5.html#fts5_strings), so no query is a syntax error.
     """
     quoted = ['"' + word.replace('"', '""') + '"' for word in words]
@@ -143,7 +143,7 @@ def match_expression(words: list[str], *, every: bool) -> str:
 
 
 def size_of(*texts: str) -> int:
-    """Return what texts, as shown, count against an answer: UTF-8 bytes, and a little for the line around them."""
+    """Return the size of texts in an answer: UTF-8 bytes as shown, plus 8 for each line."""
     return sum(len(shown(text).encode("utf-8", "replace")) + 8 for text in texts)
 
 

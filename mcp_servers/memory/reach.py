@@ -18,5 +18,5 @@ def reach(file: str) -> Confinement:
     return Confinement(
         writes=(str(Path(file).resolve().parent),),
         executes=(sys.executable,),
-        has_temporary_folder=True,  # of large sorts
+        has_temporary_folder=True,  # for large sorts
     )

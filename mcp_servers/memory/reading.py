@@ -1,7 +1,7 @@
-"""What is read from a store, a page at a time: pages are cut by bytes, and each says where the next one starts.
+"""Reading from a store page by page: pages are bounded in bytes, and each contains the start of the next.
 
-`read_graph` and the history go on by row number, which stays right while others write; a search and `open_nodes`
-go on by position, because their order is a rank or the caller's own.
+`read_graph` and the history continue at a row number, which stays valid while others write. A search and
+`open_nodes` continue at a position, because their order is a rank or the caller's own.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ from mcp_servers.failures import ToolFailure
 from mcp_servers.memory.changes import MAX_NAMED, SELECT_RELATIONS, Entity, find, nearest
 from mcp_servers.memory.policy import Limits, match_expression, name_key, short, size_of
 
-# Words around a match; FTS5 takes at most 64.
+# Words around a match; FTS5 allows at most 64.
 SNIPPET_WORDS = 24
-# A word can be long: in writing without spaces it is all up to the next punctuation.
+# A word can be long: in scripts without spaces it extends to the next punctuation.
 MAX_SNIPPET_CHARS = 300
-# How much more a match in a name counts than one in an observation, and one in the kind.
+# Weights of a match in a name, in the kind and in an observation.
 NAME_WEIGHT, KIND_WEIGHT, OBSERVATION_WEIGHT = 10.0, 3.0, 1.0
 
 Fact = tuple[str, tuple[str, ...]]
-"""("observation", (text,)) or ("relation", (source, relation, target))."""
+"""Either ("observation", (text,)) or ("relation", (source, relation, target))."""
 
 
 def read_graph(connection: sqlite3.Connection, limits: Limits, after: int) -> dict[str, Any]:
-    """Return entities, oldest first, each with its first facts; a relation is told where it starts."""
+    """Return entities, oldest first, each with its first facts; a relation is listed at its source."""
     page = _Page()
     next_after = 0
     for row in connection.execute("SELECT id, name, kind FROM entities WHERE id > ? ORDER BY id", (after,)):
@@ -57,7 +57,7 @@ def read_graph(connection: sqlite3.Connection, limits: Limits, after: int) -> di
 def open_nodes(
     connection: sqlite3.Connection, limits: Limits, names: Sequence[str], offset: int
 ) -> dict[str, Any]:
-    """Return the named entities with all their facts; `offset` counts entities and facts that earlier pages told.
+    """Return the named entities with all their facts; `offset` counts entities and facts of earlier pages.
 
     Raises:
         ToolFailure: None of the names exists.
@@ -65,7 +65,7 @@ def open_nodes(
     entities, missing = _named(connection, names)
     page = _Page()
     position = 0
-    told: set[Fact] = set()  # a relation between two of the entities is told once
+    told: set[Fact] = set()  # a relation between two of the entities is listed once
     for entity in entities:
         is_open = False
         for fact in chain([None], _facts(connection, entity, "r.source = ?1 OR r.target = ?1")):
@@ -87,7 +87,7 @@ def open_nodes(
 
 
 def search_nodes(connection: sqlite3.Connection, limits: Limits, words: list[str], offset: int) -> dict[str, Any]:
-    """Rank entities by BM25: those that have all words, or, if none has, those that have any of them."""
+    """Rank entities by BM25: those with all words, or, without any such, those with some of them."""
     every = True
     total = _count_matches(connection, match_expression(words, every=True))
     if not total:
@@ -121,7 +121,7 @@ def search_nodes(connection: sqlite3.Connection, limits: Limits, words: list[str
 
 
 def list_changes(connection: sqlite3.Connection, limits: Limits, name: str, before: int) -> dict[str, Any]:
-    """Return what was added and deleted, latest first; of one entity, if `name` is not empty."""
+    """Return additions and deletions, latest first; if `name` is not empty, only those of one entity."""
     wanted, values = (["id < ?"], [before]) if before else ([], [])
     if name:
         wanted.append("(name_key = ? OR target_key = ?)")
@@ -143,7 +143,7 @@ def list_changes(connection: sqlite3.Connection, limits: Limits, name: str, befo
 
 
 class _Page:
-    """Entities and relations of an answer, and how many bytes they take."""
+    """Entities and relations of an answer, and their size in bytes."""
 
     def __init__(self) -> None:
         self.entities: list[dict[str, Any]] = []
@@ -175,7 +175,7 @@ class _Page:
 
 
 def _facts(connection: sqlite3.Connection, entity: Entity, relations: str) -> Iterator[Fact]:
-    """Yield an entity's observations, then those relations for which the SQL condition `relations` holds."""
+    """Yield an entity's observations, then its relations that satisfy the SQL condition `relations`."""
     for row in connection.execute("SELECT text FROM observations WHERE entity = ? ORDER BY id", (entity.id,)):
         yield "observation", row
     for row in connection.execute(f"{SELECT_RELATIONS} WHERE {relations} ORDER BY r.id", (entity.id,)):
@@ -183,7 +183,7 @@ def _facts(connection: sqlite3.Connection, entity: Entity, relations: str) -> It
 
 
 def _named(connection: sqlite3.Connection, names: Sequence[str]) -> tuple[list[Entity], dict[str, Any]]:
-    """Return the entities, and what the answer says of the names that there are not."""
+    """Return the entities, and the answer's fields for names that do not exist."""
     entities: dict[int, Entity] = {}
     missing: list[str] = []
     for name in names:

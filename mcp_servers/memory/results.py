@@ -1,6 +1,6 @@
-"""What the memory tools return: fields for programs, short plain text for the model.
+"""Results of the memory tools: fields for programs, short plain text for the model.
 
-`entities` and `relations` have the shape of the reference server, so that programs written for it read them.
+`entities` and `relations` have the format of the reference server, so that its client programs can read them.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Entity(_Part):
 
 
 class Relation(_Part):
-    """How one entity stands to another."""
+    """A directed relation between two entities."""
 
     source: str = Field(alias="from")
     relation: str = Field(alias="relationType")
@@ -46,7 +46,7 @@ class Relation(_Part):
 
 
 class Graph(ToolResult):
-    """A page of everything."""
+    """One page of the whole store."""
 
     entities: list[Entity]
     relations: list[Relation] = Field(description="That start at these entities.")
@@ -63,7 +63,7 @@ class Graph(ToolResult):
 
 
 class Nodes(ToolResult):
-    """Entities with everything that is known of them."""
+    """Entities with all their observations and relations."""
 
     entities: list[Entity]
     relations: list[Relation] = Field(description="That start or end at these entities.")
@@ -72,7 +72,7 @@ class Nodes(ToolResult):
     next_offset: int = Field(description="`offset` for the next page; 0 if this is the last.")
 
     def as_text(self) -> str:
-        """Entities, then relations, then what is missing."""
+        """Entities, then relations, then missing names."""
         missing = _list_of("not found: ", self.missing, self.more_missing)
         go_on = f"(more; go on with offset={self.next_offset})" if self.next_offset else ""
         return _joined([*_graph_lines(self.entities, self.relations), missing, go_on])
@@ -110,7 +110,7 @@ class Matches(ToolResult):
 
 
 class Change(ToolResult):
-    """How much a call changed."""
+    """Numbers of changed items of a call."""
 
     entities: int
     observations: int
@@ -126,27 +126,27 @@ class Change(ToolResult):
 
 
 class Added(Change):
-    """What was added, and what was there already."""
+    """Additions of a call, and items that existed already."""
 
     unchanged: list[str] = Field(description="What was there already, the first 20.")
 
     def as_text(self) -> str:
-        """The counts, then what was there already."""
+        """The counts, then the items that existed already."""
         return self._text("added", "there already: ")
 
 
 class Deleted(Change):
-    """What was deleted, and what there was not."""
+    """Deletions of a call, and items that did not exist."""
 
     unchanged: list[str] = Field(description="What was not found, the first 20.")
 
     def as_text(self) -> str:
-        """The counts, then what was not found."""
+        """The counts, then the items not found."""
         return self._text("deleted", "not found: ")
 
 
 class HistoryEntry(_Part):
-    """One thing that was added or deleted."""
+    """One addition or deletion."""
 
     id: int
     call: int = Field(description="The same for everything that one call changed.")
@@ -159,7 +159,7 @@ class HistoryEntry(_Part):
     target: str = Field(description="Where a relation ends; else empty.")
 
     def as_line(self) -> str:
-        """Number, time, tool (its name says added or deleted) and content."""
+        """Number, time, tool (its name implies added or deleted) and content."""
         head = f"{self.id} {shown(self.at)} {shown(self.tool)}: {shown(self.what)} "
         if self.what == "relation":
             return head + f"{shown(self.name)} -> {shown(self.content)} -> {shown(self.target)}"
@@ -168,7 +168,7 @@ class HistoryEntry(_Part):
 
 
 class History(ToolResult):
-    """What was added and deleted, latest first."""
+    """Additions and deletions, latest first."""
 
     changes: list[HistoryEntry]
     next_before: int = Field(description="`before` for the next page; 0 if this is the last.")

@@ -1,11 +1,12 @@
-"""The tables of a store, and the check that a file has exactly these.
+"""Tables of a store, and the check that a file has exactly these.
 
-`history` is the audit trail: a row for everything added or deleted, with its whole content, in plain columns that
-a person can read with any SQLite tool. Triggers keep it append-only for other programs, too. Deleting an entity
-takes its observations and relations with it (ON DELETE CASCADE), in the same transaction.
+`history` is the audit trail: a row with the full content of every addition or deletion, in plain columns that a
+person can read with any SQLite tool. Triggers keep it append-only for other programs, too. Deleting an entity
+deletes its observations and relations (ON DELETE CASCADE) in the same transaction.
 
-A hostile file could carry triggers or views that run with our statements, so the schema must be the one below,
-text by text; what differs is refused (https://sqlite.org/security.html, "untrusted SQLite database files").
+A hostile file could carry triggers or views that run with the server's statements. So the schema must equal the
+one below text by text; any difference is refused (https://sqlite.org/security.html, "untrusted SQLite database
+files").
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from mcp_servers.failures import ToolFailure
 from mcp_servers.memory.policy import MAX_LABEL_CHARS, MAX_NAME_CHARS, MAX_TEXT_CHARS, shown
 
 APPLICATION_ID = 0x41474D4D
-"""Bytes 68 to 71 of the file, "AGMM": tells our files from other programs' databases."""
+"""Bytes 68 to 71 of the file, "AGMM": distinguishes stores from other programs' databases."""
 FORMAT_VERSION = 1
 
 SCHEMA = f"""
@@ -65,23 +66,23 @@ CREATE VIRTUAL TABLE search USING fts5(
     name, kind, observations, tokenize="unicode61 remove_diacritics 2 categories 'L* N* Co Mn Mc'"
 );
 """
-"""`search` has one document an entity (rowid = entities.id), so that words of two observations find it."""
+"""`search` has one document per entity (rowid = entities.id), so a query may combine words of two observations."""
 
 Object = tuple[str, str, str, str | None]
 
 
 def create_schema(connection: sqlite3.Connection) -> None:
-    """Make the tables of a new file."""
+    """Create the tables of a new file."""
     connection.executescript(f"BEGIN; {SCHEMA} COMMIT;")
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
 
 
 def check_schema(connection: sqlite3.Connection) -> None:
-    """Refuse a file whose tables are not exactly ours.
+    """Refuse a file whose schema differs from this one.
 
     Raises:
-        ToolFailure: Something is missing, changed or added.
+        ToolFailure: An object is missing, changed or added.
     """
     differing = _objects(connection) ^ _expected_objects()
     if differing:

@@ -1,12 +1,12 @@
-"""The memory tools as a model sees them; what they do is in `changes.py` and `reading.py`, in a child process.
+"""The memory tools as a model sees them; `changes.py` and `reading.py` implement them in a child process.
 
-Names and arguments are the reference server's (modelcontextprotocol/servers, `memory`), nested lists included, so
-that prompts and programs written for it work; every object is closed, and `create_entities` also takes new
-observations of an entity that exists, which the reference drops without a word.
+Names and arguments are those of the reference server (modelcontextprotocol/servers, `memory`), nested lists
+included, so that prompts and programs written for it work. Every object is closed, and `create_entities` also
+accepts new observations of an existing entity, which the reference silently drops.
 
-`remember` is for small models. Of 12 requests like "Remember that Felix speaks Dutch" the embedded 135M model put
-the fact and its subject into the right arguments of a nested call 0 times (it fills `entityType`), and into those
-of `remember` 10 times with 3 tools offered, 9 times with all 11.
+`remember` is for small models. In 12 requests like "Remember that Felix speaks Dutch" the embedded 135M model put
+the fact and its subject into the right arguments of a nested call 0 times (it fills `entityType`). With `remember`
+it did so 10 times with 3 tools offered, and 9 times with all 11.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ INSTRUCTIONS = (
 WRITABLE = " Save what should be kept with remember."
 READ_ONLY = " Nothing can be changed."
 WORKER = "mcp_servers.memory.worker"
-# Time beyond waiting and working: starting the child, and the disk's.
+# Seconds beyond waiting and working: starting the child, and disk latency.
 GRACE_S = 3.0
-# A full store of 64 MiB is looked through in 0.7 s on a busy core.
+# Checking a full store of 64 MiB takes 0.7 s on a busy core.
 CHECK_TIMEOUT_S = 60.0
 
 Name = Annotated[str, Field(min_length=1, description="Name of an entity.")]
 Texts = Annotated[list[str], Field(max_length=MAX_ITEMS, description="Short facts.")]
 SomeTexts = Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS, description="Short facts.")]
 Names = Annotated[list[str], Field(min_length=1, max_length=MAX_ITEMS, description="Names of entities.")]
-# SQLite's integers end there.
+# SQLite's largest integer.
 LARGEST = 2**63 - 1
 Offset = Annotated[int, Field(ge=0, le=LARGEST, description="From the last answer; 0 at first.")]
 
@@ -67,7 +67,7 @@ class NewEntity(_Argument):
     observations: Texts = []
 
     def cleaned(self) -> dict[str, Any]:
-        """Return it as the worker takes it."""
+        """Return the arguments in the worker's format."""
         return {
             "name": clean_name(self.name),
             "kind": clean_label(self.kind, "entityType"),
@@ -83,7 +83,7 @@ class RelationArgument(_Argument):
     target: Annotated[str, Field(alias="to", min_length=1, description="Entity where it ends.")]
 
     def cleaned(self) -> dict[str, str]:
-        """Return it as the worker takes it."""
+        """Return the arguments in the worker's format."""
         return {
             "source": clean_name(self.source),
             "relation": clean_label(self.relation, "relationType"),
@@ -98,7 +98,7 @@ class NewObservations(_Argument):
     texts: Annotated[SomeTexts, Field(alias="contents")]
 
     def cleaned(self) -> dict[str, Any]:
-        """Return it as the worker takes it."""
+        """Return the arguments in the worker's format."""
         return {"name": clean_name(self.name), "texts": [clean_text(text) for text in self.texts]}
 
 
@@ -109,7 +109,7 @@ class OldObservations(_Argument):
     texts: Annotated[SomeTexts, Field(alias="observations")]
 
     def cleaned(self) -> dict[str, Any]:
-        """Return it as the worker takes it."""
+        """Return the arguments in the worker's format."""
         return {"name": clean_name(self.name), "texts": [clean_text(text) for text in self.texts]}
 
 
@@ -193,18 +193,18 @@ class Store:
         return Deleted(**self.ask("delete_relations", relations=[relation.cleaned() for relation in relations]))
 
     def check(self) -> None:
-        """Look through the whole file.
+        """Check the whole file.
 
         Raises:
-            ToolFailure: It is not a sound store.
+            ToolFailure: The store is damaged or not a store.
         """
         self._ask(replace(self._limits, timeout_s=CHECK_TIMEOUT_S), "check", {})
 
     def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """Have the child do one thing.
+        """Let the child perform one operation.
 
         Raises:
-            ToolFailure: It cannot be done.
+            ToolFailure: The operation failed.
         """
         return self._ask(self._limits, do, arguments)
 
@@ -230,7 +230,7 @@ def build_server(path: str, *, read_only: bool = False, limits: Limits | None = 
     """Return a server for the store at `path`; it can be passed to `mcp.Client` as it is.
 
     Raises:
-        StartError: The file is not a sound store, or there is none and it cannot be created.
+        StartError: The file is not a valid store, or is missing and cannot be created.
     """
     resolved = Path(path).resolve()
     if not read_only:
@@ -242,7 +242,7 @@ def build_server(path: str, *, read_only: bool = False, limits: Limits | None = 
     except ToolFailure as failure:
         raise StartError(f"{path!r}: {failure}") from failure
     finally:
-        child.close()  # a server that nobody connects to leaves no process
+        child.close()  # a server without clients keeps no child process
     reading = (store.search_nodes, store.open_nodes, store.read_graph, store.list_changes)
     tools = [strict_tool(tool, READS) for tool in reading]
     if not read_only:

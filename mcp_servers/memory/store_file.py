@@ -1,10 +1,11 @@
-"""The file itself: recognised before SQLite touches it, created whole, opened hardened.
+"""The store's file: identified before SQLite touches it, created atomically, opened hardened.
 
-SQLite may change a file by opening it (a hot journal is rolled back, a log is copied in), so a file is recognised
-by its first 100 bytes (https://sqlite.org/fileformat.html#the_database_header), and another program's is refused.
+SQLite may change a file by opening it (a hot journal is rolled back, a log is copied in). So a file is identified
+by its first 100 bytes (https://sqlite.org/fileformat.html#the_database_header), and another program's file is
+refused.
 
-A new store is made under a temporary name and linked to its own: it is there complete or not at all, and of two
-servers that start at once one creates it. Logs that lie beside a missing file are refused: SQLite would replay
+A new store is made under a temporary name and then linked to its own: the file is complete or missing, and of two
+servers that start at once only one creates it. Log files beside a missing store are refused: SQLite would replay
 them into the new one.
 """
 
@@ -28,22 +29,22 @@ MAGIC = b"SQLite format 3\0"
 HEADER_BYTES = 100
 USER_VERSION_AT, APPLICATION_ID_AT = 60, 68
 SIDECARS = ("-journal", "-wal", "-shm")
-# The file holds what its owner told an assistant; SQLite gives its logs the same mode.
+# The file holds what its owner told an assistant; SQLite gives its log files the same mode.
 FILE_MODE = 0o600
 TOKEN_BYTES = 6
 PAGE_BYTES = 4096
 CACHE_KIB = 8 * 1024
-# One search document is the longest value: MAX_OBSERVATIONS texts of MAX_TEXT_CHARS, 4 bytes a character.
+# The longest value is a search document: MAX_OBSERVATIONS texts of MAX_TEXT_CHARS, 4 bytes a character.
 MAX_VALUE_BYTES = 8 * 1024 * 1024
-# Virtual machine steps between looks at the clock: about 0.1 ms of work each.
+# Virtual machine steps between checks of the deadline: about 0.1 ms of work each.
 STEPS_PER_CHECK = 1_000
 
 
 def create_if_absent(path: Path) -> None:
-    """Create an empty store, readable by its owner alone, unless there is a file.
+    """Create an empty store, readable only by its owner, unless the file exists.
 
     Raises:
-        StartError: It cannot be created there.
+        StartError: The store cannot be created there.
     """
     if os.path.exists(path):
         return
@@ -56,7 +57,7 @@ def create_if_absent(path: Path) -> None:
     try:
         os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, FILE_MODE))
         _fill(temporary)
-        with suppress(FileExistsError):  # another server was quicker; its store is as good
+        with suppress(FileExistsError):  # another server has created an equal store first
             os.link(temporary, path)
     except (OSError, sqlite3.Error) as error:
         raise StartError(f"cannot create {str(path)!r}: {error}") from error
@@ -65,7 +66,7 @@ def create_if_absent(path: Path) -> None:
 
 
 def refusal(path: Path) -> str | None:
-    """Return why the file is no store of ours, or None; only its first bytes are read."""
+    """Return why the file is not a store of this server, or None; reads only the header."""
     if not os.path.isfile(path):
         return "is not a file" if os.path.exists(path) else "does not exist"
     try:
@@ -90,14 +91,14 @@ def transaction(
     """Yield a hardened connection in one transaction: committed on exit, rolled back if the body fails.
 
     Args:
-        path: The store.
-        limits: Its caps.
-        write: Take the write lock now, so that what is read is still true when it is written.
-        read_only_file: Open the file for reading only. (Otherwise a reader, too, tidies up the log it leaves.)
-        deleting: Allow the reserve.
+        path: File of the store.
+        limits: Limits of the store.
+        write: Whether to take the write lock now, so that values read are still true when others are written.
+        read_only_file: Whether to open the file for reading only. (Otherwise readers, too, clean up the log.)
+        deleting: Whether the size may use the reserve for deletions.
 
     Raises:
-        ToolFailure: The file is not ours, damaged, full, or held by another process.
+        ToolFailure: The file is another program's, damaged, full, or locked by another process.
     """
     reason = refusal(path)
     if reason:
@@ -107,7 +108,7 @@ def transaction(
     connection = None
     try:
         uri = f"file:{quote(str(path))}?mode={'ro' if read_only_file else 'rw'}"
-        # The timeout is SQLite's busy timeout: how long to wait for another process that writes.
+        # SQLite's busy timeout: how long to wait for another process that writes.
         connection = sqlite3.connect(uri, uri=True, timeout=limits.timeout_s, isolation_level=None)
         _harden(connection, limits, write=write, deleting=deleting)
         connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
@@ -116,7 +117,7 @@ def transaction(
         check_schema(connection)
         yield connection
         connection.execute("COMMIT")
-    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: a message with the broken bytes in it
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter: broken bytes in a message
         raise ToolFailure(explain(error, limits)) from error
     finally:
         if connection is not None:
@@ -124,7 +125,7 @@ def transaction(
 
 
 def explain(error: sqlite3.Error | UnicodeDecodeError, limits: Limits) -> str:
-    """Return what an SQLite error means to whoever called the tool."""
+    """Return the explanation of an SQLite error for the calling model."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code == sqlite3.SQLITE_FULL:
         mebibytes = limits.max_store_bytes / 2**20
@@ -154,7 +155,7 @@ def _fill(path: Path) -> None:
     try:
         connection.execute(f"PRAGMA page_size = {PAGE_BYTES}")
         create_schema(connection)
-        # Kept in the file: readers and one writer do not wait for each other, and a commit is one append.
+        # WAL is stored in the file: readers and one writer do not block each other, and a commit is one append.
         connection.execute("PRAGMA journal_mode = WAL")
     finally:
         connection.close()

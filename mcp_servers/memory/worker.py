@@ -1,8 +1,8 @@
-"""The child that opens the store: one request, one transaction, one answer.
+"""Child process that opens the store: one request, one transaction, one answer.
 
-The file is input like any other: a damaged full-text index has crashed SQLite before, and its reading looks at no
-clock. So it is opened in a process that can be killed. Killing it, or the whole machine, in the middle of a
-change leaves the state before it.
+The file is untrusted input: a damaged full-text index has crashed SQLite before, and reading one checks no
+deadline. So a process that can be killed opens it. Killing it, or the whole machine, in the middle of a change
+leaves the state before the change.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
     """Answer `{"do": tool, "path": ..., "read_only": ..., "limits": {...}, "arguments": {...}}`.
 
     Raises:
-        ToolFailure: The store or the arguments do not allow it; nothing was changed.
+        ToolFailure: The store or the arguments do not allow the operation; nothing was changed.
     """
     do, path, limits = request["do"], Path(request["path"]), Limits(**request["limits"])
     if do == "check":
@@ -55,10 +55,10 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(path: Path, limits: Limits, read_only: bool) -> dict[str, Any]:
-    """Look through the whole file: its pages, the CHECKs of every row, the full-text index.
+    """Check the whole file: its pages, the CHECKs of every row, the full-text index.
 
     Raises:
-        ToolFailure: It is not ours, or damaged.
+        ToolFailure: The file is another program's, or damaged.
     """
     with transaction(path, limits, write=False, read_only_file=read_only) as connection:
         (finding,) = connection.execute("PRAGMA quick_check(1)").fetchone()

@@ -1,1 +1,1 @@
-"""MCP server that runs Python which nobody trusts."""
+"""MCP server that runs untrusted Python."""

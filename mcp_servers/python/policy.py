@@ -1,4 +1,4 @@
-"""How much a snippet may use, and what is shown of it: pure rules, no I/O, no MCP."""
+"""Limits of a snippet and of its output: pure rules without I/O or MCP."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ _MAX_ITEMS = 2_000
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of one call."""
+    """Limits of one call."""
 
     seconds: float = 5.0
-    """Of computing."""
+    """Seconds of execution."""
     memory_bytes: int = 64 * 1024 * 1024
     output_chars: int = 16_000
-    """Of what is printed, and of the value: about 4,000 tokens each."""
+    """Characters of printed output, and of the value: about 4,000 tokens each."""
     max_sessions: int = 8
-    """Kept at once; each has a process of its own."""
+    """Sessions kept at once; each has its own process."""
     function_calls: int = 200
-    """Of the functions that the embedding program passes in, by one snippet."""
+    """Calls of the embedding program's functions by one snippet."""
 
 
 def check_code(code: str) -> str:
-    """Return code that is worth running.
+    """Return code that is not empty or too long.
 
     Raises:
-        ToolFailure: it is empty or too long.
+        ToolFailure: The code is empty or too long.
     """
     if not code.strip():
         raise ToolFailure("The code is empty. Write Python, as print(sum(range(10))).")
@@ -47,10 +47,10 @@ def check_code(code: str) -> str:
 
 
 def check_session(name: str) -> str:
-    """Return a session's name.
+    """Return a valid session name.
 
     Raises:
-        ToolFailure: it has other than letters, digits, `_` and `-`, or is too long.
+        ToolFailure: The name contains other characters than letters, digits, `_` and `-`, or is too long.
     """
     if not _SESSION.fullmatch(name):
         raise ToolFailure(f"The session {name!r} needs 1 to 40 letters, digits, '_' or '-', as 'main'.")
@@ -58,36 +58,37 @@ def check_session(name: str) -> str:
 
 
 class Printed:
-    """What a snippet printed, up to a length."""
+    """Output of a snippet, kept up to a maximum length."""
 
     def __init__(self, max_chars: int) -> None:
         """Keep the first `max_chars` characters."""
         self._left = max_chars
         self._pieces: list[str] = []
         self.n_chars = 0
-        """Of all that was printed."""
+        """Characters printed in total."""
 
     def add(self, stream: str, text: str) -> None:
-        """Take more of it; errors and output come in the order in which they were written."""
+        """Append output; errors and output keep the order in which they were written."""
         self.n_chars += len(text)
         self._pieces.append(text[: self._left])
         self._left -= len(self._pieces[-1])
 
     @property
     def text(self) -> str:
-        """What was kept."""
+        """Output that was kept."""
         return visible("".join(self._pieces))
 
 
 def shown(text: str, max_chars: int) -> tuple[str, bool]:
-    """Return as much of a text as is shown, and whether it was cut; what is beyond is not looked at."""
+    """Return the beginning of a text that is shown, and whether it was cut; the rest is not read."""
     return visible(text[:max_chars]), len(text) > max_chars
 
 
 def json_value(value: object, max_chars: int) -> Any:
-    """Return a value as JSON data; None where it has none, or none that is short enough.
+    """Return a value as JSON data; None if it has no JSON form that is short enough.
 
-    Tuples and sets become lists; what holds itself, is too deep, or is of another type has no JSON.
+    Tuples and sets become lists; values that contain themselves, are too deep, or have another type have no JSON
+    form.
     """
     try:
         data = _Data(max_chars).of(value, 0)
@@ -97,11 +98,11 @@ def json_value(value: object, max_chars: int) -> Any:
 
 
 class _Data:
-    """JSON data of one value, as long as they are short enough."""
+    """Converts one value to JSON data of bounded size."""
 
     def __init__(self, max_chars: int) -> None:
         self._n_left = max_chars
-        """Characters that the rest may take; each value takes one."""
+        """Characters left for the rest; each value takes at least one."""
 
     def of(self, value: object, depth: int) -> Any:
         if depth > _MAX_DEPTH:

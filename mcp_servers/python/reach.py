@@ -11,11 +11,11 @@ CONFINED_TO = (
 
 
 def reach() -> Confinement:
-    """Return the confinement of the server, whose snippets run in the program that Monty's package installs."""
+    """Return the confinement of the server; snippets run in the interpreter that Monty's package installs."""
     from pydantic_monty._binary import find_monty_binary
 
     try:
         interpreter = find_monty_binary()
-    except FileNotFoundError:  # the first snippet says so
+    except FileNotFoundError:  # the first snippet reports it
         return Confinement()
     return Confinement(reads=(interpreter,), executes=(interpreter,))

@@ -1,4 +1,4 @@
-"""What the Python tools return."""
+"""Results of the Python tools."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mcp_servers.strict import ToolResult
 
 
 class Ran(ToolResult):
-    """What a snippet did."""
+    """Outcome of a snippet."""
 
     printed: str
     is_printed_cut: bool
@@ -26,7 +26,7 @@ class Ran(ToolResult):
 
     @classmethod
     def of(cls, outcome: Outcome, session: str, limits: Limits) -> Ran:
-        """Return an outcome as a result."""
+        """Convert an outcome to a result."""
         value, is_cut = ("", False) if outcome.value is None else written(outcome.value, limits.output_chars)
         error, _ = shown(outcome.error, limits.output_chars)
         return cls(
@@ -41,7 +41,7 @@ class Ran(ToolResult):
         )
 
     def as_text(self) -> str:
-        """What was printed, then the value or the error."""
+        """The printed output, then the value or the error."""
         parts = [self.printed.rstrip("\n")]
         if self.is_printed_cut:
             parts.append("(more was printed and is left out; print less)")
@@ -54,10 +54,10 @@ class Ran(ToolResult):
 
 
 class Dropped(ToolResult):
-    """The sessions that are left."""
+    """Sessions that remain."""
 
     sessions: list[str]
 
     def as_text(self) -> str:
-        """Their names."""
+        """Names of the remaining sessions."""
         return f"Dropped. Sessions: {', '.join(self.sessions) or 'none'}."

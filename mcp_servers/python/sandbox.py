@@ -1,8 +1,8 @@
-"""Snippets run in Monty, an interpreter for code that nobody trusts, in processes of its own.
+"""Runs snippets in Monty, an interpreter for untrusted code, in separate processes.
 
 Monty (pydantic-monty) has no files, no network, no environment and no imports beyond a few safe modules of its
-own; what it cannot do is a Python error in the snippet. Its worker is another process: one that is killed or hangs
-past its limits, takes a session with it and nothing else. (https://github.com/pydantic/monty)
+own; an unsupported operation is a Python error in the snippet. Its worker is a separate process: if it is killed
+or hangs past its limits, only its session is lost. (https://github.com/pydantic/monty)
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from mcp_servers.python.policy import Limits, Printed, check_code, check_session
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a snippet."""
+    """Output, value and error of a snippet."""
 
     printed: Printed
     value: object
     error: str
-    """Traceback of what it raised; empty where it ended well."""
+    """Traceback of the snippet's exception; empty on success."""
     is_new: bool
-    """Whether its session began with it."""
+    """True if the session began with this snippet."""
 
 
 class Stop:
     """Ends a running snippet from another thread, by killing its worker."""
 
     def __init__(self) -> None:
-        """Nothing runs yet."""
+        """Start without a running snippet."""
         self._lock = threading.Lock()
         self._worker: int | None = None
         self._is_asked = False
 
     def __call__(self) -> None:
-        """End it, or keep it from beginning."""
+        """Kill the running snippet, or prevent a later start."""
         with self._lock:
             self._is_asked = True
             if self._worker is not None:
@@ -52,10 +52,10 @@ class Stop:
                     os.kill(self._worker, signal.SIGTERM)
 
     def begun(self, worker: int | None) -> None:
-        """Take the process of the snippet.
+        """Record the process that runs the snippet.
 
         Raises:
-            ToolFailure: it is not to begin any more.
+            ToolFailure: The call was cancelled before.
         """
         with self._lock:
             if self._is_asked:
@@ -63,7 +63,7 @@ class Stop:
             self._worker = worker
 
     def ended(self) -> bool:
-        """Forget the process, since the next snippet in it may be another one; return whether it was killed."""
+        """Forget the process, which may run other snippets next; return whether it was killed."""
         with self._lock:
             is_killed = self._is_asked and self._worker is not None
             self._worker = None
@@ -71,13 +71,13 @@ class Stop:
 
 
 class _Session:
-    """One session: a worker that keeps variables, and a lock, since snippets of one session follow each other."""
+    """One session: a worker that keeps variables, and a lock that makes its snippets run one after another."""
 
     def __init__(self, limits: Limits) -> None:
         self.lock = threading.Lock()
         self.is_new = True
         self.is_ended = False
-        """Whether its worker has ended; a call that has waited for the lock then needs another session."""
+        """True after its worker has ended; a call that waited for the lock then needs another session."""
         self._stack = ExitStack()
         try:
             pool = self._stack.enter_context(monty.Monty(max_processes=1))
@@ -96,26 +96,26 @@ class _Session:
             raise ToolFailure(f"The interpreter could not be started: {error}. Try again.") from error
 
     def close(self) -> None:
-        """End the worker, after the snippet that it runs."""
+        """End the worker after its current snippet."""
         with self.lock:
             self.end()
 
     def end(self) -> None:
-        """End the worker; the lock is held, or the session is nobody else's."""
+        """End the worker; the caller holds the lock or is the only user of the session."""
         self.is_ended = True
-        with suppress(monty.MontyError):  # of a worker that is gone already
+        with suppress(monty.MontyError):  # raised if the worker is gone already
             self._stack.close()
 
 
 class Sandbox:
-    """Runs snippets; keeps the newest sessions that were asked for by name."""
+    """Runs snippets; keeps the most recent named sessions."""
 
     def __init__(self, limits: Limits, functions: Mapping[str, Callable[..., Any]]) -> None:
-        """Take what snippets may use.
+        """Store the limits and functions.
 
         Args:
-            limits: Of one snippet.
-            functions: What snippets may call, by name; nothing else reaches out of the sandbox.
+            limits: Limits of one snippet.
+            functions: Functions that snippets may call, by name; nothing else reaches out of the sandbox.
         """
         self._limits = limits
         self._functions = functions
@@ -125,7 +125,7 @@ class Sandbox:
 
     @property
     def sessions(self) -> list[str]:
-        """Names of the sessions that are kept, the one used last at the end."""
+        """Names of the kept sessions, the last used one at the end."""
         with self._lock:
             return list(self._sessions)
 
@@ -133,12 +133,14 @@ class Sandbox:
         """Run a snippet.
 
         Args:
-            code: Python.
-            session: Name of the session whose variables it sees and adds to; empty: a new one, which is dropped.
-            stop: Ends it early.
+            code: Python code.
+            session: Name of the session whose variables it shares; empty: a new session that is dropped
+                afterwards.
+            stop: Ends the snippet early.
 
         Raises:
-            ToolFailure: The code is empty or too long, the name is none, or it was cancelled before it began.
+            ToolFailure: The code is empty or too long, the name is invalid, or the call was cancelled before the
+                start.
         """
         check_code(code)
         stop = stop or Stop()
@@ -154,7 +156,7 @@ class Sandbox:
         while True:
             kept = self._kept(session)
             with kept.lock:
-                if kept.is_ended:  # meanwhile: the call before this one was cancelled, or the session dropped
+                if kept.is_ended:  # the call before was cancelled, or the session dropped, meanwhile
                     continue
                 try:
                     return self._fed(kept, code, stop)
@@ -163,10 +165,10 @@ class Sandbox:
                     return lost.outcome
 
     def drop(self, session: str) -> None:
-        """Forget a session and its variables.
+        """Drop a session and its variables.
 
         Raises:
-            ToolFailure: There is none of this name.
+            ToolFailure: No session has this name.
         """
         with self._lock:
             dropped = self._sessions.pop(check_session(session), None)
@@ -177,7 +179,7 @@ class Sandbox:
         dropped.close()
 
     def close(self) -> None:
-        """End all workers; no session begins after this."""
+        """End all workers; no session starts afterwards."""
         with self._lock:
             self._is_closed = True
             sessions = list(self._sessions.values())
@@ -220,7 +222,7 @@ class Sandbox:
             outcome, lost = Outcome(printed, None, f"The interpreter was stopped: {error}", is_new), error
         finally:
             is_killed = stop.ended()
-        if lost is not None or is_killed:  # killed just after it had finished: no other snippet may find it so
+        if lost is not None or is_killed:  # killed just after it finished: no other snippet may use this worker
             raise _SessionLost(outcome) from lost
         return outcome
 

@@ -23,11 +23,11 @@ INSTRUCTIONS = (
     "no files, no network and no packages; math, json, re, datetime and a few other modules can be imported."
 )
 FUNCTIONS = " The code can call these functions: {names}."
-# Nothing outside the sandbox changes, and the same code gives the same again in a session that nobody else uses.
+# Nothing outside the sandbox changes. Without concurrent use of the session, the same code gives the same result.
 COMPUTES = types.ToolAnnotations(
     read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False
 )
-# What the functions do that a program passes in is not known here.
+# The effects of functions passed in by the embedding program are unknown here.
 CALLS_OUT = types.ToolAnnotations(
     read_only_hint=False, destructive_hint=True, idempotent_hint=False, open_world_hint=True
 )
@@ -67,9 +67,9 @@ def build_server(
     """Return the server; it can be passed to `mcp.Client` as it is.
 
     Args:
-        limits: Of one snippet.
-        functions: What snippets may call, by name: the only things that reach out of the sandbox. They run in this
-            process, on a worker thread, with the arguments that the code gives: check these there.
+        limits: Limits of one snippet.
+        functions: Functions that snippets may call, by name: the only way out of the sandbox. They run in this
+            process, on a worker thread, with arguments from untrusted code, which the functions must check.
     """
     limits, functions = limits or Limits(), functions or {}
     sandbox = Sandbox(limits, functions)

@@ -1,6 +1,7 @@
-"""A value of the sandbox as Python writes it, as far as it is shown.
+"""Bounded `repr` of a value of the sandbox.
 
-A value may hold one list many times over: 40 lists of two members each take little memory and 2**40 characters.
+A value may contain one list many times: 40 nested lists of two members each take little memory and 2**40
+characters.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ _BRACKETS: dict[type, tuple[str, str]] = {
 
 
 def written(value: object, max_chars: int) -> tuple[str, bool]:
-    """Return the beginning of a value as Python writes it, and whether there is more.
+    """Return the beginning of a value's `repr`, and whether there is more.
 
-    Where it cannot be written, because it is too deep or a number too long, the text says so.
+    A value that is too deep, or a number that is too long, gives an explanation instead.
     """
     pieces: list[str] = []
     n_chars = 0
@@ -38,7 +39,7 @@ def written(value: object, max_chars: int) -> tuple[str, bool]:
 
 
 def _pieces(value: object, max_chars: int) -> Iterator[str]:
-    """Give the parts of `repr(value)`; of a long text one that is longer than `max_chars`."""
+    """Yield the parts of `repr(value)`; a long text is cut to slightly more than `max_chars`."""
     kind = type(value)
     if kind is dict:
         yield "{"
@@ -56,7 +57,7 @@ def _pieces(value: object, max_chars: int) -> Iterator[str]:
             yield ", " if number else ""
             yield from _pieces(item, max_chars)
         yield f",{closing}" if kind is tuple and len(items) == 1 else closing
-    elif isinstance(value, MontyClassProxy):  # an instance of a class of the snippet's
+    elif isinstance(value, MontyClassProxy):  # an instance of a class defined in the snippet
         yield f"{kind.__name__}(name={value.name!r}, attributes="
         yield from _pieces(value.attributes, max_chars)
         yield ")"

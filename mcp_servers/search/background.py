@@ -1,7 +1,7 @@
-"""One refresh at a time, on a thread of its own: calls start it, wait for it for a while, and say how far it is.
+"""Background refresh: one at a time, on its own thread; calls start it, wait a limited time and report progress.
 
-The first refresh of a large folder takes longer than a client waits for a call. So no call owns it: it goes on
-when a call's patience ends, and ends when the server does, or when a call that asked for it is cancelled.
+The first refresh of a large folder takes longer than a client waits for a call. So no call owns it: it continues
+after a call's wait ends. It stops when the server does, or when a call that requested it is cancelled.
 """
 
 from __future__ import annotations
@@ -18,54 +18,54 @@ from mcp_servers.long_calls import report_progress
 from mcp_servers.search.refreshing import Refreshed, Report
 from mcp_servers.search.visible import visible
 
-# How often a waiting call looks whether there is progress to report.
+# Interval at which a waiting call checks for progress to report.
 POLL_S = 0.2
 
 
 @dataclass(frozen=True)
 class State:
-    """How far the refreshes of this process are."""
+    """Progress of this process's refreshes."""
 
     is_running: bool = False
     done: float = 0.0
-    """Files done by the running one."""
+    """Files processed by the running refresh."""
     total: int = 0
-    """Files it has to read; 0 while it still looks for them."""
+    """Files that it has to read; 0 while it still walks the folder."""
     n_finished: int = 0
-    """Refreshes that ended, well or not."""
+    """Refreshes that ended, successfully or not."""
     refreshed: Refreshed = Refreshed()
-    """What they did together."""
+    """Sum of the completed refreshes."""
     failure: str = ""
-    """Why the last one failed."""
+    """Reason why the last refresh failed; empty if it did not."""
 
 
 class _Stopped(Exception):
-    """The refresh is to end; what it has read so far stays in the index."""
+    """Raised to end the refresh; files read so far stay in the index."""
 
 
 class BackgroundRefresh:
     """Runs `refresh` when asked; safe to call from threads."""
 
     def __init__(self, refresh: Callable[[Report], Refreshed]) -> None:
-        """Nothing is started yet."""
+        """Store the function; nothing is started yet."""
         self._refresh = refresh
-        self._changed = threading.Condition()  # guards what follows
+        self._changed = threading.Condition()  # guards the attributes below
         self._state = State()
         self._n_wanted = 0
         self._is_stopping = False
         self._thread: threading.Thread | None = None
 
     def ensure_one(self, wait_s: float) -> State:
-        """Wait a while until one refresh has ended; it is started if none was."""
+        """Wait up to `wait_s` seconds for the first finished refresh; start it if there was none."""
         with self._changed:
             self._want(1)
         return self._wait(1, wait_s)
 
     def run_one(self, wait_s: float) -> tuple[Refreshed, State]:
-        """Start a refresh, after a running one (which may have passed what changed since), and wait a while.
+        """Start a refresh, after any running one (which may have passed newer changes), and wait up to `wait_s`.
 
         Returns:
-            What was done meanwhile, and how far it is now.
+            The work done meanwhile, and the state now.
         """
         with self._changed:
             before = self._state.refreshed
@@ -73,13 +73,13 @@ class BackgroundRefresh:
             self._want(wanted)
         try:
             state = self._wait(wanted, wait_s)
-        except BaseException:  # cancelled: nobody wants it any more
+        except BaseException:  # cancelled: the refresh is no longer needed
             self.stop()
             raise
         return state.refreshed.since(before), state
 
     def stop(self) -> None:
-        """End what runs; a later call starts anew."""
+        """Stop the running refresh; a later call starts a new one."""
         with self._changed:
             self._is_stopping = True
             thread = self._thread
@@ -105,7 +105,7 @@ class BackgroundRefresh:
                 state = self._state
                 if self._has_ended(n_finished) or time.monotonic() >= deadline:
                     return state
-            if state.done > reported:  # progress may only grow, also over two refreshes
+            if state.done > reported:  # progress must not decrease, even over two refreshes
                 reported = state.done
                 report_progress(state.done, state.total or None, "files read")
 
@@ -137,9 +137,9 @@ class BackgroundRefresh:
         except _Stopped:
             return
         except OSError as error:
-            failure = os.strerror(error.errno or 0).lower()  # its own text may name a path outside the folder
+            failure = os.strerror(error.errno or 0).lower()  # its own text may contain an outside path
         except (ToolFailure, sqlite3.Error) as error:
-            failure = visible(str(error))  # it may quote the index, which may be another's
+            failure = visible(str(error))  # it may quote the index, which may be untrusted
         with self._changed:
             n_finished = self._state.n_finished + 1
             refreshed = self._state.refreshed.and_then(did)

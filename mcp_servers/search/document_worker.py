@@ -1,8 +1,8 @@
-"""The child that takes the text out of HTML and PDF: it is sent bytes and opens nothing itself.
+"""Child process that extracts text from HTML and PDF; it gets bytes and opens no files.
 
-Both are written by strangers. An element with 200,000 attributes keeps libxml2 2.14 busy for minutes; a PDF's
-objects refer to each other in circles, and its streams unpack to gigabytes. The parent kills this process at the
-deadline, and its memory limit ends what grows.
+Both formats are untrusted. An element with 200,000 attributes keeps libxml2 2.14 busy for minutes; a PDF's objects
+may refer to each other in circles, and its streams may unpack to gigabytes. The parent kills this process at the
+deadline, and its memory limit ends unbounded growth.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
 
 
 def html(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
-    """Return the text of a page, and why some of it is missing."""
+    """Return the text of a page, and the reason if some of it is missing."""
     _require("lxml")
     from lxml.etree import LxmlError
 
@@ -47,7 +47,7 @@ def html(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
 
 
 def pdf(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
-    """Return the text of pages `first` to `last`: as many as take `piece_s` seconds, but at least one."""
+    """Return the text of pages `first` to `last`; stops after `piece_s` seconds, but reads at least one page."""
     _require("pypdf")
     deadline = time.monotonic() + request["piece_s"]
     try:
@@ -55,7 +55,7 @@ def pdf(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
         n_pages = len(reader.pages)
     except ToolFailure:
         raise
-    except Exception as error:  # pypdf raises whatever a damaged file leads it to
+    except Exception as error:  # damaged files make pypdf raise arbitrary exceptions
         raise ToolFailure(f"it is no PDF that can be read: {_in_words(error)}") from error
     number, texts, unread, n_chars = request["first"], list[str](), list[int](), 0
     while number <= min(request["last"], n_pages) and n_chars < request["max_chars"]:
@@ -63,7 +63,7 @@ def pdf(data: bytes, request: dict[str, Any]) -> dict[str, Any]:
             text = reader.pages[number - 1].extract_text()[: request["max_chars"]]
         except MemoryError:
             raise
-        except Exception:  # as above; the other pages may be fine, and the parent tells which were not
+        except Exception:  # as above; other pages may be readable, and the parent reports the unread ones
             text = ""
             unread.append(number)
         texts.append(text)
@@ -96,5 +96,5 @@ def _in_words(error: Exception) -> str:
 
 def main() -> None:
     """Answer the parent's requests."""
-    logging.disable()  # pypdf's warnings about damaged files; what matters is in the answers
+    logging.disable()  # silences pypdf's warnings about damaged files; the answers report what matters
     answer_requests(handle)

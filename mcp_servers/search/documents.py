@@ -1,6 +1,6 @@
-"""Reading one file as text: through the root's descriptors, and HTML and PDF through the child.
+"""Reading one file as text: through the root's descriptors, with HTML and PDF parsed in the child.
 
-The index and `read_passage` read with the same functions, so that the lines of a hit are the lines that are read.
+The index and `read_passage` use the same functions, so the line numbers of a hit are valid for reading.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from mcp_servers.search.policy import Form, Limits, Status, form_of, kind_of_nam
 from mcp_servers.search.visible import visible
 
 WORKER = "mcp_servers.search.document_worker"
-# As in git and grep: a NUL byte near the start means binary.
+# Same test as in git and grep: a NUL byte near the start means binary.
 BINARY_PROBE_BYTES = 8 * 1024
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 MAX_SHOWN_PAGES = 5
-# A small binary file may have no NUL byte, but one character in ten that is none.
+# A small binary file may have no NUL byte, but more than one invalid character in ten.
 MAX_WRONG_SHARE = 0.1
 
 ReportPart = Callable[[float], None]
-"""Is told which part of a document is read, 0.0 to 1.0; may raise to end the reading."""
+"""Receives the fraction of a document that has been read, 0.0 to 1.0; may raise to stop reading."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """A page of a PDF, or a whole file as page 0."""
+    """A page of a PDF; any other file is page 0."""
 
     number: int
     lines: list[str]
@@ -42,7 +42,7 @@ class Page:
 
 @dataclass(frozen=True)
 class Document:
-    """What could be read of a file."""
+    """Readable content of a file."""
 
     stamp: str
     form: Form
@@ -54,16 +54,16 @@ class Document:
 
 
 def stamp_of(status: os.stat_result) -> str:
-    """Return what changes when a file does: size, time of change, inode."""
+    """Return a stamp that changes with the file: size, modification time, inode."""
     return f"{status.st_size}:{status.st_mtime_ns}:{status.st_ino}"
 
 
 def ignore_part(part: float) -> None:
-    """Report nothing."""
+    """Discard the report."""
 
 
 class DocumentReader:
-    """Reads the files below a root; one HTML or PDF at a time."""
+    """Reads the files below a root, one HTML or PDF at a time."""
 
     def __init__(self, root: Root, limits: Limits) -> None:
         """Read below `root`; the child is started when it is first needed."""
@@ -76,10 +76,10 @@ class DocumentReader:
         self._child.close()
 
     def read(self, parts: PathParts, report: ReportPart = ignore_part) -> Document:
-        """Read a file as it is now.
+        """Read the current content of a file.
 
         Raises:
-            ToolFailure: It is missing, a link, unreadable, or no regular file.
+            ToolFailure: It is missing, a link, unreadable, or not a regular file.
         """
         document, data = self._opened(parts)
         if document.form != "pdf" or document.status != "whole":
@@ -91,7 +91,7 @@ class DocumentReader:
         return _described(document, read)
 
     def read_page(self, parts: PathParts, page: int) -> Document:
-        """Read a file as it is now, of a PDF only one page.
+        """Read the current content of a file; of a PDF, only one page.
 
         Raises:
             ToolFailure: As `read`, or the PDF cannot be read or has fewer pages.
@@ -107,13 +107,13 @@ class DocumentReader:
         return replace(document, pages=tuple(read.pages), n_pages=read.n_pages)
 
     def _opened(self, parts: PathParts) -> tuple[Document, bytes]:
-        """Return the document without its text, and its bytes; it is whole unless they are not to be read."""
+        """Return the document without text, and its bytes; status "whole" means that they should be parsed."""
         form = form_of(kind_of_name(parts[-1]))
         limit = self._limits.max_pdf_bytes if form == "pdf" else self._limits.max_text_file_bytes
         with self._root.file(parts) as file:
             status = os.fstat(file.fileno())
             try:
-                # The file may grow meanwhile; its stamp is then another one, and the next refresh reads it again.
+                # If the file grows meanwhile, its stamp changes too, and the next refresh reads it again.
                 data = file.read(limit + 1 if status.st_size <= limit else BINARY_PROBE_BYTES)
             except OSError as error:
                 reason = os.strerror(error.errno or 0).lower()
@@ -144,7 +144,7 @@ class DocumentReader:
         """Read pages piece by piece until `last`, the end, or a limit.
 
         Raises:
-            ToolFailure: None can be read.
+            ToolFailure: No page can be read.
         """
         read = _PdfPages(n_pages=last)
         encoded = _base64(data)
@@ -171,7 +171,7 @@ class DocumentReader:
         try:
             return self._child.call(request, self._limits.child_s)
         except ToolFailure as failure:
-            self._child.close()  # a hostile file has left it with little memory
+            self._child.close()  # a hostile file may have used up its memory
             raise ToolFailure(visible(str(failure))) from failure  # it may quote the file
         except ChildTimeout as error:
             raise ToolFailure(f"it takes more than {self._limits.child_s:g} s to read and was given up") from error
@@ -197,7 +197,7 @@ class _PdfPages:
 
 
 def _described(document: Document, read: _PdfPages) -> Document:
-    """Return the document with what was read of its pages, and what was not."""
+    """Return the document with the pages that were read and a description of those that were not."""
     document = replace(document, pages=tuple(read.pages), n_pages=read.n_pages)
     if not any(line.strip() for page in read.pages for line in page.lines):
         reason = "its pages cannot be read" if read.unread else "it holds no text; scanned pages are not read"
@@ -222,7 +222,7 @@ def _text(document: Document, data: bytes) -> Document:
 
 
 def lines_of(text: str) -> list[str]:
-    """Return the lines as they may be shown; a last line without a line feed counts, as in editors."""
+    """Return the lines in displayable form; a last line without a line feed counts, as in editors."""
     return visible(text).removesuffix("\n").split("\n") if text else []
 
 

@@ -1,4 +1,4 @@
-"""Asking the index: which passages match, in what order, and which of their lines to show."""
+"""Queries to the index: matching passages, their order, and the lines to show."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from mcp_servers.search.policy import Limits, Status
 from mcp_servers.search.queries import Query, matching_all, matching_any, plain_words
 from mcp_servers.search.visible import visible
 
-# Control characters mark matches: indexed text has none. With them it is read as bytes, and filtered line by line.
+# Control characters mark matches, since indexed text has none. The marked text is read as bytes, which bypasses
+# the filter of hidden characters, and filtered line by line later.
 MATCH_BEGINS, MATCH_ENDS = "\x02", "\x03"
 _MATCH = re.compile(f"{MATCH_BEGINS}([^{MATCH_ENDS}]*){MATCH_ENDS}")
 _MARKS = re.compile(f"[{MATCH_BEGINS}{MATCH_ENDS}]")
 BODY_COLUMN = 2
-# Lines shown at least, if the passage has them: a matching line alone says little.
+# Minimum number of lines shown, if the passage has them: one matching line alone says little.
 MIN_SNIPPET_LINES = 2
 
-# CROSS JOIN keeps the order: FTS5 finds and ranks, the others are looked up by key (https://sqlite.org/optoverview.html).
+# CROSS JOIN fixes the order: FTS5 finds and ranks, the others are looked up by key
+# (https://sqlite.org/optoverview.html).
 BELOW_PATH = "(:path = '' OR files.path = :path OR substr(files.path, 1, length(:path) + 1) = :path || '/')"
 FROM_MATCHES = f"""
 FROM words CROSS JOIN passages ON passages.id = words.rowid CROSS JOIN files ON files.id = passages.file_id
@@ -31,7 +33,7 @@ WHERE words MATCH :match AND (:kind = '' OR files.kind = :kind) AND {BELOW_PATH}
 
 @dataclass(frozen=True)
 class Place:
-    """Where to search: below a path (empty: everywhere), in files with an extension (empty: any)."""
+    """Restriction of a search: below a path (empty: everywhere), in files with an extension (empty: any)."""
 
     path: str = ""
     kind: str = ""
@@ -39,7 +41,7 @@ class Place:
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a passage, as it is shown."""
+    """A line of a passage in displayable form."""
 
     number: int
     text: str
@@ -47,7 +49,7 @@ class Line:
 
 @dataclass(frozen=True)
 class Hit:
-    """A passage that matches."""
+    """A matching passage."""
 
     path: str
     stamp: str
@@ -69,12 +71,12 @@ class Found:
     n_passages: int
     n_files: int
     has_all_words: bool
-    """Whether the passages have all words of the query; else none does, and they have some."""
+    """True if the passages have all words of the query; otherwise no passage does, and these have some."""
     has_more: bool
 
 
 def find(connection: sqlite3.Connection, query: Query, place: Place, page: int, limits: Limits) -> Found:
-    """Return the page of best passages, from 1; at most a few of each file, if there are several."""
+    """Return one page of the best passages; a few of each file at most, if several files match."""
     for has_all_words in (True, False):
         match = (matching_all if has_all_words else matching_any)(query)
         asked = {"match": match, "kind": place.kind, "path": place.path}
@@ -124,13 +126,13 @@ def _hit(
 
 
 def snippet(marked: str, first_line: int, words: Sequence[str], limits: Limits) -> list[Line]:
-    """Return the lines that match best, with their numbers.
+    """Return the best matching lines, with their numbers.
 
     Args:
-        marked: The passage, with its matches between marks; there are none if only path, heading or parts match.
+        marked: The passage, with its matches between marks; without marks if only path, heading or parts match.
         first_line: Number of its first line.
-        words: What to look for where nothing is marked, in small letters.
-        limits: How many lines, and how much of each.
+        words: Lower-case words to search for if nothing is marked.
+        limits: Limits on the number of lines and their length.
     """
     lines = marked.split("\n")
     worth = [len({match.casefold() for match in _MATCH.findall(line)}) for line in lines]

@@ -1,7 +1,7 @@
-"""The text of an HTML page as a person sees it, in lines: headings as in Markdown, one line for each block.
+"""Visible text of an HTML page in lines: headings as in Markdown, one line for each block.
 
 lxml parses (it runs nothing, fetches nothing and expands no entities but HTML's own). All text is kept, menus too:
-a search must find what is on the page, and words that every page has weigh little in the ranking.
+a search must find everything on the page, and words that occur on every page weigh little in the ranking.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ _STARTS = {**_HEADINGS, "li": "- ", "td": " | ", "th": " | "}
 
 
 def html_text(data: bytes) -> tuple[str, bool]:
-    """Return the text, and whether it is complete: libxml2 stops below 256 levels of elements (xmlParserMaxDepth).
+    """Return the text, and whether it is complete: libxml2 stops at 256 levels of elements (xmlParserMaxDepth).
 
     Raises:
-        LxmlError: It is no HTML.
-        LookupError: It names an encoding that nobody knows.
-        MemoryError: It needs more than there is.
+        LxmlError: The data are not HTML.
+        LookupError: The page declares an unknown encoding.
+        MemoryError: Parsing needs more memory than available.
     """
     import lxml.etree as etree
 
@@ -47,7 +47,7 @@ def html_text(data: bytes) -> tuple[str, bool]:
     try:
         root = etree.fromstring(data, parser)
     except etree.XMLSyntaxError as error:
-        if error.code == etree.ErrorTypes.ERR_NO_MEMORY:  # its own text for that is "unknown error"
+        if error.code == etree.ErrorTypes.ERR_NO_MEMORY:  # lxml's own text for this is "unknown error"
             raise MemoryError from error
         raise
     if root is None:
@@ -57,7 +57,7 @@ def html_text(data: bytes) -> tuple[str, bool]:
 
 
 def _encoding(data: bytes) -> str | None:
-    """Return UTF-8 if the bytes are that, as others are only by accident; else the page itself declares it."""
+    """Return UTF-8 if the bytes decode as it, which other encodings rarely do; None: as the page declares."""
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     try:
@@ -68,7 +68,7 @@ def _encoding(data: bytes) -> str | None:
 
 
 class _Writer:
-    """Lines written so far; white space is folded except in `pre`."""
+    """Collects the lines; white space is folded except in `pre`."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []

@@ -1,12 +1,12 @@
 """The index: one SQLite file with a full-text table (FTS5), which several servers may share.
 
-A passage is a row of `words`, with the path and the headings beside its text, so that a query may mix words of
-all three. Write-ahead logging lets searches run while a refresh writes. Every change is one short transaction that
-takes the lock when it begins, so `kill -9` at any moment leaves the index as it was between two of them.
+A passage is a row of `words`, with the path and the headings beside its text, so a query may combine words of all
+three. Write-ahead logging lets searches run while a refresh writes. Every change is one short transaction that
+takes the lock when it begins, so `kill -9` leaves the index in the state between two transactions.
 
-It is a cache: all of it can be made again from the folder. It holds the files' text, so only its user may read it.
-It may come from somebody else (`--index`), so all text out of it passes through the filter of hidden characters.
-Only paths are read as they are, as bytes (`PATH`), since they name files; they are shown escaped.
+It is a cache that can be rebuilt from the folder. It contains the files' text, so only its user may read it. It
+may be untrusted (`--index`), so all text read from it passes through the filter of hidden characters. Only paths
+are read unfiltered, as bytes (`PATH`), since they identify files; they are escaped for display.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ from mcp_servers.search.passages import Passage
 from mcp_servers.search.policy import Status
 from mcp_servers.search.visible import decoded, visible
 
-# "aksi", agentkit search index: tells our files from others (https://sqlite.org/pragma.html#pragma_application_id).
+# "aksi", agentkit search index: distinguishes it from other files
+# (https://sqlite.org/pragma.html#pragma_application_id).
 APPLICATION_ID = 0x616B7369
-# Counts up whenever the schema, or what the columns are made of, changes; an older index is then made anew.
+# Incremented when the schema or the computation of its columns changes; an older index is then rebuilt.
 SCHEMA_VERSION = 3
 NAME_CHARS = 32
 FILE_MODE = 0o600
 FOLDER_MODE = 0o700
-# How long to wait for another server's transaction, which takes about a second at most.
+# Seconds to wait for another server's transaction, which takes about a second at most.
 BUSY_S = 20.0
-# Virtual machine steps between looks at the clock.
+# Virtual machine steps between checks of the deadline.
 STEPS_PER_CHECK = 10_000
 
 SCHEMA = (
@@ -54,32 +55,32 @@ SCHEMA = (
     "CREATE INDEX passages_of_file ON passages(file_id)",
     "CREATE VIRTUAL TABLE words USING fts5("
     "path, heading, body, parts, tokenize = 'unicode61 remove_diacritics 2')",
-    # A word in a path or heading says more than one in the text. Measured on agentkit's own files: the definition
-    # of a name comes first in 79 of 100 searches for it (with equal weights in 51), the function from whose
-    # documentation four words are in 70 (74).
+    # A word in a path or heading is more significant than one in the text. Measured on agentkit's own files: the
+    # definition of a name ranks first in 79 of 100 searches for the name (51 with equal weights). A function whose
+    # documentation contains the four words of a query ranks first in 70 (74).
     "INSERT INTO words(words, rank) VALUES ('rank', 'bm25(2.0, 5.0, 1.0, 1.0)')",
 )
 TABLES = ("facts", "files", "passages", "words")
 PATH = "CAST(files.path AS BLOB)"
-"""A path in a SELECT, unfiltered; `path_of` makes text of it."""
+"""A path in a SELECT, unfiltered; `path_of` decodes it."""
 
 
 @dataclass(frozen=True)
 class IndexedFile:
-    """A file as the index keeps it."""
+    """A file as stored in the index."""
 
     path: str
     kind: str
     stamp: str
     is_settled: bool
-    """Whether an equal stamp means an equal file; if not, the next refresh reads it again."""
+    """True if an equal stamp proves an equal file; otherwise the next refresh reads the file again."""
     status: Status
     problem: str
     passages: Sequence[Passage]
 
     @property
     def text_bytes(self) -> int:
-        """The text that the index holds of it."""
+        """Bytes of text that the index holds for the file."""
         return sum(len(passage.text.encode()) for passage in self.passages)
 
 
@@ -90,8 +91,8 @@ class Index:
         """Open the index, or create it.
 
         Args:
-            path: The file; its folder exists.
-            subject: What is indexed; an index of something else is refused.
+            path: Index file; its folder exists.
+            subject: Description of the indexed content; an index with another subject is refused.
 
         Raises:
             StartError: The file cannot be used.
@@ -101,16 +102,16 @@ class Index:
         self.prepare()
 
     def prepare(self) -> None:
-        """Create the file if it is not there, as after somebody emptied the cache.
+        """Create the file if it is missing, for example after the cache was emptied.
 
         Raises:
-            StartError: The file is no index of this folder, is damaged, or cannot be written.
+            StartError: The file is not an index of this folder, is damaged, or cannot be written.
         """
         shown = repr(str(self._path))
         try:
             _create_file(self._path)
             self._create_tables()
-            if stat.S_IMODE(os.stat(self._path).st_mode) != FILE_MODE:  # only now is it known to be ours
+            if stat.S_IMODE(os.stat(self._path).st_mode) != FILE_MODE:  # only now known to be an index
                 os.chmod(self._path, FILE_MODE)
         except OSError as error:
             raise StartError(f"cannot use the index {shown}: {error.strerror}.") from error
@@ -145,14 +146,14 @@ class Index:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Yield a connection in a transaction, which is committed unless the body fails."""
+        """Yield a connection in a transaction that is committed unless the body fails."""
         connection = self._connect()
         try:
             connection.execute("BEGIN IMMEDIATE")
             yield connection
             connection.execute("COMMIT")
         finally:
-            connection.close()  # rolls back what was not committed
+            connection.close()  # rolls back an uncommitted transaction
 
     def _connect(self) -> sqlite3.Connection:
         if (reason := reason_not_to_open(str(self._path))) is not None:
@@ -162,7 +163,7 @@ class Index:
         )
         connection.text_factory = decoded
         connection.execute("PRAGMA trusted_schema = OFF")
-        # With write-ahead logging this loses the last transactions at a power failure, never the index.
+        # With write-ahead logging a power failure may lose the last transactions, never the index.
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
@@ -182,7 +183,8 @@ class Index:
             connection.execute("COMMIT")
 
     def _check_application(self, connection: sqlite3.Connection) -> None:
-        # In this order: where another server has created tables meanwhile, it has set the number with them.
+        # The order matters: another server that has created tables meanwhile set the number in the same
+        # transaction.
         n_tables = connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()[0]
         application = connection.execute("PRAGMA application_id").fetchone()[0]
         if n_tables and application != APPLICATION_ID:
@@ -199,7 +201,7 @@ class Index:
 
 
 def default_path(subject: Mapping[str, object]) -> Path:
-    """Return the index file of a folder (with the choice of its files) in the user's cache.
+    """Return the path of the index in the user's cache, for one folder and choice of files.
 
     Raises:
         StartError: Its folder cannot be created.
@@ -209,10 +211,10 @@ def default_path(subject: Mapping[str, object]) -> Path:
 
 
 def cache_folder() -> Path:
-    """Return the folder of the indexes in the user's cache; it is created if it does not exist.
+    """Return the folder of the indexes in the user's cache, created if missing.
 
     Raises:
-        StartError: It cannot be created.
+        StartError: The folder cannot be created.
     """
     folder = platformdirs.user_cache_path("agentkit") / "search"
     try:
@@ -223,23 +225,23 @@ def cache_folder() -> Path:
 
 
 def fact(connection: sqlite3.Connection, name: str) -> str:
-    """Return what was kept under `name`, or an empty string."""
+    """Return the value stored under `name`, or an empty string."""
     row = connection.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
     return row[0] if row else ""
 
 
 def path_of(data: bytes) -> str:
-    """Return what `PATH` selects as text."""
+    """Decode a path selected by `PATH`."""
     return data.decode("utf-8", "replace")
 
 
 def set_fact(connection: sqlite3.Connection, name: str, value: str) -> None:
-    """Keep a value."""
+    """Store a value under `name`."""
     connection.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", (name, value))
 
 
 def put_file(connection: sqlite3.Connection, file: IndexedFile) -> None:
-    """Put a file into the index in place of what it had of it; nothing, if another server has done the same."""
+    """Store a file in place of its old version; skipped if another server has stored the same version."""
     row = connection.execute("SELECT stamp, is_settled FROM files WHERE path = ?", (file.path,)).fetchone()
     if row == (file.stamp, 1) and file.is_settled:
         return
@@ -259,7 +261,7 @@ def put_file(connection: sqlite3.Connection, file: IndexedFile) -> None:
 
 
 def remove_file(connection: sqlite3.Connection, path: str) -> None:
-    """Take a file out of the index, if it is there."""
+    """Remove a file from the index, if it is there."""
     ids = "SELECT passages.id FROM passages JOIN files ON files.id = file_id WHERE path = ?"
     connection.execute(f"DELETE FROM words WHERE rowid IN ({ids})", (path,))
     connection.execute(f"DELETE FROM passages WHERE id IN ({ids})", (path,))
@@ -267,9 +269,9 @@ def remove_file(connection: sqlite3.Connection, path: str) -> None:
 
 
 def _create_file(path: Path) -> None:
-    """Create an empty file that only its user can read, unless there is one.
+    """Create an empty file that only its user can read, unless it exists.
 
-    One that exists is not opened: closing it again would free the locks of this process's connections to it
+    An existing file is not opened: closing it again would release the locks of this process's connections to it
     (https://sqlite.org/howtocorrupt.html#_posix_advisory_locks_canceled_by_a_separate_thread_doing_close_).
     """
     try:

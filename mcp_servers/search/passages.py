@@ -1,8 +1,8 @@
-"""A document as passages: blocks of lines that are found, ranked and shown as one.
+"""Splits a document into passages: blocks of lines that are found, ranked and shown as a unit.
 
-A Markdown heading begins a passage. Otherwise one ends at a blank line, best before a line without indentation (in
-code, the next function), and at the latest after 40 lines or 4,000 characters. What a passage of code defines is
-its heading: where a name is defined says more about it than where it is used.
+A Markdown heading begins a passage. Otherwise a passage ends at a blank line, preferably before a line without
+indentation (in code, the next function), and at the latest after 40 lines or 4,000 characters. The heading of a
+code passage lists the names that it defines: a name's definition is more relevant than its uses.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from mcp_servers.search.policy import Form
 MAX_HEADING_CHARS = 200
 MAX_HEADING_LEVEL = 6
 _FENCES = ("```", "~~~")
-# A line that defines a name in one of the languages of `CODE_KINDS`. What may follow the name keeps out prose in
-# comments ("class of numbers").
+# A line that defines a name in one of the languages of `CODE_KINDS`. The text required after the name excludes
+# prose in comments ("class of numbers").
 _DEFINITION = re.compile(
     r"\s*(?:(?:abstract|async|const|data|declare|default|enum|export|extern|final|inline|internal|local|open|override|"
     r"partial|private|protected|pub(?:\(\w+\))?|public|sealed|static|unsafe|virtual)\s+){0,4}"
@@ -34,10 +34,10 @@ class Passage:
     page: int
     """Page of a PDF, from 1; otherwise 0."""
     first_line: int
-    """From 1, in the page if there are pages; 0 if only the file's name is indexed."""
+    """First line, from 1, counted within the page of a PDF; 0 if only the file's name is indexed."""
     last_line: int
     heading: str
-    """The headings above, outermost first; of code, the names that it defines."""
+    """Headings above, outermost first; for code, the names that it defines."""
     text: str
 
 
@@ -47,7 +47,7 @@ NAME_ONLY = Passage(page=0, first_line=0, last_line=0, heading="", text="")
 def passages_of(
     lines: Sequence[str], form: Form, *, page: int = 0, max_lines: int, max_chars: int
 ) -> Iterator[Passage]:
-    """Yield the passages of a text in order; blank ones are left out."""
+    """Yield the passages of a text in order; blank ones are skipped."""
     has_headings = form in ("markdown", "html")
     for start, end, heading in _sections(lines) if has_headings else [(0, len(lines), "")]:
         while start < end:
@@ -80,7 +80,7 @@ def _end_of_block(lines: Sequence[str], start: int, end: int, max_lines: int, ma
 
 
 def _pieces(text: str, max_chars: int) -> Iterator[str]:
-    """Cut the text of one very long line, between words if there are any."""
+    """Cut the text of one very long line, preferably between words."""
     start = 0
     while len(text) - start > max_chars:
         stop = text.rfind(" ", start + max_chars // 2, start + max_chars) + 1 or start + max_chars

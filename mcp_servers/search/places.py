@@ -1,14 +1,14 @@
-"""Paths and extensions that a client names: checked against the index, with what it may have meant.
+"""Checks of the paths and extensions that a client names, against the index, with suggestions.
 
-Only files that the index lists can be read. So what the launcher excluded, and hidden files with their secrets,
-are out of reach for reading too.
+Only files that the index lists can be read. So files excluded by the launcher, and hidden files with secrets,
+cannot be read either.
 """
 
 from __future__ import annotations
 
 import sqlite3
 
-from mcp_servers.failures import MAX_COMPARED_NAMES, MAX_SUGGESTIONS, ToolFailure, suggestion
+from mcp_servers.failures import MAX_COMPARED_NAMES, MAX_SUGGESTIONS, ToolFailure, did_you_mean, suggestion
 from mcp_servers.filesystem.policy import PathParts, joined, parse_path, shown
 from mcp_servers.search.finding import BELOW_PATH, Place
 from mcp_servers.search.index import PATH, path_of
@@ -18,10 +18,10 @@ MAX_SHOWN_KINDS = 20
 
 
 def parse_place(path: str, kind: str) -> Place:
-    """Read the arguments that narrow a search; `.` and an empty path are the whole folder.
+    """Parse the arguments that narrow a search; `.` and an empty path mean the whole folder.
 
     Raises:
-        ToolFailure: The path is none.
+        ToolFailure: The path is invalid.
     """
     parts = parse_path(path) if path else ()
     return Place(joined(parts) if parts else "", parse_kind(kind))
@@ -31,7 +31,7 @@ def check_place(connection: sqlite3.Connection, place: Place, *, is_growing: boo
     """Refuse a path or an extension that no indexed file has.
 
     Raises:
-        ToolFailure: There is none, with what may have been meant.
+        ToolFailure: No indexed file matches; the text suggests alternatives.
     """
     asked = {"path": place.path}
     if place.path and not connection.execute(f"SELECT 1 FROM files WHERE {BELOW_PATH} LIMIT 1", asked).fetchone():
@@ -53,7 +53,7 @@ def check_indexed(connection: sqlite3.Connection, parts: PathParts, *, is_growin
     """Refuse a file that the index does not list.
 
     Raises:
-        ToolFailure: It does not, with what may have been meant.
+        ToolFailure: The file is not listed; the text suggests alternatives.
     """
     path = joined(parts)
     if not is_indexed(connection, parts):
@@ -62,7 +62,7 @@ def check_indexed(connection: sqlite3.Connection, parts: PathParts, *, is_growin
 
 
 def _paths_like(connection: sqlite3.Connection, path: str) -> str:
-    """Return a hint at files with the same name elsewhere, or with a similar path."""
+    """Suggest files with the same name elsewhere, or with a similar path."""
     ending = "/" + path.rpartition("/")[2]
     same_name = connection.execute(
         f"SELECT {PATH} FROM files WHERE substr('/' || path, -length(:ending)) = :ending "
@@ -70,7 +70,7 @@ def _paths_like(connection: sqlite3.Connection, path: str) -> str:
         {"ending": ending, "count": MAX_SUGGESTIONS},
     ).fetchall()
     if same_name:
-        return f" Did you mean {' or '.join(repr(shown(path_of(row[0]))) for row in same_name)}?"
+        return did_you_mean([shown(path_of(row[0])) for row in same_name])
     rows = connection.execute(f"SELECT {PATH} FROM files ORDER BY path LIMIT ?", (MAX_COMPARED_NAMES,))
     return suggestion(path, (shown(path_of(row[0])) for row in rows))
 

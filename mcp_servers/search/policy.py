@@ -1,4 +1,4 @@
-"""Which files are indexed, and how much of them: pure rules, no I/O, no MCP."""
+"""Selection of files for the index, and limits: pure rules without I/O or MCP."""
 
 from __future__ import annotations
 
@@ -23,63 +23,63 @@ from mcp_servers.search.visible import visible
 MIB = 1024 * 1024
 
 Status = Literal["whole", "part", "binary", "too large", "failed", "left out"]
-"""How much of a file is indexed: all of its text, some of it, or only its name."""
+"""Extent to which a file is indexed: all of its text, some of it, or only its name."""
 Form = Literal["text", "code", "markdown", "html", "pdf"]
-"""How a file's text is got, and what its headings are."""
+"""Form of a file: decides how its text is extracted and what its headings are."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of the index and of one call. What exceeds one is counted and told."""
+    """Limits of the index and of one call. Everything that exceeds a limit is counted and reported."""
 
     max_walked: int = 500_000
-    """Entries that one refresh looks at: about 10 s."""
+    """Entries that one refresh visits: about 10 s."""
     max_files: int = 50_000
     """Files in the index."""
     max_text_file_bytes: int = 4 * MIB
-    """Largest file of text, code or HTML: beyond it are logs and data, for which a search by words is no help."""
+    """Size of the largest file of text, code or HTML; larger ones are logs and data, unfit for word search."""
     max_pdf_bytes: int = 24 * MIB
-    """Largest PDF: a copy in base64, one in JSON and the parsed one fit the child's memory."""
+    """Size of the largest PDF: a copy in base64, one in JSON and the parsed one fit the child's memory."""
     max_pages: int = 2_000
     """Pages of one PDF."""
     max_passages: int = 4_000
     """Passages of one file."""
     max_total_bytes: int = 512 * MIB
-    """Text in the index; the index file is about twice as large."""
+    """Bytes of text in the index; the index file is about twice as large."""
     max_path_bytes: int = 1_000
-    """Longest path: a page of hits stays below 32 KiB whatever the paths are."""
+    """Bytes of the longest path: a page of hits stays below 32 KiB for any paths."""
     max_passage_lines: int = 40
     """Lines of one passage: a function or a few paragraphs."""
     max_passage_chars: int = 4_000
     """Characters of one passage, about 1,000 tokens; a longer line is several passages."""
     document_s: float = 120.0
-    """Time for one PDF; the pages read by then are indexed."""
+    """Seconds for one PDF; the pages read by then are indexed."""
     piece_s: float = 5.0
-    """Time after which a PDF's pages so far are handed over, so that a refresh can say how far it is and end."""
+    """Seconds after which a PDF's pages so far are returned, so that a refresh can report progress and stop."""
     child_s: float = 15.0
-    """Time after which the child that reads HTML and PDF is killed."""
+    """Seconds after which the child that parses HTML and PDF is killed."""
     batch_files: int = 200
     """Files in one transaction."""
     batch_bytes: int = 2 * MIB
-    """Text in one transaction: bounds how long another server waits for the lock to about a second."""
+    """Bytes of text in one transaction: bounds another server's wait for the lock to about a second."""
     hits_per_page: int = 10
     """Hits in one answer."""
     hits_per_file: int = 3
-    """Hits of one file among several: a long one does not hide the others."""
+    """Hits of one file if several match: a long file does not hide the others."""
     snippet_lines: int = 4
-    """Matching lines that are shown of a hit."""
+    """Matching lines shown of a hit."""
     max_line_chars: int = 160
-    """Part of such a line that is shown."""
+    """Characters shown of such a line."""
     max_answer_bytes: int = 32 * 1024
-    """Text of one `read_passage`: about 8,000 tokens, a small model's context."""
+    """Bytes of text in one `read_passage`: about 8,000 tokens, a small model's context."""
     problems_per_page: int = 25
     """Files with a problem in one answer of `index_status`."""
     search_s: float = 5.0
-    """Time for one search."""
+    """Seconds for one search."""
     wait_s: float = 10.0
-    """How long a search waits for the first refresh; agentkit waits 30 s for a call."""
+    """Seconds that a search waits for the first refresh; agentkit waits 30 s for a call."""
     refresh_s: float = 25.0
-    """How long `refresh` waits; the work goes on after it."""
+    """Seconds that `refresh` waits; the work continues afterwards."""
 
 
 # Folders of packages and caches; names that begin with a dot (.git, .venv, .env) are skipped as well.
@@ -102,7 +102,7 @@ UNNAMEABLE = "names that are not UTF-8, hold control characters or are too long"
 
 
 class Selection:
-    """The launcher's choice of files, on top of what is skipped always."""
+    """The launcher's choice of files, in addition to the fixed exclusions."""
 
     def __init__(
         self,
@@ -112,23 +112,24 @@ class Selection:
         *,
         gitignore: bool = True,
     ) -> None:
-        """Index what one of `include` names (all, if it is empty) and none of `exclude` does.
+        """Select entries that match one of `include` (all, if it is empty) and none of `exclude`.
 
-        A glob without a slash is compared with names, one with a slash with whole paths, in which `*` crosses
-        slashes too. What matches a folder matches all that is in it. The index's `own` files are never opened.
-        With `gitignore`, the walk leaves out what `.gitignore` and `.ignore` files name, also what is included.
+        A glob without a slash is compared with names. One with a slash is compared with whole paths, where `*`
+        also matches slashes. A match of a folder includes its contents. The index's `own` files are never opened.
+        With `gitignore`, the walk excludes entries named in `.gitignore` and `.ignore` files, even if `include`
+        matches.
 
         Raises:
             ToolFailure: A glob is empty or too long.
         """
         self.gitignore = gitignore
-        """Whether the walk asks `.gitignore` and `.ignore` files."""
+        """True: the walk applies `.gitignore` and `.ignore` files."""
         self._own = own
         self._include = [_Glob(pattern) for pattern in include]
         self._exclude = [_Glob(pattern) for pattern in exclude]
 
     def reason_to_skip(self, parts: PathParts, *, is_folder: bool, max_path_bytes: int) -> str:
-        """Return why an entry is not indexed, or an empty string; the folders above it have been asked about."""
+        """Return why an entry is not indexed, or an empty string; its parent folders have been checked before."""
         if parts[-1].startswith(".") or (is_folder and parts[-1] in SKIPPED_FOLDERS):
             return HIDDEN
         if parts in self._own:
@@ -166,7 +167,7 @@ def _can_be_named(parts: PathParts, max_path_bytes: int) -> bool:
 def own_files(folder: str, index: str) -> frozenset[PathParts]:
     """Return the names of SQLite's files for the index, if it is in the folder; both paths are absolute.
 
-    To read them as files would free the locks that this process holds on them when they are closed.
+    Reading them as files would, on closing, release the locks that this process holds on them.
     """
     parts = PurePath(os.path.relpath(index, folder)).parts
     if parts[0] == "..":
@@ -175,19 +176,19 @@ def own_files(folder: str, index: str) -> frozenset[PathParts]:
 
 
 def kind_of_name(name: str) -> str:
-    """Return the extension in small letters, without the dot and hidden characters; empty if there is none."""
+    """Return the lower-case extension without the dot and hidden characters; empty if there is none."""
     stem, dot, extension = name.rpartition(".")
     extension = visible(extension).lower()
     return extension if stem and dot and len(extension) <= MAX_KIND_CHARS else ""
 
 
 def parse_kind(text: str) -> str:
-    """Return the extension that a client means by `py`, `.py` or `*.py`."""
+    """Return the extension that a client writes as `py`, `.py` or `*.py`."""
     return visible(text).strip().lower().removeprefix("*").removeprefix(".")
 
 
 def form_of(kind: str) -> Form:
-    """Return how a file with this extension is read."""
+    """Return the form of files with this extension."""
     if kind == "pdf":
         return "pdf"
     if kind in HTML_KINDS:

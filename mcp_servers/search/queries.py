@@ -1,7 +1,7 @@
-"""The query language: words, "quoted phrases", -excluded. Nothing in it is an error.
+"""The query language: words, "quoted phrases", -excluded. No query is a syntax error.
 
-A query reaches FTS5 as quoted strings joined by operators that are written here, so its own syntax (`AND`, `NEAR`,
-`*`, `^`, `column:`) is out of reach: https://sqlite.org/fts5.html#full_text_query_syntax, "FTS5 Strings".
+A query reaches FTS5 as quoted strings joined by operators from this module, so FTS5's own syntax (`AND`, `NEAR`,
+`*`, `^`, `column:`) is not available: https://sqlite.org/fts5.html#full_text_query_syntax, "FTS5 Strings".
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mcp_servers.search.identifiers import taken_apart
 from mcp_servers.search.visible import visible
 
 MAX_QUERY_CHARS = 1_000
-# A model may paste a paragraph; FTS5's time grows with the words, and more of them find nothing in common.
+# A model may paste a paragraph; FTS5's time grows with the words, and many words have no passage in common.
 MAX_WORDS = 32
 
 _TERM = re.compile(r'-?"[^"]*"|\S+')
@@ -24,19 +24,19 @@ _PRINTED_QUOTES = str.maketrans("\u201c\u201d\u201e", '"""')
 
 @dataclass(frozen=True)
 class Query:
-    """What to find and what to leave out; each a word or a phrase."""
+    """Terms to find and to exclude; each is a word or a phrase."""
 
     wanted: tuple[str, ...]
     excluded: tuple[str, ...]
     n_left_out: int
-    """Words beyond the first 32."""
+    """Number of terms dropped beyond the first 32 wanted and 32 excluded ones."""
 
 
 def parse_query(text: str) -> Query:
-    """Read a query; a term without a letter or digit means nothing and is dropped.
+    """Parse a query; a term without a letter or digit is dropped.
 
     Raises:
-        ToolFailure: Nothing is left to look for.
+        ToolFailure: No term to find is left.
     """
     wanted: list[str] = []
     excluded: list[str] = []
@@ -55,17 +55,17 @@ def parse_query(text: str) -> Query:
 
 
 def matching_all(query: Query) -> str:
-    """Return the FTS5 expression for passages that have every term."""
+    """Return the FTS5 expression for passages that contain every term."""
     return _without(query, " AND ".join(map(_any_form, query.wanted)))
 
 
 def matching_any(query: Query) -> str:
-    """Return the FTS5 expression for passages that have at least one term."""
+    """Return the FTS5 expression for passages that contain at least one term."""
     return _without(query, " OR ".join(map(_any_form, query.wanted)))
 
 
 def plain_words(query: Query) -> list[str]:
-    """Return the wanted words one by one, in small letters, names taken apart: for finding lines to show."""
+    """Return the wanted words one by one, in lower case and split, to choose the lines to show."""
     return list(dict.fromkeys(word.casefold() for term in query.wanted for word in _words(taken_apart(term))))
 
 
@@ -76,7 +76,7 @@ def _without(query: Query, expression: str) -> str:
 
 
 def _any_form(term: str) -> str:
-    """Return a term as it is, or with its names taken apart; each is a phrase to FTS5."""
+    """Return a term as written, or with its names split; each form is a phrase to FTS5."""
     forms = dict.fromkeys((term, taken_apart(term)))
     return f"({' OR '.join(_string(form) for form in forms)})"
 

@@ -13,10 +13,10 @@ CONFINED_TO = (
 
 
 def reach(folder: str, index_folder: str) -> Confinement:
-    """Return the confinement of a server for `folder`, whose index is in `index_folder`."""
+    """Return the confinement of a server for `folder` with its index in `index_folder`."""
     return Confinement(
         reads=(folder,),
         writes=(index_folder,),
         executes=(sys.executable,),
-        has_temporary_folder=True,  # of large sorts
+        has_temporary_folder=True,  # for large sorts
     )

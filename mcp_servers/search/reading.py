@@ -1,4 +1,4 @@
-"""A window of a file as it is now, for looking around a hit."""
+"""Reading a window of the current file, to look around a hit."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from mcp_servers.search.results import PassageText
 def read_passage(
     reader: DocumentReader, parts: PathParts, first: int, count: int, page: int, limits: Limits
 ) -> PassageText:
-    """Read `count` lines from line `first`, of a PDF those of one page (0: the first).
+    """Read `count` lines from line `first`; of a PDF, lines of one page (0: the first page).
 
     Raises:
-        ToolFailure: The file cannot be read, has no such line or page, or has no pages at all.
+        ToolFailure: The file cannot be read, has no such line or page, or is not a PDF but `page` is given.
     """
     path = shown(joined(parts))
     is_pdf = form_of(kind_of_name(parts[-1])) == "pdf"
@@ -43,7 +43,7 @@ def read_passage(
 
 
 def _fitting(lines: list[str], max_bytes: int) -> tuple[list[str], bool]:
-    """Return the first lines that fit, and whether the only one had to be cut."""
+    """Return the first lines that fit, and whether the only line had to be cut."""
     size = 0
     for number, line in enumerate(lines):
         size += len(line.encode()) + 1

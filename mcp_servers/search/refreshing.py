@@ -1,7 +1,7 @@
-"""Bringing the index up to date: only what changed is read, in batches that are each a transaction.
+"""Updating the index: only changed files are read, in batches of one transaction each.
 
-A file is taken as unchanged when its size, time of change and inode are. One that changed within two seconds
-before it was read may change again without a trace in a coarse clock, so the next refresh reads it once more (git
+A file counts as unchanged if its size, modification time and inode are. A file modified within two seconds before
+it was read may change again without a new time on a coarse clock, so the next refresh reads it once more (git
 calls this racily clean).
 """
 
@@ -21,37 +21,37 @@ from mcp_servers.search.passages import NAME_ONLY, Passage, passages_of
 from mcp_servers.search.policy import Limits, Selection, Status, kind_of_name
 from mcp_servers.search.walking import FoundFile, walk
 
-# The coarsest clocks of file systems: FAT counts in steps of two seconds.
+# Coarsest clock of common file systems: FAT has a resolution of two seconds.
 COARSEST_CLOCK_NS = 2_000_000_000
 REMOVED_IN_ONE_BATCH = 1_000
 
 Report = Callable[[float, int], None]
-"""Is told how many files of how many are done (of 0 while they are counted); may raise to end the refresh."""
+"""Receives the number of files done and the total (0 while they are counted); may raise to end the refresh."""
 
 
 @dataclass(frozen=True)
 class Refreshed:
-    """What refreshes did."""
+    """Numbers of files that refreshes read and removed."""
 
     n_read: int = 0
     n_removed: int = 0
 
     def and_then(self, other: Refreshed) -> Refreshed:
-        """Return what both did."""
+        """Return the sum of two counts."""
         return Refreshed(self.n_read + other.n_read, self.n_removed + other.n_removed)
 
     def since(self, earlier: Refreshed) -> Refreshed:
-        """Return what was done after `earlier`."""
+        """Return the count since `earlier`."""
         return Refreshed(self.n_read - earlier.n_read, self.n_removed - earlier.n_removed)
 
 
 class Refresher:
-    """Brings one index up to date with one folder."""
+    """Keeps one index up to date with one folder."""
 
     def __init__(
         self, index: Index, root: Root, selection: Selection, reader: DocumentReader, limits: Limits
     ) -> None:
-        """Read with `reader`, which nobody else uses meanwhile."""
+        """Use `reader`, which must not be used elsewhere meanwhile."""
         self._index = index
         self._root = root
         self._selection = selection
@@ -59,7 +59,7 @@ class Refresher:
         self._limits = limits
 
     def refresh(self, report: Report) -> Refreshed:
-        """Read new and changed files, and take deleted ones out.
+        """Read new and changed files, and remove deleted ones.
 
         Raises:
             ToolFailure: The folder or the index cannot be used.
@@ -127,7 +127,7 @@ class Refresher:
         began_ns = time.time_ns()
         try:
             document = self._reader.read(found.parts, report)
-        except ToolFailure as failure:  # gone, or not to be opened by this user: tried again by the next refresh
+        except ToolFailure as failure:  # missing, or not readable by this user: the next refresh tries again
             return _named_only(found, "failed", str(failure))
         passages, n_left_out = _first(_passages(document, self._limits), self._limits.max_passages)
         status, problem = document.status, document.problem
@@ -162,7 +162,7 @@ def _passages(document: Document, limits: Limits) -> Iterator[Passage]:
 
 
 def _first(passages: Iterable[Passage], count: int) -> tuple[list[Passage], int]:
-    """Return the first passages, and how many there are besides."""
+    """Return the first `count` passages, and the number of others."""
     kept = list[Passage]()
     n_more = 0
     for passage in passages:

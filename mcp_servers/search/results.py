@@ -1,4 +1,4 @@
-"""What the search tools return: fields for programs, short plain text for the model."""
+"""Results of the search tools: fields for programs, short plain text for the model."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mcp_servers.strict import ToolResult
 
 
 class Freshness(BaseModel):
-    """Of when the index is, and what it lacks."""
+    """Age and completeness of the index."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -23,7 +23,7 @@ class Freshness(BaseModel):
     incomplete_files: int = Field(description="Files of which not all text is indexed, binary ones not counted.")
 
     def as_line(self) -> str:
-        """The index in one line."""
+        """Return the state of the index in one line."""
         if self.is_running:
             progress = (
                 f"{self.done_files} of {self.total_files} files read" if self.total_files else "just started"
@@ -51,7 +51,7 @@ class SnippetLine(BaseModel):
 
 
 class SearchHit(BaseModel):
-    """A passage that matches."""
+    """A matching passage."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -75,7 +75,7 @@ class SearchHit(BaseModel):
 
 
 class SearchResult(ToolResult):
-    """Passages that match, best first."""
+    """Matching passages, best first."""
 
     hits: list[SearchHit]
     total_passages: int = Field(description="Passages that match; of each file 3 are listed, of a single one all.")
@@ -87,7 +87,7 @@ class SearchResult(ToolResult):
     index: Freshness
 
     def as_text(self) -> str:
-        """What was found, and how fresh the index is."""
+        """The hits, and the age of the index."""
         lines = [self._summary(), *(hit.as_text() for hit in self.hits)]
         if self.has_more:
             lines.append(f"(more with page={self.page + 1})")
@@ -112,7 +112,7 @@ class SearchResult(ToolResult):
 
 
 class PassageText(ToolResult):
-    """Lines of a file as it is now."""
+    """Lines of a file's current content."""
 
     path: str
     page: int = Field(description="Page of a PDF; 0 for other files.")
@@ -139,7 +139,7 @@ class PassageText(ToolResult):
 
 
 class KindCount(BaseModel):
-    """How many files have an extension."""
+    """Number of files with an extension."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -148,7 +148,7 @@ class KindCount(BaseModel):
 
 
 class LeftOut(BaseModel):
-    """Entries of the folder that are not in the index at all."""
+    """Entries of the folder that are not in the index, for one reason."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -157,7 +157,7 @@ class LeftOut(BaseModel):
 
 
 class Problem(BaseModel):
-    """A file of which not all text is indexed."""
+    """A file whose text is not completely indexed."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -167,7 +167,7 @@ class Problem(BaseModel):
 
 
 class IndexStatus(ToolResult):
-    """What the index holds, and what it does not."""
+    """Contents and gaps of the index."""
 
     index: Freshness
     files: int
@@ -197,7 +197,7 @@ class IndexStatus(ToolResult):
 
 
 class RefreshResult(ToolResult):
-    """What a refresh did."""
+    """Result of a refresh."""
 
     is_done: bool = Field(description="False if it goes on in the background.")
     read_files: int = Field(description="New and changed files.")
@@ -205,7 +205,7 @@ class RefreshResult(ToolResult):
     index: Freshness
 
     def as_text(self) -> str:
-        """What changed, and how fresh the index is."""
+        """The changes, and the age of the index."""
         if not self.is_done:
             return f"The refresh goes on in the background. {self.index.as_line()}"
         done = f"New or changed files read: {self.read_files}. Files taken out of the index: {self.removed_files}."
@@ -217,7 +217,7 @@ def _files(count: int) -> str:
 
 
 def _ago(seconds: int) -> str:
-    """Return an age in the largest fitting unit: a model needs no more."""
+    """Return an age in the largest fitting unit, which is precise enough for a model."""
     for unit, length in (("days", 86_400), ("hours", 3_600), ("minutes", 60)):
         if seconds >= 2 * length:
             return f"{seconds // length} {unit} ago"

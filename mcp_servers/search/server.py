@@ -48,7 +48,7 @@ class SearchTools:
         self._index = index
         self._limits = limits
         self._reader = DocumentReader(root, limits)
-        self._refresh_reader = DocumentReader(root, limits)  # so that no reading waits for a refresh
+        self._refresh_reader = DocumentReader(root, limits)  # so that reading does not wait for a refresh
         refresher = Refresher(index, root, selection, self._refresh_reader, limits)
         self._background = BackgroundRefresh(refresher.refresh)
 
@@ -112,7 +112,7 @@ class SearchTools:
             return status.refresh_result(connection, done, state)
 
     def close(self) -> None:
-        """End the refresh that runs, and the children."""
+        """Stop the running refresh and the children."""
         self._background.stop()
         self._reader.close()
         self._refresh_reader.close()
@@ -130,22 +130,22 @@ def build_server(
     """Return a server for `folder`; it can be passed to `mcp.Client` as it is.
 
     Args:
-        folder: What is indexed.
-        index: The index file; None for one of its own in the user's cache.
-        include: Globs of the files to index; empty for all.
-        exclude: Globs of files and folders to leave out.
-        gitignore: Whether what `.gitignore` and `.ignore` files name is left out, too.
-        limits: Caps.
+        folder: Folder to index.
+        index: Index file; None: a file in the user's cache.
+        include: Globs of the files to index; empty: all.
+        exclude: Globs of files and folders to exclude.
+        gitignore: Whether to exclude entries named in `.gitignore` and `.ignore` files, too.
+        limits: Limits of the index and of one call.
 
     Raises:
-        StartError: The folder or the index cannot be opened, or a glob is wrong.
+        StartError: The folder or the index cannot be opened, or a glob is invalid.
     """
     root = Root(folder)
     place = os.path.realpath(folder)
     subject = {"folder": place, "include": sorted(include), "exclude": sorted(exclude), "gitignore": gitignore}
     path = Path(index) if index is not None else default_path(subject)
     path = path.parent.resolve() / path.name
-    if path.name in FILE_NAMES:  # the walk would read it as rules, and free its locks
+    if path.name in FILE_NAMES:  # the walk would read it as rules, and release its locks
         raise StartError(f"{path.name!r} is no name for an index. Name another --index.")
     try:
         selection = Selection(include, exclude, own_files(place, str(path)), gitignore=gitignore)

@@ -1,4 +1,4 @@
-"""How fresh and complete the index is, and what a hit is worth now."""
+"""Age and completeness of the index, and whether a hit is still valid."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PROBLEMS = "FROM files WHERE status NOT IN ('whole', 'binary')"
 
 
 def freshness(connection: sqlite3.Connection, state: State) -> Freshness:
-    """Return of when the index is, and whether it is being refreshed by this server."""
+    """Return the age of the index, and whether this server is refreshing it."""
     refreshed = float(fact(connection, "refreshed") or 0)
     (incomplete,) = connection.execute(f"SELECT count(*) {PROBLEMS}").fetchone()
     return Freshness(
@@ -47,7 +47,7 @@ def freshness(connection: sqlite3.Connection, state: State) -> Freshness:
 
 
 def index_status(connection: sqlite3.Connection, state: State, page: int, limits: Limits) -> IndexStatus:
-    """Return what the index holds, with one page of the files that have a problem."""
+    """Return the contents of the index, with one page of the files that have a problem."""
     files, binary, text_bytes = connection.execute(
         "SELECT count(*), coalesce(sum(status = 'binary'), 0), coalesce(sum(text_bytes), 0) FROM files"
     ).fetchone()
@@ -78,7 +78,7 @@ def index_status(connection: sqlite3.Connection, state: State, page: int, limits
 
 
 def refresh_result(connection: sqlite3.Connection, done: Refreshed, state: State) -> RefreshResult:
-    """Return what a refresh did, and whether it goes on."""
+    """Return the result of a refresh, and whether it is still running."""
     return RefreshResult(
         is_done=not state.is_running,
         read_files=done.n_read,
@@ -88,7 +88,7 @@ def refresh_result(connection: sqlite3.Connection, done: Refreshed, state: State
 
 
 def shown_hit(root: Root, hit: Hit) -> SearchHit:
-    """Return a hit with what has become of its file since."""
+    """Return a hit with a note if its file has changed since."""
     return SearchHit(
         path=hit.path,
         page=hit.page,
@@ -108,12 +108,12 @@ def _name_only(hit: Hit) -> str:
 
 
 def _changed(root: Root, hit: Hit) -> str:
-    """Compare the file with the one that was indexed: a look at the disk spares a model a wrong line number."""
+    """Compare the file with its indexed state: one lstat spares the model a wrong line number."""
     parts = parse_path(hit.path)
     try:
         with root.folder(parts[:-1]) as parent:
             now = lstat(parent, parts[-1])
-    except ToolFailure:  # a folder above it is gone, or a link now
+    except ToolFailure:  # a parent folder is missing, or is now a link
         now = None
     if now is None:
         return "deleted since it was indexed; call refresh"

@@ -1,4 +1,4 @@
-"""The text of files as it is indexed and shown: one kind of line end, no hidden characters."""
+"""Normalisation of text for indexing and display: one kind of line end, no hidden characters."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import re
 
 from mcp_servers import hidden
 
-# They separate words, so a space takes their place.
+# They separate words, so each is replaced by a space.
 _CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029]")
 
 
 def visible(text: str) -> str:
-    """Return `text` with what cannot be seen removed and with a line feed as the only line end."""
+    """Return `text` without invisible characters and with line feeds as the only line ends."""
     return hidden.visible(_CONTROLS.sub(" ", text.replace("\r\n", "\n")))
 
 
 def decoded(data: bytes) -> str:
-    """Return text out of an index file as it may be shown: anybody may have written the file."""
+    """Decode text from an index file for display; the file may be untrusted."""
     return visible(data.decode("utf-8", "replace"))

@@ -1,7 +1,7 @@
-"""The walk over the folder: which files there are now, and what was left out, counted by reason.
+"""Walk over the folder: its current files, and the entries left out, counted by reason.
 
-Links are not followed and folders are opened by descriptor, as everywhere below a `Root`. A skipped folder
-(`.git`, `node_modules`) is not entered, which is most of the work saved.
+Links are not followed and folders are opened by descriptor, as everywhere below a `Root`. Skipped folders (`.git`,
+`node_modules`) are not entered, which saves most of the work.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LINKS = "links"
 OTHER = "devices, pipes and sockets"
 UNREADABLE = "files and folders that cannot be opened"
 TOO_DEEP = f"folders below {MAX_DEPTH} levels"
-# Below half a second, with the longest names and the most rules.
+# Takes below half a second, with the longest names and the most rules.
 ENTRIES_PER_REPORT = 100
 IGNORED = "files and folders that .gitignore or .ignore leaves out"
 UNUSABLE = (
@@ -35,7 +35,7 @@ UNUSABLE = (
 
 @dataclass(frozen=True)
 class FoundFile:
-    """A regular file to index, and what its status was on the walk."""
+    """A regular file to index, with its stamp at the time of the walk."""
 
     parts: PathParts
     stamp: str
@@ -43,16 +43,16 @@ class FoundFile:
 
 @dataclass
 class Walk:
-    """What a walk found."""
+    """Result of a walk."""
 
     files: list[FoundFile] = field(default_factory=list[FoundFile])
-    """In path order."""
+    """Files in path order."""
     left_out: Counter[str] = field(default_factory=Counter[str])
-    """How many entries were left out, by reason."""
+    """Number of entries left out, by reason."""
 
 
 def walk(root: Root, selection: Selection, limits: Limits, report: Callable[[], None]) -> Walk:
-    """Find the files to index; `report` is called now and then, and may raise to end the walk."""
+    """Find the files to index; `report` is called regularly, and may raise to end the walk."""
     walker = _Walker(selection, limits, report)
     with root.folder(()) as folder:
         walker.enter(folder, (), NOTHING_IGNORED)
@@ -86,7 +86,7 @@ class _Walker:
     def _visit(self, parent: int, parts: PathParts, scope: Scope) -> None:
         try:
             status = lstat(parent, parts[-1])
-        except OSError:  # a folder that may be listed but not entered
+        except OSError:  # the folder may be listed but not entered
             self._leave_out(UNREADABLE)
             return
         if status is None:  # deleted since it was listed

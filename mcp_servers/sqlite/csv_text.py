@@ -1,12 +1,12 @@
-r"""Rows as CSV (RFC 4180), and what a file of it may be called: pure rules, no I/O, no MCP.
+r"""Rows as CSV (RFC 4180), and allowed file names: pure rules without I/O or MCP.
 
 Lines end in \r\n; a field with a comma, quote or line end is quoted, quotes doubled. NULL is an empty field and
-the empty text is `""`, as PostgreSQL's COPY has it; blobs are hexadecimal.
+the empty text is `""`, as in PostgreSQL's COPY; blobs are hexadecimal.
 
-A text that begins like a formula may be run by a spreadsheet that opens the file (CWE-1236). It is written as it
-is, and counted: an export is what the database holds. A quote mark put in front would change "-5" and "+49 30 1"
-for every program that reads the file as data, and would not stop all spreadsheets; whoever opens the file in one
-can import the columns as text, once told.
+A text that begins like a formula may be run by a spreadsheet that opens the file (CWE-1236). It is written
+unchanged, and counted: an export contains what the database holds. A leading quote mark would change "-5" and "+49
+30 1" for every program that reads the file as data, and would not stop all spreadsheets. A user who is warned can
+import the columns as text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from mcp_servers.failures import ToolFailure
 
-# OWASP's list, "CSV Injection"; the last four are the full-width forms of the first, which some spreadsheets take.
+# OWASP's list, "CSV Injection"; the last four are full-width forms that some spreadsheets accept.
 FORMULA_STARTS = tuple("=+-@\t\r\n\uff1d\uff0b\uff0d\uff20")
 MAX_FILE_NAME_BYTES = 100
 # An allow-list: no folders, no hidden files, no drive letters or streams (`:`), nothing that a shell expands.
@@ -43,12 +43,12 @@ def csv_field(value: object) -> str:
 
 
 def count_formulas(values: Sequence[object]) -> int:
-    """Return how many values a spreadsheet may take for a formula; numbers are not texts."""
+    """Return how many values a spreadsheet may treat as formulas; only texts count."""
     return sum(1 for value in values if isinstance(value, str) and value.startswith(FORMULA_STARTS))
 
 
 def check_file_name(name: str) -> str:
-    """Return the name of a file to make.
+    """Return the name of a new file.
 
     Raises:
         ToolFailure: It is not a plain name that ends in `.csv`.

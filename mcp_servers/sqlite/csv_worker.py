@@ -1,8 +1,8 @@
-"""The child that runs an export's statement on a thread of its own, so that it can be asked how far it is.
+"""Child process that runs an export's statement on a separate thread, so that it can report progress.
 
-`start` begins; each `next` returns the text that is ready by then, or none after a short wait, with the counts so
-far. A failure of the statement is the answer to the next question. The parent writes the file: what reads a
-hostile database has no folder to write to.
+`start` starts an export. Each `next` returns the text that is ready, or none after a short wait, with the counts
+so far. A failure of the statement is the answer to the next request. The parent writes the file, because a process
+that reads a hostile database gets no folder to write to.
 """
 
 from __future__ import annotations
@@ -21,30 +21,30 @@ from mcp_servers.sqlite.policy import Limits
 from mcp_servers.sqlite.worker import Guard, begin_statement, explain_error, open_database
 
 CHUNK_CHARS = 256 * 1024
-# Chunks that wait to be fetched: the statement pauses when the parent is slower.
+# Chunks waiting to be fetched: the statement pauses if the parent is slower.
 MAX_WAITING_CHUNKS = 4
-# How long `next` waits; the parent can tell a client, and stop for it, that often.
+# Seconds that `next` waits; the interval at which the parent can report progress and stop the export.
 WAIT_S = 0.25
-# Of one record as CSV; a chunk and its JSON are held in memory several times.
+# Maximum size of one record as CSV; a chunk and its JSON are held in memory several times.
 MAX_RECORD_CHARS = 8 * 1024 * 1024
 
 
 class Export:
-    """One statement on its way into CSV."""
+    """Conversion of one statement's rows to CSV."""
 
     def __init__(self, request: dict[str, Any], limits: Limits) -> None:
-        """Begin."""
+        """Start the statement."""
         self._request = request
         self._limits = replace(limits, timeout_s=limits.export_timeout_s)
         self._chunks: queue.Queue[str | None] = queue.Queue(MAX_WAITING_CHUNKS)
         self._failure = "The statement made SQLite fail; nothing was written. Simplify it."
         self._columns: list[str] = []
         self._rows = self._size_bytes = self._formula_cells = self._replaced_texts = 0
-        # A daemon: when the parent is gone, so is this process, whatever the statement does.
+        # A daemon thread: if the parent is gone, this process exits whatever the statement does.
         threading.Thread(target=self._run, daemon=True).start()
 
     def next(self) -> dict[str, Any]:
-        """Return the next text, if there is one soon.
+        """Return the next text, or none after a short wait.
 
         Raises:
             ToolFailure: The statement failed.
@@ -132,17 +132,17 @@ class Export:
 
 
 class Exports:
-    """At most one export at a time; a new one takes the place of the last."""
+    """Runs at most one export at a time; a new one replaces the last."""
 
     def __init__(self) -> None:
-        """Have none."""
+        """Start without an export."""
         self._current: Export | None = None
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Answer `{"do": "start", ...}` or `{"do": "next"}`.
 
         Raises:
-            ToolFailure: The statement failed, or none was started.
+            ToolFailure: The statement failed, or no export was started.
         """
         if request["do"] == "start":
             self._current = Export(request, Limits(**request["limits"]))

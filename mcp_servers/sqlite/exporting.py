@@ -1,8 +1,8 @@
-"""Export files: complete or not there, never in place of another, and in one folder.
+"""Export files: written completely or not at all, never over an existing file, and in one folder.
 
 The folder is opened once, when the server starts; files are made relative to its descriptor, links not followed.
-Text goes to a temporary file, is synced, and gets its name by `link`, which fails if the name is taken: nothing
-comes between a check and a rename, and an export that is interrupted has no name to be found under.
+Text goes to a temporary file, is synced, and gets its name by `link`, which fails if the name is taken. So there
+is no race between a check and a rename, and an interrupted export is not visible under its name.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ from mcp_servers.sqlite.results import Exported
 WORKER = "mcp_servers.sqlite.csv_worker"
 TEMPORARY_PREFIX = ".mcp-tmp-"
 TOKEN_BYTES = 6
-# The export may hold what the database's own permissions keep from others.
+# The export may contain data that the database's own permissions hide from other users.
 FILE_MODE = 0o600
-# A question to the child is answered within a fraction of a second; starting it may take some on a busy machine.
+# The child answers within a fraction of a second; on a busy machine it may take several to start.
 ANSWER_TIMEOUT_S = 10.0
-# Time beyond the statement's own, after which the child is killed: it is in an operation that looks at no clock.
+# Seconds beyond the statement's own limit, after which the child is killed: some operations check no deadline.
 GRACE_S = 3.0
 PROGRESS_INTERVAL_S = 0.5
 
 
 class ExportFolder:
-    """The open folder that exports go to."""
+    """The open folder for exports."""
 
     def __init__(self, path: str) -> None:
         """Open `path`; links in it are the launcher's choice and are followed, once.
@@ -52,10 +52,10 @@ class ExportFolder:
 
     @contextmanager
     def new_file(self, name: str) -> Iterator[BinaryIO]:
-        """Yield a file that is called `name` once the body is done; nothing is left if it fails.
+        """Yield a file that gets the name `name` after the body; nothing remains if the body fails.
 
         Raises:
-            ToolFailure: There is something of that name, or it cannot be written.
+            ToolFailure: The name is taken, or the file cannot be written.
         """
         self._check_free(name)
         temporary = TEMPORARY_PREFIX + secrets.token_hex(TOKEN_BYTES)
@@ -66,7 +66,7 @@ class ExportFolder:
                 file.flush()
                 os.fsync(file.fileno())
             os.link(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd, follow_symlinks=False)
-            os.fsync(self._fd)  # the name itself
+            os.fsync(self._fd)  # syncs the name itself
         except OSError as error:
             if error.errno == errno.EEXIST:
                 raise _taken(name) from error
@@ -76,14 +76,14 @@ class ExportFolder:
                 os.unlink(temporary, dir_fd=self._fd)
 
     def _check_free(self, name: str) -> None:
-        """Say at once what `link` would say at the end of a long export."""
+        """Fail early with the error that `link` would give at the end of a long export."""
         with suppress(FileNotFoundError):
             os.stat(name, dir_fd=self._fd, follow_symlinks=False)
             raise _taken(name)
 
 
 class Exporter:
-    """Exports of one database, one at a time, in a child of their own so that queries go on."""
+    """Exports one database, one export at a time, in a separate child so that queries can continue."""
 
     def __init__(self, folder: ExportFolder, database: str, limits: Limits) -> None:
         """Export from the file at `database` into `folder`."""
@@ -97,7 +97,7 @@ class Exporter:
         """Write all rows of a reading statement to a new file.
 
         Raises:
-            ToolFailure: The statement or the name is wrong, or a limit was reached; nothing is left.
+            ToolFailure: The statement or the name is wrong, or a limit was reached; no file remains.
         """
         check_file_name(name)
         if not self._running.acquire(blocking=False):
@@ -107,7 +107,7 @@ class Exporter:
                 counts = self._write(file, sql, parameters)
                 size_bytes = file.tell()
         except BaseException:
-            self._child.close()  # whatever it is still doing
+            self._child.close()  # stops its current statement
             raise
         finally:
             self._running.release()

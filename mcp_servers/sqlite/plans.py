@@ -1,7 +1,7 @@
-"""A query plan as SQLite tells it, made readable: a tree, and what it reads from end to end. Pure, no I/O, no MCP.
+"""SQLite's query plans in readable form: a tree, and the tables read completely. Pure functions without I/O.
 
 The words are SQLite's (https://sqlite.org/eqp.html): SCAN visits every row of a table or of an index, SEARCH
-goes to some rows by an index or by the key.
+visits some rows by an index or by the key.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Access:
-    """Which tables (or their aliases) a plan reads how."""
+    """Tables (or their aliases) of a plan, by the way they are read."""
 
     scanned: list[str]
     searched: list[str]
@@ -37,7 +37,7 @@ class Access:
 
 
 def without_explain(sql: str) -> str:
-    """Return the statement that `EXPLAIN [QUERY PLAN]` stands before, if it does."""
+    """Return the statement without a leading `EXPLAIN [QUERY PLAN]`."""
     return _EXPLAIN.sub("", sql, count=1) if _EXPLAIN.match(sql) else sql
 
 
@@ -53,7 +53,7 @@ def plan_steps(rows: Sequence[Sequence[object]]) -> list[Step]:
 
 
 def access_of(steps: Sequence[Step]) -> Access:
-    """Sort the tables of a plan by how they are read; virtual tables say it in a language of their own."""
+    """Sort the tables of a plan by how they are read; virtual tables are skipped, as their text differs."""
     access = Access([], [], [])
     for step in steps:
         match = _ACCESS.match(step.detail)

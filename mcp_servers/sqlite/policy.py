@@ -1,9 +1,9 @@
-"""What a statement may do and how much it may return: pure rules, no I/O, no MCP.
+"""Permissions of a statement and limits of its result: pure rules without I/O or MCP.
 
-SQL is never judged by its text. SQLite's own compiler reports each thing that a statement would do to an
-authorizer (https://sqlite.org/c3ref/set_authorizer.html); what is not on the list below is denied. The list
-says what is allowed, so a statement kind that a later SQLite adds starts out denied. Underneath, a read-only
-server opens the file with `mode=ro`, which holds even if this list is wrong.
+SQL is never judged by its text. SQLite's own compiler reports each action of a statement to an authorizer
+(https://sqlite.org/c3ref/set_authorizer.html); actions not on the list below are denied. It is an allow-list, so a
+new statement kind in a later SQLite is denied at first. In addition, a read-only server opens the file with
+`mode=ro`, which holds even if this list is wrong.
 
 Advice followed for untrusted SQL and untrusted files: https://sqlite.org/security.html.
 """
@@ -22,32 +22,32 @@ Row = list[Cell]
 
 @dataclass(frozen=True)
 class Limits:
-    """Caps of one call."""
+    """Limits of one call."""
 
     timeout_s: float = 5.0
-    """Time a statement may run; agentkit waits 30 s for a call."""
+    """Seconds that a statement may run; agentkit waits 30 s for a call."""
     max_rows: int = 100
     """Rows in one answer."""
     max_columns: int = 100
     """Columns in one answer: bounds a fetched row to `max_columns * max_value_bytes`."""
     max_cell_chars: int = 1_000
-    """Part of one value that is shown."""
+    """Characters shown of one value."""
     max_answer_bytes: int = 32 * 1024
-    """Rows in one answer as JSON: about 8,000 tokens, a small model's context."""
+    """Bytes of the rows in one answer as JSON: about 8,000 tokens, a small model's context."""
     max_value_bytes: int = 1024 * 1024
-    """Longest text or blob that SQLite makes or reads (SQLITE_LIMIT_LENGTH)."""
+    """Bytes of the longest text or blob that SQLite creates or reads (SQLITE_LIMIT_LENGTH)."""
     max_tables: int = 200
     """Tables in one listing."""
     max_plan_steps: int = 200
     """Lines of one query plan."""
     export_timeout_s: float = 60.0
-    """Time an export may run."""
+    """Seconds that an export may run."""
     export_max_rows: int = 1_000_000
-    """Rows of one export; about what a spreadsheet takes."""
+    """Rows of one export; about the maximum of a spreadsheet."""
     export_max_bytes: int = 256 * 1024 * 1024
     """Size of one export's file."""
     heap_bytes: int = 128 * 1024 * 1024
-    """SQLite's memory (PRAGMA hard_heap_limit); the child's address space is limited as well."""
+    """SQLite's memory (PRAGMA hard_heap_limit); the child's address space is limited separately."""
 
 
 _READS = {
@@ -89,11 +89,11 @@ ACTION_NAMES = _READS | _WRITES | _VIRTUAL_TABLES | _NEVER
 
 # Virtual table modules without access to files or memory outside the database.
 ALLOWED_MODULES = frozenset({"fts5", "rtree"})
-# load_extension runs native code; fts3_tokenizer returns and takes native pointers; sqlite_log writes outside.
+# load_extension runs native code; fts3_tokenizer returns and accepts native pointers; sqlite_log writes outside.
 DENIED_FUNCTIONS = frozenset({"load_extension", "fts3_tokenizer", "sqlite_log"})
-# Raw database pages: deleted data on reading, a corrupt file on writing.
+# Raw database pages: reading them shows deleted data, writing them corrupts the file.
 DENIED_TABLES = frozenset({"sqlite_dbpage"})
-# Pragmas that only report, whatever their argument is. database_list is not here: it tells the file's path.
+# Pragmas that only report, whatever their argument. database_list is missing because it reveals the file's path.
 REPORTING_PRAGMAS = frozenset(
     [
         "collation_list",
@@ -113,7 +113,7 @@ REPORTING_PRAGMAS = frozenset(
         "table_xinfo",
     ]
 )
-# Pragmas that report without an argument and change something with one.
+# Pragmas that report without an argument and change a setting with one.
 VALUE_PRAGMAS = frozenset(
     [
         "application_id",
@@ -131,7 +131,7 @@ VALUE_PRAGMAS = frozenset(
 
 
 def is_allowed(action: int, first: str | None, second: str | None, schema: str | None, *, write: bool) -> bool:
-    """Return whether a statement may do `action`; the arguments are those of SQLite's authorizer."""
+    """Return whether a statement may perform `action`; the arguments are those of SQLite's authorizer."""
     if action == sqlite3.SQLITE_FUNCTION:
         return (second or "").lower() not in DENIED_FUNCTIONS
     if action == sqlite3.SQLITE_PRAGMA:
@@ -149,7 +149,7 @@ def is_allowed(action: int, first: str | None, second: str | None, schema: str |
 
 
 def describe_denial(action: int, first: str | None, second: str | None, schema: str | None, *, write: bool) -> str:
-    """Return the text for the model that asked for a denied action."""
+    """Return the explanation of a denied action for the model."""
     if action == sqlite3.SQLITE_FUNCTION:
         return f"The function {second}() is not allowed."
     if action == sqlite3.SQLITE_PRAGMA:
@@ -159,7 +159,7 @@ def describe_denial(action: int, first: str | None, second: str | None, schema: 
     if schema == "temp":
         return "Temporary tables, views and triggers are not allowed. Use WITH for a step in between."
     name = ACTION_NAMES.get(action, f"action {action}")
-    if first == "sqlite_master":  # the first thing that every CREATE and DROP does
+    if first == "sqlite_master":  # the first action of every CREATE and DROP
         name = "Changing the schema"
     if not write and action in _WRITES:
         return f"{name} is not allowed: only reading is possible here. Write a SELECT statement."
@@ -172,7 +172,7 @@ def quoted_name(name: str) -> str:
 
 
 def render_cell(value: object, max_chars: int) -> Cell:
-    """Return a value that JSON and a model can hold: long text cut, blobs in words, no infinities."""
+    """Return a value for JSON and the model: long text cut, blobs described, infinities as text."""
     if isinstance(value, bytes):
         head = value[:8].hex()
         return f"<blob of {len(value)} bytes: {head}{'...' if len(value) > 8 else ''}>"

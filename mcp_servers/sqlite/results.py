@@ -1,4 +1,4 @@
-"""What the SQLite tools return: fields for programs, short plain text for the model."""
+"""Results of the SQLite tools: fields for programs, short plain text for the model."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Column(BaseModel):
     )
 
     def as_line(self) -> str:
-        """The column in SQL's words."""
+        """Return the column in SQL's words."""
         words = [self.name, self.type, "primary key" if self.primary_key else ""]
         words += [
             "not null" if self.not_null else "",
@@ -63,7 +63,7 @@ class Column(BaseModel):
 
 
 class Table(ToolResult):
-    """A table in full."""
+    """A table with columns, unique groups and sample rows."""
 
     name: str
     kind: str
@@ -83,7 +83,7 @@ class Table(ToolResult):
 
 
 class Rows(ToolResult):
-    """Rows that a query gave."""
+    """Rows of a query."""
 
     columns: list[str]
     rows: list[list[Cell]]
@@ -106,7 +106,7 @@ class PlanStep(BaseModel):
 
 
 class Plan(ToolResult):
-    """How a statement would be run."""
+    """Query plan of a statement."""
 
     steps: list[PlanStep]
     scanned: list[str] = Field(description="Tables or aliases of which every row is read.")
@@ -115,7 +115,7 @@ class Plan(ToolResult):
     truncated: bool
 
     def as_text(self) -> str:
-        """What is read how, then the tree."""
+        """The tables by the way they are read, then the tree."""
         lines = [
             *_tables("reads every row of", self.scanned),
             *_tables("finds rows by an index or key in", self.searched),
@@ -127,7 +127,7 @@ class Plan(ToolResult):
 
 
 class Exported(ToolResult):
-    """A CSV file that was written."""
+    """A new CSV file."""
 
     file: str
     rows: int = Field(description="Without the header.")
@@ -139,7 +139,7 @@ class Exported(ToolResult):
     replaced_texts: int = Field(description="Texts that are not UTF-8; their broken bytes became U+FFFD.")
 
     def as_text(self) -> str:
-        """The file and its size, then what to take care of."""
+        """The file and its size, then warnings."""
         counts = f"{self.rows} row{'' if self.rows == 1 else 's'}, {self.size_bytes} bytes"
         lines = [f"wrote {self.file}: {counts}"]
         if self.formula_cells:
@@ -153,7 +153,7 @@ class Exported(ToolResult):
 
 
 class Changes(Rows):
-    """What a statement changed, and the rows that its RETURNING clause gave."""
+    """Number of changed rows, and the rows of a RETURNING clause."""
 
     changed_rows: int
 
@@ -172,7 +172,7 @@ def _lines(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
 
 
 def _word(cell: Cell) -> str:
-    """Return a cell or a name on one line, so that it cannot look like another one, and hides nothing."""
+    """Return a cell or a name on one line and without hidden characters, so it cannot imitate another one."""
     if cell is None:
         return "NULL"
     return on_one_line(cell.replace("\\", "\\\\")) if isinstance(cell, str) else str(cell)

@@ -25,7 +25,7 @@ INSTRUCTIONS = (
 )
 READ_ONLY = " Nothing can be changed."
 WORKER = "mcp_servers.sqlite.worker"
-# Time beyond a statement's own for opening the file, a lock held by others, and the answer.
+# Seconds beyond a statement's own limit, for opening the file, waiting for locks, and the answer.
 GRACE_S = 3.0
 DEFAULT_SAMPLE_ROWS = 3
 MAX_SAMPLE_ROWS = 10
@@ -37,7 +37,7 @@ class Database:
     """The tools of one database file."""
 
     def __init__(self, path: str, limits: Limits, child: KillableChild, *, may_write: bool) -> None:
-        """Serve the file at `path` from `child`; `may_write` allows plans of changes, too."""
+        """Serve the file at `path` from `child`; `may_write` also allows plans of changes."""
         self.path = path
         self._may_write = may_write
         self._limits = limits
@@ -113,13 +113,14 @@ def build_server(
     """Return a server for the database file; it can be passed to `mcp.Client` as it is.
 
     Args:
-        path: The database.
-        write: Also offer `execute`.
-        export: A folder; also offer `export_csv`, which makes files in it.
-        limits: Caps of one call.
+        path: Database file.
+        write: Whether to offer `execute`, too.
+        export: Folder for files of `export_csv`; None: that tool is not offered.
+        limits: Limits of one call.
 
     Raises:
-        StartError: The file does not exist or cannot be read (or written, if `write`), or the folder does not.
+        StartError: The file does not exist or cannot be read (or written, if `write`), or the folder cannot be
+            opened.
     """
     limits = limits or Limits()
     child = KillableChild(WORKER)
@@ -143,7 +144,7 @@ def build_server(
 
 
 def _checked(path: str, write: bool) -> str:
-    """Return the absolute path: the child runs with the same working directory, but a test need not."""
+    """Return the absolute path: the child may have another working directory in a test."""
     resolved = Path(path).resolve()
     if not resolved.is_file():
         raise StartError(f"{path!r} is not a file. Create a database first, for example with `sqlite3 {path}`.")

@@ -1,15 +1,20 @@
-"""What is told of the tables: names, columns, keys, and a few rows, read under the authorizer like any query."""
+"""Descriptions of tables: names, columns, keys, and a few rows, read under the authorizer like any query."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any
 
 from mcp_servers.failures import ToolFailure, suggestion
+from mcp_servers.hidden import on_one_line
 from mcp_servers.sqlite.policy import Limits, fit_rows, quoted_name
 
 SAMPLE_VALUE_BYTES = 10_000
+# Maximum number of table or column names listed in an error.
+MAX_NAMES_TOLD = 30
+MAX_NAMES_TOLD_CHARS = 400
 
 Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
 
@@ -64,7 +69,7 @@ def describe_table(
 def _sample(
     connection: sqlite3.Connection, table: str, columns: list[str], count: int, limits: Limits
 ) -> tuple[list[list[Any]], bool]:
-    """Return a few rows; a value too large to read is replaced by words before SQLite loads it."""
+    """Return a few rows; SQL replaces values that are too large before SQLite loads them."""
     if not count or not columns:
         return [], False
     shown = columns[: limits.max_columns]
@@ -79,7 +84,7 @@ def _sample(
 
 
 def known_tables(connection: sqlite3.Connection) -> dict[str, str]:
-    """Return tables and views by name, without SQLite's own and without the insides of full-text tables."""
+    """Return tables and views by name, without SQLite's own and without shadow tables of full-text tables."""
     return {
         row[1]: row[2]
         for row in sorted(connection.execute("PRAGMA main.table_list"))
@@ -94,7 +99,7 @@ def columns_of(connection: sqlite3.Connection, table: str) -> list[tuple[Any, ..
     except sqlite3.DatabaseError as error:
         if str(error) == "interrupted":
             raise
-        return []  # a view of a table that is gone, or one that cannot be used: the others are told all the same
+        return []  # a view of a missing table, or an unusable one: the others are listed anyway
 
 
 def _unique_columns(connection: sqlite3.Connection, table: str) -> list[list[str]]:
@@ -110,5 +115,14 @@ def _pragma(connection: sqlite3.Connection, pragma: str, name: str) -> list[tupl
 
 
 def no_table(name: str, known: list[str]) -> str:
-    """Return the text for a model that named a table that there is not."""
-    return f"There is no table {name!r}.{suggestion(name, known) or ' Use list_tables.'}"
+    """Return the text for a model that named a missing table."""
+    hint = suggestion(name, known) or told(" The tables are ", map(repr, known)) or " Use list_tables."
+    return f"There is no table {name!r}.{hint}"
+
+
+def told(opening: str, names: Iterable[str]) -> str:
+    """Return a sentence that lists `names`; empty if there are none or too many for an error."""
+    known = list(islice(names, MAX_NAMES_TOLD + 1))
+    listed = on_one_line(", ".join(known))
+    is_short = len(known) <= MAX_NAMES_TOLD and len(listed) <= MAX_NAMES_TOLD_CHARS
+    return f"{opening}{listed}." if known and is_short else ""

@@ -1,8 +1,8 @@
-"""The child that opens the database: one connection, one statement, one answer per request.
+"""Child process that opens the database: one connection, one statement, one answer per request.
 
-Everything that reads the file is here, the schema too, because a hostile file is input like a hostile statement.
-Three clocks stop a statement: the progress handler (politely, with a rollback), the parent (by killing), the
-kernel (CPU limit). SQLite's heap limit is process-wide, which is why it lives in a process of its own.
+All code that reads the file runs here, including reads of the schema, because a hostile file is untrusted input
+like a hostile statement. Three clocks stop a statement: the progress handler (with a rollback), the parent (by
+killing), the kernel (CPU limit). SQLite's heap limit is process-wide, which requires a separate process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
@@ -22,18 +22,18 @@ from mcp_servers.hardening import harden, reason_not_to_open
 from mcp_servers.hidden import on_one_line
 from mcp_servers.sqlite.plans import access_of, plan_steps, without_explain
 from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allowed
-from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table
+from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table, told
 
 _MOST_TABLES_NAMED = 5
-"""Tables named of those that have a column which a statement misses."""
+"""Maximum number of tables named for a column that a statement cannot reach."""
 
-# Virtual machine steps between looks at the clock: about 0.1 ms of work each.
+# Virtual machine steps between checks of the deadline: about 0.1 ms of work each.
 STEPS_PER_CHECK = 1_000
-# How long to wait for another process's lock on the file.
+# Seconds to wait for another process's lock on the file.
 BUSY_TIMEOUT_S = 1.0
 CACHE_KIB = 8 * 1024
 
-# https://sqlite.org/limits.html; each value is far above what a model writes and far below what hurts.
+# https://sqlite.org/limits.html; each value is far above what a model writes and far below what does harm.
 SQLITE_LIMITS = {
     sqlite3.SQLITE_LIMIT_SQL_LENGTH: 100_000,
     sqlite3.SQLITE_LIMIT_COMPOUND_SELECT: 50,
@@ -47,7 +47,7 @@ SQLITE_LIMITS = {
 
 
 class Guard:
-    """The authorizer of one connection; remembers what it denied, for the message."""
+    """Authorizer of one connection; keeps its first denial for the error message."""
 
     def __init__(self, write: bool) -> None:
         """Allow reads, and writes if `write`."""
@@ -57,7 +57,7 @@ class Guard:
     def __call__(
         self, action: int, first: str | None, second: str | None, schema: str | None, source: str | None
     ) -> int:
-        """Answer SQLite's question; `source` (the trigger or view that asks) makes no difference."""
+        """Answer SQLite's request; `source` (the trigger or view behind it) makes no difference."""
         if is_allowed(action, first, second, schema, write=self._write):
             return sqlite3.SQLITE_OK
         self.denial = self.denial or describe_denial(action, first, second, schema, write=self._write)
@@ -79,7 +79,7 @@ def handle(request: dict[str, Any]) -> dict[str, Any]:
         "explain": explain,
     }[request["do"]]
     write = request["do"] == "execute"
-    # A plan of a change may be asked for where changes are; the file is opened for reading all the same.
+    # A server with write access may plan changes; the file is opened read-only for that.
     guard = Guard(write or request.get("may_write", False))
     with open_database(request["database"], write, limits) as connection:
         try:
@@ -126,7 +126,7 @@ def query(connection: sqlite3.Connection, guard: Guard, request: dict[str, Any],
 def execute(
     connection: sqlite3.Connection, guard: Guard, request: dict[str, Any], limits: Limits
 ) -> dict[str, Any]:
-    """Run one changing statement in a transaction of its own: all of it, or nothing."""
+    """Run one changing statement in its own transaction: completely or not at all."""
     connection.execute("BEGIN IMMEDIATE")
     before = connection.total_changes
     connection.set_authorizer(guard)
@@ -155,7 +155,7 @@ def explain(
 def begin_statement(
     connection: sqlite3.Connection, request: dict[str, Any], limits: Limits
 ) -> tuple[sqlite3.Cursor, list[str]]:
-    """Begin one statement; return its rows to come and the names of their columns.
+    """Start one statement; return its cursor and the names of its columns.
 
     Raises:
         ToolFailure: It is empty, or has too many columns.
@@ -181,7 +181,7 @@ def _check_not_empty(sql: str) -> None:
 
 
 def explain_error(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connection, limits: Limits) -> str:
-    """Turn SQLite's message into one that says what to do."""
+    """Turn SQLite's message into one with a hint for the model."""
     text = str(error)
     if guard.denial:
         return guard.denial
@@ -202,11 +202,15 @@ def explain_error(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connec
         return no_table(match[1], list(known_tables(connection)))
     if match := re.match(r"no such column: (.*)", text):
         return _no_column(match[1], connection)
+    if match := re.match(r"table (.*) has no column named (.*)", text):
+        columns = [column[1] for column in columns_of(connection, match[1])]
+        hint = told(" The columns are ", columns) or " Use describe_table."
+        return f"The table {match[1]!r} has no column {match[2]!r}.{hint}"
     return f"SQLite: {on_one_line(text).rstrip('.')}."
 
 
 def _no_column(name: str, connection: sqlite3.Connection) -> str:
-    """Say where a column is that a statement does not reach, or what comes near."""
+    """Return which tables have a column that the statement does not reach, or similar names."""
     tables = {table: [column[1] for column in columns_of(connection, table)] for table in known_tables(connection)}
     wanted = name.split(".")[-1]
     holders = [table for table, columns in tables.items() if wanted in columns][:_MOST_TABLES_NAMED]
@@ -214,7 +218,13 @@ def _no_column(name: str, connection: sqlite3.Connection) -> str:
         of_others = f"The column is of {' and '.join(map(repr, holders))}"
         return f"There is no column {name!r} in the tables that the statement reads. {of_others}: join it."
     near = suggestion(wanted, sorted({column for columns in tables.values() for column in columns}))
-    return f"There is no column {name!r}.{near or ' Use describe_table.'}"
+    return f"There is no column {name!r}.{near or _columns_told(tables) or ' Use describe_table.'}"
+
+
+def _columns_told(tables: Mapping[str, Sequence[str]]) -> str:
+    return told(
+        " The columns are ", (f"{table}.{column}" for table, columns in tables.items() for column in columns)
+    )
 
 
 def main() -> None:

@@ -1,1 +1,1 @@
-"""Time zones, dates, exact arithmetic and units over MCP: what a language model gets wrong by itself."""
+"""MCP server for time zones, dates, exact arithmetic and units, where language models make mistakes."""

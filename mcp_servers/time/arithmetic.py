@@ -1,8 +1,8 @@
-"""Exact arithmetic on what a model writes: parsed, never evaluated as Python.
+"""Exact arithmetic on a model's expressions: parsed, never evaluated as Python.
 
 Numbers are fractions of any length: 0.1 + 0.2 is 0.3, and 1/3 stays a third. Roots, logarithms and angles leave
-the rational numbers; they are computed to 50 digits (mpmath) and the result says that it is rounded. Everything is
-bounded before it is computed, so no expression takes long.
+the rational numbers; they are computed to 50 digits (mpmath), and the result is marked as rounded. Sizes are
+checked before each computation, so no expression takes long.
 """
 
 from __future__ import annotations
@@ -20,34 +20,34 @@ from mcp_servers.failures import ToolFailure, suggestion
 
 MAX_CHARS = 1_000
 MAX_BITS = 14_000
-"""Of numerator or denominator: some 4,200 digits; Python writes no integer of more than 4,300."""
+"""Bits of a numerator or denominator: some 4,200 digits; Python prints no integer of more than 4,300."""
 MAX_DEPTH = 60
 SHOWN_DIGITS = 20
 DIGITS = 50
-"""Of what is not exact."""
+"""Decimal digits of computations that are not exact."""
 MAX_FACTORIAL = 1_000
 LARGEST_ANGLE = 10**15
 _PERCENT_OF = re.compile(r"(\d{1,40}(?:\.\d{1,40})?) ?(?:%|percent) ?of ?")
-"""A share as people write it: 17% of 640."""
+"""A percentage as people write it: 17% of 640."""
 
 
 @dataclass(frozen=True, slots=True)
 class Value:
-    """A result."""
+    """Result of an expression."""
 
     exact: Fraction | None
-    """None where it was rounded."""
+    """Exact value; None if it was rounded."""
     rounded: Any = None
-    """An mpmath number, where it was."""
+    """Value as an mpmath number; None if it is exact."""
 
     @property
     def is_whole_truth(self) -> bool:
-        """Whether `decimal` leaves nothing out."""
+        """True if `decimal` shows the exact value."""
         exact = self.exact
         return exact is not None and (exact.denominator == 1 or _ending_decimal(exact, SHOWN_DIGITS) is not None)
 
     def decimal(self) -> str:
-        """Return it in decimals: all where they end within `SHOWN_DIGITS`, else so many significant ones."""
+        """Return a decimal: complete if it ends within `SHOWN_DIGITS` places, else to `SHOWN_DIGITS` digits."""
         digits = SHOWN_DIGITS
         if self.exact is None:
             return _mp().nstr(self.rounded, digits, strip_zeros=True)
@@ -64,7 +64,7 @@ def calculate(expression: str) -> Value:
     """Return the value of an expression.
 
     Raises:
-        ToolFailure: it is none, has no value, or is too large.
+        ToolFailure: It is not an expression, has no value, or is too large.
     """
     if len(expression) > MAX_CHARS:
         raise ToolFailure(f"The expression has {len(expression):,} characters; at most {MAX_CHARS:,} are read.")
@@ -86,7 +86,7 @@ def calculate(expression: str) -> Value:
 
 
 class _Reader:
-    """Walks one expression."""
+    """Evaluates one expression by walking its syntax tree."""
 
     def __init__(self, source: str) -> None:
         self._source = source
@@ -132,7 +132,7 @@ def _number(text: str) -> Fraction:
 
 
 def _combined(operate: Callable[[Any, Any], Any], one: Value, other: Value) -> Value:
-    if operate is operator.floordiv:  # which mpmath does not know
+    if operate is operator.floordiv:  # mpmath has no floor division
         return _to_whole(math.floor)(_combined(operator.truediv, one, other))
     if one.exact is not None and other.exact is not None:
         return Value(_bounded(Fraction(operate(one.exact, other.exact))))
@@ -158,15 +158,15 @@ def _power(base: Value, exponent: Value) -> Value:
 
 def _integer_power(base: Fraction, exponent: int) -> Fraction:
     bits = max(base.numerator.bit_length(), base.denominator.bit_length())
-    if bits > 1 and (bits - 1) * abs(exponent) > MAX_BITS:  # the power has at least so many bits, at most twice
+    if bits > 1 and (bits - 1) * abs(exponent) > MAX_BITS:  # the power has at least this many bits
         raise ToolFailure(f"The power has more than {MAX_BITS * 3 // 10:,} digits; that is too large to compute.")
-    if abs(exponent) > MAX_BITS:  # of 0, 1 and -1 only
+    if abs(exponent) > MAX_BITS:  # only for 0, 1 and -1
         exponent = exponent % 2 or (2 if exponent > 0 else -2)
     return _bounded(base**exponent)
 
 
 def _exact_root(base: Fraction, exponent: Fraction) -> Fraction | None:
-    """Return base**exponent where that is a rational number and a square root; None otherwise."""
+    """Return base**exponent if the exponent is a half-integer and the result is rational; else None."""
     if exponent.denominator != 2 or base < 0:
         return None
     numerator, denominator = math.isqrt(base.numerator), math.isqrt(base.denominator)
@@ -188,7 +188,7 @@ def _called(name: str, arguments: Sequence[Value]) -> Value:
 
 
 def _exactly(compute: Callable[..., Any]) -> Callable[..., Value]:
-    """Make a function of exact numbers one of values; rounded ones go through it as they are."""
+    """Wrap a function of numbers for exact and rounded values."""
 
     def apply(*values: Value) -> Value:
         if all(value.exact is not None for value in values):
@@ -199,7 +199,7 @@ def _exactly(compute: Callable[..., Any]) -> Callable[..., Value]:
 
 
 def _whole(compute: Callable[..., int], *, largest: int | None = None) -> Callable[..., Value]:
-    """Make a function of whole numbers one of values."""
+    """Wrap a function of whole numbers for values."""
 
     def apply(*values: Value) -> Value:
         numbers: list[int] = []
@@ -215,7 +215,7 @@ def _whole(compute: Callable[..., int], *, largest: int | None = None) -> Callab
 
 
 def _rounded(name: str, *, largest: int | None = None) -> Callable[..., Value]:
-    """Make a function of mpmath's one of values; beyond `largest` it would take ever longer and mean nothing."""
+    """Wrap a function of mpmath for values; beyond `largest`, results take too long and lose their meaning."""
 
     def apply(value: Value) -> Value:
         if largest is not None and abs(_approximate(value)) > largest:
@@ -229,7 +229,7 @@ def _rounded(name: str, *, largest: int | None = None) -> Callable[..., Value]:
 
 
 def _to_whole(compute: Callable[[Fraction], int]) -> Callable[..., Value]:
-    """Make a function that rounds to whole numbers one of values; its result is exact."""
+    """Wrap a function that rounds to whole numbers for values; its result is exact."""
 
     def apply(value: Value) -> Value:
         return Value(_bounded(Fraction(compute(_exact(value)))))
@@ -242,7 +242,7 @@ def _sqrt(value: Value) -> Value:
 
 
 def _round(value: Value, places: Value = Value(Fraction(0))) -> Value:
-    """Round half away from zero, as people do, not to even."""
+    """Round half away from zero, as usual in everyday arithmetic, not half to even."""
     if places.exact is None or places.exact.denominator != 1 or abs(places.exact) > 1_000:
         raise ToolFailure("round takes a number and how many decimal places, a whole number up to 1,000.")
     scale = Fraction(10) ** places.exact.numerator
@@ -283,7 +283,7 @@ def _finite(number: Any) -> Any:
 
 
 def _ending_decimal(value: Fraction, digits: int) -> str | None:
-    """Return a fraction as a decimal that ends, None where it does not within `digits` places."""
+    """Return a fraction as a decimal; None if it does not end within `digits` places."""
     scaled = value * 10**digits
     if scaled.denominator != 1:
         return None
@@ -292,7 +292,7 @@ def _ending_decimal(value: Fraction, digits: int) -> str | None:
 
 
 def _mp() -> Any:
-    """Return mpmath at its precision; imported on first use."""
+    """Return mpmath with the precision set; imported on first use."""
     from mpmath import mp
 
     mp.dps = DIGITS

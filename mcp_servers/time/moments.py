@@ -1,7 +1,7 @@
-"""Moments, dates and zones: read strictly, moved by the calendar, never guessed.
+"""Moments, dates and zones: parsed strictly and shifted by the calendar.
 
-The rules of daylight saving time are those of the IANA database by way of `whenever`. A local time that a clock
-skips is refused; one that it shows twice is taken as the earlier of the two, and the answer says so.
+The rules of daylight saving time are those of the IANA database, through `whenever`. In a caller's text, a local
+time that the clocks skip is refused. A time that occurs twice is read as the earlier one, and the answer says so.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from whenever import (
 from mcp_servers.failures import ToolFailure, nearest_names
 
 LARGEST_SHIFT = 10_000_000_000
-"""Of any unit: more than fits between the years 1 and 9999 in all but the smallest."""
+"""Largest shift in any unit: larger than the years 1 to 9999 in all units but the smallest."""
 _CALENDAR_YEARS = 400
-"""The Gregorian calendar repeats itself after so many."""
+"""Period of the Gregorian calendar."""
 _DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 _LOCAL = re.compile(r"(\d{4}-\d{2}-\d{2})[T ](\d{2}:\d{2}(?::\d{2})?)")
 _CLOCK = re.compile(r"\d{2}:\d{2}(?::\d{2})?")
@@ -39,27 +39,27 @@ class Moment:
 
     at: ZonedDateTime
     note: str = ""
-    """What was decided where the time could be read in two ways."""
+    """Explanation of the choice if the time is ambiguous; else empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The time between two days or two times."""
+    """Time between two days or two times."""
 
     days: int
-    """Whole ones; negative where the end comes first."""
+    """Whole days; negative if the end is before the start."""
     seconds: int | None
-    """None between two days."""
+    """Exact seconds; None between two days."""
     parts: str
-    """In years, months and days, or in days, hours, minutes and seconds."""
+    """Text in years, months and days, or in days, hours, minutes and seconds."""
     note: str = ""
 
 
 def known_zone(zone: str) -> str:
-    """Return a zone's name as the database has it; letter case and spaces do not matter.
+    """Return a zone's name in the database's spelling; letter case and spaces do not matter.
 
     Raises:
-        ToolFailure: there is no such zone.
+        ToolFailure: The zone does not exist.
     """
     by_folded = _zones()
     wanted = zone.strip().replace(" ", "_").casefold()
@@ -73,12 +73,12 @@ def known_zone(zone: str) -> str:
 
 @cache
 def _zones() -> dict[str, str]:
-    """Return the database's names by their folded forms; it is many files, looked through once."""
+    """Return the database's names by their case-folded forms; cached, as listing reads many files."""
     return {name.casefold(): name for name in zoneinfo.available_timezones()}
 
 
 def zone_of_the_machine() -> str:
-    """Return the machine's zone by name, UTC where it has none."""
+    """Return the name of the machine's zone; UTC if it has none."""
     try:
         return known_zone(ZonedDateTime.now(SYSTEM_TZ).tz_id or "UTC")
     except ToolFailure:
@@ -89,16 +89,16 @@ def now(zone: str) -> ZonedDateTime:
     """Return the time in a zone, to the second.
 
     Raises:
-        ToolFailure: there is no such zone.
+        ToolFailure: The zone does not exist.
     """
     return ZonedDateTime.now(known_zone(zone)).round("second")
 
 
 def read_moment(text: str, zone: str) -> Moment:
-    """Read `2026-03-01T14:30`, or `14:30` of today, as a local time of the zone.
+    """Parse `2026-03-01T14:30`, or `14:30` of today, as a local time of the zone.
 
     Raises:
-        ToolFailure: it is neither, there is no such zone, or the zone's clocks skip that time.
+        ToolFailure: The text has neither form, the zone does not exist, or its clocks skip that time.
     """
     name, text = known_zone(zone), text.strip()
     if _CLOCK.fullmatch(text):
@@ -129,10 +129,10 @@ def read_moment(text: str, zone: str) -> Moment:
 
 
 def read_date(text: str) -> Date | None:
-    """Read `2026-03-01`, None where it is no date alone.
+    """Parse `2026-03-01`; None if the text is not a date alone.
 
     Raises:
-        ToolFailure: there is no such day.
+        ToolFailure: The day does not exist.
     """
     if not _DATE.fullmatch(text.strip()):
         return None
@@ -143,10 +143,10 @@ def read_date(text: str) -> Date | None:
 
 
 def shifted_date(date: Date, *, years: int, months: int, weeks: int, days: int) -> tuple[Date, str]:
-    """Return a date moved by the calendar, and a note where the month has no such day.
+    """Return a date moved by the calendar, and a note if the month has no such day.
 
     Raises:
-        ToolFailure: the result is out of range.
+        ToolFailure: The result is out of range.
     """
     try:
         by_month = date.add(years=years, months=months)
@@ -162,7 +162,7 @@ def in_zone(moment: ZonedDateTime, zone: str) -> ZonedDateTime:
     """Return the same moment in another zone.
 
     Raises:
-        ToolFailure: there is no such zone, or it is the year 0 or 10000 there.
+        ToolFailure: The zone does not exist, or the year there is 0 or 10000.
     """
     name = known_zone(zone)
     try:
@@ -172,10 +172,10 @@ def in_zone(moment: ZonedDateTime, zone: str) -> ZonedDateTime:
 
 
 def shifted_moment(moment: ZonedDateTime, *, days: int, seconds: int) -> ZonedDateTime:
-    """Return a moment moved: by days with the same time on the clock, then by seconds as they pass.
+    """Return a moment moved by days with the same local time, then by elapsed seconds.
 
     Raises:
-        ToolFailure: the result is out of range.
+        ToolFailure: The result is out of range.
     """
     date, _ = shifted_date(moment.date(), years=0, months=0, weeks=0, days=days)
     try:
@@ -189,7 +189,7 @@ def between(start: str, end: str, zone: str) -> Span:
     """Return the time between two dates, or two times of a zone.
 
     Raises:
-        ToolFailure: they are neither, or one of each.
+        ToolFailure: They are neither, or one of each.
     """
     first, last = read_date(start), read_date(end)
     if first is not None and last is not None:
@@ -211,8 +211,8 @@ def between(start: str, end: str, zone: str) -> Span:
 def _calendar_units(first: Date, last: Date) -> dict[str, int]:
     """Return the years, months and days from one date to another.
 
-    `since` looks a unit beyond the last date, which may be beyond the year 9999 or before the year 1. Then the
-    same is counted elsewhere, since the calendar repeats itself.
+    `since` computes one unit beyond the last date, which may be after the year 9999 or before the year 1. In that
+    case both dates are moved by a period of the calendar, which does not change the count.
     """
     units = ("years", "months", "days")
     try:
@@ -221,7 +221,7 @@ def _calendar_units(first: Date, last: Date) -> dict[str, int]:
         away = -_CALENDAR_YEARS if last.year > _CALENDAR_YEARS else _CALENDAR_YEARS
         try:
             return dict(last.add(years=away).since(first.add(years=away), in_units=units).items())
-        except (ValueError, OverflowError):  # all years there are lie between them
+        except (ValueError, OverflowError):  # both directions leave the range of years
             counted = dict(last.add(years=away).since(first, in_units=units).items())
             return {**counted, "years": counted.get("years", 0) - away}
 

@@ -1,4 +1,4 @@
-"""What the time and arithmetic tools return: fields for programs, one line for the model."""
+"""Results of the time and arithmetic tools: fields for programs, one line for the model."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mcp_servers.strict import ToolResult
 from mcp_servers.time.arithmetic import Value
 
 MAX_FRACTION_CHARS = 60
-"""Above this a fraction tells nobody anything."""
+"""Maximum characters of a fraction; longer ones are not informative."""
 
 
 class MomentResult(ToolResult):
@@ -25,7 +25,7 @@ class MomentResult(ToolResult):
 
     @classmethod
     def of(cls, at: ZonedDateTime, note: str = "") -> MomentResult:
-        """Return a moment as a result."""
+        """Convert a moment to a result."""
         offset_time = at.to_fixed_offset().format_iso()
         weekday = at.date().day_of_week().name.capitalize()
         return cls(time=offset_time, zone=at.tz_id or "", weekday=weekday, unix=at.timestamp(), note=note)
@@ -48,7 +48,7 @@ class DateResult(ToolResult):
 
 
 class Between(ToolResult):
-    """The time between two moments or days."""
+    """Time between two moments or days."""
 
     days: int = Field(description="Whole days; negative where the end is before the start.")
     seconds: int | None = Field(description="Exactly, between two times; null between two days.")
@@ -56,7 +56,7 @@ class Between(ToolResult):
     note: str
 
     def as_text(self) -> str:
-        """Both ways of counting."""
+        """The total, then its parts."""
         counted = f"{self.days} days" if self.seconds is None else f"{self.seconds} seconds"
         return f"{counted}: {self.parts}" + (f" ({self.note})" if self.note else "")
 
@@ -69,7 +69,7 @@ class Calculated(ToolResult):
     exact: bool = Field(description="Whether `value` is the whole truth.")
 
     def as_text(self) -> str:
-        """The value; where it is rounded, that it is."""
+        """The value, with a note if it is rounded."""
         if self.exact:
             return self.value
         return (
@@ -90,7 +90,7 @@ class Converted(Calculated):
 
 
 def facts(value: Value) -> dict[str, Any]:
-    """Return what results say of a number."""
+    """Return the fields of a result for a number."""
     fraction = None if value.exact is None else str(value.exact)
     if fraction is not None and len(fraction) > MAX_FRACTION_CHARS:
         fraction = None

@@ -21,7 +21,7 @@ INSTRUCTIONS = (
     "call the tool. Times are written 2026-03-01T14:30 with their zone apart."
 )
 UNIT_WORKER = "mcp_servers.time.unit_worker"
-# The first call starts the child and loads the units, about a second on an idle machine.
+# The first call starts the child and loads the units, which takes about a second on an idle machine.
 UNIT_TIMEOUT_S = 10.0
 Zone = Annotated[str, Field(max_length=64, description="As Europe/Berlin; empty: the user's.")]
 Time = Annotated[str, Field(max_length=32, description="2026-03-01T14:30, or 14:30 for today.")]
@@ -31,10 +31,10 @@ Amount = Annotated[int, Field(ge=-moments.LARGEST_SHIFT, le=moments.LARGEST_SHIF
 
 
 class Clock:
-    """The tools, for a user in some zone."""
+    """The tools, with a default zone."""
 
     def __init__(self, zone: str, unit_child: KillableChild) -> None:
-        """Take `zone` where a call names none; units are worked out in `unit_child`."""
+        """Use `zone` if a call names none; units are converted in `unit_child`."""
         self._zone = zone
         self._unit_child = unit_child
 
@@ -109,7 +109,7 @@ def build_server(zone: str | None = None) -> Server[Any]:
     """Return the server; it can be passed to `mcp.Client` as it is.
 
     Raises:
-        StartError: there is no such zone.
+        StartError: The zone does not exist.
     """
     child = KillableChild(UNIT_WORKER, packages=True)
     try:

@@ -1,4 +1,4 @@
-"""The child that converts units: pint evaluates what a text says, and `9**9**9` says enough for years."""
+"""Child process that converts units: pint evaluates text, and `9**9**9` would take years."""
 
 from __future__ import annotations
 

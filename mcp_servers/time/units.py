@@ -1,6 +1,6 @@
-"""Units by pint, with exact factors: 1 inch is 127/50 centimetres, not 2.5400000000000005.
+"""Unit conversion by pint with exact factors: 1 inch is 127/50 centimetres, not 2.5400000000000005.
 
-A unit is a text from anywhere, which pint evaluates: this runs in a child that is killed when its time is over.
+A unit is untrusted text that pint evaluates, so this runs in a child that is killed at its deadline.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def convert(amount: Fraction, source: str, target: str) -> Fraction:
     """Return an amount in another unit.
 
     Raises:
-        ToolFailure: a unit is not known, or the two measure different things.
+        ToolFailure: A unit is unknown, or the two measure different quantities.
     """
     import pint
 
@@ -35,7 +35,7 @@ def convert(amount: Fraction, source: str, target: str) -> Fraction:
             f"{source!r} measures {_measures(one)} and {target!r} measures {_measures(other)}; they do not "
             f"convert."
         ) from error
-    except (pint.PintError, ValueError, ArithmeticError, TypeError) as error:  # logarithmic units, for one
+    except (pint.PintError, ValueError, ArithmeticError, TypeError) as error:  # for example logarithmic units
         raise ToolFailure(f"{source!r} cannot be converted to {target!r}.") from error
 
 
@@ -51,16 +51,16 @@ def _unit(text: str) -> pint.Unit:
         near = nearest_names(name, _names())
         meant = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
         raise ToolFailure(f"Unknown unit {name!r}.{meant} Units are written like km/h, ft, degC, kW*h.") from error
-    except Exception as error:  # the parser raises whatever its tokens lead to
+    except Exception as error:  # the parser raises arbitrary exceptions
         raise ToolFailure(f"{text!r} is no unit. Units are written like km/h, ft, degC, kW*h, m**2.") from error
-    exponents = dict(unit._units).values()  # pyright: ignore[reportPrivateUsage] - there is no public way to them
+    exponents = dict(unit._units).values()  # pyright: ignore[reportPrivateUsage] - no public access
     if any(abs(exponent) > MAX_EXPONENT for exponent in exponents):
         raise ToolFailure(f"{text!r} has an exponent above {MAX_EXPONENT}.")
     return unit
 
 
 def _measures(unit: pint.Unit) -> str:
-    """Return what a unit measures, as length / time**2; pint's own words fail on exponents that are fractions."""
+    """Return a unit's dimensions, such as length / time**2; pint's own text fails on fractional exponents."""
     powers: dict[str, Any] = {name.strip("[]"): power for name, power in unit.dimensionality.items()}
     above = [name if power == 1 else f"{name}**{power}" for name, power in powers.items() if power > 0]
     below = [name if power == -1 else f"{name}**{-power}" for name, power in powers.items() if power < 0]
@@ -76,8 +76,8 @@ def _names() -> tuple[str, ...]:
 
 @cache
 def _registry() -> pint.UnitRegistry[Any]:
-    """Return the units; made on first use, it takes a fifth of a second."""
+    """Return the units; created on first use, which takes a fifth of a second."""
     import pint
 
-    exact: Any = Fraction  # pint declares float alone, and takes any
+    exact: Any = Fraction  # pint declares only float, and accepts any type
     return pint.UnitRegistry(non_int_type=exact, autoconvert_offset_to_baseunit=True)

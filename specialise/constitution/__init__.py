@@ -1,1 +1,1 @@
-"""A constitution's two stages with any agentkit model: `agentkit constitution revise` and `compare`."""
+"""The two stages of a constitution with any agentkit model: `agentkit constitution revise` and `compare`."""

@@ -1,6 +1,6 @@
-"""`agentkit constitution`: added to the command line by an entry point.
+"""Command `agentkit constitution`, added to the command line by an entry point.
 
-The whole way, from a constitution of one's own to a model:
+The complete workflow, from a constitution to a model:
 
     agentkit constitution show > mine.toml
     agentkit constitution revise mine.toml --prompts prompts.jsonl --model openai:NAME --out runs/revised
@@ -137,7 +137,7 @@ async def _stage(
     recipe: ConstitutionRecipe,
     told: Told,
 ) -> tuple[int, int]:
-    """Run a stage; return how many examples or pairs came of how many prompts."""
+    """Run a stage; return the numbers of resulting examples or pairs and of prompts."""
     from agentkit.models.resolve import resolve_model
     from modelstack.preferences.constitution.prompts import read_prompts
     from modelstack.preferences.constitution.run import Models, run_comparisons, run_revisions
@@ -160,7 +160,7 @@ async def _stage(
 
 @contextmanager
 def _bar(notes: Console) -> Iterator[Told]:
-    """Show how many prompts are done."""
+    """Show the number of finished prompts."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 
     with Progress(

@@ -1,6 +1,6 @@
-"""Any agentkit model as a writer and, where it runs in this process, as a chooser with log-probabilities.
+"""Any agentkit model as a writer and, if it runs in this process, as a chooser with log-probabilities.
 
-A model behind an API shows no log-probability of a text answer, so it has no chooser here: it is asked several
+A model behind an API gives no log-probability of a text answer, so it has no chooser here: it is asked several
 times and its answers are counted (`modelstack.preferences.constitution.asking.SampledChooser`).
 """
 
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
     from modelstack.preferences.constitution.engine_asking import EngineModel
 
 _SHOWN = 12
-"""Digits of a hash in a name."""
+"""Digits of the weights' hash in a name."""
 
 
 class ModelWriter:
     """A model that writes the next turn of a conversation."""
 
     def __init__(self, model: Model, spec: str) -> None:
-        """Stand before a model.
+        """Wrap a model.
 
         Args:
-            model: Entered by whoever gave it.
-            spec: What it was asked for by: `local:x?lora=a` and `local:x?lora=b` have one name.
+            model: The model, already entered by the caller.
+            spec: Specification of the model: `local:x?lora=a` and `local:x?lora=b` have the same model name.
         """
         self._model = model
         self._spec = spec
@@ -47,7 +47,7 @@ class ModelWriter:
 
     @property
     def name(self) -> str:
-        """How it was asked for, with a hash of the weights of a model in this process."""
+        """Specification, with a hash of the weights if the model runs in this process."""
         if self._name is None:
             self._name = self._spec
             if isinstance(self._model, LocalModel):
@@ -55,10 +55,10 @@ class ModelWriter:
         return self._name
 
     async def write(self, turns: Sequence[Turn], *, seed: int, max_tokens: int, temperature: float) -> str:
-        """Return the model's answer in words.
+        """Return the model's text answer.
 
         Raises:
-            Unanswered: The conversation is too long for it, or its provider filtered the answer.
+            Unanswered: The conversation is too long for the model, or its provider filtered the answer.
             ModelError: The request failed.
         """
         settings = ModelSettings(temperature=temperature, seed=seed, max_tokens=max_tokens)
@@ -73,10 +73,10 @@ class ModelWriter:
 
 
 def chooser_of(model: Model) -> EngineModel | None:
-    """Return a chooser by log-probabilities; None where the model shows none.
+    """Return a chooser by log-probabilities; None if the model does not provide them.
 
     Raises:
-        UserError: It is a local model whose engine cannot score.
+        UserError: It is a local model with an engine that cannot score.
     """
     if not isinstance(model, LocalModel):
         return None
@@ -89,7 +89,7 @@ def chooser_of(model: Model) -> EngineModel | None:
 
 
 def messages_of(turns: Sequence[Turn]) -> tuple[ModelMessage, ...]:
-    """Return turns as a conversation: parts of one request where they follow one another without a reply."""
+    """Return turns as a conversation; consecutive turns without a reply become parts of one request."""
     messages: list[ModelMessage] = []
     asked: list[ModelRequestPart] = []
     for turn in turns:

@@ -1,1 +1,1 @@
-"""Demonstrations on the house's own MCP servers: conversations whose calls were executed, to learn from."""
+"""Training demonstrations on the house's own MCP servers: conversations with executed calls."""

@@ -1,4 +1,4 @@
-"""`agentkit demonstrations`: added to the command line by an entry point (extra `train`)."""
+"""Command `agentkit demonstrations`, added to the command line by an entry point (extra `train`)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Scripts over time, dates, units and sums, for the tools of `mcp_servers.time`, and tasks of several servers."""
+"""Scripts for time, dates, units and sums, with the tools of `mcp_servers.time`, and tasks of several servers."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def _day_of_week(world: World, now: Scene) -> Script:
 
 
 def _from_today(world: World, now: Scene) -> Script:
-    """Needs today's date first."""
+    """Requires today's date first."""
     n, unit = now.random.randrange(2, 12), now.one(("days", "weeks", "months"))
     ago = now.chance(0.3)
     yield (
@@ -280,7 +280,7 @@ def _table_unit(world: World, now: Scene) -> Script:
 
 
 def _table_and_file(world: World, now: Scene) -> Script:
-    """Two questions in one message."""
+    """Asks two questions in one message."""
     table = world.table(now)
     path = now.one(sorted(world.files))
     yield f"how many lines does {path} have, and how many {table.many} are in the database?"
@@ -304,7 +304,7 @@ def _time_to_file(world: World, now: Scene) -> Script:
 
 
 def _plain(found: str) -> str:
-    """Return the number of a result, rounded to at most four significant digits behind the point."""
+    """Return the number of a result, rounded to at most two decimals."""
     match = re.match(r"-?\d+(?:\.\d+)?", found.strip())
     if match is None:
         return found.strip()

@@ -1,7 +1,7 @@
-"""Scripts that must choose: a line of several, the end of a file, a list below its title, a text seen before.
+"""Scripts that require a choice: one line of several, the end of a file, a list below its title, a known text.
 
 A search shows lines that share a word with the question; only one of them answers it. A search that hits the title
-of a list says nothing of its length. A file that the conversation shows already is not read again.
+of a list does not show its length. A file that the conversation has shown is not read again.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from specialise.demonstrations.script import Maker, Script, answer_to, call, cou
 from specialise.demonstrations.world import World
 
 _P_TAIL = 0.75
-"""Probability that a question about the end of a file is answered from its last lines alone."""
+"""Probability that the last lines alone are read for a question about the end of a file."""
 _MAX_HITS = 12
-"""Matching lines among which one is chosen; a longer list makes the request a bad example."""
+"""Maximum number of matching lines to choose from; a longer list makes the request a bad example."""
 
 
 def _hits(world: World, keyword: str) -> list[str]:
-    """Return the path of each line with a word, as `search_text` finds it."""
+    """Return the path of each line that contains a word, as `search_text` finds it."""
     lines = [(path, line) for path in sorted(world.files) for line in world.lines(path)]
     exact = [path for path, line in lines if keyword in line]
     return exact or [path for path, line in lines if keyword.lower() in line.lower()]
 
 
 def _right_line(world: World, now: Scene) -> Script:
-    """Asks for a fact of which several lines or files share the word."""
+    """Asks for a fact with a keyword that occurs in several lines or files."""
     asked = [
         (path, question)
         for path, question in world.questions_alone()
@@ -45,7 +45,7 @@ def _right_line(world: World, now: Scene) -> Script:
 
 
 def _below_title(world: World, now: Scene) -> Script:
-    """Asks about a list whose title alone has the word: the file is read and its items counted."""
+    """Asks about a list with the keyword only in its title: the file is read and its items counted."""
     asked = [
         (path, question)
         for path, question in world.questions_alone()
@@ -86,7 +86,7 @@ def _last_lines(world: World, now: Scene) -> Script:
 
 
 def _last_entry(world: World, now: Scene) -> Script:
-    """Asks what stands last: in a log, in a list of tasks, or at the end of notes."""
+    """Asks for the last entry: of a log, a list of tasks, or notes; for a log sometimes the first."""
     ends = [(path, each) for path, several in sorted(world.questions.items()) for each in several if each.tail]
     logs = world.with_suffix(".log")
     if ends and (not logs or now.chance(0.5)):
@@ -115,7 +115,7 @@ def _last_entry(world: World, now: Scene) -> Script:
 
 
 def _follow_up(world: World, now: Scene) -> Script:
-    """Asks about a file that the conversation shows: no call. If none is shown, asks about a file and reads it."""
+    """Asks about a file that was shown before: no call. Without one, asks about a file and reads it."""
     known = [path for path, text in sorted(world.shown.items()) if world.files.get(path) == text]
     questions = [(path, each) for path in known for each in world.questions.get(path, ())]
     facts = [fact for fact in world.facts if fact.path in known]
@@ -136,7 +136,7 @@ def _follow_up(world: World, now: Scene) -> Script:
 
 
 def ask_notes(world: World, now: Scene) -> Script:
-    """Asks for a fact of a file of notes, or what it is about."""
+    """Asks for a fact in a file of notes, or for its topic."""
     if not world.questions:
         return None
     path = now.one(sorted(world.questions))
@@ -153,7 +153,7 @@ def ask_notes(world: World, now: Scene) -> Script:
 
 
 UNPLACED: Sequence[Maker] = (_right_line, _below_title)
-"""Requests for something in a file that do not say so."""
+"""Requests for something in a file that do not mention a file."""
 READING: Sequence[Maker] = (
     _right_line,
     _right_line,

@@ -1,4 +1,4 @@
-"""Stocks from which worlds are made up: names of files, facts, and the tables of small databases."""
+"""Stocks for generated worlds: names of files, facts, and the tables of small databases."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ColumnKind = Literal["id", "name", "key", "number", "date", "word"]
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column: what it is called in words and what stands in it."""
+    """A column: its name, its noun in requests, and its values."""
 
     name: str
     said: str
@@ -23,7 +23,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table, the words for its rows, and the table that its key leads to."""
+    """A table, the words for its rows, and the table of its foreign key."""
 
     name: str
     one: str
@@ -46,11 +46,11 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Domain:
-    """A parent table and one whose rows belong to its rows."""
+    """A parent table and a child table with a foreign key to it."""
 
     tables: tuple[Table, Table]
     belongs: str
-    """How a child belongs to its parent, "of" or "by"."""
+    """Preposition between child and parent, "of" or "by"."""
 
 
 PEOPLE = (

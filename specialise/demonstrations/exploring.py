@@ -1,7 +1,7 @@
-"""Questions that say nothing of where the answer stands: look for it, read it, or say that it is nowhere.
+"""Questions that do not mention where the answer is: search for it, read it, or report that it is missing.
 
-A model that has files and a database tends to one of them whatever it is asked. Here the first look often fails or
-leads to the wrong place, and what comes next is another place, never the same call again.
+A model with files and a database tends to use one of them for every question. Here the first look often fails or
+leads to the wrong place; the next look is at another place, never the same call again.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ABSENT = (
 
 
 def _steps_astray(world: World, now: Scene) -> Generator[Step, Sequence[str], None]:
-    """Look into the database first, where nothing fits: shown, not learnt."""
+    """Look into the database first, which has no answer: shown, not trained on."""
     if "tables" in world.servers and not world.known_tables and now.chance(0.2):
         yield detour("list_tables")
         world.known_tables = True
@@ -34,7 +34,7 @@ def _steps_astray(world: World, now: Scene) -> Generator[Step, Sequence[str], No
 
 
 def _ask_alone(world: World, now: Scene) -> Script:
-    """Asks for a fact of a file of notes that is not named."""
+    """Asks for a fact of a file of notes without naming the file."""
     asked = world.questions_alone()
     if not asked:
         return None
@@ -58,7 +58,7 @@ def _ask_alone(world: World, now: Scene) -> Script:
 
 
 def _searched(world: World, request: str, keyword: str, now: Scene) -> Generator[Step, Sequence[str], str]:
-    """Search for a word, at times first for one that no file has; return what was found."""
+    """Search for a word, sometimes first for one that no file contains; return the result."""
     text = "\n".join(world.files.values()).lower()
     foreign = [word for word in re.findall(r"[a-z]{5,}", request.lower()) if word not in text]
     if now.chance(0.15):
@@ -80,7 +80,7 @@ def _answer(question: Question, path: str, world: World, now: Scene) -> Generato
 
 
 def _nowhere(world: World, now: Scene) -> Script:
-    """Asks for something that stands neither in the files nor in the database."""
+    """Asks for something that is neither in the files nor in the database."""
     thing = now.one(_ABSENT)
     if any(thing in text for text in world.files.values()):
         return None
@@ -113,7 +113,7 @@ def _nowhere(world: World, now: Scene) -> Script:
 
 
 def _no_such_rows(world: World, now: Scene) -> Script:
-    """Asks the database for things that it does not hold."""
+    """Asks the database for a kind of rows that it does not have."""
     own = {table.name for table in world.tables}
     table = now.one([table for domain in DOMAINS for table in domain.tables if table.name not in own])
     if any(table.one in text for text in world.files.values()):
@@ -127,6 +127,6 @@ def _no_such_rows(world: World, now: Scene) -> Script:
 
 
 UNPLACED: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere)
-"""Requests for something in a file that do not say so."""
+"""Requests for something in a file that do not mention a file."""
 FILES: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere)
 TABLES: Sequence[Maker] = (_no_such_rows,)

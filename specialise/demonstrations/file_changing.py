@@ -74,7 +74,7 @@ def _write(world: World, now: Scene) -> Script:
 
 
 def _append(world: World, now: Scene) -> Script:
-    """Adds a line to a list, written as the others are, which may have to be looked at first."""
+    """Adds an item to a list in the format of the others, after reading the list."""
     if not world.checklists:
         return None
     path = now.one(sorted(world.checklists))
@@ -98,7 +98,7 @@ def _append(world: World, now: Scene) -> Script:
 
 
 def _append_line(world: World, now: Scene) -> Script:
-    """Adds what is said to the end of any text file whose lines follow no syntax."""
+    """Appends a given line to a text file without syntax."""
     plain = [path for path in world.with_suffix(".txt", ".md", ".log") if path not in world.checklists]
     if not plain:
         return None

@@ -1,4 +1,4 @@
-"""Scripts that rename and move files: the destination is the whole new path, never the old one."""
+"""Scripts that rename and move files; the destination is the complete new path."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def _rename_part(world: World, now: Scene) -> Script:
 
 
 def _move(world: World, now: Scene) -> Script:
-    """Puts a file into another folder, some with a new name, or into the main folder."""
+    """Moves a file into another folder, some with a new name, or into the main folder."""
     path = now.one(sorted(world.files))
     file = PurePosixPath(path)
     parent = "" if str(file.parent) == "." else str(file.parent)

@@ -1,4 +1,4 @@
-"""Questions about made-up files: the types that all makers of notes share, and their word stocks."""
+"""Questions about generated files: types shared by all makers of notes, and their word stocks."""
 
 from __future__ import annotations
 
@@ -15,35 +15,35 @@ from modelstack.sft.tool_data.spoken import Scene, listed
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Something to ask about a file."""
+    """A question about a file."""
 
     asked: tuple[str, ...]
-    """Ways to ask; `{file}` is what the file is called."""
+    """Phrasings; `{file}` stands for the file's name."""
     answers: tuple[str, ...]
     alone: tuple[str, ...] = ()
-    """Ways to ask that do not say where it stands."""
+    """Phrasings that do not mention the file."""
     keyword: str = ""
-    """A word of those by which the file is found."""
+    """Search word that finds the file."""
     is_in_line: bool = True
-    """Whether a line with the keyword tells the answer."""
+    """True if a line with the keyword contains the answer."""
     tail: int = 0
-    """Number of last lines that tell the answer; 0: the whole file is needed."""
+    """Number of last lines that contain the answer; 0: the whole file is needed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Notes:
-    """The text of a file and what can be asked about it."""
+    """Text of a file and questions about it."""
 
     text: str
     questions: tuple[Question, ...]
     suffixes: tuple[str, ...] = (".md", ".txt")
     stems: tuple[str, ...] = ()
-    """Names that suit the file; empty: anything."""
+    """Suitable names for the file; empty: any."""
 
 
 @cache
 def stock() -> dict[str, Any]:
-    """Return the words that files are made up from, from notes.toml."""
+    """Return the word stocks for files, from notes.toml."""
     text = files("specialise.demonstrations").joinpath("notes.toml").read_text(encoding="utf-8")
     return tomllib.loads(text)
 
@@ -59,7 +59,7 @@ def written(day: date) -> str:
 
 
 def counted(names: Sequence[str], one: str, many: str) -> tuple[str, ...]:
-    """Return answers to a question of how many: the names, and then how many they are.
+    """Return answers to "how many": the names, then their number.
 
     A model that has just written the names can count them; one that begins with the total has to guess it.
     """

@@ -113,7 +113,7 @@ def _read_fact(world: World, now: Scene) -> Script:
 
 
 def _find_fact(world: World, now: Scene) -> Script:
-    """Asks for a fact without its file: search, then answer from the line or read the file."""
+    """Asks for a fact without its file: search, then answer from the line."""
     fact = now.one([f for f in world.facts if f.topic.removeprefix("the ") in FACTS] or world.facts)
     topic = fact.topic.removeprefix("the ")
     paths = sorted({f.path for f in world.facts if f.topic == fact.topic})
@@ -180,7 +180,7 @@ def _find_file(world: World, now: Scene) -> Script:
 
 
 def _find_then_read(world: World, now: Scene) -> Script:
-    """Names a file without its folder, or nearly: find it, then read it."""
+    """Names a file by its name or topic, without its folder: find it, then read it."""
     facts = [fact for fact in world.facts if "/" in fact.path]
     if not facts:
         return None
@@ -214,40 +214,6 @@ def _missing_file(world: World, now: Scene) -> Script:
     return now.one(
         (f"There is no file {name}.", f"I could not find {name}: it does not exist.", f"{name} does not exist.")
     )
-
-
-def _typo(world: World, now: Scene) -> Script:
-    """Names a file a little wrong: the error says what it is called."""
-    fact = now.one(world.facts)
-    file = PurePosixPath(fact.path)
-    letter = now.random.randrange(1, len(file.stem))
-    wrong = str(file.with_name(file.stem[:letter] + file.stem[letter + 1 :] + file.suffix))
-    if wrong in world.files:
-        return None
-    yield now.one((f"what is {fact.topic} in {wrong}?", f"read {wrong} and tell me {fact.topic}"))
-    (found,) = yield trial("read_text_file", path=wrong)
-    if fact.path not in found:
-        return None
-    yield call("read_text_file", path=fact.path)
-    return f"The file is called {fact.path}; {fact.topic} is {fact.value}."
-
-
-def _about(world: World, now: Scene) -> Script:
-    """Asks for a file by what it is about."""
-    path = now.one(sorted(world.files))
-    topic = PurePosixPath(path).stem.replace("-", " ").replace("_", " ")
-    if sum(PurePosixPath(other).stem == PurePosixPath(path).stem for other in world.files) > 1:
-        return None
-    yield now.one(
-        (
-            f"is there a file about {topic}?",
-            f"where is the {topic} file?",
-            f"do I have something on {topic}?",
-            f"in which folder are the {topic} notes?",
-        )
-    )
-    yield call("search_files", pattern=f"*{PurePosixPath(path).stem}*")
-    return now.one((f"Yes, it is {path}.", f"It is {path}.", f"You find it as {path}."))
 
 
 def _show(world: World, now: Scene) -> Script:
@@ -415,7 +381,7 @@ def _largest(world: World, now: Scene) -> Script:
 
 
 def _newest(world: World, now: Scene) -> Script:
-    """Asks for the file that was changed last or first in a folder: list it, then ask for each file's time."""
+    """Asks for the newest or oldest file of a folder: list it, then get each file's time."""
     folders = [folder for folder in ("", *sorted(world.folders)) if 2 <= len(world.names(folder)) <= 4]
     if not folders:
         return None
@@ -436,7 +402,7 @@ def _newest(world: World, now: Scene) -> Script:
 
 
 def _modified(info: str) -> str:
-    """Return the time of a file's last change from what `file_info` says of it."""
+    """Return the modification time from the text of `file_info`."""
     found = re.search(r"modified: (\S+)", info)
     assert found is not None
     return found[1]

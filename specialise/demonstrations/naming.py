@@ -1,4 +1,4 @@
-"""How people name a file: by its path, by its name alone, or by what it is about."""
+"""References to a file in a request: by path, by name alone, or by topic."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from specialise.demonstrations.script import Step, call, mistake
 from specialise.demonstrations.world import World
 
 Lookup = Generator[Step, Sequence[str], None]
-"""The steps by which a file is found."""
+"""Steps that find a file."""
 _P_PATH, _P_NAME = 0.45, 0.2
 _THINGS = {
     ".csv": ("table", "spreadsheet", "CSV"),
@@ -23,7 +23,7 @@ _SETTINGS = ("settings", "configuration", "config file")
 
 
 def named(world: World, now: Scene, path: str) -> tuple[str, Lookup]:
-    """Return what a request calls a file, and the steps that find it where that is not its path."""
+    """Return a request's words for a file, and the steps that find it if they are not its path."""
     file = PurePosixPath(path)
     draw = now.random.random()
     if draw < _P_PATH or sum(PurePosixPath(other).stem == file.stem for other in world.files) > 1:
@@ -47,7 +47,7 @@ def named(world: World, now: Scene, path: str) -> tuple[str, Lookup]:
 
 
 def _found(world: World, now: Scene, steps: Iterable[Step]) -> Lookup:
-    """Look a file up, unless a tree of the folder was shown before."""
+    """Look up a file, unless a tree of the folder was shown before."""
     if world.known_files and now.chance(0.7):
         return
     for step in steps:

@@ -1,7 +1,7 @@
-"""Files whose lines are notes, each made together with questions about it and their answers.
+"""Generated files of notes, each with questions about it and their answers.
 
-Diaries, lists with remarks, recipes, price lists and manuals are made up from stocks of things and happenings.
-What a question asks for is one of the facts that the text was made from, so its answer is right by construction.
+Diaries, lists with remarks, recipes, price lists and manuals are generated from stocks of things and events. Each
+answer is one of the facts that the text was made from, so it is right by construction.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def make_notes(title: str, now: Scene, kinds: set[str]) -> Notes:
 
 
 def _diary(title: str, now: Scene) -> Notes:
-    """A line a day: "3 March: pruned the pear tree"; each deed has its infinitive for questions."""
+    """Return one line a day: "3 March: pruned the pear tree"; the infinitive of each deed is for questions."""
     deeds = now.some(list(stock()["deeds"].items()), now.random.randrange(4, 9))
     day = now.today
     lines, entries = [f"# {title}"], []
@@ -67,7 +67,7 @@ def _diary(title: str, now: Scene) -> Notes:
 
 
 def _remarks(title: str, now: Scene) -> Notes:
-    """A list of things, each with where it is or who has it."""
+    """Return a list of things, each with its place or holder."""
     kind = now.one(stock()["lists"])
     things = now.some(kind["things"], now.random.randrange(4, 9))
     states = [now.one([*kind["states"], f"with {now.one(PEOPLE)}"]) for _ in things]
@@ -111,7 +111,7 @@ def _remarks(title: str, now: Scene) -> Notes:
 
 
 def _plain_list(title: str, now: Scene) -> Notes:
-    """A list of what its title says: guests, birds, songs."""
+    """Return a list that its title describes: guests, birds, songs."""
     kind = now.one(stock()["plain"])
     items = now.some(kind["items"], now.random.randrange(3, len(kind["items"])))
     name, many = kind["name"], kind["many"]
@@ -156,7 +156,7 @@ def _plain_list(title: str, now: Scene) -> Notes:
 
 
 def _minutes(title: str, now: Scene) -> Notes:
-    """Who has promised to do what until when, and when one meets again."""
+    """Return minutes: promised tasks with owners and deadlines, and the next meeting."""
     tasks = now.some(stock()["promises"], now.random.randrange(3, 7))
     people = now.some(PEOPLE, len(tasks))
     day = now.today
@@ -263,7 +263,7 @@ def _recipe(title: str, now: Scene) -> Notes:
 
 
 def _prices(title: str, now: Scene) -> Notes:
-    """A CSV of what was bought on which day; the title is not in it."""
+    """Return a CSV of purchases by day; the title is not in it."""
     bought = now.some(stock()["goods"], now.random.randrange(4, 9))
     day = now.today
     rows: list[tuple[str, str, int]] = []
@@ -306,7 +306,7 @@ def _prices(title: str, now: Scene) -> Notes:
 
 
 def _manual(title: str, now: Scene) -> Notes:
-    """A long text: sections of some sentences, one fact in each."""
+    """Return a long text: sections of some sentences, one fact in each."""
     kind = stock()["manual"]
     machine = now.one(kind["machines"])
     sections = now.some(list(kind["sections"].items()), now.random.randrange(5, 13))

@@ -1,4 +1,4 @@
-"""Settings in JSON and YAML, and small Python programs, with questions."""
+"""Files of settings in JSON and YAML, and small Python programs, with questions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from specialise.demonstrations.file_questions import Notes, Question, counted, s
 
 
 def json_settings(title: str, now: Scene) -> Notes:
-    """Return nested settings in JSON; the same key stands in two objects."""
+    """Return nested settings in JSON; the same key occurs in two objects."""
     words = stock()["config"]
     app, hosts = now.one(words["apps"]), now.some(words["hosts"], 2)
     ports = now.some(range(3000, 9999), 2)
@@ -193,7 +193,7 @@ def yaml_settings(title: str, now: Scene) -> Notes:
 
 
 def python_file(title: str, now: Scene) -> Notes:
-    """Return a small Python program with constants, functions and one remark of what is still to do."""
+    """Return a small Python program with constants, functions and one to-do comment."""
     words = stock()["python"]
     purpose = now.one(words["purposes"])
     drawn = now.some(stock()["functions"], now.random.randrange(2, 6))

@@ -1,4 +1,4 @@
-"""Lists with questions: books read, tasks, and words with their meanings."""
+"""Lists with questions: books read, tasks, and a glossary."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def reading_log(title: str, now: Scene) -> Notes:
 
 
 def todo(title: str, now: Scene) -> Notes:
-    """Return tasks with a priority, an owner and a day, ordered or below headings of priorities."""
+    """Return tasks with a priority, an owner and a day, sorted or grouped by priority."""
     tasks = now.some(stock()["records"]["tasks"], now.random.randrange(5, 11))
     crew = now.some(PEOPLE, 3)
     owners = [now.one(crew) for _ in tasks]
@@ -182,7 +182,7 @@ def todo(title: str, now: Scene) -> Notes:
 
 
 def glossary(title: str, now: Scene) -> Notes:
-    """Return words with what they mean."""
+    """Return words with their meanings."""
     kind = now.one(stock()["glossaries"])
     topic = kind["topic"].lower()
     terms = now.some(list(kind["terms"].items()), now.random.randrange(4, len(kind["terms"])))

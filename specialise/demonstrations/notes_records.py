@@ -20,9 +20,9 @@ _EXTREMES = {
     "eggs": ("laid the most eggs", "laid the fewest eggs"),
     "year": ("is the newest", "is the oldest"),
 }
-"""Words for the highest and the lowest value of a column."""
+"""Phrases for the highest and the lowest value of a column."""
 _MAX_ADDED = 6
-"""Numbers that a model of this size adds without a mistake."""
+"""Most numbers that a model of this size adds without a mistake."""
 
 
 def inventory(title: str, now: Scene) -> Notes:
@@ -122,7 +122,7 @@ def inventory(title: str, now: Scene) -> Notes:
 
 
 def budget(title: str, now: Scene) -> Notes:
-    """Return amounts below headings."""
+    """Return amounts grouped under headings."""
     kind = now.one(stock()["budgets"])
     sign, unit = now.one(("- ", "* ", "")), now.one((" euros", " EUR", " €"))
     sections = {name: now.some(items, now.one((1, 2, 2, 3))) for name, items in kind["sections"].items()}

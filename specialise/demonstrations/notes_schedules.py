@@ -1,4 +1,4 @@
-"""Files of days with questions: rosters, results of a season, journeys, opening hours."""
+"""Schedules with questions: rosters, results of a season, journeys, opening hours."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Su
 
 
 def roster(title: str, now: Scene) -> Notes:
-    """Return who is on duty on each day, early and late."""
+    """Return a roster of early and late shifts by day."""
     name = now.one(stock()["records"]["duties"])
     days = list(_DAYS[: now.one((5, 6, 7))])
     crew = now.some(PEOPLE, now.one((3, 4, 5)))
@@ -199,7 +199,7 @@ def results(title: str, now: Scene) -> Notes:
 
 
 def itinerary(title: str, now: Scene) -> Notes:
-    """Return days with times, and where the nights are spent."""
+    """Return days with times, and the places of the nights."""
     words = stock()["itinerary"]
     n_days = now.one((2, 3, 3, 4))
     towns, hotels = now.some(words["towns"], n_days), now.some(words["hotels"], n_days - 1)
@@ -289,7 +289,7 @@ def itinerary(title: str, now: Scene) -> Notes:
 
 
 def opening_hours(title: str, now: Scene) -> Notes:
-    """Return the hours of two places that share a file."""
+    """Return the opening hours of two places in one file."""
     place = now.one(stock()["hours"])
     lines = heading(now, now.one((f"{place['name']}: opening hours", f"Opening hours, {place['name']}")))
     hours: dict[str, list[tuple[int, int] | None]] = {}

@@ -1,4 +1,4 @@
-"""Texts with questions: mails, letters of an office, changelogs, READMEs."""
+"""Texts with questions: mails, office letters, changelogs, READMEs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from specialise.demonstrations.file_questions import Notes, Question, counted, h
 
 
 def mail_thread(title: str, now: Scene) -> Notes:
-    """Return mails between two people: a wish with a deadline, questions and their answers."""
+    """Return mails between two people: a request with a deadline, questions and their answers."""
     words = stock()["mail"]
     first, second = now.some(PEOPLE, 2)
     subject = now.one(words["subjects"])
@@ -109,7 +109,7 @@ def mail_thread(title: str, now: Scene) -> Notes:
 
 
 def office_letter(title: str, now: Scene) -> Notes:
-    """Return a letter with a sum, a deadline and a reference; last year's sum and a late fee stand beside it."""
+    """Return a letter with an amount, a deadline and a reference, beside last year's amount and a late fee."""
     words = stock()["office"]
     sender, clerk, matter = now.one(words["senders"]), now.one(words["clerks"]), now.one(words["matters"])
     before = now.random.randrange(40, 300)

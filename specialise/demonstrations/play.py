@@ -1,7 +1,7 @@
-"""Conversations made by playing scripts on running servers: every result in them is what a server answered.
+"""Conversations from scripts played on running servers: every result in them is a real server's answer.
 
-One set of servers serves all conversations: files, SQLite, and time, whose state is the world alone. Each
-conversation gets a world of its own, written into the same folder and database.
+One set of servers serves all conversations: files, SQLite, and time; their only state is the world. Each
+conversation gets a separate world, written into the same folder and database.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ _N_REQUESTS_UNPLACED = (1, 1, 1, 2)
 _UNPLACED: Sequence[Maker] = (
     *exploring.UNPLACED, *close_reading.UNPLACED, *[*table_questions.QUESTIONS] * 4, *tables.UNPLACED
 )  # fmt: skip
-"""First requests that do not say where the answer stands, drawn evenly."""
+"""First requests that do not mention the place of the answer, drawn evenly."""
 _P_CHANGES = 0.4
-"""Of a request to be one that changes something, where the conversation may."""
+"""Probability that a request changes something, if the conversation allows changes."""
 _P_READ_ONLY = 0.3
 _P_WORDS, _P_IMPOSSIBLE = 0.17, 0.06
 _P_ALL_TOOLS = 0.6
-"""Of a conversation to show all tools of its servers."""
+"""Probability that a conversation shows all tools of its servers."""
 _INSTRUCTIONS = (
     "You are a helpful assistant.", "Be brief.", "You help with the files and the data of a small club.",
     "Answer in one or two sentences.", "Use the tools; do not guess.", "You are the assistant of a workshop.",
@@ -54,12 +54,12 @@ _SERVERS: Sequence[tuple[str, ...]] = (
     ("files",), ("files",), ("tables",), ("tables",), ("time",), ("files", "tables"), ("files", "time"),
     ("tables", "time"), *(("files", "tables", "time"),) * 8,
 )  # fmt: skip
-"""Which servers a conversation has, drawn evenly."""
+"""Servers of a conversation, drawn evenly."""
 
 
 @dataclass(frozen=True, slots=True)
 class House:
-    """The running servers' tools by server, and where their world lies."""
+    """Tools of the running servers, and the location of their world."""
 
     tools: Mapping[str, Sequence[LiveTool]]
     folder: Path
@@ -68,19 +68,19 @@ class House:
 
 @dataclass(slots=True)
 class _Conversation:
-    """What has been said so far."""
+    """Conversation so far."""
 
     messages: list[Message] = field(default_factory=list[Message])
     used: set[str] = field(default_factory=set[str])
     """Names of the tools that were called."""
 
     def text(self) -> str:
-        """Return everything that was said, called and answered before the last message."""
+        """Return the text of all messages and calls before the last message."""
         return "\n".join(f"{message.content} {message.calls}" for message in self.messages[:-1])
 
 
 class _NowhereError(Exception):
-    """A script led nowhere, and the world may be another than it says."""
+    """A script led nowhere, and the servers' world may differ from its description."""
 
 
 @asynccontextmanager
@@ -113,12 +113,12 @@ async def demonstrations(
     """Return up to `n` conversations.
 
     Args:
-        n: How many to play; those that lead nowhere or repeat an evaluation are left out.
-        seed: Decides all but what a clock shows.
+        n: Number to play; failed ones and repetitions of an evaluation are dropped.
+        seed: Determines everything except clock times.
         is_clean: Whether an example repeats no evaluation.
-        told: Is told how far it is.
-        unplaced: Whether conversations are short, have all servers, and begin without a word about where the
-            answer stands: what `agentkit chat` meets first.
+        told: Receives progress messages.
+        unplaced: Whether conversations are short, have all servers, and start with a request that does not mention
+            the place of the answer: the usual start in `agentkit chat`.
     """
     found: list[Example] = []
     async with running_house() as house:
@@ -135,10 +135,10 @@ async def demonstrations(
 async def written_demonstrations(
     seed: int, is_clean: Callable[[Example], bool], told: Callable[[str], None]
 ) -> list[Example]:
-    """Return the written conversations, played; `seed` decides which tools are shown beside those that are called.
+    """Return the written conversations, played; `seed` decides which tools are shown besides the called ones.
 
     Raises:
-        UserError: A conversation is not as its kit says.
+        UserError: A conversation does not match its kit.
     """
     found: list[Example] = []
     async with running_house() as house:
@@ -152,7 +152,7 @@ async def written_demonstrations(
 
 
 async def play(house: House, world: World, now: Scene, name: str, *, unplaced: bool = False) -> Example | None:
-    """Return a conversation in a world, which is then what the conversation made of it; None: it led nowhere."""
+    """Play a conversation and return it; the world then has its changes. None: it led nowhere."""
     write_world(world, house.folder, house.database)
     servers = world.servers = tuple(house.tools) if unplaced else now.one(_SERVERS)
     live = {tool.name: tool for server in servers for tool in house.tools[server]}
@@ -177,7 +177,7 @@ async def play_written(house: House, kit: Kit, number: int, now: Scene) -> Examp
     """Return a conversation of a kit, played in the kit's world.
 
     Raises:
-        UserError: A call fails, an answer states a number that nobody told, or the end is another than stated.
+        UserError: A call fails, an answer states an unknown number, or the final state differs.
     """
     clear_world(house.folder, house.database)
     kit.write(house.folder, house.database)
@@ -233,12 +233,12 @@ async def _exchange(
     """Play a script to its end.
 
     Raises:
-        _NowhereError: A call failed that should not, or succeeded where it should fail, or chance gave no answer.
+        _NowhereError: A call failed or succeeded unexpectedly, or the script has no answer.
     """
     try:
         request = next(script)
     except StopIteration:
-        return  # nothing in this world to ask for, and nothing done
+        return  # this world has nothing to ask for, and nothing was done
     assert isinstance(request, str)
     messages = [Message(role="user", content=worded(request))]
     used: set[str] = set()
@@ -264,7 +264,7 @@ async def _exchange(
 
 
 async def _results(step: Step, live: Mapping[str, LiveTool]) -> list[str]:
-    """Return what the servers answer to a step's calls."""
+    """Return the servers' answers to a step's calls."""
     missing = [each.name for each in step.calls if each.name not in live]
     if missing:
         raise _NowhereError(f"the conversation has no tool {missing[0]}")
@@ -309,9 +309,9 @@ def _first_calls(messages: Sequence[Message]) -> Sequence[Call]:
 
 
 def _shown(now: Scene, live: Sequence[LiveTool], used: set[str], *, opens_with_words: bool) -> list[Tool]:
-    """Return all tools, or those that are called with some of the others, in the servers' order.
+    """Return all tools, or the called ones with some others, in the servers' order.
 
-    An answer without a call, to "what can you do?" among others, may speak of any of the tools.
+    An answer without a call, for example to "what can you do?", may mention any of the tools.
     """
     if opens_with_words or now.chance(_P_ALL_TOOLS):
         return [tool.shown for tool in live]

@@ -1,8 +1,8 @@
-"""A scripted exchange: what the user says, the calls that serve it, and the answer that their results allow.
+"""A scripted exchange: the user's request, the calls that serve it, and the answer from their results.
 
 A script is a generator. It yields the request, then each step's calls, receives the results of a step as texts,
-and returns the answer. Its facts come from the world that it was made for or from the results themselves, so an
-answer is right by construction (as values are in `modelstack.sft.tool_data.spoken`).
+and returns the answer. Its facts come from the script's world or from the results themselves, so an answer is
+right by construction (as values are in `modelstack.sft.tool_data.spoken`).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from specialise.demonstrations.file_questions import Question
 from specialise.demonstrations.world import World
 
 _SUM = re.compile(r"(\d+(?: \+ \d+)+) = \d")
-"""The beginning of an answer that shows how a sum was added up."""
+"""Start of an answer that shows the terms of a sum."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +27,15 @@ class Step:
 
     calls: tuple[Call, ...]
     is_mistake: bool = False
-    """Shown as context and not learnt: the next step recovers from its error."""
+    """True: shown as context without training on it; the next step recovers from its error."""
     may_fail: bool = False
-    """An error is what the answer tells of."""
+    """True: the call may fail; the answer then reports the error."""
     is_learnt: bool = True
-    """Whether this is how it is done; a mistake never is."""
+    """True: the step is a training target; never for a mistake."""
 
 
 Script = Generator[str | Step, Sequence[str], str | None]
-"""Yields the request, then steps; returns the answer, None where chance led nowhere."""
+"""Yields the request, then steps; returns the answer, or None if the random draw leads nowhere."""
 Maker = Callable[[World, Scene], Script]
 
 
@@ -50,12 +50,12 @@ def calls(*steps: Step) -> Step:
 
 
 def mistake(name: str, /, **arguments: Any) -> Step:
-    """Return a call that fails, which the next step mends."""
+    """Return a failing call that the next step corrects."""
     return Step((Call(name=name, arguments=arguments),), is_mistake=True, is_learnt=False)
 
 
 def detour(name: str, /, **arguments: Any) -> Step:
-    """Return a call that works and leads nowhere: shown, not learnt."""
+    """Return a call that works but does not help: shown, not trained on."""
     return Step((Call(name=name, arguments=arguments),), is_learnt=False)
 
 
@@ -75,7 +75,7 @@ def several(n: int, one: str, many: str | None = None) -> str:
 
 
 def typed(now: Scene, text: str) -> str:
-    """Return a request as it is typed: with or without a capital, a full stop, a courtesy."""
+    """Vary a request as users type: capitals, full stop, polite words."""
     is_question = text.endswith("?")
     if now.chance(0.12):
         before = ("hey,", "ok, now:", "next:") if is_question else ("please", "can you", "could you", "hey,")
@@ -90,7 +90,7 @@ def typed(now: Scene, text: str) -> str:
 
 
 def search(world: World, keyword: str) -> Generator[Step, Sequence[str], str]:
-    """Search the files, and look at unknown tables in the same reply; return what the search found."""
+    """Search the files, and list unknown tables in the same reply; return the search result."""
     searched = call("search_text", text=keyword)
     if "tables" in world.servers and not world.known_tables:
         world.known_tables = True
@@ -101,7 +101,7 @@ def search(world: World, keyword: str) -> Generator[Step, Sequence[str], str]:
 
 
 def answer_to(question: Question, world: World, now: Scene) -> Generator[Step, Sequence[str], str]:
-    """Return the answer to a question; a sum is computed by the tool for it, where there is one."""
+    """Return the answer to a question; the time server, if available, computes any sum in it."""
     answer = sentence(now.one(question.answers))
     summed = _SUM.match(answer)
     if summed and "time" in world.servers:
@@ -110,6 +110,6 @@ def answer_to(question: Question, world: World, now: Scene) -> Generator[Step, S
 
 
 def sentence(text: str) -> str:
-    """Return an answer with a capital at its beginning, unless a file name stands there."""
+    """Return an answer with a capital first letter, unless it begins with a file name."""
     first = text.split(" ", 1)[0]
     return text if "." in first.rstrip(".,:") or "/" in first or "_" in first else text[:1].upper() + text[1:]

@@ -1,7 +1,7 @@
-"""Questions over a database in the words that people use, with their statements and answers.
+"""Natural-language questions over a database, with their statements and answers.
 
-`table_questions.toml` holds them by domain. A question is asked only where the world's rows give it one
-answer: no tie for "the most", no list that is too long to read out, no empty result without words for it.
+`table_questions.toml` holds them by domain. A question is asked only if the world's rows give it one answer: no
+tie for "the most", no list that is too long to read out, no empty result without an answer text for it.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ from specialise.demonstrations.tables import MOST_SHOWN, look, rows_of
 from specialise.demonstrations.world import World
 
 _BLANK = re.compile(r"\{(name|other|(?:word2?|number|date|from|to|month|year):\w+\.\w+)\}")
-"""Something to draw from the world."""
+"""A placeholder for a value drawn from the world."""
 _CELL = re.compile(r"\{(\d+|n|rows)(?:\|([^|}]*)\|([^|}]*))?\}")
-"""A part of an answer: a cell of the first row, or a choice between the words for one and for several."""
+"""A placeholder in an answer: a cell of the first row, or a choice between singular and plural words."""
 _LIMIT = re.compile(r" LIMIT (\d+)(?: OFFSET (\d+))?$")
 _N_TRIES = 20
-"""Questions that are drawn before a world is given up."""
+"""Maximum questions drawn before a world is given up."""
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A question with blanks."""
+    """A question with placeholders."""
 
     ask: tuple[str, ...]
     sql: str
-    """The last column of a statement with LIMIT is the one that it sorts by."""
+    """Statement; with LIMIT, its last column must be the sort key."""
     answer: tuple[str, ...]
     none: str = ""
-    """The answer to no rows, NULL or a count of 0; empty: the question is not asked then."""
+    """Answer for no rows, NULL or a count of 0; empty: the question is not asked in that case."""
 
     @property
     def blanks(self) -> set[str]:
-        """Placeholders of the statement, which the world fills."""
+        """Placeholders of the statement, filled from the world."""
         return set(_BLANK.findall(self.sql))
 
 
 @dataclass(frozen=True, slots=True)
 class Filled:
-    """A question about a certain world."""
+    """A question about one world."""
 
     request: str
     sql: str
@@ -71,7 +71,7 @@ def entries() -> Mapping[str, Sequence[Entry]]:
 
 
 def fill(entry: Entry, world: World, now: Scene) -> Filled | None:
-    """Return a question whose blanks are drawn from the world; None where it has nothing to draw."""
+    """Return a question with values drawn from the world; None if there is no value to draw."""
     drawn: dict[str, tuple[str, str]] = {}
     says_iso = now.chance(0.4)
     for blank in sorted(entry.blanks):  # "from" before "to", "name" before "other", "word" before "word2"
@@ -90,7 +90,7 @@ def fill(entry: Entry, world: World, now: Scene) -> Filled | None:
 
 
 def answered(question: Filled, rows: Sequence[Sequence[str]]) -> str | None:
-    """Return the answer that a result allows; None where the question has no words for it."""
+    """Return the answer for a result; None if the question has no words for it."""
     if _is_nothing(question, rows):
         return sentence(question.none) if question.none else None
     if len(rows) > MOST_SHOWN or (len(rows) > 1 and "{rows}" not in question.answer):
@@ -108,12 +108,12 @@ def answered(question: Filled, rows: Sequence[Sequence[str]]) -> str | None:
 
 
 def rows_in(world: World, sql: str) -> list[list[str]]:
-    """Return the rows of a statement as the server writes them, found in the world's own rows."""
+    """Return the rows of a statement in the server's format, computed from the world's own rows."""
     with closing(sqlite3.connect(":memory:")) as connection:
         for table in world.domain.tables:
             connection.execute(table.sql)
             marks = ", ".join("?" for _ in table.columns)
-            # Rows that a conversation added have the number 0, which the database chose.
+            # Rows added by the conversation have the number 0; the database assigns their ids.
             rows = [(row[0] or None, *row[1:]) for row in world.rows[table.name]]
             connection.executemany(f"INSERT INTO {table.name} VALUES ({marks})", rows)
         return [
@@ -145,7 +145,7 @@ def _ask(world: World, now: Scene) -> Script:
 
 
 def _keyword(request: str, world: World) -> str:
-    """Return what a search would look for: a name of the parent table, else what the rows are called."""
+    """Return a plausible search word: a name of the parent table, else a noun for the rows."""
     parent, child = world.domain.tables
     names = _values(world, parent.name, parent.of_kind("name")[0])
     words = (*names, child.many, child.one, parent.many, parent.one)
@@ -162,7 +162,7 @@ def _is_nothing(question: Filled, rows: Sequence[Sequence[str]]) -> bool:
 
 
 def _drawn(blank: str, drawn: Mapping[str, tuple[str, str]], world: World, now: Scene) -> str | None:
-    """Return a value as it stands in the statement."""
+    """Return a value in the form of the statement."""
     kind, _, place = blank.partition(":")
     if kind in ("name", "other"):
         parent = world.domain.tables[0]
@@ -197,7 +197,7 @@ def _values(world: World, table_name: str, column: Column) -> list[str]:
 
 
 def _number(column: Column, now: Scene) -> int:
-    """Return a number inside a column's range, mostly a round one as people name it."""
+    """Return a number inside a column's range, usually a round one."""
     number = now.random.randrange(column.low + 1, column.high)
     step = 10 ** max(0, len(str(column.high - column.low)) - 2)
     rounded = number // step * step

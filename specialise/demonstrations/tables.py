@@ -1,7 +1,7 @@
-"""Scripts over a database, for the tools of `mcp_servers.sqlite`.
+"""Scripts for a database, with the tools of `mcp_servers.sqlite`.
 
-A model that has not seen a table's columns looks at them before it writes SQL, and one that was told of a wrong
-name mends its statement.
+If the table's columns are unknown, the script lists them before it writes SQL; after a wrong name it corrects the
+statement.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ _MONTHS = (
     "December",
 )  # fmt: skip
 MOST_SHOWN = 12
-"""Rows that an answer lists."""
+"""Maximum number of rows listed in an answer."""
 _P_SEARCH_FIRST = 0.2
-"""Probability that the files are searched alone first, which is shown and not learnt."""
+"""Probability that only the files are searched first; that step is shown, not trained on."""
 
 
 def look(
     world: World, now: Scene, p_skip: float = 0.0, *, keyword: str = ""
 ) -> Generator[Step, Sequence[str], None]:
-    """Look at the tables unless the conversation has shown them.
+    """List the tables unless the conversation has shown them.
 
     Args:
-        world: Its servers decide whether there are files as well.
-        now: Draws what is done.
+        world: The conversation's world; its servers decide whether files exist as well.
+        now: Source of random draws.
         p_skip: Probability of not looking.
-        keyword: A word of the request that could stand in a file, too: one reply then looks into both places.
+        keyword: A word of the request that could also occur in a file; one reply then looks into both places.
     """
     if world.known_tables or now.chance(p_skip):
         return
@@ -301,7 +301,7 @@ def _grouped(world: World, now: Scene) -> Script:
 
 
 def _joined(world: World, now: Scene) -> Script:
-    """Asks about the rows that belong to a named row of the other table."""
+    """Asks about the child rows of a named parent row."""
     parent, child = world.domain.tables
     (name,), key = parent.of_kind("name"), child.of_kind("key")[0]
     who = now.one(world.rows[parent.name])[parent.columns.index(name)]
@@ -333,7 +333,7 @@ def _joined(world: World, now: Scene) -> Script:
 
 
 def _extreme_and_owner(world: World, now: Scene) -> Script:
-    """Asks for the largest of a child's numbers and whose it is, which takes both tables."""
+    """Asks for the extreme of a child's numbers and its parent, which requires both tables."""
     parent, child = world.domain.tables
     (name,), key, numbers = parent.of_kind("name"), child.of_kind("key")[0], child.of_kind("number")
     if not numbers:
@@ -367,7 +367,7 @@ def _extreme_and_owner(world: World, now: Scene) -> Script:
 
 
 def _without(world: World, now: Scene) -> Script:
-    """Asks which rows of a table have none in the other."""
+    """Asks for the rows of a table without rows in the other."""
     parent, child = world.domain.tables
     (name,), key = parent.of_kind("name"), child.of_kind("key")[0]
     yield now.one(
@@ -412,7 +412,7 @@ def _most(world: World, now: Scene) -> Script:
 
 
 def _wrong_name(world: World, now: Scene) -> Script:
-    """Guesses a column, is told that there is none, and mends the statement."""
+    """Guesses a column, gets an error, and corrects the statement."""
     table = world.table(now)
     column = now.one(table.of_kind("number", "word") or list(table.columns))
     wrong = now.one((f"{table.one}_{column.name}", f"{column.name}s", f"the_{column.name}"))
@@ -478,7 +478,7 @@ def _in_month(world: World, now: Scene) -> Script:
 
 
 def _top_group(world: World, now: Scene) -> Script:
-    """Asks which word of a column comes first by a sum or a count."""
+    """Asks for the word of a column with the highest sum."""
     table = world.table(now)
     words, numbers = table.of_kind("word"), table.of_kind("number")
     if not words or not numbers:
@@ -608,7 +608,7 @@ def _sql(value: str | int) -> str:
 
 
 def _short(value: str) -> str:
-    """Return a number with at most two digits behind the point."""
+    """Return a number with at most two decimals."""
     number = float(value)
     return str(int(number)) if number.is_integer() else f"{number:.2f}"
 
@@ -644,7 +644,7 @@ READING: Sequence[Maker] = (
     _distinct,
 )
 UNPLACED: Sequence[Maker] = (_one_value, _extreme, _joined)
-"""Requests for rows that do not speak of a database."""
+"""Requests for rows that do not mention a database."""
 CHANGING: Sequence[Maker] = (_insert, _insert, _update, _update, _remove, _new_table)
 
 

@@ -1,4 +1,4 @@
-"""Scripts without a call: knowledge and small talk answered in words, and requests that no tool fits, declined."""
+"""Scripts without a call: knowledge and small talk, and refusals of requests that no tool fits."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _groups() -> tuple[dict[str, Any], ...]:
 
 
 def _known(world: World, now: Scene) -> Script:
-    # The last group holds the single questions: as many examples as all the others together.
+    # The last group holds single questions: as many examples as all other groups together.
     group = _groups()[-1] if now.chance(0.5) else now.one(_groups()[:-1])
     pair = now.one(group["pairs"])
     yield now.one(group["ask"]).format(*pair)
@@ -43,7 +43,7 @@ def _chat(world: World, now: Scene) -> Script:
 
 
 def _impossible(world: World, now: Scene) -> Script:
-    """Asks for something that none of the tools does; the answer says so, and what the tools can do."""
+    """Asks for something outside the tools' abilities; the answer says so, and names their abilities."""
     who = now.one(PEOPLE)
     wish, cannot = now.one(
         (

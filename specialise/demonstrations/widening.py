@@ -1,4 +1,4 @@
-"""Databases as people have them: more columns than a question needs, and tables that it does not touch."""
+"""Realistic databases: more columns than a question needs, and unrelated tables."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def widened(domain: Domain, now: Scene) -> Domain:
 
 
 def further_tables(domain: Domain, now: Scene) -> tuple[Table, ...]:
-    """Return tables of other domains that stand beside those of `domain`, without rows in them that matter."""
+    """Return tables of other domains to add to those of `domain`; their rows do not matter."""
     if not now.chance(_P_MORE_TABLES):
         return ()
     taken = {table.name for table in domain.tables}

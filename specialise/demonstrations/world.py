@@ -1,7 +1,7 @@
-"""Worlds to act on: a folder with files and a database, made up from stocks of things, places and people.
+"""Worlds to act on: a folder with files and a database, generated from stocks of things, places and people.
 
-A world is known: what a script asks about is drawn from it. Files have lines whose facts can be asked for; tables
-have rows of sensible kinds and at most one key to another table.
+A world's contents are known, so questions are drawn from them. Files have lines with facts to ask for; tables have
+rows of plausible kinds and at most one key to another table.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ _EVENTS = (
     "connection lost", "connection restored", "job queued", "job finished", "disk almost full", "user logged in",
 )  # fmt: skip
 _P_MENTIONS = 0.6
-"""Probability that a world has a file that names what others tell of."""
+"""Probability that a world has a file that mentions the topics of other files."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """Something that a file says."""
+    """A fact stated in a file."""
 
     path: str
     topic: str
-    """What is asked for, "the gate code"."""
+    """Noun phrase of the question, such as "the gate code"."""
     value: str
 
 
@@ -47,33 +47,33 @@ class World:
     """A folder and a database. Scripts that change it on the servers change it here as well."""
 
     files: dict[str, str] = field(default_factory=dict[str, str])
-    """Text by path."""
+    """Text of each file, by path."""
     folders: set[str] = field(default_factory=set[str])
     facts: list[Fact] = field(default_factory=list[Fact])
     checklists: dict[str, tuple[list[str], list[str]]] = field(
         default_factory=dict[str, tuple[list[str], list[str]]]
     )
-    """Open and finished items by path."""
+    """Open and finished items, by path."""
     questions: dict[str, tuple[Question, ...]] = field(default_factory=dict[str, tuple[Question, ...]])
-    """What can be asked about files of notes, by path."""
+    """Questions about files of notes, by path."""
     kinds: set[str] = field(default_factory=set[str])
-    """Makers of the files of notes: one of each, so that a question has one answer."""
+    """Makers of the files of notes: one file of each, so that a question has one answer."""
     domain: Domain = DOMAINS[0]
     further_tables: tuple[Table, ...] = ()
-    """Tables that questions about rows leave alone."""
+    """Tables that questions about rows do not use."""
     rows: dict[str, list[tuple[object, ...]]] = field(default_factory=dict[str, list[tuple[object, ...]]])
-    """By table."""
+    """Rows by table."""
     known_tables: bool = False
-    """Whether the conversation has shown the tables already."""
+    """True once the conversation has shown the tables."""
     servers: tuple[str, ...] = ()
-    """The servers that a conversation has."""
+    """Names of the conversation's servers."""
     known_files: bool = False
-    """Whether it has shown a tree of the folder."""
+    """True once the conversation has shown a tree of the folder."""
     shown: dict[str, str] = field(default_factory=dict[str, str])
-    """Text of each file that it has shown whole, as it was then."""
+    """Text of each file shown completely, at the time of showing."""
 
     def names(self, folder: str) -> list[str]:
-        """Return the files right inside a folder, "" for the root."""
+        """Return the files directly inside a folder; "" is the root."""
         return sorted(path for path in self.files if _parent(path) == folder)
 
     def lines(self, path: str) -> list[str]:
@@ -81,21 +81,21 @@ class World:
         return self.files[path].splitlines()
 
     def with_suffix(self, *suffixes: str) -> list[str]:
-        """Return the files whose names end in one of `suffixes`."""
+        """Return the files with names that end in one of `suffixes`."""
         return [path for path in sorted(self.files) if path.endswith(suffixes)]
 
     def show(self, path: str) -> None:
-        """Note that the conversation shows all of a file."""
+        """Note that the conversation shows a file completely."""
         self.shown[path] = self.files[path]
 
     def forget(self, path: str) -> None:
-        """Drop what was known of a file that is gone or has other contents now."""
+        """Drop the facts and questions of a file that was removed or changed."""
         self.facts = [fact for fact in self.facts if fact.path != path]
         self.checklists.pop(path, None)
         self.questions.pop(path, None)
 
     def rename(self, path: str, target: str) -> None:
-        """Give a file another path, with all that can be asked about it."""
+        """Change a file's path, together with its facts and questions."""
         self.files[target] = self.files.pop(path)
         self.facts = [replace(fact, path=target) if fact.path == path else fact for fact in self.facts]
         _rename(self.checklists, path, target)
@@ -107,7 +107,7 @@ class World:
         return [(path, each) for path, several in sorted(self.questions.items()) for each in several if each.alone]
 
     def new_path(self, now: Scene, suffix: str) -> str:
-        """Return the path of a file that is not there, in a folder that is."""
+        """Return an unused path in an existing folder."""
         for _ in range(50):
             name = f"{now.one(FILE_NAMES)}{now.one(('', '', '-2', '_new', '-draft'))}{suffix}"
             folder = now.one(("", "", *sorted(self.folders)))
@@ -150,7 +150,7 @@ def make_world(now: Scene) -> World:
 
 
 def write_world(world: World, folder: Path, database: Path) -> None:
-    """Make a folder and a database what `world` says; servers may hold both open."""
+    """Write `world` to a folder and a database; servers may hold both open."""
     clear_world(folder, database)
     for name in sorted(world.folders):
         (folder / name).mkdir(parents=True, exist_ok=True)
@@ -167,7 +167,7 @@ def write_world(world: World, folder: Path, database: Path) -> None:
 
 
 def _changed_at(path: str, text: str) -> int:
-    """Return when a file was changed: some second of 2025 that follows from its name and text."""
+    """Return a file's modification time: a second of 2025 derived from its path and text."""
     return 1735689600 + crc32(f"{path}\n{text}".encode()) % (365 * 86400)
 
 
@@ -226,7 +226,7 @@ def _notes(world: World, now: Scene, stem: str) -> None:
 
 
 def _mentions(world: World, now: Scene) -> None:
-    """Make a file whose lines share words with questions and answer none of them."""
+    """Create a file with lines that share words with questions but answer none of them."""
     keywords = sorted({each.keyword for several in world.questions.values() for each in several if each.alone})
     lines = [
         now.one(

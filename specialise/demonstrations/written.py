@@ -1,10 +1,9 @@
-"""Conversations written one by one: tasks of several steps and questions about long documents, without templates.
+"""Individually written conversations: tasks of several steps and questions about long documents, not templates.
 
-A kit is a folder in `written/`: `files/` and `tables.sql` are the world that each of its conversations begins
-with, `conversations.json` says what is asked, which calls serve it, what the answer is, and how files and rows are
-to be at the end. A large language model wrote them. Playing a kit on the servers checks it: no call may fail, the
-end must be as stated, and each number of an answer must have been read or computed by a tool, unless the kit lists
-it among what was counted.
+A kit is a folder in `written/`. `files/` and `tables.sql` are the initial world of each of its conversations.
+`conversations.json` holds the requests, their calls, the answers, and the final state of files and rows. A large
+language model wrote them. Playing a kit on the servers checks it: no call may fail, the final state must match,
+and each number of an answer must have been read or computed by a tool, unless the kit lists it as counted.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ _SECONDS = re.compile(r"(?<=:\d\d):\d\d")
 
 
 class Mistake(BaseModel):
-    """Calls that fail and are not learnt: the next step recovers from their error."""
+    """Failing calls that are not trained on: the next step recovers from their error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -44,10 +43,10 @@ class Turn(BaseModel):
 
     ask: str
     steps: tuple[tuple[tuple[str, dict[str, Any]], ...] | Mistake, ...] = ()
-    """Each a reply of one or several calls, by name and arguments."""
+    """Replies with one or several calls, by name and arguments."""
     answer: str
     counted: tuple[str, ...] = ()
-    """Numbers of the answer that no tool states: a few things counted, or a value that words imply."""
+    """Numbers of the answer that no tool states: a count of a few things, or a value implied by words."""
 
     def script(self) -> Script:
         """Return the turn as a script."""
@@ -64,14 +63,14 @@ class Turn(BaseModel):
 
 
 class End(BaseModel):
-    """How the world is to be after a conversation; what is not named may be anything."""
+    """State of the world after a conversation; parts that are not named are not checked."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     rows: Mapping[str, Sequence[Sequence[Any]]] = Field(default_factory=dict)
-    """By query: its rows."""
+    """Expected rows by query."""
     files: Mapping[str, str | None] = Field(default_factory=dict)
-    """By path: the whole text, None where no such file may be."""
+    """Expected text by path; None: the file must not exist."""
 
 
 class Conversation(BaseModel):
@@ -80,7 +79,7 @@ class Conversation(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     servers: tuple[str, ...]
-    """Of "files", "tables" and "time"."""
+    """Names out of "files", "tables" and "time"."""
     turns: tuple[Turn, ...] = Field(min_length=1)
     end: End = End()
 
@@ -96,7 +95,7 @@ class Kit:
     sql: str = ""
 
     def write(self, folder: Path, database: Path) -> None:
-        """Make an empty folder and an empty database this world."""
+        """Write this world to an empty folder and an empty database."""
         for path, text in self.files.items():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_text(text, encoding="utf-8")
@@ -129,10 +128,10 @@ def _kit(folder: Path) -> Kit:
 
 
 def require_end(end: End, folder: Path, database: Path) -> None:
-    """Check that a world is as a conversation is to leave it.
+    """Check the state of a world after a conversation.
 
     Raises:
-        UserError: A file or a row is another.
+        UserError: A file or a row differs.
     """
     for path, text in end.files.items():
         found = (folder / path).read_text(encoding="utf-8") if (folder / path).is_file() else None
@@ -146,16 +145,16 @@ def require_end(end: End, folder: Path, database: Path) -> None:
 
 
 def require_known_numbers(turn: Turn, seen: str) -> None:
-    """Check that an answer states no number that nobody told.
+    """Check that every number of an answer was stated before.
 
     Args:
         turn: The turn.
-        seen: Everything that stood in the conversation before the answer.
+        seen: Text of the whole conversation before the answer.
 
     Raises:
         UserError: A number is neither in `seen` nor listed as counted.
     """
-    # A comma may part the cells of a row, and a time may be told without its seconds.
+    # A comma may separate the cells of a row, and an answer may drop the seconds of a time.
     readings = (seen, seen.replace(",", " "), _SECONDS.sub("", seen))
     known = {*(number for reading in readings for number in _numbers(reading)), *turn.counted}
     unknown = [number for number in _numbers(turn.answer) if number not in known]
@@ -167,7 +166,7 @@ def require_known_numbers(turn: Turn, seen: str) -> None:
 
 
 def _numbers(text: str) -> Iterator[str]:
-    """Yield the numbers of a text, without marks of thousands and closing zeros of decimals."""
+    """Yield the numbers of a text, without thousands separators and trailing zeros of decimals."""
     for found in _NUMBER.findall(text):
         plain = found.replace(",", "")
         yield plain.rstrip("0").rstrip(".") if "." in plain else plain

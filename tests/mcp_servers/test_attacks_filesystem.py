@@ -231,7 +231,7 @@ async def test_a_missing_name_among_two_thousand_alike_is_answered_at_once(root:
     assert "does not exist in 'alike'" in text
     with cpu_at_most(2):
         text, _ = await ask("read_text_file", path=f"alike/{two_letters(5)[:-1]}")
-    assert f"Did you mean '{two_letters(5)}'" in text  # one that is near is found all the same
+    assert f"Did you mean 'alike/{two_letters(5)}'" in text  # one that is near is found all the same
 
 
 async def test_a_missing_line_among_two_thousand_alike_is_answered_at_once(root: Path, ask: Ask) -> None:

@@ -150,9 +150,9 @@ HOSTILE: dict[str, str] = {
     + "insert into sqlite_master(type, name, tbl_name, rootpage, sql) values ('table', 'h', 'h', 0, "
     "'create virtual table h using csv(filename=''/etc/passwd'')');",
     "a damaged full-text index": "create virtual table h using fts5(a); insert into h values ('x');"
-    "update h_data set block = randomblob(40);",
+    f"update h_data set block = x'{random.Random(40).randbytes(40).hex()}';",
     "an old damaged full-text index": "create virtual table h using fts3(a); insert into h values ('x');"
-    "update h_segdir set root = randomblob(400);",
+    f"update h_segdir set root = x'{random.Random(400).randbytes(400).hex()}';",
     "a deep expression": f"create view h as select {'(' * 900}1{')' * 900};",
     "a trigger without end": f"create table h(a); create trigger b after insert on ok begin insert into h {UNBOUNDED}; end;",
     "a trigger that loads code": "create trigger b after insert on ok begin select load_extension('/x'); end;",

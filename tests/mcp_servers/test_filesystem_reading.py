@@ -13,7 +13,7 @@ import pytest
 from mcp import Client
 from server_harness import ask_once, asker
 
-from mcp_servers.failures import ToolFailure
+from mcp_servers.failures import MAX_COMPARED_NAMES, ToolFailure
 from mcp_servers.filesystem.policy import Limits
 from mcp_servers.filesystem.reading import read_window
 from mcp_servers.filesystem.root import Root
@@ -178,6 +178,43 @@ async def test_a_root_replaced_by_a_link_after_the_start_is_still_the_same_folde
 async def test_a_missing_file_is_answered_with_the_nearest_names(root: Path) -> None:
     text, is_error = await ask_once(build_server(str(root)), "read_text_file", path="a/insde.txt")
     assert is_error and text == "'insde.txt' does not exist in 'a'. Did you mean 'inside.txt'?"
+
+
+@pytest.mark.parametrize(
+    ("tool", "path", "hint"),
+    [
+        ("read_text_file", "dishwasher.md", "Did you mean 'notes/dishwasher-manual.txt'?"),
+        ("read_text_file", "todo.txt", "Did you mean 'notes/todo.txt' or 'notes/Todo.md'?"),
+        ("list_directory", "letters", "Did you mean 'old/letters'?"),
+        ("file_info", "notes/letters", "Did you mean 'old/letters'?"),
+        ("list_directory", "zzz", "It has a, notes, old."),
+        ("search_text", "*", "A path is not a pattern: leave it out to look everywhere, or use `search_files`."),
+        ("read_text_file", "secret", "It has a, notes, old."),
+        ("read_text_file", "hidden.txt", "It has a, notes, old."),
+    ],
+)
+async def test_a_missing_path_is_answered_with_what_may_have_been_meant(
+    root: Path, tool: str, path: str, hint: str
+) -> None:
+    for folder in ("notes", "old/letters", "a/.git"):
+        (root / folder).mkdir(parents=True)
+    for name in ("notes/dishwasher-manual.txt", "notes/todo.txt", "notes/Todo.md", "a/.git/hidden.txt"):
+        (root / name).write_text("x", encoding="utf-8")
+    arguments = {"text": "x"} if tool == "search_text" else {}
+    text, is_error = await ask_once(build_server(str(root)), tool, path=path, **arguments)
+    assert is_error and text.endswith(f" does not exist in {str(Path(path).parent)!r}. {hint}")
+
+
+async def test_the_search_for_a_missing_name_is_bounded(root: Path) -> None:
+    deep = root
+    for _ in range(60):
+        deep = deep / "d"
+        deep.mkdir()
+    (root / "many").mkdir()
+    for number in range(MAX_COMPARED_NAMES + 10):
+        (root / "many" / f"wanted-{number}").touch()
+    text, is_error = await ask_once(build_server(str(root)), "read_text_file", path="wanted.txt")
+    assert is_error and text.count("wanted-") == 3
 
 
 async def test_line_windows(root: Path) -> None:

@@ -172,7 +172,10 @@ async def test_what_is_deleted_can_be_moved_back(tmp_path: Path) -> None:
         text, is_error = await ask("delete", path="d")
         assert not is_error and not (tmp_path / "d").exists()
         trashed = text.split("'")[1]
-        assert await ask("search_files", pattern="a") == ("(empty)", False)
+        assert await ask("search_files", pattern="a") == (
+            "no file or folder has such a name; search_text looks into the files",
+            False,
+        )
         assert not (await ask("move", source=trashed, destination="back"))[1]
         assert (tmp_path / "back" / "a").read_text(encoding="utf-8") == "kept"
         for target in (".", ".trash", f"{trashed}/x"):

@@ -34,6 +34,41 @@ async def test_the_schema_is_told_in_few_words(database: str) -> None:
         assert is_error and text == "There is no table 'user'. Did you mean 'users'?"
 
 
+@pytest.mark.parametrize(
+    ("sql", "told"),
+    [
+        (
+            "SELECT * FROM recipes_2026",
+            "There is no table 'recipes_2026'. The tables are 'broken', 'names', 'orders', 'pages', 'users'.",
+        ),
+        (
+            "SELECT baking_time FROM users",
+            "There is no column 'baking_time'. The columns are names.name, orders.id, orders.user_id, "
+            "orders.note, pages.body, users.id, users.name, users.photo.",
+        ),
+        (
+            "INSERT INTO users (id, address) VALUES (8, 'Oslo')",
+            "The table 'users' has no column 'address'. The columns are id, name, photo.",
+        ),
+    ],
+)
+async def test_a_statement_with_a_wrong_name_is_answered_with_the_names(
+    database: str, sql: str, told: str
+) -> None:
+    assert await ask_once(build_server(database, write=True), "execute", sql=sql) == (told, True)
+
+
+async def test_the_names_in_an_error_are_bounded(database: str) -> None:
+    async with Client(build_server(database, write=True)) as client:
+        ask = asker(client)
+        for number in range(40):
+            await ask("execute", sql=f"CREATE TABLE t{number} (x)")
+        assert await ask("execute", sql="SELECT * FROM recipes_2026") == (
+            "There is no table 'recipes_2026'. Use list_tables.",
+            True,
+        )
+
+
 async def test_queries_with_parameters(database: str) -> None:
     assert await query(database, "select id from users where name = ?", "Ann") == ("id\n1", False)
     assert await query(database, "select ? as a, ? as b, ? as c", 1, 1.5, None) == (
