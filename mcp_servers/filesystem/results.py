@@ -110,11 +110,17 @@ class TextMatches(ToolResult):
     case_ignored: bool = Field(
         default=False, description="Nothing matched as it is written: these lines match in another case."
     )
+    named: list[str] = Field(
+        default_factory=list[str],
+        description="Where no line matches: some files and folders whose name contains the text.",
+    )
 
     def as_text(self) -> str:
         """`path:line: text`, as grep prints it, then counts and notes."""
         lines = [f"{shown(match.path)}:{match.line}: {match.text}" for match in self.matches]
         lines = lines or [f"no match in {self.searched_files} files"]
+        if self.named:
+            lines.append(f"(in names: {', '.join(map(shown, self.named))})")
         if len(self.matches) > 1 and not self.truncated:
             lines.append(f"({len(self.matches)} lines)")
         if self.case_ignored:

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mcp_servers.child import ChildCrash, ChildTimeout, KillableChild
-from mcp_servers.failures import ToolFailure
+from mcp_servers.failures import MAX_SUGGESTIONS, ToolFailure
 from mcp_servers.filesystem.ignoring import IgnoreFiles
 from mcp_servers.filesystem.policy import (
     Limits,
@@ -30,6 +30,8 @@ from mcp_servers.filesystem.root import Root, kind_of, lstat, open_file
 from mcp_servers.gitignore.scope import NOTHING_IGNORED
 
 REGEX_WORKER = "mcp_servers.filesystem.regex_worker"
+# Shorter texts stand in many names by chance.
+MIN_NAME_CHARS = 3
 
 # (text, limit) -> numbers of the matching lines, from 1
 LineFinder = Callable[[str, int], list[int]]
@@ -88,7 +90,7 @@ def _searched(
 ) -> TextMatches:
     """Return the lines that match a query in its own case mode."""
     ignore_files = None if query.ignored else IgnoreFiles()
-    search = _Search(_line_finder(query, child, deadline), limits, ignore_files)
+    search = _Search(query, _line_finder(query, child, deadline), limits, ignore_files)
     if _is_file(root, parts):
         with root.folder(parts[:-1]) as parent:
             search.visit(parent, parts)
@@ -103,7 +105,9 @@ def _searched(
                 break
             if found.is_ignored:
                 search.leave_out()
-            elif found.kind == "file" and _is_named(found, glob, query.name):
+                continue
+            search.note_name(found.parts)
+            if found.kind == "file" and _is_named(found, glob, query.name):
                 search.visit_walked(found)
     return search.result(truncated=walk.truncated)
 
@@ -111,7 +115,11 @@ def _searched(
 class _Search:
     """Matches and counts of one search."""
 
-    def __init__(self, find_lines: LineFinder, limits: Limits, ignore_files: IgnoreFiles | None) -> None:
+    def __init__(
+        self, query: TextQuery, find_lines: LineFinder, limits: Limits, ignore_files: IgnoreFiles | None
+    ) -> None:
+        self._in_names = query.text.casefold() if not query.regex and len(query.text) >= MIN_NAME_CHARS else None
+        self._named: list[str] = []
         self._find_lines = find_lines
         self._limits = limits
         self._ignore_files = ignore_files
@@ -126,6 +134,12 @@ class _Search:
 
     def leave_out(self) -> None:
         self._ignored += 1
+
+    def note_name(self, parts: PathParts) -> None:
+        """Remember a path whose last name contains the text; told if no line does."""
+        is_named_so = self._in_names is not None and self._in_names in parts[-1].casefold()
+        if is_named_so and len(self._named) < MAX_SUGGESTIONS:
+            self._named.append(joined(parts))
 
     def visit_walked(self, found: Walked) -> None:
         try:
@@ -153,6 +167,7 @@ class _Search:
             ignored_entries=self._ignored,
             unusable_ignore_files=self._ignore_files.n_unusable if self._ignore_files else 0,
             truncated=truncated or self.is_full,
+            named=[] if self._matches else self._named,
         )
 
     def _read(self, parent: int, parts: PathParts) -> str | None:

@@ -217,6 +217,21 @@ async def test_the_search_for_a_missing_name_is_bounded(root: Path) -> None:
     assert is_error and text.count("wanted-") == 3
 
 
+async def test_a_text_that_no_line_has_is_found_in_names(root: Path) -> None:
+    (root / "photos").mkdir()
+    (root / "photos" / "Porto-Bridge.jpg").write_bytes(b"\0")
+    async with Client(build_server(str(root))) as client:
+        ask = asker(client)
+        assert await ask("search_text", text="bridge") == (
+            "no match in 1 files\n(in names: photos/Porto-Bridge.jpg)",
+            False,
+        )
+        assert "in names" not in (await ask("search_text", text="br"))[0]
+        assert "in names" not in (await ask("search_text", text="bridge", regex=True))[0]
+        (root / "bridge.txt").write_text("the bridge", encoding="utf-8")
+        assert (await ask("search_text", text="bridge"))[0].startswith("bridge.txt:1: the bridge")
+
+
 async def test_line_windows(root: Path) -> None:
     (root / "n.txt").write_text("".join(f"{n}\n" for n in range(1, 1001)), encoding="utf-8")
     async with Client(build_server(str(root))) as client:
