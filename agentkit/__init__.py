@@ -1,7 +1,7 @@
 """An agent SDK that owns its model: `from agentkit import Agent`.
 
 Heavy parts are loaded on first use: importing this package loads no model, no HTTP client, no MCP client, and
-neither pydantic nor anyio, which the first tool and the first run bring.
+neither pydantic nor anyio. The first tool and the first run load these two.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ _LAZY = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the models and the MCP client when they are first named."""
+    """Import the models and the MCP client on first access."""
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module

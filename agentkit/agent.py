@@ -1,6 +1,6 @@
 """`Agent`: the declaration of an agent and its run methods, nothing else.
 
-What happens in a run is decided in `agentkit.loop` and performed in `agentkit.runner`.
+`agentkit.loop` decides what happens in a run; `agentkit.runner` performs it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from typing_extensions import TypeVar
 from agentkit import background
 from agentkit.agent_stream import AgentStream, streamed
 from agentkit.approvals import Decision
+from agentkit.budget import Budget
 from agentkit.context import RunContext
 from agentkit.errors import UserError
+from agentkit.instructions import Instructions
 from agentkit.limits import UsageLimits
-from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, SystemPromptPart, UserPromptPart
+from agentkit.messages import ModelMessage, ModelRequest, UserPromptPart
 from agentkit.models.model import Model, ModelSettings
 from agentkit.output import output_spec
 from agentkit.results import RunResult
@@ -47,7 +49,6 @@ if TYPE_CHECKING:
 
 DepsT = TypeVar("DepsT", default=None)
 OutputT = TypeVar("OutputT", default=str)
-Instructions = str | Callable[[RunContext[Any]], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +66,8 @@ _NOTHING: Any = object()
 class Agent(Generic[DepsT, OutputT]):
     """An agent: a model, tools, instructions and the type of its answer.
 
-    Typed in `DepsT`, the application's own objects that tools receive through `RunContext.deps`, and in
-    `OutputT`, the type of `result.output`.
+    `DepsT` is the type of the application's own objects, which tools receive through `RunContext.deps`. `OutputT`
+    is the type of `result.output`.
     """
 
     def __init__(
@@ -102,31 +103,32 @@ class Agent(Generic[DepsT, OutputT]):
                 "local:PATH.gguf", "openai:NAME", "http://HOST/v1#NAME".
             tools: Plain functions (see `agentkit.tool`) or `Tool` objects.
             toolsets: Sources of tools, such as `MCPToolset`.
-            instructions: System prompt, or a function of the run's context that gives it.
+            instructions: System text, or a function of the run's context that returns it (sync or async). It is
+                resolved for each request and sent before the conversation; the messages do not contain it.
             output_type: Any type that pydantic can validate; `str` for plain text.
-            deps_type: Only for type checkers: the type of `deps`.
-            name: For traces and hand-offs.
-            limits: What a run may use; reaching a limit ends it with a result.
-            retries: How often in a row the model may mend a rejected call or answer.
+            deps_type: The type of `deps`; used only by type checkers.
+            name: Name of the agent in traces and hand-offs.
+            limits: Usage limits of a run; reaching a limit ends the run with a result.
+            retries: Number of consecutive retries after a rejected call or answer.
             settings: Defaults for sampling and deadlines.
-            tool_timeout_s: Seconds a tool call may take unless the tool says otherwise; None for no limit.
-            parallel_tool_calls: Whether a response may hold several calls.
-            code_mode: Has the model write Python that calls the tools, run in a sandbox (extra `code`), instead of
-                calling them itself; hand-offs stay calls. See `agentkit.code_mode`.
+            tool_timeout_s: Seconds before a tool call times out, unless the tool sets its own; None for no limit.
+            parallel_tool_calls: Whether a response may contain several calls.
+            code_mode: The model writes Python that calls the tools, run in a sandbox (extra `code`), instead of
+                calling them directly; hand-offs stay direct calls. See `agentkit.code_mode`.
             planner: Makes a plan first, which the run follows step by step: `PlanTemplate` or `ModelPlanner`.
-            compaction: How a conversation is made shorter for the model once it is too long, `SlidingWindow` or
-                `Summary`; None shows it whole.
-            handoffs: Agents that this one may give the conversation to; they go on with the same run. A `Handoff`
-                says when, and what the other one sees; see `agentkit.handoffs`.
+            compaction: Shortens a conversation that is too long for the model, `SlidingWindow` or `Summary`; None
+                always sends the whole conversation.
+            handoffs: Agents that this agent may hand the conversation over to; they continue the same run. A
+                `Handoff` sets when, and what the other agent sees; see `agentkit.handoffs`.
             guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
-            taint_rule: After results of tools that are not trusted (those of MCP servers, unless told otherwise),
-                calls that destroy or reach out need approval; an MCP tool that does not say that it does neither
-                counts as one that does (`MCPToolset(assume_harmless=...)`). A `TaintRule` among `guardrails` takes
-                the place of this one, to allow tools by name.
-            trace: Directory for one JSONL trace a run; None writes none.
+            taint_rule: After a result of an untrusted tool (MCP tools by default), destructive and open-world
+                calls require approval. An MCP tool without annotations counts as both
+                (`MCPToolset(assume_harmless=...)`). A `TaintRule` among `guardrails` replaces this rule, to allow
+                tools by name.
+            trace: Directory for JSONL traces, one file per run; None disables traces.
             telemetry: Reports runs as OpenTelemetry spans, `agentkit.tracing.telemetry.Telemetry()`.
-            checkpointer: Keeps every run so that it can be resumed after a crash or an approval: the path of a
-                SQLite file, or a `Checkpointer`; None keeps none.
+            checkpointer: Stores every run so that it can be resumed after a crash or an approval: the path of a
+                SQLite file, or a `Checkpointer`; None stores nothing.
             on_event: Called with every event of every run.
 
         Raises:
@@ -176,12 +178,12 @@ class Agent(Generic[DepsT, OutputT]):
     ) -> RunResult[OutputT]:
         """Run until the model answers, or a call waits for an approval.
 
-        `metadata` are kept with the run in the journal, to find it by. A `session` gives the conversation that the
-        run goes on with, and keeps what it adds once it has ended.
+        `metadata` is stored with the run in the journal, for searches. A `session` supplies the earlier
+        conversation, and stores the run's messages when the run ends, without text that a guardrail blocked.
 
         Raises:
             AgentRunError: the run failed; the error carries the messages and the usage so far.
-            UserError: the agent or its tools are declared wrongly.
+            UserError: the declaration of the agent or of its tools is wrong.
         """
         plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
         async with _entered(plan) as run:
@@ -198,11 +200,11 @@ class Agent(Generic[DepsT, OutputT]):
         metadata: Mapping[str, str] | None = None,
         session: Session | None = None,
     ) -> RunResult[OutputT]:
-        """Run and wait, from any thread, also where an event loop is running (it is then blocked meanwhile).
+        """Run and wait, from any thread; an event loop that runs in this thread is blocked meanwhile.
 
         Raises:
-            AgentRunError: as `run`.
-            UserError: as `run`.
+            AgentRunError: see `run`.
+            UserError: see `run`.
         """
         return background.run(
             partial(
@@ -227,24 +229,26 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings | None = None,
         session: Session | None = None,
     ) -> RunResult[OutputT]:
-        """Go on with a run that was killed, failed, or stopped for an approval; in this process or another one.
+        """Resume a run that was killed, failed, or stopped for an approval; in this process or another one.
 
-        A run that had ended gives its result again. While a call still waits, the status is "needs_approval" and
-        `result.pending` says which; a call that was running when its process died waits with kind "unknown",
-        unless its tool is known to be idempotent.
+        A run that had ended returns its result again. While a call still waits, the status is "needs_approval" and
+        `result.pending` lists the waiting calls. A call that was running when its process died waits with kind
+        "unknown", unless its tool is known to be idempotent.
 
         Args:
-            run: A run's id in the agent's journal, or the state of a result, wherever it was kept.
-            decisions: What was decided about the calls that wait: `result.pending[0].approve()`, `.deny(reason)`.
-            deps: As in `run`; they are not stored.
-            limits: As in `run`.
-            settings: As in `run`.
-            session: The one that the run was begun with.
+            run: A run's id in the agent's journal, or the state of a result, wherever it was stored. Without a
+                `checkpointer` two processes can resume the same state, and both run its calls: the application
+                must give a state to only one process.
+            decisions: Decisions about the waiting calls: `result.pending[0].approve()`, `.deny(reason)`.
+            deps: See `run`; they are not stored.
+            limits: See `run`.
+            settings: See `run`.
+            session: The session that the run was started with.
 
         Raises:
-            CheckpointError: the run is unknown or damaged, or another process goes on with it.
-            UserError: a decision is about a call that does not wait, or the run is another agent's.
-            AgentRunError: as `run`.
+            CheckpointError: the run is unknown or damaged, or another process holds it.
+            UserError: a decision is about a call that does not wait, or the run belongs to another agent.
+            AgentRunError: see `run`.
         """
         async with self.iter_resumed(
             run, decisions, deps=deps, limits=limits, settings=settings, session=session
@@ -261,10 +265,10 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings | None = None,
         session: Session | None = None,
     ) -> RunResult[OutputT]:
-        """Go on with a run and wait, as `run_sync`.
+        """Resume a run and wait, like `run_sync`.
 
         Raises:
-            AgentKitError: as `resume`.
+            AgentKitError: see `resume`.
         """
         resume = partial(self.resume, run, decisions, deps=deps, limits=limits, settings=settings, session=session)
         return background.run(resume)
@@ -283,8 +287,8 @@ class Agent(Generic[DepsT, OutputT]):
     ) -> AsyncGenerator[AgentStream[OutputT]]:
         """Run in the background and iterate over the events; leaving the context early cancels the run.
 
-        What the run raises is raised by the iteration, as it is. A run whose events are not read waits after about
-        a thousand of them.
+        The iteration raises the error of the run, unchanged. A run whose events are not read pauses after about a
+        thousand unread events.
         """
         plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
         async with streamed(plan, _entered) as stream:
@@ -319,16 +323,16 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings | None = None,
         session: Session | None = None,
     ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
-        """Go on with a run, as `resume`, step by step, as `iter`."""
+        """Resume a run, like `resume`, step by step, like `iter`."""
         async with _entered(await self._resumed(run, decisions, deps, limits, settings, session)) as resumed:
             yield resumed
 
     def as_tool(self, description: str, *, name: str | None = None) -> Tool:
-        """Return the agent as a tool of another one, which gives it a task and gets its answer.
+        """Return the agent as a tool of an outer agent, which sends a task and receives the answer.
 
-        Its runs share the other agent's `deps` and budget, and are kept in the other agent's run and journal. If a
-        call of its own needs a decision, the other agent's run asks for it (`result.pending`). It is named after
-        the agent unless `name` says otherwise.
+        The inner runs share the outer agent's `deps` and budget: the inner limits and the outer agent's remaining
+        budget both apply. The outer run and its journal store them. If an inner call needs a decision, the outer
+        run asks for it (`result.pending`). `name` defaults to the agent's name.
 
         Raises:
             UserError: neither the agent nor the tool has a name.
@@ -347,24 +351,28 @@ class Agent(Generic[DepsT, OutputT]):
         )
 
     def _may_read_untrusted(self) -> bool:
-        """Return whether the agent, or one that it can hand over to, has tools whose results anybody may write."""
+        """Return whether the agent, or an agent that it can hand over to, has tools with untrusted results."""
         agents: list[Agent[Any, Any]] = [self]
         for agent in agents:
             agents += [each.agent for each in agent._handoffs if each.agent not in agents]
         return any(agent._toolsets or agent._functions.is_untrusted for agent in agents)
 
     async def _go_on_inner(
-        self, task: str, state: RunState, deps: Any, limits: UsageLimits | None, journal: RunJournal | None
+        self, task: str, state: RunState, deps: Any, outer: Budget | None, journal: RunJournal | None
     ) -> RunResult[OutputT]:
-        """Go on with a run that a call of another agent's run performs, or begin it; that run keeps it."""
+        """Continue or begin an inner run for a call of an outer run, which stores it and counts its usage."""
         if state.messages:
-            plan = self._plan_of(state, None, self._current_deps(deps), limits, None)
+            plan = self._plan_of(state, None, self._current_deps(deps), None, None)
         else:
-            plan = await self._plan(task, deps, (), limits, None, None, None)
+            plan = await self._plan(task, deps, (), None, None, None, None)
             begun = replace(plan.state, run_id=state.run_id, tainted=state.tainted)
             plan = replace(plan, state=begun, checkpointer=None)
-        async with _entered(replace(plan, journal=journal)) as run:
-            return await run.finish()
+        budget = Budget(plan.limits, state.usage, outer)
+        async with _entered(replace(plan, journal=journal, budget=budget)) as run:
+            try:
+                return await run.finish()
+            finally:
+                budget.close(run.state.usage)
 
     # -- declaring ----------------------------------------------------------------------------------------
 
@@ -374,15 +382,15 @@ class Agent(Generic[DepsT, OutputT]):
         return function
 
     def add_handoff(self, to: Agent[DepsT, OutputT] | Handoff) -> None:
-        """Let this agent hand over to another one that was made after it, for one to get the conversation back.
+        """Add a hand-off later, for example back to the agent that hands over to this one.
 
         Raises:
-            UserError: the other one has no name, or that of an earlier one.
+            UserError: the other agent has no name, or the name of an earlier hand-off.
         """
         self._handoffs = _handoffs((*self._handoffs, to))
 
     def output_validator(self, function: Callable[[RunContext[DepsT], OutputT], Any]) -> Callable[..., Any]:
-        """Add a coroutine function that checks, or changes, an answer; it may raise `ModelRetry`."""
+        """Add a coroutine function that checks or changes an answer; it may raise `ModelRetry`."""
         self._output_validators = (*self._output_validators, cast(OutputValidator, function))
         return function
 
@@ -395,7 +403,7 @@ class Agent(Generic[DepsT, OutputT]):
         toolsets: Sequence[Toolset] | None = None,
         deps: Any = _NOTHING,
     ) -> Generator[None]:
-        """Within this context (and tasks started in it) use another model, other tools or deps; for tests."""
+        """Replace the model, tools or deps within this context and the tasks started in it; for tests."""
         replaced = None
         if tools is not None or toolsets is not None:
             functions = self._functions if tools is None else FunctionToolset(tools)
@@ -419,7 +427,7 @@ class Agent(Generic[DepsT, OutputT]):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close them."""
+        """Close the model and the tool servers."""
         await self._open.pop().aclose()
 
     def __enter__(self) -> Self:
@@ -432,7 +440,7 @@ class Agent(Generic[DepsT, OutputT]):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Close them."""
+        """Close the model and the tool servers."""
         self._sync_open.pop().__exit__(kind, error, trace)
 
     # -- inside -------------------------------------------------------------------------------------------
@@ -456,10 +464,8 @@ class Agent(Generic[DepsT, OutputT]):
             history, version = kept.messages, kept.version
         history = _whole(history)
         state = RunState(messages=history, n_history=len(history))
-        parts: tuple[ModelRequestPart, ...] = (UserPromptPart(well_formed(prompt)),)
-        if not history and (system := self._system_prompt(deps, state)):
-            parts = (SystemPromptPart(well_formed(system)), *parts)
-        plan = self._plan_of(state, ModelRequest(parts), deps, limits, settings)
+        request = ModelRequest((UserPromptPart(well_formed(prompt)),))
+        plan = self._plan_of(state, request, deps, limits, settings)
         return replace(
             plan, checkpointer=self._checkpointer, metadata=metadata, session=session, session_version=version
         )
@@ -506,7 +512,7 @@ class Agent(Generic[DepsT, OutputT]):
         from agentkit.handoffs import Member, Team
 
         def member(agent: Agent[Any, Any], its_plan: RunPlan[Any, Any]) -> Member:
-            return Member(its_plan, agent._instructions, {each.name: each.history for each in agent._handoffs})
+            return Member(its_plan, {each.name: each.history for each in agent._handoffs})
 
         others = {
             name: member(agent, agent._own_plan(state, None, deps, limits, settings))
@@ -515,10 +521,10 @@ class Agent(Generic[DepsT, OutputT]):
         return replace(plan, team=Team(member(self, plan), others))
 
     def _reachable(self) -> dict[str, Agent[Any, Any]]:
-        """Return all agents that a run can get to, by name; itself where it can get back.
+        """Return all agents that a run can reach by hand-offs, by name; includes this agent if it can be reached.
 
         Raises:
-            UserError: two of them share a name, or one answers with another type.
+            UserError: two of them share a name, or one has another output type.
         """
         found: dict[str, Agent[Any, Any]] = {}
         waiting = list(self._handoffs)
@@ -558,6 +564,7 @@ class Agent(Generic[DepsT, OutputT]):
             settings=self._settings.merged(settings),
             parallel_tool_calls=self._parallel_tool_calls,
             sinks=self._sinks(),
+            instructions=self._instructions,
             planner=self._planner,
             compaction=self._compaction,
             guardrails=self._guardrails,
@@ -575,11 +582,6 @@ class Agent(Generic[DepsT, OutputT]):
         if self._telemetry is not None:
             sinks = (*sinks, self._telemetry.sink())
         return sinks
-
-    def _system_prompt(self, deps: DepsT, state: RunState) -> str | None:
-        if callable(self._instructions):
-            return self._instructions(RunContext(deps=deps, run_id=state.run_id))
-        return self._instructions
 
     def _current_deps(self, deps: DepsT) -> DepsT:
         override = _overrides.get({}).get(id(self), _Override())
@@ -611,7 +613,11 @@ async def _entered(plan: RunPlan[DepsT, OutputT]) -> AsyncGenerator[AgentRun[Dep
             await _enter_all(stack, other.model, other.toolsets)
 
         run = AgentRun(plan, enter)
-        stack.push_async_callback(run.release)
+
+        async def leave(kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
+            await run.leave(error)
+
+        stack.push_async_exit(leave)
         await _enter_all(stack, plan.model, plan.toolsets)
         yield run
 

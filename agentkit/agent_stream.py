@@ -1,4 +1,4 @@
-"""A run as its events, while it goes on in the background."""
+"""Events of a run that is performed in the background."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 
 OutputT = TypeVar("OutputT")
 Entered = Callable[[RunPlan[Any, OutputT]], AbstractAsyncContextManager[AgentRun[Any, OutputT]]]
-"""Opens what a plan needs and gives the run."""
+"""Opens the model and toolsets of a plan and yields the run."""
 
 
 class AgentStream(Generic[OutputT]):
     """The events of a run as they happen, then its result."""
 
     def __init__(self, events: EventBuffer) -> None:
-        """Made by `Agent.run_stream`."""
+        """Create a stream over `events`; called by `Agent.run_stream`."""
         self._events = events
         self._run: AgentRun[Any, OutputT] | None = None
         self._error: Exception | None = None
 
     async def __aiter__(self) -> AsyncIterator[AgentEvent]:
-        """Yield events until the run ends; raises what the run raised."""
+        """Yield events until the run ends; raises the error of the run."""
         while (event := await self._events.next()) is not None:
             yield event
         if self._error is not None:
@@ -50,7 +50,7 @@ class AgentStream(Generic[OutputT]):
 
     @property
     def state(self) -> RunState | None:
-        """The state as of now; None before the run has started."""
+        """The current state; None before the run has started."""
         return self._run.state if self._run is not None else None
 
     @property
@@ -72,7 +72,7 @@ class AgentStream(Generic[OutputT]):
 async def streamed(plan: RunPlan[Any, OutputT], entered: Entered[OutputT]) -> AsyncGenerator[AgentStream[OutputT]]:
     """Run in the background of a context; leaving the context early cancels the run.
 
-    An error of the context's body is caught inside the task group and raised again outside of it, because a task
+    An error of the context's body is caught inside the task group and raised again outside it, because the task
     group would wrap it in an `ExceptionGroup`.
     """
     import anyio

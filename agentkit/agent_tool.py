@@ -1,10 +1,12 @@
-"""An agent as a tool of another one: it is given a task, works with its own tools, and gives its answer.
+"""An agent as a tool of another agent: it receives a task, works with its own tools, and returns its answer.
 
-The inner run shares the outer one's budget, and is named after the call that it serves. It is kept in the outer
-run (`agentkit.inner_runs`): in its state while it waits, in its journal while it goes on. Where a call of its own
-needs a decision, the outer run asks for it, under the id `CALL.INNER_CALL`; a decision allows that one inner call.
-Taint goes both ways: a tainted run begins tainted inner runs, and an inner run that read untrusted content taints
-the outer one.
+The inner run shares the outer run's budget (`agentkit.budget`), has limits of its own, and is named after the call
+that it serves. The outer run stores it (`agentkit.inner_runs`): in its state while the inner run waits, in its
+journal while the inner run is in progress. If an inner call needs a decision, the outer run asks for it, under the
+id `CALL.INNER_CALL`; a decision allows that one inner call.
+
+Taint propagates in both directions: a tainted run starts tainted inner runs, and an inner run that read untrusted
+content taints the outer run.
 """
 
 from __future__ import annotations
@@ -17,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 from agentkit.approvals import PendingCall
 from agentkit.context import RunContext
 from agentkit.errors import ApprovalRequired, ToolFailed
-from agentkit.limits import RunUsage, UsageLimits
 from agentkit.results import RunResult
 from agentkit.state import RunState
 from agentkit.tools.definition import Tool, ToolDefinition, ToolOutput
 
 if TYPE_CHECKING:
+    from agentkit.budget import Budget
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
 
 _WHY_NOT = {
@@ -30,12 +32,13 @@ _WHY_NOT = {
     "refused": "A guardrail refused the task or the answer.",
     "limit_reached": "The agent used up its budget before it had an answer.",
     "truncated": "The agent's answer was cut off at its token limit.",
+    "malformed_call": "The agent's answer is a call of a tool that could not be read.",
     "filtered": "A filter of the agent's model withheld the answer.",
 }
 
 
-GoOn = Callable[[str, RunState, Any, UsageLimits | None, "RunJournal | None"], Awaitable[RunResult[Any]]]
-"""Goes on with a run, or begins it where its state has no messages: task, state, deps, limits, journal."""
+GoOn = Callable[[str, RunState, Any, "Budget | None", "RunJournal | None"], Awaitable[RunResult[Any]]]
+"""Continues a run, or begins it if its state has no messages: task, state, deps, outer budget, journal."""
 
 
 def agent_tool(
@@ -46,7 +49,7 @@ def agent_tool(
     checkpointer: Checkpointer | None,
     is_untrusted: bool,
 ) -> Tool:
-    """Make a tool that runs an agent."""
+    """Return a tool that runs an agent."""
 
     async def call(arguments: dict[str, Any], context: RunContext[Any]) -> ToolOutput:
         call_id, inner = context.tool_call_id or "", context.inner
@@ -56,9 +59,7 @@ def agent_tool(
         if context.tainted and not begun.tainted:
             begun = replace(begun, tainted=True)
         journal = await inner.journal(call_id, begun) if inner is not None else None
-        result = await go_on(arguments["task"], begun, context.deps, context.limits, journal)
-        if context.charge is not None:
-            context.charge(_since(result.usage, begun))
+        result = await go_on(arguments["task"], begun, context.deps, context.budget, journal)
         if inner is not None:
             inner.tainted = inner.tainted or result.state.tainted
         if result.pending:
@@ -71,7 +72,7 @@ def agent_tool(
         if result.output is None:
             raise ToolFailed(_WHY_NOT.get(result.status, f"The agent's run ended as {result.status}."))
         output = _output(result)
-        if result.status not in ("truncated", "filtered"):
+        if result.status not in ("truncated", "filtered", "malformed_call"):
             return output
         return replace(output, content=f"{output.content}\n[{_WHY_NOT[result.status]}]")
 
@@ -85,13 +86,13 @@ def agent_tool(
         definition=ToolDefinition(name, description, schema),
         call=call,
         validate=_validator(name, schema),
-        timeout_s=math.inf,  # the inner run has limits, and its tools have time limits, of their own
+        timeout_s=math.inf,  # the inner run has usage limits, and its tools have timeouts
         is_untrusted=is_untrusted,
     )
 
 
 async def _stored(checkpointer: Checkpointer | None, run_id: str) -> RunState | None:
-    """Return an inner run from the inner agent's own journal, which kept it up to journal format 2."""
+    """Return an inner run from the inner agent's own journal, where journal formats 1 and 2 stored it."""
     if checkpointer is None:
         return None
     from agentkit.resuming import with_unknown
@@ -103,9 +104,9 @@ async def _stored(checkpointer: Checkpointer | None, run_id: str) -> RunState | 
 
 
 def _asked_outside(name: str, call_id: str, pending: PendingCall, state: RunState) -> PendingCall:
-    """Return a question of the inner run as the outer one asks it: its digest, so its approval, is the same."""
+    """Return the outer run's form of an inner question; the digest stays, so the same approval answers it."""
     if any(pending.tool_call_id.startswith(f"{run.call_id}.") for run in state.inner):
-        reason = f"{name}: {pending.reason}"  # of a run further inside, which says what it wants to run
+        reason = f"{name}: {pending.reason}"  # from a deeper run, whose reason names the call already
     elif pending.kind == "unknown":
         reason = (
             f"{name} was interrupted in {pending.tool_name} {pending.arguments}, which may have taken effect; "
@@ -114,12 +115,6 @@ def _asked_outside(name: str, call_id: str, pending: PendingCall, state: RunStat
     else:
         reason = f"{name} wants to run {pending.tool_name} {pending.arguments}: {pending.reason}"
     return replace(pending, tool_call_id=f"{call_id}.{pending.tool_call_id}", reason=reason)
-
-
-def _since(usage: RunUsage, begun: RunState) -> RunUsage:
-    """Return what was used since the run stopped; before that it was counted already."""
-    before = begun.usage
-    return RunUsage(**{field: getattr(usage, field) - getattr(before, field) for field in RunUsage.__slots__})
 
 
 def _output(result: RunResult[Any]) -> ToolOutput:

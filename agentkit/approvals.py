@@ -1,11 +1,11 @@
-"""Calls that wait for somebody's decision, and the decisions.
+"""Calls that wait for a decision, and the decisions.
 
 An approval answers one question: may this call of this run, with these arguments, be attempted this time? It names
-the question's digest. A call with other arguments, a later call under the same id, and another attempt of the same
-call have other digests and ask again, whatever was allowed before (the approval that openai-agents-python#4244
-loses, and the one that a changed call must not inherit). So an approval that is delivered twice counts once.
+the question's digest. A call with other arguments, a later call with the same id, and another attempt of the same
+call have other digests and require a new approval: a changed call must not inherit one, and an approval must not
+be lost (openai-agents-python#4244). An approval that is delivered twice counts once.
 
-A call whose process died while it ran waits as well: its outcome is unknown, and a person must decide.
+A call whose process died while it ran waits too: the outcome is unknown, and a person must decide.
 """
 
 from __future__ import annotations
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
 
 IN_DOUBT = "its process ended while it ran; it may have taken effect"
-"""Why a call of unknown outcome waits."""
+"""Reason shown for a call whose outcome is unknown."""
 
 
 @dataclass(frozen=True, slots=True)
 class Approve:
-    """Run the call, if it is still the one that was seen."""
+    """Run the call, if it is unchanged since it was shown."""
 
     tool_call_id: str
     digest: str
-    """Of the call that was seen (`PendingCall.digest`)."""
+    """Digest of the call that was shown (`PendingCall.digest`)."""
     for_run: bool = False
     """Allow every later call of this tool in the run as well, whatever its arguments."""
 
@@ -40,12 +40,12 @@ class Deny:
 
     tool_call_id: str
     reason: str = ""
-    """The model reads it."""
+    """Reason, shown to the model."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The call took effect before its process died: this is what it gave."""
+    """The call took effect before its process died; `content` is its result."""
 
     tool_call_id: str
     content: str
@@ -58,46 +58,46 @@ QuestionKind = Literal["approval", "unknown"]
 
 @dataclass(frozen=True, slots=True)
 class PendingCall:
-    """A call that is not run before somebody decides."""
+    """A call that waits for a decision."""
 
     tool_name: str
     tool_call_id: str
     arguments: str
-    """Canonical JSON."""
+    """Arguments as canonical JSON."""
     digest: str
-    """SHA-256 of the question (`question_digest`); an approval names it."""
+    """SHA-256 of the question (`question_digest`), which an approval repeats."""
     reason: str
-    """Why it is asked; may hold text of a tool's author."""
+    """Reason for the question; may contain text of a tool's author."""
     kind: QuestionKind = "approval"
-    """"unknown": its process died while it ran, so it may have taken effect already."""
+    """Kind of the question. "unknown": the process died while the call ran, so it may have taken effect."""
     attempt: int = 1
-    """Number of the attempt that an approval allows; above 1 where earlier ones were cut off or asked again."""
+    """Number of the attempt that an approval allows; above 1 if earlier ones were cut off or asked again."""
 
     def approve(self, *, for_run: bool = False) -> Approve:
-        """Return the decision to run it (once more, if its outcome is unknown)."""
+        """Return the decision to run the call (once more, if its outcome is unknown)."""
         return Approve(self.tool_call_id, self.digest, for_run)
 
     def deny(self, reason: str = "") -> Deny:
-        """Return the decision not to run it; the model reads the reason."""
+        """Return the decision not to run the call; the model reads the reason."""
         return Deny(self.tool_call_id, reason)
 
     def settle(self, content: str, *, is_error: bool = False) -> Settle:
-        """Return the decision that it took effect and gave `content`."""
+        """Return the decision that the call took effect with the result `content`."""
         return Settle(self.tool_call_id, content, is_error)
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A permission that was given: for one call, or for a tool until the run's end."""
+    """A permission for one call, or for a tool until the end of the run."""
 
     tool_name: str
     tool_call_id: str | None
-    """None: any call of the tool."""
+    """Call that is allowed; None: any call of the tool."""
     digest: str | None
-    """Digest of the question that was answered; None: any arguments."""
+    """Digest of the answered question; None: any arguments."""
 
     def covers(self, tool_name: str, tool_call_id: str, digest: str) -> bool:
-        """Say whether it allows a call."""
+        """Return whether the grant allows a call."""
         if self.tool_name != tool_name:
             return False
         return self.tool_call_id is None or (self.tool_call_id, self.digest) == (tool_call_id, digest)
@@ -106,17 +106,17 @@ class Grant:
 def pending_call(
     call: ToolCallPart, reason: str, kind: QuestionKind = "approval", *, place: str = "", attempt: int = 1
 ) -> PendingCall:
-    """Make a call wait; `place` names the run and the step that it belongs to."""
+    """Return the pending form of a call; `place` names its run and step."""
     canonical = canonical_arguments(call.arguments)
     pending = PendingCall(call.tool_name, call.tool_call_id, canonical, "", reason, kind, attempt)
     return replace(pending, digest=question_digest(pending, place))
 
 
 def canonical_arguments(arguments: str) -> str:
-    """Return a call's arguments as JSON with sorted keys and no spaces; text that is no JSON stays as it is.
+    """Return a call's arguments as JSON with sorted keys and no spaces; invalid JSON is returned unchanged.
 
-    One form for one meaning, so that whoever approves, the digest, and the tool read the same thing: of a key
-    that stands twice the last value holds, here and where the arguments are checked.
+    Equal arguments have one form, so that the approver, the digest and the tool read the same thing. For a
+    duplicate key the last value wins, here and in the validation of the arguments.
     """
     try:
         value: Any = json.loads(arguments) if arguments.strip() else {}
@@ -128,5 +128,5 @@ def canonical_arguments(arguments: str) -> str:
 def question_digest(call: PendingCall, place: str) -> str:
     """Return the hexadecimal SHA-256 of a question: place, call, tool, canonical arguments, kind and attempt."""
     fields = (place, call.tool_call_id, call.tool_name, call.arguments, call.kind, str(call.attempt))
-    text = json.dumps(fields)  # a separator that a field could hold would let two questions have one digest
+    text = json.dumps(fields)  # with a plain separator, which a field may contain, two questions could collide
     return hashlib.sha256(text.encode()).hexdigest()

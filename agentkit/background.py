@@ -1,7 +1,7 @@
 """One background event loop for synchronous callers, so that `run_sync` works everywhere.
 
-Notebooks and web servers already run a loop in the calling thread, where a second one cannot start; a loop on
-a thread of its own always can. It is shared, so that connections kept open between calls stay usable.
+Notebooks and web servers already run a loop in the calling thread, where a second loop cannot start; a loop in its
+own thread always can. The loop is shared, so that connections kept open between calls stay usable.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
 
     portal = _shared_portal()
     if portal._event_loop_thread_id == threading.get_ident():  # pyright: ignore[reportPrivateUsage]
-        # Called from a coroutine of the background loop itself: waiting for that loop would never end.
+        # Called from a coroutine of the background loop itself: waiting for that loop would deadlock.
         with start_blocking_portal() as own:
             return own.call(function)
     future = portal.start_task_soon(function)
@@ -49,7 +49,7 @@ def enter(context: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
 
 
 def _wait_until_stopped(portal: BlockingPortal) -> None:
-    """Let the loop deliver a cancellation before the caller goes on."""
+    """Let the loop deliver a cancellation before the caller continues."""
 
     async def nothing() -> None:
         return None

@@ -1,12 +1,12 @@
-"""Code mode: the model writes short Python that calls the tools, instead of one JSON call after the other.
+"""Code mode: the model writes short Python that calls the tools, instead of one JSON call after another.
 
-The code runs in Monty (`pydantic-monty`, extra `code`), an interpreter for code that nobody trusts, in a process
-of its own: no files, no network, no environment, no clock, bounded time and memory. All it can do is compute and
-call tools, and each of these calls goes the way of a model's own call: guardrails, approvals, limits, time limits,
-journal and trace hold (`agentkit.nested_calls`).
+The code runs in Monty (`pydantic-monty`, extra `code`), an interpreter for untrusted code, in a separate process:
+no files, no network, no environment, no clock, bounded time and memory. It can only compute and call tools. Each
+of these calls is handled like a call of the model: guardrails, approvals, limits, timeouts, journal and trace
+apply (`agentkit.nested_calls`).
 
-A call that waits for a decision stops the code. Once it is decided the code runs again from its beginning with the
-results that its earlier calls gave, and comes to the same place: it has no clock, and its random numbers are
+A call that waits for a decision stops the code. After the decision the code runs again from its beginning, with
+the stored results of its earlier calls. It reaches the same point: it has no clock, and its random numbers are
 seeded with the id of the call. (Code instead of JSON as the form of actions: CodeAct, arXiv 2402.01030.)
 """
 
@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import keyword
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -37,39 +38,40 @@ INSTRUCTIONS = (
 )
 _NO_NAME = re.compile(r"\W")
 _MAX_VALUE_CHARS = 4_000_000
-"""Of a value that leaves the sandbox, as JSON. There it may hold one list 2**40 times over and be small."""
+"""Characters of a value that leaves the sandbox, as JSON. Inside, shared lists can represent 2**40 items in little
+memory."""
 
 
 @dataclass(frozen=True, slots=True)
 class CodeMode:
-    """How an agent writes code; give it to `Agent(code_mode=...)`."""
+    """Options of code mode, for `Agent(code_mode=...)`."""
 
     tool_name: str = "run_python"
     max_seconds: float = 5.0
-    """Of computing; what the tools take does not count."""
+    """Seconds of computing, without the time of the tools."""
     max_memory_bytes: int = 64_000_000
     max_calls: int = 200
-    """Of tools, by one piece of code."""
+    """Maximum number of tool calls of one piece of code."""
     max_output_chars: int = 16_000
-    """Of what is printed and of the value, for the model to read."""
+    """Characters of the printed text, and of the value, that the model reads."""
     requires_approval: ApprovalRule = False
-    """Whether somebody has to allow the code itself; see `Tool.requires_approval`."""
+    """Approval rule for the code itself; see `Tool.requires_approval`."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that nothing could meet.
+        """Reject limits that no code could satisfy.
 
         Raises:
-            UserError: one is not above zero.
+            UserError: a limit is not above zero.
         """
         for name in ("max_seconds", "max_memory_bytes", "max_calls", "max_output_chars"):
             if not getattr(self, name) > 0:
                 raise UserError(f"CodeMode({name}={getattr(self, name)!r}) must be above zero.")
 
     def tool(self, tools: Sequence[Tool]) -> Tool:
-        """Return the tool by which a model calls `tools` from code.
+        """Return the tool that runs code which calls `tools`.
 
         Raises:
-            UserError: Monty is not installed, or two tools would have one name in the code.
+            UserError: Monty is not installed, or two tools would have the same name in code.
         """
         from agentkit.tools.json_schema import compile_schema
         from modelstack.toolcalls.convention import ToolSpec
@@ -91,10 +93,10 @@ class CodeMode:
             definition=ToolDefinition(self.tool_name, "\n".join((INSTRUCTIONS, *signatures)), schema),
             call=partial(self._call, functions),
             validate=compile_schema(schema, name=f"tool {self.tool_name!r}").arguments,
-            timeout_s=float("inf"),  # the code has its own, and so has each of its calls
+            timeout_s=float("inf"),  # the code has its own time limit, and so has each of its calls
             sequential=True,
             requires_approval=self.requires_approval,
-            is_repeatable=True,  # its calls are not repeated
+            is_repeatable=True,  # a rerun does not repeat its nested calls
         )
 
     async def _call(
@@ -102,34 +104,50 @@ class CodeMode:
     ) -> ToolOutput:
         monty, printed = _monty(), _Printed(self.max_output_chars)
         code = _Code(functions, self.max_calls, context)
-        with monty.Monty(max_processes=1) as pool:
-            try:
-                with pool.checkout(limits=self._limits(), os_policy=_policy(context)) as session:
-                    value = await code.run(session, arguments["code"], printed)
-            except monty.MontySyntaxError as error:
-                raise ModelRetry(error.display()) from error
-            except monty.MontyRuntimeError as error:
-                return ToolOutput(printed.with_end(error.display()), is_error=True)
-            except monty.MontyError as error:
-                return ToolOutput(printed.with_end(f"The interpreter failed: {error}"), is_error=True)
+        try:
+            async with self._session(context) as session:
+                value = await code.run(session, arguments["code"], printed)
+        except monty.MontySyntaxError as error:
+            raise ModelRetry(error.display()) from error
+        except monty.MontyRuntimeError as error:
+            return ToolOutput(printed.with_end(error.display()), is_error=True)
+        except monty.MontyError as error:
+            return ToolOutput(printed.with_end(f"The interpreter failed: {error}"), is_error=True)
         return _output(value, printed)
+
+    @asynccontextmanager
+    async def _session(self, context: RunContext[Any]) -> AsyncGenerator[MontySession]:
+        """Start and stop a sandbox in worker threads: a process takes a second to start on a busy machine."""
+        import anyio.to_thread
+
+        opened = ExitStack()
+
+        def start() -> MontySession:
+            pool = opened.enter_context(_monty().Monty(max_processes=1))
+            return opened.enter_context(pool.checkout(limits=self._limits(), os_policy=_policy(context)))
+
+        try:
+            yield await anyio.to_thread.run_sync(start)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(opened.close)
 
     def _limits(self) -> dict[str, Any]:
         return {
             "max_feed_duration_secs": self.max_seconds,
             "max_memory": self.max_memory_bytes,
-            "max_suspensions": 4 * self.max_calls,  # names that are looked up, and what is refused, count too
+            "max_suspensions": 4 * self.max_calls,  # name look-ups and rejected calls count too
         }
 
 
 def _policy(context: RunContext[Any]) -> dict[str, Any]:
-    """Return what makes the same code come to the same place again."""
+    """Return the settings that make a rerun of the code deterministic."""
     random_start = {"seed": context.tool_call_id or ""}
     return {"datetime": "call_host", "sleep": "zero", "random_start": random_start}
 
 
 class _Code:
-    """One piece of code, and the calls that it makes."""
+    """One piece of code and its calls."""
 
     def __init__(self, functions: Mapping[str, Tool], max_calls: int, context: RunContext[Any]) -> None:
         self._functions = functions
@@ -160,7 +178,7 @@ class _Code:
                     step = at.resume_not_handled
                 case monty.FunctionSnapshot():
                     step = partial(at.resume, await self._answer(str(at.function_name), at.args, at.kwargs))
-                case _:  # nothing here is a coroutine, so nothing can be waited for
+                case _:  # there are no coroutines here, so nothing can be awaited
                     raise ModelRetry("The functions are plain ones: call them without `await`.")
 
     async def _answer(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -175,7 +193,7 @@ class _Code:
             return {"exception": RuntimeError(f"not run: this code has made its {self._max_calls} calls")}
         self._calls_left -= 1
         context = self._context
-        assert context.call_tool is not None and context.tool_call_id is not None  # of every run in code mode
+        assert context.call_tool is not None and context.tool_call_id is not None  # set in every run in code mode
         answer = await context.call_tool(context.tool_call_id, tool.name, arguments)
         if isinstance(answer, RetryPromptPart):
             return {"exception": ValueError(answer.content)}
@@ -185,7 +203,7 @@ class _Code:
 
 
 class _Printed:
-    """What the code printed, up to a length."""
+    """Text printed by the code, up to a length."""
 
     def __init__(self, max_chars: int) -> None:
         self._left = max_chars
@@ -194,13 +212,13 @@ class _Printed:
         self._is_cut = False
 
     def add(self, stream: str, text: str) -> None:
-        """Take more of it."""
+        """Append printed text."""
         self._pieces.append(text[: self._left])
         self._is_cut = self._is_cut or len(text) > self._left
         self._left -= len(self._pieces[-1])
 
     def with_end(self, end: str) -> str:
-        """Return it with something below."""
+        """Return the printed text with `end` below it."""
         text = "".join(self._pieces).rstrip("\n")
         if self._is_cut:
             text += f"\n(what was printed after {self._max_chars:,} characters is left out)"
@@ -220,13 +238,13 @@ def _output(value: Any, printed: _Printed) -> ToolOutput:
     try:
         data = to_jsonable_python(value, fallback=repr)
         text = data if isinstance(data, str) else json.dumps(data, ensure_ascii=False)
-    except (PydanticSerializationError, ValueError, RecursionError):  # a value that holds itself, for one
+    except (PydanticSerializationError, ValueError, RecursionError):  # for example a value that contains itself
         data = text = repr(value)
     return ToolOutput(printed.with_end(text), data)
 
 
 def _arguments(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """Return a call's arguments as JSON; those by place are named after the schema's properties, in order."""
+    """Return a call's arguments as JSON; positional ones are named after the schema's properties, in order."""
     names = list(tool.definition.parameters_json_schema.get("properties", {}))
     if len(args) > len(names):
         raise TypeError(f"takes {len(names)} arguments, {len(args)} were given")
@@ -240,7 +258,7 @@ def _arguments(tool: Tool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str
 
 
 def _is_larger(value: Any, max_chars: int) -> bool:
-    """Return whether a value, written out, has more than about `max_chars`."""
+    """Return whether a value has more than about `max_chars` characters when serialised."""
     monty = _monty()
     waiting = [value]
     while waiting and max_chars >= 0:
@@ -259,7 +277,7 @@ def _is_larger(value: Any, max_chars: int) -> bool:
 
 
 def _functions(tools: Sequence[Tool]) -> dict[str, Tool]:
-    """Return tools by the names that they have in code."""
+    """Return the tools by their names in code."""
     functions: dict[str, Tool] = {}
     for tool in tools:
         name = _NO_NAME.sub("_", tool.name)
@@ -274,7 +292,7 @@ def _functions(tools: Sequence[Tool]) -> dict[str, Tool]:
 
 
 def _stand_in(name: str) -> Callable[[], None]:
-    """Return what stands for a tool where code names it without calling it: only its name is ever looked at."""
+    """Return a placeholder for a tool that code names without calling it: only its name is used."""
 
     def tool() -> None: ...
 

@@ -1,12 +1,12 @@
-"""How sure a model is of its choice between tools, made to mean what it says, and what to do where it is not sure.
+"""Calibration of a model's confidence in its choice between tools.
 
-A local model's probabilities are masses under the grammar's mask, and like those of most networks they are not the
-share of choices that are right. One number mends most of that, fitted on choices of which it is known whether they
-were right: the temperature T, with p_i^(1/T) / sum_j p_j^(1/T) over the choices that there were (Guo et al., "On
-Calibration of Modern Neural Networks", arXiv 1706.04599). It leaves the order of the choices as it is.
+A local model's probabilities are masses under the grammar's mask. As for most networks, they differ from the share
+of correct choices. One parameter corrects most of the difference, fitted on choices labelled right or wrong: the
+temperature T, with p_i^(1/T) / sum_j p_j^(1/T) over the available choices (Guo et al., "On Calibration of Modern
+Neural Networks", arXiv 1706.04599). The ranking of the choices does not change.
 
-Below a threshold an agent may ask somebody (`agentkit.guardrails.AskWhenUnsure`), abstain
-(`agentkit.models.calibrated.CalibratedModel(abstain_below=...)`), or hand over to a larger model
+Below a threshold an agent may require approval (`agentkit.guardrails.AskWhenUnsure`), abstain
+(`agentkit.models.calibrated.CalibratedModel(abstain_below=...)`), or fall back to a larger model
 (`FallbackModel(min_confidence=...)`).
 """
 
@@ -24,10 +24,10 @@ from agentkit.errors import UserError
 from agentkit.messages import ModelResponse, ModelResponsePart, ToolCallPart
 
 VERSION = 1
-"""Of the file of a calibration."""
+"""Version of the calibration file format."""
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 _LEAST = 1e-9
-"""Probability that a choice is held to have at least; the masses come from 32-bit numbers."""
+"""Lower bound on the probability of a choice; the masses come from 32-bit floats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,14 +35,14 @@ class Decision:
     """One choice of a model, and whether it was right."""
 
     probability: float
-    """Of what was chosen."""
+    """Probability of the chosen option."""
     alternatives: tuple[float, ...]
-    """Of all else; empty where only the rest as a whole is known."""
+    """Probabilities of the other options; empty if only their sum is known."""
     is_right: bool
 
     @classmethod
     def of(cls, response: ModelResponse, is_right: bool) -> Decision | None:
-        """Return the first choice of a response, None where the model gave no probability."""
+        """Return the first decision of a response; None if the model reported no probability."""
         if not response.tool_calls:
             return None if response.p_answer is None else cls(response.p_answer, (), is_right)
         first = response.tool_calls[0]
@@ -56,17 +56,17 @@ class Calibration:
     """The temperature of one model's choices."""
 
     temperature: float = 1.0
-    """Above 1 where the model is surer than it should be."""
+    """Temperature T; above 1 for an overconfident model."""
     n: int = 0
-    """Decisions that it was fitted on."""
+    """Number of decisions used for the fit."""
     model: str | None = None
-    """Whose they were."""
+    """Name of the model that made the decisions."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no temperature.
+        """Reject a temperature outside the bounds.
 
         Raises:
-            UserError: it is not within `LOWEST_TEMPERATURE` and `HIGHEST_TEMPERATURE`.
+            UserError: it is not between `LOWEST_TEMPERATURE` and `HIGHEST_TEMPERATURE`.
         """
         if not LOWEST_TEMPERATURE <= self.temperature <= HIGHEST_TEMPERATURE:
             raise UserError(
@@ -76,10 +76,10 @@ class Calibration:
 
     @classmethod
     def fit(cls, decisions: Sequence[Decision], *, model: str | None = None) -> Calibration:
-        """Return the temperature under which it is likeliest that the right ones were right, the wrong ones wrong.
+        """Fit the temperature with maximum likelihood of the labels of `decisions`.
 
         Raises:
-            UserError: all decisions are right or all are wrong: no temperature follows from that.
+            UserError: all decisions are right or all are wrong, which determines no temperature.
         """
         n_right = sum(each.is_right for each in decisions)
         if not 0 < n_right < len(decisions):
@@ -92,11 +92,11 @@ class Calibration:
         return cls(min(HIGHEST_TEMPERATURE, max(LOWEST_TEMPERATURE, math.exp(best))), len(decisions), model)
 
     def probability(self, decision: Decision) -> float:
-        """Return how likely the choice is to be right."""
+        """Return the calibrated probability that the choice is right."""
         return _scaled(decision.probability, decision.alternatives, self.temperature)[0]
 
     def applied(self, response: ModelResponse) -> ModelResponse:
-        """Return a response with calibrated probabilities, those of the alternatives included."""
+        """Return the response with calibrated probabilities, including those of the alternatives."""
         if self.temperature == 1.0:
             return response
         p_answer = response.p_answer
@@ -113,7 +113,7 @@ class Calibration:
         return replace(part, probability=probability, alternatives=tuple(zip(names, others, strict=True)))
 
     def save(self, path: str | Path) -> None:
-        """Write it as JSON.
+        """Write the calibration as JSON.
 
         Raises:
             UserError: the file cannot be written.
@@ -125,10 +125,10 @@ class Calibration:
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
-        """Read what `save` wrote.
+        """Read a file that `save` wrote.
 
         Raises:
-            UserError: the file is not there, or is no calibration of this version.
+            UserError: the file is missing, or is not a calibration of this version.
         """
         try:
             stored = _Stored.model_validate_json(Path(path).read_bytes())
@@ -143,7 +143,7 @@ class Calibration:
 
 
 class _Stored(BaseModel):
-    """A calibration's file."""
+    """Content of a calibration file."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -161,7 +161,7 @@ def decision_confidence(response: ModelResponse) -> float | None:
 
 
 def log_loss(decisions: Sequence[Decision], temperature: float) -> float:
-    """Return the mean of -log p where right and -log(1 - p) where wrong, in nats."""
+    """Return the mean of -log p for right and -log(1 - p) for wrong decisions, in nats."""
     total = 0.0
     for each in decisions:
         p = _scaled(each.probability, each.alternatives, temperature)[0]
@@ -170,7 +170,7 @@ def log_loss(decisions: Sequence[Decision], temperature: float) -> float:
 
 
 def _scaled(chosen: float, others: Sequence[float], temperature: float) -> tuple[float, ...]:
-    """Return the calibrated probabilities of the choice and of the others, which may be the rest as a whole."""
+    """Return the calibrated probabilities of the choice and of `others`; without `others` of the choice alone."""
     if temperature == 1.0:
         return (chosen, *others)
     given = (chosen, *others) if others else (chosen, 1.0 - chosen)
@@ -183,7 +183,7 @@ def _scaled(chosen: float, others: Sequence[float], temperature: float) -> tuple
 
 
 def _lowest(function: Callable[[float], float], low: float, high: float, *, n_steps: int = 40) -> float:
-    """Return where a function of one valley is lowest: a grid, then golden-section search about its best point."""
+    """Return the minimiser of a unimodal function: a grid, then golden-section search around its best point."""
     width = (high - low) / n_steps
     best = min((low + width * k for k in range(n_steps + 1)), key=function)
     low, high, ratio = max(low, best - width), min(high, best + width), (math.sqrt(5) - 1) / 2

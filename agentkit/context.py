@@ -1,4 +1,4 @@
-"""What a tool or an instruction function can know of the run that it is part of."""
+"""`RunContext`: the view of a run that tools and instruction functions receive."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from agentkit.limits import RunUsage, UsageLimits
+from agentkit.limits import RunUsage
 
 if TYPE_CHECKING:
+    from agentkit.budget import Budget
     from agentkit.events import AgentEvent
     from agentkit.inner_runs import InnerRuns
     from agentkit.messages import ModelMessage
@@ -21,36 +22,37 @@ DepsT = TypeVar("DepsT")
 
 @dataclass(frozen=True, slots=True)
 class RunContext(Generic[DepsT]):
-    """Passed to tools whose first parameter is annotated with it."""
+    """Context of a run; passed to tools whose first parameter is annotated with it."""
 
     deps: DepsT
     """The application's own objects, as given to `run`."""
     run_id: str = ""
     messages: tuple[ModelMessage, ...] = ()
+    """Conversation so far, without the agent's instructions."""
     usage: RunUsage = RunUsage()
     step: int = 0
-    """Model responses so far in this run."""
+    """Number of model responses so far in this run."""
     tool_name: str | None = None
     tool_call_id: str | None = None
     retry: int = 0
-    """How often this call was sent back to the model already."""
+    """Number of consecutive calls of this tool that were already sent back to the model."""
     approved: bool = False
-    """Somebody has allowed this call, with these arguments or for the whole run."""
+    """This call was approved, with these arguments or for the whole run."""
     tainted: bool = False
-    """Content that anybody may have written is in the conversation."""
-    limits: UsageLimits | None = None
-    """What the run may still use; None where that is not known."""
+    """The conversation contains untrusted content."""
+    budget: Budget | None = field(default=None, repr=False, compare=False)
+    """Live usage of the run and its inner runs; None outside a run."""
     emit: Callable[[AgentEvent], None] | None = field(default=None, repr=False, compare=False)
-    """Sends an event of the run; None where nobody listens."""
+    """Sends an event of the run; None without listeners."""
     charge: Callable[[RunUsage], None] | None = field(default=None, repr=False, compare=False)
-    """Counts what a tool used of models for the run's limits."""
+    """Adds model usage of a tool to the run, so that the run's limits apply."""
     call_tool: CallTool | None = field(default=None, repr=False, compare=False)
-    """Calls another tool for this one, under the run's rules; None unless the agent has a `code_mode`."""
+    """Calls another tool on behalf of this one, under the run's rules; None unless the agent has a `code_mode`."""
     inner: InnerRuns | None = field(default=None, repr=False, compare=False)
-    """Keeps the runs that calls perform with other agents; None outside of a run."""
+    """Inner runs that calls perform with other agents; None outside a run."""
 
     def report_progress(self, progress: float, total: float | None = None, message: str | None = None) -> None:
-        """Tell listeners how far a long call is."""
+        """Report the progress of a long call to listeners."""
         if self.emit is None:
             return
         from agentkit.events import ToolProgressEvent

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync_folder(folder: Path) -> None:
-    """Write a folder's entries to the disk; Windows cannot open a folder, and needs no such thing."""
+    """Flush a folder's entries to the disk; does nothing on Windows, which cannot open a folder."""
     if os.name == "nt":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,8 +1,8 @@
-"""Errors in three kinds: the caller's mistake, a run that failed, and signals that a tool's author raises.
+"""Errors of three kinds: mistakes of the caller, failed runs, and signals that a tool raises.
 
-Every error that ends a run carries what was done so far, so that nothing is lost with it. Errors of this package
-declare `state`, `messages` and `usage`; any other error (of a listener, of an output validator) comes out as it
-is, with the same three attributes attached. Reaching a limit is not an error: it ends in a result with status
+Every error that ends a run carries the work done so far, so that it is not lost. Errors of this package declare
+`state`, `messages` and `usage`; any other error (from a listener or an output validator) is raised unchanged, with
+the same three attributes attached. Reaching a limit is not an error: the run ends with a result whose status is
 "limit_reached" (`agentkit.limits`).
 """
 
@@ -21,7 +21,7 @@ class AgentKitError(Exception):
     """Base of every error of this package."""
 
     state: RunState | None = None
-    """State of the run that the error ended; None where it ended none."""
+    """State of the run that the error ended; None if it ended no run."""
     messages: tuple[ModelMessage, ...] = ()
     """Conversation of that run up to the failure."""
     usage: RunUsage | None = None
@@ -29,18 +29,18 @@ class AgentKitError(Exception):
 
 
 class UserError(AgentKitError):
-    """The developer's mistake; the message says what to change."""
+    """Mistake of the developer; the message says what to change."""
 
 
 class AgentRunError(AgentKitError):
-    """A run failed. The work done until then is attached."""
+    """A run failed. The work done so far is attached."""
 
 
 class ModelError(AgentRunError):
     """A model could not be reached or used."""
 
     retryable: bool = False
-    """Whether the same request may succeed later, or with another model."""
+    """True if the same request may succeed later, or with another model."""
 
 
 class ModelTimeout(ModelError):
@@ -59,7 +59,7 @@ class ModelHTTPError(ModelError):
     """A server answered with an error status."""
 
     def __init__(self, message: str, *, status_code: int, body: str = "", retryable: bool = False) -> None:
-        """Keep the status and the (bounded) body beside the message."""
+        """Store the status and the (bounded) body with the message."""
         super().__init__(message)
         self.status_code = status_code
         self.body = body
@@ -91,14 +91,14 @@ class MCPConnectionError(AgentRunError):
 
 
 class ToolDefinitionError(AgentRunError):
-    """A server's tool definition is unusable: too many, colliding, or with a schema that is refused."""
+    """A server's tool definitions are unusable: too many, colliding, or with a rejected schema."""
 
 
 class ToolDefinitionChanged(ToolDefinitionError):
-    """A server defines a tool otherwise than when it was pinned; the message shows the difference."""
+    """A tool definition differs from its pinned version; the message shows the difference."""
 
     def __init__(self, message: str, tool_names: tuple[str, ...] = ()) -> None:
-        """Keep the names of the tools beside the message."""
+        """Store the names of the tools with the message."""
         super().__init__(message)
         self.tool_names = tool_names
 
@@ -108,26 +108,30 @@ class ToolDefinitionChanged(ToolDefinitionError):
 
 
 class CheckpointError(AgentRunError):
-    """A stored run cannot be used: unknown, damaged, of another version, or taken up by another process."""
+    """A stored run cannot be used: unknown, damaged, of another version, or held by another process."""
 
 
 class ModelRetry(Exception):
-    """Raised by a tool or output function: tell the model what to change and let it try again."""
+    """Raised by a tool or output function: the model reads the message and may try again."""
 
 
 class ApprovalRequired(Exception):
-    """Raised by a tool before it does anything: somebody has to allow this call. The message is the reason."""
+    """Raised by a tool before it has any effect: this call requires approval. The message is the reason."""
 
     pending: PendingCall | None = None
-    """The call that waits, where it is not the tool's own."""
+    """The waiting call, if it is not the tool's own call."""
+
+
+class NoRequestLeft(Exception):
+    """Raised when a planner or a summary asks a model and the run's limits allow only the last answer."""
 
 
 class ToolFailed(Exception):
-    """Raised by a tool: it failed for good; the model sees the message and should not repeat the call."""
+    """Raised by a tool: a permanent failure; the model sees the message and should not repeat the call."""
 
 
 def attach_run(error: Exception, state: RunState) -> None:
-    """Attach to an error what the run that it ended had done; a foreign error keeps attributes of its own."""
+    """Attach state, messages and usage to an error that ended a run; foreign errors keep their own attributes."""
     for name, value in (("state", state), ("messages", state.messages), ("usage", state.usage)):
         if isinstance(error, AgentKitError) or not hasattr(error, name):
             setattr(error, name, value)

@@ -1,8 +1,8 @@
-"""The events between a run and the reader of its stream, in bounded memory.
+"""Buffer of events between a run and the reader of its stream, in bounded memory.
 
-A run tells its events in a plain function call and so cannot wait there. It waits between two actions instead,
-while too many events are unread. What one action tells beyond the bound is joined: deltas of one text become one
-delta, and of a call's progress the newest report stays.
+A run sends events in a plain function call and so cannot wait there. It waits between two actions instead, while
+too many events are unread. Events beyond the bound are merged: deltas of one text become one delta, and only the
+newest progress report of a call stays.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from agentkit.events import AgentEvent, TextDeltaEvent, ThinkingDeltaEvent, ToolCallDeltaEvent, ToolProgressEvent
 
 MAX_UNREAD_EVENTS = 1024
-"""Events that may be unread when a run begins its next action: some hundred steps, or 100 kB of deltas."""
+"""Maximum number of unread events when a run begins its next action: some hundred steps, or 100 kB of deltas."""
 
 
 @dataclass(slots=True)
@@ -35,7 +35,7 @@ class _Unread:
 
 
 class EventBuffer:
-    """A queue with one writer, which is never blocked, and one reader. Belongs to the event loop it is made in."""
+    """A queue with one reader and one writer, which never blocks; bound to the event loop that created it."""
 
     def __init__(self, max_unread: int = MAX_UNREAD_EVENTS) -> None:
         """Start empty."""
@@ -49,7 +49,7 @@ class EventBuffer:
         self._ended = False
 
     def push(self, event: AgentEvent) -> None:
-        """Add an event; also from a worker thread, where a synchronous tool reports its progress."""
+        """Add an event; thread-safe, because a synchronous tool reports progress from a worker thread."""
         with self._lock:
             if len(self._unread) < self._max_unread or not _join(self._unread[-1], event):
                 self._unread.append(_Unread(event, []))
@@ -59,12 +59,12 @@ class EventBuffer:
             self._loop.call_soon_threadsafe(self._filled.set)
 
     def end(self) -> None:
-        """Let the reader see the end behind the last event."""
+        """Signal the end to the reader, after the last event."""
         self._ended = True
         self._filled.set()
 
     async def room(self) -> None:
-        """Wait until fewer events than the bound are unread."""
+        """Wait until the number of unread events is below the bound."""
         while len(self._unread) >= self._max_unread:
             self._drained.clear()
             await self._drained.wait()
@@ -83,7 +83,7 @@ class EventBuffer:
 
 
 def _join(unread: _Unread, event: AgentEvent) -> bool:
-    """Add an event to the last unread one, if both tell of the same thing."""
+    """Merge an event into the last unread one if both concern the same text or call; return whether it did."""
     last = unread.event
     match last, event:
         case (TextDeltaEvent(), TextDeltaEvent(text=text)) | (ThinkingDeltaEvent(), ThinkingDeltaEvent(text=text)):

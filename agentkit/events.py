@@ -1,6 +1,6 @@
-"""Everything that happens in a run, as one discriminated union with the field `event_kind`.
+"""Events of a run, one discriminated union with the field `event_kind`.
 
-Only the runner emits events. They are frozen and JSON-able: the trace file is these events, one a line.
+Events are frozen and JSON-serialisable: the trace file contains these events, one per line.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from agentkit.state import Compacted
 from agentkit.tagged import TaggedBy
 from agentkit.tools.definition import ToolDefinition
 
+LEFT_EARLY = "LeftEarly"
+"""Error type of a run that the application did not advance to the end."""
 VerdictKind = Literal["allow", "block", "rewrite", "require_approval"]
 
 
@@ -29,26 +31,30 @@ class RunStartedEvent:
     model_name: str
     tools: tuple[str, ...]
     n_history: int = 0
-    """How many messages of earlier runs the conversation begins with; no event of this run holds them."""
+    """Number of messages of earlier runs at the beginning; no event of this run contains them."""
+    provider_name: str | None = None
+    """The model's provider in OpenTelemetry's terms; None in older traces."""
     event_kind: Literal["run_started"] = "run_started"
 
 
 @dataclass(frozen=True, slots=True)
 class RunResumedEvent:
-    """A stored run goes on, in this process or another one."""
+    """A stored run was resumed, in this process or another one."""
 
     run_id: str
     agent_name: str | None
     model_name: str
     tools: tuple[str, ...]
     step: int
-    """Model responses that are stored; what a trace holds beyond them is made anew."""
+    """Number of stored model responses; later ones in a trace are requested again."""
+    provider_name: str | None = None
+    """See `RunStartedEvent`."""
     event_kind: Literal["run_resumed"] = "run_resumed"
 
 
 @dataclass(frozen=True, slots=True)
 class RequestShape:
-    """What a request says besides messages and tools."""
+    """Fields of a request besides messages and tools."""
 
     output: OutputSchema | None
     settings: ModelSettings
@@ -57,19 +63,22 @@ class RequestShape:
 
 @dataclass(frozen=True, slots=True)
 class ModelRequestEvent:
-    """Messages were added and the model is asked."""
+    """A request is sent to the model."""
 
     step: int
     messages: tuple[ModelRequest, ...]
-    """Only the new ones: those since the last response."""
+    """New messages since the last response. The first message of a run begins with the instructions."""
     allowed_tools: tuple[str, ...]
     tools: tuple[ToolDefinition, ...] | None = None
-    """What the model is told of its tools: with the first request, then where the list has changed; else None."""
+    """Tool definitions sent to the model: in the first request and after a change of the list; else None."""
     tool_choice: Literal["auto", "required", "none"] = "auto"
     shape: RequestShape | None = None
-    """What else the request says: with the first one, then where it has changed; else None."""
+    """Other fields of the request: in the first request and after a change; else None."""
     note: str | None = None
-    """Text at the end of this request only, which the history does not keep (`agentkit.limit_note`)."""
+    """Text at the end of this request only; not part of the history (`agentkit.limit_note`)."""
+    instructions: str | None = None
+    """The agent's instructions if `messages` do not contain them: after a history, and after a change since the
+    last request ("" if they were removed); else None."""
     event_kind: Literal["model_request"] = "model_request"
 
 
@@ -107,8 +116,25 @@ class ModelResponseEvent:
     response: ModelResponse
     duration_s: float
     tokens: TokensDelta | None = None
-    """Of a model in this process."""
+    """Token ids from a model in this process; else None."""
     event_kind: Literal["model_response"] = "model_response"
+
+
+@dataclass(frozen=True, slots=True)
+class TextCallsEvent:
+    """A model wrote calls of known tools as text; see `agentkit.text_calls`.
+
+    Parsed calls are in the following response event and replace the text there. If `n_calls` is 0 and `problem`
+    is None, the calls appear within prose, and the text is the answer.
+    """
+
+    text: str
+    tool_names: tuple[str, ...]
+    n_calls: int
+    """Number of parsed calls."""
+    problem: str | None = None
+    """Reason why a text that begins like calls could not be parsed."""
+    event_kind: Literal["text_calls"] = "text_calls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +150,7 @@ class ToolCallEvent:
 
 @dataclass(frozen=True, slots=True)
 class ToolProgressEvent:
-    """A running tool reports how far it is."""
+    """A running tool reports progress."""
 
     tool_name: str
     tool_call_id: str
@@ -136,7 +162,7 @@ class ToolProgressEvent:
 
 @dataclass(frozen=True, slots=True)
 class ToolResultEvent:
-    """A tool call ended, well or not."""
+    """A tool call ended, successfully or not."""
 
     tool_name: str
     tool_call_id: str
@@ -149,7 +175,7 @@ class ToolResultEvent:
 
 @dataclass(frozen=True, slots=True)
 class GuardrailEvent:
-    """A guardrail has decided. Streaming checks of a growing answer are told of only where they block."""
+    """A guardrail decided. Streaming checks of a growing answer are reported only if they block."""
 
     stage: Literal["input", "tool_call", "tool_result", "output"]
     name: str
@@ -162,8 +188,26 @@ class GuardrailEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class RepeatedCallEvent:
+    """A call was not run because it repeats another one."""
+
+    tool_name: str
+    tool_call_id: str
+    repeats: str
+    """Id of the call that has the result, in the same response or an earlier one."""
+    kind: Literal["copied", "told", "withdrawn"]
+    """Reason why the call did not run.
+
+    - "copied": it equals another call of its response.
+    - "told": equal calls returned the same result twice before; the model is told so.
+    - "withdrawn": the model repeated the call after it was told; the tool is no longer callable.
+    """
+    event_kind: Literal["repeated_call"] = "repeated_call"
+
+
+@dataclass(frozen=True, slots=True)
 class ApprovalRequestedEvent:
-    """A call waits for somebody's decision; the run stops."""
+    """A call waits for a decision; the run stops."""
 
     call: PendingCall
     event_kind: Literal["approval_requested"] = "approval_requested"
@@ -174,30 +218,47 @@ class PlanEvent:
     """A plan was made, or revised."""
 
     steps: tuple[PlanStep, ...] | None
-    """The new ones; None where the current step is left out."""
+    """The new steps; None if the current step is skipped instead."""
     reason: str | None = None
-    """Why the plan was revised; None for the first one."""
+    """Reason for the revision; None for the first plan."""
     event_kind: Literal["plan"] = "plan"
 
 
 @dataclass(frozen=True, slots=True)
 class CompactionEvent:
-    """The model is shown a note in the place of the conversation's middle from now on."""
+    """Following requests contain a note in place of the middle of the conversation."""
 
     compacted: Compacted
     event_kind: Literal["compaction"] = "compaction"
 
 
 @dataclass(frozen=True, slots=True)
+class SideRequestEvent:
+    """A model answered a request outside the conversation; its usage counts for the run."""
+
+    purpose: Literal["plan", "summary"]
+    model_name: str
+    messages: tuple[Annotated[ModelRequest | ModelResponse, TaggedBy("kind")], ...]
+    """The whole request."""
+    response: ModelResponse
+    duration_s: float
+    provider_name: str | None = None
+    """See `RunStartedEvent`."""
+    event_kind: Literal["side_request"] = "side_request"
+
+
+@dataclass(frozen=True, slots=True)
 class HandoffEvent:
-    """Another agent goes on with the run."""
+    """Another agent takes over the run."""
 
     from_agent: str | None
     to_agent: str
     model_name: str
     tools: tuple[str, ...]
     opening: tuple[Annotated[ModelRequest | ModelResponse, TaggedBy("kind")], ...]
-    """What it is shown of the conversation so far."""
+    """Earlier conversation that the new agent sees."""
+    provider_name: str | None = None
+    """See `RunStartedEvent`."""
     event_kind: Literal["handoff"] = "handoff"
 
 
@@ -224,10 +285,11 @@ class RunFinishedEvent:
 
 @dataclass(frozen=True, slots=True)
 class RunFailedEvent:
-    """A run ended with an error."""
+    """A run ended with an error, was cancelled, or was abandoned by the application."""
 
     run_id: str
     error_type: str
+    """The error's class; `LEFT_EARLY` if the application left `agent.iter(...)` before the end."""
     error: str
     usage: RunUsage
     event_kind: Literal["run_failed"] = "run_failed"
@@ -235,13 +297,13 @@ class RunFailedEvent:
 
 @dataclass(frozen=True, slots=True)
 class RewardEvent:
-    """What a run, or one of its steps, was worth; added to a trace afterwards, by whoever judges it."""
+    """Reward of a run or of one of its steps; a grader adds it to a trace afterwards."""
 
     reward: float
     source: str
-    """Who says so: a checker's name, a person."""
+    """Name of the grader: a checker or a person."""
     step: int | None = None
-    """From 1; None for the whole run."""
+    """Number of the step, from 1; None for the whole run."""
     event_kind: Literal["reward"] = "reward"
 
 
@@ -253,13 +315,16 @@ AgentEvent = Annotated[
     | ThinkingDeltaEvent
     | ToolCallDeltaEvent
     | ModelResponseEvent
+    | TextCallsEvent
     | ToolCallEvent
     | ToolProgressEvent
     | ToolResultEvent
     | GuardrailEvent
+    | RepeatedCallEvent
     | ApprovalRequestedEvent
     | PlanEvent
     | CompactionEvent
+    | SideRequestEvent
     | HandoffEvent
     | LimitReachedEvent
     | RunFinishedEvent

@@ -1,12 +1,12 @@
-"""Hand-offs: an agent gives the conversation to another one, which goes on with the same run and answers the user.
+"""Hand-offs: an agent hands the conversation over to another agent, which continues the same run.
 
-To the model a hand-off is a tool, `transfer_to_NAME(task)`. Once it has run, the other agent's model, tools and
-instructions take the place of the first one's; budget, deps, journal, trace and what is tainted stay those of the
-run, and so do the first agent's guardrails, to which the other's are added. As in openai-agents, input guardrails
-are asked at the beginning of the run alone.
+To the model a hand-off is a tool, `transfer_to_NAME(task)`. After it has run, the other agent's model, tools and
+instructions replace those of the first agent. Budget, deps, journal, trace and taint belong to the run and stay.
+The first agent's guardrails stay too, and the other agent's are added. As in openai-agents, input guardrails check
+the prompt only at the beginning of the run.
 
-What the other agent sees of the conversation is a view, made by a history filter from what the agent before saw;
-the run's messages stay whole. A filter must be a pure function: a run that is resumed applies it again.
+The other agent sees a view of the conversation: a history filter applied to the previous agent's view. The run's
+messages stay complete. A filter must be a pure function, because a resumed run applies it again.
 """
 
 from __future__ import annotations
@@ -34,18 +34,17 @@ if TYPE_CHECKING:
     from agentkit.run_plan import RunPlan
 
 HistoryFilter = Callable[[Sequence[ModelMessage]], Sequence[ModelMessage]]
-"""From the conversation as the agent before saw it, without the call that hands over, to what the next sees."""
-Instructions = str | Callable[[RunContext[Any]], str] | None
+"""Maps the previous agent's view, without the hand-off call, to the next agent's view."""
 _NO_NAME = re.compile(r"[^A-Za-z0-9_-]")
 
 
 def whole(messages: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
-    """Show everything."""
+    """Keep everything."""
     return messages
 
 
 def said(messages: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
-    """Show what the user and the agents said to each other; no calls, no results."""
+    """Keep the messages of the user and the answers of the agents; omit calls and results."""
     kept: list[ModelMessage] = []
     for message in messages:
         if isinstance(message, ModelResponse):
@@ -58,27 +57,27 @@ def said(messages: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
 
 
 def nothing(messages: Sequence[ModelMessage]) -> Sequence[ModelMessage]:
-    """Show the task alone."""
+    """Keep nothing; the next agent sees only the task."""
     return ()
 
 
 @dataclass(frozen=True, slots=True)
 class Handoff:
-    """An agent to hand over to, and how."""
+    """An agent to hand over to, with options."""
 
     agent: Agent[Any, Any]
     description: str | None = None
-    """When to hand over to it, for the model; None says only its name."""
+    """Description for the model of when to hand over; None mentions only the agent's name."""
     history: HistoryFilter = whole
     requires_approval: ApprovalRule = False
-    """Whether somebody has to allow it; see `Tool.requires_approval`."""
+    """Approval rule for the hand-off; see `Tool.requires_approval`."""
 
     @property
     def name(self) -> str:
         """The agent's name.
 
         Raises:
-            UserError: it has none.
+            UserError: the agent has no name.
         """
         if self.agent.name is None:
             raise UserError("an agent needs a name to be handed over to: Agent(name=...).")
@@ -86,11 +85,11 @@ class Handoff:
 
     @property
     def tool_name(self) -> str:
-        """The tool that hands over to it."""
+        """Name of the hand-off tool."""
         return f"transfer_to_{_NO_NAME.sub('_', self.name)}"
 
     def tool(self) -> Tool:
-        """Return that tool."""
+        """Return the hand-off tool."""
         from agentkit.tools.json_schema import compile_schema
 
         name = self.name
@@ -117,35 +116,34 @@ class Handoff:
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """An agent that a run can get to."""
+    """An agent that a run can reach."""
 
     plan: RunPlan[Any, Any]
-    """As if the run were its own; what belongs to the run is not looked at."""
-    instructions: Instructions
+    """Plan of the agent; fields that belong to the run are ignored."""
     histories: Mapping[str, HistoryFilter]
-    """Of those it can hand over to, by their names."""
+    """History filters of the agents that it can hand over to, by name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Team:
-    """All agents that a run can get to, by name, and the one that it begins with."""
+    """All agents that a run can reach, by name, and the agent that it begins with."""
 
     root: Member
     others: Mapping[str, Member]
 
     def member(self, state: RunState) -> Member:
-        """Return who has the run.
+        """Return the agent that currently has the run.
 
         Raises:
-            CheckpointError: an agent that a stored run was handed over to is not there any more.
+            CheckpointError: the agent that a stored run was handed over to no longer exists.
         """
         return self._named(state.handed[-1].to) if state.handed else self.root
 
-    def opening(self, state: RunState, context: RunContext[Any]) -> tuple[ModelMessage, ...]:
-        """Return what whoever has the run is shown of the time before.
+    def opening(self, state: RunState) -> tuple[ModelMessage, ...]:
+        """Return the current agent's view of the conversation before its hand-off, without instructions.
 
         Raises:
-            CheckpointError: as `member`.
+            CheckpointError: see `member`.
         """
         from agentkit.repair import repaired
 
@@ -157,7 +155,7 @@ class Team:
                 raise self._gone(handed.to)
             kept = repaired(_without_instructions(member.histories[handed.to](earlier)))
             member, begun = self._named(handed.to), handed.at
-            shown = _opened(kept, member.instructions, handed, context)
+            shown = _opened(kept, handed)
         return shown
 
     def _named(self, name: str) -> Member:
@@ -173,10 +171,10 @@ class Team:
 
 
 def as_handoffs(given: Sequence[Agent[Any, Any] | Handoff]) -> tuple[Handoff, ...]:
-    """Return all as `Handoff`.
+    """Convert agents and hand-offs to `Handoff` objects.
 
     Raises:
-        UserError: an agent has no name, or two tools would have one.
+        UserError: an agent has no name, or two tools would share a name.
     """
     handoffs = tuple(each if isinstance(each, Handoff) else Handoff(each) for each in given)
     tools = [each.tool_name for each in handoffs]
@@ -187,10 +185,10 @@ def as_handoffs(given: Sequence[Agent[Any, Any] | Handoff]) -> tuple[Handoff, ..
 
 
 def _handing_over(messages: Sequence[ModelMessage], begun: int, at: int) -> int:
-    """Return where the response stands that handed over; a stored state may say anything.
+    """Return the index of the response that handed over; a stored state is untrusted.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no such response.
     """
     for until in range(at - 1, begun - 1, -1) if at <= len(messages) else ():
         if isinstance(messages[until], ModelResponse):
@@ -199,7 +197,7 @@ def _handing_over(messages: Sequence[ModelMessage], begun: int, at: int) -> int:
 
 
 def _without_instructions(messages: Sequence[ModelMessage]) -> list[ModelMessage]:
-    """Return the messages without what the runtime told an agent before."""
+    """Return the messages without the instructions that earlier versions stored."""
     kept: list[ModelMessage] = []
     for message in messages:
         if isinstance(message, ModelRequest):
@@ -210,19 +208,9 @@ def _without_instructions(messages: Sequence[ModelMessage]) -> list[ModelMessage
     return kept
 
 
-def _opened(
-    kept: Sequence[ModelMessage], instructions: Instructions, handed: HandedOver, context: RunContext[Any]
-) -> tuple[ModelMessage, ...]:
-    text = instructions(context) if callable(instructions) else instructions
-    system = (SystemPromptPart(text),) if text else ()
-    task = (UserPromptPart(handed.task),)
-    if not kept or isinstance(kept[0], ModelResponse):
-        kept = (ModelRequest(system), *kept) if system and kept else kept
-    else:
-        kept = (ModelRequest((*system, *kept[0].parts)), *kept[1:])
-    if not kept:
-        return (ModelRequest((*system, *task)),)
-    last = kept[-1]
-    if isinstance(last, ModelRequest):
-        return (*kept[:-1], ModelRequest((*last.parts, *task)))
-    return (*kept, ModelRequest(task))
+def _opened(kept: Sequence[ModelMessage], handed: HandedOver) -> tuple[ModelMessage, ...]:
+    """Return the kept conversation with the task at its end."""
+    task = UserPromptPart(handed.task)
+    if kept and isinstance(last := kept[-1], ModelRequest):
+        return (*kept[:-1], ModelRequest((*last.parts, task)))
+    return (*kept, ModelRequest((task,)))

@@ -1,8 +1,8 @@
-"""Characters that a model reads and a person does not see are taken out of what a server says, and reported.
+"""Removal of hidden characters, which a model reads and a person does not see, from text of a server.
 
 A tool description can carry instructions in zero-width characters, bidirectional overrides, Unicode tags (U+E0000
 to U+E007F spell ASCII invisibly) or runs of variation selectors and joiners; a reviewer sees a harmless sentence.
-What is hidden is decided in one place for client and servers, `mcp_servers.hidden`.
+`mcp_servers.hidden` defines the hidden characters for client and servers.
 """
 
 from __future__ import annotations
@@ -12,28 +12,28 @@ import re
 from mcp_servers.hidden import visible
 
 _JOINERS = re.compile("[\u200c\u200d]")
-"""Needed to spell Persian, Indic scripts and emoji; hidden only where plain prose is expected."""
+"""Joiners, needed to spell Persian, Indic scripts and emoji; hidden only where plain prose is expected."""
 _BLANK = re.compile("[\u00a0\u2000-\u200a\u2028\u2029\u202f\u205f\u2800\u3000\u3164\uffa0]")
-"""Look like a space, or like nothing, in the fonts of most terminals."""
+"""Characters that look like a space, or like nothing, in the fonts of most terminals."""
 
 
 def strip_prose(text: str) -> tuple[str, int]:
-    """Return `text` without hidden characters, joiners included, and how many there were."""
+    """Return `text` without hidden characters and joiners, and the number of removed characters."""
     kept = _JOINERS.sub("", visible(text))
     return kept, len(text) - len(kept)
 
 
 def strip_data(text: str) -> tuple[str, int]:
-    """Return `text` without hidden characters but those that scripts and emoji need, and how many there were."""
+    """Return `text` without hidden characters that no script or emoji needs, and the number of removed ones."""
     kept = visible(text)
     return kept, len(text) - len(kept)
 
 
 def has_hidden(text: str) -> bool:
-    """Whether a name or value, which cannot be changed, holds hidden characters."""
+    """Return whether a name or value, which must not be changed, contains hidden characters."""
     return visible(text) != text
 
 
 def is_plain(text: str) -> bool:
-    """Whether a person who is shown `text` on one line sees all of it; otherwise it is to be shown escaped."""
+    """Return whether all of `text` is visible when printed on one line; otherwise it must be shown escaped."""
     return text.isprintable() and not has_hidden(text) and _BLANK.search(text) is None

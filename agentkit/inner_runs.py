@@ -1,8 +1,8 @@
-"""The runs that the calls of one turn perform with other agents, kept in the run that they serve.
+"""Inner runs: runs of other agents that the calls of one turn perform, stored in the outer run.
 
-An inner run is part of the outer one: while it waits, its state is in the outer state (`RunState.inner`); while it
-goes on, its steps are in the outer journal (`RunJournal.inner_run`). So whoever has the outer run, in any process,
-has the inner one too, and nothing of it depends on the object that began it.
+An inner run is part of the outer run. While it waits, its state is in the outer state (`RunState.inner`); while it
+is in progress, its steps are in the outer journal (`RunJournal.inner_run`). So a process that holds the outer run
+holds the inner run too, and nothing depends on the object that started it.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ class InnerRuns:
         self._journal = journal
         self._asks: dict[str, tuple[PendingCall, ...]] = {}
         self.tainted = any(run.state.tainted for run in state.inner)
-        """Whether one of them has untrusted content in its conversation."""
+        """True if the conversation of any inner run contains untrusted content."""
 
     def known(self, call_id: str) -> RunState | None:
-        """Return where the inner run of a call stands; None if it has not begun."""
+        """Return the state of a call's inner run; None if it has not begun."""
         return self._states.get(call_id)
 
     async def journal(self, call_id: str, state: RunState) -> RunJournal | None:
-        """Return the journal of a call's inner run, which begins or goes on with `state`; None: it is not kept.
+        """Return the journal of a call's inner run, which begins or continues at `state`; None: it is not stored.
 
         Raises:
             CheckpointError: the outer run's journal cannot be written.
@@ -41,15 +41,15 @@ class InnerRuns:
         return None if self._journal is None else await self._journal.inner_run(call_id, state)
 
     def waits(self, call_id: str, state: RunState, asks: Sequence[PendingCall]) -> None:
-        """Keep an inner run that waits, and its questions as the outer run asks them."""
+        """Store an inner run that waits, and its questions in the outer run's form."""
         self._states[call_id], self._asks[call_id] = state, tuple(asks)
 
     def ended(self, call_id: str) -> None:
-        """Forget an inner run; its answer is the call's."""
+        """Remove an inner run that ended; its answer is the result of the call."""
         self._states.pop(call_id, None)
 
     def asks(self, pending: PendingCall) -> tuple[PendingCall, ...] | None:
-        """Return the questions of the inner run that makes a call wait; None if the call waits for itself."""
+        """Return the questions of a waiting call's inner run; None if the call itself needs the decision."""
         return self._asks.get(pending.tool_call_id)
 
     def left(self) -> tuple[InnerRun, ...]:

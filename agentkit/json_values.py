@@ -1,8 +1,8 @@
-"""Values as JSON data: what a tool returns has one form, for the model, the application and every store.
+"""Values as JSON data: a tool result has the same form for the model, the application and every store.
 
-The data are what a reader gets back from their JSON text, so a value that was accepted can be stored and read any
-number of times and stays equal to itself: tuples and sets are lists, keys are texts, dates are texts. JSON has no
-NaN and no infinity; they become the texts "NaN", "Infinity" and "-Infinity", which `float` reads.
+The data equal the result of parsing their own JSON text, so an accepted value can be stored and read any number of
+times without change: tuples and sets are lists, keys and dates are strings. JSON has no NaN and no infinity; they
+become the strings "NaN", "Infinity" and "-Infinity", which `float` parses.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from typing import Any, cast
 from agentkit.well_formed import well_formed_data
 
 MAX_NESTING = 100
-"""Levels of a value. Readers of JSON stop at 200 (jiter), and a stored state has some around the value."""
+"""Maximum nesting levels of a value. jiter stops at 200, and a stored state adds some levels around the value."""
 
 
 class NoJSONForm(ValueError):
-    """A value that could not be written as JSON, or not be read again as what was written."""
+    """A value that cannot be written as JSON, or does not survive a round trip."""
 
 
 def json_form(value: Any) -> tuple[str, Any]:
-    """Return a value as JSON text, and as the data that a reader gets from that text.
+    """Return a value as JSON text, and as the data parsed from that text.
 
     Raises:
-        NoJSONForm: there is none; the message says why.
+        NoJSONForm: the value has no JSON form; the message gives the reason.
     """
     from pydantic_core import to_json
 
@@ -42,18 +42,18 @@ def json_form(value: Any) -> tuple[str, Any]:
 
 
 def parsed_json(text: bytes | str) -> Any:
-    """Return the data of a JSON text; the constants NaN and Infinity, which are no JSON, become texts as above.
+    """Return the data of a JSON text; the non-standard constants NaN and Infinity become strings.
 
-    Journals of earlier versions hold such constants.
+    Journals of earlier versions contain such constants.
 
     Raises:
-        ValueError: it is not JSON.
+        ValueError: the text is not JSON.
     """
     return _parsed(text)[0]
 
 
 def _parsed(text: bytes | str) -> tuple[Any, bool]:
-    """Return the data of a text, and whether it held constants, which a pydantic model may write."""
+    """Return the data of a text, and whether it contained NaN or Infinity, which a pydantic model may write."""
     from pydantic_core import from_json, to_json
 
     try:
@@ -66,11 +66,11 @@ def _written(value: Any) -> bytes:
     from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
     if isinstance(value, Iterator):
-        value = list(cast("Iterator[Any]", value))  # written a second time below, it would be empty
+        value = list(cast("Iterator[Any]", value))  # the fallback below would find the iterator exhausted
     try:
         try:
             return to_json(value, inf_nan_mode="strings")
-        except (PydanticSerializationError, UnicodeEncodeError):  # lone surrogates, or what cleaning does not mend
+        except (PydanticSerializationError, UnicodeEncodeError):  # lone surrogates, or an unserialisable value
             data = to_jsonable_python(well_formed_data(value), inf_nan_mode="strings")
             return to_json(well_formed_data(data))
     except (ValueError, TypeError, OverflowError, RecursionError) as error:

@@ -1,7 +1,7 @@
-"""What a run used, and how much it may use.
+"""Usage of a run, and limits on it.
 
-A limit ends a run with a result, not an exception: the model gets one last turn without tools to answer with
-what it has. Complaints about lost work at a turn limit are why (openai-agents-python#719, #844).
+A limit ends a run with a result, not an exception: the model gets one last turn without tools to answer with the
+results so far. An exception at a turn limit loses work (openai-agents-python#719, #844).
 """
 
 from __future__ import annotations
@@ -9,11 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_REQUEST_LIMIT = 50
-"""Model requests a run may make unless told otherwise; pydantic-ai's figure."""
+"""Default number of model requests in a run; pydantic-ai's figure."""
 
 DEFAULT_REPEATED_FAILURES_LIMIT = 3
-"""Two repeats cover a failure that passes. A greedy model that has read its own failed call three times writes it
-again until the request limit: 65 and 79 s were measured with the 135M model."""
+"""Default number of turns in which the same call may fail. Two repeats cover a transient failure. A greedy model
+that has read its failed call three times repeats it until the request limit: measured 65 and 79 s with the 135M
+model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class RequestUsage:
     input_tokens: int = 0
     """Prompt tokens, cached ones included."""
     cache_read_tokens: int = 0
-    """Prompt tokens that were not evaluated again."""
+    """Prompt tokens read from a cache."""
     output_tokens: int = 0
 
 
@@ -62,6 +63,16 @@ class RunUsage:
             self.output_tokens + other.output_tokens,
         )
 
+    def minus(self, other: RunUsage) -> RunUsage:
+        """Return the usage since `other`."""
+        return RunUsage(
+            self.requests - other.requests,
+            self.tool_calls - other.tool_calls,
+            self.input_tokens - other.input_tokens,
+            self.cache_read_tokens - other.cache_read_tokens,
+            self.output_tokens - other.output_tokens,
+        )
+
     def plus_tool_calls(self, n_calls: int) -> RunUsage:
         """Return the usage after `n_calls` more tool calls."""
         return RunUsage(
@@ -78,7 +89,7 @@ _AT_LEAST_ONE = ("request_limit", "repeated_failures_limit")
 
 @dataclass(frozen=True, slots=True)
 class UsageLimits:
-    """Bounds on a run; None means unbounded. The last request is kept for a tool-free answer."""
+    """Bounds on a run; None means unbounded. The last request is reserved for an answer without tools."""
 
     request_limit: int | None = DEFAULT_REQUEST_LIMIT
     tool_calls_limit: int | None = None
@@ -89,7 +100,7 @@ class UsageLimits:
     """Turns in which the same call with the same arguments may fail while nothing else succeeds."""
 
     def __post_init__(self) -> None:
-        """Refuse limits that no run could meet.
+        """Reject limits that no run could satisfy.
 
         Raises:
             UserError: a limit is negative, or no request is allowed at all.
@@ -105,21 +116,8 @@ class UsageLimits:
                     f"{'at least 1' if least else 'zero or more'}; use None for no limit."
                 )
 
-    def left(self, usage: RunUsage) -> UsageLimits:
-        """Return what is left of these limits; one request, for an answer, always is."""
-        if self == _NO_LIMITS:
-            return self
-        return UsageLimits(
-            request_limit=_less(self.request_limit, usage.requests, least=1),
-            tool_calls_limit=_less(self.tool_calls_limit, usage.tool_calls),
-            input_tokens_limit=_less(self.input_tokens_limit, usage.input_tokens),
-            output_tokens_limit=_less(self.output_tokens_limit, usage.output_tokens),
-            total_tokens_limit=_less(self.total_tokens_limit, usage.total_tokens),
-            repeated_failures_limit=self.repeated_failures_limit,
-        )
-
     def is_halfway(self, usage: RunUsage) -> bool:
-        """Say whether half of what some limit allows is used."""
+        """Return whether half of any limit is used."""
         used = {
             "request_limit": usage.requests,
             "tool_calls_limit": usage.tool_calls,
@@ -133,7 +131,7 @@ class UsageLimits:
         )
 
     def reached(self, usage: RunUsage) -> str | None:
-        """Name the limit that leaves room for no further tool turn, None while there is room."""
+        """Return the limit that allows no further tool turn; None if there is room."""
         if self.request_limit is not None and usage.requests >= self.request_limit - 1:
             return f"request_limit={self.request_limit}"
         if self.tool_calls_limit is not None and usage.tool_calls >= self.tool_calls_limit:
@@ -145,10 +143,3 @@ class UsageLimits:
         if self.total_tokens_limit is not None and usage.total_tokens >= self.total_tokens_limit:
             return f"total_tokens_limit={self.total_tokens_limit}"
         return None
-
-
-_NO_LIMITS = UsageLimits(request_limit=None)
-
-
-def _less(limit: int | None, used: int, *, least: int = 0) -> int | None:
-    return None if limit is None else max(least, limit - used)

@@ -1,8 +1,8 @@
 """The agent loop as a pure function: (state, observation) -> (state, actions).
 
-Plan, act, observe, replan (ReAct, arXiv 2210.03629): a response of the model becomes tool calls to run or a
-final answer; what the tools returned becomes the next request. Here are all decisions and no I/O; the runner
-performs the actions and reports back.
+Plan, act, observe, replan (ReAct, arXiv 2210.03629): a response of the model becomes tool calls or a final answer;
+the tool results become the next request. This module makes all decisions and does no I/O; the runner performs the
+actions and reports the observations.
 """
 
 from __future__ import annotations
@@ -11,15 +11,17 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, islice
+from typing import Literal
 
 from agentkit.errors import UnexpectedModelBehavior, UserError
-from agentkit.limits import RunUsage, UsageLimits
+from agentkit.limits import UsageLimits
 from agentkit.messages import (
     ModelRequest,
     ModelRequestPart,
     ModelResponse,
     ModelResponsePart,
     RetryPromptPart,
+    TextPart,
     ToolCallPart,
     ToolReturnPart,
     UserPromptPart,
@@ -27,45 +29,56 @@ from agentkit.messages import (
 )
 from agentkit.near_names import MAX_NAME_CHARS, near_names
 from agentkit.planning.plan import Plan, PlanStep, answered, given_up, progressed, revised, told
-from agentkit.state import HandedOver, RunState, RunStatus
+from agentkit.repeated_calls import CallIndex, Repeat, copies, is_repeat, repeated, with_copies
+from agentkit.state import Compacted, HandedOver, RunState, RunStatus
 
 
 @dataclass(frozen=True, slots=True)
 class LoopRules:
-    """What the loop must know of the agent; tools may change from step to step."""
+    """Settings of the agent that the loop needs; tools may change from step to step."""
 
     max_retries: Mapping[str, int]
-    """The callable tools and how often each may be retried in a row."""
+    """Callable tools and the maximum number of consecutive retries of each."""
     limits: UsageLimits = UsageLimits()
     output_retries: int = 1
     max_revisions: int | None = None
-    """Of a plan; None where the run has no planner."""
+    """Maximum number of revisions of a plan; None without a planner."""
     handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Tools that hand over, and the name of the agent that each hands over to."""
+    """Hand-off tools and the name of the agent that each hands over to."""
+    read_only: frozenset[str] = frozenset()
+    """Tools that change nothing, according to their annotations."""
+    allow_repeats: frozenset[str] = frozenset()
+    """Tools whose repeated equal calls all run; see `agentkit.repeated_calls`."""
+    made: CallIndex = field(default_factory=CallIndex, repr=False, compare=False)
+    """Cache of the calls in the conversation; derived from the state."""
 
 
 _CUT_SHORT: Mapping[str, RunStatus] = {"length": "truncated", "content_filter": "filtered"}
-"""Finish reasons of an answer that is not whole, and how a run ends with it."""
+"""Finish reasons of an incomplete answer, and the status of a run that ends with it."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallModel:
-    """Ask the model; without calls if `final`."""
+    """Ask the model; `final` allows no tool calls."""
 
     final: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class RunTools:
-    """Run these calls, in order where a tool is a barrier; `refused` are answered already."""
+    """Run these calls; a `sequential` tool is a barrier. `refused` calls already have their answers."""
 
     calls: tuple[ToolCallPart, ...]
     refused: tuple[ModelRequestPart, ...] = ()
+    copied: Mapping[str, str] = field(default_factory=dict[str, str])
+    """Ids of calls that equal another call of the response, each with the id of the call whose answer it gets."""
+    withdrawn: tuple[str, ...] = ()
+    """Tools that are no longer callable because the model keeps repeating one of their calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReadOutput:
-    """Parse and validate the answer in the last response; `status` holds if that goes well."""
+    """Parse and validate the answer in the last response; `status` is the status of the run if that succeeds."""
 
     response: ModelResponse
     status: RunStatus
@@ -73,7 +86,7 @@ class ReadOutput:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The run ends without an answer to read."""
+    """End the run without an answer to parse."""
 
     status: RunStatus
 
@@ -83,12 +96,12 @@ class MakePlan:
     """Ask the planner, for the first time or again."""
 
     reason: str | None = None
-    """Why the plan must be revised; None where there is none yet."""
+    """Reason for the revision; None for the first plan."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandOver:
-    """Another agent goes on with the run, as the state says."""
+    """Hand the run over to the agent that the state names."""
 
     to: str
 
@@ -98,49 +111,79 @@ Action = CallModel | RunTools | ReadOutput | Finish | MakePlan | HandOver
 
 @dataclass(frozen=True, slots=True)
 class ToolOutcomes:
-    """What the calls of a `RunTools` gave, in the order of the calls; `refused` parts included."""
+    """Results of the calls of a `RunTools`, in the order of the calls; includes the `refused` parts."""
 
     parts: tuple[ModelRequestPart, ...]
     n_run: int
-    """How many calls count as run: all that were admitted. Denied ones too, or a model could ask for ever."""
+    """Number of admitted calls. Denied calls count too, so that the limit still binds."""
+    copied: Mapping[str, str] = field(default_factory=dict[str, str])
+    withdrawn: tuple[str, ...] = ()
+    """Fields of `RunTools`, passed through."""
 
 
 @dataclass(frozen=True, slots=True)
 class OutputRejected:
-    """The answer did not pass its validation."""
+    """The answer failed validation."""
 
     reason: str
+    status: RunStatus | None = None
+    """Status of the run with this answer if no retry is left; None: the run fails with an error."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """A guardrail blocked what the user wrote, or what the model answered."""
+    """A guardrail blocked a message of the user or an answer of the model."""
+
+    what: Literal["prompt", "interruption", "partial answer", "answer"]
+    """Kind of the blocked text. A partial answer was blocked while streaming; the conversation lacks it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What the planner said."""
+    """Result of the planner."""
 
     task: str
     steps: tuple[PlanStep, ...] | None
-    """None: there is no other way; the current step is left out."""
-    usage: RunUsage = RunUsage()
-    """Of the model, where it was asked."""
+    """New steps; None: no alternative exists, and the current step is skipped."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shortened:
+    """A shorter view of the conversation for the model."""
+
+    compacted: Compacted
+
+
+@dataclass(frozen=True, slots=True)
+class OutOfBudget:
+    """The budget of an outer run has no room for the next request."""
+
+    limit: str
 
 
 @dataclass(frozen=True, slots=True)
 class PlanUpset:
-    """Something the plan did not foresee; the user's words if it was they."""
+    """An unforeseen event that requires a revision of the plan; `said` is the user's message, if any."""
 
     reason: str
     said: str | None = None
 
 
-Observation = ModelRequest | ModelResponse | ToolOutcomes | OutputRejected | Refused | Planned | PlanUpset
+Observation = (
+    ModelRequest
+    | ModelResponse
+    | ToolOutcomes
+    | OutputRejected
+    | Refused
+    | Planned
+    | PlanUpset
+    | Shortened
+    | OutOfBudget
+)
 
 
 def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState, Action]:
-    """Return the next state and the one action that follows from what was seen.
+    """Return the next state, and the one action that follows from the observation.
 
     Raises:
         UnexpectedModelBehavior: the answer stayed invalid after all retries.
@@ -155,22 +198,29 @@ def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState
         case OutputRejected():
             state, action = _on_rejected(state, seen, rules)
         case Refused():
-            action = Finish("refused")
+            state, action = _without_blocked(state, seen), Finish("refused")
         case Planned():
             state, action = _on_planned(state, seen, rules)
         case PlanUpset():
             plan = None if state.plan is None else replace(state.plan, to_revise=seen.reason)
             said = () if seen.said is None else (UserPromptPart(seen.said),)
             state, action = _ask(replace(state, plan=plan), said, rules)
+        case Shortened():
+            state, action = _ask(replace(state, compacted=seen.compacted), (), rules)
+        case OutOfBudget() if state.limit is not None:  # no room even for the last answer
+            action = Finish("limit_reached")
+        case OutOfBudget():
+            state = replace(state, limit=seen.limit)
+            action = _next_turn(state, rules)
     ending = action.status if isinstance(action, (ReadOutput, Finish)) else None
     return (state if state.ending == ending else replace(state, ending=ending)), action
 
 
 def next_action(state: RunState, rules: LoopRules) -> Action:
-    """Return the action that a stored state stands before: the same that `step` gave with it.
+    """Return the next action of a stored state: the same action that `step` returned with it.
 
     Raises:
-        UserError: the state is of a run that has not begun.
+        UserError: the run of the state has not begun.
     """
     response = state.last_response
     if state.ending is not None:
@@ -200,7 +250,7 @@ def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> 
     cut_short = _CUT_SHORT.get(response.finish_reason or "")
     if state.limit is not None:
         is_unfinished = _is_unfinished(state)
-        # A model without a grammar may call tools although it may not.
+        # A model without a grammar may call tools although the request allows none.
         state = _without_running(state, calls, f"{state.limit} is reached")
         status = "limit_reached" if is_unfinished else cut_short or "completed"
         return state, ReadOutput(response, status) if response.text else Finish(cut_short or "limit_reached")
@@ -219,28 +269,60 @@ def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> 
 
 
 def _is_unfinished(state: RunState) -> bool:
-    """Whether a limit cut the run short: it was calling tools, or had steps of a plan before it."""
+    """Return whether a limit cut the run short: it had called tools, or steps of its plan were pending."""
     own = islice(reversed(state.messages), len(state.messages) - state.n_history)
     has_called = any(isinstance(message, ModelResponse) and message.tool_calls for message in own)
     return has_called or (state.plan is not None and state.plan.current is not None)
 
 
 def _admit(state: RunState, calls: tuple[ToolCallPart, ...], rules: LoopRules) -> RunTools:
-    """Sort out calls of unknown tools, those over the budget and one that was cut off; each gets its answer."""
+    """Separate the calls to run from those that are answered without running.
+
+    Not run are calls of unknown tools, a call that was cut off, repeated calls, and calls over the budget.
+    """
     budget = rules.limits.tool_calls_limit
     room = len(calls) if budget is None else max(0, budget - state.usage.tool_calls)
     admitted: list[ToolCallPart] = []
     refused: list[ModelRequestPart] = []
+    withdrawn: list[str] = []
+    whole = calls[:-1] if calls and _is_cut_off(calls[-1], state) else calls
+    copied = copies(whole, rules.allow_repeats)
     for call in calls:
         if call.tool_name not in rules.max_retries or call.tool_name in state.disabled_tools:
             refused.append(_unknown(call, state, rules))
-        elif call is calls[-1] and _is_cut_off(call, state):
+        elif len(whole) < len(calls) and call is calls[-1]:
             refused.append(RetryPromptPart(_CUT_OFF, call.tool_name, call.tool_call_id))
+        elif call.tool_call_id in copied:
+            continue
+        elif (repeat := _repeat(call, state, rules)) is not None:
+            refused.append(repeat.answer(call))
+            withdrawn += [call.tool_name] if repeat.is_told and call.tool_name not in withdrawn else []
         elif len(admitted) >= room:
             refused.append(_not_run(call, f"tool_calls_limit={budget} is reached"))
         else:
             admitted.append(call)
-    return RunTools(tuple(admitted), tuple(refused))
+    left = {part.tool_call_id for part in refused if isinstance(part, RetryPromptPart)}
+    copied = {call_id: first for call_id, first in copied.items() if call_id not in left}
+    return RunTools(tuple(admitted), tuple(refused), copied, tuple(withdrawn))
+
+
+def _repeat(call: ToolCallPart, state: RunState, rules: LoopRules) -> Repeat | None:
+    if call.tool_name in rules.allow_repeats:
+        return None
+    return repeated(state, call, rules.made, rules.read_only)
+
+
+def with_room(state: RunState, action: RunTools, n_calls: int) -> RunTools:
+    """Return the action with at most `n_calls` unanswered calls; outer runs have no room for more."""
+    open_ids = {call.tool_call_id for call in state.open_calls}
+    kept: list[ToolCallPart] = []
+    refused = list(action.refused)
+    for call in action.calls:
+        if len(kept) >= n_calls and call.tool_call_id in open_ids:
+            refused.append(_not_run(call, "tool_calls_limit of the outer run is reached"))
+        else:
+            kept.append(call)
+    return replace(action, calls=tuple(kept), refused=tuple(refused))
 
 
 _CUT_OFF = (
@@ -250,15 +332,15 @@ _CUT_OFF = (
 
 
 def _is_cut_off(call: ToolCallPart, state: RunState) -> bool:
-    """Whether the last call of the last response is incomplete; empty arguments would pass as an empty object."""
+    """Return whether a call is the last one of a response that ended at its token limit.
+
+    Valid arguments may still be incomplete: a grammar closes them near the limit, and empty arguments are accepted
+    as an empty object.
+    """
     response = state.messages[-1]
     if not isinstance(response, ModelResponse) or response.finish_reason != "length":
         return False
-    try:
-        call.arguments_dict()
-    except (ValueError, RecursionError):
-        return True
-    return not call.arguments.strip()
+    return call is response.tool_calls[-1]
 
 
 def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple[RunState, Action]:
@@ -273,9 +355,12 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
                 if name not in disabled:
                     disabled.append(name)
                 part = replace(part, content=f"{part.content}\n{name!r} cannot be called any more in this run.")
-        elif name is not None:
+        elif name is not None and not is_repeat(part):
             retries.pop(name, None)
         parts.append(part)
+    disabled += [name for name in seen.withdrawn if name not in disabled]
+    if seen.copied and isinstance(response := state.messages[-1], ModelResponse):
+        parts = with_copies(parts, seen.copied, response)
     state = replace(
         state,
         retries=tuple(retries.items()),
@@ -296,7 +381,7 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
 
 
 def _transfer(parts: Sequence[ModelRequestPart], rules: LoopRules) -> ToolReturnPart | None:
-    """Return the first result that hands the run over."""
+    """Return the first successful result of a hand-off tool."""
     returned = (part for part in parts if isinstance(part, ToolReturnPart) and part.tool_name in rules.handoffs)
     return next((part for part in returned if not part.is_error), None)
 
@@ -304,7 +389,7 @@ def _transfer(parts: Sequence[ModelRequestPart], rules: LoopRules) -> ToolReturn
 def _handed_over(
     state: RunState, parts: tuple[ModelRequestPart, ...], transfer: ToolReturnPart, rules: LoopRules
 ) -> tuple[RunState, Action]:
-    """Let the other agent begin afresh; budget, taint and standing grants are the run's."""
+    """Reset the state for the next agent; budget, taint and standing grants belong to the run and stay."""
     state = _append(state, ModelRequest(parts))
     to = rules.handoffs[transfer.tool_name]
     state = replace(
@@ -320,12 +405,14 @@ def _handed_over(
 
 
 def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tuple[RunState, Action]:
-    if state.ending in ("truncated", "filtered"):  # asked for again it would hardly be whole
+    if state.ending in ("truncated", "filtered"):  # a retry would most likely be incomplete again
         return state, Finish(state.ending)
     request_limit = rules.limits.request_limit
     no_requests_left = request_limit is not None and state.usage.requests >= request_limit
     if no_requests_left or (state.limit is not None and state.output_retries >= rules.output_retries):
         return state, Finish("limit_reached")
+    if state.output_retries >= rules.output_retries and seen.status and (last := state.last_response):
+        return state, ReadOutput(last, seen.status)
     if state.output_retries >= rules.output_retries:
         raise UnexpectedModelBehavior(
             f"the answer was still invalid after {rules.output_retries} "
@@ -337,7 +424,7 @@ def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tup
 
 
 def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> tuple[RunState, Action]:
-    """Send `parts` to the model, for the last time and without calls once a limit is reached."""
+    """Append `parts` as a request; once a limit is reached, the next turn is the last and has no calls."""
     if state.limit is None and (limit := _reached(state, parts, rules)) is not None:
         state = replace(state, limit=limit)
     if state.plan is not None and state.limit is None:
@@ -349,7 +436,7 @@ def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules)
 
 
 def _reached(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> str | None:
-    """Name the limit that leaves room for no further tool turn; `parts` are not in the state yet."""
+    """Return the limit that allows no further tool turn, or None; `parts` are not in the state yet."""
     most = rules.limits.repeated_failures_limit
     if (limit := rules.limits.reached(state.usage)) is not None or most is None:
         return limit
@@ -364,7 +451,9 @@ def _reached(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRu
 
 
 def _all_failed(parts: Sequence[ModelRequestPart]) -> bool:
+    """Return whether calls failed and none succeeded; answers to repeated calls are ignored."""
     results = [part for part in parts if isinstance(part, (ToolReturnPart, RetryPromptPart)) and part.tool_name]
+    results = [part for part in results if not is_repeat(part)]
     return bool(results) and all(isinstance(part, RetryPromptPart) or part.is_error for part in results)
 
 
@@ -379,7 +468,7 @@ def _next_turn(state: RunState, rules: LoopRules) -> CallModel | MakePlan:
 
 
 def _with_plan(state: RunState, plan: Plan, rules: LoopRules) -> tuple[RunState, tuple[ModelRequestPart, ...]]:
-    """Return what the model is told of its plan; nothing while that is to be revised."""
+    """Return the plan's note for the model; none while the plan must be revised."""
     if not plan.is_halfway and plan.current is not None and rules.limits.is_halfway(state.usage):
         plan = replace(plan, is_halfway=True, to_revise=plan.to_revise or "half of the budget is gone")
     if plan.to_revise is not None and plan.n_revisions >= (rules.max_revisions or 0):
@@ -391,7 +480,6 @@ def _with_plan(state: RunState, plan: Plan, rules: LoopRules) -> tuple[RunState,
 
 
 def _on_planned(state: RunState, seen: Planned, rules: LoopRules) -> tuple[RunState, Action]:
-    state = replace(state, usage=state.usage.plus(seen.usage))
     if state.plan is None:
         plan = Plan(seen.task, seen.steps or ())
     elif seen.steps is None:
@@ -401,8 +489,39 @@ def _on_planned(state: RunState, seen: Planned, rules: LoopRules) -> tuple[RunSt
     return _ask(replace(state, plan=plan), (), rules)
 
 
+ANSWER_WITHHELD = "[The answer was withheld by a guardrail.]"
+MESSAGE_WITHHELD = "[A message of the user was withheld by a guardrail.]"
+
+
+def _without_blocked(state: RunState, seen: Refused) -> RunState:
+    """Remove blocked text from the conversation, so that no later run, session or model receives it.
+
+    A blocked prompt removes all messages of the run. Otherwise the question stays, followed by a neutral reply.
+    """
+    if seen.what == "prompt":
+        return replace(state, messages=state.messages[: state.n_history], plan=None)
+    if seen.what == "answer":
+        return with_answer(state, ANSWER_WITHHELD)
+    text = MESSAGE_WITHHELD if seen.what == "interruption" else ANSWER_WITHHELD
+    return _append(state, ModelResponse((TextPart(text),)))
+
+
+def with_answer(state: RunState, text: str) -> RunState:
+    """Return the state with `text` as the whole content of its last response.
+
+    Calls of that response, which did not run, are removed together with their answers.
+    """
+    index = len(state.messages) - 1
+    while not isinstance(response := state.messages[index], ModelResponse):
+        index -= 1
+    answer = ModelResponse(
+        (TextPart(text),), response.usage, response.model_name, response.finish_reason, response.decoding
+    )
+    return replace(state, messages=(*state.messages[:index], answer))
+
+
 def _with_own_ids(response: ModelResponse) -> ModelResponse:
-    """Tell calls apart to which a server gave the same id."""
+    """Replace the ids of calls that share an id with an earlier call of the response."""
     seen: set[str] = set()
     if len({call.tool_call_id for call in response.tool_calls}) == len(response.tool_calls):
         return response

@@ -1,6 +1,6 @@
 """The conversation: requests to a model and its responses, each a tuple of parts.
 
-Messages are frozen and a conversation only grows, so a model may keep what it rendered of earlier ones. The
+Messages are frozen and a conversation only grows, so a model may cache the rendering of earlier messages. The
 names are those of pydantic-ai, the de-facto standard; the discriminators are `kind` and `part_kind`.
 `messages_to_json` and `messages_from_json` are the stored form.
 """
@@ -30,7 +30,7 @@ class SystemPromptPart:
 
 @dataclass(frozen=True, slots=True)
 class UserPromptPart:
-    """What the user said."""
+    """Message of the user."""
 
     content: str
     part_kind: Literal["user-prompt"] = "user-prompt"
@@ -38,26 +38,26 @@ class UserPromptPart:
 
 @dataclass(frozen=True, slots=True)
 class ToolReturnPart:
-    """The result of one tool call. Its text is untrusted: it may say anything."""
+    """The result of one tool call. Its text is untrusted."""
 
     tool_name: str
     tool_call_id: str
     content: str
     """The text that the model sees."""
     data: Any = None
-    """The value behind the text, for the application; JSON-able."""
+    """The value behind the text, for the application; JSON-serialisable."""
     is_error: bool = False
     part_kind: Literal["tool-return"] = "tool-return"
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPromptPart:
-    """Something was wrong with the last response: what, and how to mend it."""
+    """Request for a correction: the error in the last response and how to fix it."""
 
     content: str
     tool_name: str | None = None
     tool_call_id: str | None = None
-    """The call that this answers; None where the final answer was at fault."""
+    """The call that this part answers; None if the final answer was wrong."""
     part_kind: Literal["retry-prompt"] = "retry-prompt"
 
 
@@ -83,12 +83,12 @@ class ToolCallPart:
 
     tool_name: str
     arguments: str
-    """The JSON text of the arguments, as the model wrote it; may be invalid where no grammar held."""
+    """The JSON text of the arguments, as the model wrote it; may be invalid without a grammar."""
     tool_call_id: str = field(default_factory=lambda: new_call_id())
     probability: float | None = None
     """Probability of this tool among all legal choices, under the grammar's mask."""
     alternatives: tuple[tuple[str, float], ...] = ()
-    """The other tools (names joined by "|" where one branch led to several) and their probabilities."""
+    """The other tools and their probabilities; names are joined by "|" if one branch led to several tools."""
     part_kind: Literal["tool-call"] = "tool-call"
 
     def arguments_dict(self) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class ModelRequest:
 
 @dataclass(frozen=True, slots=True)
 class DecodingStats:
-    """What an in-process engine reports of one response; times in seconds."""
+    """Counters that an in-process engine reports for one response; times in seconds."""
 
     reused_tokens: int = 0
     """Prompt tokens that were not evaluated for this response."""
@@ -131,12 +131,12 @@ class DecodingStats:
     decode_s: float = 0.0
     mask_s: float = 0.0
     first_token_s: float = 0.0
-    """From the request to the engine to its first token."""
+    """Seconds from the request to the first token."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelResponse:
-    """Parts that came back."""
+    """Parts received from the model."""
 
     parts: tuple[Annotated[ModelResponsePart, TaggedBy("part_kind")], ...]
     usage: RequestUsage = RequestUsage()
@@ -146,7 +146,7 @@ class ModelResponse:
     p_answer: float | None = None
     """Probability, under the mask, that the model answers instead of calling a tool."""
     abstained: bool = False
-    """The model said, by the convention's empty call list, that no tool fits."""
+    """The model stated that no tool fits, by the convention's empty call list."""
     kind: Literal["response"] = "response"
 
     @property
@@ -164,7 +164,7 @@ ModelMessage = ModelRequest | ModelResponse
 
 
 def new_call_id() -> str:
-    """Return an id for a tool call: unique enough within any journal (64 random bits)."""
+    """Return an id for a tool call: 64 random bits, enough to be unique within any journal."""
     return f"call_{secrets.token_hex(8)}"
 
 
@@ -186,7 +186,7 @@ def messages_from_json(data: bytes | str) -> tuple[ModelMessage, ...]:
     try:
         value = parsed_json(data)
     except ValueError:
-        return _adapter().validate_json(data)  # says where it is no JSON
+        return _adapter().validate_json(data)  # reports the position of the syntax error
     return _adapter().validate_python(value)
 
 

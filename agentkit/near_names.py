@@ -1,6 +1,6 @@
-"""Names that resemble one that is not known, and differences of long texts: both in bounded time.
+"""Similar names for an unknown name, and differences of long texts, both in bounded time.
 
-difflib is quadratic, and what a model or a server writes may be of any length.
+difflib is quadratic, and text of a model or a server may have any length.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from collections.abc import Iterable, Sequence
 from mcp_servers.failures import MAX_COMPARED_CHARS, nearest_names
 
 MAX_NAME_CHARS = MAX_COMPARED_CHARS
-"""Characters of a name beyond which it resembles none."""
+"""Maximum length of a name in characters; a longer name matches none."""
 MAX_LINES = 1_000
-"""Lines of either side that are compared; beyond, lines are shown and not matched."""
+"""Maximum number of lines of either side that are matched; of longer texts the differing lines are only listed."""
 _LINES_SHOWN = 100
 
 
 def near_names(wanted: str, known: Iterable[str], *, n: int = 1, cutoff: float = 0.6) -> list[str]:
-    """Return up to `n` names of `known` that resemble `wanted`, the best first."""
+    """Return up to `n` names of `known` that resemble `wanted`, best match first."""
     return nearest_names(wanted, known, n=n, cutoff=cutoff)
 
 
 def difference(old: Sequence[str], new: Sequence[str], *, old_name: str, new_name: str) -> list[str]:
-    """Return a unified diff with one line of context; of longer texts the first lines that differ."""
+    """Return a unified diff with one line of context; for longer texts the first differing lines."""
     first = _n_equal(old, new)
     last = _n_equal(old[first:][::-1], new[first:][::-1])
     before, after = old[first : len(old) - last], new[first : len(new) - last]
@@ -39,7 +39,7 @@ def difference(old: Sequence[str], new: Sequence[str], *, old_name: str, new_nam
 
 
 def _n_equal(one: Sequence[str], other: Sequence[str]) -> int:
-    """Return how many lines both begin with."""
+    """Return the number of equal lines at the beginning."""
     n = 0
     for a, b in zip(one, other, strict=False):
         if a != b:

@@ -1,9 +1,9 @@
-"""Calls that a tool makes of other tools, as code does in code mode: checked, approved and kept like a model's.
+"""Nested calls: calls of tools made by another tool, as in code mode; checked, approved and stored like a model's.
 
-Such a call is named after the one that it serves: `OUTER.1`, `OUTER.2`, in the order in which they are made. Where
-it waits for a decision, the outer call is given up, and made again from its beginning once that has been taken;
-what its earlier calls gave is then given again and nothing runs twice. So whoever makes such calls has to make the
-same ones in the same order, given the same results: what durable workflows ask of their code too.
+A nested call is named after its outer call: `OUTER.1`, `OUTER.2`, in call order. If it waits for a decision, the
+outer call is abandoned and, after the decision, runs again from its beginning. It then receives the stored results
+of its earlier nested calls, so nothing runs twice. The outer tool must therefore be deterministic: given the same
+results, it makes the same calls in the same order, as in durable workflows.
 """
 
 from __future__ import annotations
@@ -27,36 +27,34 @@ class NestedCallWaits(ApprovalRequired):
     """A nested call waits for a decision; the outer call waits with it."""
 
     def __init__(self, pending: PendingCall) -> None:
-        """Say which."""
+        """Store the waiting call."""
         super().__init__(pending.reason)
         self.pending = pending
 
 
 class NestedCalls:
-    """The calls that the tools of one turn make."""
+    """Nested calls of one turn."""
 
-    def __init__(self, state: RunState, scope: TurnScope, tools: Mapping[str, Tool], n_outer: int) -> None:
-        """Serve calls of `tools` in a turn of `n_outer` calls of the model's own."""
+    def __init__(self, state: RunState, scope: TurnScope, tools: Mapping[str, Tool]) -> None:
+        """Serve nested calls of `tools` in one turn."""
         self._state = state
         self._scope = scope
         self._tools = tools
         self._known = {part.tool_call_id: part for part in state.answers}
         self._made: dict[str, int] = {}
-        left = scope.context.limits.tool_calls_limit if scope.context.limits is not None else None
-        self._room = None if left is None else max(0, left - n_outer)
         self.answers: list[CallAnswer] = []
-        """What calls of this turn gave that had no answer before."""
+        """Answers of nested calls that had none before this turn."""
         self._checks_if_tainted = scope.checks_if_tainted
         self.tainted = scope.context.tainted
-        """Whether results of tools that are not trusted have come by."""
+        """True if the run is tainted, including by results of this turn."""
 
     async def call(self, outer_id: str, tool_name: str, arguments: str) -> CallAnswer:
-        """Return what a call gives; `arguments` are JSON.
+        """Run a nested call, or return its stored answer; `arguments` is JSON.
 
         Raises:
-            NestedCallWaits: somebody must decide first.
-            CheckpointError: another call was made in this place before.
-            AgentRunError: the tool raised what it did not declare, or the journal cannot be written.
+            NestedCallWaits: the call requires a decision first.
+            CheckpointError: an earlier attempt called another tool at this position.
+            AgentRunError: the tool raised an undeclared error, or the journal cannot be written.
         """
         number = self._made[outer_id] = self._made.get(outer_id, 0) + 1
         call = ToolCallPart(tool_name, arguments, f"{outer_id}.{number}")
@@ -76,16 +74,16 @@ class NestedCalls:
         return answer
 
     def _taint(self, tool: Tool) -> None:
-        """Taint the calls after one of `tool`, if what it gave, or an inner run of it, is not trusted."""
+        """Taint the following calls if the results of `tool`, or of an inner run, are untrusted."""
         inner = self._scope.context.inner
         if tool.is_untrusted or (inner is not None and inner.tainted):
             self.tainted = True
 
     async def _run(self, call: ToolCallPart, tool: Tool) -> CallAnswer:
-        if self._room == 0:
-            return ToolReturnPart(
-                call.tool_name, call.tool_call_id, "Not run: tool_calls_limit is reached.", is_error=True
-            )
+        budget = self._scope.context.budget
+        assert budget is not None  # every run has one
+        if not budget.has_call_room:
+            return _no_room(call)
         context = replace(self._scope.context, tainted=self.tainted)
         if self.tainted and self._checks_if_tainted is not None:
             self._scope = replace(self._scope, checks=self._checks_if_tainted())
@@ -100,12 +98,17 @@ class NestedCalls:
         reason = reason or await reason_to_ask(tool, call, context)
         if reason and not is_allowed(self._state, call):
             raise NestedCallWaits(question(self._state, call, reason))
-        if self._room is not None:
-            self._room -= 1
-        # One more than there is: every answer is noted at once, none is left to be stored with the state.
+        if not budget.take_call():  # a concurrent inner run may have taken the last one meanwhile
+            return _no_room(call)
+        # n_open is one too high on purpose: every answer is recorded at once, none waits for the state.
         (result,) = await run_calls([call], call_scope(self._state, [call], scope, n_open=2))
         if isinstance(result, PendingCall):
+            budget.add(RunUsage(tool_calls=-1))  # it counts again when it runs after the decision
             raise NestedCallWaits(result)
-        if context.charge is not None:
-            context.charge(RunUsage(tool_calls=1))
         return result
+
+
+def _no_room(call: ToolCallPart) -> ToolReturnPart:
+    return ToolReturnPart(
+        call.tool_name, call.tool_call_id, "Not run: tool_calls_limit is reached.", is_error=True
+    )

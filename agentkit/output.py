@@ -1,6 +1,6 @@
 """The final answer: text, or any type that pydantic knows, in the same grammar as the tool calls.
 
-A model always answers with a JSON object; a type whose schema is no object (a list, a number, a union) is
+A structured answer is always a JSON object; a type whose schema is not an object (a list, a number, a union) is
 wrapped in `{"result": ...}`, as MCP does with tool results.
 """
 
@@ -21,20 +21,20 @@ _RESULT = "result"
 
 @dataclass(frozen=True, slots=True)
 class OutputSpec(Generic[OutputT]):
-    """How to ask for an output and how to read it."""
+    """Schema that requests an output, and the parser for it."""
 
     schema: OutputSchema | None
-    """None where the answer is plain text."""
+    """Schema of the answer; None for plain text."""
     adapter: TypeAdapter[OutputT] | None
 
     def parse(self, text: str) -> OutputT:
-        """Read the model's answer.
+        """Parse the model's answer.
 
         Raises:
             ModelRetry: the answer does not fit the type; the message tells the model why.
         """
         if self.adapter is None or self.schema is None:
-            return text  # pyright: ignore[reportReturnType] - OutputT is str where there is no adapter
+            return text  # pyright: ignore[reportReturnType] - OutputT is str without an adapter
         from pydantic import ValidationError
 
         try:

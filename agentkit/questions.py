@@ -16,13 +16,13 @@ from agentkit.state import RunState
 
 
 def question(state: RunState, call: ToolCallPart, reason: str, kind: QuestionKind = "approval") -> PendingCall:
-    """Return the question whether a call of the last response may be attempted now."""
+    """Return the question whether a call may be attempted now."""
     attempt = state.attempts_of(call.tool_call_id) + 1
     return pending_call(call, reason, kind, place=_place(state), attempt=attempt)
 
 
 def asked_now(state: RunState, pending: PendingCall) -> PendingCall:
-    """Return a question as it is asked in this state: its attempt and digest are those of the state."""
+    """Return a question with the attempt and digest that this state gives it."""
     attempt = state.attempts_of(pending.tool_call_id) + 1
     pending = replace(pending, attempt=attempt)
     return replace(pending, digest=question_digest(pending, _place(state)))
@@ -40,12 +40,12 @@ def is_granted(state: RunState, asked: PendingCall) -> bool:
 
 
 def is_allowed(state: RunState, call: ToolCallPart) -> bool:
-    """Return whether a call may be attempted: as it is, or in spite of an unknown outcome, which says more."""
+    """Return whether a grant allows the call, either as an approval or in spite of an unknown outcome."""
     return is_granted(state, question(state, call, "")) or is_granted(state, question(state, call, "", "unknown"))
 
 
 def attempted(state: RunState, call_ids: Iterable[str]) -> RunState:
-    """Return the state with one more attempt of each call used up; a grant for an earlier one is gone."""
+    """Return the state with one more used attempt of each call; grants for earlier attempts are removed."""
     used = list(call_ids)
     if not used:
         return state

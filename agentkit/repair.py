@@ -1,9 +1,9 @@
-"""Conversations made whole again: every call has its result, and every result its call.
+"""Repair of conversations, so that every call has a result, and every result a call.
 
-A conversation that was cut off between a call and its result (a crash, a cancelled request, a history that
-somebody shortened) is refused by most models' servers for ever after (letta-ai/letta#3308,
-anthropics/claude-code#21041). What is missing is added and says so; what belongs to nothing is left out. A whole
-conversation comes back as it is, so nothing that was evaluated of it is lost.
+Most model servers permanently reject a conversation that was cut off between a call and its result, by a crash, a
+cancelled request, or a shortened history (letta-ai/letta#3308, anthropics/claude-code#21041). Missing results are
+added and marked as interrupted; results without a call are removed. A complete conversation keeps its message
+objects, so a model's cache stays valid.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from agentkit.messages import (
 
 
 def repaired(messages: Sequence[ModelMessage]) -> tuple[ModelMessage, ...]:
-    """Return the conversation with each response's calls answered by the request behind it, each once."""
+    """Return the conversation with each call answered exactly once, in the request after its response."""
     whole: list[ModelMessage] = []
     asked: ModelResponse | None = None
     for message in messages:
@@ -41,13 +41,13 @@ def repaired(messages: Sequence[ModelMessage]) -> tuple[ModelMessage, ...]:
 
 
 def not_finished(call: ToolCallPart) -> ToolReturnPart:
-    """Return the answer to a call of which nothing is known."""
+    """Return the answer to a call whose outcome is unknown."""
     text = "Interrupted; the call may or may not have taken effect."
     return ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
 
 
 def _answered(request: ModelRequest, response: ModelResponse | None) -> ModelRequest:
-    """Return a request with the answers that `response` needs, and no others."""
+    """Return the request with exactly the answers that `response` needs."""
     calls = {call.tool_call_id: call for call in response.tool_calls} if response is not None else {}
     parts: list[ModelRequestPart] = []
     for part in request.parts:
@@ -61,7 +61,7 @@ def _answered(request: ModelRequest, response: ModelResponse | None) -> ModelReq
 
 
 def _missing(response: ModelResponse | None) -> list[ModelRequest]:
-    """Return the request that answers a response behind which there is none."""
+    """Return the missing request that answers the calls of `response`; empty if none is needed."""
     if response is None or not response.tool_calls:
         return []
     return [_answered(ModelRequest(()), response)]

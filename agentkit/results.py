@@ -1,4 +1,4 @@
-"""What a run gives back."""
+"""Result of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Generic, Literal, TypeVar
 
 from agentkit.approvals import PendingCall
 from agentkit.limits import RunUsage
-from agentkit.messages import ModelMessage
+from agentkit.messages import ModelMessage, ToolCallPart
+from agentkit.repeated_calls import repeated_calls
 from agentkit.state import RunState, RunStatus
 
 OutputT = TypeVar("OutputT")
@@ -20,16 +21,17 @@ class RunResult(Generic[OutputT]):
     """The outcome of a run."""
 
     output: OutputT
-    """The answer. None where the run ended without one (`status` is then not "completed")."""
+    """The answer; None if the run ended without one (`status` is then not "completed")."""
     status: RunResultStatus
-    """How the run ended.
+    """Status at the end of the run.
 
-    - "completed": the answer is whole.
-    - "truncated": the answer ran into the model's token limit. It is what could be read of it, or None.
-    - "filtered": a filter of the model's server cut the answer off, or replaced it.
-    - "limit_reached": a limit of the run cut it short; the answer is the model's last word, or None.
-    - "abstained": the model said that no tool fits.
-    - "refused": a guardrail blocked the prompt or the answer.
+    - "completed": the answer is complete.
+    - "truncated": the answer reached the model's token limit. `output` is the part that could be parsed, or None.
+    - "filtered": a filter of the model's server cut off or replaced the answer.
+    - "malformed_call": the answer is a tool call, written as text, that cannot be parsed. `output` is that text.
+    - "limit_reached": a usage limit cut the run short. `output` is the model's last answer, or None.
+    - "abstained": the model stated that no tool fits.
+    - "refused": a guardrail blocked the prompt, an interruption or the answer. The messages do not contain it.
     - "needs_approval": calls wait for a decision.
     """
     state: RunState
@@ -41,7 +43,7 @@ class RunResult(Generic[OutputT]):
 
     @property
     def messages(self) -> tuple[ModelMessage, ...]:
-        """The whole conversation; pass it as `message_history` to go on."""
+        """The whole conversation, without instructions; pass it as `message_history` to continue."""
         return self.state.messages
 
     def new_messages(self) -> tuple[ModelMessage, ...]:
@@ -50,12 +52,12 @@ class RunResult(Generic[OutputT]):
 
     @property
     def handed_to(self) -> str | None:
-        """The name of the agent that the run was handed over to last; None if it never was."""
+        """Name of the agent that the run was last handed over to; None without a hand-off."""
         return self.state.handed[-1].to if self.state.handed else None
 
     @property
     def pending(self) -> tuple[PendingCall, ...]:
-        """The calls that wait for a decision, where the status is "needs_approval"; see `Agent.resume`."""
+        """Calls that wait for a decision if the status is "needs_approval"; see `Agent.resume`."""
         return self.state.pending
 
     @property
@@ -64,9 +66,18 @@ class RunResult(Generic[OutputT]):
         return self.state.usage
 
     @property
-    def confidence(self) -> float | None:
-        """The least probability, under the grammar's mask, of any decision in the run.
+    def repeated_calls(self) -> tuple[ToolCallPart, ...]:
+        """Calls of this run that were not run because equal calls had returned the same result twice.
 
-        A decision is the choice of a tool, or of answering instead. None where the model reports none.
+        If the model repeated such a call once more, its tool is in `state.disabled_tools`; see
+        `agentkit.repeated_calls`.
+        """
+        return repeated_calls(self.new_messages())
+
+    @property
+    def confidence(self) -> float | None:
+        """Lowest probability of any decision in the run, under the grammar's mask.
+
+        A decision is the choice of a tool, or of answering instead. None if the model reports no probabilities.
         """
         return self.state.confidence

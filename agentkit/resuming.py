@@ -1,7 +1,7 @@
-"""Taking up a stored run: what was decided about its waiting calls, and which of its calls still ask.
+"""Resuming a stored run: claims it, applies the decisions about its waiting calls, and finds interrupted calls.
 
-A decision is about the question that a person saw: an approval that names another digest decides nothing, and the
-call goes on waiting. A decision about a call of an inner run, `CALL.INNER_CALL`, is taken there.
+A decision refers to the question that a person saw: an approval with another digest has no effect, and the call
+still waits. A decision about a call of an inner run, `CALL.INNER_CALL`, is applied to the inner run.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 async def claimed(
     checkpointer: Checkpointer, run: str | RunState, *, agent_name: str | None
 ) -> tuple[RunState, RunJournal]:
-    """Take a run up from its journal; return its state and the journal to go on with.
+    """Claim a run from its journal; return its state and the journal for the following steps.
 
     Raises:
-        CheckpointError: it is unknown or damaged, goes on elsewhere, or has gone on since `run`.
-        UserError: it is another agent's.
+        CheckpointError: the run is unknown or damaged, in progress elsewhere, or newer than the state `run`.
+        UserError: the run belongs to another agent.
     """
     run_id = run if isinstance(run, str) else run.run_id
-    stored = await checkpointer.load(run_id)  # a claim that is refused must not stop whoever has the run
+    stored = await checkpointer.load(run_id)  # checked before the claim, which takes the run from its holder
     if stored.summary.agent_name != agent_name:
         raise UserError(
             f"run {stored.state.run_id} was made by agent {stored.summary.agent_name!r}, not {agent_name!r}."
@@ -39,7 +39,7 @@ async def claimed(
     _check_same(run, stored.state)
     stored, journal = await checkpointer.claim(run_id)
     try:
-        _check_same(run, stored.state)  # it may have gone on, and ended, in between
+        _check_same(run, stored.state)  # the run may have continued, and ended, in between
     except CheckpointError:
         await journal.release()
         raise
@@ -54,17 +54,17 @@ def _check_same(run: str | RunState, stored: RunState) -> None:
 
 
 def _is_same(given: RunState, stored: RunState) -> bool:
-    """Whether two states are stored alike; a history that was given may hold tuples, which are stored as lists."""
+    """Return whether two states have the same stored form; tuples in a given history are stored as lists."""
     from agentkit.persistence.stored_state import state_to_json
 
     return given == stored or state_to_json(given) == state_to_json(stored)
 
 
 async def version_before(session: Session, state: RunState) -> str | None:
-    """Return a session's version that a run was begun from; None if it has all that the run said already.
+    """Return the session version that a run was started from; None if the session already has the run's messages.
 
     Raises:
-        CheckpointError: the session is another one, or has gone on.
+        CheckpointError: the session is another one, or has changed since.
     """
     kept = await session.load()
     if kept.messages == state.messages[: state.n_history]:
@@ -78,10 +78,10 @@ async def version_before(session: Session, state: RunState) -> str | None:
 
 
 def with_unknown(state: RunState, in_flight: Sequence[str], inner_kept: Sequence[str] = ()) -> RunState:
-    """Return the state with the calls waiting that were running when their process ended.
+    """Return the state in which the calls that were running when their process ended wait for a decision.
 
-    A call that performs an inner run does not wait itself if the journal kept that run (`inner_kept`): the inner
-    run goes on from where it stood, and its own calls that were running wait.
+    A call that performs an inner run does not wait itself if the journal stored that run (`inner_kept`): the inner
+    run resumes, and its own calls that were running wait.
     """
     inner = tuple(
         replace(run, state=with_unknown(run.state, _within(run, in_flight), _within(run, inner_kept)))
@@ -103,16 +103,16 @@ def with_unknown(state: RunState, in_flight: Sequence[str], inner_kept: Sequence
 
 
 def _within(run: InnerRun, call_ids: Sequence[str]) -> list[str]:
-    """Return the ids that an inner run's own calls have there, out of those of the outer run."""
+    """Return the ids of an inner run's calls, without the prefix that they have in the outer run."""
     outer = f"{run.call_id}."
     return [call_id.removeprefix(outer) for call_id in call_ids if call_id.startswith(outer)]
 
 
 def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
-    """Return the state with what `decisions` say about its waiting calls.
+    """Return the state with `decisions` applied to its waiting calls.
 
     Raises:
-        UserError: a decision is about a call that does not wait, or settles one whose outcome is known.
+        UserError: a decision is about a call that does not wait, or settles a call that has not run.
     """
     state, decisions = _decided_inside(state, decisions)
     waiting = {call.tool_call_id: call for call in state.pending}
@@ -138,7 +138,7 @@ def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
 
 
 def _decided_inside(state: RunState, decisions: Sequence[Decision]) -> tuple[RunState, Sequence[Decision]]:
-    """Hand the decisions about calls of inner runs to these; return the state, and the other decisions."""
+    """Apply decisions about calls of inner runs to those runs; return the state and the other decisions."""
     if not state.inner:
         return state, decisions
     asked = {call.tool_call_id for call in state.pending}
@@ -160,7 +160,7 @@ def _decided_inside(state: RunState, decisions: Sequence[Decision]) -> tuple[Run
 
 
 def _is_late(state: RunState, decision: Approve) -> bool:
-    """Return whether an approval is delivered again: before its call started, or while the call around it runs."""
+    """Return whether an approval is a duplicate: already granted, or for a nested call of an open call."""
     if any(grant.digest == decision.digest for grant in state.grants):
         return True
     return any(decision.tool_call_id.startswith(f"{call.tool_call_id}.") for call in state.open_calls)

@@ -1,4 +1,4 @@
-"""Everything about a run that is settled before it starts."""
+"""Configuration of a run, fixed before it starts."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from agentkit.context import RunContext
 from agentkit.events import AgentEvent
+from agentkit.instructions import Instructions
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelRequest
 from agentkit.models.model import Model, ModelSettings
@@ -16,6 +17,7 @@ from agentkit.state import RunState
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
+    from agentkit.budget import Budget
     from agentkit.code_mode import CodeMode
     from agentkit.compaction import Compaction
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
@@ -32,14 +34,14 @@ OutputValidator = Callable[[RunContext[Any], Any], Awaitable[Any]]
 
 @dataclass(frozen=True, slots=True)
 class RunPlan(Generic[DepsT, OutputT]):
-    """Everything about a run that is settled before it starts."""
+    """Configuration of a run, fixed before it starts."""
 
     model: Model
     toolsets: tuple[Toolset, ...]
     output: OutputSpec[OutputT]
     output_validators: tuple[OutputValidator, ...]
     request: ModelRequest | None
-    """What the run begins with; None where a stored run goes on."""
+    """First request of the run; None if a stored run is resumed."""
     state: RunState
     deps: DepsT
     agent_name: str | None
@@ -49,28 +51,31 @@ class RunPlan(Generic[DepsT, OutputT]):
     settings: ModelSettings
     parallel_tool_calls: bool
     sinks: tuple[Sink, ...]
+    instructions: Instructions | None = None
     planner: Planner | None = None
     compaction: Compaction | None = None
     guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
     taint_rule: bool = False
-    """Whether there is one besides those among the guardrails."""
+    """True if a default `TaintRule` applies, unless `guardrails` contain one."""
     checkpointer: Checkpointer | None = None
-    """Where a new run's journal is begun."""
+    """Checkpointer in which the journal of a new run is created."""
     metadata: Mapping[str, str] | None = None
     session: Session | None = None
-    """Where what the run says is kept once it has ended."""
+    """Session that stores the messages of the run when it ends."""
     session_version: str | None = None
     journal: RunJournal | None = None
-    """Of the stored run that goes on."""
+    """Journal of the run that is resumed, or of an inner run."""
+    budget: Budget | None = None
+    """Budget of an inner run, which also counts in the outer budgets; None: the run creates its own."""
     handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """As in `LoopRules`."""
+    """See `LoopRules`."""
     code_mode: CodeMode | None = None
-    """How the model calls its tools from code; None where it calls them itself."""
+    """Options of code mode; None if the model calls its tools directly."""
     team: Team | None = None
-    """The agents that the run can be handed over to."""
+    """All agents that the run can reach by hand-offs."""
 
     def handed_to(self, other: RunPlan[Any, Any]) -> RunPlan[Any, Any]:
-        """Return the plan of an agent that takes this run over: what belongs to the run stays."""
+        """Return the plan of an agent that takes over this run; fields that belong to the run stay."""
         return replace(
             other,
             request=self.request,
@@ -85,9 +90,10 @@ class RunPlan(Generic[DepsT, OutputT]):
             session=self.session,
             session_version=self.session_version,
             journal=self.journal,
+            budget=self.budget,
             team=self.team,
         )
 
 
 Enter = Callable[[RunPlan[Any, Any]], Awaitable[None]]
-"""Enters a plan's model and toolsets, to be left when the run ends."""
+"""Enters a plan's model and toolsets, which are left when the run ends."""

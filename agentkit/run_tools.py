@@ -1,4 +1,4 @@
-"""The tools of a run as they are now, listed from all toolsets, with the rules and checks that follow."""
+"""Current tools of a run, listed from all toolsets, with the loop rules and checks that depend on them."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """What a run has at one moment."""
+    """Tools, rules and checks of a run at one moment."""
 
     tools: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
-    """Those that the model can call."""
+    """Tools that the model can call."""
     nested: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
-    """Those that only code can call."""
+    """Tools that only code can call."""
     definitions: tuple[ToolDefinition, ...] = ()
-    """What the model is told of its tools."""
+    """Definitions that are sent to the model."""
     rules: LoopRules = LoopRules(max_retries={})
     checks: Checks | None = None
     checks_if_tainted: Callable[[], Checks | None] | None = None
-    """Makes the checks of a tainted run; None where `checks` are these."""
+    """Returns the checks of a tainted run; None if `checks` already are these."""
     revisions: tuple[int, ...] = ()
 
     def has_changed(self, toolsets: Sequence[Toolset]) -> bool:
-        """Say whether some toolset has other tools now."""
+        """Return whether the tools of any toolset have changed."""
         return any(each.revision != seen for each, seen in zip(toolsets, self.revisions, strict=True))
 
     def tainted(self) -> Offer:
@@ -48,12 +48,12 @@ class Offer:
         return replace(self, checks=self.checks_if_tainted(), checks_if_tainted=None)
 
     def taints(self, state: RunState) -> bool:
-        """Return whether a conversation holds results of tools that are not trusted, or not known any more."""
+        """Return whether a conversation contains results of tools that are untrusted or no longer known."""
         parts = [part for m in state.messages if isinstance(m, ModelRequest) for part in m.parts]
         returned = {part.tool_name for part in parts if isinstance(part, ToolReturnPart)}
         if any(name not in self.tools and name not in self.nested for name in returned):
             return True
-        # What the model was told to mend may be a tool's text as well; a name that no tool has is the model's own.
+        # A retry prompt may contain a tool's text too. An unknown name there comes from the model and is ignored.
         told = {part.tool_name for part in parts if isinstance(part, RetryPromptPart) and part.tool_name}
         return any(self._may_taint(name) for name in returned | told)
 
@@ -68,10 +68,10 @@ class Offer:
 async def offered(
     plan: RunPlan[Any, Any], context: RunContext[Any], emit: Callable[[AgentEvent], None] | None
 ) -> Offer:
-    """List the tools.
+    """List the tools of all toolsets.
 
     Raises:
-        UserError: two have one name.
+        UserError: two tools share a name.
     """
     revisions = tuple(toolset.revision for toolset in plan.toolsets)
     tools, nested = _by_name(plan.toolsets, await _list_all(plan.toolsets, context)), dict[str, Tool]()
@@ -91,6 +91,8 @@ async def offered(
         output_retries=plan.retries,
         max_revisions=None if plan.planner is None else plan.planner.max_revisions,
         handoffs=plan.handoffs,
+        read_only=frozenset(name for name, tool in tools.items() if tool.definition.annotations.read_only),
+        allow_repeats=frozenset(name for name, tool in tools.items() if tool.allows_repeats),
     )
     definitions = tuple(tool.definition for tool in tools.values())
     return Offer(tools, nested, definitions, rules, checks, if_tainted, revisions)
@@ -113,7 +115,7 @@ def _by_name(toolsets: Sequence[Toolset], listed: Sequence[Sequence[Tool]]) -> d
 def _checks(
     plan: RunPlan[Any, Any], emit: Callable[[AgentEvent], None] | None, *, taint_rule: bool
 ) -> Checks | None:
-    """Return the checks of a run; the taint rule costs nothing where no tool taints and the run is not tainted."""
+    """Return the checks of a run, with the taint rule if requested; None if there is no check."""
     if not plan.guardrails and not taint_rule:
         return None
     from agentkit.guardrails.checks import Checks
@@ -126,7 +128,7 @@ def _checks(
 
 
 async def _list_all(toolsets: Sequence[Toolset], context: RunContext[Any]) -> list[Sequence[Tool]]:
-    """List every toolset's tools, several at once: a server may still be starting."""
+    """List the tools of all toolsets concurrently: a server may still be starting."""
     import anyio
 
     if len(toolsets) == 1:

@@ -1,27 +1,29 @@
-"""Performs what the loop decides: asks the model, runs tools, reads the answer, and tells listeners.
+"""Runner: performs the actions of the loop. It asks the model, runs tools, parses the answer, and emits events.
 
 A run is an `AgentRun`: `advance()` performs one action and returns the next, so that `run`, `run_stream` and
-`iter` are the same code. The state is kept whole at every await: when a run is cancelled while tools are
-running, their calls are answered with "interrupted", so no conversation is left with a call without result.
+`iter` share the same code. The state is consistent at every await: if a run is cancelled while tools are running,
+their calls are answered with "interrupted", so no call in a conversation lacks a result.
 
-With a journal, every state is stored before anything follows from it, and a call is noted before it runs; where a
-response asks for one call, which starts at once, both are one write. What a process that is killed leaves is
-therefore a state, and at most the calls of one response whose outcome is unknown; those are asked about and not
-repeated, unless their tool says that repeating does no harm.
+With a journal, every state is stored before the next action, and a call is recorded before it runs. If a response
+has a single call that starts at once, both are one write. A killed process therefore leaves a state, and at most
+the calls of one response with an unknown outcome. A person must decide about these calls; they are repeated only
+if their tool is idempotent.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
+from agentkit.budget import Budget
 from agentkit.context import RunContext
-from agentkit.errors import CheckpointError, ModelRetry, UserError, attach_run
+from agentkit.errors import CheckpointError, ModelRetry, NoRequestLeft, UserError, attach_run
 from agentkit.events import (
+    LEFT_EARLY,
     AgentEvent,
     CompactionEvent,
     HandoffEvent,
@@ -29,18 +31,21 @@ from agentkit.events import (
     ModelRequestEvent,
     ModelResponseEvent,
     PlanEvent,
+    RepeatedCallEvent,
     RequestShape,
     RunFailedEvent,
     RunFinishedEvent,
     RunResumedEvent,
     RunStartedEvent,
+    SideRequestEvent,
+    TextCallsEvent,
     TextDeltaEvent,
     ThinkingDeltaEvent,
     ToolCallDeltaEvent,
 )
 from agentkit.inner_runs import InnerRuns
+from agentkit.instructions import instructed, resolved
 from agentkit.limit_note import limit_note, with_note
-from agentkit.limits import RunUsage
 from agentkit.loop import (
     Action,
     CallModel,
@@ -48,24 +53,32 @@ from agentkit.loop import (
     HandOver,
     MakePlan,
     Observation,
+    OutOfBudget,
     OutputRejected,
     Planned,
     PlanUpset,
     ReadOutput,
     Refused,
     RunTools,
+    Shortened,
     ToolOutcomes,
     next_action,
     step,
+    with_answer,
+    with_room,
 )
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
     ModelRequestPart,
     ModelResponse,
+    TextPart,
+    ToolCallPart,
+    ToolReturnPart,
     UserPromptPart,
 )
 from agentkit.models.model import (
+    Model,
     ModelDelta,
     ModelRequestParameters,
     ModelSettings,
@@ -74,18 +87,20 @@ from agentkit.models.model import (
     ThinkingDelta,
     TokensDelta,
 )
+from agentkit.repeated_calls import repeat_of
 from agentkit.results import RunResult, RunResultStatus
 from agentkit.run_plan import Enter, RunPlan, Sink
 from agentkit.run_tools import Offer, offered
 from agentkit.state import RunState, RunStatus
 from agentkit.tool_turn import interrupted, run_turn
 from agentkit.tools.definition import ToolDefinition
+from agentkit.tools.execution import CallListener
 from agentkit.turn_scope import TurnScope
 from agentkit.well_formed import well_formed
 
 if TYPE_CHECKING:
-    from agentkit.compaction import Compaction
     from agentkit.guardrails.checks import Checks
+    from agentkit.text_calls import TextCalls
 
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
@@ -93,44 +108,47 @@ Ask = Callable[..., Awaitable[ModelResponse]]
 
 
 class AgentRun(Generic[DepsT, OutputT]):
-    """A run in progress. Used by `Agent`; not safe for use from two tasks at once."""
+    """A run in progress; not safe for concurrent use from two tasks."""
 
     def __init__(self, plan: RunPlan[DepsT, OutputT], enter: Enter) -> None:
-        """Prepare a run; nothing happens before `advance`. The plan is entered, `enter` is for hand-offs."""
+        """Prepare a run; nothing happens before `advance`. `plan` is already entered; `enter` serves hand-offs."""
         self._plan = plan
         self._enter = enter
         self._opening: tuple[ModelMessage, ...] = ()
-        """What the agent that has the run is shown of the time before it had it."""
+        """Earlier conversation that the current agent sees of the time before its hand-off."""
         self._state = plan.state
         self._next: Action | None = None
         self._offer = Offer()
         self._journal = plan.journal
         self._goes_on = False
-        """Whether the action that follows from what is observed is performed at once."""
+        """True if the next action follows immediately, without returning to the caller."""
         self._is_stored = True
-        """Whether the journal has the state; if not, it gets it with the start of the call that is next."""
+        """True if the journal has the state; if not, the start of the next call stores it."""
         self._n_reported = len(plan.state.messages) if plan.request is not None else _n_answered(plan.state)
         self._reported_tools: tuple[ToolDefinition, ...] | None = None
         self._reported_shape: RequestShape | None = None
+        self._reported_instructions: str | None = None
+        self._shortened_at: int | None = None
+        """Step at which the conversation was last compacted; the model's token count predates the compaction."""
         self._tokens: TokensDelta | None = None
-        """Of the last reply."""
+        """Token ids of the last response."""
         self._started = time.perf_counter()
         self._result: RunResult[OutputT] | None = None
         self._has_failed = False
         self._interruptions: list[str] = []
-        self._charged: RunUsage | None = None
-        """Used by tools for models of their own, in this turn."""
+        self._budget = plan.budget or Budget(plan.limits, plan.state.usage)
         self._emit: Sink | None = self._send if plan.sinks else None
         self._hears = self._on_delta if plan.sinks else None
+        self._call_listeners = tuple(sink for sink in plan.sinks if isinstance(sink, CallListener))
 
     @property
     def state(self) -> RunState:
-        """The state as of now; whole even after a failure or cancellation."""
+        """The current state; consistent even after a failure or cancellation."""
         return self._state
 
     @property
     def next_action(self) -> Action | None:
-        """What `advance` will perform; None before the first call and after the end."""
+        """Action that `advance` performs next; None before the first call and after the end."""
         return self._next
 
     @property
@@ -144,7 +162,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             yield action
 
     async def finish(self, *, pace: Callable[[], Awaitable[None]] | None = None) -> RunResult[OutputT]:
-        """Advance until the end and return the result; `pace` is awaited before each action but the first."""
+        """Advance until the end and return the result; `pace` is awaited before each action except the first."""
         await self._advance(goes_on=True)
         while self._result is None:
             if pace is not None:
@@ -153,17 +171,17 @@ class AgentRun(Generic[DepsT, OutputT]):
         return self._result
 
     async def advance(self) -> Action | None:
-        """Perform the next action; return the one after it, None at the end. The journal has the state then.
+        """Perform the next action and return the one after it; None at the end. The journal then has the state.
 
         Raises:
-            AgentRunError: the run failed; `state`, `messages` and `usage` of the error hold what was done. Any
-                other error that ends a run (a developer's mistake, a listener's own error) has them as well.
-            UserError: the run has failed before; start another one from `state.messages`.
+            AgentRunError: the run failed; `state`, `messages` and `usage` of the error describe the work done. Any
+                other error that ends a run (a developer's mistake, an error in a listener) has them too.
+            UserError: the run has failed before; start a new one from `state.messages`.
         """
         return await self._advance(goes_on=False)
 
     async def _advance(self, *, goes_on: bool) -> Action | None:
-        """Perform the next action; `goes_on` says that the one after it is performed at once."""
+        """Perform the next action; `goes_on` says that the one after it follows immediately."""
         if self._result is not None:
             return None
         if self._has_failed:
@@ -191,19 +209,21 @@ class AgentRun(Generic[DepsT, OutputT]):
         else:
             await self._refresh_tools()
         plan, state, names = self._plan, self._state, tuple(self._offer.tools)
-        model_name = plan.model.name
+        model_name, provider = plan.model.name, plan.model.provider
         if not state.tainted and not state.handed and self._offer.taints(state):
             self._state = replace(state, tainted=True)
         if self._state.tainted:
             self._offer = self._offer.tainted()
         if plan.request is None:
             if self._emit is not None:
-                self._emit(RunResumedEvent(state.run_id, plan.agent_name, model_name, names, state.step))
+                self._emit(RunResumedEvent(state.run_id, plan.agent_name, model_name, names, state.step, provider))
             self._next = next_action(self._state, self._offer.rules)
             await self._save("running")
             return
         if self._emit is not None:
-            self._emit(RunStartedEvent(state.run_id, plan.agent_name, model_name, names, state.n_history))
+            self._emit(
+                RunStartedEvent(state.run_id, plan.agent_name, model_name, names, state.n_history, provider)
+            )
         await self._observe(await self._checked_request(plan.request))
 
     async def _checked_request(self, request: ModelRequest) -> ModelRequest | Refused:
@@ -214,7 +234,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             if isinstance(part, UserPromptPart):
                 text = await self._offer.checks.input(part.content, self._context())
                 if not isinstance(text, str):
-                    return Refused()
+                    return Refused("prompt")
                 part = replace(part, content=text)
             parts.append(part)
         return ModelRequest(tuple(parts))
@@ -225,6 +245,10 @@ class AgentRun(Generic[DepsT, OutputT]):
                 await self._observe(await self._make_plan(reason))
             case CallModel(final=final) if (upset := await self._upset(final)) is not None:
                 await self._observe(upset)
+            case CallModel() if (shortened := await self._shortened()) is not None:
+                await self._observe(shortened)
+            case CallModel(final=final) if (limit := self._budget.take_request(final=final)) is not None:
+                await self._observe(OutOfBudget(limit))
             case CallModel(final=final):
                 from anyio.lowlevel import checkpoint
 
@@ -235,6 +259,8 @@ class AgentRun(Generic[DepsT, OutputT]):
                 if outcomes is None:
                     await self._end(None, "needs_approval")  # pyright: ignore[reportArgumentType]
                 else:
+                    if self._emit is not None:
+                        self._report_repeats(outcomes)
                     await self._observe(outcomes)
             case ReadOutput(response=response, status=status):
                 await self._answer(response.text, status)
@@ -245,60 +271,89 @@ class AgentRun(Generic[DepsT, OutputT]):
                 await self._end(None, status)  # pyright: ignore[reportArgumentType] - documented on RunResult.output
 
     async def _answer(self, answer: str, status: RunStatus) -> None:
-        """End with an answer, unless it is blocked or must be mended."""
+        """End the run with an answer, unless the answer is blocked or must be corrected."""
+        if status == "completed" and (found := self._text_calls(answer)) is not None and found.problem:
+            names = ", ".join(map(repr, found.tool_names))
+            reason = f"The reply looks like a call of {names}, written as text, but {found.problem} "
+            await self._observe(OutputRejected(f"{reason}Call the tool, or answer in words.", "malformed_call"))
+            return
         checks = self._offer.checks
         try:
             text = answer if checks is None else await checks.output(answer, self._context())
+            if isinstance(text, str) and text != answer:  # the conversation must contain the published answer
+                self._state = with_answer(self._state, text)
             output = await self._read_output(text) if isinstance(text, str) else None
         except ModelRetry as signal:
             await self._observe(OutputRejected(str(signal)))
             return
         if not isinstance(text, str):
-            await self._observe(Refused())
+            await self._observe(Refused("answer"))
         else:
             await self._end(output, status)  # pyright: ignore[reportArgumentType]
 
     async def _take_over(self) -> None:
-        """Let the agent that has the run, as the state says, take the place of the one before."""
+        """Replace the plan by that of the agent that the state names as current."""
         before, state = self._plan, self._state
-        if before.team is None:  # of a stored state: without a team no tool hands over
+        if before.team is None:  # only for a stored state: without a team no tool hands over
             raise CheckpointError(
                 f"run {state.run_id} was handed over to {state.handed[-1].to!r}, and this agent has no `handoffs`."
             )
-        self._opening = before.team.opening(state, self._context())
+        self._opening = before.team.opening(state)
         self._plan = before.handed_to(before.team.member(state).plan)
         await self._enter(self._plan)
         await self._refresh_tools()
         self._n_reported = max(self._n_reported, state.handed[-1].at)
         if self._emit is not None:
             after = self._plan
-            names = tuple(self._offer.tools)
-            self._emit(
-                HandoffEvent(before.agent_name, state.handed[-1].to, after.model.name, names, self._opening)
-            )
+            names, model = tuple(self._offer.tools), after.model
+            to = state.handed[-1].to
+            text = self._reported_instructions = await resolved(after.instructions, self._context)
+            shown = tuple(instructed(self._opening, text))
+            self._emit(HandoffEvent(before.agent_name, to, model.name, names, shown, model.provider))
 
     def _conversation(self) -> tuple[ModelMessage, ...]:
-        """Return the conversation as the agent that has the run sees it."""
+        """Return the conversation as the current agent sees it."""
         state = self._state
         return (*self._opening, *state.messages[state.handed[-1].at :]) if state.handed else state.messages
 
+    async def leave(self, error: BaseException | None) -> None:
+        """Report an abandoned run to listeners, so that they close it, and release its journal.
+
+        `error` is the reason; None if the application left without an error.
+        """
+        try:
+            if self._next is None:
+                return
+            if error is not None and not isinstance(error, GeneratorExit):
+                self._report_failure(error)
+            elif failed := self._report_end(LEFT_EARLY, "The application left the run before its end."):
+                raise failed[0]
+        finally:
+            await self.release()
+
     async def release(self) -> None:
-        """Let other processes take the run up: this one does not go on with it."""
+        """Release the journal, so that another process may resume the run; no effect after the end."""
         if self._journal is None or self._result is not None:
             return
         from anyio import CancelScope
 
-        with CancelScope(shield=True), suppress(CheckpointError):  # if it cannot be written, the lease runs out
+        with CancelScope(shield=True), suppress(CheckpointError):  # if the write fails, the lease expires
             await self._journal.release()
 
     def interrupt(self, message: str) -> None:
-        """Say something to a run that goes on: the model reads it before its next reply, and a plan is revised."""
+        """Send a user message to a run in progress: the model reads it before its next reply; a plan is revised.
+
+        All input guardrails check it before the model is asked. If one blocks it, the run ends as "refused": a run
+        that continues without the message could do what the user wanted to stop.
+        """
         self._interruptions.append(well_formed(message))
 
-    async def _upset(self, final: bool) -> PlanUpset | None:
-        """Return what keeps the run from going on as planned; before the last reply only the user can."""
+    async def _upset(self, final: bool) -> PlanUpset | Refused | None:
+        """Return the event that stops the run from following its plan; for the last reply only a user message."""
         if self._interruptions:
-            message = self._interruptions.pop(0)
+            message = await self._checked_interruption(self._interruptions.pop(0))
+            if message is None:
+                return Refused("interruption")
             return PlanUpset(f"the user says: {message}", said=message)
         plan, planner = self._state.plan, self._plan.planner
         if final or plan is None or planner is None or plan.current is None:
@@ -309,19 +364,24 @@ class AgentRun(Generic[DepsT, OutputT]):
             return None
         return PlanUpset(f"the precondition of the step {plan.current.goal!r} does not hold")
 
+    async def _checked_interruption(self, message: str) -> str | None:
+        """Return the user's message after the input guardrails; None if one blocks it."""
+        if self._offer.checks is None:
+            return message
+        text = await self._offer.checks.input(message, self._context())
+        if not isinstance(text, str) or await self._offer.checks.input_beside(text, self._context()) is not None:
+            return None
+        return text
+
     async def _make_plan(self, reason: str | None) -> Planned:
         from agentkit.planning.planner import Situation
 
         state, planner = self._state, self._plan.planner
         assert planner is not None  # MakePlan follows from `max_revisions`, which a planner has
-        used = RunUsage()
 
-        async def ask(messages: Sequence[ModelRequest], schema: OutputSchema) -> ModelResponse:
-            nonlocal used
+        async def ask(messages: Sequence[ModelMessage], schema: OutputSchema) -> ModelResponse:
             parameters = ModelRequestParameters(output=schema, settings=self._plan.settings)
-            response = await self._plan.model.request(messages, parameters)
-            used = used.plus_request(response.usage)
-            return response
+            return await self._ask_aside("plan", self._plan.model, messages, parameters)
 
         prompts = (part for message in state.messages[state.n_history :] for part in message.parts)
         said = next((part.content for part in prompts if isinstance(part, UserPromptPart)), "")
@@ -329,18 +389,46 @@ class AgentRun(Generic[DepsT, OutputT]):
             said = state.handed[-1].task
         task = said if state.plan is None else state.plan.task
         situation = Situation(task, self._offer.definitions, self._context(), ask)
-        if state.plan is None:
-            steps = await planner.plan(situation)
-        else:
-            steps = await planner.revise(situation, state.plan, reason or "")
+        try:
+            if state.plan is None:
+                steps = await planner.plan(situation)
+            else:
+                steps = await planner.revise(situation, state.plan, reason or "")
+        except NoRequestLeft:
+            steps = () if state.plan is None else None
         steps = None if steps is None else tuple(steps)
         if self._emit is not None:
             self._emit(PlanEvent(steps, reason))
-        return Planned(task, steps, used)
+        return Planned(task, steps)
+
+    async def _ask_aside(
+        self,
+        purpose: Literal["plan", "summary"],
+        model: Model,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+    ) -> ModelResponse:
+        """Ask a model outside the conversation; its usage counts for the run, and an event is sent.
+
+        Raises:
+            NoRequestLeft: the run's limits allow only the last answer.
+        """
+        has_room = self._plan.limits.reached(self._state.usage) is None
+        if not has_room or self._budget.take_request(final=False) is not None:
+            raise NoRequestLeft(f"no request for a {purpose} is left")
+        started = time.perf_counter()
+        response = await model.request(messages, parameters)
+        self._state = replace(self._state, usage=self._state.usage.plus_request(response.usage))
+        if self._emit is not None:
+            duration_s = time.perf_counter() - started
+            asked = tuple(messages)
+            self._emit(SideRequestEvent(purpose, model.name, asked, response, duration_s, model.provider))
+        return response
 
     async def _observe(self, seen: Observation) -> None:
         before = self._state.limit
         self._state, self._next = step(self._state, seen, self._offer.rules)
+        self._budget.settle(self._state.usage)
         self._is_stored = not self._starts_a_call(self._next)
         if self._is_stored:
             await self._save("running")
@@ -348,7 +436,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             self._emit(LimitReachedEvent(self._state.limit))
 
     def _starts_a_call(self, action: Action) -> bool:
-        """Say whether next is the start of one call and nothing else: nobody is asked, no call runs beside it."""
+        """Return whether the next step only starts one call: no approval rule, no guardrail, no second call."""
         if not (self._goes_on and isinstance(action, RunTools) and len(action.calls) == 1):
             return False
         has_rule = self._offer.tools[action.calls[0].tool_name].requires_approval
@@ -377,33 +465,76 @@ class AgentRun(Generic[DepsT, OutputT]):
             parallel_tool_calls=plan.parallel_tool_calls,
             settings=plan.settings,
         )
-        messages = self._conversation()
-        if plan.compaction is not None:
-            messages = await self._shown(plan.compaction, messages)
-        ask = partial(plan.model.request, with_note(messages, note), parameters)
+        messages: Sequence[ModelMessage] = self._conversation()
+        if state.compacted is not None:
+            from agentkit.compaction import view
+
+            messages = view(messages, state.compacted)
+        text = None if plan.instructions is None else await resolved(plan.instructions, self._context)
+        ask = partial(plan.model.request, with_note(instructed(messages, text), note), parameters)
         if self._emit is not None:
-            self._report_request(() if final else allowed, parameters, note)
+            self._report_request(() if final else allowed, parameters, note, text)
         started, self._tokens, checks = time.perf_counter(), None, self._offer.checks
         response = await (ask(on_delta=self._hears) if checks is None else self._guarded(ask, checks))
+        if isinstance(response, ModelResponse) and not response.tool_calls:
+            response = self._with_text_calls(response)
         if self._emit is not None and isinstance(response, ModelResponse):
             self._emit(ModelResponseEvent(state.step + 1, response, time.perf_counter() - started, self._tokens))
             self._n_reported = len(state.messages) + 1
         return response
 
-    async def _shown(self, compaction: Compaction, messages: tuple[ModelMessage, ...]) -> Sequence[ModelMessage]:
-        """Return the conversation as the model is shown it, made shorter if it has grown too long."""
-        from agentkit.compaction import view
+    def _with_text_calls(self, response: ModelResponse) -> ModelResponse:
+        """Return the response with its text replaced by calls, if the text consists only of calls."""
+        found = None if response.finish_reason == "content_filter" else self._text_calls(response.text)
+        if found is None:
+            return response
+        if self._emit is not None:
+            self._emit(TextCallsEvent(response.text, found.tool_names, len(found.calls), found.problem))
+        if not found.calls:
+            return response
+        kept = (part for part in response.parts if not isinstance(part, TextPart))
+        return replace(response, parts=(*kept, *found.calls))
 
-        state = self._state
-        compacted = await compaction.compact(messages, state.compacted, self._plan.model)
-        if compacted is not None:
-            self._state = state = replace(state, compacted=compacted)
-            if self._emit is not None:
-                self._emit(CompactionEvent(compacted))
-        return view(messages, state.compacted)
+    def _text_calls(self, text: str) -> TextCalls | None:
+        """Return the calls in a text; None for an answer of the run's output type.
+
+        None for a model with a grammar too: it cannot write a call as text by mistake.
+        """
+        plan = self._plan
+        if not text or not self._offer.tools or plan.settings.tool_choice == "none" or plan.model.profile.grammar:
+            return None
+        from agentkit.text_calls import text_calls, unfenced
+
+        found = text_calls(text, self._offer.tools)
+        if found is not None and plan.output.schema is not None:
+            for answer in (text, unfenced(text)):
+                with suppress(ModelRetry):
+                    plan.output.parse(answer)
+                    return None
+        return found
+
+    async def _shortened(self) -> Shortened | None:
+        """Return a shorter view of a conversation that is too long; at most one per step."""
+        compaction, step = self._plan.compaction, self._state.step
+        if compaction is None or step == self._shortened_at:
+            return None
+
+        async def ask(
+            messages: Sequence[ModelMessage], settings: ModelSettings, model: Model | None
+        ) -> ModelResponse:
+            parameters = ModelRequestParameters(settings=settings)
+            return await self._ask_aside("summary", model or self._plan.model, messages, parameters)
+
+        compacted = await compaction.compact(self._conversation(), self._state.compacted, ask)
+        if compacted is None:
+            return None
+        self._shortened_at = step
+        if self._emit is not None:
+            self._emit(CompactionEvent(compacted))
+        return Shortened(compacted)
 
     async def _guarded(self, ask: Ask, checks: Checks) -> ModelResponse | Refused:
-        """Ask the model while the checks that may do so run beside it; a `Block` stops it where it is."""
+        """Ask the model while parallel and streaming checks run beside it; a `Block` stops the model at once."""
         state, context = self._state, self._context()
         guardrails = checks.guardrails
         beside = state.step == 0 and any(each.mode == "parallel" for each in guardrails.input)
@@ -424,7 +555,9 @@ class AgentRun(Generic[DepsT, OutputT]):
             check_text=partial(checks.output_so_far, context=context) if streaming else None,
             on_delta=self._hears,
         )
-        return response if response is not None else Refused()
+        if isinstance(response, ModelResponse):
+            return response
+        return Refused("prompt" if response == "input" else "partial answer")
 
     def _allowed(self) -> tuple[str, ...]:
         step = None if self._state.plan is None else self._state.plan.current
@@ -435,6 +568,10 @@ class AgentRun(Generic[DepsT, OutputT]):
         return tuple(name for name in self._offer.tools if name not in self._state.disabled_tools)
 
     async def _run_tools(self, action: RunTools) -> ToolOutcomes | None:
+        n_calls = self._budget.begin_turn(self._state.usage, len(action.calls))
+        if n_calls < len(action.calls):
+            action = with_room(self._state, action, n_calls)
+        begun = self._budget.used
         scope = TurnScope(
             tools=self._offer.tools,
             context=self._context(InnerRuns(self._state, self._journal)),
@@ -445,6 +582,7 @@ class AgentRun(Generic[DepsT, OutputT]):
             journal=self._journal,
             is_stored=self._is_stored,
             nested=self._offer.nested,
+            around_call=self._around_call if self._call_listeners else None,
         )
         try:
             self._state, outcomes = await run_turn(self._state, action, scope)
@@ -456,15 +594,31 @@ class AgentRun(Generic[DepsT, OutputT]):
                 await self._note_answers(scope)
             raise
         finally:
-            if self._charged is not None:
-                self._state = replace(self._state, usage=self._state.usage.plus(self._charged))
-                self._charged = None
+            if self._budget.used is not begun:  # inner runs and nested calls have counted here
+                more = self._budget.used.minus(begun)
+                self._state = replace(self._state, usage=self._state.usage.plus(more))
         if self._state.tainted:
             self._offer = self._offer.tainted()
         return outcomes
 
+    def _report_repeats(self, outcomes: ToolOutcomes) -> None:
+        """Send an event for each call that was not run because it repeats another."""
+        names = {call.tool_call_id: call.tool_name for call in self._state.open_calls}
+        for call_id, first_id in outcomes.copied.items():
+            self._send(RepeatedCallEvent(names.get(call_id, ""), call_id, first_id, "copied"))
+        for part in outcomes.parts:
+            if (first_id := repeat_of(part)) is not None and isinstance(part, ToolReturnPart):
+                kind = "withdrawn" if part.tool_name in outcomes.withdrawn else "told"
+                self._send(RepeatedCallEvent(part.tool_name, part.tool_call_id, first_id, kind))
+
+    def _around_call(self, call: ToolCallPart) -> AbstractContextManager[object]:
+        with ExitStack() as stack:
+            for listener in self._call_listeners:
+                stack.enter_context(listener.around_call(call))
+            return stack.pop_all()
+
     async def _note_answers(self, scope: TurnScope) -> None:
-        """Store the results that the journal does not have: the last one of a turn is stored with its end."""
+        """Store results that the journal may lack: the last one of a turn is normally stored with the state."""
         if self._journal is not None:
             for part in scope.progress.answers.values():
                 await self._journal.call_answered(part)
@@ -507,29 +661,35 @@ class AgentRun(Generic[DepsT, OutputT]):
             usage=state.usage,
             step=state.step,
             tainted=state.tainted,
-            limits=self._plan.limits.left(state.usage),
-            charge=self._charge,
+            budget=self._budget,
             inner=inner,
         )
-
-    def _charge(self, usage: RunUsage) -> None:
-        self._charged = usage if self._charged is None else self._charged.plus(usage)
 
     def _send(self, event: AgentEvent) -> None:
         for sink in self._plan.sinks:
             sink(event)
 
     def _report_request(
-        self, allowed: tuple[str, ...], parameters: ModelRequestParameters, note: str | None
+        self,
+        allowed: tuple[str, ...],
+        parameters: ModelRequestParameters,
+        note: str | None,
+        instructions: str | None,
     ) -> None:
-        new = tuple(m for m in self._state.messages[self._n_reported :] if isinstance(m, ModelRequest))
+        messages: Sequence[ModelMessage] = self._state.messages[self._n_reported :]
+        changed = instructions != self._reported_instructions
+        self._reported_instructions = instructions
+        if changed and self._n_reported == 0 and not self._state.handed:
+            messages, changed = instructed(messages, instructions), False
+        new = tuple(m for m in messages if isinstance(m, ModelRequest))
         tools = None if self._offer.definitions == self._reported_tools else self._offer.definitions
         self._reported_tools = self._offer.definitions
         asked = RequestShape(parameters.output, parameters.settings, parameters.parallel_tool_calls)
         shape = None if asked == self._reported_shape else asked
         self._reported_shape = asked
         step, choice = self._state.step + 1, parameters.tool_choice
-        self._send(ModelRequestEvent(step, new, allowed, tools, choice, shape, note))
+        told = (instructions or "") if changed else None
+        self._send(ModelRequestEvent(step, new, allowed, tools, choice, shape, note, told))
 
     def _on_delta(self, delta: ModelDelta) -> None:
         if isinstance(delta, TextDelta):
@@ -542,18 +702,24 @@ class AgentRun(Generic[DepsT, OutputT]):
             self._send(ToolCallDeltaEvent(delta.index, delta.tool_name, delta.arguments))
 
     def _report_failure(self, error: BaseException) -> None:
+        for also in self._report_end(type(error).__name__, str(error)):
+            error.add_note(f"A listener failed when it was told of this: {type(also).__name__}: {also}")
+
+    def _report_end(self, error_type: str, text: str) -> list[Exception]:
+        """Tell all listeners that the run has ended; return the errors that they raised."""
         self._next, self._has_failed = None, True
-        state = self._state
-        event = RunFailedEvent(state.run_id, type(error).__name__, str(error), state.usage)
-        for sink in self._plan.sinks:  # all are told, whatever one of them raises: the first error counts
+        event = RunFailedEvent(self._state.run_id, error_type, text, self._state.usage)
+        failed: list[Exception] = []
+        for sink in self._plan.sinks:
             try:
                 sink(event)
-            except Exception as also:
-                error.add_note(f"A listener failed when it was told of this: {type(also).__name__}: {also}")
+            except Exception as error:  # the other listeners must still be told
+                failed.append(error)
+        return failed
 
 
 def _n_answered(state: RunState) -> int:
-    """Return how many messages there are up to the last response, that included."""
+    """Return the number of messages up to and including the last response of the run."""
     n_after = next((n for n, m in enumerate(reversed(state.messages)) if isinstance(m, ModelResponse)), None)
     return state.n_history if n_after is None else max(state.n_history, len(state.messages) - n_after)
 

@@ -1,8 +1,9 @@
-"""The state of a run as a value: what has been said, what was used, what may still be called.
+"""State of a run as a value: the conversation, the usage, and the tools that are still callable.
 
-`agentkit.loop.step` turns one state into the next; nothing else decides. The tuple of messages only grows, and
-earlier messages are shared between states, never copied. A state says by itself how its run goes on
-(`agentkit.loop.next_action`), so it can be stored anywhere and taken up by another process.
+`agentkit.loop.step` computes the next state and makes all decisions. The tuple of messages only grows, except when
+a guardrail withholds or rewrites text; earlier messages are shared between states, never copied. The next action
+follows from the state alone (`agentkit.loop.next_action`), so a state can be stored anywhere and resumed by
+another process.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ from agentkit.messages import (
 from agentkit.planning.plan import Plan
 from agentkit.tagged import TaggedBy
 
-RunStatus = Literal["completed", "truncated", "filtered", "limit_reached", "abstained", "refused"]
-"""How a run ended; see `RunResult.status`."""
+RunStatus = Literal[
+    "completed", "truncated", "filtered", "malformed_call", "limit_reached", "abstained", "refused"
+]
+"""Status of an ended run; see `RunResult.status`."""
 CallAnswer = Annotated[ToolReturnPart | RetryPromptPart, TaggedBy("part_kind")]
 
 
@@ -33,23 +36,23 @@ class Compacted:
     """A shorter view of a conversation; see `agentkit.compaction`."""
 
     n_first: int
-    """So many messages at the beginning are shown as they are."""
+    """Number of messages at the beginning that stay unchanged."""
     cut: int
-    """The first message of the tail, which is shown as it is."""
+    """Index of the first message of the tail, which stays unchanged."""
     note: str
-    """Stands for all between."""
+    """Text that replaces the messages in between."""
 
 
 @dataclass(frozen=True, slots=True)
 class HandedOver:
-    """A run that another agent goes on with; see `agentkit.handoffs`."""
+    """A hand-off of the run to another agent; see `agentkit.handoffs`."""
 
     to: str
-    """The agent's name."""
+    """Name of the next agent."""
     at: int
-    """Messages from here on are its own; earlier ones it sees through a filter."""
+    """Index of the agent's first own message; it sees earlier messages through a filter."""
     task: str
-    """What it was given to do."""
+    """Task for the next agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,57 +60,57 @@ class InnerRun:
     """A run that one of this run's calls performs; see `agentkit.agent_tool`."""
 
     call_id: str
-    """The call that it serves."""
+    """Id of the call that the run serves."""
     state: RunState
 
 
 @dataclass(frozen=True, slots=True)
 class RunState:
-    """Where a run stands."""
+    """Complete state of a run."""
 
     messages: tuple[Annotated[ModelMessage, TaggedBy("kind")], ...] = ()
     n_history: int = 0
-    """How many of the messages came from earlier runs."""
+    """Number of messages from earlier runs."""
     run_id: str = field(default_factory=lambda: new_call_id().replace("call_", "run_"))
     usage: RunUsage = RunUsage()
     step: int = 0
-    """Model responses so far."""
+    """Number of model responses so far."""
     retries: tuple[tuple[str, int], ...] = ()
-    """Tools whose last calls in a row were sent back to the model, and how often."""
+    """Number of consecutive calls that were sent back to the model, by tool."""
     output_retries: int = 0
     disabled_tools: tuple[str, ...] = ()
-    """Tools that used up their retries, in that order; masked out from then on."""
+    """Tools that used up their retries or were withdrawn, in that order; masked out from then on."""
     limit: str | None = None
-    """The usage limit that was reached; the next model turn is the last and may call no tool."""
+    """Usage limit that was reached; the next model turn is the last and may call no tool."""
     confidence: float | None = None
-    """The least probability of any decision of the run; None where the model gives none."""
+    """Lowest probability of any decision of the run; None if the model reports none."""
     tainted: bool = False
-    """Results of tools that are not trusted are in the conversation."""
+    """True if the conversation contains results of untrusted tools."""
     ending: RunStatus | None = None
-    """How the run ends if its last response holds; None while it goes on."""
+    """Status of the run if its last response passes validation; None while the run continues."""
     answers: tuple[CallAnswer, ...] = ()
-    """To calls of the last response, as long as others of its calls are not answered."""
+    """Answers to calls of the last response while other calls of it are not answered."""
     pending: tuple[PendingCall, ...] = ()
-    """Calls of the last response that wait for somebody's decision."""
+    """Calls of the last response that wait for a decision."""
     in_doubt: tuple[str, ...] = ()
     """Nested calls (`agentkit.nested_calls`) that were running when the process of this run died."""
     grants: tuple[Grant, ...] = ()
-    """What was allowed and is not used up."""
+    """Permissions that are not used up."""
     plan: Plan | None = None
-    """The steps of a run that has a planner, once they are made."""
+    """Plan of a run with a planner; None before it is made."""
     compacted: Compacted | None = None
-    """How the model is shown the conversation; None: whole."""
+    """View of the conversation for the model; None: the whole conversation."""
     handed: tuple[HandedOver, ...] = ()
-    """From agent to agent; the last one has the run."""
+    """Hand-offs so far; the agent of the last one has the run."""
     attempts: tuple[tuple[str, int], ...] = ()
-    """Calls of the last response, nested ones included, and how many attempts of each are used up: cut off with
-    their process, or allowed and asking again."""
+    """Number of used attempts, by call of the last response, including nested calls. An attempt is used up if its
+    process died, or if the call was allowed and asked again."""
     inner: tuple[InnerRun, ...] = ()
-    """Runs of other agents that open calls of the last response perform."""
+    """Runs of other agents, performed by open calls of the last response."""
 
     @property
     def last_response(self) -> ModelResponse | None:
-        """The newest response of this run."""
+        """Latest response of this run; None if there is none."""
         for message in reversed(self.messages[self.n_history :]):
             if isinstance(message, ModelResponse):
                 return message
@@ -123,9 +126,9 @@ class RunState:
         return tuple(call for call in last.tool_calls if call.tool_call_id not in answered)
 
     def attempts_of(self, call_id: str) -> int:
-        """Return how many attempts of a call are used up."""
+        """Return the number of used attempts of a call."""
         return next((count for known, count in self.attempts if known == call_id), 0)
 
     def retries_of(self, tool_name: str) -> int:
-        """How often in a row calls of this tool were sent back."""
+        """Return the number of consecutive calls of a tool that were sent back to the model."""
         return next((count for name, count in self.retries if name == tool_name), 0)

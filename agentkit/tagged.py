@@ -1,7 +1,7 @@
-"""Unions told apart by one field, declared without importing pydantic.
+"""Discriminated unions, declared without importing pydantic.
 
-Messages and events are plain dataclasses; pydantic reads them only where a conversation comes from JSON. So the
-discriminator names itself here and becomes pydantic's own when a schema is built: `import agentkit` stays light.
+Messages and events are plain dataclasses; pydantic is needed only to parse a conversation from JSON. So the marker
+here becomes pydantic's `Discriminator` only when a schema is built, and `import agentkit` stays light.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TaggedBy:
-    """In `Annotated[A | B, TaggedBy("kind")]`: the literal field that tells which member a value is."""
+    """Marker in `Annotated[A | B, TaggedBy("kind")]`: names the literal field that distinguishes the members."""
 
     field: str
 
     def __get_pydantic_core_schema__(self, union: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        """Give pydantic its `Discriminator`."""
+        """Build the schema with pydantic's `Discriminator`."""
         from pydantic import Discriminator
 
         return handler.generate_schema(Annotated[union, Discriminator(self.field)])

@@ -1,7 +1,7 @@
-"""The calls of one response: guardrails first, then whoever must be asked, then the tools, then guardrails again.
+"""Calls of one response: guardrails first, then approvals, then the tools, then guardrails again.
 
-Nothing of a response runs while one of its calls waits for a decision: what is allowed may be all or nothing. What
-was decided or answered before, in this process or in one that was killed, stays as it is.
+No call of a response runs while another one waits for a decision, so that a person can allow all or nothing.
+Earlier decisions and answers are kept, also those from a process that was killed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from agentkit.messages import ModelRequest, ModelResponse, ToolCallPart, ToolRet
 from agentkit.nested_calls import NestedCalls
 from agentkit.questions import asked_now, attempted, is_allowed, question
 from agentkit.repair import not_finished
+from agentkit.repeated_calls import with_copies
 from agentkit.state import RunState
 from agentkit.tools.approval import reason_to_ask
 from agentkit.tools.execution import TurnProgress, run_calls
@@ -25,10 +26,10 @@ from agentkit.turn_scope import TurnScope, call_scope, checked
 
 
 async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple[RunState, ToolOutcomes | None]:
-    """Run the calls that have no answer yet; no outcomes where one of them waits, as the state says then.
+    """Run the calls that have no answer yet; return no outcomes if a call waits (see `RunState.pending`).
 
     Raises:
-        AgentRunError: as `run_calls`, or the journal cannot be written.
+        AgentRunError: see `run_calls`; or the journal cannot be written.
     """
     answered, asked = {part.tool_call_id for part in state.answers}, {call.tool_call_id for call in action.calls}
     calls = [call for call in action.calls if call.tool_call_id not in answered]
@@ -36,14 +37,14 @@ async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple
     if waiting:
         return _wait(state, waiting, scope), None
     inner = scope.context.inner
-    assert inner is not None  # of every run
-    nested = NestedCalls(state, scope, scope.nested, n_outer=len(action.calls)) if scope.nested else None
+    assert inner is not None  # every run has one
+    nested = NestedCalls(state, scope, scope.nested) if scope.nested else None
     made = call_scope(state, calls, scope, n_open=len(calls))
     if nested is not None:
         made = replace(made, context=replace(made.context, call_tool=nested.call))
     results = await run_calls(calls, made)
     answers = (*state.answers, *(part for part in results if not isinstance(part, PendingCall)))
-    # Calls that were answered before count too: their process may have died before it stored the taint.
+    # Calls answered earlier count too: their process may have died before it stored the taint.
     tainted = state.tainted or inner.tainted or any(scope.tools[c.tool_name].is_untrusted for c in action.calls)
     if nested is not None:
         answers, tainted = (*answers, *nested.answers), tainted or nested.tainted
@@ -56,13 +57,13 @@ async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple
     parts = [*(part for part in answers if part.tool_call_id in asked), *action.refused]
     if len(parts) > len(results):
         parts = in_call_order(state, parts)
-    return state, ToolOutcomes(tuple(parts), n_run=len(action.calls))
+    return state, ToolOutcomes(tuple(parts), len(action.calls), action.copied, action.withdrawn)
 
 
 def interrupted(state: RunState, action: RunTools, progress: TurnProgress) -> RunState:
-    """Keep the conversation usable: every call has a result, which says whether the call was cut off or never ran.
+    """Answer every open call, so that the conversation stays usable; the answer says whether the call had started.
 
-    A journal is not told of the calls that were cut off: there they stay in flight.
+    The journal does not record these answers: interrupted calls stay in flight there.
     """
     known = {part.tool_call_id: part for part in state.answers} | progress.answers
     parts = [
@@ -70,7 +71,7 @@ def interrupted(state: RunState, action: RunTools, progress: TurnProgress) -> Ru
         or (not_finished(call) if call.tool_call_id in progress.started else _not_begun(call))
         for call in action.calls
     ]
-    answered = ModelRequest(tuple(in_call_order(state, [*parts, *action.refused])))
+    answered = ModelRequest(tuple(with_copies([*parts, *action.refused], action.copied, last_response(state))))
     return replace(state, messages=(*state.messages, answered), answers=(), pending=(), inner=())
 
 
@@ -81,16 +82,20 @@ def _not_begun(call: ToolCallPart) -> ToolReturnPart:
 
 def in_call_order(state: RunState, parts: Sequence[Any]) -> list[Any]:
     """Sort answers by the calls of the last response."""
+    return with_copies(parts, {}, last_response(state))
+
+
+def last_response(state: RunState) -> ModelResponse:
+    """Return the response whose calls are being run."""
     response = state.messages[-1]
     assert isinstance(response, ModelResponse)  # RunTools always follows a response
-    order = {call.tool_call_id: index for index, call in enumerate(response.tool_calls)}
-    return sorted(parts, key=lambda part: order[part.tool_call_id])
+    return response
 
 
 async def _admitted(
     state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope
 ) -> tuple[RunState, list[ToolCallPart], list[PendingCall]]:
-    """Return the calls as they may run, those that wait, and the state with the answers to what was blocked."""
+    """Return the state with the answers of blocked calls, the calls after guardrails, and those that wait."""
     unknown = {call.tool_call_id for call in state.pending if call.kind == "unknown"}
     blocked: list[ToolReturnPart] = []
     admitted: list[ToolCallPart] = []
@@ -116,9 +121,9 @@ async def _admitted(
 def _asking(
     state: RunState, waiting: Sequence[PendingCall], inner: InnerRuns
 ) -> tuple[RunState, list[PendingCall]]:
-    """Return what calls ask that came back without a result, and the state in which they ask it.
+    """Return the state and the questions of calls that returned without a result.
 
-    A call that was allowed and asks again has used that up: whatever it asks now is another question.
+    A call that was allowed and asks again has used up its grant: its new question needs a new approval.
     """
     asks = [(call, inner.asks(call)) for call in waiting]
     ids = {call.tool_call_id for call, of_inner in asks if of_inner is None}

@@ -1,8 +1,9 @@
-"""What the calls of one turn share, and what happens to a single one before it runs."""
+"""Context shared by the calls of one turn, and the guardrail check of a single call before it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class TurnScope:
-    """What the calls are run with."""
+    """Context shared by the calls of one turn."""
 
     tools: Mapping[str, Tool]
     context: RunContext[Any]
@@ -30,20 +31,22 @@ class TurnScope:
     default_timeout_s: float | None
     checks: Checks | None = None
     checks_if_tainted: Callable[[], Checks | None] | None = None
-    """Makes the checks of a run that has become tainted; None where `checks` are these."""
+    """Returns the checks of a run that has become tainted; None if `checks` already are these."""
     journal: RunJournal | None = None
     is_stored: bool = True
-    """Whether the journal has the turn's state; otherwise it is stored with the start of the first call."""
+    """True if the journal has the turn's state; otherwise the start of the first call stores it."""
     nested: Mapping[str, Tool] = field(default_factory=dict[str, Tool])
     """Tools that only other tools can call."""
     progress: TurnProgress = field(default_factory=TurnProgress)
-    """Records what has begun and what has ended."""
+    """Calls that have started and calls that have ended."""
+    around_call: Callable[[ToolCallPart], AbstractContextManager[object]] | None = None
+    """See `CallScope`."""
 
 
 async def checked(
     call: ToolCallPart, tool: Tool, scope: TurnScope
 ) -> tuple[ToolCallPart, str | ToolReturnPart | None]:
-    """Return a call as guardrails leave it, and why somebody must be asked, or the answer that it gets instead."""
+    """Return a call after the guardrails, with the reason to ask, the answer of a blocked call, or None."""
     if scope.checks is None:
         return call, None
     from agentkit.guardrails.verdicts import Block
@@ -56,7 +59,7 @@ async def checked(
 
 
 def call_scope(state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope, *, n_open: int) -> CallScope:
-    """Return what calls are run with; the last of `n_open` answers is not noted: it is stored with the state."""
+    """Return the scope of calls; the last of `n_open` answers is not recorded, because the state stores it."""
     granted: frozenset[str] = frozenset()
     if state.grants:
         granted = frozenset(call.tool_call_id for call in calls if is_allowed(state, call))
@@ -72,6 +75,7 @@ def call_scope(state: RunState, calls: Sequence[ToolCallPart], scope: TurnScope,
         check_result=checks.result if checks is not None and checks.guardrails.tool_result else None,
         on_result=None if journal is None else _result_noted(journal, n_open),
         progress=scope.progress,
+        around_call=scope.around_call,
     )
 
 

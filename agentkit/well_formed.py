@@ -1,8 +1,8 @@
-"""Text without lone surrogates, which JSON's escapes can spell and UTF-8 cannot.
+"""Text without lone surrogates, which JSON escapes can represent and UTF-8 cannot.
 
-A server that cuts its deltas by UTF-16 units sends one emoji as two halves; they are joined again here. Anything
-else that is left alone becomes U+FFFD, so that what was said can always be stored and sent on. Python itself
-spells file names and arguments that are not UTF-8 with lone surrogates, and tools return them.
+A server that splits its deltas by UTF-16 units sends one emoji as two halves; they are joined here. A lone half
+becomes U+FFFD, so that every text can be stored and sent. Python represents file names and arguments that are not
+UTF-8 with lone surrogates, and tools return them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ def well_formed(text: str) -> str:
 
 
 def well_formed_data(value: Any) -> Any:
-    """Do the same in every text of data that are built as JSON's are; anything else stays as it is."""
+    """Apply `well_formed` to every string in JSON-like data; other values stay unchanged."""
     if isinstance(value, str):
         return well_formed(value)
     if isinstance(value, dict):
@@ -32,19 +32,19 @@ def well_formed_data(value: Any) -> Any:
 
 
 class SurrogateJoiner:
-    """Does the same for text that arrives in pieces: holds a trailing first half until its second comes."""
+    """Applies `well_formed` to streamed text: holds a trailing first half until the second half arrives."""
 
     def __init__(self) -> None:
-        """Start with nothing held."""
+        """Start with no held text."""
         self._held = ""
 
     def push(self, text: str) -> str:
-        """Return what can be shown after `text` arrived."""
+        """Return the complete text after `text` arrived."""
         text = self._held + text
         self._held = text[-1] if text and "\ud800" <= text[-1] <= "\udbff" else ""
         return well_formed(text[: len(text) - len(self._held)])
 
     def flush(self) -> str:
-        """Return what was still held, at the end of the text."""
+        """Return the held rest at the end of the text."""
         held, self._held = self._held, ""
         return well_formed(held)

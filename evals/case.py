@@ -25,6 +25,7 @@ RunStatus = Literal[
     "completed",
     "truncated",
     "filtered",
+    "malformed_call",
     "limit_reached",
     "abstained",
     "refused",

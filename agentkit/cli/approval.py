@@ -1,4 +1,4 @@
-"""Calls that wait for a decision, shown one by one and decided on the terminal."""
+"""Terminal prompts for calls that wait for a decision."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _MAX_ARGUMENT_LINES = 60
-"""A longer card scrolls away what it is about."""
+"""Lines of arguments on one card; a longer card would scroll its title off the screen."""
 
 
 def can_ask() -> bool:
-    """Say whether somebody sits at the terminal."""
+    """Return whether standard input and standard error are a terminal."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def decide(calls: Sequence[PendingCall], notes: Console) -> list[Decision]:
-    """Show each call and ask what becomes of it.
+    """Show each call and ask for a decision.
 
     Raises:
-        EOFError: nobody answers any more.
-        KeyboardInterrupt: the user does not want to decide.
+        EOFError: standard input has ended.
+        KeyboardInterrupt: the user pressed Ctrl-C.
     """
     return [_decide_unknown(call, notes) if call.kind == "unknown" else _decide(call, notes) for call in calls]
 
@@ -75,10 +75,10 @@ def _card(call: PendingCall, notes: Console, what: str) -> None:
 
 
 def _shown(arguments: str) -> str:
-    """Return arguments one a line; what is invisible in them is written out, since it is what is approved."""
+    """Return the arguments as indented JSON, with hidden characters escaped so that the user can see them."""
     try:
         given = json.loads(arguments)
-        # What is decoded counts: escaped in the arguments, a character is printable and hidden once it is read.
+        # Check the decoded value: an escaped character is printable in the JSON text but hidden when decoded.
         seen = is_plain(json.dumps(given, ensure_ascii=False).replace("\\n", ""))
         return json.dumps(given, indent=2, ensure_ascii=not seen)
     except ValueError:

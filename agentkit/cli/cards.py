@@ -1,4 +1,4 @@
-"""The events of a run as lines on a terminal: live in `run`, `chat` and `demo`, from a file in `trace show`."""
+"""Prints the events of a run as terminal lines: live in `run`, `chat` and `demo`, from a file in `trace show`."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ from agentkit.events import (
     ModelRequestEvent,
     ModelResponseEvent,
     PlanEvent,
+    RepeatedCallEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunResumedEvent,
     RunStartedEvent,
+    SideRequestEvent,
+    TextCallsEvent,
     TextDeltaEvent,
     ThinkingDeltaEvent,
     ToolCallEvent,
@@ -34,7 +37,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 RESULT_LINES = 6
-"""Of a tool's result; the trace holds all of it."""
+"""Lines shown of a result or message; the trace holds all of it."""
 
 _RESULT_COLUMNS = 160
 _ARGUMENT_COLUMNS = 600
@@ -45,14 +48,15 @@ _OUTCOME_STYLES = {"success": "green", "retry": "yellow", "failed": "red", "time
 NOTICES = {
     "truncated": "the answer was cut off at the model's token limit",
     "filtered": "the answer was cut off or replaced by a filter of the model's server",
+    "malformed_call": "the answer is a call of a tool, written as text, that could not be read",
 }
-"""By the result's status: printed behind an answer that is not whole."""
+"""Notice printed after an incomplete answer, by result status."""
 
 
 class EventPrinter:
     """A sink that prints a run's events; answers go to `answers`, everything else to `notes`.
 
-    `answers` is None where the answer is printed by somebody else.
+    `answers` is None if the caller prints the answer.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class EventPrinter:
         self._in_answer = False
         self._in_thought = False
         self._thought_is_shown = False
-        """Of the response that is coming: streamed already."""
+        """True once the thinking of the current response has been streamed."""
         self._calls: dict[str, ToolCallPart] = {}
 
     def __call__(self, event: AgentEvent) -> None:
@@ -99,7 +103,7 @@ class EventPrinter:
                 self._show_course(event)
 
     def _show_course(self, event: AgentEvent) -> None:
-        """Print what happens to the run besides the model and its tools."""
+        """Print an event that is neither the model's nor a tool's."""
         match event:
             case RunStartedEvent() if self._show_messages:
                 tools = ", ".join(event.tools) or "none"
@@ -113,11 +117,19 @@ class EventPrinter:
                 self._show_waiting(call)
             case PlanEvent():
                 self._show_plan(event)
+            case SideRequestEvent(purpose=purpose):
+                self._note(f"{purpose} · {event.duration_s:.2f} s{response_facts(event.response)}", "dim")
             case CompactionEvent(compacted=compacted):
                 n_left_out = compacted.cut - compacted.n_first
                 self._note(f"{n_left_out} messages are a note for the model from now on", "dim")
             case HandoffEvent():
                 self._note(f"{event.to_agent} goes on with it")
+            case RepeatedCallEvent(kind=kind) if kind != "copied":
+                end = "; the tool is withdrawn" if kind == "withdrawn" else ""
+                self._note(f"{event.tool_name} was not run again: the call gave the same twice{end}", "yellow")
+            case TextCallsEvent(problem=problem) if problem is not None:
+                names = ", ".join(event.tool_names)
+                self._note(f"a call of {names}, written as text, could not be read: {problem}", "yellow")
             case LimitReachedEvent(limit=limit):
                 self._note(f"{limit} is reached: the model answers with what it has", "yellow")
             case _:
@@ -149,6 +161,9 @@ class EventPrinter:
     def _show_request(self, event: ModelRequestEvent) -> None:
         if not self._show_messages:
             return
+        if event.instructions is not None:
+            self._note("instructions:", "bold")
+            self._block(event.instructions, "")
         for message in event.messages:
             for part in message.parts:
                 if part.part_kind != "tool-return":  # shown as the call's result
@@ -221,7 +236,7 @@ class EventPrinter:
 
 
 def response_facts(response: ModelResponse) -> str:
-    """Return what is known of a response besides its text: tokens, and the choice to answer."""
+    """Return a response's token counts, answer probability and abstention in words."""
     facts: list[str] = []
     if response.decoding is not None:
         facts.append(decoding_facts(response.decoding))
@@ -245,7 +260,7 @@ def decoding_facts(stats: DecodingStats) -> str:
 
 
 def probabilities(chosen: float | None, alternatives: Sequence[tuple[str, float]]) -> str:
-    """Return how probable a call was, and the likeliest tools besides it; "" where the model tells nothing."""
+    """Return the probability of a call and the likeliest other tools; "" if the model reports none."""
     if chosen is None:
         return ""
     likeliest = sorted(alternatives, key=lambda choice: -choice[1])[:_ALTERNATIVES]

@@ -45,11 +45,11 @@ if TYPE_CHECKING:
     from agentkit.tools.toolset import Toolset
 
     _GoingOn = tuple[RunState, list[Decision]]
-    """A turn that waits, and what was decided."""
+    """State of a turn that waits, and the decisions about its calls."""
 
 PROMPT = "you> "
 NO_REPLY = "(no answer)"
-"""What the model finds in the place of a reply of which nothing was written when its turn ended."""
+"""Placeholder for a reply if its turn ended before any text was written."""
 
 _HELP = """/tools   what the model can call
 /usage   requests, tool calls and tokens of this chat
@@ -94,7 +94,7 @@ def chat(
 
 @dataclass
 class Conversation:
-    """What has been said, and what it used."""
+    """Messages and usage of the chat so far."""
 
     printer: EventPrinter
     messages: tuple[ModelMessage, ...] = ()
@@ -103,7 +103,7 @@ class Conversation:
     """Text of the reply that is being written."""
 
     def hear(self, event: AgentEvent) -> None:
-        """Print an event, and remember the text of a reply until it is whole."""
+        """Print an event, and keep the text of an unfinished reply."""
         from agentkit.events import ModelResponseEvent, TextDeltaEvent
 
         if isinstance(event, TextDeltaEvent):
@@ -113,7 +113,7 @@ class Conversation:
         self.printer(event)
 
     def keep(self, state: RunState) -> None:
-        """Go on from where a turn ended or was stopped; every call has its result in `state`."""
+        """Store messages and usage of a turn that ended or was stopped; every call in `state` has its result."""
         from agentkit.messages import ModelRequest, ModelResponse, TextPart
 
         self.messages = state.messages
@@ -126,7 +126,7 @@ class Conversation:
 
 @dataclass(frozen=True)
 class _Chat:
-    """The prompt and what is typed there."""
+    """The prompt loop: runs turns and slash commands."""
 
     agent: Agent[None, str]
     toolsets: list[Toolset]
@@ -154,7 +154,7 @@ class _Chat:
             return ""
 
     def _command(self, line: str) -> bool:
-        """Perform a command; return whether the chat goes on."""
+        """Perform a command; return whether the chat continues."""
         commands: dict[str, Callable[[], None]] = {
             "/help": lambda: self.notes.print(_HELP),
             "/tools": self._show_tools,
@@ -172,7 +172,7 @@ class _Chat:
         return True
 
     def _turn(self, prompt: str) -> None:
-        """Run one turn; Ctrl-C stops it, however often it is pressed, and never the chat."""
+        """Run one turn; Ctrl-C, also when pressed repeatedly, stops the turn and not the chat."""
         import anyio
 
         going_on: _GoingOn | None = None
@@ -196,7 +196,7 @@ class _Chat:
             going_on = waiting, self._decide(waiting)
 
     async def _run(self, prompt: str, going_on: _GoingOn | None, scope: CancelScope) -> RunState | None:
-        """Run a turn, or go on with it; return its state where calls wait for a decision."""
+        """Run or resume a turn; return its state if calls wait for a decision."""
         from agentkit.cli.cards import NOTICES
 
         with scope:
@@ -219,7 +219,7 @@ class _Chat:
         return None
 
     def _decide(self, state: RunState) -> list[Decision]:
-        """Ask about the calls that wait; who does not answer allows nothing."""
+        """Ask about the waiting calls; without an answer all of them are denied."""
         from agentkit.cli.approval import decide
 
         try:
@@ -263,7 +263,7 @@ def _read_line() -> str:
     if sys.stdin.isatty():
         import contextlib
 
-        if os.environ.get("TERM") != "dumb":  # which says of itself that it cannot edit lines
+        if os.environ.get("TERM") != "dumb":  # a dumb terminal cannot edit lines
             with contextlib.suppress(ImportError):  # not on Windows; without it lines cannot be edited
                 import readline  # noqa: F401 - gives `input` its line editor  # pyright: ignore[reportUnusedImport]
         return input(PROMPT)

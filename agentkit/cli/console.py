@@ -1,4 +1,4 @@
-"""Terminal output of text that anybody may have written: tool results, model text, names from servers.
+"""Terminal output of untrusted text: tool results, model text, names from servers.
 
 Such text is never markup (it goes into `rich.text.Text`, not into a format string) and never reaches the terminal
 with control characters: an escape sequence can move the cursor over what was shown, set the title, write to the
@@ -35,7 +35,7 @@ def one_line(text: str, limit: int = 200) -> str:
 
 
 def plain(text: str, style: str = "") -> Text:
-    """Return cleaned text for rich, in which nothing is markup."""
+    """Return cleaned text for rich, without interpreting markup."""
     from rich.text import Text
 
     return Text(clean(text), style=style)
@@ -43,19 +43,19 @@ def plain(text: str, style: str = "") -> Text:
 
 @cache
 def _lenient_streams() -> None:
-    """Let a terminal with a small character set show a question mark instead of ending the program."""
+    """Print a question mark for a character that the terminal cannot encode, instead of raising."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="replace")
 
 
 def output_console() -> Console:
-    """Return a console on standard output, for what was asked for."""
+    """Return a console on standard output, for results."""
     return _console(stderr=False)
 
 
 def notes_console() -> Console:
-    """Return a console on standard error, for what happens on the way."""
+    """Return a console on standard error, for progress and notices."""
     return _console(stderr=True)
 
 

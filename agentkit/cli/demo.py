@@ -39,22 +39,22 @@ INTRODUCTION = (
 FIRST_HOUR_RIGHT = {"smollm2-135m": 6, "qwen2.5-coder-0.5b": 40}
 """Requests of `agentkit eval first-hour`, of 60, that a catalog model gets right with its shipped adapter."""
 FIRST_HOUR_GOOD = 48
-"""Four of five: what the default model should reach."""
+"""Requests that the default model should get right: four of five."""
 INSTRUCTIONS = "You help in a bakery. Use the tools: the notes are files, the orders are in a database."
 
 SEED = 7
 REQUEST_LIMIT = 8
-"""Model requests a task: two to call tools, one to answer, the others to correct mistakes."""
+"""Model requests per task: two to call tools, one to answer, the others to correct mistakes."""
 MAX_TOKENS = 128
 MODEL_BUDGET_S = 30.0
-"""Seconds of the model's work on two idle cores; a slower machine is told, not failed."""
+"""Model seconds expected on two idle cores; exceeding them prints a notice and is not a failure."""
 
 _ENDED_WELL = ("completed", "truncated", "limit_reached")
 
 
 @dataclass(slots=True)
 class TaskReport:
-    """What is summed up of one task."""
+    """Outcome of one task."""
 
     task: str
     status: str = "failed"
@@ -79,7 +79,7 @@ def demo(
 
     started = time.perf_counter()
     output = output_console()
-    output.soft_wrap = False  # sentences are read here, not copied
+    output.soft_wrap = False  # wrapped, because sentences are read here, not copied
     output.print(plain(INTRODUCTION))
     name, failure = usable_model(model, output)
     if failure is not None:
@@ -93,7 +93,7 @@ def demo(
 
 
 def usable_model(name: str, output: Console) -> tuple[str, ModelFileError | None]:
-    """Fetch a model's file and return the name of the model to use, and why it is not the one asked for.
+    """Fetch a model's file; return the model to use, and the error if it is the fallback.
 
     Raises:
         ModelFileError: the file cannot be fetched, nor that of the fallback profile.
@@ -106,7 +106,7 @@ def usable_model(name: str, output: Console) -> tuple[str, ModelFileError | None
 
 
 def described(name: str) -> str:
-    """Say which model does the tasks, and how much can be expected of it."""
+    """Return a description of the model and of its measured accuracy."""
     from agentkit.models.catalog import CATALOG
     from agentkit.models.resolve import split_local
 
@@ -123,7 +123,7 @@ def described(name: str) -> str:
 
 
 def problems_of(status: str, messages: Sequence[ModelMessage], tools: Mapping[str, Tool]) -> list[str]:
-    """Return what must not be: calls that no tool accepts, and a run that did not end well."""
+    """Return the faults of a run: calls that no tool accepts, and a status outside `_ENDED_WELL`."""
     found = [] if status in _ENDED_WELL else [f"the run ended as {status!r}"]
     for call in (c for m in messages if isinstance(m, ModelResponse) for c in m.tool_calls):
         if call.tool_name not in tools:
@@ -195,7 +195,7 @@ class _ModelClock:
 
 
 def _toolsets(folder: Path) -> list[Toolset]:
-    """Write what the tools work on, and describe the servers, which start when they are entered."""
+    """Write the demo's files and return its servers, which start when they are entered."""
     from agentkit.cli.demo_data import write_database, write_notes
     from agentkit.mcp.toolset import MCPToolset
 

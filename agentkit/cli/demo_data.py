@@ -1,4 +1,4 @@
-"""What the demo's tools work on: a bakery's notes and its orders, the same on every machine."""
+"""Data for the demo's tools: a bakery's notes and orders, the same on every machine."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_notes(folder: Path) -> None:
 
 
 def write_database(path: Path) -> None:
-    """Make the database of orders. Multiplying by numbers prime to each count spreads the rows evenly."""
+    """Create the database of orders. Multipliers coprime to each count spread the rows evenly."""
     with closing(sqlite3.connect(path)) as database, database:
         database.executescript(_SCHEMA)
         database.executemany("INSERT INTO customers VALUES (?, ?)", list(enumerate(CUSTOMERS, start=1)))

@@ -1,4 +1,4 @@
-"""The demo's four tasks, and how a right answer is told from a wrong one."""
+"""The demo's four tasks and the checks of their answers."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 Check = Callable[[str, Path], str]
-"""(answer, folder of the notes) -> what is missing; "" where nothing is."""
+"""Maps (answer, folder of the notes) to the fault found; "" if there is none."""
 
 _NUMBER = re.compile(r"\d+(?:[.,]\d+)?")
 _NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -17,16 +17,16 @@ _NUMBER_WORDS = ("one", "two", "three", "four", "five", "six", "seven", "eight",
 
 @dataclass(frozen=True, slots=True)
 class DemoTask:
-    """A request, and how one sees that it was done."""
+    """A request and the check of its outcome."""
 
     text: str
     check: Check
     new_file: str | None = None
-    """The one file that is made; all other notes must stay as they are."""
+    """The one file to create; all other notes must stay unchanged."""
 
 
 def unsolved(task: DemoTask, answer: str, notes: Path) -> str:
-    """Return what is missing of a task, "" where it is solved."""
+    """Return why a task is not solved; "" if it is solved."""
     if not answer.strip():
         return "there is no answer"
     made = {path.relative_to(notes).as_posix() for path in notes.rglob("*")}
@@ -44,7 +44,7 @@ def unsolved(task: DemoTask, answer: str, notes: Path) -> str:
 
 
 def states_number(wanted: float, request: str) -> Check:
-    """Return a check that the answer states a number, and no other but those of the request."""
+    """Return a check that the answer states `wanted` and no other number, except those of the request."""
     given = numbers_in(request)
 
     def check(answer: str, notes: Path) -> str:
@@ -69,7 +69,7 @@ def names_columns(*columns: str) -> Check:
 
 
 def wrote_number(wanted: float, file: str) -> Check:
-    """Return a check that a file holds a number, and no other."""
+    """Return a check that a file holds the number `wanted` and no other."""
 
     def check(answer: str, notes: Path) -> str:
         text = (notes / file).read_text(encoding="utf-8", errors="replace")
@@ -79,8 +79,8 @@ def wrote_number(wanted: float, file: str) -> Check:
 
 
 def numbers_in(text: str) -> set[float]:
-    """Return the numbers of a text, those up to ten also in words; "one" is none, too often it is a pronoun."""
-    # A number within a name, as in orders2, is none.
+    """Return the numbers in a text, also as words from "two" to "ten"; "one" is too often a pronoun."""
+    # Digits within a name, such as orders2, are not a number.
     found = {float(n.replace(",", ".")) for n in re.findall(rf"(?<![\w.,]){_NUMBER.pattern}(?![\w])", text)}
     words = re.findall(r"[a-z]+", text.casefold())
     return found | {float(n) for n, word in enumerate(_NUMBER_WORDS, start=1) if n > 1 and word in words}
@@ -97,4 +97,4 @@ TASKS = (
     DemoTask(_DEGREES, states_number(356, _DEGREES)),
     DemoTask(_PRICE, wrote_number(1.4, "croissant.txt"), new_file="croissant.txt"),
 )
-"""The last one takes two tools."""
+"""The last task needs two tools."""

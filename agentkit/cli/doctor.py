@@ -1,7 +1,7 @@
 """`agentkit doctor`: what is installed, what is missing, and how to get it.
 
-What is required is read from the package's own metadata, so it cannot disagree with `pyproject.toml`. Only a
-broken base install is a failure; everything else is an offer.
+Requirements are read from the package's own metadata, so they cannot disagree with `pyproject.toml`. Only a
+broken base install is a failure; everything else is optional.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from typing import Annotated, Literal
 import typer
 
 State = Literal["ok", "missing", "broken"]
-"""Missing is optional; broken is a fault of the base install."""
+"""State of a check: "missing" concerns an optional part, "broken" is a fault of the base install."""
 
 SPARE_MEMORY_BYTES = 500_000_000
-"""Room for tool servers and the program itself, beside the process that holds the default model."""
+"""Memory for tool servers and the program itself, beside the process that holds the default model."""
 
 LOAD_TIMEOUT_S = 60
 _REQUIREMENT = re.compile(r"([A-Za-z0-9._-]+)([^;]*)")
@@ -59,7 +59,7 @@ def doctor(
 
 
 def examine() -> list[Check]:
-    """Look at this machine and this installation; starts one child process, sends nothing."""
+    """Check this machine and this installation; starts one child process, sends nothing."""
     return [
         _python(),
         *_packages(None),
@@ -82,7 +82,7 @@ def _python() -> Check:
 
 
 def _packages(extra: str | None) -> list[Check]:
-    """Check what the base install (None) or an extra asks for."""
+    """Check the requirements of the base install (None) or of an extra."""
     wanted = requires("agentkit") or []
     checks: list[Check] = []
     for line in wanted:
@@ -111,7 +111,7 @@ def _package(name: str, bounds: str, extra: str | None) -> Check:
 
 
 def _satisfies(found: str, bounds: str) -> bool:
-    """Compare with `packaging` where it is there, which a base install does not need."""
+    """Compare with `packaging`; True without it, because the base install does not need it."""
     try:
         from packaging.specifiers import SpecifierSet
     except ImportError:
@@ -120,7 +120,7 @@ def _satisfies(found: str, bounds: str) -> bool:
 
 
 def _llama_cpp_loads() -> Check:
-    """Load the library in a child: one built for another processor would end this one."""
+    """Load the library in a child process: a build for another processor would crash this one."""
     try:
         distribution("llama-cpp-python")
     except PackageNotFoundError:
@@ -157,7 +157,7 @@ def _models() -> list[Check]:
 
 
 def _model_file(name: str, path: Path) -> Check:
-    """Say where a model is, and in which convention it is spoken to without an adapter of ours."""
+    """Report a model's path, and the call convention used for it without a shipped adapter."""
     try:
         from agentkit.models.local_convention import convention_of_file
         from modelstack import errors

@@ -1,4 +1,4 @@
-"""Fetching a model with a progress bar, before anything else is printed; line by line where nobody watches."""
+"""Fetches models with a progress bar, or with progress lines if the output is not a terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 _LINES_PER_FILE = 10
 _BYTES_PER_LINE = 50_000_000
-"""Step of the progress if the size is unknown."""
+"""Bytes per progress line if the size is unknown."""
 
 
 def prepare_model(model: str, notes: Console) -> None:
-    """Fetch the file of a local model if it is not there; do nothing for other models.
+    """Fetch the file of a local model if it is missing; do nothing for other models.
 
     Raises:
         ModelFileError: it cannot be fetched.
@@ -30,7 +30,7 @@ def prepare_model(model: str, notes: Console) -> None:
 
 
 def pull_shown(spec: str, notes: Console) -> Path:
-    """Fetch a model file unless it is there undamaged, telling how far it is, and return its path.
+    """Fetch a model file unless an undamaged copy exists, show the progress and return the path.
 
     Raises:
         ModelFileError: it cannot be fetched.
@@ -56,7 +56,7 @@ def pull_shown(spec: str, notes: Console) -> Path:
 
 
 def heartbeat(tell: Callable[[str], None]) -> Callable[[int, int | None], None]:
-    """Return a listener that tells every tenth of a download in a line, for logs and pipes."""
+    """Return a listener that prints a line for every tenth of a download, for logs and pipes."""
     n_told = 0
 
     def progress(done: int, total: int | None) -> None:

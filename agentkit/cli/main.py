@@ -1,6 +1,6 @@
-"""`agentkit`, the command line. One file a command; what a command needs is imported when it runs.
+"""`agentkit`, the command line. One file per command; a command imports its dependencies when it runs.
 
-An error is one line that says what to do; `agentkit --debug COMMAND` shows where it came from.
+An error is one line with the fix; `agentkit --debug COMMAND` shows the traceback.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from agentkit.cli import chat, demo, doctor, mcp, models, resume, run, trace
 from agentkit.errors import AgentKitError
 
 INTERRUPTED = 130
-"""128 + SIGINT, as shells report it."""
+"""Exit status after Ctrl-C: 128 + SIGINT, as in shells."""
 
 MAX_ERROR_CHARS = 2_000
-"""Enough for an error that quotes a server's reply."""
+"""Characters of an error that are printed; enough to quote a server's reply."""
 
 
 class _Commands(TyperGroup):
-    """Reports what any command raises."""
+    """Command group that reports the error of any command in one line."""
 
     def invoke(self, ctx: Any) -> Any:
         try:
@@ -50,7 +50,7 @@ app.command()(doctor.doctor)
 app.add_typer(mcp.app, name="mcp")
 app.add_typer(models.app, name="models")
 app.add_typer(trace.app, name="trace")
-for _plugin in entry_points(group="agentkit.commands"):  # other packages' commands, `agentkit eval` for one
+for _plugin in entry_points(group="agentkit.commands"):  # commands of other packages, such as `agentkit eval`
     _plugin.load()(app)
 
 
@@ -93,7 +93,7 @@ def _report(error: BaseException) -> int:
 
 
 def _only_one(error: BaseException) -> BaseException:
-    """Return what a task group wrapped, if it is one error."""
+    """Return the single error inside exception groups, or the error itself."""
     inner = cast("tuple[BaseException, ...]", getattr(error, "exceptions", ()))
     return _only_one(inner[0]) if len(inner) == 1 else error
 

@@ -1,4 +1,4 @@
-"""`agentkit mcp`: what a server offers, one call of a tool, and its pinned definitions."""
+"""`agentkit mcp`: a server's tools, one call of a tool, and the pinned definitions."""
 
 from __future__ import annotations
 
@@ -17,20 +17,24 @@ if TYPE_CHECKING:
     from agentkit.tools.definition import ToolDefinition
 
 T = TypeVar("T")
-app = typer.Typer(no_args_is_help=True, help="MCP servers: list, call, pin, verify.")
+app = typer.Typer(no_args_is_help=True, help="MCP servers: list, call, pin, accept, verify.")
 
 ServerArgument = Annotated[
     str, typer.Argument(metavar="SERVER", help="A command in quotes, a URL, or an mcpServers JSON file.")
 ]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+KeyOption = Annotated[
+    str | None, typer.Option("--key", help="The key of the pins beside the server: `pins_key` of the toolset.")
+]
 
 
 @app.command("list")
-def list_tools(server: ServerArgument) -> None:
+def list_tools(server: ServerArgument, key: KeyOption = None) -> None:
     """List a server's tools and whether they are as pinned; nothing is called."""
     from agentkit.cli.console import notes_console, one_line, output_console, plain
 
     output = output_console()
-    for toolset in _toolsets(server):
+    for toolset in _toolsets(server, key):
         definitions, wire = _run(toolset, _listed)
         for definition in definitions:
             output.print(plain(f"{definition.name}  {_hints(definition)}", "bold"))
@@ -47,6 +51,7 @@ def call(
     server: ServerArgument,
     tool: Annotated[str, typer.Argument(metavar="TOOL", help="Its name.")],
     arguments: Annotated[str, typer.Argument(metavar="JSON", help="Its arguments, an object.")] = "{}",
+    key: KeyOption = None,
 ) -> None:
     """Call one tool and print what it gives. Exit status 1: the call failed."""
     from agentkit.cli.console import output_console, plain
@@ -65,22 +70,22 @@ def call(
         except ModelRetry as signal:
             raise UserError(f"{tool}: {signal}") from signal
         output = await tools[tool].call(checked, context)
-        assert isinstance(output, ToolOutput)  # all tools of an MCP server give one
+        assert isinstance(output, ToolOutput)  # all tools of an MCP server return one
         return output.content, output.is_error
 
-    content, is_error = _run(_only(server), calling)
+    content, is_error = _run(_only(server, key), calling)
     output_console().print(plain(content))
     if is_error:
         raise typer.Exit(1)
 
 
 @app.command()
-def verify(server: ServerArgument) -> None:
+def verify(server: ServerArgument, key: KeyOption = None) -> None:
     """Compare a server's tools with their pins. Exit status 1: they differ, or nothing is pinned."""
     from agentkit.cli.console import output_console, plain
 
     output, is_same = output_console(), True
-    for toolset in _toolsets(server):
+    for toolset in _toolsets(server, key):
         drift = _drift(toolset, _run(toolset, _fetched))
         is_same = is_same and drift == []
         if drift is None:
@@ -94,16 +99,13 @@ def verify(server: ServerArgument) -> None:
 
 
 @app.command()
-def pin(
-    server: ServerArgument,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
-) -> None:
+def pin(server: ServerArgument, yes: YesOption = False, key: KeyOption = None) -> None:
     """Take a server's tools as they are now for right; shows what differs from the pins and asks first."""
     from agentkit.cli.console import output_console, plain
     from agentkit.mcp.pins import DEFAULT_PINS
 
     output = output_console()
-    for toolset in _toolsets(server):
+    for toolset in _toolsets(server, key):
         wire = _run(toolset, _fetched)
         drift = _drift(toolset, wire)
         if drift == []:
@@ -120,6 +122,40 @@ def pin(
             raise typer.Exit(1)
 
 
+@app.command()
+def accept(
+    server: ServerArgument,
+    tools: Annotated[list[str] | None, typer.Argument(metavar="[TOOL]...", help="Their names; none: all.")] = None,
+    yes: YesOption = False,
+    key: KeyOption = None,
+) -> None:
+    """Pin tools that a server has added; shows them and asks first. Pinned tools keep their definitions.
+
+    Exit status 1: nothing was accepted.
+    """
+    from agentkit.cli.console import output_console, plain
+    from agentkit.mcp.pins import DEFAULT_PINS
+
+    output, toolset = output_console(), _only(server, key)
+    wire = _run(toolset, _fetched)
+    drift = _drift(toolset, wire)
+    if drift is None:
+        raise UserError(f"nothing of {toolset.id!r} is pinned; pin it with `agentkit mcp pin`.")
+    added = [each for each in drift if each.kind == "added" and (not tools or each.tool_name in tools)]
+    names = {each.tool_name for each in added}
+    if missing := [name for name in tools or () if name not in names]:
+        raise UserError(f"server {toolset.id!r} has no new tool {missing[0]!r}; `agentkit mcp verify` shows them.")
+    if not added:
+        output.print(plain(f"{toolset.id}: no new tools"))
+        raise typer.Exit(1)
+    _show(toolset, added)
+    if not (yes or typer.confirm(f"accept {len(added)} tools of {toolset.id}?")):
+        raise typer.Exit(1)
+    if (notice := DEFAULT_PINS.accept(_key(toolset), [tool for tool in wire if tool.name in names])) is not None:
+        raise UserError(notice)
+    output.print(plain(f"{toolset.id}: accepted"))
+
+
 def _show(toolset: MCPToolset, drift: Sequence[Drift]) -> None:
     from agentkit.cli.console import output_console, plain
     from agentkit.mcp.pins import show_drift
@@ -129,7 +165,7 @@ def _show(toolset: MCPToolset, drift: Sequence[Drift]) -> None:
 
 
 async def _listed(toolset: MCPToolset) -> tuple[list[ToolDefinition], list[WireTool]]:
-    """Return a server's tools, as an agent has them and as they were sent."""
+    """Return a server's tool definitions, first as an agent sees them, then as the server sent them."""
     from agentkit.context import RunContext
 
     listed = await toolset.list_tools(RunContext(deps=None))
@@ -162,19 +198,19 @@ def _hints(definition: ToolDefinition) -> str:
     return ", ".join(name if value else f"not {name}" for name, value in told.items() if value is not None)
 
 
-def _toolsets(server: str, **options: Any) -> list[MCPToolset]:
-    """Return the servers that a command line names, by default without their pins being looked at."""
+def _toolsets(server: str, key: str | None, **options: Any) -> list[MCPToolset]:
+    """Return the servers named on the command line; their pins are not checked by default."""
     from agentkit.cli.options import mcp_toolsets
     from agentkit.mcp.toolset import MCPToolset
 
-    found = mcp_toolsets(server, **{"pins": None, **options})
+    found = mcp_toolsets(server, **{"pins": None, "pins_key": key, **options})
     return [toolset for toolset in found if isinstance(toolset, MCPToolset)]
 
 
-def _only(server: str) -> MCPToolset:
+def _only(server: str, key: str | None) -> MCPToolset:
     from agentkit.mcp.pins import DEFAULT_PINS
 
-    found = _toolsets(server, pins=DEFAULT_PINS)
+    found = _toolsets(server, key, pins=DEFAULT_PINS)
     if len(found) != 1:
         raise UserError(f"{server!r} names {len(found)} servers; give the command or URL of one.")
     return found[0]

@@ -1,4 +1,4 @@
-"""`agentkit models`: what the catalog holds, fetching and checking it, and clearing what models left behind."""
+"""`agentkit models`: list the catalog, fetch and verify models, clear the prompt cache."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SpecArgument = Annotated[
 ]
 
 _ROW = "{:<19}{:<10}{:>8}{:>9}   {:<6}{}"
-"""Widths of the list: with the longest licence a line has less than 80 columns, in a pipe too."""
+"""Column widths of the list; a line with the longest licence stays below 80 columns."""
 
 
 @app.command("list")
@@ -95,7 +95,7 @@ def clear_prompts() -> None:
 
 
 def _file_of(name: str) -> str:
-    """Return the spec of a model's file; `local` and `local:small` name one as they do elsewhere."""
+    """Return the spec of a model's file; accepts `local` and `local:PROFILE`, too."""
     from agentkit.models.resolve import split_local
 
     local = split_local(name)

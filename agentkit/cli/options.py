@@ -1,4 +1,4 @@
-"""The options that `run`, `chat` and other commands share, and the agent that they describe."""
+"""The options shared by `run`, `chat` and other commands, and the agent built from them."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _PREFIXED = re.compile(r"([A-Za-z][A-Za-z0-9-]*)=(.+)", re.DOTALL)
 
 
 class Ask(StrEnum):
-    """Which calls of MCP servers somebody must allow."""
+    """Calls of MCP tools that require approval."""
 
     changes = "changes"
     all = "all"
@@ -88,7 +88,7 @@ NoTraceOption = Annotated[bool, typer.Option("--no-trace", help="Keep no trace."
 
 @dataclass(frozen=True, slots=True)
 class AgentOptions:
-    """What a command line says of the agent."""
+    """Options of the agent, as given on the command line."""
 
     model: str
     mcp: Sequence[str] = ()
@@ -97,15 +97,15 @@ class AgentOptions:
     temperature: float | None = None
     seed: int | None = None
     trace: Path | None = None
-    """Directory; None keeps no trace."""
+    """Directory of traces; None disables tracing."""
     ask: Ask = Ask.changes
     journal: Path | None = None
-    """SQLite file; None keeps no runs."""
+    """SQLite file of resumable runs; None disables the journal."""
     thinking: int | None = None
-    """Tokens."""
+    """Maximum number of thinking tokens before each reply."""
 
     def agent(self, on_event: Sink, toolsets: Sequence[Toolset]) -> Agent[None, str]:
-        """Make the agent with the toolsets of `--mcp`; nothing is started yet.
+        """Create the agent with the toolsets of `--mcp`; nothing is started yet.
 
         Raises:
             UserError: an option cannot be used.
@@ -141,7 +141,7 @@ class AgentOptions:
         return self.ask is Ask.all or not tool.annotations.read_only
 
     def to_metadata(self) -> dict[str, str]:
-        """Return what `from_metadata` needs, to be kept with a run."""
+        """Return the options as run metadata, for `from_metadata`."""
         kept = {
             "model": self.model,
             "mcp": json.dumps(list(self.mcp)),
@@ -158,10 +158,10 @@ class AgentOptions:
 
     @classmethod
     def from_metadata(cls, kept: Mapping[str, str], journal: Path) -> AgentOptions:
-        """Return the options that a run was started with.
+        """Return the options with which a run was started.
 
         Raises:
-            UserError: it was not started from the command line, or in another folder.
+            UserError: the run was not started from the command line, or its servers started in another folder.
         """
         try:
             options = cls(
@@ -186,10 +186,10 @@ class AgentOptions:
 
 
 def mcp_toolsets(value: str, **options: Any) -> list[Toolset]:
-    """Read one value of `--mcp`; `options` are those of `MCPToolset`.
+    """Return the toolsets of one `--mcp` value; `options` are those of `MCPToolset`.
 
     Raises:
-        UserError: it is empty, its quotes do not match, or the file is no configuration.
+        UserError: the value is empty, its quotes do not match, or the file is not a configuration.
     """
     from agentkit.mcp.toolset import MCPToolset
 
@@ -207,14 +207,14 @@ def mcp_toolsets(value: str, **options: Any) -> list[Toolset]:
 
 
 def trace_directory(named: Path | None, *, no_trace: bool) -> Path | None:
-    """Return where traces go, None for nowhere."""
+    """Return the directory of traces; None if tracing is disabled."""
     from agentkit.tracing.jsonl import default_trace_directory
 
     return None if no_trace else named or default_trace_directory()
 
 
 def journal_file(named: Path | None) -> Path:
-    """Return where the command line keeps runs: AGENTKIT_JOURNAL, or the user's state directory."""
+    """Return the journal's path: `named`, AGENTKIT_JOURNAL, or a file in the user's state directory."""
     import platformdirs
 
     if named is not None:

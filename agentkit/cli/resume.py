@@ -1,4 +1,4 @@
-"""`agentkit runs` and `agentkit resume`: runs that the command line keeps, and going on with one."""
+"""`agentkit runs` and `agentkit resume`: list the runs in the journal, and resume one of them."""
 
 from __future__ import annotations
 

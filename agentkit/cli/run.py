@@ -53,8 +53,9 @@ EXIT_CODES = {
     "refused": 6,
     "truncated": 7,
     "filtered": 8,
+    "malformed_call": 9,
 }
-"""By the result's status; 1 is an error, 2 a wrong command line."""
+"""Exit status by result status; 1 is an error, 2 a wrong command line."""
 
 
 def run(
@@ -99,7 +100,7 @@ def run(
 def perform(
     options: AgentOptions, *, task: str | None = None, run_id: str | None = None, as_json: bool
 ) -> NoReturn:
-    """Do a task, or go on with a run, ask about its calls, print the result and leave with its exit status."""
+    """Run a task or resume a run, ask about its calls, print the result and exit with its status."""
     from agentkit.cli.cards import NOTICES, EventPrinter, usage_line
     from agentkit.cli.console import notes_console, output_console, plain
     from agentkit.cli.downloads import prepare_model
@@ -162,7 +163,7 @@ def _result(
 
 
 def _at(option: str, path: Path) -> str:
-    """Return the option that names a file or folder, "" for the usual one."""
+    """Return the option that names a file or folder; "" for the default path."""
     from agentkit.tracing.jsonl import default_trace_directory
 
     usual = journal_file(None) if option == "--journal" else default_trace_directory()
@@ -190,7 +191,7 @@ def _failure(error: AgentKitError) -> dict[str, Any]:
 
 
 def _calls(messages: Sequence[ModelMessage]) -> list[dict[str, Any]]:
-    """Return the calls of a conversation, each with what came back."""
+    """Return the calls of a conversation, each with its result."""
     from agentkit.messages import ModelResponse, RetryPromptPart, ToolReturnPart
 
     answers = {

@@ -1,4 +1,4 @@
-"""`agentkit trace`: the runs that were kept, one of them step by step, and examples to train on from them."""
+"""`agentkit trace`: list, show, count and replay traced runs, and export training examples from them."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def stats(
 
 
 def _stats_tables(found: TraceStats) -> list[tuple[str, tuple[str, ...], list[tuple[str, ...]]]]:
-    """Return title, columns and rows of each table; of what never happened there is none."""
+    """Return title, columns and rows of each table that has rows."""
     from agentkit.tracing.stats import quantile
 
     def counted(counts: Counter[str]) -> str:
@@ -232,7 +232,7 @@ def export_dataset(
 
 
 def _rows(report: ExportReport) -> list[tuple[str, int]]:
-    """Return what an export counted as a table; a reason or kind stands below what it is a part of."""
+    """Return the counts of an export as table rows; reasons and kinds follow their total."""
 
     def parts(label: str, counts: dict[str, int]) -> list[tuple[str, int]]:
         ranked = sorted(counts.items(), key=lambda entry: (-entry[1], entry[0]))

@@ -1,4 +1,4 @@
-"""Guardrails: checks at four stages of a run. Importing this loads no numpy; a classifier's first check does."""
+"""Guardrails: checks at four stages of a run. The import does not load numpy; a classifier's first check does."""
 
 from agentkit.guardrails.classifiers import OperatingPoint, SafetyClassifier
 from agentkit.guardrails.guardrail import (

@@ -1,8 +1,9 @@
-"""Asking a model while checks run beside it: of what it was sent, and of what it has written so far."""
+"""Model request with concurrent checks of its input and of the text written so far."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from typing import Literal
 
 from agentkit.guardrails.verdicts import Block
 from agentkit.messages import ModelResponse
@@ -15,13 +16,13 @@ async def ask_beside(
     check_input: Callable[[], Awaitable[Block | None]] | None,
     check_text: Callable[[str], Block | None] | None,
     on_delta: OnDelta | None,
-) -> ModelResponse | None:
-    """Return the response once every check has decided; None where one blocked, which stops the model at once.
+) -> ModelResponse | Literal["input", "output"]:
+    """Return the response after every check has decided, or the kind of text that was blocked.
 
-    A piece of text is passed on only after `check_text` has seen it.
+    A block stops the model at once. A delta is passed on only after `check_text` has seen its text.
 
     Raises:
-        Exception: what the model or a check raised.
+        Exception: the error of the model or of a check.
     """
     import anyio
 
@@ -37,15 +38,18 @@ async def ask_beside(
             watch.fail(error)
     if watch.error is not None:
         raise watch.error
-    return None if watch.block is not None else response
+    if watch.blocked is not None:
+        return watch.blocked
+    assert response is not None  # only an error or a block stops the model
+    return response
 
 
 class _Watch:
-    """What the checks have found; the first finding stops everything."""
+    """Findings of the checks; the first block or error stops the request."""
 
     def __init__(self, check_text: Callable[[str], Block | None] | None, on_delta: OnDelta | None) -> None:
         self.error: Exception | None = None
-        self.block: Block | None = None
+        self.blocked: Literal["input", "output"] | None = None
         self._check_text = check_text
         self._on_delta = on_delta
         self.stop: Callable[[], object] = lambda: None
@@ -57,25 +61,25 @@ class _Watch:
 
     async def hold(self, check_input: Callable[[], Awaitable[Block | None]]) -> None:
         try:
-            self._found(await check_input())
+            self._found("input", await check_input())
         except Exception as error:
             self.fail(error)
 
     def hear(self, delta: ModelDelta) -> None:
-        if self.block is not None or self.error is not None:
+        if self.blocked is not None or self.error is not None:
             return
         if self._check_text is not None and isinstance(delta, TextDelta):
             self._written += delta.text
             try:
-                self._found(self._check_text(self._written))
+                self._found("output", self._check_text(self._written))
             except Exception as error:
                 self.fail(error)
-            if self.block is not None or self.error is not None:
+            if self.blocked is not None or self.error is not None:
                 return
         if self._on_delta is not None:
             self._on_delta(delta)
 
-    def _found(self, block: Block | None) -> None:
+    def _found(self, what: Literal["input", "output"], block: Block | None) -> None:
         if block is not None:
-            self.block = self.block or block
+            self.blocked = self.blocked or what
             self.stop()

@@ -1,6 +1,6 @@
-"""The guardrails of one run at work: each asked in its order, every verdict told to listeners.
+"""Runs an agent's guardrails in order, and emits an event for every verdict.
 
-The first `Block` ends a stage; a `Rewrite` is what the next check sees.
+The first `Block` ends a stage. After a `Rewrite`, the next check sees the rewritten text.
 """
 
 from __future__ import annotations
@@ -24,29 +24,29 @@ _KINDS: dict[type[Any], VerdictKind] = {
 
 
 class Checks:
-    """Asks an agent's guardrails."""
+    """Runs the guardrails of an agent."""
 
     def __init__(self, guardrails: Guardrails, emit: Callable[[AgentEvent], None] | None) -> None:
-        """Ask `guardrails`, tell `emit`."""
+        """Run `guardrails`; `emit` receives an event for every verdict."""
         self.guardrails = guardrails
         self._emit = emit
 
     async def input(self, text: str, context: RunContext[Any]) -> str | Block:
-        """Return the prompt as the model may read it, after all blocking checks."""
+        """Return the prompt after all blocking checks, or the `Block`."""
         return await self._text([each for each in self.guardrails.input if each.mode == "blocking"], text, context)
 
     async def input_beside(self, text: str, context: RunContext[Any]) -> Block | None:
-        """Return what blocks the prompt, after all parallel checks."""
+        """Return the `Block` of the first parallel check that blocks the prompt, else None."""
         parallel = [each for each in self.guardrails.input if each.mode == "parallel"]
         found = await self._text(parallel, text, context)
         return found if isinstance(found, Block) else None
 
     async def output(self, text: str, context: RunContext[Any]) -> str | Block:
-        """Return the answer as it may be given."""
+        """Return the answer after all output checks, or the `Block`."""
         return await self._text(self.guardrails.output, text, context)
 
     def output_so_far(self, text: str, context: RunContext[Any]) -> Block | None:
-        """Return what blocks the beginning of an answer."""
+        """Return the `Block` of the first streaming check that blocks the text so far, else None."""
         for each in self.guardrails.output:
             if each.streaming:
                 verdict = each.verdict_so_far(text, context)
@@ -58,13 +58,13 @@ class Checks:
     async def call(
         self, call: ToolCallPart, tool: Tool, context: RunContext[Any]
     ) -> tuple[ToolCallPart, Block | RequireApproval | None]:
-        """Return the call as it may run, and what keeps it from running."""
+        """Return the call after all checks, and the verdict that blocks it or requires approval, else None."""
         asked: RequireApproval | None = None
         for each in self.guardrails.tool_call:
             try:
                 arguments = tool.validate(call.arguments)
             except ModelRetry:
-                return call, None  # it goes back to the model and never runs
+                return call, None  # an invalid call goes back to the model and never runs
             subject = CheckedCall(tool, arguments, call.tool_call_id, call.probability)
             verdict = await self._verdict(each, subject, context, call)
             if isinstance(verdict, Block):
@@ -78,7 +78,7 @@ class Checks:
     async def result(
         self, part: ToolReturnPart | RetryPromptPart, call: ToolCallPart, tool: Tool, context: RunContext[Any]
     ) -> ToolReturnPart | RetryPromptPart:
-        """Return what a call gave as the model may read it."""
+        """Return a tool result after all checks, before the model sees it."""
         for each in self.guardrails.tool_result:
             is_error = isinstance(part, RetryPromptPart) or part.is_error
             subject = CheckedResult(tool, part.content, call.tool_call_id, is_error)

@@ -1,8 +1,8 @@
-"""A guardrail from the shipped classifiers: harm and jailbreaks in what a user writes, injections in tool results.
+"""Guardrail with the shipped classifiers: harm and jailbreaks in user messages, injections in tool results.
 
-Each check has an operating point of its own, named after the share of ordinary texts that it flags wrongly: a
-stricter one blocks less and misses more. A classifier is one layer; it does not replace approvals, limits of a
-toolset, or rules on what a tool result may cause.
+Each check has its own operating point, named after the false-positive rate on ordinary text: a lower rate blocks
+less and misses more. A classifier is one layer; it does not replace approvals, restricted toolsets, or rules on
+the consequences of a tool result.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class SafetyClassifier:
     """Judges texts with the package's linear classifiers (numpy, about a millisecond for a short prompt)."""
 
     request_harm: OperatingPoint | None = "fpr_0.5"
-    """Where a request counts as harmful; None does not check it."""
+    """Operating point for harmful requests; None disables the check."""
     jailbreak: OperatingPoint | None = "fpr_0.5"
-    """Where a message counts as an attempt to unlock the model; None does not check it."""
+    """Operating point for jailbreak attempts; None disables the check."""
     injection: OperatingPoint | None = "fpr_1"
-    """Where a tool result counts as carrying instructions; None does not check it."""
+    """Operating point for injected instructions in tool results; None disables the check."""
 
     def guardrails(self) -> Sequence[Guardrail]:
-        """Return the checks of prompts and of tool results; each reads its text in a worker thread."""
+        """Return the checks of prompts and of tool results; each runs in a worker thread."""
         from anyio.to_thread import run_sync
 
         async def check_input(text: str, context: RunContext[Any]) -> Verdict:
@@ -53,7 +53,7 @@ class SafetyClassifier:
         """Return the verdict on a user's message.
 
         Raises:
-            UserError: numpy or safetensors is missing, or the weights are.
+            UserError: numpy, safetensors or the weights are missing.
         """
         checks: tuple[tuple[_Check, OperatingPoint | None], ...] = (
             ("request harm", self.request_harm),
@@ -70,7 +70,7 @@ class SafetyClassifier:
         """Return the verdict on a tool result or document that the model is about to read.
 
         Raises:
-            UserError: numpy or safetensors is missing, or the weights are.
+            UserError: numpy, safetensors or the weights are missing.
         """
         return Allow() if self.injection is None else _verdict("injection", self.injection, text)
 
@@ -84,7 +84,7 @@ def _verdict(check: _Check, point: OperatingPoint, text: str) -> Verdict:
             probability=assessment.probability,
         )
     if assessment.n_unread_characters:
-        # What nobody read may hold anything.
+        # Unread text is untrusted.
         return Block(f"{check}: {assessment.n_unread_characters:,} characters are too many to be checked")
     return Allow()
 

@@ -1,8 +1,12 @@
-"""Guardrails: checks on what goes into a model, what it calls, what comes back, and what it answers.
+"""Guardrails: checks of prompts, tool calls, tool results and answers.
 
-A check blocks by default: nothing goes on before it has decided. An input check may instead run beside the first
-request of the model (`mode="parallel"`), which costs no time if it allows; still no tool runs, and no answer is
-given, before every input check has decided (openai-agents-python#624, #1985 are what happens otherwise).
+A check is blocking by default: the run waits for its verdict. An input check may instead run beside the first
+request to the model (`mode="parallel"`), which costs no time if it allows. Even then no tool runs, and no answer
+is returned, before every input check has decided (openai-agents-python#624 and #1985 show the failure otherwise).
+
+Blocked text is not stored: a blocked prompt leaves no message, a neutral answer replaces a blocked answer, and a
+rewritten answer is stored in its rewritten form. So no later request, run or session receives the text; the trace
+contains it.
 """
 
 from __future__ import annotations
@@ -27,15 +31,15 @@ class CheckedCall:
 
     tool: Tool
     arguments: dict[str, Any]
-    """Validated."""
+    """Validated arguments."""
     tool_call_id: str
     probability: float | None = None
-    """How sure the model was of this tool; None where it does not say."""
+    """Probability that the model gave to this tool; None if it reports none."""
 
 
 @dataclass(frozen=True, slots=True)
 class CheckedResult:
-    """What a tool call gave, before the model reads it."""
+    """A tool result before the model reads it."""
 
     tool: Tool
     text: str
@@ -57,21 +61,21 @@ _FITTING: dict[Stage, tuple[type[Any], ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Guardrail:
-    """One check at one stage. Made by the decorators below, or by a `GuardrailSource`."""
+    """One check at one stage, created by the decorators below or by a `GuardrailSource`."""
 
     stage: Stage
     name: str
     check: Callable[[Any, RunContext[Any]], Verdict | Awaitable[Verdict]]
     mode: Mode = "blocking"
-    """Of an input check: whether the model may be asked meanwhile."""
+    """Mode of an input check: "parallel" runs it beside the first request to the model."""
     streaming: bool = False
-    """Of an output check: also asked of the answer while it grows; a `Block` stops it there. Must not wait."""
+    """True if an output check also runs while the answer is streamed; a `Block` stops it. It must not be async."""
 
     async def verdict(self, subject: Any, context: RunContext[Any]) -> Verdict:
-        """Return what the check decides.
+        """Return the verdict of the check.
 
         Raises:
-            UserError: its verdict is none that its stage knows.
+            UserError: the verdict is not allowed at this stage.
         """
         found = self.check(subject, context)
         if inspect.isawaitable(found):
@@ -79,10 +83,10 @@ class Guardrail:
         return self._fitting(found)
 
     def verdict_so_far(self, text: str, context: RunContext[Any]) -> Verdict:
-        """Return what a streaming check decides of the beginning of an answer.
+        """Return the verdict of a streaming check on the beginning of an answer.
 
         Raises:
-            UserError: the check is a coroutine function, or its verdict is none that its stage knows.
+            UserError: the check is a coroutine function, or the verdict is not allowed at this stage.
         """
         found = self.check(text, context)
         if inspect.isawaitable(found):
@@ -103,7 +107,7 @@ class Guardrail:
 
 @runtime_checkable
 class GuardrailSource(Protocol):
-    """Something that stands for several checks, such as `SafetyClassifier`."""
+    """An object that provides several checks, such as `SafetyClassifier`."""
 
     def guardrails(self) -> Sequence[Guardrail]:
         """Return the checks."""
@@ -115,7 +119,7 @@ def input_guardrail(check: TextCheck, /) -> Guardrail: ...
 @overload
 def input_guardrail(*, mode: Mode = "blocking") -> Callable[[TextCheck], Guardrail]: ...
 def input_guardrail(check: TextCheck | None = None, /, *, mode: Mode = "blocking") -> Any:
-    """Make a check of what the user writes from a function of (text, context)."""
+    """Make a check of user messages from a function of (text, context)."""
     if check is not None:
         return Guardrail("input", _name(check), check)
 
@@ -142,7 +146,7 @@ def output_guardrail(*, streaming: bool = False) -> Callable[[TextCheck], Guardr
 def output_guardrail(check: TextCheck | None = None, /, *, streaming: bool = False) -> Any:
     """Make a check of answers from a function of (text, context).
 
-    A `streaming` one is asked again and again while the answer is written.
+    A `streaming` check also runs after every text delta of the answer.
     """
     if check is not None:
         return Guardrail("output", _name(check), check)
@@ -167,7 +171,7 @@ class Guardrails:
         """Sort checks by their stage.
 
         Raises:
-            UserError: something given is no guardrail.
+            UserError: an element is not a guardrail.
         """
         checks: list[Guardrail] = []
         for each in given:

@@ -1,11 +1,11 @@
-"""Guardrails that are rules: what untrusted text may lead to, what it may hide, and words that give it away.
+"""Rule-based guardrails: a taint rule, removal of hidden characters, a word list, and a confidence threshold.
 
-The taint rule is the one to rely on: it does not look at the text. Once something that anybody may have written is
-in the conversation, a call that destroys or reaches out needs somebody's approval, whatever the text says and
-however well it is disguised (capabilities instead of detection, as in CaMeL, arXiv 2503.18813). A function says
-what it does in its annotations; an MCP tool without any counts as destructive and open-world, as MCP has it,
-unless its toolset was made with `assume_harmless=True`. The word list is a baseline to measure classifiers
-against, and easy to get around.
+The taint rule is the reliable guardrail, because it does not depend on the text. Once the conversation contains
+untrusted content, destructive and open-world calls require approval, however well an attack is disguised
+(capabilities instead of detection, as in CaMeL, arXiv 2503.18813). A function declares its effects in its
+annotations. An MCP tool without annotations counts as destructive and open-world, as MCP specifies, unless its
+toolset was created with `assume_harmless=True`. The word list is a baseline for comparing classifiers, and easy to
+circumvent.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _INJECTION = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class TaintRule:
-    """After untrusted content, calls of tools with consequences need approval, unless allow-listed."""
+    """Requires approval for consequential tools after untrusted content, unless they are allow-listed."""
 
     allow: Collection[str] = ()
-    """Names of tools that may run all the same."""
+    """Names of tools that may run without approval."""
 
     def guardrails(self) -> Sequence[Guardrail]:
         """Return the check."""
@@ -55,7 +55,7 @@ class TaintRule:
 
 @dataclass(frozen=True, slots=True)
 class HiddenCharacters:
-    """Removes zero-width, bidirectional, tag and control characters from what the model reads; says how many."""
+    """Removes zero-width, bidirectional, tag and control characters from prompts and tool results."""
 
     def guardrails(self) -> Sequence[Guardrail]:
         """Return the checks of prompts and of tool results."""
@@ -72,14 +72,14 @@ class HiddenCharacters:
 
 @dataclass(frozen=True, slots=True)
 class InjectionWords:
-    """Withholds tool results with phrases that are common in injections; a baseline, no defence by itself."""
+    """Withholds tool results with phrases that are common in injections; a baseline, not a defence by itself."""
 
     def guardrails(self) -> Sequence[Guardrail]:
         """Return the check."""
         return (Guardrail("tool_result", "InjectionWords", self._check),)
 
     def check(self, text: str) -> Verdict:
-        """Return the verdict on a text; hidden characters between its letters do not help."""
+        """Return the verdict on a text; hidden characters between its letters are ignored."""
         found = _INJECTION.search(strip_data(text)[0])
         return Block(f"it reads like instructions to a model: {found[0][:60]!r}", "A1") if found else Allow()
 
@@ -89,15 +89,15 @@ class InjectionWords:
 
 @dataclass(frozen=True, slots=True)
 class AskWhenUnsure:
-    """A call that the model was not sure of needs approval; how sure it was is what `agentkit calibrate` mends."""
+    """Requires approval for calls with a low probability; `agentkit calibrate` calibrates the probabilities."""
 
     below: float
-    """Probability of the tool under which somebody is asked."""
+    """Probability of the tool below which a call requires approval."""
     consequential_only: bool = False
-    """Ask only of tools that destroy or reach out."""
+    """Apply the rule only to destructive and open-world tools."""
 
     def __post_init__(self) -> None:
-        """Refuse what is no probability.
+        """Reject an invalid probability.
 
         Raises:
             UserError: `below` is not between 0 and 1.

@@ -1,4 +1,4 @@
-"""What a guardrail decides."""
+"""Verdicts of a guardrail."""
 
 from __future__ import annotations
 
@@ -7,33 +7,33 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Allow:
-    """It may pass."""
+    """The text or call passes unchanged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """It must not pass."""
+    """The text or call is blocked."""
 
     reason: str
-    """For the application's log and, of a tool call or its result, for the model."""
+    """Reason for the application's log; for a tool call or tool result the model reads it too."""
     hazard: str | None = None
-    """MLCommons hazard S1 to S14, A1 (injection), A2 (jailbreak), or None where none is known."""
+    """MLCommons hazard S1 to S14, A1 (injection), A2 (jailbreak); None if unknown."""
     probability: float | None = None
-    """Calibrated probability of the classifier that decided, or None where another rule did."""
+    """Calibrated probability of the classifier; None if no classifier decided."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """It passes in another form."""
+    """The text or call passes with other content."""
 
     text: str
-    """In its place; of a tool call the JSON text of its arguments."""
+    """Replacement text; for a tool call the JSON text of its arguments."""
     reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class RequireApproval:
-    """Somebody has to allow it; of tool calls alone."""
+    """The call requires approval; allowed only for tool calls."""
 
     reason: str
 

@@ -1,4 +1,4 @@
-"""One tool call over a connection: time limit, progress, a server that dies, and what may be sent twice.
+"""One tool call over a connection: time limit, progress, lost connections, safe repeats.
 
 A call in flight when the server dies may or may not have taken effect. It is sent again only if the toolset
 is trusted and the tool says that it is read-only or idempotent; an untrusted server's hint is only a claim. A
@@ -7,6 +7,7 @@ call that provably did not reach the server is sent again in any case.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,12 +28,12 @@ if TYPE_CHECKING:
 Trust = Literal["untrusted", "trusted"]
 
 MAX_PROGRESS_CHARS = 500
-"""Of one message about progress; each is an event of the run, and a line of its trace."""
+"""Characters of one progress message; each becomes a run event and a trace line."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallOptions:
-    """How calls are made; see `MCPToolset`."""
+    """Options of all calls; see `MCPToolset`."""
 
     timeout_s: float
     result_limit: int
@@ -55,14 +56,30 @@ async def call_tool(
     options: CallOptions,
     verify: Callable[[], Awaitable[Client | None]],
 ) -> ToolOutput:
-    """Call `tool` and return its output; what goes wrong on the server is an error output for the model.
+    """Call `tool` and return its output; a failure on the server is an error output for the model.
 
-    `verify` returns the client of a server that defines the tool as the model saw it, or None if it no longer
-    does. It is asked before anything is sent, so after every reconnect.
+    The time limit covers the whole call, reconnects included; its clock stops while a person is asked.
+
+    `verify` returns the client if the server still defines the tool as the model saw it, else None. It runs
+    before every attempt, and therefore after every reconnect.
 
     Raises:
-        MCPConnectionError: the server cannot be reached, or not again.
+        MCPConnectionError: the server cannot be reached or reconnected.
     """
+    with connection.clocks.limited(options.timeout_s):
+        return await _call(connection, tool, arguments, context, options, verify)
+    text = f"Timed out after {options.timeout_s:g} s; the call may or may not have taken effect."
+    return ToolOutput(text, is_error=True, timed_out=True)
+
+
+async def _call(
+    connection: Connection,
+    tool: ServerTool,
+    arguments: dict[str, Any],
+    context: RunContext[Any],
+    options: CallOptions,
+    verify: Callable[[], Awaitable[Client | None]],
+) -> ToolOutput:
     for is_last in (False, True):
         client = await verify()
         if client is None:
@@ -82,7 +99,7 @@ async def call_tool(
 
 
 def is_repeatable(tool: ServerTool, options: CallOptions) -> bool:
-    """Say whether a call may be made a second time without anybody being asked."""
+    """Return whether a call may be repeated without approval."""
     hints = tool.definition.annotations
     return options.trust == "trusted" and bool(hints.read_only or hints.idempotent)
 
@@ -104,12 +121,13 @@ async def _send(
         said = bounded(message, MAX_PROGRESS_CHARS, clean=True) if message else message
         context.report_progress(progress, total, said)
 
-    result: CallToolResult | None = None
     way = Delivery()
     token = delivery.set(way)
     try:
-        with anyio.move_on_after(options.timeout_s):
-            result = await client.call_tool(tool.definition.name, arguments, progress_callback=report)
+        # mcp's own limit is disabled: its clock would run while a person is asked.
+        result: CallToolResult = await client.call_tool(
+            tool.definition.name, arguments, read_timeout_seconds=math.inf, progress_callback=report
+        )
     except MCPError as error:
         if way.undelivered:
             raise _Undelivered from error
@@ -131,8 +149,6 @@ async def _send(
         raise _ConnectionLost from error  # mcp: "Client must be used within an async context manager"
     finally:
         delivery.reset(token)
-    if result is None:
-        return _error(f"Timed out after {options.timeout_s:g} s; the call may or may not have taken effect.")
     return tool_output(
         result,
         output_check=tool.output,

@@ -37,12 +37,12 @@ class MCPServerConfig(BaseModel):
     args: tuple[str, ...] = Field(default=(), strict=False)
     env: dict[str, str] = Field(default_factory=dict, repr=False)
     cwd: str | None = None
-    """Relative to the file's folder."""
+    """Working directory, relative to the file's folder."""
     url: str | None = None
     headers: dict[str, str] = Field(default_factory=dict, repr=False)
     disabled: bool = False
     assume_harmless: bool = False
-    """Whether missing hints count as harmless, as in `MCPToolset`; other hosts do not know this key."""
+    """Treats missing hints as harmless, as in `MCPToolset`; other hosts do not know this key."""
 
     @model_validator(mode="after")
     def _one_kind(self) -> MCPServerConfig:
@@ -57,7 +57,7 @@ class MCPServerConfig(BaseModel):
         return self
 
     def target(self) -> StdioTarget | HttpTarget:
-        """Return what `MCPToolset` connects to."""
+        """Return the target for `MCPToolset`."""
         if self.url is not None:
             return HttpTarget(self.url, self.headers)
         return StdioTarget(self.command or "", self.args, self.env, self.cwd)
@@ -69,10 +69,10 @@ def load_mcp_config(
     """Read an `mcpServers` file; return name to server, disabled ones included.
 
     `allow_env` names the variables that `${NAME}` may take from `environment` (the process's own if None).
-    Other top-level sections, which some hosts keep in the same file, are left alone.
+    Other top-level sections, which some hosts keep in the same file, are ignored.
 
     Raises:
-        UserError: the file is unreadable, a key unknown (the nearest is named), or a variable not allowed.
+        UserError: the file is unreadable, a key is unknown, or a variable is not allowed or not set.
     """
     path = Path(path)
     expand = _Expansion(allow_env, os.environ if environment is None else environment)

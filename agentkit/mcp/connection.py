@@ -1,8 +1,8 @@
-"""A connection to one MCP server, shared by everybody in one event loop who has entered the toolset.
+"""A connection to one MCP server, shared by all users of the toolset in one event loop.
 
 Users are counted: the first one starts a generation of the connection (an owner task, see `agentkit.mcp.owner`),
-the last one ends it and waits until it is gone. Opening in one task and closing in another is nothing special.
-When the server goes away its generation ends, and the next call starts the next one.
+the last one ends it and waits until it is gone. It may be opened in one task and closed in another.
+When the server goes away its generation ends, and the next call starts a new one.
 
     idle --acquire--> connecting --> live --server died--> lost --next call--> connecting (next generation)
                           |           `--last release--> idle
@@ -16,13 +16,14 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agentkit.errors import MCPConnectionError, UserError
+from agentkit.mcp.call_clocks import CallClocks
 from agentkit.mcp.owner import ConnectionOptions, Owner
 
 if TYPE_CHECKING:
     from mcp import Client
 
 RECONNECT_DELAYS_S = (0.0, 0.5, 2.0)
-"""A restarting server needs about a second to import mcp and bind its port."""
+"""Seconds before each attempt; a restarting server needs about one to import mcp and bind its port."""
 
 
 class Connection:
@@ -36,12 +37,14 @@ class Connection:
         self._users = 0
         self._owner: Owner | None = None
         self._last_task: asyncio.Task[None] | None = None
+        self.clocks = CallClocks()
+        """Time limits of the calls."""
         self.epoch = 0
-        """Grows with every generation and every change of the tools."""
+        """Counter that grows with every generation and every change of the tools."""
 
     @property
     def users(self) -> int:
-        """How many have acquired and not yet released it."""
+        """Number of users that have acquired the connection and not yet released it."""
         return self._users
 
     async def acquire(self) -> None:
@@ -58,7 +61,7 @@ class Connection:
             raise
 
     async def release(self) -> None:
-        """Count one user less; after the last one the client is left and a child process is gone."""
+        """Count one user less; the last one exits the client, and a child process has ended on return."""
         self._users -= 1
         if self._users == 0 and self._owner is not None:
             owner, self._owner = self._owner, None
@@ -68,8 +71,8 @@ class Connection:
         """Return the live client, connecting again if the server went away.
 
         Raises:
-            MCPConnectionError: it cannot be reached (again).
-            UserError: nobody has acquired the connection.
+            MCPConnectionError: the server cannot be reached or reconnected.
+            UserError: the connection has not been acquired.
         """
         if self._users == 0:
             raise UserError(f"MCP server {self._options.name!r} is closed; use it inside `async with toolset:`.")
@@ -81,14 +84,16 @@ class Connection:
                 )
             delays = RECONNECT_DELAYS_S if again else (0.0,)
             self.epoch += 1
-            self._owner = Owner(self._target, self._options, self._changed, delays, after=self._last_task)
+            self._owner = Owner(
+                self._target, self._options, self._changed, delays, after=self._last_task, clocks=self.clocks
+            )
             self._last_task = self._owner.task
             if again:
                 self._on_change()
         return await self._owner.client()
 
     def has_lost(self, client: Client) -> bool:
-        """Whether `client` belongs to a generation that has ended."""
+        """Return whether `client` belongs to a generation that has ended."""
         return self._owner is None or self._owner.lost or not self._owner.serves(client)
 
     @property
@@ -97,7 +102,7 @@ class Connection:
         return self._owner.fault if self._owner is not None else ""
 
     def lose(self, client: Client) -> None:
-        """Say that `client` no longer answers."""
+        """End the generation of `client`, which no longer answers."""
         if self._owner is not None and self._owner.serves(client):
             self._owner.end()
 
@@ -107,10 +112,10 @@ class Connection:
 
 
 def is_closed(error: Any) -> bool:
-    """Whether an `MCPError` is mcp's own dispatcher saying that the stream has ended.
+    """Return whether an `MCPError` is the report of mcp's own dispatcher that the stream has ended.
 
-    The code alone does not tell: an HTTP transport gives it to one request whose reply was cut off, and a
-    server may use it. The worst that a forged one does is a reconnect.
+    The code alone is ambiguous: an HTTP transport uses it for one request whose reply was cut off, and a
+    server may use it. A forged error causes a reconnect at worst.
     """
     from mcp_types import CONNECTION_CLOSED
 

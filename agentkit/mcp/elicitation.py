@@ -3,8 +3,8 @@
 Answers go through one callback in both eras of the protocol: pushed requests before 2026-07-28, results that
 ask for another round since. Without a callback every question is declined; a tool can then take its default.
 
-A question is the server's, and a person sees it: its prose loses hidden characters and what is too long. One whose
-names, values or URL hide something is declined, and so is a URL that no browser opens as a page.
+A question is untrusted text that a person reads: hidden characters are removed from its prose, and long prose is
+cut. A question with hidden characters in names, values or URL is declined, and so is a URL that is not http(s).
 """
 
 from __future__ import annotations
@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import urlsplit
 
+import anyio
+
 from agentkit.errors import ToolDefinitionError
 from agentkit.hidden import is_plain
+from agentkit.mcp.call_clocks import CallClocks
 from agentkit.mcp.listing import MAX_DESCRIPTION_CHARS, clean_schema
 from agentkit.mcp.results import bounded
 
@@ -29,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Elicitation:
-    """One question. Show `server`: the text is the server's, not the application's."""
+    """One question. Show `server` to the person: the text is the server's, not the application's."""
 
     server: str
     """The toolset's id."""
@@ -40,12 +43,21 @@ class Elicitation:
 
 
 OnElicit = Callable[[Elicitation], Awaitable[Mapping[str, Any] | None]]
-"""Returns the answer (for a URL: `{}` once the person agreed), or None to decline; what it leaves out gets the
-schema's default."""
+"""Returns the answer (for a URL: `{}` once the person agreed), or None to decline; omitted fields get the
+schema's defaults."""
 
 
-def elicitation_callback(on_elicit: OnElicit | None, server: str) -> ElicitationFnT:
-    """Return what `mcp.Client` takes. An error of `on_elicit` is logged and answers "cancel"."""
+ANSWER_TIMEOUT_S = 600.0
+"""Default number of seconds for a person to answer a question: long enough to look something up."""
+
+
+def elicitation_callback(
+    on_elicit: OnElicit | None, server: str, clocks: CallClocks, timeout_s: float
+) -> ElicitationFnT:
+    """Return the callback for `mcp.Client`; `clocks` stop while `on_elicit` runs.
+
+    An error of `on_elicit`, or `timeout_s` seconds without an answer, is logged and answers "cancel".
+    """
 
     async def answer(context: Any, params: ElicitRequestParams) -> ElicitResult:
         from mcp_types import ElicitRequestURLParams, ElicitResult
@@ -62,10 +74,17 @@ def elicitation_callback(on_elicit: OnElicit | None, server: str) -> Elicitation
         except (ToolDefinitionError, ValueError, RecursionError) as reason:
             logger.warning("MCP server %r asked what is not shown to a person: %s", server, reason)
             return ElicitResult(action="decline")
+        values = None
         try:
-            values = await on_elicit(question)
+            with clocks.stopped(), anyio.move_on_after(timeout_s) as limit:
+                values = await on_elicit(question)
         except Exception:  # the boundary to the application: its error must not end the connection
             logger.exception("on_elicit of MCP server %r raised; the question is cancelled", server)
+            return ElicitResult(action="cancel")
+        if limit.cancelled_caught:
+            logger.warning(
+                "nobody answered a question of MCP server %r within elicit_timeout_s=%g", server, timeout_s
+            )
             return ElicitResult(action="cancel")
         if values is None:
             return ElicitResult(action="decline")
@@ -76,10 +95,10 @@ def elicitation_callback(on_elicit: OnElicit | None, server: str) -> Elicitation
 
 
 def _page(url: str) -> str:
-    """Return the URL of a page.
+    """Return `url` if it is a web page's.
 
     Raises:
-        ValueError: it is of another kind, or a person would not see all of it.
+        ValueError: the URL is not http or https, or has hidden characters.
     """
     if not is_plain(url) or urlsplit(url).scheme not in ("http", "https"):
         raise ValueError(f"the URL {url[:200]!a} is no plain http or https URL")
@@ -87,7 +106,7 @@ def _page(url: str) -> str:
 
 
 def _defaults(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the defaults of a flat schema: what the person leaves out is answered with them (SEP-1034)."""
+    """Return the defaults of a flat schema; they answer the fields that the person leaves out (SEP-1034)."""
     properties = schema.get("properties")
     if not isinstance(properties, Mapping):
         return {}

@@ -1,11 +1,11 @@
-"""The HTTP client under streamable HTTP: it knows when a request did not reach the server.
+"""The HTTP client under streamable HTTP: it detects requests that did not reach the server.
 
-Two failures are certain knowledge: no connection could be made, and a 404 for a request with a session id, by
-which a server says that it no longer has the session (2025-11-25, transports, session management). A call that
-met one of them was not carried out and may be sent again, whatever the tool does.
+Two failures are conclusive: no connection could be made, or a request with a session id got a 404, by which a
+server states that it no longer has the session (2025-11-25, transports, session management). Such a call was not
+executed and may be sent again, whatever the tool does.
 
-A body that is no stream of events is read up to a limit: a server can send without end faster than memory grows.
-Streams of events have mcp's own limit for each event, 1 MiB.
+A body that is not an event stream is read up to a limit, because an endless one would exhaust memory. Event
+streams have mcp's own limit of 1 MiB per event.
 
 `undelivered` travels in a context variable, because mcp sends each message in its sender's context. Imported only
 when a connection is opened: it imports httpx2.
@@ -26,14 +26,14 @@ from agentkit.mcp.target import MAX_MESSAGE_BYTES
 
 TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 300.0
-"""A server may hold a stream open without sending; both are mcp's own defaults."""
+"""Seconds that a server may hold a stream open without sending; both timeouts are mcp's own defaults."""
 
 SESSION_HEADER = "mcp-session-id"
 
 
 @dataclass(slots=True)
 class Delivery:
-    """What is known of one call's way to the server."""
+    """Delivery state of one call."""
 
     undelivered: bool = False
 
@@ -44,18 +44,18 @@ delivery: ContextVar[Delivery | None] = ContextVar("agentkit_mcp_delivery", defa
 class SessionClient(httpx2.AsyncClient):
     """Marks the sender's `Delivery`, and calls `on_end` when the server has forgotten the session."""
 
-    def __init__(self, headers: Mapping[str, str], on_end: Callable[[], None]) -> None:
-        """Send `headers` with every request."""
-        # Packed, a small body could become any size.
+    def __init__(self, headers: Mapping[str, str], on_end: Callable[[], None], silence_s: float = 0.0) -> None:
+        """Send `headers` with every request; a stream may be silent for `silence_s` or `READ_TIMEOUT_S`."""
+        # No compression: a small compressed body could expand to any size.
         headers = {"accept-encoding": "identity", **headers}
-        super().__init__(headers=headers, timeout=httpx2.Timeout(TIMEOUT_S, read=READ_TIMEOUT_S))
+        super().__init__(headers=headers, timeout=httpx2.Timeout(TIMEOUT_S, read=max(READ_TIMEOUT_S, silence_s)))
         self._on_end = on_end
 
     async def send(self, request: httpx2.Request, *, stream: bool = False, **options: Any) -> httpx2.Response:
-        """Send a request as the parent does, and read no more of a body than `MAX_MESSAGE_BYTES`.
+        """Send a request as the parent does; a body other than an event stream is bounded.
 
         Raises:
-            httpx2.RemoteProtocolError: the body is longer, or packed although that was not asked for.
+            httpx2.RemoteProtocolError: the body is too large, or compressed although that was not requested.
         """
         try:
             response = await super().send(request, stream=True, **options)
@@ -73,7 +73,7 @@ class SessionClient(httpx2.AsyncClient):
 
 
 async def _bound(response: httpx2.Response) -> None:
-    """Let reading a body end in an error where it is too long."""
+    """Make reading a body raise an error once it is too large."""
     if response.headers.get("content-encoding", "identity").strip().lower() not in ("", "identity"):
         await response.aclose()
         raise httpx2.RemoteProtocolError("the answer is packed, which was not asked for")
@@ -81,10 +81,10 @@ async def _bound(response: httpx2.Response) -> None:
 
 
 class _BoundedStream(httpx2.AsyncByteStream):
-    """A body of at most `MAX_MESSAGE_BYTES`, and `MAX_CONTAINERS` of JSON."""
+    """A body of at most `MAX_MESSAGE_BYTES` bytes and `MAX_CONTAINERS` JSON objects and lists."""
 
     def __init__(self, inner: Any) -> None:
-        """Read `inner`."""
+        """Wrap the stream `inner`."""
         self._inner = inner
 
     async def __aiter__(self) -> AsyncIterator[bytes]:

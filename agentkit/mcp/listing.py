@@ -1,8 +1,8 @@
-"""From a server's `tools/list` to tools that may be shown to a model, or an error that says why not.
+"""Turns a server's `tools/list` into tools that may be shown to a model, or raises an error with the reason.
 
-Everything here is untrusted: the number of pages and tools, names, prose and schemas. Bounds end a listing
-that does not end; prose loses its hidden characters and what is too long; a name or schema that cannot be
-used is an error that names the tool, because a missing tool is noticed only when the model needs it.
+Everything here is untrusted: the number of pages and tools, names, prose and schemas. Bounds stop an endless
+listing. Hidden characters are removed from prose, and long prose is cut. An unusable name or schema is an error
+that names the tool, because a missing tool is noticed only when the model needs it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
     from mcp_types import Tool as WireTool
 
 MAX_LISTING_BYTES = 8_000_000
-"""All definitions of one server. One with 741 tools needed about 2 MB (G-Core/gcore-mcp-server#14)."""
+"""Bytes of all definitions of one server. One with 741 tools needed about 2 MB (G-Core/gcore-mcp-server#14)."""
 
 MAX_SCHEMA_BYTES = 200_000
-"""One tool's input schema; the largest of those 741 is far below."""
+"""Bytes of one tool's input schema; the largest of those 741 tools is far below."""
 
 MAX_DESCRIPTION_CHARS = 8_000
-"""About 2,000 tokens; more than that is a manual, not a description."""
+"""Characters of a description: about 2,000 tokens; more than that is a manual."""
 
 MAX_TITLE_CHARS = 200
 
@@ -47,7 +47,7 @@ OnBadTool = Literal["fail", "skip"]
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """Where a listing ends at the latest."""
+    """Limits of a listing."""
 
     max_tools: int
     max_pages: int
@@ -64,7 +64,7 @@ class ServerTool:
 
 @dataclass(frozen=True, slots=True)
 class Listing:
-    """All usable tools of a server, and what was wrong with the others."""
+    """All usable tools of a server, and warnings about the others."""
 
     tools: Mapping[str, ServerTool]
     warnings: tuple[str, ...] = ()
@@ -143,7 +143,7 @@ async def make_listing(
                     f'{error} Leave it out with `allow=[...]`, or skip such tools with `on_bad_tool="skip"`.'
                 ) from error
             skipped.append(f"skipped: {error}")
-        await asyncio.sleep(0)  # compiling a schema takes 2 ms; others run between the tools
+        await asyncio.sleep(0)  # compiling a schema takes 2 ms; other tasks run between the tools
     return Listing(tools, tuple(skipped))
 
 
@@ -151,7 +151,7 @@ def check_allowed(allow: Collection[str], wire: Sequence[WireTool], *, server: s
     """Check that every name in `allow` exists.
 
     Raises:
-        UserError: one does not; the message names the nearest.
+        UserError: a name does not exist; the message names the nearest.
     """
     names = [tool.name for tool in wire]
     for name in allow:
@@ -210,7 +210,7 @@ def _clean_prose(text: str, limit: int, what: str, warnings: list[str]) -> str:
 
 
 def clean_schema(schema: Any, where: str, warnings: list[str]) -> Any:
-    """Clean the prose in a schema; refuse hidden characters in its names and values, which mean something.
+    """Clean the prose in a schema; reject hidden characters in names and values, which carry meaning.
 
     Raises:
         ToolDefinitionError: a name or value has hidden characters.

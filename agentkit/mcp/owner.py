@@ -22,6 +22,7 @@ import anyio
 import anyio.to_thread
 
 from agentkit.errors import MCPConnectionError
+from agentkit.mcp.call_clocks import CallClocks
 from agentkit.mcp.elicitation import OnElicit, elicitation_callback
 from agentkit.mcp.results import bounded, error_text
 from agentkit.mcp.target import StderrTail, open_target
@@ -33,28 +34,33 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 RELISTEN_DELAYS_S = (1.0, 5.0, 30.0, 60.0)
-"""Before a dropped subscription is opened again; the last one repeats."""
+"""Seconds before a dropped subscription is opened again; the last delay repeats."""
 
 LISTEN_TIMEOUT_S = 5.0
-"""For the server to acknowledge a subscription; one that does not is used without notifications."""
+"""Seconds for the server to acknowledge a subscription; otherwise it is used without notifications."""
 
 SHUTDOWN_S = 15.0
-"""For leaving a client. A child that ignores everything but SIGKILL needs up to 7 s of it."""
+"""Seconds for exiting a client. A child that ignores everything but SIGKILL needs up to 7 s of it."""
 
 STDERR_WAIT_S = 0.2
-"""For the last words of a child that has ended; longer only if a grandchild holds its stderr open."""
+"""Seconds for the last stderr output of a child that has ended; reached only if a grandchild holds it open."""
 
 
 @dataclass(frozen=True, slots=True)
 class ConnectionOptions:
-    """How to connect; see `MCPToolset`."""
+    """Options of a connection; see `MCPToolset`."""
 
     name: str
     connect_timeout_s: float
-    call_timeout_s: float
     reconnect: bool
     mode: str
     on_elicit: OnElicit | None
+    elicit_timeout_s: float
+
+    @property
+    def silence_s(self) -> float:
+        """Seconds that a stream of the server may be silent because a person is being asked."""
+        return self.elicit_timeout_s if self.on_elicit is not None else 0.0
 
 
 class Owner:
@@ -67,11 +73,16 @@ class Owner:
         on_change: Callable[[], None],
         delays_s: Sequence[float],
         after: asyncio.Task[None] | None,
+        clocks: CallClocks,
     ) -> None:
-        """Start to connect, once for each of `delays_s` until it succeeds, when the task `after` has ended."""
+        """Start connecting after the task `after` has ended: one attempt per delay until one succeeds.
+
+        `clocks` are the clocks of the calls, which stop while a person is asked.
+        """
         self._target = target
         self._options = options
         self._on_change = on_change
+        self._clocks = clocks
         self._client: Client | None = None
         self._scope = anyio.CancelScope()
         self._settled = asyncio.Event()
@@ -82,17 +93,17 @@ class Owner:
         self._cause: BaseException | None = None
         self._fault: Exception | None = None
         self.was_live = False
-        """Whether it was ever connected."""
+        """True once it has been connected."""
         self.task = asyncio.create_task(self._run(delays_s, after), name=f"mcp-{options.name}")
 
     @property
     def lost(self) -> bool:
-        """Whether it has failed or ended, or is about to; a new generation is needed."""
+        """True if it has failed, ended or is ending; a new generation is needed."""
         return self._settled.is_set() and (self._client is None or self._end.is_set())
 
     @property
     def why(self) -> str:
-        """What ended it, for a message."""
+        """Reason of its end, as the suffix of a message; empty if there is none."""
         return f": {self._failure}" if self._failure else ""
 
     @property
@@ -101,11 +112,11 @@ class Owner:
         return error_text(self._fault) if self._fault is not None else ""
 
     def serves(self, client: Client) -> bool:
-        """Whether `client` is this generation's."""
+        """Return whether `client` belongs to this generation."""
         return self._client is client
 
     def end(self) -> None:
-        """Leave the client soon."""
+        """Tell the owner task to exit the client."""
         self._end.set()
 
     async def client(self) -> Client:
@@ -116,7 +127,7 @@ class Owner:
         return self._client
 
     async def stop(self) -> None:
-        """End and wait for it, even while the caller is being cancelled: no child may outlive this."""
+        """End and wait for the task, even if the caller is cancelled: no child process may outlive this call."""
         self._stopping = True
         self._end.set()
         if not self._settled.is_set():
@@ -158,7 +169,13 @@ class Owner:
             client_class = await _client_class()
             self._scope.deadline = anyio.current_time() + self._options.connect_timeout_s
             async with (
-                open_target(self._target, stderr=stderr, on_end=self.end, on_fault=self._note_fault) as target,
+                open_target(
+                    self._target,
+                    stderr=stderr,
+                    on_end=self.end,
+                    on_fault=self._note_fault,
+                    silence_s=self._options.silence_s,
+                ) as target,
                 self._new_client(client_class, target) as client,
                 anyio.create_task_group() as tasks,
             ):
@@ -171,7 +188,7 @@ class Owner:
                 tasks.cancel_scope.cancel()
             if self._fault is not None:
                 self._fail(self._fault)
-        except Exception as error:  # the boundary to mcp, a transport and a child: anything may come up
+        except Exception as error:  # the boundary to mcp, a transport and a child: any error is possible
             self._fail(self._fault or _first_leaf(error))
             logger.debug("MCP server %r: %s", self._options.name, self._failure, exc_info=True)
         finally:
@@ -193,12 +210,15 @@ class Owner:
                 self._failure += f"\nIts stderr ends with:\n{bounded(text, len(text), clean=True)}"
 
     def _new_client(self, client_class: Any, target: Any) -> AbstractAsyncContextManager[Client]:
+        options = self._options
         return client_class(
             target,
-            mode=self._options.mode,
-            read_timeout_seconds=self._options.call_timeout_s,
+            mode=options.mode,
+            read_timeout_seconds=options.connect_timeout_s,  # `call_tool` has a limit of its own
             message_handler=self._on_message,
-            elicitation_callback=elicitation_callback(self._options.on_elicit, self._options.name),
+            elicitation_callback=elicitation_callback(
+                options.on_elicit, options.name, self._clocks, options.elicit_timeout_s
+            ),
             cache=None,  # the toolset keeps the listing and knows when it is stale
         )
 
@@ -217,7 +237,7 @@ class Owner:
             task_status.started()
             return
         await self._follow(client, task_status)
-        if not self._subscribed:  # it refuses: the list is fetched once and trusted
+        if not self._subscribed:  # the server refuses: the list is fetched once and assumed stable
             task_status.started()
             return
         for delay_s in chain(RELISTEN_DELAYS_S, repeat(RELISTEN_DELAYS_S[-1])):
@@ -225,7 +245,7 @@ class Owner:
             await self._follow(client, None)
 
     async def _follow(self, client: Client, task_status: TaskStatus[None] | None) -> None:
-        """Stay subscribed until the stream ends; `_on_message` is told of changes in both eras."""
+        """Stay subscribed until the stream ends; `_on_message` receives the changes in both protocol eras."""
         from mcp import MCPError
         from mcp.client.subscriptions import SubscriptionLost
 
@@ -237,13 +257,13 @@ class Owner:
                 if task_status is not None:
                     task_status.started()
                 else:
-                    self._on_change()  # what changed while nobody listened is not told again
+                    self._on_change()  # changes missed while unsubscribed are not sent again
                 async for _ in subscription:
                     pass
         except (MCPError, SubscriptionLost, TimeoutError) as error:
             logger.debug("MCP server %r: subscription to tool changes ended: %s", self._options.name, error)
         if self._subscribed:
-            self._on_change()  # until it is open again the tools may change unheard, or belong to a new server
+            self._on_change()  # until it is reopened, tools may change unnoticed or belong to a new server
 
 
 async def _client_class() -> Any:
@@ -252,7 +272,7 @@ async def _client_class() -> Any:
 
         return Client
 
-    return await anyio.to_thread.run_sync(load)  # 0.7 s of CPU the first time; the loop goes on
+    return await anyio.to_thread.run_sync(load)  # the first import takes 0.7 s of CPU
 
 
 def _first_leaf(error: BaseException) -> BaseException:

@@ -1,20 +1,29 @@
-"""Pinned tool definitions: what a server said of its tools when it was first used is what it must go on saying.
+"""Pinned tool definitions: a server's tools must keep the definitions that they had at first use.
 
-A server that was trusted once can change what its tools say later (a rug pull: Invariant Labs, April 2025;
+A server that was trusted once can change its tool definitions later (a rug pull: Invariant Labs, April 2025;
 Cursor's MCPoison, CVE-2025-54136). So the first listing of a server is kept (trust on first use, as ssh does with
-host keys), and a later one that changes a definition, or adds one, is refused before the model reads it. A tool
-that is gone is no danger and is only forgotten by a new pin.
+host keys). A later listing is compared with it before the model reads anything:
+
+    changed   the listing is refused
+    added     the tool is left out, with a notice, until it is accepted
+    removed   harmless; the pin stays until the server is pinned anew
 
 A pin is the SHA-256 of the canonical JSON of everything that a model or a policy sees of a tool: name, title,
-description, both schemas, annotations. The definition is kept beside it, so that a change can be shown. One file a
-server, named after what is connected to: a command line or a URL.
+description, both schemas, annotations. The definition is kept beside it, so that a change can be shown. A server
+has one file, named after the command line or URL. A server that shows each user different tools also needs a key
+from the application, for example the user or tenant.
+
+A folder that cannot be read or written does not stop an agent: the pins then hold for the process, and one warning
+says so. A file that was edited or damaged is refused, because that may be an attack.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,11 +38,13 @@ from agentkit.near_names import MAX_NAME_CHARS, difference
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool
 
+logger = logging.getLogger(__name__)
+
 PINS_VARIABLE = "AGENTKIT_PINS_DIR"
 _FORMAT_VERSION = 1
 _PINNED_FIELDS = ("name", "title", "description", "inputSchema", "outputSchema", "annotations")
 _MAX_SHOWN_LINES, _MAX_SHOWN_LINE_CHARS, _MAX_SHOWN_NAMES = 20, 500, 20
-"""Of the difference in an error; `agentkit mcp verify` shows all of it."""
+"""Limits of the difference shown in an error; `agentkit mcp verify` shows all of it."""
 
 
 class PinnedTool(BaseModel):
@@ -52,13 +63,13 @@ class PinFile(BaseModel):
 
     version: Literal[1]
     target: str
-    """The command line or URL."""
+    """The command line or URL, with the application's key if there is one (`target_key`)."""
     tools: dict[str, PinnedTool]
 
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One tool that is not as it was pinned."""
+    """One tool that differs from its pin."""
 
     tool_name: str
     kind: Literal["changed", "added", "removed"]
@@ -66,16 +77,32 @@ class Drift:
     """Lines of a unified diff of the definitions."""
 
 
+@dataclass(frozen=True, slots=True)
+class PinnedListing:
+    """A server's tools after comparison with their pins."""
+
+    tools: tuple[WireTool, ...]
+    """The tools that may be offered."""
+    added: tuple[WireTool, ...] = ()
+    """Allowed tools that have not been accepted yet."""
+    storage_notice: str | None = None
+    """Reason why the pins hold for this process only; None if they are stored."""
+
+
 class ToolPins:
-    """A folder of pins."""
+    """A folder of pins. One object may be used by several toolsets, threads and event loops."""
 
     def __init__(self, folder: str | Path | None = None) -> None:
         """Use `folder`; None takes AGENTKIT_PINS_DIR, or the user's state directory."""
         self._folder = Path(folder).expanduser() if folder is not None else None
+        self._lock = threading.Lock()
+        self._held: dict[str, PinFile] = {}
+        """Pins that could not be stored, by target."""
+        self._storage_notice: str | None = None
 
     @property
     def folder(self) -> Path:
-        """Where the files are."""
+        """Folder of the pin files."""
         return self._folder or _default_folder()
 
     def path(self, target: str) -> Path:
@@ -83,17 +110,26 @@ class ToolPins:
         return self.folder / f"{hashlib.sha256(target.encode()).hexdigest()[:24]}.json"
 
     def read(self, target: str) -> PinFile | None:
-        """Return a server's pins, None if it has none.
+        """Return a server's stored pins, None if it has none.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged or cannot be read.
         """
+        try:
+            return self._stored(target)
+        except OSError as error:
+            raise UserError(
+                f"the pins of MCP server {target!r} in {self.path(target)} cannot be read: {error.strerror}."
+            ) from error
+
+    def _stored(self, target: str) -> PinFile | None:
+        """Return a server's stored pins; raises OSError if the folder or file cannot be read."""
         path = self.path(target)
         try:
             pins = PinFile.model_validate_json(path.read_bytes())
         except FileNotFoundError:
             return None
-        except (OSError, ValidationError) as error:
+        except ValidationError as error:
             raise UserError(
                 f"the pins of MCP server {target!r} in {path} cannot be read ({_first_line(error)}); look at the "
                 f"server's tools with `agentkit mcp list` and pin them again with `agentkit mcp pin`."
@@ -108,65 +144,114 @@ class ToolPins:
         Raises:
             UserError: the file cannot be written.
         """
+        self._write(PinFile(version=_FORMAT_VERSION, target=target, tools=_pinned(wire)))
+
+    def _write(self, pins: PinFile) -> None:
         from agentkit.tracing.private_file import private_file
 
-        tools = {
-            name: PinnedTool(sha256=_digest(each), definition=each) for name, each in _definitions(wire).items()
-        }
-        pins = PinFile(version=_FORMAT_VERSION, target=target, tools=tools)
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         except OSError as error:
             raise UserError(f"pins cannot be kept in {self.folder}: {error.strerror}.") from error
-        with private_file(self.path(target)) as file:
+        with private_file(self.path(pins.target)) as file:
             file.write(pins.model_dump_json(indent=1).encode())
 
     def drift(self, target: str, wire: Sequence[WireTool]) -> list[Drift] | None:
-        """Return what is not as it was pinned, None if nothing is pinned.
+        """Return the differences from the stored pins; None if nothing is stored.
 
         Raises:
-            UserError: the file is damaged.
+            UserError: the file is damaged or cannot be read.
         """
         pins = self.read(target)
-        if pins is None:
-            return None
-        now = _definitions(wire)
-        found = [_drift(name, pins.tools.get(name), now.get(name)) for name in {**pins.tools, **now}]
-        return [each for each in found if each is not None]
+        return None if pins is None else _drifts(pins, wire)
 
-    def check(self, target: str, wire: Sequence[WireTool], *, server: str, allow: frozenset[str] | None) -> None:
-        """Pin the tools of a server that is new; compare those of one that is known.
+    def check(
+        self, target: str, wire: Sequence[WireTool], *, server: str, allow: frozenset[str] | None
+    ) -> PinnedListing:
+        """Pin the tools of a new server; compare those of a known server with their pins.
 
         Raises:
-            ToolDefinitionChanged: a definition that is in use has changed, or is new.
-            UserError: the pins cannot be read or written.
+            ToolDefinitionChanged: the definition of an allowed tool has changed.
+            UserError: the stored pins are damaged.
         """
-        drift = self.drift(target, wire)
-        if drift is None:
-            self.write(target, wire)
-            return
-        found = [each for each in drift if each.kind != "removed" and (allow is None or each.tool_name in allow)]
-        if found:
-            raise ToolDefinitionChanged(_message(found, server), tuple(each.tool_name for each in found))
+        with self._lock:
+            pins = self._known(target)
+            if pins is None:
+                self._keep(PinFile(version=_FORMAT_VERSION, target=target, tools=_pinned(wire)))
+                return PinnedListing(tuple(wire), storage_notice=self._notice_of(target))
+            notice = self._notice_of(target)
+        drift = [each for each in _drifts(pins, wire) if allow is None or each.tool_name in allow]
+        if changed := [each for each in drift if each.kind == "changed"]:
+            raise ToolDefinitionChanged(_message(changed, server), tuple(each.tool_name for each in changed))
+        new = {each.tool_name for each in drift if each.kind == "added"}
+        added = tuple(tool for tool in wire if tool.name in new)
+        return PinnedListing(tuple(tool for tool in wire if tool.name not in new), added, notice)
+
+    def accept(self, target: str, added: Sequence[WireTool]) -> str | None:
+        """Pin further tools of a server; tools that are pinned keep their definitions.
+
+        Returns the reason why the pins hold for this process only; None if they are stored.
+
+        Raises:
+            UserError: the stored pins are damaged.
+        """
+        with self._lock:
+            pins = self._known(target) or PinFile(version=_FORMAT_VERSION, target=target, tools={})
+            self._keep(pins.model_copy(update={"tools": {**_pinned(added), **pins.tools}}))
+            return self._notice_of(target)
+
+    def _known(self, target: str) -> PinFile | None:
+        """Return the stored pins, else those of this process."""
+        try:
+            stored = self._stored(target)
+        except OSError as error:
+            self._note(f"{self.folder} cannot be read: {error.strerror}")
+            stored = None
+        return stored or self._held.get(target)
+
+    def _keep(self, pins: PinFile) -> None:
+        """Store pins; if that fails they hold for this process."""
+        try:
+            self._write(pins)
+            self._held.pop(pins.target, None)
+        except UserError as error:
+            self._held[pins.target] = pins
+            self._note(str(error))
+
+    def _note(self, reason: str) -> None:
+        """Warn once that pins are not stored."""
+        if self._storage_notice is None:
+            self._storage_notice = (
+                f"pins of MCP tools hold for this process only: {reason.rstrip('.')}. Set {PINS_VARIABLE} to a "
+                f"folder that can be written, or pass `pins=ToolPins(folder)`; `pins=None` turns pinning off."
+            )
+            logger.warning("%s", self._storage_notice)
+
+    def _notice_of(self, target: str) -> str | None:
+        return self._storage_notice if target in self._held else None
 
 
 DEFAULT_PINS = ToolPins()
-"""The user's own."""
+"""Pins in the user's default folder."""
 
 
-def target_key(target: Any) -> str | None:
-    """Return what names a server across processes, None for one that only this process has.
+def target_key(target: Any, own_key: str | None = None) -> str | None:
+    """Return the name of a server's pins in all processes; None for a target without a command or URL.
 
-    Headers and environment are left out: they hold secrets, and change while the server stays the same.
+    Headers and environment are left out: they hold secrets, and change while the server stays the same. `own_key`
+    comes from the application, for a server that shows each user or tenant different tools.
     """
     from agentkit.mcp.target import HttpTarget
 
     if isinstance(target, HttpTarget):
-        return target.url
-    command = getattr(target, "command", None)  # our own target, or mcp's StdioServerParameters
-    if not isinstance(command, str):
-        return None
-    return json.dumps([command, *map(str, target.args)], ensure_ascii=False)
+        server = target.url
+    else:
+        command = getattr(target, "command", None)  # our own target, or mcp's StdioServerParameters
+        if not isinstance(command, str):
+            return None
+        server = json.dumps([command, *map(str, target.args)], ensure_ascii=False)
+    # A URL, a JSON array, a JSON object: no two servers share a name.
+    return server if own_key is None else json.dumps({"server": server, "key": own_key}, ensure_ascii=False)
 
 
 def show_drift(drift: Sequence[Drift]) -> str:
@@ -190,6 +275,12 @@ def _cut(line: str) -> str:
     return line if len(line) <= _MAX_SHOWN_LINE_CHARS else f"{line[:_MAX_SHOWN_LINE_CHARS]}..."
 
 
+def _drifts(pins: PinFile, wire: Sequence[WireTool]) -> list[Drift]:
+    now = _definitions(wire)
+    found = [_drift(name, pins.tools.get(name), now.get(name)) for name in {**pins.tools, **now}]
+    return [each for each in found if each is not None]
+
+
 def _drift(name: str, pinned: PinnedTool | None, now: Mapping[str, Any] | None) -> Drift | None:
     if pinned is None:
         return Drift(name, "added", _difference(None, now))
@@ -207,6 +298,10 @@ def _difference(before: Mapping[str, Any] | None, after: Mapping[str, Any] | Non
     )
     lines = difference(old, new, old_name="pinned", new_name="now")
     return strip_data("\n".join(lines))[0]
+
+
+def _pinned(wire: Sequence[WireTool]) -> dict[str, PinnedTool]:
+    return {name: PinnedTool(sha256=_digest(each), definition=each) for name, each in _definitions(wire).items()}
 
 
 def _definitions(wire: Sequence[WireTool]) -> dict[str, dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""What a server answered, as the model and the program see it. Pure.
+"""Turns a server's result into tool output for the model and the program. Pure functions.
 
-The text blocks are the model's `content`, the structured value is the program's `data`. Pictures, sounds and
-binary resources are named with type and size, never dumped. What is cut or removed leaves a note in the text.
+The text blocks are the model's `content`, the structured value is the program's `data`. Images, audio and binary
+resources are named with type and size, never included. Text that is cut or removed leaves a note.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mcp_types import CallToolResult, ContentBlock
 
 MAX_ERROR_CHARS = 2_000
-"""Longest reason of an error; nobody needs more to understand it."""
+"""Characters of an error's reason; a longer one is cut."""
 
 
 def tool_output(
@@ -49,7 +49,7 @@ def tool_output(
 
 
 def bounded(text: str, limit: int, *, clean: bool) -> str:
-    """Cut `text` to `limit` characters and, where `clean`, strip hidden ones; each leaves a note."""
+    """Cut `text` to `limit` characters and, if `clean`, strip hidden ones; each change leaves a note."""
     n_chars = len(text)
     notes = ""
     if n_chars > limit:
@@ -63,7 +63,7 @@ def bounded(text: str, limit: int, *, clean: bool) -> str:
 
 
 def error_text(said: object) -> str:
-    """Return what a server gives as the reason of an error, short enough to be read and safe to print."""
+    """Return a server's reason for an error, cut to `MAX_ERROR_CHARS` and safe to print."""
     return bounded(str(said), MAX_ERROR_CHARS, clean=True)
 
 
@@ -97,7 +97,7 @@ def _block(block: ContentBlock) -> str:
 
 
 def _size(n_bytes: int) -> str:
-    """Return a size in words; a server may say any number, so no float comes of it."""
+    """Return a size in words, without floats: a server may state a number too large for one."""
     return f"{n_bytes:,} bytes" if n_bytes < 10_000 else f"{n_bytes // 1000:,} kB"
 
 

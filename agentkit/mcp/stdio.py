@@ -1,9 +1,11 @@
-"""A server as a child process: one message a line, on its stdin and stdout (2025-11-25, transports, stdio).
+"""A server as a child process: one message per line, on its stdin and stdout (2025-11-25, transports, stdio).
 
-Two things differ from `stdio_client` of `mcp`. That one keeps a line until it ends, so a server that never ends
-one takes all memory; here a line has at most `MAX_MESSAGE_BYTES`. And it leaves a server's own children alone when
-the server itself ends in time; here closing ends every process of the server's session, by SIGKILL if SIGTERM does
-not. On Windows, `mcp` starts the server in a job object, which takes its processes with it.
+Two differences from `stdio_client` of `mcp`:
+
+- A line has at most `MAX_MESSAGE_BYTES`. `mcp` buffers a line until it ends, so an endless one takes all memory.
+- Closing ends every process of the server's session, by SIGKILL if SIGTERM does not. `mcp` leaves a server's
+  children running if the server itself ends in time. On Windows, `mcp` starts the server in a job object, which
+  ends its processes.
 
 Imported only when a connection is opened: it imports `mcp`.
 """
@@ -33,45 +35,45 @@ from agentkit.mcp.message_bounds import MAX_CONTAINERS, n_containers
 from agentkit.mcp.target import MAX_MESSAGE_BYTES
 
 Messages: TypeAlias = MemoryObjectReceiveStream[SessionMessage | Exception]
-"""From the server; a line that is no message comes as an exception."""
+"""Messages from the server; an invalid line arrives as an exception."""
 Replies: TypeAlias = MemoryObjectSendStream[SessionMessage]
-"""To the server."""
+"""Messages to the server."""
 
 logger = logging.getLogger(__name__)
 
 FLUSH_S = 0.5
-"""For messages that were already accepted to reach the server."""
+"""Seconds for messages that were already accepted to reach the server."""
 EXIT_S = 2.0
-"""For a server to end by itself after its stdin is closed; these three are mcp's own values."""
+"""Seconds for a server to end by itself after its stdin is closed."""
 TERMINATE_S = 2.0
-"""Between SIGTERM and SIGKILL."""
+"""Seconds between SIGTERM and SIGKILL. This value and the two above are mcp's own."""
 KILL_S = 2.0
-"""For the end of a killed process to be noticed."""
+"""Seconds for the end of a killed process to be noticed."""
 POLL_S = 0.01
 PROCESSES = Path("/proc")
 """Linux lists all processes here, with their sessions."""
 
 
 class ServerOutputError(Exception):
-    """A server writes what no client can take."""
+    """A server's output exceeds the limits of a message."""
 
 
 @asynccontextmanager
 async def stdio_transport(
     server: StdioServerParameters, *, errlog: TextIO, on_fault: Callable[[Exception], None]
 ) -> AsyncGenerator[tuple[Messages, Replies]]:
-    """Start a server and yield the streams of its messages; when this is left, all its processes have ended.
+    """Start a server and yield the streams of its messages; on exit, all its processes have ended.
 
-    `on_fault` is told of a `ServerOutputError`, before the stream of messages ends.
+    `on_fault` receives a `ServerOutputError` before the stream of messages ends.
 
     Raises:
         OSError: the command cannot be started.
-        UserError: the encoding is none in which a line feed ends a line.
+        UserError: the encoding does not write a line feed as one byte.
     """
     if "\n".encode(server.encoding) != b"\n":
         raise UserError(f"encoding={server.encoding!r} cannot be cut into lines; MCP servers write UTF-8.")
     process = await _started(server, errlog)
-    # Nothing is awaited between the start and the task group: a cancellation there would leave the process.
+    # Nothing is awaited between the start and the task group: a cancellation there would leak the process.
     to_session, messages = anyio.create_memory_object_stream[SessionMessage | Exception](0)
     replies, from_session = anyio.create_memory_object_stream[SessionMessage](0)
     all_written = anyio.Event()
@@ -93,7 +95,7 @@ async def stdio_transport(
             async with from_session:
                 await _write(process.stdin, from_session, server)
         except (anyio.BrokenResourceError, anyio.ClosedResourceError, OSError):
-            await to_session.aclose()  # it reads no more: the session has to know
+            await to_session.aclose()  # the server reads no more: closing tells the session
         finally:
             all_written.set()
 
@@ -113,7 +115,7 @@ async def stdio_transport(
 
 
 class Lines:
-    """Cuts what a server writes into lines."""
+    """Splits a server's output into lines."""
 
     def __init__(self, max_bytes: int) -> None:
         """Refuse a line of more than `max_bytes`, also before its end is known."""
@@ -143,7 +145,7 @@ class Lines:
 async def _read(
     stdout: Any, to_session: MemoryObjectSendStream[SessionMessage | Exception], server: StdioServerParameters
 ) -> None:
-    """Pass on messages; nothing is read ahead while one waits to be taken."""
+    """Forward messages; nothing is read ahead while a message waits for its receiver."""
     lines = Lines(MAX_MESSAGE_BYTES)
     async for data in stdout:
         for line in lines.feed(data):
@@ -157,7 +159,7 @@ def _message(line: bytes, server: StdioServerParameters) -> SessionMessage | Exc
         )
     try:
         text = line.decode(server.encoding, server.encoding_error_handler)
-        # `validate_json` keeps what it parsed once for each kind of message: five times the memory.
+        # `validate_json` keeps one parsed copy for each kind of message: five times the memory.
         return SessionMessage(jsonrpc_message_adapter.validate_python(from_json(text), by_name=False))
     except ValueError as error:
         logger.debug("a line of %d bytes on a server's stdout is no message: logs belong on stderr", len(line))
@@ -173,7 +175,7 @@ async def _write(
 
 
 async def _drain(stdout: Any) -> None:
-    """Throw away what still comes: a server that waits for room to write in cannot end."""
+    """Discard further output: a server that blocks on a full pipe cannot end."""
     with suppress(anyio.EndOfStream, anyio.ClosedResourceError, anyio.BrokenResourceError, OSError):
         while True:
             await stdout.receive()
@@ -192,7 +194,7 @@ async def _started(server: StdioServerParameters, errlog: TextIO) -> Any:
 
 
 async def _end(process: Any) -> None:
-    """Close a server's stdin, wait, and end what is left of its processes."""
+    """Close a server's stdin, wait, and end its remaining processes."""
     await _close(process.stdin)
     await _has_exited(process, EXIT_S)
     if sys.platform == "win32":  # pragma: no cover
@@ -209,13 +211,13 @@ async def _end(process: Any) -> None:
     # A process that left the session may hold the pipe; asyncio's transport would wait for its end.
     transport = getattr(getattr(process, "_process", None), "_transport", None)
     if transport is not None:
-        with suppress(PermissionError):  # Python 3.11 kills once more, which a changed user id forbids
+        with suppress(PermissionError):  # Python 3.11 kills again, which a changed user id forbids
             transport.close()
 
 
 async def _end_session(process: Any) -> None:
     await _end_members(process)
-    # A process that forks and ends all the time is in no listing; a signal to its group reaches it.
+    # A process that constantly forks and exits escapes every listing; a signal to its group reaches it.
     with suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, signal.SIGKILL)
 
@@ -226,7 +228,7 @@ async def _end_members(process: Any) -> None:
             return
         with anyio.move_on_after(wait_s):
             while await _signalled(process.pid, 0):
-                _ = process.returncode  # reading it reaps the server where the loop has no watcher
+                _ = process.returncode  # reading it reaps the server if the loop has no watcher
                 await anyio.sleep(POLL_S)
             return
 
@@ -239,25 +241,25 @@ async def _signalled(session: int, sign: int) -> bool:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(member, sign)
         return bool(members)
-    try:  # the server's own group is all that POSIX lets us reach, and what nearly all children stay in
+    try:  # POSIX only reaches the server's own group, in which nearly all children stay
         os.killpg(session, sign)
     except ProcessLookupError:
         return False
     except PermissionError:
-        pass  # said of zombies too, and of some processes only
+        pass  # also raised for zombies, and if it concerns only some of the processes
     return True
 
 
 def session_members(session: int) -> list[int]:
-    """Return the process ids of a session on Linux, zombies left out: these only wait for their parent."""
+    """Return the process ids of a session on Linux, without zombies: these only wait for their parent."""
     found: list[int] = []
     for name in os.listdir(PROCESSES):
         if name.isdigit():
             try:
                 status = (PROCESSES / name / "stat").read_bytes()
-            except OSError:  # it has ended meanwhile
+            except OSError:  # the process has ended meanwhile
                 continue
-            # man 5 proc: the name is in parentheses and may hold any; then state, parent, group, session.
+            # man 5 proc: the name is in parentheses and may itself hold some; then state, parent, group, session.
             state, _, _, its_session = status.rpartition(b")")[2].split()[:4]
             if int(its_session) == session and state not in (b"Z", b"X"):
                 found.append(int(name))
@@ -265,7 +267,7 @@ def session_members(session: int) -> list[int]:
 
 
 async def _has_exited(process: Any, wait_s: float) -> bool:
-    """Wait for the server itself; asyncio's own `wait` also waits for all who hold its pipes."""
+    """Wait for the server itself; asyncio's own `wait` also waits for every process that holds its pipes."""
     with anyio.move_on_after(wait_s):
         while process.returncode is None:
             await anyio.sleep(POLL_S)

@@ -1,6 +1,6 @@
-"""What a toolset connects to, and how a fresh transport to it is opened each time.
+"""Targets that a toolset connects to, and the new transport that each connection opens.
 
-`mcp.Client` is used up by one connection, so a target is a description from which any number of transports
+An `mcp.Client` serves one connection, so a target is a description from which any number of transports
 can be made. `mcp` is imported when the first connection is opened, because it costs 0.7 s of CPU.
 """
 
@@ -34,13 +34,13 @@ MAX_MESSAGE_BYTES = 32 << 20
 """Largest message of a server: a line on its stdout, a body over HTTP. A tool's result is cut to far less."""
 
 STDERR_LINES = 20
-"""A Python traceback of ordinary depth."""
+"""Lines of stderr that are kept: a Python traceback of ordinary depth."""
 
 STDERR_LINE_CHARS = 500
 STDERR_READ_BYTES = 65_536
 
 LAUNCHERS = ("python", "python3", "uvx", "pipx", "npx", "bunx", "node")
-"""Commands that say nothing of the server; its name is their first argument."""
+"""Commands that only launch a server; its name is their first argument."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class StdioTarget:
     """"python" and "python3" mean the running interpreter."""
     args: tuple[str, ...] = ()
     env: Mapping[str, str] | None = field(default=None, repr=False)
-    """Added to HOME, LOGNAME, PATH, SHELL, TERM and USER; nothing else of the parent's is passed."""
+    """Added to HOME, LOGNAME, PATH, SHELL, TERM and USER; no other variable of the parent is passed."""
     cwd: str | Path | None = None
 
 
@@ -92,10 +92,10 @@ def describe(target: Any) -> str:
 
 
 class StderrTail:
-    """The last lines that a child wrote to its stderr; it is read all the time, so the child never blocks."""
+    """The last lines of a child's stderr, which is read continuously so that the child never blocks."""
 
     def __init__(self) -> None:
-        """Keep nothing yet; `open` starts it."""
+        """Start empty; `open` starts reading."""
         self._lines: deque[bytes] = deque([b""], maxlen=STDERR_LINES + 1)
         self._reader: Thread | None = None
 
@@ -127,11 +127,17 @@ class StderrTail:
 
 @asynccontextmanager
 async def open_target(
-    target: Any, *, stderr: StderrTail, on_end: Callable[[], None], on_fault: Callable[[Exception], None]
+    target: Any,
+    *,
+    stderr: StderrTail,
+    on_end: Callable[[], None],
+    on_fault: Callable[[Exception], None],
+    silence_s: float = 0.0,
 ) -> AsyncGenerator[ClientTarget]:
-    """Yield what `mcp.Client` takes, new for this connection.
+    """Yield a new target for `mcp.Client`, for one connection.
 
-    `on_end` is called when its stream ends, `on_fault` before that if the stream cannot go on.
+    `on_end` is called when its stream ends, `on_fault` before that if the stream cannot continue. A stream over
+    HTTP may be silent for at least `silence_s`.
     """
     from mcp.client.stdio import StdioServerParameters
     from mcp.client.streamable_http import streamable_http_client
@@ -155,7 +161,7 @@ async def open_target(
         with stderr.open() as errlog:
             yield _Watched(stdio_transport(target, errlog=errlog, on_fault=on_fault), on_end)
     elif isinstance(target, HttpTarget):
-        async with SessionClient(target.headers or {}, on_end) as http:
+        async with SessionClient(target.headers or {}, on_end, silence_s) as http:
             yield _Watched(streamable_http_client(target.url, http_client=http), on_end)
     elif isinstance(target, TransportTarget):
         if target.used:
@@ -172,7 +178,7 @@ async def open_target(
 
 
 class _Watched:
-    """A transport that says when the other side has closed its stream."""
+    """A transport that calls `on_end` when the other side has closed its stream."""
 
     def __init__(self, transport: Transport, on_end: Callable[[], None]) -> None:
         self._transport = transport
@@ -187,7 +193,7 @@ class _Watched:
 
 
 class _WatchedStream:
-    """A transport's read stream without messages that are too large; `last_context` and the rest stay its own."""
+    """A transport's read stream without oversized messages; `last_context` and the rest are delegated to it."""
 
     def __init__(self, inner: Any, on_end: Callable[[], None]) -> None:
         self._inner = inner
@@ -217,8 +223,8 @@ class _WatchedStream:
 
 
 def _bounded(received: Any) -> Any:
-    """Return a message as it is, an error in the place of a result that is too large, None for any other."""
-    message = getattr(received, "message", None)  # an exception of the transport's has none
+    """Return a message unchanged, an error for an oversized result, None for any other oversized message."""
+    message = getattr(received, "message", None)  # an exception from the transport has none
     content = getattr(message, "result", None) or getattr(message, "params", None)
     if content is None or not has_too_many_items(content):
         return received

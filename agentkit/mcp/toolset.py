@@ -1,8 +1,8 @@
 """The tools of one MCP server as a `Toolset`.
 
-The list is fetched once and again only when the server says that it changed or after a reconnect, so a step
-costs a comparison of two numbers. A call whose tool changed in between is not sent: the model decided on a
-definition that no longer holds (a rug pull looks like that, too).
+The list is fetched once, and again only after the server announces a change or after a reconnect, so a step
+costs a comparison of two numbers. A call is not sent if its tool has changed: the model decided on an outdated
+definition, and a rug pull looks the same.
 
 Needs asyncio. May be entered in several tasks and event loops at once: each loop has its own connection.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +29,7 @@ from agentkit.errors import MCPConnectionError, UserError
 from agentkit.mcp.call import CallOptions, Trust, call_tool, is_repeatable
 from agentkit.mcp.config import MCPServerConfig, load_mcp_config
 from agentkit.mcp.connection import Connection, is_closed
-from agentkit.mcp.elicitation import OnElicit
+from agentkit.mcp.elicitation import ANSWER_TIMEOUT_S, OnElicit
 from agentkit.mcp.listing import (
     Bounds,
     Listing,
@@ -39,9 +40,10 @@ from agentkit.mcp.listing import (
     make_listing,
 )
 from agentkit.mcp.owner import ConnectionOptions
-from agentkit.mcp.pins import DEFAULT_PINS, ToolPins, target_key
+from agentkit.mcp.pins import DEFAULT_PINS, PinnedListing, ToolPins, target_key
 from agentkit.mcp.results import error_text
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
+from agentkit.near_names import MAX_NAME_CHARS
 from agentkit.tools.definition import Tool, ToolAnnotations, ToolOutput
 from agentkit.tools.toolset import Toolset
 
@@ -62,6 +64,7 @@ class MCPOptions(TypedDict, total=False):
     trust: Trust
     assume_harmless: bool
     on_elicit: OnElicit | None
+    elicit_timeout_s: float
     call_timeout_s: float
     connect_timeout_s: float
     result_limit: int
@@ -70,12 +73,13 @@ class MCPOptions(TypedDict, total=False):
     on_bad_tool: OnBadTool
     reconnect: bool
     pins: ToolPins | None
+    pins_key: str | None
     mode: Literal["auto", "legacy"] | str
 
 
 @dataclass(slots=True)
 class _Live:
-    """What one event loop holds of the server."""
+    """State of the server in one event loop."""
 
     connection: Connection
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -83,6 +87,8 @@ class _Live:
     tools: tuple[Tool, ...] = ()
     epoch: int = -1
     """The connection's epoch that `listing` was fetched in."""
+    added: tuple[WireTool, ...] = ()
+    """Tools of that listing that are left out until they are accepted."""
 
 
 class MCPToolset(Toolset):
@@ -105,6 +111,7 @@ class MCPToolset(Toolset):
         trust: Trust = "untrusted",
         assume_harmless: bool = False,
         on_elicit: OnElicit | None = None,
+        elicit_timeout_s: float = ANSWER_TIMEOUT_S,
         call_timeout_s: float = 30.0,
         connect_timeout_s: float = 30.0,
         result_limit: int = 64_000,
@@ -113,35 +120,39 @@ class MCPToolset(Toolset):
         on_bad_tool: OnBadTool = "fail",
         reconnect: bool = True,
         pins: ToolPins | None = DEFAULT_PINS,
+        pins_key: str | None = None,
         mode: Literal["auto", "legacy"] | str = "auto",
     ) -> None:
         """Describe a server; nothing is started or sent before the toolset is entered.
 
         Args:
-            target: What `mcp.Client` takes: a server object, a URL, `StdioServerParameters` or a transport. A
+            target: A server object, a URL, `StdioServerParameters` or a transport, as for `mcp.Client`. A
                 transport serves one connection only.
             id: A name for errors and traces; taken from the target if absent.
             allow: The names of the tools to offer; None offers all. The others are not even examined.
             trust: "trusted" sends a read-only or idempotent call again after a lost connection, and leaves
                 hidden characters in results.
-            assume_harmless: Whether hints that a tool leaves out are taken for harmless. Otherwise MCP's defaults
-                hold: it may destroy and reach the open world, so after untrusted content its calls need approval
-                (see `agentkit.guardrails.TaintRule`).
-            on_elicit: Answers the server's questions; without it they are declined. The time a person takes
-                counts towards `call_timeout_s`.
-            call_timeout_s: Seconds for one call.
+            assume_harmless: Treats missing hints of a tool as harmless. Otherwise MCP's defaults hold: the tool
+                may be destructive and open-world, so after untrusted content its calls need approval (see
+                `agentkit.guardrails.TaintRule`).
+            on_elicit: Answers the server's questions; without it they are declined.
+            elicit_timeout_s: Seconds for one answer; after that the question is cancelled.
+            call_timeout_s: Seconds for one call. The clock stops while `on_elicit` runs.
             connect_timeout_s: Seconds for starting, reaching and negotiating, and for the whole tool list.
             result_limit: Characters of a result that the model sees; the value for the program stays whole.
             max_tools: More tools than this are an error.
             max_pages: A longer list of tools is an error.
-            on_bad_tool: Whether one unusable definition fails the listing, or is left out with a warning.
-            reconnect: Whether a call after the server died connects again.
-            pins: Where the tools' definitions are kept from the first use on, to refuse a server that changes
-                them; None believes what it says each time. A server in this process is not pinned.
-            mode: How to negotiate: "auto", "legacy" for a server that cannot bear a probe, or a version.
+            on_bad_tool: "fail" fails the listing at one unusable definition; "skip" leaves it out with a warning.
+            reconnect: Connects again at the next call after the server died.
+            pins: Store of the tools' definitions from first use on, to refuse a server that changes them; None
+                disables pinning. A server in this process is not pinned. A tool that the server adds is left
+                out, with a warning, until it is accepted (`accept_tools`).
+            pins_key: Distinguishes pins of one command or URL, for a server that shows each user or tenant
+                different tools: their id, for example. It is stored in plain text with the pins.
+            mode: How to negotiate: "auto", "legacy" for a server that fails when probed, or a version.
 
         Raises:
-            UserError: the target cannot be one, or `allow` is a single string.
+            UserError: the URL is not http or https, or `allow` is a single string.
         """
         if isinstance(allow, str):
             raise UserError(f"allow={allow!r} is one string; give a list of names: allow=[{allow!r}].")
@@ -153,11 +164,11 @@ class MCPToolset(Toolset):
         self._bounds = Bounds(max_tools, max_pages)
         self._on_bad_tool: OnBadTool = on_bad_tool
         self._pins = pins
-        self._pinned_as = target_key(target)
+        self._pinned_as = target_key(target, pins_key)
         self._calls = CallOptions(call_timeout_s, result_limit, trust)
         self._assume_harmless = assume_harmless
         self._connecting = ConnectionOptions(
-            self._id, connect_timeout_s, call_timeout_s, reconnect, mode, on_elicit
+            self._id, connect_timeout_s, reconnect, mode, on_elicit, elicit_timeout_s
         )
         self._live: dict[asyncio.AbstractEventLoop, _Live] = {}
         self._revisions = itertools.count(1)
@@ -175,7 +186,7 @@ class MCPToolset(Toolset):
     ) -> Self:
         """Run a command as a child process. "python" is the running interpreter.
 
-        Of the parent's environment the child gets HOME, LOGNAME, PATH, SHELL, TERM and USER, besides `env`.
+        Besides `env`, the child gets HOME, LOGNAME, PATH, SHELL, TERM and USER from the parent's environment.
         """
         return cls(StdioTarget(command, tuple(os.fspath(arg) for arg in args), env, cwd), **options)
 
@@ -194,10 +205,10 @@ class MCPToolset(Toolset):
     ) -> list[Self]:
         """Make a toolset of each server in an `mcpServers` file that is not disabled, with its name as id.
 
-        `assume_harmless` among the options goes before what the file says of a server.
+        The option `assume_harmless` overrides the file's value.
 
         Raises:
-            UserError: the file is not as `load_mcp_config` wants it.
+            UserError: `load_mcp_config` rejects the file.
         """
         servers = load_mcp_config(path, allow_env=allow_env)
         enabled = {name: server for name, server in servers.items() if not server.disabled}
@@ -210,27 +221,27 @@ class MCPToolset(Toolset):
 
     @property
     def trust(self) -> Trust:
-        """Whether what the server says about its tools is believed."""
+        """Trust in the server's statements about its tools."""
         return self._calls.trust
 
     @property
     def assume_harmless(self) -> bool:
-        """Whether hints that a tool leaves out are taken for harmless."""
+        """True if missing hints of a tool are treated as harmless."""
         return self._assume_harmless
 
     @property
     def pinned_as(self) -> str | None:
-        """What names the server in `ToolPins`; None for one that only this process has."""
+        """Name of the server in `ToolPins`; None for a target without a command or URL."""
         return self._pinned_as
 
     @property
     def revision(self) -> int:
-        """Grows when the server announces a change of its tools, and with every connection."""
+        """Counter that grows when the server announces a change of its tools, and with every connection."""
         return self._revision
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What the last listing skipped, removed or does not enforce, one sentence each."""
+        """Warnings of the last listing: skipped tools, removed text, unenforced constraints; one sentence each."""
         return self._warnings
 
     def __repr__(self) -> str:
@@ -244,7 +255,7 @@ class MCPToolset(Toolset):
             MCPConnectionError: the server cannot be started or reached.
         """
         for loop in list(self._live):
-            if loop.is_closed():  # it was torn down without leaving
+            if loop.is_closed():  # it was closed without exiting the toolset
                 self._live.pop(loop, None)
         live = self._live.get(asyncio.get_running_loop())
         if live is None:
@@ -280,8 +291,31 @@ class MCPToolset(Toolset):
         await self._listing(live)
         return live.tools
 
+    @property
+    def left_out(self) -> tuple[WireTool, ...]:
+        """Tools that the server has added since it was pinned, as this event loop's last listing had them."""
+        return self._here().added
+
+    def accept_tools(self, *names: str) -> None:
+        """Pin tools listed in `left_out`; without names, all of them. The next listing includes them.
+
+        Raises:
+            UserError: a tool is not among those left out, or the stored pins are damaged.
+        """
+        live = self._here()
+        added = {tool.name: tool for tool in live.added}
+        unknown = [name for name in names if name not in added]
+        if unknown:
+            known = ", ".join(added) or "none"
+            raise UserError(f"MCP server {self._id!r} has no new tool {unknown[0]!r}; left out are: {known}.")
+        if not added or self._pins is None or self._pinned_as is None:
+            return
+        self._pins.accept(self._pinned_as, [added[name] for name in names or added])
+        live.epoch, live.added = -1, ()
+        self._tools_changed()
+
     async def fetch(self) -> list[WireTool]:
-        """Return the server's definitions as it sends them, whatever is pinned or allowed.
+        """Return the definitions as the server sends them, regardless of pins and `allow`.
 
         Raises:
             MCPConnectionError: as `list_tools`.
@@ -304,26 +338,31 @@ class MCPToolset(Toolset):
         self._revision = next(self._revisions)
 
     async def _listing(self, live: _Live) -> tuple[Client, Listing]:
-        """Return the tools as they are now and the client of the server that they are on."""
+        """Return the client and the current listing of its server."""
         async with live.lock:
             client = await live.connection.client()
             if live.listing is None or live.epoch != live.connection.epoch:
                 client, epoch, wire = await self._fetch(live.connection)
                 if self._allow is not None and live.listing is None:
                     check_allowed(self._allow, wire, server=self._id)
-                if self._pins is not None and self._pinned_as is not None:
-                    check = partial(self._pins.check, self._pinned_as, wire, server=self._id, allow=self._allow)
-                    await anyio.to_thread.run_sync(check)
-                live.listing = await self._made(wire)
+                pinned = await self._held_to_pins(wire)
+                live.listing = await self._made(pinned.tools)
                 live.tools = tuple(self._tool(tool) for tool in live.listing.tools.values())
-                live.epoch = epoch
-                self._warn(live.listing)
-                # mcp checks results against output schemas with `re` and without bounds; ours does it instead.
+                live.epoch, live.added = epoch, pinned.added
+                self._warn(live.listing, pinned)
+                # mcp checks results against output schemas with unbounded `re`; `SchemaCheck` replaces that check.
                 client.session.validate_tool_result = _leave_unchecked
             return client, live.listing
 
+    async def _held_to_pins(self, wire: Sequence[WireTool]) -> PinnedListing:
+        """Return the tools that may be offered and those that await acceptance."""
+        if self._pins is None or self._pinned_as is None:
+            return PinnedListing(tuple(wire))
+        check = partial(self._pins.check, self._pinned_as, wire, server=self._id, allow=self._allow)
+        return await anyio.to_thread.run_sync(check)
+
     async def _made(self, wire: Sequence[WireTool]) -> Listing:
-        """Return the tools that a server lists, checked within the time for its list."""
+        """Check the listed tools, within the time limit for the list."""
         timeout_s = self._connecting.connect_timeout_s
         try:
             with anyio.fail_after(timeout_s):
@@ -334,7 +373,7 @@ class MCPToolset(Toolset):
             ) from None
 
     async def _fetch(self, connection: Connection) -> tuple[Client, int, list[WireTool]]:
-        """Fetch the list; once more if the server dies meanwhile, since asking for it changes nothing."""
+        """Fetch the list; retry once if the server dies meanwhile, since listing has no side effects."""
         from mcp import MCPError
 
         timeout_s = self._connecting.connect_timeout_s
@@ -357,18 +396,25 @@ class MCPToolset(Toolset):
                 connection.lose(client)
         raise AssertionError("the last turn returns or raises")
 
-    def _warn(self, listing: Listing) -> None:
+    def _warn(self, listing: Listing, pinned: PinnedListing) -> None:
         of_tools = [f"{name}: {line}" for name, tool in listing.tools.items() for line in tool.definition.warnings]
-        self._warnings = (*listing.warnings, *of_tools)
-        for line in self._warnings:
+        left_out = [
+            f"tool {tool.name[:MAX_NAME_CHARS]!a} was added after the server was pinned and is left out; look at "
+            f"it with `agentkit mcp verify` and accept it with `agentkit mcp accept` or `accept_tools`."
+            for tool in pinned.added
+        ]
+        lines = (*listing.warnings, *of_tools, *left_out)
+        for line in lines:
             logger.warning("MCP server %r: %s", self._id, line)
+        storage = () if pinned.storage_notice is None else (pinned.storage_notice,)  # logged by `ToolPins`, once
+        self._warnings = (*lines, *storage)
 
     def _tool(self, tool: ServerTool) -> Tool:
         return Tool(
             definition=tool.definition,
             call=partial(self._call, tool),
             validate=tool.arguments.arguments,
-            timeout_s=self._calls.timeout_s,
+            timeout_s=math.inf,  # `call_tool` has its own limit, with a clock that can be stopped
             is_untrusted=self._calls.trust == "untrusted",
             is_consequential=_is_consequential(tool.definition.annotations, assume_harmless=self._assume_harmless),
             is_repeatable=is_repeatable(tool, self._calls),
@@ -387,10 +433,11 @@ class MCPToolset(Toolset):
 
 
 def _is_consequential(hints: ToolAnnotations, *, assume_harmless: bool) -> bool:
-    """Return whether a tool may destroy something or reach the open world, as far as its server says.
+    """Return whether a tool may be destructive or open-world, according to its server's hints.
 
     A missing hint has MCP's default (2025-11-25, schema, ToolAnnotations): destructive, unless the tool only
-    reads, and open-world. With `assume_harmless` only a tool that says that it changes things may destroy.
+    reads, and open-world. With `assume_harmless`, a missing destructive hint means destructive only if the tool
+    states that it is not read-only.
     """
     destroys, reaches_out = hints.destructive, hints.open_world
     if destroys is None:
@@ -407,4 +454,4 @@ def _options_of(name: str, server: MCPServerConfig, options: MCPOptions) -> MCPO
 
 
 async def _leave_unchecked(name: str, result: Any) -> None:
-    """Take the place of `ClientSession.validate_tool_result`."""
+    """Replace `ClientSession.validate_tool_result` with no check."""

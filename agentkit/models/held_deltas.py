@@ -1,4 +1,4 @@
-"""Deltas on their way to a listener, held back while it is not known whether their reply will be taken."""
+"""Deltas for a listener, held back until their reply is accepted."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ class HeldDeltas:
         self._hold = hold
         self._held: list[ModelDelta] = []
         self.delivered = False
-        """Something of the reply was heard."""
+        """True once a part of the reply was delivered."""
 
     def push(self, delta: ModelDelta) -> None:
-        """Take a delta."""
+        """Pass on or hold back a delta."""
         if self._hold:
             self._held.append(delta)
         elif self._on_delta is not None:
@@ -25,7 +25,7 @@ class HeldDeltas:
             self._on_delta(delta)
 
     def release(self, *, only_tokens: bool = False) -> None:
-        """Pass on what was held; only the tokens, which are for traces, where the reply was not taken."""
+        """Pass on the held deltas; for a rejected reply `only_tokens`, which traces record."""
         self._hold = False
         for delta in self._held:
             if isinstance(delta, TokensDelta) or not only_tokens:

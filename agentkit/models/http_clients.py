@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import httpx
 
 CLOSE_TIMEOUT_S = 5.0
-"""For closing idle connections when a run was cancelled; TLS close waits for the peer."""
+"""Seconds for closing idle connections when a run was cancelled; TLS close waits for the peer."""
 
 
 @dataclass(slots=True)
@@ -38,7 +38,7 @@ class LoopClients:
     """The HTTP clients of one model."""
 
     def __init__(self, base_url: str, given: httpx.AsyncClient | None = None) -> None:
-        """Make clients for `base_url`; an application's own client, `given`, is used instead and not closed."""
+        """Make clients for `base_url`; an application's own client, `given`, replaces them and is not closed."""
         self._base_url = base_url
         self._given = given
         self._shared: RunVar[_Shared] = RunVar(f"agentkit HTTP client of {base_url}")
@@ -76,7 +76,7 @@ class LoopClients:
 
     @asynccontextmanager
     async def borrowed(self) -> AsyncGenerator[httpx.AsyncClient, None]:
-        """Hold the loop's client for one request; opened just for it where nobody holds it."""
+        """Hold the loop's client for one request, opening it if it is not open."""
         client = await self.acquire()
         try:
             yield client
@@ -85,7 +85,7 @@ class LoopClients:
 
 
 def is_loopback(base_url: str) -> bool:
-    """Say whether a URL's host is this machine."""
+    """Return whether a URL's host is this machine."""
     host = urlsplit(base_url).hostname or ""
     try:
         return host == "localhost" or ip_address(host).is_loopback
@@ -98,7 +98,7 @@ def _load(base_url: str) -> SSLContext:
 
     if urlsplit(base_url).scheme == "https":
         return httpx.create_ssl_context()
-    # Nothing leaves plain HTTP, as redirects are not followed; a context without certificates trusts nobody.
+    # Plain HTTP never becomes TLS, as redirects are not followed; without certificates no server is trusted.
     return SSLContext(PROTOCOL_TLS_CLIENT)
 
 

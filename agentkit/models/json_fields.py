@@ -10,10 +10,10 @@ FieldT = TypeVar("FieldT")
 
 
 def optional_field(value: Any, name: str, kind: type[FieldT]) -> FieldT | None:
-    """Return `value[name]`, None where it is absent or null.
+    """Return `value[name]`; None if it is absent or null.
 
     Raises:
-        UnexpectedModelBehavior: `value` is no object, or the field is no `kind`.
+        UnexpectedModelBehavior: `value` is not an object, or the field is not a `kind`.
     """
     if not isinstance(value, dict):
         raise UnexpectedModelBehavior(
@@ -28,15 +28,15 @@ def optional_field(value: Any, name: str, kind: type[FieldT]) -> FieldT | None:
 
 
 def text_field(value: Any, name: str) -> str:
-    """Return the string `value[name]`, empty where it is absent; raises like `optional_field`."""
+    """Return the string `value[name]`, empty if it is absent; raises like `optional_field`."""
     return optional_field(value, name, str) or ""
 
 
 def object_field(value: Any, name: str) -> dict[str, Any]:
-    """Return the object `value[name]`, empty where it is absent; raises like `optional_field`."""
+    """Return the object `value[name]`, empty if it is absent; raises like `optional_field`."""
     return cast("dict[str, Any]", optional_field(value, name, dict) or {})
 
 
 def list_field(value: Any, name: str) -> list[Any]:
-    """Return the list `value[name]`, empty where it is absent; raises like `optional_field`."""
+    """Return the list `value[name]`, empty if it is absent; raises like `optional_field`."""
     return cast("list[Any]", optional_field(value, name, list) or [])

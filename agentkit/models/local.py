@@ -1,8 +1,8 @@
 """A model in this process: weights, KV cache and decoder are ours, so a call cannot be malformed.
 
 The live tools are compiled into one grammar, the union of their calls and the final answer; the decoder masks
-every token with it. Tool output is encoded as content and cannot produce a control token. What was evaluated of
-a conversation stays in the KV cache, and a reply reports how much of it was reused.
+every token with it. Tool output is encoded as content and cannot produce a control token. The evaluated tokens of
+a conversation stay in the KV cache, and a reply reports how many were reused.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ logger = logging.getLogger(__name__)
 
 GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
 DEFAULT_MAX_TOKENS = 512
-"""Tokens of one reply unless told otherwise; the grammar closes the reply before it is cut."""
+"""Default token limit of a reply; the grammar closes the reply before it is cut."""
 MAX_RESAMPLES = 3
-"""Attempts at a reply whose remaining schema keywords are checked after decoding."""
+"""Further attempts after a reply that violates schema keywords checked after decoding."""
 RESAMPLE_TEMPERATURE = 0.7
-"""A greedy reply that failed its check would fail it again."""
+"""Minimum temperature of further attempts; a greedy reply would fail its check again."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Loaded:
     engine: Engine
     compiler: GrammarCompiler | None
-    """None where replies are not masked."""
+    """None if replies are not masked."""
     manner: Manner
     transcripts: Transcripts
     prior: DecisionPrior | None
@@ -91,26 +91,26 @@ class LocalModel(Model):
 
         Args:
             model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine. An id
-                is the model without adapter; `resolve_model("local:small")` brings the shipped one.
+                is the model without adapter; `resolve_model("local:small")` adds the shipped one.
             lora: Path of a GGUF LoRA adapter.
-            prior: What the words of a request say of the tools, weighed as was fitted for this model and adapter
-                (`modelstack fit-prior`); its file's path. It needs a grammar.
-            calibration: How far the probabilities of its choices can be believed, fitted for this model, adapter
-                and prior (`agentkit calibrate`); its file's path.
-            grammar: Which library computes the token masks. None masks nothing: replies are read leniently,
+            prior: Lexical prior over tools given the words of a request, fitted for this model and adapter
+                (`modelstack fit-prior`), or its file's path. It needs a grammar.
+            calibration: Calibration of the probabilities of its choices, fitted for this model, adapter and prior
+                (`agentkit calibrate`), or its file's path.
+            grammar: Library that computes the token masks. None disables masking: replies are parsed leniently,
                 calls may be malformed, and no probabilities are reported.
-            unsupported_schema: What to do with schema keywords that the grammar cannot enforce: refuse the
-                tool, or check them after decoding and draw again.
+            unsupported_schema: Handling of schema keywords that the grammar cannot enforce: refuse the tool, or
+                check them after decoding and resample.
             context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
             jump_ahead: Evaluate tokens with one legal continuation as a block.
-            abstain: Let the model say that no tool fits: `[]`, or words in a convention that has no other way.
-            convention: How the model is shown tools and writes calls: "ours", the name of another one, or "auto":
-                ours with an adapter or a prior, else what its chat template was recognised to write.
-            thought_marks: What stands around a thought, for `ModelSettings(thinking_tokens=...)`. None takes the
-                convention's, `<think>` and `</think>` in most.
-            after_thought: What stands between it and the reply. None takes the convention's.
-            prompt_cache_bytes: Bound of the prompt cache, which keeps the fixed part of prompts for later runs. 0
-                keeps none, None takes the environment's AGENTKIT_PROMPT_CACHE_MB, else 1 GiB.
+            abstain: Lets the model reply that no tool fits: `[]`, or words in a convention without such a form.
+            convention: Convention in which tools are shown and calls are written: "ours", the name of another
+                one, or "auto": ours with an adapter or a prior, else the one recognised in its chat template.
+            thought_marks: Opening and closing mark of a thought, for `ModelSettings(thinking_tokens=...)`. None
+                takes the convention's, `<think>` and `</think>` in most.
+            after_thought: Text between the thought and the reply. None takes the convention's.
+            prompt_cache_bytes: Maximum size of the prompt cache, which keeps the fixed part of prompts for later
+                runs. 0 disables it, None takes the environment's AGENTKIT_PROMPT_CACHE_MB, else 1 GiB.
             engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
 
         Raises:
@@ -137,7 +137,7 @@ class LocalModel(Model):
         self._engine_options: dict[str, Any] = {"context_window": context_window, **engine_options}
         self._load_lock = threading.Lock()
         self._books = threading.Lock()
-        """Held while the transcripts or the compiler are used, never while the model computes."""
+        """Lock held while the transcripts or the compiler are used, never while the model computes."""
         self._loaded: _Loaded | None = None
 
     @property
@@ -149,7 +149,7 @@ class LocalModel(Model):
 
     @property
     def profile(self) -> ModelProfile:
-        """Everything; the context window is known once the model is loaded."""
+        """Capabilities of the model; the context window is known once the model is loaded."""
         return ModelProfile(
             grammar=self._grammar_engine is not None,
             logprobs=True,
@@ -172,21 +172,29 @@ class LocalModel(Model):
             ContextWindowExceeded: the conversation no longer fits.
             UserError: a tool's or the output's schema is refused, or the model cannot be loaded.
             ModelError: the engine failed.
+            Exception: the error of `on_delta`, which also stops the decoder.
         """
         check_model_requests_allowed(self)
-        stop = threading.Event()
-        tell = _on_loop(on_delta, stop.is_set) if on_delta is not None else None
+        stop, failed = threading.Event(), list[Exception]()
+        tell = _on_loop(on_delta, stop, failed) if on_delta is not None else None
         work = partial(self._work, messages, parameters, tell, stop.is_set)
         try:
-            return await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+            response = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        except Exception as error:
+            if failed:
+                raise failed[0] from error
+            raise
         finally:
             stop.set()
+        if failed:
+            raise failed[0]
+        return response
 
     def load(self) -> Engine:
-        """Load the weights if that has not been done, pulling them into the cache first if need be.
+        """Load the weights unless they are loaded, fetching them into the cache first if needed.
 
         Raises:
-            UserError: the model or what runs it is missing; the message says how to get it.
+            UserError: the model or its runtime is missing; the message says how to get it.
         """
         with self._load_lock:
             if self._loaded is None:
@@ -224,11 +232,11 @@ class LocalModel(Model):
             raise UserError(str(error)) from error
         manner, compiler = self._manner(engine, prior)
         tables = ReplyTables(engine.vocabulary)
-        ReplyBias.of(prior, "", (), tables)  # makes the tables that this prior needs, so that no first reply waits
+        ReplyBias.of(prior, "", (), tables)  # builds the prior's tables now, so that the first reply does not wait
         return _Loaded(engine, compiler, manner, Transcripts(manner), prior, calibration, tables)
 
     def _manner(self, engine: Engine, prior: DecisionPrior | None) -> tuple[Manner, GrammarCompiler | None]:
-        """Return how the model is spoken to, and what compiles the grammars of its replies."""
+        """Return how conversations are rendered, and the compiler of the replies' grammars."""
         from agentkit.models.local_convention import manner_for
         from modelstack.toolcalls.compiler import GrammarCompiler
         from modelstack.toolcalls.conventions import OURS
@@ -252,7 +260,7 @@ class LocalModel(Model):
 
     @property
     def convention(self) -> tuple[str, str]:
-        """The convention in which the model is spoken to, and why; loads the model.
+        """Name of the model's convention, and the reason for it; loads the model.
 
         Raises:
             UserError: the model cannot be loaded.
@@ -281,7 +289,7 @@ class LocalModel(Model):
         return prior
 
     def _check_fitted_to(self, adapter_sha256: str | None) -> None:
-        """Refuse a prior of another adapter: its numbers say how far that one is to be trusted."""
+        """Refuse a prior of another adapter: its weights were fitted to that adapter's decisions."""
         from modelstack.files import sha256_of
 
         if adapter_sha256 != (None if self._lora is None else sha256_of(self._lora)):
@@ -324,7 +332,13 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> ModelResponse:
-        from agentkit.models.local_reply import request_text, response_format, to_response, tokens_of
+        from agentkit.models.local_reply import (
+            is_cut_short,
+            request_text,
+            response_format,
+            to_response,
+            tokens_of,
+        )
         from agentkit.models.local_thought import answering, joined, with_thought
         from modelstack.toolcalls.choice import ToolBias, tool_choices
         from modelstack.toolcalls.reply_bias import ReplyBias
@@ -353,7 +367,9 @@ class LocalModel(Model):
             if grammar is not None
             else None
         )
-        response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output)
+        vocabulary, convention = loaded.engine.vocabulary, loaded.manner.convention
+        is_cut = is_cut_short(reply, vocabulary, convention, is_masked=grammar is not None)
+        response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output, is_cut=is_cut)
         written = reply.generation
         if thought is not None:
             written = joined(thought, written, loaded.engine.vocabulary)
@@ -374,7 +390,7 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> ThoughtfulReply | None:
-        """Let the model think, where it shall."""
+        """Generate a thought if thinking is enabled."""
         if thinking_tokens is None:
             return None
         if thinking_tokens < 0:
@@ -402,13 +418,13 @@ class LocalModel(Model):
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> Reply:
-        """Decode a reply; draw again where it breaks a rule that the grammar could not hold."""
+        """Decode a reply; resample if it violates a schema keyword that the grammar cannot enforce."""
         from agentkit.models.local_reply import Listener, read_reply, read_unmasked_reply
 
         sampling = request.sampling
         attempt = 0
         while True:
-            # Only the first attempt is streamed: what was told cannot be taken back.
+            # Only the first attempt is streamed: delivered deltas cannot be taken back.
             convention = loaded.manner.convention
             listener = Listener(loaded.engine.vocabulary, stop, tell if attempt == 0 else None, convention)
             generation = loaded.engine.generate(
@@ -453,15 +469,21 @@ class LocalModel(Model):
         )
 
 
-def _on_loop(on_delta: OnDelta, ended: Callable[[], bool]) -> Callable[[ModelDelta], None]:
+def _on_loop(on_delta: OnDelta, stop: threading.Event, failed: list[Exception]) -> Callable[[ModelDelta], None]:
     """Return a function for the worker thread that calls `on_delta` on the event loop, in order.
 
-    What the worker still says after the request has ended, because it was cancelled, reaches nobody.
+    Deltas of the worker are dropped after the request has ended, because it was cancelled. An error of `on_delta`
+    is stored in `failed` and sets `stop`: the loop would only log what its callback raises.
     """
     loop = asyncio.get_running_loop()
 
     def deliver(delta: ModelDelta) -> None:
-        if not ended():
+        if stop.is_set():
+            return
+        try:
             on_delta(delta)
+        except Exception as error:  # raised again by `request`
+            failed.append(error)
+            stop.set()
 
     return lambda delta: loop.call_soon_threadsafe(deliver, delta) and None

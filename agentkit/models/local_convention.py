@@ -1,8 +1,8 @@
-"""How a model in this process is spoken to: in the convention it was taught, or in ours.
+"""Rendering of conversations for a model in this process, in the convention it was trained in or in ours.
 
-Both ways answer the same questions: what shows the tools, what a call and a result look like in the conversation,
-and what stands before a reply. In ours the tools are one line each in the system turn. In a model's own convention
-its chat template shows them; what a tool says of itself stays content there too.
+Both define how tools are shown, how a call and a result look in the conversation, and what precedes a reply. In
+ours the tools are one line each in the system turn. In a model's own convention its chat template shows them; a
+tool's description stays content there too.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ from modelstack.toolcalls.prompt import RESULT, new_tools_prompt, tools_prompt
 
 AUTO = "auto"
 UNKNOWN_TOOL = "unknown"
-"""Stands for the name of a tool in a result that has none, as Gemma 4's template has it."""
+"""Placeholder for a tool's name in a result that has none, as in Gemma 4's template."""
 _NORMAL_TOKEN = 1
-"""Token type of GGUF files that is text."""
+"""Token type of ordinary text in GGUF files."""
 FORMATS_KEPT = 16
-"""Sets of tools whose prompts are kept; rendering one takes some milliseconds."""
+"""Number of tool sets whose encoders are kept; rendering one takes some milliseconds."""
 
 
 class Manner(Protocol):
-    """A way to speak to a model."""
+    """Rendering of conversations for a model."""
 
     @property
     def convention(self) -> Convention:
-        """In which replies are written."""
+        """Convention in which replies are written."""
         ...
 
     @property
     def why(self) -> str:
-        """Why it is this one."""
+        """Reason for this convention."""
         ...
 
     @property
@@ -62,7 +62,7 @@ class Manner(Protocol):
         ...
 
     def encoder(self, tools: Sequence[ToolDefinition], *, thinks: bool = False) -> ChatEncoder:
-        """Return the encoder of conversations with these tools, which begin with a reply that thinks or does not.
+        """Return the encoder of conversations with these tools; `thinks` begins their first reply with a thought.
 
         Raises:
             UserError: the model's template cannot show them.
@@ -74,23 +74,23 @@ class Manner(Protocol):
         ...
 
     def new_tools(self, tools: Sequence[ToolDefinition]) -> tuple[Role, str]:
-        """Return the turn that tells of tools which came, or changed, during a conversation."""
+        """Return the turn that announces tools added or changed during a conversation."""
         ...
 
     def said(self, response: ModelResponse) -> str:
-        """Return a response that this model did not write here as it would have written it."""
+        """Return a response from elsewhere in the form in which this model would have written it."""
         ...
 
     def result(self, name: str, content: str) -> str:
-        """Return a tool's result as it stands in the conversation."""
+        """Return a tool's result as text of the conversation."""
         ...
 
     def retry(self, name: str | None, content: str) -> str:
-        """Return what was wrong with a call as it stands in place of its result."""
+        """Return the error of a call as text of the conversation, in place of its result."""
         ...
 
     def reply_opening(self, encoder: ChatEncoder, previous: Role, *, thinks: bool) -> list[int]:
-        """Return what goes before a reply behind a turn of role `previous`."""
+        """Return the tokens that precede a reply after a turn of role `previous`."""
         ...
 
 
@@ -112,7 +112,7 @@ class OurManner:
         return self._encoder
 
     def system_text(self, said: Sequence[str], tools: Sequence[ToolDefinition], *, structured: bool) -> str:
-        """Return what was said, and the tools with how to call them."""
+        """Return the system texts, then the tools with instructions for calling them."""
         shown = [tools_prompt(tool_specs(tools), structured=structured, abstain=self._abstain)] if tools else []
         return "\n\n".join([*said, *shown])
 
@@ -121,11 +121,11 @@ class OurManner:
         return "system", new_tools_prompt(tool_specs(tools))
 
     def said(self, response: ModelResponse) -> str:
-        """Return its calls, or its text."""
+        """Return the response's calls, or its text."""
         return _calls_of(response, self.convention) or response.text
 
     def result(self, name: str, content: str) -> str:
-        """Return the content behind the tool's name."""
+        """Return the content after the tool's name."""
         return f"{name}: {content}"
 
     def retry(self, name: str | None, content: str) -> str:
@@ -133,7 +133,7 @@ class OurManner:
         return content
 
     def reply_opening(self, encoder: ChatEncoder, previous: Role, *, thinks: bool) -> list[int]:
-        """Return what the chat format has there."""
+        """Return the opening of the chat format."""
         return encoder.generation_ids(previous)
 
 
@@ -182,25 +182,25 @@ class TaughtManner:
         return self._encoders[key]
 
     def system_text(self, said: Sequence[str], tools: Sequence[ToolDefinition], *, structured: bool) -> str:
-        """Return what was said, and how to end; the tools are shown by the template behind it."""
+        """Return the system texts, and how to end; the template shows the tools after them."""
         texts = [*said, RESULT] if tools and structured else [*said]
         sentence = self.convention.before_tools if tools and texts else ""
         return "\n\n".join([*texts, sentence] if sentence and not texts[-1].endswith(sentence) else texts)
 
     def new_tools(self, tools: Sequence[ToolDefinition]) -> tuple[Role, str]:
-        """Return a user turn, since few templates have a system turn behind others, with an example of a call."""
+        """Return a user turn with an example of a call; few templates have a system turn after other turns."""
         example = self.convention.render_calls([("tool", {"key": "value"})])
         return "user", f"{new_tools_prompt(tool_specs(tools))}\nA call is written so:\n{example}"
 
     def said(self, response: ModelResponse) -> str:
-        """Return its text and its calls, marks as their stand-ins."""
+        """Return the response's text and calls, with stand-ins for the marks."""
         calls = _calls_of(response, self.convention, self._form)
         words = _without_surrogates(response.text)
         words = words.strip() if calls else words
         return words + self.convention.behind_words + calls if words and calls else words + calls
 
     def result(self, name: str, content: str) -> str:
-        """Return the content as the template wants it; in it, marks that are plain text are broken."""
+        """Return the content in the template's form; marks that are plain text are broken up in it."""
         content = _without_surrogates(content)
         for mark in self._plain_marks:
             content = content.replace(mark, f"{mark[0]} {mark[1:]}")
@@ -211,19 +211,19 @@ class TaughtManner:
         return self.result(name or UNKNOWN_TOOL, content)
 
     def reply_opening(self, encoder: ChatEncoder, previous: Role, *, thinks: bool) -> list[int]:
-        """Return what the template has there, and an empty thought where the model would begin one unasked."""
+        """Return the opening of the template, with an empty thought if the model would begin one unasked."""
         opening = encoder.generation_ids(previous, thinks=thinks)
         return opening if thinks else opening + encoder.control_ids(self._turns.closed_thought)
 
 
 def manner_for(engine: Engine, convention: str, *, is_ours: bool, abstain: bool) -> Manner:
-    """Return the way to speak to a model.
+    """Return the rendering of conversations for a model.
 
     Args:
         engine: The model.
-        convention: `auto`, or the name of one.
-        is_ours: Whether an adapter or a prior of modelstack is loaded, which were taught our convention.
-        abstain: Whether the model may say that no tool fits.
+        convention: `auto`, or the name of a convention.
+        is_ours: Whether an adapter or a prior of modelstack is loaded; both are trained in our convention.
+        abstain: Whether the model may reply that no tool fits.
 
     Raises:
         UserError: there is no such convention, or the model's template does not write calls in it.
@@ -247,7 +247,7 @@ def convention_of_file(path: str | Path) -> Recognised:
     """Return the convention of a GGUF file without an adapter; only the names of its tokens are read.
 
     Raises:
-        UserError: of `modelstack`: the file is no GGUF file, or is broken.
+        UserError: the one of `modelstack`: the file is not a GGUF file, or is damaged.
     """
     from modelstack.gguf_file import read_gguf_fields
 
@@ -268,18 +268,18 @@ def convention_of_file(path: str | Path) -> Recognised:
 
 
 def tool_specs(tools: Sequence[ToolDefinition]) -> tuple[ToolSpec, ...]:
-    """Return the tools as `modelstack.toolcalls` takes them."""
+    """Return the tools in the form of `modelstack.toolcalls`."""
     return tuple(ToolSpec(tool.name, tool.description, tool.parameters_json_schema) for tool in tools)
 
 
 def _calls_of(response: ModelResponse, convention: Convention, form: CallForm | None = None) -> str:
-    """Return the calls of a response as a convention writes them, empty where it has none."""
+    """Return the calls of a response in the form of a convention; empty if it has none."""
     if not response.tool_calls:
         return ""
     try:
         calls = [(_without_surrogates(call.tool_name), call.arguments_dict()) for call in response.tool_calls]
         return convention.render_calls(calls, form=form)
-    except ValueError:  # arguments that were no JSON object; the part that answers the call says so
+    except ValueError:  # arguments are not a JSON object; the part that answers the call says so
         bare: list[tuple[str, dict[str, Any]]] = [
             (_without_surrogates(call.tool_name), {}) for call in response.tool_calls
         ]
@@ -287,5 +287,5 @@ def _calls_of(response: ModelResponse, convention: Convention, form: CallForm | 
 
 
 def _without_surrogates(text: str) -> str:
-    """Return text in which none passes for a mark."""
+    """Return text without surrogates, so that none passes for a mark."""
     return text.encode("utf-8", "replace").decode()

@@ -1,6 +1,6 @@
-"""Between the runtime's words and the engine's: what a reply may be, and what one was.
+"""Conversion between the runtime's types and the engine's: the format of a reply, and a finished reply.
 
-Pure functions over a finished generation, and the listener that hears its tokens as they come.
+Pure functions over a finished generation, and the listener that receives its tokens as they come.
 """
 
 from __future__ import annotations
@@ -53,25 +53,25 @@ from modelstack.toolcalls.free_form import read_free_reply
 from modelstack.toolcalls.lexical import open_request
 
 LOGPROB_DIGITS = 5
-"""Behind the point, of what is kept; more is noise of single precision."""
+"""Decimals of the log-probabilities that are kept; more is noise of single precision."""
 _LONG_NUMBER = re.compile(f"[0-9]{{{MAX_DIGITS + 1},}}")
 NO_TOOL_LABEL = "(no tool)"
-"""How answering instead of calling is named among the alternatives to a tool."""
+"""Label of answering without a call among the alternatives to a tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A generation and what it says."""
+    """A generation with its text and parsed content."""
 
     generation: Generation
     text: str
-    """Cut before the stop string, where one came."""
+    """Text of the reply, cut before a stop string."""
     parsed: ParsedResponse | None
-    """None if the reply was cut off before it was complete."""
+    """Parsed content; None if the reply was cut off before it was complete."""
 
 
 class Listener:
-    """Hears a reply's tokens: tells deltas, and looks for stop strings in words."""
+    """Receives a reply's tokens, sends deltas, and looks for stop strings in its words."""
 
     def __init__(
         self,
@@ -89,7 +89,7 @@ class Listener:
         self._text: str = ""
         self._told = 0
         self.stopped = False
-        """A stop string came; the text before it is the answer."""
+        """True once a stop string came; the text before it is the answer."""
 
     @property
     def text(self) -> str:
@@ -97,7 +97,7 @@ class Listener:
         return self._text
 
     def hear(self, ids: list[int]) -> None:
-        """Take a block of tokens."""
+        """Process a block of tokens."""
         self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
         calls_at = words_end(self._text, self._form)
         if self._begins_otherwise(calls_at):
@@ -113,13 +113,13 @@ class Listener:
             self._tell(ToolCallDelta(0, None, piece))
 
     def _begins_otherwise(self, calls_at: int | None) -> bool:
-        """Say whether this is a structured answer, which comes whole, or may still become a bare call."""
+        """Return whether to wait: without text, with a structured answer, or with a possible bare call."""
         if calls_at is not None or not self._text:
             return not self._text
         return self._text[0] == "{" or (not self._form.trigger and self._form.opening.startswith(self._text))
 
     def _new(self, end: int) -> str | None:
-        """Return what is to be told up to `end`, None where all was."""
+        """Return the text up to `end` that has not been sent; None if all of it was."""
         if end <= self._told:
             return None
         piece, self._told = self._text[self._told : end], end
@@ -132,7 +132,7 @@ class Listener:
             self.stopped = True
 
     def _held_back(self) -> int:
-        """Return how many characters at the end may be the beginning of a stop string, or of a call."""
+        """Return the number of final characters that may begin a stop string or a call."""
         ends = (*self._stop, *((self._form.trigger,) if self._form.trigger else ()))
         return max((n for end in ends for n in range(1, len(end)) if self._text.endswith(end[:n])), default=0)
 
@@ -140,7 +140,7 @@ class Listener:
 def response_format(
     parameters: ModelRequestParameters, *, abstain: bool, messages: Sequence[ModelMessage] = ()
 ) -> ResponseFormat:
-    """Return what a reply to this request may be; long numbers in `messages` may be repeated."""
+    """Return the format of a reply to this request; long numbers in `messages` may be repeated."""
     tools = tool_specs(parameters.callable_tools)
     answer: Any = "text" if parameters.output is None else _answer_schema(parameters.output)
     if parameters.tool_choice == "required" and tools:
@@ -155,7 +155,7 @@ def response_format(
 
 
 def _digits_wanted(messages: Sequence[ModelMessage]) -> int:
-    """Return how long a number may be: as long as those that were asked about or found, within limits."""
+    """Return the most digits of a number: as many as the longest in prompts and results, within limits."""
     told = (UserPromptPart, ToolReturnPart)
     texts = (part.content for message in messages for part in message.parts if isinstance(part, told))
     runs = [len(run) for text in texts for run in _LONG_NUMBER.findall(text)]
@@ -163,7 +163,7 @@ def _digits_wanted(messages: Sequence[ModelMessage]) -> int:
 
 
 def request_text(messages: Sequence[ModelMessage]) -> str | None:
-    """Return what the user asks for now, None where the model is to go on by itself: see `open_request`."""
+    """Return the user's open request; None if the model continues by itself, see `open_request`."""
     turns: list[tuple[str, str]] = []
     for part in (part for message in messages for part in message.parts):
         match part:
@@ -177,7 +177,7 @@ def request_text(messages: Sequence[ModelMessage]) -> str | None:
 
 
 def sampling_params(settings: ModelSettings) -> SamplingParams:
-    """Return the engine's form of the settings; greedy where they say nothing."""
+    """Return the engine's form of the settings; greedy by default."""
     return SamplingParams(
         temperature=settings.temperature or 0.0,
         top_k=settings.top_k or 0,
@@ -188,7 +188,7 @@ def sampling_params(settings: ModelSettings) -> SamplingParams:
 
 
 def read_reply(generation: Generation, listener: Listener, grammar: CompiledGrammar) -> Reply:
-    """Read what was generated."""
+    """Parse a generation that a grammar masked."""
     text = listener.text
     try:
         return Reply(generation, text, grammar.parse(text))
@@ -199,8 +199,28 @@ def read_reply(generation: Generation, listener: Listener, grammar: CompiledGram
 def read_unmasked_reply(
     generation: Generation, listener: Listener, wanted: ResponseFormat, convention: Convention
 ) -> Reply:
-    """Read what was generated without a grammar: anything is a reply, at worst a text answer."""
+    """Parse a generation without a grammar: any text is a reply, at worst a text answer."""
     return Reply(generation, listener.text, read_free_reply(listener.text, wanted, convention))
+
+
+def is_cut_short(reply: Reply, vocabulary: Vocabulary, convention: Convention, *, is_masked: bool) -> bool:
+    """Return whether the token limit ended a reply inside its answer or its last call.
+
+    A reply that was closed after a whole call only lacks the next one, for which there was no room.
+
+    Args:
+        reply: The parsed reply.
+        vocabulary: The vocabulary of the model.
+        convention: The convention in which its calls are written.
+        is_masked: Whether a grammar masked it: calls are whole then, unless the grammar had to close the last one.
+    """
+    generation = reply.generation
+    if not is_masked or reply.parsed is None or reply.parsed.kind != "calls":
+        return generation.finish_reason == "length" or generation.closed_early
+    if generation.closed_at is None:
+        return False
+    added = vocabulary.decode(generation.ids[generation.closed_at :]).strip()
+    return not convention.form.closing.endswith(added)
 
 
 def to_response(
@@ -209,12 +229,14 @@ def to_response(
     reply: Reply,
     choices: Sequence[ToolChoice] | None,
     output: OutputSchema | None,
+    *,
+    is_cut: bool,
 ) -> ModelResponse:
     """Return a reply as the runtime's message; `choices` are those of `tool_choices`, None without a grammar."""
     generation, parsed = reply.generation, reply.parsed
     calls = parsed.calls if parsed is not None else ()
     finish_reason: Literal["length", "tool_calls", "stop"] = "tool_calls" if calls else "stop"
-    if generation.finish_reason == "length":
+    if is_cut:
         finish_reason = "length"
     return ModelResponse(
         parts=_parts(reply, choices, output),
@@ -228,7 +250,7 @@ def to_response(
 
 
 def decoding_of(stats: GenerationStats) -> DecodingStats:
-    """Return what a generation cost, in the runtime's words."""
+    """Return the statistics of a generation in the runtime's type."""
     return DecodingStats(
         reused_tokens=stats.reused_tokens,
         restored_tokens=stats.restored_tokens,
@@ -267,7 +289,7 @@ def _parts(
     parsed = reply.parsed
     if parsed is None:
         return (TextPart(reply.text),) if reply.text else ()
-    if parsed.abstained:  # in words, where the convention has no other way
+    if parsed.abstained:  # in words, if the convention has no form for it
         return (TextPart(str(parsed.answer)),) if parsed.answer else ()
     if parsed.kind != "calls":
         return (TextPart(_answer_text(parsed, output)),)
@@ -297,7 +319,7 @@ def _answer_schema(output: OutputSchema) -> Mapping[str, Any]:
 
 
 def _answer_text(parsed: ParsedResponse, output: OutputSchema | None) -> str:
-    if output is None or parsed.kind == "text":  # the latter only where no grammar held the reply
+    if output is None or parsed.kind == "text":  # the latter only occurs without a grammar
         return str(parsed.answer)
     value = {"result": parsed.answer} if output.wrapped else parsed.answer
     return json.dumps(value, ensure_ascii=False)

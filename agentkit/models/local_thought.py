@@ -1,6 +1,6 @@
-"""A thought before the reply of a model in this process: heard as it is written, and joined with what follows.
+"""A thought before the reply of a model in this process: streamed while it is written, then joined with the reply.
 
-The thought is free text within a budget (`modelstack.inference.thinking`); the grammar holds for the reply behind
+The thought is free text within a budget (`modelstack.inference.thinking`); the grammar applies to the reply after
 it. Both stay in the conversation's tokens, so the next turn evaluates neither again.
 """
 
@@ -21,7 +21,7 @@ from modelstack.tokenizer.vocabulary import Vocabulary
 
 
 class ThoughtListener:
-    """Hears a thought's tokens and tells its text, without the marks around it."""
+    """Turns a thought's tokens into deltas of its text, without the marks around it."""
 
     def __init__(self, vocabulary: Vocabulary, marks: ThoughtMarks, tell: Callable[[ModelDelta], None]) -> None:
         """Listen for the marks."""
@@ -33,10 +33,10 @@ class ThoughtListener:
         self._told = 0
 
     def hear(self, ids: list[int]) -> None:
-        """Take a block of tokens."""
+        """Process a block of tokens."""
         self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
         if self._marks.open.startswith(self._text) and self._text != self._marks.open:
-            return  # it may become the mark
+            return  # it may still become the opening mark
         inner = self._text.removeprefix(self._marks.open)
         at = inner.find(self._marks.close)
         end = at if at >= 0 else len(inner) - self._held_back(inner)
@@ -45,19 +45,19 @@ class ThoughtListener:
             self._told = end
 
     def _held_back(self, text: str) -> int:
-        """Return how many characters at the end may be the beginning of the closing mark."""
+        """Return the number of final characters that may begin the closing mark."""
         close = self._marks.close
         return max((n for n in range(1, len(close)) if text.endswith(close[:n])), default=0)
 
 
 def answering(request: GenerateRequest, thought: ThoughtfulReply) -> GenerateRequest:
-    """Return the request for the reply behind a thought, with random numbers of its own."""
+    """Return the request for the reply after a thought, with a random seed of its own."""
     prompt_ids = [*request.prompt_ids, *thought.ids]
     return replace(request, prompt_ids=prompt_ids, sampling=with_seed(request.sampling, 1))
 
 
 def joined(thought: ThoughtfulReply, answer: Generation, vocabulary: Vocabulary) -> Generation:
-    """Return a thought and the reply behind it as one generation; the reply's choices keep their places in it."""
+    """Return a thought and the reply after it as one generation; the steps of the reply's choices are shifted."""
     n_thought = len(thought.ids)
     return Generation(
         ids=thought.ids + answer.ids,
@@ -72,7 +72,7 @@ def joined(thought: ThoughtfulReply, answer: Generation, vocabulary: Vocabulary)
 
 
 def with_thought(response: ModelResponse, thought: ThoughtfulReply, written: Generation) -> ModelResponse:
-    """Return a response with its thought as a part, and counted: tokens and what they cost."""
+    """Return a response with its thought as a part, and with the thought's tokens and cost added."""
     text = thought.thought.strip()
     usage = RequestUsage(response.usage.input_tokens, written.stats.reused_tokens, len(written.ids))
     parts = (ThinkingPart(text), *response.parts) if text else response.parts

@@ -16,18 +16,19 @@ from typing import Any, Literal, Self, cast
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelResponse
+from agentkit.models.providers import IN_PROCESS_PROVIDER
 from agentkit.tools.definition import ToolDefinition
 
 
 @dataclass(frozen=True, slots=True)
 class ModelProfile:
-    """What a model can do; the runtime asks for no more."""
+    """Capabilities of a model; the runtime requests no others."""
 
     grammar: bool = False
     """Replies are masked by a grammar, so calls and structured output cannot be malformed."""
     logprobs: bool = False
     prefix_cache: bool = False
-    """What was evaluated of a conversation is not evaluated again."""
+    """Evaluated tokens of a conversation are reused."""
     context_window: int | None = None
     parallel_tool_calls: bool = True
     native_output: bool = False
@@ -36,7 +37,7 @@ class ModelProfile:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """How to sample and how long to wait; None leaves the model's default."""
+    """Settings for sampling and timeouts; None keeps the model's default."""
 
     temperature: float | None = None
     top_p: float | None = None
@@ -48,11 +49,11 @@ class ModelSettings:
     """"required": the first response of a run must call a tool; later ones are free, or no run would end."""
     stop: tuple[str, ...] = ()
     thinking_tokens: int | None = None
-    """Most tokens that a model in this process thinks before it answers; 0: an empty thought, as models that were
-    trained to think want to be told not to. None: it answers at once."""
+    """Maximum number of thinking tokens of a model in this process. 0: an empty thought, which tells a model that
+    was trained to think not to do so. None: it answers at once."""
     timeout_s: float | None = None
-    """Seconds until a reply begins, retries included, and between two pieces of it; a reply that goes on may take
-    any time."""
+    """Seconds until a reply begins, retries included, and between two pieces of it; a reply that continues may
+    take any time."""
     extra_body: Mapping[str, Any] = field(default_factory=dict[str, Any])
     """Further fields for the body of an HTTP request. Objects are merged, here and with the body."""
 
@@ -86,22 +87,22 @@ class OutputSchema:
 
     name: str
     json_schema: Mapping[str, Any]
-    """Always an object's schema."""
+    """JSON Schema of an object."""
     description: str | None = None
     wrapped: bool = False
-    """The answer proper is the one property `result` of that object, because its own schema is no object's."""
+    """True if the answer is the one property `result` of that object, because its own schema is not an object."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequestParameters:
-    """Everything about a request besides the conversation."""
+    """Parameters of a request besides the conversation."""
 
     tools: tuple[ToolDefinition, ...] = ()
-    """The tools that the model is told of."""
+    """Tools that are shown to the model."""
     allowed_tools: frozenset[str] | None = None
-    """The tools that it may call now; None means all. Others stay in the prompt but are masked out."""
+    """Tools that it may call now; None means all. Others stay in the prompt but are masked out."""
     output: OutputSchema | None = None
-    """A structured final answer; None means text."""
+    """Schema of a structured final answer; None means text."""
     tool_choice: Literal["auto", "required", "none"] = "auto"
     parallel_tool_calls: bool = True
     settings: ModelSettings = ModelSettings()
@@ -113,10 +114,10 @@ class ModelRequestParameters:
 
     @property
     def offered_tools(self) -> tuple[ToolDefinition, ...]:
-        """The tools that a server is told of: with `tool_choice` "none" the same ones, though none may be called.
+        """The tools that a server is sent: with `tool_choice` "none" the same ones, though none may be called.
 
-        A history with calls is refused by some servers where no tools are given, and their prompt caches hold only
-        while the tools stay the same.
+        Some servers refuse a history with calls if no tools are given, and their prompt caches hold only while the
+        tools stay the same.
         """
         if self.allowed_tools is None:
             return self.tools
@@ -148,31 +149,31 @@ class ToolCallDelta:
 
 @dataclass(frozen=True, slots=True)
 class TokensDelta:
-    """The tokens of a whole reply, told at its end by a model that runs in this process.
+    """The tokens of a whole reply, sent at its end by a model that runs in this process.
 
-    Enough to train on without tokenising again, and to see whether the same request gives the same reply.
+    Sufficient to train without tokenising again, and to check that the same request gives the same reply.
     """
 
     n_prompt: int
     """Tokens of the whole prompt."""
     new_prompt_ids: tuple[int, ...]
-    """Those behind the conversation's last reply; all where there was none."""
+    """Prompt tokens after the conversation's last reply; all if there was none."""
     reply_ids: tuple[int, ...]
-    """The end token is left out."""
+    """Tokens of the reply, without the end token."""
     logprobs: tuple[float | None, ...]
-    """Natural log-probability of each reply token under the model's full distribution; None where forced."""
+    """Natural log-probability of each reply token under the model's full distribution; None if forced."""
     legal_counts: tuple[int, ...]
-    """How many tokens were legal at each place; 1 is forced."""
+    """Number of legal tokens at each position; 1 is forced."""
     engine: str
     """Hash of weights and adapter."""
     vocabulary: str
     """Hash of the tokenizer's vocabulary."""
     grammar: str | None
-    """Hash of what the reply could be, None without a grammar."""
+    """Hash of the reply's format; None without a grammar."""
     convention: str = "ours"
-    """How calls are written, see `modelstack.toolcalls.conventions`."""
+    """Convention in which calls are written, see `modelstack.toolcalls.conventions`."""
     convention_why: str = ""
-    """Why it is this one."""
+    """Reason for this convention."""
 
 
 ModelDelta = TextDelta | ThinkingDelta | ToolCallDelta | TokensDelta
@@ -184,7 +185,7 @@ _requests_blocked: ContextVar[bool] = ContextVar("agentkit_model_requests_blocke
 
 @contextmanager
 def block_model_requests() -> Generator[None]:
-    """Within this context every real model refuses to be asked; test doubles go on working."""
+    """Make every real model refuse requests within this context; test doubles keep working."""
     token = _requests_blocked.set(True)
     try:
         yield
@@ -206,7 +207,7 @@ def check_model_requests_allowed(model: Model) -> None:
 
 
 class Model(ABC):
-    """Something that continues a conversation. Safe for concurrent requests unless it says otherwise."""
+    """A model that continues a conversation. Safe for concurrent requests unless it states otherwise."""
 
     @property
     @abstractmethod
@@ -214,8 +215,13 @@ class Model(ABC):
         """A name for messages, traces and errors."""
 
     @property
+    def provider(self) -> str:
+        """The provider in OpenTelemetry's terms (`gen_ai.provider.name`); by default a model in this process."""
+        return IN_PROCESS_PROVIDER
+
+    @property
     def profile(self) -> ModelProfile:
-        """What the model can do."""
+        """Capabilities of the model."""
         return ModelProfile()
 
     @abstractmethod
@@ -226,7 +232,7 @@ class Model(ABC):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Continue `messages`; tell `on_delta` of text and calls as they arrive.
+        """Continue `messages`; pass text and calls to `on_delta` as they arrive.
 
         Raises:
             ModelError: the request failed; subclasses say how.

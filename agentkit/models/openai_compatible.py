@@ -1,8 +1,8 @@
 """Any server that speaks OpenAI's chat completions: vLLM, llama.cpp, Ollama, SGLang, LM Studio, gateways, OpenAI.
 
-Only chat completions, the one interface that all of them have. The parts lie beside this file: `openai_messages`
-(what is sent), `openai_exchange` (one attempt), `openai_reply` (what comes back), `openai_errors`, `retries`,
-`http_clients`. Here is the model itself: its configuration, and the attempts under one deadline.
+Chat completions are the one interface that all of them have. Other modules hold the parts: `openai_messages`
+(request body), `openai_exchange` (one attempt), `openai_reply` (reply), `openai_errors`, `retries`,
+`http_clients`. This module is the model itself: its configuration, and the attempts under one deadline.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from agentkit.models.openai_errors import Endpoint
 from agentkit.models.openai_exchange import ChatExchange, ChatRequest
 from agentkit.models.openai_messages import OPENAI, Dialect, chat_body
 from agentkit.models.openai_reply import ReplyBuilder
+from agentkit.models.providers import provider_of
 from agentkit.models.retries import Backoff, worth_retrying
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 _KEY_HEADERS = frozenset({"authorization", "api-key", "x-api-key"})
 API_KEY_VARIABLE = "OPENAI_API_KEY"
 OPENAI_HOST = "api.openai.com"
-"""Regional addresses are below it: `eu.api.openai.com`."""
+"""Host of OpenAI's API; regional hosts are its subdomains, such as `eu.api.openai.com`."""
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 
@@ -73,19 +74,19 @@ class OpenAICompatibleModel(Model):
         """Configure the model; nothing is opened or imported yet.
 
         Args:
-            model_name: The name that the server knows the model by.
+            model_name: The name of the model on the server.
             base_url: The address before `/chat/completions`, without credentials or a query.
             api_key: Sent as a bearer token, "" for none. Default: OPENAI_API_KEY, over https or to loopback only.
             headers: Further headers; they take precedence, and their values are kept out of errors like the key.
             settings: Defaults that a request's own settings override.
-            profile: What the model can do; by default parallel calls, and native output if the dialect has it.
+            profile: Capabilities of the model; by default parallel calls, and native output if the dialect has it.
             dialect: How the server differs from OpenAI's.
             timeout_s: Longest wait for a reply to begin, retries and waits included, and for each further piece of
-                it. Keep-alive signs are no pieces. A reply that goes on may take any time.
+                it. Keep-alive signs are not pieces. A reply that continues may take any time.
             idle_timeout_s: Longest silence within a reply that has begun.
             connect_timeout_s: Time to connect, for each attempt.
-            max_retries: Further attempts after transient failures of which nothing had been delivered.
-            backoff: How long to wait between attempts.
+            max_retries: Further attempts after transient failures before anything was delivered.
+            backoff: Waits between attempts.
             http_client: The application's own client, for its proxies, certificates or transport. It is not
                 closed, belongs to one event loop, and redirects are not followed with it either.
 
@@ -115,12 +116,17 @@ class OpenAICompatibleModel(Model):
 
     @property
     def name(self) -> str:
-        """The name that the server knows the model by."""
+        """The name of the model on the server."""
         return self._model_name
 
     @property
+    def provider(self) -> str:
+        """The provider that the address belongs to; "openai" if it is not known."""
+        return provider_of(self._base_url)
+
+    @property
     def profile(self) -> ModelProfile:
-        """What the model can do, as configured."""
+        """Capabilities of the model, as configured."""
         return self._profile
 
     def __repr__(self) -> str:
@@ -145,14 +151,14 @@ class OpenAICompatibleModel(Model):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Continue `messages`; streams where `on_delta` is given or the dialect says so.
+        """Continue `messages`; streams if `on_delta` is given or the dialect requires it.
 
         Raises:
             ModelTimeout: the total or idle deadline passed.
             ModelConnectionError: the server was not reached, or the reply was cut off.
             ModelHTTPError: the server answered, or reported within its reply, an error.
             ContextWindowExceeded: the conversation is too long for the model.
-            UnexpectedModelBehavior: the reply is no chat completion, or exceeds a bound.
+            UnexpectedModelBehavior: the reply is not a chat completion, or exceeds a bound.
             UserError: the request cannot be expressed, or requests are blocked.
         """
         check_model_requests_allowed(self)
@@ -213,7 +219,7 @@ class _Attempts:
 
     @property
     def progress(self) -> str:
-        """How far the last attempt had come, as the end of a sentence."""
+        """Progress of the last attempt, as the end of a sentence."""
         if self._exchange is None:
             return "before the request was sent"
         return f"{self._exchange.progress} (attempt {self._n_attempts})"
@@ -237,7 +243,7 @@ class _Attempts:
             await self._backoff.sleep(delay_s)
 
     def _delay_s(self, exchange: ChatExchange, error: ModelError, deadline: float) -> float | None:
-        """The wait before the next attempt; None where there is none, also for want of time."""
+        """Return the seconds before the next attempt; None if there is none, also for lack of time."""
         if exchange.delivered or self._n_attempts > self._max_retries or not worth_retrying(error):
             return None
         delay_s = self._backoff.delay_s(self._n_attempts, exchange.retry_after_s)
@@ -276,14 +282,14 @@ def _checked_key(key: str) -> str | None:
 
 
 def _environment_key(base_url: str) -> str | None:
-    """The key of the environment was not meant for just any address, so it never goes out in the clear."""
+    """Return the environment's key, except for a remote host over plain HTTP, where others could read it."""
     if urlsplit(base_url).scheme != "https" and not is_loopback(base_url):
         return None
     return _checked_key(os.environ.get(API_KEY_VARIABLE, ""))
 
 
 def _request_headers(key: str | None, given: Mapping[str, str]) -> dict[str, str]:
-    """The headers of every request, in lower case. A compressed reply would escape the bounds on bytes."""
+    """Return the headers of every request, in lower case. A compressed reply would escape the bounds on bytes."""
     headers = {"content-type": "application/json", "accept-encoding": "identity", "user-agent": "agentkit"}
     if key:
         headers["authorization"] = f"Bearer {key}"
@@ -295,7 +301,7 @@ def _request_headers(key: str | None, given: Mapping[str, str]) -> dict[str, str
 
 
 def _secrets(key: str | None, headers: Mapping[str, str]) -> tuple[str, ...]:
-    """What errors must not show: the key and all header values, also without their scheme ("Bearer")."""
+    """Return the texts that errors must not show: the key and header values, also without scheme ("Bearer")."""
     values = [*headers.values(), *(value.split()[-1] for value in headers.values())]
     return tuple(dict.fromkeys([key, *values] if key else values))
 

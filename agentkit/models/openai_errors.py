@@ -1,4 +1,4 @@
-"""What a server's error means: status and body to a typed error that says what to change.
+"""Turns the status and body of a server's error into a typed error that names the fix.
 
 Context overflow is recognised by the codes and sentences of OpenAI (`context_length_exceeded`), llama.cpp
 (`exceed_context_size_error`, llama.cpp#15780), vLLM, SGLang, TGI, LM Studio and Anthropic's endpoint, since
@@ -18,14 +18,14 @@ from agentkit.models.retries import is_transient
 from agentkit.well_formed import well_formed
 
 MAX_SHOWN_CHARS = 2048
-"""Of an error body; enough for any server's JSON, and for the head of an HTML page."""
+"""Characters of an error body that are shown; enough for any server's JSON, and for the head of an HTML page."""
 MAX_LOCATION_CHARS = 200
 MIN_SECRET_CHARS = 4
-"""Shorter header values (a version, "1") are no secrets and would blank out ordinary text."""
+"""Characters of a secret. Shorter header values (a version, "1") are not secret and occur in ordinary text."""
 
 _CONTEXT_CODES = frozenset({"context_length_exceeded", "exceed_context_size_error", "context_window_exceeded"})
 _CONTEXT_STATUSES = frozenset({400, 413, 422, 500})
-"""TGI says 422; llama.cpp said 500 before it said 400."""
+"""Statuses of context overflow. TGI sends 422; llama.cpp sent 500 before it sent 400."""
 _CONTEXT_MESSAGES = re.compile(
     r"maximum context length"
     r"|exceeds? (the )?(available |model'?s )*(context|maximum context)"
@@ -53,7 +53,7 @@ _FIELD_HINTS = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """What an error may say of the server that was asked."""
+    """Facts about a server that an error may show."""
 
     model_name: str
     base_url: str
@@ -88,7 +88,7 @@ def status_error(
 
 
 def error_in_reply(endpoint: Endpoint, reply: Any) -> ModelError | None:
-    """Return the error that a body or stream event with status 200 reports, None where it reports none."""
+    """Return the error that a body or stream event with status 200 reports; None if it reports none."""
     if not isinstance(reply, dict):
         return None
     fields = cast("dict[str, Any]", reply)
@@ -132,7 +132,7 @@ _STATUS_OF_TYPE = {
     "insufficient_quota": 429,
     "timeout": 408,
 }
-"""Statuses that error types stand for where a stream has begun with 200 and cannot give one."""
+"""Status of each error type, for streams that began with 200 and cannot send another status."""
 
 
 def _error_details(body: str) -> _Details:

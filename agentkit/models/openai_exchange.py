@@ -1,7 +1,6 @@
 """One HTTP exchange of a chat completion: send, check, read, with every read bounded in bytes and in time.
 
-What kind of reply came is decided by its content type, not by what was asked for: some servers stream always,
-others never.
+The content type decides how a reply is read, not the request: some servers always stream, others never do.
 """
 
 from __future__ import annotations
@@ -27,16 +26,16 @@ if TYPE_CHECKING:
     import httpx
 
 MAX_BODY_BYTES = 64 * 2**20
-"""Of a reply; far above any model's longest answer, far below what would hurt the process."""
+"""Bytes of a reply; far above any model's longest answer, far below what would hurt the process."""
 MAX_ERROR_BODY_BYTES = 64 * 2**10
 MAX_SNIPPET_CHARS = 200
 DRAIN_S = 0.1
-"""How long to wait, after the last event, for the end of the body, which lets the connection be used again."""
+"""Seconds to wait, after the last event, for the end of the body, so that the connection can be reused."""
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What is sent, and how long the connection may take and the reply may be silent."""
+    """Content of a request, with its connect and idle timeouts."""
 
     url: str
     headers: Mapping[str, str]
@@ -46,7 +45,7 @@ class ChatRequest:
 
 
 class ChatExchange:
-    """One attempt at a request; kept by the caller to see how far it came."""
+    """One attempt at a request; the caller keeps it to read its progress."""
 
     def __init__(
         self,
@@ -56,9 +55,9 @@ class ChatExchange:
         now: Callable[[], datetime],
         on_progress: Callable[[], None],
     ) -> None:
-        """Prepare an attempt whose reply is built in `reply` and told to `on_delta`.
+        """Prepare an attempt whose reply is built in `reply` and passed to `on_delta`.
 
-        `now` is for Retry-After. `on_progress` is called with every piece of the reply; keep-alive signs are none.
+        `now` is for Retry-After. `on_progress` is called for every piece of the reply, not for keep-alive signs.
         """
         self._endpoint = endpoint
         self._reply = reply
@@ -66,13 +65,13 @@ class ChatExchange:
         self._now = now
         self._on_progress = on_progress
         self.delivered = False
-        """Whether `on_delta` was told of anything, so that a second attempt would repeat it."""
+        """True once `on_delta` received anything, which a second attempt would repeat."""
         self.retry_after_s: float | None = None
-        """What the server asked to wait."""
+        """Seconds that the server asked to wait."""
 
     @property
     def progress(self) -> str:
-        """How far the reply had come, as the end of a sentence."""
+        """Progress of the reply, as the end of a sentence."""
         arrived = self._reply.describe()
         return f"after {arrived} had arrived" if arrived else "before anything had arrived"
 
@@ -80,7 +79,7 @@ class ChatExchange:
         """Send the request and read the reply to its end.
 
         Raises:
-            ModelError: it failed; subclasses say how.
+            ModelError: the attempt failed; subclasses say how.
         """
         import httpx
 
@@ -106,7 +105,7 @@ class ChatExchange:
             self.retry_after_s = retry_after_s(response.headers, self._now())
             text = await _beginning(body) if encoding == "identity" else ""
             raise status_error(self._endpoint, response.status_code, text, response.headers)
-        if encoding != "identity":  # was not asked for, and could unpack to any size
+        if encoding != "identity":  # not requested, and could expand to any size
             raise UnexpectedModelBehavior(f"the server's reply is {encoding!r}-encoded, which was not asked for.")
         kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
         if kind == "text/event-stream":
@@ -129,7 +128,7 @@ class ChatExchange:
         self._take(bytes(content).decode("utf-8", "replace"))
 
     async def _read_events(self, body: _Body) -> None:
-        """Read events up to `[DONE]`; a finish reason makes the reply complete whatever becomes of the rest."""
+        """Read events up to `[DONE]`; after a finish reason the reply is complete even if the stream breaks."""
         import httpx
 
         parser = SSEParser()
@@ -147,7 +146,7 @@ class ChatExchange:
             self._take_tail(parser)
 
     def _take_tail(self, parser: SSEParser) -> None:
-        """The stream ended without `[DONE]`; what is legible of its last, unended event still counts."""
+        """Handle a stream that ended without `[DONE]`; a readable last event still counts."""
         for event in parser.close():
             if event.data.strip() == "[DONE]":
                 return
@@ -226,7 +225,7 @@ class _Body:
         return chunk
 
     async def drain(self) -> None:
-        """Read a little further, for the end of a body of which nothing more is wanted."""
+        """Read briefly to the end of a body whose remaining content is not needed."""
         import httpx
 
         with anyio.move_on_after(DRAIN_S):
@@ -237,12 +236,12 @@ class _Body:
                 return
 
     async def aclose(self) -> None:
-        """Give the iterator up."""
+        """Close the iterator."""
         await self._chunks.aclose()
 
 
 async def _beginning(body: _Body) -> str:
-    """Read the beginning of a body that is only shown; what goes wrong meanwhile is not worth a second error."""
+    """Read the beginning of a body for an error's message; a failure to read it is not a second error."""
     import httpx
 
     content = bytearray()

@@ -1,8 +1,8 @@
 """A conversation as the body of a chat completion request: pure functions from our messages to OpenAI's.
 
 The form is that of OpenAI's API reference ("Create chat completion"); a `Dialect` names where the servers that
-imitate it (vLLM, llama.cpp, Ollama, SGLang) differ. Nothing here changes what earlier messages look like when a
-conversation grows, so a server's prefix cache holds.
+imitate it (vLLM, llama.cpp, Ollama, SGLang) differ. Earlier messages are rendered the same when a conversation
+grows, so a server's prefix cache holds.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ _RESERVED = frozenset({"messages", "stream"})
 
 @dataclass(frozen=True, slots=True)
 class Dialect:
-    """How a server's chat completions differ from OpenAI's."""
+    """Differences of a server's chat completions from OpenAI's."""
 
     output: Literal["json_schema", "json_object", "prompt"] = "json_schema"
-    """How a structured answer is asked for. The last two tell the model the schema in the system message;
-    nothing then enforces it but the runtime's validation."""
+    """Way to request a structured answer. The last two put the schema into the system message; only the
+    runtime's validation enforces it then."""
     output_with_tools: bool = True
-    """Whether calls stay possible beside a `response_format`. False for servers that would force JSON and so
-    forbid calls (vLLM, vllm#39929; Ollama): there the schema is told in the prompt while tools may be called."""
+    """True if calls stay possible beside a `response_format`. False for servers that would force JSON and so
+    forbid calls (vLLM, vllm#39929; Ollama): there the prompt holds the schema while tools may be called."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
     """Name of the token limit. OpenAI's newer models take only the second, most other servers only the first.
     None: the second at api.openai.com, the first elsewhere."""
@@ -59,7 +59,7 @@ class Dialect:
     send_reasoning: bool = False
     """Send earlier reasoning back as `reasoning_content`, as DeepSeek and Kimi want between tool calls."""
     always_stream: bool = False
-    """Stream also when nobody listens, so that the idle deadline notices a server that hangs."""
+    """Stream also without a listener, so that the idle deadline notices a server that hangs."""
 
 
 OPENAI = Dialect()
@@ -78,8 +78,8 @@ def chat_body(
 ) -> dict[str, Any]:
     """Return the JSON body of one request.
 
-    `settings` are the merged ones; `parameters.settings` is not looked at. Tools that may not be called now are
-    left out, because a server cannot be trusted to mask them; where none may, all stay, with `tool_choice` "none".
+    `settings` are the merged ones; `parameters.settings` is ignored. Tools that are not allowed now are left out,
+    because a server cannot be trusted to mask them; `tool_choice` "none" leaves none out.
 
     Raises:
         UserError: `extra_body` sets a field that the request is built around.
@@ -116,7 +116,7 @@ def chat_messages(messages: Sequence[ModelMessage], dialect: Dialect = OPENAI) -
 
 
 def _request_messages(request: ModelRequest) -> list[dict[str, Any]]:
-    """Answers to calls first, for they must follow the calls directly; adjacent system parts become one."""
+    """Return answers to calls first, for they must follow the calls directly; adjacent system parts become one."""
     answers: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
     for part in request.parts:
@@ -151,7 +151,7 @@ def _call(part: ToolCallPart) -> dict[str, Any]:
 
 
 def _sendable_arguments(arguments: str) -> str:
-    """Wrap what is not a JSON object.
+    """Wrap arguments that are not a JSON object.
 
     Chat templates parse the arguments, so one bad call in the history would make a server refuse every later
     request (litellm#33678).

@@ -1,7 +1,6 @@
-"""A chat completion read back: streamed chunks and whole replies go through the same builder.
+"""Reads a chat completion: streamed chunks and whole replies go through the same builder.
 
-A whole reply is a stream of one chunk whose `message` stands where `delta` would, so there is one reading of every
-field.
+A whole reply is a stream of one chunk with `message` instead of `delta`, so each field is read in one place.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ _REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 class ReplyBuilder:
-    """One response while it arrives."""
+    """Builds one response while it arrives."""
 
     def __init__(self, tool_names: Collection[str] = (), taken_ids: Collection[str] = ()) -> None:
         """Start empty; `taken_ids` are the call ids that the conversation has used."""
@@ -53,11 +52,11 @@ class ReplyBuilder:
 
     @property
     def finished(self) -> bool:
-        """Whether the server gave a finish reason; only the usage may still follow."""
+        """True once the server gave a finish reason; only the usage may still follow."""
         return bool(self._finish_reason)
 
     def feed(self, chunk: Any) -> list[ModelDelta]:
-        """Take one chunk, or a whole reply; return what it adds.
+        """Add one chunk, or a whole reply; return its deltas.
 
         Raises:
             UnexpectedModelBehavior: a field has the wrong type.
@@ -71,7 +70,7 @@ class ReplyBuilder:
         return deltas
 
     def close(self) -> list[ModelDelta]:
-        """Return what was held back until the reply is known to be whole.
+        """Return the deltas that were held back until the end of the reply.
 
         Raises:
             UnexpectedModelBehavior: there was no choice in the reply at all.
@@ -84,7 +83,7 @@ class ReplyBuilder:
         return [*deltas, *self._calls.close()]
 
     def response(self, model_name: str) -> ModelResponse:
-        """Return the response; `model_name` is used where the server names no model."""
+        """Return the response; `model_name` is used if the server names no model."""
         thinking, text, calls = (
             "".join(self._thinking),
             "".join(self._text),
@@ -105,7 +104,7 @@ class ReplyBuilder:
         )
 
     def describe(self) -> str:
-        """Say what has arrived, for an error's message; empty where nothing has."""
+        """Return what has arrived, for an error's message; empty if nothing has."""
         arrived = [
             f"{n_chars} characters of {what}"
             for what, n_chars in (("reasoning", _length(self._thinking)), ("text", _length(self._text)))
@@ -131,7 +130,7 @@ class ReplyBuilder:
         return deltas
 
     def _read_content(self, message: dict[str, Any], deltas: list[ModelDelta]) -> None:
-        """Text, or Mistral's list of text and thinking blocks."""
+        """Read text, or Mistral's list of text and thinking blocks."""
         content = message.get("content")
         if not isinstance(content, list):
             self._add_text(self._text_joiner.push(text_field(message, "content")), deltas)
@@ -156,7 +155,7 @@ class ReplyBuilder:
         return replace(call, probability=probability)
 
     def _read_finish_reason(self, has_calls: bool) -> FinishReason | None:
-        """Ollama and others say "stop" also after calls; a refusal is a filter's verdict."""
+        """Return the finish reason. Ollama and others send "stop" after calls, too; a refusal means filtered."""
         if self._refused:
             return "content_filter"
         reason = _FINISH_REASONS.get(self._finish_reason)

@@ -18,11 +18,11 @@ DEFAULT_PROFILE = "small"
 """The profile that `local` stands for."""
 
 FALLBACK_PROFILE = "tiny"
-"""Used if the default profile's file cannot be fetched: the smallest file, in a single wheel."""
+"""Profile used if another profile's file cannot be fetched: the smallest file, in a single wheel."""
 
 
 def profile_of(name: str) -> str | None:
-    """Return the profile that a model's name (`local`, `local:small?abstain=false`) stands for, None if none."""
+    """Return the profile of a model's name (`local`, `local:small?abstain=false`); None if it names no profile."""
     place = name.partition("?")[0]
     if place == "local":
         return DEFAULT_PROFILE

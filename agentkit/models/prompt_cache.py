@@ -1,7 +1,7 @@
 """Place and size of the prompt cache.
 
-The fixed part of a prompt (system text and tools) is evaluated once a machine: its KV state is kept beside the
-models, and a new process begins behind it. `modelstack.inference.state_store` says what the files hold.
+The fixed part of a prompt (system text and tools) is evaluated once per machine: its KV state is kept beside the
+models, and a new process starts from it. `modelstack.inference.state_store` describes the files.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ def prompt_cache_folder() -> Path:
 
 
 def configured_bytes() -> int:
-    """Return the bound on the cache's size: what the environment says, else 1 GiB; 0 keeps nothing.
+    """Return the maximum size of the cache in bytes: the environment's, else 1 GiB; 0 disables the cache.
 
     Raises:
-        UserError: the environment says no number.
+        UserError: the environment's value is not a number.
     """
     text = os.environ.get(SIZE_VARIABLE, "").strip()
     if not text:
@@ -44,10 +44,10 @@ def configured_bytes() -> int:
 
 
 def prompt_cache(max_bytes: int | None = None) -> StateStore | None:
-    """Return the prompt cache, None where nothing is kept.
+    """Return the prompt cache; None if it is disabled.
 
     Raises:
-        UserError: the environment says no number.
+        UserError: the environment's value is not a number.
     """
     from modelstack.inference.state_store import StateStore
 

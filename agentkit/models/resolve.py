@@ -3,13 +3,13 @@
 local                               the default profile
 local:PROFILE                       tiny, small or medium: an embedded model with the adapter that the package
                                     ships for it (`agentkit.models.profiles`)
-local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`, without that adapter; keys, also behind
+local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`, without that adapter; keys, also after
                                     a profile: lora=PATH or none, prior=PATH (of `modelstack fit-prior`) or none,
                                     confidence=PATH (of `agentkit calibrate`) or none,
                                     abstain=true or false,
                                     convention=auto, ours, or the name of another,
-                                    grammar=llguidance, lm-format-enforcer or none (masks nothing),
-                                    conversations=N (how many keep their cache)
+                                    grammar=llguidance, lm-format-enforcer or none (no masking),
+                                    conversations=N (number that keep their cache)
 openai:NAME                         OPENAI_BASE_URL and OPENAI_API_KEY of the environment
 http(s)://HOST/v1#NAME              any OpenAI-compatible server
 test                                `agentkit.testing.TestModel`
@@ -51,10 +51,10 @@ _local_lock = threading.Lock()
 
 
 def resolve_model(spec: str) -> Model:
-    """Return the model that `spec` names. Local models are made once a process, so weights load once.
+    """Return the model that `spec` names. Local models are created once per process, so weights load once.
 
     Raises:
-        UserError: the name is not understood, or what it needs is missing.
+        UserError: the name is not understood, or a setting that it needs is missing.
     """
     if spec == "test":
         from agentkit.testing import TestModel
@@ -98,7 +98,7 @@ def split_local(spec: str) -> tuple[str, Mapping[str, str]] | None:
 def profile_or_fallback(
     name: str = "local", fetch: Callable[[str], object] | None = None
 ) -> tuple[str, ModelFileError | None]:
-    """Fetch a profile's file, or that of the fallback profile if it cannot be fetched. Blocks while it does.
+    """Fetch a profile's file, or that of the fallback profile if it cannot be fetched. Blocks meanwhile.
 
     Args:
         name: A model's name; only a bare profile has a fallback.
@@ -106,7 +106,7 @@ def profile_or_fallback(
             None takes `local_path`, which shows nothing.
 
     Returns:
-        The name of the model to use, and why it is not the one asked for (None: it is).
+        The name of the model to use, and the error that caused the fallback (None: no fallback).
 
     Raises:
         ModelFileError: neither can be fetched.
@@ -146,7 +146,7 @@ def with_shipped(model_id: str, options: Mapping[str, str]) -> Mapping[str, str]
 
 
 def with_local_option(spec: str, key: str, value: str) -> str:
-    """Return a local model's name with one more option, or as it is where it says that option itself.
+    """Return a local model's name with one more option; unchanged if it has that option already.
 
     Raises:
         UserError: the name is not a local model's, or an option is not known.
@@ -172,7 +172,7 @@ def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
 
 
 def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
-    """Return the arguments of `LocalModel` that the options of a model string stand for."""
+    """Return the arguments of `LocalModel` for the options of a model string."""
     arguments: dict[str, Any] = {}
     for key, argument in (("lora", "lora"), ("prior", "prior"), ("confidence", "calibration")):
         if (path := options.get(key)) is not None and path != "none":

@@ -1,8 +1,8 @@
-"""When a failed request is sent again, and how long to wait before.
+"""Rules for retrying a failed request, and the wait before a retry.
 
 Full jitter: a uniform draw between zero and an exponentially growing bound, which spreads clients that failed
-together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). What the server asks for in
-`Retry-After` (RFC 9110 section 10.2.3) or `retry-after-ms` (OpenAI, Azure) is a lower bound, itself capped.
+together (M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015). The server's `Retry-After`
+(RFC 9110 section 10.2.3) or `retry-after-ms` (OpenAI, Azure) is a lower bound, itself capped.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ import anyio
 from agentkit.errors import ModelConnectionError, ModelError, ModelHTTPError
 
 RETRIED_STATUSES = frozenset({408, 409, 425, 429})
-"""Timeout, lock conflict, too early, rate limit: the statuses below 500 that waiting may mend."""
+"""Timeout, lock conflict, too early, rate limit: the statuses below 500 that waiting may resolve."""
 
 _NUMBER = re.compile(r"\d{1,9}(\.\d{1,9})?")
 
 
 def is_transient(status_code: int) -> bool:
-    """Say whether the same request may succeed later."""
+    """Return whether the same request may succeed later."""
     return status_code in RETRIED_STATUSES or status_code >= 500
 
 
 def worth_retrying(error: ModelError) -> bool:
-    """Say whether to send the request to the same server again: broken connections and transient statuses.
+    """Return whether to retry at the same server: after broken connections and transient statuses.
 
-    A deadline that passed is no such case, and a quota that is used up (OpenAI's 429 `insufficient_quota`) is
-    not mended by waiting.
+    A passed deadline is not retried, nor is an exhausted quota (OpenAI's 429 `insufficient_quota`), which waiting
+    does not restore.
     """
     if isinstance(error, ModelHTTPError):
         return is_transient(error.status_code) and "insufficient_quota" not in error.body
@@ -41,9 +41,9 @@ def worth_retrying(error: ModelError) -> bool:
 
 
 def retry_after_s(headers: Mapping[str, str], now: datetime) -> float | None:
-    """Read how many seconds the server asks to wait; None where it says nothing legible.
+    """Return the seconds that the server asks to wait; None if it states no readable value.
 
-    `headers` is looked up with lower-case names; `now` must know its time zone.
+    `headers` is looked up with lower-case names; `now` must be aware of its time zone.
     """
     milliseconds = headers.get("retry-after-ms", "").strip()
     if _NUMBER.fullmatch(milliseconds):
@@ -66,14 +66,14 @@ def _utc_now() -> datetime:
 
 @dataclass(frozen=True, slots=True)
 class Backoff:
-    """How long to wait between attempts; randomness, clock and sleep can be given."""
+    """Waits between attempts; randomness, clock and sleep can be replaced."""
 
     base_s: float = 0.5
-    """Bound of the first wait; it doubles with each further one."""
+    """Bound of the first wait in seconds; it doubles with each further one."""
     cap_s: float = 8.0
-    """Bound of any wait that the server did not ask for."""
+    """Bound in seconds of any wait that the server did not ask for."""
     retry_after_cap_s: float = 60.0
-    """The longest wait that a server may ask for; one that asks for more is asked again after this."""
+    """Maximum seconds of a wait that a server asks for; a longer one is cut to this."""
     rng: random.Random = field(default_factory=random.Random, repr=False)
     now: Callable[[], datetime] = field(default=_utc_now, repr=False)
     sleep: Callable[[float], Awaitable[None]] = field(default=anyio.sleep, repr=False)

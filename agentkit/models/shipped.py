@@ -1,4 +1,4 @@
-"""What the package carries for a model of the catalog: an adapter that `modelstack` trained, its prior, its card.
+"""Files in the package for a model of the catalog: an adapter that `modelstack` trained, its prior, its card.
 
 A folder `adapters/ID` holds `adapter.gguf` (what llama.cpp loads on top of the base), `prior.json` (fitted weights
 of the decision between tools), `stage.json` (recipe, data, lineage, hashes) and `README.md` (the card).
@@ -10,15 +10,15 @@ from pathlib import Path
 
 ADAPTER_FILE, PRIOR_FILE = "adapter.gguf", "prior.json"
 ALWAYS_ABSTAINING = frozenset({"smollm2-135m"})
-"""Models whose adapter saw `[]` offered in every prompt of its training. The other adapters were taught both: with
-`abstain=true` they reply `[]` where no tool fits, without it they decline in words."""
+"""Models whose adapter saw `[]` offered in every training prompt. The other adapters were trained on both: with
+`abstain=true` they reply `[]` if no tool fits, without it they decline in words."""
 _FOLDER = Path(__file__).parent / "adapters"
 
 
 def shipped_folder(model_id: str) -> Path | None:
-    """Return the folder of a catalog model's adapter, None where the package has none."""
+    """Return the folder of a catalog model's adapter; None if the package has none."""
     folder = _FOLDER / model_id
-    # Only names that the package itself has: an id with a slash or dots leads nowhere.
+    # Only direct subfolders: an id with a slash or dots must not lead elsewhere.
     if folder.parent != _FOLDER or not (folder / ADAPTER_FILE).is_file():
         return None
     return folder

@@ -1,7 +1,7 @@
-"""Server-sent events from bytes, as the HTML standard's section 9.2.6 has it, with a bound on what is held.
+"""Parses server-sent events from bytes (HTML standard, section 9.2.6), with a bound on buffered data.
 
 Lines are split on bytes and decoded whole, so a character or a line end may be cut anywhere between two reads.
-`id` and `retry` fields are read over: a chat completion is never resumed.
+`id` and `retry` fields are ignored: a chat completion is never resumed.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from agentkit.errors import UnexpectedModelBehavior
 
 MAX_LINE_BYTES = 8 * 2**20
-"""One event holds one delta, seldom over 1 kB; a whole tool call with a file in it stays well below 8 MB."""
+"""Bytes of a line or event. An event is one delta, seldom over 1 kB; a tool call with a file stays well below."""
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
@@ -59,7 +59,7 @@ class SSEParser:
         self._hold(rest)
 
     def close(self) -> Iterator[ServerEvent]:
-        """Yield what was pending when the stream ended: servers leave out the last blank line, or were cut off."""
+        """Yield the event pending at the stream's end: servers omit the last blank line, or were cut off."""
         yield from self._take_line()
         yield from self._dispatch()
 

@@ -1,4 +1,4 @@
-"""Whether OpenAI's strict mode takes a JSON Schema as it is.
+"""Check whether OpenAI's strict mode accepts a JSON Schema unchanged.
 
 From "Structured Outputs", supported schemas: every object closed and all its properties required, a limited set
 of keywords, an object (no union) at the root. Outside of that set `strict: true` is a 400; servers with a
@@ -24,7 +24,7 @@ MAX_DEPTH = 10
 
 
 def allows_strict(schema: Mapping[str, Any]) -> bool:
-    """Say whether `schema` lies within strict mode; False in any doubt."""
+    """Return whether strict mode accepts `schema`; False if in doubt."""
     return schema.get("type") == "object" and "anyOf" not in schema and _allowed(schema, depth=0)
 
 

@@ -1,9 +1,9 @@
-"""Tool calls put together from a stream's deltas, also from servers that leave the index or the id out.
+"""Assembles tool calls from a stream's deltas, also from servers that omit the index or the id.
 
 OpenAI numbers the calls and sends id and name first, then the arguments in pieces. Seen elsewhere: index 0 for
 every call (ollama#15457), no index at all (ollama#7881), whole calls in one delta, no ids, a name in pieces or
-repeated with every piece. `_starts_new_call` holds what is concluded from that. Arguments are passed on as they
-were written, valid or not: the runtime answers the model.
+repeated with every piece. `_starts_new_call` has the rules for these cases. Arguments are passed on as they
+were written, valid or not: the runtime reports errors to the model.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class ToolCallAssembler:
     """The tool calls of one response while they arrive."""
 
     def __init__(self, tool_names: Collection[str] = ()) -> None:
-        """Start without calls; known names settle whether two pieces of a name are one."""
+        """Start without calls; known tool names decide whether two pieces form one name."""
         self._tool_names = frozenset(tool_names)
         self._calls: list[_Call] = []
 
     def feed(self, entries: list[Any]) -> list[ToolCallDelta]:
-        """Take the `tool_calls` of one delta.
+        """Add the `tool_calls` of one delta.
 
         Raises:
             UnexpectedModelBehavior: a field has the wrong type.
@@ -63,7 +63,7 @@ class ToolCallAssembler:
         return deltas
 
     def close(self) -> list[ToolCallDelta]:
-        """Name the calls that had no arguments to come with; names are told once, when they are whole."""
+        """Return deltas that name the calls without arguments; a name is sent once, when it is complete."""
         return [
             ToolCallDelta(call.position, name) for call in self._calls if (name := _announce(call)) is not None
         ]
@@ -79,7 +79,7 @@ class ToolCallAssembler:
         return tuple(parts)
 
     def describe(self) -> list[str]:
-        """Say what has arrived, call by call."""
+        """Return what has arrived, call by call."""
         return [
             f"a call of {call.name!r} with {sum(map(len, call.arguments))} characters of arguments"
             for call in self._calls
@@ -93,7 +93,7 @@ class ToolCallAssembler:
         return call
 
     def _find(self, piece: _Piece) -> _Call | None:
-        """The call that a piece most likely continues: the last one with its index, else its id, else the last."""
+        """Return the call that a piece likely continues: the last with its index, else its id, else the last."""
         if piece.index is not None:
             return next((c for c in reversed(self._calls) if c.server_index == piece.index), None)
         if piece.id:
@@ -101,7 +101,7 @@ class ToolCallAssembler:
         return self._calls[-1] if self._calls else None
 
     def _starts_new_call(self, call: _Call, piece: _Piece, *, shares_chunk: bool) -> bool:
-        """Whether `piece`, which would continue `call` by its index, is a call of its own."""
+        """Return whether `piece`, which would continue `call` by its index, is a call of its own."""
         if not piece.name:
             return False
         if piece.id and call.server_id:
@@ -117,7 +117,7 @@ class ToolCallAssembler:
         return name + piece in self._tool_names or piece.startswith(name)
 
     def _joined_name(self, call: _Call, piece: str) -> str:
-        """The name with one more piece; a server may repeat it, or send what it has of it so far."""
+        """Return the name with one more piece; a server may repeat the name, or send all of it so far."""
         name = call.name
         if not piece or (name and call.arguments):
             return name or piece

@@ -1,8 +1,8 @@
-"""How probable a remote model's tool call was, from the log-probabilities of a chat completion.
+"""Probability of a remote model's tool call, from the log-probabilities of a chat completion.
 
 vLLM and llama.cpp list every token that was written, the call's markers included, so the first call's decision
 (to call, and which tool) is the product of the probabilities from the first token to the end of the name. OpenAI
-lists none for calls. The figure is given only where it is certain what it means: the list is complete by the
+lists none for calls. The figure is given only if its meaning is certain: the list is complete by the
 server's own token count, the call opens the reply, and the name is spelled in it. It is a lower bound on the
 probability among legal choices, since nothing masked the illegal ones.
 """
@@ -15,13 +15,13 @@ from collections.abc import Sequence
 from typing import Any, cast
 
 MAX_OPENING_CHARS = 64
-"""A call's markers up to its name are shorter than this; anything longer hides reasoning or text."""
+"""Characters before a call's name. Its markers are shorter; anything longer contains reasoning or text."""
 
 TokenLogprob = tuple[str, float]
 
 
 def read_logprobs(choice: dict[str, Any]) -> list[TokenLogprob]:
-    """Return the tokens of a choice with their log-probabilities, as far as they are legible."""
+    """Return the tokens of a choice with their log-probabilities; unreadable ones are left out."""
     logprobs = choice.get("logprobs")
     entries: Any = cast("dict[str, Any]", logprobs).get("content") if isinstance(logprobs, dict) else None
     if not isinstance(entries, list):
@@ -36,7 +36,7 @@ def read_logprobs(choice: dict[str, Any]) -> list[TokenLogprob]:
 
 
 def opening_call_probability(tokens: Sequence[TokenLogprob], tool_name: str, n_output_tokens: int) -> float | None:
-    """Return the probability that a reply opens with a call of `tool_name`, None where it cannot be known.
+    """Return the probability that a reply opens with a call of `tool_name`; None if it cannot be known.
 
     `tokens` are all tokens of the reply, `n_output_tokens` the server's count of them; the end token may or may
     not be listed.

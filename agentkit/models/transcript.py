@@ -1,4 +1,4 @@
-"""Conversations as token ids that only grow: what was rendered of a message is never rendered again.
+"""Conversations as token ids that only grow: a rendered message is never rendered again.
 
 A transcript remembers which message objects it holds. The next request of the same conversation brings the same
 objects and some new ones; only those are encoded. The tokens that the model itself wrote stay as it wrote them.
@@ -26,12 +26,12 @@ from agentkit.tools.definition import ToolDefinition
 from modelstack.tokenizer.chat import ChatEncoder, Role
 
 MAX_TRANSCRIPTS = 64
-"""Conversations that are remembered; one that is forgotten is only rendered anew."""
+"""Number of conversations that are kept; a dropped one is only rendered anew."""
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """Where a transcript stood after one of its messages."""
+    """State of a transcript after one of its messages."""
 
     n_ids: int
     tools: Mapping[str, ToolDefinition]
@@ -47,21 +47,21 @@ class Transcript:
     key: str
     """Name of the conversation for the engine's cache."""
     encoder: ChatEncoder
-    """Knows what shows the tools that the conversation began with."""
+    """Encoder that shows the tools with which the conversation began."""
     ids: list[int] = field(default_factory=list[int])
     messages: list[ModelMessage] = field(default_factory=list[ModelMessage])
     marks: list[Mark] = field(default_factory=list[Mark])
-    """Where the transcript stood after each message."""
+    """State of the transcript after each message."""
     tools: Mapping[str, ToolDefinition] = field(default_factory=dict[str, ToolDefinition])
-    """The tools that the model was told of."""
+    """Tools that have been shown to the model."""
     last_role: Role | None = None
-    """Role of the last turn; what stands before a turn may depend on it."""
+    """Role of the last turn; the tokens before the next turn may depend on it."""
     n_fixed: int = 0
     """Tokens of the system turn at the beginning, tools included: later conversations begin with them, too."""
     n_known: int = 0
     """Tokens up to the end of the last reply that the model wrote here."""
     reply_is_open: bool = False
-    """The last tokens are the model's own, and its turn has not been closed yet."""
+    """True if the last tokens are the model's own and its turn has not been closed yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Prompt:
 
     transcript: Transcript
     n_messages: int
-    """How many messages the transcript held when the prompt was made."""
+    """Number of messages in the transcript when the prompt was made."""
     ids: list[int]
     n_fixed: int
     """Tokens of the system turn at the beginning, tools included."""
@@ -82,7 +82,7 @@ class Transcripts:
     """All conversations of one model, least recently used first."""
 
     def __init__(self, manner: Manner | ChatEncoder, *, abstain: bool = False) -> None:
-        """Speak in a manner; an encoder stands for ours, where `abstain` allows the reply `[]`."""
+        """Render with `manner`; an encoder stands for `OurManner`, in which `abstain` allows the reply `[]`."""
         self._manner = OurManner(manner, abstain=abstain) if isinstance(manner, ChatEncoder) else manner
         self._by_message: dict[int, tuple[Transcript, int]] = {}
         self._all: OrderedDict[str, Transcript] = OrderedDict()
@@ -96,7 +96,7 @@ class Transcripts:
         structured: bool,
         thinks: bool = False,
     ) -> Prompt:
-        """Return the ids of `messages`, followed by the opening of a reply that begins with a thought or does not.
+        """Return the ids of `messages` and the opening of a reply, which begins with a thought if `thinks`.
 
         Raises:
             UserError: the model's template cannot show these tools.
@@ -110,9 +110,9 @@ class Transcripts:
         return Prompt(transcript, len(transcript.messages), transcript.ids + opening, transcript.n_fixed, n_known)
 
     def add_reply(self, prompt: Prompt, reply_ids: list[int], response: ModelResponse) -> None:
-        """Record what the model wrote behind a prompt."""
+        """Record the model's reply to a prompt."""
         transcript = prompt.transcript
-        if len(transcript.messages) > prompt.n_messages:  # another request went on from the same point
+        if len(transcript.messages) > prompt.n_messages:  # another request continued from the same point
             transcript = self._fork(transcript, prompt.n_messages)
         transcript.ids = prompt.ids + reply_ids
         transcript.last_role = "assistant"
@@ -127,7 +127,7 @@ class Transcripts:
             if known is None or known[1] != n - 1:
                 continue
             transcript = known[0]
-            # A message between may have been shown otherwise then: with the note of a limit, or compacted.
+            # An earlier message may have been rendered differently: with the note of a limit, or compacted.
             if any(shown is not given for shown, given in zip(transcript.messages, messages[:n], strict=False)):
                 continue
             if n < len(transcript.messages):

@@ -1,4 +1,4 @@
-"""Runs and conversations that outlive their process: journal, sessions, and the form in which they are stored."""
+"""Persistent runs and conversations: journals, sessions, and their stored form."""
 
 from agentkit.persistence.checkpointer import Checkpointer, InMemoryCheckpointer, RunJournal, RunSummary, StoredRun
 from agentkit.persistence.session import InMemorySession, Session, SessionHistory

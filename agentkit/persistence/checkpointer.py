@@ -1,9 +1,9 @@
-"""Where runs are kept: the protocol, and a keeper in memory for tests.
+"""Checkpointers: the protocol for storing runs, and an in-memory implementation for tests.
 
-A run is performed by one process at a time. A process that takes a run up claims it, which is refused while
-another one goes on with it (`agentkit.persistence.leases`). After a claim, every write of the process that had
-the run before fails, so a process that was believed dead and wakes up again changes nothing (a fencing token,
-Kleppmann 2016). `agentkit.testing.check_checkpointer` holds an implementation to all that is promised here.
+One process at a time performs a run. To resume a run, a process claims it; the claim is refused while another
+process performs the run (`agentkit.persistence.leases`). After a claim, every write of the previous process fails,
+so a process that was presumed dead and wakes up changes nothing (a fencing token, Kleppmann 2016).
+`agentkit.testing.check_checkpointer` tests an implementation against this contract.
 """
 
 from __future__ import annotations
@@ -16,42 +16,43 @@ from typing import Literal
 from weakref import ref
 
 from agentkit.errors import CheckpointError
+from agentkit.limits import RunUsage
 from agentkit.messages import ToolCallPart
 from agentkit.results import RunResultStatus
 from agentkit.state import CallAnswer, InnerRun, RunState
 
 StoredStatus = RunResultStatus | Literal["running", "failed"]
-"""As of a result; "running" also where a process was killed, and "failed" where it said so."""
+"""Status of a result, or "running" (also after a process was killed), or "failed" (after an error)."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """What a list of runs tells of one."""
+    """Entry of a run in a list of runs."""
 
     run_id: str
     agent_name: str | None
     status: StoredStatus
     created_at: float
-    """Seconds since 1970."""
+    """Time of creation, in seconds since 1970."""
     updated_at: float
     metadata: Mapping[str, str] = field(default_factory=dict[str, str])
 
 
 @dataclass(frozen=True, slots=True)
 class StoredRun:
-    """A run as it was left."""
+    """A run as stored in a journal."""
 
     summary: RunSummary
     state: RunState
-    """With the answers of all calls that have one."""
+    """State, with the answers of all answered calls."""
     in_flight: tuple[str, ...] = ()
-    """Ids of calls that were started and not answered; those of an inner run as `CALL.INNER_CALL`."""
+    """Ids of calls that were started and not answered; calls of an inner run as `CALL.INNER_CALL`."""
     inner_kept: tuple[str, ...] = ()
-    """Ids of calls whose inner runs the journal kept up to their last step."""
+    """Ids of calls whose inner runs the journal stored up to their last step."""
 
 
 class RunJournal(ABC):
-    """The journal of one run, held by the process that performs it."""
+    """Journal of one run, held by the process that performs the run."""
 
     @abstractmethod
     async def save(
@@ -62,96 +63,102 @@ class RunJournal(ABC):
         starting: ToolCallPart | None = None,
         durable: bool = False,
     ) -> None:
-        """Store a state at once and whole; messages that are stored are not written again.
+        """Store a state atomically; messages that are already stored are not written again.
 
-        What was noted of calls is forgotten with it, since the state has their answers; only the calls that it has
-        as pending with an unknown outcome stay in flight. `starting` is a call of this state that is about to run:
-        the same write notes it, as `call_started` would. `durable` as there.
+        The state may replace or drop the last stored messages, because a guardrail may withhold or rewrite text. A
+        later `load` returns only the messages of this state.
+
+        Saving deletes the recorded starts and answers of calls, since the state has the answers; only calls that
+        the state has as pending with an unknown outcome stay in flight. `starting` is a call of this state that is
+        about to run: the same write records it, like `call_started` with `durable`.
 
         Raises:
-            CheckpointError: it cannot be written, or another process has taken the run up.
+            CheckpointError: the state cannot be written, or another process has claimed the run.
         """
 
     @abstractmethod
     async def failed(self) -> None:
-        """Note that the run ended with an error; what is stored of it stays, so it may be resumed.
+        """Record that the run ended with an error; the stored state stays, so the run can be resumed.
 
         Raises:
-            CheckpointError: as `save`.
+            CheckpointError: see `save`.
         """
 
     @abstractmethod
     async def call_started(self, call: ToolCallPart, *, durable: bool) -> None:
-        """Note that a call is about to run; `durable` survives a power failure, not only the process.
+        """Record that a call is about to run; a `durable` record survives a power failure, not only a crash.
 
         Raises:
-            CheckpointError: as `save`.
+            CheckpointError: see `save`.
         """
 
     @abstractmethod
     async def call_answered(self, answer: CallAnswer) -> None:
-        """Note what a call gave; `save` does that for a response's last one.
+        """Record the answer of a call; for the last open call of a response `save` does that.
 
         Raises:
-            CheckpointError: as `save`.
+            CheckpointError: see `save`.
         """
 
     async def release(self) -> None:
-        """Note that this process does not go on with the run: others may claim it at once.
+        """Release the run, so that other processes may claim it at once.
 
-        Also follows from `save` with a status other than "running", and from `failed`. Calling it again is
-        harmless. A journal without claims does nothing.
+        `save` with a status other than "running", and `failed`, release the run too. Idempotent; a journal without
+        claims does nothing.
 
         Raises:
-            CheckpointError: it cannot be written.
+            CheckpointError: the release cannot be written.
         """
         return
 
     async def inner_run(self, call_id: str, state: RunState) -> RunJournal | None:
-        """Begin, or begin anew, the journal of a run that a call of this run performs, and return it.
+        """Begin, or restart, the journal of a run that a call of this run performs, and return it.
 
-        It is part of this run: `load` and `claim` give its latest state in `RunState.inner`, name its call in
-        `StoredRun.inner_kept`, and its calls in flight as `CALL.INNER_CALL`. `save` of this run forgets it, since
-        the state has it. None: this journal keeps no inner runs, so after a crash the outcome of such a call is
-        unknown.
+        The inner run is part of this run: `load` and `claim` return its latest state in `RunState.inner`, its call
+        in `StoredRun.inner_kept`, and its calls in flight as `CALL.INNER_CALL`. `save` of this run deletes it,
+        since the state has it. None: this journal stores no inner runs; after a crash the outcome of such a call
+        is unknown.
 
         Raises:
-            CheckpointError: as `save`.
+            CheckpointError: see `save`.
         """
         return None
 
 
 class Checkpointer(ABC):
-    """A keeper of runs."""
+    """Storage of runs."""
 
     @abstractmethod
     async def create(
         self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> RunJournal:
-        """Begin a run's journal; this process has the run until it ends or is released.
+        """Create the journal of a run; this process holds the run until it ends or is released.
 
         Raises:
-            CheckpointError: there is a run of that id, or it cannot be written.
+            CheckpointError: a run with that id exists, or the journal cannot be written.
         """
 
     @abstractmethod
     async def has(self, run_id: str) -> bool:
-        """Say whether there is a run of that id."""
+        """Return whether a run with that id exists."""
 
     @abstractmethod
     async def load(self, run_id: str) -> StoredRun:
-        """Return a run without taking it up.
+        """Return a run without claiming it.
 
         Raises:
-            CheckpointError: it is unknown or damaged.
+            CheckpointError: the run is unknown or damaged.
         """
 
     @abstractmethod
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
-        """Take a run up; what others still hold of it can no longer write.
+        """Claim a run and hold its lease; journals of earlier holders can no longer write.
+
+        `create` takes the lease too. The lease ends with `RunJournal.release`, `failed`, a `save` with a status
+        other than "running", or the death of the process; see `agentkit.persistence.leases`.
 
         Raises:
-            CheckpointError: as `load`; or a process that is alive goes on with the run.
+            CheckpointError: see `load`; or another live holder has the lease.
         """
 
     @abstractmethod
@@ -162,14 +169,14 @@ class Checkpointer(ABC):
         metadata: Mapping[str, str] | None = None,
         limit: int = 100,
     ) -> Sequence[RunSummary]:
-        """Return the runs of this status whose metadata hold all of `metadata`, latest first."""
+        """Return the runs of this status whose metadata contains all of `metadata`, latest first."""
 
     @abstractmethod
     async def delete(self, run_id: str) -> None:
-        """Forget a run.
+        """Delete a run.
 
         Raises:
-            CheckpointError: it is unknown.
+            CheckpointError: the run is unknown.
         """
 
 
@@ -178,22 +185,22 @@ class _Kept:
     summary: RunSummary
     state: RunState
     owner: ref[_MemoryJournal] | None = None
-    """Held weakly: a run that is forgotten is not going on."""
+    """Journal that holds the run; a weak reference, so that an abandoned journal does not block a claim."""
     calls: dict[str, CallAnswer | None] = field(default_factory=dict[str, "CallAnswer | None"])
     inner: dict[str, _Kept] = field(default_factory=dict[str, "_Kept"])
 
 
 class InMemoryCheckpointer(Checkpointer):
-    """Keeps runs as long as the process lives."""
+    """Stores runs in memory, for the lifetime of the process."""
 
     def __init__(self) -> None:
-        """Keep nothing yet."""
+        """Start empty."""
         self._runs: dict[str, _Kept] = {}
 
     async def create(
         self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> RunJournal:
-        """Begin a run's journal."""
+        """Create the journal of a run."""
         if state.run_id in self._runs:
             raise known_already(state.run_id)
         now = time.time()
@@ -202,15 +209,15 @@ class InMemoryCheckpointer(Checkpointer):
         return _owned(kept, _MemoryJournal(self._runs, kept))
 
     async def has(self, run_id: str) -> bool:
-        """Say whether there is a run of that id."""
+        """Return whether a run with that id exists."""
         return run_id in self._runs
 
     async def load(self, run_id: str) -> StoredRun:
-        """Return a run without taking it up."""
+        """Return a run without claiming it."""
         return _stored(self._known(run_id))
 
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
-        """Take a run up."""
+        """Claim a run."""
         kept = self._known(run_id)
         owner = kept.owner() if kept.owner is not None else None
         if owner is not None and not owner.is_released:
@@ -234,7 +241,7 @@ class InMemoryCheckpointer(Checkpointer):
         return sorted(found, key=lambda summary: summary.updated_at, reverse=True)[:limit]
 
     async def delete(self, run_id: str) -> None:
-        """Forget a run."""
+        """Delete a run."""
         self._known(run_id)
         del self._runs[run_id]
 
@@ -308,7 +315,7 @@ def _stored(kept: _Kept) -> StoredRun:
 
 
 def with_calls(state: RunState, calls: Mapping[str, CallAnswer | None]) -> tuple[RunState, tuple[str, ...]]:
-    """Add to a state the answers that its calls got since it was saved; return it and the calls in flight."""
+    """Return a state with the answers recorded since it was saved, and the ids of the calls in flight."""
     answers = tuple(part for part in calls.values() if part is not None)
     if answers:
         state = replace(state, answers=(*state.answers, *answers))
@@ -316,33 +323,37 @@ def with_calls(state: RunState, calls: Mapping[str, CallAnswer | None]) -> tuple
 
 
 def with_inner(stored: StoredRun, inner: Mapping[str, StoredRun]) -> StoredRun:
-    """Add to a run the inner runs that went on since it was saved, by the call that each serves."""
+    """Return a run with the inner runs, by call, that continued since it was saved, and with their usage."""
     if not inner:
         return stored
     kept = {run.call_id: run for run in stored.state.inner}
+    usage = stored.state.usage
+    for call_id, run in inner.items():
+        before = kept[call_id].state.usage if call_id in kept else RunUsage()
+        usage = usage.plus(run.state.usage.minus(before))
     kept |= {call_id: InnerRun(call_id, run.state) for call_id, run in inner.items()}
     in_flight = [f"{call_id}.{each}" for call_id, run in inner.items() for each in run.in_flight]
     further = [f"{call_id}.{each}" for call_id, run in inner.items() for each in run.inner_kept]
     return replace(
         stored,
-        state=replace(stored.state, inner=tuple(kept.values())),
+        state=replace(stored.state, inner=tuple(kept.values()), usage=usage),
         in_flight=(*stored.in_flight, *in_flight),
         inner_kept=(*inner, *further),
     )
 
 
 def unknown_calls(state: RunState) -> list[str]:
-    """Return the ids of the calls of which a state says that their outcome is unknown."""
+    """Return the ids of the pending calls whose outcome is unknown."""
     return [call.tool_call_id for call in state.pending if call.kind == "unknown"]
 
 
 def unknown_run(run_id: str) -> CheckpointError:
-    """Return the error for a run that is not there."""
+    """Return the error for an unknown run."""
     return CheckpointError(f"run {run_id!r} is not in this journal; `agentkit runs` lists what is.")
 
 
 def going_on(run_id: str, where: str) -> CheckpointError:
-    """Return the error for a run that cannot be claimed, because a process goes on with it."""
+    """Return the error for a run that cannot be claimed because a process performs it."""
     return CheckpointError(
         f"run {run_id!r} is going on in {where}: two processes would do its work twice. Wait for it to end, or "
         f"end that process; then resume it."
@@ -350,12 +361,12 @@ def going_on(run_id: str, where: str) -> CheckpointError:
 
 
 def known_already(run_id: str) -> CheckpointError:
-    """Return the error for a run that is there already."""
+    """Return the error for a run that exists already."""
     return CheckpointError(f"run {run_id!r} is in this journal already; resume it instead of starting it again.")
 
 
 def taken_over(run_id: str) -> CheckpointError:
-    """Return the error for a run that another process goes on with."""
+    """Return the error for a run that another process has claimed."""
     return CheckpointError(
         f"run {run_id!r} was resumed elsewhere, or deleted, while it was going on here; this one stops."
     )

@@ -1,10 +1,14 @@
-"""Leases: which process has a run, and when another one may take it up.
+"""Leases: which process holds a run, and when another process may claim it.
 
 A process that performs a run holds a lease on it, stored in the run's row. The lease names the machine, the
 process with its start time, and the holder within the process. It is stale once its process or holder is gone, or
-once its time is over. A thread renews it while the run goes on, also while a tool blocks the event loop. A lease
-of another machine, or of another container on this one, can only run out: its process cannot be seen from here.
-The journal's generation stops a holder that wakes up later.
+once it expires. A thread renews it while the run is in progress, even while a tool blocks the event loop. A lease
+of another machine, or of another container on this machine, can only expire: its process is not visible here. The
+journal's generation stops a holder that wakes up later.
+
+A run that is resumed from a `RunState` alone, by an agent without `checkpointer`, has no lease: all processes must
+see a lease, which requires storage. The application that stores the state must give it to one process only, for
+example by deleting it, or marking it as taken, in the transaction that reads it.
 """
 
 from __future__ import annotations
@@ -20,7 +24,7 @@ from pathlib import Path
 from secrets import token_hex
 
 LEASE_S = 60.0
-"""Seconds after the last renewal at which a lease is stale: long enough for a machine that is busy or swaps."""
+"""Seconds after the last renewal until a lease is stale: long enough for a machine that is busy or swaps."""
 RENEWAL_S = LEASE_S / 4
 """Seconds between renewals; three may fail."""
 
@@ -29,25 +33,25 @@ class Lease:
     """A run's lease, held by its journal in this process as long as the object lives."""
 
     def __init__(self) -> None:
-        """Make a holder of this process."""
+        """Create a holder in this process."""
         self._token = token_hex(8)
         self.owner = json.dumps([_machine(), os.getpid(), _born(os.getpid()), self._token])
-        """JSON, as stored: machine, process, its start time, holder."""
+        """Stored form, a JSON list: machine, process id, start time of the process, holder."""
         self.renew: Callable[[], None] | None = None
         _held[self._token] = self
 
     def keep(self, renew: Callable[[], None]) -> None:
-        """Have `renew` called every `RENEWAL_S` until the lease is released or forgotten."""
+        """Call `renew` every `RENEWAL_S` seconds until the lease is released or garbage-collected."""
         self.renew = renew
         _renewals.start()
 
     def release(self) -> None:
-        """Give the lease up: from now on it counts as stale in this process."""
+        """Release the lease: from now on it counts as stale in this process."""
         _held.pop(self._token, None)
 
 
 def is_gone(owner: str) -> bool:
-    """Return whether the holder that a stored lease names certainly no longer exists."""
+    """Return whether the holder of a stored lease certainly no longer exists."""
     try:
         machine, pid, born, token = json.loads(owner)
         if machine != _machine():
@@ -56,12 +60,12 @@ def is_gone(owner: str) -> bool:
         if pid == os.getpid() and born == now:
             return token not in _held
         return not _exists(int(pid)) or (bool(born and now) and born != now)
-    except (ValueError, TypeError, OverflowError):  # an edited file: its time has to run out
+    except (ValueError, TypeError, OverflowError):  # an edited file: the lease must expire
         return False
 
 
 def described(owner: str) -> str:
-    """Return a stored lease's holder in words."""
+    """Return a description of the holder of a stored lease."""
     try:
         machine, pid, _, _ = json.loads(owner)
     except (ValueError, TypeError):
@@ -71,14 +75,14 @@ def described(owner: str) -> str:
 
 def renew_all() -> None:
     """Renew all leases that this process holds."""
-    for held in _held.valuerefs():  # a list, which other threads do not change
+    for held in _held.valuerefs():  # a list, so other threads may change the dictionary meanwhile
         lease = held()
         if lease is not None and lease.renew is not None:
             lease.renew()
 
 
 class _Renewals:
-    """The thread that renews; it runs while there is a lease."""
+    """Thread that renews leases; it runs while any lease exists."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -106,7 +110,7 @@ _renewals = _Renewals()
 
 
 def _after_fork() -> None:
-    """Forget the parent's leases: they are the parent's, and its thread is not here."""
+    """Drop the parent's leases in a forked child: they belong to the parent, whose thread does not exist here."""
     global _renewals
     _held.clear()
     _renewals = _Renewals()
@@ -118,7 +122,7 @@ if hasattr(os, "register_at_fork"):
 
 @cache
 def _machine() -> str:
-    """Return what tells apart machines, boots, and sets of processes that do not see each other."""
+    """Return an id of the machine, the boot, and the process namespace."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
@@ -139,9 +143,9 @@ def _exists(pid: int) -> bool:
 
 
 def _born(pid: int) -> str:
-    """Return a process's start time as the system counts it; "gone" for one that only waits to be reaped."""
+    """Return a process's start time in system units; "gone" for a zombie, "" if it is unknown."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
     except OSError:
-        return ""  # no /proc, or another user's process: its number has to do
+        return ""  # no /proc, or another user's process: only the process id is known
     return "gone" if fields[0] in "ZX" else fields[19]

@@ -1,7 +1,8 @@
-"""Conversations as chains of messages: each stored once, named by the hash of itself and of what came before.
+"""Conversations as hash chains: each message is stored once, named by the hash of its body and its parent's hash.
 
-As git keeps commits. Runs and branches that share a beginning share its rows, so a conversation of a hundred runs
-is stored once and a branch costs nothing; and a message that was changed in the file is noticed when it is read.
+This is the scheme of git's commits. Runs and branches with a common beginning share its rows, so a conversation of
+a hundred runs is stored once and a branch costs nothing. A message that was changed in the file is detected on
+read.
 """
 
 from __future__ import annotations
@@ -15,11 +16,11 @@ from agentkit.messages import ModelMessage
 from agentkit.persistence.stored_state import message_from_json, message_to_json
 
 _ID_BYTES = 16
-"""128 bits: no two messages of any file meet by chance."""
+"""Length of an id in bytes; with 128 bits, chance collisions are negligible."""
 
 
 def add(connection: sqlite3.Connection, tip: bytes | None, messages: Iterable[ModelMessage]) -> bytes | None:
-    """Store messages after `tip`, those that are there already excepted; return the new tip."""
+    """Store messages after `tip`, unless they are stored already; return the new tip."""
     for message in messages:
         body = message_to_json(message).decode()
         parent, tip = tip, _id(tip, body)
@@ -49,7 +50,7 @@ def read(connection: sqlite3.Connection, tip: bytes | None, *, whose: str) -> tu
 
 
 def tips(connection: sqlite3.Connection, tip: bytes | None) -> list[bytes | None]:
-    """Return the ids on the way to `tip`: None for the empty conversation, then one a message."""
+    """Return the ids of the chain up to `tip`: None for the empty conversation, then one id per message."""
     found: list[bytes | None] = []
     while tip is not None and tip not in found:
         found.append(tip)
@@ -58,8 +59,26 @@ def tips(connection: sqlite3.Connection, tip: bytes | None) -> list[bytes | None
     return [None, *reversed(found)]
 
 
+def forget_end(connection: sqlite3.Connection, tip: bytes | None) -> None:
+    """Delete the messages at the end of a chain that no run, branch or other message refers to."""
+    while tip is not None:
+        parent = connection.execute(
+            """
+            SELECT parent FROM messages WHERE id = ?1
+                AND NOT EXISTS (SELECT 1 FROM runs WHERE tip = ?1)
+                AND NOT EXISTS (SELECT 1 FROM branches WHERE tip = ?1)
+                AND NOT EXISTS (SELECT 1 FROM messages WHERE parent = ?1)
+            """,
+            (tip,),
+        ).fetchone()
+        if parent is None:
+            return
+        connection.execute("DELETE FROM messages WHERE id = ?", (tip,))
+        (tip,) = parent
+
+
 def forget_unused(connection: sqlite3.Connection) -> None:
-    """Delete the messages that no run and no branch leads to."""
+    """Delete the messages that are not reachable from any run or branch."""
     connection.execute(
         """
         WITH RECURSIVE used(id) AS (

@@ -1,9 +1,9 @@
-"""Long conversations: the protocol, and a keeper in memory for tests.
+"""Sessions: the protocol for long conversations, and an in-memory implementation for tests.
 
-A session is a conversation that goes on over many runs; its branches share what they have in common. It is written
-at a run's end and at once, so a run that is killed leaves it as it was. Two runs that go on from the same place do
-not both get in: the second one's `append` is refused, and may go into a branch of its own.
-`agentkit.testing.check_session` holds an implementation to this.
+A session is a conversation over many runs; branches share their common beginning. It is written atomically at the
+end of a run, so a killed run leaves it unchanged. If two runs continue from the same version, the second `append`
+is refused; its messages may go into a new branch. `agentkit.testing.check_session` tests an implementation against
+this contract.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ MAIN = "main"
 
 @dataclass(frozen=True, slots=True)
 class SessionHistory:
-    """A conversation as it stands."""
+    """Current content of a conversation."""
 
     messages: tuple[ModelMessage, ...]
     version: str
-    """Changes with every `append`; names the place that one goes on from."""
+    """Version of the branch, changed by every `append`; the next `append` must name it."""
 
 
 class Session(ABC):
-    """One branch of a kept conversation."""
+    """One branch of a stored conversation."""
 
     @property
     @abstractmethod
@@ -42,26 +42,26 @@ class Session(ABC):
 
     @abstractmethod
     async def load(self) -> SessionHistory:
-        """Return the conversation; empty if nothing was said.
+        """Return the conversation; empty before the first `append`.
 
         Raises:
-            CheckpointError: it is damaged.
+            CheckpointError: the conversation is damaged.
         """
 
     @abstractmethod
     async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
-        """Add what a run said after `version`; return the new version.
+        """Add the messages of a run that started from `version`; return the new version.
 
         Raises:
-            CheckpointError: the conversation has gone on since, or it cannot be written.
+            CheckpointError: the conversation has changed since `version`, or it cannot be written.
         """
 
     @abstractmethod
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
-        """Begin a branch after the first `n_messages`, all if None, and return it.
+        """Create a branch from the first `n_messages` (None: all), and return it.
 
         Raises:
-            CheckpointError: there is such a branch, or there are not so many messages.
+            CheckpointError: the branch exists, or `n_messages` is out of range.
         """
 
     @abstractmethod
@@ -70,10 +70,10 @@ class Session(ABC):
 
 
 class InMemorySession(Session):
-    """Keeps a conversation as long as the process lives."""
+    """Stores a conversation in memory, for the lifetime of the process."""
 
     def __init__(self, id: str = "session") -> None:
-        """Begin a conversation."""
+        """Start an empty conversation."""
         self._id = id
         self._branch = MAIN
         self._kept: dict[str, tuple[ModelMessage, ...]] = {MAIN: ()}
@@ -94,7 +94,7 @@ class InMemorySession(Session):
         return SessionHistory(messages, str(len(messages)))
 
     async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
-        """Add what a run said."""
+        """Add the messages of a run."""
         known = self._kept[self._branch]
         if version != str(len(known)):
             raise gone_on(self)
@@ -102,7 +102,7 @@ class InMemorySession(Session):
         return str(len(self._kept[self._branch]))
 
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
-        """Begin a branch."""
+        """Create a branch."""
         messages = self._kept[self._branch]
         check_fork(self, branch, n_messages, len(messages), taken=branch in self._kept)
         self._kept[branch] = messages[:n_messages]
@@ -116,7 +116,7 @@ class InMemorySession(Session):
 
 
 def gone_on(session: Session) -> CheckpointError:
-    """Return the error for a conversation that another run has added to."""
+    """Return the error for a conversation to which another run has added messages."""
     return CheckpointError(
         f"session {session.id!r}, branch {session.branch!r}, has gone on since this run began. What it said is in "
         f"this error's `messages`; keep it in a branch of its own (`session.fork`), or run again."
@@ -124,10 +124,10 @@ def gone_on(session: Session) -> CheckpointError:
 
 
 def check_fork(session: Session, branch: str, n_messages: int | None, n_known: int, *, taken: bool) -> None:
-    """Refuse a branch that cannot be begun.
+    """Reject a branch that cannot be created.
 
     Raises:
-        CheckpointError: its name is taken, or it would begin behind the last message.
+        CheckpointError: the name is taken, or `n_messages` is out of range.
     """
     if taken:
         raise CheckpointError(f"session {session.id!r} has a branch {branch!r} already; choose another name.")

@@ -1,4 +1,4 @@
-"""Runs in a SQLite file: a transaction a step, in which only what is new is written."""
+"""Runs in a SQLite file: one transaction per step, which writes only new messages."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agentkit.errors import CheckpointError
-from agentkit.messages import ToolCallPart
+from agentkit.messages import ModelMessage, ToolCallPart
 from agentkit.persistence import message_chain
 from agentkit.persistence.checkpointer import (
     Checkpointer,
@@ -44,10 +44,10 @@ _SUMMARY = "run_id, agent_name, status, created_at, updated_at, metadata"
 
 
 class SQLiteCheckpointer(Checkpointer):
-    """Keeps runs in a file, which processes may share."""
+    """Stores runs in a file, which processes may share."""
 
     def __init__(self, database: SQLiteDatabase | str | Path) -> None:
-        """Name the file; it is made with the first run.
+        """Set the file; the first use creates it.
 
         Raises:
             UserError: the path names a database in memory.
@@ -57,22 +57,22 @@ class SQLiteCheckpointer(Checkpointer):
     async def create(
         self, state: RunState, *, agent_name: str | None = None, metadata: Mapping[str, str] | None = None
     ) -> RunJournal:
-        """Begin a run's journal; the conversation before it is shared with the runs that it came from."""
+        """Create the journal of a run; it shares the rows of its history with earlier runs."""
         lease = Lease()
         tip = await self.database.write(partial(_create, state, agent_name, dict(metadata or {}), lease.owner))
         return _SQLiteJournal(self.database, state, tip, generation=0, lease=lease)
 
     async def has(self, run_id: str) -> bool:
-        """Say whether there is a run of that id."""
+        """Return whether a run with that id exists."""
         return await self.database.read(partial(_has, run_id))
 
     async def load(self, run_id: str) -> StoredRun:
-        """Return a run without taking it up."""
+        """Return a run without claiming it."""
         stored, _, _ = await self.database.read(partial(_load, run_id))
         return stored
 
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
-        """Take a run up."""
+        """Claim a run."""
         lease = Lease()
         stored, tip, generation = await self.database.read(partial(_claim, run_id, lease.owner))
         return stored, _SQLiteJournal(self.database, stored.state, tip, generation, stored.in_flight, lease)
@@ -88,7 +88,7 @@ class SQLiteCheckpointer(Checkpointer):
         return await self.database.read(partial(_list, status, dict(metadata or {}), limit))
 
     async def delete(self, run_id: str) -> None:
-        """Forget a run and the messages that no other run or session has."""
+        """Delete a run, and the messages that no other run or session has."""
         await self.database.write(partial(_delete, run_id))
 
     def close(self) -> None:
@@ -109,16 +109,16 @@ class _SQLiteJournal(RunJournal):
         self._database = database
         self._run_id = state.run_id
         self._tip = tip
-        self._n_stored = len(state.messages)
+        self._stored = state.messages
         self._generation = generation
         self._started = list(in_flight)
-        """Calls that were started and not answered, in that order; the file may name answered ones beside them."""
+        """Ids of calls that were started and not answered, in order; the file may also list answered ones."""
         self._has_answers = generation > 0
-        """In the file: of calls, left by whoever had the run before or noted here."""
+        """True if the file may contain answers of calls, from an earlier holder or from this journal."""
         self._has_inner = generation > 0
-        """In the file: inner runs, as the answers."""
+        """True if the file may contain inner runs, likewise."""
         self._lease = lease
-        """None for an inner run, which the outer one's lease covers, and once it is released."""
+        """Lease of the run; None after release, and for an inner run, which the outer run's lease covers."""
         if lease is not None:
             lease.keep(partial(_renew, database, self._run_id, lease.owner))
 
@@ -133,7 +133,7 @@ class _SQLiteJournal(RunJournal):
         self._tip, self._started = await self._database.write(
             partial(self._save, state, status, starting), durable=durable
         )
-        self._n_stored = len(state.messages)
+        self._stored = state.messages
         self._has_answers = self._has_inner = False
         if status != "running":
             self._forget_lease()
@@ -169,7 +169,9 @@ class _SQLiteJournal(RunJournal):
         started = [call_id for call_id in unknown_calls(state) if call_id in self._started]
         if starting is not None:
             started.append(starting.tool_call_id)
-        tip = message_chain.add(connection, self._tip, state.messages[self._n_stored :])
+        is_longer = self._is_longer(state.messages)
+        new = state.messages[len(self._stored) :] if is_longer else state.messages
+        tip = message_chain.add(connection, self._tip if is_longer else None, new)
         head = head_to_json(state).decode()
         columns = "tip = ?, head = ?, status = ?, started = ?" + ("" if status == "running" else _NO_LEASE)
         self._update(columns, (tip, head, status, _ids(started)), connection)
@@ -177,12 +179,19 @@ class _SQLiteJournal(RunJournal):
             connection.execute("DELETE FROM answers WHERE run_id = ?", (self._run_id,))
         if self._has_inner:
             connection.execute("DELETE FROM runs WHERE part_of = ?", (self._run_id,))
+        if not is_longer:
+            message_chain.forget_end(connection, self._tip)
         return tip, started
+
+    def _is_longer(self, messages: Sequence[ModelMessage]) -> bool:
+        """Return whether a conversation extends the stored one; if not, a guardrail changed stored messages."""
+        n = len(self._stored)
+        return n == 0 or (len(messages) >= n and messages[n - 1] is self._stored[-1])
 
     def _begin_inner(self, call_id: str, state: RunState, connection: sqlite3.Connection) -> bytes | None:
         self._update("status = ?", ("running",), connection)
         self._has_inner = True
-        # In the place of one that was begun before, and of one that an earlier format kept as a run of its own.
+        # Replaces an earlier attempt, or a run of the same id that an earlier format stored as a separate run.
         connection.execute("DELETE FROM runs WHERE run_id = ?", (state.run_id,))
         tip = _create(state, None, {}, None, connection)
         connection.execute(
@@ -195,7 +204,7 @@ class _SQLiteJournal(RunJournal):
         self._update(f"status = ?{_NO_LEASE}", ("failed",), connection)
 
     def _note_start(self, call_id: str, connection: sqlite3.Connection) -> None:
-        # Under the file's lock: calls that run at once note their starts one after the other.
+        # Runs under the file's lock, so concurrent calls record their starts one after another.
         started = [*self._started, call_id]
         self._update("started = ?", (_ids(started),), connection)
         self._started = started
@@ -267,7 +276,7 @@ def _load(run_id: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes
 
 
 def _claim(run_id: str, owner: str, connection: sqlite3.Connection) -> tuple[StoredRun, bytes | None, int]:
-    # In one transaction, so of several processes that claim a run one gets it.
+    # Runs in one transaction, so only one of several claiming processes gets the run.
     row = connection.execute("SELECT part_of, owner, lease_until FROM runs WHERE run_id = ?", (run_id,)).fetchone()
     part_of, holder, until = row or (None, None, None)
     if part_of is not None:
@@ -290,7 +299,7 @@ def _claim(run_id: str, owner: str, connection: sqlite3.Connection) -> tuple[Sto
 
 
 def _renew(database: SQLiteDatabase, run_id: str, owner: str) -> None:
-    """Renew a lease, in the thread that does so; one that was lost is not brought back."""
+    """Renew a lease, in the renewal thread; a lost lease is not restored."""
     until = time.time() + LEASE_S
     database.write_if_open(
         lambda connection: connection.execute(

@@ -1,9 +1,8 @@
-"""One SQLite file with runs and sessions: how it is opened, written to, and kept from blocking an event loop.
+"""One SQLite file with runs and sessions: opening, transactions, and waiting without blocking an event loop.
 
-WAL with `synchronous=NORMAL`: a commit survives the process at any moment, and costs 0.1 ms because it waits
-for no disk; one that must survive a power failure as well is made with FULL, in a worker thread. What waits for
-another process's lock waits in a worker thread, too. The file is its owner's alone: it holds whatever the tools
-returned.
+WAL with `synchronous=NORMAL`: a commit survives a crash of the process, and costs 0.1 ms because it does not wait
+for the disk. A commit that must also survive a power failure uses FULL, in a worker thread. Waiting for another
+process's lock happens in a worker thread too. Only the owner can read a new file: it contains tool results.
 """
 
 from __future__ import annotations
@@ -26,14 +25,14 @@ Work = Callable[[sqlite3.Connection], T]
 
 _RETRY_S = 0.01
 _WAIT_MS = 30_000
-"""For another process's write; ours take a fraction of a millisecond."""
+"""Milliseconds to wait for another process's lock; our own writes take a fraction of a millisecond."""
 
 
 class SQLiteDatabase:
-    """A file that several journals and sessions of a process share; opened with the first use."""
+    """A file that several journals and sessions of a process share; opened on first use."""
 
     def __init__(self, path: str | Path) -> None:
-        """Name the file.
+        """Set the path.
 
         Raises:
             UserError: the path names a database in memory.
@@ -46,7 +45,7 @@ class SQLiteDatabase:
         self._pid = 0
 
     async def write(self, work: Work[T], *, durable: bool = False) -> T:
-        """Do `work` in one transaction.
+        """Run `work` in one transaction.
 
         Raises:
             CheckpointError: the file cannot be used.
@@ -66,7 +65,7 @@ class SQLiteDatabase:
         return await run_sync(partial(self._write_waiting, work, durable))
 
     async def read(self, work: Work[T]) -> T:
-        """Do `work`, which only reads, on one state of the file.
+        """Run `work` in one transaction, always in a worker thread.
 
         Raises:
             CheckpointError: the file cannot be used.
@@ -76,7 +75,7 @@ class SQLiteDatabase:
         return await run_sync(partial(self._write_waiting, work, durable=False))
 
     def write_if_open(self, work: Work[object]) -> None:
-        """Do `work` in one transaction, from any thread; nothing if the file is not open or cannot be used now."""
+        """Run `work` in one transaction, from any thread; do nothing if the file is not open or not usable."""
         with self._lock:
             if self._is_open:
                 with suppress(sqlite3.DatabaseError, CheckpointError):
@@ -123,7 +122,7 @@ class SQLiteDatabase:
 
     @property
     def _is_open(self) -> bool:
-        """Whether the file is open here: a forked child must not use its parent's connection."""
+        """True if this process opened the file: a forked child must not use its parent's connection."""
         return self._connection is not None and self._pid == os.getpid()
 
     def _open(self) -> sqlite3.Connection:
@@ -160,7 +159,7 @@ class SQLiteDatabase:
 
 
 def _keep_a_log(connection: sqlite3.Connection) -> None:
-    """Switch the file to WAL; while others do so too, SQLite says "locked" at once instead of waiting."""
+    """Switch the file to WAL; retries, because SQLite reports "locked" at once if others switch concurrently."""
     deadline = time.monotonic() + _WAIT_MS / 1000
     while True:
         try:

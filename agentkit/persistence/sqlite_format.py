@@ -1,10 +1,9 @@
-"""The format of the SQLite file: its tables, whose file it is, and how one of an earlier version is brought up.
+"""Format of the SQLite file: its tables, its application id, and the migrations from earlier versions.
 
-Version 2 keeps the calls that were started with their run, so that a response and the start of its call are one
-row; version 1 had a table `calls`, in which a call without an answer was one that had been started. A program that
-knows only version 1 and has the file open while it is brought up can start no call any more: its table is gone.
-Version 3 keeps the runs that calls perform with other agents as parts of their run, and names the process that has
-a run.
+Version 2 stores the started calls in the row of their run, so that a response and the start of its call are one
+row. Version 1 had a table `calls`, in which a call without an answer was a started call. A program that knows only
+version 1 and has the file open during the migration can start no more calls: its table is gone. Version 3 stores
+inner runs as parts of their outer run, and names the process that holds a run.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from agentkit.errors import CheckpointError
 
 FORMAT_VERSION = 3
 _APPLICATION_ID = 0x41474B4A
-""""AGKJ": tells our files from other programs' databases."""
+"""SQLite application id, "AGKJ" in ASCII; distinguishes our files from other programs' databases."""
 
 _ANSWERS = """
 CREATE TABLE answers( -- of calls, until the head has them
@@ -84,16 +83,16 @@ _FROM_VERSION_2 = (
     _INNER_RUNS,
 )
 _STEPS = {0: _TABLES, 1: (*_FROM_VERSION_1, *_FROM_VERSION_2), 2: _FROM_VERSION_2}
-"""What brings a file of each version up to this one."""
+"""Migration statements, by the version of the file."""
 
 
 def checked_version(connection: sqlite3.Connection, path: Path) -> int:
-    """Return the file's version, 0 if it is empty.
+    """Return the file's version; 0 if it is empty.
 
     Raises:
-        CheckpointError: it is another program's, or of a later version.
+        CheckpointError: the file belongs to another program, or has a later version.
     """
-    # In one statement, so on one state of the file: another process may be making it just now.
+    # One statement reads one state of the file: another process may be creating it concurrently.
     application, version, n_tables = connection.execute(
         "SELECT (SELECT application_id FROM pragma_application_id), "
         "(SELECT user_version FROM pragma_user_version), (SELECT count(*) FROM sqlite_master)"
@@ -109,14 +108,14 @@ def checked_version(connection: sqlite3.Connection, path: Path) -> int:
 
 
 def bring_up(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables of an empty file, or bring those of an earlier version up, in one transaction.
+    """Create the tables of an empty file, or migrate those of an earlier version, in one transaction.
 
     Raises:
-        CheckpointError: as `checked_version`.
+        CheckpointError: see `checked_version`.
     """
     connection.execute("BEGIN IMMEDIATE")
     try:
-        version = checked_version(connection, path)  # another process may have been faster
+        version = checked_version(connection, path)  # another process may have migrated the file already
         if version < FORMAT_VERSION:
             for statement in _STEPS[version]:
                 connection.execute(statement)

@@ -1,4 +1,4 @@
-"""Conversations in the SQLite file that runs are kept in; what several of them have in common is there once."""
+"""Conversations in the SQLite file of the runs; common beginnings are stored once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SQLiteSession(Session):
     """A conversation in a file, which processes may share."""
 
     def __init__(self, database: SQLiteDatabase | str | Path, id: str, *, branch: str = MAIN) -> None:
-        """Name the file (that of an `SQLiteCheckpointer` for one: `checkpointer.database`) and the conversation.
+        """Set the file and the conversation; `checkpointer.database` shares the file of a `SQLiteCheckpointer`.
 
         Raises:
             UserError: the path names a database in memory.
@@ -42,11 +42,11 @@ class SQLiteSession(Session):
         return await self._database.read(self._load)
 
     async def append(self, messages: Sequence[ModelMessage], version: str) -> str:
-        """Add what a run said."""
+        """Add the messages of a run."""
         return await self._database.write(partial(self._append, messages, version))
 
     async def fork(self, branch: str, *, n_messages: int | None = None) -> Session:
-        """Begin a branch."""
+        """Create a branch."""
         await self._database.write(partial(self._fork, branch, n_messages))
         return SQLiteSession(self._database, self._id, branch=branch)
 

@@ -1,9 +1,9 @@
-"""The stored form of a run's state: JSON with a version, read back strictly.
+"""Stored form of a run's state: JSON with a version, parsed strictly.
 
-A stored state is untrusted: somebody may have edited it. It holds data only, no class names, nothing that is
-executed or imported (the way in of LangGraph CVE-2025-64439 and langchain-core CVE-2025-68664), and it is accepted
-only if writing what was read gives the same JSON again. So a key that means nothing here, wherever it stands, is
-an error rather than something that is carried along.
+A stored state is untrusted, because it may have been edited. It contains only data: no class names, nothing that
+is executed or imported (the attack path of LangGraph CVE-2025-64439 and langchain-core CVE-2025-68664). It is
+accepted only if serialising the parsed state gives the same JSON again. So an unknown key, at any level, is an
+error and is never carried along.
 """
 
 from __future__ import annotations
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
 STATE_VERSION = 2
-"""Version 2 numbers the attempts of calls, and holds the runs of agents that serve as tools."""
+"""Version of the stored form. Version 2 adds the numbers of call attempts, and inner runs."""
 _VERSION = "schema_version"
 _MESSAGES = "messages"
 
 
 def state_to_json(state: RunState) -> bytes:
-    """Return a state as JSON, conversation included."""
+    """Return a state as JSON, including the conversation."""
     return _dumped({_VERSION: STATE_VERSION, **_fields(state), _MESSAGES: state.messages})
 
 
 def state_from_json(data: bytes | str) -> RunState:
-    """Read a state back.
+    """Parse a state.
 
     Raises:
-        CheckpointError: it is damaged, of another version, or not as `state_to_json` writes it.
+        CheckpointError: the state is damaged, has an unknown version, or differs from the form of `state_to_json`.
     """
     return _state(_parsed(data, "the state"), "the state")
 
 
 def head_to_json(state: RunState) -> bytes:
-    """Return all of a state but its messages, which a journal keeps beside it."""
+    """Return a state as JSON without its messages, which a journal stores separately."""
     return _dumped({_VERSION: STATE_VERSION, **_fields(state)})
 
 
 def head_from_json(data: bytes | str, messages: tuple[ModelMessage, ...], *, whose: str) -> RunState:
-    """Put a state together again.
+    """Parse a state from its head and its messages.
 
     Raises:
-        CheckpointError: as `state_from_json`.
+        CheckpointError: see `state_from_json`.
     """
     from dataclasses import replace
 
@@ -64,10 +64,10 @@ def message_to_json(message: ModelMessage) -> bytes:
 
 
 def message_from_json(data: bytes | str, *, whose: str) -> ModelMessage:
-    """Read one message back.
+    """Parse one message.
 
     Raises:
-        CheckpointError: it is not as `message_to_json` writes it.
+        CheckpointError: the data differ from the form of `message_to_json`.
     """
     return _read(_message_adapter(), _parsed(data, whose), whose)
 
@@ -78,24 +78,24 @@ def answer_to_json(part: CallAnswer) -> bytes:
 
 
 def answer_from_json(data: bytes | str, *, whose: str) -> CallAnswer:
-    """Read the answer to one call back.
+    """Parse the answer to one call.
 
     Raises:
-        CheckpointError: it is not as `answer_to_json` writes it.
+        CheckpointError: the data differ from the form of `answer_to_json`.
     """
     return _read(_answer_adapter(), _parsed(data, whose), whose)
 
 
 def ids_to_json(ids: Sequence[str]) -> bytes:
-    """Return a list of calls' ids as JSON."""
+    """Return a list of call ids as JSON."""
     return _dumped(ids)
 
 
 def ids_from_json(data: bytes | str, *, whose: str) -> list[str]:
-    """Read a list of calls' ids back.
+    """Parse a list of call ids.
 
     Raises:
-        CheckpointError: it is something else.
+        CheckpointError: the data are not a list of strings.
     """
     ids = _parsed(data, whose)
     if not isinstance(ids, list) or not all(isinstance(each, str) for each in cast("list[Any]", ids)):
@@ -121,9 +121,9 @@ def _state(fields: Any, whose: str) -> RunState:
 
 
 def _from_version_1(known: dict[str, Any], whose: str) -> RunState:
-    """Read a state whose questions did not say which attempt they allow; they are asked anew.
+    """Parse a state of version 1, whose questions have no attempt number, and ask the questions again.
 
-    An approval of a question of version 1 decides nothing any more: it could have been given for another attempt.
+    An approval of a version 1 question has no effect: it may have been given for another attempt.
     """
     from dataclasses import replace
 
@@ -158,7 +158,7 @@ def _read(adapter: TypeAdapter[Any], value: Any, whose: str) -> Any:
 
 
 def _difference(written: Any, stored: Any, where: str) -> str | None:
-    """Return the path of the first place where two JSON values differ, None if they are the same."""
+    """Return the path of the first difference between two JSON values; None if they are equal."""
     if type(written) is not type(stored):
         return where
     if isinstance(written, Mapping):
@@ -182,7 +182,7 @@ def _difference(written: Any, stored: Any, where: str) -> str | None:
 def _dumped(value: Any) -> bytes:
     from pydantic_core import to_json
 
-    return to_json(value, inf_nan_mode="strings")  # of a history that was given; results of tools have none
+    return to_json(value, inf_nan_mode="strings")  # only a given history may contain NaN; tool results do not
 
 
 def _parsed(data: bytes | str, whose: str) -> Any:

@@ -1,8 +1,8 @@
-"""A plan as a value: steps with states, and how what happens moves them on.
+"""A plan as a value: steps with statuses, and pure functions that advance them.
 
 Plan-and-execute (Wang et al., arXiv 2305.04091; LLMCompiler's "replan", arXiv 2312.04511): the plan is made first,
-each step is one turn or a few of the model, and it is revised when it meets what it did not foresee. Here is no
-model and no I/O; the loop asks these functions what comes next.
+each step takes one or a few turns of the model, and unforeseen events cause a revision. This module has no model
+and no I/O; the loop calls its functions.
 """
 
 from __future__ import annotations
@@ -14,51 +14,51 @@ from typing import Literal
 from agentkit.messages import ModelRequestPart, RetryPromptPart, ToolReturnPart, UserPromptPart
 
 FAILURES_TO_REVISE = 2
-"""A tool that failed once may have been called wrongly; one that failed twice needs another way."""
+"""Number of failed calls that cause a revision: one failure may be a wrong call, two need another approach."""
 _NOTE_CHARS = 200
-"""Of a result, kept with its step for whoever revises the plan."""
+"""Maximum number of characters of a result that a step stores for a revision."""
 
 StepStatus = Literal["pending", "done", "failed"]
 
 
 @dataclass(frozen=True, slots=True)
 class PlanStep:
-    """One step."""
+    """One step of a plan."""
 
     goal: str
-    """What is to be done, as the model is told."""
+    """Goal of the step, in the words for the model."""
     tool: str | None = None
-    """The tool that does it: in this step nothing else can be called, and it must be. None: any, or an answer."""
+    """The only tool that can be called in this step, and must be. None: any tool, or an answer."""
     status: StepStatus = "pending"
     note: str = ""
-    """What came of it."""
+    """Beginning of the result or of the last error."""
     n_failed: int = 0
-    """Calls of its tool that failed."""
+    """Number of failed calls of its tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Steps, done ones first."""
+    """Steps, completed ones first."""
 
     task: str
-    """What the user asked for."""
+    """Task of the user."""
     steps: tuple[PlanStep, ...]
     n_revisions: int = 0
     n_told: int = 0
-    """Steps that the model was told of; the note after the last one counts."""
+    """Number of steps announced to the model; the closing note counts as one more."""
     to_revise: str | None = None
-    """Why the plan must be revised before anything else."""
+    """Reason for a required revision; None if none is required."""
     is_halfway: bool = False
-    """Half of the run's budget is gone, and the plan was revised because of that."""
+    """True if half of a usage limit was reached, which requires one revision."""
 
     @property
     def n_current(self) -> int | None:
-        """The first pending step, None if there is none."""
+        """Index of the first pending step; None if there is none."""
         return next((index for index, step in enumerate(self.steps) if step.status == "pending"), None)
 
     @property
     def current(self) -> PlanStep | None:
-        """The first pending step."""
+        """First pending step; None if there is none."""
         return None if self.n_current is None else self.steps[self.n_current]
 
     def with_current(self, step: PlanStep) -> Plan:
@@ -69,7 +69,7 @@ class Plan:
 
 
 def progressed(plan: Plan, parts: Sequence[ModelRequestPart]) -> Plan:
-    """Return the plan after a response's calls gave `parts`."""
+    """Return the plan after the calls of a response returned `parts`."""
     step = plan.current
     if step is None or step.tool is None:
         return plan
@@ -86,26 +86,26 @@ def progressed(plan: Plan, parts: Sequence[ModelRequestPart]) -> Plan:
 
 
 def answered(plan: Plan, text: str) -> Plan:
-    """Return the plan after the model answered in words in a step without a tool of its own."""
+    """Return the plan after the model answered with text; the current step is done."""
     step = plan.current
     return plan if step is None else plan.with_current(replace(step, status="done", note=text[:_NOTE_CHARS]))
 
 
 def given_up(plan: Plan) -> Plan:
-    """Return the plan with its current step failed: there is no other way, or no revision left."""
+    """Return the plan with its current step failed, because no alternative or no revision is left."""
     step = plan.current
     plan = replace(plan, to_revise=None)
     return plan if step is None else plan.with_current(replace(step, status="failed"))
 
 
 def revised(plan: Plan, steps: Sequence[PlanStep]) -> Plan:
-    """Return the plan with other steps in the place of those that are not done."""
+    """Return the plan with `steps` in place of the pending ones."""
     kept = tuple(step for step in plan.steps if step.status != "pending")
     return replace(plan, steps=(*kept, *steps), n_revisions=plan.n_revisions + 1, n_told=len(kept), to_revise=None)
 
 
 def told(plan: Plan) -> tuple[Plan, tuple[ModelRequestPart, ...]]:
-    """Return what the model is told next, nothing if it knows, and the plan in which it has been told."""
+    """Return the plan with its next note marked as sent, and the note; no note if the model already has it."""
     number = plan.n_current
     if number is None:
         if plan.n_told > len(plan.steps):

@@ -1,7 +1,7 @@
 """Planners: a template that code supplies, and a model that writes the plan under a grammar.
 
-A small model never plans a long task. With a template the code says which steps there are and which tool does
-each; the model fills the arguments, which the grammar keeps valid, and answers at the end.
+A small model cannot plan a long task. With a template, code defines the steps and their tools; the model fills the
+arguments, which the grammar keeps valid, and answers at the end.
 """
 
 from __future__ import annotations
@@ -14,47 +14,64 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from agentkit.context import RunContext
-from agentkit.errors import UnexpectedModelBehavior, UserError
-from agentkit.messages import ModelRequest, ModelResponse, SystemPromptPart, UserPromptPart
+from agentkit.errors import ModelRetry, UnexpectedModelBehavior, UserError
+from agentkit.messages import (
+    ModelMessage,
+    ModelRequest,
+    ModelResponse,
+    RetryPromptPart,
+    SystemPromptPart,
+    UserPromptPart,
+)
 from agentkit.models.model import OutputSchema
+from agentkit.near_names import MAX_NAME_CHARS, near_names
 from agentkit.planning.plan import Plan, PlanStep
 from agentkit.tools.definition import ToolDefinition
 
 T = TypeVar("T")
 
-Ask = Callable[[Sequence[ModelRequest], OutputSchema], Awaitable[ModelResponse]]
-"""Asks the run's model for a structured answer, apart from the conversation; what it costs counts for the run."""
+Ask = Callable[[Sequence[ModelMessage], OutputSchema], Awaitable[ModelResponse]]
+"""Asks the run's model for a structured answer, outside the conversation.
+
+The request counts in the run's usage and emits a `SideRequestEvent`. If the run's limits allow only the last
+answer, it raises `NoRequestLeft`. A planner should let it propagate: the run continues without these steps.
+"""
+
+_NAMES_TOLD = 20
+"""Number of tools listed for a model that named an unknown tool; the same number as in `agentkit.loop`."""
+_MAX_TRIES = 2
+"""Maximum number of requests for one plan: a model corrects its plan after one error message or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a planner knows."""
+    """Input of a planner."""
 
     task: str
-    """What the user asks for."""
+    """Task of the user."""
     tools: tuple[ToolDefinition, ...]
     context: RunContext[Any]
     ask: Ask
 
 
 class Planner(ABC):
-    """Makes a plan, and another one when it meets what it did not foresee."""
+    """Makes a plan, and revises it after unforeseen events."""
 
     @property
     def max_revisions(self) -> int:
-        """So often a run's plan may be revised; after that a step that fails is left out."""
+        """Maximum number of revisions in a run; after that a failing step is skipped."""
         return 2
 
     @abstractmethod
     async def plan(self, situation: Situation) -> Sequence[PlanStep]:
-        """Return the steps; none leaves the model to itself."""
+        """Return the steps; an empty plan lets the model act freely."""
 
     @abstractmethod
     async def revise(self, situation: Situation, plan: Plan, reason: str) -> Sequence[PlanStep] | None:
-        """Return steps in the place of those that are not done; None: leave the current one out and go on."""
+        """Return steps that replace the pending ones; None skips the current step."""
 
     async def holds(self, plan: Plan, context: RunContext[Any]) -> bool:
-        """Say whether the current step's precondition holds, just before the model is asked."""
+        """Return whether the current step's precondition holds, just before the model is asked."""
         return True
 
 
@@ -63,19 +80,19 @@ Precondition = Callable[[RunContext[Any]], "bool | Awaitable[bool]"]
 
 @dataclass(frozen=True, slots=True)
 class TemplateStep:
-    """A step that code supplies."""
+    """A step of a template."""
 
     goal: str
-    """May hold `{task}`."""
+    """Goal of the step; `{task}` is replaced by the task."""
     tool: str | None = None
     when: Precondition | None = None
-    """Must hold before the step begins; if not, the plan is revised."""
+    """Precondition, checked before each turn of the step; if it does not hold, the plan is revised."""
     otherwise: Sequence[TemplateStep] = ()
-    """Steps in its place if its tool failed twice, or `when` does not hold; none: it is left out."""
+    """Steps that replace this one in a revision; empty: the step is skipped."""
 
 
 class PlanTemplate(Planner):
-    """Steps that code supplies; the model fills the arguments."""
+    """Plans with steps that code supplies; the model fills the arguments."""
 
     def __init__(
         self,
@@ -83,7 +100,7 @@ class PlanTemplate(Planner):
         *,
         max_revisions: int = 2,
     ) -> None:
-        """Give the steps, or a function of the task that gives them."""
+        """Set the steps, or a function of the task that returns them."""
         self._steps = steps
         self._max_revisions = max_revisions
 
@@ -96,7 +113,7 @@ class PlanTemplate(Planner):
         """Return the template's steps.
 
         Raises:
-            UserError: a step names a tool that there is not.
+            UserError: a step names an unknown tool.
         """
         steps = self._of(situation.task)
         known = {tool.name for tool in situation.tools}
@@ -106,7 +123,7 @@ class PlanTemplate(Planner):
         return [_made(step, situation.task) for step in steps]
 
     async def revise(self, situation: Situation, plan: Plan, reason: str) -> Sequence[PlanStep] | None:
-        """Return what stands in the current step's `otherwise`, and the steps behind it as they were."""
+        """Return the current step's `otherwise` steps, followed by the remaining steps; None without any."""
         current = plan.current
         template = None if current is None else self._template_of(current, situation.task)
         if template is None or not template.otherwise:
@@ -115,7 +132,7 @@ class PlanTemplate(Planner):
         return [*(_made(step, situation.task) for step in template.otherwise), *behind]
 
     async def holds(self, plan: Plan, context: RunContext[Any]) -> bool:
-        """Ask the step's `when`."""
+        """Return the result of the current step's `when`; True without one."""
         template = None if plan.current is None else self._template_of(plan.current, plan.task)
         if template is None or template.when is None:
             return True
@@ -126,19 +143,19 @@ class PlanTemplate(Planner):
         return self._steps(task) if callable(self._steps) else self._steps
 
     def _template_of(self, step: PlanStep, task: str) -> TemplateStep | None:
-        """Find the step of the template that a plan's step was made from: a stored plan has no functions."""
+        """Return the template step of a plan step, found by goal and tool: a stored plan has no functions."""
         made = (template for template in _all(self._of(task)))
         return next((t for t in made if (_made(t, task).goal, t.tool) == (step.goal, step.tool)), None)
 
 
 class ModelPlanner(Planner):
-    """The run's model writes the plan, in a form that its grammar holds it to."""
+    """Asks the run's model for the plan, in a form that a grammar enforces."""
 
     def __init__(self, *, max_steps: int = 8, max_revisions: int = 2) -> None:
-        """Bound the plan.
+        """Set the bounds of a plan.
 
         Raises:
-            UserError: a plan could have no step.
+            UserError: `max_steps` is below 1.
         """
         if max_steps < 1:
             raise UserError(f"max_steps={max_steps}: a plan needs a step.")
@@ -151,11 +168,19 @@ class ModelPlanner(Planner):
         return self._max_revisions
 
     async def plan(self, situation: Situation) -> Sequence[PlanStep]:
-        """Ask the model for the steps."""
+        """Ask the model for the steps.
+
+        Raises:
+            UnexpectedModelBehavior: the second attempt is still invalid, or names an unknown tool.
+        """
         return await self._asked(situation, f"Task: {situation.task}")
 
     async def revise(self, situation: Situation, plan: Plan, reason: str) -> Sequence[PlanStep] | None:
-        """Tell the model what was done and what went wrong, and ask for the remaining steps."""
+        """Ask the model for the remaining steps, with the plan so far and the reason for the revision.
+
+        Raises:
+            UnexpectedModelBehavior: see `plan`.
+        """
         lines = [f"- {step.status}: {step.goal}" + (f" ({step.note})" if step.note else "") for step in plan.steps]
         told = "\n".join(lines)
         prompt = (
@@ -172,9 +197,19 @@ class ModelPlanner(Planner):
             f"Write a plan of at most {self._max_steps} steps for the task. Each step has a goal and the tool "
             f'that does it, or "none" if no tool is needed. Tools:\n{described}'
         )
-        request = ModelRequest((SystemPromptPart(instructions), UserPromptPart(prompt)))
-        response = await situation.ask((request,), _schema(names, self._max_steps))
-        return _read(response.text, names)
+        schema, wrong = _schema(names, self._max_steps), ""
+        messages: list[ModelMessage] = [ModelRequest((SystemPromptPart(instructions), UserPromptPart(prompt)))]
+        for _ in range(_MAX_TRIES):
+            response = await situation.ask(messages, schema)
+            try:
+                return _read(response.text, names)
+            except ModelRetry as signal:
+                wrong = str(signal)
+                messages += [response, ModelRequest((RetryPromptPart(wrong),))]
+        raise UnexpectedModelBehavior(
+            f"the model's plan was still wrong after {_MAX_TRIES} tries: {wrong} "
+            f"Use a model with a grammar (`profile.grammar`), or a `PlanTemplate`."
+        )
 
 
 def _schema(names: Sequence[str], max_steps: int) -> OutputSchema:
@@ -192,19 +227,26 @@ def _schema(names: Sequence[str], max_steps: int) -> OutputSchema:
 
 
 def _read(text: str, names: Sequence[str]) -> list[PlanStep]:
-    """Read a plan; a model without a grammar may have written anything.
+    """Parse a plan; a model without a grammar may have written anything.
 
     Raises:
-        UnexpectedModelBehavior: it is no plan, or names a tool that there is not.
+        ModelRetry: the text is not a plan, or names an unknown tool; the message is for the model.
     """
     try:
-        steps = [(str(step["goal"]), step["tool"]) for step in json.loads(text)["steps"]]
+        steps = [(str(step["goal"]), str(step["tool"])) for step in json.loads(text)["steps"]]
     except (ValueError, TypeError, KeyError, RecursionError) as error:
-        raise UnexpectedModelBehavior(f"the model's plan cannot be read ({error!r}): {text[:200]!r}.") from error
-    unknown = [tool for _, tool in steps if tool not in names and tool != "none"]
+        form = 'a JSON object {"steps": [{"goal": "...", "tool": "..."}]}'
+        raise ModelRetry(f"The plan {text[:200]!r} cannot be read ({error!r}). Answer with {form}.") from error
+    unknown = dict.fromkeys(tool for _, tool in steps if tool not in names and tool != "none")
     if unknown:
-        raise UnexpectedModelBehavior(f"the model's plan names tools that there are not: {unknown!r}.")
+        raise ModelRetry(" ".join(_unknown_tool(tool, names) for tool in unknown))
     return [PlanStep(goal, None if tool == "none" else tool) for goal, tool in steps]
+
+
+def _unknown_tool(tool: str, names: Sequence[str]) -> str:
+    near = near_names(tool, names, n=3, cutoff=0.5)
+    known = f"Nearest: {', '.join(near)}." if near else f"There are: {', '.join([*names[:_NAMES_TOLD], 'none'])}."
+    return f"The plan names tool {tool[:MAX_NAME_CHARS]!r}, which does not exist. {known}"
 
 
 def _made(step: TemplateStep, task: str) -> PlanStep:

@@ -1,4 +1,4 @@
-"""Test doubles for applications that embed an agent, and checks for those who implement one of its protocols."""
+"""Test doubles for applications that embed an agent, and checks for implementations of its protocols."""
 
 from agentkit.models.model import block_model_requests
 from agentkit.testing.conformance import check_checkpointer, check_session

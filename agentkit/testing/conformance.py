@@ -1,4 +1,4 @@
-"""What every implementation of a protocol must do, as checks that anybody can run on their own.
+"""Conformance checks for implementations of the protocols `Checkpointer` and `Session`.
 
     async def test_my_checkpointer_keeps_its_promises() -> None:
         await check_checkpointer(MyCheckpointer)
@@ -22,7 +22,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+from agentkit.persistence.checkpointer import Checkpointer, RunJournal, StoredRun
 from agentkit.persistence.session import Session
 from agentkit.resuming import with_unknown
 from agentkit.state import RunState
@@ -32,10 +32,13 @@ Make = Callable[[], T | Awaitable[T]]
 
 
 async def check_checkpointer(make: Make[Checkpointer]) -> None:
-    """Hold a checkpointer to its protocol; `make` returns an empty one each time.
+    """Check a checkpointer against its protocol; `make` returns an empty one each time.
+
+    That includes leases: a run is claimed by one process at a time, so that no call runs twice. `claim` refuses a
+    run whose holder is alive and has not released it; `agentkit.persistence.leases` has the parts for it.
 
     Raises:
-        AssertionError: a promise is not kept.
+        AssertionError: a requirement is not met.
     """
     for check in _CHECKPOINTER_CHECKS:
         made = make()
@@ -43,10 +46,10 @@ async def check_checkpointer(make: Make[Checkpointer]) -> None:
 
 
 async def check_session(make: Make[Session]) -> None:
-    """Hold a session to its protocol; `make` returns a new conversation's main branch each time.
+    """Check a session against its protocol; `make` returns a new conversation's main branch each time.
 
     Raises:
-        AssertionError: a promise is not kept.
+        AssertionError: a requirement is not met.
     """
     for check in _SESSION_CHECKS:
         made = make()
@@ -80,6 +83,17 @@ async def _gives_back_what_was_saved(keeper: Checkpointer) -> None:
     stored = await keeper.load(state.run_id)
     assert (stored.summary.agent_name, dict(stored.summary.metadata)) == ("one", {"user": "7"})
     assert stored.summary.status == "running"
+
+
+async def _keeps_what_replaces_the_last_messages(keeper: Checkpointer) -> None:
+    first, withheld = _said("go"), _said("withheld")
+    state = _state(first)
+    journal = await keeper.create(state)
+    for messages in ((first, withheld), (first, _calling("c")), (first,), (), (first, _said("on"))):
+        state = replace(state, messages=messages)
+        await journal.save(state, "running")
+        stored = (await keeper.load(state.run_id)).state
+        assert stored == state, f"load gave {stored.messages!r} for {messages!r}"
 
 
 async def _keeps_calls_with_their_answers(keeper: Checkpointer) -> None:
@@ -131,7 +145,7 @@ async def _only_the_last_to_claim_may_write(keeper: Checkpointer) -> None:
     state = _state(_said("go"), _calling("c1"))
     first = await keeper.create(state)
     await first.release()
-    stored, second = await keeper.claim(state.run_id)
+    stored, second = await _claimed_again(keeper, state, "RunJournal.release()")
     assert stored.state == state
     writes: tuple[Callable[[RunJournal], Awaitable[None]], ...] = (
         lambda journal: journal.save(state, "completed"),
@@ -151,15 +165,29 @@ async def _only_the_last_to_claim_may_write(keeper: Checkpointer) -> None:
 async def _a_run_that_goes_on_is_not_claimed(keeper: Checkpointer) -> None:
     state = _state(_said("go"), _calling("c1"))
     first = await keeper.create(state)
-    await _refuses(keeper.claim(state.run_id), "a run that goes on was claimed")
+    await _refuses(keeper.claim(state.run_id), f"a run that goes on was claimed. {_LEASE_WANTED}")
     await first.call_started(state.open_calls[0], durable=False)
     await first.save(state, "needs_approval")
-    _, second = await keeper.claim(state.run_id)
-    await _refuses(keeper.claim(state.run_id), "a run that was claimed was claimed again")
+    _, second = await _claimed_again(keeper, state, 'RunJournal.save(..., "needs_approval")')
+    await _refuses(keeper.claim(state.run_id), f"a run that was claimed was claimed again. {_LEASE_WANTED}")
     await second.release()
-    _, third = await keeper.claim(state.run_id)
+    _, third = await _claimed_again(keeper, state, "RunJournal.release()")
     await third.failed()
-    await keeper.claim(state.run_id)
+    await _claimed_again(keeper, state, "RunJournal.failed()")
+
+
+_LEASE_WANTED = (
+    "Keep a lease with each run. `create` and `claim` take it. `release`, `failed` and `save` with another status "
+    'than "running" give it up. `claim` raises CheckpointError while the process that holds it is alive. '
+    "`agentkit.persistence.leases.Lease` names the holder and renews; `is_gone` says whether a stored one is stale"
+)
+
+
+async def _claimed_again(keeper: Checkpointer, state: RunState, given_up: str) -> tuple[StoredRun, RunJournal]:
+    try:
+        return await keeper.claim(state.run_id)
+    except CheckpointError as error:
+        raise AssertionError(f"{given_up} did not give the run up: {error} {_LEASE_WANTED}.") from error
 
 
 async def _keeps_inner_runs_with_their_run(keeper: Checkpointer) -> None:
@@ -275,6 +303,7 @@ async def _refuses(action: Awaitable[object], what: str) -> None:
 
 _CHECKPOINTER_CHECKS = (
     _gives_back_what_was_saved,
+    _keeps_what_replaces_the_last_messages,
     _keeps_calls_with_their_answers,
     _stores_a_state_and_the_start_of_its_call_at_once,
     _a_failed_run_keeps_what_it_had,

@@ -1,4 +1,4 @@
-"""What every `Model` and every `Toolset` must do, as checks that anybody can run; see `conformance`."""
+"""Conformance checks for implementations of `Model` and `Toolset`; see `conformance`."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ _LOOK = ToolDefinition(
 
 
 async def check_model(make: Make[Model]) -> None:
-    """Hold a model to its protocol; `make` returns one that can be asked. It is asked some ten times.
+    """Check a model against its protocol; `make` returns a usable one. About ten requests are sent.
 
     Raises:
-        AssertionError: a promise is not kept.
+        AssertionError: a requirement is not met.
     """
     for check in _MODEL_CHECKS:
         made = make()
@@ -41,10 +41,12 @@ async def check_model(make: Make[Model]) -> None:
 
 
 async def check_toolset(make: Make[Toolset]) -> None:
-    """Hold a toolset to its protocol; `make` returns one with a tool at least, not entered yet. None is called.
+    """Check a toolset against its protocol; `make` returns one with at least one tool, not entered yet.
+
+    No tool is called.
 
     Raises:
-        AssertionError: a promise is not kept.
+        AssertionError: a requirement is not met.
     """
     for check in _TOOLSET_CHECKS:
         made = make()

@@ -1,7 +1,7 @@
 """Models for tests: one that calls every tool, one that is a function, one that follows a script.
 
 They are part of the product: an application's tests need no server and no weights. Inside
-`block_model_requests()` only they may be asked.
+`block_model_requests()` only they accept requests.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ ScriptItem = ModelResponse | ToolCallPart | Sequence[ToolCallPart] | str | Excep
 class TestModel(Model):
     """Calls each tool once with the smallest valid arguments, then answers with the smallest valid output."""
 
-    __test__ = False  # not a test class of pytest's
+    __test__ = False  # not a test class for pytest
 
     def __init__(
         self, *, call_tools: Sequence[str] | None = None, output: str | None = None, name: str = "test"
     ) -> None:
         """Make a model that calls `call_tools` (None: all that it is shown) and answers `output`.
 
-        A text answer is by default the JSON of what the tools returned.
+        The default text answer is the JSON of the tools' results.
         """
         self._name = name
         self._call_tools = call_tools
@@ -122,7 +122,7 @@ class ModelCall:
 
 
 class ScriptedModel(Model):
-    """Gives prepared responses in order and records what it was asked."""
+    """Returns prepared responses in order and records the requests."""
 
     def __init__(
         self, script: Sequence[ScriptItem], *, name: str = "scripted", profile: ModelProfile = ModelProfile()
@@ -150,7 +150,7 @@ class ScriptedModel(Model):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Give the next response.
+        """Return the next response.
 
         Raises:
             AssertionError: the script is at its end.
@@ -205,7 +205,7 @@ def _response(
 
 
 def told_deltas(response: ModelResponse, on_delta: OnDelta | None) -> ModelResponse:
-    """Tell a listener of a whole response, and return it."""
+    """Pass a whole response to a listener as deltas, and return it."""
     if on_delta is not None:
         for index, part in enumerate(response.parts):
             delta: ModelDelta | None = None

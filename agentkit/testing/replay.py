@@ -1,4 +1,4 @@
-"""A model that says again what a trace holds: an application's run without weights or a server."""
+"""A model that replays the responses of a trace: an application's run without weights or a server."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from agentkit.tracing.reading import read_events
 
 
 class ReplayModel(Model):
-    """Gives the responses of a trace in order, as long as it is asked what was asked then."""
+    """Returns the responses of a trace in order, as long as the requests are those of the trace."""
 
     def __init__(self, trace: str | Path, *, name: str = "replay") -> None:
         """Read the trace of one run.
 
         Raises:
-            UserError: the file is no trace.
+            UserError: the file is not a trace.
         """
         self._name = name
         self._turns: list[tuple[tuple[ModelRequest, ...], ModelResponse]] = []
@@ -44,10 +44,10 @@ class ReplayModel(Model):
         *,
         on_delta: OnDelta | None = None,
     ) -> ModelResponse:
-        """Give the next response.
+        """Return the next response.
 
         Raises:
-            UnexpectedModelBehavior: the trace is at its end, or something else was asked then.
+            UnexpectedModelBehavior: the trace has no more responses, or its request was different.
         """
         if self._n_given == len(self._turns):
             raise UnexpectedModelBehavior(f"the trace has {len(self._turns)} responses; another one is asked for.")

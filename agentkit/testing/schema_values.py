@@ -8,14 +8,14 @@ from typing import Any
 from agentkit.errors import UserError
 
 _MAX_DEPTH = 32
-"""Schemas that need deeper values are recursive without an end."""
+"""Depth of a value; a schema that needs more is recursive without an end."""
 
 
 def smallest_value(schema: Mapping[str, Any]) -> Any:
     """Return a small value for `schema`: required properties only, shortest strings, first branches.
 
     Raises:
-        UserError: the schema needs a value without end, or refers to something outside itself.
+        UserError: the schema needs an infinite value, or refers to something outside itself.
     """
     return _value(schema, schema, 0)
 

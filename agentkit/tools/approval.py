@@ -1,4 +1,4 @@
-"""Whether a call must be allowed by somebody before it runs."""
+"""Approval rules: they decide whether a call requires approval before it runs."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _BY_RULE = "its tool needs approval"
 
 
 async def reason_to_ask(tool: Tool, call: ToolCallPart, context: RunContext[Any]) -> str | None:
-    """Return why somebody must allow the call, None if nobody need be asked.
+    """Return the reason why the call requires approval; None if it requires none.
 
-    Arguments that do not pass their check ask nobody: such a call goes back to the model and never runs.
+    A call with invalid arguments requires none: it goes back to the model and never runs.
     """
     rule = tool.requires_approval
     if isinstance(rule, bool):
@@ -29,7 +29,7 @@ async def reason_to_ask(tool: Tool, call: ToolCallPart, context: RunContext[Any]
 
 
 def either_asks(one: ApprovalRule, other: ApprovalRule) -> ApprovalRule:
-    """Return a rule that asks where one of two does."""
+    """Return a rule that requires approval if either rule does."""
     if isinstance(one, bool):
         return one or other
     if isinstance(other, bool):

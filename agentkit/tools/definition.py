@@ -1,7 +1,7 @@
-"""What a model is told of a tool, and the tool as the runner calls it.
+"""Definition of a tool for the model, and the tool that the runner calls.
 
-Every source of tools (functions, MCP servers, other agents) yields the same flat `Tool`: a definition, a
-validator and a coroutine. Annotations are the MCP hints; they inform, they never lower a policy.
+Every source of tools (functions, MCP servers, other agents) yields the same flat `Tool`: a definition, a validator
+and a coroutine function. Annotations are the MCP hints.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ToolAnnotations:
-    """MCP's hints about a tool's effects; None where nothing is said."""
+    """MCP's hints about a tool's effects; None if unspecified."""
 
     title: str | None = None
     read_only: bool | None = None
@@ -27,7 +27,7 @@ class ToolAnnotations:
 
 @dataclass(frozen=True, slots=True)
 class ToolDefinition:
-    """The part of a tool that is shown to a model."""
+    """Part of a tool that is sent to a model."""
 
     name: str
     description: str
@@ -37,27 +37,29 @@ class ToolDefinition:
     output_json_schema: Mapping[str, Any] | None = None
     annotations: ToolAnnotations = ToolAnnotations()
     warnings: tuple[str, ...] = ()
-    """What was removed from this definition or is not enforced; for people, never shown to a model."""
+    """Removed or unenforced parts of this definition, described for people; never sent to a model."""
 
 
 @dataclass(frozen=True, slots=True)
 class ToolOutput:
-    """What a call gave: the text for the model and the value behind it."""
+    """Result of a call: the text for the model and the value behind it."""
 
     content: str
     data: Any = None
     is_error: bool = False
+    timed_out: bool = False
+    """True if the tool's own timeout ended the call, which is then reported as "timeout"."""
 
 
 ToolCall = Callable[[dict[str, Any], "RunContext[Any]"], Awaitable[Any]]
-"""Runs a tool on validated arguments. Returns a `ToolOutput` or any JSON-able value; may raise `ModelRetry` or
-`ToolFailed`."""
+"""Runs a tool on validated arguments. Returns a `ToolOutput` or any JSON-serialisable value; may raise
+`ModelRetry`, `ApprovalRequired` or `ToolFailed`."""
 
 
 ApprovalPredicate = Callable[[dict[str, Any], "RunContext[Any]"], "bool | str | Awaitable[bool | str]"]
-"""Says for some arguments whether somebody must be asked; a text that it returns is the reason."""
+"""Decides whether a call with these arguments requires approval; a returned text is the reason."""
 ApprovalRule = bool | ApprovalPredicate
-"""For every call, for none, or as a function, or coroutine function, says."""
+"""Approval for every call (True), for none (False), or as a function or coroutine function decides."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,22 +69,25 @@ class Tool:
     definition: ToolDefinition
     call: ToolCall
     validate: Callable[[str], dict[str, Any]]
-    """JSON text of the arguments to the values that `call` takes; raises `ModelRetry` with what is wrong."""
+    """Parses the JSON text of the arguments into values for `call`; raises `ModelRetry` with the errors."""
     timeout_s: float | None = None
-    """Seconds that one call may take; None takes the agent's default."""
+    """Seconds before a call times out; None uses the agent's default."""
     sequential: bool = False
-    """A barrier: no other call of the same response runs beside it."""
+    """True if the call is a barrier: no other call of the same response runs beside it."""
     max_retries: int | None = None
-    """How often the model may try again after `ModelRetry`; None takes the agent's default."""
+    """Maximum number of consecutive retries after `ModelRetry`; None uses the agent's default."""
     requires_approval: ApprovalRule = False
-    """Whether somebody has to allow a call: always, or as a function of its validated arguments says."""
+    """Approval rule for calls: True, False, or a function of the validated arguments."""
     is_untrusted: bool = False
-    """Its results may have been written by anybody, and so may tell the model anything."""
+    """True if the results are untrusted: anyone may have written them."""
     is_consequential: bool = False
-    """It destroys or reaches out, as far as its annotations tell; see `agentkit.guardrails.TaintRule`."""
+    """True if the tool is destructive or open-world by its annotations; see `agentkit.guardrails.TaintRule`."""
     is_repeatable: bool = False
-    """Calling it twice is like calling it once, by the word of somebody who is believed; an MCP server that is not
-    trusted only claims it. Such a call is made again where a crash left its outcome unknown."""
+    """True if the tool is idempotent, according to a trusted source; the claim of an untrusted MCP server does not
+    count. After a crash such a call runs again if its outcome is unknown."""
+    allows_repeats: bool = False
+    """True if repeated equal calls all run, for example for dice, or for an effect that is wanted each time. See
+    `agentkit.repeated_calls`."""
 
     @property
     def name(self) -> str:

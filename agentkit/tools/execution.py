@@ -1,16 +1,16 @@
-"""Running the calls of one response: in parallel, with barriers, timeouts and retries, results in call order.
+"""Execution of the calls of one response: in parallel, with barriers, timeouts and retries, results in call order.
 
-A tool's signals become parts for the model; what a tool did not declare (any other exception) ends the run as
-`ToolExecutionError`, with everything done so far attached. A tool that wants to be allowed first leaves a pending
-call in the place of its result.
+A tool's signals become parts for the model. Any other exception of a tool ends the run as `ToolExecutionError`,
+with the work done so far attached. A tool that raises `ApprovalRequired` yields a pending call, not a result.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from agentkit.approvals import PendingCall, pending_call
 from agentkit.context import RunContext
@@ -29,7 +29,7 @@ from agentkit.tools.definition import Tool, ToolOutput
 from agentkit.well_formed import well_formed
 
 DEFAULT_TOOL_TIMEOUT_S = 120.0
-"""Long enough for a build or a slow query, short enough that a hung tool does not hang the run for ever."""
+"""Default timeout of a tool call in seconds: enough for a build or a slow query, and it bounds a hung tool."""
 
 Emit = Callable[[AgentEvent], None]
 Outcome = Literal["success", "retry", "failed", "timeout", "not_run"]
@@ -40,21 +40,30 @@ CheckResult = Callable[
 CallResult = ToolReturnPart | RetryPromptPart | PendingCall
 
 
+@runtime_checkable
+class CallListener(Protocol):
+    """A listener that keeps a context open while a tool call runs, for example a span."""
+
+    def around_call(self, call: ToolCallPart) -> AbstractContextManager[object]:
+        """Return a context that is entered before the call and left after it, however it ends."""
+        ...
+
+
 @dataclass(slots=True)
 class TurnProgress:
-    """How far the calls of a turn have come; outlives a turn that an error or a cancellation ends."""
+    """Progress of the calls of a turn; still available after an error or a cancellation ended the turn."""
 
     started: set[str] = field(default_factory=set[str])
-    """Ids of the calls whose tools have begun."""
+    """Ids of the calls whose tools have started."""
     answers: dict[str, ToolReturnPart | RetryPromptPart] = field(
         default_factory=dict[str, "ToolReturnPart | RetryPromptPart"]
     )
-    """Results by the ids of their calls."""
+    """Results by call id."""
 
 
 @dataclass(frozen=True, slots=True)
 class CallScope:
-    """What all calls of a response share."""
+    """Context shared by all calls of a response."""
 
     tools: Mapping[str, Tool]
     context: RunContext[Any]
@@ -62,26 +71,27 @@ class CallScope:
     default_timeout_s: float | None
     retries_of: Callable[[str], int]
     approved: Collection[str] = ()
-    """Ids of the calls that somebody has allowed."""
+    """Ids of the approved calls."""
     on_start: Callable[[ToolCallPart, Tool], Awaitable[None]] | None = None
-    """Awaited before a tool's body starts."""
+    """Awaited before a tool starts."""
     check_result: CheckResult | None = None
-    """Gives what a call gave as the model may read it."""
+    """Filters a tool result before the model sees it."""
     on_result: Callable[[CallResult], Awaitable[None]] | None = None
-    """Awaited with what a call gave, before anybody else learns of it."""
+    """Awaited with the result of a call, before the result event is sent."""
     progress: TurnProgress = field(default_factory=TurnProgress)
-    """Records what has begun and what has ended."""
+    """Calls that have started and calls that have ended."""
+    around_call: Callable[[ToolCallPart], AbstractContextManager[object]] | None = None
+    """Returns a context that is entered around each call and its events."""
 
 
 async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[CallResult]:
     """Run the calls and return one result for each, in order.
 
-    Calls of `sequential` tools wait for all before them and hold up all after them; the others run at once.
-
-    The first error of a call ends all of them: the others are cancelled, and it is raised as it is.
+    A call of a `sequential` tool waits for all earlier calls and delays all later ones; other calls run
+    concurrently. The first error cancels the other calls and is raised unchanged.
 
     Raises:
-        ToolExecutionError: a tool raised something that it did not declare.
+        ToolExecutionError: a tool raised an undeclared exception.
     """
     parts: list[CallResult | None] = [None] * len(calls)
     for group in _groups(calls, scope.tools):
@@ -123,7 +133,7 @@ async def _run_group(
             parts[index] = await _run_call(calls[index], scope)
         except cancelled:
             raise
-        except BaseException as error:  # left to the task group, it would come out inside of an ExceptionGroup
+        except BaseException as error:  # the task group would wrap it in an ExceptionGroup
             failures.append(error)
             tasks.cancel_scope.cancel()
 
@@ -135,6 +145,11 @@ async def _run_group(
 
 
 async def _run_call(call: ToolCallPart, scope: CallScope) -> CallResult:
+    with nullcontext() if scope.around_call is None else scope.around_call(call):
+        return await _run_reported(call, scope)
+
+
+async def _run_reported(call: ToolCallPart, scope: CallScope) -> CallResult:
     tool = scope.tools[call.tool_name]
     started = time.perf_counter()
     if scope.emit is not None:
@@ -180,6 +195,8 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
         with deadline:
             value = await tool.call(arguments, context)
             part = _returned(call, value)
+            if isinstance(value, ToolOutput) and value.timed_out:
+                return part, "timeout"
             return part, "failed" if part.is_error else "success"
     except ModelRetry as signal:
         return RetryPromptPart(well_formed(str(signal)), name, call_id), "retry"
@@ -199,10 +216,10 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
 
 
 def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:
-    """Return the result of a call, in a form that every store gives back as it is.
+    """Return the result of a call, in a form that every store returns unchanged.
 
     Raises:
-        UserError: there is none.
+        UserError: the value has no JSON form.
     """
     name, call_id = call.tool_name, call.tool_call_id
     if type(value) is str:

@@ -1,7 +1,7 @@
-"""Tools from plain functions: signature and docstring become the JSON Schema, pydantic checks the arguments.
+"""Tools from plain functions: signature and docstring become the JSON Schema, pydantic validates the arguments.
 
-Arguments are validated strictly (no "1" for 1, no unknown names), so that the validator accepts exactly what a
-grammar compiled from the same schema lets through.
+Validation is strict (no "1" for 1, no unknown names), so that the validator accepts exactly the arguments that a
+grammar compiled from the same schema allows.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _OPTIONS = "__agentkit_tool__"
 
 @dataclass(frozen=True, slots=True)
 class ToolOptions:
-    """What `@tool` may say about a function besides its signature."""
+    """Options that `@tool` sets on a function."""
 
     name: str | None = None
     description: str | None = None
@@ -39,6 +39,7 @@ class ToolOptions:
     annotations: ToolAnnotations = ToolAnnotations()
     requires_approval: ApprovalRule = False
     untrusted_output: bool = False
+    allows_repeats: bool = False
 
 
 @overload
@@ -54,13 +55,15 @@ def tool(
     annotations: ToolAnnotations = ...,
     requires_approval: ApprovalRule = False,
     untrusted_output: bool = False,
+    allows_repeats: bool = False,
 ) -> Callable[[FunctionT], FunctionT]: ...
 def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Set options on a function that will be given to an agent; the function itself stays as it is.
+    """Set options on a function that becomes a tool; the function's behaviour does not change.
 
-    `sequential` makes the call a barrier: nothing of the same response runs beside it. `timeout_s` is in
-    seconds. `requires_approval` is True, or a function of (arguments, context) that says whether somebody has to
-    allow the call; a text that it returns is the reason. Plain functions need no decorator.
+    `sequential` makes the call a barrier: no other call of the same response runs beside it. `timeout_s` is in
+    seconds. `requires_approval` is a bool, or a function of (arguments, context) that decides whether the call
+    requires approval; a returned text is the reason. `untrusted_output` marks the results as untrusted.
+    `allows_repeats` runs equal calls as often as the model makes them. Plain functions need no decorator.
     """
 
     def mark(target: FunctionT) -> FunctionT:
@@ -71,13 +74,13 @@ def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
 
 
 def function_tool(function: Callable[..., Any], options: ToolOptions | None = None) -> Tool:
-    """Make a tool of a function.
+    """Make a tool from a function.
 
-    A first parameter annotated `RunContext[...]` receives the run's context and is not shown to the model.
+    A first parameter annotated `RunContext[...]` receives the run's context and is not part of the schema.
     Synchronous functions run in a worker thread.
 
     Raises:
-        UserError: the signature cannot be expressed (missing annotations that cannot be resolved, `*args`).
+        UserError: the signature has no schema (an annotation that cannot be resolved, `*args`).
     """
     options = options or cast(ToolOptions, getattr(function, _OPTIONS, ToolOptions()))
     name = options.name or getattr(function, "__name__", type(function).__name__)
@@ -101,14 +104,15 @@ def function_tool(function: Callable[..., Any], options: ToolOptions | None = No
         is_untrusted=options.untrusted_output,
         is_consequential=bool(options.annotations.destructive or options.annotations.open_world),
         is_repeatable=bool(options.annotations.read_only or options.annotations.idempotent),
+        allows_repeats=options.allows_repeats,
     )
 
 
 class FunctionToolset(Toolset):
-    """Tools made of functions, or ready `Tool` objects; more may be added while a run goes on."""
+    """Tools made from functions, or `Tool` objects; tools can be added while a run is in progress."""
 
     def __init__(self, tools: Sequence[Callable[..., Any] | Tool] = (), *, id: str = "functions") -> None:
-        """Make a toolset of `tools`.
+        """Create a toolset with `tools`.
 
         Raises:
             UserError: two tools share a name.
@@ -126,12 +130,12 @@ class FunctionToolset(Toolset):
 
     @property
     def revision(self) -> int:
-        """The number of changes so far."""
+        """Number of changes so far."""
         return self._revision
 
     @property
     def is_untrusted(self) -> bool:
-        """Whether anybody may have written what one of the tools gives."""
+        """True if the results of any of the tools are untrusted."""
         return any(tool.is_untrusted for tool in self._tools.values())
 
     def add(self, item: Callable[..., Any] | Tool) -> None:
@@ -150,10 +154,10 @@ class FunctionToolset(Toolset):
         self._revision += 1
 
     def remove(self, name: str) -> None:
-        """Take a tool away; from the next step on it cannot be called.
+        """Remove a tool; from the next step on it cannot be called.
 
         Raises:
-            UserError: there is no such tool.
+            UserError: the tool is unknown.
         """
         if self._tools.pop(name, None) is None:
             raise UserError(f"tool {name!r} is not in toolset {self._id!r}; it has {sorted(self._tools)}.")
@@ -167,29 +171,29 @@ class FunctionToolset(Toolset):
 @dataclass(frozen=True, slots=True)
 class _Signature:
     parameters: dict[str, tuple[Any, Any]]
-    """Name to (annotation, default or ...)."""
+    """Annotation and default (`...` for none) by parameter name."""
     takes_context: bool
     positional_only: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """What a function says of itself."""
+    """Schema and documentation read from a function."""
 
     name: str
     doc: str | None
     signature: _Signature
     summary: str
     schema: dict[str, Any]
-    """As pydantic gives it."""
+    """JSON Schema as generated by pydantic."""
     validate: Callable[[str], dict[str, Any]]
     marks: _Marks | None
-    """Of the function as it was read."""
+    """Fingerprint of the function when it was read; None if it has none."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Marks:
-    """What a plain function's signature follows from, compared in a tenth of the time of reading it."""
+    """Fingerprint of a plain function's signature, compared in a tenth of the time of reading the signature."""
 
     code: Any
     defaults: Any
@@ -197,12 +201,12 @@ class _Marks:
 
     @classmethod
     def of(cls, function: Any) -> _Marks | None:
-        """Return the marks; None where there is more to look at."""
+        """Return the marks; None if the signature depends on anything else."""
         if function.__kwdefaults__ or hasattr(function, "__wrapped__") or hasattr(function, "__signature__"):
             return None
         found: list[tuple[str, Any]] = []
         for name, annotation in function.__annotations__.items():
-            if isinstance(annotation, str):  # its name may stand for something else by now
+            if isinstance(annotation, str):  # the name may have been bound to another object since
                 if not annotation.isidentifier():
                     return None
                 annotation = function.__globals__.get(annotation) or getattr(builtins, annotation, None)
@@ -210,20 +214,20 @@ class _Marks:
         return cls(function.__code__, function.__defaults__, tuple(found))
 
     def is_same(self, other: _Marks) -> bool:
-        """Say so of two functions' marks; 1 and True are different defaults."""
+        """Return whether two fingerprints match; the defaults 1 and True differ."""
         return (
             self.code is other.code and self.defaults is other.defaults and self.annotations == other.annotations
         )
 
 
 _known: weakref.WeakKeyDictionary[Callable[..., Any], _Read] = weakref.WeakKeyDictionary()
-"""Of functions that were made tools before: an agent is often made anew for a run, and a schema takes 1 ms."""
+"""Cache of functions already read: agents are often created for each run, and a schema takes 1 ms."""
 
 
 def _read(function: Callable[..., Any], name: str) -> _Read:
-    """Read a function, or remember what was read of it if it still says the same."""
+    """Read a function; uses the cache if the function is unchanged."""
     doc = inspect.getdoc(function)
-    is_plain = inspect.isfunction(function)  # others may be equal and differ, or live no longer than this call
+    is_plain = inspect.isfunction(function)  # other callables may be temporary, or equal and yet differ
     marks = _Marks.of(function) if is_plain else None
     known = _known.get(function) if is_plain else None
     if known is not None and (known.name, known.doc) != (name, doc):
@@ -242,7 +246,7 @@ def _read(function: Callable[..., Any], name: str) -> _Read:
 
 
 def _is_same(one: _Signature, other: _Signature) -> bool:
-    """Say whether two signatures have the same parameters, in order; 1 and True are different defaults."""
+    """Return whether two signatures have the same parameters, in order; the defaults 1 and True differ."""
     if list(one.parameters) != list(other.parameters) or one.takes_context != other.takes_context:
         return False
     pairs = zip(one.parameters.values(), other.parameters.values(), strict=True)
@@ -362,7 +366,7 @@ def _caller(
             return await function(*positional, **arguments)
         import anyio.to_thread
 
-        # Abandoned on cancellation: a thread cannot be stopped, and a run must not wait for one.
+        # Abandoned on cancellation: a thread cannot be stopped, and a run must not wait for it.
         return await anyio.to_thread.run_sync(lambda: function(*positional, **arguments), abandon_on_cancel=True)
 
     return call

@@ -1,21 +1,21 @@
-"""Checking values against a JSON Schema that somebody else wrote, in bounded time and without a network.
+"""Validation against an untrusted JSON Schema, in bounded time and without network access.
 
-The schema of an MCP tool is untrusted input. jsonschema (Draft 2020-12, or the draft that `$schema` names)
-does the checking, with four changes:
+The schema of an MCP tool is untrusted input. jsonschema (Draft 2020-12, or the draft that `$schema` names) does
+the validation, with four changes:
 
-- `$ref` resolves inside the document only. A reference that leaves it is refused when the schema is compiled;
+- `$ref` resolves inside the document only. A reference that leaves it is rejected when the schema is compiled;
   nothing is ever fetched.
-- `pattern` and `patternProperties` run on the Rust regex engine inside pydantic-core, which is linear in the
-  text, so `(a+)+$` cannot hang. A pattern that it does not know (look-around, back-references), or that would take
-  too much memory, is not enforced, and `SchemaCheck.unenforced` says so (`patterns`).
-- Every keyword evaluation costs fuel (the idea is llguidance's: limits in work, not in seconds). A schema
-  that doubles itself through `$ref` runs out of fuel instead of running for ever. The check of the schema itself
-  against its metaschema costs fuel, too.
-- `uniqueItems` compares canonical JSON in a set instead of pairwise; `multipleOf` computes with fractions where
-  jsonschema raises, on infinities and on integers beyond all floats.
+- `pattern` and `patternProperties` run on the Rust regex engine inside pydantic-core, which is linear in the text,
+  so `(a+)+$` cannot hang. A pattern that the engine does not support (look-around, back-references), or that would
+  take too much memory, is not enforced; `SchemaCheck.unenforced` lists it (see `patterns`).
+- Every keyword evaluation costs fuel (llguidance's idea: limits in work, not in seconds). A schema that doubles
+  itself through `$ref` runs out of fuel instead of running for ever. The check of the schema against its
+  metaschema costs fuel too.
+- `uniqueItems` compares canonical JSON in a set instead of pairwise. `multipleOf` computes with fractions where
+  jsonschema raises, on infinities and on integers beyond the float range.
 
-`format` is an annotation, as Draft 2020-12 says, and not checked. Draft 3 is refused: its `required` and `type`
-are others, and jsonschema's messages about them fail.
+`format` is an annotation, as Draft 2020-12 specifies, and is not checked. Draft 3 is rejected: its `required` and
+`type` have other semantics, and jsonschema's messages about them fail.
 """
 
 from __future__ import annotations
@@ -40,26 +40,26 @@ from agentkit.near_names import near_names
 from agentkit.tools.patterns import PatternCache, unenforced
 
 FUEL = 50_000
-"""Keyword evaluations one check may cost: 0.5 s of CPU at worst; an ordinary call needs ten."""
+"""Maximum number of keyword evaluations of one check: 0.5 s of CPU at worst; an ordinary call needs ten."""
 
 FUEL_FOR_SCHEMA = 150_000
-"""What checking a schema against its metaschema may cost: about 5,000 parts of it, 1 s of CPU at worst."""
+"""Fuel for checking a schema against its metaschema: about 5,000 parts of it, 1 s of CPU at worst."""
 
 FUEL_FOR_NOTHING = 5_000
-"""What checking an empty object may cost when a schema is compiled; only one that runs away needs more."""
+"""Fuel for checking an empty object when a schema is compiled; only a schema with endless recursion needs more."""
 
 CHARS_PER_FUEL = 64
-"""jsonschema writes the value into each error message; long messages are charged too."""
+"""Characters of an error message per unit of fuel: jsonschema writes the value into each message."""
 
 MAX_PROBLEMS = 5
-"""More than this many corrections at once does not help a model."""
+"""Maximum number of problems reported at once: more do not help a model."""
 
 MAX_PATTERNS_PRICE = 5_000
-"""Price of the patterns of one schema that are compiled when it is listed; others are when they are needed."""
+"""Maximum total price of the patterns compiled with a schema; further patterns are compiled on first use."""
 
 MAX_VALUE_CHARS = 80
 MAX_PROBLEM_CHARS = 1_000
-"""Of one problem: names may be of any length, those of the arguments and those of the schema."""
+"""Maximum length of one problem: names in the arguments and in the schema may have any length."""
 _ROOT = "(top level)"
 _TOO_DEEP = "nested too deeply to be checked against the schema"
 
@@ -68,7 +68,7 @@ _fuel: ContextVar[list[int]] = ContextVar("agentkit_schema_fuel")
 
 
 class CheckTooCostly(Exception):
-    """A value is too large, or a schema too involved, to be checked within `FUEL`."""
+    """A value is too large, or a schema too complex, to be checked within the available fuel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +76,14 @@ class SchemaCheck:
     """A compiled schema."""
 
     unenforced: tuple[str, ...]
-    """What the schema demands and nobody checks, one sentence each."""
+    """Unchecked requirements of the schema, one sentence each."""
     _validator: Any
 
     def problems(self, value: Any, *, fuel: int = FUEL) -> list[str]:
-        """Return what is wrong with `value`, one line a problem with its path; empty if nothing is.
+        """Return the problems of `value`, one line per problem with its path; empty if it is valid.
 
         Raises:
-            CheckTooCostly: the check was given up.
+            CheckTooCostly: the fuel is used up, or the nesting is too deep.
         """
         try:
             with _fuelled(fuel):
@@ -94,10 +94,10 @@ class SchemaCheck:
             raise
 
     def arguments(self, text: str) -> dict[str, Any]:
-        """Return the object that `text` holds.
+        """Parse and validate the JSON object in `text`.
 
         Raises:
-            ModelRetry: it is no JSON object or breaks the schema; the message has path, rule, nearest name.
+            ModelRetry: it is not a JSON object or violates the schema; the message has path, rule, nearest name.
         """
         try:
             value: Any = from_json(text or "{}", allow_inf_nan=False)
@@ -115,10 +115,10 @@ class SchemaCheck:
 
 
 def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
-    """Prepare `schema` for checking; `name` says whose schema it is, for errors.
+    """Compile `schema`; `name` identifies its owner in errors.
 
     Raises:
-        ToolDefinitionError: it is not a valid schema, refers to something outside itself, or never ends.
+        ToolDefinitionError: the schema is invalid, refers to something outside itself, or recurses endlessly.
     """
     document = dict(schema)
     try:
@@ -143,19 +143,19 @@ def compile_schema(schema: Mapping[str, Any], *, name: str) -> SchemaCheck:
 
 
 def _is_too_deep(error: BaseException) -> bool:
-    """Return whether Python's stack was full.
+    """Return whether Python's stack overflowed.
 
-    jsonschema keeps its scope and its types in maps written in Rust, where a RecursionError becomes a panic, which
-    is no `Exception`.
+    jsonschema stores its scope and its types in maps written in Rust. A RecursionError there becomes a panic, and
+    a panic is not an `Exception`.
     """
     return isinstance(error, RecursionError) or type(error).__module__ == "pyo3_runtime"
 
 
-# --- what a schema may contain ----------------------------------------------------------------------------
+# --- allowed content of a schema --------------------------------------------------------------------------
 
 
 class _Refused(Exception):
-    """Why a schema cannot be used."""
+    """A schema cannot be used; the message gives the reason."""
 
 
 class _TooManyParts(Exception):
@@ -163,7 +163,7 @@ class _TooManyParts(Exception):
 
 
 def _inspect(document: dict[str, Any]) -> list[str]:
-    """Check the schema and every place it refers to; return what will not be enforced."""
+    """Check the schema and every schema that it refers to; return the requirements that are not enforced."""
     library = _library()
     base = _base_class(document)
     specification = library.specification_with(base.META_SCHEMA["$schema"])
@@ -201,10 +201,10 @@ def _inspect(document: dict[str, Any]) -> list[str]:
 
 
 def _check_schema(base: Any, entry: Any) -> None:
-    """Hold a schema against its metaschema.
+    """Validate a schema against its metaschema.
 
-    Not `base.check_schema`, which costs no fuel. No format check either: the metaschema's "regex" is Python's
-    `re`, and patterns here are ECMA's.
+    `base.check_schema` is not used because it costs no fuel. Formats are not checked because the metaschema's
+    "regex" means Python's `re`, and patterns here follow ECMA.
     """
     try:
         error = next(_validator_class(base)(base.META_SCHEMA, registry=_registry()).iter_errors(entry), None)
@@ -216,7 +216,7 @@ def _check_schema(base: Any, entry: Any) -> None:
 
 
 def _of_the_same_value(schema: Mapping[str, Any]) -> Iterator[Any]:
-    """Give the schemas inside one that are asked of the same value as it is."""
+    """Yield the subschemas that apply to the same value as the schema itself."""
     for keyword in ("allOf", "anyOf", "oneOf"):
         several: Any = schema.get(keyword)
         yield from several if isinstance(several, list) else ()
@@ -227,7 +227,7 @@ def _of_the_same_value(schema: Mapping[str, Any]) -> Iterator[Any]:
 
 
 def _has_cycle(edges: Mapping[int, Sequence[int]]) -> bool:
-    """Say whether a walk along edges can come back to where it was."""
+    """Return whether a graph has a cycle."""
     done: set[int] = set()
     for start in edges:
         path: dict[int, Iterator[int]] = {start: iter(edges[start])} if start not in done else {}
@@ -255,7 +255,7 @@ def _lookup(resolver: Any, reference: str) -> Any:
 
 
 def _patterns_of(schema: Mapping[str, Any]) -> Iterator[str]:
-    """Give the patterns right inside a schema."""
+    """Yield the patterns directly inside a schema."""
     patterns: list[Any] = [schema["pattern"]] if "pattern" in schema else []
     patterns += schema.get("patternProperties") or ()
     yield from (pattern for pattern in patterns if isinstance(pattern, str))
@@ -264,7 +264,7 @@ def _patterns_of(schema: Mapping[str, Any]) -> Iterator[str]:
 _REFERENCES = ("$ref", "$dynamicRef", "$recursiveRef")
 
 _UNSUPPORTED = ("unevaluatedProperties", "unevaluatedItems")
-"""jsonschema evaluates them through helpers that use `re` and are not metered."""
+"""Ignored keywords: jsonschema evaluates them through helpers that use `re` and are not metered."""
 
 
 def _registry() -> Any:
@@ -284,7 +284,7 @@ def _base_class(schema: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def _library() -> Any:
-    """Return what is used of jsonschema and its parts, which are only partly typed; imported when needed."""
+    """Return the parts of jsonschema in use, imported on first use; they are only partly typed."""
     attrs, jsonschema, specifications, referencing = map(
         import_module, ("attrs", "jsonschema", "jsonschema_specifications", "referencing")
     )
@@ -323,20 +323,20 @@ def _validator_class(base: Any) -> Any:
     }
     keywords: dict[str, Keyword] = {**base.VALIDATORS, **replaced, **dict.fromkeys(_UNSUPPORTED, _ignore)}
     made = library.extend(base, {name: _metered(keyword) for name, keyword in keywords.items()})
-    # The original switches the class where a subschema has its own `$schema`, and so would drop the metering.
+    # The original switches the class if a subschema has its own `$schema`, which would drop the metering.
     made.evolve = library.evolve
     return made
 
 
 def _ignore(validator: Any, value: Any, instance: Any, schema: Any) -> None:
-    """Check nothing; `SchemaCheck.unenforced` says so."""
+    """Check nothing; `SchemaCheck.unenforced` lists the keyword."""
 
 
 def _metered(keyword: Keyword) -> Keyword:
     def metered(validator: Any, value: Any, instance: Any, schema: Any) -> Iterator[Any]:
         _spend(1)
         for error in keyword(validator, value, instance, schema) or ():
-            _spend(1 + len(error.message) // CHARS_PER_FUEL)  # an error climbs through every level above it
+            _spend(1 + len(error.message) // CHARS_PER_FUEL)  # an error passes through every level above it
             yield error
 
     return metered
@@ -344,7 +344,7 @@ def _metered(keyword: Keyword) -> Keyword:
 
 @contextmanager
 def _fuelled(amount: int) -> Generator[None]:
-    """Give the checks inside so much fuel together."""
+    """Set the total fuel of the checks inside the context."""
     token = _fuel.set([amount])
     try:
         yield
@@ -375,7 +375,7 @@ def _pattern_properties(validator: Any, patterns: Mapping[str, Any], instance: A
 def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: Any) -> Iterator[Any]:
     known: Mapping[str, Any] = schema.get("properties", {})
     matchers = [_PATTERNS.matcher(pattern) for pattern in schema.get("patternProperties", ())]
-    if None in matchers:  # any name may be meant
+    if None in matchers:  # an unenforced pattern may allow any name
         return
     for key, value in (_object(instance) or {}).items():
         if key in known or any(matches is not None and matches(key) for matches in matchers):
@@ -389,7 +389,7 @@ def _additional_properties(validator: Any, allowed: Any, instance: Any, schema: 
 
 
 def _required(validator: Any, names: Any, instance: Any, schema: Any) -> Iterator[Any]:
-    """Give an error for each missing name that does not hold it: a long one would cost the fuel of its length."""
+    """Yield an error for each missing name; the name is not in the message, whose length would cost fuel."""
     given = _object(instance)
     for name in names if given is not None else ():
         if name not in given:
@@ -413,7 +413,7 @@ def _multiple_of(validator: Any, factor: Any, instance: Any, schema: Any) -> Ite
             yield _library().ValidationError(f"{instance!r} is not a multiple of {factor!r}")
 
 
-# --- words for a model ------------------------------------------------------------------------------------
+# --- messages for a model ---------------------------------------------------------------------------------
 
 
 def _explain(error: Any) -> str:
@@ -421,7 +421,7 @@ def _explain(error: Any) -> str:
 
 
 def _whole_explanation(error: Any) -> str:
-    if error.context:  # anyOf, oneOf: the branch that came nearest says more than "matched none"
+    if error.context:  # anyOf, oneOf: the best matching branch is more useful than "matched none"
         error = _library().best_match([error]) or error
     path = ".".join(
         _short(part, quote=False) if isinstance(part, str) else str(part) for part in error.absolute_path

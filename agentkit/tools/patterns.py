@@ -1,8 +1,8 @@
-r"""Patterns of foreign schemas, compiled when they are needed, in bounded memory.
+r"""Patterns of untrusted schemas, compiled on first use, in bounded memory.
 
-The Rust regex engine in pydantic-core runs in time linear in the text, but what it compiles a pattern to may take
-megabytes: five for `\w{80}`, whose class has hundreds of ranges. So a pattern has a price before it is compiled,
-one that is too dear is not enforced, and those that were not used for longest are forgotten.
+The Rust regex engine in pydantic-core runs in time linear in the text, but a compiled pattern may take megabytes:
+five for `\w{80}`, whose class has hundreds of ranges. So the price of a pattern is estimated before compilation, a
+pattern that is too expensive is not enforced, and the least recently used patterns are evicted.
 """
 
 from __future__ import annotations
@@ -17,41 +17,41 @@ from typing import Any
 
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 
-# The parser of `re`: private, but unchanged since 2.x.
+# The parser of `re` is private, but its interface has not changed since Python 2.
 op: Any = import_module("re._constants")
 parser: Any = import_module("re._parser")
 
 MAX_PRICE = 6_000
 """Highest price of an enforced pattern; the engine itself stops at 10 MiB. `^[a-z0-9-]{1,64}$` costs 194."""
 MAX_KEPT = 20_000
-"""Price of all patterns that are kept, 130 MiB at worst."""
+"""Maximum total price of cached patterns, 130 MiB at worst."""
 MAX_CHARS = 10_000
 _WORD, _DIGIT, _SPACE = 10, 5, 3
-"""Prices of classes of Unicode characters; what is one range costs 1."""
+"""Prices of Unicode character classes; a single range costs 1."""
 _CATEGORIES: dict[Any, int] = {
     **dict.fromkeys((op.CATEGORY_WORD, op.CATEGORY_NOT_WORD), _WORD),
     **dict.fromkeys((op.CATEGORY_DIGIT, op.CATEGORY_NOT_DIGIT), _DIGIT),
     **dict.fromkeys((op.CATEGORY_SPACE, op.CATEGORY_NOT_SPACE), _SPACE),
 }
 _PROPERTY = re.compile(r"\\[pP](?:\{[^{}]{0,100}\}|[A-Z])")
-"""A class by property, which Python's parser does not know."""
+"""Unicode property class, which Python's parser does not support."""
 _COUNT = re.compile(r"\{(\d{1,9})(?:,(\d{1,9})?)?\}")
 
 Matcher = Callable[[str], bool]
 
 
 class PatternCache:
-    """Compiled patterns; shared by all schemas and threads."""
+    """Cache of compiled patterns; shared by all schemas and threads."""
 
     def __init__(self, max_kept: int = MAX_KEPT) -> None:
-        """Start with none."""
+        """Start empty."""
         self._max_kept = max_kept
         self._kept: OrderedDict[str, tuple[Matcher | None, int]] = OrderedDict()
         self._price = 0
         self._lock = Lock()
 
     def matcher(self, pattern: str) -> Matcher | None:
-        """Return a search for `pattern`, None where it is too dear or the engine does not know its syntax."""
+        """Return a search function for `pattern`; None if it is too expensive or not supported by the engine."""
         with self._lock:
             if pattern in self._kept:
                 self._kept.move_to_end(pattern)
@@ -70,10 +70,10 @@ class PatternCache:
 
 
 def price(pattern: str) -> int:
-    """Return about how much memory a pattern takes once compiled, in units of 7 kB at worst.
+    """Estimate the memory of a compiled pattern, in units of 7 kB at worst.
 
-    A counted repetition is compiled as often as it counts. A pattern that Python's parser does not know is priced
-    as if all its counts were inside each other.
+    A counted repetition is compiled once per count. A pattern that Python's parser does not support is priced as
+    if all its counts were nested.
     """
     if len(pattern) > MAX_CHARS:
         return MAX_PRICE + 1
@@ -109,7 +109,7 @@ def _price(parsed: Any) -> int:
 
 
 def unenforced(patterns: Iterable[str], cache: PatternCache, budget: int) -> list[str]:
-    """Return why some patterns are not enforced; beyond a budget they are looked at when they are needed."""
+    """Return the reasons why patterns are not enforced; patterns beyond the budget are checked on first use."""
     lines: list[str] = []
     for pattern in patterns:
         cost = price(pattern)

@@ -1,7 +1,7 @@
-"""Sources of tools, and views on them: prefixed, filtered, renamed, asking before they run.
+"""Sources of tools, and views on them: prefixed, filtered, renamed, requiring approval.
 
-A toolset is entered before a run and left after it (an MCP server connects then). `revision` changes whenever
-its list of tools does, so that the runner asks for the list again only when there is something new.
+A toolset is entered before a run and left after it (an MCP server connects on entry). `revision` changes with the
+list of tools, so that the runner requests the list again only after a change.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from agentkit.tools.definition import ApprovalRule, Tool, ToolDefinition
 
 
 class Toolset(ABC):
-    """A source of tools with a life: enter, list, leave. May be entered several times at once."""
+    """A source of tools with a lifecycle: enter, list, leave. It may be entered several times concurrently."""
 
     @property
     def id(self) -> str:
-        """A name for errors and traces."""
+        """Name for errors and traces."""
         return type(self).__name__
 
     @property
     def revision(self) -> int:
-        """A number that grows when the list of tools may have changed."""
+        """Number that grows when the list of tools may have changed."""
         return 0
 
     @abstractmethod
@@ -40,13 +40,13 @@ class Toolset(ABC):
         """
 
     async def __aenter__(self) -> Self:
-        """Acquire what the tools need."""
+        """Acquire the resources of the tools."""
         return self
 
     async def __aexit__(  # noqa: B027 - having nothing to release is the common case
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Release it."""
+        """Release the resources."""
 
     def prefixed(self, prefix: str) -> Toolset:
         """Return a view whose names begin with `prefix` and an underscore."""
@@ -59,9 +59,9 @@ class Toolset(ABC):
     def requiring_approval(
         self, rule: ApprovalRule = True, *, when: Callable[[ToolDefinition], bool] | None = None
     ) -> Toolset:
-        """Return a view whose calls somebody must allow, where `rule` says so; of all tools, or those of `when`.
+        """Return a view whose calls require approval if `rule` matches; `when` selects the tools, None all.
 
-        What a tool asks for by itself stays. By annotation: `when=lambda tool: not tool.annotations.read_only`.
+        The tools' own rules still apply. Select by annotation: `when=lambda tool: not tool.annotations.read_only`.
         """
 
         def ask(tool: Tool) -> Tool:
@@ -72,7 +72,7 @@ class Toolset(ABC):
         return _View(self, lambda tools: [ask(tool) for tool in tools])
 
     def renamed(self, names: Mapping[str, str]) -> Toolset:
-        """Return a view with the names in `names` (old to new) exchanged.
+        """Return a view with the tools in `names` (old to new) renamed.
 
         A name in `names` that the toolset lacks raises `UserError` when the tools are listed.
         """
@@ -87,7 +87,7 @@ class Toolset(ABC):
 
 
 class _View(Toolset):
-    """Another toolset's tools after a change that `change` makes to the list."""
+    """The tools of another toolset, transformed by `change`."""
 
     def __init__(self, inner: Toolset, change: Callable[[Sequence[Tool]], Sequence[Tool]]) -> None:
         self._inner = inner

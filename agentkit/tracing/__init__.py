@@ -1,1 +1,1 @@
-"""Traces: one JSONL file a run."""
+"""Traces: one JSONL file per run."""

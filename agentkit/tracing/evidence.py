@@ -1,8 +1,8 @@
-"""Whether a reply may be learnt from: only what its trace shows to have been good is.
+"""Decides whether a reply may be used for training: only if its trace shows that it was good.
 
-A trace has no opinion of a reply, but it has facts: the run came to its end, each call ran and succeeded, the
-answer was taken as it was. They are necessary, not sufficient: a call that succeeds may still be the wrong one.
-That is filtering by execution, as APIGen does with calls it has generated (arXiv 2406.18518, stage 2).
+A trace does not judge a reply, but it has facts: the run came to its end, each call ran and succeeded, the
+answer was accepted. They are necessary, not sufficient: a call that succeeds may still be the wrong one.
+This is filtering by execution, as APIGen does with generated calls (arXiv 2406.18518, stage 2).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ GOOD_ENDS = frozenset({"completed", "abstained", "truncated"})
 
 
 class Reason(StrEnum):
-    """Why a reply is left out."""
+    """Reason for leaving out a reply."""
 
     NOT_LAST = "not the last of its run"
     HANDED_OVER = "handed the run over, or came after that: its context is another agent's"
@@ -60,7 +60,7 @@ _BAD_OUTCOMES = {
 
 
 def run_fault(run: TracedRun) -> str | None:
-    """Return why no reply of a run can be learnt from, None if nothing speaks against it."""
+    """Return why no reply of a run may be used for training; None if there is no reason."""
     if run.status not in GOOD_ENDS:
         return run.status
     if any(reply.tools is None for reply in run.replies):
@@ -71,7 +71,7 @@ def run_fault(run: TracedRun) -> str | None:
 
 
 def reply_fault(reply: TracedReply, *, is_last: bool) -> Reason | None:
-    """Return what went wrong with a reply of a run that ended well, None if nothing did."""
+    """Return the fault of a reply in a run that ended well; None if it has none."""
     response = reply.response
     bad_end = _BAD_ENDS.get(response.finish_reason or "")
     if bad_end is not None:
@@ -116,25 +116,25 @@ def _fault_of_call(
 
 
 def arguments_fault(tool: ToolDefinition | None, arguments: dict[str, Any]) -> Reason | None:
-    """Return what is wrong with a call's arguments by the closed schema that training and decoding hold to.
+    """Return the fault of a call's arguments under the closed schema of training and decoding.
 
-    A server that takes more than its schema says does not make it right.
+    Arguments outside the schema are a fault even if the server accepted them.
 
     Raises:
-        UserError: what reads such schemas is not installed.
+        UserError: the validator of such schemas is not installed.
     """
     if tool is None:
         return Reason.UNKNOWN_TOOL
     try:
         validator = _validator(json.dumps(dict(tool.parameters_json_schema), sort_keys=True))
         return Reason.ARGUMENTS if validator.errors(arguments) else None
-    except (ValueError, RecursionError):  # of `normalise` and of schemas that lead back to themselves
+    except (ValueError, RecursionError):  # from `normalise`, and from schemas that refer to themselves
         return Reason.SCHEMA
 
 
 @lru_cache(maxsize=1024)
 def is_writable_name(name: str) -> bool:
-    """Say whether a tool's name can be written between quotes as it is.
+    """Return whether a tool's name can be written between quotes unchanged.
 
     Raises:
         UserError: as `arguments_fault`.

@@ -1,11 +1,11 @@
 """The replies of a traced run as training examples, in the form of `modelstack.sft.examples`.
 
-The runtime does not import the training side, so examples are plain data here and a test holds the two together.
-The context of an example is what the model was sent, its own earlier turns included, good or not: a call that
-mends a mistake is worth learning, the mistake is not.
+The runtime does not import the training side, so examples are plain data here, and a test checks that both agree.
+The context of an example is the conversation that the model was sent, its own earlier turns included, good or not:
+a call that corrects a mistake is worth learning, the mistake is not.
 
-What was rewritten on its way (an answer by an output validator, a call's arguments before it ran, a result before
-the model read it) is exported as rewritten. A request to mend a call becomes the result of that call.
+Rewritten content (an answer by an output validator, a call's arguments before it ran, a result before the model
+read it) is exported as rewritten. A request to correct a call becomes the result of that call.
 """
 
 from __future__ import annotations
@@ -31,16 +31,16 @@ from agentkit.tracing.replies import TracedReply, TracedRun
 
 SOURCE = "trace"
 _BLANK = " \t\r\n\v\f"
-"""What a text answer is stripped of where it is written."""
+"""Characters that are stripped from a text answer when it is written."""
 
 Example = dict[str, Any]
 
 
 def examples_of(run: TracedRun, license_id: str, *, last_only: bool) -> Iterator[Example | Reason]:
-    """Give for each reply of a run its example, or why there is none.
+    """Yield for each reply of a run its example, or the reason why there is none.
 
     Raises:
-        UserError: what calls are checked by is not installed.
+        UserError: the validator of calls is not installed.
     """
     context: list[Example] = []
     until = run.n_before_handoff
@@ -70,7 +70,7 @@ def examples_of(run: TracedRun, license_id: str, *, last_only: bool) -> Iterator
 
 
 def _target(run: TracedRun, reply: TracedReply, is_last: bool) -> Example | Reason:
-    """Return what the model shall learn to say: its calls as they ran, or its answer as it was given out."""
+    """Return the target of training: the calls as they ran, or the answer as it was delivered."""
     fault = reply_fault(reply, is_last=is_last)
     if fault is not None:
         return fault
@@ -107,7 +107,7 @@ def _kind(target: Example) -> str:
 
 
 def _asked(part: ModelRequestPart) -> Example:
-    """Return a part of a request as a message; what has its default value is left out, here and below."""
+    """Return a part of a request as a message; default values are left out, here and below."""
     match part:
         case SystemPromptPart():
             return _message("system", part.content)
@@ -120,7 +120,7 @@ def _asked(part: ModelRequestPart) -> Example:
 
 
 def _turn(reply: TracedReply) -> Example:
-    """Return a reply as a message; arguments that were no JSON object are shown as the local model shows them."""
+    """Return a reply as a message; if arguments are not a JSON object, all are left out, as in `LocalModel`."""
     if not reply.response.tool_calls:
         return _message("assistant", reply.response.text)
     try:
@@ -135,14 +135,14 @@ def _message(role: str, content: str) -> Example:
 
 
 def _calls(reply: TracedReply) -> list[Example]:
-    """Return the calls of a reply, with the arguments that they ran with.
+    """Return the calls of a reply, with the arguments with which they ran.
 
     Raises:
-        ValueError: arguments are no JSON object that can be written.
+        ValueError: arguments are not a JSON object that can be written.
         RecursionError: they are nested too deeply.
     """
     ran = {event.tool_call_id: event.arguments for event in reply.calls}
-    if len(ran) < len(reply.calls):  # ids that do not tell the calls apart
+    if len(ran) < len(reply.calls):  # ids are not unique
         ran = {}
     return [
         _call(replace(call, arguments=ran.get(call.tool_call_id, call.arguments)))
@@ -166,14 +166,14 @@ def _tool(tool: ToolDefinition) -> Example:
 
 
 def _can_be_written(reply: TracedReply, context: Sequence[Example]) -> bool:
-    """Say whether readers of examples take this context: an edited trace, or a model's wild call, may break it."""
+    """Return whether readers of examples accept this context; an edited trace or an odd call may break it."""
     shown = [tool.name for tool in reply.tools or ()]
     called = [call["name"] for message in context for call in message.get("calls", ())]
     return bool(reply.asked) and len(set(shown)) == len(shown) and all(map(is_writable_name, [*shown, *called]))
 
 
 def _is_wrapped(text: str) -> bool:
-    """Say whether a reply is a structured answer whose type was wrapped in an object (`agentkit.output`)."""
+    """Return whether a reply is a structured answer whose type was wrapped in an object (`agentkit.output`)."""
     try:
         value: Any = from_json(text)
     except ValueError:

@@ -1,7 +1,7 @@
-"""A file of training examples from a folder of traces: the good replies of chosen runs, each once, and the count.
+"""Exports training examples from a folder of traces: the good replies of chosen runs, each once, with counts.
 
-The lines are spelled as `modelstack.sft.examples.as_line` spells them, so that the same example is the same bytes
-whoever wrote it. Order is that of the runs' starts, then of their steps. Runs are read one at a time.
+Lines are written as `modelstack.sft.examples.as_line` writes them, so that equal examples have equal bytes. They
+are ordered by the runs' starts, then by step. Runs are read one at a time.
 """
 
 from __future__ import annotations
@@ -27,35 +27,35 @@ from agentkit.tracing.replies import read_run
 
 SUFFIXES = (".jsonl", ".jsonl.zst")
 LONGEST_LINE = 1 << 24
-"""Bytes; what reads examples takes no longer line."""
+"""Maximum bytes of a line; readers of examples accept no longer one."""
 _LEVEL = 10
-"""Of zstd, as for other files of examples."""
+"""Compression level of zstd, as for other files of examples."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunChoice:
-    """Which runs of a folder are meant; all that is given must hold."""
+    """Selection of a folder's runs; all given conditions must hold."""
 
     run_ids: tuple[str, ...] = ()
-    """Ids, or unique beginnings of them; empty: all."""
+    """Ids, or unique beginnings of them; empty selects all."""
     model_name: str | None = None
     since: float | None = None
-    """Seconds since the epoch."""
+    """Earliest start of a run, in seconds since the epoch."""
 
 
 @dataclass(slots=True)
 class ExportReport:
-    """What was read, what became of it."""
+    """Counts of an export."""
 
     n_runs: int = 0
     runs_left_out: Counter[str] = field(default_factory=Counter[str])
     n_replies: int = 0
-    """Of the runs that were not left out."""
+    """Number of replies in the runs that were not left out."""
     replies_left_out: Counter[str] = field(default_factory=Counter[str])
     written: Counter[str] = field(default_factory=Counter[str])
     """Examples by kind."""
     unreadable: list[str] = field(default_factory=list[str])
-    """What is wrong with each trace that cannot be read."""
+    """Error of each trace that cannot be read."""
 
     def cannot_read(self, error: UserError | OSError) -> None:
         """Count a run whose trace cannot be read."""
@@ -74,15 +74,15 @@ def export_examples(
     """Write the good replies of a folder's runs to `out`, oldest run first; without any, nothing is written.
 
     Args:
-        directory: Where the traces are.
-        out: A file whose name ends in .jsonl or .jsonl.zst; one that is there is replaced.
-        choice: Which runs; None takes all.
-        license_id: Under which the examples may be used.
+        directory: Folder of the traces.
+        out: A file whose name ends in .jsonl or .jsonl.zst; an existing one is replaced.
+        choice: Selection of runs; None takes all.
+        license_id: Licence of the examples.
         last_only: Only the last reply of each run.
 
     Raises:
-        UserError: `out` cannot be written, or would be one of the traces; `directory` is no folder; no run is as
-            chosen; or what is needed is not installed.
+        UserError: `out` cannot be written, or would be one of the traces; `directory` is a file; no run matches
+            `choice`; or a required package is not installed.
     """
     _check(directory, out, license_id)
     report = ExportReport()
@@ -98,7 +98,7 @@ def export_examples(
 
 
 def _check(directory: Path, out: Path, license_id: str) -> None:
-    """Refuse what cannot go well before anything is read."""
+    """Check the arguments before anything is read."""
     if not out.name.endswith(SUFFIXES):
         raise UserError(
             f"{out} ends neither in .jsonl nor in .jsonl.zst; first comes the file to write, run ids behind it."
@@ -151,7 +151,7 @@ def _start(path: Path) -> tuple[float, RunStartedEvent]:
 
 
 def _lines(paths: Iterable[Path], report: ExportReport, license_id: str, last_only: bool) -> Iterator[bytes]:
-    """Give the examples of runs as lines, each once; count what is read, left out and given."""
+    """Yield the examples of runs as lines, each once; count replies read, left out and written."""
     run_ids: set[str] = set()
     seen: set[bytes] = set()
     for path in paths:
@@ -177,11 +177,11 @@ def _lines(paths: Iterable[Path], report: ExportReport, license_id: str, last_on
 
 
 def _line(example: Example, seen: set[bytes]) -> tuple[str, bytes] | Reason:
-    """Return an example's kind and line, unless no reader would take it or one like it was `seen`."""
+    """Return an example's kind and line, or the reason if no reader accepts it or its equal was `seen`."""
     content = [example.get(key) for key in ("tools", "messages", "calls", "reply")]
     try:
         line = json_bytes(example) + b"\n"
-        from_json(line)  # nested deeper than this takes, readers refuse the whole file
+        from_json(line)  # readers refuse a whole file with deeper nesting than this accepts
     except (ValueError, RecursionError):
         return Reason.UNWRITABLE
     if len(line) > LONGEST_LINE:

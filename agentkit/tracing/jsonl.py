@@ -1,10 +1,9 @@
-"""A trace: the events of one run, one JSON object a line, in a file named after the run.
+"""A trace: the events of one run, one JSON object per line, in a file named after the run.
 
-Deltas are left out (the response that they add up to is there); what the model was told of its tools stands in the
-first request, and again in one before which the list has changed. Every line is handed to the operating system at
-once, so a killed process loses at most the event that it was writing; a run that is resumed goes on in its file.
-Nothing leaves the machine, and only its owner can read a trace: it holds whatever the tools returned, secrets of a
-known form taken out.
+Deltas are left out, because the response holds their sum. The definitions of the tools are in the first request,
+and in each request before which they changed. Every line is passed to the operating system at once, so a killed
+process loses at most the event that it was writing. A resumed run continues in its file. Nothing leaves the
+machine, and only its owner can read a trace: it holds all results of tools, except secrets of a known form.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ class JsonlTrace:
     """A sink for the events of one run."""
 
     def __init__(self, directory: Path) -> None:
-        """Write below `directory`, which is made on the first event."""
+        """Write below `directory`, which is created on the first event."""
         self._directory = directory
         self._file: FileIO | None = None
 
@@ -59,10 +58,12 @@ class JsonlTrace:
             self._open(event.run_id)
         if self._file is None:  # the run failed before it started
             return
-        _write(self._file, _line(event))
-        if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
-            self._file.close()
-            self._file = None
+        try:
+            _write(self._file, _line(event))
+        finally:
+            if isinstance(event, (RunFinishedEvent, RunFailedEvent)):
+                self._file.close()
+                self._file = None
 
     def _open(self, run_id: str) -> None:
         path = self._directory / f"{run_id}.jsonl"
@@ -72,17 +73,17 @@ class JsonlTrace:
             except FileNotFoundError:
                 self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
                 self._file = FileIO(path, "a", opener=_private)
-            if self._file.tell():  # of a run that goes on
+            if self._file.tell():  # a resumed run
                 _drop_cut_line(path)
         except OSError as error:
             raise UserError(f"trace={str(self._directory)!r} cannot be written: {error.strerror}.") from error
 
 
 def add_reward(path: Path, event: RewardEvent) -> None:
-    """Add what a run was worth to its trace.
+    """Add the reward of a run to its trace.
 
     Raises:
-        UserError: the trace is not there or cannot be written.
+        UserError: the trace is missing or cannot be written.
     """
     if not path.is_file():
         raise UserError(f"there is no trace {path}.")
@@ -95,7 +96,7 @@ def add_reward(path: Path, event: RewardEvent) -> None:
 
 
 def _write(file: FileIO, line: bytes) -> None:
-    """Hand a line to the operating system, which may take it in parts."""
+    """Pass a line to the operating system, which may accept it in parts."""
     n_written = file.write(line)
     while n_written < len(line):
         n_written += file.write(line[n_written:])
@@ -106,14 +107,14 @@ def _line(event: AgentEvent) -> bytes:
     record = {"time": time.time(), "version": TRACE_VERSION, **fields}
     try:
         line = to_json(record, inf_nan_mode="strings", serialize_unknown=True)
-    except PydanticSerializationError:  # lone surrogates, in an error's message for one
+    except PydanticSerializationError:  # lone surrogates, for example in an error's message
         plain = to_jsonable_python(record, inf_nan_mode="strings", serialize_unknown=True)
         line = to_json(well_formed_data(plain))
     return redact(line) + b"\n"
 
 
 def _drop_cut_line(path: Path) -> None:
-    """Remove what a killed process had begun to write, so that the next line stands by itself."""
+    """Remove the partial last line of a killed process, so that the next line is separate."""
     with path.open("r+b") as file:
         content = file.read()
         whole = content.rfind(b"\n") + 1
@@ -122,7 +123,7 @@ def _drop_cut_line(path: Path) -> None:
 
 
 def default_trace_directory() -> Path:
-    """Return where the command line keeps traces: AGENTKIT_TRACE_DIR, or the user's state directory."""
+    """Return the command line's folder of traces: AGENTKIT_TRACE_DIR, or one in the user's state directory."""
     import platformdirs
 
     named = os.environ.get(TRACE_VARIABLE)

@@ -1,4 +1,4 @@
-"""A file that appears whole or not at all, and that only its owner can read, as a trace."""
+"""Atomically written files that only their owner can read, like traces."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from agentkit.errors import UserError
 
 @contextmanager
 def private_file(path: Path) -> Generator[BinaryIO]:
-    """Give a file to write; at the end it is synced and takes the place of `path`, on an error it is removed.
+    """Yield a file to write; at the end it is synced and replaces `path`, on an error it is removed.
 
     Raises:
         UserError: `path` cannot be written.

@@ -1,6 +1,6 @@
-"""Traces read back: the events as objects again, and a run in one line.
+"""Reads traces: the events as objects, and the summary of a run.
 
-A trace is a file that somebody may have edited or sent, so every line is validated.
+A trace may have been edited or come from elsewhere, so every line is validated.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from agentkit.errors import UserError
 from agentkit.events import (
+    LEFT_EARLY,
     AgentEvent,
     ModelRequestEvent,
     ModelResponseEvent,
@@ -31,13 +32,13 @@ from agentkit.tracing.jsonl import TRACE_VERSION
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-_CANCELLED = "CancelledError"
-"""What asyncio raises in a run that is cancelled, by Ctrl-C for one."""
+_STOPPED = ("CancelledError", LEFT_EARLY)
+"""Error types of runs that were cancelled, for example by Ctrl-C, or left by the application."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """A run in one line."""
+    """Summary of a run for one line of a list."""
 
     run_id: str
     started: float
@@ -46,7 +47,7 @@ class RunSummary:
     prompt: str
     """The user's last message."""
     status: str
-    """As in the result; "failed" after an error, "stopped" after a cancellation, "unfinished" where the
+    """Status of the result; "failed" after an error, "stopped" after a cancellation, "unfinished" if the
     trace just ends."""
     n_steps: int
     n_tool_calls: int
@@ -65,7 +66,7 @@ def read_events(path: Path) -> Iterator[tuple[float, AgentEvent]]:
 
 
 def summarise(path: Path) -> RunSummary:
-    """Read a trace for its summary.
+    """Return the summary of a trace.
 
     Raises:
         UserError: as `read_events`.
@@ -96,8 +97,8 @@ def summarise(path: Path) -> RunSummary:
 
 
 def status_of_failure(event: RunFailedEvent) -> str:
-    """Return the status of a run that ended with an error: "stopped" if it was cancelled, else "failed"."""
-    return "stopped" if event.error_type == _CANCELLED else "failed"
+    """Return the status of a run that ended with an error: "stopped" if nothing failed, else "failed"."""
+    return "stopped" if event.error_type in _STOPPED else "failed"
 
 
 def trace_files(directory: Path) -> list[Path]:

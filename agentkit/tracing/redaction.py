@@ -1,12 +1,12 @@
-"""Secrets taken out of what is written down: keys and tokens that can be told by their form.
+"""Removes secrets from written data: keys and tokens that are recognisable by their form.
 
 The forms are those that their issuers publish (AWS, Azure, GitHub, GitLab, OpenAI, Anthropic, Slack, Google,
 Hugging Face, npm, PyPI, Stripe, SendGrid, DigitalOcean, Docker, Vault and others), private keys in PEM, JSON web
-tokens, authorization headers, passwords in URLs, and values of what is called a password, a secret key or an
-access token in settings, connection strings, command lines, JSON and XML. A secret of no known form stays: a
-trace is private, and this is a second line. What is left of a line of JSON is JSON.
+tokens, authorization headers, passwords in URLs, and values named password, secret key, access token or similar
+in settings, connection strings, command lines, JSON and XML. A secret of no known form stays: a trace is private,
+and this is a second line of defence. A redacted line of JSON is still JSON.
 
-Each form runs in linear time on hostile text: it begins where a run of its characters does, or has bounds.
+Each form runs in linear time on hostile text: it starts only where a run of its characters does, or has bounds.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ _NAME_PIECE = (
 )
 _QUOTE = rb"(?:\\{0,4}[\"'])"
 _NAMED = rb"(?<![A-Za-z0-9_-])" + _NAMES + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}"
-"""What stands before a secret that has a name, without the opening quote."""
+"""Text before the value of a named secret, without the opening quote."""
 _VALUE = rb"(?!\[secret\])[^\s\"'\\&;,<>{}()\[\]]{6,}+(?![(\[])"
-"""Not what is called or indexed, as `getpass(` and `os.environ[`: that is code."""
+"""Value of a named secret. Text that is called or indexed is code: `getpass(`, `os.environ[`."""
 
 _LINE_END = rb"(?:\s|\\+[nr])"
-"""Line ends are escaped once in JSON, twice in JSON within JSON."""
+"""A line end, which is escaped once in JSON, twice in JSON within JSON."""
 _PEM = (
     rb"-----BEGIN [A-Z ]*PRIVATE KEY(?: BLOCK)?-----"
-    # Of a key that has a password, and of PGP: `DEK-Info: AES-128-CBC,0123`.
+    # Headers of encrypted keys and of PGP: `DEK-Info: AES-128-CBC,0123`.
     rb"(?:" + _LINE_END + rb"{1,8}[A-Za-z][A-Za-z0-9-]{1,30}: [A-Za-z0-9 ,.()@/:+-]{0,120}){0,6}"
     rb"(?:[A-Za-z0-9+/=]|" + _LINE_END + rb")*"
     rb"(?:-----END [A-Z ]*PRIVATE KEY(?: BLOCK)?-----)?"
 )
 _HAS_DIGIT = rb"(?=[A-Za-z_-]{0,60}[0-9])"
-"""Keeps words that are joined by dashes."""
+"""Requires a digit, so that words joined by dashes are kept."""
 _FORMS: tuple[tuple[bytes, bytes], ...] = (
-    # A piece that every match holds, as an expression too, and the form.
+    # An expression for a piece that every match contains, and the form.
     (b"AKIA", rb"\bAKIA[0-9A-Z]{16}\b"),
     (b"ASIA", rb"\bASIA[0-9A-Z]{16}\b"),
     (rb"gh[pousr]_", rb"\bgh[pousr]_[A-Za-z0-9]{36,}"),
@@ -66,12 +66,12 @@ _FORMS: tuple[tuple[bytes, bytes], ...] = (
         rb"\b(?:xapp-|GOCSPX-|whsec_|gsk_|hvs\.|dckr_pat_|glsa_|shp(?:at|ca|pa|ss)_|dapi|lin_api_|ATATT3"
         rb"|AGE-SECRET-KEY-1)" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}",
     ),
-    # Signed, and encrypted: the second part of that is no JSON.
+    # Signed tokens, then encrypted ones, whose second part is not JSON.
     (b"eyJ", rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
     (b"eyJ", rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]{10,1000}){4}"),
     (b"PRIVATE KEY", _PEM),
     (b"earer ", rb"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,}=*"),
-    # Where there is a group, it stands before the secret and is kept.
+    # A group, if any, is the text before the secret and is kept.
     (
         rb"(?i:authorization)",
         rb"((?i:authorization)" + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}" + _QUOTE + rb"?(?i:basic|bearer|token)\s{1,3})"
@@ -91,8 +91,8 @@ _ANY_PIECE = re.compile(b"|".join(piece for piece, _ in _FORMS))
 
 
 def redact(text: bytes) -> bytes:
-    """Return `text` with `[secret]` in the place of every secret of a known form."""
-    # Few lines hold a piece, and one search for all of them takes a third of the time of one for each.
+    """Return `text` with `[secret]` in place of every secret of a known form."""
+    # Few lines contain a piece, and one search for all pieces takes a third of the time of separate searches.
     if _ANY_PIECE.search(text):
         for piece, form in _COMPILED:
             if piece.search(text):

@@ -1,10 +1,9 @@
-"""A traced run asked again, request by request: does the model say the same, token for token?
+"""Replays a traced run request by request, and checks that the replies are the same, token for token.
 
-Replies of a model in this process do not depend on how their tokens were batched or what of the conversation was
-cached, so with the same weights, vocabulary, grammar, seed and settings a request gives the same reply bit for
-bit. (Other conversations in the same cache move sums by their last bits: a log-probability may tell of them.)
-Tools are not run: the model is told what they gave then. The first difference is what is reported; all behind it
-would only be noise.
+Replies of a model in this process depend neither on batching nor on what of the conversation was cached, so with
+the same weights, vocabulary, grammar, seed and settings a request gives the same reply bit for bit. (Other
+conversations in the same cache change the last bits of sums, so log-probabilities may differ.) Tools are not run:
+the model gets the results in the trace. Only the first difference is reported; the ones after it would be noise.
 """
 
 from __future__ import annotations
@@ -36,18 +35,18 @@ class Divergence:
     """The first difference between a trace and its replay."""
 
     step: int
-    """Of the run, from 1."""
+    """Step of the run, from 1."""
     what: str
-    """weights, vocabulary, grammar, prompt, reply, log-probability, or parts."""
+    """Kind of difference: weights, vocabulary, grammar, prompt, reply, log-probability, or parts."""
     token: int | None
-    """Where in the prompt's new tokens or in the reply; None where it is no matter of tokens."""
+    """Index in the prompt's new tokens or in the reply; None if the difference is not one of tokens."""
     traced: str
     replayed: str
 
 
 @dataclass(slots=True)
 class _Traced:
-    """The conversation as the trace tells it, up to some event."""
+    """The conversation of a trace up to an event."""
 
     messages: list[ModelMessage] = field(default_factory=list[ModelMessage])
     tools: tuple[ToolDefinition, ...] = ()
@@ -57,10 +56,10 @@ class _Traced:
 
 
 async def replay(events: Iterable[AgentEvent], model: Model) -> tuple[int, Divergence | None]:
-    """Ask `model` all requests of a trace; return how many replies were the same, and the first that was not.
+    """Send all requests of a trace to `model`; return the number of equal replies, and the first difference.
 
     Raises:
-        UserError: the trace goes on from earlier runs, which it does not hold, was resumed, or is an older one.
+        UserError: the trace continues earlier runs that it does not hold, was resumed, or is an older one.
         ModelError: the model failed.
     """
     traced, n_same = _Traced(), 0
@@ -152,7 +151,7 @@ def _shown(values: Sequence[float | None], at: int) -> str:
 
 
 def _said(response: ModelResponse) -> str:
-    """Return what a response says, without the ids of its calls, which are random."""
+    """Return the content of a response as text, without the ids of its calls, which are random."""
     lines: list[str] = []
     for part in response.parts:
         match part:

@@ -1,8 +1,8 @@
-"""A run of a trace as the replies of its model: what each was asked, what it said, what came of it.
+"""A traced run as the replies of its model, each with its request and its outcome.
 
-A trace tells a run in the order in which it happened; whoever judges a reply needs everything about it in one
-place. What happened to a reply's calls is what stands between it and the next request, so ids of calls need only
-be unique within one reply.
+A trace lists the events of a run in order; to judge a reply, all facts about it are needed in one place. The
+events of a reply's calls are those between it and the next request, so ids of calls need only be unique within
+one reply.
 """
 
 from __future__ import annotations
@@ -33,18 +33,18 @@ class TracedReply:
     """One reply of the model."""
 
     asked: tuple[ModelRequestPart, ...]
-    """What was new in the conversation since the reply before."""
+    """Parts added to the conversation since the reply before."""
     tools: tuple[ToolDefinition, ...] | None
-    """What the model was told of its tools; None where the trace does not say."""
+    """Tools as they were shown to the model; None if the trace does not hold them."""
     response: ModelResponse
     calls: list[ToolCallEvent] = field(default_factory=list[ToolCallEvent])
-    """The calls that were run, with the arguments that they were run with."""
+    """Calls that were run, with the arguments with which they ran."""
     results: list[ToolResultEvent] = field(default_factory=list[ToolResultEvent])
     answer: tuple[ModelRequestPart, ...] = ()
-    """What the model was told next; empty after the last reply."""
+    """Parts of the next request; empty after the last reply."""
 
     def happened(self, event: ToolCallEvent | ToolResultEvent) -> None:
-        """Add what happened to a call; one that another made (`agentkit.nested_calls`) is a part of that."""
+        """Add an event of a call; nested calls (`agentkit.nested_calls`) are parts of others and are skipped."""
         if any(event.tool_call_id.startswith(f"{call.tool_call_id}.") for call in self.calls):
             return
         if isinstance(event, ToolCallEvent):
@@ -59,22 +59,22 @@ class TracedRun:
 
     run_id: str
     n_history: int
-    """As in `RunStartedEvent`."""
+    """Number of messages of earlier runs, see `RunStartedEvent`."""
     status: str = "unfinished"
-    """As in `RunSummary`."""
+    """Status of the run, see `RunSummary`."""
     output: Any = None
-    """The result's, as JSON."""
+    """Output of the result, as JSON."""
     replies: list[TracedReply] = field(default_factory=list[TracedReply])
     n_before_handoff: int | None = None
-    """Replies before the run was first handed over; None where it was not."""
+    """Number of replies before the first hand-off; None without a hand-off."""
 
 
 def read_run(path: Path) -> TracedRun:
     """Read the trace of one run.
 
     Raises:
-        UserError: it does not begin with the start of a run, holds another one, calls a tool before the model has
-            said anything, or as `read_events`.
+        UserError: the trace does not begin with the start of a run, holds two runs, calls a tool before the first
+            reply, or has an invalid line.
     """
     events = (event for _, event in read_events(path))
     start = next(events, None)
@@ -88,7 +88,7 @@ def read_run(path: Path) -> TracedRun:
             case RunStartedEvent(run_id=other):
                 raise UserError(f"{path} holds two runs, {run.run_id!r} and {other!r}.")
             case RunResumedEvent(step=step):
-                del run.replies[step:]  # they were lost with the process, and are made anew
+                del run.replies[step:]  # they were lost with the process, and are requested again
                 asked, run.status = (), "unfinished"
             case ModelRequestEvent():
                 tools = tools if event.tools is None else event.tools

@@ -1,4 +1,4 @@
-"""Where runs can be read from: a folder of traces, or a file of another program's that a plug-in reads.
+"""Sources of runs: a folder of traces, or another program's file that a plug-in reads.
 
 A plug-in is an entry point of the group `agentkit.trace_sources`, named after the file's suffix without its dot: a
 function that takes the path and returns a `TraceSource`. Inspect logs (`eval`) come with the extra `evals`.
@@ -24,7 +24,7 @@ class TraceSource(Protocol):
     """A collection of runs."""
 
     def summaries(self, limit: int) -> Iterator[RunSummary | UserError]:
-        """Yield up to `limit` runs, newest or first ones first; a run that cannot be read is its error."""
+        """Yield up to `limit` runs, newest first or in the file's order; an unreadable run yields its error."""
         ...
 
     def events(self, run_id: str) -> Iterator[tuple[float, AgentEvent]]:
@@ -60,7 +60,7 @@ def trace_source(path: Path) -> TraceSource:
     """Return the runs at `path`: a directory of traces, or a file that a plug-in reads.
 
     Raises:
-        UserError: there is no such file, nothing reads it, or what reads it is not installed.
+        UserError: there is no such file, no plug-in reads it, or the plug-in's packages are not installed.
     """
     readers = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     point = readers.get(path.suffix.removeprefix("."))

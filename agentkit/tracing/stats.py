@@ -1,4 +1,4 @@
-"""Kept runs counted: how they ended, what they cost, how long models and tools took, what guardrails stopped."""
+"""Statistics of traced runs: statuses, tokens, times of models and tools, verdicts of guardrails."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class ModelStats:
     """The runs of one model."""
 
     statuses: Counter[str] = field(default_factory=Counter[str])
-    """As in `RunSummary`."""
+    """Runs by status, see `RunSummary`."""
     step_seconds: list[float] = field(default_factory=list[float])
-    """Of each model request."""
+    """Seconds of each model request."""
     input_tokens: int = 0
     cached_tokens: int = 0
-    """Of the input tokens, those that were not evaluated again."""
+    """Input tokens that were not evaluated again."""
     output_tokens: int = 0
     confidences: list[float] = field(default_factory=list[float])
-    """Of the runs whose model says how sure it was."""
+    """Confidence of each run whose model reports one."""
 
     @property
     def n_runs(self) -> int:
-        """How many there are."""
+        """Number of runs."""
         return self.statuses.total()
 
 
@@ -46,26 +46,26 @@ class ToolStats:
     """The calls of one tool."""
 
     outcomes: Counter[str] = field(default_factory=Counter[str])
-    """As in `ToolResultEvent`."""
+    """Calls by outcome, see `ToolResultEvent`."""
     seconds: list[float] = field(default_factory=list[float])
 
     @property
     def n_calls(self) -> int:
-        """How many there are."""
+        """Number of calls."""
         return self.outcomes.total()
 
 
 @dataclass(slots=True)
 class TraceStats:
-    """What some runs have in common."""
+    """Statistics of several runs."""
 
     models: dict[str, ModelStats] = field(default_factory=dict[str, ModelStats])
     tools: dict[str, ToolStats] = field(default_factory=dict[str, ToolStats])
     verdicts: Counter[tuple[str, str, str]] = field(default_factory=Counter[tuple[str, str, str]])
-    """Stage, guardrail and verdict, of those that did not allow."""
+    """Number of times by stage, guardrail and verdict, without those that allowed."""
 
     def add(self, events: Iterable[AgentEvent]) -> None:
-        """Count one run; a resumed one counts once, with all that it took, and ends as it did last."""
+        """Count one run; a resumed one counts once, with the usage of all its parts and its last status."""
         model, status, confidence = ModelStats(), "unfinished", None
         for event in events:
             match event:
@@ -96,6 +96,6 @@ class TraceStats:
 
 
 def quantile(values: Iterable[float], share: float) -> float:
-    """Return the least value that `share` of the values do not exceed; NaN where there are none."""
+    """Return the least value that `share` of the values do not exceed; NaN if there are none."""
     ordered = sorted(values)
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan

@@ -1,11 +1,13 @@
 """Runs as OpenTelemetry spans, after the semantic conventions for generative AI (version 1.37).
 
-    invoke_agent NAME
-      chat MODEL            one a request
-      execute_tool TOOL     one a call
+    invoke_agent NAME             child of the application's current span
+      chat MODEL                  one for each request
+      execute_tool TOOL           one for each call; the current span while the tool runs
+        invoke_agent NAME         a run inside the tool, for example of an agent as a tool
+        execute_tool TOOL         a call that the tool makes, in code mode
 
-Only the API package is used: without an SDK that the application has set up, spans are not recorded and nothing
-goes anywhere. What is said is left out unless asked for (`content=True`); it may hold anything.
+Only the API package is used: unless the application has set up an SDK, spans are not recorded and nothing is
+sent. Content is left out unless requested (`content=True`), because it may be confidential.
 
 https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/
 """
@@ -13,7 +15,10 @@ https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-agent-spans/
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -21,24 +26,28 @@ from agentkit.events import (
     AgentEvent,
     ApprovalRequestedEvent,
     GuardrailEvent,
+    HandoffEvent,
     ModelRequestEvent,
     ModelResponseEvent,
     RunFailedEvent,
     RunFinishedEvent,
     RunResumedEvent,
     RunStartedEvent,
+    SideRequestEvent,
     ToolCallEvent,
     ToolResultEvent,
 )
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
+    ModelResponse,
     RetryPromptPart,
     TextPart,
     ThinkingPart,
     ToolCallPart,
     ToolReturnPart,
 )
+from agentkit.models.providers import IN_PROCESS_PROVIDER
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer, TracerProvider
@@ -46,14 +55,18 @@ if TYPE_CHECKING:
 _ROLES = {"system-prompt": "system", "user-prompt": "user", "tool-return": "tool", "retry-prompt": "user"}
 
 
+_calling: ContextVar[TelemetrySink | None] = ContextVar("_calling", default=None)
+"""Sink of the run whose tool call the current code executes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Telemetry:
-    """How runs are reported; give it to `Agent(telemetry=...)`."""
+    """Options of the reporting of runs, for `Agent(telemetry=...)`."""
 
     content: bool = False
-    """Whether messages, arguments and results are attributes of the spans."""
+    """True adds messages, arguments and results to the spans as attributes."""
     tracer_provider: TracerProvider | None = None
-    """None takes the global one."""
+    """Provider of the tracer; None takes the global one."""
 
     def sink(self) -> TelemetrySink:
         """Return a sink for the events of one run."""
@@ -62,13 +75,14 @@ class Telemetry:
         return TelemetrySink(trace.get_tracer("agentkit", tracer_provider=self.tracer_provider), self.content)
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class TelemetrySink:
     """Turns the events of one run into spans."""
 
     tracer: Tracer
     content: bool
     model_name: str = ""
+    provider_name: str = IN_PROCESS_PROVIDER
     run: Span | None = None
     chat: Span | None = None
     tools: dict[str, Span] = field(default_factory=dict[str, "Span"])
@@ -82,10 +96,12 @@ class TelemetrySink:
                 self._begin_chat(event)
             case ModelResponseEvent():
                 self._end_chat(event)
-            case ToolCallEvent():
-                self._begin_tool(event)
-            case ToolResultEvent():
-                self._end_tool(event)
+            case ToolCallEvent() | ToolResultEvent():
+                self._fill_tool(event)
+            case HandoffEvent():
+                self._use_model(event)
+            case SideRequestEvent():
+                self._add_side_chat(event)
             case GuardrailEvent() | ApprovalRequestedEvent():
                 self._note(event)
             case RunFinishedEvent() | RunFailedEvent():
@@ -93,12 +109,42 @@ class TelemetrySink:
             case _:
                 pass
 
-    def _begin_run(self, event: RunStartedEvent | RunResumedEvent) -> None:
+    @contextmanager
+    def around_call(self, call: ToolCallPart) -> Generator[None]:
+        """Keep a tool call's span open and current: spans made in the tool are its children."""
+        from opentelemetry import context
+        from opentelemetry.trace import set_span_in_context
+
+        attributes = {
+            "gen_ai.operation.name": "execute_tool",
+            "gen_ai.tool.name": call.tool_name,
+            "gen_ai.tool.call.id": call.tool_call_id,
+            "gen_ai.tool.type": "function",
+        }
+        span = self._child(f"execute_tool {call.tool_name}", attributes)
+        self.tools[call.tool_call_id] = span
+        token, outer = context.attach(set_span_in_context(span)), _calling.set(self)
+        try:
+            yield
+        except BaseException as error:
+            _fail(span, type(error).__name__, str(error) if self.content else "")
+            raise
+        finally:
+            _calling.reset(outer)
+            context.detach(token)
+            self.tools.pop(call.tool_call_id, None)
+            span.end()
+
+    def _use_model(self, event: RunStartedEvent | RunResumedEvent | HandoffEvent) -> None:
         self.model_name = event.model_name
+        self.provider_name = event.provider_name or IN_PROCESS_PROVIDER
+
+    def _begin_run(self, event: RunStartedEvent | RunResumedEvent) -> None:
+        self._use_model(event)
         name = f"invoke_agent {event.agent_name}" if event.agent_name else "invoke_agent"
         attributes = {
             "gen_ai.operation.name": "invoke_agent",
-            "gen_ai.provider.name": _provider(event.model_name),
+            "gen_ai.provider.name": self.provider_name,
             "gen_ai.conversation.id": event.run_id,
             "gen_ai.request.model": event.model_name,
         }
@@ -107,9 +153,10 @@ class TelemetrySink:
         self.run = self.tracer.start_span(name, attributes=attributes)
 
     def _begin_chat(self, event: ModelRequestEvent) -> None:
+        self._cut_off_chat()  # a guardrail stopped the previous request
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
-            "gen_ai.provider.name": _provider(self.model_name),
+            "gen_ai.provider.name": self.provider_name,
             "gen_ai.request.model": self.model_name,
         }
         settings = event.shape.settings if event.shape is not None else None
@@ -124,38 +171,49 @@ class TelemetrySink:
     def _end_chat(self, event: ModelResponseEvent) -> None:
         if self.chat is None:
             return
-        response = event.response
-        self.chat.set_attribute("gen_ai.response.model", response.model_name or self.model_name)
-        self.chat.set_attribute("gen_ai.response.finish_reasons", (response.finish_reason or "stop",))
-        self.chat.set_attribute("gen_ai.usage.input_tokens", response.usage.input_tokens)
-        self.chat.set_attribute("gen_ai.usage.output_tokens", response.usage.output_tokens)
-        if self.content:
-            self.chat.set_attribute("gen_ai.output.messages", _told((response,)))
+        self._answer(self.chat, event.response, self.model_name)
         self.chat.end()
         self.chat = None
 
-    def _begin_tool(self, event: ToolCallEvent) -> None:
-        attributes = {
-            "gen_ai.operation.name": "execute_tool",
-            "gen_ai.tool.name": event.tool_name,
-            "gen_ai.tool.call.id": event.tool_call_id,
+    def _answer(self, chat: Span, response: ModelResponse, model_name: str) -> None:
+        chat.set_attribute("gen_ai.response.model", response.model_name or model_name)
+        chat.set_attribute("gen_ai.response.finish_reasons", (response.finish_reason or "stop",))
+        chat.set_attribute("gen_ai.usage.input_tokens", response.usage.input_tokens)
+        chat.set_attribute("gen_ai.usage.output_tokens", response.usage.output_tokens)
+        if self.content:
+            chat.set_attribute("gen_ai.output.messages", _told((response,)))
+
+    def _add_side_chat(self, event: SideRequestEvent) -> None:
+        """Add the span of a request that is reported only after its reply."""
+        attributes: dict[str, Any] = {
+            "gen_ai.operation.name": "chat",
+            "gen_ai.provider.name": event.provider_name or IN_PROCESS_PROVIDER,
+            "gen_ai.request.model": event.model_name,
+            "agentkit.purpose": event.purpose,
         }
         if self.content:
-            attributes["gen_ai.tool.call.arguments"] = event.arguments
-        self.tools[event.tool_call_id] = self._child(f"execute_tool {event.tool_name}", attributes)
+            attributes["gen_ai.input.messages"] = _told(event.messages)
+        now_ns = time.time_ns()
+        started_ns = now_ns - int(event.duration_s * 1e9)
+        chat = self._child(f"chat {event.model_name}", attributes, kind="client", start_ns=started_ns)
+        self._answer(chat, event.response, event.model_name)
+        chat.end(now_ns)
 
-    def _end_tool(self, event: ToolResultEvent) -> None:
-        span = self.tools.pop(event.tool_call_id, None)
+    def _fill_tool(self, event: ToolCallEvent | ToolResultEvent) -> None:
+        span = self.tools.get(event.tool_call_id)
         if span is None:
+            return
+        if isinstance(event, ToolCallEvent):
+            if self.content:
+                span.set_attribute("gen_ai.tool.call.arguments", event.arguments)
             return
         if event.outcome != "success":
             _fail(span, event.outcome)
         if self.content:
             span.set_attribute("gen_ai.tool.call.result", event.content)
-        span.end()
 
     def _note(self, event: GuardrailEvent | ApprovalRequestedEvent) -> None:
-        """Put on the run what happened to it; the conventions have no word for these."""
+        """Add an event to the span of the run; the conventions have no name for these."""
         if self.run is None:
             return
         if isinstance(event, ApprovalRequestedEvent):
@@ -165,12 +223,7 @@ class TelemetrySink:
             self.run.add_event("guardrail", attributes)
 
     def _end_run(self, event: RunFinishedEvent | RunFailedEvent) -> None:
-        for span in (self.chat, *self.tools.values()):
-            if span is not None:  # it was cut off
-                _fail(span, "cancelled")
-                span.end()
-        self.chat = None
-        self.tools.clear()
+        self._cut_off_chat()
         if self.run is None:
             return
         self.run.set_attribute("gen_ai.usage.input_tokens", event.usage.input_tokens)
@@ -182,18 +235,23 @@ class TelemetrySink:
         self.run.end()
         self.run = None
 
-    def _child(self, name: str, attributes: Mapping[str, Any], kind: str = "internal") -> Span:
+    def _cut_off_chat(self) -> None:
+        if self.chat is not None:
+            _fail(self.chat, "cancelled")
+            self.chat.end()
+            self.chat = None
+
+    def _child(
+        self, name: str, attributes: Mapping[str, Any], kind: str = "internal", start_ns: int | None = None
+    ) -> Span:
         from opentelemetry.trace import SpanKind, set_span_in_context
 
-        context = set_span_in_context(self.run) if self.run is not None else None
+        is_nested = _calling.get() is self  # the span of the outer call, or one inside it, is current
+        context = None if is_nested or self.run is None else set_span_in_context(self.run)
         span_kind = SpanKind.CLIENT if kind == "client" else SpanKind.INTERNAL
-        return self.tracer.start_span(name, context=context, kind=span_kind, attributes=attributes)
-
-
-def _provider(model_name: str) -> str:
-    """Return who answers, as far as a model's name tells; a model in this process is our own."""
-    provider, colon, _ = model_name.partition(":")
-    return provider if colon and provider not in ("local", "http", "https") else "agentkit"
+        return self.tracer.start_span(
+            name, context=context, kind=span_kind, attributes=attributes, start_time=start_ns
+        )
 
 
 def _fail(span: Span, error_type: str, description: str = "") -> None:

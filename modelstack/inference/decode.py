@@ -203,6 +203,8 @@ class _Decoder:
         biased = self._biased(self._meant(logits, None if closing else grammar.stand_in), legal, choosing)
         choice = self.parts.sampler.choice_point(biased, legal, len(self.out.ids)) if choosing else None
         drawn = self.parts.sampler.draw(biased, legal, None if closing else grammar.decision)
+        if closing and not self.out.closed_early and self._is_steered(grammar, biased, legal):
+            self.out.closed_at = len(self.out.ids)
         if drawn.token in self.parts.end_ids:
             self.is_cut = closing and self._could_go_on(grammar)
             return drawn, choice
@@ -212,7 +214,9 @@ class _Decoder:
         if not closing and grammar.closing_reserve > self.remaining - 1:
             grammar.rollback(1)
             legal = self._legal(grammar.closing())
-            drawn = self._draw(biased, legal)
+            wanted, drawn = drawn.token, self._draw(biased, legal)
+            if not self.out.closed_early and drawn.token != wanted:
+                self.out.closed_at = len(self.out.ids)
             if drawn.token in self.parts.end_ids:
                 self.is_cut = self._could_go_on(grammar)
             else:
@@ -221,6 +225,11 @@ class _Decoder:
         if biased is not logits:
             drawn = self.parts.sampler.judged(drawn.token, logits, legal)
         return drawn, choice
+
+    def _is_steered(self, grammar: Grammar, logits: NDArray[np.float32], closing: LegalTokens) -> bool:
+        """Whether the most likely of the legal tokens is not among those that close the reply."""
+        ids = self._legal(grammar.mask()).to_ids()
+        return bool(ids.size) and ids[logits[ids].argmax()] not in closing.to_ids()
 
     def _could_go_on(self, grammar: Grammar) -> bool:
         """Say whether more than an end is legal: a text may go on, a JSON value that is complete may not."""

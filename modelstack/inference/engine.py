@@ -154,7 +154,15 @@ class Generation:
     legal_counts: list[int] = field(default_factory=list)
     choices: list[ChoicePoint] = field(default_factory=list)
     finish_reason: FinishReason = "end"
+    closed_at: int | None = None
+    """Tokens in front of which the grammar closed the reply, because its token budget ended, although the model
+    would have gone on; None where it did not."""
     stats: GenerationStats = field(default_factory=GenerationStats)
+
+    @property
+    def closed_early(self) -> bool:
+        """Whether the grammar closed the reply where the model would have gone on."""
+        return self.closed_at is not None
 
 
 class Engine(Protocol):

@@ -88,7 +88,9 @@ async def test_a_tool_is_called_and_the_answer_returned() -> None:
     result = await agent.run("What is 19 + 23?")
     model.assert_complete()
     assert (result.output, result.status) == ("42", "completed")
-    assert result.messages[0] == ModelRequest((SystemPromptPart("Use tools."), UserPromptPart("What is 19 + 23?")))
+    asked = ModelRequest((SystemPromptPart("Use tools."), UserPromptPart("What is 19 + 23?")))
+    assert [recorded.messages[0] for recorded in model.calls] == [asked, asked]
+    assert result.messages[0] == ModelRequest((UserPromptPart("What is 19 + 23?"),))
     assert results_of(result.messages)[0].content == "42"
     assert (result.usage.requests, result.usage.tool_calls) == (2, 1)
 
@@ -241,17 +243,18 @@ async def test_parallel_calls_overlap() -> None:
     both = anyio.Event()
     running = 0
 
-    async def meet() -> str:
+    async def meet(who: str) -> str:
         nonlocal running
         running += 1
         if running == 2:
             both.set()
         await both.wait()
-        return "met"
+        return f"met {who}"
 
+    calls = [call("meet", who="Ann"), call("meet", who="Bo")]
     with anyio.fail_after(5):
-        result = await Agent(ScriptedModel([[call("meet"), call("meet")], "x"]), tools=[meet]).run("x")
-    assert [p.content for p in results_of(result.messages)] == ["met", "met"]
+        result = await Agent(ScriptedModel([calls, "x"]), tools=[meet]).run("x")
+    assert [p.content for p in results_of(result.messages)] == ["met Ann", "met Bo"]
 
 
 async def test_a_sequential_tool_is_a_barrier() -> None:
@@ -293,7 +296,7 @@ async def test_a_limit_ends_in_a_result_with_a_final_answer() -> None:
     def forever(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
         if parameters.tool_choice == "none":
             return ModelResponse((TextPart("as far as I got"),))
-        return ModelResponse((call("add", a=1, b=1),))
+        return ModelResponse((call("add", a=len(messages), b=1),))
 
     agent = Agent(FunctionModel(forever), tools=[add], limits=UsageLimits(request_limit=5))
     result = await agent.run("x")

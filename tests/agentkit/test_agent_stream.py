@@ -104,9 +104,9 @@ async def test_a_run_waits_for_a_reader_that_is_behind() -> None:
     def forever(_messages: Sequence[ModelMessage], _parameters: ModelRequestParameters) -> ModelResponse:
         nonlocal n_calls
         n_calls += 1
-        return ModelResponse((call("look"),)) if n_calls < 5_000 else ModelResponse((TextPart("done"),))
+        return ModelResponse((call("look", n=n_calls) if n_calls < 5_000 else TextPart("done"),))
 
-    async def look() -> str:
+    async def look(n: int) -> str:
         return "nothing"
 
     agent = Agent(FunctionModel(forever), tools=[look])

@@ -68,7 +68,7 @@ async def test_it_has_no_more_than_is_left() -> None:
         limits=UsageLimits(request_limit=4),
     )
     result = await outer.run("go")
-    assert (len(spent), result.output) == (2, "enough")
+    assert (len(spent), result.output, result.usage.requests) == (1, "enough", 4)
 
 
 async def test_a_structured_answer_is_json() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -434,3 +435,33 @@ async def test_without_the_sandbox_it_says_what_to_install(monkeypatch: pytest.M
 def test_limits_that_nothing_meets_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match="above zero"):
         CodeMode(**wrong)
+
+
+async def test_a_sandbox_is_started_and_ended_off_the_event_loop(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pydantic_monty
+
+    threads: dict[str, set[int]] = {}
+
+    class Watched:
+        """A context of Monty's, and the threads in which it is used."""
+
+        def __init__(self, name: str, real: Any) -> None:
+            self._name, self._real = name, real
+
+        def __enter__(self) -> Any:
+            threads.setdefault(f"enter {self._name}", set()).add(threading.get_ident())
+            entered = self._real.__enter__()
+            return self if self._name == "pool" else entered
+
+        def __exit__(self, *error: Any) -> None:
+            threads.setdefault(f"exit {self._name}", set()).add(threading.get_ident())
+            self._real.__exit__(*error)
+
+        def checkout(self, **options: Any) -> Any:
+            return Watched("session", self._real.checkout(**options))
+
+    real = pydantic_monty.Monty
+    monkeypatch.setattr(pydantic_monty, "Monty", lambda **options: Watched("pool", real(**options)))
+    assert (await run("1 + 1")).content == "2"
+    assert sorted(threads) == ["enter pool", "enter session", "exit pool", "exit session"]
+    assert threading.get_ident() not in set().union(*threads.values())

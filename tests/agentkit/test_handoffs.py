@@ -93,7 +93,6 @@ async def test_the_runs_own_messages_stay_whole_and_go_on_in_the_next_run() -> N
     agent, model = desk(transfer("refunds"), "You are welcome.", to=[Handoff(other, history=nothing)])
     result = await agent.run("Money back!")
     assert lines(result.messages) == [
-        "system: You are the desk.",
         "user: Money back!",
         "calls transfer_to_refunds",
         "result: refunds goes on with it.",
@@ -101,7 +100,7 @@ async def test_the_runs_own_messages_stay_whole_and_go_on_in_the_next_run() -> N
     ]
     again = await agent.run("Thanks.", message_history=result.messages)
     assert (again.output, again.handed_to) == ("You are welcome.", None)
-    assert lines(model.calls[1].messages)[:-1] == lines(result.messages)
+    assert lines(model.calls[1].messages)[:-1] == ["system: You are the desk.", *lines(result.messages)]
 
 
 async def test_what_is_used_counts_for_both_and_limits_are_the_runs() -> None:
@@ -389,7 +388,7 @@ async def test_parts_of_the_runtime_are_no_part_of_what_is_handed_over() -> None
     other, model = refunds("Done.")
     agent, _ = desk(transfer("refunds"), to=[Handoff(other, history=keep)])
     await agent.run("Money back!")
-    assert isinstance(seen[0], ModelRequest) and isinstance(seen[0].parts[0], SystemPromptPart)
+    assert lines(seen) == ["user: Money back!"]
     (opening,) = model.calls[0].messages
     assert isinstance(opening, ModelRequest)
     assert [type(part) for part in opening.parts] == [SystemPromptPart, UserPromptPart, UserPromptPart]

@@ -205,7 +205,8 @@ def test_a_turn_counts_once_and_only_if_all_of_its_calls_fail() -> None:
 def test_calls_over_the_tool_budget_are_answered_without_running() -> None:
     rules = LoopRules(max_retries={"add": 1}, limits=UsageLimits(tool_calls_limit=1))
     state, _ = step(RunState(), ASK, rules)
-    state, action = step(state, ModelResponse((call(call_id="a"), call(call_id="b"))), rules)
+    calls = (ToolCallPart("add", '{"n":1}', "a"), ToolCallPart("add", '{"n":2}', "b"))
+    state, action = step(state, ModelResponse(calls), rules)
     assert isinstance(action, RunTools)
     assert [c.tool_call_id for c in action.calls] == ["a"]
     assert [p.tool_call_id for p in action.refused if isinstance(p, ToolReturnPart)] == ["b"]

@@ -9,7 +9,7 @@ import pytest
 
 from agentkit import Agent, RunContext, ToolFailed, UsageLimits, UserError
 from agentkit.errors import UnexpectedModelBehavior
-from agentkit.events import AgentEvent, PlanEvent
+from agentkit.events import AgentEvent, PlanEvent, SideRequestEvent
 from agentkit.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
 from agentkit.persistence import InMemoryCheckpointer
 from agentkit.planning import ModelPlanner, PlanStep, PlanTemplate, TemplateStep
@@ -218,10 +218,58 @@ async def test_the_model_writes_the_plan_under_a_schema_of_the_live_tools() -> N
     assert result.usage.requests == 3  # the plan's costs, too
 
 
-@pytest.mark.parametrize("text", ["no json", "{}", '{"steps": [{"goal": "x", "tool": "fly"}]}', '{"steps": 3}'])
-async def test_a_plan_that_cannot_be_read_ends_the_run(text: str) -> None:
-    with pytest.raises(UnexpectedModelBehavior, match="plan"):
-        await Agent(ScriptedModel([text]), tools=Kitchen().tools(), planner=ModelPlanner()).run("bread")
+WRONG_PLANS = ["no json", "{}", '{"steps": [{"goal": "x", "tool": "fly"}]}', '{"steps": 3}']
+RIGHT_PLAN = '{"steps": [{"goal": "Mix", "tool": "mix"}]}'
+
+
+@pytest.mark.parametrize("text", WRONG_PLANS)
+async def test_a_plan_that_is_wrong_twice_ends_the_run(text: str) -> None:
+    model = ScriptedModel([text, text])
+    with pytest.raises(UnexpectedModelBehavior, match="plan") as caught:
+        await Agent(model, tools=Kitchen().tools(), planner=ModelPlanner()).run("bread")
+    assert len(model.calls) == 2
+    assert caught.value.usage is not None and caught.value.usage.requests == 2
+
+
+@pytest.mark.parametrize("text", WRONG_PLANS)
+async def test_a_wrong_plan_goes_back_to_the_planner_once(text: str) -> None:
+    kitchen, model = Kitchen(), ScriptedModel([text, RIGHT_PLAN, call("mix", what="rye"), "There is dough."])
+    result = await Agent(model, tools=kitchen.tools(), planner=ModelPlanner()).run("bread")
+    assert (result.output, kitchen.done, result.usage.requests) == ("There is dough.", ["mixed rye"], 4)
+    first, reply, wrong = model.calls[1].messages
+    assert (first, text) == (model.calls[0].messages[0], reply.parts[0].content)  # pyright: ignore[reportAttributeAccessIssue]
+    assert [part.part_kind for part in wrong.parts] == ["retry-prompt"]
+
+
+async def test_a_misspelt_tool_of_a_plan_is_told_with_the_nearest_names() -> None:
+    misspelt = '{"steps": [{"goal": "Mix", "tool": "mixx"}, {"goal": "Bake", "tool": "bakery"}]}'
+    model = ScriptedModel([misspelt, RIGHT_PLAN, call("mix", what="rye"), "done"])
+    await Agent(model, tools=Kitchen().tools(), planner=ModelPlanner()).run("bread")
+    assert prompts(model)[1] == (
+        "The plan names tool 'mixx', which does not exist. Nearest: mix. "
+        "The plan names tool 'bakery', which does not exist. Nearest: bake."
+    )
+
+
+async def test_requests_of_a_planner_count_and_are_told() -> None:
+    events: list[AgentEvent] = []
+    model = ScriptedModel([WRONG_PLANS[2], RIGHT_PLAN, call("mix", what="rye"), "done"])
+    agent = Agent(model, tools=Kitchen().tools(), planner=ModelPlanner(), on_event=events.append)
+    await agent.run("bread")
+    told = [event for event in events if isinstance(event, SideRequestEvent)]
+    assert [(event.purpose, event.messages) for event in told] == [
+        ("plan", recorded.messages) for recorded in model.calls[:2]
+    ]
+    assert [event.response.text for event in told] == [WRONG_PLANS[2], RIGHT_PLAN]
+
+
+async def test_a_planner_leaves_a_request_for_the_answer() -> None:
+    """There is no request for a second try: the run answers without a plan."""
+    model = ScriptedModel([WRONG_PLANS[2], "I had no time."])
+    agent = Agent(model, tools=Kitchen().tools(), planner=ModelPlanner(), limits=UsageLimits(request_limit=2))
+    result = await agent.run("bread")
+    assert (result.output, result.usage.requests) == ("I had no time.", 2)
+    assert result.state.limit == "request_limit=2"
 
 
 async def test_a_template_that_names_no_tool_of_the_run_is_the_developers_mistake() -> None:

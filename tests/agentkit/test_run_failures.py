@@ -94,10 +94,11 @@ async def test_a_listener_that_raises_gives_its_own_error(n_beside: int) -> None
         if isinstance(event, ToolResultEvent):
             raise KeyError("listener")
 
-    async def look() -> str:
+    async def look(n: int) -> str:
         return "seen"
 
-    agent = Agent(ScriptedModel([[call("look")] * (1 + n_beside)]), tools=[look], on_event=heard)
+    calls = [call("look", n=n) for n in range(1 + n_beside)]
+    agent = Agent(ScriptedModel([calls]), tools=[look], on_event=heard)
     with pytest.raises(KeyError, match="listener") as caught:
         await agent.run("x")
     assert type(caught.value) is KeyError

@@ -16,6 +16,7 @@ from agentkit.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    SystemPromptPart,
     TextPart,
     ToolCallPart,
     ToolReturnPart,
@@ -112,7 +113,7 @@ async def test_the_calls_of_a_filtered_response_are_answered_and_not_run() -> No
     assert last.parts[0].content.startswith("Not run")
 
 
-@pytest.mark.parametrize("arguments", ["", '{"folder": "/tm'])
+@pytest.mark.parametrize("arguments", ["", '{"folder": "/tm', '{"folder": "/tm"}'])
 async def test_a_call_that_was_cut_off_is_not_run_and_the_model_is_told(arguments: str) -> None:
     cleared: list[str] = []
 
@@ -172,7 +173,9 @@ async def test_the_note_of_a_limit_is_sent_and_not_kept(tmp_path: Path) -> None:
     last = messages[-1]
     assert isinstance(last, ModelRequest) and len(last.parts) == 1 and isinstance(last.parts[0], ToolReturnPart)
     assert last.parts[0].content.startswith("2\n") and "request_limit=3 is reached" in last.parts[0].content
-    assert messages[:-1] == result.messages[:4]
+    opening, *between = messages[:-1]
+    assert opening.parts == (SystemPromptPart("Use tools."), *result.messages[0].parts)
+    assert tuple(between) == result.messages[1:4]
     assert parameters.tool_choice == "none" and [tool.name for tool in parameters.tools] == ["add"]
     assert parameters.callable_tools == ()
     for kept in (result.messages, (await session.load()).messages):

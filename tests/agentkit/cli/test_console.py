@@ -66,6 +66,7 @@ def test_text_is_never_markup(text: str) -> None:
 EVENTS: list[AgentEvent] = [
     RunStartedEvent(HOSTILE, None, HOSTILE, (HOSTILE,)),
     ModelRequestEvent(1, (ModelRequest((UserPromptPart(HOSTILE),)),), (HOSTILE,)),
+    ModelRequestEvent(1, (), (), instructions=HOSTILE),
     TextDeltaEvent(HOSTILE),
     ThinkingDeltaEvent(HOSTILE),
     ModelResponseEvent(1, ModelResponse((TextPart(HOSTILE),), model_name=HOSTILE), 0.1),

@@ -71,3 +71,19 @@ def test_a_change_is_shown_and_pinned_only_when_somebody_agrees(
     assert agentkit("mcp", "verify", shop).returncode == 1
     assert agentkit("mcp", "pin", shop, stdin="y\n").returncode == 0
     assert "as pinned" in agentkit("mcp", "verify", shop).stdout
+
+
+def test_a_new_tool_is_shown_and_accepted_only_when_somebody_agrees(
+    agentkit: Agentkit, shop: str, tmp_path: Path
+) -> None:
+    assert agentkit("mcp", "pin", shop, "--yes", "--key", "alice").returncode == 0
+    says(tmp_path, BUY, LOOK, {**BUY, "name": "sell"})
+    called = agentkit("mcp", "call", shop, "sell", "--key", "alice")
+    assert called.returncode == 1 and "has no tool 'sell'" in called.stderr
+    assert agentkit("mcp", "accept", shop, "sell", "--key", "alice", stdin="n\n").returncode == 1
+    accepted = agentkit("mcp", "accept", shop, "sell", "--key", "alice", stdin="y\n")
+    assert accepted.returncode == 0 and "'sell' added:" in accepted.stdout
+    assert agentkit("mcp", "call", shop, "sell", "--key", "alice").returncode == 0
+    assert agentkit("mcp", "accept", shop, "--key", "alice").returncode == 1
+    nothing_pinned = agentkit("mcp", "accept", shop)
+    assert nothing_pinned.returncode == 1 and "agentkit mcp pin" in nothing_pinned.stderr

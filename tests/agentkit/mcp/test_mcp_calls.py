@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any
 
@@ -15,10 +17,14 @@ from mcp.server.elicitation import AcceptedElicitation, ElicitationResult
 from mcp.server.mcpserver import Context, Elicit, Resolve
 from pydantic import BaseModel
 
+from agentkit import Agent
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry
-from agentkit.events import AgentEvent, ToolProgressEvent
+from agentkit.events import AgentEvent, ToolProgressEvent, ToolResultEvent
 from agentkit.mcp import Elicitation, MCPToolset
+from agentkit.mcp.call_clocks import CallClocks
+from agentkit.messages import ToolReturnPart
+from agentkit.testing import ScriptedModel, call
 from agentkit.tools.definition import Tool, ToolOutput
 
 pytestmark = pytest.mark.anyio
@@ -195,6 +201,21 @@ async def test_a_call_that_times_out_is_an_error_result_in_process_too(context: 
     assert stopped.is_set()
 
 
+async def test_a_run_reports_a_call_that_times_out_as_such() -> None:
+    server, _, _ = hanging()
+    outcomes: list[str] = []
+
+    def listen(event: AgentEvent) -> None:
+        if isinstance(event, ToolResultEvent):
+            outcomes.append(event.outcome)
+
+    async with MCPToolset(server, call_timeout_s=0.05) as toolset:
+        (tool,) = await toolset.list_tools(RunContext(deps=None))
+        model = ScriptedModel([call(tool.name), "done"])
+        await Agent(model, toolsets=[toolset], on_event=listen).run("go")
+    assert outcomes == ["timeout"]
+
+
 class Name(BaseModel):
     name: str
 
@@ -227,6 +248,55 @@ async def test_questions_go_to_on_elicit(context: RunContext[None], mode: str) -
     (question,) = asked
     assert (question.server, question.message) == ("asking", "Who are you?")
     assert question.schema is not None and "name" in question.schema["properties"]
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_the_time_that_a_person_takes_does_not_count_towards_the_call(
+    context: RunContext[None], mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five minutes pass while the person thinks; the call has 30 seconds."""
+    loop = asyncio.get_running_loop()
+    time = loop.time
+
+    async def on_elicit(question: Elicitation) -> Mapping[str, Any] | None:
+        monkeypatch.setattr(loop, "time", lambda: time() + 300)
+        for _ in range(3):
+            await anyio.sleep(0)  # what has expired is due now
+        return {"name": "Ada"}
+
+    model = ScriptedModel([call("greet"), "done"])
+    toolset = MCPToolset(asking(), mode=mode, on_elicit=on_elicit)
+    result = await Agent(model, toolsets=[toolset]).run("greet me")
+    (answer,) = [part for m in result.messages for part in m.parts if isinstance(part, ToolReturnPart)]
+    assert answer.content == "accept Ada"
+
+
+@pytest.mark.parametrize("mode", ["auto", "legacy"])
+async def test_a_person_who_does_not_answer_has_cancelled(
+    context: RunContext[None], mode: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def on_elicit(question: Elicitation) -> Mapping[str, Any] | None:
+        await anyio.sleep_forever()
+        return {}
+
+    output = await output_of(asking(), context, mode=mode, on_elicit=on_elicit, elicit_timeout_s=0.01)
+    assert output.content == "cancel None"
+    assert "elicit_timeout_s=0.01" in caplog.text
+
+
+async def test_a_clock_goes_on_where_it_stood_when_the_last_question_is_answered() -> None:
+    clocks = CallClocks()
+    with clocks.limited(100.0) as first:
+        with clocks.stopped():
+            assert first.deadline == math.inf
+            with clocks.stopped(), clocks.limited(50.0) as second:
+                assert second.deadline == math.inf
+            assert first.deadline == math.inf
+        left_s = first.deadline - anyio.current_time()
+        assert 0.0 < left_s <= 100.0
+        with clocks.limited(0.0) as expired:
+            await anyio.sleep_forever()
+    assert (expired.cancelled_caught, first.cancelled_caught) == (True, False)
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])

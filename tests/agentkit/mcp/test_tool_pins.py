@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -109,10 +109,68 @@ async def test_the_run_does_not_start_when_a_definition_has_changed(shop: Shop, 
         await shop.run()
 
 
-async def test_the_same_text_under_another_name_is_a_new_tool(shop: Shop) -> None:
+async def test_a_tool_that_is_added_is_left_out_until_it_is_accepted(
+    shop: Shop, context: RunContext[None], caplog: pytest.LogCaptureFixture
+) -> None:
     await shop.run()
-    shop.says({**BUY, "name": "purchase"}, LOOK)
-    with pytest.raises(ToolDefinitionChanged, match="'purchase' \\(added\\)"):
+    shop.says({**BUY, "name": "purchase"}, BUY, LOOK)
+    async with shop.toolset() as toolset:
+        assert [tool.name for tool in await toolset.list_tools(context)] == ["buy", "look"]
+        (notice,) = toolset.warnings
+        assert "'purchase' was added" in notice and notice in caplog.text
+        assert [tool.name for tool in toolset.left_out] == ["purchase"]
+        with pytest.raises(UserError, match="no new tool 'sell'"):
+            toolset.accept_tools("sell")
+        revision = toolset.revision
+        toolset.accept_tools("purchase")
+        assert toolset.revision > revision
+        assert [tool.name for tool in await toolset.list_tools(context)] == ["purchase", "buy", "look"]
+        assert (toolset.warnings, toolset.left_out) == ((), ())
+    model = await shop.run()
+    assert len(model.calls) == 2
+
+
+async def test_accepting_a_new_tool_does_not_accept_a_changed_one(shop: Shop, context: RunContext[None]) -> None:
+    await shop.run()
+    sell = {**BUY, "name": "sell"}
+    shop.says(BUY, LOOK, sell)
+    async with shop.toolset() as toolset:
+        await toolset.list_tools(context)
+        toolset.accept_tools()
+    shop.says({**BUY, "description": "changed"}, LOOK, {**sell, "description": "not what was looked at"})
+    with pytest.raises(ToolDefinitionChanged, match="changed") as caught:
+        await shop.run()
+    assert set(caught.value.tool_names) == {"buy", "sell"}
+
+
+async def test_users_with_a_key_of_their_own_do_not_share_pins(shop: Shop) -> None:
+    """One URL may show each user other tools, and define one tool for each user in another way."""
+    await shop.run(pins_key="alice")
+    shop.says({**BUY, "description": "Buy anything, as an administrator."}, LOOK)
+    await shop.run(pins_key="root")
+    with pytest.raises(ToolDefinitionChanged):
+        await shop.run(pins_key="alice")
+
+
+@pytest.mark.parametrize("is_damaged", [False, True], ids=["folder", "file"])
+async def test_pins_that_cannot_be_stored_hold_for_the_process(
+    shop: Shop, tmp_path: Path, caplog: pytest.LogCaptureFixture, is_damaged: bool
+) -> None:
+    """A path that the system refuses, as a read-only container or another user's folder does."""
+    shop.pins = ToolPins(tmp_path / "pins")
+    if is_damaged:
+        shop.pins.path(cast(str, shop.toolset().pinned_as)).mkdir(parents=True)
+    else:
+        (tmp_path / "pins").write_text("a file where the folder should be")
+    await shop.run()
+    await shop.run()
+    warned = [each for each in caplog.records if "this process only" in each.getMessage()]
+    assert len(warned) == 1 and str(tmp_path) in warned[0].getMessage()
+    async with shop.toolset() as toolset:
+        await toolset.list_tools(RunContext(deps=None))
+        assert toolset.warnings == (warned[0].getMessage(),)
+    shop.says({**BUY, "description": "changed"}, LOOK)
+    with pytest.raises(ToolDefinitionChanged):
         await shop.run()
 
 
@@ -183,3 +241,5 @@ def test_what_names_a_server_holds_no_secrets() -> None:
     assert target_key(with_secrets) == '["python", "-m", "notes"]'
     assert target_key(HttpTarget("https://x.test/mcp", {"Authorization": "s3cret"})) == "https://x.test/mcp"
     assert target_key(object()) is None
+    assert target_key(HttpTarget("https://x.test/mcp"), "7") == '{"server": "https://x.test/mcp", "key": "7"}'
+    assert target_key(object(), "7") is None

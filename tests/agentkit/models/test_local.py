@@ -13,16 +13,18 @@ from pydantic import BaseModel
 
 from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, RunContext, UsageLimits, UserError
 from agentkit.confidence import Calibration, Decision
-from agentkit.events import ModelResponseEvent, TextDeltaEvent
+from agentkit.events import AgentEvent, ModelResponseEvent, TextDeltaEvent
 from agentkit.messages import (
     ModelRequest,
     ModelResponse,
+    RetryPromptPart,
     ToolReturnPart,
     UserPromptPart,
     messages_from_json,
     messages_to_json,
 )
 from agentkit.models.model import Model, ModelDelta, ModelRequestParameters, TokensDelta
+from agentkit.results import RunResult
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
 from modelstack.toolcalls.lexical import DecisionPrior, Decisions, FittedOn
@@ -224,6 +226,71 @@ async def test_a_call_for_which_there_is_no_room_is_not_begun(model: LocalModel,
         assert response.text or response.tool_calls
 
 
+async def test_a_call_that_was_closed_at_the_token_limit_is_not_run_and_the_model_is_told(
+    model: LocalModel,
+) -> None:
+    """The grammar closes it, so it is valid; what its text would have been is unknown."""
+    written: list[str] = []
+
+    def write_note(text: str) -> str:
+        """Write a note."""
+        written.append(text)
+        return "written"
+
+    async def run(seed: int, max_tokens: int) -> tuple[ModelResponse, RunResult[str]]:
+        settings = ModelSettings(temperature=1.0, seed=seed, max_tokens=max_tokens, tool_choice="required")
+        agent = Agent(model, tools=[write_note], settings=settings, limits=UsageLimits(request_limit=2))
+        result = await agent.run("Write a note.")
+        return responses(result.messages)[0], result
+
+    for seed in range(20):
+        whole, _ = await run(seed, 400)
+        if whole.usage.output_tokens > 160:  # more than the next one has room for
+            break
+    written.clear()
+    first, result = await run(seed, 120)
+    assert first.finish_reason == "length" and first.tool_calls[-1].arguments_dict()["text"]
+    assert written == []
+    (told,) = result.messages[2].parts
+    assert isinstance(told, RetryPromptPart) and "cut off at its token limit" in told.content
+
+
+async def test_a_call_behind_which_there_is_no_room_for_another_one_is_whole_and_runs(model: LocalModel) -> None:
+    async def reply(seed: int, max_tokens: int) -> ModelResponse:
+        settings = ModelSettings(temperature=1.0, seed=seed, max_tokens=max_tokens, tool_choice="required")
+        agent = Agent(model, tools=[get_weather], settings=settings, limits=UsageLimits(request_limit=2))
+        result = await agent.run("x")
+        ran = [part for part in result.messages[2].parts if isinstance(part, ToolReturnPart)]
+        first = responses(result.messages)[0]
+        assert len(ran) == len(first.tool_calls) - (first.finish_reason == "length")
+        return first
+
+    n_fewer = 0
+    for seed in range(10):
+        whole, short = await reply(seed, 250), await reply(seed, 100)
+        arguments = [call.arguments for call in whole.tool_calls]
+        if short.finish_reason == "tool_calls":
+            assert [call.arguments for call in short.tool_calls] == arguments[: len(short.tool_calls)]
+            n_fewer += len(short.tool_calls) < len(arguments)
+    assert n_fewer
+
+
+async def test_a_listeners_error_ends_the_request_and_the_run(
+    model: LocalModel, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An event loop only logs what a callback raises, and the run would go on as if somebody listened."""
+
+    def listen(event: AgentEvent) -> None:
+        if isinstance(event, TextDeltaEvent):
+            raise OSError("the page went away")
+
+    agent = Agent(model, on_event=listen, settings=ModelSettings(max_tokens=2000, temperature=1.0, seed=0))
+    with anyio.fail_after(60), pytest.raises(OSError, match="the page went away"):
+        await agent.run("hello")
+    assert not caplog.records
+    assert (await Agent(model, settings=ModelSettings(max_tokens=8)).run("hello")).status == "truncated"
+
+
 @pytest.mark.parametrize("attempt", range(5))
 async def test_cancelling_stops_the_decoder_and_the_model_stays_usable(model: LocalModel, attempt: int) -> None:
     """Also while deltas are on their way from the decoder's thread to the loop."""
@@ -245,7 +312,7 @@ async def test_an_answer_that_ran_into_its_token_limit_says_so(model: LocalModel
 @pytest.mark.parametrize("seed", range(3))
 async def test_the_last_turn_at_a_limit_keeps_the_cache_and_says_words(model: LocalModel, seed: int) -> None:
     """The note of the limit is evaluated once, and later turns do not read it."""
-    settings = ModelSettings(temperature=1.0, max_tokens=100, seed=seed, tool_choice="required")
+    settings = ModelSettings(temperature=1.0, max_tokens=250, seed=seed, tool_choice="required")
     agent = Agent(model, tools=[get_weather], settings=settings, limits=UsageLimits(request_limit=2))
     result = await agent.run("x")
     first, last = responses(result.messages)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from agentkit.errors import CheckpointError, UserError
 from agentkit.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
 from agentkit.persistence import InMemoryCheckpointer, SQLiteCheckpointer
+from agentkit.persistence.checkpointer import RunJournal, StoredRun
 from agentkit.persistence.sqlite_database import SQLiteDatabase
 from agentkit.state import RunState
 from agentkit.testing import check_checkpointer
@@ -31,6 +33,38 @@ async def test_the_keeper_in_memory_conforms() -> None:
 async def test_the_keeper_in_a_file_conforms(tmp_path: Path) -> None:
     paths = iter(tmp_path / f"{n}.db" for n in range(100))
     await check_checkpointer(lambda: SQLiteCheckpointer(next(paths)))
+
+
+class WithoutLeases(InMemoryCheckpointer):
+    """Lets any process take up a run that goes on."""
+
+    async def create(self, *args: Any, **options: Any) -> RunJournal:
+        journal = await super().create(*args, **options)
+        await journal.release()
+        return journal
+
+
+class WithLeasesForEver(InMemoryCheckpointer):
+    """Lets nobody take up a run again."""
+
+    async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
+        raise CheckpointError(f"run {run_id} is held.")
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (WithoutLeases, "a run that goes on was claimed"),
+        (WithLeasesForEver, r"RunJournal\.release\(\) did not give the run up"),
+    ],
+)
+async def test_a_keeper_without_proper_leases_is_told_what_to_implement(
+    make: type[InMemoryCheckpointer], complaint: str
+) -> None:
+    with pytest.raises(AssertionError, match=complaint) as caught:
+        await check_checkpointer(make)
+    for part in ("`create` and `claim` take it", "`release`", "agentkit.persistence.leases.Lease"):
+        assert part in str(caught.value)
 
 
 async def test_a_second_connection_reads_what_the_first_one_wrote(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel
 
 from agentkit import Agent, ModelRetry
-from agentkit.messages import ModelResponse, ToolCallPart
+from agentkit.messages import ModelResponse, TextPart, ToolCallPart
 from agentkit.testing import ScriptedModel, call
 from agentkit.testing.models import ScriptItem
 from agentkit.tools.definition import Tool, ToolDefinition, ToolOutput
@@ -55,6 +55,22 @@ def test_a_reply_that_went_wrong_is_not_learnt_and_what_mends_it_is(
     (example,), report = runs.export()
     assert report.replies_left_out == {reason: 1}
     assert example.reply == "Done." and example.messages[1].role == "assistant"
+
+
+def test_a_reply_that_a_content_filter_stopped_is_not_learnt(runs: Runs) -> None:
+    """The runtime ends such a run as "filtered"; a trace of another program may go on behind the reply."""
+    filtered = runs.run(ModelResponse((TextPart("I"),), finish_reason="content_filter"))
+    went_on = runs.run(call("double", n=1), "Done.")
+
+    def stop(event: dict[str, Any]) -> None:
+        if event["step"] == 1:
+            event["response"]["finish_reason"] = "content_filter"
+
+    runs.edit(went_on, "model_response", stop)
+    (example,), report = runs.export()
+    assert example.reply == "Done." and report.replies_left_out == {Reason.FILTERED: 1}
+    assert report.runs_left_out == {"filtered": 1} and report.n_runs == 2
+    assert filtered != went_on
 
 
 def test_a_call_that_a_tool_sent_back_is_not_learnt(runs: Runs) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +35,12 @@ async def count(n: int) -> list[int]:
     return list(range(n % 5))
 
 
-@pytest.fixture(scope="module")
-def tiny(tiny_gguf: Path) -> LocalModel:
-    return LocalModel(tiny_gguf, context_window=1024)
+@pytest.fixture
+def tiny(tiny_gguf: Path) -> Iterator[LocalModel]:
+    """A model of each test's own: conversations of other tests in its cache would move the last bits of sums."""
+    model = LocalModel(tiny_gguf, context_window=1024)
+    yield model
+    model.close()
 
 
 def traced(folder: Path, run_id: str) -> list[AgentEvent]:

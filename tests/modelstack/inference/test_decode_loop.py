@@ -185,6 +185,17 @@ def test_closing_mode_ends_every_reply_complete_within_the_budget(max_tokens: in
     assert len(generation.ids) <= max_tokens
 
 
+def test_a_reply_that_is_closed_early_says_so_and_one_that_ends_by_itself_does_not() -> None:
+    def greedy(max_tokens: int) -> Generation:
+        return run(FakeModel(), grammar=BracketGrammar(), max_tokens=max_tokens, params=SamplingParams())
+
+    free = greedy(300)
+    assert not free.closed_early, "the fake model must end by itself for this to say anything"
+    for max_tokens in range(2, len(free.ids) + 3):
+        generation = greedy(max_tokens)
+        assert generation.closed_early == (generation.ids != free.ids)
+
+
 def test_choice_points_hold_the_masked_softmax() -> None:
     grammar = ScriptedGrammar([[20], [21, 22, 35], [23, 24]], choosing=[1])
     model = FakeModel()
