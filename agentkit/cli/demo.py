@@ -36,7 +36,7 @@ INTRODUCTION = (
     "Four tasks with a model in this process and three tool servers beside it: no key, no network. The model "
     "decides which tool to call; every call is valid by construction, and its probability stands beside it."
 )
-FIRST_HOUR_RIGHT = {"smollm2-135m": 6, "qwen2.5-coder-0.5b": 40}
+FIRST_HOUR_RIGHT = {"smollm2-135m": 6, "qwen2.5-coder-0.5b": 40, "qwen2.5-coder-1.5b": 44}
 """Requests of `agentkit eval first-hour`, of 60, that a catalog model gets right with its shipped adapter."""
 FIRST_HOUR_GOOD = 48
 """Requests that the default model should get right: four of five."""

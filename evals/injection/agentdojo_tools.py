@@ -53,8 +53,9 @@ def _tool(bridge: Bridge, definition: Mapping[str, Any]) -> Tool:
         definition=ToolDefinition(name, definition["description"], definition["parameters"]),
         call=partial(_call, bridge, name),
         validate=arguments_of,
-        # AgentDojo executes the calls of a response one after the other.
+        # AgentDojo executes the calls of a response one after the other, equal ones too.
         sequential=True,
+        allows_repeats=True,
     )
 
 

@@ -111,6 +111,7 @@ def _simulated_tool(document: Mapping[str, Any], world: Environment, performed: 
         validate=_object,
         sequential=True,  # several calls of one response happen in the order in which they were written
         max_retries=MAX_STEPS_PER_TURN,
+        allows_repeats=True,  # BFCL performs every call
     )
 
 

@@ -6,7 +6,9 @@ from dataclasses import replace
 
 import pytest
 
+from agentkit.messages import ToolReturnPart
 from agentkit.models.model import ModelSettings
+from agentkit.repeated_calls import is_repeat
 from agentkit.testing import ScriptedModel, call
 from evals.case import Run, run_from_json, run_to_json
 from evals.harness.suite import Solver
@@ -97,7 +99,9 @@ async def test_the_same_failing_call_again_and_again_is_stopped(solve_in_process
     case = case_of_request(BY_ID["no-such-file"])
     script = [*[call("read_text_file", path="contract.pdf")] * 3, "There is no file contract.pdf."]
     run = await solve_in_process(case, ScriptedModel(script), ModelSettings())
-    assert run.status == "limit_reached"
+    assert run.status == "completed"
+    results = [part for message in run.messages for part in message.parts if isinstance(part, ToolReturnPart)]
+    assert [is_repeat(part) for part in results] == [False, False, True]
     assert judge(case, run)[0] is None
 
 
