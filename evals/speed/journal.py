@@ -82,7 +82,8 @@ async def agentkit_run(folder: Path, *, journal: bool, trace: bool) -> AsyncGene
     async def run(n: int) -> None:
         def model(messages: Any, parameters: Any) -> ModelResponse:
             if len(messages) // 2 < n:
-                return ModelResponse((ToolCallPart("add", '{"a": 1, "b": 2}'),))
+                # Other numbers in each step: a call that gave the same twice would not run again.
+                return ModelResponse((ToolCallPart("add", f'{{"a": 1, "b": {1000 + len(messages)}}}'),))
             return ModelResponse((TextPart("done"),))
 
         agent = Agent(
