@@ -15,6 +15,7 @@ import re
 
 REDACTED = b"[secret]"
 
+_DASHES = (b"", b"_", b"-")
 _NAMES = (
     rb"(?:[A-Za-z0-9_-]{0,40}(?:passw(?:or)?d|passphrase|secret[_-]?(?:access[_-]?)?key|client[_-]?secret|api[_-]?key"
     rb"|(?:access|auth|refresh|session|security)[_-]?token|(?:private|signing|encryption)[_-]?key|signing[_-]?secret)"
@@ -22,10 +23,16 @@ _NAMES = (
     rb"|AccountKey|SharedAccessKey|PWD)"
 )
 """Names of keys whose values are secrets."""
-_NAME_PIECE = (
-    rb"(?i:passw|passphrase|secret|api[_-]?key|[_-]?token|private[_-]?key|signing|encryption|AccountKey"
-    rb"|SharedAccessKey|PWD)"
+_NAME_PIECES = (
+    *(b"passw", b"passphrase", b"secret", b"signing", b"encryption", b"accountkey", b"sharedaccesskey", b"pwd"),
+    *(b"apikey", b"api_key", b"api-key", b"privatekey", b"private_key", b"private-key"),
+    *(
+        kind + dash + b"token"
+        for kind in (b"access", b"auth", b"refresh", b"session", b"security")
+        for dash in _DASHES
+    ),
 )
+"""Pieces of these names. "token" alone is in every line of a trace, which counts tokens."""
 _QUOTE = rb"(?:\\{0,4}[\"'])"
 _NAMED = rb"(?<![A-Za-z0-9_-])" + _NAMES + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}"
 """Text before the value of a named secret, without the opening quote."""
@@ -43,58 +50,67 @@ _PEM = (
 )
 _HAS_DIGIT = rb"(?=[A-Za-z_-]{0,60}[0-9])"
 """Requires a digit, so that words joined by dashes are kept."""
-_FORMS: tuple[tuple[bytes, bytes], ...] = (
-    # An expression for a piece that every match contains, and the form.
-    (b"AKIA", rb"\bAKIA[0-9A-Z]{16}\b"),
-    (b"ASIA", rb"\bASIA[0-9A-Z]{16}\b"),
-    (rb"gh[pousr]_", rb"\bgh[pousr]_[A-Za-z0-9]{36,}"),
-    (b"github_pat_", rb"\bgithub_pat_[A-Za-z0-9_]{22,}"),
-    (rb"gl[a-z]{2,5}-", rb"\bgl(?:pat|ptt|rt|dt|cbt|soat|agent|imt|oas)-[A-Za-z0-9_-]{20,}"),
-    (b"sk-", rb"\bsk-" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}"),
-    (rb"_(?:live|test)_", rb"\b[sr]k_(?:live|test)_[A-Za-z0-9]{20,}"),
-    (b"xox", rb"\bxox[abeprs]-[A-Za-z0-9-]{10,}"),
-    (rb"hooks\.slack", rb"(?<=hooks\.slack\.com/services/)[A-Za-z0-9_/]{20,}"),
-    (b"AIza", rb"\bAIza[0-9A-Za-z_-]{35}"),
-    (b"hf_", rb"\bhf_[A-Za-z0-9]{30,}"),
-    (b"npm_", rb"\bnpm_[A-Za-z0-9]{36}"),
-    (b"pypi-", rb"\bpypi-[A-Za-z0-9_-]{50,}"),
-    (rb"SG\.", rb"\bSG\.[A-Za-z0-9_-]{16,40}\.[A-Za-z0-9_-]{30,60}"),
-    (b"do[opr]_v1_", rb"\bdo[opr]_v1_[a-f0-9]{64}"),
-    (rb"ya29\.", rb"\bya29\.[A-Za-z0-9_-]{20,}"),
+_FORMS: tuple[tuple[tuple[bytes, ...], bytes], ...] = (
+    # Pieces in lower case, one of which is in every match, and the form.
+    ((b"akia",), rb"\bAKIA[0-9A-Z]{16}\b"),
+    ((b"asia",), rb"\bASIA[0-9A-Z]{16}\b"),
+    ((b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_"), rb"\bgh[pousr]_[A-Za-z0-9]{36,}"),
+    ((b"github_pat_",), rb"\bgithub_pat_[A-Za-z0-9_]{22,}"),
     (
-        rb"xapp-|GOCSPX-|whsec_|gsk_|hvs\.|dckr_pat_|glsa_|shp|dapi|lin_api_|ATATT3|AGE-SECRET",
+        (b"pat-", b"ptt-", b"glrt-", b"gldt-", b"glcbt-", b"glsoat-", b"glagent-", b"glimt-", b"gloas-"),
+        rb"\bgl(?:pat|ptt|rt|dt|cbt|soat|agent|imt|oas)-[A-Za-z0-9_-]{20,}",
+    ),
+    ((b"sk-",), rb"\bsk-" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}"),
+    ((b"_live_", b"_test_"), rb"\b[sr]k_(?:live|test)_[A-Za-z0-9]{20,}"),
+    ((b"xox",), rb"\bxox[abeprs]-[A-Za-z0-9-]{10,}"),
+    ((b"hooks.slack",), rb"(?<=hooks\.slack\.com/services/)[A-Za-z0-9_/]{20,}"),
+    ((b"aiza",), rb"\bAIza[0-9A-Za-z_-]{35}"),
+    ((b"hf_",), rb"\bhf_[A-Za-z0-9]{30,}"),
+    ((b"npm_",), rb"\bnpm_[A-Za-z0-9]{36}"),
+    ((b"pypi-",), rb"\bpypi-[A-Za-z0-9_-]{50,}"),
+    ((b"sg.",), rb"\bSG\.[A-Za-z0-9_-]{16,40}\.[A-Za-z0-9_-]{30,60}"),
+    ((b"_v1_",), rb"\bdo[opr]_v1_[a-f0-9]{64}"),
+    ((b"ya29.",), rb"\bya29\.[A-Za-z0-9_-]{20,}"),
+    (
+        (
+            *(b"xapp-", b"gocspx-", b"whsec_", b"gsk_", b"hvs.", b"dckr_pat_", b"glsa_", b"shp", b"dapi"),
+            *(b"lin_api_", b"atatt3", b"age-secret"),
+        ),
         rb"\b(?:xapp-|GOCSPX-|whsec_|gsk_|hvs\.|dckr_pat_|glsa_|shp(?:at|ca|pa|ss)_|dapi|lin_api_|ATATT3"
         rb"|AGE-SECRET-KEY-1)" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}",
     ),
     # Signed tokens, then encrypted ones, whose second part is not JSON.
-    (b"eyJ", rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
-    (b"eyJ", rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]{10,1000}){4}"),
-    (b"PRIVATE KEY", _PEM),
-    (b"earer ", rb"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,}=*"),
+    ((b"eyj",), rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
+    ((b"eyj",), rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]{10,1000}){4}"),
+    ((b"private key",), _PEM),
+    ((b"earer ",), rb"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,}=*"),
     # A group, if any, is the text before the secret and is kept.
     (
-        rb"(?i:authorization)",
+        (b"authorization",),
         rb"((?i:authorization)" + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}" + _QUOTE + rb"?(?i:basic|bearer|token)\s{1,3})"
         rb"(?!\[secret\])[^\s\"'\\,;]{8,}",
     ),
-    (b"sig=", rb"((?<=[?&])sig=)[A-Za-z0-9%/+=_-]{20,}"),
-    (_NAME_PIECE, rb"(?i)(" + _NAMED + _QUOTE + rb")(?!\[secret\])[^\"'\\\r\n]{6,100}(?=\\{0,4}[\"'])"),
-    (_NAME_PIECE, rb"(?i)(" + _NAMED + _QUOTE + rb"?)" + _VALUE),
-    (_NAME_PIECE, rb"((?<![A-Za-z0-9_-])--?(?i:" + _NAMES + rb")\s{1,3}" + _QUOTE + rb"?)(?![A-Z_]+\b)" + _VALUE),
-    (_NAME_PIECE, rb"(?i)(<" + _NAMES + rb">)(?!\[secret\])[^<\s\"\\]{6,100}(?=</)"),
-    (b"password ", rb"(\blogin\s{1,3}\S{1,100}\s{1,3}password\s{1,3})(?!\[secret\])[^\s\"\\]{6,}"),
-    (b"://", rb"(?<=://)[^\s/:@\"\\]*:[^\s/@\"\\]+(?=@)"),
-    (b"://", rb"(?<=://)[A-Za-z0-9_-]{20,100}(?=@)"),
+    ((b"sig=",), rb"((?<=[?&])sig=)[A-Za-z0-9%/+=_-]{20,}"),
+    (_NAME_PIECES, rb"(?i)(" + _NAMED + _QUOTE + rb")(?!\[secret\])[^\"'\\\r\n]{6,100}(?=\\{0,4}[\"'])"),
+    (_NAME_PIECES, rb"(?i)(" + _NAMED + _QUOTE + rb"?)" + _VALUE),
+    (_NAME_PIECES, rb"((?<![A-Za-z0-9_-])--?(?i:" + _NAMES + rb")\s{1,3}" + _QUOTE + rb"?)(?![A-Z_]+\b)" + _VALUE),
+    (_NAME_PIECES, rb"(?i)(<" + _NAMES + rb">)(?!\[secret\])[^<\s\"\\]{6,100}(?=</)"),
+    ((b"password ",), rb"(\blogin\s{1,3}\S{1,100}\s{1,3}password\s{1,3})(?!\[secret\])[^\s\"\\]{6,}"),
+    ((b"://",), rb"(?<=://)[^\s/:@\"\\]*:[^\s/@\"\\]+(?=@)"),
+    ((b"://",), rb"(?<=://)[A-Za-z0-9_-]{20,100}(?=@)"),
 )
-_COMPILED = tuple((re.compile(piece), re.compile(form, re.DOTALL)) for piece, form in _FORMS)
-_ANY_PIECE = re.compile(b"|".join(piece for piece, _ in _FORMS))
+_FORMS_BY_PIECE: dict[bytes, list[int]] = {}
+for _index, (_pieces, _) in enumerate(_FORMS):
+    for _piece in _pieces:
+        _FORMS_BY_PIECE.setdefault(_piece, []).append(_index)
+_COMPILED = tuple(re.compile(form, re.DOTALL) for _, form in _FORMS)
 
 
 def redact(text: bytes) -> bytes:
     """Return `text` with `[secret]` in place of every secret of a known form."""
-    # Few lines contain a piece, and one search for all pieces takes a third of the time of separate searches.
-    if _ANY_PIECE.search(text):
-        for piece, form in _COMPILED:
-            if piece.search(text):
-                text = form.sub(rb"\1" + REDACTED if form.groups else REDACTED, text)
+    lowered = text.lower()  # `in` is 40 times as fast as a search for the pieces by expression
+    found = [forms for piece, forms in _FORMS_BY_PIECE.items() if piece in lowered]
+    for index in sorted({index for forms in found for index in forms}) if found else ():
+        form = _COMPILED[index]
+        text = form.sub(rb"\1" + REDACTED if form.groups else REDACTED, text)
     return text
