@@ -44,8 +44,6 @@ class RunContext(Generic[DepsT]):
     """Live usage of the run and its inner runs; None outside a run."""
     emit: Callable[[AgentEvent], None] | None = field(default=None, repr=False, compare=False)
     """Sends an event of the run; None without listeners."""
-    charge: Callable[[RunUsage], None] | None = field(default=None, repr=False, compare=False)
-    """Adds model usage of a tool to the run, so that the run's limits apply."""
     call_tool: CallTool | None = field(default=None, repr=False, compare=False)
     """Calls another tool on behalf of this one, under the run's rules; None unless the agent has a `code_mode`."""
     inner: InnerRuns | None = field(default=None, repr=False, compare=False)

@@ -19,6 +19,7 @@ MAX_COMPARED_CHARS = 200
 # Measuring 2,000 long names of two letters took 5 s.
 MAX_COMPARED_PAIRS = 500_000
 MAX_SUGGESTIONS = 3
+MAX_LISTED_CHARS = 400
 MIN_SIMILARITY = 0.6  # difflib's own default
 
 
@@ -73,3 +74,10 @@ def suggestion(wanted: str, known: Iterable[str]) -> str:
 def did_you_mean(names: Sequence[str]) -> str:
     """Return the question of `suggestion` for these names; empty without names."""
     return f" Did you mean {' or '.join(repr(name) for name in names)}?" if names else ""
+
+
+def listed(opening: str, names: Iterable[str], *, most: int) -> str:
+    """Return a sentence that lists `names`; empty if there are none, more than `most`, or too long ones."""
+    known = list(islice(names, most + 1))
+    text = ", ".join(known)
+    return f"{opening}{text}." if known and len(known) <= most and len(text) <= MAX_LISTED_CHARS else ""

@@ -99,10 +99,12 @@ _FORMS: tuple[tuple[tuple[bytes, ...], bytes], ...] = (
     ((b"://",), rb"(?<=://)[^\s/:@\"\\]*:[^\s/@\"\\]+(?=@)"),
     ((b"://",), rb"(?<=://)[A-Za-z0-9_-]{20,100}(?=@)"),
 )
-_FORMS_BY_PIECE: dict[bytes, list[int]] = {}
-for _index, (_pieces, _) in enumerate(_FORMS):
-    for _piece in _pieces:
-        _FORMS_BY_PIECE.setdefault(_piece, []).append(_index)
+_FORMS_BY_PIECE = {
+    piece: [index for index, (pieces, _) in enumerate(_FORMS) if piece in pieces]
+    for each, _ in _FORMS
+    for piece in each
+}
+"""Indices of the forms that contain a piece."""
 _COMPILED = tuple(re.compile(form, re.DOTALL) for _, form in _FORMS)
 
 
@@ -110,7 +112,7 @@ def redact(text: bytes) -> bytes:
     """Return `text` with `[secret]` in place of every secret of a known form."""
     lowered = text.lower()  # `in` is 40 times as fast as a search for the pieces by expression
     found = [forms for piece, forms in _FORMS_BY_PIECE.items() if piece in lowered]
-    for index in sorted({index for forms in found for index in forms}) if found else ():
+    for index in sorted({index for forms in found for index in forms}):
         form = _COMPILED[index]
         text = form.sub(rb"\1" + REDACTED if form.groups else REDACTED, text)
     return text

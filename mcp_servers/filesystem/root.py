@@ -12,7 +12,7 @@ import os
 import stat
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from typing import BinaryIO, Literal, NoReturn
 
@@ -22,6 +22,7 @@ from mcp_servers.failures import (
     StartError,
     ToolFailure,
     did_you_mean,
+    listed,
     nearest_names,
 )
 from mcp_servers.filesystem.policy import MAX_DEPTH, PathParts, is_reserved, joined, printable_bytes, shown
@@ -34,7 +35,6 @@ FILE_FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY | os.O_CL
 
 # Names of a folder listed in an error if none resembles the missing name.
 MAX_NAMES_TOLD = 12
-MAX_NAMES_TOLD_CHARS = 300
 MIN_STEM_CHARS = 3
 
 
@@ -70,8 +70,7 @@ class Root:
         fd = os.open(".", DIRECTORY_FLAGS, dir_fd=self._fd)
         try:
             for depth in range(1, len(parts) + 1):
-                with self._finding():
-                    child = open_folder(fd, parts[:depth])
+                child = open_folder(fd, parts[:depth])
                 os.close(fd)
                 fd = child
             yield fd
@@ -87,21 +86,13 @@ class Root:
         """
         if not parts:
             raise ToolFailure("'.' is a folder. Name a file; `list_directory` shows them.")
-        with self.folder(parts[:-1]) as parent, ExitStack() as opened:
-            with self._finding():
-                file = opened.enter_context(open_file(parent, parts))
+        with self.folder(parts[:-1]) as parent, open_file(parent, parts) as file:
             yield file
 
-    @contextmanager
-    def _finding(self) -> Iterator[None]:
-        """Complete a `NotFound` with paths elsewhere below the root that resemble the missing name."""
-        try:
-            yield
-        except NotFound as failure:
-            elsewhere = _named_alike(self._fd, failure.parts[-1])
-            if elsewhere:
-                raise NotFound(failure.parts, did_you_mean(elsewhere)) from failure
-            raise
+    def with_paths_alike(self, failure: NotFound) -> NotFound:
+        """Return the failure with paths elsewhere below the root that the missing name resembles, if any."""
+        paths = _named_alike(self._fd, failure.parts[-1])
+        return NotFound(failure.parts, did_you_mean(paths)) if paths else failure
 
 
 def open_start(path: str, what: str) -> int:
@@ -209,10 +200,8 @@ def _hint(parent: int, parts: PathParts) -> str:
         known = []
     if near := nearest_names(parts[-1], known):
         return did_you_mean(near)
-    told = ", ".join(shown(name) for name in known)
-    if known and len(known) <= MAX_NAMES_TOLD and len(told) <= MAX_NAMES_TOLD_CHARS:
-        return f" It has {told}."
-    return f" `list_directory` shows what {shown(joined(parts[:-1]))!r} has."
+    told = listed(" It has ", map(shown, known), most=MAX_NAMES_TOLD)
+    return told or f" `list_directory` shows what {shown(joined(parts[:-1]))!r} has."
 
 
 def _named_alike(root: int, wanted: str) -> list[str]:

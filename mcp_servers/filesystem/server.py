@@ -6,8 +6,11 @@ no optional types (0 means "not used"). Rules are in `policy.py`, descriptors in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import wraps
 from typing import Annotated, Any
 
+import mcp_types as types
 from mcp.server.lowlevel.server import Server
 from pydantic import Field
 
@@ -16,8 +19,8 @@ from mcp_servers.failures import ToolFailure
 from mcp_servers.filesystem import reading, searching, writing
 from mcp_servers.filesystem.policy import MAX_DEPTH, Limits, parse_entry, parse_source, parse_target
 from mcp_servers.filesystem.results import Change, FileInfo, FoundNames, Listing, TextMatches, TextWindow
-from mcp_servers.filesystem.root import Root
-from mcp_servers.strict import ADDS, CHANGES, READS, strict_server, strict_tool
+from mcp_servers.filesystem.root import NotFound, Root
+from mcp_servers.strict import ADDS, CHANGES, READS, ToolResult, strict_server, strict_tool
 
 NAME = "agentkit-filesystem"
 INSTRUCTIONS = (
@@ -142,6 +145,22 @@ class WriteTools:
         return writing.delete(self._root, parse_target(path))
 
 
+def _finding(root: Root, function: Callable[..., ToolResult]) -> Callable[..., ToolResult]:
+    """Return the function with failures that name paths like a missing one.
+
+    The search for them belongs here, where a model reads the failure: other callers of `Root` only need to know.
+    """
+
+    @wraps(function)
+    def found(**arguments: Any) -> ToolResult:
+        try:
+            return function(**arguments)
+        except NotFound as failure:
+            raise root.with_paths_alike(failure) from failure
+
+    return found
+
+
 def build_server(root: str, *, write: bool = False, limits: Limits | None = None) -> Server[Any]:
     """Return a server for the folder `root`; it can be passed to `mcp.Client` as it is.
 
@@ -152,21 +171,23 @@ def build_server(root: str, *, write: bool = False, limits: Limits | None = None
     limits = limits or Limits()
     regex_child = KillableChild(searching.REGEX_WORKER)
     read = ReadTools(opened, limits, regex_child)
-    tools = [
-        strict_tool(function, READS)
-        for function in (
-            read.list_directory,
-            read.tree,
-            read.read_text_file,
-            read.file_info,
-            read.search_files,
-            read.search_text,
-        )
+    offered: list[tuple[Callable[..., ToolResult], types.ToolAnnotations]] = [
+        (read.list_directory, READS),
+        (read.tree, READS),
+        (read.read_text_file, READS),
+        (read.file_info, READS),
+        (read.search_files, READS),
+        (read.search_text, READS),
     ]
     if write:
         change = WriteTools(opened, limits)
-        tools += [strict_tool(function, CHANGES) for function in (change.write_file, change.edit_file)]
-        tools += [strict_tool(change.create_directory, ADDS)]
-        tools += [strict_tool(function, CHANGES) for function in (change.move, change.delete)]
+        offered += [
+            (change.write_file, CHANGES),
+            (change.edit_file, CHANGES),
+            (change.create_directory, ADDS),
+            (change.move, CHANGES),
+            (change.delete, CHANGES),
+        ]
+    tools = [strict_tool(_finding(opened, function), annotations) for function, annotations in offered]
     instructions = INSTRUCTIONS if write else INSTRUCTIONS + READ_ONLY
     return strict_server(NAME, instructions=instructions, tools=tools, on_close=regex_child.close)

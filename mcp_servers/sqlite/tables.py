@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterable
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
-from mcp_servers.failures import ToolFailure, suggestion
-from mcp_servers.hidden import on_one_line
+from mcp_servers.failures import ToolFailure, listed, suggestion
 from mcp_servers.sqlite.policy import Limits, fit_rows, quoted_name
 
 SAMPLE_VALUE_BYTES = 10_000
 # Maximum number of table or column names listed in an error.
 MAX_NAMES_TOLD = 30
-MAX_NAMES_TOLD_CHARS = 400
 
 Authorizer = Callable[[int, str | None, str | None, str | None, str | None], int]
 
@@ -116,13 +113,9 @@ def _pragma(connection: sqlite3.Connection, pragma: str, name: str) -> list[tupl
 
 def no_table(name: str, known: list[str]) -> str:
     """Return the text for a model that named a missing table."""
-    hint = suggestion(name, known) or told(" The tables are ", map(repr, known)) or " Use list_tables."
+    hint = (
+        suggestion(name, known)
+        or listed(" The tables are ", map(repr, known), most=MAX_NAMES_TOLD)
+        or " Use list_tables."
+    )
     return f"There is no table {name!r}.{hint}"
-
-
-def told(opening: str, names: Iterable[str]) -> str:
-    """Return a sentence that lists `names`; empty if there are none or too many for an error."""
-    known = list(islice(names, MAX_NAMES_TOLD + 1))
-    listed = on_one_line(", ".join(known))
-    is_short = len(known) <= MAX_NAMES_TOLD and len(listed) <= MAX_NAMES_TOLD_CHARS
-    return f"{opening}{listed}." if known and is_short else ""

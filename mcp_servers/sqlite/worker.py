@@ -10,19 +10,26 @@ from __future__ import annotations
 import re
 import sqlite3
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import quote
 
 from mcp_servers.child import answer_requests
-from mcp_servers.failures import ToolFailure, suggestion
+from mcp_servers.failures import ToolFailure, listed, suggestion
 from mcp_servers.hardening import harden, reason_not_to_open
 from mcp_servers.hidden import on_one_line
 from mcp_servers.sqlite.plans import access_of, plan_steps, without_explain
 from mcp_servers.sqlite.policy import Limits, describe_denial, fit_rows, is_allowed
-from mcp_servers.sqlite.tables import columns_of, describe_table, known_tables, list_tables, no_table, told
+from mcp_servers.sqlite.tables import (
+    MAX_NAMES_TOLD,
+    columns_of,
+    describe_table,
+    known_tables,
+    list_tables,
+    no_table,
+)
 
 _MOST_TABLES_NAMED = 5
 """Maximum number of tables named for a column that a statement cannot reach."""
@@ -204,7 +211,7 @@ def explain_error(error: sqlite3.Error, guard: Guard, connection: sqlite3.Connec
         return _no_column(match[1], connection)
     if match := re.match(r"table (.*) has no column named (.*)", text):
         columns = [column[1] for column in columns_of(connection, match[1])]
-        hint = told(" The columns are ", columns) or " Use describe_table."
+        hint = _columns_told(columns) or " Use describe_table."
         return f"The table {match[1]!r} has no column {match[2]!r}.{hint}"
     return f"SQLite: {on_one_line(text).rstrip('.')}."
 
@@ -218,13 +225,12 @@ def _no_column(name: str, connection: sqlite3.Connection) -> str:
         of_others = f"The column is of {' and '.join(map(repr, holders))}"
         return f"There is no column {name!r} in the tables that the statement reads. {of_others}: join it."
     near = suggestion(wanted, sorted({column for columns in tables.values() for column in columns}))
-    return f"There is no column {name!r}.{near or _columns_told(tables) or ' Use describe_table.'}"
+    of_tables = (f"{table}.{column}" for table, columns in tables.items() for column in columns)
+    return f"There is no column {name!r}.{near or _columns_told(of_tables) or ' Use describe_table.'}"
 
 
-def _columns_told(tables: Mapping[str, Sequence[str]]) -> str:
-    return told(
-        " The columns are ", (f"{table}.{column}" for table, columns in tables.items() for column in columns)
-    )
+def _columns_told(names: Iterable[str]) -> str:
+    return listed(" The columns are ", map(on_one_line, names), most=MAX_NAMES_TOLD)
 
 
 def main() -> None:

@@ -17,6 +17,18 @@ from mcp_servers.sqlite.server import build_server
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
+SWAP = """
+import os, sys
+folder, aside, outside = sys.argv[1:]
+print("swapping", flush=True)
+while True:
+    os.rename(folder, aside)
+    os.symlink(outside, folder)
+    os.unlink(folder)
+    os.rename(aside, folder)
+"""
+"""Program that swaps a folder for a link, and back, for ever."""
+
 # (tool, **arguments) -> (text, is_error)
 Ask = Callable[..., Awaitable[tuple[str, bool]]]
 

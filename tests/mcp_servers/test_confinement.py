@@ -97,17 +97,20 @@ def attempts(inside, outside, port):
     yield "bind", bind
     yield "signal a process", lambda: os.kill(os.getppid(), 0)
     yield "connect to an abstract socket", abstract_socket
+'''
 
+PROBE_ALL = """
 def probe(inside, outside, port):
     done = {}
     for name, attempt in attempts(inside, outside, port):
         try:
             attempt()
             done[name] = "done"
-        except Exception as error:
+        except BaseException as error:
             done[name] = repr(error)
     return done
-'''
+"""
+"""Makes each of a probe's `attempts`, and notes what came of it."""
 
 START = """
 import importlib, json, os, sys
@@ -230,7 +233,7 @@ def probed(case: Case, inside: Path, outside: Path, port: int, *, abi: int | Non
         "abi": abi,
     }
     ran = subprocess.run(
-        [sys.executable, "-c", START, PROBE, json.dumps(plan)],
+        [sys.executable, "-c", START, PROBE + PROBE_ALL, json.dumps(plan)],
         cwd=REPOSITORY, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False, timeout=120,
         env={**os.environ, "XDG_CACHE_HOME": str(outside.parent / "cache"), "TMPDIR": str(temporary(outside))},
     )  # fmt: skip

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from mcp import Client
-from server_harness import ask_once, asker
+from server_harness import SWAP, ask_once, asker
 
 from mcp_servers.failures import MAX_COMPARED_NAMES, ToolFailure
 from mcp_servers.filesystem.policy import Limits
@@ -26,17 +26,6 @@ RACED_READS = 10_000
 # A swapping process that the scheduler starves would prove nothing: read on until link and file were met.
 MIN_LINKS_MET = 100
 MAX_RACED_READS = 40 * RACED_READS
-
-SWAP = """
-import os, sys
-folder, aside, outside = sys.argv[1:]
-print("swapping", flush=True)
-while True:
-    os.rename(folder, aside)
-    os.symlink(outside, folder)
-    os.unlink(folder)
-    os.rename(aside, folder)
-"""
 
 
 @pytest.fixture

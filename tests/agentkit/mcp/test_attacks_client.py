@@ -9,6 +9,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -131,19 +132,27 @@ def call(name, arguments, id):
 """
 
 
+@asynccontextmanager
+async def answering(
+    folder: Path, raws: list[str], context: RunContext[None], options: dict[str, Any]
+) -> AsyncIterator[dict[str, Tool]]:
+    """Give the tools of a server whose tool `tN` answers with the N-th of these JSON texts, and `sound` with words."""
+    (folder / "results.json").write_text(json.dumps(raws))
+    names = ["sound", *(f"t{n}" for n in range(len(raws)))]
+    path = script(folder, names, RESULT_CODE % str(folder / "results.json"))
+    async with MCPToolset.stdio(sys.executable, path, id="raw", pins=None, **options) as toolset:
+        yield {tool.name: tool for tool in await toolset.list_tools(context)}
+
+
 @pytest.fixture(scope="module")
 async def answered(
     tmp_path_factory: pytest.TempPathFactory, quiet: tuple[RunContext[None], list[AgentEvent]]
 ) -> AsyncIterator[dict[str, Tool]]:
     """The tools of one server; each gives one of the results."""
-    folder = tmp_path_factory.mktemp("results")
-    (folder / "results.json").write_text(json.dumps([raw for raw, _ in RESULTS.values()]))
-    path = script(
-        folder, ["sound", *(f"t{n}" for n in range(len(RESULTS)))], RESULT_CODE % str(folder / "results.json")
-    )
-    options: dict[str, Any] = {"id": "raw", "pins": None, "call_timeout_s": TIMEOUT_S, "result_limit": LIMIT}
-    async with MCPToolset.stdio(sys.executable, path, **options) as toolset:
-        yield {tool.name: tool for tool in await toolset.list_tools(quiet[0])}
+    raws = [raw for raw, _ in RESULTS.values()]
+    options = {"call_timeout_s": TIMEOUT_S, "result_limit": LIMIT}
+    async with answering(tmp_path_factory.mktemp("results"), raws, quiet[0], options) as tools:
+        yield tools
 
 
 @pytest.mark.parametrize("name", RESULTS)
@@ -459,13 +468,9 @@ SILENT = {
 async def silent(
     tmp_path_factory: pytest.TempPathFactory, quiet: tuple[RunContext[None], list[AgentEvent]]
 ) -> AsyncIterator[dict[str, Tool]]:
-    folder = tmp_path_factory.mktemp("silent")
-    (folder / "results.json").write_text(json.dumps(list(SILENT.values())))
-    path = script(
-        folder, ["sound", *(f"t{n}" for n in range(len(SILENT)))], RESULT_CODE % str(folder / "results.json")
-    )
-    async with MCPToolset.stdio(sys.executable, path, id="raw", pins=None, call_timeout_s=DROPPED_S) as toolset:
-        yield {tool.name: tool for tool in await toolset.list_tools(quiet[0])}
+    folder, options = tmp_path_factory.mktemp("silent"), {"call_timeout_s": DROPPED_S}
+    async with answering(folder, list(SILENT.values()), quiet[0], options) as tools:
+        yield tools
 
 
 @pytest.mark.parametrize("name", SILENT)
