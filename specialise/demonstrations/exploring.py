@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Generator, Sequence
+from pathlib import PurePosixPath
 
 from modelstack.sft.tool_data.spoken import Scene
 from specialise.demonstrations.domains import DOMAINS
 from specialise.demonstrations.file_questions import Question
-from specialise.demonstrations.script import Maker, Script, Step, answer_to, call, detour, mistake, search
+from specialise.demonstrations.script import Maker, Script, Step, answer_to, call, detour, mistake, quoted, search
 from specialise.demonstrations.world import World
 
 _NO_MATCH = "no match"
@@ -23,13 +24,19 @@ _ABSENT = (
 )  # fmt: skip
 
 
-def _steps_astray(world: World, now: Scene) -> Generator[Step, Sequence[str], None]:
-    """Look into the database first, which has no answer: shown, not trained on."""
-    if "tables" in world.servers and not world.known_tables and now.chance(0.2):
+_P_ASTRAY = 0.35
+
+
+def _steps_astray(world: World, thing: str, now: Scene) -> Generator[Step, Sequence[str], None]:
+    """Look for `thing` in the database first, which does not have it: shown, not trained on."""
+    if "tables" in world.servers and not world.known_tables and now.chance(_P_ASTRAY):
         yield detour("list_tables")
         world.known_tables = True
-        if now.chance(0.3):
-            table = world.table(now)
+        table = world.table(now)
+        names = table.of_kind("name")
+        if names and now.chance(0.5):
+            yield detour("query", sql=f"SELECT * FROM {table.name} WHERE {names[0].name} = {quoted(thing)}")
+        elif now.chance(0.4):
             yield mistake("query", sql=f"SELECT note FROM {table.name} LIMIT 1")
 
 
@@ -41,7 +48,7 @@ def _ask_alone(world: World, now: Scene) -> Script:
     path, question = now.one(asked)
     request = now.one(question.alone)
     yield request
-    yield from _steps_astray(world, now)
+    yield from _steps_astray(world, question.keyword, now)
     if not question.is_in_line and question.keyword.lower() in path.lower() and now.chance(0.6):
         (found,) = yield call("search_files", pattern=f"*{question.keyword}*")
         if path not in found:
@@ -93,7 +100,7 @@ def _nowhere(world: World, now: Scene) -> Script:
             f"do I have notes on the {thing}?",
         )
     )
-    yield from _steps_astray(world, now)
+    yield from _steps_astray(world, thing, now)
     yield from search(world, thing)
     word = thing.split()[-1]
     if word != thing and now.chance(0.5):
@@ -112,6 +119,36 @@ def _nowhere(world: World, now: Scene) -> Script:
     )
 
 
+def _named_after(world: World, now: Scene) -> Script:
+    """Asks for a file by a word that only its name contains."""
+    texts = "\n".join(world.files.values()).lower()
+    words = {
+        path: [word for word in re.findall(r"[a-z]{4,}", PurePosixPath(path).stem.lower()) if word not in texts]
+        for path in world.files
+    }
+    alone = [
+        (word, path)
+        for path in words
+        for word in words[path]
+        if sum(word in other.lower() for other in words) == 1
+    ]
+    if not alone:
+        return None
+    word, path = now.one(alone)
+    yield now.one(
+        (
+            f"is there anything on {word}? which file?",
+            f"I saved something about {word}, what was it called?",
+            f"have I got a file on {word}?",
+            f"{word}: what is that file named?",
+        )
+    )
+    found = yield from search(world, word)
+    if path not in found:
+        return None
+    return now.one((f"Yes, {path}.", f"The file is {path}.", f"It is called {path}."))
+
+
 def _no_such_rows(world: World, now: Scene) -> Script:
     """Asks the database for a kind of rows that it does not have."""
     own = {table.name for table in world.tables}
@@ -126,7 +163,7 @@ def _no_such_rows(world: World, now: Scene) -> Script:
     return f"There is no table of {table.many}: the database holds {names}."
 
 
-UNPLACED: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere)
+UNPLACED: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere, _named_after)
 """Requests for something in a file that do not mention a file."""
 FILES: Sequence[Maker] = (_ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _ask_alone, _nowhere)
 TABLES: Sequence[Maker] = (_no_such_rows,)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from pathlib import PurePosixPath
 
 from modelstack.sft.tool_data.spoken import Scene, listed
 from specialise.demonstrations import file_moving
 from specialise.demonstrations.domains import FACTS, FOLDERS, ITEMS, PEOPLE
 from specialise.demonstrations.naming import named
-from specialise.demonstrations.script import Maker, Script, call, sentence, several
+from specialise.demonstrations.script import Maker, Script, Step, call, sentence, several
 from specialise.demonstrations.world import World
 
 _NO_MATCH = "no match"
@@ -89,6 +90,30 @@ def _append(world: World, now: Scene) -> Script:
         )
     ).replace("'", '"')
     yield from lookup
+    return (yield from _appended(world, path, item, now))
+
+
+def add_unplaced(world: World, now: Scene) -> Script:
+    """Adds an item to a list that is named by its subject alone: find the file, read it, append."""
+    stems = {path: PurePosixPath(path).stem for path in world.checklists}
+    paths = [path for path, stem in stems.items() if stem.isalpha() and sum(stem in p for p in world.files) == 1]
+    if not paths:
+        return None
+    path = now.one(sorted(paths))
+    item = now.one([i for i in ITEMS if i not in world.files[path]])
+    yield now.one(
+        (
+            f'"{item}" has to go on the {stems[path]} list',
+            f"note on my {stems[path]} list: {item}",
+            f"one more for the {stems[path]} list: {item}",
+        )
+    )
+    yield call("search_files", pattern=f"*{stems[path]}*")
+    return (yield from _appended(world, path, item, now))
+
+
+def _appended(world: World, path: str, item: str, now: Scene) -> Generator[Step, Sequence[str], str]:
+    """Append an item in the format of the others, after reading the list; return the answer."""
     yield call("read_text_file", path=path)
     new = f"- [ ] {item}"
     yield call("write_file", path=path, text=f"{new}\n", append=True)

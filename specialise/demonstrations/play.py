@@ -37,7 +37,8 @@ _N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)
 _N_REQUESTS_UNPLACED = (1, 1, 1, 2)
 """Numbers of requests of a conversation, drawn evenly."""
 _UNPLACED: Sequence[Maker] = (
-    *exploring.UNPLACED, *close_reading.UNPLACED, *[*table_questions.QUESTIONS] * 4, *tables.UNPLACED
+    *exploring.UNPLACED, *close_reading.UNPLACED, *[*table_questions.QUESTIONS] * 4, *tables.UNPLACED,
+    *[*talk.IMPOSSIBLE] * 2, file_changing.add_unplaced,
 )  # fmt: skip
 """First requests that do not mention the place of the answer, drawn evenly."""
 _P_CHANGES = 0.4

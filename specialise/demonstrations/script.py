@@ -113,3 +113,8 @@ def sentence(text: str) -> str:
     """Return an answer with a capital first letter, unless it begins with a file name."""
     first = text.split(" ", 1)[0]
     return text if "." in first.rstrip(".,:") or "/" in first or "_" in first else text[:1].upper() + text[1:]
+
+
+def quoted(value: str | int) -> str:
+    """Return a value as an SQL literal."""
+    return str(value) if isinstance(value, int) else "'" + value.replace("'", "''") + "'"

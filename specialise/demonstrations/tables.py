@@ -18,6 +18,7 @@ from specialise.demonstrations.script import (
     count,
     detour,
     mistake,
+    quoted,
     search,
     sentence,
     several,
@@ -30,6 +31,8 @@ _MONTHS = (
 )  # fmt: skip
 MOST_SHOWN = 12
 """Maximum number of rows listed in an answer."""
+_P_GUESSED_COLUMN = 0.4
+"""Probability that a row is first added with a column name that does not exist; the error lists the columns."""
 _P_SEARCH_FIRST = 0.2
 """Probability that only the files are searched first; that step is shown, not trained on."""
 
@@ -528,10 +531,15 @@ def _insert(world: World, now: Scene) -> Script:
             f"we have a new {table.one}, {said}",
         )
     )
-    yield from look(world, now)
-    names = ", ".join(column.name for column in values)
-    written = ", ".join(_sql(value) for value in values.values())
-    (found,) = yield call("execute", sql=f"INSERT INTO {table.name} ({names}) VALUES ({written})")
+    names = [column.name for column in values]
+    written = ", ".join(quoted(value) for value in values.values())
+    if not world.known_tables and now.chance(_P_GUESSED_COLUMN):
+        wrong = now.one(names)
+        guessed = [now.one((f"{table.one}_{name}", f"{name}s")) if name == wrong else name for name in names]
+        yield mistake("execute", sql=f"INSERT INTO {table.name} ({', '.join(guessed)}) VALUES ({written})")
+    else:
+        yield from look(world, now)
+    (found,) = yield call("execute", sql=f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({written})")
     if not found.startswith("done: 1"):
         return None
     world.rows[table.name].append((0, *values.values()))
@@ -554,7 +562,7 @@ def _update(world: World, now: Scene) -> Script:
         )
     )
     yield from look(world, now, keyword=str(who))
-    sql = f"UPDATE {table.name} SET {column.name} = {_sql(value)} WHERE {name.name} = '{who}'"
+    sql = f"UPDATE {table.name} SET {column.name} = {quoted(value)} WHERE {name.name} = '{who}'"
     (found,) = yield call("execute", sql=sql)
     if not found.startswith("done: 1"):
         return None
@@ -601,10 +609,6 @@ def _drawn(column: Column, now: Scene) -> str | int:
     if column.kind == "date":
         return f"2026-{now.random.randrange(1, 13):02}-{now.random.randrange(1, 29):02}"
     return f"{now.one(('New', 'Old', 'Little', 'Grand'))} {now.one(('Harbour', 'Falcon', 'Orchid', 'Comet'))}"
-
-
-def _sql(value: str | int) -> str:
-    return str(value) if isinstance(value, int) else f"'{value}'"
 
 
 def _short(value: str) -> str:

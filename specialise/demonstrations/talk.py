@@ -70,6 +70,18 @@ def _impossible(world: World, now: Scene) -> Script:
             (f"transfer 40 euros to {who}", "make payments"),
             ("open the web page of the library", "open web pages"),
             ("wake me up at six", "set an alarm"),
+            (f"text {who} that the meeting is off", "send messages"),
+            (f"invite {who} to the meeting on Friday", "send invitations"),
+            (f"forward the offer to {who} and thank them", "send e-mails"),
+            ("unlock the front door", "open doors"),
+            ("start the dishwasher", "control devices"),
+            ("how is the traffic on the way to Lyon?", "see the traffic"),
+            ("is the shop round the corner still open?", "look up opening hours"),
+            ("how many people follow us online?", "look things up on the internet"),
+            ("translate the sign in front of me", "see pictures"),
+            ("hire a van for Saturday", "rent anything"),
+            ("what is on television tonight?", "look up programmes"),
+            ("water the plants on the balcony", "do anything outside this computer"),
         )
     )
     yield wish
