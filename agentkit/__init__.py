@@ -9,7 +9,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from agentkit.agent import Agent
-from agentkit.agent_stream import AgentStream
 from agentkit.context import RunContext
 from agentkit.errors import (
     AgentKitError,
@@ -26,7 +25,7 @@ from agentkit.errors import (
     UserError,
 )
 from agentkit.events import AgentEvent
-from agentkit.limits import RequestUsage, RunUsage, UsageLimits
+from agentkit.limits import UsageLimits
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
@@ -34,21 +33,24 @@ from agentkit.messages import (
     messages_from_json,
     messages_to_json,
 )
-from agentkit.models.model import Model, ModelProfile, ModelSettings
+from agentkit.models.base import Model, ModelProfile, ModelSettings
 from agentkit.results import RunResult
-from agentkit.state import RunState
-from agentkit.tools.definition import Tool, ToolAnnotations, ToolDefinition, ToolOutput
+from agentkit.run.state import RunState
+from agentkit.run.stream import AgentStream
+from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 from agentkit.tools.function import FunctionToolset, tool
+from agentkit.tools.tool import Tool, ToolOutput
 from agentkit.tools.toolset import Toolset
+from agentkit.usage import RequestUsage, RunUsage
 
 if TYPE_CHECKING:
-    from agentkit.handoffs import Handoff
     from agentkit.mcp.config import load_mcp_config
     from agentkit.mcp.toolset import MCPToolset
     from agentkit.models.fallback import FallbackModel
-    from agentkit.models.local import LocalModel
-    from agentkit.models.openai_compatible import OpenAICompatibleModel
+    from agentkit.models.local.model import LocalModel
+    from agentkit.models.openai.model import OpenAICompatibleModel
     from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+    from agentkit.teams.handoffs import Handoff
 
 __all__ = [
     "Agent",
@@ -98,10 +100,10 @@ __all__ = [
 
 _LAZY = {
     "FallbackModel": "agentkit.models.fallback",
-    "Handoff": "agentkit.handoffs",
-    "LocalModel": "agentkit.models.local",
+    "Handoff": "agentkit.teams.handoffs",
+    "LocalModel": "agentkit.models.local.model",
     "MCPToolset": "agentkit.mcp.toolset",
-    "OpenAICompatibleModel": "agentkit.models.openai_compatible",
+    "OpenAICompatibleModel": "agentkit.models.openai.model",
     "SQLiteCheckpointer": "agentkit.persistence.sqlite_checkpointer",
     "load_mcp_config": "agentkit.mcp.config",
 }

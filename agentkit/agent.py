@@ -1,6 +1,6 @@
 """`Agent`: the declaration of an agent and its run methods, nothing else.
 
-`agentkit.loop` decides what happens in a run; `agentkit.runner` performs it.
+`agentkit.run.decide` decides what happens in a run; `agentkit.run.perform` performs it.
 """
 
 from __future__ import annotations
@@ -16,35 +16,35 @@ from typing import TYPE_CHECKING, Any, Generic, Self, cast
 
 from typing_extensions import TypeVar
 
-from agentkit import background
-from agentkit.agent_stream import AgentStream, streamed
-from agentkit.approvals import Decision
-from agentkit.budget import Budget
+from agentkit.approvals.pending import Decision
+from agentkit.basics.well_formed import well_formed
 from agentkit.context import RunContext
 from agentkit.errors import UserError
-from agentkit.instructions import Instructions
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelRequest, UserPromptPart
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from agentkit.output import output_spec
 from agentkit.results import RunResult
-from agentkit.run_plan import OutputValidator, RunPlan, Sink
-from agentkit.runner import AgentRun
-from agentkit.state import RunState
-from agentkit.tools.definition import Tool
+from agentkit.run import sync
+from agentkit.run.budget import Budget
+from agentkit.run.instructions import Instructions
+from agentkit.run.perform import AgentRun
+from agentkit.run.setup import Member, OutputValidator, RunSetup, Sink, Team
+from agentkit.run.state import RunState
+from agentkit.run.stream import AgentStream, streamed
 from agentkit.tools.execution import DEFAULT_TOOL_TIMEOUT_S
 from agentkit.tools.function import FunctionT, FunctionToolset
+from agentkit.tools.tool import Tool
 from agentkit.tools.toolset import Toolset
-from agentkit.well_formed import well_formed
 
 if TYPE_CHECKING:
-    from agentkit.code_mode import CodeMode
-    from agentkit.compaction import Compaction
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
-    from agentkit.handoffs import Handoff
+    from agentkit.history.compaction import Compaction
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
     from agentkit.persistence.session import Session
     from agentkit.planning.planner import Planner
+    from agentkit.teams.handoffs import Handoff
+    from agentkit.tools.code_mode import CodeMode
     from agentkit.tracing.telemetry import Telemetry
 
 DepsT = TypeVar("DepsT", default=None)
@@ -114,12 +114,12 @@ class Agent(Generic[DepsT, OutputT]):
             tool_timeout_s: Seconds before a tool call times out, unless the tool sets its own; None for no limit.
             parallel_tool_calls: Whether a response may contain several calls.
             code_mode: The model writes Python that calls the tools, run in a sandbox (extra `code`), instead of
-                calling them directly; hand-offs stay direct calls. See `agentkit.code_mode`.
+                calling them directly; hand-offs stay direct calls. See `agentkit.tools.code_mode`.
             planner: Makes a plan first, which the run follows step by step: `PlanTemplate` or `ModelPlanner`.
             compaction: Shortens a conversation that is too long for the model, `SlidingWindow` or `Summary`; None
                 always sends the whole conversation.
             handoffs: Agents that this agent may hand the conversation over to; they continue the same run. A
-                `Handoff` sets when, and what the other agent sees; see `agentkit.handoffs`.
+                `Handoff` sets when, and what the other agent sees; see `agentkit.teams.handoffs`.
             guardrails: Checks of prompts, tool calls, their results and answers; see `agentkit.guardrails`.
             taint_rule: After a result of an untrusted tool (MCP tools by default), destructive and open-world
                 calls require approval. An MCP tool without annotations counts as both
@@ -185,8 +185,8 @@ class Agent(Generic[DepsT, OutputT]):
             AgentRunError: the run failed; the error carries the messages and the usage so far.
             UserError: the declaration of the agent or of its tools is wrong.
         """
-        plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
-        async with _entered(plan) as run:
+        setup = await self._new_setup(prompt, deps, message_history, limits, settings, metadata, session)
+        async with _entered(setup) as run:
             return await run.finish()
 
     def run_sync(
@@ -206,7 +206,7 @@ class Agent(Generic[DepsT, OutputT]):
             AgentRunError: see `run`.
             UserError: see `run`.
         """
-        return background.run(
+        return sync.run(
             partial(
                 self.run,
                 prompt,
@@ -271,7 +271,7 @@ class Agent(Generic[DepsT, OutputT]):
             AgentKitError: see `resume`.
         """
         resume = partial(self.resume, run, decisions, deps=deps, limits=limits, settings=settings, session=session)
-        return background.run(resume)
+        return sync.run(resume)
 
     @asynccontextmanager
     async def run_stream(
@@ -290,8 +290,8 @@ class Agent(Generic[DepsT, OutputT]):
         The iteration raises the error of the run, unchanged. A run whose events are not read pauses after about a
         thousand unread events.
         """
-        plan = await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
-        async with streamed(plan, _entered) as stream:
+        setup = await self._new_setup(prompt, deps, message_history, limits, settings, metadata, session)
+        async with streamed(setup, _entered) as stream:
             yield stream
 
     @asynccontextmanager
@@ -308,7 +308,7 @@ class Agent(Generic[DepsT, OutputT]):
     ) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
         """Run step by step: iterate over the run to see each action before it is performed."""
         async with _entered(
-            await self._plan(prompt, deps, message_history, limits, settings, metadata, session)
+            await self._new_setup(prompt, deps, message_history, limits, settings, metadata, session)
         ) as run:
             yield run
 
@@ -337,7 +337,7 @@ class Agent(Generic[DepsT, OutputT]):
         Raises:
             UserError: neither the agent nor the tool has a name.
         """
-        from agentkit.agent_tool import agent_tool
+        from agentkit.teams.agent_tool import agent_tool
 
         named = name or self.name
         if named is None:
@@ -362,13 +362,13 @@ class Agent(Generic[DepsT, OutputT]):
     ) -> RunResult[OutputT]:
         """Continue or begin an inner run for a call of an outer run, which stores it and counts its usage."""
         if state.messages:
-            plan = self._plan_of(state, None, self._current_deps(deps), None, None)
+            setup = self._setup_of(state, None, self._current_deps(deps), None, None)
         else:
-            plan = await self._plan(task, deps, (), None, None, None, None)
-            begun = replace(plan.state, run_id=state.run_id, tainted=state.tainted)
-            plan = replace(plan, state=begun, checkpointer=None)
-        budget = Budget(plan.limits, state.usage, outer)
-        async with _entered(replace(plan, journal=journal, budget=budget)) as run:
+            setup = await self._new_setup(task, deps, (), None, None, None, None)
+            begun = replace(setup.state, run_id=state.run_id, tainted=state.tainted)
+            setup = replace(setup, state=begun, checkpointer=None)
+        budget = Budget(setup.limits, state.usage, outer)
+        async with _entered(replace(setup, journal=journal, budget=budget)) as run:
             try:
                 return await run.finish()
             finally:
@@ -432,7 +432,7 @@ class Agent(Generic[DepsT, OutputT]):
 
     def __enter__(self) -> Self:
         """Keep the model and the tool servers open between calls of `run_sync`."""
-        context = background.enter(self)
+        context = sync.enter(self)
         context.__enter__()
         self._sync_open.append(context)
         return self
@@ -445,7 +445,7 @@ class Agent(Generic[DepsT, OutputT]):
 
     # -- inside -------------------------------------------------------------------------------------------
 
-    async def _plan(
+    async def _new_setup(
         self,
         prompt: str,
         deps: DepsT,
@@ -454,7 +454,7 @@ class Agent(Generic[DepsT, OutputT]):
         settings: ModelSettings | None,
         metadata: Mapping[str, str] | None,
         session: Session | None,
-    ) -> RunPlan[DepsT, OutputT]:
+    ) -> RunSetup[DepsT, OutputT]:
         deps = self._current_deps(deps)
         version = None
         if session is not None:
@@ -465,9 +465,9 @@ class Agent(Generic[DepsT, OutputT]):
         history = _whole(history)
         state = RunState(messages=history, n_history=len(history))
         request = ModelRequest((UserPromptPart(well_formed(prompt)),))
-        plan = self._plan_of(state, request, deps, limits, settings)
+        setup = self._setup_of(state, request, deps, limits, settings)
         return replace(
-            plan, checkpointer=self._checkpointer, metadata=metadata, session=session, session_version=version
+            setup, checkpointer=self._checkpointer, metadata=metadata, session=session, session_version=version
         )
 
     async def _resumed(
@@ -478,8 +478,8 @@ class Agent(Generic[DepsT, OutputT]):
         limits: UsageLimits | None,
         settings: ModelSettings | None,
         session: Session | None,
-    ) -> RunPlan[DepsT, OutputT]:
-        from agentkit.resuming import claimed, decided, version_before
+    ) -> RunSetup[DepsT, OutputT]:
+        from agentkit.run.resume import claimed, decided, version_before
 
         journal = None
         if self._checkpointer is not None:
@@ -489,36 +489,35 @@ class Agent(Generic[DepsT, OutputT]):
         else:
             raise UserError(f"run {run!r} cannot be looked up: give the agent a `checkpointer`, or a RunState.")
         try:
-            plan = self._plan_of(decided(state, decisions), None, self._current_deps(deps), limits, settings)
+            setup = self._setup_of(decided(state, decisions), None, self._current_deps(deps), limits, settings)
             if session is not None and (version := await version_before(session, state)) is not None:
-                plan = replace(plan, session=session, session_version=version)
+                setup = replace(setup, session=session, session_version=version)
         except BaseException:
             if journal is not None:
                 await journal.release()
             raise
-        return replace(plan, journal=journal)
+        return replace(setup, journal=journal)
 
-    def _plan_of(
+    def _setup_of(
         self,
         state: RunState,
         request: ModelRequest | None,
         deps: DepsT,
         limits: UsageLimits | None,
         settings: ModelSettings | None,
-    ) -> RunPlan[DepsT, OutputT]:
-        plan = self._own_plan(state, request, deps, limits, settings)
+    ) -> RunSetup[DepsT, OutputT]:
+        setup = self._own_setup(state, request, deps, limits, settings)
         if not self._handoffs:
-            return plan
-        from agentkit.handoffs import Member, Team
+            return setup
 
-        def member(agent: Agent[Any, Any], its_plan: RunPlan[Any, Any]) -> Member:
-            return Member(its_plan, {each.name: each.history for each in agent._handoffs})
+        def member(agent: Agent[Any, Any], its_setup: RunSetup[Any, Any]) -> Member:
+            return Member(its_setup, {each.name: each.history for each in agent._handoffs})
 
         others = {
-            name: member(agent, agent._own_plan(state, None, deps, limits, settings))
+            name: member(agent, agent._own_setup(state, None, deps, limits, settings))
             for name, agent in self._reachable().items()
         }
-        return replace(plan, team=Team(member(self, plan), others))
+        return replace(setup, team=Team(member(self, setup), others))
 
     def _reachable(self) -> dict[str, Agent[Any, Any]]:
         """Return all agents that a run can reach by hand-offs, by name; includes this agent if it can be reached.
@@ -531,6 +530,8 @@ class Agent(Generic[DepsT, OutputT]):
         while waiting:
             handoff = waiting.pop()
             agent, name = handoff.agent, handoff.name
+            if not isinstance(agent, Agent):
+                raise UserError(f"handoffs=[{agent!r}]: a run can be handed over to an Agent or a Handoff only.")
             if found.setdefault(name, agent) is not agent:
                 raise UserError(f"two agents that a run can be handed over to are called {name!r}; rename one.")
             if agent.output_type is not self.output_type:
@@ -541,15 +542,15 @@ class Agent(Generic[DepsT, OutputT]):
             waiting += [each for each in agent._handoffs if found.get(each.name) is not each.agent]
         return found
 
-    def _own_plan(
+    def _own_setup(
         self,
         state: RunState,
         request: ModelRequest | None,
         deps: DepsT,
         limits: UsageLimits | None,
         settings: ModelSettings | None,
-    ) -> RunPlan[DepsT, OutputT]:
-        return RunPlan(
+    ) -> RunSetup[DepsT, OutputT]:
+        return RunSetup(
             model=self._current_model(),
             toolsets=self._current_toolsets(),
             output=self._output,
@@ -606,19 +607,19 @@ class Agent(Generic[DepsT, OutputT]):
 
 
 @asynccontextmanager
-async def _entered(plan: RunPlan[DepsT, OutputT]) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
+async def _entered(setup: RunSetup[DepsT, OutputT]) -> AsyncGenerator[AgentRun[DepsT, OutputT]]:
     async with AsyncExitStack() as stack:
 
-        async def enter(other: RunPlan[Any, Any]) -> None:
+        async def enter(other: RunSetup[Any, Any]) -> None:
             await _enter_all(stack, other.model, other.toolsets)
 
-        run = AgentRun(plan, enter)
+        run = AgentRun(setup, enter)
 
         async def leave(kind: Any, error: BaseException | None, trace: TracebackType | None) -> None:
             await run.leave(error)
 
         stack.push_async_exit(leave)
-        await _enter_all(stack, plan.model, plan.toolsets)
+        await _enter_all(stack, setup.model, setup.toolsets)
         yield run
 
 
@@ -639,7 +640,7 @@ def _checkpointer(named: Checkpointer | str | Path | None) -> Checkpointer | Non
 def _handoffs(given: Sequence[Agent[Any, Any] | Handoff]) -> tuple[Handoff, ...]:
     if not given:
         return ()
-    from agentkit.handoffs import as_handoffs
+    from agentkit.teams.handoffs import as_handoffs
 
     return as_handoffs(given)
 
@@ -647,7 +648,7 @@ def _handoffs(given: Sequence[Agent[Any, Any] | Handoff]) -> tuple[Handoff, ...]
 def _whole(history: Sequence[ModelMessage]) -> tuple[ModelMessage, ...]:
     if not history:
         return ()
-    from agentkit.repair import repaired
+    from agentkit.history.repair import repaired
 
     return repaired(history)
 

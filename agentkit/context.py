@@ -6,14 +6,14 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from agentkit.limits import RunUsage
+from agentkit.usage import RunUsage
 
 if TYPE_CHECKING:
-    from agentkit.budget import Budget
     from agentkit.events import AgentEvent
-    from agentkit.inner_runs import InnerRuns
     from agentkit.messages import ModelMessage
-    from agentkit.state import CallAnswer
+    from agentkit.run.budget import Budget
+    from agentkit.run.inner_runs import InnerRuns
+    from agentkit.run.state import CallAnswer
 
     CallTool = Callable[[str, str, str], Awaitable[CallAnswer]]
 

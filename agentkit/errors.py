@@ -11,10 +11,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agentkit.approvals import PendingCall
-    from agentkit.limits import RunUsage
+    from agentkit.approvals.pending import PendingCall
     from agentkit.messages import ModelMessage
-    from agentkit.state import RunState
+    from agentkit.run.state import RunState
+    from agentkit.usage import RunUsage
 
 
 class AgentKitError(Exception):

@@ -8,14 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from agentkit.approvals import PendingCall
-from agentkit.limits import RunUsage
+from agentkit.approvals.pending import PendingCall
+from agentkit.basics.tagged import TaggedBy
 from agentkit.messages import ModelRequest, ModelResponse
-from agentkit.models.model import ModelSettings, OutputSchema, TokensDelta
+from agentkit.models.base import ModelSettings, OutputSchema, TokensDelta
 from agentkit.planning.plan import PlanStep
-from agentkit.state import Compacted
-from agentkit.tagged import TaggedBy
+from agentkit.run.state import Compacted
 from agentkit.tools.definition import ToolDefinition
+from agentkit.usage import RunUsage
 
 LEFT_EARLY = "LeftEarly"
 """Error type of a run that the application did not advance to the end."""
@@ -75,7 +75,7 @@ class ModelRequestEvent:
     shape: RequestShape | None = None
     """Other fields of the request: in the first request and after a change; else None."""
     note: str | None = None
-    """Text at the end of this request only; not part of the history (`agentkit.limit_note`)."""
+    """Text at the end of this request only; not part of the history (`agentkit.run.limit_note`)."""
     instructions: str | None = None
     """The agent's instructions if `messages` do not contain them: after a history, and after a change since the
     last request ("" if they were removed); else None."""
@@ -122,7 +122,7 @@ class ModelResponseEvent:
 
 @dataclass(frozen=True, slots=True)
 class TextCallsEvent:
-    """A model wrote calls of known tools as text; see `agentkit.text_calls`.
+    """A model wrote calls of known tools as text; see `agentkit.run.text_calls`.
 
     Parsed calls are in the following response event and replace the text there. If `n_calls` is 0 and `problem`
     is None, the calls appear within prose, and the text is the answer.

@@ -1,4 +1,4 @@
-"""Usage of a run, and limits on it.
+"""Limits on the usage of a run.
 
 A limit ends a run with a result, not an exception: the model gets one last turn without tools to answer with the
 results so far. An exception at a turn limit loses work (openai-agents-python#719, #844).
@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agentkit.errors import UserError
+from agentkit.usage import RunUsage
+
 DEFAULT_REQUEST_LIMIT = 50
 """Default number of model requests in a run; pydantic-ai's figure."""
 
@@ -15,73 +18,6 @@ DEFAULT_REPEATED_FAILURES_LIMIT = 3
 """Default number of turns in which the same call may fail. Two repeats cover a transient failure. A greedy model
 that has read its failed call three times repeats it until the request limit: measured 65 and 79 s with the 135M
 model."""
-
-
-@dataclass(frozen=True, slots=True)
-class RequestUsage:
-    """Tokens of one model request."""
-
-    input_tokens: int = 0
-    """Prompt tokens, cached ones included."""
-    cache_read_tokens: int = 0
-    """Prompt tokens read from a cache."""
-    output_tokens: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RunUsage:
-    """Requests, tool calls and tokens of a run so far."""
-
-    requests: int = 0
-    tool_calls: int = 0
-    input_tokens: int = 0
-    cache_read_tokens: int = 0
-    output_tokens: int = 0
-
-    @property
-    def total_tokens(self) -> int:
-        """Input and output tokens together."""
-        return self.input_tokens + self.output_tokens
-
-    def plus_request(self, usage: RequestUsage) -> RunUsage:
-        """Return the usage after one more request."""
-        return RunUsage(
-            self.requests + 1,
-            self.tool_calls,
-            self.input_tokens + usage.input_tokens,
-            self.cache_read_tokens + usage.cache_read_tokens,
-            self.output_tokens + usage.output_tokens,
-        )
-
-    def plus(self, other: RunUsage) -> RunUsage:
-        """Return the usage of two runs together."""
-        return RunUsage(
-            self.requests + other.requests,
-            self.tool_calls + other.tool_calls,
-            self.input_tokens + other.input_tokens,
-            self.cache_read_tokens + other.cache_read_tokens,
-            self.output_tokens + other.output_tokens,
-        )
-
-    def minus(self, other: RunUsage) -> RunUsage:
-        """Return the usage since `other`."""
-        return RunUsage(
-            self.requests - other.requests,
-            self.tool_calls - other.tool_calls,
-            self.input_tokens - other.input_tokens,
-            self.cache_read_tokens - other.cache_read_tokens,
-            self.output_tokens - other.output_tokens,
-        )
-
-    def plus_tool_calls(self, n_calls: int) -> RunUsage:
-        """Return the usage after `n_calls` more tool calls."""
-        return RunUsage(
-            self.requests,
-            self.tool_calls + n_calls,
-            self.input_tokens,
-            self.cache_read_tokens,
-            self.output_tokens,
-        )
 
 
 _AT_LEAST_ONE = ("request_limit", "repeated_failures_limit")
@@ -109,8 +45,6 @@ class UsageLimits:
             value = getattr(self, name)
             least = 1 if name in _AT_LEAST_ONE else 0
             if value is not None and value < least:
-                from agentkit.errors import UserError
-
                 raise UserError(
                     f"UsageLimits({name}={value!r}): the limit must be "
                     f"{'at least 1' if least else 'zero or more'}; use None for no limit."

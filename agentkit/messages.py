@@ -13,8 +13,8 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
-from agentkit.limits import RequestUsage
-from agentkit.tagged import TaggedBy
+from agentkit.basics.tagged import TaggedBy
+from agentkit.usage import RequestUsage
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -181,7 +181,7 @@ def messages_from_json(data: bytes | str) -> tuple[ModelMessage, ...]:
     Raises:
         pydantic.ValidationError: the data is not a conversation.
     """
-    from agentkit.json_values import parsed_json
+    from agentkit.basics.json_values import parsed_json
 
     try:
         value = parsed_json(data)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, cast
 
 from agentkit.errors import ModelRetry, UserError
-from agentkit.models.model import OutputSchema
+from agentkit.models.base import OutputSchema
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

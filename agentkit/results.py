@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from agentkit.approvals import PendingCall
-from agentkit.limits import RunUsage
+from agentkit.approvals.pending import PendingCall
 from agentkit.messages import ModelMessage, ToolCallPart
-from agentkit.repeated_calls import repeated_calls
-from agentkit.state import RunState, RunStatus
+from agentkit.run.repeated_calls import repeated_calls
+from agentkit.run.state import RunState, RunStatus
+from agentkit.usage import RunUsage
 
 OutputT = TypeVar("OutputT")
 
@@ -70,7 +70,7 @@ class RunResult(Generic[OutputT]):
         """Calls of this run that were not run because equal calls had returned the same result twice.
 
         If the model repeated such a call once more, its tool is in `state.disabled_tools`; see
-        `agentkit.repeated_calls`.
+        `agentkit.run.repeated_calls`.
         """
         return repeated_calls(self.new_messages())
 

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Discriminator
 
-from agentkit.limits import RunUsage
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
+from agentkit.usage import RunUsage
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter

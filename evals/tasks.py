@@ -10,7 +10,7 @@ from functools import partial
 
 from inspect_ai import Task, task
 
-from agentkit.models.model import Model
+from agentkit.models.base import Model
 from evals.case import Case, Run
 from evals.harness.evaluation import find_model
 from evals.harness.inspect_task import inspect_task

@@ -64,7 +64,7 @@ def tiny_lora_gguf(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def smollm2_gguf() -> Path:
     """The real default model; skips where it has not been fetched."""
-    from agentkit.models.catalog import is_present, local_path
+    from agentkit.models.catalog.entries import is_present, local_path
 
     if not is_present("smollm2-135m"):
         pytest.skip("needs the default model: agentkit models pull smollm2-135m")

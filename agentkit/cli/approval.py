@@ -7,8 +7,8 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from agentkit.approvals import Decision, PendingCall
-from agentkit.hidden import is_plain
+from agentkit.approvals.pending import Decision, PendingCall
+from agentkit.basics.hidden import is_plain
 
 if TYPE_CHECKING:
     from rich.console import Console

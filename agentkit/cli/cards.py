@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from agentkit.approvals import PendingCall
+from agentkit.approvals.pending import PendingCall
 from agentkit.cli.console import clean, one_line, plain
 from agentkit.events import (
     AgentEvent,
@@ -30,8 +30,8 @@ from agentkit.events import (
     ToolProgressEvent,
     ToolResultEvent,
 )
-from agentkit.limits import RunUsage
 from agentkit.messages import DecodingStats, ModelResponse, ThinkingPart, ToolCallPart
+from agentkit.usage import RunUsage
 
 if TYPE_CHECKING:
     from rich.console import Console

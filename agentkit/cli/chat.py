@@ -36,13 +36,13 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from agentkit.agent import Agent
-    from agentkit.approvals import Decision
+    from agentkit.approvals.pending import Decision
     from agentkit.cli.cards import EventPrinter
     from agentkit.events import AgentEvent
-    from agentkit.limits import RunUsage
     from agentkit.messages import ModelMessage
-    from agentkit.state import RunState
+    from agentkit.run.state import RunState
     from agentkit.tools.toolset import Toolset
+    from agentkit.usage import RunUsage
 
     _GoingOn = tuple[RunState, list[Decision]]
     """State of a turn that waits, and the decisions about its calls."""
@@ -250,7 +250,7 @@ class _Chat:
 
     def _show_usage(self) -> None:
         from agentkit.cli.cards import usage_line
-        from agentkit.limits import RunUsage
+        from agentkit.usage import RunUsage
 
         self.notes.print(usage_line(self.conversation.usage or RunUsage(), None))
 

@@ -14,7 +14,7 @@ from functools import cache
 from io import TextIOWrapper
 from typing import TYPE_CHECKING
 
-from agentkit.hidden import strip_data
+from agentkit.basics.hidden import strip_data
 
 if TYPE_CHECKING:
     from rich.console import Console

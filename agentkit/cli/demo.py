@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from agentkit.agent import Agent
     from agentkit.events import AgentEvent
-    from agentkit.models.catalog_store import ModelFileError
-    from agentkit.tools.definition import Tool
+    from agentkit.models.catalog.store import ModelFileError
+    from agentkit.tools.tool import Tool
     from agentkit.tools.toolset import Toolset
 
 INTRODUCTION = (
@@ -107,7 +107,7 @@ def usable_model(name: str, output: Console) -> tuple[str, ModelFileError | None
 
 def described(name: str) -> str:
     """Return a description of the model and of its measured accuracy."""
-    from agentkit.models.catalog import CATALOG
+    from agentkit.models.catalog.entries import CATALOG
     from agentkit.models.resolve import split_local
 
     local = split_local(name)
@@ -140,7 +140,7 @@ async def _run_all(folder: Path, model_name: str, output: Console) -> list[TaskR
     from agentkit.agent import Agent
     from agentkit.cli.cards import EventPrinter
     from agentkit.limits import UsageLimits
-    from agentkit.models.model import ModelSettings
+    from agentkit.models.base import ModelSettings
     from agentkit.models.resolve import resolve_model
 
     model, printer, clock = resolve_model(model_name), EventPrinter(output, output, brief=True), _ModelClock()

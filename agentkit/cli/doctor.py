@@ -144,7 +144,7 @@ def _llama_cpp_loads() -> Check:
 
 
 def _models() -> list[Check]:
-    from agentkit.models.catalog import CATALOG, is_present
+    from agentkit.models.catalog.entries import CATALOG, is_present
 
     checks: list[Check] = []
     for entry in CATALOG.values():
@@ -159,7 +159,7 @@ def _models() -> list[Check]:
 def _model_file(name: str, path: Path) -> Check:
     """Report a model's path, and the call convention used for it without a shipped adapter."""
     try:
-        from agentkit.models.local_convention import convention_of_file
+        from agentkit.models.local.convention import convention_of_file
         from modelstack import errors
 
         try:
@@ -174,7 +174,7 @@ def _model_file(name: str, path: Path) -> Check:
 
 
 def _cache() -> Check:
-    from agentkit.models.catalog_store import CACHE_VARIABLE, cache_dir
+    from agentkit.models.catalog.store import CACHE_VARIABLE, cache_dir
 
     folder = cache_dir()
     there = next(path for path in (folder, *folder.parents) if path.exists())
@@ -185,7 +185,12 @@ def _cache() -> Check:
 
 def _prompt_cache() -> Check:
     from agentkit.errors import UserError
-    from agentkit.models.prompt_cache import SIZE_VARIABLE, configured_bytes, prompt_cache, prompt_cache_folder
+    from agentkit.models.local.prompt_cache import (
+        SIZE_VARIABLE,
+        configured_bytes,
+        prompt_cache,
+        prompt_cache_folder,
+    )
 
     folder = prompt_cache_folder()
     try:
@@ -210,8 +215,8 @@ def _cores() -> Check:
 
 
 def _memory() -> Check:
-    from agentkit.models.catalog import CATALOG
-    from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
+    from agentkit.models.catalog.entries import CATALOG
+    from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 
     free = _available_memory_bytes()
     if free is None:
@@ -246,7 +251,7 @@ def _pip() -> Check:
 
 
 def _api_key() -> Check:
-    from agentkit.models.openai_compatible import API_KEY_VARIABLE
+    from agentkit.models.openai.model import API_KEY_VARIABLE
 
     if os.environ.get(API_KEY_VARIABLE):
         return Check(API_KEY_VARIABLE, "ok", "set")

@@ -21,7 +21,7 @@ def prepare_model(model: str, notes: Console) -> None:
         ModelFileError: it cannot be fetched.
         UserError: the name is not understood.
     """
-    from agentkit.models.catalog import is_present
+    from agentkit.models.catalog.entries import is_present
     from agentkit.models.resolve import split_local
 
     local = split_local(model)
@@ -39,7 +39,7 @@ def pull_shown(spec: str, notes: Console) -> Path:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
     from agentkit.cli.console import one_line, plain
-    from agentkit.models.catalog import is_present, pull
+    from agentkit.models.catalog.entries import is_present, pull
 
     def tell(line: str) -> None:
         notes.print(plain(one_line(line, 400), "dim"))
@@ -71,7 +71,7 @@ def heartbeat(tell: Callable[[str], None]) -> Callable[[int, int | None], None]:
 
 
 def _facts(spec: str) -> str:
-    from agentkit.models.catalog import CatalogEntry, parse_spec
+    from agentkit.models.catalog.entries import CatalogEntry, parse_spec
 
     found = parse_spec(spec)
     if not isinstance(found, CatalogEntry):

@@ -59,7 +59,7 @@ def call(
     async def calling(toolset: MCPToolset) -> tuple[str, bool]:
         from agentkit.context import RunContext
         from agentkit.errors import ModelRetry
-        from agentkit.tools.definition import ToolOutput
+        from agentkit.tools.tool import ToolOutput
 
         context = RunContext(deps=None, tool_name=tool)
         tools = {each.name: each for each in await toolset.list_tools(context)}

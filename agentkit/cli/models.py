@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
-    from agentkit.models.catalog import CatalogEntry
+    from agentkit.models.catalog.entries import CatalogEntry
 
 app = typer.Typer(no_args_is_help=True, help="Models that run in this process: list, pull, verify, clear-prompts.")
 
@@ -27,8 +27,8 @@ _ROW = "{:<19}{:<10}{:>8}{:>9}   {:<6}{}"
 def list_models() -> None:
     """List the models of the catalog: size, memory, licence, what each is good for, and whether it is here."""
     from agentkit.cli.console import output_console, plain
-    from agentkit.models.catalog import CATALOG
-    from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
+    from agentkit.models.catalog.entries import CATALOG
+    from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 
     output = output_console()
     profiles = {model_id: profile for profile, model_id in PROFILES.items()}
@@ -49,7 +49,7 @@ def list_models() -> None:
 
 
 def _facts(entry: CatalogEntry, profile: str) -> str:
-    from agentkit.models.catalog import is_present
+    from agentkit.models.catalog.entries import is_present
 
     here = "yes" if is_present(entry.id) else "no"
     size, memory = f"{entry.size / 1e6:.0f} MB", f"{entry.memory / 1e9:.1f} GB"
@@ -71,8 +71,8 @@ def verify(
 ) -> None:
     """Compare fetched models with their hashes. Exit status 1: one is damaged, or the named one is missing."""
     from agentkit.cli.console import output_console, plain
-    from agentkit.models.catalog import CATALOG
-    from agentkit.models.catalog import verify as verify_model
+    from agentkit.models.catalog.entries import CATALOG
+    from agentkit.models.catalog.entries import verify as verify_model
 
     specs = list(CATALOG) if model is None else [_file_of(model)]
     states = {spec: verify_model(spec) for spec in specs}
@@ -87,7 +87,7 @@ def verify(
 def clear_prompts() -> None:
     """Remove the prompt cache: what models evaluated of earlier prompts. Replies stay the same."""
     from agentkit.cli.console import output_console, plain
-    from agentkit.models.prompt_cache import prompt_cache_folder
+    from agentkit.models.local.prompt_cache import prompt_cache_folder
     from modelstack.inference.state_store import StateStore
 
     removed = StateStore(prompt_cache_folder()).clear()

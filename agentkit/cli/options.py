@@ -18,7 +18,7 @@ from agentkit.errors import UserError
 
 if TYPE_CHECKING:
     from agentkit.agent import Agent
-    from agentkit.run_plan import Sink
+    from agentkit.run.setup import Sink
     from agentkit.tools.definition import ToolDefinition
     from agentkit.tools.toolset import Toolset
 
@@ -112,7 +112,7 @@ class AgentOptions:
         """
         from agentkit.agent import Agent
         from agentkit.limits import UsageLimits
-        from agentkit.models.model import ModelSettings
+        from agentkit.models.base import ModelSettings
         from agentkit.models.resolve import resolve_model
 
         return Agent(

@@ -7,7 +7,7 @@ from typing import Literal
 
 from agentkit.guardrails.verdicts import Block
 from agentkit.messages import ModelResponse
-from agentkit.models.model import ModelDelta, OnDelta, TextDelta
+from agentkit.models.base import ModelDelta, OnDelta, TextDelta
 
 
 async def ask_beside(

@@ -16,7 +16,7 @@ from agentkit.events import AgentEvent, GuardrailEvent, VerdictKind
 from agentkit.guardrails.guardrail import CheckedCall, CheckedResult, Guardrail, Guardrails
 from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
 from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
-from agentkit.tools.definition import Tool
+from agentkit.tools.tool import Tool
 
 _KINDS: dict[type[Any], VerdictKind] = {
     Allow: "allow", Block: "block", Rewrite: "rewrite", RequireApproval: "require_approval",

@@ -19,7 +19,7 @@ from typing import Any, Literal, Protocol, overload, runtime_checkable
 from agentkit.context import RunContext
 from agentkit.errors import UserError
 from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
-from agentkit.tools.definition import Tool
+from agentkit.tools.tool import Tool
 
 Stage = Literal["input", "tool_call", "tool_result", "output"]
 Mode = Literal["blocking", "parallel"]

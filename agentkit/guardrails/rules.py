@@ -15,11 +15,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from agentkit.basics.hidden import strip_data
 from agentkit.context import RunContext
 from agentkit.errors import UserError
 from agentkit.guardrails.guardrail import CheckedCall, CheckedResult, Guardrail
 from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite, Verdict
-from agentkit.hidden import strip_data
 
 _INJECTION = re.compile(
     r"\b(?:ignore|disregard|forget|override)\b[^.\n]{0,40}\b(?:previous|prior|above|earlier|all|your|the system)\b"

@@ -19,7 +19,7 @@ from agentkit.context import RunContext
 from agentkit.mcp.connection import Connection, is_closed
 from agentkit.mcp.listing import ServerTool
 from agentkit.mcp.results import bounded, error_text, tool_output
-from agentkit.tools.definition import ToolOutput
+from agentkit.tools.tool import ToolOutput
 
 if TYPE_CHECKING:
     from mcp import Client

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 import anyio
 
+from agentkit.basics.hidden import is_plain
 from agentkit.errors import ToolDefinitionError
-from agentkit.hidden import is_plain
 from agentkit.mcp.call_clocks import CallClocks
 from agentkit.mcp.listing import MAX_DESCRIPTION_CHARS, clean_schema
 from agentkit.mcp.results import bounded

@@ -21,8 +21,7 @@ from typing import Any
 
 import httpx2
 
-from agentkit.mcp.message_bounds import MAX_CONTAINERS, n_containers
-from agentkit.mcp.target import MAX_MESSAGE_BYTES
+from agentkit.mcp.message_bounds import MAX_CONTAINERS, MAX_MESSAGE_BYTES, n_containers
 
 TIMEOUT_S = 30.0
 READ_TIMEOUT_S = 300.0

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 from pydantic_core import to_json
 
+from agentkit.basics.hidden import has_hidden, strip_prose
+from agentkit.basics.near_names import MAX_NAME_CHARS, near_names
 from agentkit.errors import ToolDefinitionError, UserError
-from agentkit.hidden import has_hidden, strip_prose
-from agentkit.near_names import MAX_NAME_CHARS, near_names
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 from agentkit.tools.json_schema import SchemaCheck, compile_schema
 

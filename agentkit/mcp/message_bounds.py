@@ -1,4 +1,4 @@
-"""Limits on a message's structure, because a message of few bytes can cost much memory and time.
+"""Limits on a message's size and structure, because a message of few bytes can cost much memory and time.
 
 A JSON list takes three bytes of text and a hundred in memory. A content block takes 31 bytes of text, and its
 checks take 4 us, three times over, while the event loop waits. So the objects and lists of a message are counted
@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+MAX_MESSAGE_BYTES = 32 << 20
+"""Largest message of a server: a line on its stdout, a body over HTTP. A tool's result is cut to far less."""
 MAX_CONTAINERS = 500_000
 """Objects and lists in one message, counted by their brackets; 100 MB of memory at worst."""
 

@@ -31,9 +31,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from agentkit.basics.hidden import strip_data
+from agentkit.basics.near_names import MAX_NAME_CHARS, difference
 from agentkit.errors import ToolDefinitionChanged, UserError
-from agentkit.hidden import strip_data
-from agentkit.near_names import MAX_NAME_CHARS, difference
 
 if TYPE_CHECKING:
     from mcp_types import Tool as WireTool

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 from pydantic_core import to_json
 
-from agentkit.hidden import strip_data
-from agentkit.tools.definition import ToolOutput
+from agentkit.basics.hidden import strip_data
 from agentkit.tools.json_schema import CheckTooCostly, SchemaCheck
+from agentkit.tools.tool import ToolOutput
 
 if TYPE_CHECKING:
     from mcp_types import CallToolResult, ContentBlock

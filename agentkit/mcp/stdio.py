@@ -31,8 +31,7 @@ from mcp_types import jsonrpc_message_adapter
 from pydantic_core import from_json
 
 from agentkit.errors import UserError
-from agentkit.mcp.message_bounds import MAX_CONTAINERS, n_containers
-from agentkit.mcp.target import MAX_MESSAGE_BYTES
+from agentkit.mcp.message_bounds import MAX_CONTAINERS, MAX_MESSAGE_BYTES, n_containers
 
 Messages: TypeAlias = MemoryObjectReceiveStream[SessionMessage | Exception]
 """Messages from the server; an invalid line arrives as an exception."""

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 32 << 20
-"""Largest message of a server: a line on its stdout, a body over HTTP. A tool's result is cut to far less."""
 
 STDERR_LINES = 20
 """Lines of stderr that are kept: a Python traceback of ordinary depth."""

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypedDict, Unpack
 import anyio
 import anyio.to_thread
 
+from agentkit.basics.near_names import MAX_NAME_CHARS
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, UserError
 from agentkit.mcp.call import CallOptions, Trust, call_tool, is_repeatable
@@ -43,8 +44,8 @@ from agentkit.mcp.owner import ConnectionOptions
 from agentkit.mcp.pins import DEFAULT_PINS, PinnedListing, ToolPins, target_key
 from agentkit.mcp.results import error_text
 from agentkit.mcp.target import HttpTarget, StdioTarget, TransportTarget, describe
-from agentkit.near_names import MAX_NAME_CHARS
-from agentkit.tools.definition import Tool, ToolAnnotations, ToolOutput
+from agentkit.tools.definition import ToolAnnotations
+from agentkit.tools.tool import Tool, ToolOutput
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:

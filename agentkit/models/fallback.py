@@ -16,12 +16,12 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
-from agentkit.confidence import decision_confidence
 from agentkit.errors import ContextWindowExceeded, ModelError, UnexpectedModelBehavior, UserError
-from agentkit.limits import RequestUsage
 from agentkit.messages import ModelMessage, ModelResponse
+from agentkit.models.base import Model, ModelProfile, ModelRequestParameters, OnDelta
+from agentkit.models.confidence import decision_confidence
 from agentkit.models.held_deltas import HeldDeltas
-from agentkit.models.model import Model, ModelProfile, ModelRequestParameters, OnDelta
+from agentkit.usage import RequestUsage
 
 HandOver = Callable[[ModelError], bool]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from agentkit.models.model import ModelDelta, OnDelta, TokensDelta
+from agentkit.models.base import ModelDelta, OnDelta, TokensDelta
 
 
 class HeldDeltas:

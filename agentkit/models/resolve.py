@@ -2,9 +2,10 @@
 
 local                               the default profile
 local:PROFILE                       tiny, small or medium: an embedded model with the adapter that the package
-                                    ships for it (`agentkit.models.profiles`)
-local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog`, without that adapter; keys, also after
-                                    a profile: lora=PATH or none, prior=PATH (of `modelstack fit-prior`) or none,
+                                    ships for it (`agentkit.models.local.profiles`)
+local:SPEC[?KEY=VALUE&...]          SPEC as in `agentkit.models.catalog.entries`, without that adapter; keys,
+                                    also after a profile: lora=PATH or none,
+                                    prior=PATH (of `modelstack fit-prior`) or none,
                                     confidence=PATH (of `agentkit calibrate`) or none,
                                     abstain=true or false,
                                     convention=auto, ours, or the name of another,
@@ -26,14 +27,14 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from agentkit.errors import UserError
-from agentkit.models.model import Model
-from agentkit.models.profiles import DEFAULT_PROFILE, FALLBACK_PROFILE, PROFILES, profile_of
+from agentkit.models.base import Model
+from agentkit.models.local.profiles import DEFAULT_PROFILE, FALLBACK_PROFILE, PROFILES, profile_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agentkit.models.catalog_store import ModelFileError
-    from agentkit.models.local import GrammarEngine
+    from agentkit.models.catalog.store import ModelFileError
+    from agentkit.models.local.model import GrammarEngine
 
 BASE_URL_VARIABLE = "OPENAI_BASE_URL"
 OPENAI_BASE_URL = "https://api.openai.com/v1"
@@ -112,8 +113,8 @@ def profile_or_fallback(
         ModelFileError: neither can be fetched.
         UserError: the name is not understood.
     """
-    from agentkit.models.catalog import is_present, local_path
-    from agentkit.models.catalog_store import ModelFileError
+    from agentkit.models.catalog.entries import is_present, local_path
+    from agentkit.models.catalog.store import ModelFileError
 
     local = split_local(name)
     if local is None or is_present(local[0]):
@@ -132,7 +133,7 @@ def profile_or_fallback(
 
 def with_shipped(model_id: str, options: Mapping[str, str]) -> Mapping[str, str]:
     """Return the options of a profile: the adapter shipped for its model, unless they name another or none."""
-    from agentkit.models.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
+    from agentkit.models.local.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
 
     folder = shipped_folder(model_id)
     if folder is None or "lora" in options:
@@ -158,8 +159,8 @@ def with_local_option(spec: str, key: str, value: str) -> str:
 
 
 def _local_model(file_spec: str, options: Mapping[str, str]) -> Model:
-    from agentkit.models.catalog import parse_spec
-    from agentkit.models.local import LocalModel
+    from agentkit.models.catalog.entries import parse_spec
+    from agentkit.models.local.model import LocalModel
 
     found = parse_spec(file_spec)
     if isinstance(found, Path):
@@ -195,7 +196,7 @@ def _local_arguments(options: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _openai_model(spec: str, name: str) -> Model:
-    from agentkit.models.openai_compatible import API_KEY_VARIABLE, OpenAICompatibleModel
+    from agentkit.models.openai.model import API_KEY_VARIABLE, OpenAICompatibleModel
 
     if not name:
         raise UserError(f"model {spec!r} lacks the model's name: openai:NAME.")
@@ -209,7 +210,7 @@ def _openai_model(spec: str, name: str) -> Model:
 
 
 def _server_model(spec: str) -> Model:
-    from agentkit.models.openai_compatible import OpenAICompatibleModel
+    from agentkit.models.openai.model import OpenAICompatibleModel
 
     base_url, _, name = spec.partition("#")
     if not name:

@@ -16,10 +16,10 @@ from typing import Literal
 from weakref import ref
 
 from agentkit.errors import CheckpointError
-from agentkit.limits import RunUsage
 from agentkit.messages import ToolCallPart
 from agentkit.results import RunResultStatus
-from agentkit.state import CallAnswer, InnerRun, RunState
+from agentkit.run.state import CallAnswer, InnerRun, RunState
+from agentkit.usage import RunUsage
 
 StoredStatus = RunResultStatus | Literal["running", "failed"]
 """Status of a result, or "running" (also after a process was killed), or "failed" (after an error)."""

@@ -37,7 +37,7 @@ from agentkit.persistence.stored_state import (
     ids_from_json,
     ids_to_json,
 )
-from agentkit.state import CallAnswer, RunState
+from agentkit.run.state import CallAnswer, RunState
 
 _NO_LEASE = ", owner = NULL, lease_until = NULL"
 _SUMMARY = "run_id, agent_name, status, created_at, updated_at, metadata"

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from typing import TYPE_CHECKING, Any, cast
 
+from agentkit.basics.json_values import parsed_json
+from agentkit.basics.tagged import TaggedBy
 from agentkit.errors import CheckpointError
-from agentkit.json_values import parsed_json
 from agentkit.messages import ModelMessage
-from agentkit.state import CallAnswer, RunState
-from agentkit.tagged import TaggedBy
+from agentkit.run.state import CallAnswer, RunState
 
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
@@ -127,7 +127,7 @@ def _from_version_1(known: dict[str, Any], whose: str) -> RunState:
     """
     from dataclasses import replace
 
-    from agentkit.questions import asked_now, attempted
+    from agentkit.approvals.questions import asked_now, attempted
 
     if isinstance(known.get("pending"), list):
         known["pending"] = [

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from agentkit.basics.near_names import MAX_NAME_CHARS, near_names
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UnexpectedModelBehavior, UserError
 from agentkit.messages import (
@@ -23,8 +24,7 @@ from agentkit.messages import (
     SystemPromptPart,
     UserPromptPart,
 )
-from agentkit.models.model import OutputSchema
-from agentkit.near_names import MAX_NAME_CHARS, near_names
+from agentkit.models.base import OutputSchema
 from agentkit.planning.plan import Plan, PlanStep
 from agentkit.tools.definition import ToolDefinition
 
@@ -38,7 +38,7 @@ answer, it raises `NoRequestLeft`. A planner should let it propagate: the run co
 """
 
 _NAMES_TOLD = 20
-"""Number of tools listed for a model that named an unknown tool; the same number as in `agentkit.loop`."""
+"""Number of tools listed for a model that named an unknown tool; the same number as in `agentkit.run.decide`."""
 _MAX_TRIES = 2
 """Maximum number of requests for one plan: a model corrects its plan after one error message or not at all."""
 

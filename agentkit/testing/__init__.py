@@ -1,6 +1,6 @@
 """Test doubles for applications that embed an agent, and checks for implementations of its protocols."""
 
-from agentkit.models.model import block_model_requests
+from agentkit.models.base import block_model_requests
 from agentkit.testing.conformance import check_checkpointer, check_session
 from agentkit.testing.conformance_of_models import check_model, check_toolset
 from agentkit.testing.models import FunctionModel, ModelCall, ScriptedModel, TestModel, call

@@ -24,8 +24,8 @@ from agentkit.messages import (
 )
 from agentkit.persistence.checkpointer import Checkpointer, RunJournal, StoredRun
 from agentkit.persistence.session import Session
-from agentkit.resuming import with_unknown
-from agentkit.state import RunState
+from agentkit.run.resume import with_unknown
+from agentkit.run.state import RunState
 
 T = TypeVar("T")
 Make = Callable[[], T | Awaitable[T]]

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry
 from agentkit.messages import ModelRequest, ModelResponse, UserPromptPart
-from agentkit.models.model import Model, ModelDelta, ModelRequestParameters, ModelSettings, TextDelta
+from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, ModelSettings, TextDelta
 from agentkit.tools.definition import ToolDefinition
 from agentkit.tools.toolset import Toolset
 

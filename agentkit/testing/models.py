@@ -11,9 +11,8 @@ import json
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from agentkit.limits import RequestUsage
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart
-from agentkit.models.model import (
+from agentkit.models.base import (
     Model,
     ModelDelta,
     ModelProfile,
@@ -23,6 +22,7 @@ from agentkit.models.model import (
     ToolCallDelta,
 )
 from agentkit.testing.schema_values import smallest_value
+from agentkit.usage import RequestUsage
 
 ModelFunction = Callable[
     [Sequence[ModelMessage], ModelRequestParameters], ModelResponse | Awaitable[ModelResponse]

@@ -8,7 +8,7 @@ from pathlib import Path
 from agentkit.errors import UnexpectedModelBehavior
 from agentkit.events import ModelRequestEvent, ModelResponseEvent
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse
-from agentkit.models.model import Model, ModelRequestParameters, OnDelta
+from agentkit.models.base import Model, ModelRequestParameters, OnDelta
 from agentkit.testing.models import told_deltas
 from agentkit.tracing.reading import read_events
 

@@ -12,7 +12,9 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from agentkit.approvals import PendingCall, pending_call
+from agentkit.approvals.pending import PendingCall, pending_call
+from agentkit.basics.json_values import NoJSONForm, json_form
+from agentkit.basics.well_formed import well_formed
 from agentkit.context import RunContext
 from agentkit.errors import (
     AgentRunError,
@@ -23,10 +25,8 @@ from agentkit.errors import (
     UserError,
 )
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
-from agentkit.json_values import NoJSONForm, json_form
 from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
-from agentkit.tools.definition import Tool, ToolOutput
-from agentkit.well_formed import well_formed
+from agentkit.tools.tool import Tool, ToolOutput
 
 DEFAULT_TOOL_TIMEOUT_S = 120.0
 """Default timeout of a tool call in seconds: enough for a build or a slow query, and it bounds a hung tool."""

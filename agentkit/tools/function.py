@@ -14,10 +14,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, overload
 
+from agentkit.basics.near_names import near_names
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
-from agentkit.near_names import near_names
-from agentkit.tools.definition import ApprovalRule, Tool, ToolAnnotations, ToolDefinition
+from agentkit.tools.definition import ToolAnnotations, ToolDefinition
+from agentkit.tools.tool import ApprovalRule, Tool
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:

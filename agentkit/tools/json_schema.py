@@ -35,8 +35,8 @@ from typing import Any, cast
 
 from pydantic_core import from_json
 
+from agentkit.basics.near_names import near_names
 from agentkit.errors import ModelRetry, ToolDefinitionError
-from agentkit.near_names import near_names
 from agentkit.tools.patterns import PatternCache, unenforced
 
 FUEL = 50_000

@@ -12,10 +12,11 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
+from agentkit.approvals.rules import either_asks
 from agentkit.context import RunContext
 from agentkit.errors import UserError
-from agentkit.tools.approval import either_asks
-from agentkit.tools.definition import ApprovalRule, Tool, ToolDefinition
+from agentkit.tools.definition import ToolDefinition
+from agentkit.tools.tool import ApprovalRule, Tool
 
 
 class Toolset(ABC):

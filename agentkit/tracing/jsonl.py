@@ -18,6 +18,7 @@ from typing import Any
 
 from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
 
+from agentkit.basics.well_formed import well_formed_data
 from agentkit.errors import UserError
 from agentkit.events import (
     AgentEvent,
@@ -31,7 +32,6 @@ from agentkit.events import (
     ToolCallDeltaEvent,
 )
 from agentkit.tracing.redaction import redact
-from agentkit.well_formed import well_formed_data
 
 TRACE_VERSION = 1
 TRACE_VARIABLE = "AGENTKIT_TRACE_DIR"

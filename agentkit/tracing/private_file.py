@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from agentkit.durable import sync_folder
+from agentkit.basics.durable import sync_folder
 from agentkit.errors import UserError
 
 

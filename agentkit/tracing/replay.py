@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from agentkit.compaction import view
 from agentkit.errors import UserError
 from agentkit.events import (
     AgentEvent,
@@ -23,10 +22,11 @@ from agentkit.events import (
     RunResumedEvent,
     RunStartedEvent,
 )
-from agentkit.limit_note import with_note
+from agentkit.history.compaction import view
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ThinkingPart, ToolCallPart
-from agentkit.models.model import Model, ModelDelta, ModelRequestParameters, TokensDelta
-from agentkit.state import Compacted
+from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, TokensDelta
+from agentkit.run.limit_note import with_note
+from agentkit.run.state import Compacted
 from agentkit.tools.definition import ToolDefinition
 
 

@@ -44,7 +44,7 @@ class TracedReply:
     """Parts of the next request; empty after the last reply."""
 
     def happened(self, event: ToolCallEvent | ToolResultEvent) -> None:
-        """Add an event of a call; nested calls (`agentkit.nested_calls`) are parts of others and are skipped."""
+        """Add an event of a call; nested calls (`agentkit.run.nested_calls`) are skipped."""
         if any(event.tool_call_id.startswith(f"{call.tool_call_id}.") for call in self.calls):
             return
         if isinstance(event, ToolCallEvent):

@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agentkit.confidence import Calibration, Decision, log_loss
 from agentkit.errors import UserError
+from agentkit.models.confidence import Calibration, Decision, log_loss
 from evals.case import Run
 from evals.harness.journal import read_journal
 from evals.harness.results import read_rows

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentkit.errors import UserError
-from agentkit.models.model import Model
+from agentkit.models.base import Model
 from evals.case import Case, Run
 from evals.harness.journal import Journal
 from evals.harness.performing import perform

@@ -37,7 +37,6 @@ from agentkit.events import (
     ToolCallEvent,
     ToolResultEvent,
 )
-from agentkit.limits import RunUsage
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
@@ -46,6 +45,7 @@ from agentkit.messages import (
     ToolReturnPart,
 )
 from agentkit.tracing.reading import RunSummary
+from agentkit.usage import RunUsage
 from evals.case import Run, run_from_json
 from evals.harness.inspect_messages import from_inspect
 from evals.harness.inspect_task import MODEL_KEY, RUN_KEY

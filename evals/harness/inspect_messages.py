@@ -18,7 +18,6 @@ from inspect_ai.model import (
 )
 from inspect_ai.tool import ToolCall, ToolCallError
 
-from agentkit.limits import RequestUsage
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
@@ -33,6 +32,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
+from agentkit.usage import RequestUsage
 
 
 def to_inspect(messages: Sequence[ModelMessage]) -> list[ChatMessage]:

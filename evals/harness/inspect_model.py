@@ -11,7 +11,7 @@ from inspect_ai.util import JSONSchema
 
 from agentkit.errors import ModelError
 from agentkit.messages import ModelMessage, ModelResponse
-from agentkit.models.model import (
+from agentkit.models.base import (
     Model,
     ModelProfile,
     ModelRequestParameters,

@@ -11,7 +11,7 @@ from typing import Any
 from inspect_ai.model import ChatMessage, GenerateConfig, ModelAPI, ModelOutput, modelapi
 from inspect_ai.tool import ToolChoice, ToolInfo
 
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings, OutputSchema
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings, OutputSchema
 from agentkit.models.resolve import resolve_model
 from agentkit.tools.definition import ToolDefinition
 from evals.harness.inspect_messages import from_inspect, to_output

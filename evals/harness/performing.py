@@ -8,7 +8,7 @@ from dataclasses import replace
 import anyio
 
 from agentkit.errors import AgentKitError
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from evals.case import Case, Run
 from evals.harness.suite import Solver
 

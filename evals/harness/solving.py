@@ -7,9 +7,9 @@ from typing import Any
 
 from agentkit.agent import Agent
 from agentkit.errors import AgentRunError
-from agentkit.limits import RunUsage
 from agentkit.messages import ModelMessage, ModelRequest, ModelRequestPart, SystemPromptPart, UserPromptPart
-from agentkit.models.model import Model, ModelRequestParameters
+from agentkit.models.base import Model, ModelRequestParameters
+from agentkit.usage import RunUsage
 from evals.case import Case, Run
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from agentkit.errors import UserError
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from evals.case import Case, json_line
 
 PACKAGES = ("agentkit", "inspect-ai", "llama-cpp-python", "llguidance", "pydantic", "numpy")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from agentkit.errors import UserError
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from evals.case import Case, Run, Score
 
 Scorer = Callable[[Case, Run], Score]

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from agentkit.errors import UserError
-from agentkit.models.catalog_store import cache_dir
+from agentkit.models.catalog.store import cache_dir
 from evals.injection.bridge_process import Bridge, BridgeError
 
 VERSION = "0.1.35"

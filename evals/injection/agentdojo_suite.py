@@ -21,7 +21,7 @@ from agentkit.agent import Agent
 from agentkit.errors import ModelRetry, UserError
 from agentkit.limits import UsageLimits
 from agentkit.messages import ToolCallPart
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from agentkit.testing import ScriptedModel, call
 from evals.case import Case, Run, Score, last_text
 from evals.harness.solving import run_agent

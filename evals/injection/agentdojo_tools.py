@@ -10,7 +10,8 @@ from pydantic_core import from_json
 
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry
-from agentkit.tools.definition import Tool, ToolDefinition, ToolOutput
+from agentkit.tools.definition import ToolDefinition
+from agentkit.tools.tool import Tool, ToolOutput
 from agentkit.tools.toolset import Toolset
 from evals.injection.bridge_process import Bridge
 

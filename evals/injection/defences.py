@@ -16,9 +16,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
+from agentkit.basics.hidden import strip_data
 from agentkit.context import RunContext
-from agentkit.hidden import strip_data
-from agentkit.tools.definition import Tool, ToolCall, ToolOutput
+from agentkit.tools.tool import Tool, ToolCall, ToolOutput
 from agentkit.tools.toolset import Toolset
 
 N_MARK_CHARS = 8

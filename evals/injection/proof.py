@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 
 import anyio
 
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from agentkit.testing import TestModel
 from evals.case import Case, Run
 from evals.injection import goals

@@ -23,7 +23,7 @@ from agentkit.context import RunContext
 from agentkit.errors import UserError
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelRequest, RetryPromptPart, ToolReturnPart
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from agentkit.tools.toolset import Toolset
 from evals.case import Case, Run, Score
 from evals.harness.solving import run_agent

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agentkit.errors import UserError
-from agentkit.limits import RunUsage
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
+from agentkit.usage import RunUsage
 from evals.case import Case, Run, Score, failed_score
 from evals.harness.suite import Suite, Table, check_options
 from evals.language.likelihood import Cancelled, with_engine

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from agentkit.errors import UserError
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from evals.case import Case, Run
 from evals.harness.suite import Suite, check_options
 from evals.language.choice_scores import choice_tables, score_choice

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import anyio.to_thread
 
 from agentkit.errors import UserError
-from agentkit.limits import RunUsage
-from agentkit.models.local import LocalModel
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
+from agentkit.models.local.model import LocalModel
+from agentkit.usage import RunUsage
 
 if TYPE_CHECKING:
     from modelstack.inference.scoring import ContinuationScore, ScoringEngine

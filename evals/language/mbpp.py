@@ -15,7 +15,7 @@ from typing import Any
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelResponse, TextPart
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run
 from evals.harness.solving import ask_model, opening
 from evals.harness.suite import Suite, check_options

@@ -15,7 +15,7 @@ from typing import Any
 import anyio.to_thread
 
 from agentkit.errors import UserError
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from evals.case import Case, Run, Score, failed_score
 from evals.harness.suite import Table
 from evals.language.likelihood import continue_text, with_engine

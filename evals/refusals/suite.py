@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from agentkit.errors import UserError
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
 from evals.harness.suite import Suite, check_options

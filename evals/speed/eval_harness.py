@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agentkit.messages import ModelMessage, ModelResponse, TextPart
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.testing import FunctionModel
 from evals.case import Case, Run, Score
 from evals.harness.evaluation import evaluate

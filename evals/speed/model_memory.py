@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 
-from agentkit.models.catalog import CATALOG, is_present
+from agentkit.models.catalog.entries import CATALOG, is_present
 from evals.speed.machine import peak_bytes
 from evals.speed.peers import printed_by
 from evals.speed.results import BenchmarkResult, Figure, add_result_option, write_result

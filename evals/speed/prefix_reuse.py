@@ -24,7 +24,7 @@ from typing import Any
 
 from agentkit import Agent, LocalModel, ModelSettings
 from agentkit.messages import ModelMessage, ModelResponse, messages_from_json, messages_to_json
-from agentkit.models.catalog import local_path
+from agentkit.models.catalog.entries import local_path
 from evals.speed import warm_start
 from evals.speed.results import (
     BenchmarkResult,

@@ -169,7 +169,7 @@ def _measured(options: argparse.Namespace, gguf: Path) -> BenchmarkResult:
 
 
 def _default_model() -> Path | None:
-    from agentkit.models.catalog import is_present, local_path
+    from agentkit.models.catalog.entries import is_present, local_path
 
     return local_path("smollm2-135m") if is_present("smollm2-135m") else None
 

@@ -111,9 +111,9 @@ def work(model: str, folder: str, question: int, started: float) -> ProcessTimes
     import asyncio
 
     from agentkit.messages import ModelRequest, SystemPromptPart, UserPromptPart
-    from agentkit.models.local import LocalModel
-    from agentkit.models.model import ModelRequestParameters, ModelSettings
-    from agentkit.models.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
+    from agentkit.models.base import ModelRequestParameters, ModelSettings
+    from agentkit.models.local.model import LocalModel
+    from agentkit.models.local.shipped import ADAPTER_FILE, PRIOR_FILE, shipped_folder
     from agentkit.tools.definition import ToolDefinition
     from modelstack.inference.state_store import StateStore
 

@@ -19,7 +19,7 @@ import anyio.to_thread
 
 from agentkit import LocalModel
 from agentkit.errors import ModelError, UserError
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings, OutputSchema
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings, OutputSchema
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
 from evals.structured_output.coverage import ENGINES, cover

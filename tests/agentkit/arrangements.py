@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 from agentkit import Agent, RunContext
-from agentkit.approvals import Approve, PendingCall
-from agentkit.code_mode import CodeMode
+from agentkit.approvals.pending import Approve, PendingCall
 from agentkit.messages import ModelRequest, ModelResponse, ToolReturnPart
 from agentkit.planning import PlanTemplate, TemplateStep
 from agentkit.results import RunResult
 from agentkit.testing import FunctionModel, ScriptedModel, call
-from agentkit.tools.definition import Tool, ToolAnnotations
+from agentkit.tools.code_mode import CodeMode
+from agentkit.tools.definition import ToolAnnotations
 from agentkit.tools.function import function_tool
+from agentkit.tools.tool import Tool
 
 
 class Killed(BaseException):

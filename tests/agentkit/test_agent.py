@@ -46,7 +46,7 @@ from agentkit.messages import (
     messages_from_json,
     messages_to_json,
 )
-from agentkit.models.model import Model, ModelRequestParameters, OnDelta, check_model_requests_allowed
+from agentkit.models.base import Model, ModelRequestParameters, OnDelta, check_model_requests_allowed
 from agentkit.testing import FunctionModel, ScriptedModel, TestModel, block_model_requests, call
 
 pytestmark = pytest.mark.anyio

@@ -163,7 +163,7 @@ async def test_the_readme_lists_the_tools_that_exist(tmp_path: Path) -> None:
 
 def test_hidden_characters_are_those_that_the_client_takes_out() -> None:
     """Servers stand alone, so the set is written down twice; every character is in both or in neither."""
-    from agentkit.hidden import strip_data
+    from agentkit.basics.hidden import strip_data
     from mcp_servers.hidden import visible
 
     selectors = set(range(0xFE00, 0xFE10))  # single ones beside other than ASCII stay

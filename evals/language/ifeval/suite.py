@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from agentkit.errors import UserError
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run, Score, failed_score
 from evals.harness.solving import ask_model
 from evals.harness.suite import Suite, Table, check_options

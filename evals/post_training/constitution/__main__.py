@@ -19,7 +19,7 @@ import anyio
 from rich.console import Console
 
 from agentkit.errors import UserError
-from agentkit.models.catalog import local_path
+from agentkit.models.catalog.entries import local_path
 from evals.cli import print_table
 from evals.post_training.constitution.embedded_judge import EmbeddedJudge, embedded_judge
 from evals.post_training.constitution.loop import Looped, LoopRecipe, StoppedError, run_loop

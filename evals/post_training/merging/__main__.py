@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agentkit.models.catalog import local_path
+from agentkit.models.catalog.entries import local_path
 from evals.post_training.merging.experiment import STAGES, Sizes, run
 from evals.post_training.merging.report import write_report
 from modelstack.errors import UserError

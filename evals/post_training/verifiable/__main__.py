@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from agentkit.models.catalog import local_path
+from agentkit.models.catalog.entries import local_path
 from evals.post_training.verifiable.experiment import Wanted, run
 from evals.post_training.verifiable.kinds import KINDS, N_HELD_BACK
 from evals.post_training.verifiable.report import write_report

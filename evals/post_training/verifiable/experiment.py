@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from agentkit.models.shipped import shipped_folder
+from agentkit.models.local.shipped import shipped_folder
 from evals.post_training.verifiable.kinds import (
     HELD_BACK_SEED,
     N_HELD_BACK,

@@ -16,10 +16,12 @@ from typing import Any
 from agentkit.agent import Agent
 from agentkit.context import RunContext
 from agentkit.errors import AgentRunError, ModelRetry
-from agentkit.limits import RunUsage, UsageLimits
+from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
-from agentkit.models.model import Model, ModelSettings
-from agentkit.tools.definition import Tool, ToolDefinition, ToolOutput
+from agentkit.models.base import Model, ModelSettings
+from agentkit.tools.definition import ToolDefinition
+from agentkit.tools.tool import Tool, ToolOutput
+from agentkit.usage import RunUsage
 from evals.case import Case, Run, RunStatus
 from evals.tool_use.bfcl.function_docs import told_function
 from evals.tool_use.bfcl.multi_turn_calls import Call

@@ -20,7 +20,7 @@ from agentkit.messages import (
     TextPart,
     UserPromptPart,
 )
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run
 from evals.harness.solving import ask_model

@@ -25,7 +25,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run, Score
 from evals.harness.solving import ask_model

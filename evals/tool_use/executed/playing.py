@@ -13,7 +13,7 @@ import json
 from typing import get_args
 
 from agentkit.messages import ToolCallPart
-from agentkit.models.model import Model
+from agentkit.models.base import Model
 from agentkit.testing import ScriptedModel
 from evals.case import Case
 from evals.tool_use.executed.task import Play, Server, Solution, Task, call, task_of

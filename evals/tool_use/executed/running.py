@@ -17,7 +17,7 @@ import anyio
 from agentkit.agent import Agent
 from agentkit.limits import UsageLimits
 from agentkit.mcp import MCPToolset
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from agentkit.tools.toolset import Toolset
 from evals.case import Case, Run
 from evals.harness.solving import run_agent

@@ -10,7 +10,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
-from agentkit.models.model import Model
+from agentkit.models.base import Model
 from evals.case import Case
 from evals.tool_use.executed.playing import LOOKING, NOTHING, model_playing
 from evals.tool_use.executed.task import Call, Solution, call

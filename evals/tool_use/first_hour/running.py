@@ -8,7 +8,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from agentkit.limits import UsageLimits
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from evals.case import Case, Run
 from evals.harness.suite import Solver
 from evals.tool_use.executed.running import Connect, FindModel, child_server

@@ -17,7 +17,7 @@ from agentkit.messages import (
     ToolCallPart,
     ToolReturnPart,
 )
-from agentkit.models.model import Model, ModelRequestParameters
+from agentkit.models.base import Model, ModelRequestParameters
 from agentkit.testing import FunctionModel
 from evals.case import Case
 from evals.tool_use.executed.playing import NOTHING, PLAYS, model_playing

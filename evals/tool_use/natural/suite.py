@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelRequest, SystemPromptPart, UserPromptPart
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run
 from evals.harness.solving import ask_model

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agentkit.messages import ModelRequest, UserPromptPart
-from agentkit.models.local import LocalModel
-from agentkit.models.model import ModelRequestParameters, ModelSettings
+from agentkit.models.base import ModelRequestParameters, ModelSettings
+from agentkit.models.local.model import LocalModel
 from evals.tool_use.own_convention.requests import REQUESTS, TOOLS, Request, is_right
 
 MAX_TOKENS = 96

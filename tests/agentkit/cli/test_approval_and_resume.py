@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agentkit.approvals import Approve, Deny, PendingCall, Settle
+from agentkit.approvals.pending import Approve, Deny, PendingCall, Settle
 from agentkit.cli import approval, run
 from tests.agentkit.cli.conftest import Agentkit
 

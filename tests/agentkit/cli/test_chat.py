@@ -19,7 +19,7 @@ from agentkit.cli.chat import NO_REPLY, PROMPT, Conversation
 from agentkit.cli.console import notes_console
 from agentkit.events import TextDeltaEvent
 from agentkit.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart
-from agentkit.state import RunState
+from agentkit.run.state import RunState
 
 Run = Callable[..., Any]
 CTRL_C, CTRL_D = "\x03", "\x04"

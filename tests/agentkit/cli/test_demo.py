@@ -19,11 +19,12 @@ from agentkit.cli.demo_data import N_ORDERS, write_database, write_notes
 from agentkit.cli.demo_tasks import TASKS, numbers_in, unsolved
 from agentkit.context import RunContext
 from agentkit.messages import ModelMessage, ModelResponse, ToolCallPart
-from agentkit.models import catalog, resolve
-from agentkit.models.catalog import is_present
-from agentkit.models.catalog_store import ModelFileError
+from agentkit.models import resolve
+from agentkit.models.catalog import entries
+from agentkit.models.catalog.entries import is_present
+from agentkit.models.catalog.store import ModelFileError
 from agentkit.testing import ScriptedModel, call
-from agentkit.tools.definition import Tool
+from agentkit.tools.tool import Tool
 
 Run = Callable[..., Any]
 
@@ -232,7 +233,7 @@ def test_a_profile_that_cannot_be_fetched_leaves_the_tasks_to_the_tiny_one(
         return tmp_path / "tiny.gguf"
 
     monkeypatch.setenv("AGENTKIT_CACHE_DIR", str(tmp_path))
-    monkeypatch.setattr(catalog, "pull", pull)
+    monkeypatch.setattr(entries, "pull", pull)
     name, failure = demo.usable_model("local:small", output_console())
     assert name == "local:tiny" and str(failure) == "no source has it"
 

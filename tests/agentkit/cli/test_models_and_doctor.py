@@ -14,10 +14,10 @@ from typer.testing import CliRunner
 from agentkit.cli import doctor
 from agentkit.cli.downloads import heartbeat
 from agentkit.cli.main import app
-from agentkit.models import catalog
-from agentkit.models.catalog import CATALOG
-from agentkit.models.catalog_store import Progress, Tell
-from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES
+from agentkit.models.catalog import entries
+from agentkit.models.catalog.entries import CATALOG
+from agentkit.models.catalog.store import Progress, Tell
+from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
 from modelstack.inference.state_store import StateStore
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
 from tests.modelstack.toolcalls.tool_templates import HERMES
@@ -59,14 +59,14 @@ def test_the_list_says_what_is_here(empty_cache: Path) -> None:
 @pytest.mark.parametrize("name", ["small", "local:small", "qwen2.5-coder-0.5b"])
 def test_a_profile_and_its_model_name_the_same_file(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pulled: list[object] = []
-    monkeypatch.setattr(catalog, "pull", lambda spec, **_: pulled.append(catalog.parse_spec(spec)))
+    monkeypatch.setattr(entries, "pull", lambda spec, **_: pulled.append(entries.parse_spec(spec)))
     result = runner.invoke(app, ["models", "pull", name])
     assert result.exit_code == 0 and pulled == [CATALOG["qwen2.5-coder-0.5b"]]
     assert "fetching qwen2.5-coder-0.5b (491 MB, Apache-2.0); it is kept for the next time" in result.output
 
 
 def test_pulling_gemma_tells_its_terms_first(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "pull", lambda spec, **_: spec)
+    monkeypatch.setattr(entries, "pull", lambda spec, **_: spec)
     output = runner.invoke(app, ["models", "pull", "gemma3-270m"]).output
     terms = "Gemma Terms of Use, not an open-source licence: https://ai.google.dev/gemma/terms"
     assert f"fetching gemma3-270m (253 MB, {terms})" in output
@@ -79,7 +79,7 @@ def test_a_pull_in_a_pipe_tells_sources_and_tenths(monkeypatch: pytest.MonkeyPat
             progress(done, 491_000_000)
         return Path("model.gguf")
 
-    monkeypatch.setattr(catalog, "pull", pull)
+    monkeypatch.setattr(entries, "pull", pull)
     lines = runner.invoke(app, ["models", "pull", "small"]).output.splitlines()
     assert (
         lines[1] == "trying the hub"

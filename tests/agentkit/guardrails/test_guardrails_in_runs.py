@@ -37,7 +37,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.model import Model, ModelRequestParameters, OnDelta, TextDelta
+from agentkit.models.base import Model, ModelRequestParameters, OnDelta, TextDelta
 from agentkit.persistence import InMemoryCheckpointer
 from agentkit.results import RunResult
 from agentkit.testing import ScriptedModel, call

@@ -13,11 +13,11 @@ from agentkit import Agent, ModelRetry, RunContext
 from agentkit.guardrails import Allow, Block, Rewrite, Verdict, input_guardrail, output_guardrail
 from agentkit.guardrails.guardrail import Mode
 from agentkit.limits import UsageLimits
-from agentkit.loop import ANSWER_WITHHELD, MESSAGE_WITHHELD
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, UserPromptPart
 from agentkit.persistence import InMemorySession, SQLiteSession
 from agentkit.planning import PlanTemplate, TemplateStep
 from agentkit.results import RunResult
+from agentkit.run.decide import ANSWER_WITHHELD, MESSAGE_WITHHELD
 from agentkit.testing import ScriptedModel, call
 
 pytestmark = pytest.mark.anyio

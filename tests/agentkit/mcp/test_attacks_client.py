@@ -16,12 +16,12 @@ from typing import Any
 import anyio
 import pytest
 
+from agentkit.basics.hidden import has_hidden
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, ToolDefinitionError
 from agentkit.events import AgentEvent, ToolProgressEvent
-from agentkit.hidden import has_hidden
 from agentkit.mcp import Elicitation, MCPToolset
-from agentkit.tools.definition import Tool
+from agentkit.tools.tool import Tool
 from tests.agentkit.mcp.conftest import RAW_SERVER
 from tests.mcp_servers.attack_bounds import cpu_at_most
 

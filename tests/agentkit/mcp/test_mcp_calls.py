@@ -25,7 +25,7 @@ from agentkit.mcp import Elicitation, MCPToolset
 from agentkit.mcp.call_clocks import CallClocks
 from agentkit.messages import ToolReturnPart
 from agentkit.testing import ScriptedModel, call
-from agentkit.tools.definition import Tool, ToolOutput
+from agentkit.tools.tool import Tool, ToolOutput
 
 pytestmark = pytest.mark.anyio
 

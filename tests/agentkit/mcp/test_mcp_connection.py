@@ -17,7 +17,7 @@ from mcp.server import MCPServer
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, UserError
 from agentkit.mcp import MCPToolset
-from agentkit.tools.definition import Tool
+from agentkit.tools.tool import Tool
 
 pytestmark = pytest.mark.anyio
 Raw = Callable[..., MCPToolset]

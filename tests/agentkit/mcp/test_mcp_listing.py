@@ -16,7 +16,8 @@ from mcp.server.mcpserver import Context
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, ToolDefinitionError, UserError
 from agentkit.mcp import MCPToolset
-from agentkit.tools.definition import Tool, ToolAnnotations
+from agentkit.tools.definition import ToolAnnotations
+from agentkit.tools.tool import Tool
 
 pytestmark = pytest.mark.anyio
 OBJECT: dict[str, Any] = {"type": "object"}

@@ -16,7 +16,7 @@ from mcp.client.stdio import StdioServerParameters
 
 from agentkit.context import RunContext
 from agentkit.errors import MCPConnectionError, ToolDefinitionError
-from agentkit.mcp import MCPToolset, http_client, stdio, target
+from agentkit.mcp import MCPToolset, http_client, stdio
 from agentkit.mcp.stdio import Lines, ServerOutputError, session_members
 
 pytestmark = pytest.mark.anyio
@@ -208,7 +208,7 @@ async def test_a_line_without_end_before_the_connection_is_an_error_that_names_t
 
 
 def test_a_message_has_one_bound_over_stdio_and_http() -> None:
-    assert stdio.MAX_MESSAGE_BYTES == http_client.MAX_MESSAGE_BYTES == target.MAX_MESSAGE_BYTES == 32 << 20
+    assert stdio.MAX_MESSAGE_BYTES == http_client.MAX_MESSAGE_BYTES == 32 << 20
 
 
 async def test_a_long_line_is_cut_together_again_and_one_byte_more_is_refused() -> None:

@@ -20,10 +20,10 @@ import pytest
 from chat_server import NOW, ChatServer, Reply
 from model_files import CHILD, MEMBER, MODEL, make_wheel
 
-from agentkit.models import catalog
-from agentkit.models.catalog import CatalogEntry
-from agentkit.models.local import LocalModel
-from agentkit.models.openai_compatible import OpenAICompatibleModel
+from agentkit.models.catalog import entries
+from agentkit.models.catalog.entries import CatalogEntry
+from agentkit.models.local.model import LocalModel
+from agentkit.models.openai.model import OpenAICompatibleModel
 from agentkit.models.retries import Backoff
 
 
@@ -101,7 +101,7 @@ def offline_pip(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, st
 
 @pytest.fixture
 def use(monkeypatch: pytest.MonkeyPatch, offline_pip: dict[str, str]) -> Callable[[CatalogEntry], None]:
-    return lambda entry: monkeypatch.setattr(catalog, "CATALOG", {entry.id: entry})
+    return lambda entry: monkeypatch.setattr(entries, "CATALOG", {entry.id: entry})
 
 
 @pytest.fixture

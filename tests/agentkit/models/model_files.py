@@ -9,8 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from agentkit.models.catalog import CatalogEntry
-from agentkit.models.catalog_wheel import WheelPart
+from agentkit.models.catalog.entries import CatalogEntry
+from agentkit.models.catalog.wheel import WheelPart
 
 MODEL = b"GGUF" + bytes(range(256)) * 4096
 SHA256 = hashlib.sha256(MODEL).hexdigest()
@@ -20,9 +20,9 @@ EMPTY_ENTRY = CatalogEntry("tiny", "for tests", "tests", "tiny.gguf", len(MODEL)
 
 CHILD = """
 import json, sys
-from agentkit.models import catalog
-entry = catalog.entry_from(json.loads(sys.argv[1]))
-catalog.CATALOG = {entry.id: entry}
+from agentkit.models.catalog import entries
+entry = entries.entry_from(json.loads(sys.argv[1]))
+entries.CATALOG = {entry.id: entry}
 """
 """Begins the program of a child process, whose catalog holds the entry that its argument describes."""
 

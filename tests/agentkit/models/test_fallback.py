@@ -18,10 +18,8 @@ from agentkit.errors import (
     UnexpectedModelBehavior,
     UserError,
 )
-from agentkit.limits import RequestUsage
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart
-from agentkit.models.fallback import AllModelsFailed, FallbackModel, ModelUnsure, common_profile
-from agentkit.models.model import (
+from agentkit.models.base import (
     Model,
     ModelDelta,
     ModelProfile,
@@ -30,7 +28,9 @@ from agentkit.models.model import (
     TextDelta,
     ToolCallDelta,
 )
-from agentkit.models.openai_compatible import OpenAICompatibleModel
+from agentkit.models.fallback import AllModelsFailed, FallbackModel, ModelUnsure, common_profile
+from agentkit.models.openai.model import OpenAICompatibleModel
+from agentkit.usage import RequestUsage
 
 pytestmark = pytest.mark.anyio
 NO_PARAMETERS = ModelRequestParameters()

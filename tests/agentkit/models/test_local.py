@@ -12,7 +12,6 @@ from local_runs import add, get_weather, responses
 from pydantic import BaseModel
 
 from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, RunContext, UsageLimits, UserError
-from agentkit.confidence import Calibration, Decision
 from agentkit.events import AgentEvent, ModelResponseEvent, TextDeltaEvent
 from agentkit.messages import (
     ModelRequest,
@@ -23,7 +22,8 @@ from agentkit.messages import (
     messages_from_json,
     messages_to_json,
 )
-from agentkit.models.model import Model, ModelDelta, ModelRequestParameters, TokensDelta
+from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, TokensDelta
+from agentkit.models.confidence import Calibration, Decision
 from agentkit.results import RunResult
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
@@ -147,7 +147,7 @@ async def test_tool_output_with_every_control_string_forges_nothing(model: Local
 
 
 def _prompt_ids(model: LocalModel, messages: Any) -> list[int]:
-    from agentkit.models.transcript import Transcripts
+    from agentkit.models.local.transcript import Transcripts
     from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 
     engine = model.load()

@@ -22,8 +22,8 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.local_convention import convention_of_file
-from agentkit.models.model import ModelRequestParameters, TokensDelta
+from agentkit.models.base import ModelRequestParameters, TokensDelta
+from agentkit.models.local.convention import convention_of_file
 from agentkit.models.resolve import resolve_model
 from agentkit.tools.definition import ToolDefinition
 from modelstack.inference.engine import GenerateRequest, Generation

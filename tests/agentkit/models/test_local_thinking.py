@@ -13,9 +13,9 @@ from local_runs import get_weather, responses
 from agentkit import Agent, LocalModel, ModelSettings, UsageLimits, UserError
 from agentkit.events import AgentEvent, ModelResponseEvent, TextDeltaEvent, ThinkingDeltaEvent
 from agentkit.messages import ModelRequest, ModelResponse, ThinkingPart, UserPromptPart
-from agentkit.models.local_thought import ThoughtListener
-from agentkit.models.model import ModelDelta, ModelRequestParameters, ThinkingDelta, TokensDelta
-from agentkit.models.openai_compatible import OpenAICompatibleModel
+from agentkit.models.base import ModelDelta, ModelRequestParameters, ThinkingDelta, TokensDelta
+from agentkit.models.local.thought import ThoughtListener
+from agentkit.models.openai.model import OpenAICompatibleModel
 from modelstack.inference.thinking import ThoughtMarks
 from modelstack.tokenizer.vocabulary import Vocabulary
 

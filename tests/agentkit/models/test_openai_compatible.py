@@ -22,7 +22,6 @@ from chat_server import (
 )
 
 from agentkit.errors import UserError
-from agentkit.limits import RequestUsage
 from agentkit.messages import (
     ModelRequest,
     ModelResponse,
@@ -32,7 +31,7 @@ from agentkit.messages import (
     ToolCallPart,
     UserPromptPart,
 )
-from agentkit.models.model import (
+from agentkit.models.base import (
     ModelDelta,
     ModelProfile,
     ModelRequestParameters,
@@ -41,9 +40,10 @@ from agentkit.models.model import (
     ToolCallDelta,
     block_model_requests,
 )
-from agentkit.models.openai_compatible import OpenAICompatibleModel
-from agentkit.models.openai_messages import Dialect
+from agentkit.models.openai.messages import Dialect
+from agentkit.models.openai.model import OpenAICompatibleModel
 from agentkit.tools.definition import ToolDefinition
+from agentkit.usage import RequestUsage
 
 pytestmark = pytest.mark.anyio
 
@@ -265,7 +265,7 @@ def test_an_unusable_address_is_refused(base_url: str) -> None:
 
 def test_importing_and_configuring_a_model_does_not_import_httpx() -> None:
     code = (
-        "import sys; from agentkit.models.openai_compatible import OpenAICompatibleModel as M;"
+        "import sys; from agentkit.models.openai.model import OpenAICompatibleModel as M;"
         "M('m', api_key='k'); import agentkit.models.fallback;"
         "print([n for n in ('httpx', 'httpcore', 'httpx2', 'h11') if n in sys.modules])"
     )

@@ -34,8 +34,8 @@ from agentkit.errors import (
     ModelTimeout,
     UnexpectedModelBehavior,
 )
-from agentkit.models.model import ModelDelta, ModelRequestParameters, ModelSettings
-from agentkit.models.openai_compatible import OpenAICompatibleModel
+from agentkit.models.base import ModelDelta, ModelRequestParameters, ModelSettings
+from agentkit.models.openai.model import OpenAICompatibleModel
 
 pytestmark = pytest.mark.anyio
 

@@ -16,8 +16,8 @@ import pytest
 from chat_server import HELLO, ChatServer, answer, completion, delta, raw, say_nothing, stream
 
 from agentkit.errors import ModelError, ModelHTTPError, UnexpectedModelBehavior, UserError
-from agentkit.models.model import ModelRequestParameters
-from agentkit.models.openai_compatible import OpenAICompatibleModel
+from agentkit.models.base import ModelRequestParameters
+from agentkit.models.openai.model import OpenAICompatibleModel
 
 Serve = Callable[..., ChatServer]
 ModelOf = Callable[..., OpenAICompatibleModel]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agentkit.errors import ContextWindowExceeded, ModelHTTPError
-from agentkit.models.openai_errors import Endpoint, error_in_reply, status_error
+from agentkit.models.openai.errors import Endpoint, error_in_reply, status_error
 
 ENDPOINT = Endpoint(
     "m", "http://host/v1", has_key=True, secrets=("sk-secret-key", "Bearer tok-12345", "tok-12345")

@@ -21,10 +21,10 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.model import ModelProfile, ModelRequestParameters, ModelSettings, OutputSchema
-from agentkit.models.openai_compatible import OpenAICompatibleModel
-from agentkit.models.openai_messages import Dialect, chat_body, chat_messages
-from agentkit.models.strict_schema import allows_strict
+from agentkit.models.base import ModelProfile, ModelRequestParameters, ModelSettings, OutputSchema
+from agentkit.models.openai.messages import Dialect, chat_body, chat_messages
+from agentkit.models.openai.model import OpenAICompatibleModel
+from agentkit.models.openai.strict_schema import allows_strict
 from agentkit.tools.definition import ToolDefinition
 
 NUMBERS = {

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agentkit.errors import UnexpectedModelBehavior
-from agentkit.limits import RequestUsage
 from agentkit.messages import ModelResponse, TextPart, ThinkingPart, ToolCallPart
-from agentkit.models.model import ModelDelta, TextDelta, ThinkingDelta, ToolCallDelta
-from agentkit.models.openai_reply import ReplyBuilder
-from agentkit.models.tool_probability import opening_call_probability
+from agentkit.models.base import ModelDelta, TextDelta, ThinkingDelta, ToolCallDelta
+from agentkit.models.local.tool_probability import opening_call_probability
+from agentkit.models.openai.reply import ReplyBuilder
+from agentkit.usage import RequestUsage
 
 
 def built(*chunks: Any, tools: tuple[str, ...] = ("add", "add_all", "now"), taken: tuple[str, ...] = ()) -> Any:

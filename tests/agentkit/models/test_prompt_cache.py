@@ -11,7 +11,7 @@ from local_runs import add, get_weather, responses
 
 from agentkit import Agent, LocalModel, ModelSettings, UserError
 from agentkit.messages import DecodingStats
-from agentkit.models.prompt_cache import SIZE_VARIABLE, configured_bytes, prompt_cache, prompt_cache_folder
+from agentkit.models.local.prompt_cache import SIZE_VARIABLE, configured_bytes, prompt_cache, prompt_cache_folder
 from modelstack.inference import remembered
 
 pytestmark = pytest.mark.anyio

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 
 from agentkit.errors import UserError
-from agentkit.models import profiles, resolve, shipped
-from agentkit.models.catalog import CATALOG
-from agentkit.models.catalog_store import ModelFileError
-from agentkit.models.local import LocalModel
-from agentkit.models.openai_compatible import OpenAICompatibleModel
-from agentkit.models.profiles import DEFAULT_PROFILE, PROFILES, profile_of
+from agentkit.models import resolve
+from agentkit.models.catalog.entries import CATALOG
+from agentkit.models.catalog.store import ModelFileError
+from agentkit.models.local import profiles, shipped
+from agentkit.models.local.model import LocalModel
+from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES, profile_of
+from agentkit.models.openai.model import OpenAICompatibleModel
 from agentkit.models.resolve import (
     profile_or_fallback,
     resolve_model,

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from agentkit.models.catalog import CATALOG
-from agentkit.models.profiles import PROFILES
+from agentkit.models.catalog.entries import CATALOG
+from agentkit.models.local.profiles import PROFILES
+from agentkit.models.local.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
 from agentkit.models.resolve import with_shipped
-from agentkit.models.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
 from modelstack.files import sha256_of
 from modelstack.sft.stage import open_stage
 from modelstack.toolcalls.lexical import DecisionPrior

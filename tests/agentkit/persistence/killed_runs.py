@@ -89,7 +89,7 @@ def agent_of(case: Case, *, armed: bool):
     """Return the agent of a case; unless `armed`, nothing kills it."""
     from agentkit import Agent, MCPToolset, ModelResponse
     from agentkit.messages import ModelMessage, TextPart
-    from agentkit.models.model import ModelRequestParameters
+    from agentkit.models.base import ModelRequestParameters
     from agentkit.testing import FunctionModel, call
 
     def reply(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
@@ -124,7 +124,7 @@ def _Killing(case: Case):
     from agentkit.messages import ToolCallPart
     from agentkit.persistence import RunJournal, SQLiteCheckpointer
     from agentkit.persistence.checkpointer import StoredStatus
-    from agentkit.state import CallAnswer, RunState
+    from agentkit.run.state import CallAnswer, RunState
 
     counts: dict[str, int] = {}
 

@@ -16,7 +16,7 @@ from agentkit.messages import ModelRequest, ModelResponse, TextPart, ToolCallPar
 from agentkit.persistence import InMemoryCheckpointer, SQLiteCheckpointer
 from agentkit.persistence.checkpointer import RunJournal, StoredRun
 from agentkit.persistence.sqlite_database import SQLiteDatabase
-from agentkit.state import RunState
+from agentkit.run.state import RunState
 from agentkit.testing import check_checkpointer
 
 pytestmark = pytest.mark.anyio

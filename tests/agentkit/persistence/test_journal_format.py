@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from agentkit import Agent, tool
-from agentkit.approvals import Approve
+from agentkit.approvals.pending import Approve
 from agentkit.cli.main import app
 from agentkit.errors import CheckpointError
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ToolReturnPart
-from agentkit.models.model import ModelRequestParameters
+from agentkit.models.base import ModelRequestParameters
 from agentkit.persistence import SQLiteCheckpointer, SQLiteSession
 from agentkit.persistence.sqlite_format import FORMAT_VERSION
-from agentkit.resuming import with_unknown
+from agentkit.run.resume import with_unknown
 from agentkit.testing import FunctionModel
 
 pytestmark = pytest.mark.anyio

@@ -19,7 +19,7 @@ from agentkit.errors import CheckpointError, UserError
 from agentkit.messages import ModelRequest, UserPromptPart
 from agentkit.persistence import Checkpointer, InMemoryCheckpointer, SQLiteCheckpointer
 from agentkit.persistence.leases import LEASE_S, is_gone, renew_all
-from agentkit.state import RunState
+from agentkit.run.state import RunState
 from agentkit.testing import call
 from tests.agentkit.arrangements import Killed, World, approvals, by_turns
 
@@ -43,7 +43,7 @@ async def pay(amount: int) -> str:
     return "paid"
 
 async def main():
-    from agentkit.approvals import Approve
+    from agentkit.approvals.pending import Approve
     agent = Agent(by_turns(call("pay", amount=5), "done"), tools=[pay], name="payer", checkpointer=journal)
     await agent.resume(run_id, [Approve(call_id, digest)])
 

@@ -12,11 +12,11 @@ import pytest
 from agentkit import Agent, RunContext, ToolAnnotations, tool
 from agentkit.errors import CheckpointError
 from agentkit.guardrails import Allow, CheckedCall, Verdict, tool_call_guardrail
-from agentkit.loop import RunTools
 from agentkit.messages import ModelResponse, ToolCallPart
 from agentkit.persistence import InMemoryCheckpointer, RunJournal, SQLiteCheckpointer
 from agentkit.persistence.checkpointer import StoredStatus
-from agentkit.state import CallAnswer, RunState
+from agentkit.run.decide import RunTools
+from agentkit.run.state import CallAnswer, RunState
 from agentkit.testing import ScriptedModel, call
 
 pytestmark = pytest.mark.anyio

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
+from agentkit.basics.hidden import has_hidden
 from agentkit.errors import ModelRetry, ToolDefinitionError
-from agentkit.hidden import has_hidden
 from agentkit.tools.json_schema import CheckTooCostly, compile_schema
 from tests.mcp_servers.attack_bounds import cpu_at_most
 

@@ -9,7 +9,7 @@ import pytest
 
 from agentkit import Agent
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ThinkingPart, ToolCallPart
-from agentkit.models.transcript import Transcripts
+from agentkit.models.local.transcript import Transcripts
 from agentkit.testing import ScriptedModel, call
 from agentkit.tools.definition import ToolDefinition
 from agentkit.tools.function import FunctionToolset

@@ -13,7 +13,8 @@ from agentkit import Agent, ModelRetry
 from agentkit.messages import ModelResponse, TextPart, ToolCallPart
 from agentkit.testing import ScriptedModel, call
 from agentkit.testing.models import ScriptItem
-from agentkit.tools.definition import Tool, ToolDefinition, ToolOutput
+from agentkit.tools.definition import ToolDefinition
+from agentkit.tools.tool import Tool, ToolOutput
 from agentkit.tracing import export
 from agentkit.tracing.evidence import Reason
 from tests.agentkit.tracing.traced_runs import Runs, targets

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 
 from agentkit import Agent, LocalModel, ModelSettings, UsageLimits, UserError, tool
-from agentkit.compaction import SlidingWindow
 from agentkit.errors import UnexpectedModelBehavior
 from agentkit.events import AgentEvent, ModelResponseEvent
+from agentkit.history.compaction import SlidingWindow
 from agentkit.messages import ModelRequest, UserPromptPart
 from agentkit.planning import PlanTemplate, TemplateStep
 from agentkit.testing import ReplayModel, ScriptedModel, call

@@ -29,14 +29,14 @@ from agentkit.events import (
     ToolResultEvent,
 )
 from agentkit.guardrails import Block, Verdict, output_guardrail
-from agentkit.limits import RequestUsage, RunUsage
-from agentkit.loop import CallModel
 from agentkit.messages import ModelResponse, TextPart
 from agentkit.models.fallback import FallbackModel
-from agentkit.models.openai_compatible import OpenAICompatibleModel
+from agentkit.models.openai.model import OpenAICompatibleModel
+from agentkit.run.decide import CallModel
 from agentkit.testing import FunctionModel, ScriptedModel, call
 from agentkit.tracing.reading import summarise
 from agentkit.tracing.telemetry import Telemetry
+from agentkit.usage import RequestUsage, RunUsage
 
 pytestmark = pytest.mark.anyio
 

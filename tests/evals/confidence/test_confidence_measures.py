@@ -11,10 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from agentkit.cli.main import app
-from agentkit.confidence import Calibration, Decision
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, ToolCallPart, UserPromptPart
-from agentkit.models.model import ModelRequestParameters
+from agentkit.models.base import ModelRequestParameters
+from agentkit.models.confidence import Calibration, Decision
 from agentkit.testing import FunctionModel
 from evals.confidence.measures import coverage, fit, read_decisions, risk_curve
 from evals.harness import evaluation

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, UserPromptPart
-from agentkit.models.model import ModelRequestParameters
+from agentkit.models.base import ModelRequestParameters
 from agentkit.testing import FunctionModel
 from evals.harness import suite
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import anyio
 
 from agentkit.agent import Agent
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run, Score, failed_score
 from evals.harness.solving import ask_model, run_agent
 from evals.harness.suite import Suite, check_options

@@ -17,7 +17,7 @@ from inspect_ai.solver import generate, use_tools
 from inspect_ai.tool import Tool, tool
 
 from agentkit.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart, ToolReturnPart, UserPromptPart
-from agentkit.models.model import ModelRequestParameters
+from agentkit.models.base import ModelRequestParameters
 from agentkit.testing import ScriptedModel, call
 from agentkit.tools.definition import ToolDefinition
 from evals.harness import inspect_model, inspect_provider

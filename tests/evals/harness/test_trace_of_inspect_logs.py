@@ -26,7 +26,7 @@ from typer.testing import CliRunner, Result
 from agentkit.cli.main import app
 from agentkit.errors import ModelError, UserError
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ToolCallPart, UserPromptPart
-from agentkit.models.model import ModelRequestParameters
+from agentkit.models.base import ModelRequestParameters
 from agentkit.testing import FunctionModel
 from agentkit.tracing import sources
 from agentkit.tracing.sources import trace_source

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from agentkit.testing import TestModel
 from evals.injection.agentdojo_parity import compare, report
 from evals.injection.agentdojo_setup import bridge_command, check, count_tasks, default_folder, python_in

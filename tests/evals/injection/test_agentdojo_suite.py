@@ -20,7 +20,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.model import Model, ModelSettings
+from agentkit.models.base import Model, ModelSettings
 from agentkit.testing import FunctionModel, ScriptedModel, TestModel, call
 from evals.case import Case, Run, Score
 from evals.injection import agentdojo_parity, agentdojo_setup, agentdojo_suite

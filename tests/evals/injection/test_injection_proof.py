@@ -10,7 +10,7 @@ import pytest
 
 from agentkit.errors import ContextWindowExceeded
 from agentkit.messages import ModelRequest, ModelResponse, SystemPromptPart, TextPart, ToolReturnPart
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from agentkit.testing import FunctionModel, ScriptedModel, TestModel, call
 from evals.case import Case, Run
 from evals.injection import goals, tasks

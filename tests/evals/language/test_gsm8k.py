@@ -11,7 +11,7 @@ import pytest
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, SystemPromptPart, TextPart, UserPromptPart
-from agentkit.models.model import ModelRequestParameters
+from agentkit.models.base import ModelRequestParameters
 from agentkit.testing import FunctionModel
 from evals.case import Case, Run
 from evals.harness.evaluation import evaluate

@@ -13,7 +13,7 @@ import pytest
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, UserPromptPart
-from agentkit.models.model import ModelRequestParameters, ModelSettings
+from agentkit.models.base import ModelRequestParameters, ModelSettings
 from agentkit.testing import FunctionModel
 from evals.case import Case, Run, Score
 from evals.harness.evaluation import evaluate

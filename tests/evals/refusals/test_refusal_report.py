@@ -9,7 +9,7 @@ import pytest
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelResponse, TextPart
-from agentkit.models.model import ModelRequestParameters, ModelSettings
+from agentkit.models.base import ModelRequestParameters, ModelSettings
 from agentkit.testing import FunctionModel
 from evals.case import Case, Run
 from evals.harness.suite import Table, find_suite

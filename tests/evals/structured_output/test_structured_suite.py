@@ -13,7 +13,7 @@ import pytest
 from agentkit import LocalModel
 from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelResponse, SystemPromptPart, TextPart
-from agentkit.models.model import ModelRequestParameters, ModelSettings
+from agentkit.models.base import ModelRequestParameters, ModelSettings
 from agentkit.testing import FunctionModel, ScriptedModel
 from evals.case import Case, Run, Score, run_from_json, run_to_json
 from evals.harness.suite import find_suite

@@ -17,7 +17,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from agentkit.testing import ScriptedModel, call
 from evals.harness.suite import find_suite
 from evals.tool_use.examples.suite import SUITE, conversation, load, score, solve

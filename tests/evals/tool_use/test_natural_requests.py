@@ -11,7 +11,7 @@ import pytest
 
 from agentkit.errors import UserError
 from agentkit.messages import ModelResponse, ToolCallPart
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from agentkit.testing import ScriptedModel
 from evals.case import Case, Run
 from evals.harness.suite import find_suite

@@ -20,7 +20,7 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.models.transcript import Transcripts
+from agentkit.models.local.transcript import Transcripts
 from agentkit.tools.definition import ToolDefinition
 from modelstack.errors import UserError
 from modelstack.sft.examples import Example, read_examples, tool_names_of_results

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-from agentkit.models.catalog import is_present, local_path
+from agentkit.models.catalog.entries import is_present, local_path
 from modelstack.tokenizer.vocabulary import Vocabulary
 
 _CORPUS = [

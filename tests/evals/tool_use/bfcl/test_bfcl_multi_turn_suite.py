@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from agentkit.errors import ModelConnectionError, UserError
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
-from agentkit.models.model import Model, ModelRequestParameters, ModelSettings
+from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.testing import FunctionModel, ScriptedModel
 from agentkit.testing.models import call
 from evals.case import Case, Run, Score, run_from_json, run_to_json

@@ -20,7 +20,7 @@ from agentkit.messages import (
     ToolCallPart,
     UserPromptPart,
 )
-from agentkit.models.model import ModelProfile, ModelRequestParameters, ModelSettings
+from agentkit.models.base import ModelProfile, ModelRequestParameters, ModelSettings
 from agentkit.testing import FunctionModel
 from evals.case import Case, Run, Score, run_from_json, run_to_json
 from evals.harness.suite import find_suite

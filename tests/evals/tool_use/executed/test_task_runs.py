@@ -12,7 +12,7 @@ import pytest
 from agentkit.errors import MCPConnectionError
 from agentkit.mcp import MCPToolset
 from agentkit.messages import ToolReturnPart
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from agentkit.testing import ScriptedModel, TestModel, call
 from evals.case import run_from_json, run_to_json
 from evals.harness.suite import Solver

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from agentkit.messages import ModelRequest, ToolReturnPart
-from agentkit.models.model import ModelSettings
+from agentkit.models.base import ModelSettings
 from agentkit.testing import ScriptedModel, call
 from evals.case import Run, run_from_json, run_to_json
 from evals.harness.suite import Solver

@@ -16,7 +16,7 @@ from agentkit.messages import (
     TextPart,
     UserPromptPart,
 )
-from agentkit.models.transcript import Transcripts
+from agentkit.models.local.transcript import Transcripts
 from agentkit.tools.definition import ToolDefinition
 from modelstack.errors import UserError
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks

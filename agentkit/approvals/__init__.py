@@ -1,0 +1,1 @@
+"""Calls that wait for a decision, the decisions, and the rules that require one."""

@@ -1,0 +1,1 @@
+"""Conversations made shorter, and conversations made whole."""

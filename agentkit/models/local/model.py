@@ -1,0 +1,489 @@
+"""A model in this process: weights, KV cache and decoder are ours, so a call cannot be malformed.
+
+The live tools are compiled into one grammar, the union of their calls and the final answer; the decoder masks
+every token with it. Tool output is encoded as content and cannot produce a control token. The evaluated tokens of
+a conversation stay in the KV cache, and a reply reports how many were reused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import anyio.to_thread
+
+from agentkit.errors import ContextWindowExceeded, ModelError, UserError
+from agentkit.messages import ModelMessage, ModelResponse
+from agentkit.models.base import (
+    Model,
+    ModelDelta,
+    ModelProfile,
+    ModelRequestParameters,
+    ModelSettings,
+    OnDelta,
+    check_model_requests_allowed,
+)
+from agentkit.models.confidence import Calibration
+from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
+
+if TYPE_CHECKING:
+    from agentkit.models.local.convention import Manner
+    from agentkit.models.local.reply import Reply
+    from agentkit.models.local.transcript import Prompt, Transcripts
+    from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias
+    from modelstack.inference.thinking import ThoughtfulReply
+    from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
+    from modelstack.toolcalls.convention import ResponseFormat
+    from modelstack.toolcalls.lexical import DecisionPrior
+    from modelstack.toolcalls.reply_bias import ReplyTables
+
+logger = logging.getLogger(__name__)
+
+GrammarEngine = Literal["llguidance", "lm-format-enforcer"]
+DEFAULT_MAX_TOKENS = 512
+"""Default token limit of a reply; the grammar closes the reply before it is cut."""
+MAX_RESAMPLES = 3
+"""Further attempts after a reply that violates schema keywords checked after decoding."""
+RESAMPLE_TEMPERATURE = 0.7
+"""Minimum temperature of further attempts; a greedy reply would fail its check again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    engine: Engine
+    compiler: GrammarCompiler | None
+    """None if replies are not masked."""
+    manner: Manner
+    transcripts: Transcripts
+    prior: DecisionPrior | None
+    calibration: Calibration
+    tables: ReplyTables
+
+
+class LocalModel(Model):
+    """An in-process model on llama.cpp. Requests of several runs take turns; loading happens on first use."""
+
+    def __init__(
+        self,
+        model: str | Path | Engine = PROFILES[DEFAULT_PROFILE],
+        *,
+        lora: str | Path | None = None,
+        prior: str | Path | DecisionPrior | None = None,
+        calibration: str | Path | Calibration | None = None,
+        grammar: GrammarEngine | None = "llguidance",
+        unsupported_schema: Literal["refuse", "check"] = "check",
+        context_window: int | None = None,
+        jump_ahead: bool = True,
+        abstain: bool = False,
+        convention: str = "auto",
+        thought_marks: tuple[str, str] | None = None,
+        after_thought: str | None = None,
+        prompt_cache_bytes: int | None = None,
+        **engine_options: Any,
+    ) -> None:
+        """Describe a model; nothing is loaded yet.
+
+        Args:
+            model: A catalog id (see `agentkit models list`), the path of a GGUF file, or a loaded engine. An id
+                is the model without adapter; `resolve_model("local:small")` adds the shipped one.
+            lora: Path of a GGUF LoRA adapter.
+            prior: Lexical prior over tools given the words of a request, fitted for this model and adapter
+                (`modelstack fit-prior`), or its file's path. It needs a grammar.
+            calibration: Calibration of the probabilities of its choices, fitted for this model, adapter and prior
+                (`agentkit calibrate`), or its file's path.
+            grammar: Library that computes the token masks. None disables masking: replies are parsed leniently,
+                calls may be malformed, and no probabilities are reported.
+            unsupported_schema: Handling of schema keywords that the grammar cannot enforce: refuse the tool, or
+                check them after decoding and resample.
+            context_window: Tokens that a conversation may hold; None takes the model's, at most 8192.
+            jump_ahead: Evaluate tokens with one legal continuation as a block.
+            abstain: Lets the model reply that no tool fits: `[]`, or words in a convention without such a form.
+            convention: Convention in which tools are shown and calls are written: "ours", the name of another
+                one, or "auto": ours with an adapter or a prior, else the one recognised in its chat template.
+            thought_marks: Opening and closing mark of a thought, for `ModelSettings(thinking_tokens=...)`. None
+                takes the convention's, `<think>` and `</think>` in most.
+            after_thought: Text between the thought and the reply. None takes the convention's.
+            prompt_cache_bytes: Maximum size of the prompt cache, which keeps the fixed part of prompts for later
+                runs. 0 disables it, None takes the environment's AGENTKIT_PROMPT_CACHE_MB, else 1 GiB.
+            engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
+
+        Raises:
+            UserError: a mark of a thought is empty, or `prompt_cache_bytes` is negative.
+        """
+        if thought_marks is not None and not all(thought_marks):
+            raise UserError(
+                f"thought_marks={thought_marks!r}: both must have text, or no thought could be told apart."
+            )
+        if prompt_cache_bytes is not None and prompt_cache_bytes < 0:
+            raise UserError(f"prompt_cache_bytes={prompt_cache_bytes} is negative: give 0 to keep nothing.")
+        self._source = model
+        self._lora = lora
+        self._prior = prior
+        self._calibration = calibration
+        self._grammar_engine: GrammarEngine | None = grammar
+        self._unsupported: Literal["refuse", "check"] = unsupported_schema
+        self._jump_ahead = jump_ahead
+        self._abstain = abstain
+        self._convention = convention
+        self._thought_marks = thought_marks
+        self._after_thought = after_thought
+        self._prompt_cache_bytes = prompt_cache_bytes
+        self._engine_options: dict[str, Any] = {"context_window": context_window, **engine_options}
+        self._load_lock = threading.Lock()
+        self._books = threading.Lock()
+        """Lock held while the transcripts or the compiler are used, never while the model computes."""
+        self._loaded: _Loaded | None = None
+
+    @property
+    def name(self) -> str:
+        """The catalog id, or the file's name."""
+        if isinstance(self._source, str | Path):
+            return f"local:{Path(self._source).name}"
+        return "local:engine"
+
+    @property
+    def profile(self) -> ModelProfile:
+        """Capabilities of the model; the context window is known once the model is loaded."""
+        return ModelProfile(
+            grammar=self._grammar_engine is not None,
+            logprobs=True,
+            prefix_cache=True,
+            context_window=self._loaded.engine.context_window if self._loaded is not None else None,
+            parallel_tool_calls=True,
+            native_output=True,
+        )
+
+    async def request(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        *,
+        on_delta: OnDelta | None = None,
+    ) -> ModelResponse:
+        """Continue the conversation in a worker thread; cancelling stops the decoder at its next token.
+
+        Raises:
+            ContextWindowExceeded: the conversation no longer fits.
+            UserError: a tool's or the output's schema is refused, or the model cannot be loaded.
+            ModelError: the engine failed.
+            Exception: the error of `on_delta`, which also stops the decoder.
+        """
+        check_model_requests_allowed(self)
+        stop, failed = threading.Event(), list[Exception]()
+        tell = _on_loop(on_delta, stop, failed) if on_delta is not None else None
+        work = partial(self._work, messages, parameters, tell, stop.is_set)
+        try:
+            response = await anyio.to_thread.run_sync(work, abandon_on_cancel=True)
+        except Exception as error:
+            if failed:
+                raise failed[0] from error
+            raise
+        finally:
+            stop.set()
+        if failed:
+            raise failed[0]
+        return response
+
+    def load(self) -> Engine:
+        """Load the weights unless they are loaded, fetching them into the cache first if needed.
+
+        Raises:
+            UserError: the model or its runtime is missing; the message says how to get it.
+        """
+        with self._load_lock:
+            if self._loaded is None:
+                self._loaded = self._load()
+            return self._loaded.engine
+
+    def close(self) -> None:
+        """Free weights and cache; the next request loads them again."""
+        with self._load_lock:
+            if self._loaded is not None:
+                self._loaded.engine.close()
+            self._loaded = None
+
+    def _load(self) -> _Loaded:
+        try:
+            from agentkit.models.local.prompt_cache import prompt_cache
+            from agentkit.models.local.transcript import Transcripts
+            from modelstack.inference.engine import EngineError
+            from modelstack.inference.llama_cpp import LlamaCppEngine
+            from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
+        except ImportError as error:
+            raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
+        prior, calibration = self._read_prior(), self._read_calibration()
+        try:
+            if isinstance(self._source, str | Path):
+                from agentkit.models.catalog.entries import local_path
+
+                path = local_path(str(self._source), tell=logger.warning)
+                states = prompt_cache(self._prompt_cache_bytes)
+                options: dict[str, Any] = {"states": states, **self._engine_options}
+                engine: Engine = LlamaCppEngine(path, lora_path=self._lora, **options)
+            else:
+                engine = self._source
+        except EngineError as error:
+            raise UserError(str(error)) from error
+        manner, compiler = self._manner(engine, prior)
+        tables = ReplyTables(engine.vocabulary)
+        ReplyBias.of(prior, "", (), tables)  # builds the prior's tables now, so that the first reply does not wait
+        return _Loaded(engine, compiler, manner, Transcripts(manner), prior, calibration, tables)
+
+    def _manner(self, engine: Engine, prior: DecisionPrior | None) -> tuple[Manner, GrammarCompiler | None]:
+        """Return how conversations are rendered, and the compiler of the replies' grammars."""
+        from agentkit.models.local.convention import manner_for
+        from modelstack.toolcalls.compiler import GrammarCompiler
+        from modelstack.toolcalls.conventions import OURS
+
+        is_ours = self._lora is not None or prior is not None
+        manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=self._abstain)
+        convention = manner.convention
+        if prior is not None and convention is not OURS:
+            raise UserError(
+                f"a prior is fitted to replies in our own convention, and this model is to be spoken to in "
+                f"{convention.name!r}: leave the prior out, or choose convention='ours'."
+            )
+        if self._grammar_engine is None:
+            return manner, None
+        try:
+            vocabulary = convention.ending(engine.vocabulary)
+            compiler = GrammarCompiler(vocabulary, self._grammar_engine, self._unsupported, convention=convention)
+        except ValueError as error:
+            raise UserError(str(error)) from error
+        return manner, compiler
+
+    @property
+    def convention(self) -> tuple[str, str]:
+        """Name of the model's convention, and the reason for it; loads the model.
+
+        Raises:
+            UserError: the model cannot be loaded.
+        """
+        self.load()
+        assert self._loaded is not None
+        return self._loaded.manner.convention.name, self._loaded.manner.why
+
+    def _read_calibration(self) -> Calibration:
+        if isinstance(self._calibration, str | Path):
+            return Calibration.load(self._calibration)
+        return self._calibration or Calibration()
+
+    def _read_prior(self) -> DecisionPrior | None:
+        from modelstack import errors
+        from modelstack.toolcalls.lexical import DecisionPrior
+
+        if not isinstance(self._prior, str | Path):
+            return self._prior
+        try:
+            prior = DecisionPrior.read(self._prior)
+            if prior.fitted is not None:
+                self._check_fitted_to(prior.fitted.adapter_sha256)
+        except (errors.UserError, OSError) as error:
+            raise UserError(str(error)) from error
+        return prior
+
+    def _check_fitted_to(self, adapter_sha256: str | None) -> None:
+        """Refuse a prior of another adapter: its weights were fitted to that adapter's decisions."""
+        from modelstack.files import sha256_of
+
+        if adapter_sha256 != (None if self._lora is None else sha256_of(self._lora)):
+            fitted_to = (
+                "a model without adapter" if adapter_sha256 is None else f"adapter {adapter_sha256[:12]}..."
+            )
+            here = "without one" if self._lora is None else f"with {self._lora}"
+            raise UserError(
+                f"prior {self._prior} was fitted to {fitted_to}, and this model is {here}: fit one to it with "
+                "`modelstack fit-prior`, or leave the prior out"
+            )
+
+    # -- in the worker thread -----------------------------------------------------------------------------
+
+    def _work(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> ModelResponse:
+        from modelstack.inference.engine import ContextWindowError, EngineError
+        from modelstack.inference.grammar import GrammarError
+        from modelstack.toolcalls.coverage import UnsupportedSchemaError
+
+        self.load()
+        try:
+            return self._reply(messages, parameters, tell, cancelled)
+        except ContextWindowError as error:
+            raise ContextWindowExceeded(str(error)) from error
+        except (EngineError, GrammarError) as error:
+            raise ModelError(f"{self.name}: {error}") from error
+        except UnsupportedSchemaError as error:
+            raise UserError(str(error)) from error
+
+    def _reply(
+        self,
+        messages: Sequence[ModelMessage],
+        parameters: ModelRequestParameters,
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> ModelResponse:
+        from agentkit.models.local.reply import (
+            is_cut_short,
+            request_text,
+            response_format,
+            to_response,
+            tokens_of,
+        )
+        from agentkit.models.local.thought import answering, joined, with_thought
+        from modelstack.toolcalls.choice import ToolBias, tool_choices
+        from modelstack.toolcalls.reply_bias import ReplyBias
+
+        loaded = self._loaded
+        assert loaded is not None  # `load` was called
+        structured = parameters.output is not None
+        thinks = parameters.settings.thinking_tokens is not None
+        wanted = response_format(parameters, abstain=self._abstain, messages=messages)
+        with self._books:
+            grammar = loaded.compiler.compile(wanted) if loaded.compiler is not None else None
+            prompt = loaded.transcripts.extend(messages, parameters.tools, structured=structured, thinks=thinks)
+        asked = request_text(messages)
+        biases = (
+            ToolBias.of(loaded.prior, asked, wanted, loaded.engine.vocabulary),
+            ReplyBias.of(loaded.prior, asked, wanted.tools, loaded.tables),
+        )
+        settings = parameters.settings
+        request = self._request(prompt, biases, settings, loaded.manner.end_ids)
+        thought = self._thought(loaded, request, settings.thinking_tokens, tell, cancelled)
+        if thought is not None:
+            request = answering(request, thought)
+        reply = self._generate(loaded, request, wanted, grammar, settings.stop, tell, cancelled)
+        choices = (
+            tool_choices(reply.generation, loaded.engine.vocabulary, wanted, loaded.manner.convention)
+            if grammar is not None
+            else None
+        )
+        vocabulary, convention = loaded.engine.vocabulary, loaded.manner.convention
+        is_cut = is_cut_short(reply, vocabulary, convention, is_masked=grammar is not None)
+        response = to_response(self.name, len(prompt.ids), reply, choices, parameters.output, is_cut=is_cut)
+        written = reply.generation
+        if thought is not None:
+            written = joined(thought, written, loaded.engine.vocabulary)
+            response = with_thought(response, thought, written)
+        response = loaded.calibration.applied(response)
+        if tell is not None:
+            grammar_key = loaded.compiler.cache_key(wanted) if loaded.compiler is not None else None
+            tell(tokens_of(written, prompt, loaded.engine, grammar_key, loaded.manner))
+        with self._books:
+            loaded.transcripts.add_reply(prompt, written.ids, response)
+        return response
+
+    def _thought(
+        self,
+        loaded: _Loaded,
+        request: GenerateRequest,
+        thinking_tokens: int | None,
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> ThoughtfulReply | None:
+        """Generate a thought if thinking is enabled."""
+        if thinking_tokens is None:
+            return None
+        if thinking_tokens < 0:
+            raise UserError(
+                f"thinking_tokens={thinking_tokens} is no budget: give 0 or more, or None for no thought."
+            )
+        from agentkit.models.local.thought import ThoughtListener
+        from modelstack.inference.thinking import ThinkingBudget, ThoughtMarks, thought
+
+        convention = loaded.manner.convention
+        opening, closing = self._thought_marks or convention.thought_marks
+        behind = convention.after_thought if self._after_thought is None else self._after_thought
+        marks = ThoughtMarks(open=opening, close=closing)
+        budget = ThinkingBudget(max_tokens=thinking_tokens, after_close=behind)
+        hear = None if tell is None else ThoughtListener(loaded.engine.vocabulary, marks, tell).hear
+        return thought(loaded.engine, request, budget, marks, on_tokens=hear, cancelled=cancelled)
+
+    def _generate(
+        self,
+        loaded: _Loaded,
+        request: GenerateRequest,
+        wanted: ResponseFormat,
+        grammar: CompiledGrammar | None,
+        stop: Sequence[str],
+        tell: Callable[[ModelDelta], None] | None,
+        cancelled: Callable[[], bool],
+    ) -> Reply:
+        """Decode a reply; resample if it violates a schema keyword that the grammar cannot enforce."""
+        from agentkit.models.local.reply import Listener, read_reply, read_unmasked_reply
+
+        sampling = request.sampling
+        attempt = 0
+        while True:
+            # Only the first attempt is streamed: delivered deltas cannot be taken back.
+            convention = loaded.manner.convention
+            listener = Listener(loaded.engine.vocabulary, stop, tell if attempt == 0 else None, convention)
+            generation = loaded.engine.generate(
+                replace(request, grammar=None if grammar is None else grammar.start(), sampling=sampling),
+                on_tokens=listener.hear,
+                cancelled=lambda heard=listener: heard.stopped or cancelled(),
+            )
+            if grammar is None:
+                return read_unmasked_reply(generation, listener, wanted, convention)
+            reply = read_reply(generation, listener, grammar)
+            if (
+                reply.parsed is None
+                or attempt == MAX_RESAMPLES
+                or cancelled()
+                or not grammar.violations(reply.parsed)
+            ):
+                return reply
+            attempt += 1
+            temperature = max(sampling.temperature, RESAMPLE_TEMPERATURE)
+            sampling = replace(sampling, temperature=temperature, seed=(request.sampling.seed or 0) + attempt)
+
+    def _request(
+        self,
+        prompt: Prompt,
+        biases: tuple[ChoiceBias | None, LogitBias | None],
+        settings: ModelSettings,
+        end_ids: frozenset[int],
+    ) -> GenerateRequest:
+        from agentkit.models.local.reply import sampling_params
+        from modelstack.inference.engine import GenerateRequest
+
+        return GenerateRequest(
+            prompt_ids=prompt.ids,
+            max_tokens=settings.max_tokens or DEFAULT_MAX_TOKENS,
+            fixed_tokens=prompt.n_fixed,
+            conversation=prompt.transcript.key,
+            end_ids=end_ids,
+            sampling=sampling_params(settings),
+            jump_ahead=self._jump_ahead,
+            choice_bias=biases[0],
+            logit_bias=biases[1],
+        )
+
+
+def _on_loop(on_delta: OnDelta, stop: threading.Event, failed: list[Exception]) -> Callable[[ModelDelta], None]:
+    """Return a function for the worker thread that calls `on_delta` on the event loop, in order.
+
+    Deltas of the worker are dropped after the request has ended, because it was cancelled. An error of `on_delta`
+    is stored in `failed` and sets `stop`: the loop would only log what its callback raises.
+    """
+    loop = asyncio.get_running_loop()
+
+    def deliver(delta: ModelDelta) -> None:
+        if stop.is_set():
+            return
+        try:
+            on_delta(delta)
+        except Exception as error:  # raised again by `request`
+            failed.append(error)
+            stop.set()
+
+    return lambda delta: loop.call_soon_threadsafe(deliver, delta) and None

@@ -1,0 +1,24 @@
+"""Files in the package for a model of the catalog: an adapter that `modelstack` trained, its prior, its card.
+
+A folder `adapters/ID` holds `adapter.gguf` (what llama.cpp loads on top of the base), `prior.json` (fitted weights
+of the decision between tools), `stage.json` (recipe, data, lineage, hashes) and `README.md` (the card).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ADAPTER_FILE, PRIOR_FILE = "adapter.gguf", "prior.json"
+ALWAYS_ABSTAINING = frozenset({"smollm2-135m"})
+"""Models whose adapter saw `[]` offered in every training prompt. The other adapters were trained on both: with
+`abstain=true` they reply `[]` if no tool fits, without it they decline in words."""
+_FOLDER = Path(__file__).parents[1] / "adapters"
+
+
+def shipped_folder(model_id: str) -> Path | None:
+    """Return the folder of a catalog model's adapter; None if the package has none."""
+    folder = _FOLDER / model_id
+    # Only direct subfolders: an id with a slash or dots must not lead elsewhere.
+    if folder.parent != _FOLDER or not (folder / ADAPTER_FILE).is_file():
+        return None
+    return folder

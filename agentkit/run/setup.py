@@ -1,0 +1,119 @@
+"""Configuration of a run, fixed before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from agentkit.context import RunContext
+from agentkit.events import AgentEvent
+from agentkit.limits import UsageLimits
+from agentkit.messages import ModelMessage, ModelRequest
+from agentkit.models.base import Model, ModelSettings
+from agentkit.output import OutputSpec
+from agentkit.run.instructions import Instructions
+from agentkit.run.state import RunState
+from agentkit.tools.toolset import Toolset
+
+if TYPE_CHECKING:
+    from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
+    from agentkit.history.compaction import Compaction
+    from agentkit.persistence.checkpointer import Checkpointer, RunJournal
+    from agentkit.persistence.session import Session
+    from agentkit.planning.planner import Planner
+    from agentkit.run.budget import Budget
+    from agentkit.tools.code_mode import CodeMode
+
+DepsT = TypeVar("DepsT")
+OutputT = TypeVar("OutputT")
+Sink = Callable[[AgentEvent], None]
+OutputValidator = Callable[[RunContext[Any], Any], Awaitable[Any]]
+
+HistoryFilter = Callable[[Sequence[ModelMessage]], Sequence[ModelMessage]]
+"""Maps the previous agent's view of a conversation, without the hand-off call, to the next agent's view."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunSetup(Generic[DepsT, OutputT]):
+    """Configuration of a run, fixed before it starts."""
+
+    model: Model
+    toolsets: tuple[Toolset, ...]
+    output: OutputSpec[OutputT]
+    output_validators: tuple[OutputValidator, ...]
+    request: ModelRequest | None
+    """First request of the run; None if a stored run is resumed."""
+    state: RunState
+    deps: DepsT
+    agent_name: str | None
+    limits: UsageLimits
+    retries: int
+    tool_timeout_s: float | None
+    settings: ModelSettings
+    parallel_tool_calls: bool
+    sinks: tuple[Sink, ...]
+    instructions: Instructions | None = None
+    planner: Planner | None = None
+    compaction: Compaction | None = None
+    guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
+    taint_rule: bool = False
+    """True if a default `TaintRule` applies, unless `guardrails` contain one."""
+    checkpointer: Checkpointer | None = None
+    """Checkpointer in which the journal of a new run is created."""
+    metadata: Mapping[str, str] | None = None
+    session: Session | None = None
+    """Session that stores the messages of the run when it ends."""
+    session_version: str | None = None
+    journal: RunJournal | None = None
+    """Journal of the run that is resumed, or of an inner run."""
+    budget: Budget | None = None
+    """Budget of an inner run, which also counts in the outer budgets; None: the run creates its own."""
+    handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
+    """See `LoopRules`."""
+    code_mode: CodeMode | None = None
+    """Options of code mode; None if the model calls its tools directly."""
+    team: Team | None = None
+    """All agents that the run can reach by hand-offs."""
+
+    def handed_to(self, other: RunSetup[Any, Any]) -> RunSetup[Any, Any]:
+        """Return the setup of an agent that takes over this run; fields that belong to the run stay."""
+        return replace(
+            other,
+            request=self.request,
+            state=self.state,
+            deps=self.deps,
+            limits=self.limits,
+            sinks=self.sinks,
+            guardrails=tuple(dict.fromkeys((*self.guardrails, *other.guardrails))),
+            taint_rule=self.taint_rule or other.taint_rule,
+            checkpointer=self.checkpointer,
+            metadata=self.metadata,
+            session=self.session,
+            session_version=self.session_version,
+            journal=self.journal,
+            budget=self.budget,
+            team=self.team,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """An agent that a run can reach by hand-offs."""
+
+    setup: RunSetup[Any, Any]
+    """Setup of the agent; fields that belong to the run are ignored."""
+    histories: Mapping[str, HistoryFilter]
+    """History filters of the agents that it can hand over to, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Team:
+    """All agents that a run can reach, by name, and the agent that it begins with."""
+
+    root: Member
+    others: Mapping[str, Member]
+
+
+Enter = Callable[[RunSetup[Any, Any]], Awaitable[None]]
+"""Enters a setup's model and toolsets, which are left when the run ends."""

@@ -1,0 +1,60 @@
+"""Command `agentkit demonstrations`, added to the command line by an entry point (extra `train`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import anyio
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to `agentkit`."""
+    app.command()(demonstrations)
+
+
+def demonstrations(
+    out: Annotated[
+        Path, typer.Argument(metavar="FILE.jsonl.zst", help="Examples, as `modelstack sft` reads them.")
+    ],
+    conversations: Annotated[int, typer.Option(min=1, help="How many to play.")] = 300,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    unplaced: Annotated[
+        bool, typer.Option("--unplaced", help="Short ones, whose first request does not say where to look.")
+    ] = False,
+    written: Annotated[
+        bool, typer.Option("--written", help="Those that were written one by one, each once, and no others.")
+    ] = False,
+    evaluations: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="PATH", help="Evaluation sets that no conversation may repeat; repeatable."),
+    ] = None,
+) -> None:
+    """Play scripted conversations on the house's own servers, executed on made-up files and tables."""
+    from agentkit.cli.console import notes_console, output_console
+    from agentkit.specialise.demonstrations.play import demonstrations as played
+    from agentkit.specialise.demonstrations.play import written_demonstrations
+    from modelstack.sft.examples import Example, write_examples
+    from modelstack.sft.tool_data.decontamination import Cleaner, read_evaluations
+
+    notes = notes_console()
+    cleaner = Cleaner(read_evaluations(evaluations or []))
+
+    def is_clean(example: Example) -> bool:
+        return cleaner.is_clean(example, names_are_kept=True)
+
+    async def play() -> None:
+        if written:
+            found = await written_demonstrations(seed, is_clean, notes.print)
+        else:
+            found = await played(conversations, seed, is_clean, notes.print, unplaced=unplaced)
+        n_examples = write_examples(out, found)
+        n_targets = sum(1 + sum(message.train for message in example.messages) for example in found)
+        n_dropped = sum(cleaner.dropped.values())
+        output_console().print(
+            f"{out}: {n_examples} conversations with {n_targets} replies to learn; "
+            f"{n_dropped} repeated an evaluation and were left out"
+        )
+
+    anyio.run(play)

@@ -1,0 +1,1 @@
+"""Agents that work together: agents as tools, and hand-offs."""
