@@ -2,8 +2,8 @@
 
 Neither of the kernel's own limits fits: a cgroup may be made only where its tree was delegated, and a process
 limit counts memory that V8 reserves and never touches. So a thread watches the processes, because the event loop
-may be busy with an answer of the page. A page that allocates as fast as it can adds some 100 MB between two
-checks; the limit leaves room for that.
+may be busy with an answer of the page. A page that allocates as fast as it can adds some 100 MB in 50 ms; above
+half of the limit the thread looks more often, and the limit leaves room for what is added meanwhile.
 """
 
 from __future__ import annotations
@@ -11,11 +11,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
-LOOK_EVERY_S = 0.05
+LOOK_EVERY_S, LOOK_SOON_S = 0.05, 0.01
+"""Seconds between two checks, below and above half of the limit."""
 _PATIENCE_S = 1.0
 """Seconds for the pages' processes to release their memory; then Chromium itself is ended."""
 _OF_PAGES = ("--type=renderer", "--type=gpu-process", "--type=utility")
@@ -49,18 +51,20 @@ class MemoryGuard:
 
     def _watch(self) -> None:
         tree = ProcessTree(self._browser_pid)
-        looks_over = 0
-        while not self._closed.wait(LOOK_EVERY_S):
+        wait_s, over_since = LOOK_EVERY_S, None
+        while not self._closed.wait(wait_s):
             processes = tree.members()
-            if sum(map(used_bytes, processes)) <= self._max_bytes:
-                looks_over = 0
+            used = sum(map(used_bytes, processes))
+            wait_s = LOOK_SOON_S if used > self._max_bytes / 2 else LOOK_EVERY_S
+            if used <= self._max_bytes:
+                over_since = None
                 continue
-            if looks_over * LOOK_EVERY_S < _PATIENCE_S:
+            over_since = over_since or time.monotonic()
+            if time.monotonic() - over_since < _PATIENCE_S:
                 self._on_ended()
                 _kill(pid for pid in processes if _is_of_pages(pid))
             else:
                 _kill([self._browser_pid])
-            looks_over += 1
 
 
 class ProcessTree:

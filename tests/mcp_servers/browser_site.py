@@ -6,8 +6,9 @@ import shutil
 import socket
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import pytest
@@ -25,6 +26,24 @@ def settings(width: int = 800, height: int = 600) -> Settings:
     """Return how the tests start Chromium."""
     sandbox, _ = sandbox_note(no_sandbox=False)
     return Settings(CHROMIUM or "", sandbox=sandbox, width=width, height=height)
+
+
+def descendants(root: int) -> dict[int, str]:
+    """Return the command lines of the processes below `root`, by id."""
+    parents: dict[int, int] = {}
+    for entry in Path("/proc").iterdir():
+        with suppress(OSError):  # it ended while we looked
+            if entry.name.isdecimal():
+                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
+                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    below: dict[int, str] = {}
+    level = [root]
+    while level:
+        level = [pid for pid, parent in parents.items() if parent in level]
+        for pid in level:
+            with suppress(OSError):
+                below[pid] = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
+    return below
 
 
 class Site:

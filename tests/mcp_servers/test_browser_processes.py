@@ -11,13 +11,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx2
 import pytest
-from browser_site import CHROMIUM, Site, needs_chromium, settings, site_and_trap
+from browser_site import CHROMIUM, Site, descendants, needs_chromium, settings, site_and_trap
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from server_harness import REPOSITORY, asker
@@ -43,24 +43,6 @@ INITIALIZE = {
 def site() -> Iterator[Site]:
     with site_and_trap() as (site, _):
         yield site
-
-
-def descendants(root: int) -> dict[int, str]:
-    """Return the command lines of the processes below `root`, by id."""
-    parents: dict[int, int] = {}
-    for entry in Path("/proc").iterdir():
-        with suppress(OSError):  # it ended while we looked
-            if entry.name.isdecimal():
-                stat = (entry / "stat").read_text(encoding="utf-8", errors="replace")
-                parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
-    below: dict[int, str] = {}
-    level = [root]
-    while level:
-        level = [pid for pid, parent in parents.items() if parent in level]
-        for pid in level:
-            with suppress(OSError):
-                below[pid] = Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8", errors="replace")
-    return below
 
 
 def main_process(victim: str, root: int) -> int:
