@@ -14,8 +14,8 @@ PROFILES: Mapping[str, str] = MappingProxyType(
 )
 """Catalog id of each profile's model, smallest first."""
 
-DEFAULT_PROFILE = "small"
-"""The profile that `local` stands for."""
+DEFAULT_PROFILE = "medium"
+"""The profile that `local` stands for: the smallest that gets four of five first-hour requests right."""
 
 FALLBACK_PROFILE = "tiny"
 """Profile used if another profile's file cannot be fetched: the smallest file, in a single wheel."""

@@ -219,7 +219,7 @@ def test_the_demo_says_which_model_took_the_place_of_the_one_asked_for(
     monkeypatch.setattr(resolve, "resolve_model", lambda _: ScriptedModel(SOLUTION))
     done = agentkit("demo")
     said = " ".join(done.stdout.split())
-    assert "local cannot be fetched, so local:smollm2-135m does the tasks: no source has it" in said
+    assert "local:small cannot be fetched, so local:smollm2-135m does the tasks: no source has it" in said
     assert "Model: smollm2-135m" in said
     assert done.returncode == 0
 

@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from agentkit.errors import UserError
-from agentkit.models import resolve
 from agentkit.models.catalog.entries import CATALOG
 from agentkit.models.catalog.store import ModelFileError
 from agentkit.models.local import profiles, shipped
@@ -115,10 +114,8 @@ def test_a_profile_that_cannot_be_fetched_is_replaced_by_the_tiny_one_and_the_re
     assert fetching.asked == ["qwen2.5-coder-0.5b", "smollm2-135m"]
 
 
-def test_the_default_profile_falls_back_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(profiles, "DEFAULT_PROFILE", "medium")
-    monkeypatch.setattr(resolve, "DEFAULT_PROFILE", "medium")
-    name, why = profile_or_fallback("local", Fetching("qwen2.5-coder-1.5b"))
+def test_the_default_profile_falls_back_too() -> None:
+    name, why = profile_or_fallback("local", Fetching(PROFILES[DEFAULT_PROFILE]))
     assert name == "local:tiny" and why is not None
 
 
