@@ -19,6 +19,7 @@ from agentkit.errors import (
     MCPConnectionError,
     ModelError,
     ModelRetry,
+    NoOutputError,
     ToolExecutionError,
     ToolFailed,
     UnexpectedModelBehavior,
@@ -30,27 +31,47 @@ from agentkit.messages import (
     ModelMessage,
     ModelRequest,
     ModelResponse,
+    RetryPromptPart,
+    SystemPromptPart,
+    TextPart,
+    ThinkingPart,
+    ToolCallPart,
+    ToolReturnPart,
+    UserPromptPart,
     messages_from_json,
     messages_to_json,
 )
 from agentkit.models.base import Model, ModelProfile, ModelSettings
 from agentkit.results import RunResult
+from agentkit.run.setup import ResumeOptions, RunOptions
 from agentkit.run.state import RunState
-from agentkit.run.stream import AgentStream
+from agentkit.run.stream import AgentStream, SyncAgentStream
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
-from agentkit.tools.function import FunctionToolset, tool
+from agentkit.tools.function import FunctionToolset, ToolOptions, tool
 from agentkit.tools.tool import Tool, ToolOutput
 from agentkit.tools.toolset import Toolset
 from agentkit.usage import RequestUsage, RunUsage
 
 if TYPE_CHECKING:
+    from agentkit.guardrails.guardrail import (
+        input_guardrail,
+        output_guardrail,
+        tool_call_guardrail,
+        tool_result_guardrail,
+    )
+    from agentkit.guardrails.verdicts import Allow, Block, RequireApproval, Rewrite
+    from agentkit.history.compaction import SlidingWindow, Summary
     from agentkit.mcp.config import load_mcp_config
     from agentkit.mcp.toolset import MCPToolset
+    from agentkit.middleware import Middleware
     from agentkit.models.fallback import FallbackModel
     from agentkit.models.local.model import LocalModel
     from agentkit.models.openai.model import OpenAICompatibleModel
     from agentkit.persistence.sqlite_checkpointer import SQLiteCheckpointer
+    from agentkit.persistence.sqlite_session import SQLiteSession
+    from agentkit.planning.planner import ModelPlanner, PlanTemplate
     from agentkit.teams.handoffs import Handoff
+    from agentkit.tools.code_mode import CodeMode
 
 __all__ = [
     "Agent",
@@ -58,8 +79,11 @@ __all__ = [
     "AgentKitError",
     "AgentRunError",
     "AgentStream",
+    "Allow",
     "ApprovalRequired",
+    "Block",
     "CheckpointError",
+    "CodeMode",
     "ContextWindowExceeded",
     "FallbackModel",
     "FunctionToolset",
@@ -67,45 +91,84 @@ __all__ = [
     "LocalModel",
     "MCPConnectionError",
     "MCPToolset",
+    "Middleware",
     "Model",
     "ModelError",
     "ModelMessage",
+    "ModelPlanner",
     "ModelProfile",
     "ModelRequest",
     "ModelResponse",
     "ModelRetry",
     "ModelSettings",
+    "NoOutputError",
     "OpenAICompatibleModel",
+    "PlanTemplate",
     "RequestUsage",
+    "RequireApproval",
+    "ResumeOptions",
+    "RetryPromptPart",
+    "Rewrite",
     "RunContext",
+    "RunOptions",
     "RunResult",
     "RunState",
     "RunUsage",
     "SQLiteCheckpointer",
+    "SQLiteSession",
+    "SlidingWindow",
+    "Summary",
+    "SyncAgentStream",
+    "SystemPromptPart",
+    "TextPart",
+    "ThinkingPart",
     "Tool",
     "ToolAnnotations",
+    "ToolCallPart",
     "ToolDefinition",
     "ToolExecutionError",
     "ToolFailed",
+    "ToolOptions",
     "ToolOutput",
+    "ToolReturnPart",
     "Toolset",
     "UnexpectedModelBehavior",
     "UsageLimits",
     "UserError",
+    "UserPromptPart",
+    "input_guardrail",
     "load_mcp_config",
     "messages_from_json",
     "messages_to_json",
+    "output_guardrail",
     "tool",
+    "tool_call_guardrail",
+    "tool_result_guardrail",
 ]
 
 _LAZY = {
+    "Allow": "agentkit.guardrails.verdicts",
+    "Block": "agentkit.guardrails.verdicts",
+    "CodeMode": "agentkit.tools.code_mode",
     "FallbackModel": "agentkit.models.fallback",
     "Handoff": "agentkit.teams.handoffs",
     "LocalModel": "agentkit.models.local.model",
     "MCPToolset": "agentkit.mcp.toolset",
+    "Middleware": "agentkit.middleware",
+    "ModelPlanner": "agentkit.planning.planner",
     "OpenAICompatibleModel": "agentkit.models.openai.model",
+    "PlanTemplate": "agentkit.planning.planner",
+    "RequireApproval": "agentkit.guardrails.verdicts",
+    "Rewrite": "agentkit.guardrails.verdicts",
     "SQLiteCheckpointer": "agentkit.persistence.sqlite_checkpointer",
+    "SQLiteSession": "agentkit.persistence.sqlite_session",
+    "SlidingWindow": "agentkit.history.compaction",
+    "Summary": "agentkit.history.compaction",
+    "input_guardrail": "agentkit.guardrails.guardrail",
     "load_mcp_config": "agentkit.mcp.config",
+    "output_guardrail": "agentkit.guardrails.guardrail",
+    "tool_call_guardrail": "agentkit.guardrails.guardrail",
+    "tool_result_guardrail": "agentkit.guardrails.guardrail",
 }
 
 

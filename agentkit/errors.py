@@ -32,6 +32,10 @@ class UserError(AgentKitError):
     """Mistake of the developer; the message says what to change."""
 
 
+class NoOutputError(UserError):
+    """`RunResult.output` was read of a run that ended without an output; the message names the status."""
+
+
 class AgentRunError(AgentKitError):
     """A run failed. The work done so far is attached."""
 
@@ -83,7 +87,7 @@ class UnexpectedModelBehavior(ModelError):
 
 
 class ToolExecutionError(AgentRunError):
-    """A tool raised an error that it did not declare; the original is the `__cause__`."""
+    """A tool with `on_error="raise"` raised an error that it did not declare; the original is the `__cause__`."""
 
 
 class MCPConnectionError(AgentRunError):

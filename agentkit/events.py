@@ -75,10 +75,13 @@ class ModelRequestEvent:
     shape: RequestShape | None = None
     """Other fields of the request: in the first request and after a change; else None."""
     note: str | None = None
-    """Text at the end of this request only; not part of the history (`agentkit.run.limit_note`)."""
+    """Text at the end of this request only; not part of the history (`agentkit.run.instructions`)."""
     instructions: str | None = None
     """The agent's instructions if `messages` do not contain them: after a history, and after a change since the
     last request ("" if they were removed); else None."""
+    sent: tuple[Annotated[ModelRequest | ModelResponse, TaggedBy("kind")], ...] | None = None
+    """All messages as they were sent, with instructions and note, if a history processor or middleware changed
+    them; None: the conversation. A further event with the same step is another attempt of middleware."""
     event_kind: Literal["model_request"] = "model_request"
 
 
@@ -117,6 +120,11 @@ class ModelResponseEvent:
     duration_s: float
     tokens: TokensDelta | None = None
     """Token ids from a model in this process; else None."""
+    received: tuple[ModelResponse, ...] | None = None
+    """All replies of the model in this step, if middleware asked again, answered itself or changed the reply.
+
+    None: `response` is the model's only reply.
+    """
     event_kind: Literal["model_response"] = "model_response"
 
 
@@ -170,6 +178,8 @@ class ToolResultEvent:
     outcome: Literal["success", "retry", "failed", "timeout", "not_run"]
     duration_s: float
     data: Any = None
+    error: str | None = None
+    """Class and whole message of an exception that the tool did not declare; `content` has the cleaned form."""
     event_kind: Literal["tool_result"] = "tool_result"
 
 
@@ -207,7 +217,7 @@ class RepeatedCallEvent:
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequestedEvent:
-    """A call waits for a decision; the run stops."""
+    """A call waits for a decision, or for its result (kind "external"); the run stops."""
 
     call: PendingCall
     event_kind: Literal["approval_requested"] = "approval_requested"

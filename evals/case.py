@@ -30,6 +30,7 @@ RunStatus = Literal[
     "abstained",
     "refused",
     "needs_approval",
+    "needs_results",
     "failed",
     "timed_out",
 ]

@@ -1,16 +1,22 @@
-"""Documentation names tests that exist, and docstrings open with their subject."""
+"""Documentation names tests that exist, its code runs, and docstrings open with their subject."""
 
 from __future__ import annotations
 
 import ast
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from agentkit.testing import block_model_requests
+
 ROOT = Path(__file__).parents[1]
 NAMED_TEST = re.compile(r"`((?:\w+/)*test_\w+\.py)::(test_\w+)`")
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+CODE = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 RIDDLES = ("Of", "What", "That", "Whose", "As", "Whether")
 """First words that postpone the subject of a docstring."""
 
@@ -25,6 +31,21 @@ def test_each_promise_about_combinations_names_a_test_that_exists() -> None:
         for path, function in named:
             source = (ROOT / "tests" / "agentkit" / path).read_text(encoding="utf-8")
             assert re.search(rf"^(?:async )?def {function}\(", source, re.MULTILINE), f"{path}::{function}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_the_code_of_a_page_runs_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All blocks share one namespace; test doubles stand for models, and files go to the current folder."""
+    text = page.read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    scope = ModuleType(f"page_{page.stem}")
+    monkeypatch.setitem(sys.modules, scope.__name__, scope)  # annotations are looked up there
+    with block_model_requests():
+        for found in CODE.finditer(text):
+            line = text.count("\n", 0, found.start(1))
+            exec(compile("\n" * line + found[1], str(page), "exec"), vars(scope))
 
 
 def docstrings(tree: ast.AST) -> Iterator[tuple[int, str]]:

@@ -50,7 +50,7 @@ def test_no_module_is_long() -> None:
 
 
 def told_lines(path: Path) -> list[tuple[int, str]]:
-    """Return number and text of the lines that say something: without imports, signatures, docstrings, comments."""
+    """Return number and text of the code lines: no imports, signatures, docstrings and comments."""
     text = path.read_text(encoding="utf-8")
     silent = set[int]()
     for node in ast.walk(ast.parse(text)):

@@ -5,7 +5,8 @@ the question's digest. A call with other arguments, a later call with the same i
 call have other digests and require a new approval: a changed call must not inherit one, and an approval must not
 be lost (openai-agents-python#4244). An approval that is delivered twice counts once.
 
-A call whose process died while it ran waits too: the outcome is unknown, and a person must decide.
+A call whose process died while it ran waits too: the outcome is unknown, and a person must decide. So does a call
+of an external tool (`Tool.external`): it waits for its result.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from agentkit.messages import ToolCallPart
 
 
+EXTERNAL = "the application runs it"
+"""Reason shown for a call of an external tool."""
 IN_DOUBT = "its process ended while it ran; it may have taken effect"
 """Reason shown for a call whose outcome is unknown."""
 
@@ -45,15 +48,17 @@ class Deny:
 
 @dataclass(frozen=True, slots=True)
 class Settle:
-    """The call took effect before its process died; `content` is its result."""
+    """The call ran: before its process died, or outside of the run (an external tool); `content` is its result."""
 
     tool_call_id: str
     content: str
     is_error: bool = False
+    digest: str | None = None
+    """Digest of the call that was shown; None settles the waiting call with this id, whatever its arguments."""
 
 
 Decision = Approve | Deny | Settle
-QuestionKind = Literal["approval", "unknown"]
+QuestionKind = Literal["approval", "unknown", "external"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +74,12 @@ class PendingCall:
     reason: str
     """Reason for the question; may contain text of a tool's author."""
     kind: QuestionKind = "approval"
-    """Kind of the question. "unknown": the process died while the call ran, so it may have taken effect."""
+    """Kind of the question.
+
+    - "approval": may the call run?
+    - "unknown": the process died while the call ran, so it may have taken effect. Did it?
+    - "external": which result has the call, which the application runs?
+    """
     attempt: int = 1
     """Number of the attempt that an approval allows; above 1 if earlier ones were cut off or asked again."""
 
@@ -82,8 +92,8 @@ class PendingCall:
         return Deny(self.tool_call_id, reason)
 
     def settle(self, content: str, *, is_error: bool = False) -> Settle:
-        """Return the decision that the call took effect with the result `content`."""
-        return Settle(self.tool_call_id, content, is_error)
+        """Return the decision that the call ran, with the result `content`; `is_error` if it failed."""
+        return Settle(self.tool_call_id, content, is_error, self.digest)
 
 
 @dataclass(frozen=True, slots=True)

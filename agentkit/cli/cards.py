@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from agentkit.approvals.pending import PendingCall
+from agentkit.approvals.pending import PendingCall, QuestionKind
 from agentkit.cli.console import clean, one_line, plain
 from agentkit.events import (
     AgentEvent,
@@ -45,6 +45,11 @@ _BRIEF_COLUMNS = 74
 """Characters of a result line, or of a call without its probability; fits 80 columns with an indent."""
 _ALTERNATIVES = 3
 _OUTCOME_STYLES = {"success": "green", "retry": "yellow", "failed": "red", "timeout": "red", "not_run": "yellow"}
+_WAITS_FOR: Mapping[QuestionKind, str] = {
+    "approval": "needs approval",
+    "unknown": "has an unknown outcome",
+    "external": "waits for its result",
+}
 NOTICES = {
     "truncated": "the answer was cut off at the model's token limit",
     "filtered": "the answer was cut off or replaced by a filter of the model's server",
@@ -208,7 +213,7 @@ class EventPrinter:
         style = _OUTCOME_STYLES.get(event.outcome, "")
         if not self._brief:
             self._note(f"  {event.tool_name}: {event.outcome.replace('_', ' ')} · {event.duration_s:.2f} s", style)
-        self._block(event.content, style if self._brief and event.outcome != "success" else "dim")
+        self._block(event.error or event.content, style if self._brief and event.outcome != "success" else "dim")
 
     def _show_plan(self, event: PlanEvent) -> None:
         self._note("plan" if event.reason is None else f"plan revised: {event.reason}", "bold")
@@ -216,8 +221,7 @@ class EventPrinter:
             self._note(f"  · {step.goal}" + (f"  ({step.tool})" if step.tool else ""))
 
     def _show_waiting(self, call: PendingCall) -> None:
-        what = "needs approval" if call.kind == "approval" else "has an unknown outcome"
-        self._note(f"{call.tool_name} {what}: {call.reason}", "yellow")
+        self._note(f"{call.tool_name} {_WAITS_FOR[call.kind]}: {call.reason}", "yellow")
         self._block(call.arguments, "")
 
     def _block(self, text: str, style: str) -> None:

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -54,6 +54,7 @@ EXIT_CODES = {
     "truncated": 7,
     "filtered": 8,
     "malformed_call": 9,
+    "needs_results": 10,
 }
 """Exit status by result status; 1 is an error, 2 a wrong command line."""
 
@@ -120,7 +121,7 @@ def perform(
     if as_json:
         print(json.dumps(_report(result, options.trace)))
     else:
-        answer = cast("str | None", result.output)
+        answer = result.output_or_none
         if not streams and answer is not None:
             output.print(plain(answer))
         if result.status in NOTICES:
@@ -174,7 +175,7 @@ def _report(result: RunResult[str], trace: Path | None) -> dict[str, Any]:
     return {
         "run_id": result.run_id,
         "status": result.status,
-        "output": result.output,
+        "output": result.output_or_none,
         "confidence": result.confidence,
         "usage": _jsonable(result.usage),
         "tool_calls": _calls(result.new_messages()),

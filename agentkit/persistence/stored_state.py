@@ -21,8 +21,11 @@ from agentkit.run.state import CallAnswer, RunState
 if TYPE_CHECKING:
     from pydantic import TypeAdapter
 
-STATE_VERSION = 2
-"""Version of the stored form. Version 2 adds the numbers of call attempts, and inner runs."""
+STATE_VERSION = 3
+"""Version of the stored form.
+
+Version 2 adds the numbers of call attempts, and inner runs; version 3 the tools left out of the last request.
+"""
 _VERSION = "schema_version"
 _MESSAGES = "messages"
 
@@ -112,6 +115,8 @@ def _state(fields: Any, whose: str) -> RunState:
     version = known.pop(_VERSION, None)
     if version == 1:
         return _from_version_1(known, whose)
+    if version == 2:
+        return _read(_state_adapter(), _from_version_2(known), whose)
     if version != STATE_VERSION:
         raise CheckpointError(
             f"{whose} has schema_version {version!r}; this version of agentkit reads up to {STATE_VERSION}. "
@@ -134,10 +139,28 @@ def _from_version_1(known: dict[str, Any], whose: str) -> RunState:
             {**cast("dict[str, Any]", call), "attempt": 1} if isinstance(call, dict) else call
             for call in cast("list[Any]", known["pending"])
         ]
-    state = cast("RunState", _read(_state_adapter(), {**known, "attempts": [], "inner": []}, whose))
+    known |= {"attempts": [], "inner": [], "withheld": []}
+    state = cast("RunState", _read(_state_adapter(), known, whose))
     cut_off = [call.tool_call_id for call in state.pending if call.kind == "unknown"]
     state = attempted(state, dict.fromkeys((*cut_off, *state.in_doubt)))
     return replace(state, pending=tuple(asked_now(state, call) for call in state.pending))
+
+
+def _from_version_2(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields of a version 2 state, and of its inner runs, with no tool withheld."""
+    inner: Any = fields.get("inner")
+    if isinstance(inner, list):
+        inner = [_with_version_2(each) for each in cast("list[Any]", inner)]
+    return {**fields, "inner": inner, "withheld": []}
+
+
+def _with_version_2(run: Any) -> Any:
+    match run:
+        case {"state": dict()}:
+            fields = cast("dict[str, Any]", run)
+            return {**fields, "state": _from_version_2(fields["state"])}
+        case _:
+            return run
 
 
 def _read(adapter: TypeAdapter[Any], value: Any, whose: str) -> Any:

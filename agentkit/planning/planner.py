@@ -38,7 +38,7 @@ answer, it raises `NoRequestLeft`. A planner should let it propagate: the run co
 """
 
 _NAMES_TOLD = 20
-"""Number of tools listed for a model that named an unknown tool; the same number as in `agentkit.run.decide`."""
+"""Number of tools listed for a model that named an unknown tool; the number in `agentkit.run.admission`."""
 _MAX_TRIES = 2
 """Maximum number of requests for one plan: a model corrects its plan after one error message or not at all."""
 

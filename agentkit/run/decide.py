@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import chain, islice
-from typing import Literal
 
-from agentkit.basics.near_names import MAX_NAME_CHARS, near_names
 from agentkit.errors import UnexpectedModelBehavior, UserError
-from agentkit.limits import UsageLimits
 from agentkit.messages import (
     ModelRequest,
     ModelRequestPart,
@@ -28,158 +25,31 @@ from agentkit.messages import (
     UserPromptPart,
     new_call_id,
 )
-from agentkit.planning.plan import Plan, PlanStep, answered, given_up, progressed, revised, told
-from agentkit.run.repeated_calls import CallIndex, Repeat, copies, is_repeat, repeated, with_copies
-from agentkit.run.state import Compacted, HandedOver, RunState, RunStatus
-
-
-@dataclass(frozen=True, slots=True)
-class LoopRules:
-    """Settings of the agent that the loop needs; tools may change from step to step."""
-
-    max_retries: Mapping[str, int]
-    """Callable tools and the maximum number of consecutive retries of each."""
-    limits: UsageLimits = UsageLimits()
-    output_retries: int = 1
-    max_revisions: int | None = None
-    """Maximum number of revisions of a plan; None without a planner."""
-    handoffs: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Hand-off tools and the name of the agent that each hands over to."""
-    read_only: frozenset[str] = frozenset()
-    """Tools that change nothing, according to their annotations."""
-    allow_repeats: frozenset[str] = frozenset()
-    """Tools whose repeated equal calls all run; see `agentkit.run.repeated_calls`."""
-    made: CallIndex = field(default_factory=CallIndex, repr=False, compare=False)
-    """Cache of the calls in the conversation; derived from the state."""
-
+from agentkit.planning.plan import Plan, answered, given_up, progressed, revised, told
+from agentkit.run.actions import (
+    Action,
+    CallModel,
+    CountedResponse,
+    Finish,
+    HandOver,
+    MakePlan,
+    Observation,
+    OutOfBudget,
+    OutputRejected,
+    Planned,
+    PlanUpset,
+    ReadOutput,
+    Refused,
+    Shortened,
+    ToolOutcomes,
+)
+from agentkit.run.admission import LoopRules, admitted, not_run
+from agentkit.run.repeated_calls import is_repeat, with_copies
+from agentkit.run.state import HandedOver, RunState, RunStatus
+from agentkit.usage import RunUsage
 
 _CUT_SHORT: Mapping[str, RunStatus] = {"length": "truncated", "content_filter": "filtered"}
 """Finish reasons of an incomplete answer, and the status of a run that ends with it."""
-
-
-@dataclass(frozen=True, slots=True)
-class CallModel:
-    """Ask the model; `final` allows no tool calls."""
-
-    final: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class RunTools:
-    """Run these calls; a `sequential` tool is a barrier. `refused` calls already have their answers."""
-
-    calls: tuple[ToolCallPart, ...]
-    refused: tuple[ModelRequestPart, ...] = ()
-    copied: Mapping[str, str] = field(default_factory=dict[str, str])
-    """Ids of calls that equal another call of the response, each with the id of the call whose answer it gets."""
-    withdrawn: tuple[str, ...] = ()
-    """Tools that are no longer callable because the model keeps repeating one of their calls."""
-
-
-@dataclass(frozen=True, slots=True)
-class ReadOutput:
-    """Parse and validate the answer in the last response; `status` is the status of the run if that succeeds."""
-
-    response: ModelResponse
-    status: RunStatus
-
-
-@dataclass(frozen=True, slots=True)
-class Finish:
-    """End the run without an answer to parse."""
-
-    status: RunStatus
-
-
-@dataclass(frozen=True, slots=True)
-class MakePlan:
-    """Ask the planner, for the first time or again."""
-
-    reason: str | None = None
-    """Reason for the revision; None for the first plan."""
-
-
-@dataclass(frozen=True, slots=True)
-class HandOver:
-    """Hand the run over to the agent that the state names."""
-
-    to: str
-
-
-Action = CallModel | RunTools | ReadOutput | Finish | MakePlan | HandOver
-
-
-@dataclass(frozen=True, slots=True)
-class ToolOutcomes:
-    """Results of the calls of a `RunTools`, in the order of the calls; includes the `refused` parts."""
-
-    parts: tuple[ModelRequestPart, ...]
-    n_run: int
-    """Number of admitted calls. Denied calls count too, so that the limit still binds."""
-    copied: Mapping[str, str] = field(default_factory=dict[str, str])
-    withdrawn: tuple[str, ...] = ()
-    """Fields of `RunTools`, passed through."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutputRejected:
-    """The answer failed validation."""
-
-    reason: str
-    status: RunStatus | None = None
-    """Status of the run with this answer if no retry is left; None: the run fails with an error."""
-
-
-@dataclass(frozen=True, slots=True)
-class Refused:
-    """A guardrail blocked a message of the user or an answer of the model."""
-
-    what: Literal["prompt", "interruption", "partial answer", "answer"]
-    """Kind of the blocked text. A partial answer was blocked while streaming; the conversation lacks it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """Result of the planner."""
-
-    task: str
-    steps: tuple[PlanStep, ...] | None
-    """New steps; None: no alternative exists, and the current step is skipped."""
-
-
-@dataclass(frozen=True, slots=True)
-class Shortened:
-    """A shorter view of the conversation for the model."""
-
-    compacted: Compacted
-
-
-@dataclass(frozen=True, slots=True)
-class OutOfBudget:
-    """The budget of an outer run has no room for the next request."""
-
-    limit: str
-
-
-@dataclass(frozen=True, slots=True)
-class PlanUpset:
-    """An unforeseen event that requires a revision of the plan; `said` is the user's message, if any."""
-
-    reason: str
-    said: str | None = None
-
-
-Observation = (
-    ModelRequest
-    | ModelResponse
-    | ToolOutcomes
-    | OutputRejected
-    | Refused
-    | Planned
-    | PlanUpset
-    | Shortened
-    | OutOfBudget
-)
 
 
 def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState, Action]:
@@ -192,7 +62,9 @@ def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState
         case ModelRequest():
             state, action = _ask(state, seen.parts, rules)
         case ModelResponse():
-            state, action = _on_response(state, seen, rules)
+            state, action = _on_response(state, seen, state.usage.plus_request(seen.usage), rules)
+        case CountedResponse(response=response):
+            state, action = _on_response(state, response, state.usage, rules)
         case ToolOutcomes():
             state, action = _on_outcomes(state, seen, rules)
         case OutputRejected():
@@ -231,18 +103,20 @@ def next_action(state: RunState, rules: LoopRules) -> Action:
         raise UserError(f"run {state.run_id} has not begun: its state holds no message of its own.")
     last = state.messages[-1]
     if isinstance(last, ModelResponse):
-        return _admit(state, last.tool_calls, rules)
+        return admitted(state, last.tool_calls, rules)
     return _next_turn(state, rules)
 
 
-def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> tuple[RunState, Action]:
+def _on_response(
+    state: RunState, response: ModelResponse, usage: RunUsage, rules: LoopRules
+) -> tuple[RunState, Action]:
     response = _with_own_ids(response)
     calls = response.tool_calls
     state = replace(
         state,
         messages=(*state.messages, response),
         step=state.step + 1,
-        usage=state.usage.plus_request(response.usage),
+        usage=usage,
         confidence=_least(state.confidence, response),
     )
     if response.abstained:
@@ -255,7 +129,7 @@ def _on_response(state: RunState, response: ModelResponse, rules: LoopRules) -> 
         status = "limit_reached" if is_unfinished else cut_short or "completed"
         return state, ReadOutput(response, status) if response.text else Finish(cut_short or "limit_reached")
     if calls and cut_short != "filtered":
-        return state, _admit(state, calls, rules)
+        return state, admitted(state, calls, rules)
     if cut_short is not None:
         state = _without_running(state, calls, "the response was filtered")
         return state, ReadOutput(response, cut_short) if response.text else Finish(cut_short)
@@ -275,81 +149,15 @@ def _is_unfinished(state: RunState) -> bool:
     return has_called or (state.plan is not None and state.plan.current is not None)
 
 
-def _admit(state: RunState, calls: tuple[ToolCallPart, ...], rules: LoopRules) -> RunTools:
-    """Separate the calls to run from those that are answered without running.
-
-    Not run are calls of unknown tools, a call that was cut off, repeated calls, and calls over the budget.
-    """
-    budget = rules.limits.tool_calls_limit
-    room = len(calls) if budget is None else max(0, budget - state.usage.tool_calls)
-    admitted: list[ToolCallPart] = []
-    refused: list[ModelRequestPart] = []
-    withdrawn: list[str] = []
-    whole = calls[:-1] if calls and _is_cut_off(calls[-1], state) else calls
-    copied = copies(whole, rules.allow_repeats)
-    for call in calls:
-        if call.tool_name not in rules.max_retries or call.tool_name in state.disabled_tools:
-            refused.append(_unknown(call, state, rules))
-        elif len(whole) < len(calls) and call is calls[-1]:
-            refused.append(RetryPromptPart(_CUT_OFF, call.tool_name, call.tool_call_id))
-        elif call.tool_call_id in copied:
-            continue
-        elif (repeat := _repeat(call, state, rules)) is not None:
-            refused.append(repeat.answer(call))
-            withdrawn += [call.tool_name] if repeat.is_told and call.tool_name not in withdrawn else []
-        elif len(admitted) >= room:
-            refused.append(_not_run(call, f"tool_calls_limit={budget} is reached"))
-        else:
-            admitted.append(call)
-    left = {part.tool_call_id for part in refused if isinstance(part, RetryPromptPart)}
-    copied = {call_id: first for call_id, first in copied.items() if call_id not in left}
-    return RunTools(tuple(admitted), tuple(refused), copied, tuple(withdrawn))
-
-
-def _repeat(call: ToolCallPart, state: RunState, rules: LoopRules) -> Repeat | None:
-    if call.tool_name in rules.allow_repeats:
-        return None
-    return repeated(state, call, rules.made, rules.read_only)
-
-
-def with_room(state: RunState, action: RunTools, n_calls: int) -> RunTools:
-    """Return the action with at most `n_calls` unanswered calls; outer runs have no room for more."""
-    open_ids = {call.tool_call_id for call in state.open_calls}
-    kept: list[ToolCallPart] = []
-    refused = list(action.refused)
-    for call in action.calls:
-        if len(kept) >= n_calls and call.tool_call_id in open_ids:
-            refused.append(_not_run(call, "tool_calls_limit of the outer run is reached"))
-        else:
-            kept.append(call)
-    return replace(action, calls=tuple(kept), refused=tuple(refused))
-
-
-_CUT_OFF = (
-    "The response was cut off at its token limit before this call was complete; it was not run. Repeat the call "
-    "with shorter arguments."
-)
-
-
-def _is_cut_off(call: ToolCallPart, state: RunState) -> bool:
-    """Return whether a call is the last one of a response that ended at its token limit.
-
-    Valid arguments may still be incomplete: a grammar closes them near the limit, and empty arguments are accepted
-    as an empty object.
-    """
-    response = state.messages[-1]
-    if not isinstance(response, ModelResponse) or response.finish_reason != "length":
-        return False
-    return call is response.tool_calls[-1]
-
-
 def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple[RunState, Action]:
     retries = dict(state.retries)
     disabled = list(state.disabled_tools)
     parts: list[ModelRequestPart] = []
     for part in seen.parts:
         name = part.tool_name if isinstance(part, (ToolReturnPart, RetryPromptPart)) else None
-        if isinstance(part, RetryPromptPart) and name is not None and name in rules.max_retries:
+        if isinstance(part, RetryPromptPart) and name in state.withheld:
+            pass  # offered again in a later step, the tool has all its retries
+        elif isinstance(part, RetryPromptPart) and name is not None and name in rules.max_retries:
             retries[name] = retries.get(name, 0) + 1
             if retries[name] > rules.max_retries[name]:
                 if name not in disabled:
@@ -394,14 +202,20 @@ def _handed_over(
     to = rules.handoffs[transfer.tool_name]
     state = replace(
         state,
-        handed=(*state.handed, HandedOver(to, len(state.messages), str(transfer.data))),
+        handed=(*state.handed, HandedOver(to, len(state.messages), _task(transfer))),
         retries=(),
         disabled_tools=(),
+        withheld=(),
         output_retries=0,
         plan=None,
         compacted=None,
     )
     return state, HandOver(to)
+
+
+def _task(transfer: ToolReturnPart) -> str:
+    """Return the task of a hand-off; middleware may have answered the call with text alone."""
+    return transfer.content if transfer.data is None else str(transfer.data)
 
 
 def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tuple[RunState, Action]:
@@ -539,21 +353,8 @@ def _append(state: RunState, message: ModelRequest | ModelResponse) -> RunState:
     return replace(state, messages=(*state.messages, message))
 
 
-def _unknown(call: ToolCallPart, state: RunState, rules: LoopRules) -> RetryPromptPart:
-    callable_now = [name for name in rules.max_retries if name not in state.disabled_tools]
-    near = near_names(call.tool_name, callable_now, n=3, cutoff=0.5)
-    known = f"Nearest: {', '.join(near)}." if near else f"Callable: {', '.join(callable_now[:20]) or 'none'}."
-    return RetryPromptPart(
-        f"There is no tool {call.tool_name[:MAX_NAME_CHARS]!r}. {known}", call.tool_name, call.tool_call_id
-    )
-
-
 def _without_running(state: RunState, calls: Sequence[ToolCallPart], reason: str) -> RunState:
-    return _append(state, ModelRequest(tuple(_not_run(call, reason) for call in calls))) if calls else state
-
-
-def _not_run(call: ToolCallPart, reason: str) -> ToolReturnPart:
-    return ToolReturnPart(call.tool_name, call.tool_call_id, f"Not run: {reason}.", is_error=True)
+    return _append(state, ModelRequest(tuple(not_run(call, reason) for call in calls))) if calls else state
 
 
 def _least(confidence: float | None, response: ModelResponse) -> float | None:

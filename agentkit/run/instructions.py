@@ -1,4 +1,6 @@
-"""Instructions of an agent: resolved for each request and sent before the conversation, never stored in it.
+"""Text that is sent with a request and never stored: an agent's instructions, and the note at a limit.
+
+Instructions are resolved for each request and sent before the conversation.
 
 A stored conversation belongs to no agent: the agent that continues it (with changed instructions, after a
 hand-off, or in another application) follows its own instructions. pydantic-ai makes the same distinction between
@@ -6,18 +8,25 @@ hand-off, or in another application) follows its own instructions. pydantic-ai m
 
 Conversations of earlier versions contain instructions at the beginning of their first message. An agent with its
 own instructions replaces them in the request; the stored message does not change.
+
+The note tells the model that this is its last turn. In the history, it would tell later turns that no tool can be
+called. As a separate message after tool results, it would be rejected by templates and servers that expect the
+assistant there (Mistral's API, chat templates that accept a system message only at the beginning). So it is
+appended to the last part of the one request that it applies to.
 """
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from agentkit.basics.well_formed import well_formed
 from agentkit.context import RunContext
-from agentkit.messages import ModelMessage, ModelRequest, SystemPromptPart
+from agentkit.messages import ModelMessage, ModelRequest, SystemPromptPart, UserPromptPart
+from agentkit.run.state import RunState
 
 Instructions = str | Callable[[RunContext[Any]], "str | Awaitable[str]"]
 """System text, or a function of the run's context that returns it."""
@@ -45,6 +54,24 @@ def instructed(messages: Sequence[ModelMessage], text: str | None) -> Sequence[M
         return messages
     opening = _opening(_Same(messages[0]), text)
     return messages if opening[0] is messages[0] else (*opening, *messages[1:])
+
+
+def limit_note(state: RunState) -> str | None:
+    """Return the note for the last turn at a limit; None without a limit, and before the first response."""
+    if state.limit is None or not state.step:
+        return None
+    return f"[The limit {state.limit} is reached. Answer now with what you have; no tool can be called.]"
+
+
+def with_note(messages: Sequence[ModelMessage], note: str | None) -> Sequence[ModelMessage]:
+    """Return the conversation with `note` appended to its last part."""
+    if note is None:
+        return messages
+    last = messages[-1] if messages else None
+    if not isinstance(last, ModelRequest) or not last.parts:
+        return (*messages, ModelRequest((UserPromptPart(note),)))
+    part = replace(last.parts[-1], content=f"{last.parts[-1].content}\n\n{note}")
+    return (*messages[:-1], replace(last, parts=(*last.parts[:-1], part)))
 
 
 class _Same:

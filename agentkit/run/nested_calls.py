@@ -11,13 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from agentkit.approvals.pending import IN_DOUBT, PendingCall
+from agentkit.approvals.pending import EXTERNAL, IN_DOUBT, PendingCall
 from agentkit.approvals.questions import is_allowed, is_granted, question
 from agentkit.approvals.rules import reason_to_ask
 from agentkit.errors import ApprovalRequired, CheckpointError
 from agentkit.messages import ToolCallPart, ToolReturnPart
 from agentkit.run.state import CallAnswer, RunState
-from agentkit.run.turn_scope import TurnScope, call_scope, checked
+from agentkit.run.turn_scope import TurnScope, call_scope, checked, checked_external, is_external
 from agentkit.tools.execution import run_calls
 from agentkit.tools.tool import Tool
 from agentkit.usage import RunUsage
@@ -67,11 +67,19 @@ class NestedCalls:
                     f"one of {tool_name!r} now: made again, the calls of a tool must be the same."
                 )
             self._taint(tool)
-            return known
+            return await checked_external(known, call, tool, self._checking())
         answer = await self._run(call, tool)
         self._taint(tool)
         self.answers.append(answer)
         return answer
+
+    def _checking(self) -> TurnScope:
+        """Return the scope of a nested call, with the checks that hold now."""
+        if self.tainted and self._checks_if_tainted is not None:
+            self._scope = replace(self._scope, checks=self._checks_if_tainted())
+            self._checks_if_tainted = None
+        context = replace(self._scope.context, tainted=self.tainted)
+        return replace(self._scope, context=context, tools=self._tools, is_stored=True)  # by the outer call
 
     def _taint(self, tool: Tool) -> None:
         """Taint the following calls if the results of `tool`, or of an inner run, are untrusted."""
@@ -82,13 +90,12 @@ class NestedCalls:
     async def _run(self, call: ToolCallPart, tool: Tool) -> CallAnswer:
         budget = self._scope.context.budget
         assert budget is not None  # every run has one
-        if not budget.has_call_room:
+        wanted = {each.tool_call_id for each in self._state.pending if each.kind == "external"}
+        has_counted = call.tool_call_id in wanted  # when its result was first asked for
+        if not has_counted and not budget.has_call_room:
             return _no_room(call)
-        context = replace(self._scope.context, tainted=self.tainted)
-        if self.tainted and self._checks_if_tainted is not None:
-            self._scope = replace(self._scope, checks=self._checks_if_tainted())
-            self._checks_if_tainted = None
-        scope = replace(self._scope, context=context, tools=self._tools, is_stored=True)  # by the outer call
+        scope = self._checking()
+        context = scope.context
         in_doubt = call.tool_call_id in self._state.in_doubt and not tool.is_repeatable
         if in_doubt and not is_granted(self._state, asked := question(self._state, call, IN_DOUBT, "unknown")):
             raise NestedCallWaits(asked)
@@ -98,6 +105,10 @@ class NestedCalls:
         reason = reason or await reason_to_ask(tool, call, context)
         if reason and not is_allowed(self._state, call):
             raise NestedCallWaits(question(self._state, call, reason))
+        if is_external(call, tool):
+            if not has_counted and not budget.take_call():
+                return _no_room(call)
+            raise NestedCallWaits(question(self._state, call, EXTERNAL, "external"))
         if not budget.take_call():  # a concurrent inner run may have taken the last one meanwhile
             return _no_room(call)
         # n_open is one too high on purpose: every answer is recorded at once, none waits for the state.

@@ -11,7 +11,7 @@ from agentkit.context import RunContext
 from agentkit.errors import UserError
 from agentkit.events import AgentEvent
 from agentkit.messages import ModelRequest, RetryPromptPart, ToolReturnPart
-from agentkit.run.decide import LoopRules
+from agentkit.run.admission import LoopRules
 from agentkit.run.setup import RunSetup
 from agentkit.run.state import RunState
 from agentkit.tools.definition import ToolDefinition
@@ -20,6 +20,9 @@ from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
     from agentkit.guardrails.checks import Checks
+
+
+_UNCHANGED: Mapping[str, ToolDefinition] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,32 @@ class Offer:
         if self.checks_if_tainted is None:
             return self
         return replace(self, checks=self.checks_if_tainted(), checks_if_tainted=None)
+
+    def narrowed(
+        self,
+        setup: RunSetup[Any, Any],
+        withheld: Sequence[str],
+        changed: Mapping[str, ToolDefinition] = _UNCHANGED,
+    ) -> Offer:
+        """Return the offer of a step without the tools `withheld`, and with `changed` definitions.
+
+        Only code mode removes tools from the prompt: the code tool lists the functions that can be called. All
+        other tools are masked for the step, so that prompt caches stay valid.
+        """
+        tools = self.tools
+        if setup.code_mode is not None:
+            code = setup.code_mode.tool(
+                [
+                    replace(tool, definition=changed.get(name, tool.definition))
+                    for name, tool in self.nested.items()
+                    if name not in withheld
+                ]
+            )
+            known = tools[code.name]
+            tools = {**tools, code.name: known if known.definition == code.definition else code}
+        definitions = tuple(changed.get(name, tool.definition) for name, tool in tools.items())
+        same = tools == self.tools and definitions == self.definitions
+        return self if same else replace(self, tools=tools, definitions=definitions)
 
     def taints(self, state: RunState) -> bool:
         """Return whether a conversation contains results of tools that are untrusted or no longer known."""
@@ -97,6 +126,26 @@ async def offered(
     )
     definitions = tuple(tool.definition for tool in tools.values())
     return Offer(tools, nested, definitions, rules, checks, if_tainted, revisions)
+
+
+async def prepared(
+    offer: Offer, setup: RunSetup[Any, Any], context: RunContext[Any]
+) -> tuple[Offer, tuple[str, ...]]:
+    """Return the offer of one step as `prepare_tools` chooses, and the names of the tools that it left out.
+
+    In code mode it chooses among the functions of the code, not the tool that runs the code.
+
+    Raises:
+        UserError: it returned an unknown tool.
+    """
+    if setup.prepare_tools is None:
+        return offer, ()
+    from agentkit.tools.prepare import chosen
+
+    code = None if setup.code_mode is None else setup.code_mode.tool_name
+    tools = [*offer.nested.values(), *(tool for name, tool in offer.tools.items() if name != code)]
+    choice = await chosen(setup.prepare_tools, context, [tool.definition for tool in tools])
+    return offer.narrowed(setup, choice.withheld, choice.changed), choice.withheld
 
 
 def _by_name(toolsets: Sequence[Toolset], listed: Sequence[Sequence[Tool]]) -> dict[str, Tool]:

@@ -6,14 +6,24 @@ still waits. A decision about a call of an inner run, `CALL.INNER_CALL`, is appl
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agentkit.approvals.pending import IN_DOUBT, Approve, Decision, Deny, Grant, PendingCall, Settle
+from agentkit.approvals.pending import (
+    IN_DOUBT,
+    Approve,
+    Decision,
+    Deny,
+    Grant,
+    PendingCall,
+    QuestionKind,
+    Settle,
+)
 from agentkit.approvals.questions import attempted, question
+from agentkit.basics.well_formed import well_formed
 from agentkit.errors import CheckpointError, UserError
-from agentkit.messages import ToolReturnPart
+from agentkit.messages import ModelRequest, ToolReturnPart
 from agentkit.run.state import CallAnswer, InnerRun, RunState
 
 if TYPE_CHECKING:
@@ -112,14 +122,15 @@ def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
     """Return the state with `decisions` applied to its waiting calls.
 
     Raises:
-        UserError: a decision is about a call that does not wait, or settles a call that has not run.
+        UserError: a decision is about a call that does not wait, settles a call that has not run, or approves a
+            call of an external tool.
     """
     state, decisions = _decided_inside(state, decisions)
     waiting = {call.tool_call_id: call for call in state.pending}
     grants, answers = list(state.grants), list(state.answers)
     for decision in decisions:
         call = waiting.get(decision.tool_call_id)
-        if call is None and isinstance(decision, Approve) and _is_late(state, decision):
+        if call is None and _is_late(state, decision, answers):
             continue
         if call is None:
             known = ", ".join(waiting) or "none"
@@ -130,7 +141,14 @@ def decided(state: RunState, decisions: Sequence[Decision]) -> RunState:
         if isinstance(decision, Approve):
             if decision.digest != call.digest:
                 continue
+            if call.kind == "external":
+                raise UserError(
+                    f"call {call.tool_call_id!r} of {call.tool_name!r} is run by the application: settle it with "
+                    f"its result, or deny it."
+                )
             grants += _grants(call, for_run=decision.for_run)
+        elif isinstance(decision, Settle) and decision.digest not in (None, call.digest):
+            continue
         else:
             answers.append(_answer(call, decision))
         del waiting[call.tool_call_id]
@@ -159,9 +177,18 @@ def _decided_inside(state: RunState, decisions: Sequence[Decision]) -> tuple[Run
     return replace(state, inner=tuple(inner), pending=pending), others
 
 
-def _is_late(state: RunState, decision: Approve) -> bool:
-    """Return whether an approval is a duplicate: already granted, or for a nested call of an open call."""
-    if any(grant.digest == decision.digest for grant in state.grants):
+def _is_late(state: RunState, decision: Decision, answers: Sequence[CallAnswer]) -> bool:
+    """Return whether a decision is a duplicate: its call is granted, settled, or nested in an open call."""
+    call_id = decision.tool_call_id
+    if isinstance(decision, Deny):
+        return False
+    if isinstance(decision, Settle):
+        own = state.messages[state.n_history :]
+        parts = (part for message in own if isinstance(message, ModelRequest) for part in message.parts)
+        known = {part.tool_call_id for part in (*answers, *parts) if isinstance(part, ToolReturnPart)}
+        if any(call_id == each or call_id.startswith(f"{each}.") for each in known):
+            return True
+    elif any(grant.digest == decision.digest for grant in state.grants):
         return True
     return any(decision.tool_call_id.startswith(f"{call.tool_call_id}.") for call in state.open_calls)
 
@@ -171,16 +198,22 @@ def _grants(call: PendingCall, *, for_run: bool) -> list[Grant]:
     return [*granted, Grant(call.tool_name, None, None)] if for_run else granted
 
 
+_DENIED: Mapping[QuestionKind, str] = {
+    "approval": "Not allowed",
+    "unknown": "Interrupted, it may have taken effect; not run again",
+    "external": "Not run",
+}
+
+
 def _answer(call: PendingCall, decision: Deny | Settle) -> CallAnswer:
     if isinstance(decision, Deny):
-        what = "Not allowed" if call.kind == "approval" else "Interrupted, it may have taken effect; not run again"
-        text = f"{what}: {decision.reason}" if decision.reason else f"{what}."
+        what = _DENIED[call.kind]
+        text = well_formed(f"{what}: {decision.reason}") if decision.reason else f"{what}."
         return ToolReturnPart(call.tool_name, call.tool_call_id, text, is_error=True)
-    if call.kind != "unknown":
+    if call.kind == "approval":
         raise UserError(
             f"call {call.tool_call_id!r} of {call.tool_name!r} has not run, so it has no result to settle: "
             f"approve or deny it."
         )
-    return ToolReturnPart(
-        call.tool_name, call.tool_call_id, decision.content, decision.content, is_error=decision.is_error
-    )
+    content = well_formed(decision.content)
+    return ToolReturnPart(call.tool_name, call.tool_call_id, content, content, is_error=decision.is_error)

@@ -1,12 +1,18 @@
-"""Configuration of a run, fixed before it starts."""
+"""Configuration of a run, fixed before it starts, and the options that an application gives for one run.
+
+`RunOptions` are keyword arguments of `Agent.run` and its siblings, or one dict that is passed to them. The list is
+written once: type checkers see it, and an unknown name is checked against it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar
 
+from agentkit.basics.near_names import near_names
 from agentkit.context import RunContext
+from agentkit.errors import UserError
 from agentkit.events import AgentEvent
 from agentkit.limits import UsageLimits
 from agentkit.messages import ModelMessage, ModelRequest
@@ -14,16 +20,20 @@ from agentkit.models.base import Model, ModelSettings
 from agentkit.output import OutputSpec
 from agentkit.run.instructions import Instructions
 from agentkit.run.state import RunState
+from agentkit.tools.tool import OnToolError
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
     from agentkit.guardrails.guardrail import Guardrail, GuardrailSource
     from agentkit.history.compaction import Compaction
+    from agentkit.history.processors import HistoryProcessor
+    from agentkit.middleware import Middleware
     from agentkit.persistence.checkpointer import Checkpointer, RunJournal
     from agentkit.persistence.session import Session
     from agentkit.planning.planner import Planner
     from agentkit.run.budget import Budget
     from agentkit.tools.code_mode import CodeMode
+    from agentkit.tools.prepare import PrepareTools
 
 DepsT = TypeVar("DepsT")
 OutputT = TypeVar("OutputT")
@@ -50,12 +60,18 @@ class RunSetup(Generic[DepsT, OutputT]):
     limits: UsageLimits
     retries: int
     tool_timeout_s: float | None
+    on_tool_error: OnToolError
     settings: ModelSettings
     parallel_tool_calls: bool
     sinks: tuple[Sink, ...]
     instructions: Instructions | None = None
     planner: Planner | None = None
     compaction: Compaction | None = None
+    history_processors: tuple[HistoryProcessor, ...] = ()
+    middleware: tuple[Middleware, ...] = ()
+    """Middleware, the first is outermost."""
+    prepare_tools: PrepareTools | None = None
+    """Chooses the tools of each step; None offers all."""
     guardrails: tuple[Guardrail | GuardrailSource, ...] = ()
     taint_rule: bool = False
     """True if a default `TaintRule` applies, unless `guardrails` contain one."""
@@ -117,3 +133,38 @@ class Team:
 
 Enter = Callable[[RunSetup[Any, Any]], Awaitable[None]]
 """Enters a setup's model and toolsets, which are left when the run ends."""
+
+
+class ResumeOptions(TypedDict, Generic[DepsT], total=False):
+    """Options of a resumed run."""
+
+    deps: DepsT
+    """The application's own objects, which tools receive through `RunContext.deps`; never stored."""
+    limits: UsageLimits | None
+    """Usage limits in place of the agent's."""
+    settings: ModelSettings | None
+    """Sampling and deadlines that replace the agent's defaults, field by field."""
+    session: Session | None
+    """Supplies the earlier conversation, and stores the run's messages when the run ends."""
+
+
+class RunOptions(ResumeOptions[DepsT], total=False):
+    """Options of a new run."""
+
+    message_history: Sequence[ModelMessage]
+    """Earlier conversation, for example `result.messages`."""
+    metadata: Mapping[str, str] | None
+    """Stored with the run in the journal, for searches."""
+
+
+def check_options(given: Mapping[str, Any], known: Collection[str]) -> None:
+    """Check the names of options.
+
+    Raises:
+        UserError: an option is unknown; the message names the nearest known one.
+    """
+    for name in given:
+        if name not in known:
+            near = near_names(name, known)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}."
+            raise UserError(f"a run has no option {name!r}; {hint}")

@@ -80,6 +80,8 @@ class RunState:
     output_retries: int = 0
     disabled_tools: tuple[str, ...] = ()
     """Tools that used up their retries or were withdrawn, in that order; masked out from then on."""
+    withheld: tuple[str, ...] = ()
+    """Tools that the agent's `prepare_tools` left out of the last request, in the order of the definitions."""
     limit: str | None = None
     """Usage limit that was reached; the next model turn is the last and may call no tool."""
     confidence: float | None = None

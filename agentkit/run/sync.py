@@ -9,8 +9,8 @@ from __future__ import annotations
 import atexit
 import os
 import threading
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack
+from collections.abc import Awaitable, Callable, Generator
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, ExitStack, contextmanager
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
@@ -46,6 +46,18 @@ def run(function: Callable[[], Awaitable[T]]) -> T:
 def enter(context: AbstractAsyncContextManager[T]) -> AbstractContextManager[T]:
     """Return a synchronous view of `context`, entered and left in one task of the background loop."""
     return _shared_portal().wrap_async_context_manager(context)
+
+
+@contextmanager
+def opened(context: AbstractAsyncContextManager[T]) -> Generator[tuple[T, BlockingPortal]]:
+    """Enter `context` on the background loop; yield what it yields, and the way to call functions beside it."""
+    from anyio.from_thread import start_blocking_portal
+
+    with ExitStack() as stack:
+        portal = _shared_portal()
+        if portal._event_loop_thread_id == threading.get_ident():  # pyright: ignore[reportPrivateUsage]
+            portal = stack.enter_context(start_blocking_portal())  # see `run`
+        yield stack.enter_context(portal.wrap_async_context_manager(context)), portal
 
 
 def _wait_until_stopped(portal: BlockingPortal) -> None:

@@ -1,7 +1,8 @@
 """Calls of one response: guardrails first, then approvals, then the tools, then guardrails again.
 
 No call of a response runs while another one waits for a decision, so that a person can allow all or nothing.
-Earlier decisions and answers are kept, also those from a process that was killed.
+Earlier decisions and answers are kept, also those from a process that was killed. A call of an external tool waits
+for its result, while the other calls run.
 """
 
 from __future__ import annotations
@@ -10,18 +11,25 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from agentkit.approvals.pending import IN_DOUBT, PendingCall
+from agentkit.approvals.pending import EXTERNAL, IN_DOUBT, PendingCall
 from agentkit.approvals.questions import asked_now, attempted, is_allowed, question
 from agentkit.approvals.rules import reason_to_ask
 from agentkit.events import ApprovalRequestedEvent
 from agentkit.history.repair import not_finished
-from agentkit.messages import ModelRequest, ModelResponse, ToolCallPart, ToolReturnPart
-from agentkit.run.decide import RunTools, ToolOutcomes
+from agentkit.messages import (
+    ModelRequest,
+    ModelRequestPart,
+    ModelResponse,
+    RetryPromptPart,
+    ToolCallPart,
+    ToolReturnPart,
+)
+from agentkit.run.actions import RunTools, ToolOutcomes
 from agentkit.run.inner_runs import InnerRuns
 from agentkit.run.nested_calls import NestedCalls
 from agentkit.run.repeated_calls import with_copies
 from agentkit.run.state import RunState
-from agentkit.run.turn_scope import TurnScope, call_scope, checked
+from agentkit.run.turn_scope import TurnScope, call_scope, checked, checked_external, is_external
 from agentkit.tools.execution import TurnProgress, run_calls
 
 
@@ -34,8 +42,13 @@ async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple
     answered, asked = {part.tool_call_id for part in state.answers}, {call.tool_call_id for call in action.calls}
     calls = [call for call in action.calls if call.tool_call_id not in answered]
     state, calls, waiting = await _admitted(state, calls, scope)
+    has_external = any(scope.tools[call.tool_name].is_external for call in action.calls)
+    wanted = _wanted(state, calls, waiting, scope) if has_external else []
     if waiting:
-        return _wait(state, waiting, scope), None
+        return _wait(state, (*waiting, *wanted), scope), None
+    if wanted:
+        elsewhere = {call.tool_call_id for call in wanted}
+        calls = [call for call in calls if call.tool_call_id not in elsewhere]
     inner = scope.context.inner
     assert inner is not None  # every run has one
     nested = NestedCalls(state, scope, scope.nested) if scope.nested else None
@@ -51,13 +64,34 @@ async def run_turn(state: RunState, action: RunTools, scope: TurnScope) -> tuple
     if tainted != state.tainted:
         state = replace(state, tainted=tainted)
     waiting = [call for call in results if isinstance(call, PendingCall)]
-    if waiting:
+    if waiting or wanted:
         state, waiting = _asking(replace(state, answers=answers, inner=inner.left()), waiting, inner)
-        return _wait(state, waiting, scope), None
+        return _wait(state, (*waiting, *wanted), scope), None
     parts = [*(part for part in answers if part.tool_call_id in asked), *action.refused]
+    if has_external:
+        parts = [await _checked_result(part, action.calls, scope) for part in parts]
     if len(parts) > len(results):
         parts = in_call_order(state, parts)
     return state, ToolOutcomes(tuple(parts), len(action.calls), action.copied, action.withdrawn)
+
+
+def _wanted(
+    state: RunState, calls: Sequence[ToolCallPart], waiting: Sequence[PendingCall], scope: TurnScope
+) -> list[PendingCall]:
+    """Return the questions for the results of external tools; calls that wait for an approval come later."""
+    asked = {call.tool_call_id for call in waiting}
+    external = (call for call in calls if is_external(call, scope.tools[call.tool_name]))
+    return [question(state, call, EXTERNAL, "external") for call in external if call.tool_call_id not in asked]
+
+
+async def _checked_result(
+    part: ModelRequestPart, calls: Sequence[ToolCallPart], scope: TurnScope
+) -> ModelRequestPart:
+    """Return the result of an external tool after the guardrails; other parts unchanged."""
+    if not isinstance(part, (ToolReturnPart, RetryPromptPart)):
+        return part
+    call = next((call for call in calls if call.tool_call_id == part.tool_call_id), None)
+    return part if call is None else await checked_external(part, call, scope.tools[call.tool_name], scope)
 
 
 def interrupted(state: RunState, action: RunTools, progress: TurnProgress) -> RunState:
@@ -126,7 +160,8 @@ def _asking(
     A call that was allowed and asks again has used up its grant: its new question needs a new approval.
     """
     asks = [(call, inner.asks(call)) for call in waiting]
-    ids = {call.tool_call_id for call, of_inner in asks if of_inner is None}
+    own = [call for call, of_inner in asks if of_inner is None]
+    ids = {call.tool_call_id for call in own if call.kind != "external"}  # the call has not asked again
     state = attempted(state, [grant.tool_call_id for grant in state.grants if grant.tool_call_id in ids])
     shown: list[PendingCall] = []
     for call, of_inner in asks:

@@ -76,7 +76,8 @@ class Cases:
                 return self._foreign(now, name)
             case "clarify":
                 return self._clarify(now, name)
-        raise AssertionError(f"sort {sort!r}")
+            case _:
+                raise AssertionError(f"sort {sort!r}")
 
     def is_from_server(self, tool: str, parameter: str, value: Any) -> bool:
         """Return whether the server is known to accept a value."""
@@ -86,7 +87,7 @@ class Cases:
     def _with_calls(
         self, now: Scene, name: str, kind: Kind, chosen: Sequence[LiveTool], n_calls: int
     ) -> Example | None:
-        clauses = [self._ask(tool, now, n_calls) for tool in chosen]
+        clauses = [self.ask(tool, now, n_calls) for tool in chosen]
         asked = [clause for clause in clauses if clause is not None]
         calls = [Call(name=n, arguments=a) for clause in asked for n, a in clause.calls]
         if len(asked) < len(clauses) or len({call.model_dump_json() for call in calls}) < len(calls):
@@ -95,7 +96,7 @@ class Cases:
 
     def _removed(self, now: Scene, name: str) -> Example | None:
         tool = now.one(self.tools)
-        clause = self._ask(tool, now, 1)
+        clause = self.ask(tool, now, 1)
         others = [t for t in self.tools if t is not tool and not _may_do(t, tool)]
         if clause is None or not others:
             return None
@@ -122,7 +123,8 @@ class Cases:
         reply = now.one(_QUESTIONS).format(label=label)
         return self._example(now, name, "clarify", self._shown(now, [tool]), speak([clause], now), reply=reply)
 
-    def _ask(self, tool: LiveTool, now: Scene, n_calls: int) -> Clause | None:
+    def ask(self, tool: LiveTool, now: Scene, n_calls: int) -> Clause | None:
+        """Return a clause that asks for calls of a tool; None if this draw gives none."""
         if sql_parameter(tool) is not None:
             return ask_in_words(tool, self.harvest.tables, now) if n_calls == 1 else None
         wording = self._wording(tool, now)
@@ -209,7 +211,7 @@ def unspeakable(cases: Cases) -> list[str]:
     return [
         tool.name
         for tool in cases.tools
-        if all(cases._ask(tool, scene("speakable", tool.name, i), 1) is None for i in tries)
+        if all(cases.ask(tool, scene("speakable", tool.name, i), 1) is None for i in tries)
     ]
 
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import json
 import shlex
 import shutil
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -154,7 +154,7 @@ class ServerWorlds:
         return self._opened()
 
     @contextmanager
-    def _opened(self) -> Iterator[EpisodeTools]:
+    def _opened(self) -> Generator[EpisodeTools]:
         stage = self._idle.pop() if self._idle else self._started()
         is_kept = False
         try:

@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 from agentkit.specialise.live import LiveTool, Outcome, call
 from modelstack.sft.tool_data.apis import label_of
@@ -169,10 +169,10 @@ def _leaves(data: Any, key: str = "", depth: int = 0) -> Iterable[tuple[str, Any
     if depth > 6:
         return
     if isinstance(data, dict):
-        for name, value in data.items():
+        for name, value in cast("dict[Any, Any]", data).items():
             yield from _leaves(value, str(name), depth + 1)
     elif isinstance(data, list):
-        for value in data[:MOST_VALUES]:
+        for value in cast("list[Any]", data)[:MOST_VALUES]:
             yield from _leaves(value, key.removesuffix("s") if isinstance(value, str) else key, depth + 1)
     elif isinstance(data, (str, int, float)) and not isinstance(data, bool):
         yield key, data
@@ -183,24 +183,29 @@ def _tables(outcome: Outcome) -> Iterable[tuple[str, list[str]]]:
     for entry in _objects(outcome.data):
         name, columns = entry.get("name"), entry.get("columns")
         if isinstance(name, str) and isinstance(columns, list) and columns:
-            names = [c.get("name") if isinstance(c, dict) else c for c in columns]
+            names = [_name_of(column) for column in cast("list[Any]", columns)]
             if all(isinstance(each, str) for each in names):
                 yield name, [str(each) for each in names]
     for name, columns in _TABLE.findall(outcome.text):
         yield name, [column.strip() for column in columns.split(",")]
 
 
+def _name_of(column: Any) -> Any:
+    return cast("dict[str, Any]", column).get("name") if isinstance(column, dict) else column
+
+
 def _objects(data: Any, depth: int = 0) -> Iterable[Mapping[str, Any]]:
     if depth > 6:
         return
     if isinstance(data, dict):
-        yield data
-        for value in data.values():
+        found = cast("dict[str, Any]", data)
+        yield found
+        for value in found.values():
             yield from _objects(value, depth + 1)
     elif isinstance(data, list):
-        for value in data:
+        for value in cast("list[Any]", data):
             yield from _objects(value, depth + 1)
 
 
 def _is_text(schema: Any) -> bool:
-    return isinstance(schema, dict) and schema.get("type") == "string"
+    return isinstance(schema, dict) and cast("dict[str, Any]", schema).get("type") == "string"

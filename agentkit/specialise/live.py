@@ -11,7 +11,7 @@ import json
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import anyio
 
@@ -48,8 +48,8 @@ class LiveTool:
     @property
     def properties(self) -> Mapping[str, Any]:
         """Schemas of the parameters by name."""
-        found = self.shown.parameters.get("properties")
-        return found if isinstance(found, dict) else {}
+        found: Any = self.shown.parameters.get("properties")
+        return cast("dict[str, Any]", found) if isinstance(found, dict) else {}
 
     @property
     def required(self) -> list[str]:

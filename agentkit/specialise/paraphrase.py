@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from agentkit.agent import Agent
 from agentkit.errors import AgentRunError
@@ -83,7 +83,7 @@ def tidied(text: str) -> str:
 async def _ask(agent: Agent[Any, str], old: str, seed: int) -> str:
     settings = ModelSettings(temperature=TEMPERATURE, seed=seed, max_tokens=MAX_TOKENS)
     try:
-        return str((await agent.run(old, settings=settings)).output or "")
+        return str((await agent.run(old, settings=settings)).output_or_none or "")
     except AgentRunError:
         return ""  # keeps the original request
 
@@ -107,9 +107,9 @@ def _read(kept: Path) -> dict[str, str]:
 
 def _texts(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [text for item in value.values() for text in _texts(item)]
+        return [text for item in cast("dict[str, Any]", value).values() for text in _texts(item)]
     if isinstance(value, list):
-        return [text for item in value for text in _texts(item)]
+        return [text for item in cast("list[Any]", value) for text in _texts(item)]
     if isinstance(value, bool) or value is None:
         return []
     return [str(value)]

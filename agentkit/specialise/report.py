@@ -6,7 +6,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from modelstack.files import replacing
 from modelstack.sft.exact_calls import EXACT, share_interval
@@ -72,7 +72,7 @@ def _by_tool(
     """Yield a row for each tool: requests that need it, and the shares answered with exactly the right calls."""
     rights: dict[str, list[tuple[bool, bool]]] = defaultdict(list)
     for one, other in zip(before, after, strict=True):
-        wanted = one["wanted"] if isinstance(one["wanted"], list) else []
+        wanted = cast("list[dict[str, Any]]", one["wanted"] if isinstance(one["wanted"], list) else [])
         for name in {call["name"] for call in wanted}:
             rights[name].append((bool(one["right"]), bool(other["right"])))
     for name, server in servers.items():
@@ -116,7 +116,7 @@ def _plot(file: Path, figures: Sequence[Measurement], before: Mapping[str, Measu
 
     figure = Figure(figsize=(7, 0.6 * len(figures) + 1.6), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
+    axes: Any = figure.add_subplot()  # matplotlib's annotations are partial
     for shift, name, of, colour in (
         (0.18, "before", before, "0.65"),
         (-0.18, "after", {each.name: each for each in figures}, "C0"),
@@ -133,7 +133,7 @@ def _plot(file: Path, figures: Sequence[Measurement], before: Mapping[str, Measu
     axes.set_xlabel("share of held-back requests with exactly the right reply, 95 % interval")
     axes.legend(loc="lower right")
     with replacing(file) as temporary:
-        figure.savefig(temporary, format="png", dpi=120)
+        cast(Any, figure).savefig(temporary, format="png", dpi=120)
 
 
 def _shown(measured: Measurement | None) -> str:

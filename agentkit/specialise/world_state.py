@@ -97,10 +97,14 @@ def _content(path: Path) -> Any:
     return {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
 
 
+def _decoded(raw: bytes) -> str:
+    return raw.decode(errors="surrogateescape")
+
+
 def _tables(path: Path) -> dict[str, Any]:
     steps = iter(range(MOST_STEPS // _STEPS_PER_CHECK))
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)) as database:
-        database.text_factory = lambda raw: raw.decode(errors="surrogateescape")
+        database.text_factory = _decoded
         database.set_progress_handler(lambda: next(steps, None) is None, _STEPS_PER_CHECK)
         try:
             database.execute("pragma trusted_schema = off")

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from agentkit.approvals.pending import PendingCall
 from agentkit.context import RunContext
-from agentkit.errors import ApprovalRequired, ToolFailed
+from agentkit.errors import ApprovalRequired, ToolFailed, UserError
 from agentkit.results import RunResult
 from agentkit.run.state import RunState
 from agentkit.tools.definition import ToolDefinition
@@ -70,9 +70,9 @@ def agent_tool(
             raise ApprovalRequired("\n".join(each.reason for each in asks))
         if inner is not None:
             inner.ended(call_id)
-        if result.output is None:
+        if not result.has_output:
             raise ToolFailed(_WHY_NOT.get(result.status, f"The agent's run ended as {result.status}."))
-        output = _output(result)
+        output = _output(name, result.output)
         if result.status not in ("truncated", "filtered", "malformed_call"):
             return output
         return replace(output, content=f"{output.content}\n[{_WHY_NOT[result.status]}]")
@@ -87,6 +87,7 @@ def agent_tool(
         definition=ToolDefinition(name, description, schema),
         call=call,
         validate=_validator(name, schema),
+        on_error="raise",  # tools of the inner run tell their own errors; a failed run is no failed tool
         timeout_s=math.inf,  # the inner run has usage limits, and its tools have timeouts
         is_untrusted=is_untrusted,
     )
@@ -113,17 +114,30 @@ def _asked_outside(name: str, call_id: str, pending: PendingCall, state: RunStat
             f"{name} was interrupted in {pending.tool_name} {pending.arguments}, which may have taken effect; "
             f"to approve runs it again"
         )
+    elif pending.kind == "external":
+        reason = f"{name} needs the result of {pending.tool_name} {pending.arguments}"
     else:
         reason = f"{name} wants to run {pending.tool_name} {pending.arguments}: {pending.reason}"
     return replace(pending, tool_call_id=f"{call_id}.{pending.tool_call_id}", reason=reason)
 
 
-def _output(result: RunResult[Any]) -> ToolOutput:
-    if isinstance(result.output, str):
-        return ToolOutput(result.output, result.output)
-    from pydantic_core import to_json, to_jsonable_python
+def _output(name: str, output: Any) -> ToolOutput:
+    """Return an answer in the form that the outer agent reads.
 
-    return ToolOutput(to_json(result.output).decode(), to_jsonable_python(result.output))
+    Raises:
+        UserError: the answer, made by an output function or validator, has no JSON form.
+    """
+    if isinstance(output, str):
+        return ToolOutput(output, output)
+    from pydantic_core import PydanticSerializationError, to_json, to_jsonable_python
+
+    try:
+        return ToolOutput(to_json(output).decode(), to_jsonable_python(output))
+    except PydanticSerializationError as error:
+        raise UserError(
+            f"agent {name!r} answered with {type(output).__name__}, which has no JSON form: {error}. The output "
+            "of an agent that is a tool must be text, JSON-able data or a pydantic model."
+        ) from error
 
 
 def _validator(name: str, schema: dict[str, Any]) -> Callable[[str], dict[str, Any]]:

@@ -3,12 +3,12 @@
 from agentkit.models.base import block_model_requests
 from agentkit.testing.conformance import check_checkpointer, check_session
 from agentkit.testing.conformance_of_models import check_model, check_toolset
-from agentkit.testing.models import FunctionModel, ModelCall, ScriptedModel, TestModel, call
+from agentkit.testing.models import FunctionModel, RecordedRequest, ScriptedModel, TestModel, call
 from agentkit.testing.replay import ReplayModel
 
 __all__ = [
     "FunctionModel",
-    "ModelCall",
+    "RecordedRequest",
     "ReplayModel",
     "ScriptedModel",
     "TestModel",

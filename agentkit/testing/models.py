@@ -30,7 +30,26 @@ ModelFunction = Callable[
 ScriptItem = ModelResponse | ToolCallPart | Sequence[ToolCallPart] | str | Exception
 
 
-class TestModel(Model):
+class NamedModel(Model):
+    """Base of the test doubles: a name and a profile, given at construction."""
+
+    def __init__(self, name: str, profile: ModelProfile = ModelProfile()) -> None:
+        """Store both."""
+        self._name = name
+        self._profile = profile
+
+    @property
+    def name(self) -> str:
+        """The name given at construction."""
+        return self._name
+
+    @property
+    def profile(self) -> ModelProfile:
+        """The profile given at construction."""
+        return self._profile
+
+
+class TestModel(NamedModel):
     """Calls each tool once with the smallest valid arguments, then answers with the smallest valid output."""
 
     __test__ = False  # not a test class for pytest
@@ -42,14 +61,9 @@ class TestModel(Model):
 
         The default text answer is the JSON of the tools' results.
         """
-        self._name = name
+        super().__init__(name)
         self._call_tools = call_tools
         self._output = output
-
-    @property
-    def name(self) -> str:
-        """The name given at construction."""
-        return self._name
 
     async def request(
         self,
@@ -78,26 +92,15 @@ class TestModel(Model):
         return told_deltas(_response((TextPart(text),), self._name, messages), on_delta)
 
 
-class FunctionModel(Model):
+class FunctionModel(NamedModel):
     """A model that is a function of the conversation."""
 
     def __init__(
         self, function: ModelFunction, *, name: str = "function", profile: ModelProfile = ModelProfile()
     ) -> None:
         """Make a model of `function`, which may be a coroutine function."""
+        super().__init__(name, profile)
         self._function = function
-        self._name = name
-        self._profile = profile
-
-    @property
-    def name(self) -> str:
-        """The name given at construction."""
-        return self._name
-
-    @property
-    def profile(self) -> ModelProfile:
-        """The profile given at construction."""
-        return self._profile
 
     async def request(
         self,
@@ -114,34 +117,23 @@ class FunctionModel(Model):
 
 
 @dataclass(frozen=True, slots=True)
-class ModelCall:
+class RecordedRequest:
     """One request that a `ScriptedModel` received."""
 
     messages: tuple[ModelMessage, ...]
     parameters: ModelRequestParameters
 
 
-class ScriptedModel(Model):
+class ScriptedModel(NamedModel):
     """Returns prepared responses in order and records the requests."""
 
     def __init__(
         self, script: Sequence[ScriptItem], *, name: str = "scripted", profile: ModelProfile = ModelProfile()
     ) -> None:
         """Make a model of `script`: a string is a text answer, tool calls are a response, an error is raised."""
+        super().__init__(name, profile)
         self._script = list(script)
-        self._name = name
-        self._profile = profile
-        self.calls: list[ModelCall] = []
-
-    @property
-    def name(self) -> str:
-        """The name given at construction."""
-        return self._name
-
-    @property
-    def profile(self) -> ModelProfile:
-        """The profile given at construction."""
-        return self._profile
+        self.calls: list[RecordedRequest] = []
 
     async def request(
         self,
@@ -161,7 +153,7 @@ class ScriptedModel(Model):
                 f"{len(self._script)} responses; the last message was {messages[-1]!r}."
             )
         item = self._script[len(self.calls)]
-        self.calls.append(ModelCall(tuple(messages), parameters))
+        self.calls.append(RecordedRequest(tuple(messages), parameters))
         if isinstance(item, Exception):
             raise item
         return told_deltas(self._as_response(item, messages), on_delta)

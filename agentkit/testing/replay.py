@@ -8,12 +8,12 @@ from pathlib import Path
 from agentkit.errors import UnexpectedModelBehavior
 from agentkit.events import ModelRequestEvent, ModelResponseEvent
 from agentkit.messages import ModelMessage, ModelRequest, ModelResponse
-from agentkit.models.base import Model, ModelRequestParameters, OnDelta
-from agentkit.testing.models import told_deltas
+from agentkit.models.base import ModelRequestParameters, OnDelta
+from agentkit.testing.models import NamedModel, told_deltas
 from agentkit.tracing.reading import read_events
 
 
-class ReplayModel(Model):
+class ReplayModel(NamedModel):
     """Returns the responses of a trace in order, as long as the requests are those of the trace."""
 
     def __init__(self, trace: str | Path, *, name: str = "replay") -> None:
@@ -22,7 +22,7 @@ class ReplayModel(Model):
         Raises:
             UserError: the file is not a trace.
         """
-        self._name = name
+        super().__init__(name)
         self._turns: list[tuple[tuple[ModelRequest, ...], ModelResponse]] = []
         asked: tuple[ModelRequest, ...] = ()
         for _, event in read_events(Path(trace)):
@@ -31,11 +31,6 @@ class ReplayModel(Model):
             elif isinstance(event, ModelResponseEvent):
                 self._turns.append((asked, event.response))
         self._n_given = 0
-
-    @property
-    def name(self) -> str:
-        """The name given at construction."""
-        return self._name
 
     async def request(
         self,

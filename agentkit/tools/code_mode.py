@@ -96,6 +96,7 @@ class CodeMode:
             validate=compile_schema(schema, name=f"tool {self.tool_name!r}").arguments,
             timeout_s=float("inf"),  # the code has its own time limit, and so has each of its calls
             sequential=True,
+            on_error="raise",  # a failure of a nested call is its result; what passes the code is the run's own
             requires_approval=self.requires_approval,
             is_repeatable=True,  # a rerun does not repeat its nested calls
         )

@@ -1,7 +1,9 @@
 """Execution of the calls of one response: in parallel, with barriers, timeouts and retries, results in call order.
 
-A tool's signals become parts for the model. Any other exception of a tool ends the run as `ToolExecutionError`,
-with the work done so far attached. A tool that raises `ApprovalRequired` yields a pending call, not a result.
+A tool's signals become parts for the model. Any other exception of a tool becomes a failed result that the model
+reads, or ends the run as `ToolExecutionError` with the work done so far attached (`OnToolError`). Errors of this
+package, of listeners and of the journal are no failures of a tool and always end the run. A tool that raises
+`ApprovalRequired` yields a pending call, not a result.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from agentkit.errors import (
 )
 from agentkit.events import AgentEvent, ToolCallEvent, ToolResultEvent
 from agentkit.messages import RetryPromptPart, ToolCallPart, ToolReturnPart
-from agentkit.tools.tool import Tool, ToolOutput
+from agentkit.tools.tool import OnToolError, Tool, ToolOutput
 
 DEFAULT_TOOL_TIMEOUT_S = 120.0
 """Default timeout of a tool call in seconds: enough for a build or a slow query, and it bounds a hung tool."""
@@ -38,6 +40,7 @@ CheckResult = Callable[
     Awaitable[ToolReturnPart | RetryPromptPart],
 ]
 CallResult = ToolReturnPart | RetryPromptPart | PendingCall
+Execute = Callable[[ToolCallPart, Tool, dict[str, Any], RunContext[Any]], Awaitable[Any]]
 
 
 @runtime_checkable
@@ -59,6 +62,8 @@ class TurnProgress:
         default_factory=dict[str, "ToolReturnPart | RetryPromptPart"]
     )
     """Results by call id."""
+    runtime_error: Exception | None = None
+    """Error of a listener or of the journal, which is no failure of the tool through which it passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +74,7 @@ class CallScope:
     context: RunContext[Any]
     emit: Emit | None
     default_timeout_s: float | None
+    on_tool_error: OnToolError
     retries_of: Callable[[str], int]
     approved: Collection[str] = ()
     """Ids of the approved calls."""
@@ -82,6 +88,28 @@ class CallScope:
     """Calls that have started and calls that have ended."""
     around_call: Callable[[ToolCallPart], AbstractContextManager[object]] | None = None
     """Returns a context that is entered around each call and its events."""
+    execute: Execute | None = None
+    """Runs a tool through the agent's middleware; None runs it directly."""
+
+    def report(self, event: AgentEvent) -> None:
+        """Send an event."""
+        if self.emit is None:
+            return
+        try:
+            self.emit(event)
+        except Exception as error:
+            self.progress.runtime_error = error
+            raise
+
+    async def start(self, call: ToolCallPart, tool: Tool) -> None:
+        """Note that a tool starts."""
+        if self.on_start is not None:
+            try:
+                await self.on_start(call, tool)
+            except Exception as error:
+                self.progress.runtime_error = error
+                raise
+        self.progress.started.add(call.tool_call_id)
 
 
 async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[CallResult]:
@@ -91,7 +119,7 @@ async def run_calls(calls: Sequence[ToolCallPart], scope: CallScope) -> list[Cal
     concurrently. The first error cancels the other calls and is raised unchanged.
 
     Raises:
-        ToolExecutionError: a tool raised an undeclared exception.
+        ToolExecutionError: a tool whose undeclared exceptions end the run raised one.
     """
     parts: list[CallResult | None] = [None] * len(calls)
     for group in _groups(calls, scope.tools):
@@ -154,7 +182,7 @@ async def _run_reported(call: ToolCallPart, scope: CallScope) -> CallResult:
     started = time.perf_counter()
     if scope.emit is not None:
         scope.emit(ToolCallEvent(call.tool_name, call.tool_call_id, call.arguments, call.probability))
-    part, outcome = await _attempt(call, tool, scope)
+    part, outcome, error = await _attempt(call, tool, scope)
     if scope.check_result is not None and not isinstance(part, PendingCall):
         part = await scope.check_result(part, call, tool, scope.context)
     if isinstance(part, PendingCall):
@@ -165,15 +193,15 @@ async def _run_reported(call: ToolCallPart, scope: CallScope) -> CallResult:
         await scope.on_result(part)
     if scope.emit is not None and not isinstance(part, PendingCall):
         data = part.data if isinstance(part, ToolReturnPart) else None
+        duration_s = time.perf_counter() - started
         scope.emit(
-            ToolResultEvent(
-                call.tool_name, call.tool_call_id, part.content, outcome, time.perf_counter() - started, data
-            )
+            ToolResultEvent(call.tool_name, call.tool_call_id, part.content, outcome, duration_s, data, error)
         )
     return part
 
 
-async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[CallResult, Outcome]:
+async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[CallResult, Outcome, str | None]:
+    """Return the result of a call, its outcome, and the text of an undeclared exception."""
     import anyio
 
     name, call_id = call.tool_name, call.tool_call_id
@@ -184,35 +212,52 @@ async def _attempt(call: ToolCallPart, tool: Tool, scope: CallScope) -> tuple[Ca
         tool_call_id=call_id,
         retry=scope.retries_of(name),
         approved=call_id in scope.approved,
-        emit=scope.emit,
+        emit=None if scope.emit is None else scope.report,
     )
     deadline = anyio.move_on_after(timeout_s)
     try:
         arguments = tool.validate(call.arguments)
-        if scope.on_start is not None:
-            await scope.on_start(call, tool)
-        scope.progress.started.add(call_id)
+        await scope.start(call, tool)
         with deadline:
-            value = await tool.call(arguments, context)
+            if scope.execute is None:
+                value = await tool.call(arguments, context)
+            else:
+                value = await scope.execute(call, tool, arguments, context)
             part = _returned(call, value)
             if isinstance(value, ToolOutput) and value.timed_out:
-                return part, "timeout"
-            return part, "failed" if part.is_error else "success"
+                return part, "timeout", None
+            return part, "failed" if part.is_error else "success", None
     except ModelRetry as signal:
-        return RetryPromptPart(well_formed(str(signal)), name, call_id), "retry"
+        return RetryPromptPart(well_formed(str(signal)), name, call_id), "retry", None
     except ApprovalRequired as signal:
-        return signal.pending or pending_call(call, str(signal) or "the tool asks for it"), "not_run"
+        return signal.pending or pending_call(call, str(signal) or "the tool asks for it"), "not_run", None
     except ToolFailed as signal:
-        return ToolReturnPart(name, call_id, well_formed(str(signal)), is_error=True), "failed"
+        return ToolReturnPart(name, call_id, well_formed(str(signal)), is_error=True), "failed", None
     except (AgentRunError, UserError):
         raise
     except Exception as error:
-        raise ToolExecutionError(
-            f"tool {name!r} raised {type(error).__name__}: {error}. Raise ModelRetry to let the model correct "
-            f"the call, or ToolFailed to tell it that the tool cannot help."
-        ) from error
+        if error is scope.progress.runtime_error:
+            raise
+        from agentkit.tools.told_errors import is_told, told_error, whole_error
+
+        if (tool.on_error or scope.on_tool_error) == "raise" or not is_told(error):
+            raise ToolExecutionError(
+                f"tool {name!r} raised {whole_error(error)}. Raise ModelRetry to let the model correct the call, "
+                f'or ToolFailed to tell it that the tool cannot help; `on_error="tell"` tells it of any exception.'
+            ) from error
+        return ToolReturnPart(name, call_id, told_error(error), is_error=True), "failed", whole_error(error)
     text = f"Timed out after {timeout_s:g} s; the call may or may not have taken effect."
-    return ToolReturnPart(name, call_id, text, is_error=True), "timeout"
+    return ToolReturnPart(name, call_id, text, is_error=True), "timeout", None
+
+
+def as_output(call: ToolCallPart, value: Any) -> ToolOutput:
+    """Return the value that a tool returned as a `ToolOutput`.
+
+    Raises:
+        UserError: the value has no JSON form.
+    """
+    part, timed_out = _returned(call, value), isinstance(value, ToolOutput) and value.timed_out
+    return ToolOutput(part.content, part.data, part.is_error, timed_out)
 
 
 def _returned(call: ToolCallPart, value: Any) -> ToolReturnPart:

@@ -12,13 +12,13 @@ import typing
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast, overload
+from typing import TYPE_CHECKING, Annotated, Any, TypedDict, TypeVar, Unpack, cast, overload
 
 from agentkit.basics.near_names import near_names
 from agentkit.context import RunContext
 from agentkit.errors import ModelRetry, UserError
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
-from agentkit.tools.tool import ApprovalRule, Tool
+from agentkit.tools.tool import ON_TOOL_ERROR, ApprovalRule, OnToolError, Tool
 from agentkit.tools.toolset import Toolset
 
 if TYPE_CHECKING:
@@ -28,63 +28,78 @@ FunctionT = TypeVar("FunctionT", bound=Callable[..., Any])
 _OPTIONS = "__agentkit_tool__"
 
 
-@dataclass(frozen=True, slots=True)
-class ToolOptions:
-    """Options that `@tool` sets on a function."""
+class ToolOptions(TypedDict, total=False):
+    """Options of a tool made from a function, for `tool`, `Agent.tool` and `FunctionToolset.add`."""
 
-    name: str | None = None
-    description: str | None = None
-    timeout_s: float | None = None
-    sequential: bool = False
-    max_retries: int | None = None
-    annotations: ToolAnnotations = ToolAnnotations()
-    requires_approval: ApprovalRule = False
-    untrusted_output: bool = False
-    allows_repeats: bool = False
+    name: str
+    """Name that the model calls; the function's name by default."""
+    description: str
+    """Description for the model; the docstring's text by default."""
+    timeout_s: float | None
+    """Seconds before a call times out; the agent's default if None or absent."""
+    retries: int | None
+    """Number of consecutive retries after `ModelRetry`; the agent's default if None or absent."""
+    requires_approval: ApprovalRule
+    """Approval for every call, or a function of (arguments, context); a text that it returns is the reason."""
+    on_error: OnToolError | None
+    """Effect of an undeclared exception, "tell" or "raise"; the agent's default if None or absent."""
+    sequential: bool
+    """True makes a call a barrier: no other call of the same response runs beside it."""
+    annotations: ToolAnnotations
+    """Hints about the tool's behaviour, in MCP's terms."""
+    untrusted_output: bool
+    """True marks the results as untrusted."""
+    allows_repeats: bool
+    """True runs equal calls as often as the model makes them."""
 
 
 @overload
 def tool(function: FunctionT, /) -> FunctionT: ...
 @overload
-def tool(
-    *,
-    name: str | None = None,
-    description: str | None = None,
-    timeout_s: float | None = None,
-    sequential: bool = False,
-    max_retries: int | None = None,
-    annotations: ToolAnnotations = ...,
-    requires_approval: ApprovalRule = False,
-    untrusted_output: bool = False,
-    allows_repeats: bool = False,
-) -> Callable[[FunctionT], FunctionT]: ...
-def tool(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
-    """Set options on a function that becomes a tool; the function's behaviour does not change.
+def tool(**options: Unpack[ToolOptions]) -> Callable[[FunctionT], FunctionT]: ...
+def tool(function: Callable[..., Any] | None = None, /, **options: Unpack[ToolOptions]) -> Any:
+    """Set options on a function that becomes a tool (`ToolOptions`); the function's behaviour does not change.
 
-    `sequential` makes the call a barrier: no other call of the same response runs beside it. `timeout_s` is in
-    seconds. `requires_approval` is a bool, or a function of (arguments, context) that decides whether the call
-    requires approval; a returned text is the reason. `untrusted_output` marks the results as untrusted.
-    `allows_repeats` runs equal calls as often as the model makes them. Plain functions need no decorator.
+    Plain functions need no decorator.
+
+    Raises:
+        UserError: an option is unknown, or has a value that is not allowed.
     """
+    _check(options)
 
     def mark(target: FunctionT) -> FunctionT:
-        setattr(target, _OPTIONS, ToolOptions(**options))
+        setattr(target, _OPTIONS, options)
         return target
 
     return mark(function) if function is not None else mark
 
 
-def function_tool(function: Callable[..., Any], options: ToolOptions | None = None) -> Tool:
-    """Make a tool from a function.
+def _check(options: ToolOptions) -> None:
+    known = sorted(ToolOptions.__annotations__)
+    for name in options:
+        if name not in known:
+            near = near_names(name, known)
+            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}."
+            raise UserError(f"a tool has no option {name!r}; {hint}")
+    on_error = options.get("on_error")
+    if on_error is not None and on_error not in ON_TOOL_ERROR:
+        raise UserError(f'on_error={on_error!r} must be "tell", "raise" or None.')
+
+
+def function_tool(function: Callable[..., Any], **options: Unpack[ToolOptions]) -> Tool:
+    """Make a tool from a function; `options` override those that `tool` has set on it.
 
     A first parameter annotated `RunContext[...]` receives the run's context and is not part of the schema.
     Synchronous functions run in a worker thread.
 
     Raises:
-        UserError: the signature has no schema (an annotation that cannot be resolved, `*args`).
+        UserError: the signature has no schema (an annotation that cannot be resolved, `*args`), or an option is
+            unknown.
     """
-    options = options or cast(ToolOptions, getattr(function, _OPTIONS, ToolOptions()))
-    name = options.name or getattr(function, "__name__", type(function).__name__)
+    _check(options)
+    options = cast(ToolOptions, {**getattr(function, _OPTIONS, {}), **options})
+    name = options.get("name") or getattr(function, "__name__", type(function).__name__)
+    annotations = options.get("annotations", ToolAnnotations())
     read = _read(function, name)
     schema = _without_titles(read.schema)
     schema.pop("description", None)
@@ -92,20 +107,21 @@ def function_tool(function: Callable[..., Any], options: ToolOptions | None = No
     return Tool(
         definition=ToolDefinition(
             name=name,
-            description=options.description or read.summary,
+            description=options.get("description") or read.summary,
             parameters_json_schema=schema,
-            annotations=options.annotations,
+            annotations=annotations,
         ),
         call=_caller(function, read.signature.takes_context, read.signature.positional_only),
         validate=read.validate,
-        timeout_s=options.timeout_s,
-        sequential=options.sequential,
-        max_retries=options.max_retries,
-        requires_approval=options.requires_approval,
-        is_untrusted=options.untrusted_output,
-        is_consequential=bool(options.annotations.destructive or options.annotations.open_world),
-        is_repeatable=bool(options.annotations.read_only or options.annotations.idempotent),
-        allows_repeats=options.allows_repeats,
+        timeout_s=options.get("timeout_s"),
+        sequential=options.get("sequential", False),
+        max_retries=options.get("retries"),
+        on_error=options.get("on_error"),
+        requires_approval=options.get("requires_approval", False),
+        is_untrusted=options.get("untrusted_output", False),
+        is_consequential=bool(annotations.destructive or annotations.open_world),
+        is_repeatable=bool(annotations.read_only or annotations.idempotent),
+        allows_repeats=options.get("allows_repeats", False),
     )
 
 
@@ -139,13 +155,15 @@ class FunctionToolset(Toolset):
         """True if the results of any of the tools are untrusted."""
         return any(tool.is_untrusted for tool in self._tools.values())
 
-    def add(self, item: Callable[..., Any] | Tool) -> None:
-        """Add a function or tool.
+    def add(self, item: Callable[..., Any] | Tool, **options: Unpack[ToolOptions]) -> None:
+        """Add a function, with options, or a tool.
 
         Raises:
-            UserError: the name is taken.
+            UserError: the name is taken, an option is unknown, or a `Tool` is given options.
         """
-        made = item if isinstance(item, Tool) else function_tool(item)
+        if isinstance(item, Tool) and options:
+            raise UserError(f"options {', '.join(options)} are for functions; {item.name!r} is a Tool already.")
+        made = item if isinstance(item, Tool) else function_tool(item, **options)
         if made.name in self._tools:
             raise UserError(
                 f"tool {made.name!r} is already in toolset {self._id!r}; "

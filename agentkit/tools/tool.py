@@ -6,11 +6,12 @@ and a coroutine function.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
-from agentkit.tools.definition import ToolDefinition
+from agentkit.errors import UserError
+from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 
 if TYPE_CHECKING:
     from agentkit.context import RunContext
@@ -37,6 +38,10 @@ ApprovalPredicate = Callable[[dict[str, Any], "RunContext[Any]"], "bool | str | 
 ApprovalRule = bool | ApprovalPredicate
 """Approval for every call (True), for none (False), or as a function or coroutine function decides."""
 
+OnToolError = Literal["tell", "raise"]
+"""Effect of an exception that a tool did not declare: the model reads a failed result, or the run ends."""
+ON_TOOL_ERROR: tuple[OnToolError, ...] = get_args(OnToolError)
+
 
 @dataclass(frozen=True, slots=True)
 class Tool:
@@ -52,6 +57,8 @@ class Tool:
     """True if the call is a barrier: no other call of the same response runs beside it."""
     max_retries: int | None = None
     """Maximum number of consecutive retries after `ModelRetry`; None uses the agent's default."""
+    on_error: OnToolError | None = None
+    """Effect of an undeclared exception; None uses the agent's `on_tool_error`."""
     requires_approval: ApprovalRule = False
     """Approval rule for calls: True, False, or a function of the validated arguments."""
     is_untrusted: bool = False
@@ -61,9 +68,49 @@ class Tool:
     is_repeatable: bool = False
     """True if the tool is idempotent, according to a trusted source; the claim of an untrusted MCP server does not
     count. After a crash such a call runs again if its outcome is unknown."""
+    is_external: bool = False
+    """True if the application runs the calls; see `Tool.external`."""
     allows_repeats: bool = False
     """True if repeated equal calls all run, for example for dice, or for an effect that is wanted each time. See
     `agentkit.run.repeated_calls`."""
+
+    @classmethod
+    def external(
+        cls,
+        name: str,
+        description: str,
+        parameters_json_schema: Mapping[str, Any],
+        *,
+        annotations: ToolAnnotations = ToolAnnotations(),
+        requires_approval: ApprovalRule = False,
+        untrusted_output: bool = False,
+        retries: int | None = None,
+    ) -> Tool:
+        """Return a tool whose calls the application runs, in this process or elsewhere, now or days later.
+
+        A call ends the run with status "needs_results", once its guardrails and its approval allow it. The
+        application runs the calls in `result.pending` (kind "external") and continues the run with their results:
+        `agent.resume(result.state, [pending.settle(content)])`. The options are those of `agentkit.tool`.
+
+        Raises:
+            UserError: the schema is not the schema of an object.
+            ToolDefinitionError: the schema cannot be used.
+        """
+        from agentkit.tools.json_schema import compile_schema
+
+        schema: dict[str, Any] = {"type": "object", "properties": {}, **parameters_json_schema}
+        if schema["type"] != "object":
+            raise UserError(f"tool {name!r}: its parameters have type {schema['type']!r}; give an object schema.")
+        return cls(
+            definition=ToolDefinition(name, description, schema, annotations=annotations),
+            call=_not_called,
+            validate=compile_schema(schema, name=f"tool {name!r}").arguments,
+            max_retries=retries,
+            requires_approval=requires_approval,
+            is_untrusted=untrusted_output,
+            is_consequential=bool(annotations.destructive or annotations.open_world),
+            is_external=True,
+        )
 
     @property
     def name(self) -> str:
@@ -73,3 +120,7 @@ class Tool:
     def renamed(self, name: str) -> Tool:
         """Return the same tool under another name."""
         return replace(self, definition=replace(self.definition, name=name))
+
+
+async def _not_called(arguments: dict[str, Any], context: RunContext[Any]) -> Any:
+    raise AssertionError("the application runs the calls of an external tool; see `agentkit.run.turn`")

@@ -31,6 +31,7 @@ class Reason(StrEnum):
 
     NOT_LAST = "not the last of its run"
     HANDED_OVER = "handed the run over, or came after that: its context is another agent's"
+    CHANGED = "reply whose request was changed by a history processor or middleware, or that middleware changed"
     CUT = "cut off at the token limit"
     FILTERED = "stopped by a content filter"
     SERVER_ERROR = "ended by an error of the model's server"
@@ -73,6 +74,8 @@ def run_fault(run: TracedRun) -> str | None:
 def reply_fault(reply: TracedReply, *, is_last: bool) -> Reason | None:
     """Return the fault of a reply in a run that ended well; None if it has none."""
     response = reply.response
+    if reply.is_changed:
+        return Reason.CHANGED
     bad_end = _BAD_ENDS.get(response.finish_reason or "")
     if bad_end is not None:
         return bad_end

@@ -9,7 +9,7 @@ the model gets the results in the trace. Only the first difference is reported; 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from agentkit.errors import UserError
 from agentkit.events import (
@@ -25,7 +25,7 @@ from agentkit.events import (
 from agentkit.history.compaction import view
 from agentkit.messages import ModelMessage, ModelResponse, TextPart, ThinkingPart, ToolCallPart
 from agentkit.models.base import Model, ModelDelta, ModelRequestParameters, TokensDelta
-from agentkit.run.limit_note import with_note
+from agentkit.run.instructions import with_note
 from agentkit.run.state import Compacted
 from agentkit.tools.definition import ToolDefinition
 
@@ -78,13 +78,16 @@ async def replay(events: Iterable[AgentEvent], model: Model) -> tuple[int, Diver
                 traced.messages, traced.compacted = list(opening), None
             case CompactionEvent(compacted=compacted):
                 traced.compacted = compacted
-            case ModelResponseEvent():
+            case ModelResponseEvent(received=()):  # middleware answered itself
+                traced.messages.append(event.response)
+            case ModelResponseEvent(received=received):
                 response, tokens = await _ask(traced, model)
-                found = _difference(event, response, tokens)
+                said = event if received is None else replace(event, response=received[-1])
+                found = _difference(said, response, tokens)
                 if found is not None:
                     return n_same, found
                 n_same += 1
-                traced.messages.append(response)
+                traced.messages.append(response if received is None else event.response)
             case _:
                 pass
     return n_same, None
@@ -110,7 +113,7 @@ async def _ask(traced: _Traced, model: Model) -> tuple[ModelResponse, TokensDelt
         if isinstance(delta, TokensDelta):
             heard.append(delta)
 
-    messages = with_note(view(traced.messages, traced.compacted), asked.note)
+    messages = asked.sent or with_note(view(traced.messages, traced.compacted), asked.note)
     response = await model.request(messages, parameters, on_delta=hear)
     return response, heard[-1] if heard else None
 

@@ -37,6 +37,8 @@ class TracedReply:
     tools: tuple[ToolDefinition, ...] | None
     """Tools as they were shown to the model; None if the trace does not hold them."""
     response: ModelResponse
+    is_changed: bool = False
+    """True if a history processor or middleware changed the request, or middleware the reply."""
     calls: list[ToolCallEvent] = field(default_factory=list[ToolCallEvent])
     """Calls that were run, with the arguments with which they ran."""
     results: list[ToolResultEvent] = field(default_factory=list[ToolResultEvent])
@@ -83,6 +85,7 @@ def read_run(path: Path) -> TracedRun:
     run = TracedRun(start.run_id, start.n_history)
     asked: tuple[ModelRequestPart, ...] = ()
     tools: tuple[ToolDefinition, ...] | None = None
+    is_changed = False
     for event in events:
         match event:
             case RunStartedEvent(run_id=other):
@@ -92,14 +95,16 @@ def read_run(path: Path) -> TracedRun:
                 asked, run.status = (), "unfinished"
             case ModelRequestEvent():
                 tools = tools if event.tools is None else event.tools
+                is_changed = event.sent is not None
                 asked += tuple(part for message in event.messages for part in message.parts)
                 if run.replies:
                     run.replies[-1].answer = asked
             case HandoffEvent() if run.n_before_handoff is None:
                 run.n_before_handoff = len(run.replies)
             case ModelResponseEvent(response=response):
-                run.replies.append(TracedReply(asked, tools, response))
-                asked = ()
+                is_changed = is_changed or event.received is not None
+                run.replies.append(TracedReply(asked, tools, response, is_changed))
+                asked, is_changed = (), False
             case ToolCallEvent() | ToolResultEvent():
                 if not run.replies:
                     raise UserError(f"{path}: a tool was called before the model had said anything.")

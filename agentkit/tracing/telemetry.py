@@ -85,6 +85,7 @@ class TelemetrySink:
     provider_name: str = IN_PROCESS_PROVIDER
     run: Span | None = None
     chat: Span | None = None
+    chat_step: int = 0
     tools: dict[str, Span] = field(default_factory=dict[str, "Span"])
 
     def __call__(self, event: AgentEvent) -> None:
@@ -153,7 +154,11 @@ class TelemetrySink:
         self.run = self.tracer.start_span(name, attributes=attributes)
 
     def _begin_chat(self, event: ModelRequestEvent) -> None:
+        if self.chat is not None and event.step == self.chat_step:  # middleware asks again
+            self.chat.end()
+            self.chat = None
         self._cut_off_chat()  # a guardrail stopped the previous request
+        self.chat_step = event.step
         attributes: dict[str, Any] = {
             "gen_ai.operation.name": "chat",
             "gen_ai.provider.name": self.provider_name,
@@ -166,7 +171,7 @@ class TelemetrySink:
                 attributes[f"gen_ai.request.{name}"] = value
         self.chat = self._child(f"chat {self.model_name}", attributes, kind="client")
         if self.content:
-            self.chat.set_attribute("gen_ai.input.messages", _told(event.messages))
+            self.chat.set_attribute("gen_ai.input.messages", _told(event.sent or event.messages))
 
     def _end_chat(self, event: ModelResponseEvent) -> None:
         if self.chat is None:
@@ -207,7 +212,9 @@ class TelemetrySink:
             if self.content:
                 span.set_attribute("gen_ai.tool.call.arguments", event.arguments)
             return
-        if event.outcome != "success":
+        if event.error is not None:
+            _fail(span, event.error.partition(":")[0], event.error if self.content else "")
+        elif event.outcome != "success":
             _fail(span, event.outcome)
         if self.content:
             span.set_attribute("gen_ai.tool.call.result", event.content)

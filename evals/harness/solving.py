@@ -60,7 +60,7 @@ async def run_agent(
         case_id=case.id,
         status=result.status,
         messages=result.new_messages(),
-        output=result.output,
+        output=result.output_or_none,
         observed=observed or {},
         usage=result.usage,
     )

@@ -199,12 +199,12 @@ async def test_invalid_arguments_name_the_value_the_rule_and_the_nearest_key() -
     assert "bb: unknown argument; did you mean 'b'?" in text
 
 
-async def test_an_undeclared_error_ends_the_run_and_carries_it() -> None:
+async def test_an_undeclared_error_that_is_raised_ends_the_run_and_carries_it() -> None:
     async def broken() -> str:
         raise ZeroDivisionError("oh")
 
     with pytest.raises(ToolExecutionError, match="'broken' raised ZeroDivisionError: oh") as caught:
-        await Agent(ScriptedModel([call("broken")]), tools=[broken]).run("x")
+        await Agent(ScriptedModel([call("broken")]), tools=[broken], on_tool_error="raise").run("x")
     assert isinstance(caught.value.__cause__, ZeroDivisionError)
     assert_paired(caught.value.messages)
 
@@ -213,7 +213,7 @@ async def test_a_run_that_failed_does_not_start_again_and_its_conversation_goes_
     async def broken() -> str:
         raise ZeroDivisionError
 
-    agent = Agent(ScriptedModel([call("broken"), "fine"]), tools=[broken])
+    agent = Agent(ScriptedModel([call("broken"), "fine"]), tools=[broken], on_tool_error="raise")
     async with agent.iter("x") as run:
         with pytest.raises(ToolExecutionError):
             await run.finish()
@@ -278,7 +278,7 @@ async def test_a_sequential_tool_is_a_barrier() -> None:
     assert log[4:] == ["write", "written", "start 3", "end 3"]
 
 
-async def test_a_failing_tool_cancels_its_siblings_and_leaves_no_open_call() -> None:
+async def test_a_tool_whose_error_is_raised_cancels_its_siblings_and_leaves_no_open_call() -> None:
     async def broken() -> str:
         raise ZeroDivisionError
 
@@ -286,7 +286,7 @@ async def test_a_failing_tool_cancels_its_siblings_and_leaves_no_open_call() -> 
         await anyio.sleep_forever()
         return ""
 
-    agent = Agent(ScriptedModel([[call("slow"), call("broken")]]), tools=[broken, slow])
+    agent = Agent(ScriptedModel([[call("slow"), call("broken")]]), tools=[broken, slow], on_tool_error="raise")
     with anyio.fail_after(5), pytest.raises(ToolExecutionError) as caught:
         await agent.run("x")
     assert_paired(caught.value.messages)

@@ -361,7 +361,7 @@ class LocalModel(Model):
         thought = self._thought(loaded, request, settings.thinking_tokens, tell, cancelled)
         if thought is not None:
             request = answering(request, thought)
-        reply = self._generate(loaded, request, wanted, grammar, settings.stop, tell, cancelled)
+        reply = self._generate(loaded, request, wanted, grammar, parameters, tell, cancelled)
         choices = (
             tool_choices(reply.generation, loaded.engine.vocabulary, wanted, loaded.manner.convention)
             if grammar is not None
@@ -414,19 +414,21 @@ class LocalModel(Model):
         request: GenerateRequest,
         wanted: ResponseFormat,
         grammar: CompiledGrammar | None,
-        stop: Sequence[str],
+        parameters: ModelRequestParameters,
         tell: Callable[[ModelDelta], None] | None,
         cancelled: Callable[[], bool],
     ) -> Reply:
         """Decode a reply; resample if it violates a schema keyword that the grammar cannot enforce."""
         from agentkit.models.local.reply import Listener, read_reply, read_unmasked_reply
 
-        sampling = request.sampling
+        sampling, stop = request.sampling, parameters.settings.stop
+        structured = None if grammar is None else parameters.output
         attempt = 0
         while True:
             # Only the first attempt is streamed: delivered deltas cannot be taken back.
             convention = loaded.manner.convention
-            listener = Listener(loaded.engine.vocabulary, stop, tell if attempt == 0 else None, convention)
+            hears = tell if attempt == 0 else None
+            listener = Listener(loaded.engine.vocabulary, stop, hears, convention, structured)
             generation = loaded.engine.generate(
                 replace(request, grammar=None if grammar is None else grammar.start(), sampling=sampling),
                 on_tokens=listener.hear,

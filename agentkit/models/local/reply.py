@@ -79,12 +79,14 @@ class Listener:
         stop: Sequence[str],
         tell: Callable[[ModelDelta], None] | None,
         convention: Convention = OURS,
+        structured: OutputSchema | None = None,
     ) -> None:
-        """Listen for `stop`; `tell=None` disables deltas."""
+        """Listen for `stop`; `tell=None` disables deltas. A grammar enforces answers that are `structured`."""
         self._token_bytes = vocabulary.token_bytes
         self._stop = stop
         self._tell = tell
         self._form = convention.form
+        self._structured = structured
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._text: str = ""
         self._told = 0
@@ -99,6 +101,9 @@ class Listener:
     def hear(self, ids: list[int]) -> None:
         """Process a block of tokens."""
         self._text += str(self._decoder.decode(b"".join(self._token_bytes[i] for i in ids)))
+        if self._structured is not None and self._text.startswith(self._form.result_prefix):
+            self._tell_value(self._structured)
+            return
         calls_at = words_end(self._text, self._form)
         if self._begins_otherwise(calls_at):
             return
@@ -111,6 +116,15 @@ class Listener:
             self._tell(TextDelta(words))
         if calls_at is not None and (piece := self._new(len(self._text))) is not None:
             self._tell(ToolCallDelta(0, None, piece))
+
+    def _tell_value(self, output: OutputSchema) -> None:
+        """Send a structured answer in the form of the response's text, which may lack the convention's wrapper."""
+        end = len(self._text)
+        if not output.wrapped:
+            self._told = max(self._told, len(self._form.result_prefix))
+            end -= self._text.endswith("}")  # it may be the wrapper's
+        if self._tell is not None and (piece := self._new(end)) is not None:
+            self._tell(TextDelta(piece))
 
     def _begins_otherwise(self, calls_at: int | None) -> bool:
         """Return whether to wait: without text, with a structured answer, or with a possible bare call."""

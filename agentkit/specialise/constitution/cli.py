@@ -11,7 +11,7 @@ The complete workflow, from a constitution to a model:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import AsyncExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -159,7 +159,7 @@ async def _stage(
 
 
 @contextmanager
-def _bar(notes: Console) -> Iterator[Told]:
+def _bar(notes: Console) -> Generator[Told]:
     """Show the number of finished prompts."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
 

@@ -27,7 +27,7 @@ def _diary(title: str, now: Scene) -> Notes:
     """Return one line a day: "3 March: pruned the pear tree"; the infinitive of each deed is for questions."""
     deeds = now.some(list(stock()["deeds"].items()), now.random.randrange(4, 9))
     day = now.today
-    lines, entries = [f"# {title}"], []
+    lines, entries = [f"# {title}"], list[tuple[str, str, str]]()
     for infinitive, past in deeds:
         day += timedelta(days=now.random.randrange(1, 15))
         said = f"{day.day} {day:%B}"
@@ -160,7 +160,8 @@ def _minutes(title: str, now: Scene) -> Notes:
     tasks = now.some(stock()["promises"], now.random.randrange(3, 7))
     people = now.some(PEOPLE, len(tasks))
     day = now.today
-    lines, promised = [now.one((f"Meeting of {day.day} {day:%B}", f"# {title}")), ""], []
+    lines = [now.one((f"Meeting of {day.day} {day:%B}", f"# {title}")), ""]
+    promised: list[tuple[str, str, str, str]] = []
     for who, (verb, thing) in zip(people, tasks, strict=True):
         until = day + timedelta(days=now.random.randrange(5, 60))
         said = f"{until.day} {until:%B}"

@@ -91,7 +91,7 @@ async def _take_turn(
         status, error, output = "failed", f"{type(failure).__name__}: {failure}", None
     else:
         talk.messages, usage = result.messages, result.usage
-        status, error, output = result.status, None, result.output
+        status, error, output = result.status, None, result.output_or_none
     talk.usage = _sum(talk.usage, usage)
     calls = _calls(talk.messages[before:])
     talk.turns[-1]["n_refused"] = len(calls) - len(talk.turns[-1]["calls"])

@@ -82,7 +82,7 @@ async def test_an_error_keeps_its_kind_in_a_trace(tmp_path: Path) -> None:
         raise OSError(f"no such file: {NAME}")
 
     with pytest.raises(ToolExecutionError, match="no such file"):
-        await agent_with(broken, trace=tmp_path).run("look")
+        await agent_with(broken, trace=tmp_path, on_tool_error="raise").run("look")
     (trace,) = tmp_path.glob("run_*.jsonl")
     last = json.loads(trace.read_text(encoding="utf-8").splitlines()[-1])
     assert last["error_type"] == "ToolExecutionError" and SHOWN in last["error"]

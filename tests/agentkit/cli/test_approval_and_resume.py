@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from agentkit.approvals.pending import Approve, Deny, PendingCall, Settle
+from agentkit.approvals.pending import Approve, Deny, PendingCall
 from agentkit.cli import approval, run
 from tests.agentkit.cli.conftest import Agentkit
 
@@ -112,7 +112,7 @@ UNKNOWN = PendingCall("pay", "c1", '{"amount":5}', "digest", "its process ended"
         (PAY, ["o"], Approve("c1", "digest")),
         (PAY, ["run"], Approve("c1", "digest", for_run=True)),
         (PAY, ["yes", "", "D", "too much"], Deny("c1", "too much")),
-        (UNKNOWN, ["t", "paid"], Settle("c1", "paid")),
+        (UNKNOWN, ["t", "paid"], UNKNOWN.settle("paid")),
         (UNKNOWN, ["r"], Approve("c1", "digest")),
         (UNKNOWN, ["l", ""], Deny("c1", "")),
     ],

@@ -74,6 +74,7 @@ EVENTS: list[AgentEvent] = [
     ToolCallEvent(HOSTILE, "1", HOSTILE, 0.5),
     ToolProgressEvent(HOSTILE, "1", 1, 2, HOSTILE),
     ToolResultEvent(HOSTILE, "1", HOSTILE, "success", 0.1),
+    ToolResultEvent(HOSTILE, "1", "told", "failed", 0.1, None, HOSTILE),
     LimitReachedEvent(HOSTILE),
 ]
 
@@ -94,6 +95,15 @@ def test_a_long_result_is_cut_and_says_so() -> None:
     console = terminal()
     EventPrinter(console, None)(ToolResultEvent("t", "1", "\n".join(map(str, range(100))), "success", 0.1))
     assert "… 94 more lines" in printed(console)
+
+
+def test_the_terminal_shows_an_exception_whole_that_the_model_reads_cleaned() -> None:
+    console = terminal()
+    event = ToolResultEvent(
+        "t", "1", "The tool failed: OSError: [path]", "failed", 0.1, None, "OSError: /srv/a.db"
+    )
+    EventPrinter(console, None)(event)
+    assert "OSError: /srv/a.db" in printed(console)
 
 
 def test_text_that_was_streamed_is_not_printed_again() -> None:

@@ -97,7 +97,7 @@ async def test_no_tool_starts_before_a_slow_input_check_has_decided(verdict: Ver
     if isinstance(verdict, Allow):
         assert (result.status, world.done) == ("completed", ["a"])
     else:
-        assert (result.status, result.output, world.done) == ("refused", None, [])
+        assert (result.status, result.output_or_none, world.done) == ("refused", None, [])
 
 
 async def test_by_default_the_model_is_not_asked_before_an_input_check_has_decided() -> None:
@@ -241,7 +241,7 @@ async def test_an_answer_can_be_blocked_or_rewritten() -> None:
         return Block("rude") if "fool" in text else Rewrite(text.strip())
 
     blocked = await Agent(ScriptedModel(["you fool"]), guardrails=[check]).run("hello")
-    assert (blocked.status, blocked.output) == ("refused", None)
+    assert (blocked.status, blocked.output_or_none) == ("refused", None)
     assert (await Agent(ScriptedModel([" fine "]), guardrails=[check]).run("hello")).output == "fine"
     typed = Agent(ScriptedModel([' {"result": 7} ']), output_type=int, guardrails=[check])
     assert (await typed.run("hello")).output == 7
@@ -277,7 +277,7 @@ async def test_a_streaming_check_stops_the_answer_where_it_goes_wrong() -> None:
     events: list[AgentEvent] = []
     model = Talking("the ", "code ", "is 12", "34", " and ", "more")
     result = await Agent(model, guardrails=[check], on_event=events.append).run("what is it?")
-    assert (result.status, result.output, model.said) == ("refused", None, 4)
+    assert (result.status, result.output_or_none, model.said) == ("refused", None, 4)
     assert [event.text for event in events if isinstance(event, TextDeltaEvent)] == ["the ", "code ", "is 12"]
     assert [event.verdict for event in events if isinstance(event, GuardrailEvent)] == ["block"]
 

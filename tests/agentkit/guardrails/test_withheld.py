@@ -79,7 +79,7 @@ async def test_a_blocked_answer_is_in_no_history(way: Way, tmp_path: Path) -> No
     session = SQLiteSession(file, "s")
     agent = Agent(ScriptedModel([SECRET, "Anything else?"]), guardrails=[no_codes], checkpointer=file)
     result = await way(agent, session)
-    assert (result.status, result.output, result.usage.requests) == ("refused", None, 1)
+    assert (result.status, result.output_or_none, result.usage.requests) == ("refused", None, 1)
     question, reply = (await session.load()).messages
     assert (question, texts((reply,))) == (QUESTION, [ANSWER_WITHHELD])
     assert result.messages == (question, reply)

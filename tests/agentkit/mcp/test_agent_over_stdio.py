@@ -39,6 +39,16 @@ async def test_a_run_calls_a_tool_of_a_child_and_ends_it(raw: Raw, no_child_left
     assert [p.content for m in result.messages for p in m.parts if isinstance(p, ToolReturnPart)] == ["pong"]
 
 
+async def test_prepare_tools_masks_the_tools_of_a_server_and_refuses_their_calls(raw: Raw) -> None:
+    model = ScriptedModel([call("pong"), call("ping"), "done"])
+    servers = [raw(ECHO, tools={"ping": {}, "pong": {}})]
+    agent = Agent(model, toolsets=servers, prepare_tools=lambda context, definitions: ["ping"])
+    result = await agent.run("x")
+    assert model.calls[0].parameters.allowed_tools == {"ping"}
+    parts = [part for m in result.messages if isinstance(m, ModelRequest) for part in m.parts][1:]
+    assert [type(part) for part in parts] == [RetryPromptPart, ToolReturnPart]
+
+
 def test_run_sync_ends_its_child_too(raw: Raw, no_child_left: None) -> None:
     agent = Agent(ScriptedModel([call("ping"), "done"]), toolsets=[raw(ECHO, tools={"ping": {}})])
     assert agent.run_sync("x").output == "done"

@@ -136,7 +136,7 @@ async def test_below_the_threshold_the_run_abstains_and_nothing_runs() -> None:
 
     model = CalibratedModel(ScriptedModel([unsure(0.6), "done"]), abstain_below=0.7)
     result = await Agent(model, tools=[wipe]).run("tidy up")
-    assert (result.status, result.output, ran) == ("abstained", None, [])
+    assert (result.status, result.output_or_none, ran) == ("abstained", None, [])
     assert result.confidence == 0.6
     model = CalibratedModel(ScriptedModel([unsure(0.6), "done"]), abstain_below=0.6)
     assert (await Agent(model, tools=[wipe]).run("tidy up")).output == "done"

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import anyio
 import pytest
 from local_runs import add, get_weather, responses
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict
 
 from agentkit import Agent, FunctionToolset, LocalModel, ModelSettings, RunContext, UsageLimits, UserError
 from agentkit.events import AgentEvent, ModelResponseEvent, TextDeltaEvent
@@ -86,6 +87,51 @@ async def test_the_answer_has_its_type(model: LocalModel) -> None:
     assert isinstance((await Agent(model, output_type=City, settings=RANDOM).run("x")).output, City)
     numbers = (await Agent(model, output_type=list[int], settings=RANDOM).run("x")).output
     assert all(isinstance(n, int) for n in numbers)
+
+
+async def test_the_answer_is_of_one_of_several_types_or_of_a_function(model: LocalModel) -> None:
+    class City(BaseModel):
+        kind: Literal["city"]
+        population: int
+
+    class Country(BaseModel):
+        capital: Literal["Bern", "Lima"] | None = None
+
+    class Region(BaseModel):
+        capital: Literal["Bern", "Lima"]
+
+    def count(n: int, unit: Literal["a", "b"] = "a") -> complex:
+        """Count."""
+        return complex(n, 0)
+
+    agents: list[tuple[Agent[None, Any], tuple[type, ...]]] = [
+        (Agent(model, output_type=Country | Region), (Country, Region)),
+        (Agent(model, output_type=City | bool | list[int]), (City, bool, list)),
+        (Agent(model, output_type=count), (complex,)),
+        (Agent(model, output_type=[City, count, None]), (City, complex, type(None))),
+    ]
+    for agent, expected in agents:
+        for seed in range(3):
+            result = await agent.run("x", settings=ModelSettings(temperature=1.0, max_tokens=120, seed=seed))
+            assert (result.status, type(result.output) in expected) == ("completed", True)
+
+
+async def test_a_structured_answer_is_streamed_and_grows(model: LocalModel) -> None:
+    class Letter(TypedDict):
+        lines: Annotated[list[Literal["one", "two"]], Field(min_length=4, max_length=6)]
+
+    lines = Annotated[list[Literal["one", "two"]], Field(min_length=4, max_length=6)]
+    output_types: tuple[Any, ...] = (Letter, lines)
+    for output_type in output_types:
+        agent = Agent(model, output_type=output_type, settings=RANDOM)
+        async with agent.run_stream("x") as stream:
+            text = "".join([text async for text in stream.text()])
+        wanted = json.loads(text if output_type is not Letter else f'{{"result": {text}}}')["result"]
+        assert wanted == stream.result.output
+        async with agent.run_stream("x") as stream:
+            values: list[Any] = [value async for value in stream.partial_output()]
+        lengths = [len(value["lines"] if output_type is Letter else value) for value in values]
+        assert len(set(lengths)) > 2 and lengths == sorted(lengths)
 
 
 @pytest.mark.parametrize("tools", [[], [add]], ids=["text", "with tools"])

@@ -96,7 +96,7 @@ async def test_a_shared_history_is_stored_once(tmp_path: Path) -> None:
         "UPDATE messages SET parent = id",
         'UPDATE runs SET head = replace(head, \'"step":0\', \'"step":"0"\')',
         "UPDATE runs SET head = replace(head, '{', '{\"__class__\":\"os.system\",')",
-        "UPDATE runs SET head = replace(head, '\"schema_version\":2', '\"schema_version\":3')",
+        "UPDATE runs SET head = replace(head, '\"schema_version\":3', '\"schema_version\":4')",
         "UPDATE runs SET head = 'not json'",
     ],
 )

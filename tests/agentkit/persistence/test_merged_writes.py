@@ -15,7 +15,7 @@ from agentkit.guardrails import Allow, CheckedCall, Verdict, tool_call_guardrail
 from agentkit.messages import ModelResponse, ToolCallPart
 from agentkit.persistence import InMemoryCheckpointer, RunJournal, SQLiteCheckpointer
 from agentkit.persistence.checkpointer import StoredStatus
-from agentkit.run.decide import RunTools
+from agentkit.run.actions import RunTools
 from agentkit.run.state import CallAnswer, RunState
 from agentkit.testing import ScriptedModel, call
 

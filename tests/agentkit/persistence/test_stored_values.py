@@ -36,6 +36,7 @@ from agentkit.persistence.stored_state import state_from_json, state_to_json
 from agentkit.testing import FunctionModel, ScriptedModel, call
 from agentkit.tools.tool import ToolOutput
 from agentkit.tracing.reading import read_events
+from tests.agentkit.arrangements import World, approvals, by_turns
 
 pytestmark = pytest.mark.anyio
 
@@ -299,3 +300,18 @@ async def test_a_journal_with_constants_of_an_earlier_version_opens(tmp_path: Pa
     stored = state_to_json(result.state).replace(b'"data":"NaN"', b'"data":NaN')
     assert b":NaN" in stored
     assert state_from_json(stored) == result.state
+
+
+async def test_a_state_of_version_2_opens_with_no_tool_withheld() -> None:
+    """Version 2 had no `withheld`, neither in the state nor in the states of inner runs."""
+    world = World()
+    inner = Agent(by_turns(call("pay", amount=5), "paid"), tools=[world.pay(asks=True)], name="payer")
+    outer = Agent(by_turns(call("payer", task="pay"), "done"), tools=[inner.as_tool("Pays.")])
+    stopped = await outer.run("go")
+    assert stopped.state.inner
+    stored = json.loads(state_to_json(stopped.state))
+    del stored["withheld"], stored["inner"][0]["state"]["withheld"]
+    state = state_from_json(json.dumps({**stored, "schema_version": 2}))
+    assert state == stopped.state
+    result = await outer.resume(state, approvals(state.pending))
+    assert (result.output, world.paid) == ("done", [5])

@@ -105,10 +105,9 @@ async def test_tokens_of_sub_agents_side_by_side_share_one_budget() -> None:
 async def test_a_budget_holds_through_agents_inside_of_agents() -> None:
     digger = Digger("digger")
     inner = outer_of(digger, limits=UsageLimits(request_limit=40))
-    inner.name = "middle"
     outer = Agent(
         by_turns(call("middle", task="go"), "done"),
-        tools=[inner.as_tool("Delegates.")],
+        tools=[inner.as_tool("Delegates.", name="middle")],
         limits=UsageLimits(request_limit=9),
     )
     result = await outer.run("go")

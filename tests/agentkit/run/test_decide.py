@@ -15,17 +15,10 @@ from agentkit.messages import (
     ToolReturnPart,
     UserPromptPart,
 )
-from agentkit.run.decide import (
-    CallModel,
-    Finish,
-    LoopRules,
-    OutputRejected,
-    ReadOutput,
-    RunTools,
-    ToolOutcomes,
-    step,
-)
-from agentkit.run.limit_note import limit_note
+from agentkit.run.actions import CallModel, Finish, OutputRejected, ReadOutput, RunTools, ToolOutcomes
+from agentkit.run.admission import LoopRules
+from agentkit.run.decide import step
+from agentkit.run.instructions import limit_note
 from agentkit.run.state import RunState
 from agentkit.usage import RequestUsage
 

@@ -22,7 +22,9 @@ from agentkit.messages import (
 from agentkit.models.base import ModelRequestParameters
 from agentkit.persistence import InMemoryCheckpointer
 from agentkit.results import RunResult
-from agentkit.run.decide import LoopRules, RunTools, ToolOutcomes, step
+from agentkit.run.actions import RunTools, ToolOutcomes
+from agentkit.run.admission import LoopRules
+from agentkit.run.decide import step
 from agentkit.run.state import RunState
 from agentkit.testing import FunctionModel, ScriptedModel, call
 from agentkit.tools.definition import ToolAnnotations

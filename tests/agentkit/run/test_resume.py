@@ -79,7 +79,7 @@ async def test_a_call_waits_until_it_is_approved_in_another_process(tmp_path: Pa
         return Agent(model, tools=bank.tools(), checkpointer=tmp_path / "runs.db")
 
     stopped = await agent().run("pay Ann", metadata={"user": "7"})
-    assert (stopped.status, stopped.output, bank.transfers) == ("needs_approval", None, [])
+    assert (stopped.status, stopped.output_or_none, bank.transfers) == ("needs_approval", None, [])
     (waiting,) = stopped.pending
     assert (waiting.tool_name, waiting.arguments) == ("transfer", '{"amount":5,"to":"Ann"}')
     keeper = SQLiteCheckpointer(tmp_path / "runs.db")
@@ -354,6 +354,7 @@ async def test_calls_beside_one_that_failed_are_not_repeated(tmp_path: Path) -> 
     agent = Agent(
         script([call("good"), call("bad"), call("slow")], "done"),
         tools=[good, bad, slow],
+        on_tool_error="raise",
         checkpointer=tmp_path / "runs.db",
     )
     keeper = SQLiteCheckpointer(tmp_path / "runs.db")

@@ -82,7 +82,7 @@ async def test_a_tool_that_raises_gives_one_error_also_beside_others(what: str, 
     if not n_beside:
         gate.quick_is_over.set()
     calls = [call("broken"), call("quick"), call("slow")][: 1 + n_beside]
-    agent = Agent(ScriptedModel([calls]), tools=gate.tools(), on_event=gate.heard)
+    agent = Agent(ScriptedModel([calls]), tools=gate.tools(), on_event=gate.heard, on_tool_error="raise")
     with anyio.fail_after(5), pytest.raises(BaseException) as caught:
         await agent.run("x")
     assert type(caught.value) is expected
@@ -109,7 +109,10 @@ async def test_a_listener_that_raises_gives_its_own_error(n_beside: int) -> None
 async def test_an_error_carries_state_messages_and_usage(what: str) -> None:
     gate = Gate(BREAKS[what][0])
     agent = Agent(
-        ScriptedModel([[call("quick"), call("broken"), call("slow")]]), tools=gate.tools(), on_event=gate.heard
+        ScriptedModel([[call("quick"), call("broken"), call("slow")]]),
+        tools=gate.tools(),
+        on_event=gate.heard,
+        on_tool_error="raise",
     )
     with anyio.fail_after(5), pytest.raises((AgentRunError, UserError)) as caught:
         await agent.run("x")
@@ -128,7 +131,7 @@ async def test_calls_that_had_not_begun_are_said_not_to_have_run() -> None:
     def first() -> str:
         return "first result"
 
-    @tool(sequential=True)
+    @tool(sequential=True, on_error="raise")
     def breaks() -> str:
         raise ZeroDivisionError
 
@@ -152,6 +155,7 @@ async def test_a_finished_sibling_keeps_its_result_in_the_journal(what: str) -> 
         ScriptedModel([[call("quick"), call("broken")], "done"]),
         tools=gate.tools(),
         on_event=gate.heard,
+        on_tool_error="raise",
         checkpointer=keeper,
     )
     with anyio.fail_after(5), pytest.raises((AgentRunError, UserError)) as caught:
@@ -187,7 +191,12 @@ async def test_a_result_whose_listener_raises_is_kept_in_the_journal() -> None:
 async def test_an_untrusted_result_taints_the_state_of_a_failed_turn() -> None:
     gate = Gate(raising(ZeroDivisionError()))
     tools = [replace(function_tool(gate.quick), is_untrusted=True), gate.broken]
-    agent = Agent(ScriptedModel([[call("quick"), call("broken")]]), tools=tools, on_event=gate.heard)
+    agent = Agent(
+        ScriptedModel([[call("quick"), call("broken")]]),
+        tools=tools,
+        on_event=gate.heard,
+        on_tool_error="raise",
+    )
     with anyio.fail_after(5), pytest.raises(ToolExecutionError) as caught:
         await agent.run("x")
     assert caught.value.state is not None and caught.value.state.tainted
@@ -201,7 +210,9 @@ async def test_a_listener_that_fails_at_the_end_too_hides_neither_the_error_nor_
     def breaks() -> str:
         raise ZeroDivisionError
 
-    agent = Agent(ScriptedModel([call("breaks")]), tools=[breaks], on_event=heard, trace=tmp_path)
+    agent = Agent(
+        ScriptedModel([call("breaks")]), tools=[breaks], on_event=heard, trace=tmp_path, on_tool_error="raise"
+    )
     with pytest.raises(ToolExecutionError) as caught:
         await agent.run("x")
     assert "KeyError" in "".join(caught.value.__notes__)

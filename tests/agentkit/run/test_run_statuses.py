@@ -23,7 +23,8 @@ from agentkit.messages import (
 )
 from agentkit.models.base import ModelRequestParameters
 from agentkit.persistence import InMemoryCheckpointer, InMemorySession
-from agentkit.run.decide import OutputRejected, step
+from agentkit.run.actions import OutputRejected
+from agentkit.run.decide import step
 from agentkit.testing import FunctionModel, ScriptedModel, call
 from agentkit.tracing.reading import summarise
 
@@ -75,7 +76,7 @@ async def test_a_response_without_an_answer_ends_without_one_and_is_not_asked_fo
 ) -> None:
     model = ScriptedModel([said("", reason)])
     result = await Agent(model).run("x")
-    assert (result.output, result.status) == (None, status)
+    assert (result.output_or_none, result.status) == (None, status)
     model.assert_complete()
 
 
@@ -83,7 +84,7 @@ async def test_a_response_without_an_answer_ends_without_one_and_is_not_asked_fo
 async def test_a_structured_answer_that_cannot_be_read_is_not_retried(reason: CutShort, status: str) -> None:
     model = ScriptedModel([said('{"name": "Par', reason)])
     result = await Agent(model, output_type=City).run("x")
-    assert (result.output, result.status) == (None, status)
+    assert (result.output_or_none, result.status) == (None, status)
     whole = await Agent(ScriptedModel([said('{"name": "Paris"}', reason)]), output_type=City).run("x")
     assert (whole.output, whole.status) == (City(name="Paris"), status)
 
@@ -96,7 +97,7 @@ async def test_a_validator_that_wants_more_of_a_truncated_answer_ends_the_run() 
         raise ModelRetry("longer, please")
 
     result = await agent.run("x")
-    assert (result.output, result.status) == (None, "truncated")
+    assert (result.output_or_none, result.status) == (None, "truncated")
 
 
 async def test_the_calls_of_a_filtered_response_are_answered_and_not_run() -> None:
@@ -142,7 +143,7 @@ async def test_a_truncated_answer_within_one_request_is_truncated() -> None:
 async def test_a_call_within_one_request_is_a_limit_that_cut_the_run_short() -> None:
     model = ScriptedModel([[call("add", a=1, b=2)]])
     result = await Agent(model, tools=[add], limits=UsageLimits(request_limit=1)).run("x")
-    assert (result.output, result.status) == (None, "limit_reached")
+    assert (result.output_or_none, result.status) == (None, "limit_reached")
 
 
 def forever(messages: Sequence[ModelMessage], parameters: ModelRequestParameters) -> ModelResponse:
@@ -214,7 +215,8 @@ async def test_a_run_that_is_resumed_at_its_limit_is_told_again() -> None:
 
 
 def test_a_truncated_answer_that_is_rejected_finishes() -> None:
-    from agentkit.run.decide import Finish, LoopRules, ReadOutput
+    from agentkit.run.actions import Finish, ReadOutput
+    from agentkit.run.admission import LoopRules
     from agentkit.run.state import RunState
 
     rules = LoopRules(max_retries={})

@@ -25,7 +25,7 @@ from agentkit.messages import (
 )
 from agentkit.models.base import ModelRequestParameters
 from agentkit.persistence.stored_state import state_from_json, state_to_json
-from agentkit.run.decide import HandOver
+from agentkit.run.actions import HandOver
 from agentkit.run.state import HandedOver
 from agentkit.teams.handoffs import nothing, said
 from agentkit.testing import FunctionModel, ScriptedModel, call

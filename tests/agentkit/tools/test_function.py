@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from agentkit import ModelRetry, RunContext, UserError, tool
 from agentkit.testing.schema_values import smallest_value
-from agentkit.tools.function import ToolOptions, function_tool
+from agentkit.tools.function import function_tool
 
 
 class Colour(Enum):
@@ -146,7 +146,7 @@ def test_no_arguments_may_come_as_an_empty_text() -> None:
 
 
 def test_options_of_the_decorator_reach_the_tool_and_leave_the_function_callable() -> None:
-    @tool(name="plus", description="Adds.", timeout_s=3, sequential=True, max_retries=4)
+    @tool(name="plus", description="Adds.", timeout_s=3, sequential=True, retries=4)
     def add(a: int, b: int) -> int:
         return a + b
 
@@ -218,7 +218,7 @@ def test_a_function_that_has_changed_is_read_again() -> None:
     assert form(add)[2]["a"]["default"] is True
     add.__annotations__["a"] = str
     assert form(add)[2]["a"]["type"] == "string"
-    assert function_tool(add, ToolOptions(name="sum")).name == "sum"
+    assert function_tool(add, name="sum").name == "sum"
     with pytest.raises(ModelRetry):
         function_tool(add).validate('{"a": 1}')
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
 from agentkit import Agent, ModelRetry
-from agentkit.messages import ModelResponse, TextPart, ToolCallPart
+from agentkit.messages import ModelRequest, ModelResponse, TextPart, ToolCallPart, UserPromptPart
+from agentkit.middleware import Middleware, ModelCall
 from agentkit.testing import ScriptedModel, call
 from agentkit.testing.models import ScriptItem
 from agentkit.tools.definition import ToolDefinition
@@ -34,6 +36,19 @@ def out_of_time() -> Tool:
     return Tool(ToolDefinition("wait", "Wait."), run, json.loads, timeout_s=0.0)
 
 
+class Softened(Middleware):
+    """Changes the first reply."""
+
+    async def model_request(self, request: ModelCall, call_next: Any) -> ModelResponse:
+        response = await call_next(request)
+        return replace(response, parts=response.parts) if request.context.step == 0 else response
+
+
+def with_more(messages: Sequence[Any], context: Any) -> Sequence[Any]:
+    """Change the first request."""
+    return [*messages, ModelRequest((UserPromptPart("Be brief."),))] if context.step == 0 else messages
+
+
 @pytest.mark.parametrize(
     ("script", "options", "reason"),
     [
@@ -44,6 +59,8 @@ def out_of_time() -> Tool:
         answered(Reason.RETRIED, call("double", n="one"), "Done."),
         answered(Reason.FAILED, call("fail"), "Done."),
         answered(Reason.TIMED_OUT, call("wait"), "Done.", tools=[out_of_time()]),
+        answered(Reason.CHANGED, call("double", n=1), "Done.", middleware=[Softened()]),
+        answered(Reason.CHANGED, call("double", n=1), "Done.", history_processors=[with_more]),
         answered(
             Reason.UNCLEAR, [ToolCallPart("add", '{"a":1}', "x"), ToolCallPart("add", '{"a":2}', "x")], "Done."
         ),

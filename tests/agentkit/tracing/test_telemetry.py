@@ -30,9 +30,10 @@ from agentkit.events import (
 )
 from agentkit.guardrails import Block, Verdict, output_guardrail
 from agentkit.messages import ModelResponse, TextPart
+from agentkit.middleware import Middleware, ModelCall
 from agentkit.models.fallback import FallbackModel
 from agentkit.models.openai.model import OpenAICompatibleModel
-from agentkit.run.decide import CallModel
+from agentkit.run.actions import CallModel
 from agentkit.testing import FunctionModel, ScriptedModel, call
 from agentkit.tracing.reading import summarise
 from agentkit.tracing.telemetry import Telemetry
@@ -223,7 +224,9 @@ async def test_after_a_tool_its_span_is_not_the_current_one_any_more() -> None:
     waiting = await Agent(ScriptedModel([call("ask")]), tools=[ask], telemetry=spans.telemetry()).run("x")
     assert waiting.status == "needs_approval" and get_current_span() is outside
     with pytest.raises(ToolExecutionError):
-        await Agent(ScriptedModel([call("crash")]), tools=[crash], telemetry=spans.telemetry()).run("x")
+        await Agent(
+            ScriptedModel([call("crash")]), tools=[crash], telemetry=spans.telemetry(), on_tool_error="raise"
+        ).run("x")
     assert get_current_span() is outside
     (asked,), (crashed,) = spans.named("execute_tool ask"), spans.named("execute_tool crash")
     assert asked.status.status_code == StatusCode.UNSET
@@ -231,6 +234,20 @@ async def test_after_a_tool_its_span_is_not_the_current_one_any_more() -> None:
         StatusCode.ERROR,
         "ToolExecutionError",
     )
+
+
+@pytest.mark.parametrize("content", [False, True])
+async def test_the_span_of_a_tool_whose_error_was_told_names_its_class(content: bool) -> None:
+    async def crash() -> str:
+        """Crash."""
+        raise RuntimeError("secret reason")
+
+    spans = Spans()
+    agent = Agent(ScriptedModel([call("crash"), "x"]), tools=[crash], telemetry=spans.telemetry(content=content))
+    await agent.run("x")
+    (crashed,) = spans.named("execute_tool crash")
+    assert (crashed.status.status_code, attributes(crashed)["error.type"]) == (StatusCode.ERROR, "RuntimeError")
+    assert crashed.status.description == ("RuntimeError: secret reason" if content else None)
 
 
 @pytest.mark.parametrize(
@@ -323,7 +340,9 @@ async def _cancel_in_the_model(agent: Agent[None, str]) -> None:
         await anyio.sleep_forever()
 
     with anyio.CancelScope() as scope:
-        await Agent(FunctionModel(never), telemetry=agent._telemetry, trace=agent._trace).run("x")
+        await Agent(FunctionModel(never), telemetry=agent._declared.telemetry, trace=agent._declared.trace).run(
+            "x"
+        )
 
 
 async def _cancel_in_a_tool(agent: Agent[None, str]) -> None:
@@ -335,7 +354,7 @@ async def _cancel_in_a_tool(agent: Agent[None, str]) -> None:
 
     model = ScriptedModel([call("stop")])
     with anyio.CancelScope() as scope:
-        await Agent(model, tools=[stop], telemetry=agent._telemetry, trace=agent._trace).run("x")
+        await Agent(model, tools=[stop], telemetry=agent._declared.telemetry, trace=agent._declared.trace).run("x")
 
 
 async def _leave_a_stream(agent: Agent[None, str]) -> None:
@@ -395,3 +414,15 @@ class StartedSpans(SpanProcessor):
 
     def on_start(self, span: Span, parent_context: Context | None = None) -> None:
         self._names.append(span.name)
+
+
+async def test_each_attempt_of_middleware_has_a_span_without_an_error() -> None:
+    class Twice(Middleware):
+        async def model_request(self, request: ModelCall, call_next: Any) -> ModelResponse:
+            await call_next(request)
+            return await call_next(request)
+
+    spans = Spans()
+    agent = Agent(ScriptedModel(["one", "two"], name="m"), middleware=[Twice()], telemetry=spans.telemetry())
+    assert (await agent.run("hi")).output == "two"
+    assert [span.status.status_code for span in spans.named("chat m")] == [StatusCode.UNSET, StatusCode.UNSET]
