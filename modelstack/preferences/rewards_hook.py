@@ -27,20 +27,28 @@ class RewardsHook:
     """Writes what the passes say of each step: rewards, margins, lengths."""
 
     def __init__(self, path: Path, passes: HasMetrics) -> None:
-        """Append to a file of JSON lines."""
+        """Append to a file of JSON lines, which is read once, at the first step."""
         self._path = path
         self._passes = passes
+        self._last_step: int | None = None
+        """Step of the last line; None: the file has not been read."""
 
     def after_step(self, run: Run, report: StepReport) -> None:
         """Write a step's line, in place of lines that a killed process wrote of later steps."""
+        if self._last_step is None or self._last_step >= report.step:
+            self._drop_from(report.step)
         record = {"step": report.step} | {name: round(value, 6) for name, value in self._passes.metrics.items()}
-        kept = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
-        if kept and _step_of(kept[-1]) >= report.step:
-            kept = [line for line in kept if -1 < _step_of(line) < report.step]
-            with replacing(self._path) as temporary:
-                temporary.write_bytes(b"".join(kept))
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(record) + "\n")
+        self._last_step = report.step
+
+    def _drop_from(self, step: int) -> None:
+        """Take lines of a step and of later ones out of the file, and lines that were cut off."""
+        lines = self._path.read_bytes().splitlines(keepends=True) if self._path.exists() else []
+        kept = [line for line in lines if _step_of(line) < step]
+        if len(kept) < len(lines):
+            with replacing(self._path) as temporary:
+                temporary.write_bytes(b"".join(kept))
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the file itself is what is remembered."""

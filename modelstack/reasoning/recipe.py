@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Self
+import math
+from typing import Any, Self
 
 from pydantic import Field, model_validator
 
 from modelstack.reasoning.episodes.worlds import EpisodeRecipe
-from modelstack.reasoning.losses.policy_config import ALGORITHMS, AlgorithmName, PolicyConfig
+from modelstack.reasoning.losses.algorithms import AlgorithmName, configured
+from modelstack.reasoning.losses.policy_config import PolicyConfig
 from modelstack.reasoning.losses.sampler_correction import SamplerCorrection
-from modelstack.reasoning.rollout_loader import SamplingPlan
+from modelstack.reasoning.rollout_loader import RolloutPlan, SamplingPlan
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
 from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
@@ -46,9 +48,12 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
     sampling: SamplingPlan = SamplingPlan()
     episodes: EpisodeRecipe | None = None
     """Tasks are conversations in which the calls of the policy run, and it reads the results; none: one reply."""
+    rollout: RolloutPlan = RolloutPlan()
     algorithm: AlgorithmName = "dapo"
-    policy: PolicyConfig | None = None
-    """In place of the algorithm's own values."""
+    """Fixes how rewards become advantages, the surrogate, the level of its ratio, the divisors and the form of the
+    KL, see `losses.algorithms`."""
+    policy: dict[str, Any] = {}
+    """Numbers of the algorithm in place of its own: `surrogate.epsilon_high` of a clip, `kl.coefficient`."""
     llama: LlamaSampling | None = None
     """Replies are sampled by llama.cpp, on the quantised weights that will be served: set `correction` too. None:
     the model in training samples itself."""
@@ -81,18 +86,35 @@ class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
             raise ValueError("llama samples without a grammar and no episodes: leave it out, or the others")
         if self.algorithm == "ppo":
             raise ValueError("algorithm = 'ppo' needs a critic, which `modelstack ppo` has: run that")
+        config = self.policy_config
+        if self.rollout.n_steps > 1 and not config.uses_ratio:
+            raise ValueError(
+                f"rollout.epochs = {self.rollout.epochs} and rollout.minibatches = {self.rollout.minibatches} "
+                f"contradict algorithm = {self.algorithm!r}, which has no ratio and learns from a rollout once: "
+                f"set both to 1, or take an algorithm with a ratio, such as cispo"
+            )
+        if self.correction is not None and config.old_policy == "sampler":
+            raise ValueError(
+                f"correction contradicts algorithm = {self.algorithm!r}, whose ratio is to the sampler's "
+                f"log-probabilities already: leave the table correction out"
+            )
         return self
 
     @property
     def policy_config(self) -> PolicyConfig:
-        """Return the loss, its constant divisor the sampler's limit."""
-        config = self.policy or ALGORITHMS[self.algorithm]
+        """Return the algorithm with the recipe's numbers; its constant divisor is the sampler's limit."""
+        config = configured(self.algorithm, self.policy)
         return config.model_copy(update={"max_completion_tokens": self.max_tokens})
 
     @property
     def max_tokens(self) -> int:
         """Return the limit of a reply, or of an episode."""
         return self.sampling.max_tokens if self.episodes is None else self.episodes.max_tokens
+
+    def n_steps(self, n_tasks: int) -> int:
+        """Return how many steps the run has; it may end within a rollout where `steps` says so."""
+        n_rollouts = max(1, math.ceil(self.epochs * n_tasks / (self.rows * self.rollout.minibatches)))
+        return self.steps or self.rollout.n_steps * n_rollouts
 
 
 _FREE = ("base", "name", "weights", "max_validation", "checkpoints", "guard", "faults", "probes_every")
@@ -104,3 +126,5 @@ class PolicyResolved(TuningResolved, frozen=True):
     """A recipe with nothing open; a run is held to it."""
 
     recipe: PolicyRecipe
+    policy: PolicyConfig
+    """The algorithm, all of it."""

@@ -1,4 +1,4 @@
-"""Reward, length, entropy and KL over the steps, drawn from the lines of `rewards.jsonl`."""
+"""Reward, length, entropy, KL and what was clipped over the steps, drawn from the lines of `rewards.jsonl`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,22 @@ PANELS = {
     "entropy": ("nats a token", "entropy"),
     "kl": ("nats a token", "KL to the reference"),
     "kl_to_start": ("nats a token", "KL to the start"),
+    "approx_kl": ("nats a token", "KL to the policy that sampled"),
+    "clip_ratio/region_mean": ("share", "tokens that were clipped"),
     "groups/equal": ("share", "groups that teach nothing"),
 }
 SMOOTHING = 0.9
 
 
 def draw_rewards(file: Path, picture: Path) -> None:
-    """Draw what there is of the panels, each as it is and smoothed."""
+    """Draw the panels that are not 0 throughout, each as it is and smoothed."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     records = [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-    shown = {name: panel for name, panel in PANELS.items() if any(name in record for record in records)}
+    shown = {name: panel for name, panel in PANELS.items() if any(record.get(name) for record in records)}
     figure, axes = pyplot.subplots(
         1, len(shown), figsize=(3.6 * len(shown), 3.2), layout="constrained", squeeze=False
     )

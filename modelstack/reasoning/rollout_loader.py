@@ -1,44 +1,39 @@
-"""The `Loader` of reinforcement learning: a batch is a prompt's replies, sampled now from the model in training.
+"""The `Loader` of reinforcement learning: a batch is a prompt's replies, sampled from the model in training.
 
-A batch is asked for right before it is learnt from, and all batches of a step before the optimizer moves, so the
-policy that sampled is the policy that is trained. What is sampled depends on the weights, the seed and the place
-in the order alone: a run that is killed and goes on samples the same again.
+A rollout is sampled right before it is learnt from, all prompts at once. It is learnt from in one step, or in
+several: cut into minibatches, and gone through some times. The policy moves meanwhile, so the trainer's
+log-probabilities are stored at the rollout, and a rollout that is not used up is part of the state. A new one
+depends on weights, seed and place in the order alone. So a run that is killed and resumed has the same replies.
 
-Letters: G replies of a prompt, T tokens of a row.
+Letters: N prompts of a rollout.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import replace
 from typing import Any
 
-import torch
 from pydantic import BaseModel, Field
-from torch import Tensor
 
 from modelstack.architecture.losses import IGNORED
-from modelstack.data.batches import Batch
 from modelstack.data.order import Order
 from modelstack.errors import UserError
-from modelstack.inference.sampling import LegalTokens
-from modelstack.reasoning.losses.advantages import (
-    Scale,
-    group_advantages,
-    informative_groups,
-    leave_one_out_advantages,
-)
-from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler, completion_of
+from modelstack.reasoning.losses.advantages import advantages_of
+from modelstack.reasoning.losses.kl import kl_penalised_rewards
+from modelstack.reasoning.losses.policy_config import PolicyConfig
+from modelstack.reasoning.policy_log_probs import PolicyLogProbs
+from modelstack.reasoning.rollout_batch import RolloutBatch, judged_batch, reward_values_of
+from modelstack.reasoning.rollout_state import rollout_of, rollout_state
+from modelstack.reasoning.sampling.sampled import Asked, Sampler
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
-from modelstack.reasoning.verifiers.rewards import Reward
 from modelstack.tokenizer.chat import ChatEncoder
 
 
 class SamplingPlan(BaseModel, frozen=True, extra="forbid"):
-    """How replies are sampled and compared."""
+    """How replies are sampled."""
 
     group: int = Field(default=8, ge=2)
     """Replies to a prompt."""
@@ -47,51 +42,30 @@ class SamplingPlan(BaseModel, frozen=True, extra="forbid"):
     grammar: bool = False
     """Whether replies are held to what can be right by their form, as serving holds them: calls of the task's
     tools (the verifiers calls, effects and outcome), JSON of its schema (json)."""
-    baseline: Scale | None = "group"
-    """Whose deviation advantages are divided by ("none": Dr. GRPO); None: leave-one-out (RLOO)."""
     refill: int = Field(default=0, ge=0)
     """Prompts that are tried in place of one whose replies are all worth the same (DAPO's dynamic sampling)."""
     mask_truncated: bool = False
     """Whether replies that were cut off are left out of the loss."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class RolloutBatch(Batch):
-    """G replies to one prompt; labels are the tokens that the policy chose, at the places that predict them."""
+class RolloutPlan(BaseModel, frozen=True, extra="forbid"):
+    """How a rollout is learnt from: `epochs * minibatches` steps of the optimizer."""
 
-    advantages_G: Tensor = field(kw_only=True)
-    sampler_log_probs_GT: Tensor = field(kw_only=True)
-    """As the sampler had them; 0 where there is no label."""
-    n_shared: int = field(kw_only=True)
-    """Leading tokens that all rows have in common, before the first place with a label."""
-    legal_P: tuple[LegalTokens | None, ...] | None = field(kw_only=True)
-    """What a grammar allowed at each place with a label, row by row; None: everything at all of them."""
-    task: PolicyTask = field(kw_only=True)
-    replies: tuple[str, ...] = field(kw_only=True)
-    rewards: tuple[Reward, ...] = field(kw_only=True)
-    is_truncated: tuple[bool, ...] = field(kw_only=True)
-    n_tries: int = field(kw_only=True)
-    """Prompts that were sampled until this one."""
-    tried_rewards: tuple[float, ...] = field(kw_only=True)
-    """Of the replies to all of them: what the policy earns, where `rewards` are those of groups that teach."""
-
-    def to(self, device: torch.device) -> RolloutBatch:
-        """Return the batch, whose tensors go to the device one by one where they are read."""
-        return self
+    epochs: int = Field(default=1, ge=1)
+    """Times that all replies are gone through, after the first in another order each (TRL's num_iterations, verl's
+    ppo_epochs)."""
+    minibatches: int = Field(default=1, ge=1)
+    """Steps of an epoch; each has `rows` prompts, so a rollout has `rows * minibatches` (TRL's
+    steps_per_generation)."""
 
     @property
-    def reward_values(self) -> list[float]:
-        """Return the rewards of the replies that could be judged."""
-        return [reward.value for reward in self.rewards if reward.value is not None]
-
-    @property
-    def is_informative(self) -> bool:
-        """Say whether some replies are worth more than others."""
-        return bool(informative_groups(_values(self.rewards))[0])
+    def n_steps(self) -> int:
+        """Return the optimizer's steps on one rollout."""
+        return self.epochs * self.minibatches
 
 
 class RolloutLoader:
-    """Asks a sampler, for all prompts of a step at once; see the module."""
+    """Asks a sampler whenever the last rollout is used up; see the module."""
 
     def __init__(
         self,
@@ -99,9 +73,13 @@ class RolloutLoader:
         tasks: Sequence[PolicyTask],
         encoder: ChatEncoder,
         reward: GuardedReward,
+        config: PolicyConfig,
         plan: SamplingPlan,
         seed: int,
         n_prompts: int = 1,
+        *,
+        rollout: RolloutPlan | None = None,
+        log_probs: PolicyLogProbs | None = None,
     ) -> None:
         """Stand before the first prompt.
 
@@ -110,63 +88,84 @@ class RolloutLoader:
             tasks: What is asked, in another order in each epoch.
             encoder: Writes prompts and reads replies.
             reward: Judges them.
-            plan: How many replies, and what they are compared with.
+            config: The algorithm, which says how rewards become advantages.
+            plan: How many replies.
             seed: Of order and samples.
-            n_prompts: Of an optimizer step, whose weights all of them are sampled from.
+            n_prompts: Of an optimizer step.
+            rollout: How often the replies are learnt from; None: once.
+            log_probs: The trainer's, asked when a rollout was sampled; None: neither a reference nor old
+                log-probabilities are needed.
 
         Raises:
-            UserError: There is no task.
+            UserError: There is no task, or the trainer's log-probabilities are needed and not given.
         """
         if not tasks:
             raise UserError("there is no task to train on; name files with some")
         self._sampler, self._tasks, self._encoder = sampler, tasks, encoder
-        self._reward, self._plan, self._seed, self._n_prompts = reward, plan, seed, n_prompts
+        self._reward, self._config, self._plan, self._seed = reward, config, plan, seed
+        self._epochs = 1 if rollout is None else rollout.epochs
+        self._n_prompts = n_prompts if rollout is None else n_prompts * rollout.minibatches
+        self._log_probs = log_probs
+        self._with_old = config.has_kl_reward or (rollout is not None and rollout.n_steps > 1)
+        if log_probs is None and self._with_old:
+            raise UserError("several steps on a rollout, or a KL in the reward, need log_probs: the trainer's")
+        if config.has_kl_reward and (log_probs is None or log_probs.reference is None):
+            raise UserError("the algorithm has a KL in the reward: give log_probs a reference")
         self._prompts = [tuple(task.prompt_ids(encoder)) for task in tasks]
         self._n_drawn = 0
         self._n_given = 0
         self._n_tokens = 0
-        self._waiting: deque[RolloutBatch] = deque()
-        """Of this step, sampled and not yet given."""
+        self._rollout: tuple[RolloutBatch, ...] = ()
+        """The one that is being learnt from; empty: the next batch is of a new one."""
 
     def __iter__(self) -> Iterator[RolloutBatch]:
         """Go on with the next batch."""
         return self
 
     def __next__(self) -> RolloutBatch:
-        """Give the next prompt's replies; the first of a step samples for all of it."""
-        if not self._waiting:
-            self._waiting.extend(self._step())
-        batch = self._waiting.popleft()
+        """Give the next prompt's replies; sample where none are left."""
+        if not self._rollout:
+            self._rollout = tuple(self._sampled())
+        N = len(self._rollout)
+        pass_number, at = divmod(self._n_given, N)
+        epoch = pass_number % self._epochs
+        place = at if epoch == 0 else Order(N, self._seed, pass_number, "replies").document(at)
+        batch = replace(self._rollout[place], position=self._n_given)
         self._n_given += 1
         self._n_tokens += int((batch.labels_BT != IGNORED).sum())
+        if self._n_given % (N * self._epochs) == 0:
+            self._rollout = ()
         return batch
+
+    def discard_rollout(self) -> None:
+        """Leave out what is left of a rollout: after a roll-back its replies are of weights that are gone."""
+        n_of_rollout = len(self._rollout) * self._epochs
+        if n_of_rollout:
+            self._n_given += n_of_rollout - self._n_given % n_of_rollout
+            self._rollout = ()
 
     @property
     def n_tokens(self) -> int:
-        """Return how many tokens of replies were learnt from."""
+        """Return how many tokens of replies were learnt from, each as often as it was given."""
         return self._n_tokens
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the place in the order.
-
-        Raises:
-            UserError: Some of a step's batches were not asked for yet: weights have moved when they are again.
-        """
-        if self._waiting:
-            raise UserError(
-                f"{len(self._waiting)} of a step's {self._n_prompts} prompts are sampled and not given: save "
-                f"between steps, with n_prompts the batches of a step"
-            )
-        return {"n_drawn": self._n_drawn, "n_given": self._n_given, "n_tokens": self._n_tokens}
+        """Return the place in the order, and the rollout that is being learnt from."""
+        return {
+            "n_drawn": self._n_drawn,
+            "n_given": self._n_given,
+            "n_tokens": self._n_tokens,
+            "rollout": [rollout_state(batch, self._tasks) for batch in self._rollout],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go to a place in the order."""
         self._n_drawn, self._n_given = state["n_drawn"], state["n_given"]
         self._n_tokens = state["n_tokens"]
-        self._waiting.clear()
+        self._rollout = tuple(rollout_of(each, self._tasks) for each in state["rollout"])
 
-    def _step(self) -> list[RolloutBatch]:
-        """Sample a step's prompts, and others in the place of those whose replies are all worth the same."""
+    def _sampled(self) -> list[RolloutBatch]:
+        """Sample a rollout, and other prompts in the place of those whose replies are all worth the same."""
         found: dict[int, RolloutBatch] = {}
         tried: dict[int, tuple[float, ...]] = dict.fromkeys(range(self._n_prompts), ())
         to_do = list(range(self._n_prompts))
@@ -175,12 +174,38 @@ class RolloutLoader:
             for place, each, replies in zip(
                 to_do, asked, self._sampler.sample(asked, self._plan.group), strict=True
             ):
-                found[place] = self._judged(each, replies, self._n_given + place, n_tries, tried[place])
+                found[place] = judged_batch(
+                    each,
+                    replies,
+                    self._encoder,
+                    self._reward,
+                    self._config.advantage,
+                    mask_truncated=self._plan.mask_truncated,
+                    n_tries=n_tries,
+                    tried_rewards=tried[place],
+                )
                 tried[place] = found[place].tried_rewards
             to_do = [place for place in to_do if not found[place].is_informative]
             if not to_do:
                 break
-        return [found[place] for place in range(self._n_prompts)]
+        return [self._at_rollout(found[place]) for place in range(self._n_prompts)]
+
+    def _at_rollout(self, batch: RolloutBatch) -> RolloutBatch:
+        """Return a batch with the log-probabilities of the moment, and the KL's price in its advantages."""
+        if self._log_probs is None:
+            return batch
+        batch = self._log_probs.at_rollout(batch, with_old=self._with_old)
+        if not self._config.has_kl_reward:
+            return batch
+        assert batch.old_log_probs_GT is not None and batch.ref_log_probs_GT is not None
+        rewards_G = kl_penalised_rewards(
+            reward_values_of(batch.rewards)[0],
+            batch.old_log_probs_GT,
+            batch.ref_log_probs_GT,
+            batch.labels_BT != IGNORED,
+            self._config.kl.coefficient,
+        )
+        return replace(batch, advantages_G=advantages_of(rewards_G[None], self._config.advantage)[0])
 
     def _drawn(self) -> Asked:
         epoch, position = divmod(self._n_drawn, len(self._tasks))
@@ -188,76 +213,3 @@ class RolloutLoader:
         seed = int.from_bytes(hashlib.sha256(f"{self._seed} {self._n_drawn}".encode()).digest()[:7], "big")
         self._n_drawn += 1
         return Asked(self._tasks[number], self._prompts[number], seed)
-
-    def _judged(
-        self,
-        asked: Asked,
-        sampled: Sequence[Sampled],
-        position: int,
-        n_tries: int,
-        tried: tuple[float, ...],
-    ) -> RolloutBatch:
-        completions = [completion_of(each, self._encoder) for each in sampled]
-        rewards = self._reward.score_batch([(asked.task.item, each) for each in completions])
-        values_1G, baseline = _values(rewards), self._plan.baseline
-        advantages_1G = (
-            leave_one_out_advantages(values_1G) if baseline is None else group_advantages(values_1G, baseline)
-        )
-        rows = [_Row(asked.prompt_ids, each, self._plan.mask_truncated and each.is_truncated) for each in sampled]
-        T = max(len(row) for row in rows)
-        return RolloutBatch(
-            torch.stack([row.ids(T) for row in rows]),
-            torch.stack([row.labels(T) for row in rows]),
-            torch.zeros((len(rows), T), dtype=torch.int64),
-            position,
-            advantages_G=advantages_1G[0],
-            sampler_log_probs_GT=torch.stack([row.log_probs(T) for row in rows]),
-            n_shared=len(asked.prompt_ids) - 1,
-            legal_P=_legal(rows),
-            task=asked.task,
-            replies=tuple(each.text for each in completions),
-            rewards=tuple(rewards),
-            is_truncated=tuple(each.is_truncated for each in sampled),
-            n_tries=n_tries,
-            tried_rewards=(*tried, *(reward.value for reward in rewards if reward.value is not None)),
-        )
-
-
-def _values(rewards: Sequence[Reward]) -> Tensor:
-    return torch.tensor([[reward.value if reward.value is not None else torch.nan for reward in rewards]])
-
-
-class _Row:
-    """A prompt with one reply, as a row of a batch: all but the last token, each predicting the next."""
-
-    def __init__(self, prompt_ids: tuple[int, ...], sampled: Sampled, is_left_out: bool) -> None:
-        self._sampled, self._prompt = sampled, prompt_ids
-        n = len(sampled.ids)
-        self._learnt = [False] * n if is_left_out else list(sampled.is_chosen or (True,) * n)
-
-    def __len__(self) -> int:
-        return len(self._prompt) - 1 + len(self._sampled.ids)
-
-    def ids(self, n_tokens: int) -> Tensor:
-        whole = (*self._prompt, *self._sampled.ids)[:-1]
-        return torch.tensor([*whole, *(0,) * (n_tokens - len(whole))])
-
-    def labels(self, n_tokens: int) -> Tensor:
-        return self._at_places(self._sampled.ids, n_tokens, IGNORED)
-
-    def log_probs(self, n_tokens: int) -> Tensor:
-        return self._at_places(self._sampled.log_probs, n_tokens, 0.0)
-
-    def legal(self) -> list[LegalTokens | None]:
-        sets = self._sampled.legal or (None,) * len(self._learnt)
-        return [legal for legal, is_learnt in zip(sets, self._learnt, strict=True) if is_learnt]
-
-    def _at_places(self, values: Sequence[float], n_tokens: int, nothing: float) -> Tensor:
-        learnt = [value if yes else nothing for value, yes in zip(values, self._learnt, strict=True)]
-        before = len(self._prompt) - 1
-        return torch.tensor([*(nothing,) * before, *learnt, *(nothing,) * (n_tokens - len(self))])
-
-
-def _legal(rows: Sequence[_Row]) -> tuple[LegalTokens | None, ...] | None:
-    found = tuple(legal for row in rows for legal in row.legal())
-    return None if all(legal is None for legal in found) else found

@@ -19,7 +19,8 @@ from modelstack.reasoning.answers import BEFORE_FILE, REPLIES_FILE, measured_aft
 from modelstack.reasoning.episodes.worlds import opened_worlds
 from modelstack.reasoning.own_sampler import Episodes, own_sampler
 from modelstack.reasoning.policy_data import PolicyTasks, read_policy_data
-from modelstack.reasoning.policy_passes import PolicyPasses, Reference
+from modelstack.reasoning.policy_log_probs import PolicyLogProbs, Reference
+from modelstack.reasoning.policy_passes import PolicyPasses
 from modelstack.reasoning.recipe import FREE, PolicyRecipe, PolicyResolved
 from modelstack.reasoning.rewards_plot import REWARDS_PLOT, draw_rewards
 from modelstack.reasoning.rollout_loader import RolloutLoader
@@ -37,7 +38,7 @@ from modelstack.sft.sealing import moved_weights, seal_training, write_trained
 from modelstack.sft.stage import Stage
 from modelstack.sft.stage_record import Evaluation
 from modelstack.sft.starting_point import StartingPoint, starting_point
-from modelstack.sft.tuning_run import TuningPlace, claimed, guarded_run, steps_of, take_steps, tuning_place
+from modelstack.sft.tuning_run import TuningPlace, claimed, guarded_run, take_steps, tuning_place
 from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.loop import Hook, Run
 from modelstack.train.schedules import schedule
@@ -66,7 +67,12 @@ def reinforce(recipe: PolicyRecipe, path: Path, console: Console) -> Stage | Non
 
 def _reinforce(recipe: PolicyRecipe, place: TuningPlace) -> Stage | None:
     start = starting_point(recipe.base, recipe.weights)
-    resolved = PolicyResolved(**resolved_parts(recipe, start))
+    resolved = PolicyResolved(**resolved_parts(recipe, start), policy=recipe.policy_config)
+    if recipe.rollout.n_steps > 1 and resolved.lora is not None and resolved.lora.dropout:
+        raise UserError(
+            f"lora.dropout is {resolved.lora.dropout} and a rollout is learnt from in {recipe.rollout.n_steps} "
+            f"steps: a ratio of two policies with other weights left out is noise, set it to 0"
+        )
     if finished := claimed(resolved, place, FREE):
         return finished
     data = read_policy_data(recipe)
@@ -96,10 +102,7 @@ def _trained(
         before = measured_before(place.path / BEFORE_FILE, base, data.held_back, greedy, recipe, reward)
     with ExitStack() as stack:
         sampler = _sampler(base, recipe, data.training, episodes, stack)
-        loader = RolloutLoader(
-            sampler, data.training, base.encoder, reward, recipe.sampling, recipe.seed, recipe.rows
-        )
-        run, supervisor = _assemble(resolved, base, loader, len(data.training), place)
+        run, supervisor, loader = _assemble(resolved, base, data.training, sampler, reward, place)
         if not take_steps(run, supervisor, place.display):
             return None
     with place.display.preparing() as told:
@@ -118,13 +121,20 @@ def _trained(
         what=(
             f"Reinforcement learning ({recipe.algorithm}, {recipe.data.verifier}) of {resolved.parent.name}, "
             f"{moved_weights(resolved.lora)}: {run.state.step:,} steps of {recipe.rows} prompts with "
-            f"{recipe.sampling.group} replies each, from {len(data.training):,} tasks."
+            f"{recipe.sampling.group} replies each{_reused(recipe)}, from {len(data.training):,} tasks."
         ),
         data=data.manifest,
         evaluation=Evaluation(before=before, after=after),
         n_tokens=loader.n_tokens,
         parts=[*parts, REWARDS_FILE, REWARDS_PLOT],
     )
+
+
+def _reused(recipe: PolicyRecipe) -> str:
+    plan = recipe.rollout
+    if plan.n_steps == 1:
+        return ""
+    return f", {plan.n_steps} steps on a rollout of {plan.minibatches * recipe.rows} prompts"
 
 
 def _own_sampler(base: Base, recipe: PolicyRecipe, episodes: Episodes | None, temperature: float) -> Sampler:
@@ -162,18 +172,38 @@ def _sampler(
 
 
 def _assemble(
-    resolved: PolicyResolved, base: Base, loader: RolloutLoader, n_tasks: int, place: TuningPlace
-) -> tuple[Run, GuardedRun]:
-    recipe = resolved.recipe
-    n_steps = steps_of(recipe, n_tasks)
+    resolved: PolicyResolved,
+    base: Base,
+    tasks: Sequence[PolicyTask],
+    sampler: Sampler,
+    reward: GuardedReward,
+    place: TuningPlace,
+) -> tuple[Run, GuardedRun, RolloutLoader]:
+    recipe, config = resolved.recipe, resolved.policy
+    n_steps = recipe.n_steps(len(tasks))
     state = trained_state(base.model, recipe, resolved.lora)
-    config = recipe.policy_config
-    reference = Reference(base.model) if config.kl is not None or recipe.watch_kl else None
-    passes = PolicyPasses(base.model, config, recipe.sampling.temperature, reference, recipe.correction)
+    # After the state: its optimizer may have cast the weights.
+    reference = Reference(base.model) if config.kl.coefficient > 0 or recipe.watch_kl else None
+    log_probs = PolicyLogProbs(base.model, recipe.sampling.temperature, reference)
+    passes = PolicyPasses(log_probs, config, recipe.correction)
     state.passes = passes
+    loader = RolloutLoader(
+        sampler,
+        tasks,
+        base.encoder,
+        reward,
+        config,
+        recipe.sampling,
+        recipe.seed,
+        recipe.rows,
+        rollout=recipe.rollout,
+        log_probs=log_probs,
+    )
     hooks: dict[str, Hook] = {
         "metrics": place.metrics,
         "rewards": RewardsHook(place.path / REWARDS_FILE, passes),
     }
     factor = schedule(recipe.schedule.over(n_steps))
-    return guarded_run(recipe, state, loader, n_steps, factor, place.folder, place.event, hooks)
+    run, supervisor = guarded_run(recipe, state, loader, n_steps, factor, place.folder, place.event, hooks)
+    supervisor.on_roll_back = lambda run: loader.discard_rollout()
+    return run, supervisor, loader

@@ -19,10 +19,32 @@ import torch
 from torch import Tensor
 
 from modelstack.errors import UserError
+from modelstack.reasoning.losses.policy_config import AdvantageEstimator
 
 Scale = Literal["group", "batch", "none"]
 EPSILON = 1e-4
 """Added to deviations: a group of nearly equal rewards must not be blown up."""
+
+
+def advantages_of(rewards_PG: Tensor, estimator: AdvantageEstimator) -> Tensor:
+    """Return the advantages of an algorithm, [P, G].
+
+    Args:
+        rewards_PG: NaN where a completion could not be judged.
+        estimator: `PolicyConfig.advantage`.
+
+    Raises:
+        UserError: It needs a critic.
+    """
+    match estimator:
+        case "group_normalised":
+            return group_advantages(rewards_PG, "group")
+        case "group_centred":
+            return group_advantages(rewards_PG, "none")
+        case "leave_one_out":
+            return leave_one_out_advantages(rewards_PG)
+        case "critic":
+            raise UserError("advantages from a critic are those of tokens: see gae.generalised_advantages")
 
 
 def group_advantages(rewards_PG: Tensor, scale: Scale = "group") -> Tensor:

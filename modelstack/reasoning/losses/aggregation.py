@@ -4,12 +4,12 @@
 |---|---|---|
 | sequence_mean | each completion's tokens, then completions | a token of a short completion weighs more (GRPO) |
 | token_mean | tokens of the step | long completions weigh more (DAPO) |
-| batch_token_mean | tokens of the micro-batch, then micro-batches | as token_mean, but not the same (BNPO) |
+| prompt_token_mean | tokens of a prompt's replies, then prompts | prompts weigh the same (TRL's bnpo) |
 | constant | completions times the sampler's limit | length has no influence (Dr. GRPO) |
 | sequence_sum | completions | completions weigh by their length (LUSPO) |
 
 With `StepTotals` the losses, and so the gradients, of a step's micro-batches and ranks add up to those of one
-large batch; only batch_token_mean is defined by micro-batches.
+large batch; prompt_token_mean takes a micro-batch for the replies to one prompt.
 
 Letters: B completions, T tokens.
 """
@@ -45,7 +45,7 @@ def aggregate(
         return (masked_BT.sum(-1) / mask_BT.sum(-1).clamp(min=1)).sum() / n_sequences
     if aggregation == "token_mean":
         return masked_BT.sum() / (mask_BT.sum().clamp(min=1) if totals is None else totals.n_tokens)
-    if aggregation == "batch_token_mean":
+    if aggregation == "prompt_token_mean":
         return masked_BT.sum() / mask_BT.sum().clamp(min=1) * len(mask_BT) / n_sequences
     if aggregation == "constant":
         return masked_BT.sum() / (n_sequences * max_completion_tokens)

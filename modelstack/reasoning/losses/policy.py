@@ -1,7 +1,7 @@
 """The loss on sampled completions: surrogate, sampler's correction, KL term, one number.
 
-GRPO, DAPO, Dr. GRPO, GSPO, CISPO, SAPO, VESPO, LUSPO, RLOO, REINFORCE, prime-rl's and PPO's are rows of
-`policy_config.ALGORITHMS`; the formulas are in `ratios`, `surrogates`, `kl` and `aggregation`.
+GRPO, DAPO, Dr. GRPO, GSPO, CISPO, SAPO, VESPO, LUSPO, RLOO, REINFORCE, prime-rl's and PPO's are declared in
+`algorithms`; the formulas are in `ratios`, `surrogates`, `kl` and `aggregation`.
 
 Letters: B completions, T tokens.
 """
@@ -37,7 +37,7 @@ def policy_loss(rollouts: Rollouts, config: PolicyConfig, totals: StepTotals | N
     if x.correction is not None and config.surrogate.name not in USE_CORRECTION:
         loss = loss * x.correction
     metrics = _metrics(x, config, rollouts.entropy_BT)
-    if config.kl is not None:
+    if config.has_kl_loss:
         kl_BT = _kl(rollouts, config, x)
         loss = loss + config.kl.coefficient * kl_BT
         metrics["kl"] = _masked_mean(kl_BT, mask_BT)
@@ -61,9 +61,8 @@ def _surrogate_input(rollouts: Rollouts, config: PolicyConfig, mask_BT: Tensor) 
 
 
 def _kl(rollouts: Rollouts, config: PolicyConfig, x: SurrogateInput) -> Tensor:
-    assert config.kl is not None
     if rollouts.ref_log_probs_BT is None:
-        raise UserError("the algorithm has a KL term: give ref_log_probs_BT, or set kl = none")
+        raise UserError("the algorithm has a KL term: give ref_log_probs_BT, or set kl.coefficient = 0")
     ref_BT = rollouts.ref_log_probs_BT.where(x.mask_BT, 0)
     kl_BT = kl_estimate(x.log_probs_BT, ref_BT, config.kl.estimator)
     return kl_BT * x.ratio if config.kl.importance_corrected else kl_BT
@@ -71,9 +70,18 @@ def _kl(rollouts: Rollouts, config: PolicyConfig, x: SurrogateInput) -> Tensor:
 
 @torch.no_grad()
 def _metrics(x: SurrogateInput, config: PolicyConfig, entropy_BT: Tensor | None) -> dict[str, Tensor]:
-    """Return how far policy and old policy are apart, and the share of what was clipped or dropped."""
+    """Return how far policy and old policy are apart, and the share of what was clipped or dropped.
+
+    `approx_kl` estimates KL(old, new) in nats a token; ratios are those of the algorithm's level.
+    """
     r, A, surrogate = x.ratio, x.advantages, config.surrogate
-    metrics = {"approx_kl": _masked_mean(torch.expm1(x.token_log_ratio_BT) - x.token_log_ratio_BT, x.mask_BT)}
+    r_BT = r.expand(x.mask_BT.shape).where(x.mask_BT, 1)
+    metrics = {
+        "approx_kl": _masked_mean(torch.expm1(x.token_log_ratio_BT) - x.token_log_ratio_BT, x.mask_BT),
+        "ratio/mean": _masked_mean(r, x.mask_BT),
+        "ratio/min": r_BT.amin(),
+        "ratio/max": r_BT.amax(),
+    }
     if entropy_BT is not None:
         metrics["entropy"] = _masked_mean(entropy_BT, x.mask_BT)
     if isinstance(surrogate, Clip):

@@ -1,22 +1,6 @@
-"""Algorithms as data: a surrogate of the policy gradient, whose ratio it reads, how token losses are added up.
+"""The parts that an algorithm is put together from, and the check that they fit; `algorithms` has the named ones.
 
-GRPO and its relatives differ in these three choices, in how rewards become advantages (`advantages`), and in
-little else. So an algorithm here is a row of `ALGORITHMS`, and one of your own is another row.
-
-| name | source |
-|---|---|
-| grpo | DeepSeekMath, 2402.03300, with its KL term; R1 (2501.12948) has the same |
-| bnpo, dapo | token mean over the micro-batch; over the step, with a wider upper clip: DAPO, 2503.14476 |
-| dr_grpo | a constant divisor, so that length does not matter; advantages without deviation: 2503.20783 |
-| gspo, gspo_token | the ratio of whole sequences: GSPO, 2507.18071 sections 4.1 and 4.3 |
-| cispo | every token keeps a gradient, its weight is capped: MiniMax-M1, 2506.13585 |
-| sapo | a sigmoid instead of a clip: SAPO, 2511.20347 |
-| vespo | a gamma weight of the sequence's ratio: VESPO, 2602.10693 |
-| luspo | GSPO whose sequences count by their length: LUSPO, 2602.05261 |
-| rloo | sequence ratio, not averaged over tokens; leave-one-out advantages: 2402.14740 |
-| reinforce | no ratio at all, on policy; nanochat's |
-| prime_rl | tokens that have moved too far are dropped: prime-rl's default loss, DPPO (2602.04879) |
-| ppo | Schulman et al., 1707.06347; advantages by token from a critic (`gae`) |
+Letters and formulas: `advantages`, `ratios`, `surrogates`, `kl` and `aggregation`.
 """
 
 from __future__ import annotations
@@ -25,25 +9,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-RatioLevel = Literal["token", "sequence_mean", "sequence_token", "sequence_sum"]
-Aggregation = Literal["sequence_mean", "token_mean", "batch_token_mean", "constant", "sequence_sum"]
+RatioLevel = Literal["token", "sequence_mean", "sequence_sum"]
+Aggregation = Literal["sequence_mean", "token_mean", "prompt_token_mean", "constant", "sequence_sum"]
 KlEstimator = Literal["k1", "k2", "k3"]
-AlgorithmName = Literal[
-    "grpo",
-    "bnpo",
-    "dapo",
-    "dr_grpo",
-    "gspo",
-    "gspo_token",
-    "cispo",
-    "sapo",
-    "vespo",
-    "luspo",
-    "rloo",
-    "reinforce",
-    "prime_rl",
-    "ppo",
-]
+AdvantageEstimator = Literal["group_normalised", "group_centred", "leave_one_out", "critic"]
+OldPolicy = Literal["trainer", "sampler"]
+KlPlace = Literal["loss", "reward"]
 
 
 class _Frozen(BaseModel):
@@ -114,57 +85,71 @@ Surrogate = Annotated[Clip | Cispo | Sapo | Vespo | Reinforce | ProbabilityMask,
 
 
 class KlTerm(_Frozen):
-    """What distance from the reference costs, as a part of the loss. In the reward: `kl_penalised_rewards`."""
+    """Price of the distance from the reference; only the coefficient varies within an algorithm."""
 
-    coefficient: float = Field(default=0.04, gt=0)
-    """DeepSeekMath's; verl has 0.001, open-instruct 0.05."""
+    coefficient: float = Field(default=0.0, ge=0)
+    """0: no term, and no reference is needed. DeepSeekMath has 0.04, verl 0.001, open-instruct 0.05."""
+    place: KlPlace = "loss"
+    """A term of each token's loss, or subtracted from a reply's reward before advantages are estimated."""
     estimator: KlEstimator = "k3"
     """As a loss: k2's gradient is the KL's on policy, k3's a biased one, k1's is 0 on average, see `kl`."""
     importance_corrected: bool = False
     """Multiply by the ratio, with gradient (DeepSeek-V3.2, 2512.02556): k3's gradient is then the KL's, off policy
     too."""
 
+    @model_validator(mode="after")
+    def _form_is_known(self) -> Self:
+        if self.place == "reward" and (self.estimator != "k1" or self.importance_corrected):
+            raise ValueError(
+                "a KL in the reward is the plain sum of k1 (kl_penalised_rewards): set estimator = 'k1'"
+            )
+        if self.place == "loss" and self.estimator == "k1" and not self.importance_corrected:
+            raise ValueError(
+                "k1 as a loss has a gradient of zero mean, it holds nothing: take k2 or k3, make it "
+                "importance_corrected, or put k1 in the reward (place = 'reward')"
+            )
+        return self
+
 
 class PolicyConfig(_Frozen):
-    """One algorithm."""
+    """One algorithm: all of it is fixed by its name but the surrogate's numbers and the KL's coefficient."""
 
+    advantage: AdvantageEstimator = "group_normalised"
+    """How rewards become advantages, see `advantages`."""
     surrogate: Surrogate = Clip()
     ratio: RatioLevel = "token"
     """Whose ratio new / old, see `ratios`."""
+    old_policy: OldPolicy = "trainer"
+    """Denominator of the ratio: the trainer's log-probabilities from the time of the rollout, or the sampler's."""
     aggregation: Aggregation = "sequence_mean"
     """What divides sums of token losses, see `aggregation`."""
+    kl: KlTerm = KlTerm()
     max_completion_tokens: int = Field(default=512, ge=1)
     """Of `constant`: the sampler's limit."""
-    kl: KlTerm | None = None
 
     @model_validator(mode="after")
     def _goes_together(self) -> Self:
-        if self.kl is not None and self.kl.estimator == "k1" and not self.kl.importance_corrected:
-            raise ValueError(
-                "k1 as a loss has a gradient of zero mean, it holds nothing: take k2 or k3, make it "
-                "importance_corrected, or put k1 in the reward (kl_penalised_rewards)"
-            )
         if self.surrogate.name in ("vespo", "probability_mask") and self.ratio != "token":
             raise ValueError(f"{self.surrogate.name} reads token ratios: set ratio = 'token', not {self.ratio!r}")
         return self
 
+    @property
+    def has_kl_loss(self) -> bool:
+        """Return whether the loss has a KL term."""
+        return self.kl.place == "loss" and self.kl.coefficient > 0
 
-ALGORITHMS: dict[AlgorithmName, PolicyConfig] = {
-    "grpo": PolicyConfig(kl=KlTerm()),
-    "bnpo": PolicyConfig(aggregation="batch_token_mean"),
-    "dapo": PolicyConfig(surrogate=Clip(epsilon_high=0.28), aggregation="token_mean"),
-    "dr_grpo": PolicyConfig(aggregation="constant"),
-    "gspo": PolicyConfig(surrogate=Clip(epsilon_low=3e-4, epsilon_high=4e-4), ratio="sequence_mean"),
-    "gspo_token": PolicyConfig(surrogate=Clip(epsilon_low=3e-4, epsilon_high=4e-4), ratio="sequence_token"),
-    "cispo": PolicyConfig(surrogate=Cispo(), aggregation="token_mean"),
-    "sapo": PolicyConfig(surrogate=Sapo()),
-    "vespo": PolicyConfig(surrogate=Vespo(), aggregation="token_mean"),
-    "luspo": PolicyConfig(
-        surrogate=Clip(epsilon_low=3e-4, epsilon_high=4e-4), ratio="sequence_mean", aggregation="sequence_sum"
-    ),
-    "rloo": PolicyConfig(ratio="sequence_sum"),
-    "reinforce": PolicyConfig(surrogate=Reinforce(), aggregation="token_mean"),
-    "prime_rl": PolicyConfig(surrogate=ProbabilityMask(), aggregation="token_mean"),
-    "ppo": PolicyConfig(aggregation="token_mean"),
-}
-"""Published settings; change one by `model_copy` or in a recipe."""
+    @property
+    def has_kl_reward(self) -> bool:
+        """Return whether rewards are reduced by the KL."""
+        return self.kl.place == "reward" and self.kl.coefficient > 0
+
+    @property
+    def uses_ratio(self) -> bool:
+        """Return whether the loss corrects for a policy that has moved since the rollout."""
+        return not isinstance(self.surrogate, Reinforce)
+
+    @property
+    def teaches_equal_rewards(self) -> bool:
+        """Return whether replies without advantages have a gradient: that of a KL, or of squared log ratios."""
+        has_squares = isinstance(self.surrogate, ProbabilityMask) and self.surrogate.squared_coefficient > 0
+        return self.kl.coefficient > 0 or has_squares

@@ -6,7 +6,6 @@ With x = log p - log p_old of a token and N tokens in a completion:
 |---|---|---|
 | token | x | PPO, GRPO, DAPO |
 | sequence_mean | sum x / N, [B, 1] | GSPO |
-| sequence_token | the same number, each token with its own gradient | GSPO-token |
 | sequence_sum | sum x, [B, 1] | RLOO |
 
 Letters: B completions, T tokens.
@@ -32,7 +31,4 @@ def level_log_ratio(log_ratio_BT: Tensor, mask_BT: Tensor, level: RatioLevel) ->
     sum_B1 = log_ratio_BT.sum(-1, keepdim=True)
     if level == "sequence_sum":
         return sum_B1
-    mean_B1 = sum_B1 / mask_BT.sum(-1, keepdim=True).clamp(min=1)
-    if level == "sequence_mean":
-        return mean_B1
-    return mean_B1.detach() + log_ratio_BT - log_ratio_BT.detach()
+    return sum_B1 / mask_BT.sum(-1, keepdim=True).clamp(min=1)

@@ -6,7 +6,7 @@ Letters: B rows, T tokens.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from modelstack.reasoning.losses.critic import CriticConfig, critic_loss
 from modelstack.reasoning.losses.policy import policy_loss
 from modelstack.reasoning.losses.policy_config import PolicyConfig
 from modelstack.reasoning.losses.rollouts import Rollouts, StepTotals
+from modelstack.reasoning.losses.step_metrics import combined_metrics
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import policy_log_probs
 from modelstack.reasoning.ppo.loader import PpoBatch
@@ -51,15 +52,16 @@ class PpoPasses:
         """
         found = [_checked(batch) for batch in batches]
         totals = StepTotals(n_tokens=n_labels, n_sequences=sum(len(batch.ids_BT) for batch in found))
-        losses, metrics = {"policy": 0.0, "critic": 0.0}, dict[str, float]()
+        losses = {"policy": 0.0, "critic": 0.0}
+        parts: list[tuple[float, Mapping[str, Tensor]]] = []
         for batch in found:
             share = float((batch.labels_BT != IGNORED).sum()) / n_labels
             for name, (loss, of_loss) in self._losses(batch, totals).items():
                 loss.backward()
                 losses[name] += float(loss.detach())
-                for key, value in of_loss.items():
-                    metrics[key] = metrics.get(key, 0.0) + (float(value) * share if share else 0.0)
-        of_step = {key: value for key, value in metrics.items() if math.isfinite(value)}
+                if share:
+                    parts.append((share, of_loss))
+        of_step = {key: value for key, value in combined_metrics(parts).items() if math.isfinite(value)}
         self.metrics = of_step | dict(found[0].figures)
         return losses | self._imitated([batch.mix for batch in found if batch.mix is not None])
 

@@ -12,9 +12,10 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from modelstack.reasoning.losses.algorithms import configured
 from modelstack.reasoning.losses.critic import CriticConfig
 from modelstack.reasoning.losses.kl_control import KlControl
-from modelstack.reasoning.losses.policy_config import ALGORITHMS, PolicyConfig
+from modelstack.reasoning.losses.policy_config import PolicyConfig
 from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
 from modelstack.sft.recipe import SftData
 from modelstack.sft.stage_record import Origin
@@ -94,7 +95,9 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
     sampling: PpoSampling = PpoSampling()
     passes: int = Field(default=1, ge=1)
     """How often a batch of replies is gone through."""
-    policy: PolicyConfig = ALGORITHMS["ppo"]
+    policy: dict[str, Any] = {}
+    """Numbers of PPO's clip in place of its own: `surrogate.epsilon_low`, `surrogate.epsilon_high`,
+    `surrogate.delta`."""
     critic: CriticRecipe = CriticRecipe()
     kl: KlReward = KlReward()
     mix: ExamplesMix | None = None
@@ -120,8 +123,9 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
                 f"sampling.prompts times sampling.group is {self.sampling.n_replies} replies, no multiple of "
                 f"rows = {self.rows}: a batch is cut into whole minibatches"
             )
-        if self.policy.kl is not None:
-            raise ValueError("policy.kl is a term of the loss: here the KL is in the reward, set kl.coefficient")
+        if "kl" in self.policy:
+            raise ValueError("policy.kl is not read: here the KL is in the reward, set kl.coefficient")
+        configured("ppo", self.policy)
         if self.critic.start == "reward" and self.reward is None:
             raise ValueError("critic.start = 'reward' and there is no reward model: set it to 'policy'")
         if self.mix is not None and self.mix.rows % self.micro_batches:
@@ -133,8 +137,8 @@ class PpoRecipe(TuningRecipe, frozen=True, extra="forbid"):
 
     @property
     def policy_config(self) -> PolicyConfig:
-        """Return the loss, its constant divisor the sampler's limit."""
-        return self.policy.model_copy(update={"max_completion_tokens": self.sampling.max_tokens})
+        """Return PPO with the recipe's numbers."""
+        return configured("ppo", self.policy)
 
     @property
     def steps_per_batch(self) -> int:
@@ -156,6 +160,8 @@ class PpoResolved(TuningResolved, frozen=True):
     """A recipe with nothing open; a run is held to it."""
 
     recipe: PpoRecipe
+    policy: PolicyConfig
+    """The loss of the policy, all of it."""
     reward: Origin | None
     """The reward model's stage; None: a verifier judges."""
     mix_sha256: tuple[str, ...] = ()

@@ -17,7 +17,7 @@ from modelstack.files import sha256_of
 from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
 from modelstack.reasoning.answers import BEFORE_FILE, REPLIES_FILE
 from modelstack.reasoning.policy_data import PolicyTasks
-from modelstack.reasoning.policy_passes import Reference
+from modelstack.reasoning.policy_log_probs import Reference
 from modelstack.reasoning.ppo.actor_critic import ActorCritic, actor_critic_state, critic_of
 from modelstack.reasoning.ppo.data import read_ppo_data
 from modelstack.reasoning.ppo.held_back import HeldBack
@@ -80,7 +80,9 @@ def _optimise(recipe: PpoRecipe, place: TuningPlace) -> Stage | None:
     start = starting_point(recipe.base, recipe.weights)
     reward = None if recipe.reward is None else open_stage(Path(recipe.reward))
     origin = None if reward is None else reward.origin
-    resolved = PpoResolved(**resolved_parts(recipe, start), reward=origin, mix_sha256=_hashes(recipe))
+    resolved = PpoResolved(
+        **resolved_parts(recipe, start), policy=recipe.policy_config, reward=origin, mix_sha256=_hashes(recipe)
+    )
     if resolved.lora is not None and resolved.lora.dropout:
         raise UserError(
             f"lora.dropout is {resolved.lora.dropout}: a ratio of two policies with other weights left out is "
@@ -125,7 +127,7 @@ def _assemble(resolved: PpoResolved, prepared: _Prepared, place: TuningPlace) ->
     recipe, base = resolved.recipe, prepared.base
     n_steps = recipe.n_steps(len(prepared.data.training))
     model = ActorCritic(base.model, critic_of(base.model, recipe, resolved.lora, prepared.reward))
-    passes = PpoPasses(model, recipe.policy_config, recipe.critic, recipe.sampling.temperature)
+    passes = PpoPasses(model, resolved.policy, recipe.critic, recipe.sampling.temperature)
     if recipe.mix is not None:
         passes.mix_coefficient = recipe.mix.coefficient
     state = actor_critic_state(model, recipe, resolved.lora, passes)

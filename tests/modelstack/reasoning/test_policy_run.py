@@ -117,7 +117,7 @@ def rewards(folder: Path, name: str = "reward") -> list[float]:
 
 @pytest.mark.parametrize("algorithm", ["dapo", "grpo", "gspo", "rloo"])
 def test_rewards_rise(world: World, tmp_path: Path, small: None, algorithm: str) -> None:
-    sampling = {"group": 8, "max_tokens": 6, "baseline": None if algorithm == "rloo" else "group"}
+    sampling = {"group": 8, "max_tokens": 6}
     options = {"algorithm": algorithm, "sampling": sampling, "steps": 14, "optimizer": {"lr": 3e-3}}
     stage = run(world, tmp_path / "run", **options)
     found = rewards(tmp_path / "run")
@@ -128,6 +128,8 @@ def test_rewards_rise(world: World, tmp_path: Path, small: None, algorithm: str)
     assert {"adapter.gguf", "rewards.png", "replies-after.jsonl"} <= set(stage.record.files)
     # With a cache and without one, the same numbers to rounding.
     assert max(rewards(tmp_path / "run", "sampler_gap/max")) < 1e-3
+    # One step on a rollout: no ratio is other than 1, and nothing is clipped.
+    assert set(rewards(tmp_path / "run", "clip_ratio/region_mean")) == {0.0} or algorithm == "rloo"
     if algorithm == "grpo":  # its KL term begins at the reference and leaves it
         kl = rewards(tmp_path / "run", "kl")
         assert kl[0] == pytest.approx(0, abs=1e-6) and kl[-1] > 1e-4
@@ -147,10 +149,14 @@ def test_rewards_rise_with_replies_of_llama_cpp(world: World, tmp_path: Path, sm
 
 
 IN_MEMORY = {"checkpoints": {"every": 100, "keep": 2, "memory_every": 2}}
+REUSED = {"rollout": {"epochs": 2, "minibatches": 2}}
 
 
-@pytest.mark.parametrize("options", [{}, LLAMA | IN_MEMORY], ids=["torch", "llama.cpp, from memory"])
+@pytest.mark.parametrize(
+    "options", [{}, LLAMA | IN_MEMORY, REUSED], ids=["torch", "llama.cpp, from memory", "within a rollout"]
+)
 def test_a_killed_run_samples_the_same_again(world: World, tmp_path: Path, options: dict[str, Any]) -> None:
+    """The checkpoint is of step 2; with four steps on a rollout it has the half that is left of one."""
     whole = run(world, tmp_path / "whole", **options)
     recipe = write_toml(tmp_path / "r.toml", values(world, faults=[{"kind": "sigkill", "step": 3}], **options))
     killed = modelstack("reinforce", recipe, "--out", tmp_path / "run")
@@ -159,6 +165,42 @@ def test_a_killed_run_samples_the_same_again(world: World, tmp_path: Path, optio
     assert done.returncode == 0, done.stderr
     for name in ("adapter/adapter_model.safetensors", "rewards.jsonl", "replies-after.jsonl"):
         assert (tmp_path / "run" / name).read_bytes() == (whole.path / name).read_bytes()
+
+
+def test_several_steps_on_a_rollout_teach_and_leave_the_policy_that_sampled(
+    world: World, tmp_path: Path, small: None
+) -> None:
+    options = {"sampling": {"group": 8, "max_tokens": 6}, "steps": 16, "optimizer": {"lr": 3e-3}}
+    stage = run(world, tmp_path / "run", **options, **REUSED)
+    assert "4 steps on a rollout of 4 prompts" in stage.record.what
+    found = rewards(tmp_path / "run")
+    assert sum(found[-4:]) / 4 > sum(found[:4]) / 4 + 0.1
+    first, later = [0, 4, 8, 12], [1, 2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15]
+    kl, least, most = (rewards(tmp_path / "run", name) for name in ("approx_kl", "ratio/min", "ratio/max"))
+    # At the first step on a rollout the policy is the old one; then it is not, and the clip holds some tokens.
+    for step in first:
+        assert (kl[step], least[step], most[step]) == (0.0, 1.0, 1.0)
+    assert all(kl[step] > 1e-6 and least[step] < 0.999 < 1.001 < most[step] for step in later)
+    clipped = rewards(tmp_path / "run", "clip_ratio/region_mean")
+    assert not any(clipped[step] for step in first) and any(clipped[step] for step in later)
+    # The gap is between two engines at the same weights: it does not grow while the policy moves.
+    assert max(rewards(tmp_path / "run", "sampler_gap/max")) < 1e-3
+
+
+def test_a_roll_back_begins_a_new_rollout(world: World, tmp_path: Path, small: None) -> None:
+    nan = [{"kind": "loss", "step": step, "factor": float("nan")} for step in (1, 2)]
+    guard = {"skips_in_a_row": 2, "patience": 1}
+    options = {"steps": 5, "faults": nan, "guard": guard, "checkpoints": {"every": 1, "keep": 2}}
+    run(world, tmp_path / "run", **options, **REUSED)
+    assert "went back to the weights of step 1" in (tmp_path / "run" / "metrics.jsonl").read_text(encoding="utf-8")
+    # The fourth step would be the last of the first rollout; the fifth is the second of the new one.
+    kl = rewards(tmp_path / "run", "approx_kl")
+    assert kl[0] == kl[3] == 0 < kl[1] and kl[4] > 0
+
+
+def test_weights_that_are_left_out_at_random_have_no_ratio(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lora\.dropout is 0\.1 and a rollout is learnt from in 4 steps"):
+        run(world, tmp_path / "run", lora={"rank": 4, "alpha": 8, "dropout": 0.1}, **REUSED)
 
 
 def test_a_verifier_that_pays_for_a_known_hack_ends_the_run(

@@ -10,10 +10,11 @@ import torch
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
-from modelstack.reasoning.losses.policy_config import ALGORITHMS
+from modelstack.reasoning.losses.algorithms import ALGORITHMS
 from modelstack.reasoning.losses.sampler_correction import SamplerCorrection
-from modelstack.reasoning.policy_passes import PolicyPasses, Reference
-from modelstack.reasoning.rollout_loader import RolloutBatch
+from modelstack.reasoning.policy_log_probs import PolicyLogProbs, Reference
+from modelstack.reasoning.policy_passes import PolicyPasses
+from modelstack.reasoning.rollout_batch import RolloutBatch
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item, Reward
 from tests.modelstack.architecture.count_cases import toy, variants
@@ -61,8 +62,9 @@ def gradients(
     model: CausalLM, n_shared: int, **changes: Any
 ) -> tuple[float, dict[str, torch.Tensor], dict[str, float]]:
     model.zero_grad(set_to_none=True)
-    passes = PolicyPasses(model, ALGORITHMS["dapo"], 0.8, Reference(model), **changes)
-    one = batch(n_shared, model.config.vocab_size)
+    log_probs = PolicyLogProbs(model, 0.8, Reference(model))
+    passes = PolicyPasses(log_probs, ALGORITHMS["dapo"], **changes)
+    one = log_probs.at_rollout(batch(n_shared, model.config.vocab_size), with_old=False)
     loss = passes.backward([one], float((one.labels_BT != IGNORED).sum()))["policy"]
     return loss, {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}, passes.metrics
 
@@ -103,7 +105,7 @@ def test_replies_of_another_engine_are_weighted() -> None:
 def test_replies_that_are_worth_the_same_are_looked_at_and_not_learnt() -> None:
     torch.manual_seed(0)
     model = CausalLM(MODELS["grouped"])
-    passes = PolicyPasses(model, ALGORITHMS["dapo"], 0.8, None)
+    passes = PolicyPasses(PolicyLogProbs(model, 0.8, None), ALGORITHMS["dapo"])
     equal = dataclasses.replace(batch(PROMPT - 1, model.config.vocab_size), rewards=(Reward(0.5),) * len(LENGTHS))
     assert passes.backward([equal], 15.0) and passes.metrics["entropy"] > 0
     assert all(parameter.grad is None for parameter in model.parameters())

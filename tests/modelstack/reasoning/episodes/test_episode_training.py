@@ -19,9 +19,11 @@ from modelstack.errors import UserError
 from modelstack.inference.sampling import LegalTokens
 from modelstack.reasoning.episodes.episode import EffectWorlds, EpisodePlan
 from modelstack.reasoning.episodes.sampler import EpisodeSampler
-from modelstack.reasoning.losses.policy_config import ALGORITHMS
+from modelstack.reasoning.losses.algorithms import ALGORITHMS
+from modelstack.reasoning.policy_log_probs import PolicyLogProbs
 from modelstack.reasoning.policy_passes import PolicyPasses
-from modelstack.reasoning.rollout_loader import RolloutBatch, RolloutLoader, SamplingPlan
+from modelstack.reasoning.rollout_batch import RolloutBatch
+from modelstack.reasoning.rollout_loader import RolloutLoader, SamplingPlan
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
@@ -68,12 +70,12 @@ class Busy:
 def loader_of(sampler: Sampler, n_replies: int = 12) -> RolloutLoader:
     reward = GuardedReward(Busy(), probes=[("outcome", OutcomeVerifier(), probe) for probe in OUTCOME_PROBES])
     plan = SamplingPlan(group=n_replies, max_tokens=PLAN.max_tokens, temperature=TEMPERATURE)
-    return RolloutLoader(sampler, [TASK], toy_encoder(), reward, plan, seed=1)
+    return RolloutLoader(sampler, [TASK], toy_encoder(), reward, ALGORITHMS["dapo"], plan, seed=1)
 
 
 def passes_of(model: CausalLM) -> PolicyPasses:
     config = ALGORITHMS["dapo"].model_copy(update={"max_completion_tokens": PLAN.max_tokens})
-    return PolicyPasses(model, config, TEMPERATURE, None)
+    return PolicyPasses(PolicyLogProbs(model, TEMPERATURE, None), config)
 
 
 def backward(model: CausalLM, batch: RolloutBatch) -> dict[str, float]:

@@ -11,16 +11,16 @@ from torch import Tensor
 from modelstack.preferences.log_probs import completion_labels, label_log_probs
 from modelstack.reasoning.losses.advantages import (
     Scale,
+    advantages_of,
     decoupled_advantages,
     group_advantages,
     leave_one_out_advantages,
     summed_rewards,
 )
+from modelstack.reasoning.losses.algorithms import ALGORITHMS, AlgorithmName
 from modelstack.reasoning.losses.distillation import DistillationConfig, distillation_loss
 from modelstack.reasoning.losses.policy import policy_loss
 from modelstack.reasoning.losses.policy_config import (
-    ALGORITHMS,
-    AlgorithmName,
     Cispo,
     Clip,
     KlTerm,
@@ -121,8 +121,8 @@ def compare_policy(grpo: Any, name: AlgorithmName, config: PolicyConfig, batch: 
     grpo.epsilon_low = surrogate.epsilon_low if isinstance(surrogate, Clip) else 0.2
     grpo.epsilon_high = surrogate.epsilon_high if isinstance(surrogate, Clip) else 5.0
     grpo.args.delta = surrogate.delta if isinstance(surrogate, Clip) else None
-    grpo.beta = config.kl.coefficient if config.kl else 0.0
-    grpo.args.use_bias_correction_kl = bool(config.kl and config.kl.importance_corrected)
+    grpo.beta = config.kl.coefficient
+    grpo.args.use_bias_correction_kl = config.kl.importance_corrected
     grpo._metrics["eval"].clear()
     compare(
         grpo.model,
@@ -136,7 +136,7 @@ def compare_policy(grpo: Any, name: AlgorithmName, config: PolicyConfig, batch: 
 
 
 def config_of(name: AlgorithmName, **changes: Any) -> PolicyConfig:
-    return ALGORITHMS[name].model_copy(update={"max_completion_tokens": T, "kl": None} | changes)
+    return ALGORITHMS[name].model_copy(update={"max_completion_tokens": T, "kl": KlTerm()} | changes)
 
 
 @pytest.mark.parametrize("name", THEIRS)
@@ -249,6 +249,17 @@ def test_advantages_are_trls(scale: Scale, grpo: Any) -> None:
     assert expected.any() and torch.allclose(found.flatten(), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", THEIRS)
+def test_the_advantages_of_an_algorithm_are_trls(name: AlgorithmName, grpo: Any) -> None:
+    """By trl's documentation Dr. GRPO needs `scale_rewards="none"`; the others have its default."""
+    grpo.scale_rewards = "none" if name == "dr_grpo" else "group"
+    grpo.multi_objective_aggregation, grpo.beta, grpo.num_generations_eval = "sum_then_normalize", 0.0, 2
+    expected = their_advantages(grpo, REWARDS, [1.0, 0.5])
+    rewards_PG = summed_rewards(REWARDS.view(2, 2, 2), (1.0, 0.5))
+    found = advantages_of(rewards_PG, ALGORITHMS[name].advantage)
+    assert expected.any() and torch.allclose(found.flatten(), expected, atol=1e-6)
+
+
 def test_advantages_of_rewards_that_are_normalised_first_are_trls(grpo: Any) -> None:
     grpo.multi_objective_aggregation, grpo.beta, grpo.num_generations_eval = "normalize_then_sum", 0.0, 2
     rewards = torch.tensor([[1.0, 0.25], [0.0, 0.5], [3.0, 1.0], [2.0, -1.0]])
@@ -281,7 +292,9 @@ def test_rloo_is_trls(rloo: Any) -> None:
 def test_leave_one_out_advantages_are_trls(rloo: Any) -> None:
     rloo.num_generations_eval = 2
     expected = their_advantages(rloo, REWARDS, [1.0, 0.5])
-    found = leave_one_out_advantages(summed_rewards(REWARDS.view(2, 2, 2), (1.0, 0.5)))
+    rewards_PG = summed_rewards(REWARDS.view(2, 2, 2), (1.0, 0.5))
+    assert ALGORITHMS["rloo"].advantage == "leave_one_out"
+    found = leave_one_out_advantages(rewards_PG)
     assert expected.any() and torch.allclose(found.flatten(), expected, atol=1e-6)
 
 

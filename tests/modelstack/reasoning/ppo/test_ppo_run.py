@@ -20,7 +20,7 @@ from modelstack.errors import UserError
 from modelstack.preferences.reward_recipe import RewardRecipe
 from modelstack.preferences.reward_run import train_reward_model
 from modelstack.preferences.value_model import ValueModel, draw_head
-from modelstack.reasoning.policy_passes import Reference
+from modelstack.reasoning.policy_log_probs import Reference
 from modelstack.reasoning.ppo import run as running
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import experience_of, policy_log_probs

@@ -1,0 +1,148 @@
+"""A prompt's replies as a batch: what is learnt, what is only read, what the policy said of them when it sampled.
+
+Letters: G replies of a prompt, T tokens of a row, P places with a label.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from modelstack.architecture.losses import IGNORED
+from modelstack.data.batches import Batch
+from modelstack.inference.sampling import LegalTokens
+from modelstack.reasoning.losses.advantages import advantages_of, informative_groups
+from modelstack.reasoning.losses.policy_config import AdvantageEstimator
+from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
+from modelstack.reasoning.tasks.task import PolicyTask
+from modelstack.reasoning.verifiers.canaries import GuardedReward
+from modelstack.reasoning.verifiers.rewards import Reward
+from modelstack.tokenizer.chat import ChatEncoder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RolloutBatch(Batch):
+    """G replies to one prompt; labels are the tokens that the policy chose, at the places that predict them."""
+
+    advantages_G: Tensor = field(kw_only=True)
+    sampler_log_probs_GT: Tensor = field(kw_only=True)
+    """As the sampler had them; 0 where there is no label."""
+    old_log_probs_GT: Tensor | None = field(kw_only=True, default=None)
+    """The trainer's, with the weights that sampled; None: the replies are learnt from once, by those weights."""
+    ref_log_probs_GT: Tensor | None = field(kw_only=True, default=None)
+    """The trainer's, with the weights of the reference; None: there is none."""
+    n_shared: int = field(kw_only=True)
+    """Leading tokens that all rows have in common, before the first place with a label."""
+    legal_P: tuple[LegalTokens | None, ...] | None = field(kw_only=True)
+    """What a grammar allowed at each place with a label, row by row; None: everything at all of them."""
+    task: PolicyTask = field(kw_only=True)
+    replies: tuple[str, ...] = field(kw_only=True)
+    rewards: tuple[Reward, ...] = field(kw_only=True)
+    is_truncated: tuple[bool, ...] = field(kw_only=True)
+    n_tries: int = field(kw_only=True)
+    """Prompts that were sampled until this one."""
+    tried_rewards: tuple[float, ...] = field(kw_only=True)
+    """Of the replies to all of them: what the policy earns, where `rewards` are those of groups that teach."""
+
+    def to(self, device: torch.device) -> RolloutBatch:
+        """Return the batch, whose tensors go to the device one by one where they are read."""
+        return self
+
+    @property
+    def reward_values(self) -> list[float]:
+        """Return the rewards of the replies that could be judged."""
+        return [reward.value for reward in self.rewards if reward.value is not None]
+
+    @property
+    def is_informative(self) -> bool:
+        """Say whether some replies are worth more than others."""
+        return bool(informative_groups(reward_values_of(self.rewards))[0])
+
+
+def judged_batch(
+    asked: Asked,
+    sampled: Sequence[Sampled],
+    encoder: ChatEncoder,
+    reward: GuardedReward,
+    estimator: AdvantageEstimator,
+    *,
+    mask_truncated: bool,
+    n_tries: int,
+    tried_rewards: tuple[float, ...],
+) -> RolloutBatch:
+    """Return the replies to a prompt with their rewards and advantages.
+
+    Args:
+        asked: The prompt.
+        sampled: Its replies.
+        encoder: Reads them.
+        reward: Judges them.
+        estimator: Makes advantages of rewards.
+        mask_truncated: Whether replies that were cut off have no labels.
+        n_tries: Prompts that were sampled for this place, this one included.
+        tried_rewards: Rewards of the replies to those before.
+    """
+    completions = [completion_of(each, encoder) for each in sampled]
+    rewards = reward.score_batch([(asked.task.item, each) for each in completions])
+    rows = [_Row(asked.prompt_ids, each, mask_truncated and each.is_truncated) for each in sampled]
+    T = max(len(row) for row in rows)
+    return RolloutBatch(
+        torch.stack([row.ids(T) for row in rows]),
+        torch.stack([row.labels(T) for row in rows]),
+        torch.zeros((len(rows), T), dtype=torch.int64),
+        0,
+        advantages_G=advantages_of(reward_values_of(rewards), estimator)[0],
+        sampler_log_probs_GT=torch.stack([row.log_probs(T) for row in rows]),
+        n_shared=len(asked.prompt_ids) - 1,
+        legal_P=_legal(rows),
+        task=asked.task,
+        replies=tuple(each.text for each in completions),
+        rewards=tuple(rewards),
+        is_truncated=tuple(each.is_truncated for each in sampled),
+        n_tries=n_tries,
+        tried_rewards=(*tried_rewards, *(each.value for each in rewards if each.value is not None)),
+    )
+
+
+def reward_values_of(rewards: Sequence[Reward]) -> Tensor:
+    """Return the rewards of a prompt's replies, [1, G]; NaN where one could not be judged."""
+    return torch.tensor([[reward.value if reward.value is not None else torch.nan for reward in rewards]])
+
+
+class _Row:
+    """A prompt with one reply, as a row of a batch: all but the last token, each predicting the next."""
+
+    def __init__(self, prompt_ids: tuple[int, ...], sampled: Sampled, is_left_out: bool) -> None:
+        self._sampled, self._prompt = sampled, prompt_ids
+        n = len(sampled.ids)
+        self._learnt = [False] * n if is_left_out else list(sampled.is_chosen or (True,) * n)
+
+    def __len__(self) -> int:
+        return len(self._prompt) - 1 + len(self._sampled.ids)
+
+    def ids(self, n_tokens: int) -> Tensor:
+        whole = (*self._prompt, *self._sampled.ids)[:-1]
+        return torch.tensor([*whole, *(0,) * (n_tokens - len(whole))])
+
+    def labels(self, n_tokens: int) -> Tensor:
+        return self._at_places(self._sampled.ids, n_tokens, IGNORED)
+
+    def log_probs(self, n_tokens: int) -> Tensor:
+        return self._at_places(self._sampled.log_probs, n_tokens, 0.0)
+
+    def legal(self) -> list[LegalTokens | None]:
+        sets = self._sampled.legal or (None,) * len(self._learnt)
+        return [legal for legal, is_learnt in zip(sets, self._learnt, strict=True) if is_learnt]
+
+    def _at_places(self, values: Sequence[float], n_tokens: int, nothing: float) -> Tensor:
+        learnt = [value if yes else nothing for value, yes in zip(values, self._learnt, strict=True)]
+        before = len(self._prompt) - 1
+        return torch.tensor([*(nothing,) * before, *learnt, *(nothing,) * (n_tokens - len(self))])
+
+
+def _legal(rows: Sequence[_Row]) -> tuple[LegalTokens | None, ...] | None:
+    found = tuple(legal for row in rows for legal in row.legal())
+    return None if all(legal is None for legal in found) else found
