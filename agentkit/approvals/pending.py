@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -122,6 +123,10 @@ def pending_call(
     return replace(pending, digest=question_digest(pending, place))
 
 
+_CANONICAL = json.JSONEncoder(ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+
+
+@lru_cache(maxsize=16)  # a step asks for the same call's form more than once
 def canonical_arguments(arguments: str) -> str:
     """Return a call's arguments as JSON with sorted keys and no spaces; invalid JSON is returned unchanged.
 
@@ -130,7 +135,7 @@ def canonical_arguments(arguments: str) -> str:
     """
     try:
         value: Any = json.loads(arguments) if arguments.strip() else {}
-        return json.dumps(value, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
+        return _CANONICAL.encode(value)
     except (ValueError, RecursionError):
         return arguments
 

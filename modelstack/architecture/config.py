@@ -183,6 +183,8 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     seq_aux_loss_coef: float = 0.0
     """DeepSeek's sequence-wise balance loss."""
     mtp_loss_coef: float = 0.0
+    indexer_loss_coef: float = 1.0
+    """Loss of the lightning indexer, which no other loss trains; read where a layer has an indexer."""
 
     initializer_range: float = 0.02
     bos_token_id: int | None = None
@@ -271,6 +273,11 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         return any(kind != "dense" for kind in self.mlp_layer_types)
 
     @property
+    def has_indexer(self) -> bool:
+        """Whether any layer chooses compressed entries by a lightning indexer."""
+        return "compressed_sparse_attention" in self.layer_types
+
+    @property
     def attention_scale(self) -> float:
         """Factor on the logits q.k."""
         return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
@@ -318,7 +325,13 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
 DEEPSEEK_V4_KINDS = frozenset(
     {"shared_kv_sliding_attention", "compressed_sparse_attention", "heavily_compressed_attention"}
 )
-TRAINING_KEYS = {"z_loss_coef", "router_z_loss_coef", "seq_aux_loss_coef", "mtp_loss_coef"}
+TRAINING_KEYS = {
+    "z_loss_coef",
+    "router_z_loss_coef",
+    "seq_aux_loss_coef",
+    "mtp_loss_coef",
+    "indexer_loss_coef",
+}
 """What a model was trained with, and not what it computes."""
 LINEAR_SIZES = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")
 

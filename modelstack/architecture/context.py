@@ -10,12 +10,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from modelstack.architecture.config import RopeParameters
 from modelstack.architecture.rope import Rotation, half_split, rotation
+
+if TYPE_CHECKING:  # it loads torch's compiler, which inference on a CPU has no use for
+    from torch.nn.attention.flex_attention import BlockMask
+
+
+BLOCK_DEVICES = ("cuda",)
+"""Kinds of devices on which FlexAttention trains: on CPUs it has no backward pass."""
 
 
 class Routing:
@@ -30,6 +38,16 @@ class Routing:
     def __init__(self, logits_NE: Tensor, scores_NE: Tensor, experts_Nk: Tensor) -> None:
         """Take the scores before and after their function, and the choice."""
         self.logits_NE, self.scores_NE, self.experts_Nk = logits_NE, scores_NE, experts_Nk
+
+
+class IndexDivergence:
+    """How far one layer's indexer is from where its attention went, for each token. No dataclass, as `Routing`."""
+
+    __slots__ = ("divergence_BT", "sees_any_BT")
+
+    def __init__(self, divergence_BT: Tensor, sees_any_BT: Tensor) -> None:
+        """Take the divergences, fp32, 0 where a token sees no entry, and bool whether it sees any."""
+        self.divergence_BT, self.sees_any_BT = divergence_BT, sees_any_BT
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +75,11 @@ class ForwardContext:
     """Expert choices [N, k] by layer, instead of the router's own (anticipatory routing, replay in RL)."""
     routing: dict[int, Routing] = field(default_factory=dict)
     """By layer, filled by the layers."""
+    index_divergence: dict[int, IndexDivergence] = field(default_factory=dict)
+    """By layer, filled by layers that train an indexer."""
     _runs: tuple[Run, ...] | None = None
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
+    _block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
     _rotations: dict[tuple[RopeParameters, int], Rotation] = field(default_factory=dict)
     _half_split: dict[tuple[RopeParameters, int, torch.dtype], Rotation] = field(default_factory=dict)
 
@@ -100,6 +121,20 @@ class ForwardContext:
             runs = self._runs = _runs_of(len(ids), self.n_tokens, self.documents_BT)
         fits = window is None or window >= max(run.end - run.start for run in runs)
         return runs if fits else ()
+
+    def block_mask(self, window: int | None) -> BlockMask | None:
+        """Return who sees whom as blocks, for `block_attention`; None where another form serves.
+
+        That is on a GPU, without a past, where documents or a window make the mask more than causal.
+        """
+        device = self.token_ids_BT.device
+        if device.type not in BLOCK_DEVICES or self.n_past or self.is_plain_causal(window):
+            return None
+        if window not in self._block_masks:
+            from modelstack.architecture.attention.block_attention import make_block_mask
+
+            self._block_masks[window] = make_block_mask(self.documents_BT, self.n_tokens, window, device)
+        return self._block_masks[window]
 
     def mask(self, window: int | None, n_keys: int) -> Tensor | None:
         """Return who sees whom, bool [B or 1, 1, T, n_keys], True where seen; None: everything is seen.

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from modelstack.architecture.blocks import make_block
 from modelstack.architecture.cache import Cache
 from modelstack.architecture.config import ModelConfig
-from modelstack.architecture.context import ForwardContext, Routing
+from modelstack.architecture.context import ForwardContext, IndexDivergence, Routing
 from modelstack.architecture.hyper_connections import HyperHead, expand
 from modelstack.architecture.mtp import MtpOutput, MultiTokenPrediction
 from modelstack.architecture.norms import make_norm
@@ -37,6 +37,8 @@ class ModelOutput:
     """Where multi-token prediction starts: the hidden states, or all streams [B, T, n, D]."""
     mtp: list[MtpOutput] = field(default_factory=list)
     """What each module for multi-token prediction says, where asked for."""
+    index_divergence: dict[int, IndexDivergence] = field(default_factory=dict)
+    """Divergences of the indexers that are trained, by layer; empty without gradients or with a cache."""
 
 
 class Decoder(nn.Module):
@@ -148,7 +150,7 @@ class CausalLM(nn.Module):
             logits = self.logits(hidden[:, -1:] if last_only else hidden)
         else:
             logits = hidden.new_empty(len(hidden), 0, self.config.vocab_size)
-        output = ModelOutput(logits, hidden, context.routing, mtp_state)
+        output = ModelOutput(logits, hidden, context.routing, mtp_state, index_divergence=context.index_divergence)
         if with_mtp:
             output.mtp = self._modules_ahead()(mtp_state, self.model.embed(token_ids_BT), context)
         return output

@@ -7,12 +7,17 @@ with another MLP, has the same values in all that stayed, and two variants can b
 With `zero_outputs` the matrices that write to the residual stream start at 0, so every block is the identity at
 first (Zhang et al., Fixup, arXiv 1901.09321; ReZero, 2003.04887; modded-nanogpt and nanochat start so). What that
 was worth when small models were trained: `modelstack/train/LOG.md`.
+
+A process that holds a share of a parameter draws the whole of it in pieces and keeps its own part. So all layouts
+start with the same bits, and a start needs the memory of the share and of one piece.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from math import ceil, gcd
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -27,22 +32,45 @@ DECAY_RANGE = (0.01, 16.0)
 """Gated DeltaNet's decay rates start uniform in this range (A_log is their logarithm), as in its reference."""
 OUTPUTS = ("o_proj.weight", "o_b_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj")
 """Ends of the names of matrices whose product is added to the residual stream; the last is packed experts'."""
+DRAWN_AT_ONCE = 2**22
+"""Numbers of a piece, about: 16 MiB."""
+NORMALS_AT_ONCE = 16
+"""torch's CPU draws normal numbers in groups of so many, and the last group of a tensor anew if it is not whole.
+Pieces of whole groups, the last of at least one, are what one call for all of them gives."""
+
+Model = TypeVar("Model", bound=CausalLM)
+
+
+class OwnPart(NamedTuple):
+    """What a process holds of a parameter: a block of it."""
+
+    values: Tensor
+    """The block itself, to be written to."""
+    offsets: tuple[int, ...]
+    """Where it begins in the whole parameter, for each axis."""
+
+
+def whole_part(parameter: Tensor) -> OwnPart:
+    """Return all of a parameter."""
+    return OwnPart(parameter, (0,) * parameter.ndim)
 
 
 def initialise(
-    model: CausalLM,
+    model: Model,
     seed: int = 0,
     token_frequency_V: Sequence[float] | None = None,
     *,
     zero_outputs: bool = False,
-) -> CausalLM:
-    """Draw every parameter anew, in place, and return the model.
+    own_part: Callable[[Tensor], OwnPart] = whole_part,
+) -> Model:
+    """Draw every parameter anew, in place, set balancing biases to 0, and return the model.
 
     Args:
         model: With memory (not on the meta device); values as of now do not matter.
         seed: Of the whole model.
         token_frequency_V: What hash routing deals experts by; None: all tokens are equally frequent.
         zero_outputs: Let every block be the identity at first.
+        own_part: Says what this process holds of a parameter; by default all of it.
     """
     zero_centred = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, RMSNormZeroCentred)
@@ -51,27 +79,55 @@ def initialise(
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             is_zero = zero_outputs and name.endswith(OUTPUTS)
-            _fill(name, parameter, seed, 0.0 if is_zero else std, name in zero_centred)
+            part, shape = own_part(parameter), parameter.shape
+            _fill(name, part, shape, seed, 0.0 if is_zero else std, name in zero_centred)
+        for name, buffer in model.named_buffers():
+            if name.endswith("e_score_correction_bias"):
+                buffer.zero_()
     if any(isinstance(module, HashRouter) for module in model.modules()):
         fill_hash_tables(model, token_frequency_V or [1.0] * model.config.vocab_size, seed)
     return model
 
 
-def _fill(name: str, parameter: Tensor, seed: int, std: float, is_zero_centred: bool) -> None:
+def _fill(name: str, part: OwnPart, shape: torch.Size, seed: int, std: float, is_zero_centred: bool) -> None:
     leaf = name.rpartition(".")[2]
     if leaf == "A_log":
-        drawn = torch.empty(parameter.shape).uniform_(*DECAY_RANGE, generator=_generator(name, seed)).log()
-        parameter.copy_(drawn)
+        drawn = torch.empty(shape).uniform_(*DECAY_RANGE, generator=_generator(name, seed)).log()
+        _keep(part, 0, drawn)
     elif leaf == "dt_bias":
-        parameter.fill_(1.0)
+        part.values.fill_(1.0)
     elif leaf in ("scale", "hc_scale"):
-        parameter.fill_(GATING_INIT)
+        part.values.fill_(GATING_INIT)
     elif leaf.endswith("bias") or leaf in ("base", "hc_base", "sinks") or is_zero_centred:
-        parameter.zero_()
-    elif parameter.ndim == 1:
-        parameter.fill_(1.0)  # what is left of one axis are the norms' factors
+        part.values.zero_()
+    elif len(shape) == 1:
+        part.values.fill_(1.0)  # what is left of one axis are the norms' factors
     else:
-        parameter.copy_(torch.empty(parameter.shape).normal_(0.0, std, generator=_generator(name, seed)))
+        _draw_normal(part, shape, std, _generator(name, seed))
+
+
+def _draw_normal(part: OwnPart, shape: torch.Size, std: float, generator: torch.Generator) -> None:
+    """Draw a tensor some rows at a time: the numbers that one call would give, of which the own ones are kept."""
+    n_rows, n_of_row = shape[0], shape[1:].numel()
+    multiple = NORMALS_AT_ONCE // gcd(NORMALS_AT_ONCE, n_of_row)
+    step = ceil(DRAWN_AT_ONCE / n_of_row / multiple) * multiple
+    own_end = part.offsets[0] + part.values.shape[0]
+    start = 0
+    while start < own_end and part.values.numel():
+        end = min(start + step, n_rows)
+        if (n_rows - end) * n_of_row < NORMALS_AT_ONCE:
+            end = n_rows
+        _keep(part, start, torch.empty(end - start, *shape[1:]).normal_(0.0, std, generator=generator))
+        start = end
+
+
+def _keep(part: OwnPart, start: int, drawn: Tensor) -> None:
+    """Copy what is the process's own of some rows of a parameter, the first of them row `start` of the whole."""
+    first, *others = part.offsets
+    begin, end = max(start, first), min(start + len(drawn), first + len(part.values))
+    if begin < end:
+        columns = tuple(slice(o, o + n) for o, n in zip(others, part.values.shape[1:], strict=True))
+        part.values[begin - first : end - first].copy_(drawn[(slice(begin - start, end - start), *columns)])
 
 
 def _generator(name: str, seed: int) -> torch.Generator:

@@ -12,7 +12,7 @@ fine-tuning (DFT, 2508.05629) weighs each token's surprise by the model's own pr
 that tokens that the model cannot explain pull less.
 
 z-loss: PaLM, 2204.02311 section 5; it holds the softmax's normaliser near 1. Multi-token prediction: DeepSeek-V3,
-2412.19437 equations 24 and 25. Losses on routing: `moe.losses`.
+2412.19437 equations 24 and 25. Losses on routing: `moe.losses`; of lightning indexers: `attention.indexer_loss`.
 
 Labels are aligned: `labels_BT[b, t]` is the token that the model should name at position t, or `IGNORED`.
 
@@ -21,7 +21,7 @@ Letters: B batch, T tokens, N = B * T, P places with a label, D model width, V v
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +29,9 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from modelstack.architecture.attention.indexer_loss import indexer_loss
 from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.context import IndexDivergence, Routing
 from modelstack.architecture.decoder import CausalLM, ModelOutput
 from modelstack.architecture.moe.losses import routing_losses
 from modelstack.architecture.surprise import IGNORED, surprise_and_normaliser
@@ -214,7 +216,7 @@ def total_loss(
         labels_BT: The token to name at each position, or `IGNORED`.
         n_labels: What sums over tokens are divided by; None: the labelled tokens of this call, or their weights.
             When gradients of several calls are added up, those of all of them, and the losses are added up too.
-        counted_BT: bool, False for padding, which losses on routing leave out; None: there is none.
+        counted_BT: bool, False for padding, which losses of routers and indexers leave out; None: there is none.
         weights_BT: How much each label counts, fp32; None: 1.
         places_P: Where labels are, see `labelled_places`: the head makes logits there alone. None: everywhere.
         token_loss: What the main model's tokens cost; modules for multi-token prediction have cross-entropy.
@@ -238,20 +240,50 @@ def total_loss(
         parts["z_loss"] = config.z_loss_coef * sums.squared_normaliser / divisor
     if config.mtp_loss_coef:
         parts["mtp_loss"] = config.mtp_loss_coef * mtp_loss(model, output, labels_BT, n_labels, weights_BT)
-    if config.has_experts:
+    if layer_loss_names(config):
         counted_BT = torch.ones_like(labels_BT, dtype=torch.bool) if counted_BT is None else counted_BT
-        # Means over rows and routed tokens count by this call's share of all labels.
+        # Means over rows and over tokens count by this call's share of all labels.
         share = 1.0 if n_labels is None else sums.n_tokens / n_labels
-        parts |= {name: share * loss for name, loss in _routing_losses(config, output, counted_BT).items()}
+        parts |= {name: share * loss for name, loss in _losses_of_all_layers(config, output, counted_BT).items()}
     return Losses(torch.stack(list(parts.values())).sum(), parts)
 
 
-def _routing_losses(config: ModelConfig, output: ModelOutput, counted_BT: Tensor) -> dict[str, Tensor]:
-    """Return the losses on routing, of the model's layers and of the modules ahead: those have fewer tokens."""
+def layer_loss_names(config: ModelConfig) -> list[str]:
+    """Return the losses that layers leave in a pass and a config asks for, by the names of `layer_losses`."""
+    asked = {
+        "seq_aux_loss": bool(config.seq_aux_loss_coef) and "moe" in config.mlp_layer_types,
+        "router_z_loss": bool(config.router_z_loss_coef) and config.has_experts,
+        "indexer_loss": bool(config.indexer_loss_coef) and config.has_indexer,
+    }
+    return [name for name, is_asked in asked.items() if is_asked]
+
+
+def layer_losses(
+    config: ModelConfig,
+    routing: Mapping[int, Routing],
+    divergences: Mapping[int, IndexDivergence],
+    counted_BT: Tensor,
+) -> dict[str, Tensor]:
+    """Return the losses of some layers' routers and indexers, each times its coefficient and summed over layers.
+
+    Args:
+        config: Of the whole model.
+        routing: What the layers routed, by layer.
+        divergences: What their indexers left, by layer; none where no indexer is trained.
+        counted_BT: bool, False for padding.
+    """
+    losses = routing_losses(config, routing, counted_BT)
+    if config.indexer_loss_coef and divergences:
+        losses["indexer_loss"] = config.indexer_loss_coef * indexer_loss(divergences, counted_BT)
+    return losses
+
+
+def _losses_of_all_layers(config: ModelConfig, output: ModelOutput, counted_BT: Tensor) -> dict[str, Tensor]:
+    """Return the losses of the model's layers and of the modules ahead: those have fewer tokens."""
     L = config.num_hidden_layers
     own = {layer: routing for layer, routing in output.routing.items() if layer < L}
-    losses = routing_losses(config, own, counted_BT)
-    for k in range(len(output.mtp)):
+    losses = layer_losses(config, own, output.index_divergence, counted_BT)
+    for k in range(len(output.mtp) if config.has_experts else 0):
         ahead = routing_losses(config, {L + k: output.routing[L + k]}, counted_BT[:, k + 1 :])
         losses |= {name: losses[name] + loss if name in losses else loss for name, loss in ahead.items()}
     return losses

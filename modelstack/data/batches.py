@@ -32,6 +32,8 @@ class Batch:
     """Expert choices [B * T, k] by layer, made before (anticipatory routing, replay); a router without chooses."""
     weights_BT: Tensor | None = None
     """How much each label counts, float32, at least 0; None: every one 1."""
+    counted_BT: Tensor | None = None
+    """bool, False for padding, which the balancing of experts and losses of layers leave out; None: no padding."""
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on a device."""
@@ -40,7 +42,8 @@ class Batch:
         forced = {layer: experts.to(device) for layer, experts in self.forced_experts.items()}
         ids_BT, labels_BT, documents_BT = (x.to(device) for x in (self.ids_BT, self.labels_BT, self.documents_BT))
         weights_BT = None if self.weights_BT is None else self.weights_BT.to(device)
-        return Batch(ids_BT, labels_BT, documents_BT, self.position, forced, weights_BT)
+        counted_BT = None if self.counted_BT is None else self.counted_BT.to(device)
+        return Batch(ids_BT, labels_BT, documents_BT, self.position, forced, weights_BT, counted_BT)
 
     @property
     def n_tokens(self) -> int:

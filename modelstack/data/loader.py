@@ -166,12 +166,13 @@ def batch_of_rows(rows: Sequence[Row], shards: Shards, row_tokens: int, position
     """Return the tensors of planned rows.
 
     A label is the next token of the same document, also where that lies in another row: only a document's last
-    token has none. Padding is the end-of-text token with no label, and a document of its own.
+    token has none. Padding is the end-of-text token with no label, a document of its own, and not counted.
     """
     shape = (len(rows), row_tokens)
     ids_BT = np.full(shape, shards.index.end_id, np.int64)
     labels_BT = np.full(shape, IGNORED, np.int64)
     documents_BT = np.empty(shape, np.int64)
+    counted_BT = np.ones(shape, np.bool_)
     for b, row in enumerate(rows):
         at = 0
         for number, piece in enumerate(row):
@@ -182,4 +183,11 @@ def batch_of_rows(rows: Sequence[Row], shards: Shards, row_tokens: int, position
             documents_BT[b, at:end] = number
             at = end
         documents_BT[b, at:] = len(row)
-    return Batch(torch.from_numpy(ids_BT), torch.from_numpy(labels_BT), torch.from_numpy(documents_BT), position)
+        counted_BT[b, at:] = False
+    return Batch(
+        torch.from_numpy(ids_BT),
+        torch.from_numpy(labels_BT),
+        torch.from_numpy(documents_BT),
+        position,
+        counted_BT=None if counted_BT.all() else torch.from_numpy(counted_BT),
+    )

@@ -122,6 +122,7 @@ def assemble(
         schedule(resolved.schedule),
         supervisor,
         {"events": log} if log else {},
+        recipe.indexer.stage,
     )
     if recipe.anticipatory:
         _route_ahead(run, supervisor, resolved, mesh, on_event)
@@ -143,6 +144,7 @@ def unsupervised(resolved: Resolved, prepared: Prepared, device: torch.device) -
         _alone(config, resolved, device, _frequency(config, prepared.shards)),
         loader(resolved, prepared.shards),
         schedule(resolved.schedule),
+        index_stage=resolved.recipe.indexer.stage,
     )
 
 

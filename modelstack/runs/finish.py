@@ -14,6 +14,7 @@ from modelstack.decide.plan_file import Plan
 from modelstack.runs.assemble import Assembled
 from modelstack.runs.baselines import Baseline, baselines
 from modelstack.runs.folder import RunFolder
+from modelstack.runs.peak_memory import peak_memory
 from modelstack.runs.prepare import Prepared, text_files, training_texts
 from modelstack.runs.progress import Display
 from modelstack.runs.recipe import Resolved
@@ -23,7 +24,6 @@ from modelstack.runs.report import (
     data_files,
     held_out_result,
     machine_facts,
-    peak_memory,
     speed_of,
     write_report,
 )

@@ -21,6 +21,7 @@ from modelstack.errors import UserError
 from modelstack.runs.assemble import Assembled, assemble, begin_from_branch
 from modelstack.runs.finish import finish
 from modelstack.runs.folder import RunFolder
+from modelstack.runs.peak_memory import PeakMemory
 from modelstack.runs.prepare import Prepared, open_prepared, prepare
 from modelstack.runs.progress import Display
 from modelstack.runs.recipe import Resolved
@@ -73,12 +74,15 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         assembled = assemble(resolved, prepared, folder, on_event, device=device, mesh=mesh, log=log)
         run = assembled.run
         metrics.utilisation = _utilisation(resolved, assembled)
+        memory = PeakMemory(ranks, device, metrics, every=recipe.evaluation.every)
         run.hooks.update(_hooks(resolved, folder, prepared, metrics, is_first=ranks.rank == 0))
+        run.hooks["memory"] = memory
         if assembled.supervisor.resume(run):
             display.say(f"going on from step {run.state.step} of {resolved.steps}")
         elif recipe.branch:
             begin_from_branch(assembled, recipe.branch, resolved, mesh)
             display.say(f"branched off from {recipe.branch.run} at step {run.state.step}")
+        display.say(memory.started(run.state.step))
         with stop_asked() as stop, display.training(run):
             for report in train(run):
                 display.after_step(run, report)

@@ -13,6 +13,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from modelstack.architecture.attention.compressed import IndexStage
 from modelstack.architecture.config import ModelConfig
 from modelstack.data.packing import Kind
 from modelstack.decide.memory import Layout
@@ -141,6 +142,24 @@ class ParallelRecipe(BaseModel, frozen=True, extra="forbid"):
     reshard_after_forward: bool = True
 
 
+class IndexerRecipe(BaseModel, frozen=True, extra="forbid"):
+    """How a model with a lightning indexer (DeepSeek-V4) comes to sparse attention; `compressed.IndexStage`.
+
+    The weight of the indexer's loss is `model.config.indexer_loss_coef`.
+    """
+
+    dense_steps: int = Field(default=0, ge=0)
+    """First steps, in which every entry is attended to and the indexer is neither used nor trained."""
+    warmup_steps: int = Field(default=0, ge=0)
+    """Steps after those in which every entry is attended to and only the indexer is trained."""
+
+    def stage(self, step: int) -> IndexStage:
+        """Return what indexers do at a step, counted from 0."""
+        if step < self.dense_steps:
+            return "dense"
+        return "warm_up" if step < self.dense_steps + self.warmup_steps else "sparse"
+
+
 class BranchRecipe(BaseModel, frozen=True, extra="forbid"):
     """A decay that branches off another run's stable part; the rest of the recipe is that run's."""
 
@@ -189,6 +208,8 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     faults: tuple[dict[str, Any], ...] = ()
     """What is to go wrong, for drills: `{kind = "sigkill", step = 120, rank = 1}`; see `stability.faults`."""
     parallel: ParallelRecipe = ParallelRecipe()
+    indexer: IndexerRecipe = IndexerRecipe()
+    """Dense attention and the indexer's warm-up at the beginning; for models with an indexer."""
     branch: BranchRecipe | None = None
     anticipatory: AnticipatoryConfig | None = None
     """For models with experts: after a roll-back, experts are chosen some steps ahead for a while."""
@@ -269,7 +290,24 @@ def resolve(recipe: RunRecipe, plan: Plan | None = None) -> Resolved:
         changes = {"steps": at + n_decay, "schedule": branch(resolved.schedule, at, n_decay)}
         resolved = resolved.model_copy(update=changes)
     _ = resolved.rows_per_batch  # says so before any work is done
+    _check_indexer(resolved)
     return resolved
+
+
+def _check_indexer(resolved: Resolved) -> None:
+    asked, model = resolved.recipe.indexer, resolved.model
+    if asked == IndexerRecipe():
+        return
+    if not model.has_indexer:
+        raise UserError(
+            f"indexer.dense_steps and indexer.warmup_steps are for models with a lightning indexer, "
+            f"and this {model.model_type} has none: leave [indexer] out"
+        )
+    if asked.warmup_steps and not model.indexer_loss_coef:
+        raise UserError(
+            "indexer.warmup_steps trains the indexer alone and model.config.indexer_loss_coef is 0: "
+            "give the loss a weight, or leave the warm-up out"
+        )
 
 
 def _alone(recipe: RunRecipe) -> Resolved:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import platform
-import resource
 import statistics
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -231,13 +230,6 @@ def machine_facts(device: torch.device) -> dict[str, str]:
     if device.type == "cuda":
         facts["device"] = torch.cuda.get_device_name(device)
     return facts
-
-
-def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this process had: on its GPU, else in memory, Python and torch included."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
 
 
 def _notes(facts: RunFacts, measured: Measured) -> list[str]:

@@ -1,7 +1,6 @@
 """The training state of a run that several processes share: model or stages, spread, with optimizer and passes.
 
-Each process makes its part with the values that the whole model would have: `initialise` seeds by name. Without a
-pipeline that is the whole model at first, so one process's memory must hold it in fp32.
+Each process makes its part alone, with the values that the whole model would have (`parallel.materialise`).
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ import torch
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.initialise import initialise
 from modelstack.architecture.moe.balancing import balancer_of
 from modelstack.errors import UserError
 from modelstack.runs.recipe import Resolved
 from modelstack.train.fp8 import convert_linears
 from modelstack.train.optimizers.build import build_optimizer
+from modelstack.train.parallel.materialise import materialise
 from modelstack.train.parallel.mesh import Mesh, ParallelConfig
 from modelstack.train.parallel.parallelize import parallelize
 from modelstack.train.parallel.pipeline import join, make_stages
@@ -52,8 +51,10 @@ def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: lis
         raise UserError("precision fp8 with tp > 1 is not built: its blocks of 128 would be cut; set tp = 1")
     if resolved.layout.pp > 1:
         return _in_stages(config, resolved, mesh, frequency_V)
-    model = initialise(CausalLM(config), resolved.recipe.seed, frequency_V)
-    parallelize(_converted(model, resolved).to(mesh.device), mesh, parallel_config(resolved))
+    with torch.device("meta"):
+        model = _converted(CausalLM(config), resolved)
+    parallelize(model, mesh, parallel_config(resolved))
+    materialise(model, mesh.device, resolved.recipe.seed, frequency_V)
     return TrainState(
         model, build_optimizer(model, resolved.optimizer), ShardedPasses(model, mesh, balancer_of(model))
     )
@@ -61,12 +62,13 @@ def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: lis
 
 def _in_stages(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: list[float] | None) -> TrainState:
     parallel = parallel_config(resolved)
-    stages = make_stages(
-        config, parallel.pipeline_schedule, resolved.layout.pp, mesh.stage, n_tokens=resolved.row_tokens
-    )
+    with torch.device("meta"):
+        stages = make_stages(
+            config, parallel.pipeline_schedule, resolved.layout.pp, mesh.stage, n_tokens=resolved.row_tokens
+        )
     for stage in stages:
-        initialise(stage, resolved.recipe.seed, frequency_V)
-        parallelize(_converted(stage, resolved).to(mesh.device), mesh, parallel)
+        parallelize(_converted(stage, resolved), mesh, parallel)
+        materialise(stage, mesh.device, resolved.recipe.seed, frequency_V)
     share = join(stages)
     passes = PipelinePasses(
         share,

@@ -232,6 +232,7 @@ class SftLoader(RowLoader):
         labels_BT = np.full(shape, IGNORED, np.int64)
         weights_BT = np.zeros(shape, np.float32)
         documents_BT = np.zeros(shape, np.int64)
+        counted_BT = np.ones(shape, np.bool_)
         for b, row in enumerate(rows):
             at = 0
             for number, piece in enumerate(row):
@@ -244,12 +245,14 @@ class SftLoader(RowLoader):
                 at = end
             if not is_padded:
                 documents_BT[b, at:] = len(row)
+            counted_BT[b, at:] = False
         return Batch(
             torch.from_numpy(ids_BT),
             torch.from_numpy(labels_BT),
             torch.from_numpy(documents_BT),
             position,
             weights_BT=torch.from_numpy(weights_BT) if self._is_weighted else None,
+            counted_BT=None if counted_BT.all() else torch.from_numpy(counted_BT),
         )
 
 

@@ -25,7 +25,7 @@ from modelstack.stability.guard import Guard, Judgement, Verdict
 from modelstack.stability.memory_checkpoints import MemoryCheckpoints
 from modelstack.stability.run_checkpoints import CheckpointStore, Loaded, capture_rng, restore_rng
 from modelstack.train.loop import Run
-from modelstack.train.step import StepReport, count_labels
+from modelstack.train.step import StepReport, count_labels, judged_loss
 
 
 class TrainingStopped(Exception):
@@ -172,7 +172,7 @@ class GuardedRun:
         passes, next_step = run.state.passes, run.state.step
         run.state.step = step  # whatever depends on it is as it was in the step that was rejected
         n_labels = passes.total(count_labels(self._good_batches))
-        loss = sum(passes.backward(self._good_batches, n_labels).values())
+        loss = judged_loss(passes.backward(self._good_batches, n_labels))
         norm = passes.clip(math.inf)
         passes.settle(taken=False)
         run.state.optimizer.zero_grad(set_to_none=True)

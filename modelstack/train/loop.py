@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, Field
 
+from modelstack.architecture.attention.compressed import IndexStage
 from modelstack.data.batches import Batch, Loader
 from modelstack.train.step import StepReport, TrainState, always, train_step
 
@@ -67,6 +68,11 @@ class Unsupervised:
         """Do nothing."""
 
 
+def always_sparse(step: int) -> IndexStage:
+    """Let indexers choose from the first step on."""
+    return "sparse"
+
+
 @dataclass(slots=True)
 class Run:
     """One training under way."""
@@ -78,6 +84,8 @@ class Run:
     """Share of the learning rates at a step."""
     supervisor: Supervisor = field(default_factory=Unsupervised)
     hooks: dict[str, Hook] = field(default_factory=dict[str, Hook])
+    index_stage: Callable[[int], IndexStage] = always_sparse
+    """What lightning indexers do at a step."""
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the rest of the run depends on; the supervisor's memory is the supervisor's."""
@@ -112,6 +120,7 @@ def train(run: Run) -> Iterator[StepReport]:
             lr_factor=run.schedule(run.state.step),
             max_norm=run.config.max_norm,
             judge=run.supervisor.judge,
+            index_stage=run.index_stage(run.state.step),
         )
         for hook in run.hooks.values():
             hook.after_step(run, report)

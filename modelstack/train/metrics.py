@@ -107,7 +107,17 @@ class StartRecord(_Record, frozen=True):
     """From the last line before to this one."""
 
 
-Record = StepRecord | EvaluationRecord | SpentRecord | EventRecord | StartRecord
+class MemoryRecord(_Record, frozen=True):
+    """The most memory that each process had so far."""
+
+    kind: Literal["memory"] = "memory"
+    after: Literal["start", "training"]
+    """`start`: before the process's first step."""
+    peak_bytes: tuple[int, ...]
+    """By rank: of its GPU, else resident."""
+
+
+Record = StepRecord | EvaluationRecord | SpentRecord | EventRecord | StartRecord | MemoryRecord
 _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator="kind")])
 
 
@@ -120,6 +130,7 @@ class Measured:
     spent: tuple[SpentRecord, ...] = ()
     events: tuple[EventRecord, ...] = ()
     starts: tuple[StartRecord, ...] = ()
+    memory: tuple[MemoryRecord, ...] = ()
 
     @property
     def last_time(self) -> float:
@@ -338,6 +349,7 @@ def read_metrics(path: str | os.PathLike[str]) -> Measured:
         tuple(record for record in records if isinstance(record, SpentRecord)),
         tuple(record for record in records if isinstance(record, EventRecord)),
         tuple(record for record in records if isinstance(record, StartRecord)),
+        tuple(record for record in records if isinstance(record, MemoryRecord)),
     )
 
 
@@ -367,6 +379,8 @@ def scalars(record: Record) -> dict[str, float]:
         )
     elif isinstance(record, EvaluationRecord):
         named = (("held_out/loss", record.loss), ("held_out/bits_per_byte", record.bits_per_byte))
+    elif isinstance(record, MemoryRecord):
+        named = (("memory/peak_bytes", float(max(record.peak_bytes))),)
     else:
         named = ()
     return {name: value for name, value in named if value is not None}

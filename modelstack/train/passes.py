@@ -9,12 +9,14 @@ Letters: B rows, T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from torch import Tensor, nn
 
+from modelstack.architecture.attention.indexer_loss import indexer_parameters
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import TokenLoss, labelled_places, total_loss
 from modelstack.architecture.moe.balancing import BiasBalancer
@@ -80,11 +82,40 @@ class LocalPasses:
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradients down; return the norm before."""
-        return float(nn.utils.clip_grad_norm_(self.model.parameters(), max_norm))
+        return clip_apart(
+            self.model.parameters(),
+            indexer_parameters(self.model),
+            lambda parameters: float(nn.utils.clip_grad_norm_(parameters, max_norm)),
+        )
 
     def settle(self, taken: bool) -> None:
         """Move the balancing biases of a step that was taken; forget its counts otherwise."""
         settle_balancer(self.balancer, taken)
+
+
+def clip_apart(
+    parameters: Iterable[nn.Parameter],
+    of_indexers: Sequence[nn.Parameter],
+    clip: Callable[[list[nn.Parameter]], float],
+    *,
+    has_indexer: bool | None = None,
+) -> float:
+    """Clip the model's gradients, and apart from them those of its indexers; return the norm before.
+
+    Indexers are trained separately (DeepSeek-V3.2): the size of their gradient must not change the model's step.
+    The norm is the model's, as without indexers; where theirs is not finite it is theirs, for a guard to see.
+
+    Args:
+        parameters: All.
+        of_indexers: Some of them.
+        clip: Scales gradients down, and returns their norm before. Called twice where there is an indexer.
+        has_indexer: Whether any rank has one; None: as this one.
+    """
+    if not (of_indexers if has_indexer is None else has_indexer):
+        return clip(list(parameters))
+    apart = set(of_indexers)
+    norm, norm_of_indexers = clip([each for each in parameters if each not in apart]), clip(list(of_indexers))
+    return norm if math.isfinite(norm_of_indexers) else norm_of_indexers
 
 
 def settle_balancer(
@@ -142,8 +173,9 @@ def add_gradients(
         weights_BT=weights_BT,
         places_P=places_P,
         token_loss=token_loss,
+        counted_BT=batch.counted_BT,
     )
     losses.total.backward()
     if balancer is not None:
-        balancer.count(output.routing)
+        balancer.count(output.routing, batch.counted_BT)
     return {name: loss.detach() for name, loss in losses.parts.items()}

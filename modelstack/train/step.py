@@ -11,13 +11,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 
+from modelstack.architecture.attention.compressed import IndexStage, set_index_stage
+from modelstack.architecture.attention.indexer_loss import indexer_parameters
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED, TokenLoss
 from modelstack.architecture.moe.balancing import balancer_of
@@ -105,6 +107,7 @@ def train_step(
     lr_factor: float = 1.0,
     max_norm: float = math.inf,
     judge: Judge = always,
+    index_stage: IndexStage = "sparse",
 ) -> StepReport:
     """Take one optimizer step on some micro-batches, or none where `judge` objects.
 
@@ -117,6 +120,7 @@ def train_step(
         lr_factor: Share of each group's own learning rate (`initial_lr`, set at the first step).
         max_norm: Gradients are scaled down to it.
         judge: Sees loss and gradient norm before the optimizer does.
+        index_stage: What lightning indexers do in this step; in a warm-up nothing moves but they.
 
     Raises:
         UserError: There is no batch, or none of its tokens has a label that counts.
@@ -128,20 +132,37 @@ def train_step(
         raise UserError(
             f"step {state.step}: no token of {len(batches)} batches has a label that counts; nothing can be learnt"
         )
+    set_index_stage(state.model, index_stage)
     losses = passes.backward(batches, n_labels)
+    judged = judged_loss(losses)
     losses["total"] = sum(losses.values())
     norm = passes.clip(max_norm)
-    rejected = judge(losses["total"], norm)
+    is_frozen = index_stage == "warm_up"
+    if is_frozen:
+        _keep_gradients(state.model, indexer_parameters(state.model))
+    rejected = judge(judged, norm)
     rates = _set_rates(state.optimizer, lr_factor)
     if not rejected:
         state.optimizer.step()
-    passes.settle(taken=not rejected)
+    passes.settle(taken=not rejected and not is_frozen)
     state.optimizer.zero_grad(set_to_none=True)
     n_tokens = int(passes.total(sum(batch.n_tokens for batch in batches)))
     report = StepReport(state.step, losses, norm, rates, n_tokens, time.perf_counter() - started, rejected)
     state.step += 1
     state.n_tokens += n_tokens
     return report
+
+
+def judged_loss(losses: Mapping[str, float]) -> float:
+    """Return the loss that a guard judges, of the parts of a step's loss.
+
+    That is the model's, without the indexers', which comes in where a warm-up begins; or, where theirs is not
+    finite, theirs.
+    """
+    of_indexers = losses.get("indexer_loss", 0.0)
+    if not math.isfinite(of_indexers):
+        return of_indexers
+    return sum(loss for name, loss in losses.items() if name != "indexer_loss")
 
 
 def count_labels(batches: Sequence[Batch]) -> float:
@@ -154,6 +175,18 @@ def _labels_of(batch: Batch) -> float:
     if batch.weights_BT is None:
         return int(is_labelled.sum())
     return float(batch.weights_BT.where(is_labelled, 0).sum(dtype=torch.float64))
+
+
+def _keep_gradients(model: nn.Module, kept: Sequence[nn.Parameter]) -> None:
+    """Drop all other gradients: what an optimizer has no gradient of stays as it is, weight decay included.
+
+    The whole backward pass was run for them. Freezing parameters instead would leave sharded blocks without an
+    output that has a gradient, and so without their weights in the backward pass.
+    """
+    apart = set(kept)
+    for parameter in model.parameters():
+        if parameter not in apart:
+            parameter.grad = None
 
 
 def _set_rates(optimizer: torch.optim.Optimizer | Fp32Masters, factor: float) -> tuple[float, ...]:

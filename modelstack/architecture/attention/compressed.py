@@ -9,15 +9,24 @@ Letters: B batch, T tokens, D model width, R query rank, N entries, k chosen.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from modelstack.architecture.attention.compressor import Compressor, CompressorCache, visible_entries
 from modelstack.architecture.attention.indexer import Indexer
 from modelstack.architecture.attention.window_and_entries import Entries
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
+
+IndexStage = Literal["dense", "warm_up", "sparse"]
+"""A step of DeepSeek-V3.2's schedule (V4: arXiv 2606.19348 names a short warm-up of the indexer).
+
+- dense: every entry is attended to; the indexer is neither used nor trained.
+- warm_up: every entry is attended to; only the indexer moves.
+- sparse: the indexer chooses; model and indexer are trained, each by its own loss.
+"""
 
 
 @dataclass(slots=True)
@@ -59,6 +68,15 @@ class SparseCompressor(Compressor):
         super().__init__(config, layer, config.head_dim)
         self.indexer = Indexer(config, layer)
         self.n_heads = config.num_attention_heads
+        self.has_loss = config.indexer_loss_coef > 0
+        self.stage: IndexStage = "sparse"
+        """Set by `set_index_stage`."""
+
+    @property
+    def trains_indexer(self) -> bool:
+        """Whether a forward pass is to leave what the indexer's loss needs."""
+        wants_gradient = torch.is_grad_enabled() and self.indexer.q_b_proj.weight.requires_grad
+        return self.has_loss and self.stage != "dense" and wants_gradient
 
     def new_cache(self) -> EntriesCache:
         """Return an empty memory."""
@@ -72,13 +90,20 @@ class SparseCompressor(Compressor):
         with torch.no_grad():
             keys = self.indexer.entries(x_BTD, context, cache.indexer if cache else None)
         N, T = rows.shape[1], x_BTD.shape[1]
-        if self.indexer.top_k >= N:
+        if self.stage != "sparse" or self.indexer.top_k >= N:
             return Entries(rows, visible_entries(context, self.rate, N, 0, T))
         chosen, seen = self.indexer.choose(x_BTD, latent_BTR, keys, context)
         if self.n_heads * N <= chosen.shape[2] * self.size:
             # Logits over all entries are fewer numbers than a copy of the chosen ones for each token.
             return Entries(rows, seen.new_zeros(*chosen.shape[:2], N).scatter(-1, chosen, seen))
         return Entries(rows, seen, chosen)
+
+
+def set_index_stage(model: nn.Module, stage: IndexStage) -> None:
+    """Set what the indexers of a model, or of a pipeline's stage, do in the next passes."""
+    for module in model.modules():
+        if isinstance(module, SparseCompressor):
+            module.stage = stage
 
 
 def make_compressor(config: ModelConfig, layer: int) -> HeavyCompressor | SparseCompressor | None:

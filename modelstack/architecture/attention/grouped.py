@@ -12,7 +12,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modelstack.architecture.attention.softmax import softmax_attention
+from modelstack.architecture.attention.softmax import MIN_BLOCK_CHANNELS, softmax_attention
 from modelstack.architecture.cache import GrowingCache, WindowCache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
@@ -52,6 +52,8 @@ class GroupedQueryAttention(nn.Module):
             alibi_slopes(self.n_heads, config.alibi_bias_max) if config.position_embedding == "alibi" else None
         )
 
+        self.suits_blocks = self.slopes is None and d >= MIN_BLOCK_CHANNELS
+
     def new_cache(self) -> GrowingCache | WindowCache:
         """Return room for keys and values."""
         return GrowingCache() if self.window is None else WindowCache(self.window)
@@ -83,17 +85,19 @@ class GroupedQueryAttention(nn.Module):
         if cache is not None:
             k, v = cache.append(k, v)
         causal = context.is_plain_causal(self.window)
+        blocks = context.block_mask(self.window) if cache is None and self.suits_blocks else None
         y = softmax_attention(
             q,
             k,
             v,
             scale=self.scale,
-            mask=None if causal else context.mask(self.window, k.shape[2]),
+            mask=None if causal or blocks is not None else context.mask(self.window, k.shape[2]),
             causal=causal,
             runs=context.runs(self.window) if cache is None else (),
             bias=self._alibi(context, k.shape[2]),
             sinks_H=self.sinks,
             softcap=self.softcap,
+            blocks=blocks,
         )
         y = y.transpose(1, 2).reshape(B, T, -1)
         if gate is not None:

@@ -22,7 +22,7 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
 
 FLOATS_AT_ONCE = 2**26
-"""Products of query and key made in one step of the choice: 256 MiB in fp32."""
+"""Products of query and key made at once, for the choice and for the loss: 256 MiB in fp32."""
 
 
 class IndexScorer(nn.Module):
@@ -53,10 +53,6 @@ class Indexer(Compressor):
         self.q_b_proj = nn.Linear(config.q_lora_rank, self.n_heads * self.size, bias=False)
         self.scorer = IndexScorer(config, self.n_heads, self.size)
 
-    def scores(self, x_BTD: Tensor, latent_BTR: Tensor, keys_BNd: Tensor, context: ForwardContext) -> Tensor:
-        """Return the scores of all entries, visible or not, fp32 [B, T, N]."""
-        return self.scorer(self._queries(latent_BTR, context), keys_BNd, x_BTD)
-
     @torch.no_grad()
     def choose(
         self, x_BTD: Tensor, latent_BTR: Tensor, keys_BNd: Tensor, context: ForwardContext
@@ -67,7 +63,7 @@ class Indexer(Compressor):
         """
         B, N, _ = keys_BNd.shape
         T, k = x_BTD.shape[1], min(self.top_k, N)
-        q = self._queries(latent_BTR, context)
+        q = self.queries(latent_BTR, context)
         step = max(1, FLOATS_AT_ONCE // max(1, B * self.n_heads * N))
         chosen, seen = [], []
         for start in range(0, T, step):
@@ -80,7 +76,8 @@ class Indexer(Compressor):
             seen.append(visible.gather(-1, best))
         return torch.cat(chosen, dim=1), torch.cat(seen, dim=1)
 
-    def _queries(self, latent_BTR: Tensor, context: ForwardContext) -> Tensor:
+    def queries(self, latent_BTR: Tensor, context: ForwardContext) -> Tensor:
+        """Return the rotated queries of all index heads, [B, T, H, d]."""
         q = self.q_b_proj(latent_BTR).unflatten(-1, (self.n_heads, self.size))
         return rotate_trailing(q, context.rotation(self.rope, self.rope_channels))
 

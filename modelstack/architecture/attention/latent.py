@@ -18,7 +18,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from modelstack.architecture.attention.softmax import softmax_attention
+from modelstack.architecture.attention.softmax import MIN_BLOCK_CHANNELS, softmax_attention
 from modelstack.architecture.cache import GrowingCache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
@@ -119,13 +119,16 @@ class LatentAttention(nn.Module):
         key_plain, value = kv.split([self.plain_size, self.value_size], dim=-1)
         key = torch.cat((key_plain, key_rope.expand(-1, self.n_heads, -1, -1)), dim=-1)
         causal = context.is_plain_causal(None)
+        suits = context.n_tokens == key.shape[2] and min(self.key_size, self.value_size) >= MIN_BLOCK_CHANNELS
+        blocks = context.block_mask(None) if suits else None
         return softmax_attention(
             torch.cat((q_plain, q_rope), dim=-1),
             key,
             value,
             scale=self.scale,
-            mask=None if causal else context.mask(None, key.shape[2]),
+            mask=None if causal or blocks is not None else context.mask(None, key.shape[2]),
             causal=causal,
+            blocks=blocks,
         )
 
     def _absorbed(self, q_plain: Tensor, q_rope: Tensor, latents_B1S: Tensor, context: ForwardContext) -> Tensor:

@@ -16,9 +16,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from modelstack.architecture.attention.compressed import EntriesCache, make_compressor
+from modelstack.architecture.attention.compressed import EntriesCache, SparseCompressor, make_compressor
+from modelstack.architecture.attention.indexer_loss import index_divergence
 from modelstack.architecture.attention.trailing_rope import rotate_trailing, rotate_trailing_back
-from modelstack.architecture.attention.window_and_entries import window_and_entries_attention
+from modelstack.architecture.attention.window_and_entries import (
+    Entries,
+    share_of_entries,
+    window_and_entries_attention,
+)
 from modelstack.architecture.cache import WindowCache
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
@@ -62,7 +67,7 @@ class SharedKVAttention(nn.Module):
         R, n_groups, o = config.q_lora_rank, config.o_groups, config.o_lora_rank
         rope, window = config.rope(layer), config.window(layer)
         assert R and n_groups and o and rope and window and config.qk_rope_head_dim  # held by the config
-        self.n_heads, self.head_dim, self.window = H, d, window
+        self.layer, self.n_heads, self.head_dim, self.window = layer, H, d, window
         self.rope, self.rope_channels = rope, config.qk_rope_head_dim
         self.scale, self.eps = config.attention_scale, config.rms_norm_eps
         self.q_a_proj = nn.Linear(D, R, bias=False)
@@ -87,11 +92,31 @@ class SharedKVAttention(nn.Module):
         entries = None
         if self.compressor is not None:
             entries = self.compressor(x_BTD, latent, context, cache.entries if cache else None)
+            if cache is None and isinstance(self.compressor, SparseCompressor) and self.compressor.trains_indexer:
+                target = self._share_of_entries(q, kv, entries, context)
+                context.index_divergence[self.layer] = index_divergence(
+                    self.compressor.indexer, x_BTD, latent, entries, target, context
+                )
         y = window_and_entries_attention(
             q, kv, entries, self.sinks, scale=self.scale, window=self.window, documents_BS=context.documents_BT
         )
         y = rotate_trailing_back(y, context.rotation(self.rope, self.rope_channels))
         return self.o_b_proj(self.o_a_proj(y.flatten(2)))
+
+    @torch.no_grad()
+    def _share_of_entries(
+        self, q_BTHd: Tensor, kv_BTd: Tensor, entries: Entries, context: ForwardContext
+    ) -> Tensor:
+        """Return the attention that goes to each entry, summed over heads: fp32 [B, T, N] or [B, T, k]."""
+        return share_of_entries(
+            q_BTHd,
+            kv_BTd,
+            entries,
+            self.sinks,
+            scale=self.scale,
+            window=self.window,
+            documents_BS=context.documents_BT,
+        )
 
     def queries_and_rows(self, x_BTD: Tensor, context: ForwardContext) -> tuple[Tensor, Tensor, Tensor]:
         """Return the query latent [B, T, R], queries [B, T, H, d] and KV rows [B, T, d]."""

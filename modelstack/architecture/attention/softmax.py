@@ -1,8 +1,9 @@
 """Softmax attention over given queries, keys and values: the one place that chooses a kernel.
 
-Plain attention, masked or not, goes to torch's fused kernel, or in training on a CPU to `run_attention`. A
-soft-cap (Gemma 2) and sinks (gpt-oss, arXiv 2309.17453: a logit that joins the denominator only) cannot be said to
-either and are computed in steps, with the softmax in fp32.
+Packed documents and windows go to `block_attention` on a GPU. Other plain attention, masked or not, goes to
+torch's fused kernel, or in training on a CPU to `run_attention`. A soft-cap (Gemma 2) and sinks (gpt-oss, arXiv
+2309.17453: a logit that joins the denominator only) cannot be said to these two and are computed in steps, with
+the softmax in fp32.
 
 Letters: B batch, H query heads, G KV heads, T queries, S keys, d channels of a key, e of a value.
 """
@@ -10,6 +11,7 @@ Letters: B batch, H query heads, G KV heads, T queries, S keys, d channels of a 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,6 +19,12 @@ from torch.nn import functional as F
 
 from modelstack.architecture.attention import run_attention
 from modelstack.architecture.context import Run
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
+
+MIN_BLOCK_CHANNELS = 16
+"""FlexAttention's kernels want as many channels of a head."""
 
 
 def softmax_attention(
@@ -31,6 +39,7 @@ def softmax_attention(
     bias: Tensor | None = None,
     sinks_H: Tensor | None = None,
     softcap: float | None = None,
+    blocks: BlockMask | None = None,
 ) -> Tensor:
     """Return [B, H, T, e].
 
@@ -45,7 +54,12 @@ def softmax_attention(
         bias: Added to the logits, broadcast to [B, H, T, S] (ALiBi).
         sinks_H: A logit for each head that takes part in the denominator; not scaled.
         softcap: c in c * tanh(logit / c), before masking.
+        blocks: Says all of the mask, without a bias; `mask`, `causal` and `runs` are then not read. None: they do.
     """
+    if blocks is not None:
+        from modelstack.architecture.attention.block_attention import block_attention
+
+        return block_attention(q_BHTd, k_BGSd, v_BGSe, scale, blocks, sinks_H, softcap)
     grouped = q_BHTd.shape[1] != k_BGSd.shape[1]
     if sinks_H is None and softcap is None:
         if runs and bias is None and run_attention.suits(q_BHTd, runs):

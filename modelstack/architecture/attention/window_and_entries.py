@@ -13,6 +13,7 @@ band.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import ceil
 
@@ -76,17 +77,10 @@ def window_and_entries_attention(
         window: W, the query's own row included.
         documents_BS: A number for each packed document; queries see rows of their own only.
     """
-    B, T, H, _ = q_BTHd.shape
-    n_past = kv_BSd.shape[1] - T
-    floats = B * (2 * window * H + (entries.floats_per_query(H) if entries else 0))
-    step = max(window, FLOATS_AT_ONCE // floats)
-    parts = []
-    for start in range(0, T, step):
-        end = min(start + step, T)
-        rows = slice(max(0, n_past + start - window + 1), n_past + end)
-        offered = entries.of_queries(start, end) if entries else None
-        documents = None if documents_BS is None else documents_BS[:, rows]
-        parts.append(_attend(q_BTHd[:, start:end] * scale, kv_BSd[:, rows], offered, sinks_H, window, documents))
+    parts = [
+        _attend(q * scale, kv, offered, sinks_H, window, documents)
+        for q, kv, offered, documents in _pieces(q_BTHd, kv_BSd, entries, window, documents_BS)
+    ]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
 
 
@@ -104,9 +98,29 @@ def share_of_entries(
 
     Arguments as of `window_and_entries_attention`.
     """
-    bands, seen = _bands(kv_BSd, q_BTHd.shape[1], window, documents_BS)
-    _, to_entries = _weights(q_BTHd * scale, bands, seen, entries.offered(), entries.seen, sinks_H)
-    return to_entries.sum(dim=2)
+    parts = []
+    for q, kv, offered, documents in _pieces(q_BTHd, kv_BSd, entries, window, documents_BS):
+        assert offered is not None  # entries were given
+        bands, seen = _bands(kv, q.shape[1], window, documents)
+        _, to_entries = _weights(q * scale, bands, seen, offered.offered(), offered.seen, sinks_H)
+        parts.append(to_entries.sum(dim=2))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+
+def _pieces(
+    q_BTHd: Tensor, kv_BSd: Tensor, entries: Entries | None, window: int, documents_BS: Tensor | None
+) -> Iterator[tuple[Tensor, Tensor, Entries | None, Tensor | None]]:
+    """Give blocks of queries with the rows, entries and documents that they may see."""
+    B, T, H, _ = q_BTHd.shape
+    n_past = kv_BSd.shape[1] - T
+    floats = B * (2 * window * H + (entries.floats_per_query(H) if entries else 0))
+    step = max(window, FLOATS_AT_ONCE // floats)
+    for start in range(0, T, step):
+        end = min(start + step, T)
+        rows = slice(max(0, n_past + start - window + 1), n_past + end)
+        offered = entries.of_queries(start, end) if entries else None
+        documents = None if documents_BS is None else documents_BS[:, rows]
+        yield q_BTHd[:, start:end], kv_BSd[:, rows], offered, documents
 
 
 def _attend(

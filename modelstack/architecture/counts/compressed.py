@@ -45,13 +45,15 @@ def sparse_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
     rate, top = config.compress_rates[CSA], sized(config.index_topk)
     entries = (span.past + span.new) // rate
     if entries <= top:
-        return window_mixing(config, layer, span) + _pairs_work(config, span.compressed_pairs(rate))
+        on_offer = span.compressed_pairs(rate)
+        mixing = window_mixing(config, layer, span) + _pairs_work(config, on_offer)
+        return mixing + _indexer_loss(config, span, on_offer)
     # A masked kernel over all entries makes fewer numbers than a copy of the chosen ones for each query.
     masks = span.attention == "full" and config.num_attention_heads * entries <= top * config.head_dim
     chosen = span.compressed_pairs(rate) if masks else span.compressed_pairs(rate, top)
-    index = 2 * span.compressed_pairs(rate) * sized(config.index_n_heads) * (sized(config.index_head_dim) + 1)
-    choice = Work(frozen=index + 2 * span.new * _index_queries(config))
-    return window_mixing(config, layer, span) + _pairs_work(config, chosen) + choice
+    choice = Work(frozen=_index_scores(config, span) + 2 * span.new * _index_queries(config))
+    mixing = window_mixing(config, layer, span) + _pairs_work(config, chosen)
+    return mixing + choice + _indexer_loss(config, span, chosen)
 
 
 def heavy_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
@@ -96,6 +98,29 @@ def _index_queries(config: ModelConfig) -> int:
     """Return the weights of the indexer's queries and of its heads' weighing."""
     heads = sized(config.index_n_heads)
     return sized(config.q_lora_rank) * heads * sized(config.index_head_dim) + config.hidden_size * heads
+
+
+def _index_scores(config: ModelConfig, span: Span) -> int:
+    """Return the FLOPs of the index scores of all entries."""
+    pairs = span.compressed_pairs(config.compress_rates[CSA])
+    return 2 * pairs * sized(config.index_n_heads) * (sized(config.index_head_dim) + 1)
+
+
+def _indexer_loss(config: ModelConfig, span: Span, on_offer: int) -> Work:
+    """Return what the indexer's loss takes: its target and both passes of the indexer, whose input is detached.
+
+    Args:
+        config: With `indexer_loss_coef`; 0: nothing.
+        span: Of a training; behind a cache there is none.
+        on_offer: Pairs of queries and the entries that they may attend to.
+    """
+    if not config.indexer_loss_coef or span.past:
+        return Work()
+    keys = _compressor(config, CSA, sized(config.index_head_dim), overlap=2).matrices
+    projections = 2 * 2 * span.new * (keys + _index_queries(config))
+    pairs = span.banded_pairs(sized(config.sliding_window)) + on_offer
+    target = 2 * pairs * config.num_attention_heads * config.head_dim
+    return Work(training_only=projections + 3 * _index_scores(config, span) + target)
 
 
 def _pairs_work(config: ModelConfig, pairs: int) -> Work:

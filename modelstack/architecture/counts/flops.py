@@ -1,10 +1,11 @@
 """FLOPs of a forward pass, of a training step, of one decoded token.
 
 Counted are matrix products and convolutions, a multiply-add as two: weights times tokens, scores and mixes of
-attention, an indexer's scores, a recurrence's updates, the mixing of residual streams, the head. Not counted are
-norms, activations, softmax, rotations and lookups. A backward pass costs two products for each of the forward's,
-and none where there is no gradient; what a kernel computes again (flash attention's scores, checkpointed
-activations) is no work of the model, as in MFU (PaLM, arXiv 2204.02311; its own formula takes attention in full).
+attention, an indexer's scores and in training its loss, a recurrence's updates, the mixing of residual streams,
+the head. Not counted are norms, activations, softmax, rotations and lookups. A backward pass costs two products
+for each of the forward's, and none where there is no gradient; what a kernel computes again (flash attention's
+scores, checkpointed activations) is no work of the model, as in MFU (PaLM, arXiv 2204.02311; its own formula takes
+attention in full).
 
 With `attention="full"` every query meets every key on offer, which is what torch's FlopCounterMode counts and a
 masked kernel computes; with "causal" only what the mask lets through, about half.
@@ -40,7 +41,7 @@ class FlopCount:
 
     @property
     def backward(self) -> int:
-        """Return the FLOPs of the backward pass."""
+        """Return what training adds to the forward pass."""
         return sum(self.parts.values(), Work()).backward
 
     @property

@@ -72,6 +72,8 @@ class Work:
     """Of what has a gradient: the backward pass costs twice as much."""
     frozen: int = 0
     """Of what has none."""
+    training_only: int = 0
+    """FLOPs of both passes of what only training computes (the loss of a sparse attention's indexer)."""
 
     @property
     def forward(self) -> int:
@@ -80,11 +82,15 @@ class Work:
 
     @property
     def backward(self) -> int:
-        """Return the FLOPs of the backward pass: two products for each one, to inputs and to weights."""
-        return 2 * self.trained
+        """Return what training adds: two products for each one, for inputs and weights, and what is its alone."""
+        return 2 * self.trained + self.training_only
 
     def __add__(self, other: Work) -> Work:
-        return Work(self.trained + other.trained, self.frozen + other.frozen)
+        return Work(
+            self.trained + other.trained,
+            self.frozen + other.frozen,
+            self.training_only + other.training_only,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,6 +17,13 @@ def data(
     workers: Annotated[
         int | None, typer.Option(min=1, help="Processes; as many as there are cores, unless said.")
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(help="Run or submit the tasks by a datatrove executor: processes, slurm or ray."),
+    ] = None,
+    options: Annotated[
+        list[str] | None, typer.Option("--with", metavar="key=value", help="An option of the executor of --on.")
+    ] = None,
 ) -> None:
     """Take raw files through the steps of a recipe; whenever it is stopped, the same command goes on."""
     from rich.console import Console
@@ -25,11 +32,23 @@ def data(
     from modelstack.data.pipeline.recipe import DataRecipe
     from modelstack.data.pipeline.report import CARD_FILE, REPORT_FILE, write_report
     from modelstack.data.pipeline.run import run_recipe
+    from modelstack.errors import UserError
     from modelstack.recipe_file import read_recipe
 
     file, *overrides = arguments
     recipe = read_recipe(DataRecipe, Path(file), overrides)
     console = Console()
+    if on is not None:
+        from modelstack.data.pipeline.scale_out import run_on
+
+        chosen = [*(options or []), *([] if workers is None else [f"workers={workers}"])]
+        if not run_on(on, recipe, out, chosen):
+            console.print(
+                f"submitted; when the jobs are done, the same command without --on writes {out / REPORT_FILE}"
+            )
+            return
+    elif options:
+        raise UserError("--with gives options to the executor of --on: name one, or leave --with out")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, console=console) as bars:
         shown: dict[str, TaskID] = {}

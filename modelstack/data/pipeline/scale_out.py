@@ -3,16 +3,13 @@
 Each phase becomes an executor with the phase's number of tasks, which waits for the one before. A task that was
 done is passed over, by our record and by datatrove's. The folder must be seen by all machines.
 
-    from datatrove.executor import SlurmPipelineExecutor
-    from modelstack.data.pipeline.scale_out import executors
-
-    last = executors(recipe, folder, SlurmPipelineExecutor, time="04:00:00", partition="cpu")[-1]
-    last.run()    # submits the ones before it, too
+    modelstack data recipe.toml --out FOLDER --on slurm --with time=04:00:00 --with partition=cpu
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +17,50 @@ from modelstack.data.pipeline.plan import phases_of
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.pipeline.run import claim
 from modelstack.errors import UserError
+
+EXECUTORS = {"processes": "LocalPipelineExecutor", "slurm": "SlurmPipelineExecutor", "ray": "RayPipelineExecutor"}
+"""datatrove's, by the names of `modelstack data --on`."""
+
+
+def run_on(name: str, recipe: DataRecipe, folder: Path, options: Sequence[str]) -> bool:
+    """Run, or submit, the tasks that are left; return whether all are done when this returns.
+
+    Args:
+        name: A key of `EXECUTORS`.
+        recipe: What is done.
+        folder: Of the run.
+        options: `key=value` for the executor.
+
+    Raises:
+        UserError: The name is not known, an option is not `key=value` or not the executor's, or as `executors`.
+    """
+    if name not in EXECUTORS:
+        raise UserError(f"--on {name!r} is not known; known: {', '.join(EXECUTORS)}")
+    chosen = _parsed(options)
+    try:
+        import datatrove.executor  # pyright: ignore[reportMissingImports]
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error}; `pip install datatrove` brings the executors") from error
+    executor = getattr(datatrove.executor, EXECUTORS[name])
+    known = inspect.signature(executor).parameters.keys() - {"pipeline", "tasks", "logging_dir", "depends"}
+    if unknown := chosen.keys() - known:
+        raise UserError(f"--with {min(unknown)!r} is no option of {name}; its options: {', '.join(sorted(known))}")
+    try:
+        executors(recipe, folder, executor, **chosen)[-1].run()
+    except ImportError as error:  # of ray, which datatrove looks for here
+        raise UserError(str(error)) from error
+    return all(phase.is_done(task) for phase in phases_of(recipe, folder) for task in range(phase.n_tasks))
+
+
+def _parsed(options: Sequence[str]) -> dict[str, Any]:
+    """Return options with whole numbers as such."""
+    parsed: dict[str, Any] = {}
+    for option in options:
+        key, separator, value = option.partition("=")
+        if not separator or not key:
+            raise UserError(f"--with {option!r}: give key=value, for example --with workers=4")
+        parsed[key] = int(value) if value.isdecimal() else value
+    return parsed
 
 
 def executors(recipe: DataRecipe, folder: Path, executor: Callable[..., Any], **options: Any) -> list[Any]:

@@ -8,8 +8,8 @@ anew, and `initialise`, which seeds by name, gives a stage the values that the w
 Every rank has the step's micro-batches (ids, documents, labels), so positions, masks, hash routing and forced
 choices are made where they are needed, and only activations travel: the hidden states or streams, and beside them,
 where the config asks for it,
-- losses on routing, summed over the layers so far: the last stage adds them to its loss, and their gradient comes
-  back through the pipeline to the routers of every stage;
+- losses of layers (routing, indexers), summed over the layers so far: the last stage adds them to its loss, and
+  their gradient comes back through the pipeline to the routers and indexers of every stage;
 - the embeddings, for multi-token prediction. (With tied weights the last stage could look them up itself, but then
   its weights' gradients hang together in a way that torch 2.13 cannot split for the zero-bubble schedules.)
 
@@ -36,15 +36,15 @@ from modelstack.architecture.counts.registry import layers
 from modelstack.architecture.counts.terms import Span, block_work
 from modelstack.architecture.decoder import CausalLM, Decoder, ModelOutput, make_context
 from modelstack.architecture.hyper_connections import HyperHead
-from modelstack.architecture.losses import count_labels, total_loss
-from modelstack.architecture.moe.losses import routing_losses
+from modelstack.architecture.losses import count_labels, layer_loss_names, layer_losses, total_loss
 from modelstack.architecture.mtp import MultiTokenPrediction
 from modelstack.architecture.norms import make_norm
 from modelstack.errors import UserError
 from modelstack.train.parallel.pipeline_schedules import stages_by_rank
 
-Observer = Callable[[Mapping[int, Routing], Mapping[str, Tensor]], None]
-"""Sees each micro-batch that passed a stage: its routing, and at the last the parts of the loss, detached."""
+Observer = Callable[[Mapping[int, Routing], Mapping[str, Tensor], Tensor], None]
+"""Sees each micro-batch that passed a stage: its routing, at the last stage the parts of the loss, detached, and
+which tokens are no padding."""
 
 
 class StageDecoder(Decoder):
@@ -117,6 +117,7 @@ class Stage(CausalLM):
         forced_experts: Mapping[int, Tensor],
         n_labels: float,
         weights_BT: Tensor | None = None,
+        counted_BT: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, ...]:
         """Run the stage's blocks on a micro-batch.
 
@@ -128,67 +129,73 @@ class Stage(CausalLM):
             forced_experts: Likewise.
             n_labels: Labelled tokens of the whole step, by their weights, which sums over tokens are divided by.
             weights_BT: How much each label of the micro-batch counts, at every stage; None: 1.
+            counted_BT: bool, False for the micro-batch's padding, at every stage; None: there is none.
 
         Returns:
-            States or streams, then losses on routing and embeddings where `travels` says so; of the last stage the
+            States or streams, then losses of layers and embeddings where `travels` says so; of the last stage the
             loss.
         """
+        if counted_BT is None:
+            counted_BT = torch.ones_like(ids_BT, dtype=torch.bool)
         context = make_context(ids_BT, documents_BT=documents_BT, forced_experts=forced_experts)
-        x, routed, embedding = self._enter(received, ids_BT)
+        x, summed, embedding = self._enter(received, ids_BT)
         for block in self.model.layers:
             x = block(x, context)
         if self.is_last:
-            return self._loss(x, routed, embedding, context, labels_BT, n_labels, weights_BT)
-        if routed is not None:
-            routed = routed + self._routing_losses(context.routing, ids_BT)
+            return self._loss(x, summed, embedding, context, labels_BT, n_labels, weights_BT, counted_BT)
+        if summed is not None:
+            summed = summed + self._layer_losses(context, counted_BT)
         if self.observer is not None:
-            self.observer(context.routing, {})
+            self.observer(context.routing, {}, counted_BT)
         # A copy: torch detaches what a stage returned, in place, and these came in as leaves.
         embedding = None if embedding is None else embedding.clone()
-        return tuple(each for each in (x, routed, embedding) if each is not None)
+        return tuple(each for each in (x, summed, embedding) if each is not None)
 
     def _enter(self, received: tuple[Tensor, ...], ids_BT: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return states, losses on routing so far and embeddings; None for what does not travel."""
-        names, carries_embedding = routing_loss_names(self.config), self.config.mtp_loss_coef > 0
+        """Return states, losses of the layers so far and embeddings; None for what does not travel."""
+        names, carries_embedding = layer_loss_names(self.config), self.config.mtp_loss_coef > 0
         if self.is_first:
             embedding = self.model.embed(ids_BT)
             # It asks for a gradient though nothing reads it, so that all stages exchange the same.
-            routed = torch.zeros(len(names), device=ids_BT.device, requires_grad=True) if names else None
-            return self.model.begin(embedding), routed, embedding if carries_embedding else None
+            summed = torch.zeros(len(names), device=ids_BT.device, requires_grad=True) if names else None
+            return self.model.begin(embedding), summed, embedding if carries_embedding else None
         x, *beside = received
-        routed = beside.pop(0) if names else None
-        return x, routed, beside.pop(0) if carries_embedding else None
+        summed = beside.pop(0) if names else None
+        return x, summed, beside.pop(0) if carries_embedding else None
 
-    def _routing_losses(self, routing: Mapping[int, Routing], ids_BT: Tensor) -> Tensor:
-        losses = routing_losses(self.config, routing, torch.ones_like(ids_BT, dtype=torch.bool))
-        zero = torch.zeros((), device=ids_BT.device)
-        return torch.stack([losses.get(name, zero) for name in routing_loss_names(self.config)])
+    def _layer_losses(self, context: ForwardContext, counted_BT: Tensor) -> Tensor:
+        losses = layer_losses(self.config, context.routing, context.index_divergence, counted_BT)
+        zero = torch.zeros((), device=counted_BT.device)
+        return torch.stack([losses.get(name, zero) for name in layer_loss_names(self.config)])
 
     def _loss(
         self,
         x: Tensor,
-        routed: Tensor | None,
+        summed: Tensor | None,
         embedding_BTD: Tensor | None,
         context: ForwardContext,
         labels_BT: Tensor,
         n_labels: float,
         weights_BT: Tensor | None,
+        counted_BT: Tensor,
     ) -> Tensor:
         hidden, state = self.model.end(x)
         no_logits = hidden.new_empty(len(hidden), 0, self.config.vocab_size)
-        output = ModelOutput(no_logits, hidden, context.routing, state)
+        output = ModelOutput(no_logits, hidden, context.routing, state, index_divergence=context.index_divergence)
         if embedding_BTD is not None:
             output.mtp = self._modules_ahead()(state, embedding_BTD, context)
-        losses = total_loss(self, output, labels_BT, n_labels=n_labels, weights_BT=weights_BT)
+        losses = total_loss(
+            self, output, labels_BT, n_labels=n_labels, weights_BT=weights_BT, counted_BT=counted_BT
+        )
         total, parts = losses.total, losses.parts
-        if routed is not None:
+        if summed is not None:
             # As total_loss weighs this stage's own.
-            before = routed * (count_labels(labels_BT, weights_BT) / n_labels)
+            before = summed * (count_labels(labels_BT, weights_BT) / n_labels)
             total = total + before.sum()
-            for name, loss in zip(routing_loss_names(self.config), before, strict=True):
+            for name, loss in zip(layer_loss_names(self.config), before, strict=True):
                 parts[name] = parts[name] + loss if name in parts else loss
         if self.observer is not None:
-            self.observer(context.routing, {name: loss.detach() for name, loss in parts.items()})
+            self.observer(context.routing, {name: loss.detach() for name, loss in parts.items()}, counted_BT)
         return total
 
 
@@ -248,19 +255,10 @@ def tied_on_one_rank(stages: Sequence[Stage]) -> bool:
     return stages[0].config.tie_word_embeddings and stages[0].is_first and stages[-1].is_last
 
 
-def routing_loss_names(config: ModelConfig) -> list[str]:
-    """Return which losses on routing a config asks for, by `routing_losses`' names."""
-    asked = {
-        "seq_aux_loss": bool(config.seq_aux_loss_coef) and "moe" in config.mlp_layer_types,
-        "router_z_loss": bool(config.router_z_loss_coef) and config.has_experts,
-    }
-    return [name for name, is_asked in asked.items() if is_asked]
-
-
 def loss_names(config: ModelConfig) -> list[str]:
     """Return the parts of `total_loss` that a config asks for."""
     asked = {"cross_entropy": True, "z_loss": bool(config.z_loss_coef), "mtp_loss": bool(config.mtp_loss_coef)}
-    return [name for name, is_asked in asked.items() if is_asked] + routing_loss_names(config)
+    return [name for name, is_asked in asked.items() if is_asked] + layer_loss_names(config)
 
 
 def travels(config: ModelConfig, n_rows: int, n_tokens: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
@@ -272,7 +270,7 @@ def travels(config: ModelConfig, n_rows: int, n_tokens: int, dtype: torch.dtype)
         return torch.empty(shape, dtype=dtype, device="meta", requires_grad=True)
 
     sent = [without_memory(*streams)]
-    if names := routing_loss_names(config):
+    if names := layer_loss_names(config):
         sent.append(without_memory(len(names), dtype=torch.float32))
     if config.mtp_loss_coef > 0:
         sent.append(without_memory(B, T, D))

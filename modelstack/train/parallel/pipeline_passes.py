@@ -19,6 +19,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.pipelining import PipelineStage
 from torch.distributed.pipelining.schedules import get_schedule_class
 
+from modelstack.architecture.attention.indexer_loss import indexer_parameters
 from modelstack.architecture.context import Routing
 from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
@@ -33,7 +34,7 @@ from modelstack.train.parallel.pipeline_tied import (
     refresh_copy,
 )
 from modelstack.train.parallel.spread_passes import CLIP_EPS, clip_gradients
-from modelstack.train.passes import settle_balancer
+from modelstack.train.passes import clip_apart, settle_balancer
 
 
 @dataclass(slots=True)
@@ -89,6 +90,8 @@ class PipelinePasses:
         }
         if any(batch.weights_BT is not None for batch in batches):
             inputs["weights_BT"] = torch.cat([_weights(batch) for batch in batches]).to(device)
+        if any(batch.counted_BT is not None for batch in batches):
+            inputs["counted_BT"] = torch.cat([_counted(batch) for batch in batches]).to(device)
         schedule.step(target=inputs["labels_BT"], return_outputs=False, **inputs)
         add_gradients_of_copies(self.stages, self.mesh)
         return self._total_losses()
@@ -97,8 +100,15 @@ class PipelinePasses:
         """Scale the gradients down; return the whole model's norm before."""
         copy = moved_copy(self.stages)
         counted = [parameter for parameter in self.share.parameters() if parameter is not copy]
-        norm = clip_gradients(counted, max_norm, lambda squared: self.mesh.sum_over(squared, "pp"))
-        if copy is not None:
+        norm = clip_apart(
+            counted,
+            indexer_parameters(self.share),
+            lambda parameters: clip_gradients(
+                parameters, max_norm, lambda squared: self.mesh.sum_over(squared, "pp"), self.mesh.device
+            ),
+            has_indexer=self.stages[0].config.has_indexer,
+        )
+        if copy is not None and copy.grad is not None:
             local_gradient(copy).mul_(min(1.0, max_norm / (norm + CLIP_EPS)))
         return norm
 
@@ -106,9 +116,9 @@ class PipelinePasses:
         """Move the balancing biases of this rank's layers by all ranks' counts, or forget the counts."""
         settle_balancer(self.balancer, taken, self.mesh.sum_over_data)
 
-    def _observe(self, routing: Mapping[int, Routing], losses: Mapping[str, Tensor]) -> None:
+    def _observe(self, routing: Mapping[int, Routing], losses: Mapping[str, Tensor], counted_BT: Tensor) -> None:
         if self.balancer is not None:
-            self.balancer.count(routing)
+            self.balancer.count(routing, counted_BT)
         for name, loss in losses.items():
             self._losses[name] = self._losses[name] + loss if name in self._losses else loss
 
@@ -160,6 +170,10 @@ class PipelinePasses:
 
 def _weights(batch: Batch) -> Tensor:
     return torch.ones_like(batch.ids_BT, dtype=torch.float32) if batch.weights_BT is None else batch.weights_BT
+
+
+def _counted(batch: Batch) -> Tensor:
+    return torch.ones_like(batch.ids_BT, dtype=torch.bool) if batch.counted_BT is None else batch.counted_BT
 
 
 def _join_forced(batches: Sequence[Batch]) -> dict[int, Tensor]:

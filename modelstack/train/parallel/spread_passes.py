@@ -19,12 +19,13 @@ from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
+from modelstack.architecture.attention.indexer_loss import indexer_parameters
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import TokenLoss
 from modelstack.architecture.moe.balancing import BiasBalancer
 from modelstack.data.batches import Batch
 from modelstack.train.parallel.mesh import Mesh
-from modelstack.train.passes import add_gradients, settle_balancer
+from modelstack.train.passes import add_gradients, clip_apart, settle_balancer
 
 CLIP_EPS = 1e-6
 """torch's own in `clip_grad_norm_`."""
@@ -58,7 +59,11 @@ class ShardedPasses:
 
     def clip(self, max_norm: float) -> float:
         """Scale the gradients down; return the whole model's norm before."""
-        return clip_gradients(self.model.parameters(), max_norm)
+        return clip_apart(
+            self.model.parameters(),
+            indexer_parameters(self.model),
+            lambda parameters: clip_gradients(parameters, max_norm),
+        )
 
     def settle(self, taken: bool) -> None:
         """Move the balancing biases by all ranks' counts, or forget the counts."""
@@ -85,6 +90,7 @@ def clip_gradients(
     parameters: Iterable[nn.Parameter],
     max_norm: float,
     sum_over_stages: Callable[[Tensor], object] | None = None,
+    device: torch.device | None = None,
 ) -> float:
     """Scale gradients down to a norm, as `torch.nn.utils.clip_grad_norm_` does; return the norm before.
 
@@ -92,18 +98,20 @@ def clip_gradients(
         parameters: This rank's; each may lie on a mesh of its own. A tied one counts once.
         max_norm: Of the whole model's gradient.
         sum_over_stages: Adds up a tensor in place over the ranks that hold other layers.
+        device: Of that tensor, where this rank may have no parameter; None: of the first parameter.
     """
-    return float(scale_gradients(parameters, max_norm, sum_over_stages))
+    return float(scale_gradients(parameters, max_norm, sum_over_stages, device))
 
 
 def scale_gradients(
     parameters: Iterable[nn.Parameter],
     max_norm: float,
     sum_over_stages: Callable[[Tensor], object] | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Do what `clip_gradients` does; the norm stays on the device, float64."""
     own = [parameter for parameter in dict.fromkeys(parameters) if parameter.grad is not None]
-    squared = squared_norm(own)
+    squared = squared_norm(own, device)
     if sum_over_stages is not None:
         sum_over_stages(squared)
     norm = squared.sqrt()
@@ -114,16 +122,19 @@ def scale_gradients(
     return norm
 
 
-def squared_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
+def squared_norm(parameters: Sequence[nn.Parameter], device: torch.device | None = None) -> Tensor:
     """Return the sum of squares of whole gradients, float64; the same on all ranks of the parameters' meshes.
 
     Gradients that are partial sums are added up first, in place.
+
+    Args:
+        parameters: Each with a gradient.
+        device: Of the result; None: of the first parameter.
     """
     by_groups: dict[tuple[tuple[DeviceMesh, int], ...], list[Tensor]] = defaultdict(list)
     for parameter in parameters:
         by_groups[_cut_axes(parameter)].append(torch.linalg.vector_norm(_local_gradient(parameter).float()))
-    device = parameters[0].device if parameters else None
-    total = torch.zeros((), dtype=torch.float64, device=device)
+    total = torch.zeros((), dtype=torch.float64, device=device or (parameters[0].device if parameters else None))
     for axes, norms in by_groups.items():
         squares = torch.stack(norms).double().square().sum()
         for mesh, axis in axes:

@@ -19,12 +19,12 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.module_tracker import ModuleTracker
 
-from modelstack.architecture.attention import delta_net, indexer
+from modelstack.architecture.attention import delta_net, indexer, indexer_loss
 from modelstack.architecture.config import DEEPSEEK_V4_KINDS, ModelConfig
 from modelstack.architecture.counts.delta_net import CHUNK
 from modelstack.architecture.counts.flops import count_flops, decode_flops, training_flops_per_token
 from modelstack.architecture.counts.parameters import count_parameters
-from modelstack.architecture.decoder import CausalLM
+from modelstack.architecture.decoder import CausalLM, ModelOutput
 from modelstack.architecture.presets.registry import PRESETS, published
 from modelstack.architecture.rope import inverse_frequencies
 
@@ -72,7 +72,9 @@ def counting() -> Iterator[FlopCounterMode]:
     counter.mod_tracker = WholeModel()
     # In one block an indexer scores all entries, as "full" says; in several it leaves out later ones.
     one_block = patch.object(indexer, "FLOATS_AT_ONCE", 2**62)
-    with sdpa_kernel(SDPBackend.MATH), one_block, counter:
+    # Its loss, too, computes scores again where there are several.
+    one_block_of_loss = patch.object(indexer_loss, "FLOATS_AT_ONCE", 2**62)
+    with sdpa_kernel(SDPBackend.MATH), one_block, one_block_of_loss, counter:
         yield counter
 
 
@@ -96,15 +98,21 @@ def ids(n_tokens: int, vocab_size: int, device: str = "cpu", batch: int = BATCH)
     return (torch.arange(n_tokens, device=device) % vocab_size).expand(batch, -1)
 
 
+def of_indexers(output: ModelOutput) -> torch.Tensor | float:
+    return sum(one.divergence_BT.sum() for one in output.index_divergence.values())
+
+
 @pytest.mark.parametrize("name", [*PRESETS, *VARIANTS])
 def test_forward_and_backward_of_toys_cost_what_torch_counts(name: str) -> None:
     config = case(name)
     torch.manual_seed(0)
     model = CausalLM(config)
-    with counting() as counter:
-        logits = model(ids(N_TOKENS, config.vocab_size)).logits_BTV
+    with torch.no_grad(), counting() as counter:
+        model(ids(N_TOKENS, config.vocab_size))
         forward = counter.get_total_flops()
-        logits.square().sum().backward()
+    with counting() as counter:
+        output = model(ids(N_TOKENS, config.vocab_size))
+        (output.logits_BTV.square().sum() + of_indexers(output)).backward()
         training = counter.get_total_flops()
     count = count_flops(config, N_TOKENS, attention="full")
     assert BATCH * count.forward == pytest.approx(forward, rel=tolerance(config))
@@ -134,7 +142,7 @@ def test_multi_token_prediction_costs_what_torch_counts(name: str) -> None:
     model = CausalLM(config)
     with counting() as counter:
         output = model(ids(N_TOKENS, config.vocab_size), with_mtp=True)
-        loss = output.logits_BTV.square().sum()
+        loss = output.logits_BTV.square().sum() + of_indexers(output)
         for module in output.mtp:
             loss = loss + model.logits(module.hidden_BTD).square().sum()
         loss.backward()
@@ -165,8 +173,8 @@ def test_training_a_layer_of_each_kind_at_published_width_costs_what_torch_count
         num_hidden_layers=len(kinds), layer_types=attention, mlp_layer_types=feed_forward, no_rope_layers=()
     )
     with counting() as counter:
-        logits = shapes_only(config)(ids(N_LONG, config.vocab_size, "meta", batch=1)).logits_BTV
-        logits.sum().backward()
+        output = shapes_only(config)(ids(N_LONG, config.vocab_size, "meta", batch=1))
+        (output.logits_BTV.sum() + of_indexers(output)).backward()
     assert count_flops(config, N_LONG, attention="full").training == pytest.approx(
         counter.get_total_flops(), rel=tolerance(config)
     )

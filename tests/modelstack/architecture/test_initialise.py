@@ -5,8 +5,9 @@ import torch
 from families import FAMILIES
 from parity import COMMON, reference
 
+from modelstack.architecture import initialise as initialise_file
 from modelstack.architecture.decoder import CausalLM
-from modelstack.architecture.initialise import OUTPUTS, initialise
+from modelstack.architecture.initialise import OUTPUTS, OwnPart, initialise
 from modelstack.architecture.presets.registry import from_hf, published
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -22,6 +23,20 @@ def test_a_seed_gives_the_same_weights_and_another_seed_others() -> None:
     name = "model.layers.1.mlp.up_proj.weight"
     assert all(torch.equal(first[key], again[key]) for key in first)
     assert not torch.equal(first[name], other[name])
+
+
+@pytest.mark.parametrize("at_once", [1, 100, 1000])
+@pytest.mark.parametrize("shape", [(1, 5), (3, 5), (4, 4), (65, 3), (129, 16), (200, 33), (7, 6, 5)])
+def test_pieces_are_what_one_draw_gives_and_a_share_is_a_block_of_it(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], at_once: int
+) -> None:
+    monkeypatch.setattr(initialise_file, "DRAWN_AT_ONCE", at_once)
+    whole = torch.empty(shape).normal_(0.0, 0.02, generator=torch.Generator().manual_seed(1))
+    for first, *others in ((0,) * len(shape), (shape[0] // 2, *(1 for _ in shape[1:])), (shape[0],) + shape[1:]):
+        block = whole[(slice(first, None), *(slice(o, None) for o in others))]
+        part = OwnPart(torch.empty_like(block), (first, *others))
+        initialise_file._draw_normal(part, whole.shape, 0.02, torch.Generator().manual_seed(1))
+        assert torch.equal(part.values, block)
 
 
 def test_what_two_variants_share_starts_equal() -> None:

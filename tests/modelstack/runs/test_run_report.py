@@ -13,6 +13,7 @@ from modelstack.decide.outcome import compare
 from modelstack.decide.plan_file import PlanRequest
 from modelstack.decide.planner import plan
 from modelstack.runs.baselines import Baseline
+from modelstack.runs.peak_memory import peak_memory
 from modelstack.runs.report import (
     DataFile,
     HeldOutResult,
@@ -23,7 +24,6 @@ from modelstack.runs.report import (
     machine_facts,
     outcome_of,
     page,
-    peak_memory,
     speed_of,
     time_by_cause,
     write_report,

@@ -154,6 +154,10 @@ def test_two_processes_one_of_them_killed_come_to_the_same_as_one(
     done = modelstack("train", recipe, "--out", tmp_path / "run", processes=2)
     assert done.returncode == 0, done.stderr
     assert "going on from step 10 of 20" in done.stdout
+    assert "on the fullest of 2 ranks" in done.stdout
+    memory = read_metrics(tmp_path / "run" / "metrics.jsonl").memory
+    assert {record.after for record in memory} == {"start", "training"}
+    assert all(len(record.peak_bytes) == 2 and min(record.peak_bytes) > 50e6 for record in memory)
     assert losses(tmp_path / "run") == pytest.approx(losses(whole), abs=2e-5)
     one, two = weights(whole), weights(tmp_path / "run")
     assert one.keys() == two.keys()

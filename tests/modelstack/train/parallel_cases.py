@@ -14,6 +14,7 @@ import torch.distributed as dist
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing.spawn import spawn
 
+from modelstack.architecture.attention.compressed import IndexStage
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.architecture.moe.balancing import BiasBalancer
@@ -50,6 +51,7 @@ class Case:
     n_steps: int = 3
     max_norm: float = 0.05
     judge: Judge = always
+    index_stage: IndexStage = "sparse"
     alter: Callable[[Batch], Batch] = lambda batch: batch
 
 
@@ -76,6 +78,14 @@ def with_replies(batch: Batch) -> Batch:
     labels[:, : T if number % 5 == 4 else 10 + number % 4] = IGNORED
     weights = torch.rand(labels.shape, generator=torch.Generator().manual_seed(number)) * 3
     return replace(batch, labels_BT=labels, weights_BT=weights if number % 2 else None)
+
+
+def with_padding(batch: Batch) -> Batch:
+    """Return the batch with an end that is padding, of another length in each."""
+    counted = (torch.arange(T) < T - 2 - batch.position % 3).expand(B, T)
+    labels = batch.labels_BT.masked_fill(~counted, IGNORED)
+    documents = batch.documents_BT.masked_fill(~counted, 2)
+    return replace(batch, labels_BT=labels, documents_BT=documents, counted_BT=counted)
 
 
 def train_whole(case: Case) -> tuple[list[StepReport], dict[str, torch.Tensor]]:
@@ -113,7 +123,9 @@ def _train(
             for micro in range(case.micro_batches)
             for rank in ranks
         ]
-        reports.append(train_step(state, batches, max_norm=case.max_norm, judge=case.judge))
+        reports.append(
+            train_step(state, batches, max_norm=case.max_norm, judge=case.judge, index_stage=case.index_stage)
+        )
     return reports, whole_values(state.model)
 
 

@@ -25,6 +25,7 @@ from tests.modelstack.train.parallel_cases import (
     on_ranks,
     toy,
     whole_values,
+    with_padding,
     with_replies,
 )
 
@@ -55,6 +56,9 @@ FP32 = {
     "fsdp, balanced experts, full checkpointing": Case("deepseek_v3", FULL, BIASED, micro_batches=2),
     "fsdp, experts, selective checkpointing": Case("deepseek_v3", SELECTIVE, BIASED),
     "fsdp, hyper-connections and hash routing": Case("deepseek_v4", FULL),
+    "fsdp, dense stage of indexers": Case("deepseek_v4", SHARD, index_stage="dense"),
+    "fsdp, warm-up of indexers, full checkpointing": Case("deepseek_v4", FULL, index_stage="warm_up"),
+    "fsdp, padding": Case("deepseek_v4", SHARD, ROUTED, micro_batches=2, alter=with_padding),
     "tp": Case("llama", TP),
     "tp, tied head, norms of heads": Case("qwen3", TP, micro_batches=2),
     "tp, tied head, biases of queries, keys and values": Case("qwen2", TP),

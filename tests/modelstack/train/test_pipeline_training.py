@@ -15,7 +15,7 @@ from modelstack.errors import UserError
 from modelstack.train.optimizers.config import OptimizerConfig
 from modelstack.train.parallel.mesh import make_mesh
 from modelstack.train.parallel.pipeline_schedules import SCHEDULES
-from tests.modelstack.train.parallel_cases import MUON, make_batch, on_ranks, with_replies
+from tests.modelstack.train.parallel_cases import MUON, make_batch, on_ranks, with_padding, with_replies
 from tests.modelstack.train.pipeline_cases import (
     PipelineCase,
     differences,
@@ -51,6 +51,7 @@ MODELS: dict[str, dict[str, Any]] = {
         "keys": {"num_nextn_predict_layers": 1},
         "own_keys": ROUTED | {"mtp_loss_coef": 0.3},
     },
+    "indexers, padding": {"family": "deepseek_v4", "own_keys": ROUTED, "keys": {}, "alter": with_padding},
 }
 
 
@@ -131,7 +132,7 @@ def test_every_kind_of_model_and_optimizer_trains_in_stages_as_whole(tmp_path: P
         assert "1F1B needs a micro-batch for each of its 2 stages, and a step has 1" in too_few
         assert "must have one shape and these have [(1, 16), (2, 16)]" in unequal
         assert "force experts of different layers ([[], [3]])" in unlike
-        assert len(found) == 11
+        assert len(found) == 13
         check(found)
 
 
