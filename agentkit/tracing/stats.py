@@ -15,8 +15,10 @@ from agentkit.events import (
     RunFinishedEvent,
     RunResumedEvent,
     RunStartedEvent,
+    SideRequestEvent,
     ToolResultEvent,
 )
+from agentkit.messages import ModelResponse
 from agentkit.tracing.reading import status_of_failure
 
 
@@ -27,7 +29,7 @@ class ModelStats:
     statuses: Counter[str] = field(default_factory=Counter[str])
     """Runs by status, see `RunSummary`."""
     step_seconds: list[float] = field(default_factory=list[float])
-    """Seconds of each model request."""
+    """Seconds of each model request, those for plans and summaries too."""
     input_tokens: int = 0
     cached_tokens: int = 0
     """Input tokens that were not evaluated again."""
@@ -39,6 +41,13 @@ class ModelStats:
     def n_runs(self) -> int:
         """Number of runs."""
         return self.statuses.total()
+
+    def count(self, response: ModelResponse, duration_s: float) -> None:
+        """Count one request."""
+        self.step_seconds.append(duration_s)
+        self.input_tokens += response.usage.input_tokens
+        self.cached_tokens += response.usage.cache_read_tokens
+        self.output_tokens += response.usage.output_tokens
 
 
 @dataclass(slots=True)
@@ -74,10 +83,9 @@ class TraceStats:
                 case RunResumedEvent(model_name=name):
                     model, status = self.models.setdefault(name, model), "unfinished"
                 case ModelResponseEvent(response=response, duration_s=duration_s):
-                    model.step_seconds.append(duration_s)
-                    model.input_tokens += response.usage.input_tokens
-                    model.cached_tokens += response.usage.cache_read_tokens
-                    model.output_tokens += response.usage.output_tokens
+                    model.count(response, duration_s)
+                case SideRequestEvent(model_name=name, response=response, duration_s=duration_s):
+                    self.models.setdefault(name, ModelStats()).count(response, duration_s)
                 case ToolResultEvent(tool_name=name, outcome=outcome, duration_s=duration_s):
                     tool = self.tools.setdefault(name, ToolStats())
                     tool.outcomes[outcome] += 1
