@@ -79,16 +79,30 @@ def progressed(plan: Plan, parts: Sequence[ModelRequestPart]) -> Plan:
         if isinstance(part, ToolReturnPart) and not part.is_error:
             return plan.with_current(replace(step, status="done", note=part.content[:_NOTE_CHARS]))
         step = replace(step, n_failed=step.n_failed + 1, note=part.content[:_NOTE_CHARS])
+    return _attempted(plan, step)
+
+
+def answered(plan: Plan, text: str) -> tuple[Plan, tuple[ModelRequestPart, ...]]:
+    """Return the plan after the model answered with text, and what the model is told.
+
+    A step without a tool is done. A step with a tool has failed once more: words have no effect.
+    """
+    step = plan.current
+    if step is None:
+        return plan, ()
+    if step.tool is None:
+        return plan.with_current(replace(step, status="done", note=text[:_NOTE_CHARS])), ()
+    step = replace(step, n_failed=step.n_failed + 1, note="it was answered in words")
+    told = f"Nothing was done: the step {step.goal!r} needs a call of {step.tool!r}. Call it."
+    return _attempted(plan, step), (UserPromptPart(told),)
+
+
+def _attempted(plan: Plan, step: PlanStep) -> Plan:
+    """Return the plan with its current step as it is after an attempt that failed, or was none."""
     plan = plan.with_current(step)
     if step.n_failed >= FAILURES_TO_REVISE:
         return replace(plan, to_revise=f"{step.tool} failed {step.n_failed} times: {step.note}")
     return plan
-
-
-def answered(plan: Plan, text: str) -> Plan:
-    """Return the plan after the model answered with text; the current step is done."""
-    step = plan.current
-    return plan if step is None else plan.with_current(replace(step, status="done", note=text[:_NOTE_CHARS]))
 
 
 def given_up(plan: Plan) -> Plan:

@@ -136,9 +136,10 @@ def _on_response(
     if not response.text:
         return _on_rejected(state, OutputRejected("The response was empty: call a tool or answer."), rules)
     if state.plan is not None and state.plan.current is not None:
-        state = replace(state, plan=answered(state.plan, response.text))
-        if state.plan is not None and state.plan.current is not None:
-            return _ask(state, (), rules)
+        plan, told_of = answered(state.plan, response.text)
+        state = replace(state, plan=plan)
+        if plan.current is not None:
+            return _ask(state, told_of, rules)
     return state, ReadOutput(response, "completed")
 
 

@@ -57,7 +57,7 @@ async def upset_of_plan(
     tool = plan.current.tool
     if tool is not None and tool not in offer.tools:
         return PlanUpset(f"the tool {tool!r} is not there any more")
-    if tool is not None and tool in state.withheld:
+    if tool is not None and (tool in state.withheld or tool in state.disabled_tools):
         return PlanUpset(f"the tool {tool!r} cannot be called now")
     if await planner.holds(plan, context):
         return None

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agentkit import Agent, RunContext, ToolFailed, UsageLimits, UserError
+from agentkit import Agent, ModelRetry, RunContext, ToolFailed, UsageLimits, UserError
 from agentkit.errors import UnexpectedModelBehavior
 from agentkit.events import AgentEvent, PlanEvent, SideRequestEvent
 from agentkit.messages import ModelRequest, ModelResponse, TextPart, UserPromptPart
@@ -98,6 +98,42 @@ async def test_a_plan_whose_tool_failed_twice_is_revised_and_ends() -> None:
         ("Mix the dough for: bread", "done"),
         ("Grill it.", "done"),
     ]
+
+
+async def test_words_in_place_of_a_call_do_nothing_and_the_step_stays() -> None:
+    kitchen = Kitchen()
+    model = ScriptedModel(["Mixed!", call("mix", what="rye"), call("bake", what="rye"), "There is bread."])
+    result = await Agent(model, tools=kitchen.tools(), planner=TEMPLATE).run("bread")
+    assert (result.output, kitchen.done) == ("There is bread.", ["mixed rye", "baked rye"])
+    assert "Nothing was done" in prompts(model)[1] and "'mix'" in prompts(model)[1]
+
+
+async def test_a_step_that_is_answered_in_words_twice_is_revised() -> None:
+    kitchen = Kitchen()
+    model = ScriptedModel(
+        [call("mix", what="rye"), "Baked!", "It is baked.", call("grill", what="rye"), "There is bread."]
+    )
+    result = await Agent(model, tools=kitchen.tools(), planner=TEMPLATE).run("bread")
+    assert (result.output, kitchen.done) == ("There is bread.", ["mixed rye", "grilled rye"])
+
+
+async def test_a_step_whose_tool_used_up_its_retries_is_revised_at_once() -> None:
+    done = list[str]()
+
+    def look() -> str:
+        """Look into the oven."""
+        done.append("looked")
+        raise ModelRetry("look closer")
+
+    def light() -> str:
+        """Switch the light on."""
+        done.append("light")
+        return "light"
+
+    template = PlanTemplate([TemplateStep("Look.", "look", otherwise=[TemplateStep("Light.", "light")])])
+    model = ScriptedModel([call("look"), call("light"), "I see."])
+    result = await Agent(model, tools=[look, light], planner=template, retries=0).run("look")
+    assert (result.output, done) == ("I see.", ["looked", "light"])
 
 
 async def test_without_another_way_the_step_is_left_out_and_said() -> None:
