@@ -74,7 +74,7 @@ class SQLiteCheckpointer(Checkpointer):
     async def claim(self, run_id: str) -> tuple[StoredRun, RunJournal]:
         """Claim a run."""
         lease = Lease()
-        stored, tip, generation = await self.database.read(partial(_claim, run_id, lease.owner))
+        stored, tip, generation = await self.database.write(partial(_claim, run_id, lease.owner), is_short=False)
         return stored, _SQLiteJournal(self.database, stored.state, tip, generation, stored.in_flight, lease)
 
     async def list_runs(

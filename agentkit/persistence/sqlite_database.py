@@ -44,13 +44,19 @@ class SQLiteDatabase:
         self._connection: sqlite3.Connection | None = None
         self._pid = 0
 
-    async def write(self, work: Work[T], *, durable: bool = False) -> T:
-        """Run `work` in one transaction.
+    async def write(self, work: Work[T], *, durable: bool = False, is_short: bool = True) -> T:
+        """Run `work` in one transaction that writes.
+
+        Args:
+            work: Receives the connection.
+            durable: Wait until the disk has the data.
+            is_short: Work of less than a millisecond runs at once if nothing else holds the file; other work runs
+                in a worker thread.
 
         Raises:
             CheckpointError: the file cannot be used.
         """
-        if not durable and self._is_open and self._lock.acquire(blocking=False):
+        if is_short and not durable and self._is_open and self._lock.acquire(blocking=False):
             try:
                 return self._transaction(work, wait_ms=0)
             except sqlite3.OperationalError as error:
@@ -65,14 +71,14 @@ class SQLiteDatabase:
         return await run_sync(partial(self._write_waiting, work, durable))
 
     async def read(self, work: Work[T]) -> T:
-        """Run `work` in one transaction, always in a worker thread.
+        """Run `work`, which only reads, in one transaction in a worker thread; no writer has to wait for it.
 
         Raises:
             CheckpointError: the file cannot be used.
         """
         from anyio.to_thread import run_sync
 
-        return await run_sync(partial(self._write_waiting, work, durable=False))
+        return await run_sync(partial(self._read, work))
 
     def write_if_open(self, work: Work[object]) -> None:
         """Run `work` in one transaction, from any thread; do nothing if the file is not open or not usable."""
@@ -88,6 +94,13 @@ class SQLiteDatabase:
                 self._connection.close()
                 self._connection = None
 
+    def _read(self, work: Work[T]) -> T:
+        with self._lock:
+            try:
+                return self._transaction(work, wait_ms=_WAIT_MS, begin="BEGIN")
+            except sqlite3.DatabaseError as error:
+                raise self._unusable(error) from error
+
     def _write_waiting(self, work: Work[T], durable: bool) -> T:
         with self._lock:
             try:
@@ -102,12 +115,12 @@ class SQLiteDatabase:
             except sqlite3.DatabaseError as error:
                 raise self._unusable(error) from error
 
-    def _transaction(self, work: Work[T], wait_ms: int) -> T:
+    def _transaction(self, work: Work[T], wait_ms: int, begin: str = "BEGIN IMMEDIATE") -> T:
         connection = self._open()
         if wait_ms:
             connection.execute(f"PRAGMA busy_timeout={wait_ms}")
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            connection.execute(begin)
             try:
                 result = work(connection)
                 connection.execute("COMMIT")

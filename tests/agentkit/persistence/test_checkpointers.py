@@ -173,6 +173,20 @@ def test_a_database_in_memory_is_refused() -> None:
         SQLiteDatabase(":memory:")
 
 
+async def test_reading_does_not_wait_for_a_process_that_writes(tmp_path: Path) -> None:
+    state = run_of("hello")
+    keeper = SQLiteCheckpointer(tmp_path / "runs.db")
+    await keeper.create(state)
+    other = sqlite3.connect(tmp_path / "runs.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        assert (await keeper.load(state.run_id)).state == state
+        assert [run.run_id for run in await keeper.list_runs()] == [state.run_id]
+    finally:
+        other.close()
+        keeper.close()
+
+
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=8))
 async def test_any_prefix_of_a_journal_loads(turns: list[tuple[str, str]]) -> None:
