@@ -12,9 +12,12 @@ Each form runs in linear time on hostile text: it starts only where a run of its
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from functools import cache
 
 REDACTED = b"[secret]"
 
+_DASHES = (b"", b"_", b"-")
 _NAMES = (
     rb"(?:[A-Za-z0-9_-]{0,40}(?:passw(?:or)?d|passphrase|secret[_-]?(?:access[_-]?)?key|client[_-]?secret|api[_-]?key"
     rb"|(?:access|auth|refresh|session|security)[_-]?token|(?:private|signing|encryption)[_-]?key|signing[_-]?secret)"
@@ -23,10 +26,15 @@ _NAMES = (
 )
 """Names of keys whose values are secrets."""
 _NAME_PIECES = (
-    *(b"passw", b"passph", b"secret", b"signing", b"encryption", b"accountkey", b"pwd", b"api", b"private"),
-    *(b"access", b"auth", b"refresh", b"session", b"security"),
+    *(b"passw", b"passphrase", b"secret", b"signing", b"encryption", b"accountkey", b"sharedaccesskey", b"pwd"),
+    *(b"apikey", b"api_key", b"api-key", b"privatekey", b"private_key", b"private-key"),
+    *(
+        kind + dash + b"token"
+        for kind in (b"access", b"auth", b"refresh", b"session", b"security")
+        for dash in _DASHES
+    ),
 )
-"""Pieces of these names. "token" is in every line of a trace, which counts tokens."""
+"""Pieces of these names. "token" alone is in every line of a trace, which counts tokens."""
 _QUOTE = rb"(?:\\{0,4}[\"'])"
 _NAMED = rb"(?<![A-Za-z0-9_-])" + _NAMES + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}"
 """Text before the value of a named secret, without the opening quote."""
@@ -45,13 +53,15 @@ _PEM = (
 _HAS_DIGIT = rb"(?=[A-Za-z_-]{0,60}[0-9])"
 """Requires a digit, so that words joined by dashes are kept."""
 _FORMS: tuple[tuple[tuple[bytes, ...], bytes], ...] = (
-    # Pieces in lower case, one of which is in every match, and the form. Few pieces, because each line is searched
-    # for all of them; a piece that other text has too costs one search by expression.
+    # Pieces in lower case, one of which is in every match, and the form.
     ((b"akia",), rb"\bAKIA[0-9A-Z]{16}\b"),
     ((b"asia",), rb"\bASIA[0-9A-Z]{16}\b"),
     ((b"ghp_", b"gho_", b"ghu_", b"ghs_", b"ghr_"), rb"\bgh[pousr]_[A-Za-z0-9]{36,}"),
-    ((b"_pat_",), rb"\bgithub_pat_[A-Za-z0-9_]{22,}"),
-    ((b"gl",), rb"\bgl(?:pat|ptt|rt|dt|cbt|soat|agent|imt|oas)-[A-Za-z0-9_-]{20,}"),
+    ((b"github_pat_",), rb"\bgithub_pat_[A-Za-z0-9_]{22,}"),
+    (
+        (b"pat-", b"ptt-", b"glrt-", b"gldt-", b"glcbt-", b"glsoat-", b"glagent-", b"glimt-", b"gloas-"),
+        rb"\bgl(?:pat|ptt|rt|dt|cbt|soat|agent|imt|oas)-[A-Za-z0-9_-]{20,}",
+    ),
     ((b"sk-",), rb"\bsk-" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}"),
     ((b"_live_", b"_test_"), rb"\b[sr]k_(?:live|test)_[A-Za-z0-9]{20,}"),
     ((b"xox",), rb"\bxox[abeprs]-[A-Za-z0-9-]{10,}"),
@@ -64,18 +74,21 @@ _FORMS: tuple[tuple[tuple[bytes, ...], bytes], ...] = (
     ((b"_v1_",), rb"\bdo[opr]_v1_[a-f0-9]{64}"),
     ((b"ya29.",), rb"\bya29\.[A-Za-z0-9_-]{20,}"),
     (
-        (b"xapp-", b"gocspx-", b"whsec_", b"gsk_", b"hvs.", b"_pat_", b"gl", b"shp", b"api", b"atatt3", b"secret"),
+        (
+            *(b"xapp-", b"gocspx-", b"whsec_", b"gsk_", b"hvs.", b"dckr_pat_", b"glsa_", b"shp", b"dapi"),
+            *(b"lin_api_", b"atatt3", b"age-secret"),
+        ),
         rb"\b(?:xapp-|GOCSPX-|whsec_|gsk_|hvs\.|dckr_pat_|glsa_|shp(?:at|ca|pa|ss)_|dapi|lin_api_|ATATT3"
         rb"|AGE-SECRET-KEY-1)" + _HAS_DIGIT + rb"[A-Za-z0-9_-]{20,}",
     ),
     # Signed tokens, then encrypted ones, whose second part is not JSON.
     ((b"eyj",), rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}\.eyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}"),
     ((b"eyj",), rb"(?<![A-Za-z0-9_-])eyJ[A-Za-z0-9_-]{10,}(?:\.[A-Za-z0-9_-]{10,1000}){4}"),
-    ((b"private",), _PEM),
+    ((b"private key",), _PEM),
     ((b"earer ",), rb"(?<=[Bb]earer )[A-Za-z0-9._~+/-]{16,}=*"),
     # A group, if any, is the text before the secret and is kept.
     (
-        (b"auth",),
+        (b"authorization",),
         rb"((?i:authorization)" + _QUOTE + rb"?\s{0,3}[=:]\s{0,3}" + _QUOTE + rb"?(?i:basic|bearer|token)\s{1,3})"
         rb"(?!\[secret\])[^\s\"'\\,;]{8,}",
     ),
@@ -84,7 +97,7 @@ _FORMS: tuple[tuple[tuple[bytes, ...], bytes], ...] = (
     (_NAME_PIECES, rb"(?i)(" + _NAMED + _QUOTE + rb"?)" + _VALUE),
     (_NAME_PIECES, rb"((?<![A-Za-z0-9_-])--?(?i:" + _NAMES + rb")\s{1,3}" + _QUOTE + rb"?)(?![A-Z_]+\b)" + _VALUE),
     (_NAME_PIECES, rb"(?i)(<" + _NAMES + rb">)(?!\[secret\])[^<\s\"\\]{6,100}(?=</)"),
-    ((b"passw",), rb"(\blogin\s{1,3}\S{1,100}\s{1,3}password\s{1,3})(?!\[secret\])[^\s\"\\]{6,}"),
+    ((b"password ",), rb"(\blogin\s{1,3}\S{1,100}\s{1,3}password\s{1,3})(?!\[secret\])[^\s\"\\]{6,}"),
     ((b"://",), rb"(?<=://)[^\s/:@\"\\]*:[^\s/@\"\\]+(?=@)"),
     ((b"://",), rb"(?<=://)[A-Za-z0-9_-]{20,100}(?=@)"),
 )
@@ -97,9 +110,24 @@ _FORMS_BY_PIECE = {
 _COMPILED = tuple(re.compile(form, re.DOTALL) for _, form in _FORMS)
 
 
+@cache
+def _may_hold_secret() -> Callable[[str], bool]:
+    """Return a check whether a text contains any piece, in any case.
+
+    pydantic's validator searches for all pieces at once, in Rust: 0.6 us for a line of a trace, where one search
+    for each piece takes 20 us.
+    """
+    from pydantic_core import SchemaValidator
+
+    pattern = "(?i)" + "|".join(re.escape(piece.decode()) for piece in _FORMS_BY_PIECE)
+    return SchemaValidator({"type": "str", "pattern": pattern}).isinstance_python
+
+
 def redact(text: bytes) -> bytes:
     """Return `text` with `[secret]` in place of every secret of a known form."""
-    lowered = text.lower()  # `in` is 40 times as fast as a search for the pieces by expression
+    if not _may_hold_secret()(text.decode("utf-8", "replace")):
+        return text
+    lowered = text.lower()
     found = [forms for piece, forms in _FORMS_BY_PIECE.items() if piece in lowered]
     for index in sorted({index for forms in found for index in forms}):
         form = _COMPILED[index]

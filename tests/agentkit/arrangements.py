@@ -70,11 +70,11 @@ class World:
 
 
 def by_turns(*replies: Any) -> FunctionModel:
-    """A model that knows from the conversation alone how far it is."""
+    """A model that knows from the conversation how far it is; asked again at the end, it repeats the last reply."""
 
     def reply(messages: Any, parameters: Any) -> ModelResponse:
         n_said = sum(isinstance(message, ModelResponse) for message in messages)
-        return ScriptedModel([])._as_response(replies[n_said], messages)  # pyright: ignore[reportPrivateUsage]
+        return ScriptedModel([])._as_response(replies[min(n_said, len(replies) - 1)], messages)  # pyright: ignore[reportPrivateUsage]
 
     return FunctionModel(reply)
 
