@@ -70,7 +70,7 @@ class World:
 
 
 def by_turns(*replies: Any) -> FunctionModel:
-    """A model that knows from the conversation how far it is; asked again at the end, it repeats the last reply."""
+    """A model that knows from the conversation how far it is; asked again at the end, it says the last again."""
 
     def reply(messages: Any, parameters: Any) -> ModelResponse:
         n_said = sum(isinstance(message, ModelResponse) for message in messages)
