@@ -8,11 +8,20 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
-from agentkit.specialise.demonstrations import clock, file_changing, file_reading, table_questions, tables, talk
+from agentkit.specialise.demonstrations import (
+    clock,
+    exploring,
+    file_changing,
+    file_reading,
+    table_questions,
+    tables,
+    talk,
+)
 from agentkit.specialise.demonstrations.domains import DOMAINS
 from agentkit.specialise.demonstrations.play import House, demonstrations, play, running_house
 from agentkit.specialise.demonstrations.script import Script, Step, typed
@@ -31,7 +40,7 @@ async def _played() -> AsyncIterator[tuple[House, list[tuple[Example, World, dic
         for number in range(N_CONVERSATIONS):
             now = scene("test of demonstrations", number)
             world = make_world(now)
-            example = await play(house, world, now, f"house-{number}")
+            example = await play(house, world, now, f"house-{number}", unplaced=number % 2 == 1)
             if example is not None:
                 found.append((example, world, _files(house.folder), _rows(house.database, world)))
         yield house, found
@@ -89,10 +98,28 @@ async def test_what_repeats_an_evaluation_is_left_out() -> None:
     assert await demonstrations(2, 7, lambda example: False, lambda text: None) == []
 
 
+@pytest.mark.anyio
+async def test_a_place_that_was_looked_into_in_vain_is_no_target_and_another_one_is_looked_into_next() -> None:
+    played = await demonstrations(40, 11, lambda example: True, lambda text: None, unplaced=True)
+    astray = [
+        example
+        for example in played
+        for message, after in pairwise([m for m in example.messages if m.calls])
+        if [call.name for call in message.calls] == ["list_tables"] and not message.train
+        if {call.name for call in after.calls} & {"search_text", "search_files", "query"}
+    ]
+    assert len(astray) >= 3
+    declined = [each for each in played if re.search(r"I cannot|have no tool|I can't", each.reply or "")]
+    of_each_server = {"list_tables", "search_text", "convert_time"}
+    assert declined
+    for example in declined:
+        assert _called(example) or of_each_server <= {tool.name for tool in example.tools}, example.id
+
+
 def test_each_script_makes_a_request_for_some_world() -> None:
     makers = {
         *file_reading.READING, *file_changing.CHANGING, *tables.READING, *tables.CHANGING, *clock.TIME,
-        *table_questions.QUESTIONS,
+        *table_questions.QUESTIONS, *exploring.UNPLACED, *exploring.TABLES, file_changing.add_unplaced,
         *clock.FILES_AND_TABLES, *clock.FILES_AND_TIME, *clock.TABLES_AND_TIME, *talk.WORDS, *talk.IMPOSSIBLE,
     }  # fmt: skip
     for maker in makers:
