@@ -31,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def evaluate(
-    suite: Annotated[str | None, typer.Argument(metavar="SUITE", help="Leave it out to list all suites.")] = None,
+    suite: Annotated[
+        str | None, typer.Argument(metavar="SUITE", help="Name of the suite; without it, all suites are listed.")
+    ] = None,
     model: Annotated[
         str, typer.Option("--model", "-m", help="As for `agentkit run`; inspect:PROVIDER/NAME; none.")
     ] = "local",
@@ -39,18 +41,24 @@ def evaluate(
         list[str] | None, typer.Option("--option", "-o", metavar="KEY=VALUE", help="The suite's own options.")
     ] = None,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="At most this many cases, from all groups in turn.")
+        int | None, typer.Option(min=1, help="Maximum number of cases, taken from all groups in turn.")
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Runs of each case.")] = 1,
-    seed: Annotated[int, typer.Option(help="For sampling and for intervals.")] = 0,
-    temperature: Annotated[float, typer.Option(min=0.0, help="0 always takes the likeliest token.")] = 0.0,
-    max_tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of one reply.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Number of runs of each case.")] = 1,
+    seed: Annotated[int, typer.Option(help="Seed for sampling and for intervals.")] = 0,
+    temperature: Annotated[
+        float, typer.Option(min=0.0, help="Sampling temperature; 0 always takes the likeliest token.")
+    ] = 0.0,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="Maximum number of tokens of one reply.")] = None,
     case_timeout: Annotated[
-        float | None, typer.Option(metavar="SECONDS", help="For one case; a time-out is a failure.")
+        float | None,
+        typer.Option(metavar="SECONDS", help="Time limit of one case; a case that exceeds it has failed."),
     ] = None,
-    parallel: Annotated[int, typer.Option(min=1, help="Cases side by side.")] = 1,
+    parallel: Annotated[int, typer.Option(min=1, help="Number of cases that run at the same time.")] = 1,
     log_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Where the results go; a started folder is continued.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for the results; an evaluation that was begun there is continued."
+        ),
     ] = None,
     retry_failed: Annotated[bool, typer.Option("--retry-failed", help="Run failed cases again.")] = False,
 ) -> None:
@@ -109,7 +117,7 @@ def calibrate(
         Path, typer.Option("--out", "-o", metavar="FILE", help="The calibration, JSON; a plot beside it.")
     ],
 ) -> None:
-    """Fit how far a model's confidence can be believed, on choices of which an evaluation knows the right ones.
+    """Calibrate a model's confidence on the choices of an evaluation whose right answers are known.
 
     For a set of your own: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as
     `--model "local?confidence=FILE"` or `CalibratedModel(model, FILE)`; the table says what a threshold takes.

@@ -70,7 +70,7 @@ def chat(
     no_trace: NoTraceOption = False,
     ask: AskOption = Ask.changes,
 ) -> None:
-    """Talk with the model; Ctrl-C stops a turn, Ctrl-D leaves."""
+    """Chat with the model. Ctrl-C stops a turn, Ctrl-D quits."""
     from anyio.from_thread import start_blocking_portal
 
     from agentkit.cli.cards import EventPrinter

@@ -30,7 +30,7 @@ KeyOption = Annotated[
 
 @app.command("list")
 def list_tools(server: ServerArgument, key: KeyOption = None) -> None:
-    """List a server's tools and whether they are as pinned; nothing is called."""
+    """List a server's tools and compare them with their pins; no tool is called."""
     from agentkit.cli.console import notes_console, one_line, output_console, plain
 
     output = output_console()
@@ -53,7 +53,7 @@ def call(
     arguments: Annotated[str, typer.Argument(metavar="JSON", help="Its arguments, an object.")] = "{}",
     key: KeyOption = None,
 ) -> None:
-    """Call one tool and print what it gives. Exit status 1: the call failed."""
+    """Call one tool and print its result. Exit status 1: the call failed."""
     from agentkit.cli.console import output_console, plain
 
     async def calling(toolset: MCPToolset) -> tuple[str, bool]:
@@ -100,7 +100,7 @@ def verify(server: ServerArgument, key: KeyOption = None) -> None:
 
 @app.command()
 def pin(server: ServerArgument, yes: YesOption = False, key: KeyOption = None) -> None:
-    """Take a server's tools as they are now for right; shows what differs from the pins and asks first."""
+    """Pin a server's tools as they are now. Shows the differences from the pins and asks first."""
     from agentkit.cli.console import output_console, plain
     from agentkit.mcp.pins import DEFAULT_PINS
 

@@ -25,7 +25,7 @@ _ROW = "{:<19}{:<10}{:>8}{:>9}   {:<6}{}"
 
 @app.command("list")
 def list_models() -> None:
-    """List the models of the catalog: size, memory, licence, what each is good for, and whether it is here."""
+    """List the models of the catalog: size, memory, licence, purpose, and whether it is downloaded."""
     from agentkit.cli.console import output_console, plain
     from agentkit.models.catalog.entries import CATALOG
     from agentkit.models.local.profiles import DEFAULT_PROFILE, PROFILES
@@ -58,7 +58,7 @@ def _facts(entry: CatalogEntry, profile: str) -> str:
 
 @app.command()
 def pull(model: SpecArgument) -> None:
-    """Fetch a model, check its hash, and print where it lies."""
+    """Download a model, verify its hash, and print its path."""
     from agentkit.cli.console import notes_console, output_console, plain
     from agentkit.cli.downloads import pull_shown
 
@@ -85,7 +85,7 @@ def verify(
 
 @app.command("clear-prompts")
 def clear_prompts() -> None:
-    """Remove the prompt cache: what models evaluated of earlier prompts. Replies stay the same."""
+    """Delete the prompt cache, the evaluated beginnings of earlier prompts. Replies do not change."""
     from agentkit.cli.console import output_console, plain
     from agentkit.models.local.prompt_cache import prompt_cache_folder
     from modelstack.inference.state_store import StateStore

@@ -53,10 +53,15 @@ McpOption = Annotated[
     ),
 ]
 MaxStepsOption = Annotated[
-    int | None, typer.Option(min=1, help="Model requests; the last one is kept for an answer without tools.")
+    int | None,
+    typer.Option(
+        min=1, help="Maximum number of model requests; the last one is reserved for an answer without tools."
+    ),
 ]
 InstructionsOption = Annotated[str | None, typer.Option(metavar="TEXT", help="System prompt.")]
-TemperatureOption = Annotated[float | None, typer.Option(min=0.0, help="0 always takes the likeliest token.")]
+TemperatureOption = Annotated[
+    float | None, typer.Option(min=0.0, help="Sampling temperature; 0 always takes the likeliest token.")
+]
 ThinkingOption = Annotated[
     int | None,
     typer.Option(
@@ -66,7 +71,7 @@ ThinkingOption = Annotated[
         help="Let a local model that was trained to think do so before each reply, for at most so many tokens.",
     ),
 ]
-SeedOption = Annotated[int | None, typer.Option(help="For sampling.")]
+SeedOption = Annotated[int | None, typer.Option(help="Seed for sampling.")]
 TraceDirOption = Annotated[
     Path | None,
     typer.Option(metavar="DIR", help="Folder of traces; `agentkit trace` also takes an Inspect log (.eval)."),
@@ -82,8 +87,8 @@ JournalOption = Annotated[
     typer.Option(metavar="FILE", help="SQLite file of runs that can be resumed; `agentkit runs` lists it."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON, and nothing else.")]
-NoJournalOption = Annotated[bool, typer.Option("--no-journal", help="Keep no run to be resumed.")]
-NoTraceOption = Annotated[bool, typer.Option("--no-trace", help="Keep no trace.")]
+NoJournalOption = Annotated[bool, typer.Option("--no-journal", help="Store no run; it cannot be resumed.")]
+NoTraceOption = Annotated[bool, typer.Option("--no-trace", help="Write no trace.")]
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,9 +23,9 @@ def runs(
             metavar="STATUS", help="Only these: running (or killed), failed, needs_approval, completed, ..."
         ),
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="At most so many, latest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, help="Maximum number of runs.")] = 20,
     delete: Annotated[
-        list[str] | None, typer.Option("--delete", metavar="RUN_ID", help="Forget this run; repeatable.")
+        list[str] | None, typer.Option("--delete", metavar="RUN_ID", help="Delete this run; repeatable.")
     ] = None,
 ) -> None:
     """List the runs that can be resumed, latest first."""
@@ -48,11 +48,11 @@ def runs(
 
 
 def resume(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Or a unique beginning of it.")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run's id, or a unique beginning of it.")],
     journal: JournalOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Go on with a run that was killed, failed, or waits for an approval; exit status as of `agentkit run`."""
+    """Resume a run that was killed, failed, or waits for an approval. Exit status: see `agentkit run`."""
     import anyio
 
     from agentkit.cli.options import AgentOptions

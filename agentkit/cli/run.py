@@ -60,7 +60,7 @@ EXIT_CODES = {
 
 
 def run(
-    task: Annotated[str, typer.Argument(metavar="TASK", help="What to do.")],
+    task: Annotated[str, typer.Argument(metavar="TASK", help="The task.")],
     model: ModelOption = "local",
     mcp: McpOption = None,
     max_steps: MaxStepsOption = None,
@@ -75,11 +75,11 @@ def run(
     no_journal: NoJournalOption = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Do one task and print the answer.
+    """Run one task and print the answer.
 
-    Exit status: 0 completed, 1 error, 3 a limit was reached, 4 the model abstained, 5 a call waits for an approval
-    that nobody at a terminal could give (`agentkit resume` goes on), 6 a guardrail refused, 7 the answer was cut
-    off at its token limit, 8 the model's server filtered it.
+    Exit status: 0 completed, 1 error, 2 wrong command line, 3 limit reached, 4 the model abstained, 5 a call needs
+    an approval that nobody could give here (see `agentkit resume`), 6 refused by a guardrail, 7 truncated at the
+    token limit, 8 filtered by the model's server, 9 a call that cannot be parsed, 10 external calls need results.
     """
     trace = trace_directory(trace_dir, no_trace=no_trace)
     kept_in = None if no_journal else journal_file(journal)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 MAX_LINE_CHARS = 160
 
-app = typer.Typer(no_args_is_help=True, help="Runs that were kept: list, show, stats, replay, export-dataset.")
+app = typer.Typer(no_args_is_help=True, help="Traces of runs: list, show, stats, replay, export-dataset.")
 
 
 @app.command("list")
@@ -78,7 +78,7 @@ def stats(
     trace_dir: TraceDirOption = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="How many runs, newest first.")] = 1000,
 ) -> None:
-    """Count the newest runs: how they ended, tokens, times, and how each tool's calls came out."""
+    """Show statistics of the newest runs: statuses, tokens, times, and outcomes of each tool's calls."""
     from agentkit.cli.console import notes_console, one_line, output_console, plain
     from agentkit.errors import UserError
     from agentkit.tracing.sources import trace_source
@@ -152,13 +152,13 @@ def _stats_tables(found: TraceStats) -> list[tuple[str, tuple[str, ...], list[tu
 
 @app.command()
 def replay(
-    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="Or a unique beginning of it.")],
+    run_id: Annotated[str, typer.Argument(metavar="RUN_ID", help="The run's id, or a unique beginning of it.")],
     model: Annotated[
         str | None, typer.Option("--model", "-m", metavar="MODEL", help="The one that was asked; local if absent.")
     ] = None,
     trace_dir: TraceDirOption = None,
 ) -> None:
-    """Ask a local model the requests of a kept run again and compare every token.
+    """Send the requests of a traced run to a local model again and compare every token.
 
     Tools are not run: the model is told what they gave then. Exit status 1: a reply differs; the first difference
     is shown.
@@ -205,7 +205,7 @@ def export_dataset(
     ] = "proprietary",
     trace_dir: TraceDirOption = None,
 ) -> None:
-    """Make training examples of kept runs, for `modelstack sft`: each good reply of the model is one.
+    """Export traced runs as training examples for `modelstack sft`: one example for each good reply.
 
     Good is what the trace shows to be: the run was completed (or ended in an abstention), all calls of the reply
     ran and succeeded, the answer was taken. The rest is left out and counted. Choose runs by RUN_ID, --model and

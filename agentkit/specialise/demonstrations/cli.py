@@ -31,7 +31,7 @@ def demonstrations(
         typer.Option(metavar="PATH", help="Evaluation sets that no conversation may repeat; repeatable."),
     ] = None,
 ) -> None:
-    """Play scripted conversations on the house's own servers, executed on made-up files and tables."""
+    """Generate training conversations: scripts that are executed on agentkit's own MCP servers."""
     from agentkit.cli.console import notes_console, output_console
     from agentkit.specialise.demonstrations.play import demonstrations as played
     from agentkit.specialise.demonstrations.play import written_demonstrations
