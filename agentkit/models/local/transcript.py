@@ -57,7 +57,7 @@ class Transcript:
     last_role: Role | None = None
     """Role of the last turn; the tokens before the next turn may depend on it."""
     n_fixed: int = 0
-    """Tokens of the system turn at the beginning, tools included: later conversations begin with them, too."""
+    """Tokens before the first words of the user, tools included: later conversations begin with them, too."""
     n_known: int = 0
     """Tokens up to the end of the last reply that the model wrote here."""
     reply_is_open: bool = False
@@ -73,7 +73,7 @@ class Prompt:
     """Number of messages in the transcript when the prompt was made."""
     ids: list[int]
     n_fixed: int
-    """Tokens of the system turn at the beginning, tools included."""
+    """Tokens before the first words of the user, tools included."""
     n_known: int
     """Tokens up to the end of the conversation's last reply; the others are new."""
 
@@ -186,8 +186,12 @@ class Transcripts:
                 transcript.tools = {tool.name: tool for tool in tools}
                 if system:
                     self._turn(transcript, "system", system)
-                    transcript.n_fixed = len(transcript.ids)
-            for role, text in self._request_turns(message, skip_system=not transcript.messages):
+            turns = self._request_turns(message, skip_system=not transcript.messages)
+            if turns and not transcript.messages:
+                # What opens the first turn is fixed too: templates write the tools there, behind the system text.
+                opening = transcript.encoder.opening_ids(turns[0][0], previous=transcript.last_role)
+                transcript.n_fixed = len(transcript.ids) + len(opening)
+            for role, text in turns:
                 self._turn(transcript, role, text)
         self._record(transcript, message)
 

@@ -26,7 +26,9 @@ from agentkit.models.base import ModelRequestParameters, TokensDelta
 from agentkit.models.local.convention import convention_of_file
 from agentkit.models.resolve import resolve_model
 from agentkit.tools.definition import ToolDefinition
+from modelstack.inference import remembered
 from modelstack.inference.engine import GenerateRequest, Generation
+from modelstack.inference.state_store import StateStore
 from modelstack.tokenizer.template_sandbox import compile_template
 from modelstack.toolcalls.conventions import CONVENTIONS
 from modelstack.toolcalls.conventions.recognition import call_message
@@ -375,3 +377,25 @@ async def test_a_thought_is_asked_for_and_marked_as_the_template_does(tmp_path: 
     assert decode(list(second.new_prompt_ids)).endswith(opened)
     assert channel not in second.reply_ids
     model.close()
+
+
+@pytest.mark.parametrize("template", [HERMES, LLAMA3], ids=["hermes", "llama3"])
+async def test_the_prompts_beginning_is_kept_for_a_later_process_with_the_tools_that_the_template_shows(
+    template: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_tiny_gguf(tmp_path / "taught.gguf", chat_template=template, user_defined=USER_DEFINED_TOKENS)
+    monkeypatch.setattr(remembered, "SETTLED_NS", 0)  # the test model was written a moment ago
+    restored: list[int] = []
+    n_prompt = 0
+    for question in ("What is x?", "And y?"):
+        model = LocalModel(path, n_threads=1, n_threads_prefill=1, states=StateStore(tmp_path / "states"))
+        request = ModelRequest((SystemPromptPart("Be brief."), UserPromptPart(question)))
+        parameters = ModelRequestParameters(tools=(LOOK,), settings=ModelSettings(max_tokens=4))
+        response = await model.request([request], parameters)
+        model.close()  # waits until the state is written
+        assert response.decoding is not None
+        restored.append(response.decoding.restored_tokens)
+        n_prompt = response.usage.input_tokens
+    assert restored[0] == 0
+    assert n_prompt - restored[1] < 60  # the question and what closes it, in a vocabulary of bytes
+    assert restored[1] > 100
