@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from datetime import timedelta
 
 from agentkit.specialise.demonstrations.script import Maker, Script, call, calls, mistake, sentence, several
-from agentkit.specialise.demonstrations.tables import rows_of, table_fact
+from agentkit.specialise.demonstrations.table_results import rows_of
+from agentkit.specialise.demonstrations.tables import table_fact
 from agentkit.specialise.demonstrations.world import World
 from modelstack.sft.tool_data.spoken import Scene, in_words
 

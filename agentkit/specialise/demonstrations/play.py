@@ -20,6 +20,7 @@ from agentkit.specialise.demonstrations import (
     exploring,
     file_changing,
     file_reading,
+    table_changing,
     table_questions,
     tables,
     talk,
@@ -208,7 +209,7 @@ def _makers(servers: tuple[str, ...]) -> tuple[list[Maker], list[Maker]]:
         reading += tables.READING
         reading += [*table_questions.QUESTIONS] * len(tables.READING)
         reading += exploring.TABLES
-        changing += [*tables.CHANGING] * 2
+        changing += [*table_changing.CHANGING] * 2
     if "time" in servers:
         reading += clock.TIME
     if "files" in servers and "tables" in servers:

@@ -18,7 +18,7 @@ from importlib.resources import files
 
 from agentkit.specialise.demonstrations.domains import Column
 from agentkit.specialise.demonstrations.script import Maker, Script, call, sentence
-from agentkit.specialise.demonstrations.tables import MOST_SHOWN, look, rows_of
+from agentkit.specialise.demonstrations.table_results import MOST_SHOWN, look, rows_of
 from agentkit.specialise.demonstrations.world import World
 from modelstack.sft.tool_data.spoken import Scene, listed
 

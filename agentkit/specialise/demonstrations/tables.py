@@ -6,22 +6,20 @@ statement.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Sequence
 
-from agentkit.specialise.demonstrations.domains import Column, Table
+from agentkit.specialise.demonstrations import table_joins
+from agentkit.specialise.demonstrations.domains import Table
 from agentkit.specialise.demonstrations.script import (
     Maker,
     Script,
-    Step,
     call,
     count,
-    detour,
     mistake,
-    quoted,
-    search,
     sentence,
     several,
 )
+from agentkit.specialise.demonstrations.table_results import MOST_SHOWN, look, rows_of, short_number
 from agentkit.specialise.demonstrations.world import World
 from modelstack.sft.tool_data.spoken import Scene, listed
 
@@ -29,40 +27,6 @@ _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
     "December",
 )  # fmt: skip
-MOST_SHOWN = 12
-"""Maximum number of rows listed in an answer."""
-_P_GUESSED_COLUMN = 0.4
-"""Probability that a row is first added with a column name that does not exist; the error lists the columns."""
-_P_SEARCH_FIRST = 0.2
-"""Probability that only the files are searched first; that step is shown, not trained on."""
-
-
-def look(
-    world: World, now: Scene, p_skip: float = 0.0, *, keyword: str = ""
-) -> Generator[Step, Sequence[str], None]:
-    """List the tables unless the conversation has shown them.
-
-    Args:
-        world: The conversation's world; its servers decide whether files exist as well.
-        now: Source of random draws.
-        p_skip: Probability of not looking.
-        keyword: A word of the request that could also occur in a file; one reply then looks into both places.
-    """
-    if world.known_tables or now.chance(p_skip):
-        return
-    is_both = "files" in world.servers and keyword
-    if is_both and not now.chance(_P_SEARCH_FIRST):
-        yield from search(world, keyword)
-        return
-    if is_both:
-        yield detour("search_text", text=keyword)
-    yield call("list_tables")
-    world.known_tables = True
-
-
-def rows_of(found: str) -> list[list[str]]:
-    """Return the rows of a result without its heading."""
-    return [line.split(" | ") for line in found.splitlines()[1:]]
 
 
 def _tables(world: World, now: Scene) -> Script:
@@ -281,7 +245,7 @@ def _total(world: World, now: Scene) -> Script:
     )
     yield from look(world, now, keyword=table.many)
     (found,) = yield call("query", sql=f"SELECT {function}({column.name}) FROM {table.name}")
-    return f"The {word} {column.said} is {_short(rows_of(found)[0][0])}."
+    return f"The {word} {column.said} is {short_number(rows_of(found)[0][0])}."
 
 
 def _grouped(world: World, now: Scene) -> Script:
@@ -301,117 +265,6 @@ def _grouped(world: World, now: Scene) -> Script:
     sql = f"SELECT {column.name}, COUNT(*) FROM {table.name} GROUP BY {column.name}"
     (found,) = yield call("query", sql=sql)
     return f"By {column.said}: {listed([f'{value} {n}' for value, n in rows_of(found)])}."
-
-
-def _joined(world: World, now: Scene) -> Script:
-    """Asks about the child rows of a named parent row."""
-    parent, child = world.domain.tables
-    (name,), key = parent.of_kind("name"), child.of_kind("key")[0]
-    who = now.one(world.rows[parent.name])[parent.columns.index(name)]
-    joined = (
-        f"FROM {child.name} JOIN {parent.name} ON {parent.name}.id = {child.name}.{key.name} "
-        f"WHERE {parent.name}.{name.name} = '{who}'"
-    )
-    numbers = child.of_kind("number")
-    if numbers and now.chance(0.5):
-        column = now.one(numbers)
-        word, function = now.one((("total", "SUM"), ("average", "AVG"), ("highest", "MAX")))
-        yield f"what is the {word} {column.said} of the {child.many} {world.domain.belongs} {who}?"
-        yield from look(world, now, keyword=str(who))
-        (found,) = yield call("query", sql=f"SELECT {function}({child.name}.{column.name}) {joined}")
-        value = rows_of(found)[0][0]
-        if value == "NULL":
-            return f"{who} has no {child.many}."
-        return f"The {word} {column.said} of {who}'s {child.many} is {_short(value)}."
-    yield now.one(
-        (
-            f"how many {child.many} {world.domain.belongs} {who} are there?",
-            f"how many {child.many} does {who} have?",
-        )
-    )
-    yield from look(world, now, keyword=str(who))
-    (found,) = yield call("query", sql=f"SELECT COUNT(*) {joined}")
-    n = int(rows_of(found)[0][0])
-    return f"{who} has {n} {several(n, child.one, child.many)}."
-
-
-def _extreme_and_owner(world: World, now: Scene) -> Script:
-    """Asks for the extreme of a child's numbers and its parent, which requires both tables."""
-    parent, child = world.domain.tables
-    (name,), key, numbers = parent.of_kind("name"), child.of_kind("key")[0], child.of_kind("number")
-    if not numbers:
-        return None
-    column = now.one(numbers)
-    at = child.columns.index(column)
-    values = [int(str(row[at])) for row in world.rows[child.name]]
-    word, order, pick = now.one((("highest", "DESC", max), ("biggest", "DESC", max), ("lowest", "ASC", min)))
-    if values.count(pick(values)) != 1:
-        return None
-    yield now.one(
-        (
-            f"which {parent.one} has the {child.one} with the {word} {column.said}, and how much is it?",
-            f"what is the {word} {column.said} of all {child.many}, and which {parent.one} is it of?",
-            f"{word} {column.said} of a {child.one}, and the {parent.one}?",
-        )
-    )
-    yield from look(world, now, keyword=child.many)
-    if now.chance(0.3):
-        yield mistake(
-            "query", sql=f"SELECT {name.name}, {column.name} FROM {child.name} ORDER BY {column.name} {order}"
-        )
-    (found,) = yield call(
-        "query",
-        sql=f"SELECT {parent.name}.{name.name}, {child.name}.{column.name} FROM {child.name} "
-        f"JOIN {parent.name} ON {parent.name}.id = {child.name}.{key.name} "
-        f"ORDER BY {child.name}.{column.name} {order} LIMIT 1",
-    )
-    who, value = rows_of(found)[0]
-    return f"{who} has the {word} {column.said}, {value}."
-
-
-def _without(world: World, now: Scene) -> Script:
-    """Asks for the rows of a table without rows in the other."""
-    parent, child = world.domain.tables
-    (name,), key = parent.of_kind("name"), child.of_kind("key")[0]
-    yield now.one(
-        (
-            f"which {parent.many} have no {child.many}?",
-            f"are there {parent.many} without any {child.one}?",
-            f"{parent.many} without {child.many}?",
-        )
-    )
-    yield from look(world, now, keyword=child.many)
-    (found,) = yield call(
-        "query",
-        sql=f"SELECT {name.name} FROM {parent.name} WHERE id NOT IN (SELECT {key.name} FROM {child.name})",
-    )
-    if found.strip() == "no rows":
-        return f"Every {parent.one} has at least one {child.one}."
-    without = [row[0] for row in rows_of(found)]
-    return f"{listed(without)} {'has' if len(without) == 1 else 'have'} no {child.many}."
-
-
-def _most(world: World, now: Scene) -> Script:
-    parent, child = world.domain.tables
-    (name,), key = parent.of_kind("name"), child.of_kind("key")[0]
-    owners = [row[child.columns.index(key)] for row in world.rows[child.name]]
-    counts = sorted((owners.count(owner) for owner in set(owners)), reverse=True)
-    if len(counts) > 1 and counts[0] == counts[1]:
-        return None
-    yield now.one(
-        (
-            f"which {parent.one} has the most {child.many}?",
-            f"what {parent.one} comes first by number of {child.many}?",
-        )
-    )
-    yield from look(world, now, keyword=child.many)
-    sql = (
-        f"SELECT {parent.name}.{name.name}, COUNT(*) FROM {child.name} JOIN {parent.name} ON "
-        f"{parent.name}.id = {child.name}.{key.name} GROUP BY {parent.name}.id ORDER BY COUNT(*) DESC LIMIT 1"
-    )
-    (found,) = yield call("query", sql=sql)
-    who, n = rows_of(found)[0]
-    return f"{who} has the most {child.many}, {n}."
 
 
 def _wrong_name(world: World, now: Scene) -> Script:
@@ -500,7 +353,7 @@ def _top_group(world: World, now: Scene) -> Script:
     )
     (found,) = yield call("query", sql=sql)
     value, total = rows_of(found)[0]
-    return f"{sentence(value)} has the highest total {number.said}, {_short(total)}."
+    return f"{sentence(value)} has the highest total {number.said}, {short_number(total)}."
 
 
 def _distinct(world: World, now: Scene) -> Script:
@@ -520,103 +373,6 @@ def _distinct(world: World, now: Scene) -> Script:
     return f"There are {listed([row[0] for row in rows_of(found)])}."
 
 
-def _insert(world: World, now: Scene) -> Script:
-    table = world.domain.tables[0]
-    values = {c: _drawn(c, now) for c in table.columns if c.kind != "id"}
-    said = listed([f"{column.said} {value}" for column, value in values.items()])
-    yield now.one(
-        (
-            f"add a {table.one}: {said}",
-            f"insert a new {table.one} with {said}",
-            f"we have a new {table.one}, {said}",
-        )
-    )
-    names = [column.name for column in values]
-    written = ", ".join(quoted(value) for value in values.values())
-    if not world.known_tables and now.chance(_P_GUESSED_COLUMN):
-        wrong = now.one(names)
-        guessed = [now.one((f"{table.one}_{name}", f"{name}s")) if name == wrong else name for name in names]
-        yield mistake("execute", sql=f"INSERT INTO {table.name} ({', '.join(guessed)}) VALUES ({written})")
-    else:
-        yield from look(world, now)
-    (found,) = yield call("execute", sql=f"INSERT INTO {table.name} ({', '.join(names)}) VALUES ({written})")
-    if not found.startswith("done: 1"):
-        return None
-    world.rows[table.name].append((0, *values.values()))
-    return now.one(
-        (f"The new {table.one} has been added.", f"I have added the {table.one} {next(iter(values.values()))}.")
-    )
-
-
-def _update(world: World, now: Scene) -> Script:
-    table = world.domain.tables[0]
-    (name,) = table.of_kind("name")
-    who = now.one(world.rows[table.name])[table.columns.index(name)]
-    column = now.one(table.of_kind("number", "word"))
-    value = _drawn(column, now)
-    yield now.one(
-        (
-            f"set the {column.said} of {who} to {value}",
-            f"change {who}'s {column.said} to {value}",
-            f"the {column.said} of {who} is {value} now, correct it",
-        )
-    )
-    yield from look(world, now, keyword=str(who))
-    sql = f"UPDATE {table.name} SET {column.name} = {quoted(value)} WHERE {name.name} = '{who}'"
-    (found,) = yield call("execute", sql=sql)
-    if not found.startswith("done: 1"):
-        return None
-    index, at = table.columns.index(column), table.columns.index(name)
-    world.rows[table.name] = [
-        (*row[:index], value, *row[index + 1 :]) if row[at] == who else row for row in world.rows[table.name]
-    ]
-    return now.one((f"The {column.said} of {who} is {value} now.", f"I have set it to {value}."))
-
-
-def _remove(world: World, now: Scene) -> Script:
-    table = world.domain.tables[0]
-    (name,) = table.of_kind("name")
-    at = table.columns.index(name)
-    who = now.one(world.rows[table.name])[at]
-    yield now.one((f"delete the {table.one} {who}", f"remove {who} from {table.name}"))
-    yield from look(world, now, keyword=str(who))
-    (found,) = yield call("execute", sql=f"DELETE FROM {table.name} WHERE {name.name} = '{who}'")
-    if not found.startswith("done: 1"):
-        return None
-    world.rows[table.name] = [row for row in world.rows[table.name] if row[at] != who]
-    return f"{who} has been removed from {table.name}."
-
-
-def _new_table(world: World, now: Scene) -> Script:
-    name = now.one(("visitors", "tasks", "contacts", "expenses", "tools_lent"))
-    columns = now.some(("name", "day", "amount", "note", "place"), now.one((2, 3)))
-    yield now.one(
-        (
-            f"create a table {name} with the columns {listed(columns)}",
-            f"make a new table {name}: {listed(columns)}",
-        )
-    )
-    sql = f"CREATE TABLE {name} (id INTEGER PRIMARY KEY, {', '.join(f'{c} TEXT' for c in columns)})"
-    (found,) = yield call("execute", sql=sql)
-    return f"The table {name} has been created." if found.startswith("done") else None
-
-
-def _drawn(column: Column, now: Scene) -> str | int:
-    if column.kind == "number":
-        return now.random.randrange(column.low, column.high)
-    if column.kind == "word":
-        return now.one(column.words)
-    if column.kind == "date":
-        return f"2026-{now.random.randrange(1, 13):02}-{now.random.randrange(1, 29):02}"
-    return f"{now.one(('New', 'Old', 'Little', 'Grand'))} {now.one(('Harbour', 'Falcon', 'Orchid', 'Comet'))}"
-
-
-def _short(value: str) -> str:
-    """Return a number with at most two decimals."""
-    number = float(value)
-    return str(int(number)) if number.is_integer() else f"{number:.2f}"
-
-
 READING: Sequence[Maker] = (
     _tables,
     _columns,
@@ -633,12 +389,12 @@ READING: Sequence[Maker] = (
     _top,
     _total,
     _grouped,
-    _joined,
-    _joined,
-    _extreme_and_owner,
-    _extreme_and_owner,
-    _without,
-    _most,
+    table_joins.joined,
+    table_joins.joined,
+    table_joins.extreme_and_owner,
+    table_joins.extreme_and_owner,
+    table_joins.without,
+    table_joins.most,
     _wrong_name,
     _newest,
     _listed_beyond,
@@ -647,9 +403,8 @@ READING: Sequence[Maker] = (
     _top_group,
     _distinct,
 )
-UNPLACED: Sequence[Maker] = (_one_value, _extreme, _joined)
+UNPLACED: Sequence[Maker] = (_one_value, _extreme, table_joins.joined)
 """Requests for rows that do not mention a database."""
-CHANGING: Sequence[Maker] = (_insert, _insert, _update, _update, _remove, _new_table)
 
 
 def table_fact(world: World, now: Scene) -> tuple[str, str, Table] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -431,7 +432,7 @@ async def test_each_call_passes_middleware_once_after_its_approval(
 ) -> None:
     through(passing := Passing())
     world = World()
-    build = lambda: arrangement.build([world.pay(asks=True)], [call("pay", amount=5)], kept)  # noqa: E731
+    build = partial(arrangement.build, [world.pay(asks=True)], [call("pay", amount=5)], kept)
     stopped = await build().run("pay 5")
     assert (stopped.status, passing.passed, world.paid) == ("needs_approval", [], [])
     result = await build().resume(stopped.run_id if kept else stopped.state, approvals(stopped.pending))
@@ -462,7 +463,7 @@ async def test_an_approval_of_other_arguments_allows_no_changed_call(
 ) -> None:
     through(Passing(amount=7))
     world = World()
-    build = lambda: arrangement.build([world.pay(asks=True)], [call("pay", amount=5)], kept)  # noqa: E731
+    build = partial(arrangement.build, [world.pay(asks=True)], [call("pay", amount=5)], kept)
     stopped = await build().run("pay 5")
     with pytest.raises(UserError, match="requires an approval"):
         await build().resume(stopped.run_id if kept else stopped.state, approvals(stopped.pending))

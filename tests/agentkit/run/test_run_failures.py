@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -69,7 +69,7 @@ BREAKS: dict[str, tuple[Callable[[], Any], type[BaseException]]] = {
 
 def answers(error: BaseException) -> dict[str, str]:
     """What the messages of an error say of the calls."""
-    messages: Any = getattr(error, "messages")  # noqa: B009 - also of errors whose type does not declare it
+    messages: Any = cast(Any, error).messages
     assert isinstance(messages[-1], ModelRequest)
     return {part.tool_name: part.content for part in messages[-1].parts if isinstance(part, ToolReturnPart)}
 
@@ -182,7 +182,7 @@ async def test_a_result_whose_listener_raises_is_kept_in_the_journal() -> None:
     agent = Agent(ScriptedModel([call("look"), "done"]), tools=[look], on_event=heard, checkpointer=keeper)
     with pytest.raises(KeyError) as caught:
         await agent.run("x")
-    run_id: str = getattr(caught.value, "state").run_id  # noqa: B009
+    run_id: str = cast(Any, caught.value).state.run_id
     stored = await keeper.load(run_id)
     assert (stored.summary.status, stored.in_flight) == ("failed", ())
     assert [part.content for part in stored.state.answers] == ["seen"]
@@ -230,4 +230,4 @@ async def test_an_output_validators_own_error_carries_the_run() -> None:
 
     with pytest.raises(LookupError) as caught:
         await agent.run("x")
-    assert len(getattr(caught.value, "messages")) == 2  # noqa: B009
+    assert len(cast(Any, caught.value).messages) == 2

@@ -18,6 +18,7 @@ from agentkit.specialise.demonstrations import (
     exploring,
     file_changing,
     file_reading,
+    table_changing,
     table_questions,
     tables,
     talk,
@@ -118,7 +119,7 @@ async def test_a_place_that_was_looked_into_in_vain_is_no_target_and_another_one
 
 def test_each_script_makes_a_request_for_some_world() -> None:
     makers = {
-        *file_reading.READING, *file_changing.CHANGING, *tables.READING, *tables.CHANGING, *clock.TIME,
+        *file_reading.READING, *file_changing.CHANGING, *tables.READING, *table_changing.CHANGING, *clock.TIME,
         *table_questions.QUESTIONS, *exploring.UNPLACED, *exploring.TABLES, file_changing.add_unplaced,
         *clock.FILES_AND_TABLES, *clock.FILES_AND_TIME, *clock.TABLES_AND_TIME, *talk.WORDS, *talk.IMPOSSIBLE,
     }  # fmt: skip
