@@ -242,9 +242,11 @@ def _tool(name: str, fix: str) -> Check:
 
 
 def _pip() -> Check:
-    from importlib.util import find_spec
+    from importlib.machinery import PathFinder
 
-    if find_spec("pip") is None:
+    # `importlib.util.find_spec("pip")` asks setuptools' finder too, which takes the question for an import of pip and
+    # withdraws its `distutils`: setuptools, and with it torch's compiler, could no longer be imported in this process.
+    if PathFinder.find_spec("pip") is None:
         fix = f"{sys.executable} -m ensurepip, or uv pip install pip (fetches the embedded model)"
         return Check("pip", "missing", "not in this environment", fix)
     return Check("pip", "ok", "fetches the embedded model")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
@@ -159,6 +160,11 @@ def test_a_missing_extra_is_an_offer_and_no_failure(monkeypatch: pytest.MonkeyPa
     assert checks["llama-cpp-python"].state == checks["llguidance"].state == "missing"
     assert 'pip install "agentkit[local]" (compiles' in checks["llama-cpp-python"].fix
     assert runner.invoke(app, ["doctor"]).exit_code == 0
+
+
+def test_a_process_that_was_looked_over_can_still_import_setuptools() -> None:
+    code = "from agentkit.cli import doctor; assert doctor._pip().status == 'ok'; import setuptools"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 def test_a_missing_base_package_is_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
