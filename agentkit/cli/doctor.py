@@ -244,8 +244,8 @@ def _tool(name: str, fix: str) -> Check:
 def _pip() -> Check:
     from importlib.machinery import PathFinder
 
-    # `importlib.util.find_spec("pip")` asks setuptools' finder too, which takes the question for an import of pip and
-    # withdraws its `distutils`: setuptools, and with it torch's compiler, could no longer be imported in this process.
+    # `importlib.util.find_spec("pip")` asks setuptools' finder too, which takes the question for an import of pip
+    # and withdraws its `distutils`: this process could then import neither setuptools nor torch's compiler.
     if PathFinder.find_spec("pip") is None:
         fix = f"{sys.executable} -m ensurepip, or uv pip install pip (fetches the embedded model)"
         return Check("pip", "missing", "not in this environment", fix)

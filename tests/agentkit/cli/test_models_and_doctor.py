@@ -163,7 +163,7 @@ def test_a_missing_extra_is_an_offer_and_no_failure(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_process_that_was_looked_over_can_still_import_setuptools() -> None:
-    code = "from agentkit.cli import doctor; assert doctor._pip().status == 'ok'; import setuptools"
+    code = "from agentkit.cli import doctor; assert doctor._pip().state == 'ok'; import setuptools"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
