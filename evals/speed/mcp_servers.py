@@ -128,6 +128,8 @@ PROGRAMS: dict[str, Program] = {
     ),
 }
 KINDS = ("git", "fetch", "time")
+SETTLING_S = 2.5
+"""Seconds from the repository's last commit to the first call."""
 
 
 @contextmanager
@@ -135,6 +137,9 @@ def a_world() -> Generator[World]:
     """Make a repository and serve a page."""
     with tempfile.TemporaryDirectory() as folder, a_page() as page:
         _make_repository(Path(folder))
+        # A repository at rest, as most are: folders that changed within a file system's coarsest clock are read
+        # again at each call (`mcp_servers.git.links`).
+        time.sleep(SETTLING_S)
         yield World(folder, page)
 
 

@@ -196,11 +196,14 @@ class Repository:
             limit: Commits per page.
             page: Page number, from 1.
         """
-        start = await self.commit_of(revision)
+        # HEAD needs no process of its own to be resolved, unless there is nothing that it resolves to.
+        start = revision if revision == "HEAD" else await self.commit_of(revision)
         output = await self.git.run(
             "log", "-z", LOG_FORMAT, "--no-show-signature", "--no-color", "--no-notes", *_DECORATE,
             f"--max-count={limit + 1}", f"--skip={(page - 1) * limit}", *options, start, "--", *_pathspec(path),
         )  # fmt: skip
+        if output.code and not output.is_cut:
+            await self.commit_of(revision)
         commits = [Commit(**record) for record in parse_log(output.checked())]
         return Log(commits=commits[:limit], page=page, has_more=len(commits) > limit or output.is_cut)
 
