@@ -16,22 +16,22 @@ from modelstack.architecture.export_cli import export_app, import_app
 from modelstack.data.mix_cli import mix
 from modelstack.data.pipeline.cli import data
 from modelstack.data.quality_model.cli import fit_quality
+from modelstack.data.synthetic.cli import synthesise
+from modelstack.data.tools.cli import tool_data
 from modelstack.decide.cli import fit_law, plan
 from modelstack.errors import UserError
 from modelstack.preferences.cli import prefer
-from modelstack.preferences.reward_cli import reward
-from modelstack.reasoning.cli import reinforce
+from modelstack.preferences.reward.cli import reward
 from modelstack.reasoning.distil.cli import distil
 from modelstack.reasoning.merging.cli import merge
+from modelstack.reasoning.policy.cli import reinforce
 from modelstack.reasoning.ppo.cli import ppo
 from modelstack.reasoning.rejection.cli import sample
 from modelstack.reasoning.tasks.cli import tasks
-from modelstack.runs.cli import sweep, train
-from modelstack.runs.synthetic_cli import synthesise
 from modelstack.sft.cli import fit_prior, lineage, sft
-from modelstack.sft.tool_data.cli import tool_data
 from modelstack.stability.cli import goodput
 from modelstack.tokenizer import cli as tokenizer_cli
+from modelstack.train.run.cli import sweep, train
 
 
 class _Commands(TyperGroup):

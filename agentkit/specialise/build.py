@@ -14,12 +14,12 @@ from agentkit.specialise.harvest import Harvest
 from agentkit.specialise.live import LiveTool, call, fingerprint_of
 from agentkit.specialise.paraphrase import paraphrased
 from agentkit.specialise.recipe import SpecialiseRecipe
+from modelstack.data.examples import Example, check_example, write_examples
+from modelstack.data.tools.build import TRAIN_FILE
+from modelstack.data.tools.build import build as build_general
+from modelstack.data.tools.recipe import ToolDataRecipe
 from modelstack.errors import UserError as DataError
 from modelstack.files import replacing, sha256_of
-from modelstack.sft.examples import Example, check_example, write_examples
-from modelstack.sft.tool_data.build import TRAIN_FILE
-from modelstack.sft.tool_data.build import build as build_general
-from modelstack.sft.tool_data.recipe import ToolDataRecipe
 
 TRAINING, TEST, GENERAL, MANIFEST = "train.jsonl.zst", "test.jsonl.zst", "general", "manifest.json"
 WORDS = "other-words.jsonl"

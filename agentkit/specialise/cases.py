@@ -18,18 +18,18 @@ from agentkit.specialise.live import LiveTool
 from agentkit.specialise.recipe import SpecialiseRecipe
 from agentkit.specialise.statements import ask_in_words, sql_parameter
 from agentkit.specialise.wording import LICENSE, SOURCE, Wording, without_values, wordings_of
-from modelstack.sft.examples import Call, Example, Kind, Message, Tool
-from modelstack.sft.tool_data.api_making import SAME_WORK
-from modelstack.sft.tool_data.api_phrasing import ask_api
-from modelstack.sft.tool_data.api_values import value_of
-from modelstack.sft.tool_data.apis import label_of
-from modelstack.sft.tool_data.clauses import Clause
-from modelstack.sft.tool_data.everyday import ask, show
-from modelstack.sft.tool_data.everyday_tools import everyday_tools
-from modelstack.sft.tool_data.kinds import make, words
-from modelstack.sft.tool_data.related import overlap, share_stem
-from modelstack.sft.tool_data.speaking import speak
-from modelstack.sft.tool_data.spoken import Scene, Spoken, scene
+from modelstack.data.examples import Call, Example, Kind, Message, Tool
+from modelstack.data.tools.api_making import SAME_WORK
+from modelstack.data.tools.api_phrasing import ask_api
+from modelstack.data.tools.api_values import value_of
+from modelstack.data.tools.apis import label_of
+from modelstack.data.tools.clauses import Clause
+from modelstack.data.tools.everyday import ask, show
+from modelstack.data.tools.everyday_tools import everyday_tools
+from modelstack.data.tools.kinds import make, words
+from modelstack.data.tools.related import overlap, share_stem
+from modelstack.data.tools.speaking import speak
+from modelstack.data.tools.spoken import Scene, Spoken, scene
 
 Side = Literal["train", "test"]
 _P_KNOWN = 0.6

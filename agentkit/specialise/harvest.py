@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, cast
 
 from agentkit.specialise.live import LiveTool, Outcome, call
-from modelstack.sft.tool_data.apis import label_of
+from modelstack.data.tools.apis import label_of
 
 ROUNDS = 3
 """Search depth: a list names a table, and the table's rows name a city."""

@@ -20,7 +20,7 @@ from agentkit.errors import UserError
 from agentkit.tools.tool import Tool as RunnableTool
 from agentkit.tools.tool import ToolOutput
 from agentkit.tools.toolset import Toolset
-from modelstack.sft.examples import Tool
+from modelstack.data.examples import Tool
 
 CALL_SECONDS = 20.0
 """Seconds after which a call is abandoned as a source of values."""

@@ -18,7 +18,7 @@ from typing import Any, cast
 from agentkit.agent import Agent
 from agentkit.errors import AgentRunError
 from agentkit.models.base import Model, ModelSettings
-from modelstack.sft.examples import Example, Message
+from modelstack.data.examples import Example, Message
 
 INSTRUCTIONS = (
     "You rewrite requests. Say the user's request in other words, as another person would type it. Keep every "

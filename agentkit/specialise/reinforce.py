@@ -22,19 +22,19 @@ from rich.console import Console
 
 from agentkit.specialise.build import TEST, TRAINING
 from agentkit.specialise.recipe import SpecialiseRecipe
+from modelstack.data.examples import Example, read_examples
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.reasoning.recipe import PolicyRecipe
-from modelstack.reasoning.run import reinforce
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.posttrain.stages.record import Measurement
+from modelstack.posttrain.stages.stage import ADAPTER_GGUF, Stage
+from modelstack.reasoning.policy.recipe import PolicyRecipe
+from modelstack.reasoning.policy.run import reinforce
 from modelstack.reasoning.tasks.task import TaskLine
 from modelstack.reasoning.tasks.writing.written import CANARY_SHARE, write_tasks
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.exact_calls import EXACT, Question, ask, lines, measured
-from modelstack.sft.examples import Example, read_examples
+from modelstack.sft.prior.exact_calls import EXACT, Question, ask, lines, measured
 from modelstack.sft.rendering import render
-from modelstack.sft.stage import ADAPTER_GGUF, Stage
-from modelstack.sft.stage_record import Measurement
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 
 TASKS = "tasks-rewarded.jsonl"

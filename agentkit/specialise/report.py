@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from modelstack.files import replacing
-from modelstack.sft.exact_calls import EXACT, share_interval
+from modelstack.posttrain.stages.record import Measurement
+from modelstack.posttrain.stages.stage import ADAPTER_GGUF, Stage
 from modelstack.sft.finish import REPLIES_AFTER, REPLIES_BEFORE
-from modelstack.sft.stage import ADAPTER_GGUF, Stage
-from modelstack.sft.stage_record import Measurement
+from modelstack.sft.prior.exact_calls import EXACT, share_interval
 
 REPORT, PLOT = "report.md", "report.png"
 _SHOWN_ERRORS = 12

@@ -26,11 +26,11 @@ from agentkit.specialise.recipe import SpecialiseRecipe
 from agentkit.specialise.reinforce import reinforced, section
 from agentkit.specialise.report import REPORT, write_report
 from agentkit.tools.toolset import Toolset
-from modelstack.runs.progress import Display
+from modelstack.posttrain.lora.unpack import unpack
+from modelstack.posttrain.stages.stage import ADAPTER_GGUF, Stage, is_stage
 from modelstack.sft.recipe import SftRecipe
 from modelstack.sft.run import fine_tune
-from modelstack.sft.stage import ADAPTER_GGUF, Stage, is_stage
-from modelstack.sft.unpack import unpack
+from modelstack.train.run.progress import Display
 
 DATA, START, STAGE, REINFORCED = "data", "start", "stage", "reinforced"
 _ON_ADAPTER, _NEW = 5e-4, 1e-3

@@ -1,7 +1,7 @@
 """SQL statements with requests for them: SQL is the one kind of argument that users do not type literally.
 
 Tables and columns are those named by the server. A statement and its request are made together, so the pair is
-right by construction, as all values are (`modelstack.sft.tool_data.spoken`).
+right by construction, as all values are (`modelstack.data.tools.spoken`).
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from agentkit.specialise.live import LiveTool
-from modelstack.sft.tool_data.apis import label_of
-from modelstack.sft.tool_data.clauses import Clause, Mood
-from modelstack.sft.tool_data.kinds import words
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.apis import label_of
+from modelstack.data.tools.clauses import Clause, Mood
+from modelstack.data.tools.kinds import words
+from modelstack.data.tools.spoken import Scene
 
 _NAME = re.compile(r"[A-Za-z_]\w*")
 _LABELS = ("sql", "query", "statement")

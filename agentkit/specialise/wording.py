@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from agentkit.specialise.live import LiveTool
-from modelstack.sft.tool_data.apis import VERBS, Api, label_of, wish_of
+from modelstack.data.tools.apis import VERBS, Api, label_of, wish_of
 
 SOURCE, LICENSE = "live", "own data"
 """Source and licence of the examples."""

@@ -20,7 +20,7 @@ from agentkit.tools.definition import ToolDefinition
 from agentkit.tracing.replies import TracedReply, TracedRun
 
 if TYPE_CHECKING:
-    from modelstack.toolcalls.validation import SchemaValidator
+    from modelstack.toolcalls.grammar.validation import SchemaValidator
 
 GOOD_ENDS = frozenset({"completed", "abstained", "truncated"})
 """Statuses of runs whose replies can be good."""
@@ -154,8 +154,8 @@ def is_writable_name(name: str) -> bool:
 @lru_cache(maxsize=1024)
 def _validator(parameters: str) -> SchemaValidator:
     with _installed():
-        from modelstack.toolcalls.schemas import normalise
-        from modelstack.toolcalls.validation import SchemaValidator, check_schema
+        from modelstack.toolcalls.grammar.schemas import normalise
+        from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
     schema = json.loads(parameters)
     wrong = check_schema(schema)
     if wrong is not None:

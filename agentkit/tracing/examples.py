@@ -1,4 +1,4 @@
-"""The replies of a traced run as training examples, in the form of `modelstack.sft.examples`.
+"""The replies of a traced run as training examples, in the form of `modelstack.data.examples`.
 
 The runtime does not import the training side, so examples are plain data here, and a test checks that both agree.
 The context of an example is the conversation that the model was sent, its own earlier turns included, good or not:

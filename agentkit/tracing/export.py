@@ -1,6 +1,6 @@
 """Exports training examples from a folder of traces: the good replies of chosen runs, each once, with counts.
 
-Lines are written as `modelstack.sft.examples.as_line` writes them, so that equal examples have equal bytes. They
+Lines are written as `modelstack.data.examples.as_line` writes them, so that equal examples have equal bytes. They
 are ordered by the runs' starts, then by step. Runs are read one at a time.
 """
 

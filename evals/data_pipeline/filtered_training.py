@@ -28,7 +28,7 @@ from evals.statistics import Interval, student_interval
 from modelstack.files import replacing
 
 if TYPE_CHECKING:
-    from modelstack.runs.recipe import Resolved
+    from modelstack.train.run.recipe import Resolved
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 RUNS_FILE, PLOT_FILE, TABLE_FILE = "runs.jsonl", "filtered_training.png", "filtered_training.md"
@@ -44,7 +44,7 @@ def planned(
 ) -> dict[tuple[str, int], Resolved]:
     """Return each run by the name of its set and its seed, seed by seed, so that a stopped experiment compares."""
     from modelstack.recipe_file import read_recipe
-    from modelstack.runs.recipe import RunRecipe, ScheduleRecipe, TokenizerRecipe, resolve
+    from modelstack.train.run.recipe import RunRecipe, ScheduleRecipe, TokenizerRecipe, resolve
 
     nano = read_recipe(RunRecipe, RECIPES / "nano.toml")
     schedule = ScheduleRecipe(
@@ -72,8 +72,8 @@ def take_all(
     sets: Sequence[TrainingSet], corpus: Path, out: Path, steps: int, n_seeds: int, n_workers: int
 ) -> list[Record]:
     """Take the runs that are not in the folder yet; return the records of all."""
-    from modelstack.runs.folder import RunFolder
-    from modelstack.runs.prepare import prepare
+    from modelstack.run_folder import RunFolder
+    from modelstack.train.run.prepare import prepare
 
     runs = planned(sets, _tokenizer(corpus, out / TOKENIZER_FOLDER), steps, n_seeds)
     file = out / RUNS_FILE
@@ -111,9 +111,9 @@ def take_all(
 def _take(run: Resolved, folder: Path, corpus: Path) -> dict[str, Any]:
     """Train and measure one run; in a process of its own."""
     from modelstack.data.shards import Shards
-    from modelstack.runs.folder import RunFolder
-    from modelstack.runs.prepare import open_prepared
-    from modelstack.runs.short_run import train_and_score
+    from modelstack.run_folder import RunFolder
+    from modelstack.train.run.prepare import open_prepared
+    from modelstack.train.run.short_run import train_and_score
 
     documents = validation_documents(corpus)
     measured = train_and_score(run, RunFolder(folder), [document.text for document in documents])
@@ -136,9 +136,9 @@ def _take(run: Resolved, folder: Path, corpus: Path) -> dict[str, Any]:
 def _tokenizer(corpus: Path, folder: Path) -> Path:
     from modelstack.files import replacing_folder
     from modelstack.recipe_file import read_recipe
-    from modelstack.runs.recipe import RunRecipe
     from modelstack.tokenizer.tokenizer_folder import save_tokenizer
     from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
+    from modelstack.train.run.recipe import RunRecipe
 
     if not folder.exists():
         config = read_recipe(RunRecipe, RECIPES / "nano.toml").tokenizer.learn or TokenizerConfig()
@@ -249,7 +249,7 @@ def main(
     """Train on a crawl raw, filtered by rules, and filtered by a classifier; print which model is better."""
     from modelstack.data.pipeline.recipe import DataRecipe
     from modelstack.recipe_file import read_recipe
-    from modelstack.runs.prepare import SHIPPED_CORPUS
+    from modelstack.train.run.prepare import SHIPPED_CORPUS
 
     sets = make_sets(read_recipe(DataRecipe, recipe, overrides), SHIPPED_CORPUS, keep, out / "data", workers)
     for each in sets:

@@ -8,7 +8,7 @@ from pathlib import Path
 from evals.statistics import Interval, mean_interval
 from modelstack.errors import UserError
 from modelstack.inference.engine import GenerateRequest, SamplingParams
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Completion, Verifier
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat

@@ -13,7 +13,7 @@ from typing import Any
 from evals.tool_use.bfcl.data import Question, data_folder, load_questions
 from evals.tool_use.bfcl.renderings import terse_rendering
 from modelstack.toolcalls.convention import ToolSpec, render_calls
-from modelstack.toolcalls.dialects import bfcl_tool
+from modelstack.toolcalls.grammar.dialects import bfcl_tool
 
 CATEGORIES = ("simple_python", "multiple")
 

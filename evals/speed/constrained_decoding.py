@@ -42,14 +42,14 @@ from evals.speed.results import (
 from modelstack.inference.engine import Engine, GenerateRequest, Generation
 from modelstack.inference.grammar import Grammar, TokenMask
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat, ChatMessage
-from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
 from modelstack.toolcalls.conventions import OURS
-from modelstack.toolcalls.llguidance_engine import LIMITS, build_tokenizer, lark_grammar
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.llguidance_engine import LIMITS, build_tokenizer, lark_grammar
+from modelstack.toolcalls.grammar.schemas import normalise
+from modelstack.toolcalls.grammar.tokens import is_set
 from modelstack.toolcalls.marks import Marks
 from modelstack.toolcalls.prompt import tools_prompt
-from modelstack.toolcalls.schemas import normalise
-from modelstack.toolcalls.tokens import is_set
 
 MIN_FORCED_SHARE = 0.5
 MAX_TIME_RATIO = 0.65

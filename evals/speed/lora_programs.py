@@ -100,8 +100,8 @@ def modelstack(config: Any, state_dict: dict[str, Tensor]) -> tuple[int, Step]:
     """Return our own step."""
     from modelstack.architecture.decoder import CausalLM
     from modelstack.data.batches import Batch
-    from modelstack.sft.lora import add_lora, lora_optimizer
-    from modelstack.sft.lora_config import LoraConfig
+    from modelstack.posttrain.lora.adapters import add_lora, lora_optimizer
+    from modelstack.posttrain.lora.config import LoraConfig
     from modelstack.train.optimizers.config import OptimizerConfig
     from modelstack.train.process import set_up_process
     from modelstack.train.step import local_state, train_step

@@ -137,9 +137,9 @@ def _ours(task: Task, base: Any, sampler: Any) -> Step:
 
 
 def _base(task: Task) -> Any:
-    from modelstack.sft.base import load_base
-    from modelstack.sft.lora import add_lora
-    from modelstack.sft.lora_config import LoraConfig
+    from modelstack.posttrain.base import load_base
+    from modelstack.posttrain.lora.adapters import add_lora
+    from modelstack.posttrain.lora.config import LoraConfig
 
     base = load_base(task.gguf, dtype=torch.bfloat16)
     add_lora(base.model, LoraConfig(rank=RANK, alpha=ALPHA))
@@ -166,7 +166,7 @@ def _trl(task: Task, dtype: torch.dtype) -> tuple[int, Step]:
 
     from modelstack.architecture.gguf.load import load_gguf
     from modelstack.architecture.presets.registry import to_hf
-    from modelstack.sft.base import load_base
+    from modelstack.posttrain.base import load_base
 
     loaded = load_gguf(task.gguf)
     model = LlamaForCausalLM(LlamaConfig(**to_hf(loaded.config)))

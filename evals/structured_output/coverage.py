@@ -1,11 +1,11 @@
 """What the grammars do with real schemas: enforced, checked afterwards, or refused, and how long compiling takes.
 
-Every keyword of a schema has one of three fates (`modelstack.toolcalls.coverage`): the token masks enforce it; the
-grammar leaves it out and the answer is checked against it after decoding; or the schema is refused, by name of the
-keyword. What is neither is "open": a pattern with look-around or back-references, which no engine takes and which
-the check passes over, since it runs in linear time. A `format` that is in no table constrains nothing in either
-place and is listed as an annotation. Compile times are CPU times and those of a vocabulary, so the model whose
-vocabulary it is belongs to the figures.
+Every keyword of a schema has one of three fates (`modelstack.toolcalls.grammar.coverage`): the token masks
+enforce it; the grammar leaves it out and the answer is checked against it after decoding; or the schema is
+refused, by name of the keyword. What is neither is "open": a pattern with look-around or back-references, which
+no engine takes and which the check passes over, since it runs in linear time. A `format` that is in no table
+constrains nothing in either place and is listed as an annotation. Compile times are CPU times and those of a
+vocabulary, so the model whose vocabulary it is belongs to the figures.
 
     python -m evals.structured_output.coverage --data FILE_OR_FOLDER [--model smollm2-135m] [--engine llguidance]
         [--sample N --seed S] [--json found.jsonl]
@@ -28,11 +28,11 @@ from typing import Any, Literal, get_args
 from evals.harness.suite import Table
 from evals.statistics import wilson
 from modelstack.inference.grammar import GrammarError
-from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat
-from modelstack.toolcalls.coverage import EngineName, KeywordUse, UnsupportedSchemaError, keywords
-from modelstack.toolcalls.dialects import modernise
-from modelstack.toolcalls.regex import RegexError, compile_regex
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.coverage import EngineName, KeywordUse, UnsupportedSchemaError, keywords
+from modelstack.toolcalls.grammar.dialects import modernise
+from modelstack.toolcalls.grammar.regex import RegexError, compile_regex
 
 Outcome = Literal["enforced", "checked", "open", "refused"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)

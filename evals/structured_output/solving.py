@@ -24,7 +24,7 @@ from evals.case import Case, Run
 from evals.harness.solving import ask_model
 from evals.structured_output.coverage import ENGINES, cover
 from modelstack.inference.engine import Engine
-from modelstack.toolcalls.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 
 GRAMMAR, FREE = "grammar", "free"
 _RESULT = "result"

@@ -3,7 +3,7 @@
 "Valid" is the schema as it was given; the spellings of Draft 4 to 7 are read as what they meant. "Closed" holds a
 value to the declared properties as well: most schemas forget `additionalProperties: false`, and under such a one
 `{"anything": 1}` is valid. Schema and value are untrusted: patterns run in linear time, so those with look-around
-or back-references are passed over (`modelstack.toolcalls.validation`), and nothing is fetched.
+or back-references are passed over (`modelstack.toolcalls.grammar.validation`), and nothing is fetched.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from typing import Any
 
 from referencing.exceptions import Unresolvable
 
-from modelstack.toolcalls.dialects import modernise
-from modelstack.toolcalls.pointers import SchemaReferenceError
-from modelstack.toolcalls.schemas import MergeError, normalise
-from modelstack.toolcalls.validation import SchemaValidator, check_schema
+from modelstack.toolcalls.grammar.dialects import modernise
+from modelstack.toolcalls.grammar.pointers import SchemaReferenceError
+from modelstack.toolcalls.grammar.schemas import MergeError, normalise
+from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
 
 MAX_VALIDATORS = 256
 """Schemas whose validators are kept: a case is checked some times in a row, then never again."""

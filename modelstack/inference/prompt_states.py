@@ -21,9 +21,9 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from modelstack.inference.llama_library import library, library_files
-from modelstack.inference.llama_model import LlamaContext
-from modelstack.inference.model_fingerprint import ModelFingerprint
+from modelstack.inference.llama.fingerprint import ModelFingerprint
+from modelstack.inference.llama.library import library, library_files
+from modelstack.inference.llama.model import LlamaContext
 from modelstack.inference.remembered import RememberedFacts, processor
 from modelstack.inference.sequences import PrefixCache, Slot, common_prefix_length
 from modelstack.inference.state_store import StateStore

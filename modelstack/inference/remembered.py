@@ -18,13 +18,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
+from modelstack.inference.llama.threads import ThreadCounts
 from modelstack.inference.private_files import (
     is_private_folder,
     make_private_folder,
     open_private,
     replace_private,
 )
-from modelstack.inference.threads import ThreadCounts
 
 FILE_NAME = "remembered.json"
 MAX_FACTS = 256

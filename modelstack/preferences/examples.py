@@ -23,8 +23,8 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from modelstack.data.examples import Call, Example, Message, Tool, example_lines, told
 from modelstack.errors import UserError
-from modelstack.sft.examples import Call, Example, Message, Tool, example_lines, told
 
 UNKNOWN = "unknown"
 _MARK = re.compile(r"\n\n(Human|Assistant):")

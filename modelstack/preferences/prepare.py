@@ -17,16 +17,16 @@ from torch import Tensor
 
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.stages.record import DataFile, DataManifest
+from modelstack.posttrain.starting_point import StartingPoint
 from modelstack.preferences.examples import Preference, read_preferences
 from modelstack.preferences.methods import form_of, has_reference
 from modelstack.preferences.recipe import PreferenceData, PreferenceResolved
 from modelstack.preferences.scores import Sums, kept_reference, score
 from modelstack.preferences.units import Units, units_of
-from modelstack.runs.prepare import Told
-from modelstack.sft.base import Base
 from modelstack.sft.prepare import load_start
-from modelstack.sft.stage_record import DataFile, DataManifest
-from modelstack.sft.starting_point import StartingPoint
+from modelstack.train.run.prepare import Told
 
 REFERENCE_FILE = "reference.safetensors"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pydantic import Field
 
+from modelstack.posttrain.recipe import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
 from modelstack.preferences.methods import Direct, Method
 from modelstack.sft.rendering import RenderOptions
-from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
 
 
 class PreferenceData(TuningFiles, frozen=True, extra="forbid"):

@@ -13,27 +13,20 @@ import torch
 from rich.console import Console
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.posttrain.driver import TuningPlace, claimed, guarded_run, steps_of, take_steps, tuning_place
+from modelstack.posttrain.resolving import resolved_parts
+from modelstack.posttrain.sealing import moved_weights, seal_training, write_trained
+from modelstack.posttrain.stages.record import Evaluation
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.posttrain.starting_point import starting_point
+from modelstack.posttrain.values_hook import REWARDS_FILE, RewardsHook
 from modelstack.preferences.loader import UnitLoader
 from modelstack.preferences.passes import PreferencePasses
 from modelstack.preferences.prepare import Prepared, prepare
 from modelstack.preferences.recipe import FREE, PreferenceRecipe, PreferenceResolved
-from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
 from modelstack.preferences.scores import progress, rewards_of, score, standing
 from modelstack.sft.assemble import trained_state
-from modelstack.sft.resolving import resolved_parts
-from modelstack.sft.sealing import moved_weights, seal_training, write_trained
-from modelstack.sft.stage import Stage
-from modelstack.sft.stage_record import Evaluation
-from modelstack.sft.starting_point import starting_point
-from modelstack.sft.tuning_run import (
-    TuningPlace,
-    claimed,
-    guarded_run,
-    row_order,
-    steps_of,
-    take_steps,
-    tuning_place,
-)
+from modelstack.sft.loader import row_order
 from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.curves import CurvesHook
 from modelstack.train.loop import Hook, Run

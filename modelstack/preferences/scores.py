@@ -19,6 +19,7 @@ from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.files import replacing
+from modelstack.posttrain.stages.record import Measurement
 from modelstack.preferences.loader import unit_batch
 from modelstack.preferences.log_probs import summed
 from modelstack.preferences.methods import Direct, Method
@@ -26,7 +27,6 @@ from modelstack.preferences.passes import log_probs_of
 from modelstack.preferences.reference_free import CpoConfig, SimpoConfig
 from modelstack.preferences.units import Units
 from modelstack.preferences.unpaired import UnpairedConfig
-from modelstack.sft.stage_record import Measurement
 from modelstack.tokenizer.measures import ratio_interval
 from modelstack.train.evaluation import in_use
 

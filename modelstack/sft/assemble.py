@@ -14,16 +14,16 @@ from torch import nn
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import TokenLoss
-from modelstack.runs.folder import RunFolder
-from modelstack.sft.adapter_state import adapter_state
+from modelstack.posttrain.driver import guarded_run, steps_of
+from modelstack.posttrain.lora.adapters import lora_optimizer
+from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.posttrain.lora.state import adapter_state
+from modelstack.posttrain.recipe import TuningRecipe
+from modelstack.run_folder import RunFolder
 from modelstack.sft.clock import Clock
-from modelstack.sft.loader import SftLoader
-from modelstack.sft.lora import lora_optimizer
-from modelstack.sft.lora_config import LoraConfig
+from modelstack.sft.loader import SftLoader, row_order
 from modelstack.sft.prepare import Prepared
 from modelstack.sft.recipe import SftResolved
-from modelstack.sft.tuning import TuningRecipe
-from modelstack.sft.tuning_run import guarded_run, row_order, steps_of
 from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.loop import Hook, Run
 from modelstack.train.optimizers.build import build_optimizer

@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from modelstack.sft.examples import Call, Example, Message, Tool
+from modelstack.data.examples import Call, Example, Message, Tool
 from modelstack.sft.swap_values import swap_values
 
 _PLAIN = frozenset({"type", "properties", "required", "additionalProperties", "description", "title", "$schema"})

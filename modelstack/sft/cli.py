@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelstack.errors import UserError
-from modelstack.sft.tuning_cli import Arguments, Out, run_recipe
+from modelstack.posttrain.command import Arguments, Out, run_recipe
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from modelstack.sft.decision_masses import Asked, Origin
+    from modelstack.sft.prior.masses import Asked, Origin
 
 
 def sft(arguments: Arguments, out: Out = None) -> None:
@@ -35,7 +35,7 @@ def merge(
     ] = None,
 ) -> None:
     """Merge a stage's adapter into its base: a checkpoint, and a quantised file for llama.cpp, as a new stage."""
-    from modelstack.sft.merge_stage import merge_stage
+    from modelstack.posttrain.stages.merge import merge_stage
 
     merged = merge_stage(stage, out, weights=weights, gguf_type=gguf_type)
     typer.echo(f"{out}: {merged.record.what}")
@@ -52,7 +52,7 @@ def lineage(
 
     from rich.console import Console
 
-    from modelstack.sft import lineage as stages
+    from modelstack.posttrain.stages import lineage as stages
 
     nodes = stages.lineage(stages.find_stages(folders))
     if as_json:
@@ -86,8 +86,8 @@ def fit_prior(
     from rich.console import Console
 
     from modelstack.files import replacing
-    from modelstack.sft.decision_fit import fitted, lines
-    from modelstack.sft.decision_masses import read_masses, write_masses
+    from modelstack.sft.prior.fit import fitted, lines
+    from modelstack.sft.prior.masses import read_masses, write_masses
 
     console = Console()
     if not out.parent.is_dir():  # said now, not after minutes of asking
@@ -112,11 +112,11 @@ def _asked(
     """Ask a model the examples of a file, behind a bar."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+    from modelstack.data.examples import read_examples
     from modelstack.inference.engine import EngineError
-    from modelstack.inference.llama_cpp import LlamaCppEngine
-    from modelstack.sft import decision_masses
-    from modelstack.sft.exact_calls import chosen
-    from modelstack.sft.examples import read_examples
+    from modelstack.inference.llama.engine import LlamaCppEngine
+    from modelstack.sft.prior import masses as decision_masses
+    from modelstack.sft.prior.exact_calls import chosen
 
     examples = chosen(
         [each for each in read_examples(file) if decision_masses.is_decision(each)], n_examples, seed

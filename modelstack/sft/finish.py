@@ -10,19 +10,19 @@ import tempfile
 from pathlib import Path
 
 from modelstack.files import replacing
-from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.runs.prepare import Told
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.posttrain.driver import TuningPlace
+from modelstack.posttrain.sealing import moved_weights, seal_training, write_trained
+from modelstack.posttrain.stages.record import Evaluation, Measurement
+from modelstack.posttrain.stages.stage import Stage
 from modelstack.sft.assemble import Assembled
-from modelstack.sft.exact_calls import Question, ask, chosen, lines, measured
 from modelstack.sft.prepare import Prepared
+from modelstack.sft.prior.exact_calls import Question, ask, chosen, lines, measured
 from modelstack.sft.recipe import SftResolved
 from modelstack.sft.rendering import render
-from modelstack.sft.sealing import moved_weights, seal_training, write_trained
 from modelstack.sft.served import served_after, served_before
-from modelstack.sft.stage import Stage
-from modelstack.sft.stage_record import Evaluation, Measurement
-from modelstack.sft.tuning_run import TuningPlace
 from modelstack.sft.validation_loss import measurement, validation_score
+from modelstack.train.run.prepare import Told
 
 REPLIES_BEFORE, REPLIES_AFTER = "replies-before.jsonl", "replies-after.jsonl"
 _WORK = ".served."

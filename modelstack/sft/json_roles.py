@@ -19,7 +19,7 @@ from json import JSONDecoder
 from typing import Any, Literal
 
 from modelstack.toolcalls.convention import ARGUMENTS_PREFIX, CALL_PREFIX, ToolSpec
-from modelstack.toolcalls.pointers import resolve
+from modelstack.toolcalls.grammar.pointers import resolve
 
 TokenRole = Literal["forced", "choice", "key", "name", "value", "text"]
 ROLES: tuple[TokenRole, ...] = ("forced", "choice", "key", "name", "value", "text")

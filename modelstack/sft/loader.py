@@ -12,6 +12,7 @@ Letters: B rows of a batch, T tokens of a row, W rows of a window, G rows of sim
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, Protocol
@@ -28,8 +29,11 @@ from modelstack.data.order import Order
 from modelstack.data.packing import Piece, Row, plan_rows
 from modelstack.data.rows import RowStream
 from modelstack.errors import UserError
+from modelstack.posttrain.recipe import TuningFiles
 from modelstack.sft.tokenised import Tokenised
 
+WINDOW_ROWS = 256
+"""About so many are packed, or sorted by length, together."""
 PADDING = 0
 """The token that stands where there is none; it has no label, and nothing that has one sees it."""
 
@@ -201,6 +205,21 @@ class RowLoader(ABC):
     @abstractmethod
     def _batch(self, rows: Sequence[Row], position: int) -> Batch:
         """Return the tensors of planned rows; `position` is how many were given before."""
+
+
+def row_order(
+    files: TuningFiles, *, rows: int, seed: int, row_tokens: int, layout: Literal["packed", "padded"]
+) -> SftLoaderConfig:
+    """Return the order of rows: by a seed, those of a step together, the files' shares kept."""
+    shares = {file.path: file.share for file in files.training if file.share is not None}
+    return SftLoaderConfig(
+        row_tokens=row_tokens,
+        layout=layout,
+        window_rows=rows * math.ceil(WINDOW_ROWS / rows),
+        group_rows=rows,
+        seed=seed,
+        shares=shares or None,
+    )
 
 
 class SftLoader(RowLoader):

@@ -13,23 +13,23 @@ import torch
 from pydantic import BaseModel
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.data.examples import Example
 from modelstack.files import replacing
-from modelstack.runs.prepare import Told
-from modelstack.sft.adapter_files import read_adapter
-from modelstack.sft.base import Base, load_base
-from modelstack.sft.exact_calls import chosen
-from modelstack.sft.examples import Example
-from modelstack.sft.lora import add_lora, load_lora_state
-from modelstack.sft.lora_config import LoraConfig
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.lora.adapters import add_lora, load_lora_state
+from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.posttrain.lora.files import read_adapter
+from modelstack.posttrain.recipe import TuningRecipe
+from modelstack.posttrain.stages.record import DataManifest, Measurement
+from modelstack.posttrain.stages.stage import ADAPTER
+from modelstack.posttrain.starting_point import StartingPoint
+from modelstack.sft.prior.exact_calls import chosen
 from modelstack.sft.recipe import SftRecipe, SftResolved
 from modelstack.sft.rendering import render
-from modelstack.sft.stage import ADAPTER
-from modelstack.sft.stage_record import DataManifest, Measurement
-from modelstack.sft.starting_point import StartingPoint
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import TrainingData, read_training_data
-from modelstack.sft.tuning import TuningRecipe
 from modelstack.sft.validation_loss import Targets, measurement, targets_of, validation_score
+from modelstack.train.run.prepare import Told
 
 BEFORE_FILE = "before.json"
 

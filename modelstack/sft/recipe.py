@@ -8,9 +8,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from modelstack.architecture.losses import TokenLoss
+from modelstack.posttrain.recipe import TuningFiles, TuningRecipe, TuningResolved
 from modelstack.sft.augment import NOTHING, AugmentConfig
 from modelstack.sft.rendering import RenderOptions
-from modelstack.sft.tuning import TuningFiles, TuningRecipe, TuningResolved
 
 
 class SftData(TuningFiles, frozen=True, extra="forbid"):

@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from modelstack.data.examples import Call, Example, Message, tool_names_of_results
 from modelstack.errors import UserError
-from modelstack.sft.examples import Call, Example, Message, tool_names_of_results
 from modelstack.sft.json_roles import ROLES, call_roles
 from modelstack.tokenizer.chat import ChatEncoder, Role
 from modelstack.tokenizer.vocabulary import Vocabulary

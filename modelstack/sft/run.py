@@ -11,14 +11,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from modelstack.posttrain.driver import TuningPlace, claimed, take_steps, tuning_place
+from modelstack.posttrain.resolving import resolved_parts
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.posttrain.starting_point import StartingPoint, starting_point
 from modelstack.sft.assemble import assemble
 from modelstack.sft.finish import finish
 from modelstack.sft.prepare import prepare
 from modelstack.sft.recipe import FREE, SftRecipe, SftResolved
-from modelstack.sft.resolving import resolved_parts
-from modelstack.sft.stage import Stage
-from modelstack.sft.starting_point import StartingPoint, starting_point
-from modelstack.sft.tuning_run import TuningPlace, claimed, take_steps, tuning_place
 from modelstack.sft.validation_loss import Targets, validation_score
 from modelstack.train.curves import CurvesHook
 from modelstack.train.evaluation import Evaluation

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.sft.base import load_base
-from modelstack.sft.merge_out import Merged, merge_adapter, write_merged_gguf
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.lora.merge import Merged, merge_adapter, write_merged_gguf
+from modelstack.posttrain.stages.stage import ADAPTER, ADAPTER_GGUF
+from modelstack.posttrain.starting_point import StartingPoint
 from modelstack.sft.prepare import Prepared
 from modelstack.sft.recipe import SftResolved
-from modelstack.sft.stage import ADAPTER, ADAPTER_GGUF
-from modelstack.sft.starting_point import StartingPoint
 
 TYPE = "f16"
 """Of the files that are written for the measurement alone."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from random import Random
 from typing import Any
 
-from modelstack.sft.examples import Call, Example, Message
+from modelstack.data.examples import Call, Example, Message
 
 
 def _words(text: str) -> tuple[str, ...]:

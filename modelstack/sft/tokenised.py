@@ -15,9 +15,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from modelstack.data.examples import Example
 from modelstack.errors import UserError
 from modelstack.sft.augment import NOTHING, AugmentConfig, augment
-from modelstack.sft.examples import Example
 from modelstack.sft.rendering import Rendered, RenderOptions, render
 from modelstack.tokenizer.chat import ChatEncoder
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from modelstack.data.examples import Example, read_examples
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
-from modelstack.sft.examples import Example, read_examples
+from modelstack.posttrain.stages.record import DataFile, DataManifest
 from modelstack.sft.recipe import SftData
-from modelstack.sft.stage_record import DataFile, DataManifest
 
 MANIFEST_FILE = "manifest.json"
 """What `modelstack tool-data` writes beside its files."""

@@ -22,8 +22,8 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.packing import Piece, Row, plan_rows
 from modelstack.errors import UserError
+from modelstack.posttrain.stages.record import Measurement
 from modelstack.sft.rendering import Rendered
-from modelstack.sft.stage_record import Measurement
 from modelstack.tokenizer.measures import ratio_interval
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.train.evaluation import Score, in_use

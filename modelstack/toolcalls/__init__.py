@@ -1,7 +1,5 @@
 """Step 11: the tool-call convention that a model is taught, and the grammar that enforces it. Torch-free."""
 
-from modelstack.toolcalls.choice import NO_TOOL, ToolChoice, tool_choices
-from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
 from modelstack.toolcalls.convention import (
     ParsedResponse,
     ResponseFormat,
@@ -11,7 +9,9 @@ from modelstack.toolcalls.convention import (
     render_answer,
     render_calls,
 )
-from modelstack.toolcalls.coverage import Coverage, KeywordUse, UnsupportedSchemaError
+from modelstack.toolcalls.grammar.compiler import CompiledGrammar, GrammarCompiler
+from modelstack.toolcalls.grammar.coverage import Coverage, KeywordUse, UnsupportedSchemaError
+from modelstack.toolcalls.prior.choice import NO_TOOL, ToolChoice, tool_choices
 from modelstack.toolcalls.signatures import render_tool, render_tools
 
 __all__ = [

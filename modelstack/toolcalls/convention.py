@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from modelstack.toolcalls.pointers import resolve
+from modelstack.toolcalls.grammar.pointers import resolve
 
 JsonSchema = Mapping[str, Any]
 NOT_FIRST_IN_TEXT = "[{ \t\r\n\v\f"

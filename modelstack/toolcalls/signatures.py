@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelstack.toolcalls.convention import ToolSpec
-from modelstack.toolcalls.pointers import resolve
+from modelstack.toolcalls.grammar.pointers import resolve
 
 DESCRIPTION_LIMIT = 120
 """Characters of a description that are shown; the lengths above are with this cut."""

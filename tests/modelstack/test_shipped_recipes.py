@@ -15,18 +15,18 @@ from pydantic import BaseModel
 from modelstack.data.mix import MixRecipe
 from modelstack.data.pipeline.recipe import DataRecipe
 from modelstack.data.synthetic.recipe import SyntheticRecipe
+from modelstack.data.tools.recipe import ToolDataRecipe
 from modelstack.preferences.recipe import PreferenceRecipe
-from modelstack.preferences.reward_recipe import RewardRecipe
+from modelstack.preferences.reward.recipe import RewardRecipe
 from modelstack.reasoning.distil.recipe import DistilRecipe
 from modelstack.reasoning.merging.recipe import MergeRecipe
+from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.ppo.recipe import PpoRecipe
-from modelstack.reasoning.recipe import PolicyRecipe
 from modelstack.reasoning.rejection.recipe import SampleRecipe
 from modelstack.recipe_file import read_recipe
-from modelstack.runs.recipe import RunRecipe
-from modelstack.runs.sweep import SweepRecipe
 from modelstack.sft.recipe import SftRecipe
-from modelstack.sft.tool_data.recipe import ToolDataRecipe
+from modelstack.train.run.recipe import RunRecipe
+from modelstack.train.run.sweep import SweepRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 RECIPES = sorted((ROOT / "recipes").glob("*.toml"))

@@ -46,7 +46,7 @@ def by_corpus_build(path: Path) -> int:
 
 
 def by_tool_data(path: Path) -> int:
-    from modelstack.sft.tool_data.sources import read_schemas
+    from modelstack.data.tools.sources import read_schemas
 
     return len(read_schemas(path))
 

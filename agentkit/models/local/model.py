@@ -38,10 +38,10 @@ if TYPE_CHECKING:
     from agentkit.models.local.transcript import Prompt, Transcripts
     from modelstack.inference.engine import ChoiceBias, Engine, GenerateRequest, LogitBias
     from modelstack.inference.thinking import ThoughtfulReply
-    from modelstack.toolcalls.compiler import CompiledGrammar, GrammarCompiler
     from modelstack.toolcalls.convention import ResponseFormat
-    from modelstack.toolcalls.lexical import DecisionPrior
-    from modelstack.toolcalls.reply_bias import ReplyTables
+    from modelstack.toolcalls.grammar.compiler import CompiledGrammar, GrammarCompiler
+    from modelstack.toolcalls.prior.lexical import DecisionPrior
+    from modelstack.toolcalls.prior.reply_bias import ReplyTables
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +111,7 @@ class LocalModel(Model):
             after_thought: Text between the thought and the reply. None takes the convention's.
             prompt_cache_bytes: Maximum size of the prompt cache, which keeps the fixed part of prompts for later
                 runs. 0 disables it, None takes the environment's AGENTKIT_PROMPT_CACHE_MB, else 1 GiB.
-            engine_options: Passed to `modelstack.inference.llama_cpp.LlamaCppEngine`.
+            engine_options: Passed to `modelstack.inference.llama.engine.LlamaCppEngine`.
 
         Raises:
             UserError: a mark of a thought is empty, or `prompt_cache_bytes` is negative.
@@ -213,8 +213,8 @@ class LocalModel(Model):
             from agentkit.models.local.prompt_cache import prompt_cache
             from agentkit.models.local.transcript import Transcripts
             from modelstack.inference.engine import EngineError
-            from modelstack.inference.llama_cpp import LlamaCppEngine
-            from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
+            from modelstack.inference.llama.engine import LlamaCppEngine
+            from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
         except ImportError as error:
             raise UserError(f'{self.name!r} needs {error.name}: pip install "agentkit[local]"') from error
         prior, calibration = self._read_prior(), self._read_calibration()
@@ -238,8 +238,8 @@ class LocalModel(Model):
     def _manner(self, engine: Engine, prior: DecisionPrior | None) -> tuple[Manner, GrammarCompiler | None]:
         """Return how conversations are rendered, and the compiler of the replies' grammars."""
         from agentkit.models.local.convention import manner_for
-        from modelstack.toolcalls.compiler import GrammarCompiler
         from modelstack.toolcalls.conventions import OURS
+        from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 
         is_ours = self._lora is not None or prior is not None
         manner = manner_for(engine, self._convention, is_ours=is_ours, abstain=self._abstain)
@@ -276,7 +276,7 @@ class LocalModel(Model):
 
     def _read_prior(self) -> DecisionPrior | None:
         from modelstack import errors
-        from modelstack.toolcalls.lexical import DecisionPrior
+        from modelstack.toolcalls.prior.lexical import DecisionPrior
 
         if not isinstance(self._prior, str | Path):
             return self._prior
@@ -313,7 +313,7 @@ class LocalModel(Model):
     ) -> ModelResponse:
         from modelstack.inference.engine import ContextWindowError, EngineError
         from modelstack.inference.grammar import GrammarError
-        from modelstack.toolcalls.coverage import UnsupportedSchemaError
+        from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 
         self.load()
         try:
@@ -340,8 +340,8 @@ class LocalModel(Model):
             tokens_of,
         )
         from agentkit.models.local.thought import answering, joined, with_thought
-        from modelstack.toolcalls.choice import ToolBias, tool_choices
-        from modelstack.toolcalls.reply_bias import ReplyBias
+        from modelstack.toolcalls.prior.choice import ToolBias, tool_choices
+        from modelstack.toolcalls.prior.reply_bias import ReplyBias
 
         loaded = self._loaded
         assert loaded is not None  # `load` was called

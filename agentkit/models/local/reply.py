@@ -38,8 +38,6 @@ from agentkit.models.local.transcript import Prompt
 from agentkit.usage import RequestUsage
 from modelstack.inference.engine import Engine, Generation, GenerationStats, SamplingParams
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.choice import ToolChoice
-from modelstack.toolcalls.compiler import CompiledGrammar
 from modelstack.toolcalls.convention import (
     MAX_DIGITS,
     MOST_DIGITS,
@@ -50,7 +48,9 @@ from modelstack.toolcalls.convention import (
 from modelstack.toolcalls.conventions import OURS, Convention
 from modelstack.toolcalls.conventions.reading import words_end
 from modelstack.toolcalls.free_form import read_free_reply
-from modelstack.toolcalls.lexical import open_request
+from modelstack.toolcalls.grammar.compiler import CompiledGrammar
+from modelstack.toolcalls.prior.choice import ToolChoice
+from modelstack.toolcalls.prior.lexical import open_request
 
 LOGPROB_DIGITS = 5
 """Decimals of the log-probabilities that are kept; more is noise of single precision."""

@@ -35,8 +35,8 @@ def demonstrations(
     from agentkit.cli.console import notes_console, output_console
     from agentkit.specialise.demonstrations.play import demonstrations as played
     from agentkit.specialise.demonstrations.play import written_demonstrations
-    from modelstack.sft.examples import Example, write_examples
-    from modelstack.sft.tool_data.decontamination import Cleaner, read_evaluations
+    from modelstack.data.examples import Example, write_examples
+    from modelstack.data.tools.decontamination import Cleaner, read_evaluations
 
     notes = notes_console()
     cleaner = Cleaner(read_evaluations(evaluations or []))

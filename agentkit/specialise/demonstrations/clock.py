@@ -10,7 +10,7 @@ from agentkit.specialise.demonstrations.script import Maker, Script, call, calls
 from agentkit.specialise.demonstrations.table_results import rows_of
 from agentkit.specialise.demonstrations.tables import table_fact
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene, in_words
+from modelstack.data.tools.spoken import Scene, in_words
 
 _ZONES = {
     "Tokyo": "Asia/Tokyo",

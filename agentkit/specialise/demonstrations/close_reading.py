@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from agentkit.specialise.demonstrations.naming import named
 from agentkit.specialise.demonstrations.script import Maker, Script, answer_to, call, count, search, sentence
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.spoken import Scene
 
 _P_TAIL = 0.75
 """Probability that the last lines alone are read for a question about the end of a file."""

@@ -24,7 +24,7 @@ from agentkit.specialise.demonstrations.script import (
     search,
 )
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.spoken import Scene
 
 _NO_MATCH = "no match"
 _ABSENT = (

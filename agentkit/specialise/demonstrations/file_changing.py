@@ -10,7 +10,7 @@ from agentkit.specialise.demonstrations.domains import FACTS, FOLDERS, ITEMS, PE
 from agentkit.specialise.demonstrations.naming import named
 from agentkit.specialise.demonstrations.script import Maker, Script, Step, call, sentence, several
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 _NO_MATCH = "no match"
 

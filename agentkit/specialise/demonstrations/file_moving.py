@@ -9,7 +9,7 @@ from agentkit.specialise.demonstrations.domains import FILE_NAMES
 from agentkit.specialise.demonstrations.naming import named
 from agentkit.specialise.demonstrations.script import Maker, Script, call
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.spoken import Scene
 
 _ADDED = ("old", "2024", "final", "copy", "draft", "backup", "v2")
 

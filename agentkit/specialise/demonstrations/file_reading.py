@@ -23,7 +23,7 @@ from agentkit.specialise.demonstrations.script import (
     trial,
 )
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 _NO_MATCH = "no match"
 

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from agentkit.specialise.demonstrations.script import Step, call, mistake
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.spoken import Scene
 
 Lookup = Generator[Step, Sequence[str], None]
 """Steps that find a file."""

@@ -13,7 +13,7 @@ from datetime import timedelta
 from agentkit.specialise.demonstrations import notes_code, notes_lists, notes_records, notes_schedules, notes_texts
 from agentkit.specialise.demonstrations.domains import PEOPLE
 from agentkit.specialise.demonstrations.file_questions import Notes, Question, counted, stock
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 
 def make_notes(title: str, now: Scene, kinds: set[str]) -> Notes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from agentkit.specialise.demonstrations.domains import PEOPLE
 from agentkit.specialise.demonstrations.file_questions import Notes, Question, counted, stock
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 
 def json_settings(title: str, now: Scene) -> Notes:

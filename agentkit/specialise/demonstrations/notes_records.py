@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from agentkit.specialise.demonstrations.domains import PEOPLE
 from agentkit.specialise.demonstrations.file_questions import Notes, Question, added, counted, heading, stock
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 _EXTREMES = {
     "price": ("is the most expensive", "is the cheapest"),

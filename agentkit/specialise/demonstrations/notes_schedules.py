@@ -15,7 +15,7 @@ from agentkit.specialise.demonstrations.file_questions import (
     stock,
     written,
 )
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from agentkit.specialise.demonstrations.domains import PEOPLE
 from agentkit.specialise.demonstrations.file_questions import Notes, Question, counted, heading, stock, written
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 
 def mail_thread(title: str, now: Scene) -> Notes:

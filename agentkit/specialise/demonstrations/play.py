@@ -29,9 +29,9 @@ from agentkit.specialise.demonstrations.script import Maker, Script, Step, typed
 from agentkit.specialise.demonstrations.world import World, clear_world, make_world, write_world
 from agentkit.specialise.demonstrations.written import Kit, require_end, require_known_numbers, written_kits
 from agentkit.specialise.live import LiveTool, Outcome, call, connected
+from modelstack.data.examples import Call, Example, Message, Tool, check_example
+from modelstack.data.tools.spoken import Scene, scene
 from modelstack.errors import UserError
-from modelstack.sft.examples import Call, Example, Message, Tool, check_example
-from modelstack.sft.tool_data.spoken import Scene, scene
 
 SOURCE, LICENSE = "house", "Apache-2.0"
 _N_REQUESTS = (1, 1, 2, 3, 3, 4, 5)

@@ -2,7 +2,7 @@
 
 A script is a generator. It yields the request, then each step's calls, receives the results of a step as texts,
 and returns the answer. Its facts come from the script's world or from the results themselves, so an answer is
-right by construction (as values are in `modelstack.sft.tool_data.spoken`).
+right by construction (as values are in `modelstack.data.tools.spoken`).
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 
 from agentkit.specialise.demonstrations.file_questions import Question
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.examples import Call
-from modelstack.sft.tool_data.spoken import Scene, in_words
+from modelstack.data.examples import Call
+from modelstack.data.tools.spoken import Scene, in_words
 
 _SUM = re.compile(r"(\d+(?: \+ \d+)+) = \d")
 """Start of an answer that shows the terms of a sum."""

@@ -11,7 +11,7 @@ from agentkit.specialise.demonstrations.domains import Column
 from agentkit.specialise.demonstrations.script import Maker, Script, call, mistake, quoted
 from agentkit.specialise.demonstrations.table_results import look
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 _P_GUESSED_COLUMN = 0.4
 """Probability that a row is first added with a column name that does not exist; the error lists the columns."""

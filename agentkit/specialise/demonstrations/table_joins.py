@@ -5,7 +5,7 @@ from __future__ import annotations
 from agentkit.specialise.demonstrations.script import Script, call, mistake, several
 from agentkit.specialise.demonstrations.table_results import look, rows_of, short_number
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 
 def joined(world: World, now: Scene) -> Script:

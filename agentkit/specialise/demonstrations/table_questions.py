@@ -20,7 +20,7 @@ from agentkit.specialise.demonstrations.domains import Column
 from agentkit.specialise.demonstrations.script import Maker, Script, call, sentence
 from agentkit.specialise.demonstrations.table_results import MOST_SHOWN, look, rows_of
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 _BLANK = re.compile(r"\{(name|other|(?:word2?|number|date|from|to|month|year):\w+\.\w+)\}")
 """A placeholder for a value drawn from the world."""

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 
 from agentkit.specialise.demonstrations.script import Step, call, detour, search
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.spoken import Scene
 
 MOST_SHOWN = 12
 """Maximum number of rows listed in an answer."""

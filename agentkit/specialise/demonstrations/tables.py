@@ -21,7 +21,7 @@ from agentkit.specialise.demonstrations.script import (
 )
 from agentkit.specialise.demonstrations.table_results import MOST_SHOWN, look, rows_of, short_number
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.spoken import Scene, listed
 
 _MONTHS = (
     "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",

@@ -11,8 +11,8 @@ from typing import Any
 from agentkit.specialise.demonstrations.domains import PEOPLE
 from agentkit.specialise.demonstrations.script import Maker, Script
 from agentkit.specialise.demonstrations.world import World
-from modelstack.sft.tool_data.small_talk import small_talk
-from modelstack.sft.tool_data.spoken import Scene, listed
+from modelstack.data.tools.small_talk import small_talk
+from modelstack.data.tools.spoken import Scene, listed
 
 _DO = {
     "files": "work with the files in your folder",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agentkit.specialise.demonstrations.domains import DOMAINS, Column, Domain, Table
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.spoken import Scene
 
 _MAX_MORE_COLUMNS = 6
 _P_WIDE, _P_MORE_TABLES = 0.6, 0.4

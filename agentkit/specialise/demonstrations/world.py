@@ -28,7 +28,7 @@ from agentkit.specialise.demonstrations.domains import (
 from agentkit.specialise.demonstrations.file_questions import Question
 from agentkit.specialise.demonstrations.notes import make_notes
 from agentkit.specialise.demonstrations.widening import further_tables, widened
-from modelstack.sft.tool_data.spoken import Scene
+from modelstack.data.tools.spoken import Scene
 
 T = TypeVar("T")
 

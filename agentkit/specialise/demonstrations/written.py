@@ -21,8 +21,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from agentkit.specialise.demonstrations.script import Script, Step
+from modelstack.data.examples import Call
 from modelstack.errors import UserError
-from modelstack.sft.examples import Call
 
 _NUMBER = re.compile(r"\d+(?:,\d{3}(?!\d))*(?:[.:]\d+)*")
 _SECONDS = re.compile(r"(?<=:\d\d):\d\d")

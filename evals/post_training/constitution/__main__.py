@@ -26,11 +26,11 @@ from evals.post_training.constitution.loop import Looped, LoopRecipe, StoppedErr
 from evals.post_training.constitution.report import facts, page, tables
 from modelstack.errors import UserError as StackError
 from modelstack.files import replacing
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.preferences.constitution.engine_asking import EngineModel
 from modelstack.preferences.constitution.schema import read_constitution
 from modelstack.recipe_file import read_recipe
-from modelstack.runs.cli import STOPPED
+from modelstack.train.run.cli import STOPPED
 
 PROGRAM = "python -m evals.post_training.constitution"
 N_JUDGED = 40

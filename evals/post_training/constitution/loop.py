@@ -19,7 +19,9 @@ from rich.console import Console
 from agentkit.errors import UserError
 from evals.post_training.constitution.requests import Request, measured_requests, training_requests
 from evals.post_training.constitution.scripted import ScriptedCritic, ScriptedJudge
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.data.examples import Message
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.posttrain.stages.stage import ADAPTER_GGUF
 from modelstack.preferences.constitution.asking import Turn, Unanswered
 from modelstack.preferences.constitution.critique import Revised, RevisionSettings
 from modelstack.preferences.constitution.engine_asking import EngineModel
@@ -38,10 +40,8 @@ from modelstack.preferences.constitution.run import (
 from modelstack.preferences.constitution.schema import Constitution, read_constitution
 from modelstack.preferences.recipe import PreferenceRecipe
 from modelstack.preferences.run import prefer
-from modelstack.sft.examples import Message
 from modelstack.sft.recipe import SftRecipe
 from modelstack.sft.run import fine_tune
-from modelstack.sft.stage import ADAPTER_GGUF
 
 LICENSE = "own data"
 _SENTENCE_END = re.compile(r"(?<!\d)[.!?](?=\s|$)")

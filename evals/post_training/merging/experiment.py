@@ -17,14 +17,14 @@ from evals.post_training.served import served_reward
 from evals.statistics import Interval
 from modelstack.errors import UserError
 from modelstack.files import replacing
+from modelstack.posttrain.stages.merge import merge_stage
+from modelstack.posttrain.stages.stage import MODEL_GGUF, is_stage
 from modelstack.reasoning.merging.recipe import MergeRecipe
 from modelstack.reasoning.merging.run import merge
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.merge_stage import merge_stage
 from modelstack.sft.recipe import SftRecipe
 from modelstack.sft.run import fine_tune
-from modelstack.sft.stage import MODEL_GGUF, is_stage
 
 STAGES, DATA, FIGURES = "stages", "data", "figures"
 GGUF_TYPE = "q8_0"

@@ -11,7 +11,7 @@ from rich.console import Console
 from evals.post_training.merging.experiment import Measured
 from evals.post_training.merging.skills import SKILLS
 from modelstack.files import replacing
-from modelstack.sft.lineage import find_stages, lineage, tree
+from modelstack.posttrain.stages.lineage import find_stages, lineage, tree
 
 REPORT, PICTURE = "REPORT.md", "skills.png"
 COLOURS = {"base": "#7a7a7a", "parent": "#c9752b", "child": "#1b6ca8"}

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from modelstack.data.examples import Example, Message, write_examples
 from modelstack.reasoning.tasks.golds import VerifierName
 from modelstack.reasoning.tasks.task import PolicyTask, TaskLine, read_tasks
 from modelstack.reasoning.tasks.writing.gym_tasks import GymSettings, gym_source
 from modelstack.reasoning.tasks.writing.json_tasks import json_source
 from modelstack.reasoning.tasks.writing.written import Side, Source, tasks_of, write_tasks
 from modelstack.reasoning.verifiers.gym import GymTask, dataset_of
-from modelstack.sft.examples import Example, Message, write_examples
 
 TRAINING, HELD_BACK = "train.jsonl", "held-back.jsonl"
 SUMS = GymSettings(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from evals.post_training.planted.measuring import Measured
-    from modelstack.sft.stage import Stage
+    from modelstack.posttrain.stages.stage import Stage
 
 SEEDS = tuple(range(8))
 TABLE_FILE, RESULTS_FILE, PLOT_FILE = "planted.md", "results.json", "planted.png"
@@ -71,8 +71,8 @@ def _measured(
 
 def accuracy_of(folder: Path) -> float:
     """Return a reward model's share of held-back pairs in the right order."""
-    from modelstack.preferences.reward_scores import ACCURACY
-    from modelstack.sft.stage import read_record
+    from modelstack.posttrain.stages.stage import read_record
+    from modelstack.preferences.reward.scores import ACCURACY
 
     after = read_record(folder / "reward").evaluation.after
     return next(each.value for each in after if each.name == ACCURACY)

@@ -16,11 +16,11 @@ from typing import Any
 from evals.post_training.planted.judge import judge
 from evals.post_training.planted.language import Prompt, Split, prompts
 from evals.post_training.planted.sampling import Said, loaded, log_probs, replies
-from modelstack.preferences.reward_loader import scored_rows
-from modelstack.preferences.reward_passes import rewards_of
-from modelstack.preferences.value_model import load_value_model
-from modelstack.sft.base import Base
-from modelstack.sft.stage import Stage
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.preferences.reward.loader import scored_rows
+from modelstack.preferences.reward.passes import rewards_of
+from modelstack.preferences.reward.value_model import load_value_model
 
 N_REPLIES, N_OPPONENTS = 2, 8
 """To each prompt: of each policy, and of the base, all of which each of those meets."""

@@ -14,14 +14,14 @@ import torch
 from evals.post_training.planted.language import Prompt
 from evals.post_training.planted.recipes import MAX_TOKENS
 from modelstack.architecture.losses import IGNORED
+from modelstack.data.examples import Message
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.stages.stage import Stage
 from modelstack.preferences.log_probs import label_log_probs
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
-from modelstack.sft.base import Base, load_base
-from modelstack.sft.examples import Message
-from modelstack.sft.stage import Stage
 from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.train.evaluation import in_use
 

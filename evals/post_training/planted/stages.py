@@ -18,7 +18,7 @@ from modelstack.files import replacing, replacing_folder
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from modelstack.sft.stage import Stage
+    from modelstack.posttrain.stages.stage import Stage
 
 HELD_BACK = 200
 """Examples and pairs that are measured on; pairs are of development prompts."""
@@ -58,8 +58,8 @@ def write_pairs(folder: Path, base: Stage, seed: int) -> None:
 
 def reward_of(folder: Path, seed: int, console: Console) -> Stage:
     """Return the reward model, which has seen the pairs and never the judge."""
-    from modelstack.preferences.reward_recipe import RewardRecipe
-    from modelstack.preferences.reward_run import train_reward_model
+    from modelstack.preferences.reward.recipe import RewardRecipe
+    from modelstack.preferences.reward.run import train_reward_model
 
     values = recipes.reward_values(folder, seed)
     return _run(RewardRecipe, values, train_reward_model, folder / "reward", console)

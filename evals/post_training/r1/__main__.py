@@ -25,7 +25,7 @@ from evals.post_training.r1.plan import R1Plan
 from evals.post_training.r1.report import REPORT_FILE, WHAT, write_report
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.runs.folder import claim
+from modelstack.run_folder import claim
 
 STOPPED = 130
 THINKING = (

@@ -19,15 +19,15 @@ from modelstack.architecture.gguf.export import export_gguf
 from modelstack.files import replacing
 from modelstack.inference.curves_at_k import Judged
 from modelstack.inference.engine import GenerateRequest
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.thinking import ThinkingBudget, think
+from modelstack.posttrain.base import Base, load_base
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.formats import ThinkFormat
 from modelstack.reasoning.verifiers.mathematics import MathVerifier
 from modelstack.reasoning.verifiers.rewards import END_OF_THOUGHT, THINK, Completion
-from modelstack.sft.base import Base, load_base
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 

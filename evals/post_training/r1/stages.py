@@ -15,21 +15,21 @@ from rich.console import Console
 from evals.post_training.r1 import running_sums as sums
 from evals.post_training.r1.plan import R1Plan, Shape
 from modelstack.files import replacing, replacing_folder
+from modelstack.posttrain.stages.stage import MODEL
 from modelstack.reasoning.distil.recipe import DistilRecipe
 from modelstack.reasoning.distil.run import distil
-from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.reasoning.policy.recipe import PolicyRecipe
+from modelstack.reasoning.policy.run import reinforce
 from modelstack.reasoning.rejection.recipe import SampleRecipe
 from modelstack.reasoning.rejection.run import EXAMPLES_FILE, sample
-from modelstack.reasoning.run import reinforce
 from modelstack.recipe_file import checked_recipe
-from modelstack.runs.launch import launch
-from modelstack.runs.recipe import RunRecipe, resolve
 from modelstack.sft.recipe import SftRecipe
 from modelstack.sft.run import fine_tune
-from modelstack.sft.stage import MODEL
 from modelstack.tokenizer.special_tokens import SpecialTokens
 from modelstack.tokenizer.tokenizer_folder import save_tokenizer
 from modelstack.tokenizer.training import TokenizerConfig, train_tokenizer
+from modelstack.train.run.launch import launch
+from modelstack.train.run.recipe import RunRecipe, resolve
 
 BASE, COLD, RL, FRESH = "base", "cold-start", "rl", "fresh-sft"
 STUDENT, STUDENT_SFT, STUDENT_LONGER = "student-base", "student-sft", "student-sft-longer"

@@ -16,9 +16,11 @@ from evals.post_training.sampler_gap.gap import Gap, measured_gap
 from evals.post_training.sampler_gap.start import BASE, HELD_BACK, TRAINING, StartPlan, make_start
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.preferences.rewards_hook import REWARDS_FILE
-from modelstack.reasoning.recipe import PolicyRecipe
-from modelstack.reasoning.run import reinforce
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.stages.stage import MODEL
+from modelstack.posttrain.values_hook import REWARDS_FILE
+from modelstack.reasoning.policy.recipe import PolicyRecipe
+from modelstack.reasoning.policy.run import reinforce
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
@@ -26,8 +28,6 @@ from modelstack.reasoning.sampling.sampled import Asked, Sampler, completion_of
 from modelstack.reasoning.tasks.task import read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.base import Base, load_base
-from modelstack.sft.stage import MODEL
 
 NumberType = Literal["q8_0", "q5_1", "q5_0", "q4_1", "q4_0"]
 TORCH, CORRECTED, UNCORRECTED = "fp32 torch", "llama.cpp, corrected", "llama.cpp, uncorrected"

@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from pydantic import BaseModel
 
+from modelstack.posttrain.base import Base
 from modelstack.reasoning.sampling.llama.sampler import LlamaSampler
 from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.reasoning.sampling.sampled import Asked
-from modelstack.sft.base import Base
 
 
 class Gap(BaseModel, frozen=True):

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from modelstack.files import replacing
-from modelstack.preferences.rewards_hook import REWARDS_FILE
+from modelstack.posttrain.values_hook import REWARDS_FILE
 
 PICTURE = "curves.png"
 PANELS = {

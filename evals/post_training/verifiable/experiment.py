@@ -21,14 +21,14 @@ from evals.post_training.verifiable.kinds import (
 from evals.post_training.verifiable.measuring import Asking, Rates, kept_rates, rates
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
-from modelstack.reasoning.recipe import PolicyRecipe
-from modelstack.reasoning.run import reinforce
+from modelstack.posttrain.lora.unpack import unpack
+from modelstack.posttrain.stages.stage import ADAPTER_GGUF
+from modelstack.reasoning.policy.recipe import PolicyRecipe
+from modelstack.reasoning.policy.run import reinforce
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.tasks.writing.written import Side, tasks_of, write_tasks
 from modelstack.recipe_file import read_recipe
-from modelstack.sft.stage import ADAPTER_GGUF
-from modelstack.sft.unpack import unpack
 
 TRAINING, HELD_BACK, FIGURES, RUNS, START = "train.jsonl", "held-back.jsonl", "figures", "runs", "start"
 

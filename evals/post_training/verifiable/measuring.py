@@ -16,7 +16,7 @@ from evals.statistics import Interval, mean_interval
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.inference.engine import GenerateRequest, SamplingParams
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Completion, Verifier
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat

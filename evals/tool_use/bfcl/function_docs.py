@@ -14,7 +14,7 @@ from typing import Any
 
 from evals.tool_use.bfcl.data import Language, Question, language
 from modelstack.toolcalls.convention import ToolSpec
-from modelstack.toolcalls.dialects import bfcl_tool
+from modelstack.toolcalls.grammar.dialects import bfcl_tool
 
 _HINTS: Mapping[Language, str] = {
     "python": " Note that the provided function is in Python 3 syntax.",

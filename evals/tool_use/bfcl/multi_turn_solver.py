@@ -28,7 +28,7 @@ from evals.tool_use.bfcl.multi_turn_calls import Call
 from evals.tool_use.bfcl.multi_turn_cases import environment
 from evals.tool_use.bfcl.multi_turn_environment import Environment
 from evals.tool_use.bfcl.multi_turn_state import to_json
-from modelstack.toolcalls.dialects import bfcl_tool
+from modelstack.toolcalls.grammar.dialects import bfcl_tool
 
 MAX_STEPS_PER_TURN = 20
 """Rounds of calls in one turn (`MAXIMUM_STEP_LIMIT`)."""

@@ -1,6 +1,6 @@
 """A file of examples as a suite: the caller's own tools and requests, or those of `agentkit trace`.
 
-Examples are those of `modelstack.sft.examples`. A reply is right if its calls are the example's in any order
+Examples are those of `modelstack.data.examples`. A reply is right if its calls are the example's in any order
 (`evals.tool_use.natural.scoring`), or if it calls nothing where the example answers in words or abstains; words
 are not compared.
 """
@@ -32,7 +32,7 @@ from evals.harness.solving import ask_model
 from evals.harness.suite import Suite, check_options
 from evals.tool_use.natural import scoring
 from modelstack import errors
-from modelstack.sft.examples import Example, Message, read_examples
+from modelstack.data.examples import Example, Message, read_examples
 
 MAX_TOKENS = 512
 GROUPS = {

@@ -12,7 +12,7 @@ from typing import Annotated
 import typer
 
 from evals.tool_use.natural.requests import Half, NaturalRequest, half_of, natural_requests
-from modelstack.sft.examples import Call, Example, Kind, Message, Tool, write_examples
+from modelstack.data.examples import Call, Example, Kind, Message, Tool, write_examples
 
 
 def example_of(request: NaturalRequest) -> Example:

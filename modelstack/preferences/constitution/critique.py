@@ -14,11 +14,11 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel, Field
 
+from modelstack.data.examples import Example
 from modelstack.preferences.constitution.asking import Turn, Unanswered, Writer
 from modelstack.preferences.constitution.prompts import Prompt
 from modelstack.preferences.constitution.quoting import has_marks, quoted
 from modelstack.preferences.constitution.schema import Constitution, Principle, WorkedExample, drawn
-from modelstack.sft.examples import Example
 
 SOURCE = "constitution"
 """Of examples and pairs made here."""

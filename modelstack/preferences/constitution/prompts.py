@@ -14,10 +14,10 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from modelstack.data.examples import Message, example_lines, told
 from modelstack.errors import UserError
 from modelstack.preferences.constitution.asking import Turn
 from modelstack.preferences.examples import UNKNOWN
-from modelstack.sft.examples import Message, example_lines, told
 
 _HALF = re.compile("[\ud800-\udfff]")
 

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeVar
 import anyio
 from pydantic import BaseModel, Field
 
+from modelstack.data.examples import write_examples
 from modelstack.errors import UserError
 from modelstack.files import replacing
 from modelstack.preferences.constitution.asking import Chooser, SampledChooser, Writer
@@ -27,8 +28,7 @@ from modelstack.preferences.constitution.feedback import Comparison, FeedbackSet
 from modelstack.preferences.constitution.journal import Journal, KeptChooser, KeptWriter
 from modelstack.preferences.constitution.prompts import Prompt
 from modelstack.preferences.constitution.schema import Constitution
-from modelstack.runs.folder import RunFolder, claim
-from modelstack.sft.examples import write_examples
+from modelstack.run_folder import RunFolder, claim
 
 JOURNAL, REPORT = "journal.jsonl", "report.json"
 REVISIONS, EXAMPLES = "revisions.jsonl", "examples.jsonl"

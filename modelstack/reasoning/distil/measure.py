@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from torch.nn import functional as F
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.posttrain.stages.record import Measurement
 from modelstack.reasoning.distil.loader import given_batch
 from modelstack.reasoning.distil.places import labelled_hidden, labels_of
 from modelstack.reasoning.losses.distillation import generalised_jsd
-from modelstack.sft.stage_record import Measurement
 from modelstack.sft.tokenised import Tokenised
 from modelstack.sft.validation_loss import NAME
 from modelstack.tokenizer.measures import ratio_interval

@@ -13,22 +13,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from modelstack.architecture.decoder import CausalLM
+from modelstack.data.examples import Example
 from modelstack.errors import UserError
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.stages.record import DataManifest, Measurement
+from modelstack.posttrain.starting_point import StartingPoint, starting_point
 from modelstack.reasoning.distil.measure import measured
 from modelstack.reasoning.distil.recipe import DistilRecipe, DistilResolved
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher, kept_teacher
 from modelstack.reasoning.losses.distillation import DistillationConfig
 from modelstack.reasoning.sampling.frozen_model import load_frozen
-from modelstack.runs.prepare import Told
-from modelstack.sft.base import Base
-from modelstack.sft.exact_calls import chosen
-from modelstack.sft.examples import Example
 from modelstack.sft.prepare import load_start
+from modelstack.sft.prior.exact_calls import chosen
 from modelstack.sft.recipe import SftData
-from modelstack.sft.stage_record import DataManifest, Measurement
-from modelstack.sft.starting_point import StartingPoint, starting_point
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.sft.training_data import read_training_data
+from modelstack.train.run.prepare import Told
 
 TEACHER_FILE = "teacher.safetensors"
 

@@ -12,11 +12,11 @@ from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from modelstack.posttrain.recipe import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
+from modelstack.posttrain.stages.record import Origin
 from modelstack.reasoning.losses.distillation import ClassicDistillationConfig, DistillationConfig
 from modelstack.reasoning.sampling.frozen_model import Precision
 from modelstack.sft.rendering import RenderOptions, RoleWeights
-from modelstack.sft.stage_record import Origin
-from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
 
 Loss = Annotated[DistillationConfig | ClassicDistillationConfig, Field(discriminator="name")]
 

@@ -11,7 +11,13 @@ from typing import cast
 from rich.console import Console
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.preferences.rewards_hook import RewardsHook
+from modelstack.posttrain.driver import TuningPlace, claimed, guarded_run, steps_of, take_steps, tuning_place
+from modelstack.posttrain.resolving import resolved_parts
+from modelstack.posttrain.sealing import moved_weights, seal_training, write_trained
+from modelstack.posttrain.stages.record import Evaluation
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.posttrain.starting_point import starting_point
+from modelstack.posttrain.values_hook import RewardsHook
 from modelstack.reasoning.distil.loader import DistilLoader
 from modelstack.reasoning.distil.measure import measured
 from modelstack.reasoning.distil.passes import DistilPasses
@@ -20,20 +26,7 @@ from modelstack.reasoning.distil.recipe import FREE, DistilRecipe, DistilResolve
 from modelstack.reasoning.distil.stored_teacher import StoredTeacher
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.sft.assemble import trained_state
-from modelstack.sft.resolving import resolved_parts
-from modelstack.sft.sealing import moved_weights, seal_training, write_trained
-from modelstack.sft.stage import Stage
-from modelstack.sft.stage_record import Evaluation
-from modelstack.sft.starting_point import starting_point
-from modelstack.sft.tuning_run import (
-    TuningPlace,
-    claimed,
-    guarded_run,
-    row_order,
-    steps_of,
-    take_steps,
-    tuning_place,
-)
+from modelstack.sft.loader import row_order
 from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.curves import CurvesHook
 from modelstack.train.loop import Hook, Run

@@ -15,18 +15,18 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.errors import UserError
+from modelstack.posttrain.lora.adapters import add_lora, lora_layers
+from modelstack.posttrain.lora.config import ALL_LINEAR, LoraConfig
+from modelstack.posttrain.lora.files import Adapter, read_adapter, save_adapter
+from modelstack.posttrain.lora.gguf import write_gguf_adapter
+from modelstack.posttrain.stages.stage import ADAPTER, ADAPTER_GGUF
+from modelstack.posttrain.starting_point import StartingPoint
 from modelstack.reasoning.merging.low_rank import Factors, Update, dense_or_zero, factorised, updates
 from modelstack.reasoning.merging.methods import merged
 from modelstack.reasoning.merging.models import Advanced, planned_like, write_model
 from modelstack.reasoning.merging.parents import Parents
 from modelstack.reasoning.merging.recipe import MergeRecipe
 from modelstack.reasoning.merging.tensor_files import open_tensors
-from modelstack.sft.adapter_files import Adapter, read_adapter, save_adapter
-from modelstack.sft.gguf_adapter import write_gguf_adapter
-from modelstack.sft.lora import add_lora, lora_layers
-from modelstack.sft.lora_config import ALL_LINEAR, LoraConfig
-from modelstack.sft.stage import ADAPTER, ADAPTER_GGUF
-from modelstack.sft.starting_point import StartingPoint
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 
 

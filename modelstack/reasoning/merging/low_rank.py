@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from modelstack.errors import UserError
-from modelstack.sft.adapter_files import Adapter
-from modelstack.sft.lora import PEFT_NAMES, PEFT_PREFIX
+from modelstack.posttrain.lora.adapters import PEFT_NAMES, PEFT_PREFIX
+from modelstack.posttrain.lora.files import Adapter
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from modelstack.architecture.config import TRAINING_KEYS, ModelConfig
 from modelstack.errors import UserError
+from modelstack.posttrain.stages.record import Origin
+from modelstack.posttrain.stages.stage import ADAPTER, is_stage
+from modelstack.posttrain.starting_point import StartingPoint, starting_point
 from modelstack.reasoning.merging.recipe import WITHOUT_BASE, MergeRecipe
 from modelstack.reasoning.merging.tensor_files import ModelTensors
-from modelstack.sft.stage import ADAPTER, is_stage
-from modelstack.sft.stage_record import Origin
-from modelstack.sft.starting_point import StartingPoint, starting_point
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from modelstack.posttrain.stages.record import Origin, canonical
 from modelstack.reasoning.merging.slerp import Arcs
 from modelstack.reasoning.merging.sparsify import Rescale
-from modelstack.sft.stage_record import Origin, canonical
 
 Method = Literal[
     "linear",

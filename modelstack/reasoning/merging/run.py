@@ -12,18 +12,27 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from modelstack.errors import UserError
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.lora.merge import Merged, write_merged_gguf
+from modelstack.posttrain.stages.record import StageRecord
+from modelstack.posttrain.stages.stage import (
+    ADAPTER,
+    ADAPTER_GGUF,
+    MODEL,
+    MODEL_GGUF,
+    Stage,
+    is_stage,
+    open_stage,
+    seal,
+)
 from modelstack.reasoning.merging.adapters import merge_into_adapter, merge_into_base
 from modelstack.reasoning.merging.low_rank import Factors, kept_share
 from modelstack.reasoning.merging.models import Advanced, merge_models
 from modelstack.reasoning.merging.parents import Parents, find_parents
 from modelstack.reasoning.merging.recipe import FREE, READS, MergeRecipe, MergeResolved
-from modelstack.runs.folder import RunFolder, claim
-from modelstack.runs.progress import Display
-from modelstack.runs.report import machine_facts
-from modelstack.sft.base import load_base
-from modelstack.sft.merge_out import Merged, write_merged_gguf
-from modelstack.sft.stage import ADAPTER, ADAPTER_GGUF, MODEL, MODEL_GGUF, Stage, is_stage, open_stage, seal
-from modelstack.sft.stage_record import StageRecord
+from modelstack.run_folder import RunFolder, claim
+from modelstack.train.run.progress import Display
+from modelstack.train.run.report import machine_facts
 
 Metrics = dict[str, float | int | str]
 

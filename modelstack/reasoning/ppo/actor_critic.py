@@ -13,13 +13,13 @@ import torch
 from torch import nn
 
 from modelstack.architecture.decoder import CausalLM
-from modelstack.preferences.value_model import ValueModel, load_value_model
-from modelstack.preferences.value_training import value_groups
+from modelstack.posttrain.lora.adapters import add_lora, lora_optimizer
+from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.posttrain.lora.state import AdapterState
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.preferences.reward.value_model import ValueModel, load_value_model
+from modelstack.preferences.reward.value_training import value_groups
 from modelstack.reasoning.ppo.recipe import PpoRecipe
-from modelstack.sft.adapter_state import AdapterState
-from modelstack.sft.lora import add_lora, lora_optimizer
-from modelstack.sft.lora_config import LoraConfig
-from modelstack.sft.stage import Stage
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.optimizer import GroupedOptimizer
 from modelstack.train.passes import Passes

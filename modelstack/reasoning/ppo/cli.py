@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelstack.sft.tuning_cli import Arguments, Out, run_recipe
+from modelstack.posttrain.command import Arguments, Out, run_recipe
 
 
 def ppo(arguments: Arguments, out: Out = None) -> None:

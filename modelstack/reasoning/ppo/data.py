@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 
 from modelstack.errors import UserError
-from modelstack.reasoning.policy_data import PolicyTasks, described_files
+from modelstack.posttrain.stages.record import DataManifest
+from modelstack.reasoning.policy.data import PolicyTasks, described_files
 from modelstack.reasoning.ppo.recipe import PpoRecipe
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
-from modelstack.sft.stage_record import DataManifest
 
 
 def read_ppo_data(recipe: PpoRecipe) -> PolicyTasks:

@@ -22,7 +22,7 @@ from modelstack.architecture.losses import IGNORED
 from modelstack.errors import UserError
 from modelstack.preferences.log_probs import LabelLogProbs, label_log_probs
 from modelstack.reasoning.losses.gae import generalised_advantages, token_rewards, whiten
-from modelstack.reasoning.policy_log_probs import Reference
+from modelstack.reasoning.policy.log_probs import Reference
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.recipe import PpoRecipe
 from modelstack.reasoning.sampling.sampled import Asked, Sampled

@@ -18,13 +18,13 @@ from pydantic import BaseModel
 
 from modelstack.errors import UserError
 from modelstack.files import replacing
-from modelstack.reasoning.answers import REWARD
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.stages.record import Measurement
+from modelstack.reasoning.policy.answers import REWARD
 from modelstack.reasoning.ppo.judges import Judge
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.reasoning.sampling.sampled import Asked, completion_of
 from modelstack.reasoning.tasks.task import PolicyTask
-from modelstack.sft.base import Base
-from modelstack.sft.stage_record import Measurement
 from modelstack.tokenizer.measures import ratio_interval
 
 

@@ -13,13 +13,13 @@ import torch
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.errors import UserError
-from modelstack.preferences.reward_loader import scored_rows
-from modelstack.preferences.reward_passes import rewards_of
-from modelstack.preferences.value_model import ValueModel, head_file, load_value_model
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.preferences.reward.loader import scored_rows
+from modelstack.preferences.reward.passes import rewards_of
+from modelstack.preferences.reward.value_model import ValueModel, head_file, load_value_model
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, completion_of
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Reward
-from modelstack.sft.stage import Stage
 from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer

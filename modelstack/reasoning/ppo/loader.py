@@ -21,7 +21,7 @@ from modelstack.data.batches import Batch
 from modelstack.data.order import Order
 from modelstack.errors import UserError
 from modelstack.reasoning.losses.kl_control import next_kl_coefficient
-from modelstack.reasoning.policy_log_probs import Reference
+from modelstack.reasoning.policy.log_probs import Reference
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import Experience, experience_of
 from modelstack.reasoning.ppo.judges import Judge

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.stages.record import DataFile
 from modelstack.reasoning.ppo.recipe import PpoRecipe
-from modelstack.sft.base import Base
-from modelstack.sft.loader import SftLoader
-from modelstack.sft.stage_record import DataFile
+from modelstack.sft.loader import SftLoader, row_order
 from modelstack.sft.tokenised import tokenise
 from modelstack.sft.training_data import read_training_data
-from modelstack.sft.tuning_run import row_order
 
 
 @dataclass(frozen=True, slots=True)

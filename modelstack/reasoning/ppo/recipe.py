@@ -12,14 +12,14 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
+from modelstack.posttrain.recipe import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
+from modelstack.posttrain.stages.record import Origin
 from modelstack.reasoning.losses.algorithms import configured
 from modelstack.reasoning.losses.critic import CriticConfig
 from modelstack.reasoning.losses.kl_control import KlControl
 from modelstack.reasoning.losses.policy_config import PolicyConfig
 from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
 from modelstack.sft.recipe import SftData
-from modelstack.sft.stage_record import Origin
-from modelstack.sft.tuning import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
 
 
 class PpoData(TuningFiles, frozen=True, extra="forbid"):

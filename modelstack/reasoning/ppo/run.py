@@ -14,10 +14,18 @@ from rich.console import Console
 
 from modelstack.errors import UserError
 from modelstack.files import sha256_of
-from modelstack.preferences.rewards_hook import REWARDS_FILE, RewardsHook
-from modelstack.reasoning.answers import BEFORE_FILE, REPLIES_FILE
-from modelstack.reasoning.policy_data import PolicyTasks
-from modelstack.reasoning.policy_log_probs import Reference
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.driver import TuningPlace, claimed, guarded_run, take_steps, tuning_place
+from modelstack.posttrain.resolving import resolved_parts
+from modelstack.posttrain.sealing import moved_weights, seal_training, write_trained
+from modelstack.posttrain.stages.record import Evaluation, Measurement
+from modelstack.posttrain.stages.stage import Stage, open_stage
+from modelstack.posttrain.starting_point import StartingPoint, starting_point
+from modelstack.posttrain.values_hook import REWARDS_FILE, RewardsHook
+from modelstack.reasoning.policy.answers import BEFORE_FILE, REPLIES_FILE
+from modelstack.reasoning.policy.data import PolicyTasks
+from modelstack.reasoning.policy.log_probs import Reference
+from modelstack.reasoning.policy.rewards_plot import REWARDS_PLOT, draw_rewards
 from modelstack.reasoning.ppo.actor_critic import ActorCritic, actor_critic_state, critic_of
 from modelstack.reasoning.ppo.data import read_ppo_data
 from modelstack.reasoning.ppo.held_back import HeldBack
@@ -26,19 +34,11 @@ from modelstack.reasoning.ppo.loader import PpoLoader
 from modelstack.reasoning.ppo.mix import Mix, mix_of
 from modelstack.reasoning.ppo.passes import PpoPasses
 from modelstack.reasoning.ppo.recipe import FREE, PpoRecipe, PpoResolved
-from modelstack.reasoning.rewards_plot import REWARDS_PLOT, draw_rewards
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.alarms import RewardHacked
 from modelstack.reasoning.verifiers.canaries import GuardedReward
-from modelstack.sft.base import Base
 from modelstack.sft.prepare import load_start
-from modelstack.sft.resolving import resolved_parts
-from modelstack.sft.sealing import moved_weights, seal_training, write_trained
-from modelstack.sft.stage import Stage, open_stage
-from modelstack.sft.stage_record import Evaluation, Measurement
-from modelstack.sft.starting_point import StartingPoint, starting_point
-from modelstack.sft.tuning_run import TuningPlace, claimed, guarded_run, take_steps, tuning_place
 from modelstack.stability.supervisor import GuardedRun
 from modelstack.train.loop import Hook, Run
 from modelstack.train.schedules import schedule

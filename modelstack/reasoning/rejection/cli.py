@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from modelstack.sft.tuning_cli import Arguments
+from modelstack.posttrain.command import Arguments
 
 
 def sample(
@@ -20,7 +20,7 @@ def sample(
     from modelstack.reasoning.rejection.recipe import SampleRecipe
     from modelstack.reasoning.rejection.run import sample as run
     from modelstack.recipe_file import read_recipe
-    from modelstack.runs.cli import STOPPED
+    from modelstack.train.run.cli import STOPPED
 
     file, *overrides = arguments
     console = Console()

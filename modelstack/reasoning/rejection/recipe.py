@@ -6,10 +6,10 @@ import hashlib
 
 from pydantic import BaseModel, Field
 
+from modelstack.posttrain.stages.record import Origin
 from modelstack.reasoning.rejection.rules import KeepRules
 from modelstack.reasoning.sampling.frozen_model import Device, Precision
 from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
-from modelstack.sft.stage_record import Origin
 
 
 class SampleRecipe(BaseModel, frozen=True, extra="forbid"):

@@ -19,8 +19,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from modelstack.data.examples import Example, write_examples
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.rejection.recipe import FREE, LAYOUT, SampleRecipe, SampleResolved
 from modelstack.reasoning.rejection.rules import complaint
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
@@ -30,13 +33,10 @@ from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.alarms import RewardHacked
 from modelstack.reasoning.verifiers.canaries import GuardedReward
-from modelstack.runs.folder import RunFolder, claim
-from modelstack.runs.stopping import stop_asked
-from modelstack.sft.base import Base
-from modelstack.sft.examples import Example, write_examples
-from modelstack.sft.starting_point import starting_point
+from modelstack.run_folder import RunFolder, claim
 from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.train.process import set_up_process
+from modelstack.train.run.stopping import stop_asked
 
 REPLIES_FILE, EXAMPLES_FILE, REPORT_FILE = "replies.jsonl", "examples.jsonl", "report.json"
 WRONG, TWICE, ENOUGH, EASY, UNSCORABLE = "wrong", "said before", "at_most", "max_pass_rate", "unscorable"

@@ -7,11 +7,11 @@ from typing import Literal
 
 import torch
 
-from modelstack.sft.adapter_files import read_adapter
-from modelstack.sft.base import Base, load_base
-from modelstack.sft.lora import add_lora, load_lora_state
-from modelstack.sft.stage import ADAPTER
-from modelstack.sft.starting_point import StartingPoint
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.lora.adapters import add_lora, load_lora_state
+from modelstack.posttrain.lora.files import read_adapter
+from modelstack.posttrain.stages.stage import ADAPTER
+from modelstack.posttrain.starting_point import StartingPoint
 
 Precision = Literal["bf16", "fp32"]
 Device = Literal["auto", "cpu", "cuda"]

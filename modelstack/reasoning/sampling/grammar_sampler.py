@@ -30,9 +30,9 @@ from modelstack.reasoning.verifiers.calls import CallGold
 from modelstack.reasoning.verifiers.effects import EffectGold
 from modelstack.tokenizer.chat import ChatEncoder
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.compiler import GrammarCompiler
 from modelstack.toolcalls.convention import ResponseFormat
-from modelstack.toolcalls.coverage import UnsupportedSchemaError
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError
 
 GrammarOf = Callable[[PolicyTask], Grammar | None]
 """Returns a fresh grammar of a reply to a task; None: any text."""

@@ -14,16 +14,16 @@ from typing import Any
 
 from modelstack.inference.grammar import Grammar, GrammarError
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.coverage import UnsupportedSchemaError, unsupported, without
-from modelstack.toolcalls.dialects import modernise
-from modelstack.toolcalls.llguidance_engine import LLGuidanceTemplate, build_tokenizer
-from modelstack.toolcalls.pointers import SchemaReferenceError
-from modelstack.toolcalls.schemas import MergeError, normalise
-from modelstack.toolcalls.shape_builder import ShapeBuilder
-from modelstack.toolcalls.shapes import LargestSteps, Response
-from modelstack.toolcalls.tokens import TokenTable
-from modelstack.toolcalls.tracking import TrackedGrammar
-from modelstack.toolcalls.validation import check_schema
+from modelstack.toolcalls.grammar.coverage import UnsupportedSchemaError, unsupported, without
+from modelstack.toolcalls.grammar.dialects import modernise
+from modelstack.toolcalls.grammar.llguidance_engine import LLGuidanceTemplate, build_tokenizer
+from modelstack.toolcalls.grammar.pointers import SchemaReferenceError
+from modelstack.toolcalls.grammar.schemas import MergeError, normalise
+from modelstack.toolcalls.grammar.shape_builder import ShapeBuilder
+from modelstack.toolcalls.grammar.shapes import LargestSteps, Response
+from modelstack.toolcalls.grammar.tokens import TokenTable
+from modelstack.toolcalls.grammar.tracking import TrackedGrammar
+from modelstack.toolcalls.grammar.validation import check_schema
 
 ENGINE = "llguidance"
 KEPT = 64

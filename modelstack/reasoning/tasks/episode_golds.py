@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from modelstack.data.examples import Call
 from modelstack.errors import UserError
 from modelstack.reasoning.verifiers.deeds import EpisodeTools, Witness
 from modelstack.reasoning.verifiers.outcomes import OutcomeGold
-from modelstack.sft.examples import Call
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager

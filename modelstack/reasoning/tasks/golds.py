@@ -22,6 +22,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from modelstack.data.examples import told
 from modelstack.reasoning.tasks.episode_golds import WorldGold
 from modelstack.reasoning.verifiers.answer_forms import AnswerForm, FormedGold
 from modelstack.reasoning.verifiers.calls import CallGold, GoldCall, gold_fault
@@ -30,9 +31,8 @@ from modelstack.reasoning.verifiers.code_answers import tested_names
 from modelstack.reasoning.verifiers.effects import EffectGold, perform
 from modelstack.reasoning.verifiers.gym import GymGold, GymTask
 from modelstack.reasoning.worlds.registry import WorldMaker
-from modelstack.sft.examples import told
 from modelstack.toolcalls.convention import ResponseFormat, ToolSpec
-from modelstack.toolcalls.validation import check_schema
+from modelstack.toolcalls.grammar.validation import check_schema
 
 VerifierName = Literal["math", "json", "gym", "calls", "effects", "outcome", "code"]
 WITH_TOOLS: frozenset[VerifierName] = frozenset({"calls", "effects"})

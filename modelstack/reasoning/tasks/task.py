@@ -15,10 +15,10 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from modelstack.data.examples import Example, Message, Tool, example_lines, told
 from modelstack.errors import UserError
 from modelstack.reasoning.tasks.golds import VerifierName, read_gold
 from modelstack.reasoning.verifiers.rewards import Item
-from modelstack.sft.examples import Example, Message, Tool, example_lines, told
 from modelstack.sft.rendering import render
 from modelstack.tokenizer.chat import ChatEncoder
 

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward, final_part, unscorable
 from modelstack.toolcalls.convention import ResponseFormat, ResponseParseError, ToolSpec, parse_response
-from modelstack.toolcalls.pointers import SchemaReferenceError
-from modelstack.toolcalls.schemas import MergeError, normalise
-from modelstack.toolcalls.validation import SchemaValidator, check_schema
+from modelstack.toolcalls.grammar.pointers import SchemaReferenceError
+from modelstack.toolcalls.grammar.schemas import MergeError, normalise
+from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
 
 Call = tuple[str, Mapping[str, Any]]
 """Name and arguments."""

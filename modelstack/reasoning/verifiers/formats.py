@@ -12,9 +12,9 @@ from typing import Any
 
 from modelstack.errors import UserError
 from modelstack.reasoning.verifiers.rewards import END_OF_THOUGHT, THINK, Completion, Item, Reward, final_part
-from modelstack.toolcalls.pointers import SchemaReferenceError
-from modelstack.toolcalls.schemas import MergeError, normalise
-from modelstack.toolcalls.validation import SchemaValidator, check_schema
+from modelstack.toolcalls.grammar.pointers import SchemaReferenceError
+from modelstack.toolcalls.grammar.schemas import MergeError, normalise
+from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
 
 MAX_JSON_CHARS = 1 << 20
 

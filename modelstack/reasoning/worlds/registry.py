@@ -14,8 +14,8 @@ from modelstack.reasoning.worlds.lamps import LAMPS
 from modelstack.reasoning.worlds.shop import SHOP
 from modelstack.reasoning.worlds.todo import TODO
 from modelstack.reasoning.worlds.world import Copy, World
-from modelstack.toolcalls.schemas import normalise
-from modelstack.toolcalls.validation import SchemaValidator
+from modelstack.toolcalls.grammar.schemas import normalise
+from modelstack.toolcalls.grammar.validation import SchemaValidator
 
 WORLDS: Mapping[str, World] = {world.name: world for world in (TODO, SHOP, CONTACTS, CALENDAR, FILES, LAMPS)}
 

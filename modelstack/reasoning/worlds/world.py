@@ -16,8 +16,8 @@ from functools import lru_cache
 from typing import Any
 
 from modelstack.toolcalls.convention import ToolSpec
-from modelstack.toolcalls.schemas import normalise
-from modelstack.toolcalls.validation import SchemaValidator
+from modelstack.toolcalls.grammar.schemas import normalise
+from modelstack.toolcalls.grammar.validation import SchemaValidator
 
 State = dict[str, Any]
 DONE = "done"

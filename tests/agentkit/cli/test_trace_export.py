@@ -11,7 +11,7 @@ import pytest
 from agentkit import Agent, UsageLimits
 from agentkit.messages import ModelResponse, TextPart
 from agentkit.testing import ScriptedModel, call
-from modelstack.sft.examples import read_examples
+from modelstack.data.examples import read_examples
 
 Run = Callable[..., Any]
 

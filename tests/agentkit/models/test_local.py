@@ -28,7 +28,7 @@ from agentkit.models.confidence import Calibration, Decision
 from agentkit.results import RunResult
 from agentkit.testing import block_model_requests
 from agentkit.tools.definition import ToolDefinition
-from modelstack.toolcalls.lexical import DecisionPrior, Decisions, FittedOn
+from modelstack.toolcalls.prior.lexical import DecisionPrior, Decisions, FittedOn
 
 pytestmark = pytest.mark.anyio
 

@@ -32,8 +32,8 @@ from modelstack.inference.state_store import StateStore
 from modelstack.tokenizer.template_sandbox import compile_template
 from modelstack.toolcalls.conventions import CONVENTIONS
 from modelstack.toolcalls.conventions.recognition import call_message
-from modelstack.toolcalls.lexical import DecisionPrior
-from modelstack.toolcalls.tokens import is_set
+from modelstack.toolcalls.grammar.tokens import is_set
+from modelstack.toolcalls.prior.lexical import DecisionPrior
 from tests.modelstack.inference.tiny_gguf import USER_DEFINED_TOKENS, write_tiny_gguf
 from tests.modelstack.toolcalls.tool_templates import FUNCTIONGEMMA, GEMMA4, HERMES, HERMES_THINKING, LLAMA3
 

@@ -11,8 +11,8 @@ from agentkit.models.local.profiles import PROFILES
 from agentkit.models.local.shipped import ADAPTER_FILE, ALWAYS_ABSTAINING, PRIOR_FILE, shipped_folder
 from agentkit.models.resolve import with_shipped
 from modelstack.files import sha256_of
-from modelstack.sft.stage import open_stage
-from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.posttrain.stages.stage import open_stage
+from modelstack.toolcalls.prior.lexical import DecisionPrior
 
 SHIPPED = {model: folder for model in PROFILES.values() if (folder := shipped_folder(model)) is not None}
 MOST_BYTES = 20_000_000

@@ -22,7 +22,7 @@ from agentkit.specialise.demonstrations import (
 from agentkit.specialise.demonstrations.file_questions import Notes, Question
 from agentkit.specialise.demonstrations.script import Script, Step
 from agentkit.specialise.demonstrations.world import World, make_world
-from modelstack.sft.tool_data.spoken import Scene, scene
+from modelstack.data.tools.spoken import Scene, scene
 
 N_SEEDS = 30
 MAKERS = (

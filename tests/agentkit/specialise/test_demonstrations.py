@@ -27,8 +27,8 @@ from agentkit.specialise.demonstrations.domains import DOMAINS
 from agentkit.specialise.demonstrations.play import House, demonstrations, play, running_house
 from agentkit.specialise.demonstrations.script import Script, Step, typed
 from agentkit.specialise.demonstrations.world import World, make_world, write_world
-from modelstack.sft.examples import Example, Message
-from modelstack.sft.tool_data.spoken import scene
+from modelstack.data.examples import Example, Message
+from modelstack.data.tools.spoken import scene
 
 N_CONVERSATIONS = 60
 

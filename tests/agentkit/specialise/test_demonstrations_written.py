@@ -18,9 +18,9 @@ from agentkit.specialise.demonstrations.written import (
     require_known_numbers,
     written_kits,
 )
+from modelstack.data.tools.decontamination import Cleaner, read_evaluations
+from modelstack.data.tools.spoken import scene
 from modelstack.errors import UserError
-from modelstack.sft.tool_data.decontamination import Cleaner, read_evaluations
-from modelstack.sft.tool_data.spoken import scene
 
 EVALUATIONS = Path(__file__).resolve().parents[3] / "evals" / "tool_use"
 

@@ -22,7 +22,7 @@ from agentkit.messages import (
 from agentkit.models.local.transcript import Transcripts
 from agentkit.tools.definition import ToolDefinition
 from modelstack.reasoning.verifiers.deeds import CallRefused, Episode, ToolFailure
-from tests.modelstack.reasoning.toy_policy import TOOLS, house_task, played, toy_encoder
+from tests.modelstack.reasoning.policy.toy_policy import TOOLS, house_task, played, toy_encoder
 
 CALLS = '[{"name":"lamp","arguments":{"room":"hall","on":true}},{"name":"look","arguments":{}}]'
 AGAIN = '[{"name":"look","arguments":{}}]'

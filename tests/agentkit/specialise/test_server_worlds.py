@@ -18,6 +18,7 @@ from agentkit.specialise.episodes import EpisodeServers, ServerWorlds, server_wo
 from agentkit.specialise.world_state import folder_state
 from agentkit.tools.function import FunctionToolset
 from agentkit.tools.toolset import Toolset
+from modelstack.data.examples import Call, Message
 from modelstack.errors import UserError
 from modelstack.reasoning.episodes.episode import EpisodePlan
 from modelstack.reasoning.tasks.episode_golds import WorldGold
@@ -25,9 +26,8 @@ from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.deeds import CallRefused, Episode, ToolFailure
 from modelstack.reasoning.verifiers.outcomes import OutcomeVerifier
 from modelstack.reasoning.verifiers.rewards import Completion, Item
-from modelstack.sft.examples import Call, Message
 from tests.agentkit.specialise.live_servers import write_world
-from tests.modelstack.reasoning.toy_policy import played
+from tests.modelstack.reasoning.policy.toy_policy import played
 
 FILES = "python -m mcp_servers.filesystem {world}/files --write"
 SHOP = "python -m mcp_servers.sqlite {world}/shop.db --write"

@@ -18,11 +18,11 @@ from agentkit.models.local.model import LocalModel
 from agentkit.specialise.constitution.cli import register
 from agentkit.specialise.constitution.models import ModelWriter, chooser_of, messages_of
 from agentkit.testing import FunctionModel, ScriptedModel
+from modelstack.data.examples import read_examples
 from modelstack.preferences.constitution.asking import Turn, Unanswered
 from modelstack.preferences.constitution.quoting import unfenced
 from modelstack.preferences.constitution.schema import read_constitution
 from modelstack.preferences.examples import read_preferences
-from modelstack.sft.examples import read_examples
 
 
 @pytest.fixture

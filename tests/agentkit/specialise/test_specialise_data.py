@@ -21,8 +21,8 @@ from agentkit.specialise.wording import wordings_of
 from agentkit.tools.definition import ToolAnnotations, ToolDefinition
 from agentkit.tools.tool import Tool, ToolOutput
 from agentkit.tools.toolset import Toolset
-from modelstack.sft.examples import Example, check_example, read_examples
-from modelstack.sft.tool_data.spoken import scene
+from modelstack.data.examples import Example, check_example, read_examples
+from modelstack.data.tools.spoken import scene
 from tests.agentkit.specialise.live_servers import database_server, files_server, write_world
 
 SMALL = SpecialiseRecipe(examples=60, test_examples=20)

@@ -8,7 +8,7 @@ import pytest
 from agentkit.messages import ModelResponse, TextPart
 from agentkit.specialise.paraphrase import is_faithful, paraphrased, tidied
 from agentkit.testing import FunctionModel
-from modelstack.sft.examples import Call, Example, Message, Tool
+from modelstack.data.examples import Call, Example, Message, Tool
 
 TOOL = Tool(name="read", parameters={"type": "object", "properties": {"path": {"type": "string"}}})
 

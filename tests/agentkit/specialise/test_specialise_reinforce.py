@@ -12,14 +12,14 @@ from rich.console import Console
 from agentkit.specialise.recipe import ReinforceOptions, SpecialiseRecipe
 from agentkit.specialise.reinforce import Reinforced, parted, section, tasks_of
 from agentkit.specialise.run import Start, Wanted, specialise
+from modelstack.data.examples import Call, Example, Kind, Message, Tool
 from modelstack.errors import UserError
+from modelstack.posttrain.stages.record import Measurement
+from modelstack.posttrain.stages.stage import open_stage
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.tasks.writing.written import write_tasks
 from modelstack.reasoning.verifiers.rewards import Completion
-from modelstack.sft.examples import Call, Example, Kind, Message, Tool
-from modelstack.sft.stage import open_stage
-from modelstack.sft.stage_record import Measurement
 from modelstack.toolcalls.convention import render_calls
 from tests.agentkit.specialise.live_servers import database_server, write_world
 from tests.modelstack.architecture.llama_child import needs_llama_cpp

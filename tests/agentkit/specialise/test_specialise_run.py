@@ -14,8 +14,8 @@ from agentkit.cli.main import app
 from agentkit.errors import UserError
 from agentkit.specialise.recipe import SpecialiseRecipe
 from agentkit.specialise.run import Start, Wanted, specialise
-from modelstack.sft.stage import open_stage
-from modelstack.sft.unpack import pack, unpack
+from modelstack.posttrain.lora.unpack import pack, unpack
+from modelstack.posttrain.stages.stage import open_stage
 from tests.agentkit.specialise.live_servers import database_server, write_world
 from tests.modelstack.architecture.llama_child import needs_llama_cpp
 from tests.modelstack.sft.toy_sft import write_base

@@ -16,7 +16,7 @@ from agentkit.messages import ModelResponse, TextPart
 from agentkit.testing import ScriptedModel, TestModel, call
 from agentkit.tracing.evidence import Reason
 from agentkit.tracing.export import RunChoice, export_examples
-from modelstack.sft.examples import read_examples
+from modelstack.data.examples import read_examples
 from tests.agentkit.tracing.traced_runs import Runs, add, double, targets
 
 

@@ -15,7 +15,7 @@ from agentkit.tools.definition import ToolDefinition
 from agentkit.tools.function import FunctionToolset
 from agentkit.tracing import export
 from agentkit.tracing.evidence import Reason
-from modelstack.sft.examples import LONGEST_LINE, as_line, tool_names_of_results
+from modelstack.data.examples import LONGEST_LINE, as_line, tool_names_of_results
 from modelstack.sft.rendering import render
 from tests.agentkit.tracing.traced_runs import ABSTAINED, TOOLS, Runs, add, double, targets, toy_encoder
 

@@ -12,7 +12,7 @@ from agentkit.messages import ModelResponse
 from agentkit.testing import ScriptedModel
 from agentkit.testing.models import ScriptItem
 from agentkit.tracing.export import ExportReport, RunChoice, export_examples
-from modelstack.sft.examples import (
+from modelstack.data.examples import (
     Example,
     check_example,
     read_examples,

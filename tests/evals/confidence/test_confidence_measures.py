@@ -18,7 +18,7 @@ from agentkit.models.confidence import Calibration, Decision
 from agentkit.testing import FunctionModel
 from evals.confidence.measures import coverage, fit, read_decisions, risk_curve
 from evals.harness import evaluation
-from modelstack.sft.examples import Call, Example, Message, Tool, write_examples
+from modelstack.data.examples import Call, Example, Message, Tool, write_examples
 
 
 def decisions(n: int, seed: int = 0) -> list[tuple[str, Decision]]:

@@ -21,7 +21,7 @@ TEXT = "The quick brown fox jumps over the lazy dog. Où est la bibliothèque? "
 
 
 def test_it_is_the_direct_sum_over_the_tokens(tmp_path: Path, tiny_gguf: Path) -> None:
-    from modelstack.inference.llama_cpp import LlamaCppEngine
+    from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.inference.scoring import document_start
 
     (tmp_path / "a.txt").write_text(TEXT, encoding="utf-8")

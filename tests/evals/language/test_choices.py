@@ -205,7 +205,7 @@ def test_the_real_tasks_are_read() -> None:
 
 
 def test_a_local_model_is_scored_by_its_log_probabilities(tmp_path: Path, tiny_gguf: Path) -> None:
-    from modelstack.inference.llama_cpp import LlamaCppEngine
+    from modelstack.inference.llama.engine import LlamaCppEngine
     from modelstack.inference.scoring import continuation_logprobs
 
     options = {"data": str(folder(tmp_path, piqa=PIQA, winogrande=WINOGRANDE, lambada=LAMBADA))}

@@ -11,11 +11,11 @@ from evals.post_training.merging import experiment
 from evals.post_training.merging.experiment import STAGES, Sizes, run
 from evals.post_training.merging.report import PICTURE, REPORT, write_report
 from evals.post_training.merging.skills import SKILLS, TRAINING, Skill, held_back, skill_tasks, write_skill
+from modelstack.data.examples import read_examples
 from modelstack.errors import UserError
+from modelstack.posttrain.stages.stage import open_stage
 from modelstack.reasoning.tasks.verifier_choice import verifier_of
 from modelstack.reasoning.verifiers.rewards import Completion
-from modelstack.sft.examples import read_examples
-from modelstack.sft.stage import open_stage
 from tests.modelstack.sft.toy_sft import write_base
 
 TINY = Sizes(n_training=6, n_held_back=3, epochs=1.0, rank=2)

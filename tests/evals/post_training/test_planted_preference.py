@@ -112,7 +112,7 @@ def test_the_table_pools_seeds_and_shows_each(tmp_path: Path) -> None:
 
 def test_every_recipe_is_one(tmp_path: Path) -> None:
     from modelstack.preferences.recipe import PreferenceRecipe
-    from modelstack.preferences.reward_recipe import RewardRecipe
+    from modelstack.preferences.reward.recipe import RewardRecipe
     from modelstack.reasoning.ppo.recipe import PpoRecipe
     from modelstack.sft.recipe import SftRecipe
 

@@ -18,8 +18,8 @@ from evals.post_training.r1.measuring import AtBudget, Measured
 from evals.post_training.r1.plan import R1Plan, Shape
 from evals.post_training.r1.report import CURVES_PLOT, DIAL_PLOT, REPORT_FILE, RESULTS_FILE, write_report
 from modelstack.inference.curves_at_k import Judged
-from modelstack.sft.lineage import find_stages, lineage
-from modelstack.sft.stage import open_stage
+from modelstack.posttrain.stages.lineage import find_stages, lineage
+from modelstack.posttrain.stages.stage import open_stage
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer
 

@@ -25,7 +25,7 @@ from evals.post_training.sampler_gap.report import write_report
 from evals.post_training.sampler_gap.start import BASE, HELD_BACK, TRAINING, StartPlan, make_start, spread_channels
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.errors import UserError
-from modelstack.preferences.rewards_hook import REWARDS_FILE
+from modelstack.posttrain.values_hook import REWARDS_FILE
 
 PLAN = StartPlan(n_digits=2, base_steps=2, n_training=10, n_held_back=5, spread=0.0)
 GAP = Gap(n_tokens=9, n_replies=3, mean=0.1, largest=0.5, kl=0.01, token_sample_size=0.9, reply_sample_size=0.8)

@@ -19,11 +19,11 @@ from evals.post_training.verifiable.kinds import KINDS
 from evals.post_training.verifiable.measuring import Asking, kept_rates, rates
 from evals.post_training.verifiable.report import REPORT, REPORT_JSON, write_report
 from modelstack.errors import UserError
-from modelstack.reasoning.recipe import PolicyRecipe
+from modelstack.posttrain.stages.stage import open_stage
+from modelstack.reasoning.policy.recipe import PolicyRecipe
 from modelstack.reasoning.tasks.task import read_tasks
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import read_recipe
-from modelstack.sft.stage import open_stage
 from tests.modelstack.sft.toy_sft import write_base
 
 TINY = (

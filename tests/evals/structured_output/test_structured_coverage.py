@@ -18,7 +18,7 @@ from evals.structured_output.coverage import (
     coverage_tables,
     source_table,
 )
-from modelstack.toolcalls.compiler import GrammarCompiler
+from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 from tests.modelstack.toolcalls.vocabularies import small
 
 

@@ -14,7 +14,7 @@ from evals.structured_output import reading
 from evals.structured_output.reading import read_items
 from evals.structured_output.suite import SAMPLE
 from evals.structured_output.validity import check
-from modelstack.toolcalls.validation import check_schema
+from modelstack.toolcalls.grammar.validation import check_schema
 
 SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
 TOOL = {"name": "t", "description": "A tool", "parameters": SCHEMA}

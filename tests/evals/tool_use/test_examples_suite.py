@@ -21,7 +21,7 @@ from agentkit.models.base import ModelSettings
 from agentkit.testing import ScriptedModel, call
 from evals.harness.suite import find_suite
 from evals.tool_use.examples.suite import SUITE, conversation, load, score, solve
-from modelstack.sft.examples import Call, Example, Kind, Message, Tool, write_examples
+from modelstack.data.examples import Call, Example, Kind, Message, Tool, write_examples
 
 RING = Tool(name="ring", parameters={"type": "object", "properties": {"door": {"type": "integer"}}})
 KNOCK = Tool(name="knock")

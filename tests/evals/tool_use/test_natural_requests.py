@@ -19,8 +19,8 @@ from evals.tool_use.natural.examples import main
 from evals.tool_use.natural.requests import natural_requests
 from evals.tool_use.natural.scoring import score
 from evals.tool_use.natural.suite import SUITE, load, solve
-from modelstack.sft.examples import check_example, read_examples
-from modelstack.sft.tool_data.everyday_tools import everyday_tools
+from modelstack.data.examples import check_example, read_examples
+from modelstack.data.tools.everyday_tools import everyday_tools
 
 CASES = load({})
 

@@ -83,7 +83,7 @@ def test_a_mistake_is_one_line(
 @needs_llama_cpp
 def test_an_exported_model_answers_through_the_engine(checkpoint: Path, tmp_path: Path) -> None:
     from modelstack.inference.engine import GenerateRequest, SamplingParams
-    from modelstack.inference.llama_cpp import LlamaCppEngine
+    from modelstack.inference.llama.engine import LlamaCppEngine
 
     file = tmp_path / "toy.gguf"
     assert _run("export", "gguf", str(checkpoint), str(file), "--type", "f32").exit_code == 0

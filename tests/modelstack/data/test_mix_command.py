@@ -22,8 +22,8 @@ from modelstack.data.shards import Shards
 from modelstack.data.source_tokens import SourceTokens, tokens_of
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
-from modelstack.runs.recipe import DataRecipe as TrainingData
 from modelstack.tokenizer.documents import find_files, read_documents
+from modelstack.train.run.recipe import DataRecipe as TrainingData
 from tests.modelstack.data.toy_shards import toy_documents, toy_shards
 
 

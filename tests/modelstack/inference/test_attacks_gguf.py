@@ -9,7 +9,7 @@ import pytest
 
 from modelstack.gguf_file import ARRAY, BOOL, FLOAT32, STRING, UINT32
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama_file_check import check_adapter_file, check_model_file
+from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
 from tests.mcp_servers.attack_bounds import cpu_at_most
 from tests.modelstack.inference.raw_gguf import Info, RawGGUF
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf, write_tiny_lora

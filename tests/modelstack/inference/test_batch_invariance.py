@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from modelstack.inference.engine import GenerateRequest
-from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.inference.llama_library import library
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.inference.llama.library import library
 from modelstack.toolcalls import GrammarCompiler, ResponseFormat, ToolSpec
 from tests.modelstack.inference.tiny_gguf import TinyShape, write_tiny_gguf
 

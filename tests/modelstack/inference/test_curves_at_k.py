@@ -23,7 +23,7 @@ from modelstack.inference.curves_at_k import (
     weighted_vote_at_k,
 )
 from modelstack.inference.engine import GenerateRequest, SamplingParams
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.thinking import ThinkingBudget
 from tests.modelstack.inference.fakes import ScriptedGrammar
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf

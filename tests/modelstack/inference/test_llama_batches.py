@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama_model import LlamaContext, LlamaWeights
+from modelstack.inference.llama.model import LlamaContext, LlamaWeights
 from modelstack.inference.row_sampling import BLOCK, draw_rows
 from tests.modelstack.inference.tiny_gguf import TinyShape, write_tiny_gguf, write_tiny_lora
 

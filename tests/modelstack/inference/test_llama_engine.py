@@ -19,7 +19,7 @@ from modelstack.inference.engine import (
     Generation,
     SamplingParams,
 )
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from tests.modelstack.inference.fakes import BracketGrammar, ScriptedGrammar
 from tests.modelstack.inference.raw_gguf import RawGGUF
 from tests.modelstack.inference.tiny_gguf import TinyShape, write_tiny_gguf
@@ -400,7 +400,7 @@ def test_missing_and_damaged_files_are_clear_errors(tiny_gguf: Path, tmp_path: P
 
 
 def test_without_llama_cpp_the_error_names_the_extra(tiny_gguf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from modelstack.inference.llama_library import library
+    from modelstack.inference.llama.library import library
 
     library.cache_clear()
     monkeypatch.setitem(sys.modules, "llama_cpp.llama_cpp", None)

@@ -13,7 +13,7 @@ import pytest
 
 from modelstack.gguf_file import ARRAY, BOOL, INT32, NUMBER_TYPES, STRING, UINT32
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama_file_check import MAX_LAYERS, check_adapter_file, check_model_file
+from modelstack.inference.llama.file_check import MAX_LAYERS, check_adapter_file, check_model_file
 from tests.modelstack.inference.raw_gguf import Info, RawGGUF
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf, write_tiny_lora
 
@@ -322,7 +322,7 @@ def test_number_types_are_llama_cpps() -> None:
     import ctypes
 
     pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
-    from modelstack.inference.llama_library import library_files
+    from modelstack.inference.llama.library import library_files
 
     base = [path for path in library_files() if path.name.startswith(("libggml-base", "ggml-base"))]
     lib = ctypes.CDLL(str(base[0]))  # the others are the same under other names

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.tokenizer.vocabulary import Vocabulary
 from tests.modelstack.inference.tiny_gguf import CONTROL_TOKENS, USER_DEFINED_TOKENS
 

@@ -11,8 +11,8 @@ import pytest
 
 from modelstack.inference import prompt_states, remembered
 from modelstack.inference.engine import GenerateRequest, Generation, SamplingParams
-from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.inference.llama_model import LlamaContext
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.inference.llama.model import LlamaContext
 from modelstack.inference.state_store import StateStore
 
 TEXT = "The quick brown fox jumps over the lazy dog, and then it thinks about what to do next. " * 24

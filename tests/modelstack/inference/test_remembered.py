@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from modelstack.inference import measuring, remembered
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference import remembered
+from modelstack.inference.llama import measuring
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.inference.llama.threads import ThreadCounts
 from modelstack.inference.remembered import RememberedFacts
 from modelstack.inference.state_store import StateStore
-from modelstack.inference.threads import ThreadCounts
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modelstack.inference.engine import ContextWindowError, EngineError, GenerateRequest
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.scoring import (
     continuation_logprob,
     continuation_logprobs,

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from modelstack.inference.decode import DecodeParts, decode
 from modelstack.inference.engine import GenerateRequest, Generation, SamplingParams
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.sampling import LegalTokens, Sampler
 from modelstack.inference.thinking import ThinkingBudget, ThoughtfulReply, ThoughtMarks, mark_ids, think
 from modelstack.tokenizer.vocabulary import Vocabulary

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from modelstack.inference.threads import candidate_counts, fastest_count
+from modelstack.inference.llama.threads import candidate_counts, fastest_count
 
 
 def test_candidates_go_from_one_up_to_all_cores() -> None:

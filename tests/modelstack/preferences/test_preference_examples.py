@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from modelstack.errors import UserError
+from modelstack.posttrain.base import load_base
 from modelstack.preferences.examples import Preference, Reply, read_preferences
 from modelstack.preferences.loader import unit_batch
 from modelstack.preferences.units import units_of
-from modelstack.sft.base import load_base
 from modelstack.tokenizer.chat import ChatEncoder
 from tests.modelstack.sft.toy_sft import write_base
 

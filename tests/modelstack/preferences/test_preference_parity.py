@@ -15,7 +15,7 @@ from modelstack.preferences.odds_ratio import OrpoConfig, orpo_loss
 from modelstack.preferences.pair_weights import wpo_weights
 from modelstack.preferences.pairs import pairs_of
 from modelstack.preferences.reference_free import CpoConfig, SimpoConfig, cpo_loss, simpo_loss
-from modelstack.preferences.reward_model import RewardModelConfig, reward_model_loss
+from modelstack.preferences.reward.loss import RewardModelConfig, reward_model_loss
 from modelstack.preferences.unpaired import UnpairedConfig, kl_baseline, unpaired_loss
 from tests.modelstack.preferences.toy_reference import compare, log_probs_of, trainer
 

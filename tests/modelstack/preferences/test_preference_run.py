@@ -12,15 +12,15 @@ import torch
 from rich.console import Console
 
 from modelstack.errors import UserError
+from modelstack.posttrain.stages.stage import Stage, open_stage
 from modelstack.preferences.prepare import REFERENCE_FILE
 from modelstack.preferences.recipe import PreferenceRecipe
 from modelstack.preferences.run import prefer
 from modelstack.preferences.scores import ACCURACY, CHOSEN, LIKELIER, MARGIN
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.stage import Stage, open_stage
 from modelstack.train.metrics import read_metrics
-from tests.modelstack.runs.toy_run import modelstack, write_toml
 from tests.modelstack.sft.toy_sft import write_base
+from tests.modelstack.train.run.toy_run import modelstack, write_toml
 
 pytestmark = pytest.mark.xdist_group("preference_run")
 

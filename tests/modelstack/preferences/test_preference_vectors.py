@@ -15,7 +15,7 @@ from modelstack.preferences.direct_config import PUBLISHED, DirectLossConfig
 from modelstack.preferences.odds_ratio import OrpoConfig, log1mexp, log_odds_ratio, orpo_loss
 from modelstack.preferences.pairs import Pairs
 from modelstack.preferences.reference_free import CpoConfig, SimpoConfig, cpo_loss, simpo_loss
-from modelstack.preferences.reward_model import RewardModelConfig, reward_model_loss
+from modelstack.preferences.reward.loss import RewardModelConfig, reward_model_loss
 from modelstack.preferences.unpaired import UnpairedConfig, kl_baseline, unpaired_loss
 
 

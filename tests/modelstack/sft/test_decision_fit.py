@@ -11,8 +11,9 @@ import pytest
 from typer.testing import CliRunner
 
 from modelstack.cli import app
+from modelstack.data.examples import Call, Example, Message, Tool, write_examples
 from modelstack.errors import UserError
-from modelstack.sft.decision_fit import (
+from modelstack.sft.prior.fit import (
     decisions,
     fit_copying,
     fit_evidence,
@@ -20,7 +21,7 @@ from modelstack.sft.decision_fit import (
     fitted,
     lines,
 )
-from modelstack.sft.decision_masses import (
+from modelstack.sft.prior.masses import (
     Asked,
     Copy,
     GoesOn,
@@ -31,9 +32,8 @@ from modelstack.sft.decision_masses import (
     read_masses,
     write_masses,
 )
-from modelstack.sft.examples import Call, Example, Message, Tool, write_examples
-from modelstack.toolcalls.choice import NO_TOOL
-from modelstack.toolcalls.lexical import CALL_EVIDENCE, KEY_EVIDENCE, DecisionPrior, EvidenceWeights
+from modelstack.toolcalls.prior.choice import NO_TOOL
+from modelstack.toolcalls.prior.lexical import CALL_EVIDENCE, KEY_EVIDENCE, DecisionPrior, EvidenceWeights
 
 ORIGIN = Origin(examples_sha256="1" * 64, model_sha256="2" * 64)
 TOOLS = tuple(Tool(name=name) for name in ("get_weather", "get_mail", "set_alarm"))
@@ -265,7 +265,7 @@ def test_a_decision_is_calls_or_an_abstention_in_reply_to_the_user() -> None:
 
 
 def test_a_model_is_asked_for_the_first_choice_alone(tiny_gguf: Path) -> None:
-    from modelstack.inference.llama_cpp import LlamaCppEngine
+    from modelstack.inference.llama.engine import LlamaCppEngine
 
     told: list[int] = []
     with LlamaCppEngine(tiny_gguf, n_threads=1, n_threads_prefill=1) as engine:
@@ -280,7 +280,7 @@ def test_a_model_is_asked_for_the_first_choice_alone(tiny_gguf: Path) -> None:
 
 
 def test_a_model_is_asked_behind_each_call_of_its_own_whether_another_is_right(tiny_gguf: Path) -> None:
-    from modelstack.inference.llama_cpp import LlamaCppEngine
+    from modelstack.inference.llama.engine import LlamaCppEngine
 
     calls = tuple(Call(name=tool.name) for tool in TOOLS)
     several = example(0, calls=calls, kind="multi")
@@ -293,7 +293,7 @@ def test_a_model_is_asked_behind_each_call_of_its_own_whether_another_is_right(t
 
 
 def test_a_model_is_asked_along_the_values_of_a_call(tiny_gguf: Path) -> None:
-    from modelstack.inference.llama_cpp import LlamaCppEngine
+    from modelstack.inference.llama.engine import LlamaCppEngine
 
     schema = {
         "type": "object",

@@ -7,12 +7,21 @@ from typing import Any
 
 import pytest
 
+from modelstack.data.examples import Call, Example, Message, Tool
 from modelstack.errors import UserError
-from modelstack.inference.llama_cpp import LlamaCppEngine
-from modelstack.sft.exact_calls import Answered, Question, ask, chosen, is_exact, lines, measured, share_interval
-from modelstack.sft.examples import Call, Example, Message, Tool
+from modelstack.inference.llama.engine import LlamaCppEngine
+from modelstack.sft.prior.exact_calls import (
+    Answered,
+    Question,
+    ask,
+    chosen,
+    is_exact,
+    lines,
+    measured,
+    share_interval,
+)
 from modelstack.toolcalls.convention import ParsedResponse
-from modelstack.toolcalls.lexical import DecisionPrior
+from modelstack.toolcalls.prior.lexical import DecisionPrior
 
 TOOL = Tool(name="add", parameters={"type": "object", "properties": {"a": {"type": "number"}, "b": {}}})
 

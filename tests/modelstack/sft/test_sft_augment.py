@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from modelstack.data.examples import Call, Example, check_example, read_examples
 from modelstack.sft.augment import NOTHING, AugmentConfig, augment
-from modelstack.sft.examples import Call, Example, check_example, read_examples
 from modelstack.sft.swap_values import CITIES, FIRST_NAMES, swap_values
 
 SHARED = Path(__file__).parents[3] / ".." / "shared" / "data" / "tooluse"

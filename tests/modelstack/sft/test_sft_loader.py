@@ -15,10 +15,10 @@ import torch
 
 from modelstack.architecture.losses import IGNORED
 from modelstack.data.batches import Batch
+from modelstack.data.examples import Example
 from modelstack.data.mixture import Mixture
 from modelstack.errors import UserError
 from modelstack.sft.augment import AugmentConfig, augment
-from modelstack.sft.examples import Example
 from modelstack.sft.loader import SftLoader, SftLoaderConfig
 from modelstack.sft.rendering import RenderOptions, RoleWeights, render
 from modelstack.sft.tokenised import Tokenised, tokenise

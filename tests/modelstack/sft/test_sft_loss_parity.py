@@ -15,7 +15,7 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
 from modelstack.architecture.presets.registry import from_hf
 from modelstack.data.batches import Batch
-from modelstack.sft.examples import Example
+from modelstack.data.examples import Example
 from modelstack.sft.loader import SftLoader, SftLoaderConfig
 from modelstack.sft.rendering import RenderOptions, RoleWeights, render
 from modelstack.sft.tokenised import Tokenised, tokenise

@@ -9,16 +9,16 @@ from typing import Any
 
 import pytest
 
+from modelstack.data.examples import Example, write_examples
 from modelstack.errors import UserError
+from modelstack.posttrain.recipe import TuningSchedule
+from modelstack.posttrain.starting_point import starting_point
 from modelstack.recipe_file import checked_recipe, read_recipe
-from modelstack.sft.examples import Example, write_examples
 from modelstack.sft.recipe import SftData, SftRecipe
-from modelstack.sft.starting_point import starting_point
 from modelstack.sft.training_data import read_training_data
-from modelstack.sft.tuning import TuningSchedule
 from modelstack.train.schedules import schedule
+from tests.modelstack.posttrain.toy_stages import sha256, toy_stage
 from tests.modelstack.sft.toy_sft import toy_example, toy_values, write_base, write_data
-from tests.modelstack.sft.toy_stages import sha256, toy_stage
 
 TWO = {"training": ["a", {"path": "b", "share": 0.25}]}
 

@@ -22,8 +22,8 @@ from agentkit.messages import (
 )
 from agentkit.models.local.transcript import Transcripts
 from agentkit.tools.definition import ToolDefinition
+from modelstack.data.examples import Example, read_examples, tool_names_of_results
 from modelstack.errors import UserError
-from modelstack.sft.examples import Example, read_examples, tool_names_of_results
 from modelstack.sft.json_roles import ROLES, call_roles
 from modelstack.sft.rendering import Rendered, RenderOptions, RoleWeights, render, token_weights
 from modelstack.tokenizer.chat import ChatEncoder, ChatFormat

@@ -17,21 +17,21 @@ from typer.testing import CliRunner
 from modelstack.architecture.checkpoint import load_checkpoint
 from modelstack.cli import app
 from modelstack.errors import UserError
-from modelstack.runs.folder import RunFolder
-from modelstack.runs.progress import Display
-from modelstack.sft import sealing
-from modelstack.sft.adapter_files import put_adapter, read_adapter, save_adapter
-from modelstack.sft.base import load_base
-from modelstack.sft.gguf_adapter import read_gguf_adapter
-from modelstack.sft.lineage import find_stages, lineage
-from modelstack.sft.merge_stage import merge_stage
+from modelstack.posttrain import sealing
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.lora.files import put_adapter, read_adapter, save_adapter
+from modelstack.posttrain.lora.gguf import read_gguf_adapter
+from modelstack.posttrain.stages.lineage import find_stages, lineage
+from modelstack.posttrain.stages.merge import merge_stage
+from modelstack.posttrain.stages.stage import Stage, is_stage, open_stage
+from modelstack.run_folder import RunFolder
 from modelstack.sft.recipe import SftRecipe
 from modelstack.sft.run import fine_tune
-from modelstack.sft.stage import Stage, is_stage, open_stage
 from modelstack.train.metrics import read_metrics
+from modelstack.train.run.progress import Display
 from tests.modelstack.architecture.llama_child import needs_llama_cpp
-from tests.modelstack.runs.toy_run import modelstack, write_toml
 from tests.modelstack.sft.toy_sft import STILL, toy_recipe, toy_values, write_base, write_data
+from tests.modelstack.train.run.toy_run import modelstack, write_toml
 
 pytestmark = pytest.mark.xdist_group("sft_run")
 

@@ -10,9 +10,9 @@ import torch
 
 from modelstack.architecture.checkpoint import save_checkpoint
 from modelstack.architecture.gguf.export import export_gguf
+from modelstack.data.examples import Call, Example, Message, Tool, write_examples
+from modelstack.posttrain.base import load_base
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.base import load_base
-from modelstack.sft.examples import Call, Example, Message, Tool, write_examples
 from modelstack.sft.recipe import SftRecipe
 from modelstack.tokenizer.tokenizer_folder import save_text_tokenizer
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model, toy_tokenizer

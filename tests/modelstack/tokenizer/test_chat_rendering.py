@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelstack.inference.engine import GenerateRequest
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.tokenizer.chat import ROLES, ChatEncoder, ChatFormat, ChatMessage, EncodedTurn
 from modelstack.tokenizer.chat_template import learn_format
 from modelstack.tokenizer.vocabulary import Vocabulary

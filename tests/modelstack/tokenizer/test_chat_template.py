@@ -60,7 +60,7 @@ def test_the_composition_equals_the_templates_own_rendering(
 
 
 def test_the_real_template_of_smollm2_is_learnt_with_its_default_system_prompt(smollm2_gguf: Path) -> None:
-    from modelstack.inference.llama_model import LlamaWeights
+    from modelstack.inference.llama.model import LlamaWeights
 
     weights = LlamaWeights(smollm2_gguf)
     template = weights.chat_template()

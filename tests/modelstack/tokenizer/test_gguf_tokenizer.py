@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modelstack.errors import UserError
 from modelstack.gguf_file import read_gguf_fields
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields, read_gguf_tokenizer, tokenizer_from_fields
 from modelstack.tokenizer.text_tokenizer import SpecialNames, TextTokenizer
 from modelstack.tokenizer.tokenizer_folder import load_tokenizer

@@ -8,10 +8,10 @@ import vocabularies
 from modelstack.inference.grammar import GrammarError
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import CompiledGrammar, GrammarCompiler
-from modelstack.toolcalls.compiler import UnsupportedPolicy
-from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.tokens import is_set, legal_ids
-from modelstack.toolcalls.tracking import TrackedGrammar
+from modelstack.toolcalls.grammar.compiler import UnsupportedPolicy
+from modelstack.toolcalls.grammar.coverage import EngineName
+from modelstack.toolcalls.grammar.tokens import is_set, legal_ids
+from modelstack.toolcalls.grammar.tracking import TrackedGrammar
 
 ENGINES: tuple[EngineName, ...] = ("llguidance", "lm-format-enforcer")
 _COMPILERS: dict[tuple[str, str, str], GrammarCompiler] = {}

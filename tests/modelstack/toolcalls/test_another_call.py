@@ -15,11 +15,11 @@ from modelstack.inference.engine import Generation, SamplingParams
 from modelstack.inference.sampling import LegalTokens, Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ResponseFormat, ToolSpec
-from modelstack.toolcalls.another_call import AnotherCallBias, Endings
-from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights, lexical_scores
-from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
-from modelstack.toolcalls.reply_place import Place, behind
+from modelstack.toolcalls.grammar.coverage import EngineName
+from modelstack.toolcalls.prior.another_call import AnotherCallBias, Endings
+from modelstack.toolcalls.prior.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights, lexical_scores
+from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
+from modelstack.toolcalls.prior.reply_place import Place, behind
 from tests.modelstack.inference.fakes import FakeModel
 
 TEXT = {"type": "object", "properties": {"a": {"type": "string", "maxLength": 3}}, "required": ["a"]}

@@ -29,11 +29,11 @@ from modelstack.toolcalls import (
     tool_choices,
 )
 from modelstack.toolcalls.conventions import CONVENTIONS, OURS
-from modelstack.toolcalls.coverage import EngineName, UnsupportedSchemaError
 from modelstack.toolcalls.free_form import read_free_reply
+from modelstack.toolcalls.grammar.coverage import EngineName, UnsupportedSchemaError
+from modelstack.toolcalls.grammar.tokens import TokenTable, is_set, legal_ids
+from modelstack.toolcalls.grammar.tracking import TrackedGrammar
 from modelstack.toolcalls.marks import Marks
-from modelstack.toolcalls.tokens import TokenTable, is_set, legal_ids
-from modelstack.toolcalls.tracking import TrackedGrammar
 
 NAMES = tuple(CONVENTIONS)
 FOREIGN = tuple(name for name in NAMES if name != "ours")

@@ -10,10 +10,10 @@ import vocabularies
 
 from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
-from modelstack.toolcalls.copying import CopyBias, CopyTable, numbers_of
-from modelstack.toolcalls.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights
-from modelstack.toolcalls.reply_bias import ReplyBias, ReplyTables
-from modelstack.toolcalls.reply_place import FollowedReply
+from modelstack.toolcalls.prior.copying import CopyBias, CopyTable, numbers_of
+from modelstack.toolcalls.prior.lexical import CALL_EVIDENCE, DecisionPrior, EvidenceWeights
+from modelstack.toolcalls.prior.reply_bias import ReplyBias, ReplyTables
+from modelstack.toolcalls.prior.reply_place import FollowedReply
 
 REQUEST = "Please book the New Yorker for twenty-five people, table 182 or 45"
 MERGED = (b"New", b"new", b" York", b" Yorker", b"people", b"18", b'"}', b"},")

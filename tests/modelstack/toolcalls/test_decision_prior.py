@@ -16,9 +16,9 @@ from modelstack.inference.engine import ChoiceBias, Generation, SamplingParams
 from modelstack.inference.sampling import LegalTokens, Sampler
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import NO_TOOL, ResponseFormat, ToolChoice, ToolSpec, tool_choices
-from modelstack.toolcalls.choice import ToolBias
-from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.lexical import DecisionPrior, lexical_scores
+from modelstack.toolcalls.grammar.coverage import EngineName
+from modelstack.toolcalls.prior.choice import ToolBias
+from modelstack.toolcalls.prior.lexical import DecisionPrior, lexical_scores
 from tests.modelstack.inference.fakes import FakeModel
 
 NOTHING = {"type": "object", "properties": {}}

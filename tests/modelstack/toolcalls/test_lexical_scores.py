@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from modelstack.errors import UserError
 from modelstack.toolcalls import ToolSpec
-from modelstack.toolcalls.lexical import MAX_BYTES, DecisionPrior, lexical_scores, open_request, words
+from modelstack.toolcalls.prior.lexical import MAX_BYTES, DecisionPrior, lexical_scores, open_request, words
 
 
 def tool(name: str, description: str = "", **parameters: str) -> ToolSpec:

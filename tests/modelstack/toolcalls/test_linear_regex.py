@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelstack.toolcalls.formats import FORMATS
-from modelstack.toolcalls.regex import RegexError, compile_regex
+from modelstack.toolcalls.grammar.formats import FORMATS
+from modelstack.toolcalls.grammar.regex import RegexError, compile_regex
 
 pieces = st.sampled_from(
     [

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from modelstack.toolcalls import ResponseFormat, ToolSpec
 from modelstack.toolcalls.convention import MAX_DIGITS, MOST_DIGITS
-from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.tokens import legal_ids
+from modelstack.toolcalls.grammar.coverage import EngineName
+from modelstack.toolcalls.grammar.tokens import legal_ids
 
 OPENING = '[{"name":"t","arguments":{"v":'
 on_both_engines = pytest.mark.parametrize("engine", ENGINES)
@@ -85,7 +85,7 @@ def test_constants_and_a_request_with_longer_numbers_are_honoured(engine: Engine
 
 
 def test_bounds_of_a_schema_ask_for_longer_numbers() -> None:
-    from modelstack.toolcalls.shape_builder import ShapeBuilder
+    from modelstack.toolcalls.grammar.shape_builder import ShapeBuilder
 
     builder = ShapeBuilder(len, ordered=True)
     assert builder.value({"type": "integer", "minimum": 10**25}).most_digits == 26  # type: ignore[attr-defined]

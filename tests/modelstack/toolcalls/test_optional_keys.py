@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from modelstack.inference.sampling import LegalTokens
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ToolSpec
-from modelstack.toolcalls.lexical import KEY_EVIDENCE, EvidenceWeights
-from modelstack.toolcalls.optional_keys import KeyTable, OptionalKeyBias
-from modelstack.toolcalls.two_sides import Evidenced
+from modelstack.toolcalls.prior.lexical import KEY_EVIDENCE, EvidenceWeights
+from modelstack.toolcalls.prior.optional_keys import KeyTable, OptionalKeyBias
+from modelstack.toolcalls.prior.two_sides import Evidenced
 
 MERGED = (b'","', b'"}', b',"', b"},", b"{}", b'{"')
 BOOK = ToolSpec(

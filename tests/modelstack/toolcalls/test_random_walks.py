@@ -10,7 +10,7 @@ from driving import ENGINES, compiler, random_reply
 
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import ResponseFormat, ToolSpec
-from modelstack.toolcalls.coverage import EngineName
+from modelstack.toolcalls.grammar.coverage import EngineName
 
 BUDGETS = (200, 120, 80)
 on_both_engines = pytest.mark.parametrize("engine", ENGINES)

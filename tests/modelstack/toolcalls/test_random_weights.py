@@ -17,7 +17,7 @@ from driving import ENGINES
 from jsonschema import Draft202012Validator
 
 from modelstack.inference.engine import GenerateRequest, SamplingParams
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.toolcalls import (
     GrammarCompiler,
     ResponseFormat,
@@ -27,8 +27,8 @@ from modelstack.toolcalls import (
     tool_choices,
 )
 from modelstack.toolcalls.conventions import CONVENTIONS
-from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.schemas import normalise
+from modelstack.toolcalls.grammar.coverage import EngineName
+from modelstack.toolcalls.grammar.schemas import normalise
 
 N_PER_SHARD = 500
 SHARDS = 4

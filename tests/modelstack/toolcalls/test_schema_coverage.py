@@ -16,7 +16,7 @@ from modelstack.toolcalls import (
     parse_response,
     render_calls,
 )
-from modelstack.toolcalls.coverage import EngineName, KeywordUse
+from modelstack.toolcalls.grammar.coverage import EngineName, KeywordUse
 
 S = {"type": "string"}
 OPEN = {"type": "object", "additionalProperties": True}

@@ -6,7 +6,7 @@ import pytest
 import tool_sets
 from jsonschema import Draft202012Validator
 
-from modelstack.toolcalls.dialects import bfcl_tool, from_bfcl, modernise
+from modelstack.toolcalls.grammar.dialects import bfcl_tool, from_bfcl, modernise
 
 
 def test_bfcl_types_become_json_schema_types() -> None:

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
-from modelstack.toolcalls.pointers import SchemaReferenceError
-from modelstack.toolcalls.schemas import MergeError, exclusive, normalise
+from modelstack.toolcalls.grammar.pointers import SchemaReferenceError
+from modelstack.toolcalls.grammar.schemas import MergeError, exclusive, normalise
 
 S = {"type": "string"}
 I = {"type": "integer"}  # noqa: E741

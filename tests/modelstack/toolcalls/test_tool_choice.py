@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from modelstack.inference.engine import ChoicePoint, Generation
 from modelstack.tokenizer.vocabulary import Vocabulary
 from modelstack.toolcalls import NO_TOOL, ResponseFormat, ToolSpec, render_calls, tool_choices
-from modelstack.toolcalls.choice import ToolBias
-from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.lexical import DecisionPrior, lexical_scores
-from modelstack.toolcalls.tokens import legal_ids
+from modelstack.toolcalls.grammar.coverage import EngineName
+from modelstack.toolcalls.grammar.tokens import legal_ids
+from modelstack.toolcalls.prior.choice import ToolBias
+from modelstack.toolcalls.prior.lexical import DecisionPrior, lexical_scores
 
 NOTHING = {"type": "object", "properties": {}}
 TOOLS = tuple(ToolSpec(name, "", NOTHING) for name in ("get", "get_weather", "send"))

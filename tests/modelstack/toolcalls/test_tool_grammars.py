@@ -25,8 +25,8 @@ from modelstack.toolcalls import (
     render_answer,
     render_calls,
 )
-from modelstack.toolcalls.coverage import EngineName
-from modelstack.toolcalls.tokens import is_set, legal_ids
+from modelstack.toolcalls.grammar.coverage import EngineName
+from modelstack.toolcalls.grammar.tokens import is_set, legal_ids
 
 S = {"type": "string"}
 X = {"type": "object", "properties": {"x": S, "n": {"type": "integer"}}, "required": ["x"]}

@@ -10,7 +10,7 @@ from typing import Any
 import zstandard
 
 from modelstack.toolcalls import ToolSpec
-from modelstack.toolcalls.dialects import bfcl_tool
+from modelstack.toolcalls.grammar.dialects import bfcl_tool
 
 SHARED = Path(__file__).parents[4] / "shared" / "data"
 BFCL = SHARED / "evals" / "bfcl"

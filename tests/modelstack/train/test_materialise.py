@@ -18,14 +18,14 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.initialise import initialise
 from modelstack.architecture.presets.registry import published
 from modelstack.decide.memory import Layout
-from modelstack.runs.recipe import Resolved, resolve
-from modelstack.runs.spread import spread
 from modelstack.stability.sharded_checkpoints import ShardedStore
 from modelstack.train.parallel.mesh import make_mesh
 from modelstack.train.parallel.pipeline import Stage
+from modelstack.train.run.recipe import Resolved, resolve
+from modelstack.train.run.spread import spread
 from modelstack.train.step import TrainState, train_step
-from tests.modelstack.runs.toy_run import toy_recipe
 from tests.modelstack.train.parallel_cases import make_batch, on_ranks, whole_values
+from tests.modelstack.train.run.toy_run import toy_recipe
 from tests.modelstack.train.toys import family_config
 
 pytestmark = pytest.mark.slow

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.registry import family_of
 from modelstack.errors import UserError
+from modelstack.posttrain.lora.adapters import lora_layers
 from modelstack.reasoning.sampling.llama.q4_1_split import block_sums
-from modelstack.sft.lora import lora_layers
 
 RANK_STEP = 64
 """`GGML_F32_STEP` with AVX-512, a multiple of every other machine's."""

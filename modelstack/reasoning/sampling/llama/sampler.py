@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from types import TracebackType
 
 from modelstack.errors import UserError
-from modelstack.inference.llama_rollouts import Prompt, Reply, RolloutLimits, cells_needed
+from modelstack.inference.llama.rollouts import Prompt, Reply, RolloutLimits, cells_needed
+from modelstack.posttrain.base import Base
 from modelstack.reasoning.sampling.llama.served_policy import MAX_ROWS, LlamaSampling, ServedPolicy
 from modelstack.reasoning.sampling.sampled import Asked, Sampled
-from modelstack.sft.base import Base
 
 
 class LlamaSampler:

@@ -25,12 +25,12 @@ from torch import Tensor
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.export import export_gguf
-from modelstack.inference.llama_model import KVType, LlamaContext, LlamaWeights, rearranges_q4_0
-from modelstack.inference.llama_rollouts import RolloutWriter
+from modelstack.inference.llama.model import KVType, LlamaContext, LlamaWeights, rearranges_q4_0
+from modelstack.inference.llama.rollouts import RolloutWriter
+from modelstack.posttrain.base import Base
+from modelstack.posttrain.lora.adapters import lora_layers, merge_lora
 from modelstack.reasoning.sampling.llama.q4_1_split import has_q4_1, write_split
 from modelstack.reasoning.sampling.llama.rollout_adapter import write_rollout_adapter
-from modelstack.sft.base import Base
-from modelstack.sft.lora import lora_layers, merge_lora
 from modelstack.tokenizer.gguf_tokenizer import gguf_fields
 
 RolloutType = Literal[

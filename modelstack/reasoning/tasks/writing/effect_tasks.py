@@ -10,13 +10,13 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from modelstack.data.examples import Message, Tool
 from modelstack.reasoning.tasks.task import TaskLine
 from modelstack.reasoning.tasks.writing.effect_wishes import HELD_OUT, WISHES, Wish, foreign
 from modelstack.reasoning.tasks.writing.written import LICENSE, Side, Source
 from modelstack.reasoning.verifiers.effects import canonical, perform
 from modelstack.reasoning.worlds.registry import WORLDS
 from modelstack.reasoning.worlds.world import DONE, Copy, State, World
-from modelstack.sft.examples import Message, Tool
 from modelstack.toolcalls.convention import DEFAULT_MAX_CALLS
 
 P_NO_TOOL_FITS = 1 / 8

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from modelstack.data.examples import Message
 from modelstack.errors import UserError
 from modelstack.reasoning.tasks.task import TaskLine
 from modelstack.reasoning.tasks.writing.written import LICENSE, Side, Source
 from modelstack.reasoning.verifiers.answer_forms import AnswerForm
 from modelstack.reasoning.verifiers.gym import GymTask, dataset_of
-from modelstack.sft.examples import Message
 
 INSTRUCTIONS: Mapping[AnswerForm, str] = {
     "marked": "Reply with <answer>your answer</answer>.",

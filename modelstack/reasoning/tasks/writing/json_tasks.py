@@ -9,10 +9,10 @@ from __future__ import annotations
 import random
 from typing import Any
 
+from modelstack.data.examples import Message
 from modelstack.reasoning.tasks.task import TaskLine
 from modelstack.reasoning.tasks.writing.json_domains import DOMAINS, HELD_OUT_DOMAINS, Domain, Property
 from modelstack.reasoning.tasks.writing.written import LICENSE, Side, Source
-from modelstack.sft.examples import Message
 
 _P_GROUPED = 0.3
 """Of a property that may stand in an object of its own to do so."""

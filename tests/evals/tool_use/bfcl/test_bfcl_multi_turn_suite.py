@@ -23,7 +23,7 @@ from evals.tool_use.bfcl.multi_turn_calls import named_arguments, parse_turns
 from evals.tool_use.bfcl.multi_turn_cases import ADDED_FUNCTIONS_PROMPT, CATEGORIES
 from evals.tool_use.bfcl.multi_turn_suite import SUITE, load
 from evals.tool_use.bfcl.wheel import cached_wheel_folder
-from modelstack.toolcalls.dialects import bfcl_tool
+from modelstack.toolcalls.grammar.dialects import bfcl_tool
 
 pytestmark = pytest.mark.anyio
 EVERY = 40

@@ -33,8 +33,8 @@ from evals.tool_use.first_hour.request import (
 )
 from evals.tool_use.first_hour.suite import KINDS, load
 from modelstack.data.decontaminate import words_of
-from modelstack.sft.examples import Example, Message
-from modelstack.sft.tool_data.decontamination import read_evaluations
+from modelstack.data.examples import Example, Message
+from modelstack.data.tools.decontamination import read_evaluations
 from tests.evals.tool_use.executed.conftest import in_process_server
 
 REQUESTS = first_hour_requests()

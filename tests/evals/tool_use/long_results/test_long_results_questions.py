@@ -31,8 +31,8 @@ from evals.tool_use.long_results.question import (
 )
 from evals.tool_use.long_results.suite import DOCUMENT_KINDS, KINDS, load
 from modelstack.data.decontaminate import words_of
-from modelstack.sft.examples import Example, Message
-from modelstack.sft.tool_data.decontamination import read_evaluations
+from modelstack.data.examples import Example, Message
+from modelstack.data.tools.decontamination import read_evaluations
 
 QUESTIONS = questions()
 BY_ID = {question.id: question for question in QUESTIONS}

@@ -10,7 +10,7 @@ from jsonschema import Draft202012Validator
 from agentkit import LocalModel
 from evals.tool_use.own_convention.measuring import measured
 from evals.tool_use.own_convention.requests import REQUESTS, TOOLS, is_right
-from modelstack.toolcalls.schemas import normalise
+from modelstack.toolcalls.grammar.schemas import normalise
 from tests.modelstack.inference.tiny_gguf import write_tiny_gguf
 from tests.modelstack.toolcalls.tool_templates import HERMES
 

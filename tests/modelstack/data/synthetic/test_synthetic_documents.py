@@ -20,7 +20,7 @@ from modelstack.data.synthetic.run import ATTEMPTS_FILE, DOCUMENTS_FILE, MANIFES
 from modelstack.data.synthetic.template import Template
 from modelstack.errors import UserError
 from modelstack.recipe_file import checked_recipe, read_recipe
-from modelstack.toolcalls.validation import SchemaValidator, check_schema
+from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
 from tests.modelstack.data.synthetic.scripted_writer import (
     ScriptedWriter,
     recipe,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 
+from modelstack.data.examples import Message
 from modelstack.preferences.constitution.asking import Turn
 from modelstack.preferences.constitution.prompts import Prompt
 from modelstack.preferences.constitution.schema import Constitution
-from modelstack.sft.examples import Message
 
 SMALL = Constitution.model_validate(
     {

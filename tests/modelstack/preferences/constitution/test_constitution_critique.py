@@ -6,11 +6,11 @@ from typing import Any
 import anyio
 import pytest
 
+from modelstack.data.examples import Message, check_example, read_examples, write_examples
 from modelstack.preferences.constitution.asking import Turn, Unanswered
 from modelstack.preferences.constitution.critique import Revised, Reviser, RevisionSettings, revise, tidied
 from modelstack.preferences.constitution.prompts import Prompt
 from modelstack.preferences.constitution.schema import drawn
-from modelstack.sft.examples import Message, check_example, read_examples, write_examples
 from tests.modelstack.preferences.constitution.constitution_doubles import SMALL, FunctionWriter, prompt, telling
 
 

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("llama_cpp", reason="needs llama-cpp-python (extra `local`)")
 
-from modelstack.inference.llama_cpp import LlamaCppEngine
+from modelstack.inference.llama.engine import LlamaCppEngine
 from modelstack.inference.scoring import continuation_logprob
 from modelstack.preferences.constitution.asking import Turn, Unanswered
 from modelstack.preferences.constitution.engine_asking import EngineModel

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from modelstack.data.examples import read_examples
 from modelstack.errors import UserError
 from modelstack.preferences.constitution.asking import Turn, Unanswered
 from modelstack.preferences.constitution.critique import RevisionSettings
@@ -27,7 +28,6 @@ from modelstack.preferences.constitution.run import (
     run_revisions,
 )
 from modelstack.preferences.examples import read_preferences
-from modelstack.sft.examples import read_examples
 from tests.modelstack.preferences.constitution.constitution_doubles import (
     SMALL,
     FunctionChooser,

@@ -20,7 +20,10 @@ from torch.nn import functional as F
 
 from modelstack.architecture.checkpoint import save_checkpoint
 from modelstack.architecture.losses import IGNORED
+from modelstack.data.examples import Example, Message, write_examples
 from modelstack.errors import UserError
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.stages.stage import Stage, open_stage
 from modelstack.reasoning.distil.loader import DistilBatch, DistilLoader, given_batch, prompt_of
 from modelstack.reasoning.distil.passes import DistilPasses
 from modelstack.reasoning.distil.prepare import require_same_tokenizer
@@ -30,15 +33,12 @@ from modelstack.reasoning.distil.stored_teacher import kept_teacher
 from modelstack.reasoning.losses.distillation import ClassicDistillationConfig, DistillationConfig
 from modelstack.reasoning.sampling.equal_length_sampler import EqualLengthSampler
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.base import Base, load_base
-from modelstack.sft.examples import Example, Message, write_examples
 from modelstack.sft.loader import SftLoaderConfig
-from modelstack.sft.stage import Stage, open_stage
 from modelstack.sft.tokenised import Tokenised, tokenise
 from modelstack.tokenizer.text_tokenizer import TextTokenizer
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
-from tests.modelstack.runs.toy_run import write_toml
 from tests.modelstack.sft.toy_sft import write_base
+from tests.modelstack.train.run.toy_run import write_toml
 
 pytestmark = pytest.mark.xdist_group("distil_run")
 

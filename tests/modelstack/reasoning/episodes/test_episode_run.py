@@ -12,12 +12,12 @@ import torch
 from rich.console import Console
 
 from modelstack.errors import UserError
-from modelstack.reasoning.recipe import PolicyRecipe
-from modelstack.reasoning.run import reinforce
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.reasoning.policy.recipe import PolicyRecipe
+from modelstack.reasoning.policy.run import reinforce
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.stage import Stage
-from tests.modelstack.runs.toy_run import modelstack, write_toml
 from tests.modelstack.sft.toy_sft import write_base
+from tests.modelstack.train.run.toy_run import modelstack, write_toml
 
 pytestmark = pytest.mark.xdist_group("episode_run")
 

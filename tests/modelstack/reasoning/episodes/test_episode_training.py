@@ -20,10 +20,10 @@ from modelstack.inference.sampling import LegalTokens
 from modelstack.reasoning.episodes.episode import EffectWorlds, EpisodePlan
 from modelstack.reasoning.episodes.sampler import EpisodeSampler
 from modelstack.reasoning.losses.algorithms import ALGORITHMS
-from modelstack.reasoning.policy_log_probs import PolicyLogProbs
-from modelstack.reasoning.policy_passes import PolicyPasses
-from modelstack.reasoning.rollout_batch import RolloutBatch
-from modelstack.reasoning.rollout_loader import RolloutLoader, SamplingPlan
+from modelstack.reasoning.policy.log_probs import PolicyLogProbs
+from modelstack.reasoning.policy.passes import PolicyPasses
+from modelstack.reasoning.policy.rollout_batch import RolloutBatch
+from modelstack.reasoning.policy.rollout_loader import RolloutLoader, SamplingPlan
 from modelstack.reasoning.sampling.sampled import Asked, Sampled, Sampler
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.canaries import GuardedReward
@@ -31,7 +31,7 @@ from modelstack.reasoning.verifiers.deeds import Episode
 from modelstack.reasoning.verifiers.outcome_probes import OUTCOME_PROBES
 from modelstack.reasoning.verifiers.outcomes import OutcomeVerifier
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
-from tests.modelstack.reasoning.toy_policy import House, house_task, inclined, toy_encoder, toy_policy
+from tests.modelstack.reasoning.policy.toy_policy import House, house_task, inclined, toy_encoder, toy_policy
 
 TEMPERATURE = 5.0
 PLAN = EpisodePlan(max_turns=2, turn_tokens=125, result_tokens=48, max_tokens=330)

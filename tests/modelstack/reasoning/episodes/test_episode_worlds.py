@@ -15,12 +15,12 @@ from modelstack.reasoning.episodes import worlds as episode_worlds
 from modelstack.reasoning.episodes.episode import EffectWorlds, EpisodePlan
 from modelstack.reasoning.episodes.sampler import EpisodeSampler
 from modelstack.reasoning.episodes.worlds import GROUP, EpisodeRecipe, opened_worlds
-from modelstack.reasoning.own_sampler import Episodes, own_sampler
+from modelstack.reasoning.policy.own_sampler import Episodes, own_sampler
 from modelstack.reasoning.sampling.grammar_sampler import GrammarSampler
 from modelstack.reasoning.sampling.group_sampler import TorchSampler
 from modelstack.reasoning.verifiers.rewards import Item
 from modelstack.recipe_file import checked_recipe
-from tests.modelstack.reasoning.toy_policy import house_task, toy_encoder, toy_policy
+from tests.modelstack.reasoning.policy.toy_policy import house_task, toy_encoder, toy_policy
 
 life: list[str] = []
 

@@ -19,7 +19,7 @@ from modelstack.reasoning.verifiers.deeds import (
 )
 from modelstack.tokenizer.chat import ChatMessage
 from modelstack.toolcalls.convention import ResponseFormat
-from tests.modelstack.reasoning.toy_policy import PLAN, TOOLS, House, house_task, played, toy_encoder, wish
+from tests.modelstack.reasoning.policy.toy_policy import PLAN, TOOLS, House, house_task, played, toy_encoder, wish
 
 FORMAT = ResponseFormat(TOOLS, abstain=True)
 LIGHT = '[{"name":"lamp","arguments":{"room":"hall","on":true}}]'

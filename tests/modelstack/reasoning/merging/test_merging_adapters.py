@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from modelstack.errors import UserError
+from modelstack.posttrain.base import load_base
+from modelstack.posttrain.lora.adapters import lora_layers, merge_lora
+from modelstack.posttrain.lora.files import put_adapter, read_adapter
+from modelstack.posttrain.lora.gguf import read_gguf_adapter
+from modelstack.posttrain.starting_point import starting_point
 from modelstack.reasoning.merging.low_rank import factorised
-from modelstack.sft.adapter_files import put_adapter, read_adapter
-from modelstack.sft.base import load_base
-from modelstack.sft.gguf_adapter import read_gguf_adapter
-from modelstack.sft.lora import lora_layers, merge_lora
-from modelstack.sft.starting_point import starting_point
 from tests.modelstack.reasoning.merging.toy_merging import adapter_stage, contents, model_stage, toy_merge
 from tests.modelstack.sft.toy_sft import write_base
 

@@ -18,13 +18,13 @@ from typer.testing import CliRunner
 from modelstack.architecture.checkpoint import load_checkpoint, save_checkpoint
 from modelstack.cli import app
 from modelstack.errors import UserError
+from modelstack.posttrain.base import base_sha256, load_base
+from modelstack.posttrain.stages.lineage import find_stages, lineage, tree
+from modelstack.posttrain.stages.stage import open_stage
 from modelstack.reasoning.merging import models as merging
 from modelstack.reasoning.merging.parents import find_parents
 from modelstack.reasoning.merging.recipe import MergeRecipe
 from modelstack.reasoning.merging.tensor_files import ModelTensors, TensorFacts, open_tensors, write_tensors
-from modelstack.sft.base import base_sha256, load_base
-from modelstack.sft.lineage import find_stages, lineage, tree
-from modelstack.sft.stage import open_stage
 from tests.modelstack.architecture.gguf_models import toy_config, toy_model
 from tests.modelstack.reasoning.merging.toy_merging import contents, model_stage, toy_merge
 from tests.modelstack.sft.toy_sft import write_base

@@ -9,15 +9,15 @@ import torch
 from rich.console import Console
 
 from modelstack.architecture.checkpoint import load_checkpoint, save_checkpoint
+from modelstack.posttrain.base import base_sha256, load_base
+from modelstack.posttrain.lora.adapters import add_lora
+from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.posttrain.lora.files import save_adapter
+from modelstack.posttrain.stages.record import Origin, StageRecord
+from modelstack.posttrain.stages.stage import Stage, seal
 from modelstack.reasoning.merging.recipe import MergeRecipe
 from modelstack.reasoning.merging.run import merge
-from modelstack.sft.adapter_files import save_adapter
-from modelstack.sft.base import base_sha256, load_base
-from modelstack.sft.lora import add_lora
-from modelstack.sft.lora_config import LoraConfig
-from modelstack.sft.stage import Stage, seal
-from modelstack.sft.stage_record import Origin, StageRecord
-from tests.modelstack.sft.lora_models import stir
+from tests.modelstack.posttrain.lora_models import stir
 
 
 def model_stage(folder: Path, base: Path, seed: int, dtype: torch.dtype = torch.float32) -> Stage:

@@ -17,10 +17,12 @@ from rich.console import Console
 
 from modelstack.architecture.losses import IGNORED
 from modelstack.errors import UserError
-from modelstack.preferences.reward_recipe import RewardRecipe
-from modelstack.preferences.reward_run import train_reward_model
-from modelstack.preferences.value_model import ValueModel, draw_head
-from modelstack.reasoning.policy_log_probs import Reference
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.stages.stage import Stage
+from modelstack.preferences.reward.recipe import RewardRecipe
+from modelstack.preferences.reward.run import train_reward_model
+from modelstack.preferences.reward.value_model import ValueModel, draw_head
+from modelstack.reasoning.policy.log_probs import Reference
 from modelstack.reasoning.ppo import run as running
 from modelstack.reasoning.ppo.actor_critic import ActorCritic
 from modelstack.reasoning.ppo.experience import experience_of, policy_log_probs
@@ -34,11 +36,9 @@ from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.base import Base, load_base
-from modelstack.sft.stage import Stage
 from modelstack.train.metrics import read_metrics
-from tests.modelstack.runs.toy_run import write_toml
 from tests.modelstack.sft.toy_sft import write_base
+from tests.modelstack.train.run.toy_run import write_toml
 
 pytestmark = pytest.mark.xdist_group("ppo_run")
 COMMAND = "import typer; from modelstack.reasoning.ppo.cli import ppo; typer.run(ppo)"

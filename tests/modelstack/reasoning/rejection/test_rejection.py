@@ -13,6 +13,7 @@ import torch
 import typer
 from typer.testing import CliRunner
 
+from modelstack.data.examples import read_examples
 from modelstack.errors import UserError
 from modelstack.reasoning.rejection import run as rejection
 from modelstack.reasoning.rejection.cli import sample as command
@@ -22,9 +23,8 @@ from modelstack.reasoning.rejection.run import EXAMPLES_FILE, REPLIES_FILE, REPO
 from modelstack.reasoning.verifiers.canaries import GuardedReward
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
 from modelstack.recipe_file import checked_recipe
-from modelstack.sft.examples import read_examples
-from tests.modelstack.runs.toy_run import write_toml
 from tests.modelstack.sft.toy_sft import write_base
+from tests.modelstack.train.run.toy_run import write_toml
 
 
 class World(NamedTuple):

@@ -12,6 +12,7 @@ import torch
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.losses import IGNORED
+from modelstack.data.examples import Message
 from modelstack.errors import UserError
 from modelstack.reasoning.losses.masked_log_probs import masked_label_log_probs
 from modelstack.reasoning.sampling.grammar_sampler import (
@@ -27,9 +28,8 @@ from modelstack.reasoning.verifiers.calls import CallGold
 from modelstack.reasoning.verifiers.effects import EffectGold
 from modelstack.reasoning.verifiers.formats import StrictJson
 from modelstack.reasoning.verifiers.rewards import Item
-from modelstack.sft.examples import Message
 from modelstack.toolcalls.convention import ResponseFormat, parse_response
-from tests.modelstack.reasoning.toy_policy import TOOLS, House, toy_encoder, toy_policy
+from tests.modelstack.reasoning.policy.toy_policy import TOOLS, House, toy_encoder, toy_policy
 
 CALLS = ResponseFormat(TOOLS, answer=None)
 CALLS_OR_WORDS = ResponseFormat(TOOLS)

@@ -15,7 +15,11 @@ from modelstack.architecture.decoder import CausalLM
 from modelstack.architecture.gguf.load import load_gguf
 from modelstack.errors import UserError
 from modelstack.inference.engine import EngineError
-from modelstack.inference.llama_model import LlamaContext, LlamaWeights
+from modelstack.inference.llama.model import LlamaContext, LlamaWeights
+from modelstack.posttrain.base import Base, load_base
+from modelstack.posttrain.lora.adapters import add_lora, lora_layers
+from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.posttrain.lora.merge import Merged, write_merged_gguf
 from modelstack.reasoning.sampling.llama import served_policy
 from modelstack.reasoning.sampling.llama.q4_1_split import write_split
 from modelstack.reasoning.sampling.llama.rollout_adapter import write_rollout_adapter
@@ -24,10 +28,6 @@ from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
 from modelstack.reasoning.sampling.sampled import Asked, Sampled
 from modelstack.reasoning.tasks.task import PolicyTask
 from modelstack.reasoning.verifiers.rewards import Item
-from modelstack.sft.base import Base, load_base
-from modelstack.sft.lora import add_lora, lora_layers
-from modelstack.sft.lora_config import LoraConfig
-from modelstack.sft.merge_out import Merged, write_merged_gguf
 from tests.modelstack.architecture.gguf_models import toy_config, toy_file, toy_model
 from tests.modelstack.sft.toy_sft import write_base
 

@@ -11,7 +11,7 @@ from modelstack.errors import UserError
 from modelstack.inference.grammar import GrammarError, TokenMask
 from modelstack.inference.sampling import LegalTokens
 from modelstack.reasoning.sampling.turn_writer import Draws, TurnWriter, Written, log_share
-from tests.modelstack.reasoning.toy_policy import toy_encoder
+from tests.modelstack.reasoning.policy.toy_policy import toy_encoder
 
 SHORT, LONG, STEP = 65, 66, 67
 

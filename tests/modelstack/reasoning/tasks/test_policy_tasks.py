@@ -20,7 +20,7 @@ from agentkit.models.local.transcript import Transcripts
 from agentkit.tools.definition import ToolDefinition
 from modelstack.errors import UserError
 from modelstack.reasoning.tasks.task import PolicyTask, read_tasks
-from tests.modelstack.reasoning.toy_policy import toy_encoder
+from tests.modelstack.reasoning.policy.toy_policy import toy_encoder
 
 SEARCH = {
     "name": "search",

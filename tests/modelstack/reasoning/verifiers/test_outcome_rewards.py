@@ -15,7 +15,7 @@ from modelstack.reasoning.verifiers.mathematics import MathVerifier
 from modelstack.reasoning.verifiers.outcome_probes import OUTCOME_PROBES
 from modelstack.reasoning.verifiers.outcomes import OutcomeGold, OutcomeVerifier
 from modelstack.reasoning.verifiers.rewards import Completion, Item, Reward
-from tests.modelstack.reasoning.toy_policy import House, house_task
+from tests.modelstack.reasoning.policy.toy_policy import House, house_task
 
 ON = ("lamp", '{"room":"hall","on":true}')
 OFF = ("lamp", '{"room":"hall","on":false}')

@@ -1,0 +1,291 @@
+"""Examples to teach a model from: a conversation, the tools that it was told of, and the reply that is right.
+
+One JSON object a line, compressed by zstd where the name ends in `.zst`. The target is `calls`, or `reply` where
+none is right; with neither, the right reply is to abstain, which the convention writes `[]`. Earlier turns of the
+assistant are context; one with `train` is a target too.
+
+Files come from anywhere, so nothing of them is trusted: a line that is no example is refused with its number, the
+value and the rule. Whether calls fit the schemas of their tools costs more, and is asked apart: `check_example`.
+
+This file needs no torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.toolcalls.convention import ToolSpec
+from modelstack.toolcalls.grammar.pointers import SchemaReferenceError
+from modelstack.toolcalls.grammar.schemas import MergeError, normalise
+from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schema
+from modelstack.zstd_files import open_unpacked
+
+Kind = Literal["call", "parallel", "multi", "clarify", "irrelevant", "answer"]
+"""One call; several of one tool; several tools; a question back; no tool fits; an answer in words."""
+KINDS_WITH_CALLS: frozenset[Kind] = frozenset({"call", "parallel", "multi"})
+LONGEST_LINE = 1 << 24
+"""Bytes of one example; the longest of real ones have some ten thousand."""
+_READ_BYTES = 1 << 16
+_SHOWN = 80
+"""Characters of a wrong value that a message shows."""
+_LEVEL = 10
+"""Of zstd: within 5 % of the smallest for a tenth of the time."""
+
+
+class _Data(BaseModel):
+    """What all parts of an example share."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Tool(_Data):
+    """A tool as the model is told of it."""
+
+    name: str
+    description: str = ""
+    parameters: dict[str, Any] = Field(default_factory=dict[str, Any])
+    """JSON Schema of the arguments object."""
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        self.spec()
+        _check_json(self.parameters)
+        return self
+
+    def spec(self) -> ToolSpec:
+        """Return it as the convention takes it."""
+        return ToolSpec(self.name, self.description, self.parameters)
+
+
+class Call(_Data):
+    """A call with its arguments."""
+
+    name: str
+    arguments: dict[str, Any] = Field(default_factory=dict[str, Any])
+
+    @model_validator(mode="after")
+    def _can_be_written(self) -> Self:
+        ToolSpec(self.name, "", {})
+        _check_json(self.arguments)
+        return self
+
+
+class Message(_Data):
+    """A turn of the conversation before the target."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str = ""
+    calls: tuple[Call, ...] = ()
+    """What an assistant called; its content is then not shown."""
+    name: str | None = None
+    """Of the tool whose result this is; None: of the call in the same place."""
+    train: bool = False
+    """Whether this turn of the assistant is a target too."""
+
+    @model_validator(mode="after")
+    def _fits_its_role(self) -> Self:
+        if self.role != "assistant" and (self.calls or self.train):
+            raise ValueError(f"calls and train are for the role assistant; this one is {self.role}")
+        if self.role != "tool" and self.name is not None:
+            raise ValueError(f"name is for the role tool; this one is {self.role}")
+        return self
+
+
+class Example(_Data):
+    """One conversation and its target."""
+
+    id: str = Field(min_length=1)
+    source: str = Field(min_length=1)
+    license: str = Field(min_length=1)
+    split: Literal["train", "validation", "test"] = "train"
+    kind: Kind
+    tools: tuple[Tool, ...] = ()
+    messages: tuple[Message, ...] = Field(min_length=1)
+    calls: tuple[Call, ...] = ()
+    """The target; empty: no call is right."""
+    reply: str | None = Field(default=None, min_length=1)
+    """The target where there are no calls; without it the target is to abstain."""
+    abstain: bool = True
+    """Whether the prompt offers `[]`, where the run's options do."""
+
+    @model_validator(mode="after")
+    def _is_of_one_piece(self) -> Self:
+        if self.calls and self.reply is not None:
+            raise ValueError("both calls and a reply are given; the target is one of them")
+        if self.messages[-1].role == "assistant":
+            raise ValueError("the last message is the assistant's; what it should say is calls or reply")
+        names = [tool.name for tool in self.tools]
+        twice = next((name for name in names if names.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(f"tool {twice!r} is given twice; names must be unique")
+        return self
+
+    @property
+    def specs(self) -> tuple[ToolSpec, ...]:
+        """The tools as the convention takes them."""
+        return tuple(tool.spec() for tool in self.tools)
+
+
+def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
+    """Give the examples of a file, one after the other.
+
+    Raises:
+        UserError: The file is not there or cut short, a line is no example, or an id comes twice.
+    """
+    path = Path(path)
+    seen: set[str] = set()
+    for number, line in enumerate(example_lines(path), 1):
+        if not line.strip():
+            continue
+        try:
+            example = Example.model_validate_json(line)
+        except ValidationError as error:
+            raise UserError(f"{path}, line {number}: {told(error)}") from error
+        if example.id in seen:
+            raise UserError(f"{path}, line {number}: id {example.id!r} comes twice; ids of a file are unique")
+        seen.add(example.id)
+        yield example
+
+
+def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:
+    """Write a file of examples, whole or not at all; return how many. The same examples give the same bytes."""
+    path = Path(path)
+    n_examples = 0
+    with (
+        replacing(path) as temporary,
+        temporary.open("wb") as raw,
+        _compressed(raw) if path.suffix == ".zst" else raw as file,
+    ):
+        for example in examples:
+            file.write(as_line(example))
+            n_examples += 1
+    return n_examples
+
+
+def as_line(example: Example) -> bytes:
+    """Return an example as a line of a file; what has its default value is left out, but for `calls`."""
+    record = example.model_dump(exclude_defaults=True) | {"split": example.split}
+    reply = record.pop("reply", None)
+    record |= {"calls": record.pop("calls", ())} | ({} if reply is None else {"reply": reply})
+    return json.dumps(record, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n"
+
+
+def check_example(example: Example) -> None:
+    """Check that the kind fits the target, and that each call to be learnt fits the closed schema of a shown tool.
+
+    Raises:
+        UserError: It does not; the message names the example, the call, the value and the rule.
+    """
+    if bool(example.calls) != (example.kind in KINDS_WITH_CALLS):
+        raise UserError(
+            f"example {example.id!r} ({example.source}): kind {example.kind!r} with {len(example.calls)} calls; "
+            f"{sorted(KINDS_WITH_CALLS)} have some, the others none"
+        )
+    tools = {tool.name: tool for tool in example.tools}
+    turns = [message.calls for message in example.messages if message.train]
+    for call in (call for calls in [*turns, example.calls] for call in calls):
+        where = f"example {example.id!r} ({example.source}), call of {call.name!r}"
+        if call.name not in tools:
+            raise UserError(f"{where}: the tools shown are {sorted(tools)}; a call is of one of them")
+        try:
+            validator = _validator(json.dumps(tools[call.name].parameters, sort_keys=True))
+        except (MergeError, SchemaReferenceError, UserError) as error:
+            raise UserError(f"{where}: its parameters are no schema to check by: {error}") from error
+        errors = validator.errors(call.arguments)
+        if errors:
+            raise UserError(f"{where}: {errors[0]} (the arguments are {_shown(call.arguments)})")
+
+
+def tool_names_of_results(messages: Sequence[Message]) -> list[str | None]:
+    """Return for each message the tool whose result it is, None for the other roles.
+
+    A result that does not say it is of the call in the same place of the turn before, the last for those beyond.
+
+    Raises:
+        UserError: There is no call before it.
+    """
+    names: list[str | None] = []
+    calls: tuple[Call, ...] = ()
+    at = 0
+    for message in messages:
+        if message.role != "tool":
+            names.append(None)
+            if message.role == "assistant":
+                calls, at = message.calls, 0
+            continue
+        if message.name is None and not calls:
+            raise UserError(
+                f"a tool's result ({_shown(message.content)}) follows no call; give the message the tool's name"
+            )
+        names.append(message.name or calls[min(at, len(calls) - 1)].name)
+        at += 1
+    return names
+
+
+def told(error: ValidationError) -> str:
+    """Return the first error of a validation: the value's place, the rule, the value."""
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"])) or "the example"
+    return f"{place}: {first['msg']} (given: {_shown(first['input'])})"
+
+
+@lru_cache(maxsize=4096)
+def _validator(parameters: str) -> SchemaValidator:
+    schema = json.loads(parameters)
+    wrong = check_schema(schema)
+    if wrong is not None:
+        raise UserError(f"{wrong[0] or 'the root'}: {wrong[1]}")
+    return SchemaValidator(schema, normalise(schema, is_arguments=True))
+
+
+def _check_json(value: dict[str, Any]) -> None:
+    """Refuse what could not be written: NaN, infinity, lone surrogates, objects that are no JSON."""
+    try:
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON value: {error}") from error
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 1]}…"
+
+
+def _compressed(raw: Any) -> Any:
+    import zstandard
+
+    return zstandard.ZstdCompressor(level=_LEVEL).stream_writer(raw, closefd=False)
+
+
+def example_lines(path: Path) -> Iterator[bytes]:
+    """Give the lines of a file; one too long to be an example is not held in memory."""
+    rest = b""
+    n_lines = 0
+    for block in _blocks(path):
+        *lines, rest = (rest + block).split(b"\n")
+        n_lines += len(lines)
+        if len(rest) > LONGEST_LINE:
+            raise UserError(
+                f"{path}, line {n_lines + 1}: over {LONGEST_LINE} bytes without an end; an example is one line"
+            )
+        yield from lines
+    if rest:
+        yield rest
+
+
+def _blocks(path: Path) -> Iterator[bytes]:
+    """Give the content of a file, unpacked."""
+    try:
+        with open_unpacked(path) as raw:
+            yield from iter(lambda: raw.read(_READ_BYTES), b"")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror or error}") from error

@@ -1,0 +1,149 @@
+"""Examples that repeat an evaluation of tool use are dropped, and counted by the rule that found them.
+
+Four rules, from the usual to the strict: 13 words in a row of any text (GPT-3's rule, `data.decontaminate`); a
+gold function's name together with 8 words in a row of the request; 8 words in a row of the request alone; a
+whole request of at least four words. Synthetic sources also give up names of functions that an evaluation has.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from modelstack.data.decontaminate import (
+    evaluation_files,
+    index_of,
+    is_contaminated,
+    texts_of_evaluation,
+    word_runs,
+)
+from modelstack.data.examples import Example
+
+N_REQUEST_WORDS = 8
+_FEWEST_WORDS = 4
+_WORD = re.compile(r"[^\W_]+")
+RULES = ("13 words of a text", "name and 8 words", "8 words of the request", "whole request", "name of a function")
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluations:
+    """What evaluation sets say."""
+
+    files: tuple[str, ...]
+    n_texts: int
+    runs: frozenset[str]
+    request_runs: frozenset[str]
+    whole: frozenset[str]
+    names: frozenset[str]
+
+    def rule_against(self, example: Example, *, names_are_kept: bool) -> str:
+        """Return the rule that an example breaks, "" where it is clean.
+
+        Args:
+            example: The example.
+            names_are_kept: A function may be called as one of an evaluation, as `get_weather` is everywhere.
+        """
+        requests = [m.content for m in example.messages if m.role == "user"]
+        shares_name = any(call.name.lower() in self.names for call in example.calls)
+        if any(is_contaminated(text, self.runs) for text in _texts(example)):
+            return RULES[0]
+        if any(run in self.request_runs for text in requests for run in word_runs(text, N_REQUEST_WORDS)):
+            return RULES[1] if shares_name else RULES[2]
+        if any(_plain(text) in self.whole for text in requests):
+            return RULES[3]
+        shown = any(tool.name.lower() in self.names for tool in example.tools)
+        return RULES[4] if shown and not names_are_kept else ""
+
+
+@dataclass(slots=True)
+class Cleaner:
+    """Drops examples and counts them."""
+
+    evaluations: Evaluations
+    dropped: Counter[str] = field(default_factory=Counter[str])
+    n_seen: int = 0
+    n_sharing_a_name: int = 0
+    """Kept although a gold function is named as one of an evaluation."""
+
+    def is_clean(self, example: Example, *, names_are_kept: bool) -> bool:
+        """Whether an example may be used."""
+        self.n_seen += 1
+        rule = self.evaluations.rule_against(example, names_are_kept=names_are_kept)
+        if rule:
+            self.dropped[rule] += 1
+            return False
+        self.n_sharing_a_name += any(call.name.lower() in self.evaluations.names for call in example.calls)
+        return True
+
+    def report(self) -> dict[str, Any]:
+        """Return the counts, for a manifest."""
+        return {
+            "files": list(self.evaluations.files),
+            "evaluation_texts": self.evaluations.n_texts,
+            "evaluation_function_names": len(self.evaluations.names),
+            "examples_seen": self.n_seen,
+            "dropped": {rule: self.dropped[rule] for rule in RULES},
+            "kept_with_a_function_named_alike": self.n_sharing_a_name,
+        }
+
+
+def read_evaluations(paths: Iterable[Path]) -> Evaluations:
+    """Read files and folders of evaluation sets.
+
+    Raises:
+        UserError: One is not there, or is neither JSON nor JSONL.
+    """
+    files = evaluation_files(paths)
+    texts = [text for file in files for text in texts_of_evaluation(file)]
+    return Evaluations(
+        files=tuple(sorted({file.name for file in files})),
+        n_texts=len(texts),
+        runs=index_of(texts),
+        request_runs=frozenset(run for text in texts for run in word_runs(text, N_REQUEST_WORDS)),
+        whole=frozenset(plain for text in texts if len((plain := _plain(text)).split()) >= _FEWEST_WORDS),
+        names=frozenset(name.lower() for file in files for name in _function_names(file)),
+    )
+
+
+def _function_names(file: Path) -> Iterator[str]:
+    """Give the names of functions in a file: of objects that have both a name and parameters."""
+    text = file.read_text(encoding="utf-8") if file.suffix != ".gz" else ""
+    for line in text.splitlines():
+        if '"parameters"' in line:
+            try:
+                yield from _named(json.loads(line))
+            except ValueError:
+                continue  # a part of a JSON document over several lines; the texts of it are compared all the same
+
+
+def _named(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        if isinstance(node.get("name"), str) and "parameters" in node:
+            yield node["name"]
+        for value in node.values():
+            yield from _named(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from _named(value)
+
+
+def _texts(example: Example) -> Iterator[str]:
+    for message in example.messages:
+        if message.role != "system":
+            yield message.content
+    for tool in example.tools:
+        yield tool.description
+        for about in tool.parameters.get("properties", {}).values():
+            if isinstance(about, dict):
+                yield str(about.get("description", ""))
+    if example.reply:
+        yield example.reply
+
+
+def _plain(text: str) -> str:
+    return " ".join(_WORD.findall(text.lower()))

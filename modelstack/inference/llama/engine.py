@@ -1,0 +1,425 @@
+"""The embedded engine: llama.cpp in this process, several conversations in one KV cache, our own decode loop.
+
+Reading order: `llama_library` (the C functions), `llama_model` (weights and context), `llama_vocabulary`,
+`sequences` (who owns which cache entries), `decode` (the loop), `sampling`, `threads`. This file joins them.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from time import perf_counter
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.decode import DecodeParts, decode
+from modelstack.inference.engine import (
+    ContextWindowError,
+    EngineError,
+    GenerateRequest,
+    Generation,
+    SamplingParams,
+)
+from modelstack.inference.llama.fingerprint import ModelFingerprint
+from modelstack.inference.llama.measuring import choose_threads, cuts_change_nothing
+from modelstack.inference.llama.model import DECODE_NO_ROOM, DECODE_OK, KVType, LlamaContext, LlamaWeights
+from modelstack.inference.llama.vocabulary import load_vocabulary
+from modelstack.inference.prompt_states import MIN_FIXED_TOKENS, PromptStates
+from modelstack.inference.remembered import RememberedFacts
+from modelstack.inference.sampling import LegalTokens, Sampler
+from modelstack.inference.scoring import TokenScores, log_probability, scoring_batches
+from modelstack.inference.sequences import PrefixCache, Slot
+from modelstack.inference.state_store import StateStore
+from modelstack.tokenizer.vocabulary import Vocabulary
+
+DEFAULT_CONTEXT_WINDOW = 8192
+"""Longest window by default: KV cells are allocated at load, and larger ones are for who asks."""
+LOCK_POLL_S = 0.05
+"""How often a call that waits for its turn asks whether it has been cancelled."""
+
+
+class LlamaCppEngine:
+    """A GGUF model run by llama.cpp; fulfils `Engine`. Calls from several threads take turns."""
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        lora_path: str | Path | None = None,
+        lora_scale: float = 1.0,
+        context_window: int | None = None,
+        n_cells: int | None = None,
+        max_conversations: int = 8,
+        n_threads: int | None = None,
+        n_threads_prefill: int | None = None,
+        n_batch: int = 512,
+        kv_type: KVType = "f16",
+        flash_attention: bool | None = None,
+        seed: int | None = None,
+        states: StateStore | None = None,
+    ) -> None:
+        """Load a model, and measure thread counts that are not given.
+
+        Args:
+            path: GGUF file.
+            lora_path: GGUF LoRA adapter for that model.
+            lora_scale: Strength of the adapter.
+            context_window: Tokens that one conversation may hold; None takes the model's, at most 8192.
+            n_cells: KV entries shared by all conversations; None takes `context_window`.
+            max_conversations: Conversations whose cache is kept at the same time.
+            n_threads: Threads for one token; None measures. A caller can store `threads` and pass it next time.
+            n_threads_prefill: Threads for prompt batches; None measures.
+            n_batch: Prompt tokens evaluated between two checks for cancellation.
+            kv_type: Number format of the cache.
+            flash_attention: None takes what decodes faster: off on a CPU, llama.cpp's choice on a GPU.
+            seed: Of the random stream for requests without their own seed; None draws one.
+            states: Keeps the states of prompts' fixed parts for later processes, and what was measured of this
+                machine; None keeps nothing.
+
+        Raises:
+            EngineError: llama-cpp-python or a file is missing or damaged, or an argument makes no sense.
+        """
+        _require_positive(max_conversations=max_conversations, n_batch=n_batch, n_threads=n_threads)
+        _require_positive(context_window=context_window, n_cells=n_cells, n_threads_prefill=n_threads_prefill)
+        self._files = [Path(path)] + ([Path(lora_path)] if lora_path is not None else [])
+        facts = RememberedFacts(states.folder) if states is not None else None
+        self._model_fingerprint = ModelFingerprint(self._files, lora_scale, facts)
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+        self._closing = False
+        self._weights = LlamaWeights(Path(path), self._files[1] if lora_path is not None else None, lora_scale)
+        try:
+            self._vocabulary, self._encoder = load_vocabulary(self._weights)
+            trained = self._weights.trained_context
+            self._context_window = context_window or min(trained, DEFAULT_CONTEXT_WINDOW)
+            if self._context_window > trained:
+                raise EngineError(
+                    f"context_window {context_window} is more than the {trained} tokens the model was trained for"
+                )
+            self._context = LlamaContext(
+                self._weights,
+                n_cells=n_cells or self._context_window,
+                n_sequences=max_conversations + 1,  # one is ours: to copy a state from, and to measure in
+                n_batch=n_batch,
+                kv_type=kv_type,
+                flash_attention=flash_attention,
+            )
+        except EngineError:
+            self._weights.free()
+            raise
+        self._n_cells = n_cells or self._context_window
+        self._kv_type = kv_type
+        self._chat_template = self._weights.chat_template()
+        self._cache = PrefixCache(self._context, max_conversations)
+        self._spare_sequence = max_conversations
+        self._is_invariant: bool | None = None
+        self._rng = np.random.default_rng(seed)
+        self._text_tokens: dict[frozenset[int], LegalTokens] = {}
+        self.threads = choose_threads(
+            self._context, self._n_cells, self._files, facts, n_threads, n_threads_prefill
+        )
+        """Thread counts in use, measured or given."""
+        self._context.set_threads(self.threads.decode, self.threads.prefill)
+        self._states = self._prompt_states(states)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The model's tokens; its `encode` is for content and yields no special token."""
+        return self._vocabulary
+
+    @property
+    def context_window(self) -> int:
+        """Tokens that one conversation may hold."""
+        return self._context_window
+
+    @property
+    def chat_template(self) -> str | None:
+        """The Jinja chat template that the GGUF carries, if any."""
+        return self._chat_template
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the content of model and adapter, and the adapter's scale; computed when first asked."""
+        value = self._model_fingerprint.value()
+        assert value is not None  # it may be computed
+        return value
+
+    @property
+    def batch_invariant(self) -> bool:
+        """Whether a reply is the same, bit for bit, however its tokens were cut into batches or jumped over.
+
+        Measured when first asked, since it depends on kernels and number formats: so with Q4_1, not with K-quants.
+        Other conversations in the cache still move the order in which attention sums up.
+
+        Raises:
+            EngineError: called from a callback of `generate`, or the engine is closed.
+        """
+        with self._turn():
+            return self._measured_invariance()
+
+    @property
+    def cached_tokens(self) -> dict[str, int]:
+        """How many tokens the cache holds of each conversation."""
+        return self._cache.conversations()
+
+    def encode_template(self, text: str) -> list[int]:
+        """Encode text of the chat template, where names of control tokens become control tokens; adds no BOS."""
+        return self._encoder.encode_template(text)
+
+    def generate(
+        self,
+        request: GenerateRequest,
+        *,
+        on_tokens: Callable[[list[int]], None] | None = None,
+        cancelled: Callable[[], bool] | None = None,
+    ) -> Generation:
+        """Continue a conversation; `cancelled` is asked between tokens, `on_tokens` told each block.
+
+        Raises:
+            ContextWindowError: prompt plus one token do not fit.
+            EngineError: the backend failed, the grammar is at a dead end, or the engine is closed.
+        """
+
+        def stop() -> bool:
+            return self._closing or (cancelled is not None and cancelled())
+
+        room = self._room_for(request)
+        with self._turn(stop) as has_turn:
+            if not has_turn:
+                return Generation(finish_reason="cancelled")
+            return self._generate(request, min(request.max_tokens, room), on_tokens, stop)
+
+    def _generate(
+        self,
+        request: GenerateRequest,
+        max_tokens: int,
+        on_tokens: Callable[[list[int]], None] | None,
+        stop: Callable[[], bool],
+    ) -> Generation:
+        started = perf_counter()
+        end_ids = request.end_ids if request.end_ids is not None else frozenset(self._vocabulary.end_ids)
+        fixed = list(request.prompt_ids[: min(request.fixed_tokens, len(request.prompt_ids) - 1)])
+        if len(fixed) < MIN_FIXED_TOKENS:
+            fixed = []
+        is_alone = self._cache.is_empty
+        slot = self._cache.open(request.conversation, request.prompt_ids)
+        n_restored = self._states.restore(slot, fixed) if self._states is not None else 0
+        n_reused = len(slot.tokens)
+        opened_s = perf_counter() - started
+        parts = DecodeParts(
+            evaluate=lambda ids, want_logits: self._evaluate(slot, ids, want_logits),
+            sampler=self._sampler(request.sampling),
+            text_tokens=self._text_tokens_with(end_ids),
+            end_ids=end_ids,
+            n_vocab=len(self._vocabulary),
+            n_batch=self._context.n_batch,
+            n_cut=max(0, len(fixed) - n_reused),
+            grammar=request.grammar,
+            jump_ahead=request.jump_ahead,
+            choice_bias=request.choice_bias,
+            logit_bias=request.logit_bias,
+            on_tokens=on_tokens,
+            cancelled=stop,
+        )
+        generation = decode(request.prompt_ids[n_reused:], max_tokens, parts)
+        generation.stats.reused_tokens, generation.stats.restored_tokens = n_reused, n_restored
+        generation.stats.first_token_s += opened_s
+        if self._states is not None and is_alone and fixed:
+            self._states.keep(slot, fixed)
+        return generation
+
+    def score_tokens(
+        self,
+        ids: Sequence[int],
+        n_context: int,
+        *,
+        conversation: str = "score",
+        cancelled: Callable[[], bool] | None = None,
+    ) -> TokenScores:
+        """Score each of `ids[n_context:]` after all tokens before it (see `scoring.ScoringEngine`).
+
+        Raises:
+            ContextWindowError: there are more tokens than the window holds.
+            EngineError: an argument makes no sense, the backend failed, or the scoring was cancelled.
+        """
+
+        def stop() -> bool:
+            return self._closing or (cancelled is not None and cancelled())
+
+        limit = self._check_ids(ids)
+        if not 1 <= n_context < len(ids):
+            raise EngineError(
+                f"{n_context} tokens of context of {len(ids)} in all: at least 1, and 1 left to score"
+            )
+        if len(ids) - 1 > limit:
+            raise ContextWindowError(
+                f"{len(ids) - 1} tokens are to be evaluated, but a conversation may hold {limit}"
+            )
+        logprobs, greedy = list[float](), list[bool]()
+        with self._turn(stop) as has_turn:
+            if not has_turn:
+                raise EngineError("the scoring was cancelled")
+            # The context's last token is evaluated even if it is cached: the first logits come from it.
+            slot = self._cache.open(conversation, ids[:n_context])
+            for start, end, scored in scoring_batches(
+                len(slot.tokens), n_context, len(ids), self._context.n_batch
+            ):
+                if stop():
+                    raise EngineError("the scoring was cancelled")
+                self._evaluate(slot, ids[start:end], end - start if scored else 0)
+                for position in range(start, end) if scored else ():
+                    logits_V = self._context.logits(position - start)
+                    logprob, is_greedy = log_probability(logits_V, ids[position + 1])
+                    logprobs.append(logprob)
+                    greedy.append(is_greedy)
+        return TokenScores(tuple(logprobs), tuple(greedy))
+
+    def forget(self, conversation: str) -> None:
+        """Free the cache of a conversation; unknown names are ignored.
+
+        Raises:
+            EngineError: called from a callback of `generate`, or the engine is closed.
+        """
+        with self._turn():
+            self._cache.forget(conversation)
+
+    def check_integrity(self) -> None:
+        """Compare the books on the KV cache with llama.cpp's; for tests, after each step.
+
+        Raises:
+            EngineError: they differ.
+        """
+        with self._turn():
+            self._cache.check()
+
+    def close(self) -> None:
+        """Stop a running generation, and free weights and cache. May be called twice."""
+        if self._owner == threading.get_ident():
+            raise EngineError("close() was called from a callback of generate(); cancel the generation instead")
+        self._closing = True
+        with self._lock:
+            self._context.free()
+            self._weights.free()
+        if self._states is not None:
+            self._states.wait()
+
+    def __enter__(self) -> LlamaCppEngine:
+        """Return self; leaving the block closes the engine."""
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Close."""
+        self.close()
+
+    @contextmanager
+    def _turn(self, stop: Callable[[], bool] | None = None) -> Iterator[bool]:
+        """Wait for the engine; yields False if `stop` said so meanwhile."""
+        me = threading.get_ident()
+        if self._owner == me:
+            raise EngineError("the engine was called from a callback of its own generate()")
+        self._require_open()
+        while not self._lock.acquire(timeout=LOCK_POLL_S):
+            if stop is not None and stop():
+                yield False
+                return
+        try:
+            self._require_open()
+            self._owner = me
+            yield True
+        finally:
+            self._owner = None
+            self._lock.release()
+
+    def _require_open(self) -> None:
+        if self._closing:
+            raise EngineError(f"the engine for {self._files[0].name} is closed; load it again")
+
+    def _room_for(self, request: GenerateRequest) -> int:
+        """Return how many tokens may follow the prompt; check the request."""
+        n_prompt = len(request.prompt_ids)
+        limit = self._check_ids(request.prompt_ids)
+        if n_prompt + 1 > limit:
+            raise ContextWindowError(
+                f"the prompt has {n_prompt} tokens and at least one more must fit, but a conversation may hold "
+                f"{limit}. Shorten or compact the conversation, or load the engine with a larger "
+                f"{'context_window' if limit == self._context_window else 'n_cells'}."
+            )
+        return limit - n_prompt
+
+    def _check_ids(self, ids: Sequence[int]) -> int:
+        """Refuse what is no prompt; return how many tokens a conversation may hold."""
+        if len(ids) == 0:
+            raise EngineError("the prompt is empty; a model needs at least one token to continue")
+        n_vocab = len(self._vocabulary)
+        if min(ids) < 0 or max(ids) >= n_vocab:
+            raise EngineError(f"the prompt holds token ids outside the vocabulary of {n_vocab}")
+        return min(self._context_window, self._n_cells)
+
+    def _evaluate(self, slot: Slot, ids: Sequence[int], want_logits: int) -> NDArray[np.float32] | None:
+        """Append to a slot; make room by evicting other conversations if need be."""
+        while True:
+            position = len(slot.tokens)
+            code = self._context.evaluate(ids, position=position, sequence=slot.sequence, want_logits=want_logits)
+            if code == DECODE_OK:
+                slot.tokens.extend(ids)
+                return self._context.logits() if want_logits else None
+            if code != DECODE_NO_ROOM or not self._cache.evict_other(slot):
+                break
+        self._cache.drop_unrecorded(slot)
+        if code == DECODE_NO_ROOM:
+            raise ContextWindowError(
+                f"{position} tokens are cached and {len(ids)} more do not fit into the {self._n_cells} KV cells; "
+                f"shorten the conversation or load the engine with a larger n_cells"
+            )
+        raise EngineError(f"llama.cpp failed to evaluate {len(ids)} tokens at position {position} (code {code})")
+
+    def _sampler(self, params: SamplingParams) -> Sampler:
+        rng = self._rng if params.seed is None else np.random.default_rng(params.seed)
+        return Sampler(len(self._vocabulary), params, rng)
+
+    def _text_tokens_with(self, end_ids: frozenset[int]) -> LegalTokens:
+        """Return what may be sampled without a grammar: all but special tokens that do not end the reply."""
+        if end_ids not in self._text_tokens:
+            forbidden = self._vocabulary.special_ids - end_ids
+            self._text_tokens[end_ids] = LegalTokens.all_except(forbidden, len(self._vocabulary))
+        return self._text_tokens[end_ids]
+
+    def _prompt_states(self, store: StateStore | None) -> PromptStates | None:
+        """Join the store with this engine; None on a GPU, where equal bits were not shown."""
+        if store is None or self._context.on_gpu:
+            return None
+        settings = {
+            "kv_type": self._kv_type,
+            "flash_attention": self._context.flash_attention,
+            "n_cells": self._n_cells,
+            "n_batch": self._context.n_batch,
+            "threads": self.threads.prefill if self._context.flash_attention else None,  # it splits sums by thread
+        }
+        return PromptStates(
+            store,
+            self._context,
+            self._cache,
+            spare_sequence=self._spare_sequence,
+            settings=settings,
+            fingerprint=self._model_fingerprint,
+            batch_invariant=self._measured_invariance,
+        )
+
+    def _measured_invariance(self) -> bool:
+        if self._is_invariant is None:
+            self._is_invariant = self._context.may_be_invariant and cuts_change_nothing(
+                self._context, self._spare_sequence, len(self._vocabulary)
+            )
+        return self._is_invariant
+
+
+def _require_positive(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise EngineError(f"{name} must be at least 1, not {value}")

@@ -1,0 +1,356 @@
+"""A GGUF model and one context of llama.cpp: the owner of the C handles, and nothing clever.
+
+All sequences share one KV cache (`kv_unified`), so that conversations use cells as they need them and a common
+prefix is stored once. Batches live in numpy arrays that C reads in place: filling one costs microseconds.
+
+Letters: V vocabulary size, R rows of a batch over several sequences.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from modelstack.inference.decode import MAX_REPLY_BATCH
+from modelstack.inference.engine import EngineError
+from modelstack.inference.llama.batch import RowBatch
+from modelstack.inference.llama.file_check import check_adapter_file, check_model_file
+from modelstack.inference.llama.library import library, take_errors
+
+KVType = Literal["f32", "f16", "q8_0"]
+GGML_TYPES: dict[KVType, int] = {"f32": 0, "f16": 1, "q8_0": 8}
+"""`enum ggml_type` of ggml.h."""
+FLASH_ATTENTION_AUTO = -1
+"""`enum llama_flash_attn_type` of llama.h; 0 is disabled, 1 enabled."""
+DECODE_OK, DECODE_NO_ROOM = 0, 1
+"""Return codes of llama_decode; others are failures."""
+
+
+class LlamaWeights:
+    """A loaded GGUF file, with an adapter on top if one is given."""
+
+    def __init__(self, path: Path, lora_path: Path | None = None, lora_scale: float = 1.0) -> None:
+        """Load the file.
+
+        Raises:
+            EngineError: a file is missing or damaged, or llama.cpp is.
+        """
+        self._lib = library()
+        self._lock = threading.Lock()
+        """Held while C reads the vocabulary, so that `free` cannot take it away meanwhile."""
+        self.lora_scale = lora_scale
+        self.model: Any = None
+        self.adapter: Any = None
+        check_model_file(path)
+        take_errors()
+        params = self._lib.llama_model_default_params()
+        self.model = self._lib.llama_model_load_from_file(str(path).encode(), params)
+        if not self.model:
+            raise EngineError(
+                f"llama.cpp cannot load {path}: {take_errors() or 'no reason given'}. The file is damaged or its "
+                f"architecture is unknown to this llama-cpp-python; fetch it again or update the package."
+            )
+        self.vocab: Any = self._lib.llama_model_get_vocab(self.model)
+        self.n_vocab: int = self._lib.llama_vocab_n_tokens(self.vocab)
+        self.trained_context: int = self._lib.llama_model_n_ctx_train(self.model)
+        if lora_path is not None:
+            try:
+                self.adapter = self.load_adapter(lora_path)
+            except EngineError:
+                self.free()
+                raise
+
+    def load_adapter(self, path: Path) -> Any:
+        """Return an adapter for `LlamaContext.put_on`; it goes with the model, or before by `free_adapter`.
+
+        The file is read whole, and may be removed afterwards.
+
+        Raises:
+            EngineError: the file is missing or damaged, or not made for this base.
+        """
+        check_adapter_file(path)
+        take_errors()
+        adapter = self._lib.llama_adapter_lora_init(self.model, str(path).encode())
+        if not adapter:
+            raise EngineError(
+                f"llama.cpp cannot load the adapter {path}: {take_errors() or 'no reason given'}. "
+                f"It must be a GGUF LoRA adapter made for this very base model."
+            )
+        return adapter
+
+    def free_adapter(self, adapter: Any) -> None:
+        """Give an adapter's memory back; no context may have it on."""
+        self._lib.llama_adapter_lora_free(adapter)
+
+    def chat_template(self) -> str | None:
+        """Return the Jinja chat template that the file carries, if any."""
+        raw = self._lib.llama_model_chat_template(self.model, None)
+        return raw.decode("utf-8", errors="replace") if raw else None
+
+    def tokenize(self, data: bytes, *, parse_special: bool) -> list[int]:
+        """Return llama.cpp's tokens of UTF-8 `data`, without the begin and end tokens it could add.
+
+        Raises:
+            EngineError: the model has been freed.
+        """
+        capacity = len(data) + 8  # a token stands for at least one byte; SentencePiece may add a space
+        buffer = (ctypes.c_int32 * capacity)()
+        with self._lock:
+            if not self.model:
+                raise EngineError("the engine is closed; load it again to encode text")
+            n = self._lib.llama_tokenize(self.vocab, data, len(data), buffer, capacity, False, parse_special)
+        if n < 0:
+            raise EngineError(f"llama.cpp cannot tokenize {len(data)} bytes (code {n})")
+        return buffer[:n]
+
+    def free(self) -> None:
+        """Give the memory back; the adapter goes with its model. May be called twice."""
+        with self._lock:
+            if self.model:
+                self._lib.llama_model_free(self.model)
+            self.model = self.adapter = None
+
+
+class LlamaContext:
+    """KV cache, batch and logits of one model: evaluates tokens and keeps, copies or drops positions."""
+
+    def __init__(
+        self,
+        weights: LlamaWeights,
+        *,
+        n_cells: int,
+        n_sequences: int,
+        n_batch: int,
+        kv_type: KVType = "f16",
+        flash_attention: bool | None = None,
+    ) -> None:
+        """Allocate `n_cells` KV entries shared by `n_sequences` sequences.
+
+        Raises:
+            EngineError: there is not enough memory, or the adapter does not fit the model.
+        """
+        self._lib = library()
+        self._n_vocab = weights.n_vocab
+        self.n_batch = n_batch
+        self._threads = (1, 1)
+        self._context: Any = self._create(weights, n_cells, n_sequences, kv_type, flash_attention)
+        self._memory: Any = self._lib.llama_get_memory(self._context)
+        self._batch = _Batch(self._lib, n_batch)
+        self._logits_views: dict[int, NDArray[np.float32]] = {}
+        self._logits_address = _address_of_logits(self._lib)
+        self._rows: RowBatch | None = None
+        if weights.adapter:
+            try:
+                self.put_on(weights.adapter, weights.lora_scale)
+            except EngineError:
+                self.free()
+                raise
+
+    def _create(
+        self,
+        weights: LlamaWeights,
+        n_cells: int,
+        n_sequences: int,
+        kv_type: KVType,
+        flash_attention: bool | None,
+    ) -> Any:
+        params = self._lib.llama_context_default_params()
+        params.n_ctx = n_cells
+        params.n_batch = params.n_ubatch = self.n_batch
+        params.n_seq_max = n_sequences
+        params.kv_unified = True
+        params.type_k = params.type_v = GGML_TYPES[kv_type]
+        params.flash_attn_type = self._flash_attention = self._flash_attention_type(flash_attention, kv_type)
+        params.no_perf = True
+        params.n_threads = params.n_threads_batch = 1
+        context = self._lib.llama_init_from_model(weights.model, params)
+        if not context:
+            raise EngineError(
+                f"llama.cpp cannot make a context of {n_cells} KV cells ({kv_type}): "
+                f"{take_errors() or 'no reason given'}. Try a smaller context_window or n_cells."
+            )
+        return context
+
+    @property
+    def on_gpu(self) -> bool:
+        """Whether this build may compute on another processor."""
+        return self._lib.llama_supports_gpu_offload()
+
+    @property
+    def flash_attention(self) -> int:
+        """Value of `enum llama_flash_attn_type` in use."""
+        return self._flash_attention
+
+    @property
+    def may_be_invariant(self) -> bool:
+        """Whether nothing but the weights' format can make logits depend on the size of a batch.
+
+        On a CPU that is so without flash attention and without the matrix kernels of llamafile or a BLAS (switches
+        of the build). Packed formats may still have one kernel for four rows and another for one.
+        """
+        system = self._lib.llama_print_system_info().decode()
+        has_others = "LLAMAFILE = 1" in system or "BLAS = 1" in system
+        return not self.on_gpu and self._flash_attention == 0 and not has_others
+
+    def _flash_attention_type(self, wanted: bool | None, kv_type: KVType) -> int:
+        """Choose for this machine where nothing is wanted.
+
+        On a CPU llama.cpp's flash attention prefills 1.5 times faster but decodes 3 times slower behind 2,500
+        tokens (SmolLM2-135M, one thread), and a reply waits for decoding; a quantised cache works only with it.
+        """
+        if wanted is not None:
+            return int(wanted)
+        if kv_type == "q8_0":
+            return 1
+        return FLASH_ATTENTION_AUTO if self._lib.llama_supports_gpu_offload() else 0
+
+    def put_on(self, adapter: Any, scale: float = 1.0) -> None:
+        """Compute with an adapter in place of any other; what the cache holds is still of the one before.
+
+        Raises:
+            EngineError: it does not fit the model.
+        """
+        adapters = (self._lib.llama_adapter_lora_p_ctypes * 1)(adapter)
+        if self._lib.llama_set_adapters_lora(self._context, adapters, 1, (ctypes.c_float * 1)(scale)) != 0:
+            raise EngineError(f"llama.cpp refuses the adapter: {take_errors() or 'no reason given'}")
+
+    def set_threads(self, decode: int, prefill: int) -> None:
+        """Set how many threads evaluate a reply's tokens, and how many a prompt's."""
+        self._threads = (decode, prefill)
+        self._lib.llama_set_n_threads(self._context, decode, prefill)
+
+    def evaluate(self, ids: Sequence[int], *, position: int, sequence: int, want_logits: int) -> int:
+        """Append tokens to a sequence from `position` on; return llama_decode's code.
+
+        `want_logits` says after how many of the last tokens there shall be logits; True is one.
+        """
+        batch = self._batch.fill(ids, position, sequence, want_logits)
+        decode, prefill = self._threads
+        # llama.cpp takes the second count for every batch, but a forced block is about as short as a token.
+        self._lib.llama_set_n_threads(self._context, decode, decode if len(ids) <= MAX_REPLY_BATCH else prefill)
+        return self._lib.llama_decode(self._context, batch)
+
+    def evaluate_rows(
+        self, tokens_R: NDArray[np.integer], positions_R: NDArray[np.integer], sequences_R: NDArray[np.integer]
+    ) -> int:
+        """Append a token to each of R different sequences in one pass; return llama_decode's code.
+
+        Raises:
+            ValueError: There are more rows than `n_batch`.
+        """
+        if self._rows is None:
+            self._rows = RowBatch(self._lib, self.n_batch)
+        batch = self._rows.fill(tokens_R, positions_R, sequences_R)
+        decode, _ = self._threads
+        self._lib.llama_set_n_threads(self._context, decode, decode)
+        return self._lib.llama_decode(self._context, batch)
+
+    def logits_of_rows(self, n_rows: int) -> NDArray[np.float32]:
+        """Return the logits [R, V] after `evaluate_rows`, as a view that the next call overwrites."""
+        pointer = self._lib.llama_get_logits(self._context)
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        assert address is not None  # every row asked for logits
+        buffer = (ctypes.c_float * (n_rows * self._n_vocab)).from_address(address)
+        return np.ctypeslib.as_array(buffer).reshape(n_rows, self._n_vocab)
+
+    def logits(self, index: int = -1) -> NDArray[np.float32]:
+        """Return the V logits after a token of the last batch, as a view that the next call overwrites."""
+        address = self._logits_address(self._context, index)
+        view = self._logits_views.get(address)
+        if view is None:
+            buffer = (ctypes.c_float * self._n_vocab).from_address(address)
+            view = self._logits_views[address] = np.ctypeslib.as_array(buffer)
+        return view
+
+    def remove(self, sequence: int, start: int) -> bool:
+        """Drop positions `start` and up of a sequence; False when this memory cannot."""
+        return self._lib.llama_memory_seq_rm(self._memory, sequence, start, -1)
+
+    def copy(self, source: int, target: int, n_positions: int) -> None:
+        """Let `target` hold the first positions of `source`; cells are shared."""
+        self._lib.llama_memory_seq_cp(self._memory, source, target, 0, n_positions)
+
+    def extent(self, sequence: int) -> tuple[int, int]:
+        """Return the lowest and highest position that a sequence holds, -1 when empty."""
+        return (
+            self._lib.llama_memory_seq_pos_min(self._memory, sequence),
+            self._lib.llama_memory_seq_pos_max(self._memory, sequence),
+        )
+
+    def state_bytes(self, sequence: int) -> int:
+        """Return the size of a sequence's state; 0 where llama.cpp cannot save it."""
+        return self._lib.llama_state_seq_get_size(self._context, sequence)
+
+    def save(self, sequence: int) -> NDArray[np.uint8] | None:
+        """Return the state of a sequence as bytes; None where llama.cpp cannot save it."""
+        state = np.empty(self.state_bytes(sequence), dtype=np.uint8)
+        n = self._lib.llama_state_seq_get_data(self._context, _byte_pointer(state), state.size, sequence)
+        return state if 0 < n == state.size else None
+
+    def load(self, sequence: int, state: NDArray[np.uint8]) -> bool:
+        """Replace a sequence by a saved state; False when it does not fit, and the sequence is undefined."""
+        n = self._lib.llama_state_seq_set_data(self._context, _byte_pointer(state), state.size, sequence)
+        return n == state.size
+
+    def free(self) -> None:
+        """Give the memory back. May be called twice."""
+        if self._context:
+            self._lib.llama_free(self._context)
+        self._context = None
+
+
+class _Batch:
+    """A llama_batch whose arrays are numpy's; every entry names the same one sequence."""
+
+    def __init__(self, lib: Any, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, dtype=np.int32)
+        self._positions = np.zeros(capacity, dtype=np.int32)
+        self._n_sequences = np.ones(capacity, dtype=np.int32)
+        self._sequence = np.zeros(1, dtype=np.int32)
+        self._sequence_pointers = np.full(capacity, self._sequence.ctypes.data, dtype=np.uintp)
+        self._want_logits = np.zeros(capacity, dtype=np.int8)
+        self._offsets = np.arange(capacity, dtype=np.int32)
+        self._batch = lib.llama_batch()
+        for name, array in (
+            ("token", self._tokens),
+            ("pos", self._positions),
+            ("n_seq_id", self._n_sequences),
+            ("seq_id", self._sequence_pointers),
+            ("logits", self._want_logits),
+        ):
+            pointer_type = dict(lib.llama_batch._fields_)[name]
+            setattr(self._batch, name, ctypes.cast(array.ctypes.data, pointer_type))
+
+    def fill(self, ids: Sequence[int], position: int, sequence: int, want_logits: int) -> Any:
+        n = len(ids)
+        self._tokens[:n] = ids
+        self._positions[:n] = self._offsets[:n] + position
+        self._sequence[0] = sequence
+        self._want_logits[:n] = 0
+        self._want_logits[n - want_logits : n] = 1
+        self._batch.n_tokens = n
+        return self._batch
+
+
+def _byte_pointer(data: NDArray[np.uint8]) -> Any:
+    return data.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
+
+
+def _address_of_logits(lib: Any) -> Any:
+    """llama_get_logits_ith as a function that returns a plain address; the binding's builds a pointer object."""
+    function = lib._lib["llama_get_logits_ith"]
+    function.argtypes = [ctypes.c_void_p, ctypes.c_int32]
+    function.restype = ctypes.c_void_p
+    return function
+
+
+def rearranges_q4_0() -> bool:
+    """Say whether this llama.cpp computes on a CPU, with Q4_0 weights rearranged for products of many rows."""
+    lib = library()
+    return not lib.llama_supports_gpu_offload() and "REPACK = 1" in lib.llama_print_system_info().decode()

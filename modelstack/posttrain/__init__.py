@@ -1,0 +1,1 @@
+"""What all post-training shares: recipe, starting point, driver, adapters, stages."""

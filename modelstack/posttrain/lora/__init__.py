@@ -1,0 +1,1 @@
+"""Low-rank adapters (Hu et al., arXiv 2106.09685): layers, files in the formats of peft and GGUF, merging."""

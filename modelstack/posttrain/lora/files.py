@@ -1,0 +1,201 @@
+"""An adapter as a folder of peft: `adapter_config.json` and `adapter_model.safetensors`, written and read.
+
+peft loads what is written here without a warning, and what peft writes is read here, or refused where a key says
+something that our adapters are not (layers of different ranks, trained biases, whole modules saved beside). The
+hash of the base is in the safetensors' metadata, where peft looks past it: its config has no place for one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from torch import Tensor
+
+from modelstack.architecture.decoder import CausalLM
+from modelstack.errors import UserError
+from modelstack.files import read_json_object, replacing_folder
+from modelstack.posttrain.base import require_same_base
+from modelstack.posttrain.lora.adapters import add_lora, load_lora_state, lora_layers, lora_state
+from modelstack.posttrain.lora.config import LoraConfig
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+MAX_CONFIG_BYTES = 1 << 20
+"""peft's own have about one kilobyte."""
+_BASE_KEY = "base_sha256"
+_OURS = {
+    "r": "rank",
+    "lora_alpha": "alpha",
+    "lora_dropout": "dropout",
+    "use_dora": "dora",
+    "target_modules": "targets",
+}
+_FIXED: dict[str, Any] = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "bias": "none"}
+_SAYS_NOTHING = frozenset(
+    {
+        "auto_mapping",
+        "base_model_name_or_path",
+        "ensure_weight_tying",
+        "inference_mode",
+        "loftq_config",
+        "megatron_core",
+        "peft_version",
+        "qalora_group_size",
+        "revision",
+        "use_rslora",
+    }
+)
+"""Keys that do not change what the weights mean, or that are read by themselves."""
+_KEEPS_BASE = (True, False, None, "gaussian", "eva", "orthogonal")
+"""First values that leave the base as it was; PiSSA, OLoRA, CorDA and LoftQ take their part out of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Adapter:
+    """An adapter off a model."""
+
+    config: LoraConfig
+    state: Mapping[str, Tensor]
+    """By peft's names."""
+    base_sha256: str | None = None
+    """Of the base it was trained on; None where a file does not say."""
+    base_name: str | None = None
+
+
+def save_adapter(
+    model: CausalLM,
+    config: LoraConfig,
+    folder: str | os.PathLike[str],
+    *,
+    base_sha256: str | None = None,
+    base_name: str | None = None,
+) -> Path:
+    """Write a model's adapter as a folder, whole or not at all, and return its path.
+
+    Args:
+        model: With adapters.
+        config: What they were made with.
+        folder: Replaced if it is there.
+        base_sha256: Of the base.
+        base_name: What peft is told the base is: a folder or a hub name.
+
+    Raises:
+        UserError: The model has no adapters.
+    """
+    from safetensors.torch import save_file
+
+    layers = dict(lora_layers(model))
+    if not layers:
+        raise UserError("the model has no adapters to save: call add_lora first")
+    alpha = int(config.alpha) if config.alpha == int(config.alpha) else config.alpha
+    told = _FIXED | {
+        "base_model_name_or_path": base_name,
+        "inference_mode": True,
+        "r": config.rank,
+        "lora_alpha": alpha,
+        "lora_dropout": config.dropout,
+        "use_rslora": config.scaling == "rslora",
+        "use_dora": config.dora,
+        "target_modules": sorted({name.rpartition(".")[2] for name in layers})
+        if all("." not in target for target in config.targets)
+        else sorted(config.targets),
+    }
+    metadata = {"format": "pt"} | ({_BASE_KEY: base_sha256} if base_sha256 else {})
+    with replacing_folder(folder) as temporary:
+        text = json.dumps(told, indent=2, sort_keys=True) + "\n"
+        (temporary / CONFIG_FILE).write_text(text, encoding="utf-8")
+        tensors = {name: tensor.cpu().contiguous() for name, tensor in lora_state(model).items()}
+        save_file(tensors, temporary / WEIGHTS_FILE, metadata=metadata)
+        _sort_metadata(temporary / WEIGHTS_FILE)
+    return Path(folder)
+
+
+def _sort_metadata(path: Path) -> None:
+    """Put the metadata's keys in order: safetensors does so in another one each time, and equal is to be equal."""
+    with path.open("r+b") as file:
+        n_bytes = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(n_bytes))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode().ljust(n_bytes)
+        assert len(text) == n_bytes  # the same content in the same form
+        file.seek(8)
+        file.write(text)
+
+
+def read_adapter(folder: str | os.PathLike[str]) -> Adapter:
+    """Read a folder of ours or of peft.
+
+    Raises:
+        UserError: A file is missing or broken, or the adapter is of a kind that is not known here.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = Path(folder)
+    told = _read_json(folder / CONFIG_FILE)
+    config = _config_of(told, folder / CONFIG_FILE)
+    weights = folder / WEIGHTS_FILE
+    if not weights.is_file():
+        raise UserError(f"{weights} is not there: an adapter's weights are read as safetensors only")
+    try:
+        with safe_open(weights, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
+    except SafetensorError as error:
+        raise UserError(f"{weights} is no sound safetensors file: {error}") from error
+    name = told.get("base_model_name_or_path")
+    return Adapter(config, state, metadata.get(_BASE_KEY), name if isinstance(name, str) else None)
+
+
+def put_adapter(model: CausalLM, adapter: Adapter, *, base_sha256: str | None = None) -> None:
+    """Put an adapter on its base, in place.
+
+    Args:
+        model: The base.
+        adapter: Out of a file.
+        base_sha256: The base's; held against the adapter's where both are known.
+
+    Raises:
+        UserError: The base is another one, or tensors do not fit.
+    """
+    if adapter.base_sha256 is not None and base_sha256 is not None:
+        require_same_base(adapter.base_sha256, base_sha256)
+    add_lora(model, adapter.config)
+    load_lora_state(model, adapter.state)
+
+
+def _config_of(told: Mapping[str, Any], path: Path) -> LoraConfig:
+    for key, wanted in _FIXED.items():
+        if told.get(key, wanted) not in (wanted, None):
+            raise UserError(f"{path}: {key} is {told[key]!r}, and only {wanted!r} is known here")
+    if (first := told.get("init_lora_weights")) not in _KEEPS_BASE:
+        raise UserError(
+            f"{path}: init_lora_weights is {first!r}, which changes the base's own weights; "
+            f"save the adapter in peft with `path_initial_model_for_weight_conversion` to make it a plain one"
+        )
+    read = _OURS.keys() | _FIXED.keys() | _SAYS_NOTHING | {"init_lora_weights"}
+    if other := sorted(key for key, value in told.items() if value and key not in read):
+        raise UserError(
+            f"{path}: {other[0]} is {told[other[0]]!r}, which adapters here have no place for; merge it in peft "
+            f"(merge_and_unload) and load the merged model"
+        )
+    targets = told.get("target_modules")
+    keys = {ours: told[theirs] for theirs, ours in _OURS.items() if told.get(theirs) is not None}
+    keys["targets"] = (targets,) if isinstance(targets, str) else targets
+    keys["scaling"] = "rslora" if told.get("use_rslora") else "lora"
+    try:
+        return LoraConfig.model_validate(keys)
+    except ValidationError as error:
+        first_error = error.errors()[0]
+        place = ".".join(map(str, first_error["loc"]))
+        raise UserError(f"{path} describes no adapter: {place}: {first_error['msg']}") from error
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} is not there: an adapter of peft is a folder with {CONFIG_FILE}")
+    return read_json_object(path, MAX_CONFIG_BYTES)

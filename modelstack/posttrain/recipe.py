@@ -1,0 +1,180 @@
+"""What every training of a model that is there already has in its recipe, whatever its loss."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, Field, model_validator
+
+from modelstack.errors import UserError
+from modelstack.posttrain.lora.config import LoraConfig
+from modelstack.posttrain.stages.record import Origin, canonical
+from modelstack.stability.guard import GuardConfig
+from modelstack.train.optimizers.config import OptimizerConfig
+from modelstack.train.run.recipe import CheckpointRecipe
+from modelstack.train.schedules import ScheduleConfig
+
+
+class TrainingFile(BaseModel, frozen=True, extra="forbid"):
+    """Examples to learn from."""
+
+    path: str
+    share: float | None = Field(default=None, gt=0, le=1)
+    """Of the tokens; every file has one, or none has and each example comes once in an epoch."""
+
+
+def _as_table(value: Any) -> Any:
+    return {"path": value} if isinstance(value, str) else value
+
+
+class TuningFiles(BaseModel, frozen=True, extra="forbid"):
+    """Files to learn from, and files that are held back."""
+
+    training: tuple[Annotated[TrainingFile, BeforeValidator(_as_table)], ...] = Field(min_length=1)
+    """Paths, or tables `{path = "...", share = 0.3}`."""
+    validation: tuple[str, ...] = ()
+    """Files that are measured on and never trained on."""
+
+    @model_validator(mode="after")
+    def _shares_make_a_whole(self) -> Self:
+        shares = [file.share for file in self.training]
+        given = [share for share in shares if share is not None]
+        if given and (len(given) < len(shares) or abs(sum(given) - 1) > 1e-6):
+            raise ValueError(
+                f"shares of the training files are {shares}: give every file one, adding up to 1, or none"
+            )
+        paths = [*(file.path for file in self.training), *self.validation]
+        if twice := sorted({path for path in paths if paths.count(path) > 1}):
+            raise ValueError(f"{twice[0]!r} is named twice among training and validation files")
+        return self
+
+
+class TuningOptimizer(OptimizerConfig):
+    """AdamW, at a rate for adapters; all weights want about a tenth of it."""
+
+    name: Literal["muon", "adamw"] = "adamw"
+    lr: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class TuningSchedule(BaseModel, frozen=True, extra="forbid"):
+    """In shares of the run, whose number of steps follows from the data."""
+
+    kind: Literal["cosine", "wsd", "constant"] = "cosine"
+    warmup: float = Field(default=0.05, ge=0, lt=1)
+    decay: float = Field(default=0.2, gt=0, le=1)
+    """Of `wsd`: the last part."""
+    final_factor: float = Field(default=0.1, ge=0, le=1)
+
+    def over(self, n_steps: int) -> ScheduleConfig:
+        """Return the schedule of so many steps.
+
+        Raises:
+            UserError: Warm-up and decay are more than the run.
+        """
+        n_warmup = min(math.ceil(self.warmup * n_steps), n_steps - 1)
+        values: dict[str, Any] = {"kind": self.kind, "warmup_steps": n_warmup}
+        if self.kind != "constant":
+            values |= {"total_steps": n_steps, "final_factor": self.final_factor}
+        if self.kind == "wsd":
+            values["decay_steps"] = max(1, round(self.decay * n_steps))
+        try:
+            return ScheduleConfig.model_validate(values)
+        except ValueError as error:
+            raise UserError(f"recipe schedule over {n_steps} steps: {error}") from error
+
+
+class TuningRecipe(BaseModel, frozen=True, extra="forbid"):
+    """What to train, on what, how long and how."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    base: str
+    """A GGUF file, a checkpoint folder, or the folder of a stage, whose model or adapter is trained on."""
+    weights: str | None = None
+    """Of a stage that is an adapter: what it goes on; none: where its own run had it from."""
+    seed: int = Field(default=0, ge=0)
+    data: TuningFiles
+    train: Literal["lora", "full"] = "lora"
+    lora: LoraConfig | None = None
+    """None: the stage's own where an adapter is trained on, else the defaults."""
+    epochs: float = Field(default=1.0, gt=0)
+    steps: int | None = Field(default=None, gt=0)
+    """Instead of epochs."""
+    rows: int = Field(default=4, gt=0)
+    """Of a step."""
+    micro_batches: int = Field(default=4, gt=0)
+    """Passes whose gradients make a step."""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    """What is computed in; adapters, masters and moments are fp32."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, gt=0)
+    """On a CPU; none: torch's own choice. Sums differ with it, so a resumed run keeps it."""
+    max_norm: float = Field(default=1.0, gt=0)
+    optimizer: TuningOptimizer = TuningOptimizer()
+    schedule: TuningSchedule = TuningSchedule()
+    guard: GuardConfig = GuardConfig()
+    checkpoints: CheckpointRecipe = CheckpointRecipe(every=20, keep=2)
+    faults: tuple[dict[str, Any], ...] = ()
+    """What is to go wrong, for drills; see `stability.faults`."""
+
+    @model_validator(mode="after")
+    def _trains_in_one_way(self) -> Self:
+        if self.train == "full" and self.lora is not None:
+            raise ValueError("train = 'full' moves all weights: leave the table lora out")
+        if self.train == "lora" and self.optimizer.name == "muon":
+            raise ValueError(
+                "optimizer.name = 'muon' is for train = 'full': adapters are no matrices of their own"
+            )
+        if "epochs" in self.model_fields_set and self.steps:
+            raise ValueError("epochs and steps both say how long: give one of them")
+        if self.rows % self.micro_batches:
+            raise ValueError(f"rows = {self.rows} is no multiple of micro_batches = {self.micro_batches}")
+        return self
+
+
+LAYOUT = {("recipe", name) for name in ("micro_batches", "threads", "device")}
+"""What may change between a stop and going on, and sums up in another order."""
+
+
+class TuningResolved(BaseModel, frozen=True):
+    """A recipe with nothing open; a run is held to it."""
+
+    places: ClassVar[frozenset[str]] = frozenset({"weights"})
+    """Fields that say where something lies; what it is, a hash says."""
+    recipe: TuningRecipe
+    weights: str
+    """Where these lay when the run began."""
+    base_sha256: str
+    """Of the weights that are frozen, or that all weights begin with."""
+    parent: Origin
+    """The base, or the stage that is trained on."""
+    lora: LoraConfig | None
+    """None: all weights are trained."""
+    data_sha256: tuple[str, ...]
+    """Of the training files."""
+
+    @property
+    def parents(self) -> tuple[Origin, ...]:
+        """What the stage descends from."""
+        return (self.parent,)
+
+    @property
+    def portable(self) -> dict[str, Any]:
+        """The recipe with names for paths: what a card shows is not where files lay on somebody's machine."""
+        content = self.recipe.model_dump(mode="json", exclude={"faults"})
+        content["base"] = Path(self.recipe.base).name
+        content["weights"] = None if self.recipe.weights is None else Path(self.recipe.weights).name
+        for file in content["data"]["training"]:
+            file["path"] = Path(file["path"]).name
+        content["data"]["validation"] = [Path(path).name for path in self.recipe.data.validation]
+        return content | {"lora": None if self.lora is None else self.lora.model_dump(mode="json")}
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all of it, names for paths."""
+        content = self.model_dump(mode="json", exclude=set(self.places)) | {"recipe": self.portable}
+        return hashlib.sha256(canonical(content).encode()).hexdigest()

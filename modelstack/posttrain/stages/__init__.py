@@ -1,0 +1,1 @@
+"""Stages: the results of post-training, each with its record, model card and lineage."""

@@ -1,0 +1,167 @@
+"""Which stage came of which: a forest of all stages under some folders, and of what they say of their ancestors.
+
+A node is known by its fingerprint, so a parent is found wherever its folder lies, and a parent whose folder is
+not there is still shown, by the name and hash that its children remember. What is damaged stays in the tree and
+is told of: a tree without it would hide what it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from modelstack.errors import UserError
+from modelstack.posttrain.stages.card import change, shown
+from modelstack.posttrain.stages.record import Origin, StageRecord
+from modelstack.posttrain.stages.stage import STAGE_FILE, faults_of, read_record
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+State = Literal["whole", "damaged", "not here"]
+_STYLES: dict[State, str] = {"whole": "green", "damaged": "bold red", "not here": "dim"}
+_SHORT = 12
+
+
+@dataclass(slots=True)
+class Node:
+    """A stage, or a base or stage that is known by its descendants only."""
+
+    name: str
+    kind: str
+    sha256: str
+    state: State
+    path: Path | None = None
+    record: StageRecord | None = None
+    faults: tuple[str, ...] = ()
+    parents: tuple[str, ...] = ()
+    """By SHA-256."""
+    children: list[str] = field(default_factory=list[str])
+
+
+def find_stages(folders: Iterable[Path]) -> list[Path]:
+    """Return the stages that are or lie under some folders, each once, in the order of the folders.
+
+    Raises:
+        UserError: A folder is not there, or there is no stage in it.
+    """
+    found: dict[Path, None] = {}
+    for folder in folders:
+        if not folder.is_dir():
+            raise UserError(f"{folder} is no folder; give stages, or a folder that has some in it")
+        here = [file.parent for file in sorted(folder.rglob(STAGE_FILE))]
+        if not here:
+            raise UserError(f"no stage in {folder}: none of its folders has a {STAGE_FILE}")
+        found |= {path.resolve(): None for path in here}
+    return list(found)
+
+
+def lineage(stages: Sequence[Path]) -> dict[str, Node]:
+    """Return every stage and ancestor by its SHA-256, linked with its children; parents come first."""
+    nodes: dict[str, Node] = {}
+    here = [_examined(path) for path in stages]
+    for node in here:
+        for parent in node.record.parents if node.record else ():
+            _remember(parent, nodes)
+        known = nodes.get(node.sha256)
+        nodes[node.sha256] = node if known is None or known.path is None else _of_copies(known, node)
+    for node in list(nodes.values()):
+        for parent in node.parents:
+            nodes[parent].children.append(node.sha256)
+    return nodes
+
+
+def tree(nodes: dict[str, Node]) -> Tree:
+    """Return the forest for rich; what has several parents stands under each, its descendants once."""
+    from rich.tree import Tree
+
+    forest = Tree("stages", hide_root=True)
+    drawn: set[str] = set()
+    for node in nodes.values():
+        if not node.parents:
+            _grow(forest, node, nodes, drawn)
+    return forest
+
+
+def as_json(nodes: dict[str, Node]) -> list[dict[str, Any]]:
+    """Return the nodes as plain data."""
+    return [
+        {
+            "name": node.name,
+            "kind": node.kind,
+            "sha256": node.sha256,
+            "state": node.state,
+            "path": None if node.path is None else str(node.path),
+            "faults": list(node.faults),
+            "parents": list(node.parents),
+            "children": node.children,
+            "evaluation": None if node.record is None else node.record.evaluation.model_dump(mode="json"),
+        }
+        for node in nodes.values()
+    ]
+
+
+def _examined(path: Path) -> Node:
+    try:
+        record = read_record(path)
+    except UserError as error:
+        # No fingerprint can be trusted, so it is a root of its own, called by its folder.
+        return Node(path.name, "unknown", f"unreadable {path}", "damaged", path, faults=(str(error),))
+    faults = tuple(faults_of(path, record))
+    parents = _names(record.parents)
+    state: State = "damaged" if faults else "whole"
+    return Node(record.name, record.kind, record.fingerprint, state, path, record, faults, parents)
+
+
+def _of_copies(one: Node, other: Node) -> Node:
+    """Return the node of a stage that lies in two folders; the faults of both are told."""
+    faults = (*one.faults, *(f"copy in {other.path}: {fault}" for fault in other.faults))
+    return replace(one, faults=faults, state="damaged" if faults else "whole")
+
+
+def _remember(origin: Origin, nodes: dict[str, Node]) -> None:
+    """Add what is known of an ancestor, its own ancestors first; what is known better stays."""
+    for parent in origin.parents:
+        _remember(parent, nodes)
+    parents = _names(origin.parents)
+    nodes.setdefault(origin.sha256, Node(origin.name, origin.kind, origin.sha256, "not here", parents=parents))
+
+
+def _names(parents: Iterable[Origin]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(parent.sha256 for parent in parents))
+
+
+def _grow(branch: Tree, node: Node, nodes: dict[str, Node], drawn: set[str]) -> None:
+    again = node.sha256 in drawn
+    grown = branch.add(_label(node, again))
+    if again:
+        return
+    drawn.add(node.sha256)
+    for child in node.children:
+        _grow(grown, nodes[child], nodes, drawn)
+
+
+def _label(node: Node, again: bool) -> Any:
+    from rich.text import Text
+
+    label = Text.assemble(
+        (node.name, "bold"),
+        f" {node.kind} ",
+        (node.sha256[:_SHORT], "cyan"),
+        " ",
+        (node.state, _STYLES[node.state]),
+    )
+    if again:
+        return label.append(" (its own descendants stand above)", style="dim")
+    for fault in node.faults:
+        label.append(f"\n{fault}", style="red")
+    if node.record is not None:
+        before = {each.name: each for each in node.record.evaluation.before}
+        for each in node.record.evaluation.after:
+            earlier = before.get(each.name)
+            label.append(f"\n{each.name}: {shown(each)} {change(earlier, each)}".rstrip(), style="dim")
+    if node.path is not None:
+        label.append(f"\n{node.path}", style="dim")
+    return label

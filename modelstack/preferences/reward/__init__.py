@@ -1,0 +1,1 @@
+"""Reward models: a scalar head that is trained on pairs of replies."""

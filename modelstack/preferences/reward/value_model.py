@@ -1,0 +1,169 @@
+"""A decoder that says a number instead of a word: reward models, and PPO's critics.
+
+A linear head on the state behind the final norm. At the last token of a conversation it is the reply's reward
+(Ziegler et al., 1909.08593; Ouyang et al., 2203.02155), at every token a critic's value. On disk it is a
+checkpoint folder as any other, and beside its weights `value_head.safetensors`, so the body loads wherever a model
+does. The head is fp32, and so is what it says: rewards of two good replies differ in digits that bf16 lacks.
+
+Letters: B rows, T tokens, D model width.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, Field, FiniteFloat, ValidationError
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from modelstack.architecture.checkpoint import load_checkpoint
+from modelstack.architecture.decoder import CausalLM
+from modelstack.errors import UserError
+from modelstack.files import replacing
+from modelstack.posttrain.lora.adapters import lora_layers, merge_lora
+from modelstack.posttrain.lora.merge import Merged, write_merged_folder
+from modelstack.tokenizer.text_tokenizer import TextTokenizer
+
+HEAD_FILE = "value_head.safetensors"
+_WEIGHT, _BIAS, _NORMALISED = "score.weight", "score.bias", "normalised"
+"""The first two as transformers' models for sequence classification have them."""
+
+
+class Normalisation(BaseModel, frozen=True, extra="forbid"):
+    """Which rewards were shifted to a mean of 0; those of a pair compare the same before and after."""
+
+    mean: FiniteFloat
+    """What was subtracted."""
+    deviation: FiniteFloat
+    """Of the same rewards: the unit that a coefficient beside rewards is to be seen in."""
+    n: int = Field(ge=1)
+
+
+class ValueModel(nn.Module):
+    """A decoder and its scalar head."""
+
+    def __init__(self, body: CausalLM) -> None:
+        """Take a decoder, whose head for words stays unused; the scalar head says 0."""
+        super().__init__()
+        self.body = body
+        device = next(body.parameters()).device
+        self.score = nn.Linear(body.config.hidden_size, 1, device=device, dtype=torch.float32)
+        nn.init.zeros_(self.score.weight)
+        nn.init.zeros_(self.score.bias)
+
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """Return a number for each place, which has seen the tokens up to its own, [B, T], fp32."""
+        hidden_BTD = self.body(ids_BT, with_logits=False).hidden_BTD
+        return F.linear(hidden_BTD.float(), self.score.weight.float(), self.score.bias.float())[..., 0]
+
+
+def draw_head(model: ValueModel, seed: int) -> None:
+    """Give the head first weights of a standard deviation of 1 / sqrt(D + 1) (Stiennon et al., 2009.01325)."""
+    generator = torch.Generator().manual_seed(seed)
+    D = model.score.in_features
+    drawn_1D = torch.randn((1, D), generator=generator) / (D + 1) ** 0.5
+    with torch.no_grad():
+        model.score.weight.copy_(drawn_1D)
+
+
+def save_value_model(
+    model: ValueModel, tokenizer: TextTokenizer, folder: Path, normalised: Normalisation | None = None
+) -> Path:
+    """Write body, tokenizer and head; adapters are merged, in fp32 and rounded to the body's own numbers.
+
+    Args:
+        model: What to write.
+        tokenizer: Its own.
+        folder: Replaced if it is there.
+        normalised: What is said of the head's zero.
+
+    Raises:
+        UserError: The family's config.json cannot say one of the model's decisions.
+    """
+    from safetensors.torch import save_file
+
+    dtype = model.body.lm_head.weight.dtype
+    has_adapters = next(lora_layers(model.body), None) is not None
+    body = merge_lora(model.body) if has_adapters else model.body
+    write_merged_folder(Merged(body, tokenizer), folder, dtype=dtype)
+    parts = {_WEIGHT: model.score.weight, _BIAS: model.score.bias}
+    tensors = {name: part.detach().float().cpu().contiguous() for name, part in parts.items()}
+    # One entry at most: of several, safetensors writes now one first and now the other.
+    metadata = {} if normalised is None else {_NORMALISED: normalised.model_dump_json()}
+    with replacing(folder / HEAD_FILE) as temporary:
+        save_file(tensors, temporary, metadata=metadata)
+    return folder
+
+
+def load_value_model(folder: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> ValueModel:
+    """Read what `save_value_model` wrote.
+
+    Args:
+        folder: With a checkpoint and a head.
+        dtype: Of the body's weights; None: as in the file.
+
+    Raises:
+        UserError: There is no head, a file is broken, or the head is of another width.
+    """
+    model = ValueModel(load_checkpoint(Path(folder), dtype=dtype))
+    load_head(model, folder)
+    return model
+
+
+def head_file(folder: str | os.PathLike[str]) -> Path:
+    """Return the file of a folder's head.
+
+    Raises:
+        UserError: There is none.
+    """
+    file = Path(folder) / HEAD_FILE
+    if not file.is_file():
+        raise UserError(
+            f"{folder} is no reward model: it has no {HEAD_FILE}; name the folder of a stage that `modelstack "
+            f"reward` made"
+        )
+    return file
+
+
+def load_head(model: ValueModel, folder: str | os.PathLike[str]) -> None:
+    """Give a model the head that a folder holds.
+
+    Raises:
+        UserError: There is none, it is broken, or of another width.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    file = head_file(folder)
+    try:
+        found = load_file(file)
+    except SafetensorError as error:
+        raise UserError(f"{file} is no sound safetensors file: {error}") from error
+    shapes = {name: tuple(value.shape) for name, value in found.items()}
+    D = model.score.in_features
+    if shapes != {_WEIGHT: (1, D), _BIAS: (1,)}:
+        raise UserError(
+            f"{file} holds {shapes}; a head for a model of width {D} is {_WEIGHT} (1, {D}), {_BIAS} (1,)"
+        )
+    with torch.no_grad():
+        model.score.weight.copy_(found[_WEIGHT])
+        model.score.bias.copy_(found[_BIAS])
+
+
+def read_normalisation(folder: str | os.PathLike[str]) -> Normalisation | None:
+    """Return what a folder's head says of its zero; None: nothing.
+
+    Raises:
+        UserError: The file cannot be read.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = head_file(folder)
+    try:
+        with safe_open(file, "pt") as stored:
+            told = (stored.metadata() or {}).get(_NORMALISED)
+        return None if told is None else Normalisation.model_validate_json(told)
+    except (OSError, SafetensorError, ValidationError) as error:
+        raise UserError(f"{file} cannot be read as the head of a reward model: {error}") from error

@@ -1,0 +1,1 @@
+"""Policy gradients with verifiable rewards: GRPO and its relatives."""

@@ -1,0 +1,130 @@
+"""What a reinforcement learning with verifiable rewards is made of."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from modelstack.posttrain.recipe import TuningFiles, TuningOptimizer, TuningRecipe, TuningResolved
+from modelstack.reasoning.episodes.worlds import EpisodeRecipe
+from modelstack.reasoning.losses.algorithms import AlgorithmName, configured
+from modelstack.reasoning.losses.policy_config import PolicyConfig
+from modelstack.reasoning.losses.sampler_correction import SamplerCorrection
+from modelstack.reasoning.policy.rollout_loader import RolloutPlan, SamplingPlan
+from modelstack.reasoning.sampling.llama.served_policy import LlamaSampling
+from modelstack.reasoning.tasks.verifier_choice import VerifierChoice
+from modelstack.stability.guard import GuardConfig
+
+
+class PolicyData(TuningFiles, frozen=True, extra="forbid"):
+    """Tasks, in the form of `reasoning.tasks.task`."""
+
+    verifier: VerifierChoice
+    """What judges all of them: a name, or a table with a gate and penalties (`tasks.verifier_choice`)."""
+
+
+class PolicyOptimizer(TuningOptimizer):
+    """AdamW at a rate for adapters of small models; all weights want about a tenth of it."""
+
+    lr: float = Field(default=5e-5, gt=0)
+
+
+class PolicyGuard(GuardConfig, frozen=True, extra="forbid"):
+    """Judges by gradient norms.
+
+    Where the policy that samples is the one that learns, the surrogate is 0 up to the lengths of replies, and its
+    size says nothing.
+    """
+
+    min_loss_rise_absolute: float = Field(default=10.0, ge=0)
+
+
+class PolicyRecipe(TuningRecipe, frozen=True, extra="forbid"):
+    """A training by rewards; `rows` are prompts of a step, each a pass of `sampling.group` replies."""
+
+    data: PolicyData
+    sampling: SamplingPlan = SamplingPlan()
+    episodes: EpisodeRecipe | None = None
+    """Tasks are conversations in which the calls of the policy run, and it reads the results; none: one reply."""
+    rollout: RolloutPlan = RolloutPlan()
+    algorithm: AlgorithmName = "dapo"
+    """Fixes how rewards become advantages, the surrogate, the level of its ratio, the divisors and the form of the
+    KL, see `losses.algorithms`."""
+    policy: dict[str, Any] = {}
+    """Numbers of the algorithm in place of its own: `surrogate.epsilon_high` of a clip, `kl.coefficient`."""
+    llama: LlamaSampling | None = None
+    """Replies are sampled by llama.cpp, on the quantised weights that will be served: set `correction` too. None:
+    the model in training samples itself."""
+    correction: SamplerCorrection | None = None
+    """For replies that another engine than the trainer samples, or the same with other weights; none: none."""
+    watch_kl: bool = True
+    """Whether the distance from the start is measured at each step also where the loss has no KL term; it takes a
+    forward pass."""
+    optimizer: PolicyOptimizer = PolicyOptimizer()
+    guard: PolicyGuard = PolicyGuard()
+    probes_every: int = Field(default=50, ge=1)
+    """Passes between two checks that the verifier does not pay for known hacks; the run stops where it does."""
+    max_validation: int = Field(default=100, gt=0)
+    """Held-back tasks that are answered greedily, before and after."""
+
+    @model_validator(mode="after")
+    def _fits_rollouts(self) -> Self:
+        if self.micro_batches != self.rows:
+            raise ValueError(
+                f"rows = {self.rows}, micro_batches = {self.micro_batches}: each prompt is a pass of its own, so "
+                f"give both the same number"
+            )
+        if (self.episodes is not None) != (self.data.verifier.name == "outcome"):
+            there = "no episodes" if self.episodes is None else "episodes"
+            raise ValueError(
+                f"data.verifier = {self.data.verifier.name!r} and {there}: the verifier outcome is for episodes, "
+                f"and episodes are for it"
+            )
+        if self.llama is not None and (self.sampling.grammar or self.episodes is not None):
+            raise ValueError("llama samples without a grammar and no episodes: leave it out, or the others")
+        if self.algorithm == "ppo":
+            raise ValueError("algorithm = 'ppo' needs a critic, which `modelstack ppo` has: run that")
+        config = self.policy_config
+        if self.rollout.n_steps > 1 and not config.uses_ratio:
+            raise ValueError(
+                f"rollout.epochs = {self.rollout.epochs} and rollout.minibatches = {self.rollout.minibatches} "
+                f"contradict algorithm = {self.algorithm!r}, which has no ratio and learns from a rollout once: "
+                f"set both to 1, or take an algorithm with a ratio, such as cispo"
+            )
+        if self.correction is not None and config.old_policy == "sampler":
+            raise ValueError(
+                f"correction contradicts algorithm = {self.algorithm!r}, whose ratio is to the sampler's "
+                f"log-probabilities already: leave the table correction out"
+            )
+        return self
+
+    @property
+    def policy_config(self) -> PolicyConfig:
+        """Return the algorithm with the recipe's numbers; its constant divisor is the sampler's limit."""
+        config = configured(self.algorithm, self.policy)
+        return config.model_copy(update={"max_completion_tokens": self.max_tokens})
+
+    @property
+    def max_tokens(self) -> int:
+        """Return the limit of a reply, or of an episode."""
+        return self.sampling.max_tokens if self.episodes is None else self.episodes.max_tokens
+
+    def n_steps(self, n_tasks: int) -> int:
+        """Return how many steps the run has; it may end within a rollout where `steps` says so."""
+        n_rollouts = max(1, math.ceil(self.epochs * n_tasks / (self.rows * self.rollout.minibatches)))
+        return self.steps or self.rollout.n_steps * n_rollouts
+
+
+_FREE = ("base", "name", "weights", "max_validation", "checkpoints", "guard", "faults", "probes_every")
+FREE = {("weights",), *(("recipe", name) for name in _FREE)}
+"""What may change between a stop and going on; see `sft.recipe`."""
+
+
+class PolicyResolved(TuningResolved, frozen=True):
+    """A recipe with nothing open; a run is held to it."""
+
+    recipe: PolicyRecipe
+    policy: PolicyConfig
+    """The algorithm, all of it."""

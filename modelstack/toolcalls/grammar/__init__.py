@@ -1,0 +1,1 @@
+"""Grammars that a reply cannot leave, from JSON Schemas and the conventions of tool calls."""

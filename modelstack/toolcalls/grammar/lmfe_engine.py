@@ -1,0 +1,341 @@
+"""Masks by lm-format-enforcer: its token walk over a character-level parser.
+
+Source: github.com/noamgat/lm-format-enforcer 0.11.3.
+
+Used are its public parts: `TokenEnforcer`, `TokenEnforcerTokenizerData`, and the `CharacterLevelParser`
+interface, with this package's recogniser as the parser. Its own `JsonSchemaParser` is not used, because what
+it lets through is not always JSON, let alone the schema (each shown in test_lmfe_schema_parser.py): a comma
+before `}`, `1e-5` for an integer, raw tabs in strings, `"type": [..]` without its siblings, `$ref` by last
+path segment only; numeric bounds, `multipleOf`, `uniqueItems`, `not`, `allOf` siblings and others ignored in
+silence; a crash on an empty schema and on a non-string `const`.
+
+Objects may have their properties in any order here, each at most once, the required ones all: llguidance
+cannot.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from lmformatenforcer import CharacterLevelParser, TokenEnforcer, TokenEnforcerTokenizerData
+
+from modelstack.inference.grammar import GrammarError, TokenMask
+from modelstack.toolcalls.convention import ResponseFormat
+from modelstack.toolcalls.conventions.form import CallForm
+from modelstack.toolcalls.grammar.frames import Frame, String
+from modelstack.toolcalls.grammar.recogniser import BareKey, Key, Prose, RawText, Value, step_text
+from modelstack.toolcalls.grammar.shapes import Response, Text
+from modelstack.toolcalls.grammar.tokens import TokenTable, code_points, split_utf8
+from modelstack.toolcalls.marks import is_mark
+
+_HEALED_TOKENS = 4
+"""How far back a token that crosses the end of forced text may begin (llguidance looks back as far)."""
+_CROSSINGS_TRIED = 400
+"""Longer tokens tried before the tail is dropped unseen; dropping only shortens a forced block."""
+_MISCOUNTED = re.compile(r"""\\[/u]|\\.*[^\\]"$|\\\\"$""", re.DOTALL)
+"""Tokens left to their parts, because lm-format-enforcer's list for strings is wrong about them: it takes the
+escapes that the convention does not use, and counts an escape before a closing quote as two characters."""
+_UNLIMITED = 1 << 30
+_MASKS_KEPT = 2_048
+"""Masks kept for one format, 6 kB each at 49,152 tokens."""
+
+
+class LMFEBackend:
+    """Fulfils `compiler.Backend`."""
+
+    def __init__(self, tokens: TokenTable) -> None:
+        """Build the token tree (0.3 s for 49,152 tokens)."""
+        self._tokens = tokens
+        self._data = TokenEnforcerTokenizerData(
+            # Every token counts as the start of a word: its text never depends on its neighbours.
+            [(i, text, True) for i, text in tokens.writable if not _MISCOUNTED.search(text)],
+            tokens.vocabulary.decode,
+            list(tokens.vocabulary.end_ids),
+            False,
+            len(tokens.vocabulary),
+        )
+        self._alphabet = frozenset(self._data.tokenizer_alphabet)
+        vocabulary = tokens.vocabulary
+        prose = [i for i in range(len(vocabulary)) if vocabulary.token_bytes[i] and i not in tokens.withheld]
+        prose = [i for i in prose if tokens.text(i) is not None]
+        self._prose = [(i, tokens.text(i) or "") for i in prose]
+
+    def schema_error(self, schema: Any, form: CallForm | None) -> str:
+        """Return ``: what cannot be enforced was found by keyword."""
+        return ""
+
+    def template(
+        self,
+        response_format: ResponseFormat,
+        form: CallForm,
+        schemas: Mapping[str, Any],
+        answer: Any | None,
+        response: Response,
+    ) -> LMFETemplate:
+        """Compile a reply."""
+        return LMFETemplate(response, self._data, self._tokens, self._alphabet, self._prose)
+
+
+class LMFETemplate:
+    """What all generations of one format share."""
+
+    def __init__(
+        self,
+        response: Response,
+        data: TokenEnforcerTokenizerData,
+        tokens: TokenTable,
+        alphabet: frozenset[str],
+        prose: list[tuple[int, str]],
+    ) -> None:
+        """Keep what was prepared."""
+        self.response = response
+        self.data = data
+        self.tokens = tokens
+        self.alphabet = alphabet
+        self.prose = prose
+        """The tokens of words, with their texts."""
+        self.text = next((option for option in response.options if isinstance(option, Text)), None)
+        structured = Response(options=tuple(o for o in response.options if not isinstance(o, Text)))
+        self.masks: OrderedDict[Any, TokenMask] = OrderedDict()
+        self.enforcer_start: tuple[Frame | None, ...] = (Value(structured, None),)
+
+    def start(self) -> LMFEState:
+        """Return the state at the start of a reply."""
+        return LMFEState(self)
+
+
+class FrameParser(CharacterLevelParser):
+    """The recogniser as a parser of lm-format-enforcer."""
+
+    def __init__(self, frames: tuple[Frame | None, ...], alphabet: frozenset[str]) -> None:
+        """Stand at `frames`."""
+        super().__init__()
+        self.frames = frames
+        self.alphabet = alphabet
+
+    def add_character(self, new_character: str) -> FrameParser:
+        """Return the parser behind a character."""
+        return FrameParser(step_text(self.frames, new_character), self.alphabet)
+
+    def get_allowed_characters(self) -> Any:
+        """Return the characters that may come next, as a set: the walk only intersects with it."""
+        return frozenset().union(*(frame.legal(self.alphabet) for frame in self.frames if frame is not None))
+
+    def can_end(self) -> bool:
+        """Say whether the reply may end here."""
+        return None in self.frames
+
+    def shortcut_key(self) -> Any:
+        """In a string without pattern, take the walk's precomputed lists by length."""
+        only = self.frames[0] if len(self.frames) == 1 else None
+        if isinstance(only, Key) and only.is_open:
+            return ("json_freetext", 0, 0, _UNLIMITED)
+        if not isinstance(only, String) or only.shape.regex is not None or only.escape:
+            return None
+        if only.shape.closing != '"':
+            return None
+        least, most = only.shape.least, only.shape.most
+        if most is not None and only.length >= most:
+            return None
+        return ("json_freetext", only.length, least, _UNLIMITED if most is None else most)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a reply stands: the recogniser's frames, and bytes of a character cut in two."""
+
+    frames: tuple[Frame | None, ...]
+    pending: bytes = b""
+
+    @property
+    def in_prose(self) -> bool:
+        """True inside a text answer."""
+        return any(isinstance(frame, Prose) for frame in self.frames)
+
+    def may_begin(self, pending: bytes) -> bool:
+        """Say whether a character that begins with the bytes `pending` is legal here."""
+        low, high = code_points(pending)
+        for frame in self.frames:
+            if isinstance(frame, Prose | BareKey) or (isinstance(frame, Key) and frame.is_open):
+                return True
+            if isinstance(frame, String | RawText) and frame.takes_between(low, high):
+                return True
+            if frame is not None and any(
+                low <= ord(c) <= high and not is_mark(c) for c in frame.legal(frozenset())
+            ):
+                return True
+        return False
+
+    def after(self, data: bytes) -> Place | None:
+        """Return the place behind `data`, None where it is not legal."""
+        split = split_utf8(self.pending + data)
+        frames = step_text(self.frames, split[0]) if split is not None else ()
+        if split is None or not frames:
+            return None
+        place = Place(frames, split[1])
+        return place if not place.pending or place.may_begin(place.pending) else None
+
+
+class LMFEState:
+    """Fulfils `tracking.EngineState`."""
+
+    def __init__(self, template: LMFETemplate) -> None:
+        """Stand before the first character."""
+        self._template = template
+        self._tokens = template.tokens
+        self._places = [Place((Value(template.response, None),))]
+
+    def fill(self, mask: TokenMask) -> None:
+        """Write the legal tokens into `mask`; where tokens are forced, only the canonical one."""
+        forced = self.forced()
+        if forced:
+            mask[:] = 0
+            mask[forced[0] >> 5] = np.uint32(1 << (forced[0] & 31))
+            return
+        place = self._places[-1]
+        key = (place.pending, *(None if frame is None else frame.key for frame in place.frames))
+        masks = self._template.masks
+        found = masks.get(key)
+        if found is None:
+            found = masks[key] = self._mask(place)
+            if len(masks) > _MASKS_KEPT:
+                masks.popitem(last=False)
+        mask[:] = found
+
+    def accepting(self) -> bool:
+        """Say whether the reply may end here."""
+        place = self._places[-1]
+        return not place.pending and (None in place.frames or place.in_prose)
+
+    def stopped(self) -> bool:
+        """Say whether nothing may follow."""
+        return self._places[-1].frames == (None,)
+
+    def forced(self) -> list[int]:
+        """Return the canonical tokens of the text that has only one continuation."""
+        text, frames = self._forced_text()
+        if not text:
+            return []
+        ids = self._tokens.encode(text)
+        for back in range(min(_HEALED_TOKENS, len(ids)), 0, -1):
+            if self._can_cross(ids, back, frames):
+                return ids[:-back]
+        return ids
+
+    def advance(self, token_id: int) -> None:
+        """Take a token, or raise GrammarError."""
+        data = self._tokens.vocabulary.token_bytes[token_id]
+        place = self._behind(self._places[-1], token_id)
+        if place is None:
+            raise GrammarError(f"token {token_id} ({data!r}) is not legal here")
+        self._places.append(place)
+
+    def rollback(self, n_tokens: int) -> None:
+        """Undo."""
+        del self._places[-n_tokens:]
+
+    def permits(self, ids: list[int]) -> bool:
+        """Say whether `ids` complete the reply."""
+        place: Place | None = self._places[-1]
+        for token in ids:
+            place = None if place is None else self._behind(place, token)
+        return place is not None and not place.pending and (None in place.frames or place.in_prose)
+
+    def _behind(self, place: Place, token_id: int) -> Place | None:
+        """Return the place behind a token, None where it is not legal."""
+        mark = self._tokens.marks.characters.get(token_id)
+        if mark is None:
+            data = self._tokens.vocabulary.token_bytes[token_id]
+            return place.after(data) if data else None
+        if place.pending:
+            return None
+        frames = tuple(after for frame in place.frames if frame is not None for after in frame.step(mark))
+        return Place(frames) if frames else None
+
+    def _mask(self, place: Place) -> TokenMask:
+        """Return the tokens that the walk finds from `place`, and the pieces of characters legal there."""
+        pieces = [i for i, data in self._tokens.fragments if place.after(data) is not None]
+        if place.pending:
+            # Whole characters cannot follow half of one; tokens that begin with its other half are pieces.
+            return self._tokens.mask_of(pieces)
+        pieces += [token for token in self._tokens.marks.characters if self._behind(place, token) is not None]
+        raw = [frame for frame in place.frames if isinstance(frame, RawText)]
+        text = self._template.text if len(self._places) == 1 else None
+        words = [frame for frame in place.frames if isinstance(frame, Prose)]
+        words += [] if text is None else [Prose(text, 0, "")]
+        found = self._tokens.mask_of(pieces)
+        for frame in words:
+            found |= self._words(frame)
+        for frame in raw:
+            found |= self._raw_text(frame)
+        frames = self._template.enforcer_start if text is not None else place.frames
+        frames = tuple(frame for frame in frames if not isinstance(frame, Prose | RawText))
+        if frames in ((), (None,)):
+            return found
+        # A fresh enforcer at this place: its own store, keyed by the whole sequence, would keep a list
+        # of up to V ids for every step of every generation.
+        enforcer = TokenEnforcer(self._template.data, FrameParser(frames, self._template.alphabet))
+        # A list: it is a tensor only where the package makes bit masks, which we do not ask for.
+        allowed = cast("list[int]", enforcer.get_allowed_tokens([]).allowed_tokens)
+        structured = self._tokens.mask_of(allowed)
+        for end in frames[0].forbidden_ends() if isinstance(frames[0], Key) else ():
+            self._tokens.clear(structured, end)
+        return found | structured
+
+    def _words(self, frame: Prose) -> TokenMask:
+        """Return the tokens that may come next in words; only those that may be illegal are followed."""
+        if frame.is_free:
+            return self._tokens.mask_of(i for i, _ in self._template.prose)
+        watched, before = frame.watched, frame.watched[: frame.progress]
+        first = frame.shape.not_first + "".join(text[0] for text in (*frame.shape.not_begun, watched) if text)
+
+        def is_suspect(text: str) -> bool:
+            if frame.begun is not None and (frame.begun or text[0] in first):
+                return True
+            return bool(watched) and watched in before + text
+
+        words = self._template.prose
+        return self._tokens.mask_of(i for i, text in words if not is_suspect(text) or step_text((frame,), text))
+
+    def _raw_text(self, frame: RawText) -> TokenMask:
+        """Return the tokens that go on with a text that stands as it is; those that may end it are followed."""
+        first = (frame.shape.spelled or frame.shape.closing)[0]
+
+        def is_plain(text: str) -> bool:
+            return frame.is_free and not frame.progress and first not in text
+
+        return self._tokens.mask_of(
+            i for i, text in self._template.prose if is_plain(text) or step_text((frame,), text)
+        )
+
+    def _forced_text(self) -> tuple[str, tuple[Frame | None, ...]]:
+        """Return the text that must follow, and the places behind it."""
+        place = self._places[-1]
+        frames = place.frames
+        characters: list[str] = []
+        if place.pending or (len(self._places) == 1 and self._template.text is not None):
+            return "", frames
+        while None not in frames and not any(isinstance(frame, Prose) for frame in frames):
+            legal = FrameParser(frames, self._template.alphabet).get_allowed_characters()
+            if len(legal) != 1:
+                break
+            (c,) = legal
+            characters.append(c)
+            frames = step_text(frames, c)
+        return "".join(characters), frames
+
+    def _can_cross(self, ids: list[int], back: int, frames: tuple[Frame | None, ...]) -> bool:
+        """Say whether a token that begins with the last `back` tokens' text and goes on is legal."""
+        if self._tokens.marks.characters.keys() & set(ids[-back:]):
+            return False
+        tail = self._tokens.bytes_of(ids[-back:])
+        crossing = self._tokens.longer_tokens(tail)
+        if len(crossing) > _CROSSINGS_TRIED:
+            return True
+        table = self._tokens.vocabulary.token_bytes
+        return any(Place(frames).after(table[i][len(tail) :]) is not None for i in crossing)

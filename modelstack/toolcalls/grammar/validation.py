@@ -1,0 +1,126 @@
+r"""Values checked against schemas after decoding, in time that no pattern can blow up.
+
+jsonschema's own `pattern` uses backtracking `re`, which `(a+)+$` stops for hours. Here `pattern` and
+`patternProperties` run on `regex`'s automaton, in linear time; `format` uses the table of `formats`. A
+pattern that the automaton cannot take is one that only llguidance understands (`\p{L}`); it was enforced
+exactly while decoding, and is not checked a second time.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from jsonschema import Draft202012Validator
+from jsonschema.exceptions import SchemaError, ValidationError
+from jsonschema.validators import extend
+
+from modelstack.toolcalls.grammar.formats import FORMATS
+from modelstack.toolcalls.grammar.pointers import join
+from modelstack.toolcalls.grammar.regex import RegexError, compile_regex
+
+
+class SchemaValidator:
+    """Validates against the schema as it was given, and against its closed form."""
+
+    def __init__(self, schema: Any, closed: Any) -> None:
+        """Prepare both schemas."""
+        # An empty registry: a reference that leads outside is an error, it is not fetched.
+        self._validators = [_LinearTimeValidator(_without_ids(schema)), _LinearTimeValidator(closed)]
+
+    def errors(self, value: Any) -> list[str]:
+        """Return one line for each violation, with the place in the value."""
+        found: dict[str, None] = {}
+        for validator in self._validators:
+            for error in validator.iter_errors(value):
+                place = join("", *error.absolute_path)
+                found[f"{place}: {error.message[:200]}"] = None
+        for place in _not_finite(value, ""):
+            found[f"{place}: the number is too large to be represented"] = None
+        return list(found)
+
+    def errors_in_json(self, text: str) -> list[str]:
+        """Return the violations of a JSON text."""
+        try:
+            return self.errors(json.loads(text))
+        except (ValueError, RecursionError) as error:
+            return [f": no JSON value: {error}"]
+
+
+def check_schema(schema: Any) -> tuple[str, str] | None:
+    """Return pointer and message of what makes `schema` no Draft 2020-12 schema, None if it is one."""
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError as error:
+        hint = f"{error.message[:200]}; for schemas of BFCL use dialects.from_bfcl"
+        return join("", *error.absolute_path), hint
+    return None
+
+
+def _pattern(validator: Any, pattern: str, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and not _matches(pattern, instance):
+        yield ValidationError(f"{instance[:60]!r} does not match {pattern!r}")
+
+
+def _pattern_properties(validator: Any, patterns: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, Mapping):
+        for pattern, subschema in patterns.items():
+            for key, value in instance.items():
+                if _matches(pattern, key):
+                    yield from validator.descend(value, subschema, path=key, schema_path=pattern)
+
+
+def _additional_properties(validator: Any, rest: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if not isinstance(instance, Mapping):
+        return
+    patterns = schema.get("patternProperties", {})
+    for key, value in instance.items():
+        if key in schema.get("properties", {}) or any(_matches(pattern, key) for pattern in patterns):
+            continue
+        if rest is False:
+            yield ValidationError(f"property {key[:60]!r} is not allowed", path=[key])
+        else:
+            yield from validator.descend(value, rest, path=key)
+
+
+def _format(validator: Any, name: Any, instance: Any, schema: Any) -> Iterator[ValidationError]:
+    if isinstance(instance, str) and name in FORMATS and not _matches(FORMATS[name], instance):
+        yield ValidationError(f"{instance[:60]!r} is no {name}")
+
+
+_LinearTimeValidator = extend(
+    Draft202012Validator,
+    {
+        "pattern": _pattern,
+        "patternProperties": _pattern_properties,
+        "additionalProperties": _additional_properties,
+        "format": _format,
+    },
+)
+
+
+def _matches(pattern: str, text: str) -> bool:
+    try:
+        return compile_regex(pattern).search(text)
+    except RegexError:
+        return True
+
+
+def _without_ids(schema: Any) -> Any:
+    """Drop `$id` and `$schema`, which would change what `$ref` is relative to."""
+    if isinstance(schema, Mapping):
+        return {key: value for key, value in schema.items() if key not in ("$id", "$schema", "id")}
+    return schema
+
+
+def _not_finite(value: Any, place: str) -> Iterator[str]:
+    if isinstance(value, float) and not math.isfinite(value):
+        yield place
+    elif isinstance(value, Mapping):
+        for key, sub in value.items():
+            yield from _not_finite(sub, join(place, key))
+    elif isinstance(value, list):
+        for i, sub in enumerate(value):
+            yield from _not_finite(sub, join(place, i))

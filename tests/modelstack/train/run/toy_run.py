@@ -1,0 +1,97 @@
+"""A recipe that trains in seconds, and text for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from modelstack.recipe_file import checked_recipe
+from modelstack.train.run.recipe import RunRecipe
+
+TEXT = "the a old small red hen dog fox tree house sat ran saw under over near and then it was not very"
+WORDS = TEXT.split()
+
+
+def write_text(path: Path, n_documents: int = 300, seed: int = 0) -> Path:
+    """Sentences without sense, a document a line."""
+    draw = random.Random(seed)
+    with path.open("w", encoding="utf-8") as file:
+        for _ in range(n_documents):
+            words = draw.choices(WORDS, k=draw.randrange(20, 90))
+            file.write(json.dumps({"text": " ".join(words).capitalize() + "."}) + "\n")
+    return path
+
+
+def toy_values(text: Path, **changes: Any) -> dict[str, Any]:
+    """A recipe's tables."""
+    return {
+        "name": "toy",
+        "steps": 20,
+        "rows": 4,
+        "threads": 1,
+        "device": "cpu",
+        "data": {"row_tokens": 64, "text": [str(text)], "held_out": 0.05, "window_rows": 16},
+        "tokenizer": {"learn": {"vocab_size": 320}},
+        "model": {
+            "preset": "nano-9m",
+            "config": {
+                "hidden_size": 32,
+                "intermediate_size": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 2,
+                "num_key_value_heads": 2,
+                "head_dim": 16,
+            },
+        },
+        "optimizer": {"name": "adamw", "lr": 1e-2},
+        "schedule": {"warmup_steps": 4, "decay_steps": 6},
+        "checkpoints": {"every": 5, "keep": 4},
+        "evaluation": {"every": 10, "max_megabytes": 0.01},
+        "samples": {"prompts": ["The old"], "n_tokens": 6},
+        **changes,
+    }
+
+
+def toy_recipe(text: Path, **changes: Any) -> RunRecipe:
+    """The checked recipe."""
+    return checked_recipe(RunRecipe, toy_values(text, **changes))
+
+
+def write_toml(path: Path, values: dict[str, Any]) -> Path:
+    """Write tables as TOML: JSON's strings, numbers and lists are TOML's too."""
+    lines, tables = [], []
+    for key, value in values.items():
+        if isinstance(value, dict):
+            tables.append(f"{key} = {_inline(value)}")
+        else:
+            lines.append(f"{key} = {_inline(value)}")
+    path.write_text("\n".join(lines + tables) + "\n", encoding="utf-8")
+    return path
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_inline(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value)
+
+
+def modelstack(*arguments: object, processes: int = 1) -> subprocess.CompletedProcess[str]:
+    """Run the command line, by torchrun where it is to be several processes."""
+    start = [sys.executable, "-m", "modelstack"]
+    if processes > 1:
+        start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts=3"]
+        start += [f"--nproc-per-node={processes}", "-m", "modelstack"]
+    return subprocess.run(
+        [*start, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+    )
