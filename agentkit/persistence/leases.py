@@ -35,7 +35,8 @@ class Lease:
     def __init__(self) -> None:
         """Create a holder in this process."""
         self._token = token_hex(8)
-        self.owner = json.dumps([_machine(), os.getpid(), _born(os.getpid()), self._token])
+        pid = os.getpid()
+        self.owner = json.dumps([_machine(), pid, _own_birth(pid), self._token])
         """Stored form, a JSON list: machine, process id, start time of the process, holder."""
         self.renew: Callable[[], None] | None = None
         _held[self._token] = self
@@ -140,6 +141,12 @@ def _exists(pid: int) -> bool:
     except PermissionError:
         return True
     return True
+
+
+@cache
+def _own_birth(pid: int) -> str:
+    """Return the start time of this process; a forked child has another process id."""
+    return _born(pid)
 
 
 def _born(pid: int) -> str:

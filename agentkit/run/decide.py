@@ -76,16 +76,16 @@ def step(state: RunState, seen: Observation, rules: LoopRules) -> tuple[RunState
         case PlanUpset():
             plan = None if state.plan is None else replace(state.plan, to_revise=seen.reason)
             said = () if seen.said is None else (UserPromptPart(seen.said),)
-            state, action = _ask(replace(state, plan=plan), said, rules)
+            state, action = _ask(state.changed(plan=plan), said, rules)
         case Shortened():
-            state, action = _ask(replace(state, compacted=seen.compacted), (), rules)
+            state, action = _ask(state.changed(compacted=seen.compacted), (), rules)
         case OutOfBudget() if state.limit is not None:  # no room even for the last answer
             action = Finish("limit_reached")
         case OutOfBudget():
-            state = replace(state, limit=seen.limit)
+            state = state.changed(limit=seen.limit)
             action = _next_turn(state, rules)
     ending = action.status if isinstance(action, (ReadOutput, Finish)) else None
-    return (state if state.ending == ending else replace(state, ending=ending)), action
+    return (state if state.ending == ending else state.changed(ending=ending)), action
 
 
 def next_action(state: RunState, rules: LoopRules) -> Action:
@@ -112,8 +112,7 @@ def _on_response(
 ) -> tuple[RunState, Action]:
     response = _with_own_ids(response)
     calls = response.tool_calls
-    state = replace(
-        state,
+    state = state.changed(
         messages=(*state.messages, response),
         step=state.step + 1,
         usage=usage,
@@ -137,7 +136,7 @@ def _on_response(
         return _on_rejected(state, OutputRejected("The response was empty: call a tool or answer."), rules)
     if state.plan is not None and state.plan.current is not None:
         plan, told_of = answered(state.plan, response.text)
-        state = replace(state, plan=plan)
+        state = state.changed(plan=plan)
         if plan.current is not None:
             return _ask(state, told_of, rules)
     return state, ReadOutput(response, "completed")
@@ -170,8 +169,7 @@ def _on_outcomes(state: RunState, seen: ToolOutcomes, rules: LoopRules) -> tuple
     disabled += [name for name in seen.withdrawn if name not in disabled]
     if seen.copied and isinstance(response := state.messages[-1], ModelResponse):
         parts = with_copies(parts, seen.copied, response)
-    state = replace(
-        state,
+    state = state.changed(
         retries=tuple(retries.items()),
         disabled_tools=tuple(disabled),
         answers=(),
@@ -201,8 +199,7 @@ def _handed_over(
     """Reset the state for the next agent; budget, taint and standing grants belong to the run and stay."""
     state = _append(state, ModelRequest(parts))
     to = rules.handoffs[transfer.tool_name]
-    state = replace(
-        state,
+    state = state.changed(
         handed=(*state.handed, HandedOver(to, len(state.messages), _task(transfer))),
         retries=(),
         disabled_tools=(),
@@ -234,14 +231,14 @@ def _on_rejected(state: RunState, seen: OutputRejected, rules: LoopRules) -> tup
             f"{'retry' if rules.output_retries == 1 else 'retries'}: {seen.reason} "
             f"Raise `retries`, or use a model with a grammar (`profile.grammar`)."
         )
-    state = replace(state, output_retries=state.output_retries + 1)
+    state = state.changed(output_retries=state.output_retries + 1)
     return _ask(state, (RetryPromptPart(seen.reason),), rules)
 
 
 def _ask(state: RunState, parts: tuple[ModelRequestPart, ...], rules: LoopRules) -> tuple[RunState, Action]:
     """Append `parts` as a request; once a limit is reached, the next turn is the last and has no calls."""
     if state.limit is None and (limit := _reached(state, parts, rules)) is not None:
-        state = replace(state, limit=limit)
+        state = state.changed(limit=limit)
     if state.plan is not None and state.limit is None:
         state, note = _with_plan(state, state.plan, rules)
         parts = (*parts, *note)
@@ -289,9 +286,9 @@ def _with_plan(state: RunState, plan: Plan, rules: LoopRules) -> tuple[RunState,
     if plan.to_revise is not None and plan.n_revisions >= (rules.max_revisions or 0):
         plan = given_up(plan) if plan.current is not None else replace(plan, to_revise=None)
     if plan.to_revise is not None or not plan.steps:
-        return replace(state, plan=plan), ()
+        return state.changed(plan=plan), ()
     plan, note = told(plan)
-    return replace(state, plan=plan), note
+    return state.changed(plan=plan), note
 
 
 def _on_planned(state: RunState, seen: Planned, rules: LoopRules) -> tuple[RunState, Action]:
@@ -301,7 +298,7 @@ def _on_planned(state: RunState, seen: Planned, rules: LoopRules) -> tuple[RunSt
         plan = given_up(state.plan)
     else:
         plan = revised(state.plan, seen.steps)
-    return _ask(replace(state, plan=plan), (), rules)
+    return _ask(state.changed(plan=plan), (), rules)
 
 
 ANSWER_WITHHELD = "[The answer was withheld by a guardrail.]"
@@ -314,7 +311,7 @@ def _without_blocked(state: RunState, seen: Refused) -> RunState:
     A blocked prompt removes all messages of the run. Otherwise the question stays, followed by a neutral reply.
     """
     if seen.what == "prompt":
-        return replace(state, messages=state.messages[: state.n_history], plan=None)
+        return state.changed(messages=state.messages[: state.n_history], plan=None)
     if seen.what == "answer":
         return with_answer(state, ANSWER_WITHHELD)
     text = MESSAGE_WITHHELD if seen.what == "interruption" else ANSWER_WITHHELD
@@ -332,7 +329,7 @@ def with_answer(state: RunState, text: str) -> RunState:
     answer = ModelResponse(
         (TextPart(text),), response.usage, response.model_name, response.finish_reason, response.decoding
     )
-    return replace(state, messages=(*state.messages[:index], answer))
+    return state.changed(messages=(*state.messages[:index], answer))
 
 
 def _with_own_ids(response: ModelResponse) -> ModelResponse:
@@ -351,7 +348,7 @@ def _with_own_ids(response: ModelResponse) -> ModelResponse:
 
 
 def _append(state: RunState, message: ModelRequest | ModelResponse) -> RunState:
-    return replace(state, messages=(*state.messages, message))
+    return state.changed(messages=(*state.messages, message))
 
 
 def _without_running(state: RunState, calls: Sequence[ToolCallPart], reason: str) -> RunState:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Generic, Literal, TypeVar
 
@@ -118,7 +117,7 @@ class Performer(Generic[DepsT, OutputT]):
             await self._refresh_tools()
         setup, state = self._setup, self.state
         if not state.tainted and not state.handed and self._offer.taints(state):
-            self.state = replace(state, tainted=True)
+            self.state = state.changed(tainted=True)
         if self.state.tainted:
             self._offer = self._offer.tainted()
         if state.withheld:
@@ -253,7 +252,7 @@ class Performer(Generic[DepsT, OutputT]):
 
     def _count(self, usage: RequestUsage) -> None:
         """Count a request whose response `step` does not count."""
-        self.state = replace(self.state, usage=self.state.usage.plus_request(usage))
+        self.state = self.state.changed(usage=self.state.usage.plus_request(usage))
 
     async def _observe(self, seen: Observation) -> None:
         before = self.state.limit
@@ -352,7 +351,7 @@ class Performer(Generic[DepsT, OutputT]):
         self._prepared_at = step
         self._offer, withheld = await prepared(self._offer, self._setup, self._context())
         if withheld != self.state.withheld:
-            self.state = replace(self.state, withheld=withheld)
+            self.state = self.state.changed(withheld=withheld)
 
     async def _run_tools(self, action: RunTools) -> ToolOutcomes | None:
         n_calls = self._budget.begin_turn(self.state.usage, len(action.calls))
@@ -378,14 +377,14 @@ class Performer(Generic[DepsT, OutputT]):
         except BaseException as error:
             self.state = interrupted(self.state, action, scope.progress)
             if not self.state.tainted and self._offer.taints(self.state):
-                self.state = replace(self.state, tainted=True)
+                self.state = self.state.changed(tainted=True)
             if isinstance(error, Exception) and not isinstance(error, CheckpointError):
                 await self._note_answers(scope)
             raise
         finally:
             if self._budget.used is not begun:  # inner runs and nested calls have counted here
                 more = self._budget.used.minus(begun)
-                self.state = replace(self.state, usage=self.state.usage.plus(more))
+                self.state = self.state.changed(usage=self.state.usage.plus(more))
         if self.state.tainted:
             self._offer = self._offer.tainted()
         return outcomes

@@ -8,8 +8,8 @@ resumed by another process.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from dataclasses import dataclass, field, fields
+from typing import Annotated, Any, Literal
 
 from agentkit.approvals.pending import Grant, PendingCall
 from agentkit.basics.tagged import TaggedBy
@@ -110,6 +110,17 @@ class RunState:
     inner: tuple[InnerRun, ...] = ()
     """Runs of other agents, performed by open calls of the last response."""
 
+    def changed(self, **changes: Any) -> RunState:
+        """Return a copy with other values of some fields.
+
+        Equal to `dataclasses.replace`, in half the time: each step of a run makes four copies.
+        """
+        assert changes.keys() <= _FIELDS.keys(), sorted(changes.keys() - _FIELDS.keys())
+        made = object.__new__(RunState)
+        for name, slot in _FIELDS.items():
+            slot.__set__(made, changes[name] if name in changes else slot.__get__(self))
+        return made
+
     @property
     def last_response(self) -> ModelResponse | None:
         """Latest response of this run; None if there is none."""
@@ -134,3 +145,7 @@ class RunState:
     def retries_of(self, tool_name: str) -> int:
         """Return the number of consecutive calls of a tool that were sent back to the model."""
         return next((count for name, count in self.retries if name == tool_name), 0)
+
+
+_FIELDS: dict[str, Any] = {each.name: RunState.__dict__[each.name] for each in fields(RunState)}
+"""Slot descriptors by field name."""
