@@ -17,7 +17,6 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -26,6 +25,7 @@ import typer
 from evals.data_pipeline.filtered_data import SETS, TrainingSet, make_sets, reference_texts, validation_documents
 from evals.statistics import Interval, student_interval
 from modelstack.files import replacing
+from modelstack.processes import worker_context
 
 if TYPE_CHECKING:
     from modelstack.train.run.recipe import Resolved
@@ -83,7 +83,7 @@ def take_all(
         prepare(next(run for (of, _), run in waiting.items() if of == name), RunFolder(out / "runs" / name))
     sizes = {each.name: each for each in sets}
     # A process for each run: threads, random numbers and memory of one do not touch another's.
-    with ProcessPoolExecutor(n_workers, get_context("spawn"), max_tasks_per_child=1) as pool:
+    with ProcessPoolExecutor(n_workers, worker_context(), max_tasks_per_child=1) as pool:
         futures = {
             pool.submit(_take, run, out / "runs" / name, corpus): (name, seed, run)
             for (name, seed), run in waiting.items()

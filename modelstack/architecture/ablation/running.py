@@ -21,6 +21,7 @@ from modelstack.architecture.ablation.text import Text, read_text
 from modelstack.architecture.ablation.training import Budget, Outcome, train
 from modelstack.architecture.config import ModelConfig
 from modelstack.files import replacing
+from modelstack.processes import worker_context
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +80,7 @@ def run(
     if not todo:
         return outcomes
     n_processes = min(n_processes or len(os.sched_getaffinity(0)), len(todo))
-    # Spawned, not forked: torch's threads do not survive a fork.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_processes, mp_context=context, initializer=_one_thread) as pool:
+    with ProcessPoolExecutor(n_processes, mp_context=worker_context(), initializer=_one_thread) as pool:
         futures: dict[Future[Outcome], tuple[Choice, int, Path, str]] = {}
         for choice, seed, path, key in todo:
             config = choice.config(plan.base)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.multiprocessing.spawn import ProcessExitedException, spawn
+from torch.multiprocessing.spawn import ProcessExitedException
 
 from modelstack.errors import UserError
 from modelstack.stability.fault_injection import Ledger, file_size_limit, flip_bit, inject, read_ledgers
@@ -20,6 +20,7 @@ from modelstack.stability.run_checkpoints import save_run
 from modelstack.train.loop import Run, Unsupervised, train
 from modelstack.train.step import StepReport
 from tests.modelstack.stability.toy_runs import toy_run
+from tests.processes import run_on_ranks
 
 
 def faulty(folder: Path, events: list[str], *tables: dict[str, Any], rank: int = 0, **keywords: Any) -> Run:
@@ -160,9 +161,9 @@ def killed_run(rank: int, folder: str) -> None:
 @pytest.mark.slow
 def test_a_killed_run_goes_past_its_faults_when_it_is_started_again(tmp_path: Path) -> None:
     with pytest.raises(ProcessExitedException) as killed:
-        spawn(killed_run, (str(tmp_path),))
+        run_on_ranks(killed_run, (str(tmp_path),), 1)
     assert killed.value.exit_code == -signal.SIGKILL
-    spawn(killed_run, (str(tmp_path),))
+    run_on_ranks(killed_run, (str(tmp_path),), 1)
     steps = json.loads((tmp_path / "steps.json").read_text(encoding="utf-8"))
     assert steps == {"steps": list(range(15, 30)), "rejected": []}  # step 16's gradient was bad the first time
     assert read_ledgers(tmp_path) == {"gradient": 1, "sigkill": 1}

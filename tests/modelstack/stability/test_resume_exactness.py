@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 from collections.abc import Sequence
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import pytest
 import torch
 import torch.distributed as dist
 from safetensors.torch import load_file, save_file
-from torch.multiprocessing import get_context
 
 from modelstack.data.shards import Shards
 from modelstack.stability.run_checkpoints import LocalStore
@@ -37,6 +35,7 @@ from tests.modelstack.stability.resumable_runs import (
     what_counted,
 )
 from tests.modelstack.stability.run_states import full_disk, same_tensors
+from tests.processes import start
 
 pytestmark = pytest.mark.slow
 
@@ -65,12 +64,6 @@ def one_thread() -> Any:
 def killed_alone(shards: Path, folder: Path) -> None:
     torch.set_num_threads(1)
     go_on(make_run(Shards(shards), LocalStore(folder), []), folder / "killed.jsonl", kill_after=KILLED_AT)
-
-
-def start(function: Any, *arguments: Any) -> BaseProcess:
-    process = get_context("spawn").Process(target=function, args=arguments)
-    process.start()
-    return process
 
 
 def test_one_process_killed_at_step_23_goes_on_bit_for_bit(shards: Path, tmp_path: Path) -> None:

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
 from modelstack.decide.memory import Layout
 from modelstack.errors import UserError
@@ -32,6 +31,7 @@ from modelstack.train.parallel.mesh import ParallelConfig, make_mesh
 from modelstack.train.parallel.parallelize import parallelize
 from tests.modelstack.stability.run_states import flat, full_disk, run_state, same_tensors, take_steps
 from tests.modelstack.train.toys import family_model
+from tests.processes import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -218,7 +218,7 @@ def work(rank: int, world: int, what: str, folder: Path, results: str) -> None:
 
 def run(world: int, what: str, folder: Path) -> list[dict[str, Any]]:
     results = folder / what.replace(" ", "-")
-    spawn(work, (world, what, folder, str(results)), nprocs=world)
+    run_on_ranks(work, (world, what, folder, str(results)), world)
     return [json.loads(Path(f"{results}.{rank}").read_text(encoding="utf-8")) for rank in range(world)]
 
 

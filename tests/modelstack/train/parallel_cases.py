@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
 from modelstack.architecture.attention.compressed import IndexStage
 from modelstack.architecture.decoder import CausalLM
@@ -28,6 +27,7 @@ from modelstack.train.parallel.spread_passes import ShardedPasses
 from modelstack.train.precision import with_fp32_masters
 from modelstack.train.step import Judge, StepReport, TrainState, always, local_state, train_step
 from tests.modelstack.train.toys import family_config
+from tests.processes import run_on_ranks
 
 # AdamW divides a gradient by its own size: where that is rounding noise, eps keeps the noise from becoming a step.
 ADAMW = OptimizerConfig(name="adamw", lr=0.01, eps=1e-4)
@@ -154,7 +154,7 @@ def differences(case: Case) -> dict[str, float]:
 
 def on_ranks(n_ranks: int, folder: Path, body: Callable[[int], Any]) -> list[Any]:
     """Return what `body(rank)`, a function of a module, gives as JSON on each of some processes."""
-    spawn(_child, (n_ranks, str(folder), body), nprocs=n_ranks)
+    run_on_ranks(_child, (n_ranks, str(folder), body), n_ranks)
     return [json.loads((folder / str(rank)).read_text(encoding="utf-8")) for rank in range(n_ranks)]
 
 

@@ -16,12 +16,12 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
-from torch.multiprocessing.spawn import spawn
 
 from modelstack.architecture.decoder import CausalLM
 from modelstack.train.optimizers.build import build_optimizer
 from modelstack.train.optimizers.config import OptimizerConfig
 from tests.modelstack.train.toys import family_model
+from tests.processes import run_on_ranks
 
 pytestmark = pytest.mark.slow
 
@@ -98,7 +98,7 @@ def compare(rank: int, rendezvous: str, results: str) -> None:
 
 
 def test_a_sharded_model_moves_as_the_whole_one_and_resumes_bit_for_bit(tmp_path: Path) -> None:
-    spawn(compare, (f"file://{tmp_path}/rendezvous", str(tmp_path)), nprocs=N_RANKS)
+    run_on_ranks(compare, (f"file://{tmp_path}/rendezvous", str(tmp_path)), N_RANKS)
     for rank in range(N_RANKS):
         differences, is_resumed = json.loads((tmp_path / str(rank)).read_text(encoding="utf-8"))
         assert len(differences) == 2 * len(CONFIGS)
