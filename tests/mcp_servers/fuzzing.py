@@ -36,9 +36,12 @@ from mcp.shared.exceptions import MCPError
 from tests.mcp_servers.browser_site import CHROMIUM, Site
 from tests.mcp_servers.fuzz_words import OWN_WORDS, WORDS
 from tests.mcp_servers.git_repository import new_repository
+from tests.mcp_servers.raw_site import RandomSite
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FORM = "<form><label>Name <input name=name></label><button>Send</button></form><p style='height:3000px'>End</p>"
+N_PAGES = 2_000
+"""Random pages that fetch can ask for."""
 CALL_TIMEOUT_S = 90.0
 """Above every server's own limits, an export's 60 s too: a call that takes longer hangs."""
 
@@ -59,7 +62,7 @@ class Served:
 @contextmanager
 def world() -> Iterator[dict[str, Served]]:
     """Make what the servers serve, in a folder that is thrown away; with a browser where one is installed."""
-    with tempfile.TemporaryDirectory() as name, closing(Site()) as site:
+    with tempfile.TemporaryDirectory() as name, closing(Site()) as site, closing(RandomSite()) as raw:
         folder = Path(name)
         repository = new_repository(folder / "repository")
         with sqlite3.connect(folder / "shop.db") as database:
@@ -73,11 +76,14 @@ def world() -> Iterator[dict[str, Served]]:
         files = str(folder / "files")
         git = [str(repository), "--write", "--author", "A <a@example.org>"]
         page = site.page("/form", FORM)
+        pages = {"url": tuple(f"{raw.origin}/{number}" for number in range(N_PAGES))}
         browser = Served(
             ["--allow", site.origin], "open", {"url": page}, {"url": (page, f"{site.origin}/nothing")}
         )
         yield ({"browser": browser} if CHROMIUM else {}) | {
-            "fetch": Served([], "fetch", {"url": "http://127.0.0.1"}),
+            "fetch": Served(
+                ["--allow", raw.origin, "--ignore-robots"], "fetch", {"url": f"{raw.origin}/sound"}, pages
+            ),
             "filesystem": Served([files, "--write"], "list_directory"),
             "git": Served(git, "git_branches"),
             "memory": Served([str(folder / "memory.db")], "read_graph"),

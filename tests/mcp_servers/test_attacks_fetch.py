@@ -8,11 +8,8 @@ from __future__ import annotations
 import gzip
 import ipaddress
 import re
-import socket
-import threading
 import zlib
 from collections.abc import AsyncIterator, Iterator
-from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -22,69 +19,13 @@ from mcp_servers.fetch import network
 from mcp_servers.fetch.policy import Limits
 from mcp_servers.fetch.server import build_server
 from tests.mcp_servers.attack_bounds import assert_plain, cpu_at_most
+from tests.mcp_servers.raw_site import RawSite, http, text_of
 from tests.mcp_servers.server_harness import Ask, ask_once, asker
 
 pytestmark = pytest.mark.anyio
 
 SHORT = Limits(total_seconds=0.6)
 PATIENT = Limits(total_seconds=60.0, extract_seconds=60.0)
-
-
-class RawSite:
-    """A socket on loopback that sends bytes, or floods until the client leaves."""
-
-    def __init__(self) -> None:
-        self.answers: dict[str, bytes | tuple[bytes, bytes]] = {"/sound": text_of(b"sound")}
-        self.asked: list[str] = []
-        self.ended = threading.Semaphore(0)
-        """Released when a flood ends."""
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.origin = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                connection, _ = self._listener.accept()
-            except OSError:  # closed
-                return
-            threading.Thread(target=self._answer, args=(connection,), daemon=True).start()
-
-    def _answer(self, connection: socket.socket) -> None:
-        with connection:
-            request = b""
-            while b"\r\n\r\n" not in request:
-                if not (received := connection.recv(65_536)):
-                    return
-                request += received
-            path = request.split(b" ")[1].decode()
-            self.asked.append(path)
-            answer = self.answers.get(path, b"HTTP/1.1 404 None\r\ncontent-length: 0\r\n\r\n")
-            if isinstance(answer, bytes):
-                with suppress(OSError):  # the client has read enough
-                    connection.sendall(answer)
-                return
-            try:
-                connection.sendall(answer[0])
-                while answer[1]:
-                    connection.sendall(answer[1])
-                connection.recv(1)
-            except OSError:
-                pass
-            finally:
-                self.ended.release()
-
-    def close(self) -> None:
-        self._listener.close()
-
-
-def http(*headers: bytes, body: bytes = b"", status: bytes = b"200 OK") -> bytes:
-    lines = b"".join(header + b"\r\n" for header in headers)
-    return b"HTTP/1.1 " + status + b"\r\n" + lines + b"connection: close\r\n\r\n" + body
-
-
-def text_of(body: bytes, *headers: bytes, kind: bytes = b"text/plain") -> bytes:
-    return http(b"content-type: " + kind, *headers, body=body)
 
 
 @pytest.fixture(scope="module")
