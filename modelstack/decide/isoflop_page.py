@@ -1,4 +1,4 @@
-"""Own IsoFLOP fits for people: the curves with their parabolas, the minima with their line, the constants.
+"""Report of IsoFLOP fits: curves with parabolas, minima with fitted lines, constants.
 
 Letters: N parameters, D tokens, C FLOPs.
 """
@@ -27,7 +27,7 @@ def write_fit(fit: LawFit, parabolas: ParabolaFit, runs: Sequence[Run], folder: 
 
 
 def told(fit: LawFit, parabolas: ParabolaFit) -> list[str]:
-    """Return the findings as lines, beside the published exponents."""
+    """Return the results as lines of text, with the published exponents."""
     lines = []
     for name in ("E", "A", "B", "alpha", "beta"):
         interval = fit.intervals.get(name)

@@ -1,4 +1,4 @@
-"""A plan for people: `plan.md`, and `plan.png` with loss against size at the plan's cost and cost at its loss.
+"""Report of a plan: `plan.md`, and `plan.png` with loss against size at equal cost, and cost at equal loss.
 
 Letters: N parameters, D tokens.
 """
@@ -21,7 +21,7 @@ from modelstack.files import replacing
 PAGE_FILE, PLOT_FILE = "plan.md", "plan.png"
 _COLOURS = ("#1b6ca8", "#f2a65a", "#8d6cab", "#5b8c5a")
 _SPAN = 30
-"""The curves go so many times below and above the planned size."""
+"""Factor by which the curves extend below and above the planned size."""
 _N_POINTS = 300
 
 
@@ -84,7 +84,7 @@ def page(plan: Plan) -> str:
 
 
 def draw(plan: Plan, question: Question, path: Path) -> Path:
-    """Draw loss against size at the plan's cost under each law, and the cost's parts at the plan's loss."""
+    """Draw loss against size at the plan's cost under each law, and the parts of the cost at the plan's loss."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -138,7 +138,7 @@ def _tick(value: float) -> str:
 
 
 def _draw_costs(axes: Any, plan: Plan, question: Question, sizes: Iterable[float]) -> None:
-    """Draw training, serving and their sum for all sizes that reach the planned loss under the plan's law."""
+    """Draw training, serving and total cost for all sizes that reach the planned loss under the plan's law."""
     law, rates, demand = question.law, question.rates, question.demand
 
     def reaching(N: float) -> Allocation:
@@ -168,13 +168,13 @@ def _loss_at_cost(law: ScalingLaw, question: Question, plan: Plan, N: float) -> 
 
 
 def _curve(sizes: Iterable[float], value: Callable[[float], float]) -> tuple[list[float], list[float]]:
-    """Return the sizes where there is a value, and the values."""
+    """Return the sizes for which a value exists, and the values."""
     points = []
     for N in sizes:
         try:
             points.append((float(N), value(float(N))))
         except UserError:
-            continue  # Too small for the loss, or serving takes the whole budget: the curve ends there.
+            continue  # The curve ends where the size is too small for the loss, or serving exhausts the budget.
     return [N for N, _ in points], [each for _, each in points]
 
 
@@ -263,8 +263,8 @@ def _mixture(plan: Plan) -> list[str]:
 
 def _layout(plan: Plan) -> str:
     degrees = plan.layout.model_dump()
-    told = ", ".join(f"{name} {value}" for name, value in degrees.items() if value not in (1, "none"))
-    return (told or "one device, one sequence at a time") + ("" if plan.fits else "; **does not fit**")
+    degrees_text = ", ".join(f"{name} {value}" for name, value in degrees.items() if value not in (1, "none"))
+    return (degrees_text or "one device, one sequence at a time") + ("" if plan.fits else "; **does not fit**")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

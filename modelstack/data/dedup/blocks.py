@@ -1,4 +1,4 @@
-"""Things in blocks that are worth a step in numpy."""
+"""Blocks of items, large enough for a vectorised numpy step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 def blocks(items: Iterable[Item], size: int = BLOCK) -> Iterator[list[Item]]:
-    """Return the items, so many at a time."""
+    """Yield the items in lists of `size`."""
     rest = iter(items)
     while block := list(islice(rest, size)):
         yield block
