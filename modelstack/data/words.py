@@ -19,16 +19,18 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import chain, islice
+from typing import TypeVar
 
 from modelstack.data import word_tables as tables
 
-MAX_CACHED_CHUNKS = 200_000
-"""Maximum cached chunks, about 60 MB; a full cache is cleared, and frequent chunks soon return."""
+MAX_CACHED_TEXTS = 200_000
+"""Maximum texts of a cache: about 60 MB of chunks with their words."""
 MAX_CACHED_LENGTH = 64
-"""Maximum characters of a cached chunk; longer chunks rarely repeat."""
+"""Maximum characters of a cached text; longer texts rarely repeat."""
+T = TypeVar("T")
 
 _DIGITS = frozenset("0123456789")
 _RUNS = re.compile(r"\S+|\s+")
@@ -53,6 +55,23 @@ def split_sentences(text: str) -> list[str]:
 def count_sentences(text: str, at_most: int) -> int:
     """Return the number of sentences, at most `at_most`; a text without words has one."""
     return 1 + sum(1 for _ in islice(_sentence_ends(text), max(at_most - 1, 0)))
+
+
+class TextCache(dict[str, T]):
+    """Cache of a function of short texts; a full cache is cleared, and frequent texts soon return."""
+
+    def __init__(self, compute: Callable[[str], T]) -> None:
+        """Start empty; `compute` is called for texts that are not cached."""
+        super().__init__()
+        self._compute = compute
+
+    def __missing__(self, text: str) -> T:
+        value = self._compute(text)
+        if len(text) <= MAX_CACHED_LENGTH:
+            if len(self) >= MAX_CACHED_TEXTS:
+                self.clear()
+            self[text] = value
+        return value
 
 
 def _sentence_ends(text: str) -> Iterator[int]:
@@ -86,21 +105,6 @@ def _is_punctuation(word: str) -> bool:
     return all(unicodedata.category(character)[0] == "P" for character in word)
 
 
-class _WordsOfChunk(dict[str, tuple[str, ...]]):
-    """Cache of the words of chunks."""
-
-    def __missing__(self, chunk: str) -> tuple[str, ...]:
-        words = _split_chunk(chunk)
-        if len(chunk) <= MAX_CACHED_LENGTH:
-            if len(self) >= MAX_CACHED_CHUNKS:
-                self.clear()
-            self[chunk] = words
-        return words
-
-
-_words_of_chunk = _WordsOfChunk()
-
-
 def _split_chunk(chunk: str) -> tuple[str, ...]:
     listed = _listed()
     if chunk in listed:
@@ -108,6 +112,9 @@ def _split_chunk(chunk: str) -> tuple[str, ...]:
     if chunk.isalpha():
         return (chunk,)
     return _joined_where_listed(_cut(chunk, listed))
+
+
+_words_of_chunk = TextCache(_split_chunk)
 
 
 def _cut(chunk: str, listed: dict[str, tuple[str, ...]]) -> list[str]:

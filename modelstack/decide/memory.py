@@ -175,12 +175,7 @@ def training_memory(config: ModelConfig, layout: Layout, context: int, precision
 
 def activation_bytes(config: ModelConfig, layer: int, value_bytes: int) -> float:
     """Return the bytes that one token in one layer keeps for the backward pass."""
-    D, H, G, d = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-    )
+    D, H, G, d = _widths(config)
     inner, chosen = _inner_and_chosen(config, layer)
     mlp = (4 if config.mlp_gated else 2) * inner
     normed = (H + G) * d if config.qk_norm else 0
@@ -201,17 +196,17 @@ def _activations(config: ModelConfig, layout: Layout, tokens: float, value_bytes
 
 def _kept_bytes(config: ModelConfig, layer: int, checkpointing: str, value_bytes: int) -> float:
     """Return the bytes that one token in one layer keeps when the rest is recomputed."""
-    D, H, G, d = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-    )
+    D, H, G, d = _widths(config)
     if checkpointing == "full":
         return value_bytes * D
     inner, chosen = _inner_and_chosen(config, layer)
     mlp = (2 if config.mlp_gated else 1) * inner
     return value_bytes * (3 * D + 2 * (H + G) * d + mlp + chosen * D) + 4 * H
+
+
+def _widths(config: ModelConfig) -> tuple[int, int, int, int]:
+    """Return D, H, G and d."""
+    return config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
 
 
 def _inner_and_chosen(config: ModelConfig, layer: int) -> tuple[int, int]:

@@ -41,8 +41,8 @@ def page(plan: Plan) -> str:
         _table(("", ""), _decisions(plan)),
         f"![Loss and cost against model size]({PLOT_FILE})\n",
         "## Expected loss\n",
-        "Nats per token under each law, and what each law would rather do.\n",
-        _table(("law", "loss", "its own N", "its own D", "loss there", "source"), _expected(plan)),
+        "Nats per token under each law, and the optimum under each law.\n",
+        _table(("law", "loss", "optimal N", "optimal D", "optimal loss", "source"), _expected(plan)),
         "## Considered\n",
         _table(
             ("", "N", "D", "D / N", "loss", "training FLOPs", f"cost, {plan.cost_unit}"),
@@ -112,6 +112,12 @@ def draw(plan: Plan, question: Question, path: Path) -> Path:
         axes.set_xlim(sizes[0], sizes[-1])
         label_by_size(axes.xaxis)
         axes.set_xlabel("parameters" + (" active" if plan.model.config.has_experts else ""))
+    return save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Apply the common style to all axes of a figure, write it as PNG and return its path."""
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -183,7 +189,7 @@ def _decisions(plan: Plan) -> list[tuple[str, str]]:
     rows = [
         ("model", f"{config.model_type}, {config.num_hidden_layers} layers, {config.hidden_size} wide"),
         ("parameters", f"{plan.model.n_parameters:,} ({plan.model.embedding_share:.0%} embeddings)"),
-        ("training tokens", f"{plan.n_tokens:,} ({plan.n_tokens / plan.model.n_active:.1f} a parameter)"),
+        ("training tokens", f"{plan.n_tokens:,} ({plan.n_tokens / plan.model.n_active:.1f} per parameter)"),
         ("training FLOPs", f"{plan.training_flops:.3g} as 6 N D, {plan.exact_training_flops:.3g} with attention"),
         ("batch", f"{plan.sequences_per_batch:,} sequences of {plan.request.context:,}: {plan.batch_tokens.rule}"),
         ("learning rate", f"{rate.value:.3g}: {rate.rule} ({rate.source})"),
@@ -257,7 +263,7 @@ def _mixture(plan: Plan) -> list[str]:
         )
         for name, each in (("dense of the active size", mixture.as_active), ("dense of all", mixture.as_total))
     ]
-    head = ("", "parameters", "training FLOPs a token", "weights, bf16", "loss")
+    head = ("", "parameters", "training FLOPs per token", "weights, bf16", "loss")
     return ["## Mixture against dense\n", _table(head, rows)]
 
 

@@ -312,25 +312,25 @@ def _warnings(
         low, high = (quantity(each).replace("G", "B") for each in FITTED_PARAMETERS)
         small = planned.n_parameters < FITTED_PARAMETERS[0]
         warnings.append(
-            f"{planned.n_parameters:.3g} parameters lie outside of the {low} to {high} that the published laws "
-            f"were fitted on: their losses are extrapolated"
+            f"{planned.n_parameters:.3g} parameters lie outside the range of {low} to {high} that the published "
+            f"laws were fitted on: the losses are extrapolated"
             + (", and at 1 to 10 million parameters embeddings dominate" if small else "")
-            + ". Fit runs of your own (`--runs`) and trust those."
+            + ". Fit a law to your own runs (`--runs`) instead."
         )
     if model.embedding_share > 0.4:
         warnings.append(
-            f"{model.embedding_share:.0%} of all parameters are embeddings: a smaller vocabulary frees them"
+            f"{model.embedding_share:.0%} of all parameters are embeddings: a smaller vocabulary would reduce them"
         )
     guessing = log(model.config.vocab_size)
     if question.law.loss(planned.n_parameters, planned.n_tokens) > guessing:
         warnings.append(
-            f"{question.law.name!r} expects more than the {guessing:.1f} nats of guessing among "
-            f"{model.config.vocab_size:,} tokens: it says nothing of so short a run"
+            f"{question.law.name!r} predicts a loss above the {guessing:.1f} nats of guessing among "
+            f"{model.config.vocab_size:,} tokens: it does not apply to such a short run"
         )
     if planned.tokens_per_parameter > 10_000:
         warnings.append(
-            f"{planned.tokens_per_parameter:,.0f} tokens a parameter: beyond 10,000 nobody has measured the laws "
-            f"(Sardana and Frankle go so far)"
+            f"{planned.tokens_per_parameter:,.0f} tokens per parameter: the laws have been measured up to 10,000 "
+            f"only (Sardana and Frankle)"
         )
     if not fits:
         warnings.append(

@@ -127,12 +127,12 @@ def _report(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence
     lines = [
         f"# {recipe.name}",
         "",
-        f"{first.n_in:,} documents came in, {last.n_out:,} ({_percent(last.n_out, first.n_in)}) with "
+        f"{first.n_in:,} documents were read, {last.n_out:,} ({_percent(last.n_out, first.n_in)}) with "
         f"{last.chars_out:,} characters were kept.",
         "",
-        f"![What each step left, and why the others went]({PLOT_FILE})",
+        f"![Documents left after each step, and reasons for drops]({PLOT_FILE})",
         "",
-        "| phase | in | kept | step | reason | dropped | of those that came in |",
+        "| phase | in | kept | step | reason | dropped | share of incoming |",
         "|---|---|---|---|---|---|---|",
     ]
     for phase, count in zip(filters, counts, strict=True):
@@ -142,7 +142,7 @@ def _report(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence
                 f"| | | | {step} | {_cell(reason)} | {n:,} | {_percent(n, count.n_in)} |"
                 for reason, n in reasons.most_common()
             ]
-    lines += ["", "## Samples of what was kept", "", *_samples(last.samples.get(KEPT, []))]
+    lines += ["", "## Samples of kept documents", "", *_samples(last.samples.get(KEPT, []))]
     for phase, count in zip(filters, counts, strict=True):
         for key, samples in sorted(count.samples.items()):
             if key != KEPT:

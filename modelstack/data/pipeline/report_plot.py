@@ -43,7 +43,7 @@ def draw(filters: Sequence[FilterPhase], counts: Sequence[Counts], path: Path) -
 
 
 def _funnel(filters: Sequence[FilterPhase], counts: Sequence[Counts]) -> list[tuple[str, int]]:
-    left = [("came in", counts[0].n_in)]
+    left = [("read from files", counts[0].n_in)]
     for number, (phase, count) in enumerate(zip(filters, counts, strict=True)):
         n_left = count.n_in
         for step in phase.step_names if number == 0 else phase.step_names[1:]:  # reading happens once

@@ -14,14 +14,10 @@ from pydantic import BaseModel
 from modelstack.data.documents import Step
 from modelstack.data.quality.characters import PUNCTUATION
 from modelstack.data.text_view import TextView
+from modelstack.data.words import TextCache
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 """Stop words. Rae et al. 2021, A.1.1."""
-
-MAX_CACHED_WORDS = 200_000
-"""Maximum cached words, about 30 MB; a full cache is cleared."""
-MAX_CACHED_LENGTH = 64
-"""Maximum characters of a cached word; longer words rarely repeat."""
 
 
 class GopherQuality(BaseModel, frozen=True, extra="forbid"):
@@ -112,16 +108,9 @@ def _is_above(value: float, limit: float | None) -> bool:
     return limit is not None and value > limit
 
 
-class _WordKinds(dict[str, tuple[bool, bool]]):
-    """Cache of two properties of words: contains more than punctuation, contains a letter."""
-
-    def __missing__(self, word: str) -> tuple[bool, bool]:
-        kinds = not PUNCTUATION.issuperset(word), any(map(str.isalpha, word))
-        if len(word) <= MAX_CACHED_LENGTH:
-            if len(self) >= MAX_CACHED_WORDS:
-                self.clear()
-            self[word] = kinds
-        return kinds
+def _kinds_of_word(word: str) -> tuple[bool, bool]:
+    """Return whether a word contains more than punctuation, and whether it contains a letter."""
+    return not PUNCTUATION.issuperset(word), any(map(str.isalpha, word))
 
 
-_word_kinds = _WordKinds()
+_word_kinds = TextCache(_kinds_of_word)

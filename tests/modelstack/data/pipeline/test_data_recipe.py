@@ -100,7 +100,7 @@ def test_the_report_shows_counts_reasons_and_samples(tmp_path: Path) -> None:
     phases = run_recipe(made, tmp_path / "out")
     write_report(made, tmp_path / "out", phases)
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "123 documents came in, 72 (58.5%)" in page
+    assert "123 documents were read, 72 (58.5%)" in page
     assert "| | | | minhash | duplicate | 24 | 25.0% |" in page
     assert "## Dropped by 02-exact" in page
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
