@@ -191,7 +191,7 @@ def test_a_line_that_is_no_example_is_refused_by_its_number(tmp_path: Path, line
 
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    assert "line 2: id 'a-1' comes twice" in refusal(tmp_path / "some.jsonl", as_line(example()) * 2)
+    assert "line 2: id 'a-1' occurs twice" in refusal(tmp_path / "some.jsonl", as_line(example()) * 2)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr(file_format, "LONGEST_LINE", 1000)
     path = tmp_path / "some.jsonl.zst"
     said = refusal(path, zstandard.compress(as_line(example()) + b" " * 100_000))
-    assert "line 2: over 1000 bytes without an end" in said
+    assert "line 2: over 1000 bytes without line end" in said
 
 
 @pytest.mark.parametrize(

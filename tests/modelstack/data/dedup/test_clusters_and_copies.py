@@ -87,7 +87,7 @@ def test_a_long_chain_in_any_order_is_one_cluster() -> None:
 
 
 def test_a_pair_of_a_document_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for pair, what in (((0, 2), "document 2 of shard 0"), ((1 << 32, 0), "shard 1 of 1")):
+    for pair, what in (((0, 2), "document 2 of shard 0"), ((1 << 32, 0), "shard 1, but 1 shards were counted")):
         with pytest.raises(UserError, match=what):
             write_clusters([write_pairs(tmp_path / "pairs", [pair])], [2], tmp_path / "clusters.npy")
     (tmp_path / "pairs").write_bytes(b"123")
