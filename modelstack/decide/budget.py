@@ -1,8 +1,8 @@
 """Time, energy and money for training and serving on a device type; mixtures of experts against dense models.
 
 Time is FLOPs divided by peak times utilisation. A mixture of experts computes with its active parameters and
-stores all of them. Its loss lies between those of dense models with its active and with all its parameters; the
-fits of `scaling_laws` contain no mixtures, so both losses are reported as bounds.
+stores all of them. Its loss lies between those of dense models with its active and with all its parameters. The
+fits of `scaling_laws` contain no mixtures, so both losses are reported and the mixture's own is not predicted.
 
 Letters: N parameters, D tokens.
 """

@@ -1,27 +1,39 @@
 """Bytes on each device during training for a parallelism layout, computed by formula before anything runs.
 
-The figures are for the fullest device (the heaviest pipeline stage; stages are contiguous and even):
+All figures are for the fullest device: the heaviest pipeline stage, with contiguous and even stages.
 
-- States: fp32 masters 4, fp32 gradients 4, Adam's moments 8: 16 bytes per parameter (ZeRO, arXiv 1910.02054, with
-  gradients reduced in fp32). FSDP shards them over shard x context, tensor parallelism over its degree, a pipeline
-  by stages; HSDP replicas share nothing. Expert parallelism takes its ranks from shard x context, so it changes
-  what is gathered but not what is stored.
-- Gathered: FSDP holds the weights of two layers in the compute type (the running one and the next) and the
-  gradients of one layer, and both for its outermost group, embedding and head. In a pipeline, a stage stays
-  gathered for the whole step, and its gradients stay whole in fp32 until the last micro-batch, because torch's
-  schedules let FSDP reduce only then. Without sharding there is one copy of all weights in the compute type, none
-  if that is fp32.
-- Activations for the backward pass, per token and layer, with fused attention and without dropout: 4 D (inputs and
-  outputs of two norms) + 2 H d + 2 G d (q, k, v, attention's output) + 4 I (gate, up, its activation, their
-  product; 2 I without a gate) values in the compute type, and H fp32 log-sums. Norms of queries and keys add (H +
-  G) d. In a mixture, I is that of the k chosen and the shared experts, and sending and returning tokens adds 2 k
-  D. This is Korthikanti et al.'s sum (arXiv 2205.05198) adapted to such blocks; autograd saves 1.1 to 1.25 times
-  that for our blocks in fp32 (measured by a test). Full checkpointing keeps D per layer, and one layer completely.
-  Selective checkpointing, by operator, additionally keeps the outputs of products and attention: 2 D + 2 (H + G) d
-  + 2 I. Tensor parallelism shards all of it (sequence parallelism), context parallelism shards the tokens. The
-  first stage of a 1F1B pipeline holds one micro-batch for each stage. Kernels keep more (fp32 copies in norms,
-  buffers of collectives).
-- Logits: in the compute type, and in fp32 with their gradient: 8 more bytes per token and vocabulary entry.
+States take 16 bytes per parameter: fp32 masters 4, fp32 gradients 4, Adam's moments 8 (ZeRO, arXiv 1910.02054,
+with gradients reduced in fp32). FSDP shards them over shard x context, tensor parallelism over its degree, a
+pipeline by stages; HSDP replicas share nothing. Expert parallelism takes its ranks from shard x context. It
+therefore changes what is gathered, but not what is stored.
+
+Gathered by FSDP, in the compute type:
+
+- without a pipeline, the weights of two layers (the running one and the next), the gradients of one layer, and
+  both for the outermost group, embedding and head;
+- with a pipeline, a whole stage for the whole step. Its gradients stay whole in fp32 until the last micro-batch,
+  because torch's schedules let FSDP reduce only then;
+- without sharding, one copy of all weights, none if the compute type is fp32.
+
+Activations for the backward pass, per token and layer, with fused attention and without dropout:
+
+    4 D                    inputs and outputs of two norms
+    2 H d + 2 G d          q, k, v, and the output of attention
+    (H + G) d              norms of queries and keys, if used
+    4 I                    gate, up, its activation and their product; 2 I without a gate
+    2 k D                  tokens sent to experts and returned, in a mixture
+    H                      log-sums, in fp32; all other values are in the compute type
+
+In a mixture, I is the sum over the k chosen and the shared experts. The formula is Korthikanti et al.'s sum (arXiv
+2205.05198) adapted to such blocks; autograd saves 1.1 to 1.25 times that for our blocks in fp32 (measured by a
+test). Kernels keep more (fp32 copies in norms, buffers of collectives).
+
+Full checkpointing keeps D per layer, and one layer completely. Selective checkpointing, by operator, additionally
+keeps the outputs of products and attention, which are 2 D + 2 (H + G) d + 2 I. Tensor parallelism shards all of it
+(sequence parallelism), context parallelism shards the tokens. The first stage of a 1F1B pipeline holds one
+micro-batch for each stage.
+
+Logits are kept in the compute type, and in fp32 with their gradient: 8 more bytes per token and vocabulary entry.
 
 Letters: B sequences of a micro-batch, T context, D width, H heads, G KV heads, d head channels, I inner width, E
 experts, k chosen.
