@@ -61,9 +61,9 @@ class WordList(BaseModel, frozen=True, extra="forbid"):
     file: Path | None = None
     """File with one word or phrase per line, in addition to `words`."""
     max_hits: int = 0
-    """Maximum hits; a text is dropped if it exceeds both this and `max_share`. Not from a paper."""
+    """Maximum hits; a text is dropped if it exceeds both this and `max_share`. Not from a paper (our choice)."""
     max_share: float = 0.0
-    """Maximum hits as a share of the text's words, split at white space. Not from a paper."""
+    """Maximum hits as a share of the text's words, split at white space. Not from a paper (our choice)."""
 
     def build(self) -> Step:
         """Return the step.
