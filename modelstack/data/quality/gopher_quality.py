@@ -2,7 +2,8 @@
 
 The rules, their order and the reasons follow datatrove 0.10.1, which produced FineWeb; the first rule that matches
 decides. Words are those of `modelstack.data.words`, which include punctuation marks. The share of words with a
-letter is therefore lower than with words split at white space, and it drops most pages with many marks.
+letter is therefore lower than with words split at white space. Its rule drops more pages with many marks than any
+other rule.
 """
 
 from __future__ import annotations
