@@ -14,8 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel
 
-from modelstack.data.dedup.blocks import blocks
-from modelstack.data.dedup.key_files import KeyWriter
+from modelstack.data.dedup.key_files import KeyWriter, blocks
 from modelstack.data.dedup.simplify import simplify
 
 

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -32,6 +33,9 @@ _RECORD_BYTES = 12
 MAX_POSITIONS = 1 << 32
 _MAGIC = b"MSKEYS01"
 _MAX_FOOTER_BYTES = 64 << 20
+BLOCK = 1024
+"""Items whose keys are computed together, enough for a vectorised numpy step."""
+Item = TypeVar("Item")
 
 
 class _Footer(BaseModel, frozen=True, extra="forbid"):
@@ -208,6 +212,13 @@ class KeyWriter:
             order = np.argsort(of_bucket, kind="stable")
             section = of_bucket[order].astype("<u8").tobytes() + positions[order].tobytes()
             self._file.write(section.ljust(_section_bytes(len(positions)), b"\0"))
+
+
+def blocks(items: Iterable[Item], size: int = BLOCK) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`, the last one shorter if necessary."""
+    rest = iter(items)
+    while block := list(islice(rest, size)):
+        yield block
 
 
 def _section_bytes(n: int) -> int:

@@ -13,9 +13,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from modelstack.data.dedup.blocks import blocks
 from modelstack.data.dedup.exact import key_of_text
-from modelstack.data.dedup.key_files import KeyWriter
+from modelstack.data.dedup.key_files import KeyWriter, blocks
 from modelstack.data.dedup.repeats import read_repeats
 from modelstack.data.dedup.simplify import simplify, words_apart
 

@@ -28,9 +28,8 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, Field, model_validator
 
-from modelstack.data.dedup.blocks import blocks
 from modelstack.data.dedup.datatrove_hashes import coefficients, least_hashes, sha1_shingles
-from modelstack.data.dedup.key_files import KeyWriter
+from modelstack.data.dedup.key_files import KeyWriter, blocks
 from modelstack.data.dedup.shingles import constants, hashes_of_texts, mixed
 from modelstack.data.dedup.simplify import simplify, words_apart
 
