@@ -1,1 +1,1 @@
-"""Step 2, data: what a model is trained on, and in which order."""
+"""Step 2, data: the texts that a model is trained on, and their order."""

@@ -1,8 +1,8 @@
-"""The step that lets in what may be passed on: sources by name, each under its licences, less what is left out.
+"""Step `allowed_sources`: keeps documents of listed sources under listed licences.
 
-Collections name their works and licences as they please, seldom in SPDX's terms, so both are compared as they are
-written; code, whose licences are SPDX's and stand in the files, has the step `license`. Why something is left out
-is in the recipe, and with each document that it drops.
+Collections name their works and licences in their own words, seldom with SPDX identifiers. Both are therefore
+compared as plain strings. Code has SPDX identifiers in its files; the step `license` handles it. The recipe states
+why a source is excluded, and each dropped document records that reason.
 """
 
 from __future__ import annotations
@@ -22,33 +22,39 @@ LEFT_OUT = "left_out"
 
 
 class AllowedSources(BaseModel, frozen=True, extra="forbid"):
-    """Keeps documents of the sources that are named, under a licence that is named for theirs.
+    """Keeps documents whose source is listed and whose licence is listed for that source.
 
-    Reasons: `left_out_NAME` for what a list below names (`metadata["left_out"]` says why), `source_not_listed`,
-    `license_not_allowed`.
+    Reasons: `left_out_NAME` for a name in one of the two exclusion lists (`metadata["left_out"]` holds the
+    explanation), `source_not_listed`, `license_not_allowed`.
     """
 
     kind: Literal["allowed_sources"] = "allowed_sources"
     licenses: dict[str, tuple[str, ...]] = Field(min_length=1)
-    """By source: what its documents' licence may be; `*` stands for anything (`CC-BY-4.0 (text: *)`)."""
+    """Accepted licences by source, as `fnmatch` patterns; `*` matches anything (`CC-BY-4.0 (text: *)`)."""
     left_out_sources: dict[str, str] = {}
-    """By source, why it is not taken: tells one that was decided against from one that nobody has looked at."""
+    """Reasons for excluding a source, by source.
+
+    A listed reason separates a decision from a source never reviewed.
+    """
     left_out_urls: dict[str, str] = {}
-    """By a part of the url, upper and lower case as there: why documents with it are not taken."""
+    """Reasons for excluding documents, by substring of the URL (case-sensitive)."""
 
     def build(self) -> Step:
         """Return the step.
 
         Raises:
-            UserError: A source is both allowed and left out, or a part of a url is empty and so in every one.
+            UserError: A source is both allowed and excluded, or a URL substring is empty and would match every
+                URL.
         """
         both = sorted(self.licenses.keys() & self.left_out_sources.keys())
         if both:
             raise UserError(
-                f"allowed_sources: {both[0]!r} is in `licenses` and in `left_out_sources`; name it once"
+                f"allowed_sources: {both[0]!r} is in both `licenses` and `left_out_sources`; remove it from one"
             )
         if "" in self.left_out_urls:
-            raise UserError("allowed_sources: '' in `left_out_urls` is a part of every url; name a part of some")
+            raise UserError(
+                "allowed_sources: '' in `left_out_urls` matches every URL; give a non-empty part of a URL"
+            )
 
         def step(document: Document) -> str | None:
             left_out = self._left_out(document)

@@ -1,4 +1,4 @@
-"""What a loader gives and a training step takes.
+"""The batch that a loader returns and a training step consumes.
 
 Letters: B rows, T tokens.
 """
@@ -15,28 +15,32 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Batch:
-    """Rows of packed documents."""
+    """Packed rows of documents, as tensors."""
 
     ids_BT: Tensor
-    """int64."""
+    """Token ids, int64."""
     labels_BT: Tensor
-    """The token to name at each place, or `losses.IGNORED`: at the end of each document, and in padding.
+    """Next-token targets, int64; `losses.IGNORED` at the end of each document and in padding.
 
-    Where a document was cut at the end of a row, its last token there has a label: the next row begins with it.
+    A document cut at the end of a row keeps a label on the last token of that row: the first token of the next
+    piece.
     """
     documents_BT: Tensor
-    """A number for each document of a row; padding has one of its own, or in a row of one document that one's."""
+    """Document number within the row. Padding has its own number, except in a row that holds a single document."""
     position: int
-    """Rows given before this batch since the beginning of the run: which window of data this is."""
+    """Number of rows returned before this batch since the start of the run; identifies the window of data."""
     forced_experts: Mapping[int, Tensor] = field(default_factory=dict[int, Tensor])
-    """Expert choices [B * T, k] by layer, made before (anticipatory routing, replay); a router without chooses."""
+    """Expert choices [B * T, k] by layer, fixed in advance (anticipatory routing, replay).
+
+    A layer without an entry routes by itself.
+    """
     weights_BT: Tensor | None = None
-    """How much each label counts, float32, at least 0; None: every one 1."""
+    """Loss weight of each label, float32, at least 0; None: all 1."""
     counted_BT: Tensor | None = None
-    """bool, False for padding, which the balancing of experts and losses of layers leave out; None: no padding."""
+    """Mask, bool; False for padding, which expert balancing and per-layer losses leave out. None: no padding."""
 
     def to(self, device: torch.device) -> Batch:
-        """Return the batch on a device."""
+        """Return the batch on `device`."""
         if self.ids_BT.device == device:
             return self
         forced = {layer: experts.to(device) for layer, experts in self.forced_experts.items()}
@@ -47,25 +51,25 @@ class Batch:
 
     @property
     def n_tokens(self) -> int:
-        """Return B * T."""
+        """Number of tokens: B * T."""
         return self.ids_BT.numel()
 
 
 class Loader(Protocol):
-    """An endless source of batches that can be stopped and continued."""
+    """An endless source of batches that can be stopped and resumed."""
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on where the state says."""
+        """Iterate from the current position."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the next batch depends on, what was read and not yet given included."""
+        """Return all state that the next batch depends on, including data read but not yet returned."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state.
+        """Restore a state.
 
         Raises:
-            UserError: It is of other data or another configuration.
+            UserError: The state belongs to other data or another configuration.
         """
         ...

@@ -1,7 +1,7 @@
 """A document on its way from a raw file to a training shard.
 
-Steps change a document where it stands and say why it is to be dropped; what they found out of it goes into its
-metadata, from where rules that come later, and the report, read it.
+Steps modify a document in place and return the reason for dropping it. Their findings go into its metadata, which
+later rules and the report read.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ from modelstack.data.text_view import TextView
 
 @dataclass(slots=True)
 class Document:
-    """A text, and where it is from."""
+    """A text with its origin."""
 
     id: str
-    """Of the record in its file; the same whenever that is read, and no other document's."""
+    """Identifier of the record; unique, and the same on every reading of the file."""
     text: str = ""
     content: bytes = b""
-    """What was fetched, until `extract` has made a text of it."""
+    """Raw bytes as fetched; `extract` replaces them by `text`."""
     source: str = ""
     license: str = ""
     url: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
-    """JSON."""
+    """Values that can be written as JSON."""
     _view: TextView | None = field(default=None, repr=False, compare=False)
 
     @property
     def view(self) -> TextView:
-        """The text's words, lines and sentences, found once for all rules that read the same text."""
+        """Words, lines and sentences of the text, computed once and shared by all rules."""
         if self._view is None or self._view.text is not self.text:
             self._view = TextView(self.text)
         return self._view
@@ -39,13 +39,13 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """A record that could not be read; the ones after it are read all the same."""
+    """A record that could not be read; reading continues with the next record."""
 
     id: str
     reason: str
-    """A few words that are the same for all records of the kind: they are counted."""
+    """Short reason, identical for all records with the same defect, because reasons are counted."""
     detail: str = ""
 
 
 Step = Callable[[Document], str | None]
-"""Changes a document where it stands; returns the reason to drop it, None to keep it."""
+"""Function that modifies a document in place and returns the reason to drop it, or None to keep it."""

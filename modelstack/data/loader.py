@@ -1,11 +1,11 @@
 """Batches of packed rows for one rank, with an exact cursor.
 
-A step of the whole run takes `world * rows_per_batch` rows of the stream in one piece, and each rank its part of
-that. Every rank plans all rows, which is arithmetic on lengths, and reads the tokens of its own ones only. The
-state is the stream's: it names no rank, so a run goes on at another world size with the next row.
+One step of the run takes `world * rows_per_batch` consecutive rows of the stream, and each rank uses its slice of
+them. Every rank plans all rows, which is arithmetic on lengths, and reads only the tokens of its own rows. The
+state describes the stream and names no rank, so a run resumes with the next row at any world size.
 
-Reading is from memory-mapped files and takes well under a millisecond a row, so no thread reads ahead: what was
-read and not yet given would be one more thing that a state must hold.
+Tokens come from memory-mapped files at well under a millisecond per row, so no thread prefetches. Prefetched rows
+would have to be part of the state.
 
 Letters: B rows of a batch, T tokens of a row.
 """
@@ -29,42 +29,42 @@ from modelstack.errors import UserError
 
 
 class AnnealingMix(BaseModel):
-    """A mix of its own for the end of a training."""
+    """Source weights for the last part of a training run."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     weights: dict[str, float]
-    """Share of the tokens for each source."""
+    """Share of the tokens by source."""
     from_row: int = Field(ge=0)
-    """Row of the stream with which it begins; what waited for a place by then comes in the first rows of it."""
+    """Row of the stream from which these weights apply; pieces already waiting are placed in its first rows."""
 
 
 class PackingConfig(BaseModel):
-    """What the stream of rows depends on, beside the data."""
+    """Configuration of the row stream; with the data, it determines every row."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     row_tokens: int = Field(ge=2)
-    """T."""
+    """Row length T, in tokens."""
     kind: Kind = "best_fit"
     window_rows: int = Field(default=256, ge=1)
-    """Rows that are packed together: the packing buffer."""
+    """Number of rows packed together: the size of the packing buffer."""
     seed: int = 0
     weights: dict[str, float] | None = None
-    """Share of the tokens for each source; without it, each document once in an epoch."""
+    """Share of the tokens by source; None: every document once per epoch."""
     anneal: AnnealingMix | None = None
 
 
 class PackedLoader:
-    """The `Loader` of token shards."""
+    """`Loader` over token shards."""
 
     def __init__(
         self, shards: Shards, config: PackingConfig, *, rows_per_batch: int, rank: int = 0, world: int = 1
     ) -> None:
-        """Stand before the first batch of `rows_per_batch` rows for this rank.
+        """Initialise before the first batch of `rows_per_batch` rows for this rank.
 
         Raises:
-            UserError: The weights do not fit the sources, or the rank not the world.
+            UserError: The weights do not match the sources, or `rank` is outside `world`.
         """
         if rows_per_batch < 1 or not 0 <= rank < world:
             raise UserError(
@@ -95,18 +95,18 @@ class PackedLoader:
         )
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on with the next batch."""
+        """Iterate from the current position."""
         return self
 
     def __next__(self) -> Batch:
-        """Return the next batch of this rank; the rows of the others are passed over."""
+        """Return the next batch of this rank and skip the rows of the other ranks."""
         position = self._stream.n_given
         rows = [self._stream.take() for _ in range(self._world * self._rows_per_batch)]
         own = rows[self._rank * self._rows_per_batch :][: self._rows_per_batch]
         return batch_of_rows(own, self._shards, self._config.row_tokens, position)
 
     def skip(self, n_rows: int) -> None:
-        """Pass over a window of rows of the whole run; nothing of them is read.
+        """Skip `n_rows` rows of the whole run without reading their tokens.
 
         Raises:
             UserError: The number is negative.
@@ -117,7 +117,7 @@ class PackedLoader:
             self._stream.take()
 
     def report(self) -> dict[str, Any]:
-        """Return what was given so far: rows, share of padding; and drawn: each source's share and epochs."""
+        """Return statistics so far: returned rows and their padding share, shares and epochs of drawn sources."""
         n_places = self._stream.n_given * self._config.row_tokens
         return {
             "n_rows": self._stream.n_given,
@@ -127,7 +127,7 @@ class PackedLoader:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """Return everything the next batch depends on."""
+        """Return all state that the next batch depends on."""
         return {
             "data": self._shards.fingerprint,
             "config": self._config.model_dump(mode="json"),
@@ -135,17 +135,17 @@ class PackedLoader:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state, of whatever rank, world size and rows per batch.
+        """Restore a state saved at any rank, world size or rows per batch.
 
-        The annealing mix may be another than the state's while neither has begun: so a run branches off.
+        The annealing mix may differ from the state's as long as neither has begun; this allows a run to branch.
 
         Raises:
-            UserError: It is of other data or another configuration.
+            UserError: The state belongs to other data or another configuration.
         """
         if state["data"] != self._shards.fingerprint:
             raise UserError(
-                f"the state is of other token shards than {self._shards.folder}; "
-                f"name the ones that the run began with"
+                f"the state was saved with other token shards than {self._shards.folder}; "
+                f"use the shards that the run started with"
             )
         ours = self._config.model_dump(mode="json")
         changed = [key for key in ours if state["config"].get(key) != ours[key]]
@@ -157,7 +157,7 @@ class PackedLoader:
             key = changed[0]
             raise UserError(
                 f"{key} is {ours[key]!r}, the state has {state['config'].get(key)!r}; "
-                f"a run keeps its packing to its end"
+                f"a run cannot change its packing when it is resumed"
             )
         self._stream.load_state_dict(state["stream"])
 
@@ -165,8 +165,9 @@ class PackedLoader:
 def batch_of_rows(rows: Sequence[Row], shards: Shards, row_tokens: int, position: int) -> Batch:
     """Return the tensors of planned rows.
 
-    A label is the next token of the same document, also where that lies in another row: only a document's last
-    token has none. Padding is the end-of-text token with no label, a document of its own, and not counted.
+    A label is the next token of the same document, even when it lies in another row; only the last token of a
+    document has no label. Padding is the end-of-text token without a label, numbered as a separate document and
+    not counted.
     """
     shape = (len(rows), row_tokens)
     ids_BT = np.full(shape, shards.index.end_id, np.int64)

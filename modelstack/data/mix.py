@@ -1,13 +1,13 @@
-"""How much of which source: weights or a temperature, no source more often than it teaches, an annealing mix.
+"""Planning of a data mix: weights or a temperature, a limit on epochs, and an annealing mix.
 
-A temperature T weighs a source by its size to the power 1/T: 1 is in proportion, larger ones favour the small
-(Arivazhagan et al. 2019, arXiv 1907.05019, who use 5 for languages). A source is repeated at most `max_epochs`
-times: up to four, repeated tokens are worth almost as much as new ones (Muennighoff et al. 2023, arXiv
-2305.16264); what it cannot give goes to the others in proportion to their weights. The last part of a training,
-while the rate falls, may have a mix of its own, of what is best (Hu et al. 2024, MiniCPM, arXiv 2404.06395); both
-count as epochs.
+A temperature T weights a source by its size to the power 1/T. T = 1 is proportional; larger T favours small
+sources (Arivazhagan et al. 2019, arXiv 1907.05019, use 5 for languages). A source is repeated at most `max_epochs`
+times: up to four epochs, repeated tokens are worth almost as much as new ones (Muennighoff et al. 2023, arXiv
+2305.16264). Tokens that an exhausted source cannot provide are taken from the others in proportion to their
+weights. The last part of a training run, while the learning rate decays, may have its own mix of the best sources
+(Hu et al. 2024, MiniCPM, arXiv 2404.06395). Both parts count towards the epochs.
 
-The weights that come out are those of a training recipe (`data.weights`, `data.anneal_weights`).
+The resulting weights are those of a training recipe (`data.weights`, `data.anneal_weights`).
 """
 
 from __future__ import annotations
@@ -24,55 +24,55 @@ MAX_EPOCHS = 4.0
 
 
 class MixRecipe(BaseModel, frozen=True, extra="forbid"):
-    """What is wanted."""
+    """The wanted mix."""
 
     n_tokens: int = Field(gt=0)
-    """Of the whole training."""
+    """Tokens of the whole training run."""
     weights: dict[str, float] | None = None
-    """Share of each source; 0 leaves it out. None: by size and temperature."""
+    """Share of each source; 0 excludes it. None: derived from size and temperature."""
     temperature: float = Field(default=1.0, ge=1)
     max_epochs: float = Field(default=MAX_EPOCHS, gt=0)
     anneal_share: float = Field(default=0.0, ge=0, lt=1)
-    """Of the tokens, those at the end that have a mix of their own."""
+    """Share of the tokens, at the end of the run, that has its own mix."""
     anneal_weights: dict[str, float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class PartPlan:
-    """One part of a training: the tokens that each source gives."""
+    """Tokens from each source in one part of a training run."""
 
     tokens: dict[str, float]
 
     @property
     def weights(self) -> dict[str, float]:
-        """Each source's share of the tokens."""
+        """Share of each source in the tokens."""
         total = sum(self.tokens.values())
         return {name: n / total if total else 0.0 for name, n in self.tokens.items()}
 
     def epochs(self, sizes: Mapping[str, int]) -> dict[str, float]:
-        """Return how often each source of so many tokens is gone through in this part."""
+        """Return the number of passes over each source in this part; `sizes` are the tokens of each source."""
         return {name: n / sizes[name] if sizes[name] else 0.0 for name, n in self.tokens.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class MixPlan:
-    """A training's mix."""
+    """The mix of a whole training run."""
 
     stable: PartPlan
     anneal: PartPlan | None
     epochs: dict[str, float]
-    """How often each source is gone through, both parts together."""
+    """Number of passes over each source, both parts together."""
 
 
 def plan_mix(sizes: Mapping[str, int], recipe: MixRecipe) -> MixPlan:
-    """Return what each source gives; the annealing mix is served first, since it is of what is scarce.
+    """Return the tokens to take from each source. The annealing mix is served first: its sources are scarce.
 
     Args:
         sizes: Tokens of each source.
-        recipe: What is wanted.
+        recipe: The wanted mix.
 
     Raises:
-        UserError: weights are not one for each source, or the sources cannot give so many tokens.
+        UserError: The weights do not name every source, or the sources cannot provide enough tokens.
     """
     left = {name: recipe.max_epochs * size for name, size in sizes.items()}
     n_anneal = recipe.n_tokens * recipe.anneal_share
@@ -94,7 +94,7 @@ def plan_mix(sizes: Mapping[str, int], recipe: MixRecipe) -> MixPlan:
 def _filled(
     n_tokens: float, weights: Mapping[str, float], room: Mapping[str, float], recipe: MixRecipe
 ) -> PartPlan:
-    """Give each source its share, the full ones what they hold, until all tokens are given."""
+    """Distribute tokens by weight, cap each source at its room, and redistribute the rest."""
     tokens = dict.fromkeys(weights, 0.0)
     is_open = {name for name, weight in weights.items() if weight > 0}
     missing = n_tokens

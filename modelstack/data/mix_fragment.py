@@ -1,4 +1,4 @@
-"""A mix as the part of a training recipe that it is: the weights of the sources, and those of the end."""
+"""A mix written as TOML for a training recipe: source weights, and those of the annealing part."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from modelstack.data.source_tokens import SOURCE_FIELD, SourceTokens
 from modelstack.errors import UserError
 
 DIGITS = 6
-"""Of a weight: of a billion tokens, one in a million is off by a thousand at most."""
+"""Significant digits of a weight: an error of at most a thousand tokens in a billion."""
 
 
 def training_fragment(plan: MixPlan, recipe: MixRecipe, sources: SourceTokens) -> str:
-    """Return TOML for a recipe of `modelstack train`: its table `data`.
+    """Return TOML for the table `data` of a `modelstack train` recipe.
 
     Raises:
-        UserError: A source's name cannot be written.
+        UserError: A source name cannot be represented in TOML.
     """
     lines = [
         f"# A mix of {recipe.n_tokens:,} tokens: let steps x rows x data.row_tokens be as many.",
@@ -39,9 +39,9 @@ def _weights(weights: Mapping[str, float]) -> list[str]:
 
 
 def _text(text: str) -> str:
-    """Return a basic string of TOML: JSON's, but for one control character that JSON lets stand."""
+    """Return a TOML basic string: JSON's escaping plus DEL, which JSON leaves unescaped."""
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise UserError(f"{text!r} has half a surrogate pair, which no TOML file can hold; rename it") from error
+        raise UserError(f"{text!r} contains a lone surrogate, which TOML cannot represent; rename it") from error
     return json.dumps(text, ensure_ascii=False).replace("\x7f", "\\u007f")

@@ -1,13 +1,12 @@
-"""Which document comes next: each source in its own seeded order, sources by the largest deficit.
+"""Selection of the next document: each source in its own seeded order, sources by largest deficit.
 
-The next document is of the source whose tokens lag furthest behind its weight. No draw is random, so the shares
-stay within one document of the weights at every moment, and the state is two counts for each source: how many
-documents it has given, which is its epoch and position, and how many tokens. Sources of unequal size come round
-at different times; `epochs` says how often (past four, a repeated document teaches little: Muennighoff et al.
-2023, arXiv 2305.16264).
+The next document comes from the source whose tokens lag furthest behind its weight. No draw is random, so the
+shares stay within one document of the weights at all times. The state is two counts per source: documents drawn,
+which gives epoch and position, and tokens drawn. Sources of unequal size finish an epoch at different times;
+`epochs` reports them (past four, a repeated document teaches little: Muennighoff et al. 2023, arXiv 2305.16264).
 
-The end of a training may have weights of its own (Hu et al. 2024, MiniCPM, arXiv 2404.06395). Each source goes on
-where it stood, so its documents still come equally often; deficits are counted anew, from the change on.
+The end of a training run may have its own weights (Hu et al. 2024, MiniCPM, arXiv 2404.06395). Each source
+continues in its order, so its documents still occur equally often. Deficits are counted from the change on.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from modelstack.data.order import Order
 from modelstack.errors import UserError
 
 ALL = "all"
-"""The one stream of a corpus that has no weights: every document once in an epoch."""
+"""Name of the single stream of a corpus without weights: every document once per epoch."""
 
 
 class Mixture:
@@ -39,24 +38,28 @@ class Mixture:
         n_variants: int = 1,
         anneal_weights: Mapping[str, float] | None = None,
     ) -> None:
-        """Give each source of a weight its order; without weights, all documents one order.
+        """Create an order for each source with a weight; without weights, one order for all documents.
 
         Args:
-            lengths: In tokens, of each variant of each document: first of all documents, then of all once more.
-            source_of: Of each document.
-            sources: Their names.
-            weights: Shares of the tokens.
-            seed: Of the orders.
-            n_variants: A document is another variant of itself each time its source comes round.
-            anneal_weights: Shares of the tokens at the end.
+            lengths: Tokens of each document, variant by variant: all documents' first variant, then the second,
+                and so on.
+            source_of: Index into `sources` for each document.
+            sources: Names of the sources.
+            weights: Shares of the tokens by source; None: no weighting.
+            seed: Seed of the orders.
+            n_variants: Number of variants of each document; each epoch of its source uses the next variant.
+            anneal_weights: Shares of the tokens by source at the end of the run.
 
         Raises:
-            UserError: The weights are not one for each source, or cannot be shares, or only the end has some.
+            UserError: The weights do not name every source, are not valid shares, or only `anneal_weights` is
+                given.
         """
         self._anneal_weights: dict[str, float] = {}
         if weights is None:
             if anneal_weights is not None:
-                raise UserError("anneal weights without weights: name the shares of the time before them too")
+                raise UserError(
+                    "anneal weights are given without weights; also give the weights of the time before annealing"
+                )
             self._weights, self._documents = {ALL: 1.0}, {ALL: np.arange(len(source_of))}
         else:
             self._weights = _shares("weights", weights, sources)
@@ -75,7 +78,7 @@ class Mixture:
         self._orders: dict[tuple[str, int], Order] = {}
 
     def draw(self, *, annealing: bool = False) -> int:
-        """Return the next document, of the end's weights where it is annealing and there are some."""
+        """Return the number of the next document, by the annealing weights if `annealing` and they exist."""
         annealing = annealing and bool(self._anneal_weights)
         weights, given = (self._anneal_weights, self._n_annealed) if annealing else (self._weights, self._n_tokens)
         total = sum(given.values())
@@ -91,21 +94,21 @@ class Mixture:
         return document
 
     def shares(self) -> dict[str, float]:
-        """Return each source's share of the tokens drawn so far."""
+        """Return the share of each source in the tokens drawn so far."""
         total = sum(self._n_tokens.values())
         return {name: n_tokens / total if total else 0.0 for name, n_tokens in self._n_tokens.items()}
 
     def epochs(self) -> dict[str, float]:
-        """Return how often each source has been gone through."""
+        """Return the number of passes over each source so far."""
         return {name: n_drawn / len(self._documents[name]) for name, n_drawn in self._n_drawn.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the counts."""
+        """Return the counts of drawn documents and tokens."""
         state = {"n_drawn": dict(self._n_drawn), "n_tokens": dict(self._n_tokens)}
         return state | ({"n_annealed": dict(self._n_annealed)} if self._anneal_weights else {})
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state of the same data and weights; those of the end may be others, if it had not begun."""
+        """Restore a state of the same data and weights; annealing weights may differ before annealing."""
         self._n_drawn = {name: state["n_drawn"].get(name, 0) for name in self._documents}
         self._n_tokens = {name: state["n_tokens"].get(name, 0) for name in self._documents}
         annealed = state.get("n_annealed", {})
@@ -119,7 +122,7 @@ class Mixture:
 
 
 def _shares(key: str, weights: Mapping[str, float], sources: tuple[str, ...]) -> dict[str, float]:
-    """Return the shares of the sources that are drawn from."""
+    """Return the normalised shares of sources with a positive weight."""
     if set(weights) != set(sources):
         raise UserError(
             f"{key} are for {sorted(weights)}, the data has {list(sources)}; "

@@ -1,7 +1,7 @@
-"""Text that was decoded in the wrong charset, put right: ftfy, with what changes style or meaning left off.
+"""Step `repair_text`: repairs text decoded in the wrong charset with ftfy.
 
-Speer, ftfy (doi 10.5281/zenodo.2591652). As in datatrove's FTFYFormatter, quotes, ligatures and widths stay as
-the author had them; entities too, because a page about HTML means them.
+Speer, ftfy (doi 10.5281/zenodo.2591652). As in datatrove's FTFYFormatter, repairs that change style are disabled:
+quotes, ligatures and character widths stay. Entities stay too, because a page about HTML contains them on purpose.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ from modelstack.errors import UserError
 
 
 class RepairText(BaseModel, frozen=True, extra="forbid"):
-    """Repairs a text's encoding; drops nothing. `metadata["repaired_lines"]` counts lines that changed."""
+    """Repairs the encoding of a text; drops nothing. `metadata["repaired_lines"]` counts changed lines."""
 
     kind: Literal["repair_text"] = "repair_text"
     max_line_characters: int = Field(default=20_000, ge=1)
-    """A longer line stays as it is: prose has none, and ftfy tries several decodings of a line."""
+    """Maximum characters of a repaired line.
+
+    Prose has no longer lines, and ftfy tries several decodings of each.
+    """
 
     def build(self) -> Step:
         """Return the step.
@@ -43,7 +46,7 @@ class RepairText(BaseModel, frozen=True, extra="forbid"):
 
         def step(document: Document) -> str | None:
             if document.text.isascii():
-                return None  # Nothing of ASCII is mojibake.
+                return None  # ASCII text contains no mojibake.
             lines = document.text.split("\n")
             n_changed = 0
             for i, line in enumerate(lines):

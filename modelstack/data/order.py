@@ -1,8 +1,8 @@
 """Data order as a seeded permutation, not a shuffle buffer.
 
-`position -> document` is a Feistel network over P numbers, walked along its cycle until it lands below N: so any
-size is permuted, a resume seeks in O(1), and no state but one integer is saved. A Feistel network is a permutation
-whatever its round function is (Luby and Rackoff 1988; cycle walking: Black and Rogaway 2002). Marin moved to it
+`position -> document` is a Feistel network over P numbers, iterated until the result is below N (cycle walking).
+It permutes any size, a resume seeks in O(1), and one integer is the whole state. A Feistel network is a
+permutation for any round function (Luby and Rackoff 1988; cycle walking: Black and Rogaway 2002). Marin adopted it
 after a linear congruential permutation shuffled badly (retrospective of their 32B run).
 
 Letters: N documents, P = 2^ceil(log2 N).
@@ -15,7 +15,7 @@ import hashlib
 from modelstack.errors import UserError
 
 N_ROUNDS = 10
-"""As in FF1 of NIST SP 800-38G, which is made for small domains too; 4 are enough only for large ones."""
+"""Number of rounds, as in FF1 of NIST SP 800-38G for small domains; 4 suffice for large ones."""
 _WORD = (1 << 64) - 1
 
 
@@ -23,10 +23,10 @@ class Order:
     """The order of `n` documents in one epoch of one seed."""
 
     def __init__(self, n: int, seed: int, epoch: int = 0, stream: str = "") -> None:
-        """Derive the keys of the rounds; `stream` names what else the order is of, a source of a mixture.
+        """Derive the round keys; `stream` separates orders of equal seed and epoch, such as sources of a mixture.
 
         Raises:
-            UserError: There is no document.
+            UserError: `n` is below 1.
         """
         if n < 1:
             raise UserError(f"an order of {n} documents; at least 1 is needed")
@@ -44,12 +44,12 @@ class Order:
         """Return the document at a position.
 
         Raises:
-            UserError: The position is not one of this epoch.
+            UserError: The position is outside the epoch.
         """
         if not 0 <= position < self._n:
             raise UserError(f"position {position} of an epoch of {self._n} documents; they are 0 to {self._n - 1}")
         document = self._permuted(position)
-        # P < 2 N, so this takes less than two steps on average; it ends, as the cycle leads back to `position`.
+        # P < 2 N, so this takes fewer than two steps on average; it ends, as the cycle contains `position`.
         while document >= self._n:
             document = self._permuted(document)
         return document
@@ -63,13 +63,13 @@ class Order:
 
 
 def _round_keys(text: str) -> tuple[int, ...]:
-    """Return a key for each round, the same in every process and on every machine."""
+    """Return a key for each round, identical in every process and on every machine."""
     digest = hashlib.shake_128(text.encode()).digest(8 * N_ROUNDS)
     return tuple(int.from_bytes(digest[i : i + 8], "little") for i in range(0, len(digest), 8))
 
 
 def _mixed(word: int) -> int:
-    """Return 64 bits that each depend on all of `word`'s: the finaliser of SplitMix64 (Steele et al. 2014)."""
+    """Return 64 bits that each depend on all bits of `word`: the finaliser of SplitMix64 (Steele et al. 2014)."""
     word = ((word ^ word >> 30) * 0xBF58476D1CE4E5B9) & _WORD
     word = ((word ^ word >> 27) * 0x94D049BB133111EB) & _WORD
     return word ^ word >> 31

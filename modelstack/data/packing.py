@@ -1,12 +1,12 @@
-"""Documents into rows of T tokens, nothing lost: which piece of which document goes into which row.
+"""Packing of documents into rows of T tokens without loss.
 
-Best fit decreasing: pieces from the longest down, each into the fullest row that still has room for it; found by
-its room with a bisection (the optimised form of Ding et al. 2024, arXiv 2404.10830, who pack by a segment tree).
-A document longer than a row is cut into whole rows and a rest; no other one is cut. Concatenation is the older
-way: documents end to end, chopped every T tokens; no padding, but most documents are cut.
+Best-fit decreasing: pieces in order of decreasing length, each into the fullest row with enough room, which a
+bisection finds (the optimised form of Ding et al. 2024, arXiv 2404.10830, who use a segment tree). A document
+longer than a row is cut into whole rows and a remainder; no other document is cut. Concatenation is the older
+method: documents joined and cut every T tokens, without padding, but most documents are cut.
 
-A plan is made of plain numbers, so it is the same on every rank, is checked without a tensor, and costs nothing
-when its rows are skipped. What one window of documents does not fill goes on into the next one.
+A plan consists of plain numbers: it is the same on every rank, can be checked without tensors, and is cheap for
+skipped rows. Pieces that do not fill a row wait for the next window of documents.
 
 Letters: T tokens of a row.
 """
@@ -21,7 +21,7 @@ Kind = Literal["best_fit", "concatenate"]
 
 
 class Piece(NamedTuple):
-    """A run of tokens of one document."""
+    """A span of tokens of one document."""
 
     document: int
     start: int
@@ -32,30 +32,30 @@ Row = list[Piece]
 
 
 class Plan(NamedTuple):
-    """Rows to train on, and the pieces that wait for the next window."""
+    """Rows to train on, and pieces that wait for the next window."""
 
     rows: list[Row]
     waiting: list[Piece]
 
 
 def plan_rows(pieces: Iterable[Piece], row_tokens: int, kind: Kind) -> Plan:
-    """Return the rows of a window of pieces; each token of theirs is in one row, or waits."""
+    """Return the rows of a window of pieces; every token is in exactly one row or waits."""
     return _PLANNERS[kind]([piece for piece in pieces if piece.n_tokens], row_tokens)
 
 
 def padding_share(rows: Sequence[Row], row_tokens: int) -> float:
-    """Return the share of the rows' places that hold no token."""
+    """Return the share of positions in the rows that hold no token."""
     used = sum(piece.n_tokens for row in rows for piece in row)
     return 1 - used / (len(rows) * row_tokens) if rows else 0.0
 
 
 def _best_fit(pieces: list[Piece], row_tokens: int) -> Plan:
     fragments = [fragment for piece in pieces for fragment in _fragments(piece, row_tokens)]
-    # Stable: among equals, what waited longest comes first.
+    # Stable sort: among equal lengths, the piece that waited longest comes first.
     fragments.sort(key=lambda piece: -piece.n_tokens)
     rows: list[Row] = []
     open_rows: list[tuple[int, int]] = []
-    """(room, number of the row), sorted: the first with enough room is the fullest that fits."""
+    """Pairs (room, row number), sorted: the first with enough room is the fullest row that fits."""
     for piece in fragments:
         at = bisect.bisect_left(open_rows, (piece.n_tokens, 0))
         if at < len(open_rows):

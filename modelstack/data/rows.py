@@ -1,14 +1,14 @@
-"""The stream of rows: one sequence, numbered from 0, whoever reads it.
+"""The stream of rows: one sequence, numbered from 0, independent of the reader.
 
-Documents are drawn until they fill a window of rows, the window is packed, and its rows are given in a seeded
-order (packing sorts by length; training must not see that). Ranks, batches and restarts only choose where to read,
-so none of them can lose or repeat a row.
+Documents are drawn until they fill a window of rows. The window is packed, and its rows are returned in a seeded
+order, because packing sorts by length and training must not see that order. Ranks, batches and restarts only
+choose positions in the stream, so they can neither lose nor repeat a row.
 
-The cursor is exact and small: where the window began, what waited for it, and how many of its rows are taken. The
-packing buffer, some thousand documents, is a function of that, and is packed again on a resume.
+The cursor is exact and small: the state at the start of the window, its waiting pieces, and the number of rows
+taken. The packing buffer of some thousand documents is a function of the cursor and is packed again on resume.
 
-Where the end of a training has a mix of its own, a window ends before it: what is drawn for the rows from there on
-is drawn by that mix, and of the old one only the few pieces come later that did not fit.
+If the end of the training run has its own mix, a window ends at the change. Documents for later rows are drawn by
+that mix; only the few pieces that did not fit before come from the old one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from modelstack.data.packing import Kind, Piece, Row, plan_rows
 
 
 class RowStream:
-    """Rows of pieces of documents, without end."""
+    """An endless stream of rows of document pieces."""
 
     def __init__(
         self,
@@ -38,12 +38,12 @@ class RowStream:
         seed: int,
         anneal_from_row: int | None = None,
     ) -> None:
-        """Stand before the first row; from `anneal_from_row` on, windows are of the mixture's last weights."""
+        """Initialise before the first row; windows from row `anneal_from_row` on use the annealing weights."""
         self.mixture = mixture
         self.n_given = 0
-        """Rows given or skipped so far: the number of the next one."""
+        """Rows returned or skipped so far; the number of the next row."""
         self.n_given_tokens = 0
-        """Tokens in those, padding not counted."""
+        """Tokens in those rows, without padding."""
         self._lengths = lengths
         self._row_tokens = row_tokens
         self._window_rows = window_rows
@@ -52,7 +52,7 @@ class RowStream:
         self._seed = seed
         self._waiting: list[Piece] = []
         self._number = -1
-        """Of the window; the first is 0."""
+        """Number of the current window; the first is 0."""
         self._begin = self._beginning()
         self._rows: list[Row] = []
         self._n_taken = 0
@@ -77,7 +77,7 @@ class RowStream:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go back to a state of the same data and configuration."""
+        """Restore a state of the same data and configuration."""
         window = state["window"]
         self.mixture.load_state_dict(window["mixture"])
         self._waiting = [Piece(*numbers) for numbers in window["waiting"]]
@@ -86,7 +86,8 @@ class RowStream:
         self.n_given = state["n_given"] - state["n_taken"]
         self._begin = self._beginning()
         if state["n_taken"]:
-            # Of as many rows as it had: a run that branched off may have another end, which cuts elsewhere.
+            # Use the saved number of rows: a branched run may have another annealing row, which cuts windows
+            # elsewhere.
             self._open_window(window.get("n_rows", self._window_rows))
         self._n_taken = state["n_taken"]
         self.n_given, self.n_given_tokens = state["n_given"], state["n_given_tokens"]
@@ -110,7 +111,7 @@ class RowStream:
         self._n_taken = 0
 
     def _beginning(self) -> dict[str, Any]:
-        """Return where the next window begins."""
+        """Return the cursor at the start of the next window."""
         return {
             "number": self._number + 1,
             "mixture": self.mixture.state_dict(),
@@ -118,7 +119,7 @@ class RowStream:
         }
 
     def _n_rows_now(self) -> int:
-        """Return how many rows the window that begins now is to have."""
+        """Return the number of rows of the window that starts now."""
         if self._anneal_from_row is None or self.n_given >= self._anneal_from_row:
             return self._window_rows
         return min(self._window_rows, self._anneal_from_row - self.n_given)

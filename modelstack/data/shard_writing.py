@@ -1,8 +1,8 @@
-"""Documents into token shards: tokenised once, a stopped run goes on where it was.
+"""Tokenisation of documents into token shards, with resume.
 
-A shard is a run of documents of about `SHARD_BYTES` of text, and is recorded with hashes of the tokenizer, of the
-texts and of what was written. So a shard that holds the same already is kept, one that is missing, damaged or made
-of something else is made, and the index appears last.
+A shard holds consecutive documents with about `SHARD_BYTES` of text. Its record stores hashes of the tokenizer, of
+the texts and of the written arrays. A shard with matching hashes is kept; a missing, damaged or outdated one is
+written again. The index is written last.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from modelstack.errors import UserError
 from modelstack.files import replacing
 
 SHARD_BYTES = 32 << 20
-"""Text of a shard: some 8 million tokens, a minute of tokenising that a stop can lose."""
+"""Bytes of text in a shard: about 8 million tokens, and at most a minute of tokenising to repeat after a stop."""
 
 BATCH_BYTES = 1 << 20
-"""Text that is encoded at once: enough for all cores, and a progress bar that moves."""
+"""Bytes of text encoded at once: enough work for all cores and frequent progress."""
 
 
 class SourcedText(NamedTuple):
-    """A document and where it is from."""
+    """A document with its source."""
 
     text: str
     source: str
@@ -51,12 +51,12 @@ def write_shards(
     shard_bytes: int = SHARD_BYTES,
     on_documents: Callable[[int], object] = lambda n: None,
 ) -> ShardIndex:
-    """Tokenise documents into a folder; shards of it that hold the same already are kept.
+    """Tokenise documents into a folder; shards whose content is unchanged are kept.
 
-    `on_documents` is told of each number of documents that is done, for a progress bar.
+    `on_documents` is called with the number of documents just completed, for progress display.
 
     Raises:
-        UserError: There is no document, or the tokenizer has no end-of-text token.
+        UserError: There are no documents, or the tokenizer has no end-of-text token.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +72,7 @@ def write_shards(
         if record is not None and (record.tokenizer_sha256, record.text_sha256) == (sha256, text_sha256):
             on_documents(len(chunk))
         else:
-            # Readers must not mix old and new shards while these are written.
+            # Readers must not see a mixture of old and new shards.
             (folder / INDEX_FILE).unlink(missing_ok=True)
             tokens: list[list[int]] = []
             for batch in _chunks(chunk, BATCH_BYTES):
@@ -82,7 +82,7 @@ def write_shards(
             record = _write_shard(folder, number, chunk, tokens, dtype, sha256, text_sha256)
         records.append(record)
     if not records:
-        raise UserError(f"no document to write to {folder}; name a file or a source that holds some")
+        raise UserError(f"no documents to write to {folder}; name a file or a source that has documents")
     index = ShardIndex(
         tokenizer_sha256=sha256, dtype=dtype, begin_id=begin_id, end_id=end_id, shards=tuple(records)
     )
@@ -102,7 +102,7 @@ def _border_ids(tokenizer: Tokenizer) -> tuple[int | None, int]:
 def _special_id(tokenizer: Tokenizer, name: str) -> int:
     ids = tokenizer.encode_template(name)
     if len(ids) != 1:
-        raise UserError(f"{name!r} is {len(ids)} tokens, no special token; name one in tokenizer_config.json")
+        raise UserError(f"{name!r} is {len(ids)} tokens, not one special token; set one in tokenizer_config.json")
     return ids[0]
 
 
@@ -142,7 +142,7 @@ def _write_shard(
     sha256: str,
     text_sha256: str,
 ) -> ShardRecord:
-    # Its old record must not vouch for files that are being replaced.
+    # The old record must not validate files that are being replaced.
     shard_file(folder, number, "record").unlink(missing_ok=True)
     sources = tuple(dict.fromkeys(document.source for document in chunk))
     numbers = {name: i for i, name in enumerate(sources)}
@@ -168,20 +168,20 @@ def _write_shard(
 
 
 def _intact_record(folder: Path, number: int) -> ShardRecord | None:
-    """Return what is recorded of a shard, if its files still are what was written."""
+    """Return the record of a shard if its files still match it, else None."""
     path = shard_file(folder, number, "record")
     if not path.is_file() or not all(shard_file(folder, number, kind).is_file() for kind in ARRAYS):
         return None
     try:
         record = ShardRecord.model_validate_json(path.read_bytes())
     except ValidationError:
-        # Of another version, or cut off: either way the shard is made anew.
+        # A record of another version or a truncated one: the shard is written again.
         return None
     return record if shard_sha256(folder, number) == record.tokens_sha256 else None
 
 
 def _remove_shards_from(folder: Path, number: int) -> None:
-    """Remove shards past the last one, of more documents than there are now."""
+    """Remove shards from `number` on, left over from a larger set of documents."""
     while (record := shard_file(folder, number, "record")).is_file():
         record.unlink()
         for kind in ARRAYS:

@@ -1,10 +1,11 @@
-"""Documents as token ids, memory-mapped: what a training run reads.
+"""Token shards: documents as memory-mapped token ids, read by a training run.
 
-A folder holds for each shard its tokens (uint16 where the vocabulary allows, else uint32), the offset of each
-document, and the source of each, and a JSON that records them; `index.json` repeats all records and says that the
-folder is whole: nothing is opened without it. `shard_writing` makes such a folder.
+For each shard, a folder holds the tokens (uint16 if the vocabulary allows, else uint32), the offset and the source
+of each document, and a JSON record. `index.json` repeats all records and marks the folder as complete; a folder
+without it is not opened. `shard_writing` writes such folders.
 
-A document is its tokens between the begin-of-text token, where the tokenizer puts one, and the end-of-text token.
+A document is its tokens, preceded by the begin-of-text token if the tokenizer adds one, and followed by the
+end-of-text token.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ from modelstack.errors import UserError
 
 INDEX_FILE = "index.json"
 ARRAYS = ("tokens", "offsets", "sources")
-"""The files of a shard, beside its record."""
+"""Array files of a shard, beside its record."""
 HASHED_BYTES = 1 << 20
 COUNTED_TOKENS = 1 << 22
-"""Counted at once: `bincount` makes 8 bytes of each."""
+"""Tokens counted at once: `bincount` needs 8 bytes for each."""
 
 
 class SpecialNames(Protocol):
-    """Which tokens begin and end a text."""
+    """Names of the tokens that begin and end a text."""
 
     @property
     def begin(self) -> str | None:
@@ -50,29 +51,29 @@ class SpecialNames(Protocol):
 
 
 class Tokenizer(Protocol):
-    """What is needed of a `TextTokenizer`; the rooms of later steps are not imported here."""
+    """The part of `TextTokenizer` needed here; declared as a protocol because later steps are not imported."""
 
     @property
     def description(self) -> Mapping[str, Any]:
-        """The content of its `tokenizer.json`."""
+        """Content of `tokenizer.json`."""
         ...
 
     @property
     def names(self) -> SpecialNames:
-        """Its special tokens."""
+        """Special tokens of the tokenizer."""
         ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode texts, in which no special token can occur."""
+        """Encode texts; names of special tokens in them are plain text."""
         ...
 
     def encode_template(self, text: str) -> list[int]:
-        """Encode text in which the names of special tokens stand for these."""
+        """Encode text in which names of special tokens become those tokens."""
         ...
 
 
 class ShardRecord(BaseModel):
-    """What one shard holds and was made of."""
+    """Content and inputs of one shard."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,7 +83,7 @@ class ShardRecord(BaseModel):
     n_documents: int
     n_tokens: int
     sources: tuple[str, ...]
-    """Names of the sources, in the order of the numbers that the shard's documents carry."""
+    """Names of the sources, indexed by the source numbers of the shard's documents."""
 
 
 class ShardIndex(BaseModel):
@@ -98,21 +99,21 @@ class ShardIndex(BaseModel):
 
 
 def tokenizer_sha256(tokenizer: Tokenizer) -> str:
-    """Return a hash of everything that the ids depend on."""
+    """Return a hash of every property of the tokenizer that affects token ids."""
     names = tokenizer.names
     content = [tokenizer.description, names.begin, names.end, names.adds_begin]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Shards:
-    """Token shards, opened: documents by their number over all shards."""
+    """Opened token shards; documents are numbered across all shards."""
 
     def __init__(self, folder: str | os.PathLike[str], tokenizer: Tokenizer | None = None) -> None:
-        """Map the shards; with a tokenizer, only if they were made with it.
+        """Memory-map the shards; if a tokenizer is given, require that it produced them.
 
         Raises:
-            UserError: The folder is unfinished, was made with another tokenizer, or a file is missing, truncated,
-                or does not fit what is recorded of it.
+            UserError: The folder is incomplete, belongs to another tokenizer, or a file is missing, truncated or
+                does not match its record.
         """
         self.folder = Path(folder)
         self.index = _read_index(self.folder)
@@ -131,9 +132,9 @@ class Shards:
             sorted({name for record in self.index.shards for name in record.sources})
         )
         self.lengths = np.concatenate([np.diff(offsets.astype(np.int64)) for offsets in self._offsets])
-        """Tokens of each document, borders included."""
+        """Tokens of each document, begin and end tokens included."""
         self.source_of = np.concatenate([self._global_sources(i) for i in range(len(self._tokens))])
-        """Number of each document's source in `sources`."""
+        """Index into `sources` for each document."""
         for i, offsets in enumerate(self._offsets):
             if offsets[0] != 0 or offsets[-1] != len(self._tokens[i]) or (self.lengths < 1).any():
                 raise UserError(
@@ -142,28 +143,28 @@ class Shards:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of all tokens and of the sources: what a position in the data refers to."""
+        """Hash of all tokens and sources; identifies the data that a position refers to."""
         return hashlib.sha256(self.index.model_dump_json().encode()).hexdigest()
 
     @property
     def n_documents(self) -> int:
-        """Documents of all shards."""
+        """Number of documents in all shards."""
         return len(self.lengths)
 
     @property
     def n_tokens(self) -> int:
-        """Tokens of all shards."""
+        """Number of tokens in all shards."""
         return sum(record.n_tokens for record in self.index.shards)
 
     def tokens(self, document: int, start: int = 0, end: int | None = None) -> NDArray[Any]:
-        """Return ids of a document, a view of the file: those from `start` up to `end`, or to its last."""
+        """Return token ids `start` to `end` of a document as a view of the file; `end=None`: to its last token."""
         shard = int(np.searchsorted(self._first_documents, document, side="right")) - 1
         first = int(self._offsets[shard][document - self._first_documents[shard]])
         n_tokens = int(self.lengths[document])
         return self._tokens[shard][first + start : first + min(n_tokens, n_tokens if end is None else end)]
 
     def token_counts(self, n_ids: int) -> NDArray[np.int64]:
-        """Return how often each of `n_ids` tokens occurs."""
+        """Return the number of occurrences of each of `n_ids` tokens."""
         counts = np.zeros(n_ids, np.int64)
         for tokens in self._tokens:
             for start in range(0, len(tokens), COUNTED_TOKENS):
@@ -174,7 +175,7 @@ class Shards:
         """Read all tokens and compare their hashes.
 
         Raises:
-            UserError: A shard's tokens are not those that were written.
+            UserError: The tokens of a shard differ from those written.
         """
         for i, record in enumerate(self.index.shards):
             if shard_sha256(self.folder, i) != record.tokens_sha256:
@@ -190,12 +191,12 @@ class Shards:
 
 
 def shard_file(folder: Path, number: int, kind: str) -> Path:
-    """Return the path of a shard's array or record."""
+    """Return the path of an array or record of a shard."""
     return folder / f"{number:05}.{kind}.{'json' if kind == 'record' else 'npy'}"
 
 
 def shard_sha256(folder: Path, number: int) -> str:
-    """Return a hash of a shard's arrays, as files."""
+    """Return a hash over the array files of a shard."""
     digest = hashlib.sha256()
     for kind in ARRAYS:
         with shard_file(folder, number, kind).open("rb") as file:
@@ -207,11 +208,13 @@ def shard_sha256(folder: Path, number: int) -> str:
 def _read_index(folder: Path) -> ShardIndex:
     path = folder / INDEX_FILE
     if not path.is_file():
-        raise UserError(f"{path} is not there: no token shards, or their writing was stopped; write them again")
+        raise UserError(
+            f"{path} is missing: the folder has no token shards or writing them was interrupted; write them again"
+        )
     try:
         index = ShardIndex.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{path} is no index of token shards: {error}") from error
+        raise UserError(f"{path} is not an index of token shards: {error}") from error
     if index.dtype not in ("uint16", "uint32") or not index.shards:
         raise UserError(f"{path} has {len(index.shards)} shards of {index.dtype!r}; uint16 or uint32 is expected")
     return index
@@ -223,7 +226,7 @@ def _mapped(path: Path, dtype: str, length: int) -> NDArray[Any]:
     except FileNotFoundError as error:
         raise UserError(f"{path} is missing; write the shards anew") from error
     except (ValueError, EOFError) as error:
-        raise UserError(f"{path} is truncated or no array: {error}; write the shards anew") from error
+        raise UserError(f"{path} is truncated or not an array: {error}; write the shards anew") from error
     if array.dtype != dtype or array.shape != (length,):
         raise UserError(
             f"{path} holds {array.dtype} of shape {array.shape}; {dtype} of ({length},) is recorded; "

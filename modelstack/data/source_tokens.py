@@ -1,4 +1,4 @@
-"""How many tokens each source has: counted in token shards, or told from a data run's characters."""
+"""Tokens of each source: counted in token shards, or estimated from the characters of a data run."""
 
 from __future__ import annotations
 
@@ -16,32 +16,32 @@ from modelstack.errors import UserError
 from modelstack.files import read_json_object
 
 SOURCE_FIELD = "source"
-"""Of a data run's records."""
+"""Field of a data run's records that holds the source."""
 MAX_MANIFEST_BYTES = 1 << 28
-"""It names every file; a million of them are 100 MB."""
+"""Maximum bytes of a manifest, which lists every file; a million files take 100 MB."""
 
 
 @dataclass(frozen=True, slots=True)
 class SourceTokens:
-    """Sources, and what a training is told to read them."""
+    """Sources with their tokens and, for data runs, the folders to train from."""
 
     tokens: Mapping[str, int]
     text: tuple[Path, ...] = ()
-    """Folders of the documents that data runs kept; none of token shards, whose text is their run's."""
+    """Folders of documents kept by data runs; empty for token shards."""
     is_estimate: bool = False
-    """Characters over characters per token; not counted."""
+    """Whether tokens are estimated as characters divided by characters per token."""
 
 
 def tokens_of(folders: Iterable[Path], characters_per_token: float | None = None) -> SourceTokens:
-    """Return the tokens of the sources in several folders together; a source may be in more than one.
+    """Return the tokens of each source, summed over the folders; a source may occur in several.
 
     Args:
-        folders: All of token shards, or all of data runs that are finished.
-        characters_per_token: Of data runs.
+        folders: Folders of token shards, or folders of finished data runs; not a mixture.
+        characters_per_token: Average characters per token; required for data runs, refused for token shards.
 
     Raises:
-        UserError: A folder is neither, or is not finished; some are one and some the other; or the number of
-            characters is needed and missing, or given and not needed.
+        UserError: A folder is of neither kind or unfinished, the kinds are mixed, or `characters_per_token` is
+            missing or not applicable.
     """
     shards, runs = [], []
     for folder in folders:
@@ -64,8 +64,8 @@ def tokens_of(folders: Iterable[Path], characters_per_token: float | None = None
         return SourceTokens(dict(sorted(counts.items())))
     if characters_per_token is None:
         raise UserError(
-            f"{runs[0]} holds a data run, which counts characters: say how many a token has "
-            f"(`modelstack tokenizer report` has the bytes, for English nearly as many)"
+            f"{runs[0]} holds a data run, which counts characters; give the characters per token "
+            f"(`modelstack tokenizer report` prints bytes per token, nearly the same for English)"
         )
     text: list[Path] = []
     for folder in runs:

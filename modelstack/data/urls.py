@@ -1,8 +1,8 @@
-"""Pages that their address tells against: lists of domains, addresses and words, and what their owners asked for.
+"""Step `url`: drops pages by address (lists of domains, URLs and words) and by the owner's robots directives.
 
-RefinedWeb's rules (Penedo et al. 2023, arXiv 2306.01116, appendix G.1), decided in the order of datatrove's
-URLFilter: domains, whole addresses, one hard word, several soft words, a strict word anywhere. No list is shipped;
-the one RefinedWeb names is that of the University of Toulouse (UT1, CC BY-SA).
+The rules are RefinedWeb's (Penedo et al. 2023, arXiv 2306.01116, appendix G.1), applied in the order of
+datatrove's URLFilter: domains, whole URLs, one hard word, several soft words, a strict word anywhere. No list is
+shipped; RefinedWeb uses the list of the University of Toulouse (UT1, CC BY-SA).
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from modelstack.data.documents import Document, Step
 from modelstack.errors import UserError
 
 Words = tuple[str, ...] | Path
-"""Entries, or the file that holds one a line (`#` begins a comment; gzip by the name)."""
+"""Entries, or a file with one entry per line (`#` starts a comment; gzip if the name ends in `.gz`)."""
 _NO_LETTERS = re.compile(r"[^a-zA-Z0-9]+")
 _SCHEME = re.compile(r"[a-zA-Z][a-zA-Z0-9+.-]{0,20}://")
 _IP_LIKE = re.compile(r"\[.*|(?:0x[0-9a-f]+|\d+)(?:\.(?:0x[0-9a-f]+|\d+)){0,3}")
 
 
 class UrlRules(BaseModel, frozen=True, extra="forbid"):
-    """Drops pages by address; without one a document is kept, unless for `robots`.
+    """Drops pages by address. A document without URL can be dropped for `robots` only.
 
     Reasons: `domain`, `url`, `hard_word`, `soft_words`, `strict_word`, `ip_host`, `robots`.
     """
 
     kind: Literal["url"] = "url"
     domains: Words = ()
-    """Each with all its subdomains."""
+    """Blocked domains, including all their subdomains."""
     urls: Words = ()
-    """With or without scheme; a slash at the end does not matter."""
+    """Blocked URLs, with or without scheme; a trailing slash is ignored."""
     hard_words: Words = ()
-    """One, as a whole word of the address, is enough."""
+    """Words of which one, as a whole word of the URL, suffices."""
     soft_words: Words = ()
-    """So many different ones as `min_soft_words` are needed."""
+    """Words of which `min_soft_words` different ones must occur as whole words of the URL."""
     min_soft_words: int = Field(default=2, ge=1)
     strict_words: Words = ()
-    """Anywhere in the address, once all but letters and digits is left out of it."""
+    """Words that match anywhere in the URL after everything but letters and digits is removed."""
     drop_ip_hosts: bool = False
-    """Pages whose host is a number."""
+    """Whether to drop pages whose host is an IP address."""
     robots: tuple[str, ...] = ("noindex", "none", "noai", "tdm-reservation")
-    """Directives in `metadata["robots"]` that drop; `none` is `noindex, nofollow`."""
+    """Directives in `metadata["robots"]` that drop a page; `none` means `noindex, nofollow`."""
 
     def build(self) -> Step:
         """Return the step; reads the lists.
@@ -89,8 +89,8 @@ class UrlRules(BaseModel, frozen=True, extra="forbid"):
 
 
 def host_of(url: str) -> str:
-    """Return an address's host as DNS has it: lower case, `xn--`, no port, no last dot; "" if there is none."""
-    rest = url.replace("\\", "/")  # As browsers read it.
+    """Return the host of a URL in DNS form (lower case, punycode, no port, no trailing dot), "" without a host."""
+    rest = url.replace("\\", "/")  # Browsers read backslashes as slashes.
     start = rest.find("//")
     authority = re.split(r"[/?#]", rest[start + 2 :], maxsplit=1)[0] if start >= 0 else ""
     host = authority.rpartition("@")[2].strip().lower()
@@ -100,13 +100,13 @@ def host_of(url: str) -> str:
     try:
         return host.encode("idna").decode()
     except UnicodeError:
-        return host  # No name that DNS has.
+        return host  # Not a valid DNS name.
 
 
 class _HashedSet:
-    """Texts by 64 bits of their hash, 8 bytes each: UT1 has 4.6 million domains, every worker process has the set.
+    """Set of 64-bit text hashes, 8 bytes per entry: UT1 has 4.6 million domains, and every worker holds the set.
 
-    A text that is not in it is taken for one that is at odds of the set's size in 2^64.
+    The probability of a false match is the size of the set divided by 2^64.
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
@@ -126,7 +126,7 @@ def _hash(text: str) -> int:
 
 
 def _parents(host: str) -> Iterator[str]:
-    """Return a host and the domains it is in."""
+    """Yield a host and its parent domains."""
     while host:
         yield host
         host = host.partition(".")[2]
@@ -155,4 +155,6 @@ def _entries(words: Words) -> Iterator[str]:
         ):
             yield from (line.strip() for line in file if line.strip() and not line.startswith("#"))
     except (OSError, EOFError, UnicodeDecodeError) as error:
-        raise UserError(f"list {words} cannot be read: {error}; it is text, one entry a line") from error
+        raise UserError(
+            f"list {words} cannot be read: {error}; it must be a text file with one entry per line"
+        ) from error

@@ -1,7 +1,7 @@
-"""Tables of the English word splitter: which characters are cut off a word, which words are cut by a list.
+"""Tables of the English word splitter: affix characters, and words with a fixed split.
 
-They state the conventions that spaCy 3's English tokenizer made common (https://spacy.io/usage/linguistic-features,
-"How tokenizer rules work"), since FineWeb's rules count words by it. Code points are written as ranges in base 16.
+They follow the conventions of spaCy 3's English tokenizer (https://spacy.io/usage/linguistic-features, "How
+tokenizer rules work"), because FineWeb's rules count words with it. Code points are given as hexadecimal ranges.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import product
 
 
 def characters(ranges: str) -> frozenset[str]:
-    """Return the characters of ranges of code points, `"41-5A 61"`."""
+    """Return the characters in ranges of code points such as `"41-5A 61"`."""
     members: set[str] = set()
     for part in ranges.split():
         first, _, last = part.partition("-")
@@ -42,12 +42,12 @@ SYMBOLS = characters(
     "1F800-1F80B 1F810-1F847 1F850-1F859 1F860-1F887 1F890-1F8AD 1F900-1F90B 1F910-1F93E 1F940-1F970 "
     "1F973-1F976 1F97A 1F97C-1F9A2 1F9B0-1F9B9 1F9C0-1F9C2 1F9D0-1F9FF 1FA60-1FA6D "
 )
-"""Dingbats, boxes, arrows, emoji: Unicode's category So as of version 11, but for some arrows that mean words."""
+"""Dingbats, boxes, arrows, emoji: Unicode 11's category So, without some arrows that stand for words."""
 
 PREFIXES = frozenset("§%=—–") | PUNCTUATION | QUOTES | CURRENCIES | SYMBOLS
-"""One character that is cut off a word's beginning."""
+"""Characters that are split off the beginning of a word."""
 SUFFIXES = frozenset("—–") | PUNCTUATION | QUOTES | SYMBOLS
-"""One character that is cut off a word's end."""
+"""Characters that are split off the end of a word."""
 
 _UNITS = """
     km km² km³ m m² m³ dm dm² dm³ cm cm² cm³ mm mm² mm³ ha µm nm yd in ft kg g mg µg t lb oz m/s km/h kmh mph
@@ -55,9 +55,9 @@ _UNITS = """
     м/с км/ч кПа Па мбар Кб КБ кб Мб МБ мб Гб ГБ гб Тб ТБ тбكم كم² كم³ م م² م³ سم سم² سم³ مم مم² مم³ كم غرام
     جرام جم كغ ملغ كوب اكواب
 """
-""""тбكم" stands for two units, run together by mistake in spaCy; kept, since words are to be the same."""
+"""Units of measure. "тбكم" is two units joined by mistake in spaCy; kept so that the words stay the same."""
 UNITS = frozenset(_UNITS.split())
-"""Cut off a number."""
+"""Units that are split off a number."""
 LONGEST_UNIT = max(map(len, UNITS))
 UNIT_ENDS = frozenset(unit[-1] for unit in UNITS)
 
@@ -76,7 +76,7 @@ LETTERS = _CASED | _UNCASED
 LOWER = _UNCASED | {"\u0294"} | {c for c in _CASED if unicodedata.category(c) == "Ll"}
 UPPER = _UNCASED | {"\u03a2"} | {c for c in _CASED if unicodedata.category(c) == "Lu"}
 BEFORE_FULL_STOP = frozenset("0123456789%²-+|") | LOWER | PUNCTUATION | QUOTES
-"""A full stop after one of these ends a sentence; after a single capital it belongs to an abbreviation."""
+"""Characters after which a full stop ends a sentence; after a single capital it belongs to an abbreviation."""
 
 SENTENCE_ENDS = characters(
     "21 2E 3F 589 61F 6D4 700-702 7F9 964-965 104A-104B 1362 1367-1368 166E 1735-1736 1803 1809 1944-1945 "
@@ -86,11 +86,11 @@ SENTENCE_ENDS = characters(
     "112A9 1144B-1144C 115C2-115C3 115C9-115D7 11641-11642 1173C-1173E 11A42-11A43 11A9B-11A9C 11C41-11C42 "
     "16A6E-16A6F 16AF5 16B37-16B38 16B44 1BC9F 1DA88"
 )
-"""Words after which a sentence ends: Unicode's property Sentence_Terminal, as of version 11."""
+"""Words that end a sentence: Unicode 11's property Sentence_Terminal."""
 
 
 def words_with_pieces() -> dict[str, tuple[str, ...]]:
-    """Return words that are split, or kept whole, by a list: contractions, abbreviations, emoticons, times."""
+    """Return the words with a fixed split into pieces: contractions, abbreviations, emoticons, times."""
     table = {
         word: tuple(pieces.split()) for word, pieces in _contractions() if word not in _WORDS_OF_THEIR_OWN.split()
     }
@@ -100,7 +100,10 @@ def words_with_pieces() -> dict[str, tuple[str, ...]]:
 
 
 def _contractions() -> Iterator[tuple[str, str]]:
-    """Return words and their pieces, with blanks between; most also without apostrophes: "dont" is "do nt"."""
+    """Yield words with their pieces, separated by blanks.
+
+    Most also occur without apostrophe: "dont" is "do nt".
+    """
     pronouns, questions = "i you he she it we they", "who what when where why how there"
     stems_and_tails = (
         (f"{pronouns} {questions} that this these those", ("'ll", "'ll 've", "'d", "'d 've")),
@@ -130,7 +133,7 @@ def _contractions() -> Iterator[tuple[str, str]]:
 
 
 _WORDS_OF_THEIR_OWN = "ill its hell shell shed were well whore Ill Its Hell Shell Shed Were Well Whore"
-"""What a contraction without its apostrophe would be mistaken for."""
+"""Words excluded because a contraction without its apostrophe looks the same."""
 
 _EMOTICONS = r"""
     (*_*) (-8 (-: (-; (-_-) (._.) (: (; (= (>_<) (^_^) (o: (¬_¬) (ಠ_ಠ) (╯°□°）╯︵┻━┻ )-: ): -_- -__- ._. 0.0 0.o
@@ -146,11 +149,11 @@ _SHORTENED = r"""
     Okla. Ore. Pa. Ph.D. Prof. Rep. Rev. S.C. Sen. Sep. Sept. St. Tenn. Va. Wash. Wis. a.m. co. e.g. i.e. p.m.
     v.s. vs. a. b. c. d. e. f. g. h. i. j. k. l. m. n. o. p. q. r. s. t. u. v. w. x. y. z. ä. ö. ü.
 """
-"""Titles, months, places and what else is shortened with a full stop."""
+"""Titles, months, places and other abbreviations with a full stop."""
 _WITH_APOSTROPHES = r"""
     ' '' 'Cause 'Cos 'Coz 'Cuz 'S 'bout 'cause 'cos 'coz 'cuz 'd 'em 'll 'nuff 're 's ‘S ‘s em ll nuff Ma'am
     ma'am O'clock o'clock Doin Doin' Goin Goin' Havin Havin' Lovin Lovin' Nothin Nothin' Nuthin Nuthin' Ol Ol'
     Somethin Somethin' doin doin' goin goin' havin havin' lovin lovin' nothin nothin' nuthin nuthin' ol ol'
     somethin somethin' and/or w/o C++ <space> — \") \n \t
 """
-"""Words with an apostrophe, or where one belongs; a few marks."""
+"""Words with an apostrophe, or written without one; some marks."""

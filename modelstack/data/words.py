@@ -1,15 +1,17 @@
-"""English words and sentences, punctuation marks being words of their own, as FineWeb's rules count them.
+"""Splitting of English text into words and sentences as FineWeb's rules count them.
 
-datatrove's rules split with a blank spaCy 3 tokenizer; the same words come out of this, far faster. A text
-falls into chunks at white space, and a chunk's words depend on nothing but the chunk: they are found once and
-remembered. A chunk loses marks at both its ends until it is in a list (`word_tables`) or nothing comes off;
-what is left is in the list, an address, or cut at marks inside; last, words in a row that spell a listed one
-are taken together (https://spacy.io/usage/linguistic-features, "How tokenizer rules work").
+datatrove's rules use a blank spaCy 3 tokenizer. This module yields the same words, far faster; punctuation marks
+are words. The algorithm (https://spacy.io/usage/linguistic-features, "How tokenizer rules work"):
 
-One thing is left out: there, a listed word could also lie across two chunks, where it changes nothing but can
-keep apart marks that spell a shorter listed one.
+1. Split the text into chunks at white space. The words of a chunk depend on the chunk alone, so they are cached.
+2. Split affixes off both ends of a chunk until it is listed (`word_tables`) or no affix remains.
+3. Use the listed pieces, keep an address whole, or split the rest at infixes.
+4. Join consecutive words that spell a listed word.
 
-All is linear in the text: marks are cut off by moving two indices, and no pattern has two ways to read a
+One case of spaCy is left out: a listed word across two chunks. It has no effect except to keep apart marks that
+spell a shorter listed word.
+
+All steps are linear in the text: affixes are removed by moving two indices, and no pattern can backtrack over a
 character.
 """
 
@@ -17,46 +19,67 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from itertools import chain, islice
+from typing import TypeVar
 
 from modelstack.data import word_tables as tables
 
-MAX_CACHED_CHUNKS = 200_000
-"""Some 60 MB; when there are more, all are forgotten and the frequent ones are soon back."""
+MAX_CACHED_TEXTS = 200_000
+"""Maximum texts of a cache: about 60 MB of chunks with their words."""
 MAX_CACHED_LENGTH = 64
-"""Characters. A longer chunk hardly comes twice."""
+"""Maximum characters of a cached text; longer texts rarely repeat."""
+T = TypeVar("T")
 
 _DIGITS = frozenset("0123456789")
 _RUNS = re.compile(r"\S+|\s+")
 
 
 def split_words(text: str) -> list[str]:
-    """Return the words of a text; white space is none."""
+    """Return the words of a text, without white space."""
     return words_of_chunks(text.split())
 
 
 def words_of_chunks(chunks: Iterable[str]) -> list[str]:
-    """Return the words of a text that was split at white space."""
+    """Return the words of a text already split at white space."""
     return list(chain.from_iterable(map(_words_of_chunk.__getitem__, chunks)))
 
 
 def split_sentences(text: str) -> list[str]:
-    """Return the sentences of a text with the white space before each; joined, they are the text."""
+    """Return the sentences of a text, each with its preceding white space; joined, they are the text."""
     ends = list(_sentence_ends(text))
     return [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)], strict=True)]
 
 
 def count_sentences(text: str, at_most: int) -> int:
-    """Return the number of sentences of a text; counting stops at `at_most`. Without words it is one."""
+    """Return the number of sentences, at most `at_most`; a text without words has one."""
     return 1 + sum(1 for _ in islice(_sentence_ends(text), max(at_most - 1, 0)))
 
 
-def _sentence_ends(text: str) -> Iterator[int]:
-    """Find where sentences end, but for the last: after a word that ends one and the punctuation marks behind it.
+class TextCache(dict[str, T]):
+    """Cache of a function of short texts; a full cache is cleared, and frequent texts soon return."""
 
-    White space other than one blank is a word here and begins the next sentence, as in spaCy.
+    def __init__(self, compute: Callable[[str], T]) -> None:
+        """Start empty; `compute` is called for texts that are not cached."""
+        super().__init__()
+        self._compute = compute
+
+    def __missing__(self, text: str) -> T:
+        value = self._compute(text)
+        if len(text) <= MAX_CACHED_LENGTH:
+            if len(self) >= MAX_CACHED_TEXTS:
+                self.clear()
+            self[text] = value
+        return value
+
+
+def _sentence_ends(text: str) -> Iterator[int]:
+    """Yield the end positions of all sentences but the last.
+
+    A sentence ends after its sentence-ending word and any punctuation behind that word.
+
+    White space other than one blank counts as a word that begins the next sentence, as in spaCy.
     """
     ending = False
     for run in _RUNS.finditer(text):
@@ -72,7 +95,7 @@ def _sentence_ends(text: str) -> Iterator[int]:
             if word in tables.SENTENCE_ENDS:
                 ending = True
             elif ending and not _is_punctuation(word):
-                # The blank before the word belongs to what follows.
+                # The blank before a word belongs to the next sentence.
                 yield place - 1 if place == run.start() and place and text[place - 1] == " " else place
                 ending = False
             place += len(word)
@@ -80,21 +103,6 @@ def _sentence_ends(text: str) -> Iterator[int]:
 
 def _is_punctuation(word: str) -> bool:
     return all(unicodedata.category(character)[0] == "P" for character in word)
-
-
-class _WordsOfChunk(dict[str, tuple[str, ...]]):
-    """Remembers the words of chunks."""
-
-    def __missing__(self, chunk: str) -> tuple[str, ...]:
-        words = _split_chunk(chunk)
-        if len(chunk) <= MAX_CACHED_LENGTH:
-            if len(self) >= MAX_CACHED_CHUNKS:
-                self.clear()
-            self[chunk] = words
-        return words
-
-
-_words_of_chunk = _WordsOfChunk()
 
 
 def _split_chunk(chunk: str) -> tuple[str, ...]:
@@ -106,8 +114,11 @@ def _split_chunk(chunk: str) -> tuple[str, ...]:
     return _joined_where_listed(_cut(chunk, listed))
 
 
+_words_of_chunk = TextCache(_split_chunk)
+
+
 def _cut(chunk: str, listed: dict[str, tuple[str, ...]]) -> list[str]:
-    """Return a chunk's words; `listed` words are left alone."""
+    """Return the words of a chunk; words in `listed` are not split further."""
     longest = _longest_listed() if listed else 0
     before: list[str] = []
     behind: list[str] = []
@@ -145,7 +156,7 @@ def _cut(chunk: str, listed: dict[str, tuple[str, ...]]) -> list[str]:
 
 
 def _prefix(chunk: str, start: int, end: int) -> int:
-    """Return how many characters come off the beginning of `chunk[start:end]`."""
+    """Return the number of characters to split off the beginning of `chunk[start:end]`."""
     first = chunk[start]
     if first in tables.PREFIXES:
         return 1
@@ -163,7 +174,7 @@ def _prefix(chunk: str, start: int, end: int) -> int:
 
 
 def _suffix(chunk: str, start: int, end: int) -> int:
-    """Return how many characters come off the end of `chunk[start:end]`: the longest of what may."""
+    """Return the number of characters to split off the end of `chunk[start:end]`: the longest matching suffix."""
     if start == end:
         return 0
     last = chunk[end - 1]
@@ -214,7 +225,7 @@ def _marks_inside() -> re.Pattern[str]:
 
 
 def _character_class(characters: Iterable[str]) -> str:
-    """Return ranges for the inside of `[...]`."""
+    """Return ranges for use inside `[...]` of a regular expression."""
     ranges: list[list[int]] = []
     for point in sorted(map(ord, characters)):
         if ranges and ranges[-1][1] == point - 1:
@@ -238,13 +249,13 @@ def _cut_inside(core: str) -> list[str]:
 
 @cache
 def _address() -> re.Pattern[str]:
-    # No private or local network, no first or last address.
+    # spaCy's pattern excludes private and local networks and the first and last address of a network.
     private = r"(?:10|127)\.\d{1,3}|169\.254|192\.168|172\.(?:1[6-9]|2\d|3[01])"
     first, middle = r"[1-9]\d?|1\d\d|2[01]\d|22[0-3]", r"1?\d{1,2}|2[0-4]\d|25[0-5]"
     host = r"[1-9]\d?|1\d\d|2[0-4]\d|25[0-4]"
     number = rf"(?!(?:{private})(?:\.\d{{1,3}}){{2}})(?:{first})(?:\.(?:{middle})){{2}}\.(?:{host})"
     letter = r"A-Za-z0-9\u00a1-\uffff"
-    # The last name has no capital, lest "lower.Upper", where two sentences meet, be an address.
+    # A top-level domain with a capital would turn "lower.Upper", two adjacent sentences, into an address.
     last = rf"[{_character_class(tables.LOWER)}]{{2,63}}"
     names = rf"(?:(?:[{letter}][{letter}_-]{{0,62}})?[{letter}]\.)+{last}"
     return re.compile(rf"(?:{number}|{names})(?::\d{{2,5}})?(?:[/?#]\S*)?\Z")
@@ -254,7 +265,7 @@ _SCHEME = re.compile(r"[\w+\-.]{2,}://")
 
 
 def _is_address(core: str) -> bool:
-    """Whether it is a host or URL; a user's name may come before "@"."""
+    """Whether `core` is a host or URL, optionally preceded by a user name and "@"."""
     if "." not in core:
         return False
     scheme = _SCHEME.match(core)
@@ -278,9 +289,10 @@ def _longest_listed() -> int:
 
 @cache
 def _spelled() -> tuple[dict[tuple[str, ...], tuple[str, ...]], dict[str, tuple[int, ...]]]:
-    """Return the pieces of listed words that come apart without the list, by what they come apart into.
+    """Return two tables for joining words that spell a listed word.
 
-    And how many words that can be, by the first.
+    The first maps the words that a listed word splits into to its listed pieces. The second maps the first of
+    these words to their possible numbers, largest first.
     """
     spelled: dict[tuple[str, ...], tuple[str, ...]] = {}
     lengths: dict[str, set[int]] = {}
@@ -293,7 +305,7 @@ def _spelled() -> tuple[dict[tuple[str, ...], tuple[str, ...]], dict[str, tuple[
 
 
 def _joined_where_listed(words: list[str]) -> tuple[str, ...]:
-    """Return words with those in a row that spell a listed one taken together: the longest first, no overlaps."""
+    """Replace consecutive words that spell a listed word by its pieces: longest first, without overlap."""
     spelled, lengths = _spelled()
     found = [
         (n, -i)

@@ -1,1 +1,1 @@
-"""Step 1, decide: which model on how many tokens, and what it costs, before anything runs; no torch."""
+"""Step 1, decide: model size, tokens, batch and cost of a training run, before anything runs; torch-free."""

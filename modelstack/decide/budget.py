@@ -1,8 +1,8 @@
-"""Time, energy and money of training and serving a model on a kind of device; mixtures against dense models.
+"""Time, energy and money for training and serving on a device type; mixtures of experts against dense models.
 
-Time is FLOPs over peak times utilisation. A mixture of experts computes with its active parameters and is stored
-with all of them; its loss lies between those of dense models of the one and of the other size (the fits of
-`scaling_laws` saw no mixtures), so both are told and neither is promised.
+Time is FLOPs divided by peak times utilisation. A mixture of experts computes with its active parameters and
+stores all of them. Its loss lies between those of dense models with its active and with all its parameters. The
+fits of `scaling_laws` contain no mixtures, so both losses are reported and the mixture's own is not predicted.
 
 Letters: N parameters, D tokens.
 """
@@ -27,9 +27,9 @@ JOULES_PER_KWH = 3.6e6
 class Utilisation(BaseModel, frozen=True, extra="forbid"):
     """Share of a device's peak that each kind of work reaches.
 
-    Defaults: training as Llama 3 reports in bf16 (38 to 43 %) and torchtitan measures (33 to 39 %); a prompt is
-    as dense as training; writing one token after the other waits for memory, and 1 % is what Sardana and Frankle
-    take. `decode_ceiling` says what a device allows.
+    Defaults: training as reported by Llama 3 in bf16 (38 to 43 %) and measured by torchtitan (33 to 39 %); prompt
+    processing is as dense as training; decoding is limited by memory bandwidth, and 1 % is the value of Sardana
+    and Frankle. `decode_ceiling` computes the limit of a device.
     """
 
     training: float = Field(default=0.4, gt=0, le=1)
@@ -38,41 +38,41 @@ class Utilisation(BaseModel, frozen=True, extra="forbid"):
 
 
 class Bill(BaseModel, frozen=True):
-    """What some FLOPs cost on devices of one kind."""
+    """Cost of a number of FLOPs on devices of one type."""
 
     device: str
     n_devices: int
     flops: float
     hours: float
-    """On the clock, all devices working together."""
+    """Wall-clock hours, with all devices in parallel."""
     watts: float
     usd_per_hour: float
 
     @computed_field
     @property
     def device_hours(self) -> float:
-        """Return hours summed over devices."""
+        """Hours summed over devices."""
         return self.hours * self.n_devices
 
     @computed_field
     @property
     def energy_kwh(self) -> float:
-        """Return the devices' own energy at full board power."""
+        """Energy of the devices at full board power, in kWh."""
         return self.device_hours * self.watts * SECONDS_PER_HOUR / JOULES_PER_KWH
 
     @computed_field
     @property
     def usd(self) -> float:
-        """Return the money."""
+        """Cost in US dollars."""
         return self.device_hours * self.usd_per_hour
 
 
 class Dense(BaseModel, frozen=True):
-    """A dense model that a mixture is held against."""
+    """A dense model for comparison with a mixture."""
 
     n_parameters: int
     training_flops_per_token: float
-    """6 N."""
+    """Training FLOPs per token, 6 N."""
     weight_bytes_bf16: int
     loss: float
 
@@ -83,19 +83,19 @@ class MixtureComparison(BaseModel, frozen=True):
     n_active: int
     n_total: int
     training_flops_per_token: float
-    """6 N active."""
+    """Training FLOPs per token: 6 N with the active parameters."""
     weight_bytes_bf16: int
     as_active: Dense
-    """As costly to compute: what the mixture should beat."""
+    """Dense model with the same compute per token, which the mixture should beat."""
     as_total: Dense
-    """As large in memory: what the mixture cannot be expected to beat."""
+    """Dense model with the same memory, which the mixture is not expected to beat."""
 
 
 def bill(flops: float, device: Device, precision: str, utilisation: float, n_devices: int = 1) -> Bill:
-    """Return time, energy and money of `flops`.
+    """Return time, energy and money for `flops`.
 
     Raises:
-        UserError: The device has no peak in this precision, or a number cannot be.
+        UserError: The device has no peak in this precision, or a number is out of range.
     """
     if n_devices < 1:
         raise UserError(f"n_devices {n_devices} must be at least 1")
@@ -114,7 +114,7 @@ def bill(flops: float, device: Device, precision: str, utilisation: float, n_dev
 def hour_rates(
     trainer: Device, server: Device, precision: str, used: Utilisation, n_trainers: int = 1, n_servers: int = 1
 ) -> Rates:
-    """Return what a FLOP of each kind takes in hours on the clock.
+    """Return the wall-clock hours per FLOP for training, prompts and outputs.
 
     Raises:
         UserError: A device has no peak in this precision.
@@ -128,7 +128,7 @@ def hour_rates(
 
 
 def money_rates(trainer: Device, server: Device, precision: str, used: Utilisation) -> Rates:
-    """Return what a FLOP of each kind costs in dollars.
+    """Return the US dollars per FLOP for training, prompts and outputs.
 
     Raises:
         UserError: A device has no price, or no peak in this precision.
@@ -147,7 +147,14 @@ def money_rates(trainer: Device, server: Device, precision: str, used: Utilisati
 def decode_ceiling(
     config: ModelConfig, device: Device, context: int, batch: int, precision: str = "bf16"
 ) -> float:
-    """Return the utilisation that a device's memory allows when `batch` sequences are decoded behind `context`.
+    """Return the highest utilisation that memory bandwidth allows when `batch` sequences are decoded.
+
+    Args:
+        config: The model.
+        device: The serving device.
+        context: Tokens before the decoded token, per sequence.
+        batch: Number of sequences decoded together.
+        precision: Precision of the peak.
 
     Raises:
         UserError: The device has no peak in this precision.
@@ -157,26 +164,26 @@ def decode_ceiling(
 
 
 def non_embedding_parameters(config: ModelConfig) -> int:
-    """Return the parameters outside the embedding and the head."""
+    """Return the number of parameters outside the embedding and the head."""
     count = count_parameters(config)
     return count.total - count.embedding - count.parts[HEAD].total
 
 
 def law_parameters(config: ModelConfig) -> int:
-    """Return the N that costs and laws are asked with: all parameters, or those active in a mixture.
+    """Return N for costs and scaling laws: all parameters, or the active ones of a mixture.
 
-    Hoffmann's fits count embeddings, so a table that is only looked up is in.
+    Hoffmann's fits count embeddings, so the embedding table is included.
     """
     return count_parameters(config).active_with_embedding
 
 
 def exact_training_flops(config: ModelConfig, n_tokens: float, context: int) -> float:
-    """Return the FLOPs of training with attention at this context, to hold against 6 N D."""
+    """Return the training FLOPs including attention at this context, for comparison with 6 N D."""
     return training_flops_per_token(config, context) * n_tokens
 
 
 def cache_by_context(config: ModelConfig, context: int) -> dict[int, int]:
-    """Return the bytes of one sequence's cache in bf16 at powers of two up to a context, and at it."""
+    """Return the bf16 cache bytes of one sequence by length: powers of two up to `context`, and `context`."""
     lengths = [length for length in (2**power for power in range(9, 21)) if length < context]
     return {length: cache_bytes(config, length) for length in [*lengths[-4:], context]}
 
@@ -188,7 +195,7 @@ def embedding_share(config: ModelConfig) -> float:
 
 
 def compare_mixture(config: ModelConfig, n_tokens: float, law: ScalingLaw) -> MixtureComparison:
-    """Hold a mixture of experts against dense models of its active and of all its parameters.
+    """Compare a mixture of experts with dense models of its active and of all its parameters.
 
     Raises:
         UserError: The model has no experts.

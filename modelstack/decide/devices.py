@@ -1,10 +1,11 @@
-"""Kinds of devices: peak by precision, memory, bandwidth, power, price. Data, with where each figure is from.
+"""Device types: peak by precision, memory, bandwidth, power and price, with sources.
 
-Peaks are dense (makers print twice as much "with sparsity"). Peaks, memory, bandwidth and board power: NVIDIA's
-data sheets of the A100, H100, H200, HGX B200 and the Ada architecture paper. Prices: RunPod's list as of March
-2026 (deploybase.ai/articles/runpod-gpu-pricing), for orientation only: they change monthly, so give your own.
+Peaks are for dense matrices (makers print twice as much "with sparsity"). Peaks, memory, bandwidth and board
+power: NVIDIA's data sheets of the A100, H100, H200, HGX B200 and the Ada architecture paper. Prices: RunPod's list
+as of March 2026 (deploybase.ai/articles/runpod-gpu-pricing), for orientation only; they change monthly, so pass
+your own.
 
-Own devices are a TOML file, each a table `[devices.NAME]` with the fields of `Device`.
+Additional devices are a TOML file with a table `[devices.NAME]` for each, with the fields of `Device`.
 """
 
 from __future__ import annotations
@@ -20,24 +21,24 @@ from modelstack.files import read_toml
 
 
 class Device(BaseModel, frozen=True, extra="forbid"):
-    """One kind of device."""
+    """A device type."""
 
     name: str
     peak_flops: Mapping[str, float]
-    """FLOP/s by precision: fp32, tf32, bf16, fp8; a precision that is absent is not planned for."""
+    """FLOP/s by precision: fp32, tf32, bf16, fp8; an absent precision cannot be planned."""
     memory_bytes: float = Field(gt=0)
     bandwidth: float = Field(gt=0)
-    """Bytes a second from memory."""
+    """Memory bandwidth in bytes per second."""
     watts: float = Field(ge=0)
-    """Of the device alone: hosts, network and cooling are on top."""
+    """Power of the device alone, in watts, without host, network and cooling."""
     usd_per_hour: float = Field(ge=0)
     source: str = "given by the user"
 
     def peak(self, precision: str) -> float:
-        """Return the peak in a precision.
+        """Return the peak in a precision, in FLOP/s.
 
         Raises:
-            UserError: The device has none.
+            UserError: The device has no peak in this precision.
         """
         if precision not in self.peak_flops:
             raise UserError(
@@ -71,7 +72,7 @@ DEVICES: dict[str, Device] = {
         ),
         Device(
             name="b200",
-            # HGX B200 has 180 GB a GPU in use; 192 GB are on the package.
+            # HGX B200 uses 180 GB per GPU of the 192 GB on the package.
             peak_flops={"fp32": 75e12, "tf32": 1125e12, "bf16": 2250e12, "fp8": 4500e12},
             memory_bytes=180e9,
             bandwidth=8e12,
@@ -90,7 +91,7 @@ DEVICES: dict[str, Device] = {
         ),
         Device(
             name="rtx4090",
-            # Tensor cores that accumulate in fp32; accumulating in fp16 they do twice as much.
+            # Tensor cores accumulating in fp32; accumulation in fp16 is twice as fast.
             peak_flops={"fp32": 82.6e12, "tf32": 82.6e12, "bf16": 165.2e12, "fp8": 330.3e12},
             memory_bytes=24e9,
             bandwidth=1.008e12,
@@ -100,8 +101,8 @@ DEVICES: dict[str, Device] = {
         ),
         Device(
             name="cpu-2-threads",
-            # Peaks measured as 2048^3 matrix products with 2 threads on a server CPU with AVX512-BF16, quiet.
-            # Memory, bandwidth, watts and price are round assumptions for two virtual cores: measure your own.
+            # Peaks measured with 2048^3 matrix products on 2 threads of an idle server CPU with AVX512-BF16.
+            # Memory, bandwidth, watts and price are round assumptions for two virtual cores; measure your own.
             peak_flops={"fp32": 92e9, "bf16": 210e9},
             memory_bytes=8e9,
             bandwidth=20e9,
@@ -117,7 +118,7 @@ def read_devices(file: Path) -> dict[str, Device]:
     """Return the devices of a TOML file by name.
 
     Raises:
-        UserError: The file is no TOML, or a device lacks a field.
+        UserError: The file is not TOML, or a device lacks a field.
     """
     content = read_toml(file, "devices file")
     tables = content.get("devices")
@@ -128,27 +129,27 @@ def read_devices(file: Path) -> dict[str, Device]:
         try:
             devices[name] = Device.model_validate({"name": name, **values})
         except (ValidationError, TypeError) as error:
-            raise UserError(f"devices file {file}, [devices.{name}]: {_first(error)}") from error
+            raise UserError(f"devices file {file}, [devices.{name}]: {_first_error(error)}") from error
     return devices
 
 
 def find_device(name: str, own: Mapping[str, Device] | None = None) -> Device:
-    """Return a device by name; `own` go before ours.
+    """Return a device by name; `own` takes precedence over the built-in devices.
 
     Raises:
-        UserError: The name is not known.
+        UserError: The name is unknown.
     """
     devices = {**DEVICES, **(own or {})}
     if name not in devices:
         nearest = difflib.get_close_matches(name, devices, n=1, cutoff=0)[0]
         raise UserError(
             f"device {name!r} is not known; nearest: {nearest!r}. Known: {', '.join(devices)}; "
-            f"own ones come with --devices-file"
+            f"add others with --devices-file"
         )
     return devices[name]
 
 
-def _first(error: ValidationError | TypeError) -> str:
+def _first_error(error: ValidationError | TypeError) -> str:
     if isinstance(error, TypeError):
         return "must be a table of fields"
     fault = error.errors(include_url=False)[0]

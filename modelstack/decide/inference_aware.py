@@ -1,18 +1,17 @@
-"""The model that is cheapest over its whole life: trained once, then asked for tokens.
+"""Cheapest model over its lifetime: training plus served tokens.
 
 Sardana and Frankle (arXiv 2401.00448) minimise 6 N D + 2 N D_served subject to L(N, D) = l: a smaller model on
-more tokens reaches the same loss and serves each token for less. In money each term has its own price of a FLOP:
-the device's price over peak times utilisation, and reading a prompt uses a device far better than writing an
-answer.
-Every rate only weighs served tokens against training, so the priced form is the FLOP form with
-W = (rate_prompt D_prompt + rate_output D_output) / rate_training for D_served.
+more tokens reaches the same loss and serves each token for less. In money, each term has its own price per FLOP:
+the device's price divided by peak times utilisation. Prompt processing uses a device far better than decoding. The
+rates only weight served tokens against training, so the priced form equals the FLOP form with W = (rate_prompt
+D_prompt + rate_output D_output) / rate_training for D_served.
 
-On the curve of equal loss D = (B / r)^(1 / beta), r = l - E - A N^-alpha, the derivative of 6 N D + 2 N W is
-6 D (1 - (alpha / beta) A N^-alpha / r) + 2 W. From the smallest size that reaches l up to the compute-optimal one
-the bracket is negative, growing, and the product with D grows too: one root, found by halving. The turned
-question, least loss at a given cost, has one root as well.
+On the curve of equal loss D = (B / r)^(1 / beta), r = l - E - A N^-alpha, the derivative of 6 N D + 2 N W is 6 D
+(1 - (alpha / beta) A N^-alpha / r) + 2 W. Between the smallest size that reaches l and the compute-optimal size,
+the bracket is negative and increasing, and its product with D increases too. There is thus a single root, found by
+bisection. The inverse problem, the least loss at a given cost, has a single root as well.
 
-Letters: N parameters, D training tokens, W served tokens as weighed, l loss, K cost in training FLOPs.
+Letters: N parameters, D training tokens, W weighted served tokens, l loss, K cost in training FLOPs.
 """
 
 from __future__ import annotations
@@ -25,19 +24,19 @@ from modelstack.decide.scaling_laws import FLOPS_PER_PARAMETER_AND_TOKEN, Alloca
 from modelstack.errors import UserError
 
 FLOPS_PER_SERVED_TOKEN = 2
-"""For each parameter: the forward pass."""
+"""FLOPs per parameter of the forward pass."""
 _HALVINGS = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """Tokens served over a model's life."""
+    """Tokens served over a model's lifetime."""
 
     prompt_tokens: float = 0
     output_tokens: float = 0
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
+        """Validate the numbers.
 
         Raises:
             UserError: A number is negative.
@@ -48,13 +47,13 @@ class Demand:
 
     @property
     def total(self) -> float:
-        """Return prompt and output tokens together."""
+        """Prompt and output tokens together."""
         return self.prompt_tokens + self.output_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """What one FLOP costs in training, in reading prompts, in writing answers, all in `unit`."""
+    """Cost of one FLOP in training, prompt processing and decoding, in `unit`."""
 
     training: float = 1
     prompt: float = 1
@@ -62,7 +61,7 @@ class Rates:
     unit: str = "FLOP"
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
+        """Validate the rates.
 
         Raises:
             UserError: A rate is not above 0.
@@ -72,7 +71,7 @@ class Rates:
                 raise UserError(f"the rate of {name} FLOPs {getattr(self, name):g} must be above 0")
 
     def weighed(self, demand: Demand) -> float:
-        """Return W: the tokens whose cost at the training rate is that of the demand."""
+        """Return W: the number of tokens that cost as much at the training rate as the demand at its own rates."""
         return (self.prompt * demand.prompt_tokens + self.output * demand.output_tokens) / self.training
 
     def training_cost(self, allocation: Allocation) -> float:
@@ -92,10 +91,10 @@ FLOP_RATES = Rates()
 
 
 def cheapest_for_loss(law: ScalingLaw, loss: float, demand: Demand, rates: Rates = FLOP_RATES) -> Allocation:
-    """Return the size and tokens that reach a loss at the least cost of training and serving.
+    """Return the size and tokens that reach a loss at the lowest cost of training and serving.
 
     Raises:
-        UserError: No model reaches the loss.
+        UserError: No model reaches the loss, or the demand is too large for the law.
     """
     largest = law.optimum_for_loss(loss)
     W = rates.weighed(demand)
@@ -103,22 +102,22 @@ def cheapest_for_loss(law: ScalingLaw, loss: float, demand: Demand, rates: Rates
         return largest
 
     def slope(log_n: float) -> float:
-        """Return the derivative's sign-giving part, over 6."""
+        """Return a value with the sign of the derivative, divided by 6."""
         by_size = law.A * math.exp(-law.alpha * log_n)
         left = loss - law.E - by_size
         D = (law.B / left) ** (1 / law.beta)
         return D * (1 - law.alpha / law.beta * by_size / left) + W / 3
 
-    # Just above the smallest size D outgrows any demand, so the slope is negative there.
+    # Just above the smallest size, D exceeds any demand, so the slope is negative there.
     low = math.log(law.smallest_size(loss)) + 1e-12
     if slope(low) >= 0:
-        raise UserError(f"a demand of {W:g} weighed tokens is past what this law can be asked")
+        raise UserError(f"a demand of {W:g} weighted tokens is beyond the range of this law; plan for fewer")
     n_parameters = math.exp(_root(slope, low, math.log(largest.n_parameters)))
     return Allocation(n_parameters, law.tokens_for(loss, n_parameters))
 
 
 def best_for_cost(law: ScalingLaw, cost: float, demand: Demand, rates: Rates = FLOP_RATES) -> Allocation:
-    """Return the size and tokens of least loss whose training and serving together cost `cost`.
+    """Return the size and tokens of lowest loss whose training and serving together cost `cost`.
 
     Raises:
         UserError: The cost is not above 0.
@@ -130,7 +129,7 @@ def best_for_cost(law: ScalingLaw, cost: float, demand: Demand, rates: Rates = F
         return law.optimum(K)
 
     def slope(log_n: float) -> float:
-        """Return the log ratio of what data would still give to what size would."""
+        """Return the log ratio of the marginal benefit of data to that of size."""
         N = math.exp(log_n)
         by_data = math.log(law.beta * law.B * K / 6) - (law.beta + 1) * math.log(_tokens_left(K, W, N)) - log_n
         return by_data - math.log(law.alpha * law.A) + law.alpha * log_n
@@ -141,10 +140,10 @@ def best_for_cost(law: ScalingLaw, cost: float, demand: Demand, rates: Rates = F
 
 
 def tokens_for_cost(n_parameters: float, cost: float, demand: Demand, rates: Rates = FLOP_RATES) -> float:
-    """Return the tokens that a model of this size can be trained on when serving has taken its share.
+    """Return the tokens that a model of this size can be trained on after the cost of serving.
 
     Raises:
-        UserError: Serving alone costs as much.
+        UserError: Serving alone exhausts the budget.
     """
     D = _tokens_left(cost / rates.training, rates.weighed(demand), n_parameters)
     if D <= 0:
@@ -161,7 +160,7 @@ def _tokens_left(K: float, W: float, N: float) -> float:
 
 
 def _root(rising: Callable[[float], float], low: float, high: float) -> float:
-    """Return where a rising function crosses zero between `low` and `high`, to the last bit, by halving."""
+    """Return the zero of an increasing function between `low` and `high`, to the last bit, by bisection."""
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
         if middle in (low, high):

@@ -1,13 +1,14 @@
-"""Scaling laws of one's own runs: the parametric fit, parabolas over IsoFLOP curves, and their uncertainty.
+"""Scaling laws fitted to your own runs: parametric fit, parabolas over IsoFLOP curves, and their uncertainty.
 
-Parametric (Hoffmann et al. 2022, approach 3): log L = LSE(a - alpha log N, b - beta log D, e) with A = exp a,
-B = exp b, E = exp e; the sum of Huber losses of the log residuals, delta 1e-3, by L-BFGS from many starts. The
-sum, and tight tolerances: Besiroglu et al. 2024 trace the printed constants to a mean that let L-BFGS stop early.
+Parametric (Hoffmann et al. 2022, approach 3): log L = LSE(a - alpha log N, b - beta log D, e) with A = exp a, B =
+exp b, E = exp e. The objective is the sum of Huber losses of the log residuals, delta 1e-3, minimised by L-BFGS
+from many starts. The sum and tight tolerances matter: Besiroglu et al. 2024 attribute the printed constants to a
+mean, which made L-BFGS stop early.
 
-Parabolas (approach 2): at each compute budget the loss is quadratic in log N near its minimum; the slope of the
+Parabolas (approach 2): at each compute budget the loss is quadratic in log N near its minimum. The slopes of the
 minima against log C are the exponents of N* ~ C^a and D* ~ C^b.
 
-Runs may come from anywhere: `read_runs` takes JSON lines. numpy and scipy come with the extra `train`.
+Runs may come from any source: `read_runs` reads JSON lines. numpy and scipy come with the extra `train`.
 
 Letters: N parameters, D tokens, C FLOPs, R runs.
 """
@@ -31,15 +32,15 @@ if TYPE_CHECKING:
 HUBER_DELTA = 1e-3
 N_STARTS = 60
 N_RESTARTS = 2
-"""Starts beside the whole sample's solution in each bootstrap fit."""
+"""Random starts of each bootstrap fit, in addition to the solution of the whole sample."""
 CONSTANTS = ("E", "A", "B", "alpha", "beta")
 SAME_BUDGET = 1.25
-"""Runs whose compute differs by less than this factor lie on one IsoFLOP curve; budgets are further apart."""
+"""Factor in compute below which runs lie on the same IsoFLOP curve; budgets must be further apart."""
 OWN = "own"
 
 
 class Run(BaseModel, frozen=True):
-    """One finished training run; what else its record holds is not looked at."""
+    """A finished training run; other fields of its record are ignored."""
 
     n_parameters: float = Field(gt=0)
     n_tokens: float = Field(gt=0)
@@ -48,12 +49,12 @@ class Run(BaseModel, frozen=True):
 
     @property
     def flops(self) -> float:
-        """Return 6 N D."""
+        """Training compute, 6 N D."""
         return FLOPS_PER_PARAMETER_AND_TOKEN * self.n_parameters * self.n_tokens
 
 
 class Interval(BaseModel, frozen=True):
-    """An estimate and its bootstrap percentiles."""
+    """An estimate with its bootstrap percentiles."""
 
     value: float
     low: float
@@ -61,41 +62,41 @@ class Interval(BaseModel, frozen=True):
 
 
 class LawFit(BaseModel, frozen=True):
-    """A fitted law."""
+    """A fitted law with uncertainty."""
 
     law: ScalingLaw
     objective: float
     """Sum of Huber losses of the log residuals."""
     intervals: dict[str, Interval]
-    """95 % of each constant and of `size_exponent`; empty without a bootstrap."""
+    """95 % intervals of each constant and of `size_exponent`; empty without a bootstrap."""
 
 
 class Vertex(BaseModel, frozen=True):
-    """The minimum of one IsoFLOP curve."""
+    """Minimum of one IsoFLOP curve."""
 
     flops: float
     n_parameters: float
     n_tokens: float
     loss: float
     curvature: float
-    """Of the loss over log N; positive."""
+    """Second derivative of the loss over log N; positive."""
 
 
 class ParabolaFit(BaseModel, frozen=True):
-    """Minima of IsoFLOP curves and the exponents that join them."""
+    """Minima of IsoFLOP curves, and the exponents fitted to them."""
 
     vertices: tuple[Vertex, ...]
     size_exponent: Interval
-    """a of N* ~ C^a."""
+    """Exponent a of N* ~ C^a."""
     data_exponent: Interval
-    """b of D* ~ C^b."""
+    """Exponent b of D* ~ C^b."""
 
 
 def read_runs(file: Path) -> list[Run]:
-    """Return the runs of a file of JSON lines with n_parameters, n_tokens, loss.
+    """Return the runs of a JSON lines file with n_parameters, n_tokens and loss.
 
     Raises:
-        UserError: A line is no such record.
+        UserError: A line is not such a record.
     """
     runs = []
     for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1):
@@ -105,7 +106,7 @@ def read_runs(file: Path) -> list[Run]:
             runs.append(Run.model_validate(json.loads(line)))
         except (json.JSONDecodeError, ValidationError) as error:
             raise UserError(
-                f"{file} line {number} is no run: it must be JSON with n_parameters, n_tokens and loss above 0; "
+                f"{file} line {number} is not a run: give JSON with n_parameters, n_tokens and loss above 0; "
                 f"{str(error).splitlines()[0]}"
             ) from error
     return runs
@@ -115,17 +116,17 @@ def fit_law(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0, name: s
     """Fit E, A, B, alpha and beta.
 
     Args:
-        runs: At least six, of at least three sizes and three numbers of tokens.
-        n_bootstrap: Samples with replacement for the intervals; 0: none.
-        seed: Of the starts and of the bootstrap.
-        name: Of the law.
+        runs: At least six runs, with at least three sizes and three numbers of tokens.
+        n_bootstrap: Number of bootstrap samples for the intervals; 0: no intervals.
+        seed: Seed of the starts and of the bootstrap.
+        name: Name of the law.
 
     Raises:
         UserError: There are too few different runs for five constants.
     """
     import numpy as np
 
-    _enough(runs)
+    _check_enough(runs)
     table_R3 = np.log([[run.n_parameters, run.n_tokens, run.loss] for run in runs])
     random = np.random.default_rng(seed)
     best, objective = _minimise(table_R3, _starts(random, N_STARTS))
@@ -140,9 +141,9 @@ def fit_law(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0, name: s
 def fit_parabolas(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0) -> ParabolaFit:
     """Fit a parabola over log N at each compute budget, and lines through their minima.
 
-    The bootstrap draws the residuals of each curve anew; without it, or with three sizes a curve, the intervals
-    have no width. Nothing in them knows that a wide curve is no parabola: keep sizes within a factor of 3 of the
-    best one.
+    The bootstrap resamples the residuals of each curve. Without it, or with three sizes per curve, the intervals
+    have zero width. The intervals ignore that a wide curve is not a parabola; keep sizes within a factor of 3 of
+    the best one.
 
     Raises:
         UserError: There are fewer than two budgets, or a curve has too few sizes or no minimum.
@@ -163,11 +164,11 @@ def fit_parabolas(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0) -
             # A parabola takes three degrees of freedom from the residuals.
             wide = residuals * math.sqrt(len(curve) / max(1, len(curve) - 3))
             noise = random.choice(wide, len(curve))
-            again = [
+            resampled = [
                 run.model_copy(update={"loss": float(value)})
                 for run, value in zip(curve, fitted + noise, strict=True)
             ]
-            drawn.append(_parabola(again)[0])
+            drawn.append(_parabola(resampled)[0])
         samples.append(_slopes(drawn))
     low, high = np.percentile(np.array(samples), (2.5, 97.5), axis=0)
     size, data = (
@@ -178,7 +179,7 @@ def fit_parabolas(runs: Sequence[Run], *, n_bootstrap: int = 0, seed: int = 0) -
 
 
 def isoflop_curves(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs by compute budget, smallest first, each curve by size."""
+    """Return the runs grouped by compute budget in ascending order, each curve sorted by size."""
     curves: list[list[Run]] = []
     for run in sorted(runs, key=lambda run: run.flops):
         if curves and run.flops <= SAME_BUDGET * curves[-1][0].flops:
@@ -283,10 +284,10 @@ def _intervals(law: ScalingLaw, samples: Sequence[np.ndarray]) -> dict[str, Inte
     return intervals
 
 
-def _enough(runs: Sequence[Run]) -> None:
+def _check_enough(runs: Sequence[Run]) -> None:
     sizes, tokens = {run.n_parameters for run in runs}, {run.n_tokens for run in runs}
     if len(runs) < 6 or len(sizes) < 3 or len(tokens) < 3:
         raise UserError(
-            f"{len(runs)} runs of {len(sizes)} sizes and {len(tokens)} numbers of tokens do not settle five "
+            f"{len(runs)} runs of {len(sizes)} sizes and {len(tokens)} numbers of tokens do not determine five "
             f"constants; give at least 6 runs of 3 sizes and 3 numbers of tokens"
         )

@@ -1,4 +1,4 @@
-"""Own IsoFLOP fits for people: the curves with their parabolas, the minima with their line, the constants.
+"""Report of IsoFLOP fits: curves with parabolas, minima with fitted lines, constants.
 
 Letters: N parameters, D tokens, C FLOPs.
 """
@@ -11,7 +11,7 @@ from typing import Any
 
 from modelstack.architecture.counts.table import quantity
 from modelstack.decide.isoflop import LawFit, ParabolaFit, Run, isoflop_curves
-from modelstack.decide.plan_page import label_by_size
+from modelstack.decide.plan_page import label_by_size, save_figure
 from modelstack.decide.scaling_laws import LAWS
 from modelstack.files import replacing
 
@@ -27,7 +27,7 @@ def write_fit(fit: LawFit, parabolas: ParabolaFit, runs: Sequence[Run], folder: 
 
 
 def told(fit: LawFit, parabolas: ParabolaFit) -> list[str]:
-    """Return the findings as lines, beside the published exponents."""
+    """Return the results as lines of text, with the published exponents."""
     lines = []
     for name in ("E", "A", "B", "alpha", "beta"):
         interval = fit.intervals.get(name)
@@ -69,13 +69,7 @@ def draw_fit(fit: LawFit, parabolas: ParabolaFit, runs: Sequence[Run], path: Pat
     for axes in (left, right):
         axes.set_xscale("log")
         label_by_size(axes.xaxis)
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(color="#e6e6e6", linewidth=0.8)
-        axes.set_axisbelow(True)
-        axes.legend(frameon=False, fontsize=8)
-    with replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, format="png")
-    return path
+    return save_figure(figure, path)
 
 
 def _draw_minima(axes: Any, fit: LawFit, parabolas: ParabolaFit) -> None:

@@ -1,28 +1,42 @@
-"""Bytes on each device while a model trains, for a layout of parallelism; by formula, before anything runs.
+"""Bytes on each device during training for a parallelism layout, computed by formula before anything runs.
 
-What is held, on the fullest device (of the pipeline's stages the heaviest; stages are contiguous and even):
-- states: fp32 masters 4, fp32 gradients 4, Adam's moments 8: 16 bytes a parameter (ZeRO, arXiv 1910.02054, with
-  gradients reduced in fp32). FSDP shards them over shard x context, tensor parallelism over its degree, a pipeline
-  by stages; replicas of HSDP share nothing. Experts are spread over the same devices: expert parallelism borrows
-  its ranks from shard x context, so it changes what is gathered and not what is stored.
-- gathered: FSDP holds two layers' weights in the compute type (the one that runs and the next) and one layer's
-  gradients, and both of its outermost group, embedding and head. In a pipeline a stage stays gathered for
-  the whole step and its gradients whole, in fp32, until the last micro-batch: torch's schedules let FSDP reduce
-  then. Without sharding there is one copy of all weights in the compute type, none if that is fp32.
-- activations that the backward pass needs, for each token of a layer, with a fused attention and no dropout:
-  4 D (two norms' inputs and outputs) + 2 H d + 2 G d (q, k, v, attention's output) + 4 I (gate, up, its
-  activation, their product; 2 I without a gate) values in the compute type and H fp32 log-sums; norms of queries
-  and keys keep (H + G) d more. In a mixture I is that of the k chosen and the shared experts, and tokens are sent
-  and returned: 2 k D more. This is Korthikanti et al.'s sum (arXiv 2205.05198) redone for such blocks; autograd
-  saves 1.1 to 1.25 times that for ours in fp32 (a test measures it). With checkpointing: D a layer, and one layer
-  in full; selective, by operator, keeps what products and attention gave beside it: 2 D + 2 (H + G) d + 2 I more.
-  Tensor parallelism shards all of it (sequence parallelism), context parallelism the tokens; the first stage of a
-  1F1B pipeline holds one micro-batch for each stage behind it. Kernels keep more (fp32 copies in norms, buffers of
-  collectives).
-- logits: in the compute type, and in fp32 with their gradient: 8 more bytes a token and entry of the vocabulary.
+All figures are for the fullest device: the heaviest pipeline stage, with contiguous and even stages.
 
-Letters: B sequences of a micro-batch, T context, D width, H heads, G KV heads, d head channels, I inner width,
-E experts, k chosen.
+States take 16 bytes per parameter: fp32 masters 4, fp32 gradients 4, Adam's moments 8 (ZeRO, arXiv 1910.02054,
+with gradients reduced in fp32). FSDP shards them over shard x context, tensor parallelism over its degree, a
+pipeline by stages; HSDP replicas share nothing. Expert parallelism takes its ranks from shard x context. It
+therefore changes what is gathered, but not what is stored.
+
+Gathered by FSDP, in the compute type:
+
+- without a pipeline, the weights of two layers (the running one and the next), the gradients of one layer, and
+  both for the outermost group, embedding and head;
+- with a pipeline, a whole stage for the whole step. Its gradients stay whole in fp32 until the last micro-batch,
+  because torch's schedules let FSDP reduce only then;
+- without sharding, one copy of all weights, none if the compute type is fp32.
+
+Activations for the backward pass, per token and layer, with fused attention and without dropout:
+
+    4 D                    inputs and outputs of two norms
+    2 H d + 2 G d          q, k, v, and the output of attention
+    (H + G) d              norms of queries and keys, if used
+    4 I                    gate, up, its activation and their product; 2 I without a gate
+    2 k D                  tokens sent to experts and returned, in a mixture
+    H                      log-sums, in fp32; all other values are in the compute type
+
+In a mixture, I is the sum over the k chosen and the shared experts. The formula is Korthikanti et al.'s sum (arXiv
+2205.05198) adapted to such blocks; autograd saves 1.1 to 1.25 times that for our blocks in fp32 (measured by a
+test). Kernels keep more (fp32 copies in norms, buffers of collectives).
+
+Full checkpointing keeps D per layer, and one layer completely. Selective checkpointing, by operator, additionally
+keeps the outputs of products and attention, which are 2 D + 2 (H + G) d + 2 I. Tensor parallelism shards all of it
+(sequence parallelism), context parallelism shards the tokens. The first stage of a 1F1B pipeline holds one
+micro-batch for each stage.
+
+Logits are kept in the compute type, and in fp32 with their gradient: 8 more bytes per token and vocabulary entry.
+
+Letters: B sequences of a micro-batch, T context, D width, H heads, G KV heads, d head channels, I inner width, E
+experts, k chosen.
 """
 
 from __future__ import annotations
@@ -42,13 +56,13 @@ from modelstack.architecture.counts.terms import Weights, sized
 from modelstack.errors import UserError
 
 VALUE_BYTES = {"fp32": 4, "tf32": 4, "bf16": 2, "fp8": 2}
-"""Of weights and activations as computed with; FP8 training keeps both in bf16 and casts at the products."""
+"""Bytes per value of weights and activations by compute precision; FP8 training stores both in bf16."""
 MASTER, GRADIENT, MOMENTS = 4, 4, 8
 LOGIT_FP32 = 8
 
 
 class Layout(BaseModel, frozen=True, extra="forbid"):
-    """How a model is spread over devices."""
+    """Distribution of a model over devices."""
 
     replicate: int = Field(default=1, ge=1)
     """HSDP's outer degree: copies of the sharded model."""
@@ -58,25 +72,25 @@ class Layout(BaseModel, frozen=True, extra="forbid"):
     pp: int = Field(default=1, ge=1)
     cp: int = Field(default=1, ge=1)
     ep: int = Field(default=1, ge=1)
-    """Borrowed from shard x cp."""
+    """Expert-parallel degree, taken from shard x cp."""
     micro_batch: int = Field(default=1, ge=1)
-    """Sequences of one pass on one data-parallel rank."""
+    """Sequences per pass on one data-parallel rank."""
     checkpointing: Literal["none", "selective", "full"] = "none"
 
     @model_validator(mode="after")
-    def _experts_have_ranks(self) -> Self:
+    def _check_experts(self) -> Self:
         if (self.shard * self.cp) % self.ep:
             raise ValueError(f"ep {self.ep} must divide shard x cp = {self.shard * self.cp}")
         return self
 
     @property
     def n_devices(self) -> int:
-        """Return all devices."""
+        """Total number of devices."""
         return self.replicate * self.shard * self.tp * self.pp * self.cp
 
     @property
     def data_ranks(self) -> int:
-        """Return how many different micro-batches run at once."""
+        """Number of different micro-batches that run in parallel."""
         return self.replicate * self.shard
 
 
@@ -93,15 +107,15 @@ class Memory(BaseModel, frozen=True):
     @computed_field
     @property
     def total(self) -> float:
-        """Return the sum."""
+        """Sum of all parts."""
         return sum((self.masters, self.gradients, self.moments, self.gathered, self.activations, self.logits))
 
 
 def check_layout(config: ModelConfig, layout: Layout) -> None:
-    """Say whether a model's sizes can be divided as a layout wants; no process is needed for that.
+    """Check that the model's sizes are divisible as the layout requires.
 
     Raises:
-        UserError: A degree does not fit; which, and what would.
+        UserError: A degree does not fit; the message names it and the valid choices.
     """
     if layout.pp > config.num_hidden_layers:
         raise UserError(f"pp {layout.pp} is more than the model's {config.num_hidden_layers} layers; lower pp")
@@ -123,10 +137,10 @@ def check_layout(config: ModelConfig, layout: Layout) -> None:
 
 
 def parse_layout(text: str) -> Layout:
-    """Return the layout of "shard=8,tp=2,checkpointing=full".
+    """Parse a layout such as "shard=8,tp=2,checkpointing=full".
 
     Raises:
-        UserError: A degree is not known or not allowed.
+        UserError: A degree is unknown or invalid.
     """
     pairs = [part.partition("=") for part in text.split(",") if part.strip()]
     try:
@@ -142,7 +156,7 @@ def training_memory(config: ModelConfig, layout: Layout, context: int, precision
     """Return the bytes on the fullest device.
 
     Raises:
-        UserError: The layout does not fit the model, or the precision is not known.
+        UserError: The layout does not fit the model, or the precision is unknown.
     """
     _check(config, layout, context, precision)
     value_bytes, shards = VALUE_BYTES[precision], layout.shard * layout.cp
@@ -160,7 +174,7 @@ def training_memory(config: ModelConfig, layout: Layout, context: int, precision
     else:
         gathered = 0 if precision in ("fp32", "tf32") else value_bytes * a_device
     tokens = layout.micro_batch * context / layout.cp
-    # Logits are made by the last stage alone, where one micro-batch is in flight.
+    # Only the last stage computes logits, with one micro-batch in flight.
     return Memory(
         masters=MASTER * a_device / shards,
         gradients=GRADIENT * a_device / shards,
@@ -172,13 +186,8 @@ def training_memory(config: ModelConfig, layout: Layout, context: int, precision
 
 
 def activation_bytes(config: ModelConfig, layer: int, value_bytes: int) -> float:
-    """Return what one token of one layer leaves for the backward pass."""
-    D, H, G, d = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-    )
+    """Return the bytes that one token in one layer keeps for the backward pass."""
+    D, H, G, d = _widths(config)
     inner, chosen = _inner_and_chosen(config, layer)
     mlp = (4 if config.mlp_gated else 2) * inner
     normed = (H + G) * d if config.qk_norm else 0
@@ -188,23 +197,18 @@ def activation_bytes(config: ModelConfig, layer: int, value_bytes: int) -> float
 def _activations(config: ModelConfig, layout: Layout, tokens: float, value_bytes: int) -> float:
     layers = range(config.num_hidden_layers)
     whole = [activation_bytes(config, layer, value_bytes) for layer in layers]
-    kept, again = whole, 0.0
+    kept, recomputed = whole, 0.0
     if layout.checkpointing != "none":
         kept = [_kept_bytes(config, layer, layout.checkpointing, value_bytes) for layer in layers]
-        again = max(whole)
+        recomputed = max(whole)
     n_layers = ceil(len(kept) / layout.pp)
     held = layout.pp * max(sum(kept[at : at + n_layers]) for at in range(0, len(kept), n_layers))
-    return tokens * (held + again) / layout.tp
+    return tokens * (held + recomputed) / layout.tp
 
 
 def _kept_bytes(config: ModelConfig, layer: int, checkpointing: str, value_bytes: int) -> float:
-    """Return what one token of one layer keeps where the rest is computed again."""
-    D, H, G, d = (
-        config.hidden_size,
-        config.num_attention_heads,
-        config.num_key_value_heads,
-        config.head_dim,
-    )
+    """Return the bytes that one token in one layer keeps when the rest is recomputed."""
+    D, H, G, d = _widths(config)
     if checkpointing == "full":
         return value_bytes * D
     inner, chosen = _inner_and_chosen(config, layer)
@@ -212,8 +216,13 @@ def _kept_bytes(config: ModelConfig, layer: int, checkpointing: str, value_bytes
     return value_bytes * (3 * D + 2 * (H + G) * d + mlp + chosen * D) + 4 * H
 
 
+def _widths(config: ModelConfig) -> tuple[int, int, int, int]:
+    """Return D, H, G and d."""
+    return config.hidden_size, config.num_attention_heads, config.num_key_value_heads, config.head_dim
+
+
 def _inner_and_chosen(config: ModelConfig, layer: int) -> tuple[int, int]:
-    """Return the channels inside the MLPs that a token passes, and to how many routed experts it is sent."""
+    """Return the inner channels of all MLPs that a token passes, and its number of routed experts."""
     if config.mlp_layer_types[layer] == "dense":
         return config.intermediate_size, 0
     chosen = sized(config.num_experts_per_tok)
@@ -229,11 +238,11 @@ def _layer_weights(config: ModelConfig) -> list[Weights]:
 
 @dataclass(frozen=True, slots=True)
 class _Stage:
-    """What one stage of the pipeline holds."""
+    """Weights of one pipeline stage."""
 
     layers: Weights
     around: Weights
-    """The embedding, the head and what stands before it: FSDP's outermost group."""
+    """Embedding, head and final norm: FSDP's outermost group."""
 
     @property
     def n_parameters(self) -> int:
@@ -241,7 +250,7 @@ class _Stage:
 
 
 def _stages(config: ModelConfig, layout: Layout, by_layer: list[Weights]) -> list[_Stage]:
-    """Return the pipeline's stages; the first has the embedding and the last the head, each its own if tied."""
+    """Return the pipeline's stages: embedding in the first, head in the last, and one copy each if tied."""
     parts, n_layers = count_parameters(config).parts, ceil(len(by_layer) / layout.pp)
     stages = [sum(by_layer[at : at + n_layers], Weights()) for at in range(0, len(by_layer), n_layers)]
     around = [Weights() for _ in stages]
@@ -255,7 +264,7 @@ def _stages(config: ModelConfig, layout: Layout, by_layer: list[Weights]) -> lis
 
 
 def _gathered(config: ModelConfig, layer: int, weights: Weights, ep: int) -> float:
-    """Return the parameters of a layer on one rank when FSDP has gathered it: 1 / ep of its experts."""
+    """Return the parameters of a layer on one rank when gathered by FSDP: 1 / ep of its experts."""
     if config.mlp_layer_types[layer] == "dense":
         return weights.total
     experts = sized(config.n_routed_experts) * mlp_weights(config, sized(config.moe_intermediate_size)).total
@@ -265,7 +274,7 @@ def _gathered(config: ModelConfig, layer: int, weights: Weights, ep: int) -> flo
 def _gathered_stage(
     config: ModelConfig, layout: Layout, by_layer: list[Weights], number: int, stage: _Stage
 ) -> float:
-    """Return the parameters of a stage on one rank when FSDP has gathered all of it."""
+    """Return the parameters of a stage on one rank when gathered entirely by FSDP."""
     n_layers = ceil(len(by_layer) / layout.pp)
     own = range(number * n_layers, min((number + 1) * n_layers, len(by_layer)))
     return (sum(_gathered(config, n, by_layer[n], layout.ep) for n in own) + stage.around.total) / layout.tp

@@ -1,4 +1,4 @@
-"""A plan beside what became of it: the table of a run's report.
+"""Comparison of a plan with the measured outcome, shown in a run's report.
 
 Letters: N parameters, D tokens.
 """
@@ -13,21 +13,21 @@ from modelstack.decide.plan_file import Plan
 
 
 class Outcome(BaseModel, frozen=True):
-    """What a run measured; None where it did not."""
+    """Measurements of a run; None if not measured."""
 
     n_parameters: int = Field(gt=0)
     n_tokens: int = Field(ge=0)
     hours: float = Field(ge=0)
-    """On the clock, evaluations and checkpoints included."""
+    """Wall-clock hours, evaluations and checkpoints included."""
     loss: float | None = None
-    """Held out, nats per token."""
+    """Held-out loss, nats per token."""
     utilisation: float | None = None
-    """Model FLOPs over the device's peak."""
+    """Model FLOPs divided by the device's peak."""
     peak_memory_bytes: float | None = None
 
 
 class Comparison(BaseModel, frozen=True):
-    """One figure of the plan and of the run."""
+    """A figure, planned and measured."""
 
     name: str
     planned: float
@@ -35,12 +35,12 @@ class Comparison(BaseModel, frozen=True):
 
     @property
     def ratio(self) -> float:
-        """Return measured over planned."""
+        """Measured divided by planned."""
         return self.measured / self.planned
 
 
 def compare(plan: Plan, outcome: Outcome) -> tuple[Comparison, ...]:
-    """Return the figures that both have, the loss under each law."""
+    """Return the figures available in both, with the loss under each law."""
     training = plan.training
     figures: list[tuple[str, float, float | None]] = [
         ("parameters", plan.model.n_parameters, outcome.n_parameters),

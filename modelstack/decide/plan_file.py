@@ -1,6 +1,7 @@
-"""The plan: what was asked, what was decided, what it will cost. The trainer obeys it, a run's report compares.
+"""Plan of a training run: request, decisions and costs.
 
-`plan.json` carries a SHA-256 of its content: a plan changed by hand is refused on reading.
+The trainer follows the plan, and the report of a run compares its results with it. `plan.json` contains a SHA-256
+of its content; a plan changed by hand is refused when read.
 
 Letters: N parameters, D tokens.
 """
@@ -28,21 +29,21 @@ BUDGETS = ("budget_flops", "hours", "money", "quality_of")
 
 
 class PlanRequest(BaseModel, frozen=True, extra="forbid"):
-    """What is asked of the planner; exactly one of the four budgets."""
+    """A request to the planner, with exactly one of the four budgets."""
 
     budget_flops: float | None = Field(default=None, gt=0)
-    """FLOPs of training and of all tokens served."""
+    """FLOPs of training and of all served tokens."""
     hours: float | None = Field(default=None, gt=0)
-    """Hours on the clock of the devices given, training and serving together."""
+    """Wall-clock hours on the given devices, training and serving together."""
     money: float | None = Field(default=None, gt=0)
-    """Dollars for training and serving together."""
+    """US dollars for training and serving together."""
     quality_of: float | None = Field(default=None, gt=0)
-    """The loss that a compute-optimal model of so many parameters has, at the least cost."""
+    """Number of parameters of a compute-optimal model whose loss is to be reached at the lowest cost."""
     tokens_served: float = Field(default=0, ge=0)
-    """Over the model's life, prompt and output together; 0: training alone counts."""
+    """Tokens over the model's lifetime, prompt and output together; 0: only training counts."""
     prompt_tokens: float = Field(default=1, ge=0)
     output_tokens: float = Field(default=1, ge=0)
-    """Of a usual request: only the ratio to `prompt_tokens` counts."""
+    """Output tokens of a typical request; only the ratio to `prompt_tokens` matters."""
     device: str = "cpu-2-threads"
     serving_device: str | None = None
     n_devices: int = Field(default=1, ge=1)
@@ -52,13 +53,13 @@ class PlanRequest(BaseModel, frozen=True, extra="forbid"):
     preset: str | None = None
     """A published size, a config.json or a checkpoint folder; None: a dense shape is chosen."""
     vocab_size: int = Field(default=16384, gt=0)
-    """Of a shape that is chosen."""
+    """Vocabulary size of a chosen shape."""
     layout: Layout | None = None
-    """None: FSDP over all devices, with the largest micro-batch that fits."""
+    """Parallelism layout; None: FSDP over all devices with the largest micro-batch that fits."""
     law: str = "besiroglu"
 
     @model_validator(mode="after")
-    def _one_budget(self) -> Self:
+    def _check_budget(self) -> Self:
         given = [name for name in BUDGETS if getattr(self, name) is not None]
         if len(given) != 1:
             raise ValueError(f"exactly one of {', '.join(BUDGETS)} must be given, not {given or 'none'}")
@@ -70,7 +71,7 @@ class PlanRequest(BaseModel, frozen=True, extra="forbid"):
 
 
 class Rule(BaseModel, frozen=True):
-    """A number, the rule that gave it, and who found the rule."""
+    """A number with its rule and the source of the rule."""
 
     value: float
     rule: str
@@ -78,7 +79,7 @@ class Rule(BaseModel, frozen=True):
 
 
 class Schedule(BaseModel, frozen=True):
-    """Warm-up, stable, decay."""
+    """Learning-rate schedule: warm-up, stable, decay."""
 
     kind: Literal["wsd"] = "wsd"
     n_steps: int
@@ -87,31 +88,31 @@ class Schedule(BaseModel, frozen=True):
 
 
 class ModelPlan(BaseModel, frozen=True):
-    """The model."""
+    """The planned model."""
 
     name: str
     config: ModelConfig
     n_parameters: int
     n_active: int
-    """A token's pass reads these; the N of costs and laws."""
+    """Parameters used for one token; the N of costs and laws."""
     n_non_embedding: int
     embedding_share: float
 
 
 class Expectation(BaseModel, frozen=True):
-    """What one law says of the plan."""
+    """Predictions of one law for the plan."""
 
     law: ScalingLaw
     loss: float
-    """Nats per token; of a mixture as if dense of its active parameters."""
+    """Nats per token; for a mixture, that of a dense model with its active parameters."""
     best_n_parameters: float
-    """What this law would rather train with the same budget, or for its own loss of `quality_of`."""
+    """Optimal size under this law, for the same budget or for its own loss of `quality_of`."""
     best_n_tokens: float
     best_loss: float
 
 
 class Alternative(BaseModel, frozen=True):
-    """Another choice, under the plan's own law."""
+    """An alternative, evaluated under the plan's law."""
 
     name: str
     n_parameters: float
@@ -119,17 +120,17 @@ class Alternative(BaseModel, frozen=True):
     loss: float
     training_flops: float
     total_cost: float
-    """In `Plan.cost_unit`."""
+    """Total cost in `Plan.cost_unit`."""
 
 
 class Plan(BaseModel, frozen=True):
-    """A decided run."""
+    """A planned run."""
 
     version: int = VERSION
     request: PlanRequest
     model: ModelPlan
     n_tokens: int
-    """Whole batches; bills and losses are of what the budget buys, up to half a batch apart."""
+    """Tokens in whole batches; costs and losses refer to the budget's exact number, up to half a batch off."""
     batch_tokens: Rule
     sequences_per_batch: int
     learning_rate: Rule
@@ -137,30 +138,30 @@ class Plan(BaseModel, frozen=True):
     layout: Layout
     memory: Memory
     fits: bool
-    """In 90 % of the device's memory."""
+    """Whether the run fits in 90 % of the device's memory."""
     device: Device
     training_flops: float
-    """6 N D."""
+    """Training compute, 6 N D."""
     exact_training_flops: float
-    """With attention at the plan's context, and without what is only looked up."""
+    """Training FLOPs with attention at the plan's context and without table look-ups."""
     training: Bill
     serving: tuple[Bill, ...]
-    """Prompts, then outputs; empty when nothing is served."""
+    """Costs of prompts and of outputs; empty if nothing is served."""
     cost_unit: str
     total_cost: float
     expected: tuple[Expectation, ...]
-    """The plan's own law first."""
+    """Predictions by law, the plan's own law first."""
     alternatives: tuple[Alternative, ...]
     elsewhere: tuple[Bill, ...]
-    """The same training on as many of each other kind of device that knows the precision."""
+    """Costs of the same training on the same number of each other device type with this precision."""
     mixture: MixtureComparison | None
     cache_bytes: dict[int, int]
-    """Of one sequence in bf16, by its tokens."""
+    """Bytes of one sequence's cache in bf16, by tokens."""
     decode_ceiling: dict[int, float]
-    """Utilisation that the serving device's memory allows, by sequences decoded together."""
+    """Highest utilisation that the serving device's memory allows, by number of sequences decoded together."""
     warnings: tuple[str, ...]
     fingerprint: str = ""
-    """SHA-256 of all the rest."""
+    """SHA-256 of all other fields."""
 
     def sealed(self) -> Plan:
         """Return the plan with its fingerprint."""
@@ -168,15 +169,15 @@ class Plan(BaseModel, frozen=True):
 
     @property
     def loss(self) -> float:
-        """Return what the plan's own law expects."""
+        """Loss predicted by the plan's own law, nats per token."""
         return self.expected[0].loss
 
 
 def request_of(**values: Any) -> PlanRequest:
-    """Return the checked request of `values`.
+    """Return the validated request of `values`.
 
     Raises:
-        UserError: A value is not allowed, or values do not go together.
+        UserError: A value is invalid, or values contradict each other.
     """
     try:
         return PlanRequest.model_validate(values)
@@ -196,21 +197,21 @@ def write_plan(plan: Plan, folder: Path) -> Path:
 
 
 def read_plan(path: Path) -> Plan:
-    """Return the plan of a file, or of the folder that holds it.
+    """Return the plan of a file, or of the folder that contains it.
 
     Raises:
-        UserError: It is no plan, of another version, or was changed since the planner wrote it.
+        UserError: The file is not a plan, has another version, or was changed after planning.
     """
     file = path / PLAN_FILE if path.is_dir() else path
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         if values.get("version") != VERSION:
-            raise UserError(f"{file} is a plan of version {values.get('version')!r}, not {VERSION}; plan anew")
+            raise UserError(f"{file} is a plan of version {values.get('version')!r}, not {VERSION}; plan again")
         plan = Plan.model_validate(values)
     except (json.JSONDecodeError, ValidationError, AttributeError, RecursionError) as error:
-        raise UserError(f"{file} is no plan: {str(error).splitlines()[0]}") from error
+        raise UserError(f"{file} is not a plan: {str(error).splitlines()[0]}") from error
     if plan.fingerprint != _fingerprint(values):
-        raise UserError(f"{file} was changed after planning: its fingerprint does not fit; plan anew")
+        raise UserError(f"{file} was changed after planning: its fingerprint does not match; plan again")
     return plan
 
 

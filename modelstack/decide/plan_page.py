@@ -1,4 +1,4 @@
-"""A plan for people: `plan.md`, and `plan.png` with loss against size at the plan's cost and cost at its loss.
+"""Report of a plan: `plan.md`, and `plan.png` with loss against size at equal cost, and cost at equal loss.
 
 Letters: N parameters, D tokens.
 """
@@ -21,7 +21,7 @@ from modelstack.files import replacing
 PAGE_FILE, PLOT_FILE = "plan.md", "plan.png"
 _COLOURS = ("#1b6ca8", "#f2a65a", "#8d6cab", "#5b8c5a")
 _SPAN = 30
-"""The curves go so many times below and above the planned size."""
+"""Factor by which the curves extend below and above the planned size."""
 _N_POINTS = 300
 
 
@@ -41,8 +41,8 @@ def page(plan: Plan) -> str:
         _table(("", ""), _decisions(plan)),
         f"![Loss and cost against model size]({PLOT_FILE})\n",
         "## Expected loss\n",
-        "Nats per token under each law, and what each law would rather do.\n",
-        _table(("law", "loss", "its own N", "its own D", "loss there", "source"), _expected(plan)),
+        "Nats per token under each law, and the optimum under each law.\n",
+        _table(("law", "loss", "optimal N", "optimal D", "optimal loss", "source"), _expected(plan)),
         "## Considered\n",
         _table(
             ("", "N", "D", "D / N", "loss", "training FLOPs", f"cost, {plan.cost_unit}"),
@@ -84,7 +84,7 @@ def page(plan: Plan) -> str:
 
 
 def draw(plan: Plan, question: Question, path: Path) -> Path:
-    """Draw loss against size at the plan's cost under each law, and the cost's parts at the plan's loss."""
+    """Draw loss against size at the plan's cost under each law, and the parts of the cost at the plan's loss."""
     import numpy as np
     from matplotlib.figure import Figure
 
@@ -112,6 +112,12 @@ def draw(plan: Plan, question: Question, path: Path) -> Path:
         axes.set_xlim(sizes[0], sizes[-1])
         label_by_size(axes.xaxis)
         axes.set_xlabel("parameters" + (" active" if plan.model.config.has_experts else ""))
+    return save_figure(figure, path)
+
+
+def save_figure(figure: Any, path: Path) -> Path:
+    """Apply the common style to all axes of a figure, write it as PNG and return its path."""
+    for axes in figure.axes:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="#e6e6e6", linewidth=0.8)
         axes.set_axisbelow(True)
@@ -138,7 +144,7 @@ def _tick(value: float) -> str:
 
 
 def _draw_costs(axes: Any, plan: Plan, question: Question, sizes: Iterable[float]) -> None:
-    """Draw training, serving and their sum for all sizes that reach the planned loss under the plan's law."""
+    """Draw training, serving and total cost for all sizes that reach the planned loss under the plan's law."""
     law, rates, demand = question.law, question.rates, question.demand
 
     def reaching(N: float) -> Allocation:
@@ -168,13 +174,13 @@ def _loss_at_cost(law: ScalingLaw, question: Question, plan: Plan, N: float) -> 
 
 
 def _curve(sizes: Iterable[float], value: Callable[[float], float]) -> tuple[list[float], list[float]]:
-    """Return the sizes where there is a value, and the values."""
+    """Return the sizes for which a value exists, and the values."""
     points = []
     for N in sizes:
         try:
             points.append((float(N), value(float(N))))
         except UserError:
-            continue  # Too small for the loss, or serving takes the whole budget: the curve ends there.
+            continue  # The curve ends where the size is too small for the loss, or serving exhausts the budget.
     return [N for N, _ in points], [each for _, each in points]
 
 
@@ -183,7 +189,7 @@ def _decisions(plan: Plan) -> list[tuple[str, str]]:
     rows = [
         ("model", f"{config.model_type}, {config.num_hidden_layers} layers, {config.hidden_size} wide"),
         ("parameters", f"{plan.model.n_parameters:,} ({plan.model.embedding_share:.0%} embeddings)"),
-        ("training tokens", f"{plan.n_tokens:,} ({plan.n_tokens / plan.model.n_active:.1f} a parameter)"),
+        ("training tokens", f"{plan.n_tokens:,} ({plan.n_tokens / plan.model.n_active:.1f} per parameter)"),
         ("training FLOPs", f"{plan.training_flops:.3g} as 6 N D, {plan.exact_training_flops:.3g} with attention"),
         ("batch", f"{plan.sequences_per_batch:,} sequences of {plan.request.context:,}: {plan.batch_tokens.rule}"),
         ("learning rate", f"{rate.value:.3g}: {rate.rule} ({rate.source})"),
@@ -257,14 +263,14 @@ def _mixture(plan: Plan) -> list[str]:
         )
         for name, each in (("dense of the active size", mixture.as_active), ("dense of all", mixture.as_total))
     ]
-    head = ("", "parameters", "training FLOPs a token", "weights, bf16", "loss")
+    head = ("", "parameters", "training FLOPs per token", "weights, bf16", "loss")
     return ["## Mixture against dense\n", _table(head, rows)]
 
 
 def _layout(plan: Plan) -> str:
     degrees = plan.layout.model_dump()
-    told = ", ".join(f"{name} {value}" for name, value in degrees.items() if value not in (1, "none"))
-    return (told or "one device, one sequence at a time") + ("" if plan.fits else "; **does not fit**")
+    degrees_text = ", ".join(f"{name} {value}" for name, value in degrees.items() if value not in (1, "none"))
+    return (degrees_text or "one device, one sequence at a time") + ("" if plan.fits else "; **does not fit**")
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

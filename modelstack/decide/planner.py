@@ -1,13 +1,13 @@
-"""From a budget, or a quality, and an expected demand to a plan: model, tokens, batch, rates, memory, time, cost.
+"""Planner: from a budget or quality and an expected demand to model, tokens, batch, rates, memory, time and cost.
 
-The budget covers training and serving, so the planner weighs a larger model against more tokens over the model's
-whole life (`inference_aware`); without tokens served that is the compute-optimal model (`scaling_laws`). A shape
-near the size is chosen, or a preset taken as it is, and its tokens are what the budget leaves.
+The budget covers training and serving. The planner therefore balances model size against tokens over the model's
+lifetime (`inference_aware`); without served tokens, this gives the compute-optimal model (`scaling_laws`). A shape
+near that size is chosen, or a preset is used unchanged with the tokens that the budget allows.
 
 Batch and learning rate: Step Law (Li et al. 2025, arXiv 2503.04715), fitted on 3,700 runs of dense and sparse
-models with AdamW: rate 1.79 N^-0.713 D^0.307, batch 0.58 D^0.571 tokens, N without embeddings. Their rates end at
-2^-7, so ours do. Schedule: warm-up, stable, decay (MiniCPM, arXiv 2404.06395), the last fifth decaying
-(Haegele et al., arXiv 2405.18392).
+models with AdamW: rate 1.79 N^-0.713 D^0.307, batch 0.58 D^0.571 tokens, N without embeddings. The rates in the
+fit end at 2^-7, so larger ones are cut to that. Schedule: warm-up, stable, decay (MiniCPM, arXiv 2404.06395), with
+decay over the last fifth (Haegele et al., arXiv 2405.18392).
 
 Letters: N parameters, D tokens.
 """
@@ -54,9 +54,9 @@ STEP_LAW = "Step Law, arXiv 2503.04715"
 LARGEST_RATE = 2**-7
 WARMUP_SHARE, MOST_WARMUP_STEPS, DECAY_SHARE = 0.01, 2000, 0.2
 FEWEST_STEPS = 100
-"""A batch is cut so that a run has so many steps: schedule and warm-up need them."""
+"""Minimum steps of a run, required by schedule and warm-up; the batch is reduced to reach it."""
 USABLE_MEMORY = 0.9
-"""The rest is the allocator's and the collectives'."""
+"""Share of the memory available to training; the rest is for the allocator and collectives."""
 DECODE_BATCHES = (1, 8, 64, 256)
 
 
@@ -71,22 +71,22 @@ class Question:
     demand: Demand
     rates: Rates
     cost: float | None
-    """Of training and serving, in the unit of `rates`; None: a loss is asked for."""
+    """Cost of training and serving, in the unit of `rates`; None: a loss is requested."""
     quality_of: float | None = None
 
     def loss_asked(self, law: ScalingLaw) -> float:
-        """Return the loss that a law gives the compute-optimal model of `quality_of` parameters."""
+        """Return the loss of a compute-optimal model with `quality_of` parameters under a law."""
         asked = law.optimum_of_size(self.quality_of or 0)
         return law.loss(asked.n_parameters, asked.n_tokens)
 
     def best(self, law: ScalingLaw) -> Allocation:
-        """Return what a law would train."""
+        """Return the optimal size and tokens under a law."""
         if self.cost is not None:
             return best_for_cost(law, self.cost, self.demand, self.rates)
         return cheapest_for_loss(law, self.loss_asked(law), self.demand, self.rates)
 
     def tokens(self, n_parameters: float) -> float:
-        """Return the tokens that a model of a size is trained on."""
+        """Return the tokens that a model of this size is trained on."""
         if self.cost is not None:
             return tokens_for_cost(n_parameters, self.cost, self.demand, self.rates)
         return self.law.tokens_for(self.loss_asked(self.law), n_parameters)
@@ -95,10 +95,10 @@ class Question:
 def resolve(
     request: PlanRequest, own_devices: Mapping[str, Device] | None = None, own_law: ScalingLaw | None = None
 ) -> Question:
-    """Return a request with devices, law, demand and prices found.
+    """Return a request with devices, law, demand and prices resolved.
 
     Raises:
-        UserError: A name is not known, or a device lacks what the budget is counted in.
+        UserError: A name is unknown, or a device lacks what the budget is measured in.
     """
     trainer = find_device(request.device, own_devices)
     server = find_device(request.serving_device or request.device, own_devices)
@@ -109,7 +109,7 @@ def resolve(
         share = request.prompt_tokens / (request.prompt_tokens + request.output_tokens)
         demand = Demand(request.tokens_served * share, request.tokens_served * (1 - share))
     precision, used, n = request.precision, request.utilisation, request.n_devices
-    # Served on as many devices as trained on: hours are those of the same machine.
+    # Serving uses as many devices as training, so hours refer to the same machine.
     rates, cost = FLOP_RATES, request.budget_flops
     if request.hours is not None:
         rates, cost = hour_rates(trainer, server, precision, used, n, n), request.hours
@@ -127,16 +127,16 @@ def plan(
     own_devices: Mapping[str, Device] | None = None,
     own_law: ScalingLaw | None = None,
 ) -> Plan:
-    """Decide a run.
+    """Plan a run.
 
     Args:
-        request: What is asked.
-        preset: The model, where the request names one.
-        own_devices: Beside ours, by name.
-        own_law: Beside the published ones.
+        request: The request.
+        preset: Model, if the request names one.
+        own_devices: Additional devices by name.
+        own_law: Additional scaling law.
 
     Raises:
-        UserError: The request cannot be met, with the reason.
+        UserError: The request cannot be met; the message gives the reason.
     """
     question = resolve(request, own_devices, own_law)
     best = question.best(question.law)
@@ -227,7 +227,10 @@ def _schedule(n_steps: int) -> Schedule:
 
 
 def _layout(request: PlanRequest, config: ModelConfig, device: Device, sequences: int) -> tuple[Layout, bool]:
-    """Return the layout asked for, or FSDP with the largest micro-batch that fits, activations kept if they do."""
+    """Return the requested layout, or FSDP with the largest micro-batch that fits, and whether it fits.
+
+    Checkpointing is used only if nothing fits without it.
+    """
     room = USABLE_MEMORY * device.memory_bytes
     if request.layout:
         memory = training_memory(config, request.layout, request.context, request.precision)
@@ -265,7 +268,7 @@ def _expectation(law: ScalingLaw, question: Question, allocation: Allocation) ->
 
 
 def _alternatives(question: Question, best: Allocation, planned: Allocation) -> tuple[Alternative, ...]:
-    """Return what else was looked at, under the plan's own law."""
+    """Return the other choices considered, under the plan's own law."""
     law, found = question.law, {"planned": planned, "best size, no shape given": best}
     if question.demand.total:
         loss = law.loss(planned.n_parameters, planned.n_tokens)
@@ -276,7 +279,7 @@ def _alternatives(question: Question, best: Allocation, planned: Allocation) -> 
                 factor * planned.n_parameters, question.tokens(factor * planned.n_parameters)
             )
         except UserError:
-            continue  # Not reachable: too small for the loss, or serving takes all. The table shows what is.
+            continue  # Not reachable: too small for the loss, or serving exhausts the budget.
     return tuple(
         Alternative(
             name=name,
@@ -304,42 +307,44 @@ def _elsewhere(
 def _warnings(
     request: PlanRequest, question: Question, model: ModelPlan, planned: Allocation, layout: Layout, fits: bool
 ) -> tuple[str, ...]:
-    said = []
+    warnings: list[str] = []
     if question.law.extrapolates(planned.n_parameters):
         low, high = (quantity(each).replace("G", "B") for each in FITTED_PARAMETERS)
         small = planned.n_parameters < FITTED_PARAMETERS[0]
-        said.append(
-            f"{planned.n_parameters:.3g} parameters lie outside of the {low} to {high} that the published laws "
-            f"were fitted on: their losses are extrapolated"
+        warnings.append(
+            f"{planned.n_parameters:.3g} parameters lie outside the range of {low} to {high} that the published "
+            f"laws were fitted on: the losses are extrapolated"
             + (", and at 1 to 10 million parameters embeddings dominate" if small else "")
-            + ". Fit runs of your own (`--runs`) and trust those."
+            + ". Fit a law to your own runs (`--runs`) instead."
         )
     if model.embedding_share > 0.4:
-        said.append(
-            f"{model.embedding_share:.0%} of all parameters are embeddings: a smaller vocabulary frees them"
+        warnings.append(
+            f"{model.embedding_share:.0%} of all parameters are embeddings: a smaller vocabulary would reduce them"
         )
     guessing = log(model.config.vocab_size)
     if question.law.loss(planned.n_parameters, planned.n_tokens) > guessing:
-        said.append(
-            f"{question.law.name!r} expects more than the {guessing:.1f} nats of guessing among "
-            f"{model.config.vocab_size:,} tokens: it says nothing of so short a run"
+        warnings.append(
+            f"{question.law.name!r} predicts a loss above the {guessing:.1f} nats of guessing among "
+            f"{model.config.vocab_size:,} tokens: it does not apply to such a short run"
         )
     if planned.tokens_per_parameter > 10_000:
-        said.append(
-            f"{planned.tokens_per_parameter:,.0f} tokens a parameter: beyond 10,000 nobody has measured the laws "
-            f"(Sardana and Frankle go so far)"
+        warnings.append(
+            f"{planned.tokens_per_parameter:,.0f} tokens per parameter: the laws have been measured up to 10,000 "
+            f"only (Sardana and Frankle)"
         )
     if not fits:
-        said.append(
+        warnings.append(
             f"the run does not fit in {USABLE_MEMORY:.0%} of {question.trainer.name}'s "
             f"{quantity(question.trainer.memory_bytes, 'B')}, with layout "
             f"{layout.model_dump_json()}: take more devices (--devices) or another --layout"
         )
     if model.config.has_experts:
-        said.append("the laws were fitted on dense models: losses are those of a dense model of the active size")
+        warnings.append(
+            "the laws were fitted on dense models: losses are those of a dense model of the active size"
+        )
     if request.context > model.config.max_position_embeddings:
-        said.append(
+        warnings.append(
             f"context {request.context:,} is longer than the model's "
             f"{model.config.max_position_embeddings:,} positions"
         )
-    return tuple(said)
+    return tuple(warnings)

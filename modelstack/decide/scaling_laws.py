@@ -1,11 +1,11 @@
-"""Loss as a function of model size and data, and the best use of a compute budget.
+"""Loss as a function of model size and data, and the optimal use of a compute budget.
 
 L(N, D) = E + A / N^alpha + B / D^beta with C = 6 N D (Hoffmann et al. 2022, arXiv 2203.15556, approach 3). The
-constants printed there are rounded so far that they do not reproduce the paper's own models; the unrounded ones of
-its TeX source and the refit of Besiroglu et al. 2024 (arXiv 2404.10102) do. All three are here, so that a plan can
-show how far they disagree.
+constants printed there are rounded so much that they do not reproduce the paper's own models. The unrounded ones
+in its TeX source and the refit of Besiroglu et al. 2024 (arXiv 2404.10102) do. All three are included, so that a
+plan can show how much they disagree.
 
-All were fitted on dense models of 70 M to 16 B parameters with large vocabularies, N counting all parameters.
+All were fitted on dense models of 70 M to 16 B parameters with large vocabularies, with N counting all parameters.
 
 Letters: N parameters, D training tokens, C training FLOPs, G (alpha A / (beta B))^(1 / (alpha + beta)).
 """
@@ -20,35 +20,35 @@ from pydantic import BaseModel, Field
 from modelstack.errors import UserError
 
 FLOPS_PER_PARAMETER_AND_TOKEN = 6
-"""Of training: two forward, four backward."""
+"""Training FLOPs: two for the forward pass, four for the backward pass."""
 FITTED_PARAMETERS = (70e6, 16e9)
-"""The sizes that the published fits saw; outside of them a law is extrapolated."""
+"""Range of sizes in the published fits; outside it a law extrapolates."""
 
 
 @dataclass(frozen=True, slots=True)
 class Allocation:
-    """A model size and the tokens it is trained on."""
+    """A model size with its number of training tokens."""
 
     n_parameters: float
     n_tokens: float
 
     @property
     def training_flops(self) -> float:
-        """Return 6 N D."""
+        """Training compute, 6 N D."""
         return FLOPS_PER_PARAMETER_AND_TOKEN * self.n_parameters * self.n_tokens
 
     @property
     def tokens_per_parameter(self) -> float:
-        """Return D / N."""
+        """Ratio D / N."""
         return self.n_tokens / self.n_parameters
 
 
 class ScalingLaw(BaseModel, frozen=True, extra="forbid"):
-    """One fit of L(N, D), in nats per token."""
+    """A fit of L(N, D), in nats per token."""
 
     name: str
     E: float = Field(ge=0)
-    """Loss that neither size nor data takes away."""
+    """Irreducible loss, independent of size and data."""
     A: float = Field(gt=0)
     B: float = Field(gt=0)
     alpha: float = Field(gt=0)
@@ -57,11 +57,11 @@ class ScalingLaw(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def size_exponent(self) -> float:
-        """Return a of N* ~ C^a; D* ~ C^(1 - a)."""
+        """Exponent a of N* ~ C^a; D* ~ C^(1 - a)."""
         return self.beta / (self.alpha + self.beta)
 
     def loss(self, n_parameters: float, n_tokens: float) -> float:
-        """Return the expected loss.
+        """Return the expected loss, nats per token.
 
         Raises:
             UserError: A number is not above 0.
@@ -71,7 +71,7 @@ class ScalingLaw(BaseModel, frozen=True, extra="forbid"):
         return self.E + self.A * n_parameters**-self.alpha + self.B * n_tokens**-self.beta
 
     def optimum(self, training_flops: float) -> Allocation:
-        """Return the size and tokens of least loss for C.
+        """Return the size and tokens of lowest loss for C.
 
         Raises:
             UserError: C is not above 0.
@@ -83,21 +83,21 @@ class ScalingLaw(BaseModel, frozen=True, extra="forbid"):
         return Allocation(n_parameters, product / n_parameters)
 
     def optimum_of_size(self, n_parameters: float) -> Allocation:
-        """Return the tokens on which a model of this size is the best use of its own compute.
+        """Return the number of tokens for which a model of this size is compute-optimal.
 
         Raises:
             UserError: The size is not above 0.
         """
         _positive("n_parameters", n_parameters)
-        # At the optimum both terms fall equally per relative change: alpha A N^-alpha = beta B D^-beta.
+        # At the optimum both terms decrease equally per relative change: alpha A N^-alpha = beta B D^-beta.
         reducible = self.alpha / self.beta * self.A * n_parameters**-self.alpha
         return Allocation(n_parameters, (self.B / reducible) ** (1 / self.beta))
 
     def optimum_for_loss(self, loss: float) -> Allocation:
-        """Return the size and tokens of least training compute that reach a loss.
+        """Return the size and tokens that reach a loss with the least training compute.
 
         Raises:
-            UserError: No model reaches it.
+            UserError: No model reaches the loss.
         """
         if loss <= self.E:
             raise UserError(
@@ -107,10 +107,10 @@ class ScalingLaw(BaseModel, frozen=True, extra="forbid"):
         return Allocation(n_parameters, self.tokens_for(loss, n_parameters))
 
     def tokens_for(self, loss: float, n_parameters: float) -> float:
-        """Return the tokens on which a model of this size reaches a loss.
+        """Return the number of tokens with which a model of this size reaches a loss.
 
         Raises:
-            UserError: The model is too small for it.
+            UserError: The model is too small for the loss.
         """
         _positive("n_parameters", n_parameters)
         reducible = loss - self.E - self.A * n_parameters**-self.alpha
@@ -122,11 +122,11 @@ class ScalingLaw(BaseModel, frozen=True, extra="forbid"):
         return (self.B / reducible) ** (1 / self.beta)
 
     def smallest_size(self, loss: float) -> float:
-        """Return the size that reaches a loss on endless data; infinity where none does."""
+        """Return the size that reaches a loss with unlimited data; infinity if none does."""
         return (self.A / (loss - self.E)) ** (1 / self.alpha) if loss > self.E else float("inf")
 
     def extrapolates(self, n_parameters: float) -> bool:
-        """Return whether a size lies outside of those that the published fits saw."""
+        """Return whether a size lies outside the range of the published fits."""
         return not FITTED_PARAMETERS[0] <= n_parameters <= FITTED_PARAMETERS[1]
 
 
@@ -161,10 +161,10 @@ LAWS: dict[str, ScalingLaw] = {law.name: law for law in (BESIROGLU, HOFFMANN, HO
 
 
 def find_law(name: str, own: ScalingLaw | None = None) -> ScalingLaw:
-    """Return a law by name; `own` is one more to choose from.
+    """Return a law by name; `own` is an additional choice.
 
     Raises:
-        UserError: The name is not known.
+        UserError: The name is unknown.
     """
     laws = LAWS | ({own.name: own} if own else {})
     if name not in laws:

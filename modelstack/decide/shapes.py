@@ -1,10 +1,10 @@
-"""A dense shape for a number of parameters: Qwen3's block, as in our nano sizes.
+"""Dense shape for a number of parameters: Qwen3's block, as in our nano sizes.
 
-Width over depth is 64 up to a width of 1,024 (nanochat's one dial), 128 from 4,096 on (Llama 3), and between them
-the root of the width joins both; depth gives way to meet the number. Widths lie on a grid that grows coarser, so
-that heads divide by what tensor parallelism asks. The MLP is 3 widths wide; heads have 64 channels, 128 from a
-width of 2,048 on, and two of them share keys and values where their number is even. The table is tied below that
-width, as small models do.
+The ratio of width to depth is 64 up to width 1,024 (nanochat's single dial), 128 from width 4,096 (Llama 3), and
+proportional to the square root of the width in between; depth is adjusted to meet the number of parameters. Widths
+lie on a grid that becomes coarser, so that tensor parallelism can divide the heads. The MLP is 3 times as wide as
+the model. Heads have 64 channels, or 128 from width 2,048; two heads share keys and values if their number is
+even. Below that width the embedding is tied, as usual for small models.
 
 Letters: D width, L layers, V vocabulary, N parameters.
 """
@@ -20,17 +20,17 @@ from modelstack.architecture.presets.registry import from_hf
 from modelstack.errors import UserError
 
 LARGE = 2048
-"""From this width on heads are twice as wide and the table is not tied."""
+"""Width from which heads are twice as wide and the embedding is not tied."""
 WIDTHS = (*range(64, 1024, 64), *range(1024, 2048, 256), *range(2048, 4096, 512), *range(4096, 32769, 1024))
 
 
 def dense_shape(n_parameters: float, vocab_size: int, context: int) -> ModelConfig:
-    """Return the shape whose parameters, embeddings included, are nearest to a number by ratio.
+    """Return the shape whose number of parameters, embeddings included, is nearest in ratio to the given number.
 
     Raises:
-        UserError: The number is smaller than the smallest shape, or larger than the widest.
+        UserError: The number is below the smallest shape or above the widest one.
     """
-    # Parameters grow with the width, so the nearest is one of two neighbours of a halving.
+    # Parameters grow with the width, so the nearest shape is one of two neighbours in the bisection.
     at = bisect_left(WIDTHS, n_parameters, 1, len(WIDTHS) - 1, key=lambda D: _size(D, vocab_size, context))
     config = min(
         (_shape(D, depth, vocab_size, context) for D in WIDTHS[at - 1 : at + 1] for depth in _depths(D)),
@@ -46,7 +46,7 @@ def dense_shape(n_parameters: float, vocab_size: int, context: int) -> ModelConf
 
 
 def _depths(width: int) -> list[int]:
-    """Return the depth that suits a width, and its neighbours."""
+    """Return the standard depth for a width, and its neighbours."""
     depth = max(1, round(width / min(128.0, max(64.0, 2 * sqrt(width)))))
     return list(range(max(1, depth - depth // 4 - 1), depth + max(3, depth // 4) + 1))
 

@@ -23,7 +23,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from modelstack.data.examples import Call, Example, Message, Tool, example_lines, told
+from modelstack.data.examples import Call, Example, Message, Tool, example_lines, first_error
 from modelstack.errors import UserError
 
 UNKNOWN = "unknown"
@@ -118,7 +118,7 @@ def read_preferences(
                 continue
             preference = Preference.model_validate_json(json.dumps(ours))
         except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {told(error)}") from error
+            raise UserError(f"{path}, line {number}: {first_error(error)}") from error
         except (UserError, ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: {error}") from error
         if preference.id in seen:

@@ -1,7 +1,9 @@
-"""Source files: their language, whether they are code that a person wrote, and under which licence.
+"""Source files: their language, whether a person wrote them as code, and their licence.
 
-`languages` tells what a file is, `rules` and `generated` drop what is no code to learn from, `license_step` keeps
-what may be kept; `modelstack.data.privacy` takes keys out (`kinds = ["key"]`, `style = "tag"`). A file's path is
-`metadata["path"]`, else that of its URL; its repository is `metadata["repository"]`, by which near duplicates are
-found elsewhere.
+- `languages` identifies the language.
+- `rules` and `generated` drop files unsuitable for learning code.
+- `license_step` keeps files under allowed licences.
+- `modelstack.data.privacy` removes keys (`kinds = ["key"]`, `style = "tag"`).
+
+The path of a file is `metadata["path"]`, or else the path of its URL. Its repository is `metadata["repository"]`.
 """

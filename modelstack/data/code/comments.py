@@ -1,8 +1,8 @@
-"""The characters of a file that are comments, in one pass that knows strings.
+"""Comments of a source file, found in one pass that recognises strings.
 
-A scanner of a few rules a language, no parser: an expression in slashes may hide a quotation mark until its
-line ends. On Python's standard library it differs from `tokenize` and `ast`, which bigcode uses, by what a test
-beside says.
+A scanner with a few rules per language, not a parser: a regular expression literal may hide a quotation mark until
+the end of its line. A test states the difference from `tokenize` and `ast`, which bigcode uses, on Python's
+standard library.
 """
 
 from __future__ import annotations
@@ -17,15 +17,14 @@ _MAX_INDENT = 200
 
 
 def comment_share(text: str, syntax: Syntax) -> float:
-    """Return the share of a text's characters that stand in comments; 0 for an empty text."""
+    """Return the share of the characters of a text that are in comments; 0 for an empty text."""
     return sum(end - start for start, end in comment_spans(text, syntax)) / len(text) if text else 0.0
 
 
 def comment_spans(text: str, syntax: Syntax) -> Iterator[tuple[int, int]]:
-    """Find the comments of a text, signs included, in time linear in it.
+    """Yield the spans of comments, delimiters included, in time linear in the text.
 
-    A block in triple quotation marks is one (Python's docstring) where nothing but blanks stands before it in
-    its line.
+    A block in triple quotation marks is a comment (a Python docstring) if only blanks precede it on its line.
     """
     openers = _openers(syntax)
     if openers is None:
@@ -58,12 +57,12 @@ def _openers(syntax: Syntax) -> re.Pattern[str] | None:
     signs = [begin for begin, _ in syntax.block] + [*syntax.line, *syntax.strings]
     if not syntax.has_comments:
         return None
-    # The longest first: `--[[` before `--`, three quotation marks before one.
+    # Longest first: `--[[` before `--`, three quotation marks before one.
     return re.compile("|".join(re.escape(sign) for sign in sorted(signs, key=len, reverse=True)))
 
 
 @cache
 def _string(quote: str) -> re.Pattern[str]:
-    """Return the pattern of the rest of a string; one that is not closed ends with its line, but in backticks."""
+    """Return the pattern of the rest of a string; an unclosed string ends with its line, except in backticks."""
     line_end = "" if quote == "`" else r"\n"
     return re.compile(rf"(?:[^{quote}\\{line_end}]|\\[\s\S])*+{quote}?")

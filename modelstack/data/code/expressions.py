@@ -1,8 +1,7 @@
-"""SPDX licence expressions: what they name, and whether an allow list covers them.
+"""SPDX licence expressions: their identifiers, and whether an allow list covers them.
 
-`A OR B` is allowed when one of them is, `A AND B` when both are; an exception (`WITH`) allows more, so it does not
-count.
-Grammar: SPDX 2.3, annex D.
+`A OR B` is allowed if one of them is, `A AND B` if both are. An exception (`WITH`) only grants more rights, so it
+is ignored. Grammar: SPDX 2.3, annex D.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _MAX_DEPTH = 20
 
 @dataclass(frozen=True, slots=True)
 class Node:
-    """An id (`operator` is ""), or several expressions under AND or OR."""
+    """Tree of an expression: a single id (`operator` is ""), or several expressions under AND or OR."""
 
     operator: str
     name: str = ""
@@ -40,13 +39,13 @@ class _Table:
 
 
 def category_of(license_id: str) -> Category:
-    """Return what a licence allows; "unknown" where the table does not have it."""
+    """Return the category of a licence; "unknown" if the table does not contain it."""
     table = _table()
     return table.categories.get(table.ids.get(license_id.removesuffix("+").lower(), ""), "unknown")
 
 
 def known_id(name: str) -> str | None:
-    """Return the SPDX id of a licence named as people do ("MIT License", "Apache 2.0"); None: it is not known."""
+    """Return the SPDX id for an informal licence name ("MIT License", "Apache 2.0"), or None if unknown."""
     table = _table()
     stripped = name.strip()
     if found := table.ids.get(stripped.lower()) or table.ids.get(stripped.lower().removesuffix("+")):
@@ -56,7 +55,7 @@ def known_id(name: str) -> str | None:
 
 
 def parse(expression: str) -> Node | None:
-    """Return the tree of an expression; None: it is none, or names nothing that is known."""
+    """Return the tree of an expression, or None if it is invalid."""
     if name := known_id(expression):
         return Node("", name)
     tokens = _TOKEN.findall(expression)
@@ -84,7 +83,7 @@ def is_allowed(node: Node, allow: Collection[str]) -> bool:
 
 
 def written(node: Node) -> str:
-    """Return an expression as SPDX writes it."""
+    """Return an expression in SPDX notation."""
     pieces = [
         f"({written(part)})" if part.operator and node.operator == "AND" else written(part) for part in node.parts
     ]
@@ -92,7 +91,7 @@ def written(node: Node) -> str:
 
 
 def joined(operator: Literal["AND", "OR"], nodes: Collection[Node]) -> Node | None:
-    """Return expressions under an operator, each once; None for none."""
+    """Return the distinct expressions joined by an operator; None if there are none."""
     parts = tuple(dict.fromkeys(nodes))
     return Node(operator, parts=parts) if len(parts) > 1 else parts[0] if parts else None
 
@@ -126,7 +125,7 @@ def _single(tokens: list[str], at: int, depth: int) -> tuple[Node, int]:
         if at >= len(tokens) or tokens[at] != ")":
             raise _NotAnExpression
         return node, at + 1
-    # An id that the table lacks stays as it is written; its category is "unknown".
+    # An id missing in the table is kept as written; its category is "unknown".
     node = Node("", known_id(tokens[at]) or tokens[at])
     at += 1
     if at + 1 < len(tokens) and tokens[at].lower() == "with":

@@ -1,7 +1,7 @@
-"""Files that a program wrote or that came from elsewhere: told by name, by first lines, by the shape of lines.
+"""Step `generated_code`: detects generated and vendored files by name, first lines and line lengths.
 
-What is looked for is what The Stack v2 looks for: GitHub linguist's generated files, as go-enry has them, and five
-phrases in the first five lines (Lozhkov et al. 2024, arXiv 2402.19173, section 2.1).
+The criteria are those of The Stack v2: GitHub linguist's generated files, as in go-enry, and five phrases in the
+first five lines (Lozhkov et al. 2024, arXiv 2402.19173, section 2.1).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field
 
-from modelstack.data.code.languages import LANGUAGE, all_languages, path_of, told_language
+from modelstack.data.code.languages import LANGUAGE, all_languages, identify_language, path_of
 from modelstack.data.code.notebooks import notebook_as_script
 from modelstack.data.documents import Document, Step
 
@@ -61,23 +61,23 @@ _MARKERS = re.compile(
 
 
 class GeneratedCode(BaseModel, frozen=True, extra="forbid"):
-    """Drop generated, minified and vendored files and lock files; notebooks lose their outputs.
+    """Drops generated, minified and vendored files and lock files; converts notebooks to scripts.
 
-    Defaults after linguist's `generated.rb` and `vendor.yml`, and The Stack v2 (arXiv 2402.19173).
+    Defaults follow linguist's `generated.rb` and `vendor.yml`, and The Stack v2 (arXiv 2402.19173).
     """
 
     kind: Literal["generated_code"] = "generated_code"
     drop_vendored: bool = True
     max_mean_line: float | None = Field(default=110, gt=0)
-    """Of JavaScript, TypeScript and CSS: above it a file is minified (linguist)."""
+    """Maximum mean line length of JavaScript, TypeScript and CSS, in characters; more means minified.    """
     notebooks: Literal["script", "keep", "drop"] = "script"
-    """`script`: the cells, prose as comments, without outputs; a notebook that cannot be read is dropped."""
+    """`script` keeps the cells without outputs, prose as comments, and drops unreadable notebooks."""
 
     def build(self) -> Step:
         """Return the step."""
 
         def step(document: Document) -> str | None:
-            language = told_language(document)
+            language = identify_language(document)
             name = language.name if language else ""
             reason = reason_to_drop(path_of(document), document.text, name, self)
             if reason is None and name == "jupyter-notebook" and self.notebooks == "script":
@@ -93,7 +93,7 @@ class GeneratedCode(BaseModel, frozen=True, extra="forbid"):
 
 
 def reason_to_drop(path: str, text: str, language: str, rules: GeneratedCode) -> str | None:
-    """Return why a file is none that a person of its repository wrote; None: it seems to be."""
+    """Return the reason to drop a file that its repository's authors did not write; None to keep it."""
     name = path.rpartition("/")[2].lower()
     if name in _LOCK_FILES:
         return "lock_file"
@@ -109,7 +109,7 @@ def reason_to_drop(path: str, text: str, language: str, rules: GeneratedCode) ->
 
 
 def says_generated(text: str) -> bool:
-    """Whether the first lines of a file say that a program wrote it."""
+    """Whether the first lines of a file state that a program wrote it."""
     lines = text[:_MAX_HEAD].split("\n", _N_MARKER_LINES)
     if _PHRASES.search("\n".join(lines[:_N_PHRASE_LINES])):
         return True

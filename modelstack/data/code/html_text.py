@@ -1,4 +1,4 @@
-"""How much of an HTML file a browser shows, counted in one pass without a parser."""
+"""Length of the text that a browser shows for an HTML file, measured in one pass without a parser."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ _BLANKS = re.compile(r"\s+")
 
 
 def visible_text_length(html: str) -> int:
-    """Return the characters between tags, without scripts, styles and comments; a run of blanks counts as one."""
+    """Return the number of characters outside tags, scripts, styles and comments; a run of blanks counts once."""
     lower = html.lower()
-    if len(lower) != len(html):  # a few letters are two in lower case: places would not be those of the text
+    if len(lower) != len(html):  # some letters become two in lower case, which would shift offsets
         lower = html
     pieces: list[str] = []
     at = 0
@@ -26,7 +26,7 @@ def visible_text_length(html: str) -> int:
 
 
 def _after_tag(html: str, lower: str, start: int) -> int:
-    """Return where what begins with "<" ends: a comment, an element that is not shown, or a tag."""
+    """Return the end of the construct that starts with "<": a comment, a hidden element or a tag."""
     if html.startswith("<!--", start):
         return _after(html, "-->", start)
     hidden = _HIDDEN.match(html, start)

@@ -1,6 +1,6 @@
-"""The language of a file, by its name and its first line, and what a comment is in it.
+"""Programming language of a file, from its name or first line, and the language's comment syntax.
 
-The table is `languages.toml`, after GitHub's linguist.
+The table is `languages.toml`, derived from GitHub's linguist.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from modelstack.data.documents import Document
 
 TABLE = Path(__file__).with_name("languages.toml")
 LANGUAGE = "programming_language"
-"""Key of the metadata; "language" is that of people."""
+"""Metadata key of the programming language; "language" is the natural language."""
 Kind = Literal["programming", "markup", "data"]
 
 
 @dataclass(frozen=True, slots=True)
 class Syntax:
-    """Where comments and strings begin and end."""
+    """Delimiters of comments and strings."""
 
     line: tuple[str, ...] = ()
     block: tuple[tuple[str, str], ...] = ()
@@ -31,13 +31,13 @@ class Syntax:
 
     @property
     def has_comments(self) -> bool:
-        """Whether comments are known."""
+        """Whether comment delimiters are known."""
         return bool(self.line or self.block)
 
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """A language of files."""
+    """A file format: programming language, markup or data."""
 
     name: str
     kind: Kind
@@ -63,7 +63,7 @@ def all_languages() -> dict[str, Language]:
 
 
 def language_of(path: str, text: str = "") -> Language | None:
-    """Return the language of a file; None where neither its name nor its first line tells."""
+    """Return the language of a file; None if neither its name nor its first line identifies one."""
     table = _table()
     name = path.replace("\\", "/").rpartition("/")[2]
     found = table.by_name.get(name)
@@ -77,7 +77,7 @@ def language_of(path: str, text: str = "") -> Language | None:
 
 
 def path_of(document: Document) -> str:
-    """Return the path of a document: in the metadata, else in its URL; "" where neither has one."""
+    """Return the path of a document from its metadata, else from its URL; "" if neither has one."""
     path = document.metadata.get("path")
     if isinstance(path, str) and path:
         return path
@@ -87,8 +87,8 @@ def path_of(document: Document) -> str:
         return ""
 
 
-def told_language(document: Document) -> Language | None:
-    """Return the language of a document, and write its name into the metadata."""
+def identify_language(document: Document) -> Language | None:
+    """Return the language of a document and store its name in the metadata."""
     known = document.metadata.get(LANGUAGE)
     language = _table().languages.get(known) if isinstance(known, str) else None
     language = language or language_of(path_of(document), document.text)

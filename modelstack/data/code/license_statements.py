@@ -1,8 +1,8 @@
-"""What a file says of its licence: an SPDX line, the text itself, or the notice that points to one.
+"""Licence statements of a file: an SPDX line, a licence text, or a notice that names a licence.
 
-A notice counts where no text does: "Licensed under the Apache License, Version 2.0", the notice of the GPL with
-or without "any later version". A notice that points to another file ("a BSD-style license that can be found in
-LICENSE") says nothing: the repository's licence applies.
+Notices are used only if no licence text is found: "Licensed under the Apache License, Version 2.0", the GPL notice
+with or without "any later version". A notice that refers to another file ("a BSD-style license that can be found
+in LICENSE") is ignored; the repository's licence applies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from modelstack.data.code.expressions import Node, joined, parse
 from modelstack.data.code.license_texts import licenses_in
 
 N_HEAD = 20_000
-"""Characters at the beginning of a source file in which it says so."""
+"""Leading characters of a source file that are searched for a statement."""
 _SPDX = re.compile(r"SPDX-License-Identifier:[ \t]*([^\n\r]{1,200})")
 _MAX_SPDX = 20
 _CLOSING = re.compile(r"\s*(?:\*/|-->|#\}|\*\)|--\]\]|\"\"\"|''').*$|[\s\"';,]+$")
@@ -57,7 +57,7 @@ _NOTICES = tuple(
 
 
 def license_stated_in(text: str) -> Node | None:
-    """Return the licence that a text names or holds; None: it says nothing of the kind."""
+    """Return the licence that a text names or contains; None without a statement."""
     declared = [
         parse(_CLOSING.sub("", match[1]).strip()) for match in islice(_SPDX.finditer(text, 0, N_HEAD), _MAX_SPDX)
     ]
@@ -65,11 +65,11 @@ def license_stated_in(text: str) -> Node | None:
         return joined("AND", nodes)
     if not _WORTH_READING.search(text):
         return None
-    found = [Node("", license_id) for license_id in licenses_in(text)] or _noticed(text)
+    found = [Node("", license_id) for license_id in licenses_in(text)] or _licenses_in_notices(text)
     return joined("AND", found)
 
 
-def _noticed(text: str) -> list[Node]:
+def _licenses_in_notices(text: str) -> list[Node]:
     words = " ".join(_WORD.findall(text[:N_HEAD].lower()))
     found = dict.fromkeys(license_id for pattern, license_id in _NOTICES if pattern.search(words))
     for match in _GNU.finditer(words):

@@ -1,4 +1,4 @@
-"""The step of a run that keeps what may be kept: by licence, against an allow list."""
+"""Step `license`: keeps documents whose licence is on an allow list."""
 
 from __future__ import annotations
 
@@ -27,27 +27,30 @@ Origin = Literal["file", "repository", "source"]
 
 
 class License(BaseModel, frozen=True, extra="forbid"):
-    """Keep documents whose licence an allow list covers, as SPDX ids and categories.
+    """Keeps documents whose licence is covered by an allow list of SPDX ids and categories.
 
-    The Stack v2 keeps what is permissive by Blue Oak Council's list, and what has no licence at all (Lozhkov et
-    al. 2024, arXiv 2402.19173, section 2.1); here the latter is asked for. What a file says comes before what
-    its folder and repository say. The document's `license` becomes the SPDX expression,
-    `metadata["license_from"]` tells where it was found: "file", "repository" (the metadata's
-    `repository_license`, or the table), "source" (what the document came with).
+    The Stack v2 keeps files that are permissive by Blue Oak Council's list, and files without a licence (Lozhkov
+    et al. 2024, arXiv 2402.19173, section 2.1). Here, keeping files without a licence is an option.
+
+    A statement in the file takes precedence over the folder's and the repository's licence. The document's
+    `license` becomes the SPDX expression. `metadata["license_from"]` records its origin: "file", "repository" (the
+    metadata's `repository_license`, or the table) or "source" (the document's original `license`).
+
+    Reasons: `license_not_allowed`, `no_license`.
     """
 
     kind: Literal["license"] = "license"
     allow: tuple[str, ...] = ("permissive",)
     keep_unlicensed: bool = False
-    """Whether to keep a document of which nothing is known."""
+    """Whether to keep documents without a known licence."""
     repository_licenses: Path | None = None
-    """JSON, from `metadata["repository"]` to an SPDX expression: what `modelstack.data.code.repository` prints."""
+    """JSON file from `metadata["repository"]` to SPDX expressions; output of `modelstack.data.code.repository`."""
 
     def build(self) -> Step:
         """Return the step.
 
         Raises:
-            UserError: The allow list has a name that is none, or the table is no JSON object of texts.
+            UserError: The allow list has an unknown name, or the table is not a JSON object of strings.
         """
         allow = frozenset(_checked(name) for name in self.allow)
         table = _read_table(self.repository_licenses) if self.repository_licenses else {}
@@ -64,19 +67,19 @@ class License(BaseModel, frozen=True, extra="forbid"):
 
 
 def license_of(document: Document, repositories: Mapping[str, str]) -> tuple[Node | None, Origin]:
-    """Return the licence of a document, and who says so."""
+    """Return the licence of a document and its origin."""
     name = path_of(document).rpartition("/")[2]
     stated = license_stated_in(document.text if is_license_file(name) else document.text[:N_HEAD])
     if stated:
         return stated, "file"
-    for value in (document.metadata.get(REPOSITORY_LICENSE), _of_nearest_folder(document, repositories)):
+    for value in (document.metadata.get(REPOSITORY_LICENSE), _nearest_folder_license(document, repositories)):
         if isinstance(value, str) and (node := parse(value)):
             return node, "repository"
     return parse(document.license), "source"
 
 
-def _of_nearest_folder(document: Document, repositories: Mapping[str, str]) -> str | None:
-    """Return what the table has for a file's folder, or for the nearest one above it, up to the repository."""
+def _nearest_folder_license(document: Document, repositories: Mapping[str, str]) -> str | None:
+    """Return the table's licence of a file's folder or of the nearest folder above it, up to the repository."""
     repository = document.metadata.get(REPOSITORY)
     if not repositories or not isinstance(repository, str):
         return None
@@ -94,8 +97,8 @@ def _checked(name: str) -> str:
     license_id = known_id(name)
     if license_id is None:
         raise UserError(
-            f"allow: {name!r} is no licence that is known and none of {', '.join(sorted(_CATEGORIES))}; "
-            f"ids are SPDX's (MIT, Apache-2.0), all in modelstack/data/code/licenses.toml"
+            f"allow: {name!r} is neither a known licence nor one of {', '.join(sorted(_CATEGORIES))}; "
+            f"use an SPDX id (MIT, Apache-2.0) from modelstack/data/code/licenses.toml"
         )
     return license_id
 

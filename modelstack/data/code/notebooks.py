@@ -1,4 +1,4 @@
-"""A Jupyter notebook as a script: code as it is, prose as comments, no outputs (nbformat 3 and 4)."""
+"""Conversion of a Jupyter notebook (nbformat 3 and 4) to a script: prose becomes comments, outputs are omitted."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ _COMMENT = {"python": "#", "r": "#", "julia": "#", "scala": "//", "c++": "//", "
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """The text of a notebook's cells and the language of its kernel."""
+    """The cells of a notebook as one text, and the language of its kernel."""
 
     text: str
     language: str
 
 
 def notebook_as_script(text: str) -> Script | None:
-    """Return the cells of a notebook, a blank line between two; None: it is none, or has no code."""
+    """Return the cells of a notebook separated by blank lines; None if it is not a notebook or has no code."""
     try:
         notebook = json.loads(text)
     except (ValueError, RecursionError):
@@ -64,7 +64,7 @@ def _language(notebook: dict[str, Any]) -> str:
     metadata = notebook.get("metadata")
     metadata = metadata if isinstance(metadata, dict) else {}
     for key, field in (("language_info", "name"), ("kernelspec", "language")):
-        told = metadata.get(key)
-        if isinstance(told, dict) and isinstance(told.get(field), str):
-            return told[field].lower()
+        entry = metadata.get(key)
+        if isinstance(entry, dict) and isinstance(entry.get(field), str):
+            return entry[field].lower()
     return "python"

@@ -1,7 +1,7 @@
-"""The licence of a repository, from its licence files and package metadata: for files that say nothing themselves.
+"""Licence of a repository from its licence files and package metadata, for files without a statement.
 
-`python -m modelstack.data.code.repository FOLDER ...` prints a JSON object from repository to SPDX expression,
-which the licence step reads (`repository_licenses`).
+`python -m modelstack.data.code.repository FOLDER ...` prints a JSON object that maps repositories to SPDX
+expressions, which the step `license` reads (`repository_licenses`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ _NOT_THE_LICENSE = re.compile(
     r"third.?party|vendor|external|bundled|notice|contributors?|agreement", re.IGNORECASE
 )
 _METADATA = ("pyproject.toml", "package.json", "Cargo.toml", "composer.json", "METADATA", "PKG-INFO")
-_NOT_ITS_OWN = frozenset((".git", ".venv", "venv", "node_modules", "__pycache__"))
+_SKIPPED_FOLDERS = frozenset((".git", ".venv", "venv", "node_modules", "__pycache__"))
 MAX_BYTES = 400_000
 
 
 def is_license_file(name: str) -> bool:
-    """Whether a file at the top of a repository holds its licence, by its name."""
+    """Whether the name of a top-level file is that of a licence file."""
     return bool(_LICENSE_FILE.match(name)) and not _NOT_THE_LICENSE.search(name)
 
 
 def license_of_files(files: Mapping[str, str]) -> Node | None:
-    """Return the licence of a repository by the texts of the files at its top.
+    """Return the licence of a repository from the texts of its top-level files.
 
-    What the metadata declares counts where the table knows it. Several licence files are a choice (`LICENSE-MIT`,
-    `LICENSE-APACHE`); several texts in one file all apply.
+    A licence declared in package metadata takes precedence if the table knows it. Several licence files are
+    alternatives (`LICENSE-MIT`, `LICENSE-APACHE`); several texts in one file all apply.
     """
     declared = [_declared(name, files[name]) for name in _METADATA if name in files]
     for node in declared:
@@ -47,10 +47,10 @@ def license_of_files(files: Mapping[str, str]) -> Node | None:
 
 
 def license_of_folder(folder: Path) -> Node | None:
-    """Return the licence of a repository that lies in a folder.
+    """Return the licence of a repository stored in a folder.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The folder cannot be read.
     """
     files = {}
     for path in sorted(folder.iterdir()):
@@ -61,15 +61,15 @@ def license_of_folder(folder: Path) -> Node | None:
 
 
 def licenses_of_folders(folders: Iterable[Path]) -> dict[str, str]:
-    """Return the licence of each repository and of each folder in it that has one of its own.
+    """Return the licence of each repository, and of each folder in it with its own licence file.
 
-    Keys are the name of the repository's folder, and `name/path/of/folder`. A licence applies to all below it,
-    as in The Stack v2 (arXiv 2402.19173, section 2.1).
+    Keys are the name of the repository's folder, and `name/path/of/folder`. A licence applies to everything below
+    it, as in The Stack v2 (arXiv 2402.19173, section 2.1).
     """
     found: dict[str, str] = {}
     for repository in folders:
         for folder, names, files in os.walk(repository):
-            names[:] = sorted(name for name in names if name not in _NOT_ITS_OWN)
+            names[:] = sorted(name for name in names if name not in _SKIPPED_FOLDERS)
             path = Path(folder)
             is_top = path == repository
             if not is_top and not any(map(is_license_file, files)):
@@ -98,7 +98,7 @@ def _declared(name: str, text: str) -> Node | None:
 
 
 def main() -> None:
-    """Print the licences of the folders that the command line names."""
+    """Print the licences of the folders given on the command line."""
     print(json.dumps(licenses_of_folders(map(Path, sys.argv[1:])), indent=1))
 
 

@@ -1,4 +1,4 @@
-"""Files that are no code to learn from: data, encoded binaries, layout, lines that no one reads."""
+"""Step `code_rules`: drops files unsuitable for learning code: data, encoded binaries, overlong lines."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pydantic import BaseModel, Field
 
 from modelstack.data.code.comments import comment_share
 from modelstack.data.code.html_text import visible_text_length
-from modelstack.data.code.languages import Language, told_language
+from modelstack.data.code.languages import Language, identify_language
 from modelstack.data.documents import Document, Step
 
 _LONG_LINES = (
     *("html", "json", "markdown", "roff", "tex", "text", "xml"),
-    *("restructuredtext", "svelte", "svg", "vue", "xslt"),  # not in the paper's list, of the same nature
+    *("restructuredtext", "svelte", "svg", "vue", "xslt"),  # not in the paper's list, but similar formats
 )
 _FEW_LINES = ("text", "json", "yaml")
 _XML_HEAD = "<?xml version="
@@ -26,35 +26,35 @@ _ENCODED = (
     re.compile(r"(?:\b(?:0x|\\x)?[0-9a-fA-F]{2}(?:,\s{0,8}|\b\s{0,8})){8,}", re.ASCII),
     re.compile(r"(?:\\u[0-9a-fA-F]{4}){8,}"),
 )
-"""In base64, hexadecimal, and escapes of Unicode; as in the paper, but some blanks may follow a comma."""
+"""Patterns of base64, hexadecimal and Unicode escapes, as in the paper; blanks may follow a comma."""
 
 
 class CodeRules(BaseModel, frozen=True, extra="forbid"):
     """Rules on lines, characters, comments and sizes of source files.
 
-    The Stack v2 (Lozhkov et al. 2024, arXiv 2402.19173, section 2.1: lines, encoded data, lines of data files,
-    visible text of HTML), and bigcode-dataset's `preprocessing/filtering.py` for The Stack v1 (share of letters
-    and digits, comments, XML, sizes of JSON and YAML, characters a token). A limit that is None is off.
+    Sources: The Stack v2 (Lozhkov et al. 2024, arXiv 2402.19173, section 2.1: lines, encoded data, lines of data
+    files, visible text of HTML), and bigcode-dataset's `preprocessing/filtering.py` for The Stack v1 (share of
+    letters and digits, comments, XML, sizes of JSON and YAML, characters per token). A limit of None is disabled.
     """
 
     kind: Literal["code_rules"] = "code_rules"
     max_line: int | None = Field(default=1_000, ge=1)
     max_mean_line: float | None = Field(default=100, gt=0)
     long_line_languages: tuple[str, ...] = _LONG_LINES
-    """Those in which a paragraph is a line: `max_line` and `max_mean_line` do not count, `max_long_line` does."""
+    """Languages with one paragraph per line; only `max_long_line` applies to their lines."""
     max_long_line: int | None = Field(default=100_000, ge=1)
     max_lines: int | None = Field(default=100_000, ge=1)
     min_alphanumeric: float | None = Field(default=0.25, ge=0, le=1)
     min_alphabetic: float | None = Field(default=None, ge=0, le=1)
-    """The Stack v2 asks for letters alone, 0.25; v1 for letters and digits."""
+    """Minimum share of letters. The Stack v2 uses 0.25 for letters alone; v1 for letters and digits."""
     min_comments: float | None = Field(default=0.01, ge=0, le=1)
     max_comments: float | None = Field(default=0.80, ge=0, le=1)
-    """Of programming languages whose comments are known."""
+    """Maximum share of characters in comments; applies to programming languages with known comment syntax."""
     max_encoded_run: int | None = Field(default=1_024, ge=1)
     max_encoded: float | None = Field(default=0.5, ge=0, le=1)
     drop_xml: bool = True
     min_visible: int | None = Field(default=100, ge=0)
-    """Characters of an HTML file that a browser shows."""
+    """Minimum characters of an HTML file that a browser shows."""
     min_visible_share: float | None = Field(default=0.2, ge=0, le=1)
     sized_languages: tuple[str, ...] = ("json", "yaml")
     min_size: int | None = Field(default=100, ge=0)
@@ -62,7 +62,7 @@ class CodeRules(BaseModel, frozen=True, extra="forbid"):
     few_lines_languages: tuple[str, ...] = _FEW_LINES
     max_few_lines: int | None = Field(default=512, ge=1)
     tokenizer: Path | None = None
-    """Folder or file; None: characters a token are not counted."""
+    """Tokenizer folder or file; None disables the limit on characters per token."""
     min_chars_per_token: dict[str, float] = {"python": 2.5, "java": 2.9, "javascript": 2.6}
 
     def build(self) -> Step:
@@ -79,7 +79,7 @@ class CodeRules(BaseModel, frozen=True, extra="forbid"):
             count_tokens = counted
 
         def step(document: Document) -> str | None:
-            language = told_language(document)
+            language = identify_language(document)
             return reason_to_drop(document.text, language, self, count_tokens, document.metadata)
 
         return step
@@ -92,7 +92,7 @@ def reason_to_drop(
     count_tokens: Callable[[str], int] | None = None,
     scores: dict[str, object] | None = None,
 ) -> str | None:
-    """Return why a file is to be dropped; None: it is kept. What was measured is written into `scores`."""
+    """Return the reason to drop a file, or None to keep it. Measurements are written into `scores`."""
     name = language.name if language else ""
     scores = {} if scores is None else scores
     if not text.strip():

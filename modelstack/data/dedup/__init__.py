@@ -1,23 +1,23 @@
-"""Deduplication: exact, near (MinHash), repeated spans of words, repeated lines, a Bloom filter.
+"""Deduplication: exact, near (MinHash), repeated word spans, repeated lines, and a Bloom filter.
 
-Every stage is a function that reads files and writes one, whole or not at all, so that whoever runs them may do so
-in any number of processes and go on after a stop. A thing is named by its shard, the place of the shard's file in
-the list, and its position there. Memory does not grow with the corpus but for a few bytes a document in the two
-stages that join everything (clusters, copies); hashes are the same on every machine.
+Every stage is a function that reads files and writes one file atomically. Stages can therefore run in any number
+of processes and resume after a stop. An item is identified by its shard (the index of the shard's file) and its
+position in the shard. Memory does not grow with the corpus, except for a few bytes per document in the two stages
+that join all shards (clusters, copies). Hashes are identical on every machine.
 
-Near-duplicates (`MinHashConfig`) and equal texts (`ExactConfig`, of which the first stage is `write_exact_keys`
-and there is one bucket):
+Near-duplicates (`MinHashConfig`), and equal texts (`ExactConfig`, with `write_exact_keys` as first stage and a
+single bucket):
 
     for each shard:   write_signatures(texts, keys_file, config) -> number of documents
-    for each bucket:  pairs_of_bucket(keys_files, bucket, pairs_file, earlier=keys_files_of_dumps_before)
+    for each bucket:  pairs_of_bucket(keys_files, bucket, pairs_file, earlier=keys_files_of_earlier_dumps)
     once:             write_clusters(pairs_files, documents_per_shard, clusters_file)
     once:             write_copies(clusters_file, documents_per_shard, lengths_of(keys_files), copies_file)
-    for each shard:   read_copies(copies_file, documents_per_shard, shard): 0 to drop a document, else how many
-                      it stands for; rehydration_weights of that
+    for each shard:   read_copies(copies_file, documents_per_shard, shard): 0 to drop a document, else the
+                      size of its cluster, from which rehydration_weights follow
 
-The key files of a dump are its index: given as `earlier`, they keep what they hold, and new documents go, with all
-of their cluster. Keys of documents that were dropped there count too: a copy of a copy goes. Only keys of the same
-configuration are compared.
+The key files of a dump serve as its index. Passed as `earlier`, their documents are kept, and new documents that
+match are dropped with their whole cluster. Keys of documents dropped from the earlier dump count too, so a copy of
+a copy is found. Only keys of the same configuration are compared.
 
 Repeated lines or paragraphs (`LinesConfig`):
 
@@ -25,7 +25,7 @@ Repeated lines or paragraphs (`LinesConfig`):
     once:             write_repeats(keys_files, repeats_folder)
     for each shard:   without_repeats(texts, repeats_folder, shard, config) -> texts
 
-Repeated spans of words (`SubstringConfig`):
+Repeated word spans (`SubstringConfig`):
 
     for each shard:   write_windows(texts, folder, config)
     once:             write_repeats([folder / WINDOW_KEYS for each], repeats_folder)

@@ -1,9 +1,9 @@
-"""Planted near-duplicates: which are found, beside what theory says and brute force knows.
+"""Check of near-duplicate search: planted pairs compared with theory and brute force.
 
-Documents are made of words drawn by Zipf's law; of some a copy is planted with words replaced until the Jaccard
-similarity is what is wanted. The stages of near-duplicate search run on them from files to files; brute force
-compares the sets of word runs of all documents that share a run. A pair of similarity s has to be found with
-probability 1 - (1 - s^hashes)^buckets, so the number found of many is binomial and has a known deviation.
+Documents consist of words drawn by Zipf's law. Copies are planted with words replaced to reach a given Jaccard
+similarity. The stages of near-duplicate search run on files. Brute force compares the word-run sets of all
+documents that share a run. A pair of similarity s must be found with probability 1 - (1 - s^hashes)^buckets, so
+the number of found pairs is binomial with a known standard deviation.
 
     python -m modelstack.data.dedup.check
     python -m modelstack.data.dedup.check --pairs 2000 --seed 7
@@ -28,58 +28,58 @@ from modelstack.data.dedup.pairs import pairs_of_bucket, read_pairs
 
 SIMILARITIES = tuple(round(0.5 + 0.05 * i, 2) for i in range(10))
 N_WORDS = 300
-"""Of a document."""
+"""Words per document."""
 N_SHARDS = 3
 MAX_DEVIATION = 4.0
-"""Standard deviations that a level may be off: by chance one table of ten levels in 1,600 is."""
+"""Allowed deviation of a level, in standard deviations; by chance, one table of ten levels in 1,600 exceeds it."""
 _BACKGROUND = 0.3
-"""Pairs below this similarity were not planted; one is found once in a thousand by theory."""
+"""Similarity below which a pair was not planted; in theory, one such pair in a thousand is found."""
 
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """Planted pairs of about one similarity."""
+    """Planted pairs of about equal similarity."""
 
     similarity: float
-    """The mean of what brute force says."""
+    """Mean similarity by brute force."""
     n_pairs: int
     n_expected: float
     n_found: int
     deviation: float
-    """Of a binomial number with these probabilities, the standard deviation."""
+    """Standard deviation of the number found, by theory."""
 
     @property
     def off_by(self) -> float:
-        """Return how many standard deviations more were found than expected; one is at least half a pair."""
+        """Deviation of the number found from the expected one, in standard deviations of at least half a pair."""
         return (self.n_found - self.n_expected) / max(self.deviation, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What one check found."""
+    """Result of a check."""
 
     levels: tuple[Level, ...]
     n_documents: int
     threshold: float
-    """Where the curve is steepest, about: (1/buckets)^(1/hashes)."""
+    """Approximate similarity at which the probability curve is steepest: (1/buckets)^(1/hashes)."""
     recall: float
-    """Share of the pairs above the threshold, by brute force over all documents, that is found."""
+    """Share of the pairs above the threshold (by brute force over all documents) that is found."""
     recall_by_theory: float
     precision: float
-    """Share of the pairs found that is above the threshold."""
+    """Share of the found pairs that is above the threshold."""
     precision_by_theory: float
     n_found: int
     n_background_found: int
-    """Pairs found of documents that hardly share anything: errors of the program, not of the method."""
+    """Found pairs of nearly unrelated documents: errors of the program, not of the method."""
 
     @property
     def holds(self) -> bool:
-        """Whether the theory holds, within chance."""
+        """Whether the results agree with theory, within chance."""
         return not self.n_background_found and all(abs(level.off_by) <= MAX_DEVIATION for level in self.levels)
 
 
 def check(config: MinHashConfig, n_pairs: int, seed: int, folder: Path) -> Outcome:
-    """Plant so many pairs at each similarity, search and compare; files go to a folder."""
+    """Plant `n_pairs` pairs at each similarity, search for them and compare; files are written to `folder`."""
     numbers = np.random.RandomState(seed)
     texts: list[str] = []
     planted: list[list[tuple[int, int]]] = []
@@ -126,7 +126,7 @@ def check(config: MinHashConfig, n_pairs: int, seed: int, folder: Path) -> Outco
 
 
 def similarities(texts: Sequence[str], n_words: int) -> dict[tuple[int, int], float]:
-    """Return the Jaccard similarity of all pairs of texts that share a run of words, by sets."""
+    """Return the Jaccard similarity of all pairs of texts that share a word run, computed with sets."""
     sets = []
     holders: defaultdict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, text in enumerate(texts):
@@ -146,7 +146,7 @@ def _words(numbers: np.random.RandomState, n: int) -> list[str]:
 
 
 def _word(number: int) -> str:
-    """Return a word of its own for each number, in letters: digits are all the same when text is simplified."""
+    """Return a distinct word of letters for each number; simplification would fold digits."""
     letters = "w"
     while number:
         number, letter = divmod(number, 26)
@@ -155,9 +155,9 @@ def _word(number: int) -> str:
 
 
 def _changed(words: list[str], similarity: float, n_words: int, numbers: np.random.RandomState) -> list[str]:
-    """Return words of which so many are replaced, far apart, that runs have about the similarity."""
+    """Return the words with enough spaced replacements for the runs to have about the given similarity."""
     n_runs = len(words) - n_words + 1
-    # A replaced word takes n_words runs from both texts: s = (n - k n_words) / (n + k n_words).
+    # A replaced word removes n_words runs from both texts: s = (n - k n_words) / (n + k n_words).
     n_replaced = n_runs * (1 - similarity) / (1 + similarity) / n_words
     n_replaced = int(n_replaced) + (numbers.random_sample() < n_replaced % 1)
     changed = list(words)
@@ -184,9 +184,9 @@ def _found(texts: Sequence[str], config: MinHashConfig, folder: Path) -> set[tup
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Check, print the table, and fail if theory does not hold."""
+    """Run the check, print the table, and return exit status 1 if theory does not hold."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--pairs", type=int, default=500, help="at each similarity")
+    parser.add_argument("--pairs", type=int, default=500, help="number of pairs planted at each similarity")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--buckets", type=int, default=14)
     parser.add_argument("--hashes", type=int, default=8)

@@ -1,8 +1,8 @@
-"""Documents that are copies of each other, directly or through others: union-find over pairs, in numpy.
+"""Clusters of documents that are copies of each other, directly or through others: union-find in numpy.
 
-One number a document is kept, its parent; pairs are read a part at a time. All pairs of a part are joined at once:
-the larger of two roots is hung below the smallest root that it meets, until no pair has two roots. So a cluster's
-root is its first document, and the order of the pairs changes nothing.
+One number per document is stored: its parent. Pairs are read in parts, and all pairs of a part are joined at once:
+the larger of two roots is attached to the smallest root that it meets, until no pair has two roots. A cluster's
+root is thus its first document, and the order of the pairs does not matter.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ _POSITION = np.uint64(0xFFFFFFFF)
 
 
 def write_clusters(pair_files: Sequence[Path], documents_per_shard: Sequence[int], out: Path) -> int:
-    """Write the cluster of each document; return the number of documents that are not the first of theirs.
+    """Write the cluster of each document; return the number of documents that are not the first of their cluster.
 
     Args:
-        pair_files: Of all buckets.
-        documents_per_shard: In the order of the key files.
-        out: A .npy file: for each document, those of the first shard first, the number of the first document of
-            its cluster (its own where it is alone); the largest number of the type where the cluster repeats
-            an earlier dump. Appears whole or not at all.
+        pair_files: Pair files of all buckets.
+        documents_per_shard: Number of documents in each shard, in the order of the key files.
+        out: A .npy file, written atomically. It holds for each document, in shard order, the number of the first
+            document of its cluster (its own number if it is alone). The largest value of the type marks a cluster
+            that repeats an earlier dump.
 
     Raises:
-        UserError: A pair names a document that is not there.
+        UserError: A pair names a document that does not exist.
     """
     offsets = np.concatenate(([0], np.cumsum(documents_per_shard, dtype=np.int64)))
     n = int(offsets[-1])
@@ -77,7 +77,7 @@ def _roots(parents: np.ndarray, documents: np.ndarray) -> np.ndarray:
         if (top == above).all():
             parents[documents] = top
             return top
-        # A chain is half as long for the next walk, this one's too.
+        # Path halving: this shortens the chain for this walk and later ones.
         parents[found] = top
         found = top
 
@@ -86,7 +86,7 @@ def _numbers(names: np.ndarray, offsets: np.ndarray, path: Path) -> np.ndarray:
     shards, positions = (names >> np.uint64(32)).astype(np.int64), (names & _POSITION).astype(np.int64)
     if len(names):
         if int(shards.max()) >= len(offsets) - 1:
-            raise UserError(f"{path} names shard {shards.max()} of {len(offsets) - 1}; were other shards counted?")
+            raise UserError(f"{path} names shard {shards.max()}, but {len(offsets) - 1} shards were counted")
         wrong = positions >= offsets[shards + 1] - offsets[shards]
         if wrong.any():
             shard, position = shards[wrong][0], positions[wrong][0]

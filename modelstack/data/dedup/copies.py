@@ -1,7 +1,7 @@
-"""The decision: of each cluster the best document stays, and is said to stand for so many.
+"""Selection of one document per cluster, with the number of documents that it represents.
 
-What is written is one number a document: 0 to drop it, else how many documents of the corpus it stands for, itself
-among them. A mixture may show a document more often that many sites copied (FineWeb-2's "re-hydration").
+The output is one number per document: 0 to drop it, else the number of documents that it represents, itself
+included. A mixture may repeat a document that many sites copied (FineWeb-2's "re-hydration").
 """
 
 from __future__ import annotations
@@ -17,29 +17,29 @@ from modelstack.files import replacing
 
 _BLOCK = 1 << 18
 _REHYDRATION = ((1, 1), (2, 2), (3, 3), (5, 5), (100, 8), (1000, 1))
-"""From so many copies on, how often: FineWeb-2's table. What is copied a thousand times is boilerplate."""
+"""Pairs (minimum copies, repetitions), FineWeb-2's table; a text copied a thousand times is boilerplate."""
 
 
 def write_copies(
     clusters: Path, documents_per_shard: Sequence[int], score_of_shard: Callable[[int], np.ndarray], out: Path
 ) -> int:
-    """Write for each document how many it stands for, 0 to drop it; return how many are kept.
+    """Write for each document the number that it represents, 0 to drop it; return the number of kept documents.
 
     Args:
-        clusters: What `write_clusters` wrote.
-        documents_per_shard: As it was given them.
-        score_of_shard: A number for each document of a shard, called twice; the highest stays, of equals the
-            earliest. `lengths_of` keeps the longest.
-        out: A .npy file of uint32, documents of the first shard first. Appears whole or not at all.
+        clusters: Output of `write_clusters`.
+        documents_per_shard: Number of documents in each shard, as passed to `write_clusters`.
+        score_of_shard: Returns a score for each document of a shard; called twice. The highest score is kept,
+            among equals the earliest document. `lengths_of` keeps the longest document.
+        out: A .npy file of uint32 in shard order, written atomically.
 
     Raises:
-        UserError: A score is no number, or the parts do not fit each other.
+        UserError: A score is not a number, or the inputs do not match.
     """
     offsets = np.concatenate(([0], np.cumsum(documents_per_shard, dtype=np.int64)))
     roots = np.load(clusters, mmap_mode="r", allow_pickle=False)
     n = int(offsets[-1])
     if roots.shape != (n,):
-        raise UserError(f"{clusters} is of {len(roots):,} documents, the shards hold {n:,}; make it again")
+        raise UserError(f"{clusters} covers {len(roots):,} documents, the shards hold {n:,}; write it again")
     numbers = _cluster_roots(roots)
     best = np.full(len(numbers), -np.inf)
     winner = np.full(len(numbers), n, np.int64)
@@ -66,24 +66,24 @@ def write_copies(
 
 
 def read_copies(path: Path, documents_per_shard: Sequence[int], shard: int) -> np.ndarray:
-    """Return for each document of a shard how many it stands for, 0 to drop it."""
+    """Return for each document of a shard the number that it represents, 0 to drop it."""
     begin = sum(documents_per_shard[:shard])
     return np.array(np.load(path, mmap_mode="r", allow_pickle=False)[begin : begin + documents_per_shard[shard]])
 
 
 def lengths_of(key_files: Sequence[Path]) -> Callable[[int], np.ndarray]:
-    """Return the score by which the longest document stays, of the files that signatures were written to."""
+    """Return a score function that keeps the longest document, based on the key files of signatures."""
     return lambda shard: KeyFile.open(key_files[shard]).lengths()
 
 
 def rehydration_weights(copies: np.ndarray) -> np.ndarray:
-    """Return how often to show each document that stands for so many, by FineWeb-2's table; 0 for dropped ones."""
+    """Return the repetitions of each document from its number of copies (0 if dropped), by FineWeb-2's table."""
     bounds, weights = np.array(_REHYDRATION).T
     return np.concatenate(([0], weights))[np.searchsorted(bounds, copies, "right")]
 
 
 def _cluster_roots(roots: np.ndarray) -> np.ndarray:
-    """Return the roots of clusters of two and more, sorted: memory is for these, and a byte a document."""
+    """Return the sorted roots of clusters of two or more; takes memory for these and a byte per document."""
     has_others = np.zeros(len(roots), bool)
     for begin in range(0, len(roots), _BLOCK):
         part = np.asarray(roots[begin : begin + _BLOCK])
@@ -101,13 +101,13 @@ def _is_member(part: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 def _members(
     roots: np.ndarray, numbers: np.ndarray, offsets: np.ndarray, score_of_shard: Callable[[int], np.ndarray]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return the documents of clusters, their cluster's place in `numbers` and their score, a part at a time."""
+    """Yield cluster members in parts: documents, index of their cluster in `numbers`, and scores."""
     for shard in range(len(offsets) - 1):
         begin, end = int(offsets[shard]), int(offsets[shard + 1])
         scores = np.asarray(score_of_shard(shard), np.float64)
         if scores.shape != (end - begin,):
             raise UserError(
-                f"shard {shard} has {end - begin:,} documents and {scores.size:,} scores; give one each"
+                f"shard {shard} has {end - begin:,} documents and {scores.size:,} scores; give one for each"
             )
         if np.isnan(scores).any():
             raise UserError(f"document {np.isnan(scores).argmax()} of shard {shard}: its score is not a number")

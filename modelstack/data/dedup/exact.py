@@ -1,7 +1,7 @@
-"""Documents with the same text: a hash of 64 bits of it is the key.
+"""Exact deduplication: the key of a document is a 64-bit hash of its text.
 
-Two texts share one by chance with probability 2^-64 (BLAKE2b), in a billion documents once in some forty corpora,
-and what is lost then is a document. What follows is as for near-duplicates: pairs, clusters, copies; one bucket.
+Two different texts collide with probability 2^-64 (BLAKE2b): for a billion documents, once in about forty corpora,
+at the cost of one document. Later stages are those of near-duplicates (pairs, clusters, copies) with one bucket.
 """
 
 from __future__ import annotations
@@ -14,33 +14,32 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel
 
-from modelstack.data.dedup.blocks import blocks
-from modelstack.data.dedup.key_files import KeyWriter
+from modelstack.data.dedup.key_files import KeyWriter, blocks
 from modelstack.data.dedup.simplify import simplify
 
 
 class ExactConfig(BaseModel, frozen=True, extra="forbid"):
-    """Documents with the same text."""
+    """Documents with equal text."""
 
     kind: Literal["exact"] = "exact"
     simplified: bool = False
-    """Whether case, digits, punctuation, accents and white space are ignored."""
+    """Whether to ignore case, digits, punctuation, accents and white space."""
 
     @property
     def settings(self) -> str:
-        """What two files of keys must share to be compared."""
+        """Configuration as JSON; only key files with equal settings are comparable."""
         return self.model_dump_json()
 
 
 def key_of_text(text: str) -> int:
-    """Return 64 bits of a text's BLAKE2b."""
+    """Return the first 64 bits of a text's BLAKE2b, little-endian."""
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
 def write_exact_keys(texts: Iterable[str], out: Path, config: ExactConfig) -> int:
-    """Write the keys of a shard's documents to a file, sorted, and their lengths; return how many there are.
+    """Write the sorted keys and the lengths of a shard's documents to a file; return the number of documents.
 
-    A document's position is its place in `texts`. The file appears whole or not at all.
+    The position of a document is its index in `texts`. The file is written atomically.
     """
     with KeyWriter(out, config.settings, 1, with_lengths=True) as writer:
         for block in blocks(texts):

@@ -1,24 +1,25 @@
-"""Files of sorted keys: what documents, lines or windows of a shard are recognised by, on disk.
+"""Files of sorted keys that identify documents, lines or windows of a shard.
 
-A key is a 64-bit hash; a record is a key and the position, in its shard, of what has it. A file holds one or more
-buckets (the same things under other keys) and is written in runs of about `RUN_BYTES`, so that a shard of any
-size is sorted in bounded memory; whoever reads merges the runs of all files. All numbers are little-endian:
+A key is a 64-bit hash. A record is a key with the position of its item in the shard. A file holds one or more
+buckets (the same items under different keys). It is written in runs of about `RUN_BYTES`, so a shard of any size
+is sorted in bounded memory. Readers merge the runs of all files. All numbers are little-endian:
 
     "MSKEYS01"
     each run: for each bucket its keys (uint64), sorted, then their positions (uint32); each padded to 8 bytes
-    the documents' lengths (uint32), where they are kept
-    a JSON object that describes this, its size (uint64), "MSKEYS01"
+    lengths of the documents (uint32), if stored
+    footer as a JSON object, its size (uint64), "MSKEYS01"
 """
 
 from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ValidationError
@@ -27,11 +28,14 @@ from modelstack.errors import UserError
 from modelstack.files import replacing
 
 RUN_BYTES = 64 << 20
-"""Of records, sorted in memory at once, with as much again for sorting: 400,000 documents with 14 buckets."""
+"""Bytes of records sorted at once, plus the same for sorting: 400,000 documents with 14 buckets."""
 _RECORD_BYTES = 12
 MAX_POSITIONS = 1 << 32
 _MAGIC = b"MSKEYS01"
 _MAX_FOOTER_BYTES = 64 << 20
+BLOCK = 1024
+"""Items whose keys are computed together, enough for a vectorised numpy step."""
+Item = TypeVar("Item")
 
 
 class _Footer(BaseModel, frozen=True, extra="forbid"):
@@ -39,30 +43,30 @@ class _Footer(BaseModel, frozen=True, extra="forbid"):
     n_buckets: int
     n_documents: int
     runs: tuple[tuple[int, int], ...]
-    """Where each begins, and its records in each bucket."""
+    """Offset of each run and its number of records per bucket."""
     lengths_at: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class KeyFile:
-    """A file of keys that was opened: what it says of itself."""
+    """An open key file with the contents of its footer."""
 
     path: Path
     settings: str
-    """How the keys were made; only files that agree can be compared."""
+    """Configuration of the keys; only files with equal settings are comparable."""
     n_buckets: int
     n_documents: int
-    """Things of the shard, with or without keys; positions are below it."""
+    """Items of the shard, with or without keys; an upper bound of positions."""
     runs: tuple[tuple[int, int], ...]
     lengths_at: int | None
 
     @classmethod
     def open(cls, path: Path) -> KeyFile:
-        """Read what a file says of itself.
+        """Read the footer of a file.
 
         Raises:
-            UserError: It is no file of keys, or not whole.
-            OSError: It cannot be read.
+            UserError: The file is not a key file or is truncated.
+            OSError: The file cannot be read.
         """
         with path.open("rb") as file:
             size = file.seek(0, os.SEEK_END)
@@ -70,24 +74,24 @@ class KeyFile:
             tail = file.read(16)
             n_footer = int.from_bytes(tail[:8], "little")
             if len(tail) < 16 or tail[8:] != _MAGIC or n_footer > min(size, _MAX_FOOTER_BYTES):
-                raise UserError(f"{path} is no file of keys, or was cut; write it again")
+                raise UserError(f"{path} is not a key file or is truncated; write it again")
             file.seek(size - 16 - n_footer)
             try:
                 footer = _Footer.model_validate_json(file.read(n_footer))
             except ValidationError as error:
-                raise UserError(f"{path}: what it says of itself cannot be read; write it again") from error
+                raise UserError(f"{path}: its footer cannot be read; write it again") from error
         ends = [offset + footer.n_buckets * _section_bytes(n) for offset, n in footer.runs]
         if max(ends, default=0) > size:
-            raise UserError(f"{path} has {size:,} bytes and says more; write it again")
+            raise UserError(f"{path} has {size:,} bytes, its footer says more; write it again")
         return cls(path, **dict(footer))
 
     def keys(self, bucket: int, run: int) -> np.ndarray:
-        """Return a run's sorted keys, mapped: for looking some of them up."""
+        """Return the sorted keys of a run, memory-mapped for lookups."""
         offset, n = self._place(bucket, run)
         return np.memmap(self.path, "<u8", "r", offset, (n,)) if n else np.empty(0, np.uint64)
 
     def records(self, bucket: int, run: int, begin: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """Return keys (uint64) and positions (uint32) of a part of a run, read."""
+        """Read keys (uint64) and positions (uint32) of records `begin` to `end` of a run."""
         offset, n = self._place(bucket, run)
         count = end - begin
         return (
@@ -96,13 +100,13 @@ class KeyFile:
         )
 
     def lengths(self) -> np.ndarray:
-        """Return the documents' lengths in characters, uint32.
+        """Return the lengths of the documents in characters, uint32.
 
         Raises:
-            UserError: The file was written without.
+            UserError: The file was written without lengths.
         """
         if self.lengths_at is None:
-            raise UserError(f"{self.path} holds no lengths of documents; give a score of your own")
+            raise UserError(f"{self.path} holds no document lengths; pass another score")
         return np.fromfile(self.path, "<u4", self.n_documents, offset=self.lengths_at)
 
     def _place(self, bucket: int, run: int) -> tuple[int, int]:
@@ -111,10 +115,10 @@ class KeyFile:
 
 
 def open_comparable(paths: Iterable[Path]) -> list[KeyFile]:
-    """Open files of keys that are to be compared.
+    """Open key files that are to be compared.
 
     Raises:
-        UserError: One is none, or its keys were made differently.
+        UserError: A file is not a key file, or its keys were made with other settings.
     """
     files = [KeyFile.open(path) for path in paths]
     for file in files[1:]:
@@ -127,10 +131,10 @@ def open_comparable(paths: Iterable[Path]) -> list[KeyFile]:
 
 
 class KeyWriter:
-    """Writes one file of keys; it appears when the block ends without an error."""
+    """Context manager that writes a key file atomically: it appears only if the block ends without an error."""
 
     def __init__(self, out: Path, settings: str, n_buckets: int, *, with_lengths: bool = False) -> None:
-        """Write to `out`, keys that were made as `settings` says."""
+        """Prepare writing to `out`; `settings` is the configuration of the keys."""
         self.n_documents = 0
         self._settings, self._n_buckets = settings, n_buckets
         self._replacing = replacing(out)
@@ -142,7 +146,7 @@ class KeyWriter:
         self._file: BinaryIO
 
     def __enter__(self) -> KeyWriter:
-        """Begin the file, under a temporary name."""
+        """Create the file under a temporary name."""
         self._file = self._replacing.__enter__().open("wb")
         self._file.write(_MAGIC)
         return self
@@ -154,7 +158,7 @@ class KeyWriter:
             UserError: A position does not fit into 32 bits.
         """
         if len(positions) and int(positions.max()) >= MAX_POSITIONS:
-            raise UserError(f"a shard holds more than {MAX_POSITIONS:,} things to compare; make smaller shards")
+            raise UserError(f"a shard holds more than {MAX_POSITIONS:,} items to compare; make smaller shards")
         self._keys.append(keys)
         self._positions.append(positions.astype("<u4"))
         self._n_waiting += len(positions)
@@ -162,7 +166,7 @@ class KeyWriter:
             self._write_run()
 
     def count(self, n: int, lengths: Sequence[int] = ()) -> None:
-        """Count things of the shard, those without keys too."""
+        """Count `n` further items of the shard, with or without keys."""
         self.n_documents += n
         if self._lengths is not None:
             self._lengths.extend(min(length, 0xFFFFFFFF) for length in lengths)
@@ -170,7 +174,7 @@ class KeyWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Put the file in its place, or leave nothing."""
+        """Move the file into place, or discard it after an error."""
         try:
             if error is None:
                 self._finish()
@@ -208,6 +212,13 @@ class KeyWriter:
             order = np.argsort(of_bucket, kind="stable")
             section = of_bucket[order].astype("<u8").tobytes() + positions[order].tobytes()
             self._file.write(section.ljust(_section_bytes(len(positions)), b"\0"))
+
+
+def blocks(items: Iterable[Item], size: int = BLOCK) -> Iterator[list[Item]]:
+    """Yield the items in lists of `size`, the last one shorter if necessary."""
+    rest = iter(items)
+    while block := list(islice(rest, size)):
+        yield block
 
 
 def _section_bytes(n: int) -> int:

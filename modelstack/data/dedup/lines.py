@@ -1,7 +1,7 @@
-"""Lines or paragraphs that stand elsewhere too, removed but for the first: menus, licences, cookie notices.
+"""Removal of lines or paragraphs that occurred before: menus, licences, cookie notices.
 
-CCNet (Wenzek et al. 2020, arXiv 1911.00359) does it for paragraphs, by 64 bits of a hash of the simplified text.
-Stages: `write_line_keys` for each shard, `repeats.write_repeats` over all, `without_repeats` for each shard.
+CCNet (Wenzek et al. 2020, arXiv 1911.00359) removes repeated paragraphs by 64-bit hashes of the simplified text.
+Stages: `write_line_keys` per shard, `repeats.write_repeats` over all shards, `without_repeats` per shard.
 """
 
 from __future__ import annotations
@@ -13,36 +13,35 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel, Field
 
-from modelstack.data.dedup.blocks import blocks
 from modelstack.data.dedup.exact import key_of_text
-from modelstack.data.dedup.key_files import KeyWriter
+from modelstack.data.dedup.key_files import KeyWriter, blocks
 from modelstack.data.dedup.repeats import read_repeats
 from modelstack.data.dedup.simplify import simplify, words_apart
 
 
 class LinesConfig(BaseModel, frozen=True, extra="forbid"):
-    """Repeated lines or paragraphs (CCNet, arXiv 1911.00359, its deduplication)."""
+    """Repeated lines or paragraphs (CCNet, arXiv 1911.00359, deduplication)."""
 
     kind: Literal["lines"] = "lines"
     unit: Literal["line", "paragraph"] = "paragraph"
-    """What ends at a line break, or at an empty line."""
+    """Unit of comparison, delimited by a line break or by an empty line."""
     simplified: bool = False
-    """Whether case, digits, punctuation and accents are ignored, as CCNet does; white space is in any case."""
+    """Whether to ignore case, digits, punctuation and accents, as in CCNet; white space is always ignored."""
     min_chars: int = Field(default=1, ge=1)
-    """Shorter ones stay: a "}" or a "Yes." is no copy of another."""
+    """Minimum characters of a compared unit; short ones such as "}" or "Yes." are kept."""
 
     @property
     def settings(self) -> str:
-        """What two files of keys must share to be compared."""
+        """Configuration as JSON; only key files with equal settings are comparable."""
         return self.model_dump_json()
 
     @property
     def separator(self) -> str:
-        """What stands between two of them."""
+        """Separator of units."""
         return "\n" if self.unit == "line" else "\n\n"
 
     def units(self, text: str) -> list[tuple[str, str]]:
-        """Return a text's parts, each with what its key is of: "" where the part stays whatever else there is."""
+        """Return the units of a text, each with the text that is hashed; "" if the unit is always kept."""
         parts = text.split(self.separator)
         compared = map(simplify if self.simplified else words_apart, parts)
         return [
@@ -51,31 +50,31 @@ class LinesConfig(BaseModel, frozen=True, extra="forbid"):
 
 
 def write_line_keys(texts: Iterable[str], out: Path, config: LinesConfig) -> int:
-    """Write the keys of a shard's lines or paragraphs to a file, sorted; return how many there are."""
+    """Write the sorted keys of a shard's lines or paragraphs to a file; return their number."""
     with KeyWriter(out, config.settings, 1) as writer:
-        for block in blocks(what for text in texts for _, what in config.units(text) if what):
-            keys = np.array([key_of_text(what) for what in block], np.uint64)
+        for block in blocks(compared for text in texts for _, compared in config.units(text) if compared):
+            keys = np.array([key_of_text(compared) for compared in block], np.uint64)
             writer.add(keys[:, None], writer.n_documents + np.arange(len(block)))
             writer.count(len(block))
         return writer.n_documents
 
 
 def without_repeats(texts: Iterable[str], repeats: Path, shard: int, config: LinesConfig) -> Iterator[str]:
-    """Return a shard's texts without what stands in it or in a shard before; "" where nothing is left.
+    """Yield the texts of a shard without units that occurred before; "" if nothing remains.
 
     Args:
-        texts: The same as `write_line_keys` had.
-        repeats: What `write_repeats` wrote.
-        shard: Its number.
-        config: As there.
+        texts: The texts passed to `write_line_keys`.
+        repeats: Output folder of `write_repeats`.
+        shard: Index of the shard.
+        config: The configuration passed to `write_line_keys`.
     """
     positions, _ = read_repeats(repeats, shard)
     n = 0
     place = 0
     for text in texts:
         kept: list[str] = []
-        for part, what in config.units(text):
-            if what:
+        for part, compared in config.units(text):
+            if compared:
                 is_repeat = place < len(positions) and positions[place] == n
                 place += is_repeat
                 n += 1

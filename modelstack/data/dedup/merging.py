@@ -1,10 +1,10 @@
-"""Records of many sorted files in the order of their keys, in bounded memory.
+"""Merging of many sorted key files in bounded memory.
 
-Keys are hashes, so they spread evenly: a range of keys is read from all files at once and sorted by numpy; a range
-with too many records is halved until it fits, down to one key, whose records are then given file by file. That
-one key may be a page that somebody published a million times.
+Keys are hashes and thus evenly distributed. A range of keys is read from all files at once and sorted by numpy. A
+range with too many records is halved until it fits, down to a single key, whose records are then returned file by
+file. Such a key may belong to a page that was published a million times.
 
-A thing is named by a number: its file's place in the list in the upper 32 bits, its position in the lower.
+The name of an item is a number: the index of its file in the upper 32 bits, its position in the lower 32.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ import numpy as np
 from modelstack.data.dedup.key_files import KeyFile
 
 MAX_RECORDS = 1 << 20
-"""In memory at once: some 50 MB with what sorting takes."""
+"""Maximum records in memory at once: about 50 MB, sorting included."""
 EARLIER = np.uint64((1 << 64) - 1)
-"""The name of everything in the files of earlier dumps."""
+"""Name shared by all items in files of earlier dumps."""
 _KEYS_END = 1 << 64
 
 
 def names_of(shard: int, positions: np.ndarray) -> np.ndarray:
-    """Return the names of things at positions of a shard, uint64."""
+    """Return the names of the items at the given positions of a shard, uint64."""
     return positions.astype(np.uint64) | np.uint64(shard << 32)
 
 
 def merged(
     files: Sequence[KeyFile], bucket: int, earlier: Sequence[KeyFile] = (), max_records: int = MAX_RECORDS
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Return keys and names in order, earlier things before the others, at most so many at a time.
+    """Yield keys and names in key order, at most `max_records` at a time; items of earlier dumps come first.
 
     Records of one key are in one part unless there are more than `max_records` of them.
     """
@@ -71,6 +71,6 @@ def merged(
 def _sorted(parts: list[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     keys = np.concatenate([part[0] for part in parts])
     names = np.concatenate([part[1] for part in parts])
-    # Stable: files were in the order of names, and so are their positions.
+    # Stable, because files are ordered by name and their positions are too.
     order = np.argsort(keys, kind="stable")
     return keys[order], names[order]

@@ -1,6 +1,6 @@
-"""Pairs of things with the same key: the first that has it, and each other.
+"""Pairs of items with the same key: the first item, and each further one.
 
-A file of pairs is raw little-endian uint64, two names a pair (see `merging`).
+A pair file is raw little-endian uint64, two names per pair (see `merging`).
 """
 
 from __future__ import annotations
@@ -27,17 +27,17 @@ def pairs_of_bucket(
     earlier: Sequence[Path] = (),
     max_records: int = MAX_RECORDS,
 ) -> int:
-    """Write the pairs of one bucket; return how many there are.
+    """Write the pairs of one bucket to a file; return their number.
 
     Args:
-        key_files: One a shard; a thing is named by its file's place here.
-        bucket: Of them.
-        out: Appears whole or not at all.
-        earlier: Key files of dumps before: what repeats them is paired with `EARLIER`.
-        max_records: In memory at once.
+        key_files: One file per shard; an item's name contains the index of its file here.
+        bucket: Index of the bucket.
+        out: Pair file, written atomically.
+        earlier: Key files of earlier dumps; items that repeat them are paired with `EARLIER`.
+        max_records: Maximum records in memory at once.
 
     Raises:
-        UserError: A file is no key file, or they do not belong together.
+        UserError: A file is not a key file, or the files are not comparable.
     """
     files = open_comparable([*key_files, *earlier])
     n = 0
@@ -51,13 +51,13 @@ def pairs_of_bucket(
 def pairs_among(
     files: Sequence[KeyFile], bucket: int, earlier: Sequence[KeyFile] = (), max_records: int = MAX_RECORDS
 ) -> Iterator[np.ndarray]:
-    """Return (first, other) of each key that more than one thing has: parts of (n, 2), uint64.
+    """Yield pairs (first, other) for each key shared by several items: arrays (n, 2), uint64.
 
     Raises:
-        UserError: There is no such bucket.
+        UserError: The bucket does not exist.
     """
     if files and not 0 <= bucket < files[0].n_buckets:
-        raise UserError(f"bucket {bucket}: the files have {files[0].n_buckets}, counted from 0")
+        raise UserError(f"bucket {bucket}: the files have buckets 0 to {files[0].n_buckets - 1}")
     last_key: np.uint64 | None = None
     last_first = EARLIER
     for keys, names in merged(files, bucket, earlier, max_records):
@@ -74,13 +74,13 @@ def pairs_among(
 
 
 def read_pairs(path: Path) -> Iterator[np.ndarray]:
-    """Return the pairs of a file, some at a time, (n, 2) uint64.
+    """Yield the pairs of a file in parts, (n, 2) uint64.
 
     Raises:
-        UserError: It is no file of pairs.
+        UserError: The file is not a pair file.
     """
     size = path.stat().st_size
     if size % 16:
-        raise UserError(f"{path} has {size:,} bytes; a file of pairs has 16 a pair. Write it again")
+        raise UserError(f"{path} has {size:,} bytes, not a multiple of the 16 bytes of a pair; write it again")
     for offset in range(0, size, 16 * _BLOCK):
         yield np.fromfile(path, "<u8", 2 * _BLOCK, offset=offset).reshape(-1, 2)

@@ -1,7 +1,7 @@
-"""What a shard repeats of itself or of shards before it: for lines and windows, where only the first stays.
+"""Items of a shard that repeat an item of the same shard or an earlier one, for lines and windows.
 
-A folder with one file a shard: records of a position (uint32) and the name (uint64) of the first that has the same
-key, in the order of positions.
+A folder with one file per shard. A record is a position (uint32) and the name (uint64) of the first item with the
+same key, in order of position.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ _RECORD = np.dtype([("position", "<u4"), ("first", "<u8")])
 def write_repeats(
     key_files: Sequence[Path], out: Path, *, earlier: Sequence[Path] = (), max_records: int = MAX_RECORDS
 ) -> int:
-    """Write what each shard repeats to a folder; return how many things do.
+    """Write the repeats of each shard to a folder; return their number.
 
     Args:
-        key_files: One a shard, of one bucket.
-        out: The folder; appears whole or not at all.
-        earlier: Key files of dumps before; a repeat of them has the first `EARLIER`.
-        max_records: In memory at once.
+        key_files: One file per shard, with one bucket.
+        out: The folder, written atomically.
+        earlier: Key files of earlier dumps; a repeat of their items has the first name `EARLIER`.
+        max_records: Maximum records in memory at once.
 
     Raises:
-        UserError: A file is no key file, or they do not belong together.
+        UserError: A file is not a key file, or the files are not comparable.
     """
     files = open_comparable([*key_files, *earlier])
     n = 0
@@ -57,10 +57,10 @@ def write_repeats(
 
 
 def read_repeats(folder: Path, shard: int) -> tuple[np.ndarray, np.ndarray]:
-    """Return positions of a shard that repeat something, ascending, and the names of what they repeat.
+    """Return the ascending positions of repeats in a shard, and the names of the items that they repeat.
 
     Raises:
-        UserError: The folder holds no such shard.
+        UserError: The folder has no such shard.
     """
     path = _file(folder, shard)
     if not path.exists():

@@ -1,7 +1,8 @@
-"""Text as near-duplicate search reads it: case, digits, punctuation, white space and accents do not count.
+"""Text normalisation for near-duplicate search: case, digits, punctuation, white space and accents are removed.
 
-The order of the steps is datatrove's (`simplify_text`, which FineWeb was made with; its punctuation too): numbers
-are folded before punctuation goes, or 1|2|3 would differ from 123. A test holds that both give the same.
+The order of the steps is datatrove's (`simplify_text`, used for FineWeb), and so is the punctuation. Numbers are
+folded before punctuation is removed, otherwise 1|2|3 would differ from 123. A test checks that both give the same
+results.
 """
 
 from __future__ import annotations
@@ -17,16 +18,18 @@ _PUNCTUATION = (
     "«»´“”„’–—…∶━►"
     "、。《》「」【】〈〉"  # CJK
     "！％（），：；？．～"  # full-width forms
-    + "".join(map(chr, (*range(0, 9), 11, 12, *range(13, 32), *range(127, 160))))  # controls, but \t and \n
+    + "".join(
+        map(chr, (*range(0, 9), 11, 12, *range(13, 32), *range(127, 160)))
+    )  # control characters except \t and \n
 )
 _DECIMAL_SEPARATORS = ".,،٫⎖⎗⎘"
 _DIGIT, _SEPARATOR, _MARK = 1, 2, 3
 _SORTED_MARKS = 1024
-"""Characters decomposed at once; nothing changes by it but the order of marks across a border."""
+"""Characters decomposed at once; affects only the order of combining marks across a boundary."""
 
 
 def simplify(text: str) -> str:
-    """Return a text in lower case, numbers as 0, punctuation as spaces, white space folded, no combining marks."""
+    """Return a text in lower case: numbers as 0, punctuation as spaces, single spaces, no combining marks."""
     becomes, kinds = _tables()
     points = _code_points(text.lower())
     text = " ".join(_from_code_points(becomes[_numbers_folded(points, kinds[points])]).split())
@@ -42,9 +45,10 @@ def words_apart(text: str) -> str:
 
 
 def _numbers_folded(points_N: np.ndarray, kinds_N: np.ndarray) -> np.ndarray:
-    """Return code points without those of a number but its first digit.
+    """Return code points with each number reduced to its first digit.
 
-    A number is a run of digits, and one more behind one separator: of 1.2.3 the numbers are 1.2 and 3.
+    A number is a run of digits, optionally with one further run after one separator: 1.2.3 holds the numbers 1.2
+    and 3.
     """
     digits = np.flatnonzero(kinds_N == _DIGIT)
     if not len(digits):
@@ -63,7 +67,7 @@ def _numbers_folded(points_N: np.ndarray, kinds_N: np.ndarray) -> np.ndarray:
 
 
 def _decomposed(text: str) -> str:
-    """Return NFD of a text, by pieces: it sorts marks in a row, in quadratic time, and pages are hostile."""
+    """Return the NFD of a text by pieces: sorting many consecutive marks takes quadratic time, open to attack."""
     return "".join(
         unicodedata.normalize("NFD", text[i : i + _SORTED_MARKS]) for i in range(0, len(text), _SORTED_MARKS)
     )
@@ -79,11 +83,11 @@ def _from_code_points(points: np.ndarray) -> str:
 
 @cache
 def _tables() -> tuple[np.ndarray, np.ndarray]:
-    """Return what each code point becomes, digits and punctuation, and its kind: `str.translate` is far slower."""
+    """Return the replacement and the kind of each code point, as tables; `str.translate` is far slower."""
     becomes = np.arange(sys.maxunicode + 1, dtype="<u4")
     kinds = np.zeros(sys.maxunicode + 1, np.uint8)
     kind_of = {"Nd": _DIGIT, "Mn": _MARK}
-    for plane in (0, 1, 14):  # the others hold ideographs, or nothing
+    for plane in (0, 1, 14):  # the other planes hold ideographs or nothing
         points = range(plane << 16, plane + 1 << 16)
         categories = (unicodedata.category(chr(point)) for point in points)
         kinds[plane << 16 : plane + 1 << 16] = [kind_of.get(category, 0) for category in categories]

@@ -1,13 +1,13 @@
-"""Long spans of words that stand elsewhere too, removed but for the first (Lee et al. 2022, arXiv 2107.06499).
+"""Removal of long word spans that occurred before (Lee et al. 2022, arXiv 2107.06499).
 
-A word goes if one of the windows of 50 words that hold it stands earlier, in the same document or one before:
-RefinedWeb's exact-substring step (arXiv 2306.01116, section 3.3), with words for its tokens. Lee et al. sort all
-suffixes, which takes some ten bytes of memory for each byte of text in one piece; here the windows' hashes are
-sorted on disk and merged in bounded memory (`merging`), and what they find is compared with the text before
-anything is cut. Of windows whose hashes are equal by chance, one pair in 2^64, none is cut.
+A word is removed if a window of 50 words that contains it occurred earlier, in the same document or a previous
+one. This is RefinedWeb's exact-substring step (arXiv 2306.01116, section 3.3) with words instead of tokens. Lee et
+al. sort all suffixes, which takes about ten bytes of memory for each byte of text at once. Here window hashes are
+sorted on disk and merged in bounded memory (`merging`). Matches are compared with the text before anything is
+removed, so hash collisions, one pair in 2^64, remove nothing.
 
-Stages: `write_windows` for each shard, `repeats.write_repeats` over their keys, `repeated_spans` for each shard.
-Disk: 12 bytes for a window, 8 for a word, and the text.
+Stages: `write_windows` per shard, `repeats.write_repeats` over their keys, `repeated_spans` per shard. Disk: 12
+bytes per window, 8 per word, and the text.
 """
 
 from __future__ import annotations
@@ -34,26 +34,26 @@ _WORD = re.compile(r"\S+")
 _ADD_AT_ONCE = 1 << 16
 
 Span = tuple[int, int]
-"""The first word of a document that goes, and the first after it that stays."""
+"""First removed word of a document, and the first kept word after it."""
 
 
 class SubstringConfig(BaseModel, frozen=True, extra="forbid"):
-    """Repeated spans of words (RefinedWeb, arXiv 2306.01116, section 3.3)."""
+    """Repeated word spans (RefinedWeb, arXiv 2306.01116, section 3.3)."""
 
     kind: Literal["substring"] = "substring"
     n_words: int = Field(default=50, ge=2)
-    """Of the shortest span that goes."""
+    """Words of the shortest removed span."""
 
     @property
     def settings(self) -> str:
-        """What two files of keys must share to be compared."""
+        """Configuration as JSON; only key files with equal settings are comparable."""
         return self.model_dump_json()
 
 
 def write_windows(texts: Iterable[str], out: Path, config: SubstringConfig) -> int:
-    """Write the windows of a shard's documents to a folder: keys and words; return how many documents there are.
+    """Write the windows of a shard's documents (keys and words) to a folder; return the number of documents.
 
-    The folder appears whole or not at all; its file `KEYS` is for `write_repeats`.
+    The folder is written atomically; its file `KEYS` is the input of `write_repeats`.
     """
     n_documents = n_words = n_bytes = 0
     with (
@@ -86,13 +86,13 @@ def write_windows(texts: Iterable[str], out: Path, config: SubstringConfig) -> i
 def repeated_spans(
     folders: Sequence[Path], shard: int, repeats: Path, config: SubstringConfig
 ) -> Iterator[list[Span]]:
-    """Return for each document of a shard the spans of words that go.
+    """Yield for each document of a shard the word spans to remove.
 
     Args:
-        folders: What `write_windows` wrote for all shards, in the order of `write_repeats`.
-        shard: Its number.
-        repeats: What `write_repeats` wrote.
-        config: As there.
+        folders: Output folders of `write_windows` for all shards, in the order passed to `write_repeats`.
+        shard: Index of the shard.
+        repeats: Output folder of `write_repeats`.
+        config: The configuration passed to `write_windows`.
     """
     words = _Words(folders[shard])
     positions, firsts = read_repeats(repeats, shard)
@@ -105,7 +105,7 @@ def repeated_spans(
 
 
 def without_spans(text: str, spans: Sequence[Span]) -> str:
-    """Return a text without spans of its words; the white space after a word goes with it."""
+    """Return a text without the given word spans; white space after a removed word is removed too."""
     if not spans:
         return text
     starts = [match.start() for match in _WORD.finditer(text)] + [len(text)]
@@ -118,7 +118,7 @@ def without_spans(text: str, spans: Sequence[Span]) -> str:
 
 
 class _Words:
-    """The words of a shard, as bytes, on disk."""
+    """The words of a shard, as bytes on disk."""
 
     def __init__(self, folder: Path) -> None:
         self._text = _mapped(folder / _TEXT, "u1")
@@ -136,9 +136,9 @@ def _mapped(path: Path, dtype: str) -> np.ndarray:
 def _true_windows(
     positions: np.ndarray, firsts: np.ndarray, words: _Words, folders: Sequence[Path], n_words: int
 ) -> np.ndarray:
-    """Return the positions whose window is that of their first, word by word.
+    """Return the positions whose window equals the first one word by word.
 
-    Neighbours that repeat neighbours are one long span, compared at once.
+    Consecutive positions that repeat consecutive windows form one long span and are compared at once.
     """
     if not len(positions):
         return positions
@@ -164,7 +164,7 @@ def _true_windows(
 
 
 def _joined(windows: np.ndarray, n_words: int) -> list[Span]:
-    """Return the spans that windows cover: sorted, apart."""
+    """Return the spans covered by windows: sorted and disjoint."""
     if not len(windows):
         return []
     borders = np.flatnonzero(np.diff(windows) > n_words) + 1

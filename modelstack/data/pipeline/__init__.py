@@ -1,7 +1,10 @@
-"""A recipe of steps over raw files: `recipe` says what, `phases` what work that is, `run` does it, `report` tells.
+"""Data pipeline: a recipe of steps over raw files.
 
-Work is cut into phases of numbered tasks. A task depends on the phases before alone, writes files that appear
-whole or not at all, and writes its record last: a run that was killed does again what has no record, and nothing
-else, and its output is that of a run that was not killed. So the same tasks run in the processes of one machine or
-on datatrove's executors.
+- `recipe`: the configuration.
+- `phases`: the work as numbered tasks; `plan` derives it from a recipe.
+- `run`: execution on this machine; `report`: the results.
+
+A task depends on earlier phases only, writes its files atomically, and writes its record last. A run that was
+killed repeats only tasks without a record, and its output equals that of an uninterrupted run. The same tasks run
+in local processes or on datatrove's executors.
 """

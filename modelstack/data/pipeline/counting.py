@@ -1,7 +1,7 @@
-"""What a task saw: documents in and out, reasons, lengths, licences, and samples for the report.
+"""Counts of a task: documents in and out, reasons, lengths, licences, and samples for the report.
 
-Counts of tasks add up to those of a run, in any order. Samples are the documents with the smallest hashes of their
-ids, so they, too, do not depend on who did what when.
+Counts of tasks add up to those of a run in any order. Samples are the documents with the smallest id hashes, so
+they do not depend on the order or distribution of tasks either.
 """
 
 from __future__ import annotations
@@ -14,57 +14,57 @@ from typing import Any
 from modelstack.data.documents import Broken, Document
 
 N_SAMPLES = 3
-"""Of each reason, and of what was kept."""
+"""Samples per reason, and of kept documents."""
 SAMPLE_CHARS = 400
 KEPT, DROPPED = "kept", "dropped"
 READ = "read"
-"""The step, so to say, in which broken records are dropped."""
+"""Name of the pseudo-step that drops broken records."""
 BY = ("source", "license", "language")
 
 
 class Counts:
-    """What one or several tasks saw."""
+    """Counts of one or several tasks."""
 
     def __init__(self, saved: Mapping[str, Any] | None = None) -> None:
-        """Begin at nothing, or where `to_json` left off."""
+        """Start at zero, or from the output of `to_json`."""
         saved = saved or {}
         self.n_in: int = saved.get("n_in", 0)
         self.n_out: int = saved.get("n_out", 0)
         self.chars_in: int = saved.get("chars_in", 0)
-        """Of the texts as they came; for pages that are still to be extracted, bytes."""
+        """Characters of incoming texts; bytes for pages not yet extracted."""
         self.chars_out: int = saved.get("chars_out", 0)
         self.dropped: dict[str, Counter[str]] = {
             step: Counter(reasons) for step, reasons in saved.get("dropped", {}).items()
         }
-        """By step and reason."""
+        """Number of dropped documents by step and reason."""
         self.lengths: dict[str, Counter[int]] = {
             what: Counter({int(power): n for power, n in counts.items()})
             for what, counts in saved.get("lengths", {}).items()
         }
-        """Of the texts that were kept and dropped: the power of two below the number of characters."""
+        """Number of kept and of dropped texts by length, as the power of two below the number of characters."""
         self.by: dict[str, Counter[str]] = {name: Counter(saved.get("by", {}).get(name, {})) for name in BY}
-        """Characters of what was kept, by source, licence and language."""
+        """Characters of kept documents by source, licence and language."""
         self.samples: dict[str, list[list[str]]] = {
             key: list(kept) for key, kept in saved.get("samples", {}).items()
         }
-        """By `step: reason` or "kept": hash, id, beginning of the text."""
+        """Samples by `step: reason` or "kept": hash, id, beginning of the text."""
 
-    def came(self, document: Document) -> None:
-        """Count a document that comes in."""
+    def enter(self, document: Document) -> None:
+        """Count an incoming document."""
         self.n_in += 1
         self.chars_in += len(document.text) or len(document.content)
 
-    def broke(self, record: Broken) -> None:
+    def enter_broken(self, record: Broken) -> None:
         """Count a record that could not be read."""
         self.n_in += 1
         self._drop(READ, record.reason, record.id, record.detail, 0)
 
     def drop(self, document: Document, step: str, reason: str, detail: str = "") -> None:
-        """Count a document that is dropped."""
+        """Count a dropped document."""
         self._drop(step, reason, document.id, detail or document.text, len(document.text))
 
     def keep(self, document: Document) -> None:
-        """Count a document that goes on."""
+        """Count a document passed to the next phase."""
         n = len(document.text)
         self.n_out += 1
         self.chars_out += n
@@ -75,7 +75,7 @@ class Counts:
         self._sample(KEPT, document.id, document.text)
 
     def add(self, other: Counts) -> None:
-        """Add what another task saw."""
+        """Add the counts of another task."""
         self.n_in += other.n_in
         self.n_out += other.n_out
         self.chars_in += other.chars_in
@@ -90,7 +90,7 @@ class Counts:
             self.samples[key] = sorted([*self.samples.get(key, []), *kept])[:N_SAMPLES]
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it; the same counts give the same JSON."""
+        """Return all counts as JSON values; equal counts give equal JSON."""
         return {
             "n_in": self.n_in,
             "n_out": self.n_out,

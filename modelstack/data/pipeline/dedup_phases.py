@@ -1,7 +1,8 @@
-"""Steps that compare documents with each other, as phases: keys of each shard, who meets whom, what goes.
+"""Phases of the deduplication steps, which compare documents with each other.
 
-Duplicates of whole documents go through keys, pairs of each bucket, clusters and copies (`modelstack.data.dedup`);
-repeated lines and spans through keys and repeats. Both end in a pass over the documents.
+Duplicates of whole documents pass through keys, pairs of each bucket, clusters and copies
+(`modelstack.data.dedup`). Repeated lines and spans pass through keys and repeats. Both end in a pass over the
+documents.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ DUPLICATE, EMPTIED = "duplicate", "nothing_left"
 
 
 class ExactStep(ExactConfig, frozen=True, extra="forbid"):
-    """Drops documents that have the same text as another."""
+    """Drops documents with the same text as another."""
 
     keep: Literal["longest", "first"] = "first"
     earlier: tuple[Path, ...] = ()
-    """Folders of `keys` of runs before: what is in them is dropped too."""
+    """Folders `keys` of earlier runs; documents equal to one of theirs are dropped too."""
 
 
 class MinHashStep(MinHashConfig, frozen=True, extra="forbid"):
@@ -42,19 +43,19 @@ class MinHashStep(MinHashConfig, frozen=True, extra="forbid"):
 
     keep: Literal["longest", "first"] = "longest"
     earlier: tuple[Path, ...] = ()
-    """Folders of `keys` of runs before: what is near one of them is dropped too."""
+    """Folders `keys` of earlier runs; near-duplicates of their documents are dropped too."""
 
 
 class LinesStep(LinesConfig, frozen=True, extra="forbid"):
-    """Takes out lines or paragraphs that stand elsewhere before, and drops what has none left."""
+    """Removes lines or paragraphs that occurred before, and drops documents with too little text left."""
 
     min_left: int = Field(default=1, ge=0)
-    """Characters that must be left of a document."""
+    """Minimum characters left in a changed document."""
     earlier: tuple[Path, ...] = ()
 
 
 class SubstringStep(SubstringConfig, frozen=True, extra="forbid"):
-    """Takes out long spans of words that stand elsewhere before, and drops what has none left."""
+    """Removes long word spans that occurred before, and drops documents with too little text left."""
 
     min_left: int = Field(default=1, ge=0)
 
@@ -64,10 +65,10 @@ Phases = tuple[list[Phase], FilterPhase]
 
 
 def dedup_phases(config: CorpusStepConfig, source: Source, folder: Path) -> Phases:
-    """Return the phases of a step, and the last one, the pass over the documents.
+    """Return the preparing phases of a step, and its last phase, the pass over the documents.
 
     Raises:
-        UserError: a folder of keys of a run before holds none.
+        UserError: A folder in `earlier` contains no key file.
     """
     if isinstance(config, SubstringStep):
         return _spans(config, source, folder)
@@ -77,7 +78,7 @@ def dedup_phases(config: CorpusStepConfig, source: Source, folder: Path) -> Phas
 
 
 class _Shards(Phase):
-    """A task a shard: its texts to a file or folder of keys."""
+    """Phase with one task per shard: writes the keys of the shard's texts to a file or folder."""
 
     def __init__(
         self, name: str, folder: Path, suffix: str, source: Source, write: Callable[[Iterator[str], Path], int]
@@ -91,7 +92,7 @@ class _Shards(Phase):
 
     @cached_property
     def n_documents(self) -> list[int]:
-        """Of each shard; asked once all are done."""
+        """Number of documents of each shard; available when all tasks are done."""
         return [self.record(task)["n"] for task in range(self.n_tasks)]
 
     def perform(self, task: int) -> dict[str, Any]:
@@ -99,7 +100,7 @@ class _Shards(Phase):
 
 
 class _Tasks(Phase):
-    """Tasks that are functions of their number."""
+    """Phase of tasks that are functions of their number."""
 
     def __init__(self, name: str, folder: Path, n_tasks: int, perform: Callable[[int], int]) -> None:
         super().__init__(name, folder, n_tasks)
@@ -197,7 +198,7 @@ def _earlier(folders: Sequence[Path]) -> list[Path]:
     for folder in folders:
         found = sorted(folder.glob("*.keys"))
         if not found:
-            raise UserError(f"earlier={str(folder)!r} holds no .keys file; name the folder `keys` of a run before")
+            raise UserError(f"earlier={str(folder)!r} holds no .keys file; name `keys` of an earlier run")
         files += found
     return files
 
@@ -207,7 +208,7 @@ def _all_equal(n_documents: Sequence[int]) -> Callable[[int], np.ndarray]:
 
 
 def _keeping(copies: np.ndarray) -> Step:
-    """Return a step for the documents of one shard, in their order."""
+    """Return a step for the documents of one shard, in order, that drops duplicates."""
     numbers = iter(copies.tolist())
 
     def keep(document: Document) -> str | None:
@@ -220,7 +221,7 @@ def _keeping(copies: np.ndarray) -> Step:
 
 
 def _editing(edited: Callable[[str], str], min_left: int) -> Step:
-    """Return a step for the documents of one shard, in their order, which gives each the text that is left."""
+    """Return a step for the documents of one shard, in order, that replaces each text by its edited form."""
 
     def edit(document: Document) -> str | None:
         before, document.text = document.text, edited(document.text)

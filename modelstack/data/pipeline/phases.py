@@ -1,4 +1,4 @@
-"""Phases: what work a run is, as numbered tasks that write their files whole and their record last."""
+"""Phases of a run: numbered tasks that write their files atomically and their record last."""
 
 from __future__ import annotations
 
@@ -22,31 +22,31 @@ Item = Document | Broken
 
 @dataclass(frozen=True, slots=True)
 class NamedStep:
-    """A step as the counts name it."""
+    """A step with its name in the counts."""
 
     name: str
     step: Step
 
 
 class Phase(ABC):
-    """Tasks that depend on earlier phases alone, never on each other."""
+    """Tasks that depend on earlier phases only, not on each other."""
 
     def __init__(self, name: str, folder: Path, n_tasks: int) -> None:
-        """Name the phase and the folder that its tasks write to."""
+        """Set the name, and the folder for the files of the tasks."""
         self.name = name
         self.folder = folder
         self.n_tasks = n_tasks
 
     def record_path(self, task: int) -> Path:
-        """Return the file that is written when a task is done."""
+        """Return the path of a task's record, which is written when the task is done."""
         return self.folder / f"{task:05d}.json"
 
     def is_done(self, task: int) -> bool:
-        """Say whether a task has its record."""
+        """Return whether a task is done."""
         return self.record_path(task).exists()
 
     def run(self, task: int) -> None:
-        """Do a task, unless it is done."""
+        """Run a task unless it is done, and write its record."""
         if self.is_done(task):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -55,26 +55,26 @@ class Phase(ABC):
             temporary.write_text(json.dumps(record, ensure_ascii=True, indent=1) + "\n", encoding="utf-8")
 
     def record(self, task: int) -> dict[str, Any]:
-        """Return what a task that is done told."""
+        """Return the record of a finished task."""
         return json.loads(self.record_path(task).read_text(encoding="utf-8"))
 
     @abstractmethod
     def perform(self, task: int) -> dict[str, Any]:
-        """Do a task, whatever an earlier attempt left; return its record."""
+        """Run a task, regardless of what an earlier attempt left behind, and return its record."""
 
 
 class Source(ABC):
-    """Where the documents of a phase come from, a shard a task."""
+    """Source of the documents of a phase, one shard per task."""
 
     n_shards: int
 
     @abstractmethod
     def read(self, shard: int) -> Iterator[Item]:
-        """Read a shard; the same documents in the same order, each time."""
+        """Read a shard; every call yields the same documents in the same order."""
 
 
 class FilterPhase(Phase):
-    """Documents through steps: what is kept goes to one file, what is dropped to another, with the reason."""
+    """Phase that passes documents through steps; kept and dropped documents go to separate files."""
 
     def __init__(
         self,
@@ -84,18 +84,18 @@ class FilterPhase(Phase):
         step_names: Sequence[str],
         steps_of: Callable[[int], Sequence[NamedStep]],
     ) -> None:
-        """Take the documents of `source` through `steps_of(shard)`, which are called `step_names`."""
+        """Pass the documents of `source` through `steps_of(shard)`, whose names are `step_names`."""
         super().__init__(name, folder, source.n_shards)
         self.step_names = (READ, *step_names)
         self._source = source
         self._steps_of = steps_of
 
     def kept_path(self, task: int) -> Path:
-        """Return the file of what a task kept."""
+        """Return the path of the documents kept by a task."""
         return self.folder / f"{task:05d}.jsonl.zst"
 
     def dropped_path(self, task: int) -> Path:
-        """Return the file of what a task dropped: not beside what it kept, where a training might read it."""
+        """Return the path of the documents dropped by a task, in a separate folder that training does not read."""
         return self.folder / "dropped" / f"{task:05d}.jsonl.zst"
 
     def perform(self, task: int) -> dict[str, Any]:
@@ -116,7 +116,7 @@ class FilterPhase(Phase):
         return {**hashes, **counts.to_json()}
 
     def counts(self) -> Counts:
-        """Return what all tasks saw."""
+        """Return the counts of all tasks together."""
         total = Counts()
         for task in range(self.n_tasks):
             total.add(Counts(self.record(task)))
@@ -124,7 +124,7 @@ class FilterPhase(Phase):
 
     @cached_property
     def kept(self) -> Source:
-        """What was kept, as the source of a later phase."""
+        """Kept documents, as the source of a later phase."""
         return _Kept(self)
 
 
@@ -135,7 +135,7 @@ class _Kept(Source):
 
     def read(self, shard: int) -> Iterator[Item]:
         path = self._phase.kept_path(shard)
-        # The record is proof that it is the file that was written.
+        # The hash in the record proves that the file is the one written.
         if not path.exists() or sha256_of(path) != self._phase.record(shard)["kept_sha256"]:
             raise UserError(f"{path} is missing or damaged; remove {self._phase.record_path(shard)} and run again")
         return read_documents(path)
@@ -143,16 +143,16 @@ class _Kept(Source):
 
 def _pass(item: Item, steps: Sequence[NamedStep], counts: Counts, kept: Writer, dropped: Writer) -> None:
     if isinstance(item, Broken):
-        counts.broke(item)
+        counts.enter_broken(item)
         dropped.write(Document(item.id), step=READ, reason=item.reason, detail=item.detail)
         return
-    counts.came(item)
+    counts.enter(item)
     for named in steps:
         detail = ""
         try:
             reason = named.step(item)
         except Exception as error:
-            # Of one document out of billions: it is dropped, counted and shown, as any other.
+            # An error in one document of billions drops that document; it is counted and shown like any other.
             reason, detail = f"error_{type(error).__name__}", str(error)
         if reason is not None:
             counts.drop(item, named.name, reason, detail)

@@ -1,4 +1,4 @@
-"""A recipe as phases: neighbouring document steps are one pass, a step over all documents stands between two."""
+"""Phases of a recipe: consecutive document steps share one pass; a step over all documents has its own phases."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from modelstack.data.reading import InputConfig, Shard, read_shard, shards_of
 
 
 def phases_of(recipe: DataRecipe, folder: Path) -> list[Phase]:
-    """Return the phases of a recipe, in order; the last one holds what is kept.
+    """Return the phases of a recipe in order; the last phase holds the kept documents.
 
     Raises:
-        UserError: an input is not there.
+        UserError: An input does not exist.
     """
     source: Source = _Inputs(recipe.inputs)
     phases: list[Phase] = []
@@ -37,10 +37,10 @@ def phases_of(recipe: DataRecipe, folder: Path) -> list[Phase]:
 
 
 def inputs_of(recipe: DataRecipe) -> list[list[str | int]]:
-    """Return name and bytes of each shard of raw files: what the numbers of tasks stand for.
+    """Return name and bytes of each shard of raw files, in the order of task numbers.
 
     Raises:
-        UserError: an input is not there.
+        UserError: An input does not exist.
     """
     return [[shard.name, sum(file.stat().st_size for file in shard.files)] for _, shard in _shards(recipe.inputs)]
 
@@ -50,7 +50,7 @@ def _shards(inputs: Sequence[InputConfig]) -> list[tuple[InputConfig, Shard]]:
 
 
 class _Inputs(Source):
-    """The recipe's raw files."""
+    """Raw files of the recipe."""
 
     def __init__(self, inputs: Sequence[InputConfig]) -> None:
         self._shards = _shards(inputs)
@@ -61,7 +61,7 @@ class _Inputs(Source):
 
 
 def _groups(recipe: DataRecipe) -> list[list]:
-    """Return the steps so that a pass over the documents does as many as it can; the first pass also reads."""
+    """Group the steps into as few passes over the documents as possible; the first pass also reads the inputs."""
     groups: list[list] = [[]]
     for config in recipe.steps:
         if not is_document_step(config):
@@ -77,7 +77,7 @@ def _document_phase(
     names = _names(configs)
 
     @cache
-    def built() -> Sequence[NamedStep]:  # in the process that does the work, and once there
+    def built() -> Sequence[NamedStep]:  # built lazily, once in each worker process
         return [NamedStep(name, config.build()) for name, config in zip(names, configs, strict=True)]
 
     name = f"{number:02d}-documents"
@@ -85,7 +85,7 @@ def _document_phase(
 
 
 def _names(configs: Sequence[DocumentStepConfig]) -> list[str]:
-    """Name steps by their kind, and by a number where it occurs again."""
+    """Name steps by their kind, with a number for repeated kinds."""
     seen: dict[str, int] = {}
     names: list[str] = []
     for config in configs:

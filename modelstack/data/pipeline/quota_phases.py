@@ -1,6 +1,6 @@
-"""The step `quota` as phases: what each shard could give, the limit of each source, a pass over the documents.
+"""Phases of the step `quota`: candidates of each shard, the limit of each source, a pass over the documents.
 
-The limits are in the record of their one task; each process that does a part of the pass reads them there.
+The limits are in the record of their single task, where every worker process reads them.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _CANDIDATE = np.dtype([("source", "<u4"), ("rank", "<u8"), ("n_bytes", "<i8")])
 
 
 def quota_phases(config: Quota, source: Source, folder: Path) -> tuple[list[Phase], FilterPhase]:
-    """Return the phases of the step, and the last one, the pass over the documents."""
+    """Return the preparing phases of the step, and its last phase, the pass over the documents."""
     candidates = _Candidates(config, source, folder)
     limits = _Limits(config, candidates, folder)
     last = FilterPhase(
@@ -35,7 +35,7 @@ def quota_phases(config: Quota, source: Source, folder: Path) -> tuple[list[Phas
 
 
 class _Candidates(Phase):
-    """A task a shard: of each source with a quota the documents that may be within it."""
+    """Phase with one task per shard: finds the documents of each source that may be within its quota."""
 
     def __init__(self, config: Quota, source: Source, folder: Path) -> None:
         super().__init__(f"{folder.name}/candidates", folder / "candidates", source.n_shards)
@@ -58,7 +58,7 @@ class _Candidates(Phase):
         return {"n": len(rows), "sources": list(smallest)}
 
     def read(self, task: int) -> list[tuple[str, np.ndarray]]:
-        """Return the rows of a shard, by source."""
+        """Return the candidate rows of a shard by source."""
         rows = np.load(self._path(task), allow_pickle=False)
         return [(name, rows[rows["source"] == i]) for i, name in enumerate(self.record(task)["sources"])]
 
@@ -67,7 +67,7 @@ class _Candidates(Phase):
 
 
 class _Limits(Phase):
-    """One task: the limit of each source, in its record."""
+    """Phase with a single task: computes the limit of each source and stores it in the record."""
 
     def __init__(self, config: Quota, candidates: _Candidates, folder: Path) -> None:
         super().__init__(f"{folder.name}/limits", folder / "limits", 1)
@@ -83,13 +83,13 @@ class _Limits(Phase):
         missing = sorted(self._config.megabytes.keys() - smallest.keys())
         if missing:
             raise UserError(
-                f"quota: no document of source {missing[0]!r} came so far; check the name (the field `source`) "
-                f"and what the steps before dropped, or take it out of `megabytes`"
+                f"quota: source {missing[0]!r} has no documents at this step; check the name (the field `source`) "
+                f"and what earlier steps dropped, or remove it from `megabytes`"
             )
         return {"limits": {name: one.limit() for name, one in sorted(smallest.items())}}
 
     def limits(self) -> dict[str, int | None]:
-        """Return the limits by source; asked once the task is done."""
+        """Return the limits by source; available when the task is done."""
         return self.record(0)["limits"]
 
 

@@ -1,4 +1,4 @@
-"""A data recipe: raw files, what they must not repeat, and the steps that they go through, in order."""
+"""Data recipe: raw files, evaluations to decontaminate against, and the steps in order."""
 
 from __future__ import annotations
 
@@ -43,17 +43,17 @@ StepConfig = DocumentStepConfig | CorpusStepConfig | Quota
 
 
 class DataRecipe(BaseModel, frozen=True, extra="forbid"):
-    """What is read, and what is done to it."""
+    """Configuration of a data run: its inputs and steps."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     inputs: tuple[InputConfig, ...] = Field(min_length=1)
     evaluations: tuple[Path, ...] = ()
-    """Those of each step `decontaminate` that names none: as `inputs`, what a command gives to a recipe."""
+    """Evaluation files for each step `decontaminate` without its own; like `inputs`, set by a command."""
     steps: tuple[Annotated[StepConfig, Field(discriminator="kind")], ...] = ()
 
     @model_validator(mode="before")
     @classmethod
-    def _give_evaluations(cls, content: Any) -> Any:
+    def _pass_evaluations_to_steps(cls, content: Any) -> Any:
         if not isinstance(content, dict) or not content.get("evaluations"):
             return content
         given = {"evaluations": content["evaluations"]}
@@ -70,5 +70,5 @@ class DataRecipe(BaseModel, frozen=True, extra="forbid"):
 
 
 def is_document_step(config: StepConfig) -> TypeIs[DocumentStepConfig]:
-    """Say whether a step looks at one document alone."""
+    """Return whether a step considers each document alone."""
     return not isinstance(config, CorpusStepConfig | Quota)

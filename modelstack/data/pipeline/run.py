@@ -1,4 +1,4 @@
-"""Doing a recipe's work on this machine: a pool of processes, a bar for each phase, whatever is missing."""
+"""Execution of a recipe on this machine: a process pool runs all tasks without a record."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from modelstack.files import replacing
 
 RECIPE_FILE = "recipe.json"
 Progress = Callable[[str, int, int], object]
-"""Told of a phase's name, its tasks that are done, and how many there are."""
+"""Called with a phase's name, its number of finished tasks, and its total number of tasks."""
 
 
 def run_recipe(
     recipe: DataRecipe, folder: Path, *, n_workers: int = 1, progress: Progress = lambda name, done, total: None
 ) -> list[Phase]:
-    """Do all tasks of a recipe that are not done yet; return its phases.
+    """Run all unfinished tasks of a recipe; return its phases.
 
     Raises:
-        UserError: the folder holds the run of another recipe, or an input is not there.
+        UserError: The folder holds a run of another recipe, or an input does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     claim(recipe, folder)
@@ -43,10 +43,10 @@ def run_recipe(
 
 
 def claim(recipe: DataRecipe, folder: Path) -> None:
-    """Make a folder that of a recipe's run, or find that it is.
+    """Record a recipe in an empty folder, or check that the folder holds the same recipe.
 
     Raises:
-        UserError: it holds something else.
+        UserError: The folder holds something else.
     """
     path = folder / RECIPE_FILE
     mine = {
@@ -61,12 +61,12 @@ def claim(recipe: DataRecipe, folder: Path) -> None:
                 f"{folder} holds the run of another recipe ({path.name} in it); name another --out, or remove it"
             )
         if found["inputs"] != mine["inputs"]:
-            # Tasks that are done were of other files than those that now have their numbers.
+            # Finished tasks belong to the files that had their numbers when the run started.
             known = {name for name, _ in found["inputs"]}
             new = next((name for name, _ in mine["inputs"] if name not in known), "none new")
             raise UserError(
-                f"the files of the inputs are others than when {folder} was begun (first new one: {new}); "
-                f"name another --out; near-duplicates of the run before are found with `earlier`"
+                f"the input files differ from those when {folder} was started (first new file: {new}); "
+                f"name another --out; `earlier` finds near-duplicates of the earlier run"
             )
         return
     if any(folder.iterdir()):
@@ -80,13 +80,13 @@ RunAll = Callable[[int, Phase, Sequence[int]], Iterator[None]]
 
 @contextmanager
 def _pool(recipe: DataRecipe, folder: Path, n_workers: int) -> Iterator[RunAll]:
-    """Give a function that does tasks of a phase, and yields with each that is done."""
+    """Yield a function that runs tasks of a phase, itself yielding after each finished task."""
     if n_workers <= 1:
         yield _one_after_another
         return
-    # A fresh interpreter: what a step loads is neither shared with nor inherited from this process's threads.
+    # A fresh interpreter shares no loaded models and inherits no threads.
     context = multiprocessing.get_context("spawn")
-    of_others = set(multiprocessing.active_children())
+    earlier_children = set(multiprocessing.active_children())
     with ProcessPoolExecutor(n_workers, context, _begin_worker, (recipe, folder)) as pool:
 
         def side_by_side(number: int, phase: Phase, todo: Sequence[int]) -> Iterator[None]:
@@ -104,13 +104,13 @@ def _pool(recipe: DataRecipe, folder: Path, n_workers: int) -> Iterator[RunAll]:
         try:
             yield side_by_side
         except BaseException as error:
-            # What is being done is not waited for: cut off, it is done again when the run goes on.
-            for process in set(multiprocessing.active_children()) - of_others:
+            # Running tasks are terminated; they run again on resume.
+            for process in set(multiprocessing.active_children()) - earlier_children:
                 process.terminate()
             if isinstance(error, BrokenProcessPool):
                 raise UserError(
-                    f"a process that worked on {folder} was killed, perhaps for want of memory; "
-                    f"the same command goes on, with fewer --workers if it happens again"
+                    f"a worker process of {folder} was killed, perhaps for lack of memory; "
+                    f"run the same command to resume, with fewer --workers if it happens again"
                 ) from error
             raise
 
@@ -122,11 +122,11 @@ def _one_after_another(number: int, phase: Phase, todo: Sequence[int]) -> Iterat
 
 
 _worker_phases: list[Phase] = []
-"""Of this worker process; built once, since steps may load models."""
+"""Phases of this worker process, built once because steps may load models."""
 
 
 def _begin_worker(recipe: DataRecipe, folder: Path) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent decides
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all processes; the parent decides
     _worker_phases[:] = phases_of(recipe, folder)
 
 

@@ -1,5 +1,5 @@
-"""Private data in a text: found by form and checksum, replaced by placeholders, counted.
+"""Private data in texts: detected by form and checksum, replaced by placeholders, counted.
 
-`addresses`, `accounts`, `phones` and `secrets` find, each its kinds; `redaction` decides between findings that
-overlap and writes the placeholders; `step` is the step of a run; `check` measures all of it on labelled cases.
+`addresses`, `accounts`, `phones` and `secrets` detect one group of kinds each. `redaction` resolves overlapping
+findings and inserts placeholders. `step` is the pipeline step. `check` measures all detectors on labelled cases.
 """

@@ -1,7 +1,7 @@
-"""Payment cards and bank accounts: numbers whose digits check themselves.
+"""Payment card and bank account numbers, verified by their check digits.
 
-Cards: the issuers' prefixes and lengths (ISO/IEC 7812), digits by Luhn; written without blanks or in the groups
-on the card. IBAN: the length that a country has in the registry of SWIFT (release 99, 2024), digits modulo 97
+Cards: prefixes and lengths of the issuers (ISO/IEC 7812), check digit by Luhn; written without blanks or in the
+groups printed on cards. IBAN: length by country in the SWIFT registry (release 99, 2024), check digits modulo 97
 (ISO 7064).
 """
 
@@ -21,8 +21,8 @@ _CARD = re.compile(
     re.ASCII,
 )
 _ISSUERS: tuple[tuple[int, int, frozenset[int]], ...] = tuple(
-    # The first and the last prefix, and the numbers of digits. Visa's old 13 digits are left out: EAN-13 begins
-    # so too.
+    # First and last prefix, and numbers of digits. Visa's old 13 digits are left out, because EAN-13 codes also
+    # start with 4.
     (low, high, frozenset(lengths))
     for low, high, lengths in (
         (4, 4, (16, 19)),  # Visa
@@ -45,7 +45,7 @@ _ISSUERS: tuple[tuple[int, int, frozenset[int]], ...] = tuple(
     )
 )
 IBAN_LENGTHS = {
-    # Country: characters, all told.
+    # Country: total number of characters.
     "AD": 24, "AE": 23, "AL": 28, "AT": 20, "AZ": 28, "BA": 20, "BE": 16, "BG": 22, "BH": 22, "BI": 27, "BR": 29,
     "BY": 28, "CH": 21, "CR": 22, "CY": 28, "CZ": 24, "DE": 22, "DJ": 27, "DK": 18, "DO": 28, "EE": 20, "EG": 29,
     "ES": 24, "FI": 18, "FK": 18, "FO": 18, "FR": 27, "GB": 22, "GE": 22, "GI": 23, "GL": 18, "GR": 27, "GT": 28,
@@ -61,7 +61,7 @@ _IBAN_GROUP = 4
 
 
 def cards(text: str) -> Iterator[Finding]:
-    """Find numbers of payment cards, in time linear in the text."""
+    """Yield numbers of payment cards, in time linear in the text."""
     for match in _CARD.finditer(text):
         digits = re.sub(r"\D", "", match[0])
         if is_card(digits):
@@ -69,12 +69,12 @@ def cards(text: str) -> Iterator[Finding]:
 
 
 def is_card(digits: str) -> bool:
-    """Whether an issuer gives out such numbers and the last digit checks."""
+    """Whether an issuer uses the prefix and length, and the check digit is valid."""
     return _has_issuer(digits) and passes_luhn(digits)
 
 
 def passes_luhn(digits: str) -> bool:
-    """Whether the last digit checks the others: from the right, every second one is doubled."""
+    """Whether the last digit is the Luhn check digit: every second digit from the right is doubled."""
     doubled = (sum(divmod(2 * int(digit), 10)) for digit in digits[-2::-2])
     return (sum(map(int, digits[::-2])) + sum(doubled)) % 10 == 0
 
@@ -86,7 +86,7 @@ def _has_issuer(digits: str) -> bool:
 
 
 def ibans(text: str) -> Iterator[Finding]:
-    """Find international bank account numbers, in time linear in the text."""
+    """Yield international bank account numbers, in time linear in the text."""
     for match in _IBAN_START.finditer(text):
         length = IBAN_LENGTHS.get(match[0][:2])
         end = _iban_end(text, match.start(), length) if length else None
@@ -98,12 +98,12 @@ def ibans(text: str) -> Iterator[Finding]:
 
 
 def passes_mod_97(iban: str) -> bool:
-    """Whether the two digits after the country check the rest."""
+    """Whether the two check digits after the country code match the rest."""
     return int("".join(str(int(character, 36)) for character in iban[4:] + iban[:4])) % 97 == 1
 
 
 def _iban_end(text: str, start: int, length: int) -> int | None:
-    """Return where so many characters end, in one piece or in groups of four; None where they are not there."""
+    """Return the end of an IBAN of `length` characters, in one piece or in groups of four, or None."""
     grouped = text[start + _IBAN_GROUP : start + _IBAN_GROUP + 1] == " "
     end = start + length + ((length - 1) // _IBAN_GROUP if grouped else 0)
     piece = text[start:end]

@@ -1,9 +1,9 @@
-"""E-mail and IP addresses.
+"""Detection of e-mail and IP addresses.
 
-The forms are datatrove's (`PIIFormatter`: RFC 5322 dot-atoms before the "@"; dotted quads that `ipaddress`
-calls global), found without its backtracking, and with what its patterns take for an address left out: versions
-of packages (`lodash@4.17.21`, `1.2.3.4.5`), retina images (`icon@2x.png`), the user of all git servers. Names
-of other alphabets and IPv6 are found as well.
+The forms are those of datatrove's `PIIFormatter`: RFC 5322 dot-atoms before the "@", and dotted quads that
+`ipaddress` calls global. This module needs no backtracking and rejects datatrove's false positives: package
+versions (`lodash@4.17.21`, `1.2.3.4.5`), retina images (`icon@2x.png`), and the user name of git servers. It also
+detects names in other alphabets, and IPv6.
 """
 
 from __future__ import annotations
@@ -16,38 +16,39 @@ from typing import Literal
 from modelstack.data.privacy.findings import Finding
 
 IpScope = Literal["global", "not_local", "any"]
-"""Which IP addresses are private data.
+"""Scope of the IP addresses that count as private data.
 
-`global`: those that the registries call globally reachable, as in datatrove. `not_local`: also those set aside for
-documentation, tests and other ends (192.0.2.0/24), which pages use as if they were real; not those of private
-networks, of the machine itself, of groups. `any`: all.
+- `global`: addresses that the registries call globally reachable, as in datatrove.
+- `not_local`: also addresses reserved for documentation and tests (192.0.2.0/24), which pages use like real ones;
+  excludes private networks, loopback and multicast.
+- `any`: all addresses.
 """
 
 _ATOM_CHARS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!#$%&'*+/=?^_`{|}~-"
 _MAX_LOCAL = 256
-"""Characters before an "@"; RFC 5321 allows 64, and nobody has more than that."""
+"""Maximum characters before an "@"; RFC 5321 allows 64."""
 _MAX_DOMAIN = 253
-"""Characters of a domain name, RFC 1035."""
+"""Maximum characters of a domain name, RFC 1035."""
 _CASED = "\u00c0-\u024f\u0370-\u052f"
-"""Latin, Greek and Cyrillic: their words stand between blanks."""
+"""Latin, Greek and Cyrillic letters: scripts with blanks between words."""
 _CASED_LETTER = re.compile(rf"[{_CASED}]")
 _DOMAIN = re.compile(rf"[A-Za-z0-9{_CASED}][A-Za-z0-9{_CASED}.-]*")
 _TOP_LEVEL = re.compile(rf"[A-Za-z{_CASED}]{{2,}}|xn--[a-z0-9-]+", re.IGNORECASE)
 _LITERAL = re.compile(r"\[\d{1,3}(?:\.\d{1,3}){3}\]")
 _NOT_PERSONS = frozenset({"git"})
-"""Before an "@": `git@host:path` is how a repository is written."""
+"""Local parts that are not persons: repositories are written `git@host:path`."""
 _IN_NO_NAME = re.compile(r"[{|}/`]")
-"""Atoms may hold them, names do not: before an address they end a path, a choice, a hole of a template."""
+"""Characters allowed in an atom but not found in names; before an address they end a path, choice or template."""
 _PARAMETER = re.compile(
     r"(?:e?mail|from|to|b?cc|user(?:name)?|login|addr(?:ess)?|contact|author|recipient|reply[-_]?to|sender)=",
     re.IGNORECASE,
 )
-"""An atom may hold "=", but before an address in a query or a log it ends a name."""
+"""Parameter names with "=", which an atom may contain; before an address they belong to a query or a log."""
 _RETINA = re.compile(r"\dx\.")
 
 
 def emails(text: str) -> Iterator[Finding]:
-    """Find e-mail addresses, in time linear in the text."""
+    """Yield e-mail addresses, in time linear in the text."""
     done = 0
     at = text.find("@")
     while at >= 0:
@@ -62,7 +63,7 @@ def emails(text: str) -> Iterator[Finding]:
 
 
 def _local_start(text: str, lowest: int, at: int) -> int:
-    """Return where the part before an "@" begins; `at` where there is none."""
+    """Return the start of the local part before an "@"; `at` if there is none."""
     window = max(lowest, at - _MAX_LOCAL)
     start = window + len(text[window:at].rstrip(_ATOM_CHARS + "."))
     while start > window and _is_cased(text[start - 1]):
@@ -75,25 +76,25 @@ def _local_start(text: str, lowest: int, at: int) -> int:
     start = _first_word(text, start, at)
     if parameter := _PARAMETER.match(text, start, at):
         start = _first_word(text, parameter.end(), at)
-    # No name begins in the middle of a word that was cut off here, by the window or by the address before.
+    # A name cannot start inside a word that was cut by the window or by the previous address.
     is_cut = start == window > 0 and (text[start - 1].isalnum() or text[start - 1] in _ATOM_CHARS)
     return at if is_cut else start
 
 
 def _first_word(text: str, start: int, at: int) -> int:
-    """Return where the first letter or digit stands: a name in quotation marks or after a bullet begins there."""
+    """Return the position of the first letter or digit, which skips quotation marks and bullets."""
     while start < at and not (text[start].isalnum() or text[start] == "_"):
         start += 1
     return start
 
 
 def _is_cased(character: str) -> bool:
-    """Whether it is a letter with which a name may begin: of a script with blanks between words, unlike Han."""
+    """Whether a letter can start a name: its script has blanks between words, unlike Han."""
     return bool(_CASED_LETTER.match(character))
 
 
 def _domain_end(text: str, start: int) -> int:
-    """Return where the domain that starts here ends; `start` - 1 where there is none."""
+    """Return the end of the domain that starts at `start`; `start` - 1 if there is none."""
     literal = _LITERAL.match(text, start)
     if literal:
         return literal.end()
@@ -119,7 +120,7 @@ _IPV4 = re.compile(
     re.ASCII,
 )
 _COLONS = re.compile(r":[0-9A-Fa-f:]{2,37}(?![\w:])(?!\.\d)", re.ASCII)
-"""What follows the first group of an IPv6 address; looked for instead of the group, since colons are few."""
+"""Rest of an IPv6 address after its first group; searched instead of that group because colons are rare."""
 _FIRST_GROUP = re.compile(r"(?<![\w:.])[0-9A-Fa-f]{0,4}$", re.ASCII)
 _VERSION_BEFORE = re.compile(
     r"(?:\b(?:v|ver|version|versions|release|build|firmware|driver|rev|revision|section|sections|chapter|clause|paragraph"
@@ -132,7 +133,7 @@ _ADDRESS_BEFORE = re.compile(
 )
 _ADDRESS_AFTER = re.compile(r"(?::\d{2,5}|/[123]?\d)\b", re.ASCII)
 _HIGHEST_IN_VERSION = 40
-"""Numbers of versions and of sections stay below it; of global addresses, one of some 1,500 has four such."""
+"""Version and section numbers are below this; of global addresses, about one in 1,500 has four such octets."""
 _LOCAL = tuple(
     ipaddress.ip_network(network)
     for network in (
@@ -141,14 +142,14 @@ _LOCAL = tuple(
         *("::/128", "::1/128", "fc00::/7", "fe80::/10", "ff00::/8"),
     )
 )
-"""The machine itself, private networks, links, groups, and what is for no use."""
+"""Loopback, private networks, links, groups and reserved ranges."""
 _UNICAST = ipaddress.ip_network("2000::/3")
-"""All of IPv6 that has been given out to the public."""
+"""IPv6 range assigned for public unicast."""
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 
 def ip_addresses(text: str, scope: IpScope = "global") -> Iterator[Finding]:
-    """Find IPv4 and IPv6 addresses of a scope, in time linear in the text."""
+    """Yield IPv4 and IPv6 addresses of a scope, in time linear in the text."""
     for match in _IPV4.finditer(text):
         address = ipaddress.ip_address(match[0])
         if is_in_scope(address, scope) and not _is_version(text, match):
@@ -157,7 +158,7 @@ def ip_addresses(text: str, scope: IpScope = "global") -> Iterator[Finding]:
         first = _FIRST_GROUP.search(text[max(0, match.start() - 5) : match.start()])
         if not first:
             continue
-        # "2001:db8::1: it answers": the last colon is the sentence's.
+        # In "2001:db8::1: it answers", the last colon belongs to the sentence.
         spelled = first[0] + (match[0] if match[0].endswith("::") else match[0].removesuffix(":"))
         try:
             address = ipaddress.IPv6Address(spelled)
@@ -169,7 +170,7 @@ def ip_addresses(text: str, scope: IpScope = "global") -> Iterator[Finding]:
 
 
 def is_in_scope(address: Address, scope: IpScope) -> bool:
-    """Whether an address is private data; see `IpScope`."""
+    """Whether an address counts as private data; see `IpScope`."""
     if scope == "any":
         return True
     if scope == "not_local":
@@ -178,7 +179,7 @@ def is_in_scope(address: Address, scope: IpScope) -> bool:
 
 
 def _is_version(text: str, match: re.Match[str]) -> bool:
-    """Whether a dotted quad is the number of a version or of a section."""
+    """Whether a dotted quad is a version or section number."""
     before = text[max(0, match.start() - _N_BEFORE) : match.start()]
     if _VERSION_BEFORE.search(before):
         return True
@@ -188,7 +189,7 @@ def _is_version(text: str, match: re.Match[str]) -> bool:
 
 
 def _is_plausible_ipv6(spelled: str) -> bool:
-    """Whether it is spelled as addresses are, and not as a slice (`2::3`) or a scope (`abc::def`)."""
+    """Whether the spelling is that of an address rather than a slice (`2::3`) or a scope (`abc::def`)."""
     groups = [group for group in spelled.split(":") if group]
     has_digits = any(character.isdigit() for character in spelled)
     return spelled == "::1" or (has_digits and len(groups) >= 2 and len(groups[0]) >= 3)

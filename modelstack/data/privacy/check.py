@@ -1,8 +1,8 @@
 """Precision and recall on labelled cases: `python -m modelstack.data.privacy.check`.
 
-The cases in `cases.txt` are made up: forms of many countries and issuers, and what is taken for them: versions,
-dates, ISBNs, hashes, numbers of orders, prices, coordinates, code. Detectors were written with them in view, so
-they tell that what was once right stays right, and not how texts of the web will fare.
+The cases in `cases.txt` are invented: forms of many countries and issuers, and similar strings such as versions,
+dates, ISBNs, hashes, order numbers, prices, coordinates and code. Detectors were developed with these cases, so
+the figures guard against regressions and do not estimate quality on web texts.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LABEL = re.compile(r"⟦(?P<kind>[a-z]+)\|(?P<piece>[^⟧]*)⟧")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A text, and what is private in it: kind, first character, the one after the last."""
+    """A text with its private spans: kind, start, end."""
 
     text: str
     private: frozenset[tuple[str, int, int]]
@@ -30,7 +30,7 @@ class Case:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Findings of a kind that are right, that are not, and labels that were not found."""
+    """Correct findings, wrong findings and missed labels of one kind."""
 
     right: int
     wrong: int
@@ -38,7 +38,7 @@ class Score:
 
     @property
     def precision(self) -> float:
-        """Share of findings that are right."""
+        """Share of findings that are correct."""
         return self.right / (self.right + self.wrong) if self.right else 0.0
 
     @property
@@ -54,7 +54,7 @@ def read_cases(path: Path = CASES) -> list[Case]:
 
 
 def scores(cases: Sequence[Case]) -> dict[str, Score]:
-    """Return the score of each kind; a finding is right when it is the label from end to end."""
+    """Return the score of each kind; a finding is correct if it equals a label exactly."""
     right: Counter[str] = Counter()
     wrong: Counter[str] = Counter()
     missed: Counter[str] = Counter()
@@ -67,7 +67,7 @@ def scores(cases: Sequence[Case]) -> dict[str, Score]:
 
 
 def faults(cases: Sequence[Case]) -> list[str]:
-    """Return a line for each case in which something was missed, or found that is not private."""
+    """Return a line for each missed label and each wrong finding."""
     lines = []
     for case in cases:
         found = {_label(finding) for finding in find(case.text)}

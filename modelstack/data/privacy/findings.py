@@ -1,4 +1,4 @@
-"""What a detector found, and which of several findings that overlap counts."""
+"""Findings of the detectors, and the resolution of overlaps."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from typing import Literal
 
 Kind = Literal["key", "email", "iban", "card", "ip", "phone"]
 KINDS: tuple[Kind, ...] = ("key", "email", "iban", "card", "ip", "phone")
-"""From the most certain form to the least: where two findings overlap, the earlier kind of these counts."""
+"""Kinds in order of decreasing certainty; where two findings overlap, the earlier kind is kept."""
 _RANK = {kind: rank for rank, kind in enumerate(KINDS)}
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """A piece of a text that is private."""
+    """A private span of a text."""
 
     start: int
     end: int
     kind: Kind
     value: str
-    """In one spelling for all that mean the same: digits without blanks, an address in lower case."""
+    """Normalised value: digits without blanks, an address in lower case."""
 
 
 def without_overlaps(findings: Iterable[Finding]) -> list[Finding]:
-    """Return findings in the order of the text, none over another: the more certain kind, then the longer one."""
+    """Return findings in text order without overlaps; the more certain kind is kept, then the longer finding."""
     kept: list[Finding] = []
     for finding in sorted(findings, key=lambda one: (one.start, -one.end)):
         if not kept or finding.start >= kept[-1].end:

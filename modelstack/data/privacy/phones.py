@@ -1,9 +1,13 @@
-"""Phone numbers: international, North American, and the national forms that can be told from other numbers.
+"""Detection of phone numbers: international, North American, and distinctive national forms.
 
-A number is a phone number by its shape (a plus and a calling code with as many digits as that country has; the
-groups of the North American plan; a zero and the groups of several European and Asian countries), or because a
-word before it says so ("Tel.", "call"). Other runs of digits are dates, prices, coordinates and numbers of
-orders, and stay. Calling codes and lengths: ITU-T E.164 and its national numbering plans.
+A number is accepted by its shape or by a preceding word such as "Tel." or "call". Accepted shapes are:
+
+- a plus and a calling code with as many digits as that country uses;
+- the groups of the North American plan;
+- a zero and the groups of several European and Asian countries.
+
+Other digit runs are dates, prices, coordinates or order numbers and are kept. Calling codes and lengths: ITU-T
+E.164 and its national numbering plans.
 """
 
 from __future__ import annotations
@@ -22,14 +26,14 @@ _RUN = re.compile(
     re.ASCII,
 )
 _MAX_DIGITS = 15
-"""E.164."""
+"""Context allowed after a number: no digit, no letter (except an extension's), no continuation of a number."""
 _FIRST_GROUP = re.compile(r"\D*\d+", re.ASCII)
 _AFTER = re.compile(rf"(?!\d)(?![A-Za-z_](?<![xeE]))(?![.,/{_HYPHENS}:]\d)", re.ASCII)
-"""What may follow: no digit, no letter but that of an extension, nothing that makes it a part of a longer
-number."""
+"""Context allowed after a number: no digit, no letter except an extension's, no continuation of a longer number.
+"""
 
 _NATIONAL_LENGTHS: dict[str, tuple[int, int]] = {
-    # Calling code: the fewest and the most digits after it.
+    # Calling code: minimum and maximum digits after it.
     "1": (10, 10), "7": (10, 10), "20": (8, 10), "27": (9, 9), "30": (10, 10), "31": (9, 9), "32": (8, 9),
     "33": (9, 9), "34": (9, 9), "36": (8, 9), "39": (8, 11), "40": (9, 9), "41": (9, 9), "43": (7, 12),
     "44": (9, 10), "45": (8, 8), "46": (7, 10), "47": (8, 8), "48": (9, 9), "49": (7, 12), "51": (8, 9),
@@ -42,7 +46,7 @@ _NATIONAL_LENGTHS: dict[str, tuple[int, int]] = {
     "962": (8, 9), "965": (8, 8), "966": (9, 9), "971": (8, 9), "972": (8, 9), "974": (8, 8), "977": (8, 10),
 }  # fmt: skip
 _OTHER_CODES = re.compile(r"2[1-689]\d|3[578]\d|42\d|50\d|59\d|53|58|93|95|6[789]\d|8[058]\d|9[67]\d|99[2-68]")
-"""The calling codes of the other countries."""
+"""Calling codes of the other countries."""
 _OTHER_LENGTHS = (6, 10)
 
 _NORTH_AMERICAN = re.compile(
@@ -82,12 +86,12 @@ _DATE = re.compile(
 )
 _THOUSANDS = re.compile(r"\d{1,3}(?P<sep>[ .\u00a0\u202f])\d{3}(?:(?P=sep)\d{3})*(?!\d)", re.ASCII)
 _FEW_DIGITS = re.compile(r"\d{1,9}", re.ASCII)
-"""In one piece: as many may be counted ("we call 1234567 functions")."""
+"""Short digit run in one piece; it may be a count ("we call 1234567 functions")."""
 _N_DIGITS_NAMED = range(7, _MAX_DIGITS + 1)
 
 
 def phones(text: str) -> Iterator[Finding]:
-    """Find phone numbers, in time linear in the text."""
+    """Yield phone numbers, in time linear in the text."""
     at = 0
     while run := _RUN.search(text, at):
         end = _phone_end(text, run)
@@ -103,7 +107,7 @@ def phones(text: str) -> Iterator[Finding]:
 
 
 def _phone_end(text: str, run: re.Match[str]) -> int | None:
-    """Return where the phone number that begins with a run of digits ends; None: it is no phone number."""
+    """Return the end of the phone number that starts with a digit run, or None if it is not one."""
     start = run.start()
     if "+" in run[0]:
         return _international_end(text, run)
@@ -135,14 +139,14 @@ def _international_end(text: str, run: re.Match[str]) -> int | None:
 
 
 def _is_sound(text: str, match: re.Match[str]) -> bool:
-    """Whether a number of a national shape is a phone number, and not one that happens to have its groups."""
+    """Whether a number of a national shape is really a phone number rather than a coincidence of groups."""
     groups = match.groupdict()
     if area := groups.get("area"):
         if area.endswith("11") or groups["exchange"].endswith("11"):
             return False
         only_blanks = (groups["sep"] or "") in _BLANKS and groups["last"] in _BLANKS and not groups["open"]
         return not only_blanks or _is_named(text, match.start())
-    # One of more groups is a piece of a longer number, as the second four digits of a card.
+    # With further groups next to it, it is part of a longer number, such as the second four digits of a card.
     alone = not _MORE_AFTER.match(text, match.end()) and not _follows_digits(text, match.start())
     return sum(map(str.isdigit, match[0])) in _ZERO_FIRST_DIGITS and alone
 
@@ -156,16 +160,16 @@ def _is_named(text: str, start: int) -> bool:
 
 
 def _name_before(text: str, start: int) -> Literal["noun", "verb"] | None:
-    """Return which sort of word before a number calls it a phone number."""
+    """Return the kind of word before a number that marks it as a phone number."""
     before = text[max(0, start - _N_BEFORE) : start].rstrip(_PUNCTUATION)
-    if not before or before[-1].isdigit():  # of most numbers in a table, told at once
+    if not before or before[-1].isdigit():  # fast path for most numbers in tables
         return None
     before = text[max(0, start - _N_BEFORE) : start]
     return "noun" if _NOUN_BEFORE.search(before) else "verb" if _VERB_BEFORE.search(before) else None
 
 
 def _named_end(text: str, run: re.Match[str]) -> int | None:
-    """Return where a run ends that a word before it calls a phone number."""
+    """Return the end of a digit run marked as a phone number by the word before it, or None."""
     name = _name_before(text, run.start())
     if name is None or _DATE.match(run[0]):
         return None

@@ -1,4 +1,4 @@
-"""Placeholders for what is private: the same for the same value, counted in the order of a document."""
+"""Placeholders for private data: equal values get equal placeholders, numbered in document order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,14 @@ from modelstack.data.privacy.phones import phones
 from modelstack.data.privacy.secrets import secrets
 
 Style = Literal["example", "tag"]
-"""`example`: addresses and numbers that read on like real ones and are nobody's; `tag`: <EMAIL>, numbered when
-there are several."""
+"""Style of placeholders.
+
+`example`: realistic addresses and numbers that are reserved or invalid; `tag`: <EMAIL>, numbered if there are
+several.
+"""
 _EXAMPLES: dict[str, tuple[str, ...]] = {
-    # Of e-mail and IPv4 datatrove's, so that corpora mix; IPv6 of RFC 3849; phones kept free for fiction by the
-    # North American plan. No issuer has cards that begin with 0, no country is XX.
+    # E-mail and IPv4 examples are datatrove's, so that corpora can be mixed. IPv6: RFC 3849. Phones: reserved for
+    # fiction by the North American plan. No issuer uses prefix 0, no country is XX.
     "email": ("email@example.com", "firstname.lastname@example.org"),
     "ip": (
         *("22.214.171.124", "126.96.36.199", "188.8.131.52"),
@@ -41,27 +44,30 @@ _TAGS: dict[str, str] = {
     "iban": "IBAN",
     "key": "KEY",
 }
-_NOBODYS = {
+_EXAMPLE_VALUES = {
     *(example for examples in _EXAMPLES.values() for example in examples),
     *(phone.replace("-", "") for phone in _EXAMPLES["phone"]),
     *(f"1{phone.replace('-', '')}" for phone in _EXAMPLES["phone"]),
 }
 _PLACEHOLDER = re.compile("|".join(re.escape(example) for examples in _EXAMPLES.values() for example in examples))
 _MAX_PASSES = 8
-"""A placeholder may free what a finding hid, so passes go on until nothing is found: nearly always, two."""
+"""Maximum passes.
+
+A placeholder may expose another finding, so passes repeat until nothing is found, usually two.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Redacted:
-    """A text without what was private in it."""
+    """A text with its private data replaced."""
 
     text: str
     counts: dict[Kind, int]
-    """Findings of each kind; none, no entry."""
+    """Number of findings by kind; kinds without findings are absent."""
 
 
 def find(text: str, kinds: Collection[Kind] = KINDS, ip_scope: IpScope = "global") -> list[Finding]:
-    """Return what is private in a text, in its order, without what a placeholder would be."""
+    """Return the private data in a text in order, ignoring placeholders."""
     found = without_overlaps(_found(text, kinds, ip_scope))
     return _without_placeholders(text, found) if found else found
 
@@ -69,7 +75,7 @@ def find(text: str, kinds: Collection[Kind] = KINDS, ip_scope: IpScope = "global
 def redact(
     text: str, *, style: Style = "example", kinds: Collection[Kind] = KINDS, ip_scope: IpScope = "global"
 ) -> Redacted:
-    """Return a text with placeholders for what is private in it; done again, it changes nothing."""
+    """Return a text with placeholders for private data; idempotent."""
     counts: Counter[Kind] = Counter()
     placeholders = _Placeholders(style)
     for _ in range(_MAX_PASSES):
@@ -82,7 +88,7 @@ def redact(
 
 
 def _without_placeholders(text: str, found: list[Finding]) -> list[Finding]:
-    """Leave out what is a placeholder or a piece of one."""
+    """Remove findings that are a placeholder or part of one."""
     ends = {match.start(): match.end() for match in _PLACEHOLDER.finditer(text)}
     starts = sorted(ends)
 
@@ -90,7 +96,7 @@ def _without_placeholders(text: str, found: list[Finding]) -> list[Finding]:
         before = bisect_right(starts, finding.start) - 1
         return before >= 0 and finding.end <= ends[starts[before]]
 
-    return [finding for finding in found if finding.value not in _NOBODYS and not is_placeholder(finding)]
+    return [finding for finding in found if finding.value not in _EXAMPLE_VALUES and not is_placeholder(finding)]
 
 
 def _found(text: str, kinds: Collection[Kind], ip_scope: IpScope) -> Iterator[Finding]:
@@ -109,7 +115,7 @@ def _found(text: str, kinds: Collection[Kind], ip_scope: IpScope) -> Iterator[Fi
 
 
 class _Placeholders:
-    """Which value has which placeholder; values are numbered by kind, in the order in which they came."""
+    """Placeholders by value; values are numbered by kind in order of appearance."""
 
     def __init__(self, style: Style) -> None:
         self._style = style

@@ -1,9 +1,8 @@
-"""Keys, tokens and passwords, told by the forms that issuers publish, or by a name and a value without pattern.
+"""Detection of keys, tokens and passwords, by published forms or by a telling name with a random value.
 
-Forms: AWS, GitHub, GitLab, OpenAI, Anthropic, Slack, Google, Hugging Face, npm, PyPI, Stripe and others;
-private keys in PEM; JSON web tokens; bearer headers; passwords in URLs. A value after a name such as `api_key`
-counts when its characters are as mixed as those of a random one: detect-secrets' limits on Shannon's entropy,
-less for short values.
+Forms: AWS, GitHub, GitLab, OpenAI, Anthropic, Slack, Google, Hugging Face, npm, PyPI, Stripe and others; PEM
+private keys; JSON web tokens; bearer headers; passwords in URLs. A value after a name such as `api_key` counts if
+its characters are as varied as random ones: detect-secrets' limits on Shannon entropy, lowered for short values.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from collections.abc import Iterator
 from modelstack.data.privacy.findings import Finding
 
 _FORMS: tuple[tuple[str, str], ...] = (
-    # A piece that every match holds, looked for first because that is fast, and the form.
+    # A literal part of every match, searched first for speed, and the form.
     ("AKIA", r"\bAKIA[0-9A-Z]{16}\b"),
     ("ASIA", r"\bASIA[0-9A-Z]{16}\b"),
     ("gh", r"\bgh[pousr]_[A-Za-z0-9]{36,}"),
@@ -44,7 +43,7 @@ _FORMS: tuple[tuple[str, str], ...] = (
     ("earer ", r"(?<=[Bb]earer )(?=[a-z._~+/-]*[0-9A-Z])[A-Za-z0-9._~+/-]{16,}=*"),
     ("://", r"(?<=://)[^\s/:@\"'\\<>{}$]{1,64}:[^\s/@\"'\\<>{}$]{1,256}(?=@)"),
 )
-_STAND_INS = frozenset(
+_DOCUMENTATION_VALUES = frozenset(
     ("pass", "password", "passwd", "passwort", "pwd", "pw", "secret", "redacted", "***", "xxx", "repo")
 )
 _COMPILED = tuple((piece, re.compile(form, re.ASCII)) for piece, form in _FORMS)
@@ -53,7 +52,7 @@ _PEM_BEGIN = re.compile(r"-----BEGIN [A-Z ]{0,24}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_END = re.compile(r"-----END [A-Z ]{0,24}PRIVATE KEY(?: BLOCK)?-----")
 _PEM_BODY = re.compile(r"(?:[A-Za-z0-9+/=\s]|\\[nr])*")
 _MAX_PEM = 20_000
-"""Characters of a block; an RSA key of 16,384 bits has some 12,600."""
+"""Maximum characters of a PEM block; an RSA key of 16,384 bits has about 12,600."""
 
 _NAMED = re.compile(
     r"(?:api|access|secret|auth|private|client|account|encryption|signing|master|consumer|storage|service)[_.-]?(?:key|token|secret)"
@@ -73,29 +72,32 @@ _ATTRIBUTE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+", re.ASCII)
 _HEX = frozenset("0123456789abcdefABCDEF")
 _MIN_ENTROPY_HEX = 3.0
 _MIN_ENTROPY = 3.5
-"""Bits a character. detect-secrets asks for 4.5 of base64, which no value of fewer than 23 characters reaches."""
+"""Minimum entropy, bits per character. detect-secrets requires 4.5 for base64, which needs 23 characters or more.
+"""
 _MIN_SWITCHES = 0.18
-"""Of places between two characters, those where letters and digits, or small and large letters, change: a
-random value in base64 has two thirds, in hexadecimal half; identifiers have the odd one."""
+"""Minimum share of adjacent pairs that switch between letters and digits or between cases.
+
+Random base64 has two thirds, random hexadecimal half; identifiers have few.
+"""
 _MAX_VALUE = 512
 _TWO_DIGITS = re.compile(r"\d\D*\d", re.ASCII)
 
 
 def secrets(text: str) -> Iterator[Finding]:
-    """Find keys, tokens and passwords, in time linear in the text."""
+    """Yield keys, tokens and passwords, in time linear in the text."""
     for piece, form in _COMPILED:
         if piece in text:
             for match in form.finditer(text):
-                if not _is_stand_in(match[0]):
+                if not _is_documentation_value(match[0]):
                     yield Finding(match.start(), match.end(), "key", match[0])
     if "PRIVATE KEY" in text:
         yield from _private_keys(text)
     yield from _named_values(text)
 
 
-def _is_stand_in(found: str) -> bool:
-    """Whether it is what manuals write in the place of a password: `user:password@`."""
-    return found.rpartition(":")[2].lower() in _STAND_INS
+def _is_documentation_value(found: str) -> bool:
+    """Whether a value is a documentation placeholder for a password, as in `user:password@`."""
+    return found.rpartition(":")[2].lower() in _DOCUMENTATION_VALUES
 
 
 def _private_keys(text: str) -> Iterator[Finding]:
@@ -107,14 +109,14 @@ def _private_keys(text: str) -> Iterator[Finding]:
         nearest = bisect_left(ends, begin.end())
         if nearest < len(ends) and ends[nearest] - begin.start() <= _MAX_PEM:
             done = ends[nearest]
-        else:  # cut off: what looks like its lines
+        else:  # truncated block: everything that looks like its lines
             body = _PEM_BODY.match(text, begin.end(), begin.end() + _MAX_PEM)
             done = begin.end() + len(body[0].rstrip()) if body else begin.end()
         yield Finding(begin.start(), done, "key", text[begin.start() : done])
 
 
 def _named_values(text: str) -> Iterator[Finding]:
-    """Find values without pattern after a name that says what they are."""
+    """Yield random-looking values that follow a name such as `api_key`."""
     for match in _VALUE.finditer(text):
         if not _TWO_DIGITS.search(match[0], 0, _MAX_VALUE):
             continue
@@ -126,7 +128,7 @@ def _named_values(text: str) -> Iterator[Finding]:
 
 
 def looks_random(value: str) -> bool:
-    """Whether the characters of a value are as mixed as those of a key, unlike words or an identifier."""
+    """Whether the characters of a value are as varied as those of a key, unlike words or an identifier."""
     value = value[:_MAX_VALUE].rstrip("=")
     if not any(map(str.isalpha, value)) or not _TWO_DIGITS.search(value) or _WORDS.search(value):
         return False
@@ -143,6 +145,6 @@ def looks_random(value: str) -> bool:
 
 
 def entropy(value: str) -> float:
-    """Return Shannon's entropy of the characters of a value, in bits a character."""
+    """Return the Shannon entropy of the characters of a value, in bits per character."""
     counts = Counter(value).values()
     return -sum(n / len(value) * math.log2(n / len(value)) for n in counts)

@@ -1,4 +1,4 @@
-"""The step of a run that takes private data out of documents."""
+"""Step `privacy`: replaces private data in documents."""
 
 from __future__ import annotations
 
@@ -15,12 +15,14 @@ REASON = "too_much_private_data"
 
 
 class Privacy(BaseModel, frozen=True, extra="forbid"):
-    """Private data replaced by placeholders, counted by kind in `metadata["private"]`.
+    """Replaces private data by placeholders and counts it by kind in `metadata["private"]`.
 
-    FineWeb replaces e-mail and public IP addresses, last of all its steps (Penedo et al. 2024, arXiv
-    2406.17557); Dolma masks up to five findings and drops pages with more (Soldaini et al. 2024, arXiv
-    2402.00159, section 5.3: `max_findings = 5`); The Stack replaces e-mail and IP addresses and keys (Li et al.
-    2023, arXiv 2305.06161, section 4).
+    FineWeb replaces e-mail and public IP addresses as its last step (Penedo et al. 2024, arXiv 2406.17557). Dolma
+    masks up to five findings and drops pages with more (Soldaini et al. 2024, arXiv 2402.00159, section 5.3:
+    `max_findings = 5`). The Stack replaces e-mail addresses, IP addresses and keys (Li et al. 2023, arXiv
+    2305.06161, section 4).
+
+    Reason: `too_much_private_data`.
     """
 
     kind: Literal["privacy"] = "privacy"
@@ -28,7 +30,7 @@ class Privacy(BaseModel, frozen=True, extra="forbid"):
     style: Style = "example"
     ip_scope: IpScope = "global"
     max_findings: int | None = Field(default=None, ge=0)
-    """A document with more is dropped; None: whatever it holds is replaced."""
+    """Maximum findings of a kept document; None: no limit."""
 
     def build(self) -> Step:
         """Return the step."""

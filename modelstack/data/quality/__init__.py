@@ -1,4 +1,4 @@
-"""Published rule sets for the quality of web texts, each a preset with its paper's thresholds.
+"""Published quality rules for web texts, each a preset with the thresholds of its paper.
 
 | kind | source |
 |---|---|
@@ -8,10 +8,10 @@
 | fineweb_quality | Penedo et al. 2024, arXiv 2406.17557 |
 | refinedweb_lines | Penedo et al. 2023, arXiv 2306.01116, and Li et al. 2024, arXiv 2406.11794 |
 | dolma | Soldaini et al. 2024, arXiv 2402.00159 |
-| word_list | lists of the user's |
+| word_list | lists provided by the user |
 
-FineWeb's own order is gopher_repetition, gopher_quality, c4 with `require_line_end = false`, fineweb_quality:
-in it one split into words serves all rules up to c4, and those after it where c4 took nothing out.
+FineWeb's order is gopher_repetition, gopher_quality, c4 with `require_line_end = false`, fineweb_quality. In this
+order all rules up to c4 share one split into words; later rules share it too if c4 removed nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ QualityRules = Annotated[
     | WordList,
     Field(discriminator="kind"),
 ]
-"""Any of them, told apart by `kind`: the type of a recipe's entry."""
+"""Any quality rule, discriminated by `kind`; the type of a recipe entry."""
 
 __all__ = [
     "C4",

@@ -1,9 +1,9 @@
-"""C4's rules: lines that are no sentences go, pages with too few sentences go (Raffel et al. 2020, section 2.2).
+"""C4's rules: remove lines that are not sentences, drop pages with few (Raffel et al. 2020, section 2.2).
 
-Exploring the limits of transfer learning with a unified text-to-text transformer, JMLR 21, arXiv 1910.10683.
-As datatrove 0.10.1 reads them, with its reasons, and with what the authors' code has and their paper has not
+Exploring the limits of transfer learning with a unified text-to-text transformer, JMLR 21, arXiv 1910.10683. The
+implementation and the reasons follow datatrove 0.10.1. They include rules found only in the authors' code
 (tensorflow/datasets, `c4_utils.py`): lines with a very long word, lines about cookies and terms of use, citation
-marks. The order matters: a brace, or "lorem ipsum", drops the page only from a line that the rules before it keep.
+marks. The order matters: a brace or "lorem ipsum" drops the page only if earlier rules keep its line.
 """
 
 from __future__ import annotations
@@ -25,46 +25,48 @@ POLICY_PHRASES = (
     "use of cookies",
     "use cookies",
 )
-"""tensorflow/datasets, c4_utils.py."""
+"""Phrases of policy notices, from tensorflow/datasets, c4_utils.py."""
 _CITATION = re.compile(r"\[\d*\]|\[edit\]|\[citation needed\]")
 _LINE_ENDS = (".", "?", "!", '"', "'")
 
 
 class C4(BaseModel, frozen=True, extra="forbid"):
-    """Takes lines out of a text and drops what has too few sentences left; None turns a rule off."""
+    """Removes lines from a text and drops texts with too few sentences left; None disables a rule."""
 
     kind: Literal["c4"] = "c4"
     unit: Literal["line", "sentence"] = "line"
-    """What the rules for lines look at. Raffel et al. 2020, section 2.2: lines."""
+    """Unit that the line rules examine. Raffel et al. 2020, section 2.2: lines."""
     require_line_end: bool = True
-    """Take out lines that do not end in a mark that ends a sentence. Raffel et al. 2020, section 2.2.
+    """Whether to remove lines without a sentence-ending mark. Raffel et al. 2020, section 2.2.
 
-    FineWeb turns it off: it takes about 30 % of the tokens (Penedo et al. 2024, arXiv 2406.17557,
-    section 3.5).
+    FineWeb disables it: it removes about 30 % of the tokens (Penedo et al. 2024, arXiv 2406.17557, section 3.5).
     """
     min_sentences: int | None = 5
-    """Fewer left drop the text. Raffel et al. 2020, section 2.2, as datatrove quotes it; versions differ."""
+    """Minimum sentences left. Raffel et al. 2020, section 2.2, as quoted by datatrove; versions differ."""
     min_words_per_line: int | None = 3
-    """Between white space. Raffel et al. 2020, section 2.2, as datatrove quotes it; versions differ."""
+    """Minimum words of a line, split at white space.
+
+    Raffel et al. 2020, section 2.2, as datatrove; versions differ.
+    """
     max_word_length: int | None = 1000
-    """A longer one takes its line out. tensorflow/datasets, c4_utils.py."""
+    """Maximum characters of a word; a longer word removes its line. tensorflow/datasets, c4_utils.py."""
     remove_citations: bool = True
-    """"[3]", "[edit]", "[citation needed]". tensorflow/datasets, c4_utils.py."""
+    """Whether to remove "[3]", "[edit]", "[citation needed]". tensorflow/datasets, c4_utils.py."""
     drop_lorem_ipsum: bool = True
-    """Raffel et al. 2020, section 2.2."""
+    """Whether to drop texts with "lorem ipsum". Raffel et al. 2020, section 2.2."""
     drop_curly_bracket: bool = True
-    """Texts with "{". Raffel et al. 2020, section 2.2."""
+    """Whether to drop texts with "{". Raffel et al. 2020, section 2.2."""
     remove_javascript: bool = True
-    """Lines with that word. Raffel et al. 2020, section 2.2."""
+    """Whether to remove lines with "javascript". Raffel et al. 2020, section 2.2."""
     remove_policies: bool = True
-    """Lines with one of `POLICY_PHRASES`. Raffel et al. 2020, section 2.2; the list: tensorflow/datasets."""
+    """Whether to remove lines with one of `POLICY_PHRASES`. Raffel et al. 2020, section 2.2."""
 
     def build(self) -> Step:
         """Return the step."""
 
         def step(document: Document) -> str | None:
             text, reason = c4_text(document.view, self)
-            # The same text stays the same object, so what its view has found stays too.
+            # An unchanged text keeps its object identity, and thus its cached view.
             if reason is None and text != document.text:
                 document.text = text
             return reason
@@ -73,13 +75,13 @@ class C4(BaseModel, frozen=True, extra="forbid"):
 
 
 class C4Paragraphs(BaseModel, frozen=True, extra="forbid"):
-    """Drops texts with few long lines: the rule of mC4 (Xue et al. 2021, arXiv 2010.11934, section 3.1)."""
+    """Drops texts with few long lines: mC4's rule (Xue et al. 2021, arXiv 2010.11934, section 3.1)."""
 
     kind: Literal["c4_paragraphs"] = "c4_paragraphs"
     min_paragraphs: int = 3
-    """Lines that must be long. Xue et al. 2021, section 3.1."""
+    """Minimum number of long lines. Xue et al. 2021, section 3.1."""
     min_paragraph_length: int = 200
-    """Characters. Xue et al. 2021, section 3.1."""
+    """Minimum characters of a long line. Xue et al. 2021, section 3.1."""
 
     def build(self) -> Step:
         """Return the step."""
@@ -93,13 +95,13 @@ class C4Paragraphs(BaseModel, frozen=True, extra="forbid"):
 
 
 def c4_text(view: TextView, rules: C4) -> tuple[str, str | None]:
-    """Return what is left of a text, and why it is dropped, None if it is kept."""
+    """Return the remaining text, and the reason to drop it or None."""
     kept: list[str] = []
     n_sentences = 0
     enough = rules.min_sentences or 0
     is_plain = _is_plain(view)
     for line in view.lines if rules.unit == "line" else view.sentences:
-        line, action = _line_reason(line.strip(), rules, is_plain)
+        line, action = _line_action(line.strip(), rules, is_plain)
         if action == "keep":
             if n_sentences < enough:
                 n_sentences += count_sentences(line, enough - n_sentences) if rules.unit == "line" else 1
@@ -112,7 +114,7 @@ def c4_text(view: TextView, rules: C4) -> tuple[str, str | None]:
 
 
 def _is_plain(view: TextView) -> bool:
-    """Whether nothing in the text is what the rules for words and phrases look for, so no line needs a look."""
+    """Whether the text contains nothing that the word and phrase rules match, so that they can be skipped."""
     lowered = view.lowered
     return not (
         "[" in lowered
@@ -123,12 +125,12 @@ def _is_plain(view: TextView) -> bool:
     )
 
 
-def _line_reason(line: str, rules: C4, is_plain: bool) -> tuple[str, str]:
-    """Return a line without citations and "keep", "remove", or the reason to drop the text it is in."""
+def _line_action(line: str, rules: C4, is_plain: bool) -> tuple[str, str]:
+    """Return a line without citations, and "keep", "remove" or the reason to drop its text."""
     longest = rules.max_word_length
     if longest is not None and len(line) > longest and any(len(word) > longest for word in line.split()):
         return line, "remove"
-    # Words are counted with the citations, as in datatrove.
+    # As in datatrove, words are counted before citations are removed.
     fewest = rules.min_words_per_line
     is_short = fewest is not None and fewest > 0 and len(line.split(None, fewest - 1)) < fewest
     if rules.remove_citations and not is_plain:

@@ -1,4 +1,4 @@
-"""Characters that FineWeb's rules count as punctuation, and as ends of lines (datatrove 0.10.1)."""
+"""Characters that FineWeb's rules count as punctuation and as line ends (datatrove 0.10.1)."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ LINE_ENDS = characters(
     "1144B-1144C 115C2-115C3 115C9-115D7 11641-11642  1173C-1173E 11944 11946 11A42-11A43 11A9B-11A9C "
     "11C41-11C42 11EF7-11EF8 11F43-11F44 16A6E-16A6F 16AF5  16B37-16B38 16B44 16E98 1BC9F 1DA88"
 )
-"""Unicode's property Sentence_Terminal as of version 15; quotation marks and brackets are not in it."""
+"""Unicode 15's property Sentence_Terminal, without quotation marks and brackets."""
 
 PUNCTUATION = LINE_ENDS | characters(
     "0-8 B-1F 21-2F 3A-40 5B-60 7B-9F AB B4 BB 2013-2014 2019 201C-201E 2026 2236 2501 25BA 3001-3002 3008-300D "
     "3010-3011 FF01 FF05 FF08-FF09 FF0C FF0E FF11 FF1A-FF1B FF1F FF5E"
 )
-"""CCNet's list with control characters. One of "1" in full width is in it, as there."""
+"""CCNet's list plus control characters. It contains the full-width digit one, as in CCNet."""

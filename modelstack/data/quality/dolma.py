@@ -1,13 +1,18 @@
-"""Dolma's reading of Gopher's and C4's rules (Soldaini et al. 2024, arXiv 2402.00159, section 5.2).
+"""Dolma's implementation of Gopher's and C4's rules (Soldaini et al. 2024, arXiv 2402.00159, section 5.2).
 
-Dolma's web part kept what passes all of Gopher's rules and took out lines that C4 would for want of a mark at
-their end. Its code (allenai/dolma, taggers `gopher_v1` and `c4_v1`) differs from datatrove's: words are what
-stands between white space; the median length, not the mean, is bounded; words with "#" or "…" count, not the
-marks; stop words count each time; bullets are "*" and "-"; a repeated line or run of words counts every time it
-occurs, the first too, and shares are over characters that are no white space.
+Dolma's web part kept texts that pass all of Gopher's rules, and removed lines without a mark at their end as C4
+does. Its code (allenai/dolma, taggers `gopher_v1` and `c4_v1`) differs from datatrove's:
 
-Empty lines are lines here, so a text with a blank line between any two is mostly repeated lines and goes. Dolma's
-pages had none: they came through CCNet's extraction, a paragraph a line.
+- Words are split at white space.
+- The median word length is bounded, not the mean.
+- Words with "#" or "…" count, not the marks.
+- Every occurrence of a stop word counts.
+- Bullets are "*" and "-".
+- A repeated line or word run counts each time, the first time too.
+- Shares are over characters other than white space.
+
+Empty lines count as lines, so a text with a blank line between any two lines consists mostly of repeated lines and
+is dropped. Dolma's pages had none: CCNet's extraction puts each paragraph on one line.
 """
 
 from __future__ import annotations
@@ -27,37 +32,43 @@ _LINE_ENDS = (".", "?", "!", '"')
 
 
 class DolmaRules(BaseModel, frozen=True, extra="forbid"):
-    """Drops texts by Gopher's rules as Dolma counts, then takes out lines without a mark at their end."""
+    """Drops texts by Gopher's rules with Dolma's counting, then removes lines without a mark at their end."""
 
     kind: Literal["dolma"] = "dolma"
     min_words: int = 50
-    """Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
+    """Minimum words. Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
     max_words: int = 100_000
-    """Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
+    """Maximum words. Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
     min_median_word_length: float = 3
-    """Rae et al. 2021, A.1.1 (there the mean); Soldaini et al. 2024, section 5.2."""
+    """Minimum median length of words. Rae et al. 2021, A.1.1 (mean); Soldaini et al. 2024, section 5.2."""
     max_median_word_length: float = 10
-    """Rae et al. 2021, A.1.1 (there the mean); Soldaini et al. 2024, section 5.2."""
+    """Maximum median length of words. Rae et al. 2021, A.1.1 (mean); Soldaini et al. 2024, section 5.2."""
     max_symbol_words: float = 0.1
-    """Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
+    """Maximum share of words with "#" or "…". Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
     min_alphabetic_words: float = 0.8
-    """Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
+    """Minimum share of words with a letter. Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
     min_stop_words: int = 2
-    """Counted each time. Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
+    """Minimum occurrences of stop words. Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
     max_bullet_lines: float = 0.9
-    """Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
+    """Maximum share of lines with a bullet. Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
     max_ellipsis_lines: float = 0.3
-    """Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
+    """Maximum share of lines that end with "…". Rae et al. 2021, A.1.1; Soldaini et al. 2024, section 5.2."""
     max_duplicate_lines: float = 0.3
-    """Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2."""
+    """Maximum share of repeated lines. Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2."""
     max_duplicate_line_characters: float = 0.3
-    """allenai/dolma's scripts for Soldaini et al. 2024: 0.3; Rae et al. 2021, table A1: 0.2."""
+    """Maximum share of characters in repeated lines. allenai/dolma: 0.3; Rae et al. 2021, table A1: 0.2."""
     max_top_runs: tuple[tuple[int, float], ...] = TOP_RUNS
-    """Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2."""
+    """Maximum shares of characters in the most frequent run of n words: pairs (n, share).
+
+    Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2.
+    """
     max_duplicate_runs: tuple[tuple[int, float], ...] = DUPLICATE_RUNS
-    """Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2."""
+    """Maximum shares of characters in repeated runs of n words: pairs (n, share).
+
+    Rae et al. 2021, table A1; Soldaini et al. 2024, section 5.2.
+    """
     require_line_end: bool = True
-    """C4's rule, as Soldaini et al. 2024, section 5.2 has it ("C4 NoPunc")."""
+    """Whether to remove lines without a mark at their end: "C4 NoPunc" of Soldaini et al. 2024, section 5.2."""
 
     def build(self) -> Step:
         """Return the step."""
@@ -79,7 +90,7 @@ class DolmaRules(BaseModel, frozen=True, extra="forbid"):
 
 
 def dolma_reason(view: TextView, rules: DolmaRules) -> str | None:
-    """Return why a text is dropped, None if it is kept; reasons are named after the attributes of the taggers."""
+    """Return the reason to drop a text, or None to keep it; reasons follow the taggers' attribute names."""
     return _words_reason(view.chunks, rules) or _lines_reason(view, rules) or _runs_reason(view.chunks, rules)
 
 
@@ -120,12 +131,12 @@ def _runs_reason(words: list[str], rules: DolmaRules) -> str | None:
         if count * sum(map(len, run)) / n_characters > share:
             return f"dolma_most_common_{n}grams"
     for n, share in rules.max_duplicate_runs:
-        again = total = 0
+        repeated = total = 0
         for run, count in _runs(words, n).items():
             length = count * sum(map(len, run))
             total += length
-            again += length if count > 1 else 0
-        if total and again / total > share:
+            repeated += length if count > 1 else 0
+        if total and repeated / total > share:
             return f"dolma_duplicate_{n}grams"
     return None
 

@@ -1,8 +1,8 @@
-"""How much of a text says again what it has said: lines, paragraphs, runs of words.
+"""Measures of repetition within a text: lines, paragraphs, word runs.
 
-The measures of Gopher (Rae et al. 2021, arXiv 2112.11446, table A1) as FineWeb reads them (datatrove 0.10.1).
-Words are joined by blanks here; datatrove joins them by nothing for the runs of five and more, so there "an
-other" repeats "another". The shares are over all characters of the text.
+The measures are Gopher's (Rae et al. 2021, arXiv 2112.11446, table A1) as implemented for FineWeb (datatrove
+0.10.1). Here, words of a run are joined by blanks. datatrove joins runs of five and more words without a
+separator, so "an other" repeats "another" there. Shares are over all characters of the text.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _WITH_A_BLANK = (1).__add__
 
 
 def count_again(parts: Iterable[str]) -> tuple[int, int]:
-    """Return how many parts were there before, and their characters."""
+    """Return the number of parts that occurred before, and their characters."""
     seen: set[str] = set()
     n_parts = n_characters = 0
     for part in parts:
@@ -29,9 +29,9 @@ def count_again(parts: Iterable[str]) -> tuple[int, int]:
 
 
 def characters_of_top_run(words: Sequence[str], n: int) -> int:
-    """Return the length of the most frequent run of `n` words, blanks included, times how often it occurs.
+    """Return length times frequency of the most frequent run of `n` words, blanks included.
 
-    Of runs that are equally frequent the first counts. Fewer than `n` words have none: 0.
+    Among equally frequent runs the first one counts. With fewer than `n` words the result is 0.
     """
     counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
     if not counts:
@@ -41,19 +41,19 @@ def characters_of_top_run(words: Sequence[str], n: int) -> int:
 
 
 def bound_of_top_run(word_counts: Counter[str]) -> int:
-    """Return `b`: no run of `n` words has a length times a frequency of more than `n * b`.
+    """Return `b` such that no run of `n` words has a length times frequency above `n * b`.
 
-    A run occurs at most as often as each of its words, so its characters are at most the sum over its words of
-    their length, and a blank, times their frequency.
+    A run occurs at most as often as each of its words. Its characters are thus at most the sum, over its words, of
+    the word's length plus a blank, times the word's frequency.
     """
     return max(map(mul, map(_WITH_A_BLANK, map(len, word_counts)), word_counts.values()), default=0)
 
 
 class RepeatedRuns:
-    """The runs of a text's words that occur more than once.
+    """Repeated word runs of a text.
 
-    Where a long run is repeated, so is the run of `n` words that it begins with: what `n` words find is all that
-    has to be looked at for `n` and for more.
+    If a longer run is repeated, so are its first `n` words. The positions found for `n` words therefore suffice
+    for `n` and for all longer runs.
     """
 
     def __init__(self, words: Sequence[str], n: int) -> None:
@@ -66,10 +66,10 @@ class RepeatedRuns:
         self._n = n
 
     def characters_again(self, n: int) -> int:
-        """Return the characters, without blanks, of runs of `n` words that were there before.
+        """Return the characters, without blanks, in runs of `n` words that occurred before.
 
-        The text is walked from the left; after a repeated run the walk goes on behind it, else at the next word.
-        `n` is at least the number that repeated runs were found for.
+        The text is scanned from the left; after a repeated run the scan continues behind it, otherwise at the next
+        word. `n` must be at least the number of words passed to the constructor.
         """
         joined, starts = self._joined, self._starts
         last = len(starts) - 1 - n
@@ -86,9 +86,10 @@ class RepeatedRuns:
         return n_characters
 
     def bound(self) -> int:
-        """Return a number that `characters_again` does not exceed for any `n`.
+        """Return an upper bound of `characters_again` for any `n`.
 
-        All that any walk counts lies in repeated runs: these are the characters, with blanks, that they cover.
+        Everything counted lies in repeated runs; the bound is the number of characters, with blanks, that they
+        cover.
         """
         starts = self._starts
         covered = end = 0

@@ -1,11 +1,11 @@
 """FineWeb's own rules: lists, menus and repeated lines (Penedo et al. 2024, arXiv 2406.17557, section 3.6).
 
-As datatrove 0.10.1 has them, with its reasons: the first rule that hits decides. A line is what lies between
-newlines and is not blank.
+The rules, their order and the reasons follow datatrove 0.10.1; the first rule that matches decides. Lines are
+separated by newlines; blank lines are ignored.
 
-The share of characters in repeated lines is in dispute. The paper says that texts with 0.1 or more were
-removed, the code that made FineWeb has 0.01, and FineWeb-2's authors say that they raised theirs from 0.01 to
-0.1. So it is a value here, with the code's as its default; a run's configuration tells which it used.
+Sources disagree on the share of characters in repeated lines. According to the paper, texts with 0.1 or more were
+removed. The code that made FineWeb has 0.01, and FineWeb-2's authors report raising theirs from 0.01 to 0.1. The
+default here is the code's; a run's configuration records the value used.
 """
 
 from __future__ import annotations
@@ -21,21 +21,24 @@ from modelstack.data.text_view import TextView
 
 
 class FineWebQuality(BaseModel, frozen=True, extra="forbid"):
-    """Drops texts whose lines are no sentences; None turns a rule off."""
+    """Drops texts whose lines are not sentences; None disables a rule."""
 
     kind: Literal["fineweb_quality"] = "fineweb_quality"
     min_ended_lines: float | None = 0.12
-    """Share of lines that end in a mark that ends a sentence. Penedo et al. 2024, section 3.6."""
+    """Minimum share of lines with a sentence-ending mark. Penedo et al. 2024, section 3.6."""
     allow_no_ended_line: bool = False
-    """Keep texts in which no line ends so, as where the marks are not used. datatrove: line_punct_exclude_zero."""
+    """Whether to keep texts in which no line ends with such a mark. datatrove: line_punct_exclude_zero."""
     max_short_lines: float | None = 0.67
-    """Share of lines of at most `short_line_length`. Penedo et al. 2024, section 3.6."""
+    """Maximum share of lines of at most `short_line_length` characters. Penedo et al. 2024, section 3.6."""
     short_line_length: int = 30
-    """Characters. Penedo et al. 2024, section 3.6: shorter than 30; datatrove: at most 30."""
+    """Maximum characters of a short line.
+
+    Penedo et al. 2024, section 3.6: shorter than 30; datatrove: at most 30.
+    """
     max_duplicate_line_characters: float | None = 0.01
-    """Share of characters in lines that were there before. datatrove; Penedo et al. 2024, section 3.6: 0.1."""
+    """Maximum share of characters in repeated lines. datatrove: 0.01; Penedo et al. 2024, section 3.6: 0.1."""
     max_newlines_per_word: float | None = 0.3
-    """datatrove: list_ratio 0.3; not in Penedo et al. 2024."""
+    """Maximum newlines per word. datatrove: list_ratio 0.3; not in Penedo et al. 2024."""
 
     def build(self) -> Step:
         """Return the step."""
@@ -43,7 +46,7 @@ class FineWebQuality(BaseModel, frozen=True, extra="forbid"):
 
 
 def fineweb_quality_reason(view: TextView, rules: FineWebQuality) -> str | None:
-    """Return why a text is dropped, None if it is kept."""
+    """Return the reason to drop a text, or None to keep it."""
     lines = view.filled_lines
     if not lines:
         return "empty"

@@ -1,9 +1,9 @@
-"""Gopher's rules of quality: texts that are no prose (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1).
+"""Gopher's quality rules: drop texts that are not prose (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1).
 
-As datatrove 0.10.1 reads them, which made FineWeb with them, with its reasons: the first rule that hits
-decides. Words are those of `modelstack.data.words`: punctuation marks are words too, so the share of words with
-a letter is lower than on words between white space, and pages full of marks are dropped for it more than for
-all else.
+The rules, their order and the reasons follow datatrove 0.10.1, which produced FineWeb; the first rule that matches
+decides. Words are those of `modelstack.data.words`, which include punctuation marks. The share of words with a
+letter is therefore lower than with words split at white space. Its rule drops more pages with many marks than any
+other rule.
 """
 
 from __future__ import annotations
@@ -15,38 +15,34 @@ from pydantic import BaseModel
 from modelstack.data.documents import Step
 from modelstack.data.quality.characters import PUNCTUATION
 from modelstack.data.text_view import TextView
+from modelstack.data.words import TextCache
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
-"""Rae et al. 2021, A.1.1."""
-
-MAX_CACHED_WORDS = 200_000
-"""Some 30 MB; when there are more, all are forgotten."""
-MAX_CACHED_LENGTH = 64
-"""Characters. A longer word hardly comes twice."""
+"""Stop words. Rae et al. 2021, A.1.1."""
 
 
 class GopherQuality(BaseModel, frozen=True, extra="forbid"):
-    """Drops texts that are no prose; None turns a rule off."""
+    """Drops texts that are not prose; None disables a rule."""
 
     kind: Literal["gopher_quality"] = "gopher_quality"
     min_words: int | None = 50
-    """Without those of punctuation only. Rae et al. 2021, A.1.1."""
+    """Minimum words, without those of punctuation only. Rae et al. 2021, A.1.1."""
     max_words: int | None = 100_000
-    """Rae et al. 2021, A.1.1."""
+    """Maximum words, without those of punctuation only. Rae et al. 2021, A.1.1."""
     min_mean_word_length: float | None = 3
-    """Of words that are not punctuation only. Rae et al. 2021, A.1.1."""
+    """Minimum mean characters of a word, without words of punctuation only. Rae et al. 2021, A.1.1."""
     max_mean_word_length: float | None = 10
-    """Rae et al. 2021, A.1.1."""
+    """Maximum mean characters of a word, without words of punctuation only. Rae et al. 2021, A.1.1."""
     max_symbols_per_word: float | None = 0.1
-    """"#", and likewise ellipses, to words. Rae et al. 2021, A.1.1."""
+    """Maximum ratio of "#" to words, and of ellipses to words. Rae et al. 2021, A.1.1."""
     max_bullet_lines: float | None = 0.9
-    """Share of lines that begin with "•" or "-". Rae et al. 2021, A.1.1."""
+    """Maximum share of lines that start with "•" or "-". Rae et al. 2021, A.1.1."""
     max_ellipsis_lines: float | None = 0.3
-    """Share of lines that end with "..." or "…". Rae et al. 2021, A.1.1."""
+    """Maximum share of lines that end with "..." or "…". Rae et al. 2021, A.1.1."""
     min_alphabetic_words: float | None = 0.8
-    """Share of words with a letter. Rae et al. 2021, A.1.1."""
+    """Minimum share of words with a letter. Rae et al. 2021, A.1.1."""
     min_stop_words: int | None = 2
-    """Different ones, in lower case. Rae et al. 2021, A.1.1."""
+    """Minimum number of different stop words, in lower case. Rae et al. 2021, A.1.1."""
     stop_words: tuple[str, ...] = STOP_WORDS
 
     def build(self) -> Step:
@@ -55,7 +51,7 @@ class GopherQuality(BaseModel, frozen=True, extra="forbid"):
 
 
 def gopher_quality_reason(view: TextView, rules: GopherQuality) -> str | None:
-    """Return why a text is dropped, None if it is kept. A text without words is short whatever the rules."""
+    """Return the reason to drop a text, or None to keep it. A text without words is always dropped."""
     n_words = len(view.words)
     if not n_words:
         return "gopher_short_doc"
@@ -113,16 +109,9 @@ def _is_above(value: float, limit: float | None) -> bool:
     return limit is not None and value > limit
 
 
-class _WordKinds(dict[str, tuple[bool, bool]]):
-    """Remembers of words whether they are more than punctuation, and whether a letter is in them."""
-
-    def __missing__(self, word: str) -> tuple[bool, bool]:
-        kinds = not PUNCTUATION.issuperset(word), any(map(str.isalpha, word))
-        if len(word) <= MAX_CACHED_LENGTH:
-            if len(self) >= MAX_CACHED_WORDS:
-                self.clear()
-            self[word] = kinds
-        return kinds
+def _kinds_of_word(word: str) -> tuple[bool, bool]:
+    """Return whether a word contains more than punctuation, and whether it contains a letter."""
+    return not PUNCTUATION.issuperset(word), any(map(str.isalpha, word))
 
 
-_word_kinds = _WordKinds()
+_word_kinds = TextCache(_kinds_of_word)

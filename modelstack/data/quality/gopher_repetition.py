@@ -1,8 +1,8 @@
-"""Gopher's rules of repetition: texts that repeat themselves (Rae et al. 2021, arXiv 2112.11446, table A1).
+"""Gopher's repetition rules: drop repetitive texts (Rae et al. 2021, arXiv 2112.11446, table A1).
 
-As datatrove 0.10.1 reads them, which made FineWeb with them, with its order and its reasons: the first rule
-that hits decides. Most texts are far from every threshold for runs of words; two bounds (`duplicates`) tell
-that from the counts of words and from one pass over runs of five, so the nine passes are rare.
+The rules, their order and the reasons follow datatrove 0.10.1, which produced FineWeb; the first rule that matches
+decides. Most texts are far from every threshold for word runs. Two bounds (`duplicates`), from word counts and
+from one pass over runs of five words, detect that, so the nine exact passes are rare.
 """
 
 from __future__ import annotations
@@ -26,25 +26,28 @@ _NEWLINES = re.compile(r"\n+")
 
 TOP_RUNS = ((2, 0.2), (3, 0.18), (4, 0.16))
 DUPLICATE_RUNS = ((5, 0.15), (6, 0.14), (7, 0.13), (8, 0.12), (9, 0.11), (10, 0.10))
-"""Words of a run, and the most that it may make up: Rae et al. 2021, table A1."""
+"""Pairs (n, share): words of a run, and its maximum share of characters. Rae et al. 2021, table A1."""
 
 
 class GopherRepetition(BaseModel, frozen=True, extra="forbid"):
-    """Drops texts that repeat themselves; None, or no run, turns a rule off."""
+    """Drops repetitive texts; None or an empty tuple disables a rule."""
 
     kind: Literal["gopher_repetition"] = "gopher_repetition"
     max_duplicate_paragraphs: float | None = 0.3
-    """Share of paragraphs that were there before. Rae et al. 2021, table A1."""
+    """Maximum share of repeated paragraphs. Rae et al. 2021, table A1."""
     max_duplicate_paragraph_characters: float | None = 0.2
-    """Rae et al. 2021, table A1."""
+    """Maximum share of characters in repeated paragraphs. Rae et al. 2021, table A1."""
     max_duplicate_lines: float | None = 0.3
-    """Rae et al. 2021, table A1."""
+    """Maximum share of repeated lines. Rae et al. 2021, table A1."""
     max_duplicate_line_characters: float | None = 0.2
-    """Rae et al. 2021, table A1."""
+    """Maximum share of characters in repeated lines. Rae et al. 2021, table A1."""
     max_top_runs: tuple[tuple[int, float], ...] = TOP_RUNS
-    """Share of characters in the most frequent run of so many words. Rae et al. 2021, table A1."""
+    """Maximum shares of characters in the most frequent run of n words: pairs (n, share).
+
+    Rae et al. 2021, table A1.
+    """
     max_duplicate_runs: tuple[tuple[int, float], ...] = DUPLICATE_RUNS
-    """Share of characters in runs of so many words that were there before. Rae et al. 2021, table A1."""
+    """Maximum shares of characters in repeated runs of n words: pairs (n, share). Rae et al. 2021, table A1."""
 
     def build(self) -> Step:
         """Return the step."""
@@ -52,7 +55,7 @@ class GopherRepetition(BaseModel, frozen=True, extra="forbid"):
 
 
 def gopher_repetition_reason(view: TextView, rules: GopherRepetition) -> str | None:
-    """Return why a text is dropped, None if it is kept."""
+    """Return the reason to drop a text, or None to keep it."""
     n_characters = len(view.text)
     if not n_characters:
         return "empty"

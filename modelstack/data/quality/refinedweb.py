@@ -1,9 +1,8 @@
-"""RefinedWeb's corrections line by line: what is left of a page's furniture goes (Penedo et al. 2023, G.2).
+"""RefinedWeb's line-wise corrections: removal of leftover page elements (Penedo et al. 2023, G.2).
 
-arXiv 2306.01116; exact rules as in DCLM's rebuilding of them (Li et al. 2024, arXiv 2406.11794;
-mlfoundations/dclm, `dclm_baseline_refinedweb.yaml`), in its order. A page that loses more than 5 % of its words
-to them was mostly furniture, and goes too. Words are what stands between white space and begins with a letter
-or digit.
+arXiv 2306.01116; exact rules and order of DCLM's reimplementation (Li et al. 2024, arXiv 2406.11794;
+mlfoundations/dclm, `dclm_baseline_refinedweb.yaml`). A page that loses more than 5 % of its words consisted mostly
+of such elements and is dropped. Words are split at white space and start with a letter or digit.
 """
 
 from __future__ import annotations
@@ -26,17 +25,17 @@ _SIGN_IN = re.compile(r"\Asign-in\s?", re.IGNORECASE)
 
 
 class RefinedWebLines(BaseModel, frozen=True, extra="forbid"):
-    """Takes lines out of a text and drops it where they were too many; the share goes to the metadata."""
+    """Removes lines from a text and drops it if too many words were removed; the metadata records the share."""
 
     kind: Literal["refinedweb_lines"] = "refinedweb_lines"
     max_capitals: float = 0.5
-    """Share of a line's characters. Penedo et al. 2023, G.2: "mainly composed of uppercase"; DCLM: 0.5."""
+    """Maximum share of capitals in a line. Penedo et al. 2023, G.2: "mainly composed of uppercase"; DCLM: 0.5."""
     min_words: int = 2
-    """Between white space, of lines that are not empty. Penedo et al. 2023, G.2: no lines of one word."""
+    """Minimum words of a non-empty line, split at white space. Penedo et al. 2023, G.2: no lines of one word."""
     max_words_of_phrases: int = 10
-    """Longer lines may hold "items in cart", "read more...", "sign-in". Penedo et al. 2023, G.2."""
+    """Maximum words of lines checked for "items in cart", "read more...", "sign-in". Penedo et al. 2023, G.2."""
     max_removed_words: float = 0.05
-    """Share of the text's words. Penedo et al. 2023, G.2."""
+    """Maximum share of the text's words that may be removed. Penedo et al. 2023, G.2."""
 
     def build(self) -> Step:
         """Return the step."""
@@ -58,15 +57,15 @@ class RefinedWebLines(BaseModel, frozen=True, extra="forbid"):
 
 
 def corrected(text: str, rules: RefinedWebLines) -> str:
-    """Return what is left of a text."""
+    """Return a text without the removed lines and phrases."""
     keeps: tuple[Callable[[str], bool], ...] = (
         lambda line: _n_capitals(line) / len(line) <= rules.max_capitals,
-        # "²" is a digit here, as in DCLM.
+        # As in DCLM, "²" counts as a digit.
         lambda line: not all(map(str.isdigit, line)),
         lambda line: not _is_counter(line),
     )
     for keep in keeps:
-        # A line that is the first once others are gone loses the white space before it, as in DCLM.
+        # As in DCLM, a line that becomes the first one loses its leading white space.
         text = "\n".join(line for line in text.split("\n") if not line or keep(line)).strip()
     text = "\n".join(line for line in text.split("\n") if not line or len(line.split()) >= rules.min_words)
     for phrase in (_ITEMS_IN_CART, _READ_MORE, _SIGN_IN):
@@ -76,7 +75,7 @@ def corrected(text: str, rules: RefinedWebLines) -> str:
 
 
 def _without(phrase: re.Pattern[str], line: str, max_words: int) -> str | None:
-    """Return a short line without a phrase; None where nothing is left of it."""
+    """Return a short line without a phrase, None if nothing remains; longer lines are unchanged."""
     if len(line.split(None, max_words)) > max_words:
         return line
     rest = phrase.sub("", line)
@@ -90,7 +89,7 @@ def _n_capitals(line: str) -> int:
 
 
 def _is_counter(line: str) -> bool:
-    """Whether a line tells how often something was liked, shared, viewed: "12 likes"."""
+    """Whether a line is a counter of likes, shares or views, such as "12 likes"."""
     lowered = line.lower()
     begin = _NOT_WORD.match(lowered)
     return _COUNTER.match(lowered, begin.end() if begin else 0) is not None

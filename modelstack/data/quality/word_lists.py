@@ -1,8 +1,8 @@
-"""Texts with words of a list: spam, pornography, insults. No list ships with this package; the user brings one.
+"""Rules on listed words: spam, pornography, insults. The package ships no list; the user provides one.
 
-C4 dropped every page with a word of the "List of Dirty, Naughty, Obscene or Otherwise Bad Words" (Raffel et al.
-2020, section 2.2); that also takes texts about health and about those who are insulted by such words (Dodge et
-al. 2021, arXiv 2104.08758). `WordList` therefore can ask for a share of the text's words too.
+C4 dropped every page with a word from the "List of Dirty, Naughty, Obscene or Otherwise Bad Words" (Raffel et al.
+2020, section 2.2). That also drops texts about health and about the people insulted by such words (Dodge et al.
+2021, arXiv 2104.08758). `WordList` can therefore require a minimum share of listed words.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MAX_LIST_BYTES = 16_000_000
 
 
 class C4BadWords(BaseModel, frozen=True, extra="forbid"):
-    """Drops texts with a word or phrase of a list, letters of either case."""
+    """Drops texts with a word or phrase of a list, ignoring case."""
 
     kind: Literal["c4_bad_words"] = "c4_bad_words"
     words: tuple[str, ...] = ()
     file: Path | None = None
-    """One word or phrase a line, beside `words`."""
+    """File with one word or phrase per line, in addition to `words`."""
     keep_fraction: float = Field(default=0.0, ge=0, le=1)
-    """Of texts with such words, kept all the same; their id decides. Raffel et al. 2020, section 2.2: none."""
+    """Share of matching texts that is kept, chosen by id. Raffel et al. 2020, section 2.2: none."""
 
     def build(self) -> Step:
         """Return the step.
@@ -52,18 +52,18 @@ class C4BadWords(BaseModel, frozen=True, extra="forbid"):
 
 
 class WordList(BaseModel, frozen=True, extra="forbid"):
-    """Drops texts in which words or phrases of a list are many, letters of either case."""
+    """Drops texts with many words or phrases of a list, ignoring case."""
 
     kind: Literal["word_list"] = "word_list"
     name: str
-    """What the list is of, in the reason: "spam" gives `word_list_spam`."""
+    """Name of the list in the reason: "spam" gives `word_list_spam`."""
     words: tuple[str, ...] = ()
     file: Path | None = None
-    """One word or phrase a line, beside `words`."""
+    """File with one word or phrase per line, in addition to `words`."""
     max_hits: int = 0
-    """More drop the text, if they are also more than `max_share`. Ours; no paper sets one."""
+    """Maximum hits; a text is dropped if it exceeds both this and `max_share`. Not from a paper (our choice)."""
     max_share: float = 0.0
-    """Of the text's words, between white space. Ours; no paper sets one."""
+    """Maximum hits as a share of the text's words, split at white space. Not from a paper (our choice)."""
 
     def build(self) -> Step:
         """Return the step.
@@ -86,10 +86,10 @@ class WordList(BaseModel, frozen=True, extra="forbid"):
 
 
 def word_finder(words: Iterable[str]) -> Callable[[str], Iterable[str]]:
-    """Return a function that finds words and phrases in a text in lower case, each as often as it occurs.
+    """Return a function that yields every occurrence of listed words and phrases in a lower-case text.
 
-    A word counts where no letter, digit or underscore is next to it. Time is linear in the text, whatever the
-    number of words; each phrase is one more search.
+    A word matches only without an adjacent letter, digit or underscore. Time is linear in the text, independent of
+    the number of words; each phrase adds one search.
     """
     listed = {word.strip().lower() for word in words} - {""}
     single = frozenset(word for word in listed if _RUN_OF_WORD_CHARACTERS.fullmatch(word))
@@ -117,10 +117,10 @@ def _words_of(name: str, words: tuple[str, ...], file: Path | None) -> list[str]
             raise UserError(f"word list {file} cannot be read: {error}") from error
     listed = [word for word in listed if word.strip()]
     if not listed:
-        raise UserError(f"word list {name!r} is empty; give `words`, or a `file` with one a line")
+        raise UserError(f"word list {name!r} is empty; give `words`, or a `file` with one entry per line")
     return listed
 
 
 def _share_of(document_id: str) -> float:
-    """Return a number in [0, 1) that depends on the id alone."""
+    """Return a number in [0, 1) that depends only on the id."""
     return int.from_bytes(hashlib.sha256(document_id.encode()).digest()[:8]) / 2**64

@@ -1,7 +1,8 @@
-"""Fitting a quality model: reference texts against raw ones, judged on texts that it was not fitted on.
+"""Fitting of a quality model on reference and raw texts, evaluated on held-out texts.
 
-Which texts are held out depends on a hash of each (`modelstack.tokenizer.documents.is_held_out`), so copies of one
-text are on one side. Texts that both sides hold are left out: they would teach nothing, and flatter nobody.
+A hash of each text decides whether it is held out (`modelstack.tokenizer.documents.is_held_out`), so copies of a
+text are in the same split. Texts in both classes are removed: they carry no information and would distort the
+evaluation.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from modelstack.tokenizer.documents import is_held_out
 MODEL_FILE, CARD_FILE, PLOT_FILE = "quality.safetensors", "README.md", "quality.png"
 HELD_OUT = 0.2
 MIN_TEXTS = 20
-"""Of each side and each split; fewer say nothing."""
+"""Minimum texts per class and split."""
 SHARES = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7)
-"""Of raw texts kept, for which the thresholds are told."""
+"""Shares of raw texts kept, for which thresholds are reported."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """A model, and its scores of the texts that were held out."""
+    """A fitted model with its scores of the held-out texts."""
 
     model: QualityModel
     good: NDArray[np.float64]
@@ -38,16 +39,16 @@ class Fitted:
 
 
 def fit(good: Sequence[str], raw: Sequence[str], *, c: float = 10.0, n_buckets: int = N_BUCKETS) -> Fitted:
-    """Fit a model that tells good texts from raw ones.
+    """Fit a model that separates good texts from raw ones.
 
     Args:
-        good: Of the kind that is wanted.
-        raw: As they come.
+        good: Reference texts.
+        raw: Unfiltered texts.
         c: Inverse strength of the L2 penalty.
-        n_buckets: Of the hashed runs.
+        n_buckets: Number of buckets of the hashed runs.
 
     Raises:
-        UserError: there are too few texts.
+        UserError: There are too few texts.
     """
     both = set(good) & set(raw)
     sides = [[text for text in dict.fromkeys(side) if text not in both] for side in (good, raw)]
@@ -56,8 +57,8 @@ def fit(good: Sequence[str], raw: Sequence[str], *, c: float = 10.0, n_buckets: 
     for name, texts in zip(("good", "raw"), zip(train, test, strict=True), strict=True):
         if min(map(len, texts)) < MIN_TEXTS:
             raise UserError(
-                f"{name}: {len(texts[0])} texts to fit on and {len(texts[1])} to judge by; "
-                f"{MIN_TEXTS} each are the least"
+                f"{name}: {len(texts[0])} texts to fit on and {len(texts[1])} held out; "
+                f"at least {MIN_TEXTS} each are needed"
             )
     from sklearn.linear_model import LogisticRegression
 
@@ -117,7 +118,7 @@ def write(fitted: Fitted, folder: Path, *, sources: dict[str, list[str]]) -> Non
         f"Fitted on {stated['good']['fitted']:,} reference texts ({', '.join(sources['good'])}) and "
         f"{stated['raw']['fitted']:,} raw ones ({', '.join(sources['raw'])}).",
         "",
-        "What it knows is how those two differ, topics too: what is good and unlike the reference scores low.",
+        "The model learns how the two sets differ, topics included: a good text unlike the reference scores low.",
         "",
     ]
     with replacing(folder / CARD_FILE) as temporary:
@@ -130,7 +131,7 @@ def _matrix(texts: Sequence[str], n_buckets: int) -> Any:
     rows = [features(text, n_buckets) for text in texts]
     starts = np.concatenate(([0], np.cumsum([len(buckets) for buckets, _ in rows])))
     buckets = np.concatenate([buckets for buckets, _ in rows])
-    starts, buckets = starts.astype(np.int32), buckets.astype(np.int32)  # scikit-learn takes no wider ones
+    starts, buckets = starts.astype(np.int32), buckets.astype(np.int32)  # scikit-learn accepts only 32-bit indices
     values = np.concatenate([values for _, values in rows])
     return csr_array((values.astype(np.float64), buckets, starts), shape=(len(rows), n_buckets))
 

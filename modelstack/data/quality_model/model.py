@@ -1,4 +1,4 @@
-"""The classifier: one weight a bucket, a probability out; a safetensors file that says what it was made of."""
+"""Quality classifier: one weight per bucket, a probability as output, a safetensors file that records its data."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ _VERSION = 1
 
 @dataclass(frozen=True, slots=True)
 class QualityModel:
-    """Tells reference texts from raw ones."""
+    """Linear classifier of reference texts against raw ones."""
 
     weights_F: NDArray[np.float32]
     bias: float
     stated: Mapping[str, Any] = field(default_factory=dict[str, Any])
-    """What it was fitted on, and how well it does."""
+    """Training texts and evaluation results of the model."""
 
     def score(self, text: str) -> float:
         """Return the probability that a text is of the reference kind."""
@@ -37,7 +37,7 @@ class QualityModel:
         return 1 / (1 + math.exp(-logit)) if logit > -700 else 0.0
 
     def save(self, path: Path) -> None:
-        """Write the file; the same model gives the same bytes."""
+        """Write the file; equal models give equal bytes."""
         from safetensors.numpy import save
 
         stated = {"version": _VERSION, "bias": self.bias, "stated": dict(self.stated)}
@@ -52,14 +52,14 @@ class QualityModel:
         """Read a file.
 
         Raises:
-            UserError: it is missing, too large, or holds no such model.
+            UserError: The file is missing, too large, or not a quality model.
         """
         from safetensors import SafetensorError
         from safetensors.numpy import load
 
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
-                raise UserError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes: no quality model is")
+                raise UserError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes, too large for a quality model")
             data = path.read_bytes()
             weights = load(data)["weights"]
             header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -1,4 +1,4 @@
-"""The step of a run that scores documents with a fitted model and drops what is below a threshold."""
+"""Step `quality_score`: scores documents with a fitted model and drops those below a threshold."""
 
 from __future__ import annotations
 
@@ -15,22 +15,24 @@ DECIMALS = 4
 
 
 class QualityScore(BaseModel, frozen=True, extra="forbid"):
-    """Scores each document (`metadata["quality_score"]`), and drops those below a threshold.
+    """Scores each document (`metadata["quality_score"]`) and drops those below a threshold.
 
-    DCLM keeps the best tenth of its pool (arXiv 2406.11794, section 4.4), FineWeb-Edu what was judged 3 of 5
-    (arXiv 2406.17557, section 4); `modelstack fit-quality` prints which threshold keeps how much.
+    DCLM keeps the best tenth of its pool (arXiv 2406.11794, section 4.4). FineWeb-Edu keeps pages rated at least 3
+    of 5 (arXiv 2406.17557, section 4). The card of a fitted model lists the share kept by each threshold.
+
+    Reason: `low_quality_score`.
     """
 
     kind: Literal["quality_score"] = "quality_score"
     model: Path
     threshold: float | None = Field(default=0.5, ge=0, le=1)
-    """Of the probability; None: scored and kept."""
+    """Minimum probability of a kept document; None: score without dropping."""
 
     def build(self) -> Step:
-        """Read the model.
+        """Return the step; reads the model.
 
         Raises:
-            UserError: it is missing or none.
+            UserError: The file is missing or not a quality model.
         """
         model = QualityModel.load(self.model)
 

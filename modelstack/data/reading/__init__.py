@@ -1,4 +1,4 @@
-"""Reading raw data: WARC, WET, HTML files, JSON lines, Parquet, code; a Document or Broken for each record."""
+"""Readers of raw data (WARC, WET, HTML, JSON lines, Parquet, code); each record becomes a Document or Broken."""
 
 from modelstack.data.reading.folders import CodeInput, HtmlInput
 from modelstack.data.reading.inputs import InputConfig, Shard, open_input, read_shard, shards_of

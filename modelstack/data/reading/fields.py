@@ -1,4 +1,4 @@
-"""A document of a record of named fields, as JSON lines and Parquet have them."""
+"""Conversion of a record with named fields, from JSON lines or Parquet, to a document."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from modelstack.data.reading.input_files import Input
 
 
 class Fields(BaseModel, frozen=True, extra="forbid"):
-    """What the fields are called; one that a record does not have is left at the input's default."""
+    """Names of the fields; the input's default applies to a missing field."""
 
     text_field: str = "text"
     id_field: str = "id"
@@ -21,13 +21,13 @@ class Fields(BaseModel, frozen=True, extra="forbid"):
 
 
 def document_of(record: dict[str, Any], place: str, fields: Fields, config: Input) -> Document | Broken:
-    """Return the document; fields without a name of ours, and those of a field `metadata`, are its metadata.
+    """Return the document of a record. All other fields, and those of a field `metadata`, become its metadata.
 
     Args:
-        record: Its fields, which are taken out.
-        place: What the document is called where it has no id.
-        fields: Their names.
-        config: The input's defaults.
+        record: Fields of the record; the function removes the named ones.
+        place: Id of the document if the record has none.
+        fields: Names of the fields.
+        config: Input with the defaults.
     """
     text = record.pop(fields.text_field, None)
     if not isinstance(text, str):
@@ -40,7 +40,7 @@ def document_of(record: dict[str, Any], place: str, fields: Fields, config: Inpu
     url = _text(record.pop(fields.url_field, None))
     nested = record.pop("metadata", None)
     if isinstance(nested, dict):
-        url = url or _text(nested.get(fields.url_field))  # datatrove keeps it there.
+        url = url or _text(nested.get(fields.url_field))  # datatrove stores the URL in the metadata.
         record = nested | record
     elif nested is not None:
         record["metadata"] = nested
@@ -48,5 +48,5 @@ def document_of(record: dict[str, Any], place: str, fields: Fields, config: Inpu
 
 
 def _text(value: Any) -> str:
-    """Return a text or a number as text; "" for what is neither."""
+    """Return a string or an integer as text; "" for other values."""
     return str(value) if isinstance(value, str | int) and not isinstance(value, bool) else ""

@@ -1,4 +1,4 @@
-"""Folders of files, a document a file: saved HTML pages, and code."""
+"""Inputs of one document per file: folders of saved HTML pages, and of source code."""
 
 from __future__ import annotations
 
@@ -15,32 +15,35 @@ from modelstack.data.reading.rights import note_rights_of_page
 
 
 class HtmlInput(Input, frozen=True):
-    """A folder of saved pages; each is a document with `content`."""
+    """A folder of saved pages; each becomes a document with `content`."""
 
     kind: Literal["html"] = "html"
     suffixes: tuple[str, ...] = (".html", ".htm", ".xhtml")
     base_url: str = ""
-    """What a page's path is put behind to be its URL; "" for no URL."""
+    """Prefix of a page's path that forms its URL; "" for no URL."""
     files_in_shard: int = Field(default=1000, ge=1)
 
 
 class CodeInput(Input, frozen=True):
-    """A folder of source files; each is a document with `text`, and its path in the metadata."""
+    """A folder of source files; each becomes a document with `text` and its path in the metadata."""
 
     kind: Literal["code"] = "code"
     repository: str = ""
-    """Name that documents carry; by default the folder's."""
+    """Repository name in the documents' metadata; default: the folder's name."""
     suffixes: tuple[str, ...] = ()
-    """Of files that are read; none given: all."""
+    """Suffixes of the files to read; empty: all files."""
     skipped_folders: tuple[str, ...] = ("node_modules", "__pycache__", "vendor", "third_party")
-    """Names, beside hidden ones: copies of other people's code."""
+    """Names of skipped folders, in addition to hidden ones: copies of third-party code."""
     max_file_bytes: int = Field(default=MEBIBYTE, ge=1)
-    """The Stack v2 leaves out files over 10 MB, most of it data; a source file past 1 MiB is generated."""
+    """Maximum bytes of a file.
+
+    The Stack v2 excludes files over 10 MB, most of which are data; source files over 1 MiB are generated.
+    """
     files_in_shard: int = Field(default=1000, ge=1)
 
 
 def read_html(path: Path, config: HtmlInput) -> Iterator[Document | Broken]:
-    """Return the page in a file."""
+    """Yield the page in a file."""
     name = name_in(config.path, path)
     content = _content(path, name, config.limits.max_record_bytes)
     if isinstance(content, Broken):
@@ -53,7 +56,7 @@ def read_html(path: Path, config: HtmlInput) -> Iterator[Document | Broken]:
 
 
 def read_code(path: Path, config: CodeInput) -> Iterator[Document | Broken]:
-    """Return the code in a file; what is not UTF-8 text is broken."""
+    """Yield the code in a file; a file that is not UTF-8 text is Broken."""
     name = name_in(config.path, path)
     content = _content(path, name, config.max_file_bytes)
     if isinstance(content, Broken):

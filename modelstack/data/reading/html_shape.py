@@ -1,9 +1,9 @@
-"""Pages whose shape alone would hold an HTML parser for minutes, told in time linear in the page.
+"""Detection of pages whose structure would occupy an HTML parser for minutes, in time linear in the page.
 
-The parser's and the extractor's time is quadratic in the depth of elements and in the attributes of a tag: 100 kB
-of `<div>` take 8 s in resiliparse 2.0, 1 MB some 15 minutes. Browsers end nesting at 512 (Blink's
-kMaximumHTMLParserDOMTreeDepth), so a page that means to be read has less. Tags are told as the HTML standard's
-tokenizer does (section 13.2.5), but for scripts that hold comments that hold scripts.
+The time of parser and extractor is quadratic in the depth of elements and in the attributes of a tag: 100 kB of
+`<div>` take 8 s in resiliparse 2.0, 1 MB about 15 minutes. Browsers limit nesting to 512 (Blink's
+kMaximumHTMLParserDOMTreeDepth), so genuine pages have less. Tags are recognised as by the HTML standard's
+tokenizer (section 13.2.5), except scripts within comments within scripts.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ import re
 
 MAX_DEPTH = 512
 MAX_ATTRIBUTES = 5000
-"""Of a tag; so many take 50 ms."""
+"""Maximum attributes of a tag; parsing this many takes 50 ms."""
 LARGE_CHARACTERS = 1 << 16
-"""A smaller page cannot hold attributes enough to matter."""
+"""Length of a page below which attributes cannot be a problem, in characters."""
 
 _ATTRIBUTE = r"""
     (?: [ \t\n\f\r/]++
@@ -33,13 +33,13 @@ _MARKUP = re.compile(
     re.VERBOSE | re.DOTALL | re.IGNORECASE,
 )
 _ONE_ATTRIBUTE = re.compile(_ATTRIBUTE, re.VERBOSE)
-# These have no content, or end where the next of their kind begins.
+# These elements have no content, or end where the next one of their kind begins.
 _FLAT = frozenset((
     "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track",
     "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option", "optgroup",
     "colgroup", "rb", "rt", "rp", "html", "head", "body",
 ))  # fmt: skip
-# In SVG and MathML `/>` ends an element; these lead back to HTML, where it does not (section 13.2.6.5).
+# In SVG and MathML `/>` closes an element. These elements return to HTML, where it does not (section 13.2.6.5).
 _BACK_TO_HTML = frozenset((
     "b", "big", "blockquote", "body", "br", "center", "code", "dd", "desc", "div", "dl", "dt", "em", "embed",
     "font", "foreignobject", "h1", "h2", "h3", "h4", "h5", "h6", "head", "hr", "i", "img", "li", "menu",
@@ -49,7 +49,7 @@ _BACK_TO_HTML = frozenset((
 
 
 def trap_in(html: str) -> str | None:
-    """Return what of a page's shape would take the parser too long, None where nothing does."""
+    """Return a description of the structure that would take the parser too long, or None."""
     n_opened = html.count("<") - html.count("</")
     if n_opened <= MAX_DEPTH and len(html) < LARGE_CHARACTERS:
         return None

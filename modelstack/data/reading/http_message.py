@@ -1,7 +1,8 @@
-"""The HTTP response in a WARC record's block: status, fields, and the body as it was before it was sent.
+"""Parser of the HTTP response in a WARC record: status, header fields and decoded body.
 
-RFC 9112 (chunked transfer coding) and RFC 9110, section 8.4 (content codings). Crawlers often undo a coding and
-leave the field (warcio's documentation tells so of some): a body that is not in the coding is taken as it is.
+RFC 9112 (chunked transfer coding) and RFC 9110, section 8.4 (content codings). Crawlers often decode a body but
+keep the header field (as warcio's documentation reports). A body that is not in the declared coding is therefore
+used as it is.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from modelstack.errors import UserError
 from modelstack.zstd_files import MAX_WINDOW, STEP_BYTES
 
 MAX_CODINGS = 3
-"""One over the other; servers use one."""
+"""Maximum nested content codings; servers use one."""
 _BLANK_LINE = re.compile(rb"\r?\n\r?\n")
 _LINE_END = re.compile(rb"\r?\n")
 _STATUS_LINE = re.compile(rb"HTTP/\d(?:\.\d)? +(\d{3})\b")
@@ -28,24 +29,24 @@ _CHUNK_SIZE = re.compile(rb"([0-9A-Fa-f]{1,8})[ \t]*(?:;[^\r\n]{0,1000})?\r?\n")
 
 
 class BadMessage(ValueError):
-    """The message cannot be read; the text is a reason."""
+    """The message cannot be read; the text is the reason for dropping it."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """A response with its body decoded."""
+    """A response with its decoded body."""
 
     status: int
     fields: dict[str, str]
-    """By name in lower case."""
+    """Header fields by lower-case name."""
     body: bytes
 
 
 def http_response(block: bytes, limits: Limits) -> HttpResponse:
-    """Return the response that a WARC record's block holds.
+    """Return the response in the block of a WARC record.
 
     Raises:
-        BadMessage: It is none, or its body cannot be decoded within the limits.
+        BadMessage: The block is not a response, or its body cannot be decoded within the limits.
     """
     status = _STATUS_LINE.match(block)
     if status is None:
@@ -77,9 +78,9 @@ def _dechunked(body: bytes) -> bytes:
         if not n_bytes:
             return b"".join(parts)
     if not parts:
-        return body  # The crawler undid it.
+        return body  # The crawler already decoded it.
     if place >= len(body):
-        return b"".join(parts)  # Cut off between chunks, or in the last: as much as there is.
+        return b"".join(parts)  # Truncated between chunks or in the last one: return what exists.
     raise BadMessage("chunked_body")
 
 
@@ -87,7 +88,7 @@ def _decoded(body: bytes, coding: str, limits: Limits) -> bytes:
     if coding in ("gzip", "x-gzip"):
         return _inflated(body, 31, limits) if body.startswith(GZIP_MAGIC) else body
     if coding == "deflate":
-        # Some servers send what zlib calls raw, and browsers take both.
+        # Some servers send raw deflate without a zlib header; browsers accept both.
         return _inflated(body, 15 if body[:1] and body[0] & 15 == 8 else -15, limits)
     if coding == "zstd":
         return _unzstd(body, limits) if body.startswith(ZSTD_MAGIC) else body

@@ -1,4 +1,4 @@
-"""What all inputs have in common: a path, a source and a licence by default, and the files they name."""
+"""Common part of all inputs: path, default source and licence, and the files found at the path."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from modelstack.errors import UserError
 
 
 class Input(BaseModel, frozen=True, extra="forbid"):
-    """Where documents come from."""
+    """An input: a path and defaults for its documents."""
 
     path: Path
     """A file, a folder, or a glob (`crawl/**/*.warc.gz`)."""
     source: str = ""
-    """Of documents that do not say; by default the path's last name."""
+    """Source of documents that state none; default: the last component of the path."""
     license: str = ""
-    """Of documents that do not say."""
+    """Licence of documents that state none."""
     limits: Limits = Field(default_factory=Limits)
 
     @property
     def source_name(self) -> str:
-        """The source of documents that do not say."""
+        """Source of documents that state none."""
         return self.source or self.path.name
 
 
 def files_of(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
-    """Return the files that a path names, sorted; those of a folder are the ones with such a name's end.
+    """Return the files of a path, sorted; for a folder, the files in it with one of the suffixes.
 
     Raises:
         UserError: There are none.
@@ -38,23 +38,23 @@ def files_of(path: Path, suffixes: tuple[str, ...]) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        # Links to files are taken: a hub's cache has nothing else.
+        # Links to files are accepted: the cache of a model hub contains only links.
         files = [file for file in files_below(path, takes_links=True) if file.name.lower().endswith(suffixes)]
-        rule = f"whose name ends in {', '.join(suffixes)}"
+        rule = f"with a name that ends in {', '.join(suffixes)}"
     else:
         files = [Path(name) for name in glob.glob(str(path), recursive=True)]
         files = sorted(file for file in files if file.is_file())
         rule = "of that name or glob"
     if not files:
-        raise UserError(f"input {path}: there is no file {rule}; check the path")
+        raise UserError(f"input {path}: no file {rule}; check the path")
     return files
 
 
 def files_below(folder: Path, skipped_folders: tuple[str, ...] = (), takes_links: bool = False) -> list[Path]:
-    """Return the regular files below a folder, sorted by path; hidden names are passed.
+    """Return the regular files below a folder, sorted by path, without hidden names.
 
-    Links to folders are never followed, links to files only if `takes_links`: what strangers packed may link to
-    anything on this machine.
+    Links to folders are never followed, links to files only with `takes_links`: a link in an untrusted archive may
+    point anywhere on this machine.
     """
     found: list[Path] = []
     for place, folders, names in os.walk(folder, followlinks=False):
@@ -67,7 +67,7 @@ def files_below(folder: Path, skipped_folders: tuple[str, ...] = (), takes_links
 
 
 def name_in(path: Path, file: Path) -> str:
-    """Return a file's name for ids: relative to the folder that the input names, or to a glob's fixed part."""
+    """Return the name of a file for ids, relative to the input's folder or to the fixed part of its glob."""
     folder = path if path.is_dir() else path.parent
     while glob.has_magic(str(folder)):
         folder = folder.parent
@@ -75,12 +75,12 @@ def name_in(path: Path, file: Path) -> str:
 
 
 def read_whole(file: Path, max_bytes: int) -> bytes | None:
-    """Return a file's bytes, None if there are more than `max_bytes`; neither a link nor a pipe is opened.
+    """Return the content of a file, None if it exceeds `max_bytes`; never opens a link or blocks on a pipe.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: The file cannot be read.
     """
-    # Not blocking: a pipe that took the file's place since the folder was listed would hang the reader.
+    # Non-blocking: a pipe that replaced the file after the listing would hang the reader.
     descriptor = os.open(file, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
     with os.fdopen(descriptor, "rb") as opened:
         content = opened.read(max_bytes + 1)

@@ -1,4 +1,4 @@
-"""Which reader an input's kind means, and the units of work that a runner gives to its processes."""
+"""Readers by kind of input, and the shards that a run distributes to its processes."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Shard:
     """A unit of work: files that are read one after the other."""
 
     name: str
-    """The same whenever the input is the same; no other shard of it has it."""
+    """Name of the shard: unique within the input, and identical for the same input."""
     files: tuple[Path, ...]
 
 
 def shards_of(config: InputConfig) -> list[Shard]:
-    """Return an input's units of work, in order: a file each, of folders of small files so many at a time.
+    """Return the shards of an input in order: one file each, or `files_in_shard` small files of a folder.
 
     Raises:
         UserError: The input has no files.
@@ -69,7 +69,7 @@ def shards_of(config: InputConfig) -> list[Shard]:
 
 
 def open_input(config: InputConfig) -> Iterator[Document | Broken]:
-    """Return the documents of an input; what cannot be read is Broken, and reading goes on.
+    """Yield the documents of an input; an unreadable record is Broken, and reading continues.
 
     Raises:
         UserError: The input has no files, or its kind needs a package that is not installed.
@@ -79,10 +79,10 @@ def open_input(config: InputConfig) -> Iterator[Document | Broken]:
 
 
 def read_shard(config: InputConfig, shard: Shard) -> Iterator[Document | Broken]:
-    """Return the documents of one unit of work.
+    """Yield the documents of a shard.
 
     Raises:
-        UserError: A file is gone, or the kind needs a package that is not installed.
+        UserError: A file no longer exists, or the kind needs a package that is not installed.
     """
     for file in shard.files:
         yield from _READERS[config.kind](file, config)

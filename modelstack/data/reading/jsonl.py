@@ -1,4 +1,4 @@
-"""JSON lines, plain, gzip or zstd: a document a line."""
+"""Reader of JSON lines (plain, gzip or zstd), one document per line."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from modelstack.data.reading.unpacking import pieces
 
 
 class JsonlInput(Input, Fields, frozen=True):
-    """Files of JSON objects, one a line; fields that are not named here go to the metadata."""
+    """Files with one JSON object per line; fields not named here become metadata."""
 
     kind: Literal["jsonl"] = "jsonl"
 
 
 def read_jsonl(path: Path, config: JsonlInput) -> Iterator[Document | Broken]:
-    """Return the documents of a file of JSON lines.
+    """Yield the documents of a JSON lines file.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     name = name_in(config.path, path)
     for number, line in lines_of(path, config.limits):
@@ -36,17 +36,17 @@ def read_jsonl(path: Path, config: JsonlInput) -> Iterator[Document | Broken]:
 
 
 def lines_of(path: Path, limits: Limits) -> Iterator[tuple[int, bytes | str]]:
-    """Return lines by number, without their ends; of a line that cannot be had, the reason (text, not bytes).
+    """Yield line numbers with lines without line ends; for an unreadable line, the reason (text instead of bytes).
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     number, is_passing = 1, False
     held: list[bytes] = []
     n_held = 0
     for piece in pieces(path, limits):
         if piece.fault:
-            # The line that it cut is lost with it; what comes next begins a line, or is found to be none.
+            # The interrupted line is lost. The following data starts a line, or will be rejected as JSON.
             yield number, piece.fault
             number, held, n_held, is_passing = number + 1, [], 0, False
             continue
@@ -72,10 +72,10 @@ def _document(line: bytes, place: str, config: JsonlInput) -> Document | Broken:
     except UnicodeDecodeError as error:
         return Broken(place, "invalid_utf8", str(error))
     try:
-        # NaN and infinities are no JSON, and could not be written again.
+        # NaN and infinity are not JSON and could not be written again.
         record: Any = json.loads(text, parse_constant=lambda _: None)
         if "\\ud" in text or "\\uD" in text:
-            json.dumps(record, ensure_ascii=False).encode()  # Half a surrogate pair is no text.
+            json.dumps(record, ensure_ascii=False).encode()  # A lone surrogate is not valid text.
     except UnicodeEncodeError as error:
         return Broken(place, "invalid_utf8", str(error)[:200])
     except (ValueError, RecursionError) as error:

@@ -1,4 +1,4 @@
-"""Parquet: a document a row; columns as the fields of JSON lines. Needs pyarrow, which is imported here alone."""
+"""Reader of Parquet files, one document per row, with columns as fields. Only this module imports pyarrow."""
 
 from __future__ import annotations
 
@@ -19,22 +19,22 @@ from modelstack.errors import UserError
 
 ROWS_AT_ONCE = 128
 MAX_SCHEMA_BYTES = 64 * MEBIBYTE
-"""Of names and statistics in the footer; a false length there is otherwise allocated as it is."""
+"""Maximum bytes of names and statistics in the footer; otherwise a forged length is allocated unchecked."""
 
 
 class ParquetInput(Input, Fields, frozen=True):
-    """Parquet files; columns that are not named here go to the metadata."""
+    """Parquet files; columns not named here become metadata."""
 
     kind: Literal["parquet"] = "parquet"
     max_row_group_bytes: int = Field(default=2048 * MEBIBYTE, ge=1)
-    """A group that says it unpacks to more is passed: a page of it may have to be held whole."""
+    """Maximum declared unpacked bytes of a row group; larger groups are skipped, as a page may be held whole."""
 
 
 def read_parquet(path: Path, config: ParquetInput) -> Iterator[Document | Broken]:
-    """Return the documents of a Parquet file.
+    """Yield the documents of a Parquet file.
 
     Raises:
-        UserError: There is no such file, or pyarrow is not installed.
+        UserError: The file does not exist, or pyarrow is not installed.
     """
     parquet, arrow_error = _pyarrow()
     name = name_in(config.path, path)
@@ -68,12 +68,12 @@ def _rows(
                 yield document_of({k: _plain(v) for k, v in record.items()}, f"{name}:{row}", config, config)
                 row += 1
     except (arrow_error, OSError, ValueError, OverflowError) as error:
-        # ValueError: text that is no UTF-8, a date that Python has not.
+        # ValueError: invalid UTF-8, or a date outside Python's range.
         yield Broken(f"{name}:{row}", "bad_rows", str(error)[:200])
 
 
 def _plain(value: Any) -> Any:
-    """Return a value as JSON has it."""
+    """Return a value in JSON form."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

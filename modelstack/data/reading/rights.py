@@ -1,9 +1,9 @@
-"""What a page, or the answer that brought it, says of its licence and of machines that would use it.
+"""Statements of a page or HTTP response about its licence and its use by machines.
 
 Robots: the `X-Robots-Tag` field and `<meta name="robots">` (Google's robots meta tag specification; `noai` is
-DeviantArt's addition of 2022) and the TDM Reservation Protocol (W3C community group report, 2024), whose `1` is
-noted as the directive `tdm-reservation`. Licence: `rel="license"` (HTML, section 4.6.7.5) in a link or a field.
-A directive for one crawler alone stays `name: directive`.
+DeviantArt's addition of 2022), and the TDM Reservation Protocol (W3C community group report, 2024), whose value
+`1` is recorded as the directive `tdm-reservation`. Licence: `rel="license"` (HTML, section 4.6.7.5) in a link or a
+field. A directive for a single crawler is recorded as `name: directive`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 MAX_VALUES = 32
-"""Of a kind from a page; there is no honest page with more."""
+"""Maximum values of a kind from one page; no genuine page has more."""
 MAX_VALUE_CHARACTERS = 500
 _META = re.compile(r"<[mM][eE][tT][aA]\s([^<>]{1,2000})")
 _LINK = re.compile(r"<(?:[lL][iI][nN][kK]|[aA])\s([^<>]{1,2000})")
@@ -37,7 +37,7 @@ def note_rights_of_page(metadata: dict[str, Any], page: str) -> None:
 
 
 def note_rights_of_fields(metadata: dict[str, Any], fields: Mapping[str, str]) -> None:
-    """Add what HTTP fields (names in lower case) say to the same places."""
+    """Add the same statements from HTTP fields (lower-case names)."""
     _add(metadata, "robots", _directives(fields.get("x-robots-tag", "")))
     if fields.get("tdm-reservation", "").strip() == "1":
         _add(metadata, "robots", ["tdm-reservation"])
@@ -60,7 +60,7 @@ def _attributes(text: str) -> Iterator[tuple[str, str]]:
 
 
 def _directives(text: str) -> list[str]:
-    """Return directives in lower case; one that follows `crawler:` keeps that name, as do the ones after it."""
+    """Return directives in lower case; those after `crawler:` are prefixed with the crawler's name."""
     found, crawler = [], ""
     for part in text.lower().split(","):
         name, colon, value = part.partition(":")
@@ -75,5 +75,5 @@ def _directives(text: str) -> list[str]:
 def _add(metadata: dict[str, Any], key: str, values: list[str]) -> None:
     new = [value.strip()[:MAX_VALUE_CHARACTERS] for value in values if value.strip()]
     if new:
-        # In the order found, each once.
+        # In order of appearance, without duplicates.
         metadata[key] = list(dict.fromkeys([*metadata.get(key, ()), *new]))[:MAX_VALUES]

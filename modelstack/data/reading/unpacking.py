@@ -1,8 +1,8 @@
-"""Bytes of a file that may be packed (gzip or zstd, told by their magic numbers), in pieces of bounded size.
+"""Unpacking of gzip or zstd files, recognised by magic number, in pieces of bounded size.
 
-Both formats are chains of members, and a WARC keeps a member a record (WARC 1.1, annex D): the pieces tell where
-members begin, and after a member that cannot be unpacked the next magic number is looked for, so that one bad
-record does not cost the file.
+Both formats are chains of members, and a WARC stores one record per member (WARC 1.1, annex D). Pieces therefore
+mark where members begin. After a corrupt member, reading resumes at the next magic number, so one bad record does
+not cost the file.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from modelstack.zstd_files import Frame
 GZIP_MAGIC = b"\x1f\x8b\x08"
 ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _ZSTD_SKIPPED = b"\x2a\x4d\x18"
-"""Behind any byte: a frame with a table for seeking, or a dictionary."""
+"""Magic number of a skippable zstd frame after its first byte: a seek table or a dictionary."""
 PIECE_BYTES = 1 << 18
 RESUME_WINDOW = 1 << 16
-"""How far before the place of an error the next member is looked for: a bad stream can be read past its end."""
+"""Bytes before an error that are searched for the next member: a corrupt stream may be read past its end."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes in order, or why there are none."""
+    """Consecutive bytes, or the reason for their absence."""
 
     data: bytes
     offset: int
-    """In the file: of the member; where the file is not packed, of the piece."""
+    """Offset in the file: of the member, or of the piece if the file is not packed."""
     starts_member: bool = False
     fault: str = ""
-    """Reason the rest of a member is lost; such a piece has no data."""
+    """Reason for losing the rest of a member; a piece with a fault has no data."""
 
 
 def pieces(path: Path, limits: Limits) -> Iterator[Piece]:
-    """Return the unpacked bytes of a file; what cannot be unpacked is a piece with a fault.
+    """Yield the unpacked bytes of a file; data that cannot be unpacked yields a piece with a fault.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     with open_file(path) as file:
         start = file.read(4)
@@ -59,17 +59,17 @@ def pieces(path: Path, limits: Limits) -> Iterator[Piece]:
 
 
 def is_packed(path: Path) -> bool:
-    """Whether a file is gzip or zstd."""
+    """Return whether a file is gzip or zstd."""
     with open_file(path) as file:
         start = file.read(4)
     return start.startswith((GZIP_MAGIC, ZSTD_MAGIC))
 
 
 def open_file(path: Path) -> BinaryIO:
-    """Open a file that the recipe names.
+    """Open a file named by the recipe.
 
     Raises:
-        UserError: There is none, or it may not be read.
+        UserError: The file does not exist or cannot be read.
     """
     try:
         return path.open("rb")
@@ -78,13 +78,13 @@ def open_file(path: Path) -> BinaryIO:
 
 
 class _Gzip:
-    """One member; `unpack` gives pieces of bounded size, and raises ValueError where it cannot be the format."""
+    """A gzip member; `unpack` yields pieces of bounded size and raises ValueError for invalid data."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(wbits=31)
         self.done = False
         self.rest = b""
-        """Input that is the next member's."""
+        """Input that belongs to the next member."""
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
         inflate = self._inflate
@@ -98,13 +98,13 @@ class _Gzip:
 
 
 class _Input:
-    """A file's bytes, of which some can be given back."""
+    """Buffered bytes of a file, with push-back."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._held = b""
         self.offset = 0
-        """Of the byte that is read next."""
+        """Offset of the next byte to read."""
 
     def read(self) -> bytes:
         data = self._held or self._file.read(PIECE_BYTES)
@@ -122,9 +122,9 @@ class _Input:
         self.offset = offset
 
     def seek_next(self, magic: bytes) -> tuple[bool, bool]:
-        """Go to the next place with these bytes; whether there is one, and whether something was passed.
+        """Move to the next magic number; return whether one was found, and whether data was skipped.
 
-        Zeros that fill a block up are nothing, nor is a frame that zstd's format says to skip.
+        Zero padding and zstd's skippable frames do not count as data.
         """
         kept, has_passed = b"", False
         while data := self.read():

@@ -1,4 +1,4 @@
-"""WARC files: web pages as they were fetched; WET files: their text as Common Crawl extracted it."""
+"""Readers of WARC files (web pages as fetched) and WET files (text extracted by Common Crawl)."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ HTML_TYPES = ("text/html", "application/xhtml+xml")
 
 
 class WarcInput(Input, frozen=True):
-    """WARC files; each HTTP response is a document with `content`."""
+    """WARC files; each HTTP response becomes a document with `content`."""
 
     kind: Literal["warc"] = "warc"
 
 
 class WetInput(Input, frozen=True):
-    """WET files; each conversion record is a document with `text`."""
+    """WET files; each conversion record becomes a document with `text`."""
 
     kind: Literal["wet"] = "wet"
 
 
 def read_warc(path: Path, config: WarcInput) -> Iterator[Document | Broken]:
-    """Return the HTTP responses of a WARC file, with status, type, URL, date, robots and licence links.
+    """Yield the HTTP responses of a WARC file, with status, type, URL, date, robots directives and licence links.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     for name, record in _records(path, config):
         if isinstance(record, WarcFault):
@@ -48,10 +48,10 @@ def read_warc(path: Path, config: WarcInput) -> Iterator[Document | Broken]:
 
 
 def read_wet(path: Path, config: WetInput) -> Iterator[Document | Broken]:
-    """Return the texts of a WET file.
+    """Yield the texts of a WET file.
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     for name, record in _records(path, config):
         if isinstance(record, WarcFault):
@@ -73,13 +73,13 @@ def read_wet(path: Path, config: WetInput) -> Iterator[Document | Broken]:
 
 
 def media_type(content_type: str) -> tuple[str, str]:
-    """Return type and charset of a `Content-Type` field, in lower case; "" where one is missing."""
+    """Return type and charset of a `Content-Type` field in lower case; "" for a missing one."""
     charset = _CHARSET.search(content_type)
     return content_type.partition(";")[0].strip().lower(), charset[1].lower() if charset else ""
 
 
 def _records(path: Path, config: Input) -> Iterator[tuple[str, WarcRecord | WarcFault]]:
-    """Return the records and what each is called: its own id, or the file's name and a place in it."""
+    """Yield the records with their names: the record id, or the file's name with an offset."""
     file_name = name_in(config.path, path)
     for record in warc_records(path, config.limits):
         is_fault = isinstance(record, WarcFault)
@@ -88,7 +88,7 @@ def _records(path: Path, config: Input) -> Iterator[tuple[str, WarcRecord | Warc
 
 
 def _is_http(record: WarcRecord) -> bool:
-    """Whether a response is one of HTTP; DNS answers are responses too."""
+    """Whether a response is an HTTP response; DNS answers are response records too."""
     return record.headers.get("content-type", "application/http").lower().startswith("application/http")
 
 
@@ -101,7 +101,7 @@ def _page(name: str, record: WarcRecord, response: HttpResponse, config: WarcInp
         metadata["truncated"] = truncated
     note_rights_of_fields(metadata, response.fields)
     if content_type in HTML_TYPES or not content_type:
-        # Tags are ASCII in nearly all charsets; what this cannot read, `extract` reads when the charset is known.
+        # Tags are ASCII in nearly all charsets; `extract` handles the others once the charset is known.
         note_rights_of_page(metadata, response.body.decode("latin-1"))
     return Document(
         id=name,

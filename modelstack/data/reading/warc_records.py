@@ -1,10 +1,9 @@
-"""Records of a WARC file, with what is between broken ones (ISO 28500:2017, WARC 1.1).
+"""Parser of WARC records (ISO 28500:2017, WARC 1.1) that recovers after broken ones.
 
-A record is `WARC/1.x`, header lines, an empty line, a block of `Content-Length` bytes, two line ends. A length
-that is false is found out by what follows the block. The next record is then looked for at the start of the next
-packed member, which no page can forge from inside; only where records do not have members of their own, at the
-next line that begins with `WARC/1.`. FastWARC passes over such places without a word, or ends there, and so is
-the reference in tests only.
+A record is `WARC/1.x`, header lines, an empty line, a block of `Content-Length` bytes, and two line ends. A wrong
+length is detected by the bytes after the block. Parsing resumes at the start of the next packed member, which the
+content of a page cannot forge. Only if members do not correspond to records, it resumes at the next line that
+begins with `WARC/1.`. FastWARC silently skips such places or stops there, so it serves as reference in tests only.
 """
 
 from __future__ import annotations
@@ -28,20 +27,20 @@ _LINE_ENDS = re.compile(rb"[\r\n]+")
 
 @dataclass(frozen=True, slots=True)
 class WarcRecord:
-    """A record as it was read."""
+    """A record as read."""
 
     offset: int
-    """In the file: of its packed member, or its own."""
+    """Offset in the file: of the packed member, or of the record itself."""
     number: int
-    """Of the record in the file, from 1; with faults counted."""
+    """Number of the record in the file, from 1, faults included."""
     headers: dict[str, str]
-    """By name in lower case."""
+    """Header fields by lower-case name."""
     block: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class WarcFault:
-    """A place that holds no record that could be read."""
+    """A place without a readable record."""
 
     offset: int
     number: int
@@ -51,18 +50,18 @@ class WarcFault:
 
 
 def warc_records(path: Path, limits: Limits) -> Iterator[WarcRecord | WarcFault]:
-    """Return the records of a WARC file, plain, gzip or zstd.
+    """Yield the records of a WARC file (plain, gzip or zstd).
 
     Raises:
-        UserError: There is no such file.
+        UserError: The file does not exist.
     """
     return _Parser(path, limits).records()
 
 
 def header_fields(lines: Iterable[bytes]) -> dict[str, str]:
-    """Return `name: value` lines by name in lower case; a name's second value is put behind a comma.
+    """Return `name: value` lines by lower-case name; repeated values are joined by a comma.
 
-    A line that begins with white space goes on with the one before it (RFC 9112, section 5.2).
+    A line that starts with white space continues the previous one (RFC 9112, section 5.2).
     """
     fields: dict[str, list[str]] = {}
     values: list[str] | None = None
@@ -79,7 +78,7 @@ def header_fields(lines: Iterable[bytes]) -> dict[str, str]:
 
 
 class _Segment:
-    """Bytes up to a place behind which no record reaches: a member's start, a fault, the file's end."""
+    """Buffered bytes up to a point that no record crosses: start of a member, fault, or end of the file."""
 
     def __init__(self, path: Path, limits: Limits) -> None:
         self._pieces = pieces(path, limits)
@@ -89,11 +88,11 @@ class _Segment:
         self.number = 0
         self.buffer = bytearray()
         self.offset = 0
-        """Of the buffer; where the file is packed, of the member it began with."""
+        """Offset of the buffer; for a packed file, offset of the member where it started."""
         self.closed = False
-        """There is no more than what is in the buffer."""
+        """Whether no further data follows the buffer."""
         self.fault = ""
-        """What closed it, where that was no good end."""
+        """Reason for the end of the segment if it is an error."""
 
     def go_to_next(self) -> bool:
         piece = self._first_of_next or next(self._pieces, None)
@@ -116,7 +115,7 @@ class _Segment:
             self.offset += n_bytes
 
     def skip(self, n_bytes: int) -> None:
-        """Drop what need not be in the buffer yet."""
+        """Drop bytes, reading as necessary."""
         while n_bytes and self.have(1):
             n_dropped = min(n_bytes, len(self.buffer))
             self.drop(n_dropped)
@@ -143,7 +142,7 @@ class _Segment:
         self.skip_all()
 
     def ends_record(self, n_bytes: int) -> bool:
-        """Whether what comes so far behind the buffer's start can follow a record."""
+        """Whether the data at `n_bytes` after the buffer's start can follow a record."""
         self.have(n_bytes + len(_RECORD_END) + len(_MARK))
         return _follows_record(bytes(self.buffer[n_bytes : n_bytes + len(_RECORD_END) + len(_MARK)]))
 
@@ -171,7 +170,7 @@ class _Parser:
         self._size = path.stat().st_size
         self._number = 0
         self._members_are_records = False
-        """No record is looked for inside a member: what looks like one may be a page's."""
+        """Whether records are found at member starts only: inside a member, a page may imitate a record."""
 
     def records(self) -> Iterator[WarcRecord | WarcFault]:
         segment = self._segment
@@ -209,7 +208,7 @@ class _Parser:
             is_member = self._segment.packed and not segment.fault and self._members_are_records
             reason = "content_length" if is_member or _NEXT_RECORD in segment.buffer else "truncated"
             return self._lost(
-                reason, start, record_id, f"{length} bytes said, {len(segment.buffer) - start} there"
+                reason, start, record_id, f"{length} bytes declared, {len(segment.buffer) - start} found"
             )
         if not segment.ends_record(end):
             return self._lost("content_length", start, record_id, f"no record ends after {length} bytes")
@@ -220,7 +219,7 @@ class _Parser:
         return WarcRecord(offset, self._number, headers, block)
 
     def _too_large(self, start: int, end: int, record_id: str) -> WarcFault:
-        """Pass a record that is not taken into memory, if its length is true."""
+        """Skip a record too large for memory, provided that its length is correct."""
         segment, detail = self._segment, f"{end - start:,} bytes; at most {self._max_bytes:,} are read"
         if not self._segment.packed and not self._plain_file_ends_record(segment.offset + end):
             return self._lost("content_length", start, record_id, f"no record ends after {end - start:,} bytes")
@@ -239,7 +238,7 @@ class _Parser:
             return _follows_record(file.read(len(_RECORD_END) + len(_MARK)))
 
     def _lost(self, reason: str, n_read: int, record_id: str = "", detail: str = "") -> WarcFault:
-        """Go to where the next record may begin, after so many bytes that were understood."""
+        """Drop `n_read` parsed bytes and move to the next possible start of a record."""
         segment, offset = self._segment, self._segment.offset
         segment.drop(n_read)
         if self._members_are_records:

@@ -1,5 +1,5 @@
-"""Documents that a model of ours writes after real ones: templates, checks, a run that goes on where it stopped.
+"""Synthetic documents: a model rewrites real documents by templates, with checks and resume.
 
-Rephrasing and questions with answers, as Nemotron-CC has them (Su et al. 2024, arXiv 2412.02595). The model itself
-is not known here: it is a callable that is given from above.
+Rephrasing and question-answer pairs follow Nemotron-CC (Su et al. 2024, arXiv 2412.02595). This package does not
+know the model; the caller passes it as a callable.
 """

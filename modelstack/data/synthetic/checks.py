@@ -1,8 +1,8 @@
-"""Whether a document that a model wrote may be trained on; the first rule that it breaks is why it goes.
+"""Checks of generated documents; the first failed check is the reason to drop a document.
 
-Lengths, copies of what it was written after, language, evaluations. A model that is asked to rephrase often copies
-instead, and then the corpus has its documents twice: of a document's runs of 8 words at most a share may stand in
-its seed. Quality rules and near-duplicates are those of `modelstack data`, which reads what is written here.
+The checks cover length, copies of the seed document, language and evaluations. A model asked to rephrase often
+copies instead, which would duplicate documents in the corpus: at most a given share of a document's 8-word runs
+may occur in its seed. Quality rules and near-duplicates are left to the data pipeline, which reads the output.
 """
 
 from __future__ import annotations
@@ -17,27 +17,27 @@ from modelstack.data.documents import Document
 from modelstack.data.language import Language
 
 COPIED_WORDS = 8
-"""Of a run: shorter ones are everyday phrases."""
+"""Words per run; shorter runs are common phrases."""
 
 Check = Callable[[Document, str], str | None]
-"""Of a document and the text that it was written after: the reason to drop it, None to keep it."""
+"""Function of a document and the text of its seed: returns the reason to drop the document, or None."""
 
 
 class Checks(BaseModel, frozen=True, extra="forbid"):
-    """What a document must be."""
+    """Limits and checks for generated documents."""
 
     min_characters: int = Field(default=200, ge=1)
-    """Nemotron-CC drops what has fewer than 50 tokens."""
+    """Minimum characters; Nemotron-CC drops documents with fewer than 50 tokens."""
     max_characters: int = Field(default=20_000, ge=1)
     max_copied_share: float = Field(default=0.2, ge=0, le=1)
-    """Of a document's runs of 8 words, those that stand in its seed."""
+    """Maximum share of the document's 8-word runs that occur in its seed."""
     language: Language | None = Language()
-    """None: any."""
+    """Language check; None: any language."""
     decontaminate: Decontaminate | None = None
-    """None: not held against evaluations here; `modelstack data` can do it."""
+    """Decontamination; None: not checked here (the data pipeline can do it)."""
 
     def build(self) -> Check:
-        """Return the check; loads the model of languages and the evaluations.
+        """Return the check; loads the language model and the evaluations.
 
         Raises:
             UserError: A package or an evaluation is missing.
@@ -57,7 +57,7 @@ class Checks(BaseModel, frozen=True, extra="forbid"):
 
 
 def copied_share(text: str, seed: str) -> float:
-    """Return the share of a text's runs of 8 words that stand in its seed; a shorter text is one run."""
+    """Return the share of a text's 8-word runs that occur in its seed; a shorter text is one run."""
     n_words = min(COPIED_WORDS, len(words_of(text)))
     if not n_words:
         return 0.0

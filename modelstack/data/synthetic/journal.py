@@ -1,6 +1,6 @@
-"""What became of each attempt, a line each, on the disk before the next one begins.
+"""Journal of attempts: one line per outcome, synced to disk before the next attempt.
 
-A process that is killed leaves at most one line cut off; it is taken away, and its attempt is made again.
+A killed process leaves at most one partial line. It is removed, and its attempt is repeated.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ MAX_LINE_BYTES = 1 << 26
 
 
 class Journal:
-    """An open file of attempts; a context manager."""
+    """Open file of attempts; a context manager."""
 
     def __init__(self, path: Path) -> None:
-        """Read what is there, cut off what is no whole line, and stand at the end.
+        """Read existing attempts, remove a partial last line, and open the file for appending.
 
         Raises:
-            UserError: A whole line is no attempt.
+            UserError: A complete line is not an attempt.
         """
         self.path = path
         self.outcomes: dict[str, str] = {}
-        """By key, of all attempts."""
+        """Outcome of every attempt, by key."""
         end = 0
         if path.exists():
             for attempt, line_end in _whole_lines(path):
@@ -38,19 +38,19 @@ class Journal:
         self._file.truncate(end)
 
     def note(self, attempt: dict[str, Any]) -> None:
-        """Add an attempt, with its `key` and `outcome`, and wait for the disk."""
-        # Escapes alone: what a model wrote may hold characters that some readers take for the end of a line.
+        """Append an attempt with its `key` and `outcome`, and sync it to disk."""
+        # ASCII escapes only: generated text may contain characters that some readers treat as line ends.
         self._file.write(json.dumps(attempt).encode() + b"\n")
         self._file.flush()
         os.fsync(self._file.fileno())
         self.outcomes[attempt["key"]] = attempt["outcome"]
 
     def attempts(self) -> Iterator[dict[str, Any]]:
-        """Return all attempts, in the order in which they were made."""
+        """Return all attempts in the order in which they were made."""
         return (line for line, _ in _whole_lines(self.path))
 
     def __enter__(self) -> Journal:
-        """Return itself."""
+        """Return the journal."""
         return self
 
     def __exit__(
@@ -61,7 +61,7 @@ class Journal:
 
 
 def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
-    """Give each attempt, and where its line ends in the file."""
+    """Yield each attempt with the offset of its line's end."""
     end = 0
     with path.open("rb") as file:
         for number, line in enumerate(iter(lambda: file.readline(MAX_LINE_BYTES), b""), 1):
@@ -73,7 +73,7 @@ def _whole_lines(path: Path) -> Iterator[tuple[dict[str, Any], int]]:
                 attempt = None
             if not isinstance(attempt, dict) or not all(type(attempt.get(k)) is str for k in ("key", "outcome")):
                 raise UserError(
-                    f"{path}, line {number}: no attempt of a run; remove the folder, or name another --out"
+                    f"{path}, line {number}: not an attempt of a run; remove the folder, or name another --out"
                 )
             end += len(line)
             yield attempt, end

@@ -1,4 +1,4 @@
-"""A recipe of synthetic documents: after which ones, how, and what they must be."""
+"""Recipe of synthetic documents: seed documents, templates and checks."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from modelstack.data.synthetic.template import Template
 
 
 class SyntheticRecipe(BaseModel, frozen=True, extra="forbid"):
-    """What is written."""
+    """Configuration of a run that writes synthetic documents."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    """Of the documents' source: `synthetic/NAME`."""
+    """Name of the run; the documents' source is `synthetic/NAME`."""
     inputs: tuple[InputConfig, ...] = Field(min_length=1)
-    """The documents that are written after."""
+    """Inputs with the seed documents."""
     templates: tuple[Template, ...] = Field(min_length=1)
     max_attempts: int | None = Field(default=None, ge=1)
-    """Documents asked for, whether they are kept or not; None: all templates after all documents."""
+    """Maximum number of generated documents, kept or not; None: all templates for all seed documents."""
     seed: int = 0
-    """Of the sampling."""
+    """Seed of the sampling."""
     license: str | None = None
-    """Of what is written; None: the seed document's, which may ask for it."""
+    """Licence of the generated documents; None: the seed document's, which may require it."""
     checks: Checks = Checks()
 
     @model_validator(mode="after")

@@ -1,9 +1,9 @@
-"""A run: each template after each document, checked, noted at once, and packed when all is written.
+"""Run that applies each template to each seed document, checks the results, and packs the kept ones.
 
-What became of an attempt is on the disk before the next one begins: a run that is killed loses the document that
-was being written and nothing else. An attempt's key, and the seed of its sampling, follow from its seed document,
-template and number, so a run that was stopped ends as one that was not, if its writer is deterministic. The
-documents are then a file that `modelstack data` reads as any other.
+The outcome of an attempt is on disk before the next one begins. A killed run loses only the document being
+generated. The key of an attempt and its sampling seed derive from seed document, template and number. A resumed
+run therefore ends like an uninterrupted one if the writer is deterministic. The data pipeline reads the resulting
+file like any other.
 """
 
 from __future__ import annotations
@@ -30,50 +30,50 @@ from modelstack.files import replacing, sha256_of
 RECIPE_FILE, MANIFEST_FILE = "recipe.json", "manifest.json"
 ATTEMPTS_FILE, DOCUMENTS_FILE = "attempts.jsonl", "documents.jsonl.zst"
 KEPT = "kept"
-"""The outcome of an attempt that has a document; the others are reasons why there is none."""
+"""Outcome of an attempt that produced a document; all other outcomes are reasons for failure."""
 Progress = Callable[[Counter[str]], object]
-"""Told how many attempts have had which outcome."""
+"""Called with the number of attempts by outcome."""
 
 
 class NotWritten(Exception):
-    """A writer cannot write one document; it is counted under the reason, and the next one is asked for."""
+    """A writer cannot generate one document; the reason is counted, and the run continues."""
 
     def __init__(self, reason: str) -> None:
-        """Give a few words that are the same for all documents of the kind."""
+        """Set a short reason, identical for all documents with the same problem."""
         super().__init__(reason)
         self.reason = reason
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a writer is asked for."""
+    """A request to a writer."""
 
     prompt: str
     schema: Mapping[str, Any]
-    """Of the reply, which is JSON."""
+    """JSON Schema of the reply."""
     max_tokens: int
     seed: int
-    """Of the sampling."""
+    """Seed of the sampling."""
 
 
 class Writer(Protocol):
-    """A model that writes."""
+    """A model that generates documents."""
 
     @property
     def name(self) -> str:
-        """What documents say wrote them."""
+        """Name of the model in the documents' metadata."""
         ...
 
     @property
     def sha256(self) -> str:
-        """Hash of its weights, and of whatever else decides what it writes."""
+        """Hash of the weights and of everything else that determines the output."""
         ...
 
     def __call__(self, request: Request) -> str:
         """Return a reply.
 
         Raises:
-            NotWritten: This one cannot be written; another may.
+            NotWritten: This document cannot be generated; others may.
         """
         ...
 
@@ -88,10 +88,10 @@ class _Attempt:
 def write_documents(
     recipe: SyntheticRecipe, writer: Writer, folder: Path, progress: Progress = lambda outcomes: None
 ) -> dict[str, Any]:
-    """Write what is not written yet, and return the manifest.
+    """Generate all missing documents and return the manifest.
 
     Raises:
-        UserError: The folder holds documents of another recipe or model, or an input is not there.
+        UserError: The folder holds documents of another recipe or model, or an input does not exist.
     """
     folder.mkdir(parents=True, exist_ok=True)
     _claim(recipe, writer, folder)
@@ -123,7 +123,7 @@ def write_documents(
 
 
 def _attempts(recipe: SyntheticRecipe, passed: Counter[str], taken: set[str]) -> Iterator[_Attempt]:
-    """Give each attempt once, in the order of the inputs; count the seed documents that give none."""
+    """Yield each distinct attempt in the order of the inputs; count skipped seed documents in `passed`."""
     for item in (item for config in recipe.inputs for item in open_input(config)):
         if isinstance(item, Broken):
             passed[item.reason] += 1
@@ -142,7 +142,7 @@ def _attempts(recipe: SyntheticRecipe, passed: Counter[str], taken: set[str]) ->
 
 
 def _attempted(attempt: _Attempt, recipe: SyntheticRecipe, writer: Writer, check: Check) -> dict[str, Any]:
-    """Return the line of an attempt, made now."""
+    """Make an attempt and return its journal line."""
     seed, template = attempt.seed, attempt.template
     sampling_seed = int(_digest(str(recipe.seed), attempt.key)[:8], 16)
     request = Request(template.asked(seed.text), template.schema_of_reply, template.max_tokens, sampling_seed)
@@ -178,7 +178,7 @@ def _attempted(attempt: _Attempt, recipe: SyntheticRecipe, writer: Writer, check
 
 
 def _is_kept(attempt: Mapping[str, Any], taken: set[str]) -> bool:
-    """Whether there is a document, of a seed that the inputs still hold."""
+    """Whether an attempt has a document whose seed is still in the inputs."""
     return attempt["outcome"] == KEPT and attempt["key"] in taken
 
 
@@ -193,7 +193,7 @@ def _pack(path: Path, documents: Iterator[dict[str, Any]]) -> None:
 
 
 def _claim(recipe: SyntheticRecipe, writer: Writer, folder: Path) -> None:
-    """Make a folder that of a recipe and a model, or find that it is."""
+    """Record recipe and model in an empty folder, or check that the folder holds the same ones."""
     path = folder / RECIPE_FILE
     model = {"name": writer.name, "sha256": writer.sha256}
     if path.exists():
@@ -217,5 +217,5 @@ def _fingerprint(recipe: SyntheticRecipe) -> str:
 
 
 def _digest(*parts: str) -> str:
-    """Return a hash of texts, which tells ("ab", "c") from ("a", "bc")."""
+    """Return a hash of several texts that distinguishes ("ab", "c") from ("a", "bc")."""
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -1,7 +1,7 @@
-"""What a model is asked to write after a document, and the form in which it must: JSON of named fields.
+"""Templates for synthetic documents: a prompt with the seed document, and a reply of named JSON fields.
 
-The form is a schema that a grammar can hold a model to, and is checked here all the same: whoever writes is not
-trusted to have been held.
+A grammar can enforce the schema of the reply. The reply is validated here as well, because the writer is
+untrusted.
 """
 
 from __future__ import annotations
@@ -14,55 +14,55 @@ from pydantic import BaseModel, Field, model_validator
 
 SEED_PLACE = "{seed}"
 MAX_PAIRS = 8
-"""Questions with answers of one document, as Nemotron-CC asks for at most (arXiv 2412.02595, appendix)."""
+"""Maximum question-answer pairs per document, as in Nemotron-CC (arXiv 2412.02595, appendix)."""
 
 Form = Literal["document", "questions"]
 
 
 class Template(BaseModel, frozen=True, extra="forbid"):
-    """One way to write a document after another."""
+    """A way to derive a document from a seed document."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     form: Form = "document"
-    """Title and text, or pairs of a question and its answer."""
+    """Form of the result: title and text, or question-answer pairs."""
     prompt: str
-    """Asked of the model; `{seed}` stands where the document goes."""
+    """Prompt; `{seed}` is replaced by the seed document."""
     per_seed: int = Field(default=1, ge=1)
-    """Documents written after one."""
+    """Number of documents per seed document."""
     seed_characters: int = Field(default=2000, ge=1)
-    """Of a longer document the beginning is shown, up to the last white space."""
+    """Maximum characters of the seed document in the prompt; a longer one is cut at white space."""
     max_tokens: int = Field(default=400, ge=16)
-    """Of the reply."""
+    """Maximum tokens of the reply."""
 
     @model_validator(mode="after")
     def _has_one_place(self) -> Self:
         if self.prompt.count(SEED_PLACE) != 1:
             raise ValueError(
-                f"the prompt of template {self.name!r} must hold {SEED_PLACE} once: the document's place"
+                f"the prompt of template {self.name!r} must contain {SEED_PLACE} exactly once, for the document"
             )
         return self
 
     @property
     def schema_of_reply(self) -> Mapping[str, Any]:
-        """Return the JSON Schema of the reply."""
+        """JSON Schema of the reply."""
         return _SCHEMAS[self.form]
 
     def asked(self, seed: str) -> str:
-        """Return the prompt with a document in its place."""
+        """Return the prompt with a seed document inserted."""
         if len(seed) > self.seed_characters:
             start = seed[: self.seed_characters + 1]
             seed = start.rsplit(None, 1)[0] if len(start.split(None, 1)) > 1 else start[:-1]
         return self.prompt.replace(SEED_PLACE, seed.strip())
 
     def text_of(self, reply: str) -> str | None:
-        """Return the document that a reply holds, None where it has another form."""
+        """Return the document in a reply, or None if the reply has another form."""
         try:
             value = json.loads(reply)
         except (ValueError, RecursionError):
             return None
         read = _document if self.form == "document" else _questions
         text = read(value)
-        # Half a surrogate pair is no text, and JSON's escapes can spell one.
+        # A lone surrogate is not valid text, but JSON escapes can represent one.
         return text if text is not None and not any("\ud800" <= c <= "\udfff" for c in text) else None
 
 
@@ -99,7 +99,7 @@ def _questions(value: Any) -> str | None:
 
 
 def _texts(value: Any, names: tuple[str, ...]) -> tuple[str, ...] | None:
-    """Return the fields of an object of these texts alone, None where one is missing, empty or no text."""
+    """Return the named fields of an object; None if one is missing, empty or not text, or others exist."""
     if not isinstance(value, dict) or set(value) != set(names):
         return None
     texts = tuple(value[name].strip() if isinstance(value[name], str) else "" for name in names)

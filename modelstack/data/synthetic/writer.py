@@ -1,4 +1,4 @@
-"""An engine as the writer of synthetic documents: the model's chat format, and a grammar that holds the reply."""
+"""Writer of synthetic documents based on an inference engine, with the model's chat format and a grammar."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ _FORM = "Reply with the result as JSON."
 
 
 class EngineWriter:
-    """A model that writes under a schema; one document at a time."""
+    """Generates documents with an engine under a schema, one at a time."""
 
     def __init__(
         self, engine: Engine, name: str, *, temperature: float = 0.8, top_p: float = 0.95, min_p: float = 0.05
     ) -> None:
-        """Take a loaded engine.
+        """Wrap a loaded engine.
 
         Args:
-            engine: The model.
-            name: What documents say wrote them.
-            temperature: Of the sampling; greedy writing repeats itself.
-            top_p: As `SamplingParams` has it.
-            min_p: The same.
+            engine: The engine.
+            name: Name of the model in the documents' metadata.
+            temperature: Sampling temperature; greedy decoding repeats itself.
+            top_p: See `SamplingParams`.
+            min_p: See `SamplingParams`.
         """
         self.name = name
         self._engine = engine
@@ -38,19 +38,19 @@ class EngineWriter:
 
     @property
     def sha256(self) -> str:
-        """Hash of weights, adapter and sampling."""
+        """Hash of weights, adapter and sampling parameters."""
         parts = [self._engine.fingerprint, self._sampling.temperature, self._sampling.top_p, self._sampling.min_p]
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def __call__(self, request: Request) -> str:
-        """Return the JSON that the model wrote.
+        """Return the generated JSON.
 
         Raises:
-            NotWritten: Prompt and reply do not fit in the context, or the reply was cut before its end.
+            NotWritten: Prompt and reply do not fit in the context, or the reply is truncated.
             EngineError: The engine failed.
         """
         grammar = self._compiler.compile(ResponseFormat(answer=request.schema))
-        # A seed document is a stranger's text: content, never control tokens.
+        # The seed document is untrusted text: encoded as content, never as control tokens.
         asked = ChatMessage("user", f"{request.prompt}\n\n{_FORM}")
         ids = [*self._chat.encode([asked]).ids, *self._chat.opening_ids("assistant", previous="user")]
         if len(ids) + request.max_tokens > self._engine.context_window:
@@ -74,5 +74,5 @@ class EngineWriter:
 
 
 def name_of(model: Path, adapter: Path | None) -> str:
-    """Return what documents say wrote them: the files' names."""
+    """Return the name of the model in the documents' metadata, from the file names."""
     return model.stem if adapter is None else f"{model.stem}+{adapter.stem}"

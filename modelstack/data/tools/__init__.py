@@ -1,5 +1,6 @@
-"""Training data for tool calling: read from files, made from schemas, composed, decontaminated, mixed. Torch-free.
+"""Training data for tool calling: read from files, generated from schemas, decontaminated and mixed. Torch-free.
 
-`recipe` says what a data set is made of and `build` makes it. `everyday` speaks hand-written tools in hand-written
-sentences, `api` real schemas in reworded descriptions; `kinds` makes a value together with the words for it.
+`recipe` configures a data set and `build` produces it. `everyday` phrases requests for hand-written tools with
+hand-written sentences, `api_*` for real schemas with reworded descriptions. `kinds` generates values together with
+their wording.
 """

@@ -1,8 +1,8 @@
-"""Examples from real schemas: calls, several calls, and near-misses among the tools of one server.
+"""Examples from real schemas: single and several calls, and near-misses among the tools of one server.
 
-Distractors are hard where that is possible: tools of the same server, or, in large collections, tools that share a
-word with the gold one. A near-miss takes the gold tool away and keeps those; tools that say nearly the same as the
-gold one are never shown, since they might do its work.
+Distractors are hard where possible: tools of the same server or, in large collections, tools that share a word
+with the gold tool. A near-miss removes the gold tool and keeps the distractors. Tools whose descriptions nearly
+equal the gold tool's are never shown, because they might do its work.
 """
 
 from __future__ import annotations
@@ -22,24 +22,27 @@ from modelstack.data.tools.spoken import Scene, scene, today_line
 
 SOURCE = "api"
 SAME_WORK = 0.4
-"""Share of common stems from which two tools may do the same work (read off samples; errs on the safe side)."""
+"""Minimum share of common stems for two tools to count as doing the same work.
+
+Chosen from samples, conservatively.
+"""
 _LARGE = 120
-"""Tools from which a collection is no server whose tools are all akin."""
+"""Number of tools above which a collection is not a server of related tools."""
 _N_TOOLS = (1, 1, 1, 2, 2, 3, 3, 4, 4, 5)
 _P_TODAY = 0.1
 _MOST_REPEATED = 3
-"""Required parameters that a sentence can still say of several calls."""
+"""Maximum required parameters for which a sentence can still describe several calls."""
 _P_APART = 0.3
-"""That several calls are asked for one by one."""
+"""Probability that several calls are requested one by one."""
 _P_TOGETHER = 0.4
-"""That tools which need the same are asked for in one breath, where there are any."""
+"""Probability that tools with the same parameters are requested together, if there are any."""
 
 
 class ApiStock:
-    """Real tools, and which are akin."""
+    """Real tools, with access to related and unrelated ones."""
 
     def __init__(self, apis: Sequence[Api], shares: Mapping[str, float]) -> None:
-        """Hold the tools of the sources that have a share; a source is drawn by its share."""
+        """Hold the tools of the sources with a positive share; a source is drawn by its share."""
         self.by_source: dict[str, list[Api]] = defaultdict(list)
         for api in apis:
             if shares.get(api.source, 0) > 0:
@@ -54,7 +57,7 @@ class ApiStock:
         return now.one(self.by_source[source])
 
     def akin(self, api: Api, now: Scene) -> list[Api]:
-        """Return up to 12 tools akin to one, that do other work, in random order."""
+        """Return up to 12 related tools that do other work, in random order."""
         near = self._by_origin[api.source, api.origin]
         if len(near) > _LARGE:
             indices = {i for stem in stems(said_of(api)) for i in self._by_stem.get(stem, ())[:_LARGE]}
@@ -63,7 +66,7 @@ class ApiStock:
         return [other for other in near if overlap(said_of(api), said_of(other)) < SAME_WORK][:12]
 
     def far(self, text: str, now: Scene, n: int) -> list[Api]:
-        """Return tools that share no word with a text."""
+        """Return up to `n` tools that share no word with a text."""
         return [other for other in now.some(self.apis, 4 * n + 8) if not share_stem(text, said_of(other))][:n]
 
     @cached_property
@@ -83,12 +86,12 @@ class ApiStock:
 
 
 def said_of(api: Api) -> str:
-    """Return what a tool says of itself, for comparing."""
+    """Return name and wish of a tool as one text, for comparison."""
     return f"{api.tool.name} {api.wish}"
 
 
 def made_from_apis(stock: ApiStock, sort: str, seed: int, number: int) -> Made | None:
-    """Return the example of a sort and number, None where chance led nowhere."""
+    """Return the example of a sort and number, or None if the random choices lead to no example."""
     return API_SORTS[sort](stock, scene(SOURCE, sort, seed, number), f"{sort}-{number}")
 
 
@@ -110,7 +113,7 @@ def _parallel(stock: ApiStock, now: Scene, name: str) -> Made | None:
 def _multi(stock: ApiStock, now: Scene, name: str) -> Made | None:
     api = stock.draw(now)
     if now.chance(_P_TOGETHER):
-        chosen = [api, *_of_same_things(api, stock.akin(api, now))[: now.one((1, 1, 2))]]
+        chosen = [api, *_with_same_parameters(api, stock.akin(api, now))[: now.one((1, 1, 2))]]
         return _with_calls(stock, now, name, "multi", chosen, [ask_together(chosen, now)]) if chosen[1:] else None
     n_others = now.one((1, 1, 1, 2, 2, 3))
     others = [stock.draw(now) for _ in range(n_others)] if now.chance(0.5) else stock.akin(api, now)[:n_others]
@@ -121,8 +124,8 @@ def _multi(stock: ApiStock, now: Scene, name: str) -> Made | None:
     return _with_calls(stock, now, name, "multi", chosen, clauses)
 
 
-def _of_same_things(api: Api, others: Sequence[Api]) -> list[Api]:
-    """Return the tools that need what one needs, by the names and types of their parameters."""
+def _with_same_parameters(api: Api, others: Sequence[Api]) -> list[Api]:
+    """Return the tools with the same required parameters, by name and type."""
 
     def needs(each: Api) -> dict[str, object]:
         parameters = each.tool.parameters
@@ -132,7 +135,7 @@ def _of_same_things(api: Api, others: Sequence[Api]) -> list[Api]:
 
 
 def _n_repeated(api: Api, now: Scene) -> int:
-    """Return how many calls of one tool there are among calls of others."""
+    """Return the number of calls of one tool among calls of several."""
     return now.one((1, 1, 1, 2, 2, 3)) if len(api.tool.parameters["required"]) <= _MOST_REPEATED else 1
 
 

@@ -1,4 +1,4 @@
-"""Wishes for real tools: a reworded description, and the values spoken in the places where people put them."""
+"""Requests for real tools: a reworded description with the values inserted in natural positions."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ _QUOTED_LABELS = (
 
 
 ValueOf = Callable[[str, Mapping[str, Any], Scene], Spoken | None]
-"""A value for a parameter by its name and schema, None where there is none."""
+"""Function that returns a value for a parameter by name and schema, or None."""
 
 
 def ask_api(
@@ -60,14 +60,14 @@ def ask_api(
     values_of: ValueOf = value_of,
     nouns: Mapping[str, str] | None = None,
 ) -> Clause | None:
-    """Return a clause that asks for calls of a real tool, None where a value has no rule.
+    """Return a clause that requests calls of a real tool, or None if a required parameter has no value rule.
 
     Args:
-        api: The tool, with its words.
-        now: Where chance comes from.
-        n_calls: How many calls of it.
-        values_of: Where values come from; guessed from the schema if not given.
-        nouns: What the description calls a parameter's thing ("file" for `path`), where its name does not say it.
+        api: The tool with its wording.
+        now: Source of randomness.
+        n_calls: Number of calls.
+        values_of: Source of values; default: guessed from the schema.
+        nouns: Noun of a parameter in the description ("file" for `path`), if its name does not contain it.
     """
     properties = api.tool.parameters["properties"]
     required = list(api.tool.parameters["required"])
@@ -91,9 +91,9 @@ def ask_api(
 
 
 def ask_together(apis: Sequence[Api], now: Scene, *, values_of: ValueOf = value_of) -> Clause | None:
-    """Return a clause that asks for a call of each tool, its values said once; None where one has no rule.
+    """Return a clause that requests a call of each tool with shared values; None if a value has no rule.
 
-    "Look up the price and the weight of parcel 12": what the tools call by one name, they share.
+    Parameters with the same name share their value: "Look up the price and the weight of parcel 12".
     """
     drawn: dict[str, Spoken] = {}
     calls: list[tuple[str, dict[str, Any]]] = []
@@ -120,7 +120,7 @@ def ask_together(apis: Sequence[Api], now: Scene, *, values_of: ValueOf = value_
 
 
 def _in_order(values: dict[str, Spoken]) -> None:
-    """Let a span end after it begins."""
+    """Swap the dates of a range if its end precedes its start."""
     ends = [(name, name.lower().replace("start", "end").replace("from", "to")) for name in values]
     by_low = {name.lower(): name for name in values}
     for first, last_low in ends:
@@ -138,7 +138,7 @@ def _n_optional(n_optional: int, n_required: int, now: Scene) -> int:
 
 
 def _shared(values: list[dict[str, Spoken]], now: Scene) -> set[str]:
-    """Let several calls have some values in common, and return their names."""
+    """Give several calls some common values and return the names of their parameters."""
     names = list(values[0])
     if len(values) == 1 or len(names) < 2:
         return set()
@@ -187,13 +187,13 @@ def _worded(
 
 
 def _listed_phrase(name: str, spoken: Sequence[Spoken], style: int, now: Scene) -> str:
-    """Return "for region Africa and Asia": one parameter of several calls."""
+    """Return the phrase for one parameter of several calls: "for region Africa and Asia"."""
     both = listed([_shown(label_of(name), s) for s in spoken], now.one((" and ", " and ", " & ")))
     return _phrase(label_of(name), Spoken(both, both), style, now)
 
 
 def _in_turn(parts: Sequence[str], now: Scene) -> str:
-    """Join what is said of several calls."""
+    """Join the phrases of several calls."""
     if len(parts) == 1:
         return parts[0]
     if len(parts) == 2 and now.chance(0.3):
@@ -229,7 +229,7 @@ def _question(api: Api, thing: str, now: Scene) -> str | None:
 def _placed(
     thing: str, values: Mapping[str, Spoken], nouns: Mapping[str, str], now: Scene
 ) -> tuple[str, set[str]]:
-    """Put a value where the wish speaks of its thing: "the details of a meeting" -> "of meeting 8821"."""
+    """Insert a value after its noun in the request: "the details of a meeting" -> "of meeting 8821"."""
     for name, spoken in values.items():
         noun = nouns.get(name) or re.sub(_ID_WORDS, "", label_of(name))
         found = (
@@ -258,7 +258,7 @@ def _shown(label: str, spoken: Spoken) -> str:
 
 
 def _phrase(label: str, spoken: Spoken, style: int, now: Scene) -> str:
-    """Return the words that mention one value."""
+    """Return the phrase that mentions one value."""
     shown, last = _shown(label, spoken), label.split()[-1] if label else ""
     if isinstance(spoken.value, bool):
         return spoken.said

@@ -1,8 +1,8 @@
-"""Values for parameters of real schemas, guessed from name, type, enum and description, with their words.
+"""Values for parameters of real schemas, guessed from name, type, enum and description, with their wording.
 
-What cannot be guessed is not made up: a required parameter without a rule leaves the tool out. Examples that a
-description gives ("e.g., Sudoku, Tetris") are the best values there are. A form that the description does not name
-is said as it is called, so that every value can be worked out from what the model sees.
+Nothing is invented without a rule: a required parameter without a rule excludes the tool. Examples in a
+description ("e.g., Sudoku, Tetris") are the preferred values. If the description does not state a format, the
+request uses the value's own form, so that every value can be derived from the model's input.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _GENERIC = re.compile(
     r"(?-i:[A-Z_]{4,})|\S+/\S+)s?",
     re.IGNORECASE,
 )
-"""Words in examples that say what a value is rather than being one."""
+"""Words in examples that describe a value instead of being one."""
 _FLAG_LEADS = (
     "include",
     "exclude",
@@ -41,7 +41,7 @@ _FLAG_LEADS = (
     "should",
 )
 _BY_TOKEN: tuple[tuple[str, str], ...] = (
-    # tokens of the name -> kind; the first that fits
+    # tokens of the name -> kind; the first match is used
     ("email|mail", "email"),
     ("url|link|website|webpage|href|uri", "url"),
     ("phone|mobile|telephone", "phone"),
@@ -131,7 +131,7 @@ _NUMBER_RULES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
 
 
 def value_of(name: str, schema: Mapping[str, Any], now: Scene) -> Spoken | None:
-    """Return a value for a parameter with its words, None where no rule fits."""
+    """Return a value for a parameter with its wording, or None if no rule matches."""
     label = label_of(name)
     about = str(schema.get("description") or "")
     kind = schema.get("type")
@@ -159,7 +159,7 @@ def _chosen(options: list[Any], now: Scene) -> Spoken | None:
 
 
 def _flag(label: str, now: Scene) -> Spoken:
-    """Return a flag with an ending of the request, said by its name."""
+    """Return a flag with a phrase that names it, for the end of the request."""
     value = now.chance(0.7)
     first, _, rest = label.partition(" ")
     if first in _FLAG_LEADS and rest:
@@ -215,10 +215,10 @@ def _text(label: str, about: str, now: Scene) -> Spoken | None:
     kind = next((kind for rule, kind in _TEXT_RULES if rule.search(label)), None)
     if kind is None and re.search(r"\bname$", label):
         kind = "project"
-    return None if kind is None else _of_kind(kind, about, now)
+    return None if kind is None else _text_of_kind(kind, about, now)
 
 
-def _of_kind(kind: str, about: str, now: Scene) -> Spoken:
+def _text_of_kind(kind: str, about: str, now: Scene) -> Spoken:
     is_code = re.search(r"\bISO\b|two-letter|2-letter|\bcode\b", about) is not None
     if kind in ("country", "language") and is_code:
         return make(f"{kind}_code", now)

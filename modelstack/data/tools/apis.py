@@ -1,7 +1,7 @@
-"""Real tool schemas made speakable: a description becomes the words of a wish, or the tool is left out.
+"""Real tool schemas turned into requests: a description becomes the wording of a wish, or the tool is excluded.
 
-Descriptions of servers and APIs are written for programmers ("Retrieves the details of a given order by its ID.").
-What is kept is one sentence that begins with a verb, in the imperative, without what the values will say.
+Descriptions of servers and APIs address programmers ("Retrieves the details of a given order by its ID."). The
+wish is a single imperative sentence that starts with a verb, without the parts that the values will express.
 """
 
 from __future__ import annotations
@@ -57,25 +57,25 @@ _ADDRESSED = re.compile(r"\b(?:the )?(?:user|authenticated user|current user|you
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """A real tool whose description can be spoken."""
+    """A real tool whose description can be phrased as a request."""
 
     source: str
     license: str
     origin: str
-    """The server or API that it belongs to: tools of one origin are siblings."""
+    """Server or API of the tool; tools of one origin are siblings."""
     tool: Tool
     wish: str
-    """Imperative, without capital and full stop."""
+    """Wish in the imperative, without initial capital and full stop."""
     verb: str
 
     @property
     def group(self) -> str:
-        """Which kind of verb the wish begins with; `do` for one that is not known."""
+        """Group of the wish's verb; `do` for an unknown one."""
         return VERBS.get(self.verb, "do")
 
 
 def speakable(records: Iterable[Mapping[str, Any]]) -> Iterator[Api]:
-    """Give the tools among schema records that can be spoken, each name and description once."""
+    """Yield the tools among schema records that can be phrased as requests, without duplicates."""
     seen: set[tuple[str, str]] = set()
     for record in records:
         schema = record["parameters"]
@@ -89,7 +89,7 @@ def speakable(records: Iterable[Mapping[str, Any]]) -> Iterator[Api]:
 
 
 def wish_of(description: str) -> str | None:
-    """Return the description's first sentence as an imperative, None where it is none."""
+    """Return the first sentence of a description as an imperative, or None if it is not one."""
     text = _LEAD.sub("", description.strip())
     text = re.split(r"(?<=[a-z0-9)])[.:;](?:\s|$)|\s-\s|\n| Args| Returns", text, maxsplit=1)[0]
     text = re.sub(r"\([^)]*\)", "", text)
@@ -137,7 +137,7 @@ def _verb(word: str) -> str | None:
 
 
 def _is_simple(schema: Mapping[str, Any]) -> bool:
-    """Whether the parameters are few, named as words, and not objects that must be given."""
+    """Whether the parameters are few, have plain names, and have simple types."""
     properties = schema.get("properties", {})
     required = schema.get("required", [])
     names_are_plain = all(re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,30}", name) for name in properties)
@@ -150,13 +150,13 @@ def _is_simple(schema: Mapping[str, Any]) -> bool:
 
 
 def _short(description: str) -> str:
-    """Return the description up to a length that a reader would still read."""
+    """Return the description, shortened to 160 characters."""
     text = " ".join(re.split(r" Args:| Returns:|\n\n", description, maxsplit=1)[0].split())
     return text if len(text) <= 160 else text[:159].rstrip() + "…"
 
 
 def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the schema with what one-line signatures show."""
+    """Return the schema reduced to what one-line signatures show."""
     kept = (
         "type",
         "description",
@@ -175,6 +175,6 @@ def _plain(schema: Mapping[str, Any]) -> dict[str, Any]:
 
 @lru_cache(maxsize=65536)
 def label_of(name: str) -> str:
-    """Return a parameter's name as words: `projectId` -> `project id`."""
+    """Return the name of a parameter as words: `projectId` -> `project id`."""
     parts = re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|\d+", name)
     return " ".join(part.lower() for part in parts)

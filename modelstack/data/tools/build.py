@@ -1,8 +1,8 @@
-"""A recipe becomes a training set, a validation set, and a manifest that says what is in them and what is not.
+"""Builds a training set, a validation set and a manifest from a recipe.
 
-Everything follows from the recipe's seed and the files' content: the same recipe gives the same bytes. A sort
-is made example after example until its share of the tokens is there; what repeats an evaluation, breaks its
-schema or was said before is dropped and counted.
+The output depends only on the recipe, including its seed, and the content of the files: the same recipe gives the
+same bytes. Examples of a sort are generated until its share of the tokens is reached. An example that repeats an
+evaluation or an earlier request, or violates its schema, is dropped and counted.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ from modelstack.toolcalls.signatures import render_tools
 
 TRAIN_FILE, VALIDATION_FILE, MANIFEST_FILE = "train.jsonl.zst", "validation.jsonl.zst", "manifest.json"
 FRAME_TOKENS = 99
-"""Tokens of an example that are the same in all: how a call is written, the turns' marks."""
+"""Tokens common to all examples: call syntax and turn markers."""
 _HELD_OUT_EVERY = 20
-"""One real tool in so many is for the validation set alone."""
+"""Interval: every n-th real tool is reserved for the validation set."""
 _GIVE_UP = 60
-"""Attempts in a row that gave nothing after which a sort is exhausted."""
+"""Consecutive failed attempts after which a sort is exhausted."""
 Report = Callable[[str], None]
 
 
 @dataclass(slots=True)
 class _Basket:
-    """Examples gathered so far, and what was counted on the way."""
+    """Collected examples with counts of dropped ones."""
 
     recipe: ToolDataRecipe
     cleaner: Cleaner
@@ -49,7 +49,7 @@ class _Basket:
     counts: Counter[str] = field(default_factory=Counter[str])
 
     def take(self, found: Made, *, is_ours: bool) -> bool:
-        """Take an example unless it repeats another or an evaluation, or breaks its schema."""
+        """Add an example unless it repeats another or an evaluation, or violates its schema; return success."""
         try:
             check_example(found.example)
         except UserError:
@@ -57,7 +57,7 @@ class _Basket:
                 raise
             self.counts["call does not fit its schema"] += 1
             return False
-        key = _said(found.example)
+        key = _request_key(found.example)
         if key in self.said:
             self.counts["said before"] += 1
             return False
@@ -72,7 +72,7 @@ def build(recipe: ToolDataRecipe, out: Path, report: Report = lambda text: None)
     """Write the sets and the manifest of a recipe, and return the manifest.
 
     Raises:
-        UserError: A file cannot be read, or an example made here breaks its schema.
+        UserError: A file cannot be read, or an example from hand-written tools violates its schema.
     """
     evaluations = read_evaluations(_paths(recipe.evaluations))
     report(f"{len(evaluations.files)} evaluation files, {len(evaluations.names)} names of functions")
@@ -98,7 +98,7 @@ def build(recipe: ToolDataRecipe, out: Path, report: Report = lambda text: None)
 
 
 def tokens_of(example: Example, characters_per_token: float) -> int:
-    """Return an estimate of an example's tokens, prompt and target."""
+    """Return an estimate of the tokens of an example, prompt and target."""
     n_characters = len(render_tools(example.specs)) + sum(len(m.content) for m in example.messages)
     n_characters += sum(
         len(render_calls([(c.name, c.arguments) for c in m.calls])) for m in example.messages if m.calls
@@ -170,7 +170,7 @@ def _apis(recipe: ToolDataRecipe, examples: list[Example]) -> list[Api]:
 
 
 def _ordered(basket: Iterable[Made], seed: int, split: str) -> Iterator[Example]:
-    """Give the examples in a seeded order, their ids unique over both sets."""
+    """Yield the examples in a seeded order, with ids unique across both sets."""
     examples = [found.example for found in basket]
     scene("order", split, seed).random.shuffle(examples)
     for example in examples:
@@ -218,7 +218,7 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _said(example: Example) -> str:
+def _request_key(example: Example) -> str:
     said = [m.content for m in example.messages if m.role == "user"]
     return json.dumps([said, [c.model_dump() for c in example.calls], example.reply], sort_keys=True)
 

@@ -1,9 +1,12 @@
-"""One wish in words, with the calls that it means; and a template that becomes such a clause.
+"""Clauses (the wording of a wish with its calls), and the templates that generate them.
 
-A template is a sentence without capital and full stop. `{date}` are the words of a value ("on Friday"),
-`{date.bare}` those without preposition; `(book|reserve)` is a choice; `[at {time}]` may be left out; what stands
-in `<<...>>` is said once for each call of several ("convert <<{amount} from {source} to {target}>>"). A leading
-`~` marks a fragment, to which no "could you" fits.
+A template is a sentence without capital and full stop. Its syntax:
+
+- `{date}`: wording of a value ("on Friday"); `{date.bare}`: wording without preposition;
+- `(book|reserve)`: a choice;
+- `[at {time}]`: an optional part;
+- `<<...>>`: a part repeated for each of several calls ("convert <<{amount} from {source} to {target}>>");
+- a leading `~`: a fragment, which cannot follow "could you".
 """
 
 from __future__ import annotations
@@ -22,7 +25,7 @@ _SLOT = re.compile(r"\{(\w+)(\.bare)?\}")
 _BEFORE_VOWEL = re.compile(r"\b([aA]) (?=[aeio](?!ne\b|nce\b|u)|u[lmnpr](?!i))")
 _P_MERGED, _MOST_LISTED_WORDS = 0.3, 4
 _LONG = 24
-"""Characters of a part from which a comma before "and" reads well."""
+"""Minimum characters of a part before which a comma precedes "and"."""
 _REPEATED = re.compile(r"<<(.*)>>")
 _QUESTION_TEXT = (
     "what what's which who whom whose when where why how how's is are was were do does did will would has have am "
@@ -37,27 +40,27 @@ _QUESTION_WORDS, _STATEMENT_WORDS = _QUESTION_TEXT.split(), _STATEMENT_TEXT.spli
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A wish and its calls."""
+    """A wish with its calls."""
 
     text: str
-    """Without capital at the beginning and full stop at the end; a question has its mark."""
+    """Wording without initial capital and final full stop; a question keeps its mark."""
     mood: Mood
     calls: tuple[tuple[str, dict[str, Any]], ...]
-    """Name of the tool and arguments."""
+    """Pairs of tool name and arguments."""
     rules: tuple[str, ...] = ()
-    """How the values follow from the words, one for each."""
+    """Rules that lead from wording to values, one per value."""
     needs_today: bool = False
     endings: tuple[str, ...] = ()
-    """What is said behind it: the optional parameters."""
+    """Phrases for optional parameters, added at the end."""
 
 
 def slots_of(template: str) -> list[str]:
-    """Return the names of the values that a template says."""
+    """Return the names of the values in a template."""
     return list(dict.fromkeys(name for name, _ in _SLOT.findall(template)))
 
 
 def is_repeatable(template: str) -> bool:
-    """Whether a template can say several calls."""
+    """Whether a template can express several calls."""
     return "<<" in template
 
 
@@ -68,13 +71,13 @@ def repeated_slots(template: str) -> list[str]:
 
 
 def settle(template: str, now: Scene, *, with_slots: Sequence[str], without: Sequence[str] = ()) -> str:
-    """Choose among the words of a template.
+    """Resolve the choices and optional parts of a template.
 
     Args:
         template: The template.
-        now: Where chance comes from.
-        with_slots: Values that are said: the optional words around them stay.
-        without: Values that are not said: the optional words around them go.
+        now: Source of randomness.
+        with_slots: Values to mention: optional parts with them are kept.
+        without: Values not to mention: optional parts with them are removed.
     """
     text = template
     while found := _CHOICE.search(text):
@@ -93,7 +96,7 @@ def settle(template: str, now: Scene, *, with_slots: Sequence[str], without: Seq
 
 
 def fill(template: str, values: Sequence[Mapping[str, Spoken]], now: Scene) -> str:
-    """Put the words of values into a settled template: one mapping for each call."""
+    """Insert the wording of values into a settled template, with one mapping per call."""
     found = _REPEATED.search(template)
     if found is None:
         return _filled(template, values[0])
@@ -112,7 +115,7 @@ def fill(template: str, values: Sequence[Mapping[str, Spoken]], now: Scene) -> s
 
 
 def _merged(part: str, values: Sequence[Mapping[str, Spoken]], now: Scene) -> str | None:
-    """Return "at A and B for 4 and 6 respectively": each value's words listed, the part said once."""
+    """Return the part once with listed values: "at A and B for 4 and 6 respectively"; None if that reads badly."""
     slots = slots_of(part)
     all_spoken = [each[slot] for each in values for slot in slots]
     if any(isinstance(s.value, list | dict | bool) or _reads_badly_in_a_list(s.said) for s in all_spoken):
@@ -132,7 +135,7 @@ def _reads_badly_in_a_list(words: str) -> bool:
 
 
 def mood_of(template: str) -> tuple[str, Mood]:
-    """Return a template without its mark, and its mood."""
+    """Return a template without its fragment mark, and its mood."""
     if template.startswith("~"):
         return template[1:], "fragment"
     if template.startswith("{") and not template.startswith(("{locked}",)):
@@ -144,7 +147,7 @@ def mood_of(template: str) -> tuple[str, Mood]:
 
 
 def tidy(text: str) -> str:
-    """Return text with single spaces, and none before a comma."""
+    """Return text with single spaces, no space before punctuation, and "an" before vowels."""
     text = re.sub(r"\s+([,.?!;:](?:\s|$))", r"\1", re.sub(r"[ \t]+", " ", text)).strip(" ,")
     return _BEFORE_VOWEL.sub(r"\1n ", text)
 

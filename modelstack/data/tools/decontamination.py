@@ -1,8 +1,13 @@
-"""Examples that repeat an evaluation of tool use are dropped, and counted by the rule that found them.
+"""Decontamination of tool-use examples: drops examples that repeat an evaluation, counted by rule.
 
-Four rules, from the usual to the strict: 13 words in a row of any text (GPT-3's rule, `data.decontaminate`); a
-gold function's name together with 8 words in a row of the request; 8 words in a row of the request alone; a
-whole request of at least four words. Synthetic sources also give up names of functions that an evaluation has.
+The rules, from common to strict:
+
+- 13 consecutive words of any text (GPT-3's rule, `data.decontaminate`);
+- a gold function's name together with 8 consecutive words of the request;
+- 8 consecutive words of the request alone;
+- a whole request of at least four words.
+
+Generated examples additionally avoid function names of evaluations.
 """
 
 from __future__ import annotations
@@ -32,7 +37,7 @@ RULES = ("13 words of a text", "name and 8 words", "8 words of the request", "wh
 
 @dataclass(frozen=True, slots=True)
 class Evaluations:
-    """What evaluation sets say."""
+    """Texts and function names of evaluation sets."""
 
     files: tuple[str, ...]
     n_texts: int
@@ -42,11 +47,12 @@ class Evaluations:
     names: frozenset[str]
 
     def rule_against(self, example: Example, *, names_are_kept: bool) -> str:
-        """Return the rule that an example breaks, "" where it is clean.
+        """Return the rule that an example violates, or "" if it is clean.
 
         Args:
             example: The example.
-            names_are_kept: A function may be called as one of an evaluation, as `get_weather` is everywhere.
+            names_are_kept: Whether functions may share a name with an evaluation, since names such as
+                `get_weather` are common.
         """
         requests = [m.content for m in example.messages if m.role == "user"]
         shares_name = any(call.name.lower() in self.names for call in example.calls)
@@ -62,16 +68,16 @@ class Evaluations:
 
 @dataclass(slots=True)
 class Cleaner:
-    """Drops examples and counts them."""
+    """Checks examples against evaluations and counts dropped ones."""
 
     evaluations: Evaluations
     dropped: Counter[str] = field(default_factory=Counter[str])
     n_seen: int = 0
     n_sharing_a_name: int = 0
-    """Kept although a gold function is named as one of an evaluation."""
+    """Number of kept examples whose gold function shares a name with an evaluation."""
 
     def is_clean(self, example: Example, *, names_are_kept: bool) -> bool:
-        """Whether an example may be used."""
+        """Return whether an example may be used, and count it."""
         self.n_seen += 1
         rule = self.evaluations.rule_against(example, names_are_kept=names_are_kept)
         if rule:
@@ -81,7 +87,7 @@ class Cleaner:
         return True
 
     def report(self) -> dict[str, Any]:
-        """Return the counts, for a manifest."""
+        """Return the counts for a manifest."""
         return {
             "files": list(self.evaluations.files),
             "evaluation_texts": self.evaluations.n_texts,
@@ -96,7 +102,7 @@ def read_evaluations(paths: Iterable[Path]) -> Evaluations:
     """Read files and folders of evaluation sets.
 
     Raises:
-        UserError: One is not there, or is neither JSON nor JSONL.
+        UserError: A path does not exist, or a file is neither JSON nor JSONL.
     """
     files = evaluation_files(paths)
     texts = [text for file in files for text in texts_of_evaluation(file)]
@@ -111,14 +117,14 @@ def read_evaluations(paths: Iterable[Path]) -> Evaluations:
 
 
 def _function_names(file: Path) -> Iterator[str]:
-    """Give the names of functions in a file: of objects that have both a name and parameters."""
+    """Yield the function names in a file: names of objects that also have parameters."""
     text = file.read_text(encoding="utf-8") if file.suffix != ".gz" else ""
     for line in text.splitlines():
         if '"parameters"' in line:
             try:
                 yield from _named(json.loads(line))
             except ValueError:
-                continue  # a part of a JSON document over several lines; the texts of it are compared all the same
+                continue  # part of a JSON document over several lines, whose texts are compared anyway
 
 
 def _named(node: Any) -> Iterator[str]:

@@ -1,7 +1,7 @@
-"""Hand-written tools spoken: how one is shown to the model, and clauses that ask for one or several calls of it.
+"""Hand-written tools in examples: presentation to the model, and clauses that request one or several calls.
 
-Names, the style of names, descriptions, hints and defaults vary from example to example, so that a model learns to
-read what it is shown. What is optional is in the call only where the request says it.
+Names, naming style, descriptions, format hints and defaults vary between examples, so that a model learns to read
+the tools it is shown. A call contains an optional parameter only if the request mentions it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _FORMATS = {
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """A hand-written tool as one example shows it."""
+    """A hand-written tool as presented in one example."""
 
     origin: EverydayTool
     tool: Tool
@@ -46,7 +46,7 @@ class Shown:
 
 
 def show(tool: EverydayTool, now: Scene) -> Shown:
-    """Return a tool with a name, a style and descriptions for one example."""
+    """Return a tool with names, naming style and descriptions chosen for one example."""
     style = now.one((_snake, _snake, _snake, _snake, _camel))
     names = {p.name: style(p.name) for p in tool.parameters}
     parameters = list(tool.parameters)
@@ -64,7 +64,7 @@ def show(tool: EverydayTool, now: Scene) -> Shown:
 
 
 def ask(shown: Shown, now: Scene, *, n_calls: int = 1) -> Clause | None:
-    """Return a clause that asks for so many calls of a tool, None where no sentence of it can."""
+    """Return a clause that requests `n_calls` calls of a tool, or None if no sentence of the tool can."""
     tool = shown.origin
     templates = [t for t in tool.say if n_calls == 1 or _can_repeat(t, tool)]
     if not templates:
@@ -97,12 +97,12 @@ def ask(shown: Shown, now: Scene, *, n_calls: int = 1) -> Clause | None:
 
 
 def ask_beyond(tool: EverydayTool, now: Scene) -> Clause | None:
-    """Return a wish of a tool's field that neither it nor its siblings fulfil, None where none is written."""
+    """Return a wish in the tool's field that no tool of the field fulfils, or None if the tool lists none."""
     return _wish(tool, now.one(tool.beyond), now) if tool.beyond else None
 
 
 def ask_vaguely(tool: EverydayTool, now: Scene) -> tuple[Clause, str] | None:
-    """Return a wish that leaves out what a call must have, and the question back; None where none is written."""
+    """Return a request without a required value and the clarifying question, or None if the tool lists none."""
     if not tool.vague:
         return None
     template, question = now.one(tool.vague)
@@ -119,7 +119,7 @@ def _wish(tool: EverydayTool, template: str, now: Scene) -> Clause | None:
 
 
 def follow_up(shown: Shown, clause_arguments: Mapping[str, Any], now: Scene) -> Clause | None:
-    """Return "and in Rome?" after a call: what differs is said, the rest stays as it was called."""
+    """Return a request such as "and in Rome?" after a call: mentioned values change, the others stay."""
     tool = shown.origin
     parts = [found.group(1) for t in tool.say if (found := re.search(r"<<(.*)>>", t))]
     parts = [part for part in parts if re.match(r"(in|for|at|from|to|of|on|with|between|about)\b", part)]
@@ -152,7 +152,7 @@ def follow_up(shown: Shown, clause_arguments: Mapping[str, Any], now: Scene) -> 
 
 
 def speak_value(parameter: Parameter, now: Scene) -> Spoken:
-    """Return a value of a parameter with its words."""
+    """Return a value of a parameter with its wording."""
     kind = parameter.kind
     if kind == FLAG or kind.split()[0] == ENUM:
         value = now.one(parameter.options)
@@ -177,7 +177,7 @@ def speak_value(parameter: Parameter, now: Scene) -> Spoken:
 def _values(
     tool: EverydayTool, said: Sequence[str], differing: Sequence[str], n_calls: int, now: Scene
 ) -> list[dict[str, Spoken]] | None:
-    """Return words and values for each call: shared ones the same, differing ones different."""
+    """Return values for each call: equal for shared parameters, different for differing ones."""
     for _ in range(_TRIES):
         shared = {name: _drawn(tool, name, now) for name in said if name not in differing}
         calls = [{**shared, **{name: _drawn(tool, name, now) for name in differing}} for _ in range(n_calls)]
@@ -206,7 +206,7 @@ def _some_differ(calls: Sequence[Mapping[str, Spoken]], name: str) -> bool:
 
 
 def _endings(tool: EverydayTool, said: Sequence[str], now: Scene) -> list[tuple[str, Spoken, str]]:
-    """Return optional parameters that the request mentions at its end, with their words."""
+    """Return optional parameters mentioned at the end of the request, with their wording."""
     free = [p for p in tool.parameters if not p.is_required and p.name not in said and (p.words or p.endings)]
     n = now.one((0, 0, 0, 0, 1, 1, 1, 2, 2, 3))
     chosen: list[tuple[str, Spoken, str]] = []
@@ -268,7 +268,7 @@ def _record_schema(kind: str) -> tuple[dict[str, Any], str]:
 
 
 def _can_repeat(template: str, tool: EverydayTool) -> bool:
-    """Whether what is repeated leaves enough to differ: not only flags and lists."""
+    """Whether the repeated part can differ between calls: not only flags and lists."""
     if not is_repeatable(template):
         return False
     return any(

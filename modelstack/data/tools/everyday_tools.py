@@ -1,4 +1,4 @@
-"""Hand-written tools of everyday life with hand-written sentences, read from everyday/*.toml (one field each).
+"""Hand-written everyday tools with hand-written sentences, read from everyday/*.toml (one field per file).
 
     [[tool]]
     name = ["reserve_table", "bookRestaurant"]
@@ -12,11 +12,13 @@
     time = "? time | Time of arrival"
     outdoors = "? flag | Sit outside =false | true: outside, please; true: on the terrace; false: not outside"
 
-A parameter is `[? ]kind | description[ =default][ | words]`, `?` marks an optional one. Words belong to values
-(`value: words`) where the kind is `flag` or `enum a b c`, else they are endings of the sentence with `{}` for
-the value. `beyond` are wishes of the same field that no tool of the file can do: near-misses; `akin` names
-siblings that could do the tool's work in a pinch. `result` is what the tool gives back, `answer` what is then
-said: `{name}` is a value of the call, `{kind}` a value drawn.
+A parameter is `[? ]kind | description[ =default][ | words]`; `?` marks an optional one. For the kinds `flag` and
+`enum a b c`, words belong to values (`value: words`). For other kinds, they are endings of the sentence, with `{}`
+for the value.
+
+`beyond` lists wishes of the same field that no tool of the file can fulfil (near-misses). `akin` names siblings
+that could partly do the tool's work. `result` is the tool's output, and `answer` the reply after it: `{name}` is a
+value of the call, `{kind}` a random value.
 """
 
 from __future__ import annotations
@@ -46,13 +48,13 @@ class Parameter:
     is_required: bool
     default: Any = None
     words: tuple[tuple[Any, str], ...] = ()
-    """Words of values, of a flag or an enum."""
+    """Pairs (value, words) of a flag or an enum."""
     endings: tuple[str, ...] = ()
-    """How a sentence goes on that mentions it, with `{}` for the value's words."""
+    """Endings of a sentence that mention the parameter, with `{}` for the value's words."""
 
     @property
     def options(self) -> tuple[Any, ...]:
-        """The values of a flag or an enum, else none."""
+        """Values of a flag or an enum; empty for other kinds."""
         if self.kind == FLAG:
             return (True, False)
         return tuple(_plain(o) for o in self.kind.split()[1:]) if self.kind.split()[0] == ENUM else ()
@@ -60,29 +62,29 @@ class Parameter:
 
 @dataclass(frozen=True, slots=True)
 class EverydayTool:
-    """A tool, the sentences that ask for it, and those of its field that no tool does."""
+    """A tool with the sentences that request it, and wishes of its field that no tool fulfils."""
 
     field: str
-    """The file's name."""
+    """Field of the tool: the file's name."""
     names: tuple[str, ...]
     abouts: tuple[str, ...]
     parameters: tuple[Parameter, ...]
     say: tuple[str, ...]
     beyond: tuple[str, ...] = ()
     akin: tuple[str, ...] = ()
-    """First names of siblings that could do its work in a pinch: not shown where it is taken away."""
+    """First names of siblings that could partly do its work; hidden in examples where the tool is removed."""
     vague: tuple[tuple[str, str], ...] = ()
-    """Requests that leave something necessary out, and the question back (vague.toml)."""
+    """Requests without a necessary value, with the clarifying question (vague.toml)."""
     result: str = ""
     answers: tuple[str, ...] = ()
 
     @property
     def required(self) -> tuple[Parameter, ...]:
-        """The parameters that every call has."""
+        """Parameters that every call has."""
         return tuple(p for p in self.parameters if p.is_required)
 
     def parameter(self, name: str) -> Parameter:
-        """Return the parameter of a name."""
+        """Return the parameter with a name."""
         return next(p for p in self.parameters if p.name == name)
 
 
@@ -91,7 +93,7 @@ def everyday_tools() -> tuple[EverydayTool, ...]:
     """Return all hand-written tools, by field.
 
     Raises:
-        UserError: An entry is not what it should be.
+        UserError: An entry is invalid.
     """
     package = files("modelstack.data.tools")
     vague = tomllib.loads(package.joinpath("vague.toml").read_text(encoding="utf-8"))
@@ -109,7 +111,7 @@ def everyday_tools() -> tuple[EverydayTool, ...]:
 
 
 def json_schema(parameter: Parameter) -> tuple[dict[str, Any], str]:
-    """Return type and hint of a parameter."""
+    """Return JSON Schema and format hint of a parameter."""
     if parameter.kind == FLAG:
         return {"type": "boolean"}, ""
     if parameter.options:
@@ -151,7 +153,9 @@ def _check(tool: EverydayTool) -> None:
             )
     for p in tool.parameters:
         if p.options and {value for value, _ in p.words} - set(p.options):
-            raise UserError(f"{tool.field}.toml, {tool.names[0]}.{p.name}: words of a value that it does not have")
+            raise UserError(
+                f"{tool.field}.toml, {tool.names[0]}.{p.name}: words for a value that it does not have"
+            )
 
 
 def _parameter(name: str, text: str) -> Parameter:

@@ -1,8 +1,8 @@
-"""Kinds of values by name, as the hand-written tools and the rules for real schemas name them.
+"""Kinds of values by name, as used by hand-written tools and by the rules for real schemas.
 
-A kind is a word with arguments, `whole 2 12` or `list food 2 4`: it makes a value with its words (`make`) and has
-the JSON Schema of such a parameter (`schema_of`), with a hint of the form where that is not the words'.
-Word lists are in words.toml; an entry `Norway = NO` is said in one way and called in another.
+A kind is a word with arguments, such as `whole 2 12` or `list food 2 4`. It generates a value with its wording
+(`make`), and defines the JSON Schema of the parameter (`schema_of`) with a format hint if the value is not copied
+from the wording. Word lists are in words.toml; an entry `Norway = NO` has different forms in request and call.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _LETTERS = "ABCDEFGHJKLMNPQRSTUVWXYZ"
 
 @cache
 def words(name: str) -> tuple[tuple[str, str], ...]:
-    """Return the entries of a list in words.toml: what is said, and what stands in the call."""
+    """Return the entries of a list in words.toml: form in the request, form in the call."""
     lists = _word_lists()
     return tuple((said, value or said) for said, _, value in (entry.partition(" = ") for entry in lists[name]))
 
@@ -36,10 +36,10 @@ def _word_lists() -> dict[str, list[str]]:
 
 
 def make(kind: str, now: Scene) -> Spoken:
-    """Return a value of a kind with its words.
+    """Return a value of a kind with its wording.
 
     Raises:
-        KeyError: There is no such kind.
+        KeyError: The kind does not exist.
     """
     name, *arguments = kind.split()
     if name == "list":
@@ -57,7 +57,7 @@ def make(kind: str, now: Scene) -> Spoken:
 
 
 def schema_of(kind: str) -> tuple[dict[str, Any], str]:
-    """Return the JSON Schema of a parameter of a kind, and the hint of its form ("" where words are copied)."""
+    """Return the JSON Schema of a parameter of a kind, and its format hint ("" if words are copied)."""
     name, *arguments = kind.split()
     if name == "list":
         item, hint = schema_of(

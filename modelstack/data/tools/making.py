@@ -1,8 +1,9 @@
-"""Examples from hand-written tools: calls, several calls, near-misses, questions back, answers, follow-ups.
+"""Examples from hand-written tools: calls, near-misses, clarifying questions, answers and follow-ups.
 
-An example is decided by its own seed, so the n-th of a kind is the same however many others are made. Near-misses
-come in two sorts: a wish of the same field that no shown tool fulfils, and a wish whose tool was taken away while
-its siblings stay (When2Call, arXiv 2504.18851, and Hammer, arXiv 2410.04587, on why both are needed).
+Each example has its own seed, so the n-th example of a sort does not depend on how many others are made.
+Near-misses are of two sorts: a wish of the same field that no shown tool fulfils, and a wish whose tool was
+removed while its siblings stay (When2Call, arXiv 2504.18851, and Hammer, arXiv 2410.04587, explain why both are
+needed).
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from modelstack.data.tools.written import WrittenRequest, written_requests
 
 SOURCE, LICENSE = "everyday", "Apache-2.0"
 BROAD_FIELDS = ("web",)
-"""Fields whose tools can do nearly anything a bit: never shown where nothing must fit."""
+"""Fields whose tools can do almost anything; never shown in examples where no tool must fit."""
 _N_TOOLS = (1, 1, 1, 2, 2, 2, 3, 3, 3, 4, 4, 5, 6)
 _P_TODAY = 0.12
 _P_FAILS = 0.15
@@ -44,29 +45,29 @@ _INSTRUCTIONS = ("You are a helpful assistant.", "You help people with their tas
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """An example and what statistics want to know of it."""
+    """An example with data for statistics."""
 
     example: Example
     sort: str
-    """Finer than the example's kind: `beyond`, `tool_removed`, ..."""
+    """Sort of the example, finer than its kind: `beyond`, `tool_removed`, ..."""
     rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Stock:
-    """What examples are made from."""
+    """Tools from which examples are made."""
 
     tools: tuple[EverydayTool, ...]
     strangers: tuple[Tool, ...] = ()
-    """Real tools that are shown beside them."""
+    """Real tools shown as distractors."""
 
     def siblings(self, tool: EverydayTool) -> list[EverydayTool]:
-        """Return the other tools of a field."""
+        """Return the other tools of a tool's field."""
         return [other for other in self.tools if other.field == tool.field and other is not tool]
 
 
 def made(stock: Stock, sort: str, seed: int, number: int) -> Made | None:
-    """Return the example of a sort and number, None where chance led nowhere."""
+    """Return the example of a sort and number, or None if the random choices lead to no example."""
     now = scene(SOURCE, sort, seed, number)
     found = SORTS[sort](stock, now, f"{SOURCE}-{sort}-{number}")
     return found
@@ -205,7 +206,7 @@ def _written(stock: Stock, now: Scene, name: str) -> Made | None:
 
 
 def _shown_of_kit(request: WrittenRequest, now: Scene) -> list[Tool]:
-    """Return the called tools and some of the others; all of the kit's where the reply asks back."""
+    """Return the called tools and some others; all of the kit's if the reply is a question."""
     if request.reply:
         return list(request.tools)
     others = [tool for tool in request.tools if tool.name not in request.called]
@@ -273,7 +274,7 @@ def _without_call(
 def _conversation(
     stock: Stock, now: Scene, *, p_fails: float = 0.0
 ) -> tuple[Shown, Clause, list[Message], str] | None:
-    """Return a first exchange up to the tool's result, and the answer that fits."""
+    """Return the tool, the request, the messages up to the tool's result, and a fitting answer."""
     shown = show(now.one([t for t in stock.tools if t.answers]), now)
     clause = ask(shown, now)
     if clause is None:
@@ -293,16 +294,16 @@ def _conversation(
 
 
 def _failed(now: Scene) -> tuple[str, str]:
-    """Return the result of a tool that failed, and the honest answer."""
-    reason, told = now.one(_FAILURES)
+    """Return the result of a failed tool and an honest answer."""
+    reason, explanation = now.one(_FAILURES)
     answer = now.one(
         ("That didn't work: {}.", "I'm sorry, that failed: {}.", "It could not be done: {}. Shall I try again?")
     )
-    return json.dumps({"error": reason}), answer.format(told)
+    return json.dumps({"error": reason}), answer.format(explanation)
 
 
 def _filled_result(tool: EverydayTool, arguments: Mapping[str, Any], now: Scene) -> tuple[str, str] | None:
-    """Return a result and an answer: values of the call where they are named, else values of a kind."""
+    """Return a result and an answer with values of the call where named, otherwise random values of a kind."""
     drawn: dict[str, Any] = dict(arguments)
 
     def value(found: re.Match[str]) -> str:
@@ -323,7 +324,7 @@ def _filled_result(tool: EverydayTool, arguments: Mapping[str, Any], now: Scene)
 def _beside(
     stock: Stock, now: Scene, tool: EverydayTool, text: str, n: int, taken: Sequence[Shown] = ()
 ) -> list[Tool]:
-    """Return other tools to show: half siblings, the rest from elsewhere that share no word with the request."""
+    """Return other tools to show: siblings, and tools from elsewhere that share no word with the request."""
     origins = [s.origin for s in taken] or [tool]
     names = {s.tool.name for s in taken}
     near = [t for t in stock.siblings(tool) if t not in origins]

@@ -1,7 +1,7 @@
-"""Numbers, shares, money, turns, and measures in another unit than the call's, as people say them.
+"""Numbers, shares, money, angles, and measures, in natural wording with the value for the call.
 
-A measure is said in a unit of its own ("half a kilo", "an hour and a half", "2 km") and stands in the call in the
-unit that the parameter's description names; conversions are exact, so that no rounding has to be guessed.
+A measure is worded in a unit of its own ("half a kilo", "an hour and a half", "2 km"), while the call uses the
+unit in the parameter's description. Conversions are exact, so the model never has to guess a rounding.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from modelstack.data.tools.spoken import COPIED, Scene, Spoken, in_words
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """A unit in which something is said: its names, its size in a base unit, the amounts that people use."""
+    """A unit used in wording: its names, its size in the base unit, and common amounts."""
 
     one: str
     many: str
@@ -45,7 +45,7 @@ _ML = _unit("millilitre", "millilitres", 1, "20 50 100 150 200 250 330 500 750",
 _L = _unit("litre", "litres", 1000, "1 2 3 4 5 10 40", "l")
 
 MEASURES: Mapping[str, tuple[Fraction, tuple[Unit, ...], tuple[int, ...]]] = {
-    # what the call counts in -> its size, the units in which it is said, the lengths that make sense (in base)
+    # unit of the call -> its size, the units used in wording, the plausible range (in base units)
     "seconds": (Fraction(1), (_SECOND, _MINUTE, _HOUR), (5, 7200)),
     "minutes": (Fraction(60), (_MINUTE, _MINUTE, _HOUR), (60, 43200)),
     "hours": (Fraction(3600), (_HOUR, _HOUR, _DAY), (1800, 259200)),
@@ -62,11 +62,11 @@ MEASURES: Mapping[str, tuple[Fraction, tuple[Unit, ...], tuple[int, ...]]] = {
     "litres": (Fraction(1000), (_L, _L, _ML), (250, 60000)),
 }
 WHOLE_MEASURES = ("seconds", "minutes", "days", "months", "years", "millimetres", "metres", "grams", "millilitres")
-"""Those whose parameters are integers."""
+"""Measures with integer parameters."""
 
 
 def whole(now: Scene, low: int, high: int) -> Spoken:
-    """Return a whole number, small ones at times as a word."""
+    """Return a whole number, small ones sometimes as a word."""
     n = now.random.randrange(low, high + 1)
     if n >= 1000 and n % 100 and now.chance(0.5):
         n -= n % 100
@@ -74,7 +74,7 @@ def whole(now: Scene, low: int, high: int) -> Spoken:
 
 
 def said_whole(now: Scene, n: int) -> Spoken:
-    """Return a whole number with its words."""
+    """Return a given whole number with its wording."""
     if 0 <= n <= 20 and now.chance(0.4):
         return Spoken(n, in_words(n), "number_word")
     if n >= 1000 and n % 1000 == 0 and now.chance(0.3):
@@ -87,7 +87,7 @@ def said_whole(now: Scene, n: int) -> Spoken:
 
 
 def decimal(now: Scene, low: int, high: int, digits: int) -> Spoken:
-    """Return a number with up to `digits` decimals; "two and a half" now and then."""
+    """Return a number with up to `digits` decimals, sometimes as "two and a half"."""
     n = now.random.randrange(low, high + 1)
     if n < 20 and now.chance(0.15):
         return Spoken(n + 0.5, f"{in_words(n)} and a half" if n else "half", "number_word")
@@ -99,13 +99,13 @@ def decimal(now: Scene, low: int, high: int, digits: int) -> Spoken:
 
 
 def percent(now: Scene) -> Spoken:
-    """Return a share counted in percent."""
+    """Return a share in percent."""
     share, said, rule = _share(now)
     return Spoken(_number(share), said, rule)
 
 
 def fraction(now: Scene) -> Spoken:
-    """Return a share counted from 0 to 1."""
+    """Return a share as a number from 0 to 1."""
     share, said, rule = _share(now)
     if now.chance(0.25):
         value = _number(share / 100)
@@ -114,7 +114,7 @@ def fraction(now: Scene) -> Spoken:
 
 
 def degrees(now: Scene) -> Spoken:
-    """Return an angle in degrees, at times as a part of a turn."""
+    """Return an angle in degrees, sometimes as a part of a turn."""
     if now.chance(0.5):
         said, value = now.one(
             [("a quarter turn", 90), ("half a turn", 180), ("a full turn", 360), ("a right angle", 90)]
@@ -126,7 +126,7 @@ def degrees(now: Scene) -> Spoken:
 
 
 def money(now: Scene, low: int, high: int) -> Spoken:
-    """Return an amount of money; the currency is the parameter's or not asked for."""
+    """Return an amount of money; the currency is fixed by the parameter or not requested."""
     n = now.random.randrange(low, high + 1)
     if now.chance(0.35):
         value = round(n + now.one([0.5, 0.99, 0.25, 0.9, 0.05]), 2)
@@ -137,7 +137,7 @@ def money(now: Scene, low: int, high: int) -> Spoken:
 
 
 def priced(now: Scene, currency: str, low: int, high: int) -> Spoken:
-    """Return an amount said with its currency, "$1,250" or "1250 dollars"; the call holds the number."""
+    """Return an amount worded with its currency, "$1,250" or "1250 dollars"; the value is the number."""
     plain = money(now, low, high)
     if plain.value >= 2000 and now.chance(0.35):
         plain = said_whole(now, int(plain.value) // 1000 * 1000)
@@ -150,7 +150,7 @@ def priced(now: Scene, currency: str, low: int, high: int) -> Spoken:
 
 
 def level(now: Scene) -> Spoken:
-    """Return how far something is open or turned up, in percent."""
+    """Return the level of an opening or a control, in percent."""
     value = now.one([0, 25, 50, 75, 100, 100, 50, 10, 30, 40, 60, 80, 90])
     ways = {
         0: ("all the way down", "zero", "0%"),
@@ -164,7 +164,7 @@ def level(now: Scene) -> Spoken:
 
 
 def level_fraction(now: Scene) -> Spoken:
-    """Return the same as a number from 0 to 1."""
+    """Return a level as a number from 0 to 1."""
     percent_level = level(now)
     return Spoken(_number(Fraction(percent_level.value, 100)), percent_level.said, "level_word")
 
@@ -181,7 +181,7 @@ def compass(now: Scene) -> Spoken:
 
 
 def up_or_down(now: Scene) -> Spoken:
-    """Return a distance in metres, up positive and down negative."""
+    """Return a distance in metres, positive upwards and negative downwards."""
     amount = now.one([1, 2, 3, 4, 5, 6, 8, 10, 0.5, 1.5, 2.5])
     words = {0.5: "half a metre", 1.5: "a metre and a half", 2.5: "two and a half metres", 1: "one metre"}
     text = words.get(amount) or now.one((f"{amount} metres", f"{amount} m", f"{in_words(int(amount))} metres"))
@@ -190,7 +190,7 @@ def up_or_down(now: Scene) -> Spoken:
 
 
 def left_or_right(now: Scene) -> Spoken:
-    """Return an angle, to the right positive and to the left negative."""
+    """Return an angle in degrees, positive to the right and negative to the left."""
     amount, text = now.one(
         [(90, "a quarter turn"), (180, "half a turn"), (15, "15 degrees"), (30, "thirty degrees"), (45, "45°")]
         + [(60, "60 degrees"), (5, "five degrees")]
@@ -200,7 +200,7 @@ def left_or_right(now: Scene) -> Spoken:
 
 
 def times(now: Scene) -> Spoken:
-    """Return how often something happens."""
+    """Return a number of repetitions."""
     n = now.one([1, 2, 2, 3, 3, 4, 5, 6])
     return Spoken(n, {1: "once", 2: "twice"}.get(n) or f"{now.one([str(n), in_words(n)])} times", "times_word")
 
@@ -228,7 +228,7 @@ def celsius(now: Scene, low: int, high: int) -> Spoken:
 
 
 def measure(now: Scene, counted_in: str) -> Spoken:
-    """Return an amount in the unit `counted_in` (a key of `MEASURES`), said in that or another unit."""
+    """Return an amount in the unit `counted_in` (a key of `MEASURES`), worded in the same or another unit."""
     allowed = (1,) if counted_in in WHOLE_MEASURES else (1, 2, 4, 5, 10, 20, 100, 1000)
     size, units, (low, high) = MEASURES[counted_in]
     for _ in range(50):
@@ -246,7 +246,7 @@ def measure(now: Scene, counted_in: str) -> Spoken:
 
 
 def _amount(now: Scene, unit: Unit) -> tuple[str, Fraction, bool]:
-    """Return words, amount in the unit, and whether a number was written as a word."""
+    """Return the wording, the amount in the unit, and whether a number is written as a word."""
     an = "an" if unit.one[0] in "aeiou" or unit.one == "hour" else "a"
     if unit.size >= 60 or unit.one in ("metre", "litre"):
         if now.chance(0.12):

@@ -1,8 +1,8 @@
-"""Questions about what a tool gave, in the shapes that tools really give: records, lists, tables, files, messages.
+"""Questions about a tool's result in realistic shapes: records, lists, tables, files, messages.
 
-The hand-written tools' answers are one fact of a JSON object in one of two sentences. A model taught on these
-alone answers "It is done." and picks the wrong line of a longer result. Here the result is longer than the
-question, the question names one part of it, and the answer names the thing and repeats what the result says of it.
+In the examples of hand-written tools, the answer is one fact of a JSON object in one of two sentences. A model
+trained on these alone answers "It is done." and picks the wrong line of a longer result. Here the result is longer
+than the question, the question names one part of it, and the answer names the item and repeats its value.
 """
 
 from __future__ import annotations
@@ -73,12 +73,12 @@ _NUMBERS: Mapping[str, tuple[int, int]] = {
 }  # fmt: skip
 _DATED = ("due", "start", "day")
 _UNREAD = ("created", "updated", "checksum", "flags")
-"""Fields that stand beside the ones that are asked for."""
+"""Additional fields of a record that no question asks for."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    """One exchange up to its answer."""
+    """An exchange up to its answer."""
 
     tool: Tool
     arguments: Record
@@ -129,14 +129,14 @@ def _records(now: Scene) -> _Read:
     names = [record["name"] for record in records]
     field = now.one(_KINDS[kind])
     chosen = now.one(records)
-    told = f"The {field} of {chosen['name']} is {chosen[field]}."
+    statement = f"The {field} of {chosen['name']} is {chosen[field]}."
     questions: list[tuple[str, str]] = [
         (f"How many {plural} are there?", f"There are {_count(now, len(records))} {plural}."),
         (f"How many {plural} do we have?", f"You have {_count(now, len(records))} {plural}: {listed(names)}."),
         (f"Which {plural} are there?", f"The {plural} are {listed(names)}."),
         (f"List the {plural}.", f"There are {_count(now, len(records))}: {listed(names)}."),
-        (f"What is the {field} of {chosen['name']}?", told),
-        (f"{chosen['name']}'s {field}, please.", told),
+        (f"What is the {field} of {chosen['name']}?", statement),
+        (f"{chosen['name']}'s {field}, please.", statement),
     ]
     if field in _NUMBERS and len({record[field] for record in records}) == len(records):
         most = max(records, key=lambda record: record[field])
@@ -147,7 +147,7 @@ def _records(now: Scene) -> _Read:
 
 
 def _columns(now: Scene) -> _Read:
-    """The structure of a database or of forms: names with their fields in brackets, or a heading with lines."""
+    """Return a question about a schema: tables or forms with their fields."""
     kinds = now.some(tuple(_KINDS), now.one((2, 3, 3, 4, 5)))
     tables: dict[str, list[str]] = {}
     for kind in kinds:
@@ -189,7 +189,7 @@ def _columns(now: Scene) -> _Read:
 
 
 def _listing(now: Scene) -> _Read:
-    """A folder's entries."""
+    """Return a question about the entries of a folder."""
     folder = now.one(("photos", "reports", "src", "music", "letters", "scans", "exports", "drafts"))
     folders = now.some(("old", "2024", "images", "templates", "raw", "tests"), now.one((0, 1, 2)))
     suffix = now.one((".pdf", ".txt", ".csv", ".jpg", ".md"))
@@ -202,9 +202,11 @@ def _listing(now: Scene) -> _Read:
     result = now.one(("\n".join(lines), f"{folder}: {len(lines)} entries\n" + "\n".join(lines)))
     one = now.one(files)
     number = _count(now, len(files))
-    told = f"There is {number} file in {folder}." if len(files) == 1 else f"There are {number} files in {folder}."
+    statement = (
+        f"There is {number} file in {folder}." if len(files) == 1 else f"There are {number} files in {folder}."
+    )
     questions = [
-        (f"How many files are in {folder}?", told),
+        (f"How many files are in {folder}?", statement),
         (f"What is in the folder {folder}?", f"{_upper(folder)} holds {listed([*folders, *files])}."),
         (f"Which files are in {folder}?", f"The files in {folder} are {listed(files)}." if len(files) > 1
          else f"The only file in {folder} is {files[0]}."),
@@ -216,7 +218,7 @@ def _listing(now: Scene) -> _Read:
 
 
 def _file(now: Scene) -> _Read:
-    """A text file with its lines."""
+    """Return a question about the lines of a text file."""
     file = f"{now.one(_FILE_WORDS)}{now.one(('.txt', '.md', '.log', '.csv', '.ini'))}"
     lines = now.some(_LINES, now.random.randrange(2, 9))
     tool = _tool(now, ("read", "open", "cat", "show"), now.one(("file", "text", "document")), "Read a text file.",
@@ -238,7 +240,7 @@ def _file(now: Scene) -> _Read:
 
 
 def _done(now: Scene) -> _Read:
-    """A tool that changes something says that it did; so does the answer, with the thing's name."""
+    """Return a request for a change; the answer confirms it and names the changed item."""
     kind, title = now.one(tuple(_KINDS)), now.one(_NAMES)
     place, other = now.some(("drafts", "old", "photos", "letters", "backup", "inbox", "shared", "2025"), 2)
     file = f"{now.one(_FILE_WORDS)}.txt"
@@ -271,7 +273,7 @@ def _done(now: Scene) -> _Read:
 
 
 def _nothing(now: Scene) -> _Read:
-    """An empty result, or an error, is told as that."""
+    """Return a question with an empty result or an error, which the answer reports."""
     kind, title = now.one(tuple(_KINDS)), now.one(_NAMES)
     plural = _plural(kind)
     if now.chance(0.5):
@@ -281,7 +283,7 @@ def _nothing(now: Scene) -> _Read:
         answer = now.one((f"There is no {kind} called {title}.", f"I found no {kind} with the name {title}."))
         return _Read(tool, {"query": title}, asked, result, answer)
     tool = _tool(now, ("get", "read", "show"), kind, f"Get a {kind} by its name.", {"name": "Its name."})
-    error, told = now.one(
+    error, statement = now.one(
         (
             (f"{title}: not found", f"there is no {kind} of that name"),
             ("permission denied", "I have no permission to read it"),
@@ -290,7 +292,7 @@ def _nothing(now: Scene) -> _Read:
     )
     result = now.one((error, json.dumps({"error": error}), f"error: {error}"))
     field = now.one(_KINDS[kind])
-    answer = f"I could not get the {field} of {title}: {told}."
+    answer = f"I could not get the {field} of {title}: {statement}."
     return _Read(tool, {"name": title}, f"What is the {field} of {title}?", result, answer)
 
 
@@ -330,13 +332,13 @@ def _value(now: Scene, field: str) -> Any:
 
 
 def _shaped(now: Scene, record: Record) -> str:
-    """Write one record as tools do."""
+    """Return one record in a typical output format."""
     lines = "\n".join(f"{key}: {value}" for key, value in record.items())
     return now.one((json.dumps(record), json.dumps({"data": record}), lines, json.dumps(record, indent=2)))
 
 
 def _table(now: Scene, records: Sequence[Record]) -> str:
-    """Write several records as tools do."""
+    """Return several records in a typical output format."""
     keys = list(dict.fromkeys(key for record in records for key in record))
     rows = [[str(record.get(key, "")) for key in keys] for record in records]
     piped = "\n".join(" | ".join(row) for row in [keys, *rows])

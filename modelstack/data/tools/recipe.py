@@ -1,4 +1,4 @@
-"""What data for tool calling is made of: how many tokens, which sorts and sources, cleaned against what."""
+"""Recipe of tool-calling data: number of tokens, shares of sorts and sources, evaluations to avoid."""
 
 from __future__ import annotations
 
@@ -16,46 +16,51 @@ DEFAULT_SHARES = {
     "clarify": 0.03, "answer": 0.04, "follow_up": 0.02,
     "api_single": 0.145, "api_parallel": 0.045, "api_multi": 0.032, "api_removed": 0.025, "api_far": 0.008,
 }  # fmt: skip
-"""Of the tokens; the rest is for `sources`. To abstain is right in about 16 % of the examples, most of which are
-near-misses."""
+"""Shares of the tokens by sort; the rest is for `sources`.
+
+Abstaining is correct in about 16 % of the examples, most of which are near-misses.
+"""
 DEFAULT_API_SHARES = {
     "seal-tools": 0.45, "mcp-toucan": 0.25, "mcp-mcpm": 0.14, "apizoo": 0.04, "mcp-docker-registry": 0.04,
     "mcp-github": 0.03, "openapi-openai": 0.02, "openapi-restgpt(tmdb,spotify)": 0.03,
 }  # fmt: skip
-"""How often a tool of a source is drawn; sources of resource paths (Google's, Twilio's) read like no request."""
+"""Probability of drawing a tool of each source.
+
+Sources whose descriptions are resource paths (Google's, Twilio's) are excluded; they do not read like requests.
+"""
 
 
 class ToolDataRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A training and a validation set."""
+    """Configuration of a training set and a validation set."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = 0
     tokens: int = Field(default=1_500_000, gt=0)
-    """Of the training set, prompt and target, in one-line signatures; estimated from characters."""
+    """Tokens of the training set, prompt and target, with one-line signatures; estimated from characters."""
     validation_examples: int = Field(default=300, ge=0)
-    """Made as the training set is, from other seeds and real tools that it does not have."""
+    """Number of generated validation examples, from other seeds and from real tools not used for training."""
     characters_per_token: float = Field(default=3.72, gt=1)
-    """Measured with SmolLM2's tokenizer on such a set; only the estimate of `tokens` depends on it."""
+    """Measured with SmolLM2's tokenizer on such a set; affects only the estimate of `tokens`."""
     schemas: tuple[str, ...] = ()
-    """Files of real tool schemas, JSONL or zstd; none: no sort `api_*`."""
+    """Files of real tool schemas, JSONL or zstd; empty: no sort `api_*`."""
     files: tuple[str, ...] = ()
     """Files of examples."""
     validation_files: tuple[str, ...] = ()
-    """Files of examples that go into the validation set, as many as `validation_examples` at most."""
+    """Files of examples for the validation set; at most `validation_examples` are used."""
     evaluations: tuple[str, ...] = ()
     """Files and folders of evaluation sets that no example may repeat; `~` is the home folder."""
     shares: dict[str, float] = DEFAULT_SHARES
-    """Of the tokens, by sort of what is made here."""
+    """Shares of the tokens by sort of generated example."""
     api_shares: dict[str, float] = DEFAULT_API_SHARES
     sources: dict[str, float] = {}
-    """Of the tokens, by source of the files' examples."""
+    """Shares of the tokens by source of the files' examples."""
     schemas_from: tuple[str, ...] = ("seal-tools",)
-    """Sources in `files` whose shown tools are taken as schemas too."""
+    """Sources in `files` whose tools also serve as schemas."""
     max_tools: int = Field(default=5, ge=1)
-    """Tools shown in an example of the files; further distractors are left out."""
+    """Maximum tools shown in an example from files; further distractors are removed."""
 
     @model_validator(mode="after")
-    def _can_be_made(self) -> Self:
+    def _check_shares(self) -> Self:
         unknown = set(self.shares) - set(SORTS) - set(API_SORTS)
         if unknown:
             raise ValueError(
@@ -63,7 +68,7 @@ class ToolDataRecipe(BaseModel, frozen=True, extra="forbid"):
             )
         total = sum(self.shares.values()) + sum(self.sources.values())
         if not 0 < total <= 1.0001:
-            raise ValueError(f"shares and sources add up to {total:.3f}; at most 1 can be divided")
+            raise ValueError(f"shares and sources add up to {total:.3f}; they may add up to at most 1")
         if self.sources and not self.files:
             raise ValueError("sources have shares, but no files of examples are named")
         needs_schemas = [sort for sort in API_SORTS if self.shares.get(sort)]
@@ -73,5 +78,5 @@ class ToolDataRecipe(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of the recipe with all its defaults."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()

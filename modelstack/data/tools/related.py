@@ -1,7 +1,7 @@
-"""Whether two texts speak of the same thing, by the stems of their content words: crude, and on the safe side.
+"""Relatedness of two texts by the stems of their content words: crude and conservative.
 
-A tool that shares no stem with a request will not do what the request wants; the reverse does not hold. Word
-overlap alone picks the right tool in most cases of common benchmarks, so it is a fair judge of "too near".
+A tool that shares no stem with a request will not fulfil it; the converse does not hold. Word overlap alone
+selects the right tool in most cases of common benchmarks, so it is a fair criterion for "too similar".
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def share_stem(first: str, second: str) -> bool:
 
 
 def overlap(first: str, second: str) -> float:
-    """Return the share of common stems among all stems of two texts."""
+    """Return the number of common stems divided by the number of all stems of two texts."""
     a, b = stems(first), stems(second)
     return len(a & b) / max(1, len(a | b))
 

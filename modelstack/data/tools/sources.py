@@ -1,8 +1,8 @@
-"""Examples and schemas from files that a recipe names, and which of them are taken.
+"""Examples and schemas from the files of a recipe, and their selection.
 
-The files of tool-use examples are gathered from public sets (Seal-Tools, SGD, SNIPS, NLU-Evaluation-Data, ToolRL,
-Glaive, ToolAlpaca, API-Bank, ...), each with its source and licence, which stay with every example. A recipe gives
-each source a share; one without a share is not used.
+The example files are collected from public sets (Seal-Tools, SGD, SNIPS, NLU-Evaluation-Data, ToolRL, Glaive,
+ToolAlpaca, API-Bank, ...). Source and licence stay with every example. A recipe gives each source a share; a
+source without a share is not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelstack.errors import UserError
 from modelstack.zstd_files import open_unpacked
 
 MAX_CHARACTERS, MAX_TOOLS, MAX_TURNS = 2600, 6, 5
-"""Of an example's shown text, tools and turns: what is longer costs too many tokens for what it teaches."""
+"""Maximum characters, tools and turns of an example; longer ones cost too many tokens for their benefit."""
 
 
 def read_schemas(path: Path) -> list[dict[str, Any]]:
@@ -37,7 +37,7 @@ def read_schemas(path: Path) -> list[dict[str, Any]]:
 
 
 def schemas_of(examples: Iterable[Example], source: str) -> list[dict[str, Any]]:
-    """Return the tools that the examples of a source show, as schema records."""
+    """Return the tools shown in the examples of a source, as schema records."""
     found: dict[str, dict[str, Any]] = {}
     for example in examples:
         if example.source == source:
@@ -48,7 +48,7 @@ def schemas_of(examples: Iterable[Example], source: str) -> list[dict[str, Any]]
 
 
 def read_sources(paths: Iterable[Path]) -> list[Example]:
-    """Return the examples of files.
+    """Return the examples of several files.
 
     Raises:
         UserError: A file cannot be read.
@@ -59,9 +59,9 @@ def read_sources(paths: Iterable[Path]) -> list[Example]:
 def chosen(
     examples: Iterable[Example], counts: Mapping[str, int], seed: int
 ) -> tuple[list[Example], Counter[str]]:
-    """Return up to so many examples of each source, and how many were passed over and why.
+    """Return up to `counts` examples of each source, and the number of skipped ones by reason.
 
-    Kinds of a source are taken evenly from a seeded order; the counts are of examples.
+    Gold tools of a source are taken evenly from a seeded order.
     """
     by_source: dict[str, list[Example]] = defaultdict(list)
     passed: Counter[str] = Counter()
@@ -84,7 +84,7 @@ def chosen(
 
 
 def _evenly(examples: list[Example], n: int) -> Iterator[Example]:
-    """Give up to `n` examples, no gold tool more often than its share of them."""
+    """Yield up to `n` examples, with gold tools as evenly distributed as possible."""
     used: Counter[str] = Counter()
     waiting = examples
     cap = 1
@@ -102,9 +102,9 @@ def _evenly(examples: list[Example], n: int) -> Iterator[Example]:
 
 
 def fitted(example: Example, max_tools: int, seed: int) -> Example:
-    """Return an example with fewer distractors, its gold tools kept, and an abstention in its one form."""
+    """Return an example with at most `max_tools` tools, gold tools included, and abstention in its single form."""
     if example.kind == "irrelevant" and example.reply is not None:
-        # Sets disagree on how a model says that no tool fits; prose of a dozen kinds would blur the one decision.
+        # Data sets express abstention in a dozen ways, which would blur the decision.
         example = example.model_copy(update={"reply": None})
     if len(example.tools) <= max_tools:
         return example
@@ -118,7 +118,7 @@ def fitted(example: Example, max_tools: int, seed: int) -> Example:
 
 
 def _unfit(example: Example) -> str:
-    """Return why an example is not taken, "" where it is."""
+    """Return the reason to skip an example, or "" to take it."""
     if len(example.messages) > MAX_TURNS:
         return "too many turns"
     n_characters = sum(len(m.content) for m in example.messages) + sum(len(t.description) for t in example.tools)

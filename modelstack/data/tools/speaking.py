@@ -1,7 +1,7 @@
-"""Clauses as what somebody says or types: with or without courtesy, in one sentence or several, tidy or not.
+"""Wording of clauses as a request: with or without courtesy, in one or several sentences, tidy or sloppy.
 
-Several wishes are joined as people join them ("and", "then", "oh, and", a list), never by one formula: a model
-that only knows "A and B" reads two sentences as one wish.
+Several wishes are joined in varied ways ("and", "then", "oh, and", a list): a model that only knows "A and B"
+reads two sentences as one wish.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ def speak(clauses: Sequence[Clause], now: Scene) -> str:
 
 
 def sentence(text: str, mark: str = ".") -> str:
-    """Return text with a capital in front and a mark behind, unless it has one."""
+    """Return text with an initial capital and a final mark, unless it has one."""
     capital = text[:1].upper() + text[1:]
     return capital if capital.endswith((".", "?", "!", '."', '?"', "…")) else capital + mark
 
@@ -69,11 +69,11 @@ def _single(clause: Clause, now: Scene) -> str:
 
 
 def sentence_of(text: str, clause: Clause, now: Scene) -> str:
-    """Return a clause's text with its endings, as one sentence or two."""
+    """Return the text of a clause with its endings, as one sentence or more."""
     apart: list[str] = []
     is_question = text.endswith("?")
     for ending in clause.endings:
-        # "for a trip with two friends": words of that kind join on; a whole thought stands alone.
+        # Phrases such as "for a trip with two friends" are joined; a full sentence stands alone.
         if is_question or _is_thought(ending) or now.chance(0.15):
             apart.append(sentence(ending))
         else:
@@ -184,7 +184,7 @@ def _one_sentence(clauses: Sequence[Clause], now: Scene) -> str:
 
 
 def _sloppy(text: str, now: Scene) -> str:
-    """Return text as typed in a hurry: small letters at the beginning, no full stop, a letter out of place."""
+    """Return text as if typed in a hurry: lower-case start, no full stop, abbreviations."""
     if now.chance(0.8):
         text = text[:1].lower() + text[1:] if not text.startswith(("I ", "I'")) else text
     text = text.rstrip(".")

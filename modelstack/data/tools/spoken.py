@@ -1,9 +1,9 @@
-"""A value of a call with the words that a request has for it, and the rule that leads from these to the value.
+"""A value of a call with its wording in the request, and the rule that leads from wording to value.
 
-A small model learns to copy what was typed quickly; what it lacks are values that must be worked out ("half an
-hour" -> 30, "tomorrow" -> a date). So every value is made as a pair with its words, and never by reading text
-back: the pair is right by construction, and the rule is counted (reference: APIGen's checks, arXiv 2406.18518,
-have to find out afterwards whether a value is grounded).
+A small model quickly learns to copy; it lacks values that must be derived ("half an hour" -> 30, "tomorrow" -> a
+date). Each value is therefore generated together with its wording instead of being parsed from text. The pair is
+correct by construction, and the rule is counted. (APIGen, arXiv 2406.18518, must check afterwards whether a value
+is grounded.)
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 COPIED = "copied"
-"""The rule of a value that stands in the request as it stands in the call."""
+"""Rule of a value that is identical in request and call."""
 FIRST_DAY = date(2023, 1, 2)
 LAST_DAY = date(2028, 12, 28)
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
@@ -30,27 +30,27 @@ _ONES, _TENS = _ONES_TEXT.split(), _TENS_TEXT.split()
 
 @dataclass(frozen=True, slots=True)
 class Spoken:
-    """A value and its words."""
+    """A value with its wording."""
 
     value: Any
-    """As it stands in the call."""
+    """The value in the call."""
     said: str
-    """As it stands in a sentence, with the preposition that it needs ("on Friday", "tomorrow")."""
+    """Wording in a sentence, with the necessary preposition ("on Friday", "tomorrow")."""
     rule: str = COPIED
     bare: str = ""
-    """Without the preposition, where that differs."""
+    """Wording without the preposition, if different."""
     needs_today: bool = False
-    """The words mean something only beside today's date."""
+    """Whether the wording depends on today's date."""
 
     @property
     def name(self) -> str:
-        """The words without a preposition."""
+        """Wording without a preposition."""
         return self.bare or self.said
 
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What an example is made in: its own random numbers and its day."""
+    """Context of one example: its random numbers and its date."""
 
     random: Random
     today: date
@@ -60,7 +60,7 @@ class Scene:
         return options[self.random.randrange(len(options))]
 
     def some(self, options: Sequence[T], n: int) -> list[T]:
-        """Return `n` different options, fewer where there are not so many."""
+        """Return `n` different options, or all if there are fewer."""
         return self.random.sample(list(options), min(n, len(options)))
 
     def chance(self, p: float) -> bool:
@@ -69,7 +69,7 @@ class Scene:
 
 
 def scene(*seed: object) -> Scene:
-    """Return the scene of a seed: the same on every machine."""
+    """Return the scene of a seed, identical on every machine."""
     random = Random("/".join(map(str, seed)))
     span = (LAST_DAY - FIRST_DAY).days
     return Scene(random, FIRST_DAY + timedelta(days=random.randrange(span)))
@@ -108,7 +108,7 @@ def listed(parts: Sequence[str], last: str = " and ") -> str:
 
 
 def today_line(now: Scene) -> str:
-    """Return the line of a system message that says which day it is."""
+    """Return a line for the system message that states the date."""
     day, iso = weekday(now.today), now.today.isoformat()
     written = f"{now.today.day} {now.today:%B} {now.today.year}"
     return now.one(

@@ -1,8 +1,8 @@
-"""Days, times and spans as people say them, beside the form that a call wants (ISO 8601, RFC 3339).
+"""Days, times and spans in natural wording, with the form of the call (ISO 8601, RFC 3339).
 
-Relative days are counted from a given today: "next Friday" is read as the Friday of the coming week, "on Friday"
-and "this Friday" as the next one there is; both readings are those of most style guides. What people do not agree
-on ("next Tuesday" said on a Monday) is left out.
+Relative days are counted from a given date. "Next Friday" is the Friday of the coming week; "on Friday" and "this
+Friday" are the next Friday. Both readings follow most style guides. Ambiguous wording ("next Tuesday" on a Monday)
+is avoided.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DAYS_OF_WEEK = 7
 
 
 def said_day(now: Scene, *, past: bool = False) -> tuple[date, Spoken]:
-    """Return a day and its words; the value is written YYYY-MM-DD."""
+    """Return a day and its wording; the value is written YYYY-MM-DD."""
     ways: list[Callable[[Scene, bool], tuple[date, str, str, str, bool]]] = [_near, _near, _weekday, _in_days]
     ways += [_calendar, _calendar, _written]
     day, said, bare, rule, needs_today = now.one(ways)(now, past)
@@ -25,12 +25,12 @@ def said_day(now: Scene, *, past: bool = False) -> tuple[date, Spoken]:
 
 
 def day(now: Scene) -> Spoken:
-    """Return a coming day."""
+    """Return a day from today on."""
     return said_day(now)[1]
 
 
 def past_day(now: Scene) -> Spoken:
-    """Return a day that has been."""
+    """Return a day up to today."""
     return said_day(now, past=True)[1]
 
 
@@ -41,7 +41,7 @@ def day_month_year(now: Scene) -> Spoken:
 
 
 def stay(now: Scene) -> Spoken:
-    """Return first and last day of a stay, said together; the value is a pair."""
+    """Return first and last day of a stay in one wording; the value is a pair."""
     first, spoken = said_day(now)
     nights = now.random.randrange(1, 10)
     last = first + timedelta(days=nights)
@@ -85,7 +85,7 @@ def month(now: Scene) -> Spoken:
 
 
 def year(now: Scene) -> Spoken:
-    """Return a year, at times by its distance."""
+    """Return a year, sometimes worded by its distance."""
     distance = now.one([0, 1, -1, -3, -10, -25, -60, -7, -15])
     number = now.today.year + distance
     words = {0: "this year", 1: "next year", -1: "last year"}
@@ -95,7 +95,7 @@ def year(now: Scene) -> Spoken:
 
 
 def day_name(now: Scene) -> Spoken:
-    """Return a day of the week, in words that may need today."""
+    """Return a day of the week, in wording that may depend on today."""
     if now.chance(0.6):
         name = weekday(now.today + timedelta(days=now.random.randrange(7)))
         return Spoken(name, f"on {name}", COPIED, name)
@@ -120,7 +120,7 @@ def _weekday(now: Scene, past: bool) -> tuple[date, str, str, str, bool]:
         name = weekday(now.today + timedelta(days=distance))
         said, bare = now.one([(f"on {name}", name), (f"this {name}", f"this {name}"), (f"on {name}", name)])
         return now.today + timedelta(days=distance), said, bare, "relative_date", True
-    # "Next X" is one thing for everybody only for a day that lies before today in this week.
+    # "Next X" is unambiguous only for a weekday that lies before today in this week.
     past_in_week = now.random.randrange(0, now.today.weekday() + 1)
     distance = _DAYS_OF_WEEK - now.today.weekday() + past_in_week
     words = f"next {weekday(now.today + timedelta(days=distance))}"
@@ -137,7 +137,7 @@ def _in_days(now: Scene, past: bool) -> tuple[date, str, str, str, bool]:
 
 
 def _calendar(now: Scene, past: bool) -> tuple[date, str, str, str, bool]:
-    """Say a day of the calendar without its year: it is the next, or the last, of that name."""
+    """Return a calendar date, sometimes without its year: then the nearest one in the direction of `past`."""
     day = now.today + timedelta(days=(-1 if past else 1) * now.random.randrange(8, 170))
     with_year = now.chance(0.5)
     year = f", {day.year}" if with_year else ""

@@ -1,8 +1,9 @@
-"""Requests written one by one, each with the calls that are right: the words that no template has.
+"""Individually written requests with their correct calls, in wording that no template produces.
 
-A file in `written/` is a kit: some tools of one field, and requests of them. Values are implied by words, several
-wishes stand in one message, and some wishes no tool of the kit fulfils. A large language model wrote them; scripts
-checked every call against its schema and every date against the calendar, and samples were read.
+A file in `written/` is a kit: some tools of one field, with requests. Values are implied by the wording, one
+message may contain several wishes, and some wishes are fulfilled by no tool of the kit. A large language model
+wrote them. Scripts checked every call against its schema and every date against the calendar, and samples were
+read.
 """
 
 from __future__ import annotations
@@ -20,18 +21,18 @@ from modelstack.data.examples import Call, Tool
 
 @dataclass(frozen=True, slots=True)
 class WrittenRequest:
-    """A request with its right calls, or the question that it must be answered with."""
+    """A request with its correct calls, or the clarifying question that must answer it."""
 
     kit: str
     ask: str
     tools: tuple[Tool, ...]
-    """Tools of the kit that may be shown beside the request."""
+    """Tools of the kit that may be shown with the request."""
     calls: tuple[Call, ...] = ()
-    """Empty: no tool of `tools` fits, unless there is a `reply`."""
+    """Correct calls; empty without a `reply`: no tool of `tools` fits."""
     reply: str | None = None
-    """A question back, since a required value is missing."""
+    """Clarifying question if a required value is missing."""
     today: date | None = None
-    """The day of the request, where its words depend on one."""
+    """Date of the request, if its wording depends on one."""
 
     @property
     def called(self) -> frozenset[str]:
@@ -41,7 +42,7 @@ class WrittenRequest:
 
 @cache
 def written_requests() -> tuple[WrittenRequest, ...]:
-    """Return the requests of all kits, in the order of their files' names."""
+    """Return the requests of all kits, in the order of their file names."""
     folder = files("modelstack.data.tools").joinpath("written")
     kits = sorted((file for file in folder.iterdir() if file.name.endswith(".json")), key=lambda file: file.name)
     return tuple(request for kit in kits for request in _requests(json.loads(kit.read_text(encoding="utf-8"))))

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
-from modelstack.data.examples import Message, example_lines, told
+from modelstack.data.examples import Message, example_lines, first_error
 from modelstack.errors import UserError
 from modelstack.preferences.constitution.asking import Turn
 from modelstack.preferences.examples import UNKNOWN
@@ -73,7 +73,7 @@ def read_prompts(path: str | os.PathLike[str]) -> list[Prompt]:
         try:
             prompt = _prompt(json.loads(line), f"{path.name.split('.')[0]}-{number}")
         except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {told(error)}") from error
+            raise UserError(f"{path}, line {number}: {first_error(error)}") from error
         except (UserError, ValueError, RecursionError) as error:
             raise UserError(f"{path}, line {number}: {error}") from error
         if prompt.id in prompts:

@@ -22,7 +22,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from modelstack.data.examples import told
+from modelstack.data.examples import first_error
 from modelstack.reasoning.tasks.episode_golds import WorldGold
 from modelstack.reasoning.verifiers.answer_forms import AnswerForm, FormedGold
 from modelstack.reasoning.verifiers.calls import CallGold, GoldCall, gold_fault
@@ -120,7 +120,9 @@ def read_gold(name: VerifierName, written: Any, tools: Sequence[ToolSpec] = ()) 
     try:
         return _READERS[name](written, tools)
     except ValidationError as error:
-        raise ValueError(f"gold is {_shown(written)}; for {name} it is {_FORMS[name]}: {told(error)}") from error
+        raise ValueError(
+            f"gold is {_shown(written)}; for {name} it is {_FORMS[name]}: {first_error(error)}"
+        ) from error
 
 
 def response_format(tools: Sequence[ToolSpec]) -> ResponseFormat:

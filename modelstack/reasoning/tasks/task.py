@@ -15,7 +15,7 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from modelstack.data.examples import Example, Message, Tool, example_lines, told
+from modelstack.data.examples import Example, Message, Tool, example_lines, first_error
 from modelstack.errors import UserError
 from modelstack.reasoning.tasks.golds import VerifierName, read_gold
 from modelstack.reasoning.verifiers.rewards import Item
@@ -112,7 +112,7 @@ def read_tasks(path: str | os.PathLike[str]) -> Iterator[PolicyTask]:
         try:
             line = TaskLine.model_validate_json(raw)
         except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {told(error)}") from error
+            raise UserError(f"{path}, line {number}: {first_error(error)}") from error
         if line.id in seen:
             raise UserError(f"{path}, line {number}: id {line.id!r} comes twice; ids of a file are unique")
         seen.add(line.id)

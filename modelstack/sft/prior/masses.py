@@ -19,8 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
 
-from modelstack.data.examples import Example
-from modelstack.data.examples import told as explained
+from modelstack.data.examples import Example, first_error
 from modelstack.errors import UserError
 from modelstack.files import replacing, sha256_of
 from modelstack.inference.engine import ContextWindowError, Engine, GenerateRequest
@@ -189,7 +188,7 @@ def read_masses(path: Path) -> tuple[Origin, list[Asked]]:
         try:
             found.append((Origin if number == 1 else Asked).model_validate_json(line))
         except ValidationError as error:
-            raise UserError(f"{path}, line {number}: {explained(error)}") from error
+            raise UserError(f"{path}, line {number}: {first_error(error)}") from error
     return found[0], found[1:]
 
 

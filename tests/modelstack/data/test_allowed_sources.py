@@ -45,7 +45,7 @@ def test_why_something_is_left_out_goes_with_it() -> None:
 
 def test_lists_that_contradict_each_other_are_refused() -> None:
     both = AllowedSources(licenses={"tales": ("MIT",)}, left_out_sources={"tales": "dull"})
-    with pytest.raises(UserError, match="'tales' is in `licenses` and in `left_out_sources`"):
+    with pytest.raises(UserError, match="'tales' is in both `licenses` and `left_out_sources`"):
         both.build()
-    with pytest.raises(UserError, match="part of every url"):
+    with pytest.raises(UserError, match="matches every URL"):
         AllowedSources(licenses={"tales": ("MIT",)}, left_out_urls={"": "all"}).build()

@@ -196,7 +196,7 @@ def test_an_end_that_has_begun_cannot_be_changed(shards: Shards, change: Any) ->
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"weights": None}, "anneal weights without weights"),
+        ({"weights": None}, "anneal weights are given without weights"),
         ({"anneal": {"weights": {"big": 1}, "from_row": 4}}, "anneal weights are for"),
         ({"anneal": {"weights": dict.fromkeys(STABLE, 0.0), "from_row": 4}}, "all anneal weights are 0"),
         ({"anneal": {"weights": STABLE | {"mid": -1}, "from_row": 4}}, "anneal weights: weight -1.0 of 'mid'"),

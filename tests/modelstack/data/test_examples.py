@@ -176,8 +176,8 @@ def test_a_wrong_field_is_refused_with_line_place_and_rule(
         (b"[1, 2]", "(given: [1, 2])"),
         (b"\xff\xfe", "Invalid JSON"),
         (b"[" * 100_000, "Invalid JSON"),
-        (json.dumps(record()).replace('"K\\u00f6ln"}', "NaN}").encode(), "no JSON value"),
-        (json.dumps(record()).replace('"K\\u00f6ln"}', "1e999}").encode(), "no JSON value"),
+        (json.dumps(record()).replace('"K\\u00f6ln"}', "NaN}").encode(), "not a JSON value"),
+        (json.dumps(record()).replace('"K\\u00f6ln"}', "1e999}").encode(), "not a JSON value"),
         (json.dumps(record()).replace("\\u00f6", "\\ud800").encode(), "Invalid JSON"),
     ],
     ids=["cut", "list", "not utf-8", "deep", "nan", "overflow", "surrogate"],
@@ -191,7 +191,7 @@ def test_a_line_that_is_no_example_is_refused_by_its_number(tmp_path: Path, line
 
 
 def test_an_id_that_comes_twice_is_refused(tmp_path: Path) -> None:
-    assert "line 2: id 'a-1' comes twice" in refusal(tmp_path / "some.jsonl", as_line(example()) * 2)
+    assert "line 2: id 'a-1' occurs twice" in refusal(tmp_path / "some.jsonl", as_line(example()) * 2)
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -223,7 +223,7 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
     monkeypatch.setattr(file_format, "LONGEST_LINE", 1000)
     path = tmp_path / "some.jsonl.zst"
     said = refusal(path, zstandard.compress(as_line(example()) + b" " * 100_000))
-    assert "line 2: over 1000 bytes without an end" in said
+    assert "line 2: over 1000 bytes without line end" in said
 
 
 @pytest.mark.parametrize(
@@ -235,8 +235,8 @@ def test_a_line_without_an_end_is_refused_before_it_fills_the_memory(
         ({"calls": [{"name": "weather", "arguments": {}}]}, "the tools shown are ['get_weather']"),
         ({"kind": "multi", "calls": []}, "kind 'multi' with 0 calls"),
         ({"kind": "answer"}, "kind 'answer' with 1 calls"),
-        ({"tools": [WEATHER | {"parameters": {"type": "text"}}]}, "its parameters are no schema"),
-        ({"tools": [WEATHER | {"parameters": {"$ref": "http://x/y"}}]}, "its parameters are no schema"),
+        ({"tools": [WEATHER | {"parameters": {"type": "text"}}]}, "parameters are not a valid schema"),
+        ({"tools": [WEATHER | {"parameters": {"$ref": "http://x/y"}}]}, "parameters are not a valid schema"),
         (
             {
                 "messages": [

@@ -166,7 +166,7 @@ def test_the_part_is_toml_whatever_sources_are_called(names: list[str], seed: in
 
 def test_a_name_that_no_toml_file_can_hold_is_told() -> None:
     sources, recipe = SourceTokens({"\ud800": 5}), MixRecipe(n_tokens=1)
-    with pytest.raises(UserError, match="half a surrogate pair"):
+    with pytest.raises(UserError, match="lone surrogate"):
         training_fragment(plan_mix(sources.tokens, recipe), recipe, sources)
 
 
@@ -178,7 +178,7 @@ def test_mistakes_are_told_in_one_line(shards: Shards, data_run: Path, tmp_path:
         (("a.toml", "b.toml", shards.folder), "one recipe is read, not 2"),
         (("n_tokens=5", tmp_path), "neither index.json of token shards nor manifest.json"),
         (("n_tokens=5", shards.folder, data_run), "name folders of one kind"),
-        (("n_tokens=5", data_run), "say how many a token has"),
+        (("n_tokens=5", data_run), "give the characters per token"),
         (("n_tokens=5", shards.folder, "--characters-per-token", 4), "are counted"),
         (("n_token=5", shards.folder), "nearest: 'n_tokens'"),
         ((many, shards.folder), "in max_epochs=4"),

@@ -72,7 +72,7 @@ def test_a_stopped_run_tokenises_only_what_is_missing(tmp_path: Path) -> None:
 
     with pytest.raises(KeyboardInterrupt):
         write_shards(stopped(), ByteTokenizer(), tmp_path / "parts", shard_bytes=2000)
-    with pytest.raises(UserError, match="stopped; write them again"):
+    with pytest.raises(UserError, match="interrupted; write them again"):
         Shards(tmp_path / "parts")
     tokenizer, seen = ByteTokenizer(), []
     write_shards(documents, tokenizer, tmp_path / "parts", shard_bytes=2000, on_documents=seen.append)
@@ -165,12 +165,12 @@ def test_files_of_another_folder_do_not_fit(tmp_path: Path) -> None:
 def test_an_index_that_is_none_is_told(tmp_path: Path) -> None:
     toy_shards(tmp_path)
     (tmp_path / INDEX_FILE).write_text("{}", encoding="utf-8")
-    with pytest.raises(UserError, match="no index of token shards"):
+    with pytest.raises(UserError, match="not an index of token shards"):
         Shards(tmp_path)
 
 
 def test_no_document_and_no_end_token_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no document to write"):
+    with pytest.raises(UserError, match="no documents to write"):
         write_shards([], ByteTokenizer(), tmp_path)
     tokenizer = ByteTokenizer()
     tokenizer.names = SpecialNames("<b>", None, None, True)

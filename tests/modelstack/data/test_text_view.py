@@ -72,9 +72,9 @@ def test_a_sentence_ends_after_its_mark_and_the_punctuation_behind(text: str, se
 
 
 def test_a_chunk_is_split_once_and_the_memory_of_chunks_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    memory = splitter._WordsOfChunk()
+    memory = splitter.TextCache(splitter._split_chunk)
     monkeypatch.setattr(splitter, "_words_of_chunk", memory)
-    monkeypatch.setattr(splitter, "MAX_CACHED_CHUNKS", 3)
+    monkeypatch.setattr(splitter, "MAX_CACHED_TEXTS", 3)
     split_words("one, two. three! one,")
     assert sorted(memory) == ["one,", "three!", "two."]
     split_words("four; " + "long" * 100)

@@ -109,5 +109,5 @@ def test_lists_come_from_files(tmp_path: Path) -> None:
         assert reason("http://a.comment", domains=str(tmp_path / name)) is None
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name in ("none", "binary"):
-        with pytest.raises(UserError, match="cannot be read.*one entry a line"):
+        with pytest.raises(UserError, match="cannot be read.*one entry per line"):
             UrlRules(urls=tmp_path / name).build()

@@ -120,5 +120,5 @@ def test_runs_are_read_from_json_lines(tmp_path: Path) -> None:
 def test_a_line_that_is_no_run_is_named(tmp_path: Path, line: str) -> None:
     file = tmp_path / "runs.jsonl"
     file.write_text('{"n_parameters": 1e6, "n_tokens": 2e7, "loss": 4.5}\n' + line, encoding="utf-8")
-    with pytest.raises(UserError, match=r"runs\.jsonl line 2 is no run"):
+    with pytest.raises(UserError, match=r"runs\.jsonl line 2 is not a run"):
         read_runs(file)

@@ -55,10 +55,10 @@ def test_a_plan_changed_by_hand_is_refused(folder: Path, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "is no plan"),
-        ("[]", "is no plan"),
+        ("{", "is not a plan"),
+        ("[]", "is not a plan"),
         ('{"version": 0}', "version 0, not 1"),
-        ('{"version": 1}', "no plan"),
+        ('{"version": 1}', "is not a plan"),
     ],
 )
 def test_a_file_that_is_no_plan_is_refused(tmp_path: Path, text: str, message: str) -> None:

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from modelstack.data.code.comments import comment_share, comment_spans
 from modelstack.data.code.generated import GeneratedCode, says_generated
 from modelstack.data.code.html_text import visible_text_length
-from modelstack.data.code.languages import LANGUAGE, all_languages, language_of, told_language
+from modelstack.data.code.languages import LANGUAGE, all_languages, identify_language, language_of
 from modelstack.data.code.notebooks import notebook_as_script
 from modelstack.data.code.rules import CodeRules, reason_to_drop
 from modelstack.data.documents import Document
@@ -72,10 +72,10 @@ def test_the_table_has_many_languages_and_no_extension_twice():
 
 def test_the_language_is_written_down_and_one_that_is_written_counts():
     document = Document(id="1", url="https://host.example/repo/main.rs?raw=1")
-    told_language(document)
+    identify_language(document)
     assert document.metadata == {LANGUAGE: "rust"}
     known = Document(id="2", metadata={"path": "x.h", LANGUAGE: "c++"})
-    language = told_language(known)
+    language = identify_language(known)
     assert language is not None and language.name == "c++"
 
 

@@ -216,7 +216,7 @@ def test_an_allow_list_has_ids_and_categories():
 
 
 def test_a_list_or_a_table_that_cannot_be_is_refused(tmp_path: Path):
-    with pytest.raises(UserError, match="'permisive' is no licence"):
+    with pytest.raises(UserError, match="'permisive' is neither a known licence"):
         License(allow=("permisive",)).build()
     table = tmp_path / "licenses.json"
     table.write_text('{"a": 1}', encoding="utf-8")

@@ -87,11 +87,11 @@ def test_a_long_chain_in_any_order_is_one_cluster() -> None:
 
 
 def test_a_pair_of_a_document_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    for pair, what in (((0, 2), "document 2 of shard 0"), ((1 << 32, 0), "shard 1 of 1")):
+    for pair, what in (((0, 2), "document 2 of shard 0"), ((1 << 32, 0), "shard 1, but 1 shards were counted")):
         with pytest.raises(UserError, match=what):
             write_clusters([write_pairs(tmp_path / "pairs", [pair])], [2], tmp_path / "clusters.npy")
     (tmp_path / "pairs").write_bytes(b"123")
-    with pytest.raises(UserError, match="file of pairs"):
+    with pytest.raises(UserError, match="not a multiple of the 16 bytes of a pair"):
         write_clusters([tmp_path / "pairs"], [2], tmp_path / "clusters.npy")
     assert [path.name for path in tmp_path.iterdir()] == ["pairs"]
 
@@ -99,11 +99,11 @@ def test_a_pair_of_a_document_that_is_not_there_is_refused(tmp_path: Path) -> No
 def test_scores_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     write_clusters([write_pairs(tmp_path / "pairs", [(0, 1)])], [3], tmp_path / "clusters.npy")
     out = tmp_path / "copies.npy"
-    with pytest.raises(UserError, match="one each"):
+    with pytest.raises(UserError, match="give one for each"):
         write_copies(tmp_path / "clusters.npy", [3], lambda shard: np.zeros(2), out)
     with pytest.raises(UserError, match="document 1 of shard 0"):
         write_copies(tmp_path / "clusters.npy", [3], lambda shard: np.array([0, np.nan, 1]), out)
-    with pytest.raises(UserError, match="make it again"):
+    with pytest.raises(UserError, match="write it again"):
         write_copies(tmp_path / "clusters.npy", [4], lambda shard: np.zeros(4), out)
     assert not out.exists()
 

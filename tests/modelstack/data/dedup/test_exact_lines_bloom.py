@@ -43,7 +43,7 @@ def test_of_equal_texts_the_first_stays_and_of_simplified_ones_the_longest(tmp_p
 
 def test_keys_of_texts_hold_no_lengths_where_they_are_of_lines(tmp_path: Path) -> None:
     write_line_keys(["a"], tmp_path / "keys", LinesConfig())
-    with pytest.raises(UserError, match="score of your own"):
+    with pytest.raises(UserError, match="pass another score"):
         lengths_of([tmp_path / "keys"])(0)
 
 

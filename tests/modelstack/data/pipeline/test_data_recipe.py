@@ -100,7 +100,7 @@ def test_the_report_shows_counts_reasons_and_samples(tmp_path: Path) -> None:
     phases = run_recipe(made, tmp_path / "out")
     write_report(made, tmp_path / "out", phases)
     page = (tmp_path / "out" / "report.md").read_text()
-    assert "123 documents came in, 72 (58.5%)" in page
+    assert "123 documents were read, 72 (58.5%)" in page
     assert "| | | | minhash | duplicate | 24 | 25.0% |" in page
     assert "## Dropped by 02-exact" in page
     assert (tmp_path / "out" / "report.png").stat().st_size > 10_000
@@ -151,7 +151,7 @@ def test_a_worker_that_is_killed_ends_the_run_and_the_next_one_goes_on(tmp_path:
         if name == "02-exact/keys" and done == 1:
             os.kill(min(workers()), signal.SIGKILL)
 
-    with pytest.raises(UserError, match="was killed, perhaps for want of memory"):
+    with pytest.raises(UserError, match="was killed, perhaps for lack of memory"):
         run_recipe(made, tmp_path / "killed", n_workers=2, progress=kill)
     assert workers() == set()
     run_recipe(made, tmp_path / "killed")
@@ -179,7 +179,7 @@ def test_a_run_whose_files_have_changed_is_not_continued(tmp_path: Path) -> None
     made = recipe(raw, {"kind": "exact"})
     run_recipe(made, tmp_path / "out")
     (raw / "part-0a.jsonl").write_text('{"text": "came later"}\n')
-    with pytest.raises(UserError, match=r"first new one: .*part-0a\.jsonl"):
+    with pytest.raises(UserError, match=r"first new file: .*part-0a\.jsonl"):
         run_recipe(made, tmp_path / "out")
 
 

@@ -107,7 +107,7 @@ def test_a_run_goes_on_from_any_task(tmp_path: Path) -> None:
 
 def test_a_source_that_is_not_there_is_named(tmp_path: Path) -> None:
     folder = files(tmp_path / "raw", [("tales", "a tale")])
-    with pytest.raises(UserError, match="no document of source 'poems' came so far"):
+    with pytest.raises(UserError, match="source 'poems' has no documents"):
         run_recipe(recipe(folder, megabytes={"tales": 1, "poems": 1}), tmp_path / "out")
 
 

@@ -89,7 +89,7 @@ def test_what_is_no_model_is_named(fitted: Fitted, tmp_path: Path, damage: str) 
 
 
 def test_too_few_texts_are_refused() -> None:
-    with pytest.raises(UserError, match="good: .* are the least"):
+    with pytest.raises(UserError, match="good: .* each are needed"):
         fit(["one text"] * 50, texts(["click"], 100, 7))
 
 

@@ -186,9 +186,9 @@ def test_damage_anywhere_raises_nothing(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_not_there_is_the_users_to_put_right(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"none\.warc: there is no file"):
+    with pytest.raises(UserError, match=r"none\.warc: no file of that name"):
         list(open_input(WarcInput(path=tmp_path / "none.warc")))
-    with pytest.raises(UserError, match=r"whose name ends in \.warc, \.warc\.gz"):
+    with pytest.raises(UserError, match=r"with a name that ends in \.warc, \.warc\.gz"):
         list(open_input(WarcInput(path=tmp_path)))
     (tmp_path / "empty.warc").touch()
     assert read(tmp_path / "empty.warc") == []

@@ -138,7 +138,7 @@ def test_a_journal_that_is_none_is_told_by_its_line(seeds: Path, tmp_path: Path)
     write_documents(recipe(seeds, max_attempts=2), ScriptedWriter(), tmp_path / "run")
     path = tmp_path / "run" / ATTEMPTS_FILE
     path.write_bytes(path.read_bytes() + b'{"key": 3}\n')
-    with pytest.raises(UserError, match=r"attempts\.jsonl, line 3: no attempt"):
+    with pytest.raises(UserError, match=r"attempts\.jsonl, line 3: not an attempt"):
         write_documents(recipe(seeds, max_attempts=2), ScriptedWriter(), tmp_path / "run")
 
 
@@ -263,7 +263,7 @@ def test_a_long_seed_is_shown_up_to_a_word_and_its_own_braces_stay() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"templates": [{"name": "a", "prompt": "no place"}]}, "must hold {seed} once"),
+        ({"templates": [{"name": "a", "prompt": "no place"}]}, "must contain {seed} exactly once"),
         ({"templates": [{"name": "a", "prompt": "{seed}"}] * 2}, "two templates are called 'a'"),
         ({"templates": []}, "'templates'"),
         ({"inputs": []}, "'inputs'"),
