@@ -101,7 +101,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "a scaling beyond 32 bits": (
         "llama, Llama 3 scaling",
         lambda f, t: f.update({"llama.rope.scaling.llama3": [1e30, 1.0, 4.0, 64.0]}),
-        "that cannot be",
+        "scaling are invalid",
     ),
     "another scaling than the tensor's": (
         "llama, Llama 3 scaling",
@@ -111,7 +111,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "another base in windows": (
         "olmo3",
         lambda f, t: f.update({"olmo2.rope.freq_base_swa": 10000.0}),
-        "llama.cpp takes rope.freq_base, 500000.0",
+        "llama.cpp uses rope.freq_base, 500000.0",
     ),
     "a key of another model": (
         "llama",
@@ -129,7 +129,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "another scaling": (
         "llama",
         lambda f, t: f.update({"llama.rope.scaling.type": "longrope"}),
-        "scaling.type 'longrope' is not understood",
+        "scaling.type 'longrope' is unknown",
     ),
     "a tensor too many": (
         "llama",
@@ -146,7 +146,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "fewer tokens than rows": (
         "llama",
         lambda f, t: f.update({"tokenizer.ggml.tokens": ["a", "b"]}),
-        "has 2 tokens, the embedding 288",
+        "has 2 tokens, but the embedding has 288",
     ),
     "factors of no scaling": (
         "llama",
@@ -156,17 +156,17 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "experts beyond the last": (
         "deepseek_v4",
         lambda f, t: t.update({"blk.0.ffn_gate_tid2eid.weight": np.full((288, 2), 8, np.int32)}),
-        "names experts beyond",
+        "expert numbers outside 0",
     ),
     "weights for a table of experts": (
         "deepseek_v4",
         lambda f, t: t.update({"blk.0.ffn_gate_tid2eid.weight": np.ones((288, 2), np.float32)}),
-        "a wrong kind",
+        "of the wrong type",
     ),
     "whole numbers for weights": (
         "llama",
         lambda f, t: t.update({"output_norm.weight": np.ones(64, np.int32)}),
-        "a wrong kind",
+        "of the wrong type",
     ),
     "numbers of 64 bits": (
         "llama",
@@ -176,12 +176,12 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "compression by 7": (
         "deepseek_v4",
         lambda f, t: f.update({"deepseek4.attention.compress_ratios": [0, 7, 7, 7]}),
-        "no DeepSeek-V4",
+        "invalid for DeepSeek-V4",
     ),
     "more rotated than there is": (
         "deepseek_v3",
         lambda f, t: f.update({"deepseek2.attention.key_length_mla": 8}),
-        "leaves nothing beside 8 rotated",
+        "must exceed the 8 rotated",
     ),
 }
 

@@ -14,7 +14,7 @@ from modelstack.architecture.presets.preset import Json
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
+    """Yield the rules of all tensors."""
     yield from grouped.embedding_rules(config)
     for layer in range(config.num_hidden_layers):
         yield from grouped.attention_rules(config, layer)
@@ -29,12 +29,12 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote."""
+    """Return the keys of `config.json` that `write` stored."""
     return grouped.read_head_fields(fields, json) | {"rope_parameters": read_rope_fields(fields)}
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """List the decisions that llama.cpp's graph has no place for."""
+    """Yield the settings that llama.cpp's graph does not support."""
     yield from rope_limits(config.rope_parameters["default"])
     yield from grouped.no_windows(config, "qwen2")
 

@@ -1,4 +1,4 @@
-"""Qwen3-MoE: Qwen3 with a router and experts in every layer, none shared, weights always divided by their sum."""
+"""Qwen3-MoE: Qwen3 with a router and experts in every layer, no shared experts, weights divided by their sum."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from modelstack.architecture.gguf.rules import Rule
 from modelstack.architecture.presets.preset import Json
 
 _SOFTMAX = 1
-"""`LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX`; files need not say it."""
+"""Value of `LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX`; optional in files."""
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
+    """Yield the rules of all tensors."""
     yield from grouped.embedding_rules(config)
     for layer in range(config.num_hidden_layers):
         yield from grouped.attention_rules(config, layer)
@@ -33,7 +33,7 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote."""
+    """Return the keys of `config.json` that `write` stored."""
     fields.must_equal("expert_gating_func", _SOFTMAX, "the softmax")
     return grouped.read_head_fields(fields, json) | {
         "rope_parameters": read_rope_fields(fields),
@@ -42,20 +42,20 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's graph leaves out."""
+    """Yield the settings that llama.cpp's graph does not support."""
     yield from grouped.no_output_bias(config, "qwen3moe")
     yield from grouped.no_windows(config, "qwen3moe")
     yield from rope_limits(config.rope_parameters["default"])
     yield from experts.experts_everywhere(config, "qwen3moe")
     if not config.norm_topk_prob:
-        yield "norm_topk_prob is false: llama.cpp's 'qwen3moe' divides weights by their sum, set it to true"
+        yield "norm_topk_prob is false: llama.cpp's 'qwen3moe' always divides weights by their sum, set it to true"
 
 
 FAMILY = Family(
     arch="qwen3moe",
     model_type="qwen3_moe",
     keys=(
-        # The width that dense layers would have; nothing is computed with it.
+        # The width of dense layers; unused, since there are none.
         Key("feed_forward_length", "intermediate_size"),
         Key("expert_count", "num_experts"),
         Key("expert_used_count", "num_experts_per_tok"),

@@ -1,4 +1,4 @@
-"""SmolLM3: llama whose every fourth layer does not rotate, an interval that llama.cpp has fixed."""
+"""SmolLM3: llama without rotation in every fourth layer, an interval fixed by llama.cpp."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from modelstack.architecture.gguf.rules import Rule
 from modelstack.architecture.presets.preset import Json
 
 _INTERVAL = 4
-"""`n_no_rope_layer_step` in llama.cpp's smollm3.cpp."""
+"""Value of `n_no_rope_layer_step` in llama.cpp's smollm3.cpp."""
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
+    """Yield the rules of all tensors."""
     yield from grouped.embedding_rules(config)
     for layer in range(config.num_hidden_layers):
         yield from grouped.paired_attention_rules(config, layer)
@@ -32,7 +32,7 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote, and the layers that llama.cpp does not rotate."""
+    """Return the keys of `config.json` that `write` stored, and the layers that llama.cpp does not rotate."""
     return grouped.read_head_fields(fields, json) | {
         "no_rope_layers": _rotating(json["num_hidden_layers"]),
         "rope_parameters": read_rope_fields(fields),
@@ -40,16 +40,16 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's graph has fixed or leaves out."""
+    """Yield the settings that llama.cpp's graph does not support."""
     yield from grouped.no_output_bias(config, "smollm3")
     yield from rope_limits(config.rope_parameters["default"])
     if list(config.no_rope_layers) != _rotating(config.num_hidden_layers):
         yield (
-            f"no_rope_layers is {list(config.no_rope_layers)}: llama.cpp's 'smollm3' rotates all layers but every "
-            f"{_INTERVAL}th, so it must be {_rotating(config.num_hidden_layers)}"
+            f"no_rope_layers is {list(config.no_rope_layers)}: llama.cpp's 'smollm3' rotates all but every "
+            f"{_INTERVAL}th layer, so it must be {_rotating(config.num_hidden_layers)}"
         )
     if config.mlp_bias:
-        yield "mlp_bias is true: llama.cpp's 'smollm3' has no biases in the MLP, train without"
+        yield "mlp_bias is true: llama.cpp's 'smollm3' has no biases in the MLP, train without biases"
     yield from grouped.no_windows(config, "smollm3")
 
 
