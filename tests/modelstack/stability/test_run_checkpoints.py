@@ -153,7 +153,7 @@ def test_a_sharded_checkpoint_is_called_what_it_is(tmp_path: Path) -> None:
     save_run(tmp_path, 1, {"x": 1})
     (tmp_path / "step-00000002").mkdir()
     (tmp_path / "step-00000002" / INDEX).write_text("{}")
-    with pytest.raises(UserError, match="step-00000002 is a sharded checkpoint .* go on with a ShardedStore"):
+    with pytest.raises(UserError, match="step-00000002 is a sharded checkpoint .* use a ShardedStore"):
         load_run(tmp_path)
 
 
