@@ -54,7 +54,7 @@ def rules(config: ModelConfig) -> Iterator[Rule]:
     for layer in range(config.num_hidden_layers):
         ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
         yield from _attention(config.layer_types[layer], f"{ours}.self_attn", theirs)
-        yield from grouped.pre_norm_rules(layer)
+        yield from grouped.pre_norm_rules(config, layer)
         for part in ("attn", "ffn"):
             for what in ("fn", "base", "scale"):
                 yield plain(f"{ours}.{part}_hc.{what}", f"{theirs}.hc_{part}_{what}.weight", in_full=True)

@@ -5,12 +5,27 @@ Letters: H heads, G KV heads, d head dim, D model width.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from modelstack.architecture.config import ModelConfig
+from modelstack.architecture.gguf.family import Stored
 from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fields
 from modelstack.architecture.gguf.rules import Rule, pairs_beside_each_other, plain
 from modelstack.architecture.presets.preset import Json
+
+LayerRules = Callable[[ModelConfig, int], Iterator[Rule]]
+"""Rules of one part of a layer, from the config and the layer number."""
+
+
+def attention_fields(config: ModelConfig) -> dict[str, Value]:
+    """Return the metadata of heads and rotation, for architectures with the same rotation in all layers."""
+    return head_fields(config) | rope_fields(config.rope_parameters["default"])
+
+
+def read_attention_fields(fields: Fields, stored: Stored, json: Json) -> Json:
+    """Return the keys of `config.json` that `attention_fields` stored."""
+    return read_head_fields(fields, json) | {"rope_parameters": read_rope_fields(fields)}
 
 
 def head_fields(config: ModelConfig) -> dict[str, Value]:
@@ -63,6 +78,15 @@ def read_window_fields(fields: Fields, json: Json, period: int) -> Json:
     }
 
 
+def model_rules(config: ModelConfig, *parts: LayerRules) -> Iterator[Rule]:
+    """Yield the rules of the embedding, of the parts of each layer in order, and of the final norm."""
+    yield from embedding_rules(config)
+    for layer in range(config.num_hidden_layers):
+        for part in parts:
+            yield from part(config, layer)
+    yield final_norm_rule()
+
+
 def embedding_rules(config: ModelConfig) -> Iterator[Rule]:
     """Yield the rules of the embedding and, unless it is tied, of the head."""
     yield plain("model.embed_tokens.weight", "token_embd.weight")
@@ -90,7 +114,7 @@ def paired_attention_rules(config: ModelConfig, layer: int) -> Iterator[Rule]:
         yield pairs_beside_each_other(rule.name, rule.stored[0], n_heads) if n_heads else rule
 
 
-def head_norm_rules(layer: int) -> Iterator[Rule]:
+def head_norm_rules(config: ModelConfig, layer: int) -> Iterator[Rule]:
     """Yield the rules of the norms of queries and keys."""
     for part in ("q", "k"):
         yield plain(f"model.layers.{layer}.self_attn.{part}_norm.weight", f"blk.{layer}.attn_{part}_norm.weight")
@@ -103,7 +127,7 @@ def mlp_rules(config: ModelConfig, layer: int) -> Iterator[Rule]:
             yield plain(f"model.layers.{layer}.mlp.{part}_proj.{kind}", f"blk.{layer}.ffn_{part}.{kind}")
 
 
-def pre_norm_rules(layer: int) -> Iterator[Rule]:
+def pre_norm_rules(config: ModelConfig, layer: int) -> Iterator[Rule]:
     """Yield the rules of the two norms of a pre-norm layer."""
     yield plain(f"model.layers.{layer}.input_layernorm.weight", f"blk.{layer}.attn_norm.weight")
     yield plain(f"model.layers.{layer}.post_attention_layernorm.weight", f"blk.{layer}.ffn_norm.weight")

@@ -21,16 +21,16 @@ _PERIOD = 4
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules of all tensors."""
-    yield from grouped.embedding_rules(config)
-    for layer in range(config.num_hidden_layers):
-        yield from grouped.attention_rules(config, layer)
-        yield from grouped.head_norm_rules(layer)
-        yield from grouped.mlp_rules(config, layer)
-        ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
-        yield plain(f"{ours}.post_attention_layernorm.weight", f"{theirs}.post_attention_norm.weight")
-        yield plain(f"{ours}.post_feedforward_layernorm.weight", f"{theirs}.post_ffw_norm.weight")
-    yield grouped.final_norm_rule()
+    """Return the rules of all tensors."""
+    return grouped.model_rules(
+        config, grouped.attention_rules, grouped.head_norm_rules, grouped.mlp_rules, _post_norms
+    )
+
+
+def _post_norms(config: ModelConfig, layer: int) -> Iterator[Rule]:
+    ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
+    yield plain(f"{ours}.post_attention_layernorm.weight", f"{theirs}.post_attention_norm.weight")
+    yield plain(f"{ours}.post_feedforward_layernorm.weight", f"{theirs}.post_ffw_norm.weight")
 
 
 def write(config: ModelConfig) -> dict[str, Value]:

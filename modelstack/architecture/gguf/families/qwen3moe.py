@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.gguf.families import experts, grouped
 from modelstack.architecture.gguf.family import Family, Key, Stored
-from modelstack.architecture.gguf.fields import Fields, Value
-from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fields, rope_limits
+from modelstack.architecture.gguf.fields import Fields
+from modelstack.architecture.gguf.rope_fields import rope_limits
 from modelstack.architecture.gguf.rules import Rule
 from modelstack.architecture.presets.preset import Json
 
@@ -17,28 +17,20 @@ _SOFTMAX = 1
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Yield the rules of all tensors."""
-    yield from grouped.embedding_rules(config)
-    for layer in range(config.num_hidden_layers):
-        yield from grouped.attention_rules(config, layer)
-        yield from grouped.head_norm_rules(layer)
-        yield from experts.routed_rules(f"model.layers.{layer}", f"blk.{layer}")
-        yield from grouped.pre_norm_rules(layer)
-    yield grouped.final_norm_rule()
+    """Return the rules of all tensors."""
+    return grouped.model_rules(
+        config, grouped.attention_rules, grouped.head_norm_rules, _experts, grouped.pre_norm_rules
+    )
 
 
-def write(config: ModelConfig) -> dict[str, Value]:
-    """Return the metadata of attention."""
-    return grouped.head_fields(config) | rope_fields(config.rope_parameters["default"])
+def _experts(config: ModelConfig, layer: int) -> Iterator[Rule]:
+    return experts.routed_rules(f"model.layers.{layer}", f"blk.{layer}")
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return the keys of `config.json` that `write` stored."""
+    """Return the keys of `config.json` that the metadata store."""
     fields.must_equal("expert_gating_func", _SOFTMAX, "the softmax")
-    return grouped.read_head_fields(fields, json) | {
-        "rope_parameters": read_rope_fields(fields),
-        "norm_topk_prob": True,
-    }
+    return grouped.read_attention_fields(fields, stored, json) | {"norm_topk_prob": True}
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
@@ -62,7 +54,7 @@ FAMILY = Family(
         Key("expert_feed_forward_length", "moe_intermediate_size"),
     ),
     rules=rules,
-    write=write,
+    write=grouped.attention_fields,
     read=read,
     limits=limits,
 )
