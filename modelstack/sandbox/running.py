@@ -116,7 +116,7 @@ def _verdict(judged: Mapping[str, Any], ran: Mapping[str, Any]) -> Verdict:
             raise UserError(
                 f"programs that a model wrote run only in Linux namespaces, and this machine refuses them "
                 f"({report['reason']}). Allow unprivileged user namespaces (sysctl "
-                f"kernel.apparmor_restrict_unprivileged_userns=0, for one; in Docker --security-opt "
+                f"kernel.apparmor_restrict_unprivileged_userns=0, for example; in Docker --security-opt "
                 f"seccomp=unconfined), or evaluate on a machine that has them."
             )
     output = str(ran.get("output", ""))[:SHOWN_OUTPUT]

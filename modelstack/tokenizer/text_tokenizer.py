@@ -98,7 +98,7 @@ class TextTokenizer:
         Raises:
             UserError: The pattern matcher gives up on the text.
         """
-        with told_panics():
+        with panics_as_errors():
             return self._content.encode(self._prepared(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -108,7 +108,7 @@ class TextTokenizer:
             UserError: The pattern matcher gives up on one of the texts.
         """
         prepared = [self._prepared(text) for text in texts]
-        with told_panics():
+        with panics_as_errors():
             encodings = self._content.encode_batch_fast(prepared, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
@@ -118,7 +118,7 @@ class TextTokenizer:
         Raises:
             UserError: The pattern matcher gives up on the text.
         """
-        with told_panics():
+        with panics_as_errors():
             return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
@@ -138,7 +138,7 @@ class TextTokenizer:
 
 
 @contextmanager
-def told_panics() -> Iterator[None]:
+def panics_as_errors() -> Iterator[None]:
     """Convert a panic of the library, which `except Exception` does not catch, to an error with its message.
 
     Oniguruma gives up after ten million backtracking steps: early for a malicious pattern, and for a known pattern
@@ -169,7 +169,7 @@ def build(description: Mapping[str, Any]) -> Tokenizer:
     from tokenizers import Tokenizer
 
     try:
-        with told_panics():
+        with panics_as_errors():
             return Tokenizer.from_str(json.dumps(description))
     except UserError:
         raise

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from modelstack.errors import UserError
 from modelstack.tokenizer.pretokenizers import Digits, PresetName, PreTokenizer, pretokenizer
 from modelstack.tokenizer.special_tokens import SpecialTokens
-from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, told_panics
+from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, panics_as_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
@@ -149,7 +149,7 @@ def _learn(documents: Iterable[str], config: TokenizerConfig, n_tokens: int) -> 
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = cut.build() if cut else _words(config.digits or "1")
-    with told_panics():
+    with panics_as_errors():
         tokenizer.train_from_iterator(documents, _trainer(config, n_tokens))
     model = json.loads(tokenizer.to_str())["model"]
     learnt = _Learnt(sorted(model["vocab"], key=model["vocab"].__getitem__), [(a, b) for a, b in model["merges"]])

@@ -82,14 +82,14 @@ CHOICES: dict[str, Choice] = {
     for choice in (
         Choice("gqa", "one KV head for four query heads instead of four", {"num_key_value_heads": 1}),
         Choice("qk-norm", "a norm on every query and key head", {"qk_norm": "head"}),
-        Choice("sandwich", "norms before and behind each block", {"norm_placement": "sandwich"}),
+        Choice("sandwich", "norms before and after each block", {"norm_placement": "sandwich"}),
         Choice("relu2", "squared ReLU without a gate, 3/2 as wide", {
             "mlp_gated": False, "hidden_act": "relu2", "intermediate_size": 576,
         }),
         Choice("nope", "no positions at all", {"position_embedding": "none"}),
         Choice("moe", "8 experts, 2 active and 1 shared, in three of four layers", _EXPERTS),
         Choice("alibi", "linear biases instead of rotation", {"position_embedding": "alibi"}),
-        Choice("post-norm", "norms behind each block only", {"norm_placement": "post"}),
+        Choice("post-norm", "norms after each block only", {"norm_placement": "post"}),
         Choice("geglu", "GELU in the gate", {"hidden_act": "gelu_pytorch_tanh"}),
         Choice("mla", "latent attention, 56 numbers a token cached instead of 256", _LATENT),
         Choice("mhc", "four residual streams with doubly stochastic mixing", {

@@ -23,7 +23,7 @@ HEADINGS = (  # weights: number of parameters; s: seconds per run; MFLOP: those 
     "choice",
     "bits/byte",
     "difference ± 95 %",
-    "says",
+    "verdict",
     "weights",
     "MFLOP/byte",
     "cache KiB",
@@ -158,7 +158,9 @@ def draw(plan: Plan, rows: Sequence[Row], outcomes: Outcomes, path: Path) -> Non
         left.errorbar(row.difference, y, xerr=bars, fmt="o", color=color, capsize=4)
     left.axvline(0, color="black", linewidth=1)
     left.set_yticks(range(len(compared)), [row.name for row in compared])
-    left.set_xlabel(f"bits per byte beside the base (95 % over {len(plan.seeds)} paired seeds); left is better")
+    left.set_xlabel(
+        f"difference to the base in bits per byte (95 % over {len(plan.seeds)} paired seeds); left is better"
+    )
     for row in rows:
         curves = [outcomes[row.name, seed].curve for seed in plan.seeds if not outcomes[row.name, seed].diverged]
         if curves:

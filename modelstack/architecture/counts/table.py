@@ -118,7 +118,7 @@ def _flops(configs: Sequence[ModelConfig], workload: Workload) -> Section:
         _row(f"forward, a token of {context:,}", (_flop(count.forward / context) for count in causal)),
         _row("  the same, masked pairs computed too", (_flop(count.forward / context) for count in full)),
         _row(f"training, a token of {context:,}", (_flop(count.training / context) for count in causal)),
-        _row(f"decoding a token behind {context:,}", (_flop(flops) for flops in decoding)),
+        _row(f"decoding a token after {context:,}", (_flop(flops) for flops in decoding)),
     ]
     if tokens is not None:
         whole = (f"{count.training / context * tokens:.3g} FLOP" for count in causal)
@@ -147,7 +147,7 @@ def _bytes(configs: Sequence[ModelConfig], workload: Workload) -> Section:
         for kind in PARTS
     ]
     rows.append(
-        _row(f"decoding {batch} behind {context:,}, bf16 weights", (f"{each:.2f} FLOP/B" for each in intensity))
+        _row(f"decoding {batch} after {context:,}, bf16 weights", (f"{each:.2f} FLOP/B" for each in intensity))
     )
     return Section(f"bytes ({size} a cached value)", _without_empty(rows))
 

@@ -34,9 +34,9 @@ def quantize_in_child(source: Path, target: Path, file_type: int, in_full: Seque
     command = [sys.executable, "-m", __name__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        said = " ".join(done.stderr.split()[-60:]) or "nothing"
+        output = " ".join(done.stderr.split()[-60:]) or "nothing"
         raise UserError(
-            f"llama.cpp could not quantise (exit {done.returncode}); it said: {said}. K-quants need "
+            f"llama.cpp could not quantise (exit {done.returncode}); its output: {output}. K-quants need "
             f"llama-cpp-python: pip install 'agentkit[local]', or use another number type"
         )
 

@@ -44,7 +44,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Traffic:
     """Collectives of one kind."""
 
     n: int
@@ -72,7 +72,7 @@ class RankReport:
     """Bytes of the masters; the next two fields are also in bytes."""
     gradients: int
     optimizer: int
-    collectives: dict[str, Said]
+    collectives: dict[str, Traffic]
     """Collectives by kind, for one micro-batch (forward and backward), clipping and the optimizer."""
 
 
@@ -102,10 +102,10 @@ class DryRun:
                 f"parameters, {one.n_held / GB:.4f} held",
                 f"  made (GB): masters {one.masters / GB:.2f}, gradients {one.gradients / GB:.2f}, "
                 f"optimizer {one.optimizer / GB:.2f}",
-                "  a micro-batch says: "
+                "  communication of a micro-batch: "
                 + ", ".join(
-                    f"{said.n} {name} ({said.n_bytes / GB:.2f} GB)"
-                    for name, said in sorted(one.collectives.items())
+                    f"{traffic.n} {name} ({traffic.n_bytes / GB:.2f} GB)"
+                    for name, traffic in sorted(one.collectives.items())
                 ),
             ]
             if layout.pp > 1:
@@ -192,7 +192,7 @@ def _run_stage(
             masters=_bytes(share.parameters()),
             gradients=_bytes(p.grad for p in share.parameters() if p.grad is not None),
             optimizer=_bytes(states),
-            collectives=listener.said,
+            collectives=listener.traffic,
         )
 
 
@@ -241,7 +241,7 @@ class _Collectives(TorchDispatchMode):
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: dict[str, Said] = {}
+        self.traffic: dict[str, Traffic] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Count a collective on local tensors."""
@@ -253,8 +253,8 @@ class _Collectives(TorchDispatchMode):
             name = _NAMES.get(opname, opname)
             tensors = [leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)]
             n_bytes = max(tensor.numel() * tensor.element_size() for tensor in tensors)
-            before = self.said.get(name, Said(0, 0))
-            self.said[name] = Said(before.n + 1, before.n_bytes + n_bytes)
+            before = self.traffic.get(name, Traffic(0, 0))
+            self.traffic[name] = Traffic(before.n + 1, before.n_bytes + n_bytes)
         return result
 
 

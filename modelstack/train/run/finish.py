@@ -55,12 +55,12 @@ def finish(
     memory = peak_memory(next(assembled.run.state.model.parameters()).device)  # of the training only
     model = whole_model(assembled, folder)
     documents = held_out([d.text for d in prepared.held_out], prepared.tokenizer)
-    with display.preparing() as told:
-        told("measuring on all held-out text")
+    with display.preparing() as on_activity:
+        on_activity("measuring on all held-out text")
         result = held_out_result(evaluate(model, documents, resolved.row_tokens), documents)
         record = training_record(resolved, assembled, result)
         save_checkpoint(model, folder.model, tokenizer=folder.tokenizer, training=record)
-        told("fitting baselines")
+        on_activity("fitting baselines")
         simpler = _baselines(resolved, prepared, documents) if resolved.recipe.evaluation.baselines else ()
     facts = run_facts(resolved, folder, assembled, result, simpler, utilisation, memory)
     page = write_report(facts, folder.path, metrics_file=folder.metrics, samples_file=folder.samples, plan=plan)

@@ -121,15 +121,15 @@ def _prepared(resolved: Resolved, folder: RunFolder, ranks: Ranks, display: Disp
             held.enter_context(folder.held())
             for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
                 display.say(f"{changed} differs from the start: results agree only up to rounding")
-            with display.preparing() as told:
-                prepared = prepare(resolved, folder, told)
+            with display.preparing() as on_activity:
+                prepared = prepare(resolved, folder, on_activity)
         except UserError as error:
             if ranks.group is None:
                 raise
             complaint = str(error)
-    told_by_first = ranks.texts(complaint)[0]
-    if told_by_first:
-        raise UserError(told_by_first)
+    first_complaint = ranks.texts(complaint)[0]
+    if first_complaint:
+        raise UserError(first_complaint)
     return prepared or open_prepared(resolved, folder)
 
 

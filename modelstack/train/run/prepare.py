@@ -22,7 +22,7 @@ from modelstack.tokenizer.tokenizer_folder import load_tokenizer, save_text_toke
 from modelstack.tokenizer.training import train_tokenizer
 from modelstack.train.run.recipe import Resolved
 
-Told = Callable[[str], object]
+OnActivity = Callable[[str], object]
 """Callback that receives the current activity as text."""
 SHIPPED_CORPUS = Path(modelstack.data.__file__).parent / "corpus"
 
@@ -36,14 +36,14 @@ class Prepared:
     held_out: list[Document]
 
 
-def prepare(resolved: Resolved, folder: RunFolder, told: Told = lambda text: None) -> Prepared:
+def prepare(resolved: Resolved, folder: RunFolder, on_activity: OnActivity = lambda text: None) -> Prepared:
     """Make missing data and open all of it.
 
     Raises:
         UserError: A path is wrong, a file is broken, or one side of the split has no text.
     """
-    tokenizer = _tokenizer(resolved, folder, told)
-    told("reading the text into token shards")
+    tokenizer = _tokenizer(resolved, folder, on_activity)
+    on_activity("reading the text into token shards")
     write_shards(training_texts(resolved), tokenizer, folder.shards)
     return open_prepared(resolved, folder)
 
@@ -86,7 +86,7 @@ def training_texts(resolved: Resolved) -> Iterator[SourcedText]:
                 yield SourcedText(document.text, document.domain)
 
 
-def _tokenizer(resolved: Resolved, folder: RunFolder, told: Told) -> TextTokenizer:
+def _tokenizer(resolved: Resolved, folder: RunFolder, on_activity: OnActivity) -> TextTokenizer:
     recipe = resolved.recipe.tokenizer
     if folder.tokenizer.exists():
         return load_tokenizer(folder.tokenizer)
@@ -94,7 +94,7 @@ def _tokenizer(resolved: Resolved, folder: RunFolder, told: Told) -> TextTokeniz
         if recipe.path:
             save_text_tokenizer(load_tokenizer(recipe.path), temporary)
         else:
-            told(f"training a tokenizer of {resolved.tokenizer.vocab_size:,} tokens")
+            on_activity(f"training a tokenizer of {resolved.tokenizer.vocab_size:,} tokens")
             max_bytes = int(recipe.megabytes * 1e6) if recipe.megabytes else None
             share = resolved.recipe.data.held_out
             documents = sample_documents(text_files(resolved), max_bytes, held_out=False, share=share)

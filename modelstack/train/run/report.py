@@ -289,7 +289,7 @@ def _comparison(facts: RunFacts) -> list[str]:
         for each in sorted(facts.baselines, key=lambda each: each.bits_per_byte)
     ]
     head = ("", "bits per byte", "95 %", "of the model's", "what")
-    return ["## Beside simpler models\n", "On the same held-out documents.\n", _table(head, [ours, *rows])]
+    return ["## Baselines\n", "On the same held-out documents.\n", _table(head, [ours, *rows])]
 
 
 def _plan(facts: RunFacts, measured: Measured, plan: Plan | None) -> list[str]:
@@ -316,7 +316,7 @@ def _events(measured: Measured) -> list[str]:
     rejected = [record for record in measured.steps if record.rejected]
     roll_backs = [event for event in measured.events if ROLL_BACK in event.text]
     lost = sum(start.lost_steps for start in measured.starts)
-    told = (
+    counts = (
         f"{len(rejected):,} steps rejected, {len(roll_backs):,} roll-backs; the run was started "
         f"{len(measured.starts):,} times, and took {lost:,} steps again.\n"
     )
@@ -324,7 +324,7 @@ def _events(measured: Measured) -> list[str]:
     left_out = len(measured.events) - len(shown)
     note = [f"The last {SHOWN_EVENTS} of {len(measured.events):,}.\n"] if left_out else []
     table = [_table(("step", "event"), [(f"{event.step:,}", event.text) for event in shown])] if shown else []
-    return ["## Guard\n", told, *note, *table]
+    return ["## Guard\n", counts, *note, *table]
 
 
 def _data(facts: RunFacts) -> list[str]:
