@@ -52,7 +52,7 @@ def main() -> None:
     deadline = time.monotonic() + limits.wall_s
     child = os.fork()
     if child == 0:
-        _live(job, limits, process_files, null, state, output)
+        _run_child(job, limits, process_files, null, state, output)
     for handle in (process_files, null, state, output, *job["pipes"]):
         os.close(handle)
     with os.fdopen(state_end, "rb") as file:
@@ -104,7 +104,9 @@ def _watch(child: int, output: int, limits: Limits, deadline: float) -> tuple[st
         return ended, bytes(collected[: limits.output_bytes])
 
 
-def _live(job: dict[str, Any], limits: Limits, process_files: int, null: int, state: int, output: int) -> NoReturn:
+def _run_child(
+    job: dict[str, Any], limits: Limits, process_files: int, null: int, state: int, output: int
+) -> NoReturn:
     """Run as the child: isolate, execute the role, exit. Exceptions must never reach the launcher's code."""
     read_end, write_end = job["pipes"]
     try:
@@ -179,7 +181,7 @@ class ProgramError(Exception):
     """Raised if the program's error is not one of Python's ordinary exceptions."""
 
 
-class Stand(Name):
+class StandIn(Name):
     """Stand-in for a function of the program, or for another of its globals when passed as an argument."""
 
     def __init__(self, name: str, incoming: BinaryIO, outgoing: BinaryIO) -> None:
@@ -212,8 +214,8 @@ def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dic
         exec(compile(job["helpers"], "<helpers>", "exec"), namespace)
     except Exception as error:
         return _failed(f"the tests' helper code does not load: {_say(error)}")
-    stands = {name: Stand(name, incoming, outgoing) for name in job["names"]}
-    namespace.update(stands)
+    stand_ins = {name: StandIn(name, incoming, outgoing) for name in job["names"]}
+    namespace.update(stand_ins)
     passed: list[bool] = []
     reason = ""
     for number, test in enumerate(job["tests"], start=1):

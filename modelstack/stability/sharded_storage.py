@@ -166,7 +166,7 @@ class SafetensorsWriter(StorageWriter):
         for item in plan.items:
             tensor = planner.resolve_data(item)
             assert isinstance(tensor, Tensor)  # all other values are in the index
-            tensors[_key(item.index)] = _alone(tensor, memory)
+            tensors[_key(item.index)] = _own_copy(tensor, memory)
         if not tensors:
             return {}
         name = f"rank-{self._rank:05d}.safetensors"
@@ -371,7 +371,7 @@ def _key(index: MetadataIndex) -> str:
     return f"{index.fqn}@{','.join(map(str, index.offset or ()))}"
 
 
-def _alone(tensor: Tensor, memory: set[int]) -> Tensor:
+def _own_copy(tensor: Tensor, memory: set[int]) -> Tensor:
     """Return a contiguous tensor on the CPU that shares no memory (tied weights do), as safetensors requires."""
     tensor = tensor.detach().cpu().contiguous()
     storage = tensor.untyped_storage()

@@ -94,7 +94,9 @@ def assemble(
     config = model_config(resolved, prepared)
     frequency = _frequency(config, prepared.shards)
     state = (
-        _alone(config, resolved, device, frequency) if mesh is None else spread(config, resolved, mesh, frequency)
+        _single_process_state(config, resolved, device, frequency)
+        if mesh is None
+        else spread(config, resolved, mesh, frequency)
     )
     ranks = Ranks.of_run()
     store = open_store(resolved, folder, mesh)
@@ -125,7 +127,7 @@ def assemble(
         recipe.indexer.stage,
     )
     if recipe.anticipatory:
-        _route_ahead(run, supervisor, resolved, mesh, on_event)
+        _enable_anticipatory_routing(run, supervisor, resolved, mesh, on_event)
     if recipe.faults:
         inject(run, parse(recipe.faults, recipe.seed), folder.path, ranks.rank)
     return Assembled(run, supervisor, config)
@@ -141,7 +143,7 @@ def unsupervised(resolved: Resolved, prepared: Prepared, device: torch.device) -
     config = model_config(resolved, prepared)
     return Run(
         _loop(resolved),
-        _alone(config, resolved, device, _frequency(config, prepared.shards)),
+        _single_process_state(config, resolved, device, _frequency(config, prepared.shards)),
         loader(resolved, prepared.shards),
         schedule(resolved.schedule),
         index_stage=resolved.recipe.indexer.stage,
@@ -181,7 +183,7 @@ def begin_from_branch(assembled: Assembled, branch: BranchRecipe, resolved: Reso
     assembled.supervisor.take_up(assembled.run, loaded)
 
 
-def _route_ahead(
+def _enable_anticipatory_routing(
     run: Run,
     supervisor: GuardedRun,
     resolved: Resolved,
@@ -209,7 +211,7 @@ def _route_ahead(
     supervisor.on_roll_back = switch.after_roll_back
 
 
-def _alone(
+def _single_process_state(
     config: ModelConfig, resolved: Resolved, device: torch.device, frequency: list[float] | None
 ) -> TrainState:
     model = initialise(CausalLM(config), resolved.recipe.seed, frequency)

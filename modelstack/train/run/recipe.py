@@ -290,7 +290,7 @@ def resolve(recipe: RunRecipe, plan: Plan | None = None) -> Resolved:
     Raises:
         UserError: Schedule, rows or model do not match.
     """
-    resolved = _by_plan(recipe, plan) if plan else _alone(recipe)
+    resolved = _with_plan(recipe, plan) if plan else _without_plan(recipe)
     if recipe.branch:
         at, n_decay = recipe.branch.step, recipe.branch.decay_steps
         changes = {"steps": at + n_decay, "schedule": branch(resolved.schedule, at, n_decay)}
@@ -316,7 +316,7 @@ def _check_indexer(resolved: Resolved) -> None:
         )
 
 
-def _alone(recipe: RunRecipe) -> Resolved:
+def _without_plan(recipe: RunRecipe) -> Resolved:
     from modelstack.architecture.count_cli import find_config
 
     assert recipe.model and recipe.steps and recipe.rows  # guaranteed by the recipe's validation
@@ -357,7 +357,7 @@ def shaped(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
     return base.with_(**filled)
 
 
-def _by_plan(recipe: RunRecipe, plan: Plan) -> Resolved:
+def _with_plan(recipe: RunRecipe, plan: Plan) -> Resolved:
     request, planned = plan.request, plan.schedule
     if request.precision not in ("fp32", "bf16", "fp8"):
         raise UserError(f"the plan's precision {request.precision!r} is not supported; use fp32, bf16 or fp8")
