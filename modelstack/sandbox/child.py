@@ -127,8 +127,8 @@ def _run_child(
     try:
         with os.fdopen(read_end, "rb") as incoming, os.fdopen(write_end, "wb") as outgoing:
             if is_program:
-                # type: ignore[union-attr]  # the process is killed, so buffers are not flushed at exit
-                sys.stdout.reconfigure(line_buffering=True)
+                # The process is killed, so buffers are not flushed at exit.
+                sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
                 be_program(job["sources"], incoming, outgoing)
             else:
                 os.write(output, json.dumps(be_judge(job, incoming, outgoing)).encode())

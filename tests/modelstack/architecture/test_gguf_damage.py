@@ -116,7 +116,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "a key of another model": (
         "llama",
         lambda f, t: f.update({"llama.logit_scale": 0.5}),
-        "not understood: llama.logit_scale",
+        "unknown: llama.logit_scale",
     ),
     "a key missing": ("llama", lambda f, t: f.pop("llama.embedding_length"), "embedding_length is missing"),
     "an unknown family": (
@@ -134,7 +134,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "a tensor too many": (
         "llama",
         lambda f, t: t.update({"blk.0.extra.weight": np.ones(4, np.float32)}),
-        "not understood: blk.0.extra.weight",
+        "unknown: blk.0.extra.weight",
     ),
     "a tensor missing": ("llama", lambda f, t: t.pop("output_norm.weight"), "missing: output_norm.weight"),
     "a tensor turned": (
@@ -220,7 +220,7 @@ def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes, message: str
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere.gguf is not there"):
+    with pytest.raises(UserError, match="nowhere.gguf does not exist"):
         load_gguf(tmp_path / "nowhere.gguf")
 
 

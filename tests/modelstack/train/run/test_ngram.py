@@ -106,6 +106,6 @@ def test_orders_and_symbols_that_cannot_be_are_refused() -> None:
         fit([np.array([1])], 256, 8)
     with pytest.raises(UserError, match="symbol 4 is outside 0 to 3"):
         fit([np.array([4])], 4, 2)
-    with pytest.raises(UserError, match="symbol -1 is not"):
+    with pytest.raises(UserError, match="symbol -1 is outside"):
         fit([np.array([-1])], 4, 2)
     assert fit([np.array([255, 0])], 256, 7).n_grams == (2,) * 7
