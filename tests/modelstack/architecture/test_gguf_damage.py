@@ -85,7 +85,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "heads that KV heads do not divide": (
         "llama",
         lambda f, t: f.update({"llama.attention.head_count_kv": 3}),
-        "no multiple of num_key_value_heads 3",
+        "must be a multiple of num_key_value_heads 3",
     ),
     "a text for a number": ("llama", lambda f, t: f.update({"llama.block_count": "two"}), "is 'two'.*integer"),
     "a truth value for a number": (

@@ -148,7 +148,7 @@ def test_when_none_is_whole_the_run_does_not_start_anew_in_silence(tmp_path: Pat
     assert store.load(small_state(0)) is None
     store.save(1, small_state(1))
     flip_a_bit(tmp_path / "step-00000001" / RANK_FILE)
-    with pytest.raises(UserError, match="no checkpoint in .* is whole: step-00000001: rank-00000.safetensors"):
+    with pytest.raises(UserError, match="no checkpoint in .* is complete: step-00000001: rank-00000.safetensors"):
         store.load(small_state(0))
 
 
