@@ -52,7 +52,10 @@ class IndexDivergence:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tokens [start, end) of rows [first_row, end_row); each sees itself and earlier run tokens of its row."""
+    """A run of tokens: positions [start, end) of the rows [first_row, end_row).
+
+    Each token sees itself and the earlier tokens of the run in its own row.
+    """
 
     first_row: int
     end_row: int

@@ -145,7 +145,10 @@ def _roll_backs(events: Sequence[Event]) -> list[Restored]:
 
 
 def _gaps(events: Sequence[Event]) -> list[float]:
-    """Return the seconds from the last step before to each process's first; without steps, they add up."""
+    """Return the seconds before the first step of each process, counted from the last step of the run before.
+
+    The time of a process without any step is added to the gap of the next process.
+    """
     gaps: list[float] = []
     since = events[0].time
     has_stepped = False

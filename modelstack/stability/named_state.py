@@ -52,7 +52,7 @@ class NamedState:
 
 
 def named(state: Mapping[str, Any], rank: int) -> NamedState:
-    """Return a state by names.
+    """Return a state in which tensors and optimizer values are stored under parameter names.
 
     Args:
         state: The state of a `GuardedRun`, or any nested plain data.

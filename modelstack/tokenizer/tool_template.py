@@ -57,7 +57,7 @@ class Dialect(Protocol):
         ...
 
     def call(self, texts: Sequence[str]) -> tuple[Shown, str]:
-        """Return a message with one call per text, the text in its arguments, and the convention's form of it."""
+        """Return a message with one call per text, contained in the arguments, and its form in the convention."""
         ...
 
     def result(self, text: str, number: int) -> tuple[Shown, str]:

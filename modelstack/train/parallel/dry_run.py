@@ -45,7 +45,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """Collectives of one kind."""
+    """Number and size of the collectives of one kind."""
 
     n: int
     n_bytes: int
