@@ -266,7 +266,7 @@ def _check_complete(
     if missing or unknown:
         raise UserError(
             f"{folder} does not match its config.json: "
-            f"{len(missing)} tensors missing ({_few(missing)}), {len(unknown)} unknown ({_few(unknown)})"
+            f"{len(missing)} tensors missing ({_few(missing)}), {len(unknown)} not known ({_few(unknown)})"
         )
 
 

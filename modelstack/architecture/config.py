@@ -360,7 +360,7 @@ def build(values: Mapping[str, Any]) -> ModelConfig:
         if key not in ModelConfig.model_fields:
             nearest = get_close_matches(key, ModelConfig.model_fields, n=1)
             hint = f"; nearest: {nearest[0]!r}" if nearest else ""
-            raise UserError(f"model config key {key!r} is unknown{hint}")
+            raise UserError(f"model config key {key!r} is not known{hint}")
     try:
         return ModelConfig(**values)
     except ValidationError as error:

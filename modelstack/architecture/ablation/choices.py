@@ -111,7 +111,7 @@ def chosen(names: list[str], known: Mapping[str, Choice]) -> list[Choice]:
     """
     for name in names:
         if name not in known:
-            raise UserError(f"choice {name!r} is unknown; known choices: {', '.join(known)}")
+            raise UserError(f"choice {name!r} is not known; known: {', '.join(known)}")
     return [known[name] for name in names]
 
 
@@ -123,7 +123,7 @@ def read_recipe(path: Path) -> tuple[ModelConfig, dict[str, Choice]]:
     """
     content = read_toml(path, "recipe")
     if unknown := content.keys() - {"base", "choices"}:
-        raise UserError(f"{path}: keys {sorted(unknown)} are unknown; a recipe has [base] and [choices.NAME]")
+        raise UserError(f"{path}: keys {sorted(unknown)} are not known; a recipe has [base] and [choices.NAME]")
     if not content.get("choices"):
         raise UserError(f"{path} has no [choices.NAME]: nothing to compare")
     base = build(BASE | content.get("base", {}))

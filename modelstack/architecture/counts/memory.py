@@ -107,7 +107,7 @@ def _in_use(config: ModelConfig, weights: Weights, batch: int) -> Weights:
 
 def _stored(weights: Weights, storage: str) -> float:
     if storage not in WEIGHT_FORMATS:
-        raise UserError(f"storage format {storage!r} is unknown; known formats: {', '.join(WEIGHT_FORMATS)}")
+        raise UserError(f"storage format {storage!r} is not known; known: {', '.join(WEIGHT_FORMATS)}")
     of_matrices, of_vectors = WEIGHT_FORMATS[storage]
     buffers = sum(entries * size for entries, size in weights.buffers.values())
     return weights.matrices * of_matrices + weights.vectors * of_vectors + buffers

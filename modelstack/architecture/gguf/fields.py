@@ -102,7 +102,7 @@ class Fields:
         if unasked := sorted(self._values.keys() - self._asked):
             keys = ", ".join(f"{self._arch}.{key}" for key in unasked)
             raise UserError(
-                f"GGUF keys are unknown: {keys}. They may change the model's function, so the file is rejected"
+                f"GGUF keys are not known: {keys}. They may change the model's function, so the file is rejected"
             )
 
     def _get(self, key: str, default: Any) -> Any:

@@ -107,7 +107,7 @@ def _refuse_other_tensors(
             f"GGUF tensors are missing: {', '.join(missing[:5])}; the file is damaged or one of several parts"
         )
     if foreign := sorted(found.keys() - names - {BANDS}):
-        raise UserError(f"GGUF tensors are unknown: {', '.join(foreign[:5])}; this model does not contain them")
+        raise UserError(f"GGUF tensors are not known: {', '.join(foreign[:5])}; this model does not contain them")
     for rule in rules:
         shape, stored = expected[rule.name], [found[name] for name in rule.stored]
         # Compare the counts first: shapes beyond available memory must not reach numpy.

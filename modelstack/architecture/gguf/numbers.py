@@ -71,7 +71,7 @@ def number_type(name: str) -> NumberType:
         UserError: The name is unknown.
     """
     if name.lower() not in NUMBER_TYPES:
-        raise UserError(f"number type {name!r} is unknown; known types: {', '.join(NUMBER_TYPES)}")
+        raise UserError(f"number type {name!r} is not known; known: {', '.join(NUMBER_TYPES)}")
     return NUMBER_TYPES[name.lower()]
 
 

@@ -62,7 +62,7 @@ def read_rope_fields(fields: Fields) -> Json:
     kind = fields.text("rope.scaling.type", "none")
     factor = fields.number("rope.scaling.factor", 0.0) or 1.0
     if kind not in ("none", "linear", "yarn"):
-        raise UserError(f"GGUF rope.scaling.type {kind!r} is unknown; known types: none, linear and yarn")
+        raise UserError(f"GGUF rope.scaling.type {kind!r} is not known; known: none, linear and yarn")
     if kind == "linear" and factor != 1.0:
         json |= {"rope_type": "linear", "factor": factor}
     if kind == "yarn":

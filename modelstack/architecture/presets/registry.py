@@ -47,7 +47,7 @@ def preset_of(model_type: str | None) -> Preset:
     """
     if model_type not in PRESETS:
         nearest = get_close_matches(str(model_type), PRESETS, n=1) or sorted(PRESETS)
-        raise UserError(f"model_type {model_type!r} is unknown; nearest: {', '.join(nearest)}")
+        raise UserError(f"model_type {model_type!r} is not known; nearest: {', '.join(nearest)}")
     return PRESETS[model_type]
 
 

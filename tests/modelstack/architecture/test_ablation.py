@@ -199,7 +199,7 @@ def test_a_recipe_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
     assert base.hidden_size == 64
     assert choices["wide"].config(base).intermediate_size == 512
     for content, message in (
-        ("[bas]\nx = 1", r"\['bas'\] are unknown"),
+        ("[bas]\nx = 1", r"\['bas'\] are not known"),
         ("[base]\nhidden_size = 64", "nothing to compare"),
         ("[choices.a]\nhiden_size = 3", "nearest: 'hidden_size'"),
         ("[choices.a", "not TOML"),
@@ -210,7 +210,7 @@ def test_a_recipe_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_choice_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="'gpa' is unknown; known choices: gqa"):
+    with pytest.raises(UserError, match="'gpa' is not known; known: gqa"):
         chosen(["gpa"], CHOICES)
     assert BASE_CHOICE.name not in CHOICES
 

@@ -64,7 +64,7 @@ def test_import_writes_the_float_type_that_is_asked_for(checkpoint: Path, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["export", "gguf", "CHECKPOINT", "x.gguf", "--type", "q9"], "number type 'q9' is unknown"),
+        (["export", "gguf", "CHECKPOINT", "x.gguf", "--type", "q9"], "number type 'q9' is not known"),
         (["export", "gguf", "nowhere", "x.gguf"], "nowhere"),
         (["import", "gguf", "nowhere.gguf", "x"], "nowhere.gguf does not exist"),
     ],

@@ -116,7 +116,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "a key of another model": (
         "llama",
         lambda f, t: f.update({"llama.logit_scale": 0.5}),
-        "unknown: llama.logit_scale",
+        "not known: llama.logit_scale",
     ),
     "a key missing": ("llama", lambda f, t: f.pop("llama.embedding_length"), "embedding_length is missing"),
     "an unknown family": (
@@ -129,12 +129,12 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "another scaling": (
         "llama",
         lambda f, t: f.update({"llama.rope.scaling.type": "longrope"}),
-        "scaling.type 'longrope' is unknown",
+        "scaling.type 'longrope' is not known",
     ),
     "a tensor too many": (
         "llama",
         lambda f, t: t.update({"blk.0.extra.weight": np.ones(4, np.float32)}),
-        "unknown: blk.0.extra.weight",
+        "not known: blk.0.extra.weight",
     ),
     "a tensor missing": ("llama", lambda f, t: t.pop("output_norm.weight"), "missing: output_norm.weight"),
     "a tensor turned": (
@@ -208,8 +208,11 @@ def test_a_file_that_contradicts_itself_is_refused_and_says_where(tmp_path: Path
         (b"GGML" + bytes(40), "does not begin with"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1 is not known"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "a big-endian file"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 2**40, 0), "claims 1,099,511,627,776 tensors"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**50), "claims 1,125,899,906,842,624 bytes"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**40, 0), "declares 1,099,511,627,776 tensors"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**50),
+            "declares 1,125,899,906,842,624 bytes",
+        ),
     ],
 )
 def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes, message: str) -> None:

@@ -158,7 +158,7 @@ def test_a_file_that_was_there_stays_when_writing_fails(tmp_path: Path, monkeypa
     [
         ("q8_0", r"multiples of 32.*ffn_down.weight 80.*fit: f32, f16, bf16"),
         ("q4_k", r"multiples of 256.*fit: f32, f16, bf16"),
-        ("q9", "'q9' is unknown; known types: f32, f16"),
+        ("q9", "'q9' is not known; known: f32, f16"),
     ],
 )
 def test_rows_that_blocks_do_not_fill_are_refused(tmp_path: Path, type_name: str, message: str) -> None:
