@@ -1,1 +1,1 @@
-"""The twelve steps of a model, one folder each; nothing here imports torch by itself."""
+"""The twelve steps of a model, one folder each; this file imports no torch."""

@@ -1,4 +1,4 @@
-"""`python -m modelstack`, and what torchrun starts."""
+"""Entry point of `python -m modelstack`, also started by torchrun."""
 
 from modelstack.cli import main
 

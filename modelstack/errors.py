@@ -1,7 +1,7 @@
-"""What modelstack raises at somebody's mistake; the message names the value, the rule and the fix."""
+"""Errors caused by users; each message names the given value, the rule and the fix."""
 
 from __future__ import annotations
 
 
 class UserError(ValueError):
-    """A caller's or a file's mistake: a configuration that cannot be, a checkpoint that does not fit."""
+    """A user's mistake in a call or a file, for example an invalid config or a checkpoint of another model."""

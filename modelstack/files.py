@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all: written under a temporary name, synced, renamed; how one is read."""
+"""Atomic writing of files and folders (temporary name, sync, rename), and reading of JSON and TOML."""
 
 from __future__ import annotations
 
@@ -17,15 +17,17 @@ from typing import Any
 from modelstack.errors import UserError
 
 MAX_TOML_LEVELS = 64
-"""Tables and arrays within each other; recipes have three. `tomllib` ends in a RecursionError at some hundred."""
+"""Maximum nesting of tables and arrays; recipes have three levels. `tomllib` raises RecursionError at some
+hundred.
+"""
 _TOML_KEY = r"""(?:[A-Za-z0-9_-]++|"(?:[^"\\\n]|\\.)*+"|'[^'\n]*+')"""
 _LONG_TOML_KEY = re.compile(rf"(?<![\\A-Za-z0-9_-])(?:{_TOML_KEY}[ \t]*+\.[ \t]*+){{{MAX_TOML_LEVELS}}}")
-"""A dotted key of too many parts, for which `tomllib` needs memory that grows with the square of their number."""
+"""A dotted key with too many parts, for which `tomllib` needs memory quadratic in their number."""
 
 
 @contextmanager
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary path beside `path`; what was written there takes its place, or nothing does on an error."""
+    """Yield a temporary path beside `path`; on success it is renamed to `path`, on an error it is removed."""
     path = Path(path)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(descriptor)
@@ -43,7 +45,7 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextmanager
 def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Give a temporary folder beside `path`; it takes its place with all its files, or nothing does on an error.
+    """Yield a temporary folder beside `path`; on success it is renamed to `path`, on an error it is removed.
 
     See `put_in_place`.
     """
@@ -59,10 +61,10 @@ def replacing_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def put_in_place(temporary: Path, path: Path) -> None:
-    """Sync a folder that was written beside its place, with its files, and rename it to `path`.
+    """Sync a temporary folder with its files, and rename it to `path`.
 
-    A folder that was there is moved aside first and removed last: between the two renames a crash leaves the old
-    one as `TEMPORARY.old`, whole.
+    An existing folder is first renamed and finally removed: a crash between the two renames leaves the old one
+    complete as `TEMPORARY.old`.
     """
     for file in temporary.iterdir():
         file.chmod(0o644)
@@ -85,11 +87,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 
 def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
-    """Return the JSON object in a file that is not trusted.
+    """Return the JSON object in an untrusted file.
 
     Raises:
-        UserError: It is larger than `max_bytes`, no JSON, or no object.
-        OSError: It cannot be read.
+        UserError: The file is larger than `max_bytes`, not JSON, or not an object.
+        OSError: The file cannot be read.
     """
     size = path.stat().st_size
     if size > max_bytes:
@@ -99,16 +101,16 @@ def read_json_object(path: Path, max_bytes: int) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is not JSON: {error}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds a {type(content).__name__}; a JSON object is expected")
+        raise UserError(f"{path} contains a {type(content).__name__}; a JSON object is expected")
     return content
 
 
 def read_toml(path: Path, what: str) -> dict[str, Any]:
-    """Return the tables of a TOML file; `what` names its kind in errors, like "recipe".
+    """Return the tables of a TOML file; `what` names its kind in errors, for example "recipe".
 
     Raises:
-        UserError: It is no TOML, or nested too deeply.
-        OSError: It cannot be read.
+        UserError: The file is not valid TOML, or nested too deeply.
+        OSError: The file cannot be read.
     """
     try:
         return parse_toml(path.read_text(encoding="utf-8"), f"{what} {path}")
@@ -120,8 +122,8 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
     """Return the tables of a TOML text; `where` names its source in errors.
 
     Raises:
-        TOMLDecodeError: It is no TOML.
-        UserError: It is nested too deeply, or has a number that is too long.
+        TOMLDecodeError: The text is not valid TOML.
+        UserError: The text is nested too deeply, or contains a number with too many digits.
     """
     if _LONG_TOML_KEY.search(text):
         raise _too_deep(where)
@@ -131,7 +133,7 @@ def parse_toml(text: str, where: str) -> dict[str, Any]:
         raise
     except RecursionError:
         raise _too_deep(where) from None
-    except ValueError as error:  # an integer of more digits than Python reads
+    except ValueError as error:  # an integer with more digits than Python accepts
         raise UserError(f"{where}: {error}") from error
     level: list[Any] = [content]
     for _ in range(MAX_TOML_LEVELS):
@@ -148,7 +150,7 @@ def _items(value: Any) -> Iterable[Any]:
 
 
 def _too_deep(where: str) -> UserError:
-    return UserError(f"{where} is nested too deeply: at most {MAX_TOML_LEVELS} tables or arrays in each other")
+    return UserError(f"{where} is nested too deeply: at most {MAX_TOML_LEVELS} levels of tables or arrays")
 
 
 def _sync(path: Path) -> None:

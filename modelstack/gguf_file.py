@@ -1,10 +1,11 @@
-"""A GGUF file taken apart without trusting it (specification: ggml's docs/gguf.md, versions 2 and 3).
+"""Parser of untrusted GGUF files (specification: ggml's docs/gguf.md, versions 2 and 3).
 
-Every count, length, offset and type is held against the file's size before anything is allocated for it, and no
-two tensors may share bytes: what a file can ask for is bounded by what it brings. Values are read by plain reads,
-not through a memory map, whose pages a file that shrinks meanwhile would take away under us.
+Every count, length, offset and type is checked against the file's size before memory is allocated for it, and
+tensors must not overlap. So memory use is bounded by the file's size. Values are read by plain reads instead of a
+memory map, which would fail if the file shrinks meanwhile.
 
-The metadata is read block by block: 150,000 tokens and as many merges take 0.1 s, with a read for each 0.9 s.
+Metadata are read in blocks: 150,000 tokens and as many merges take 0.1 s, instead of 0.9 s with one read per
+value.
 """
 
 from __future__ import annotations
@@ -28,13 +29,15 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MAX_KEYS = 65_536
 MAX_TENSORS = 65_536
-"""DeepSeek-V3 has 1,100."""
+"""Maximum number of tensors; DeepSeek-V3 has 1,100."""
 MAX_METADATA_BYTES = 64 << 20
-"""Tokenizers with 262,144 tokens need 15 MB. As Python values, numbers and short texts take about 8 times that."""
+"""Maximum bytes of metadata; tokenizers with 262,144 tokens need 15 MB. As Python values, numbers and short texts
+take about 8 times as much.
+"""
 BLOCK_BYTES = 1 << 20
-"""Bytes of metadata read at once."""
+"""Bytes of metadata per read."""
 MAX_NAME_BYTES = 256
-"""llama.cpp allows tensor names of 63."""
+"""Maximum bytes of a tensor's name; llama.cpp allows 63."""
 MAX_DIMENSIONS = 4
 MAX_ALIGNMENT = 65_536
 DEFAULT_ALIGNMENT = 32
@@ -81,24 +84,24 @@ NUMBER_TYPES = {
     41: ("Q1_0", 128, 18),
     42: ("Q2_0", 64, 18),
 }
-"""`enum ggml_type` of ggml.h: name, numbers in a block, bytes of a block."""
+"""`enum ggml_type` of ggml.h: name, numbers per block, bytes per block."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredTensor:
-    """Where a tensor lies and how its numbers are written."""
+    """Position and number type of a tensor in the file."""
 
     name: str
     shape: tuple[int, ...]
-    """Outermost axis first, as numpy and torch have it; the file lists it the other way round."""
+    """Outermost axis first, as in numpy and torch; the file uses the reverse order."""
     ggml_type: int
     start: int
-    """First byte in the file."""
+    """Offset of the first byte in the file."""
     n_bytes: int
 
     @property
     def type_name(self) -> str:
-        """Name of the number type, like "Q4_K"."""
+        """Name of the number type, for example "Q4_K"."""
         return NUMBER_TYPES[self.ggml_type][0]
 
 
@@ -106,10 +109,10 @@ class GGUFFile:
     """An open GGUF file: its metadata, and its tensors on demand."""
 
     def __init__(self, file: BinaryIO, path: Path, without: Collection[str] = ()) -> None:
-        """Read the metadata; arrays of texts named in `without` are passed over and are no fields.
+        """Read the metadata; string arrays named in `without` are skipped and are not in `fields`.
 
         Raises:
-            UserError: The file is no GGUF, cut off or contradicts itself.
+            UserError: The file is not GGUF, is truncated or inconsistent.
         """
         self.path = path
         self._file = file
@@ -118,17 +121,17 @@ class GGUFFile:
         self._reading = "the head"
         self._at = 0
         self.kinds: dict[str, int | tuple[int, int]] = {}
-        """Value type of each field; of an array `ARRAY` and the type of its items."""
+        """Value type of each field; for an array, `ARRAY` and the type of its items."""
         self._n_tensors, n_keys = self._head()
         self.fields: dict[str, Any] = dict(self._pairs(n_keys, without))
         self._tensors_at = self._at
 
     @cached_property
     def tensors(self) -> dict[str, StoredTensor]:
-        """The tensors by name, read when first asked for: a tokenizer's reader does without them.
+        """Tensors by name, read at first access, because a reader of the tokenizer does not need them.
 
         Raises:
-            UserError: The list is cut off or contradicts itself or the file.
+            UserError: The list is truncated or inconsistent.
         """
         self._at = self._tensors_at
         return self._tensors(self._n_tensors)
@@ -137,7 +140,7 @@ class GGUFFile:
         """Return a tensor's bytes.
 
         Raises:
-            UserError: The file has become shorter meanwhile.
+            UserError: The file has been truncated meanwhile.
         """
         tensor = self.tensors[name]
         self._file.seek(tensor.start)
@@ -155,10 +158,10 @@ class GGUFFile:
             raise self._error(f"it does not begin with {MAGIC!r}")
         version = self._number("I")
         if version not in VERSIONS:
-            raise self._error(f"version {version} is not known (a big-endian file?); known are {VERSIONS}")
+            raise self._error(f"version {version} is not known (a big-endian file?); known: {VERSIONS}")
         n_tensors, n_keys = self._number("Q"), self._number("Q")
         if n_tensors > MAX_TENSORS or n_keys > MAX_KEYS:
-            raise self._error(f"it claims {n_tensors:,} tensors and {n_keys:,} keys")
+            raise self._error(f"it declares {n_tensors:,} tensors and {n_keys:,} keys")
         return n_tensors, n_keys
 
     def _pairs(self, n_keys: int, without: Collection[str]) -> Iterator[tuple[str, Any]]:
@@ -186,7 +189,7 @@ class GGUFFile:
         if kind == BOOL:
             values = self._take(n)
             if any(value > 1 for value in values):
-                raise self._error("a truth value is neither 0 nor 1")
+                raise self._error("a boolean is neither 0 nor 1")
             return [bool(value) for value in values]
         if kind not in _SCALARS:
             raise self._error(f"value type {kind} is not known, or an array within an array")
@@ -194,7 +197,7 @@ class GGUFFile:
         return list(struct.unpack(f"<{n}{code}", self._take(n * struct.calcsize(code))))
 
     def _texts(self, n: int) -> list[str]:
-        """Read an array of texts; lengths are followed within a block, since a call for each takes longer."""
+        """Read a string array; lengths are parsed within a block, because a call for each string is slower."""
         self._need(8 * n)
         texts: list[str] = []
         length_at = _LENGTH.unpack_from
@@ -214,7 +217,7 @@ class GGUFFile:
         return texts
 
     def _pass_texts(self, n: int) -> None:
-        """Pass over an array of texts, as `_texts` reads one."""
+        """Skip a string array, parsed as in `_texts`."""
         self._need(8 * n)
         length_at = _LENGTH.unpack_from
         while n > 0:
@@ -232,7 +235,7 @@ class GGUFFile:
         self._reading = "the tensors"
         alignment = self.fields.get("general.alignment", DEFAULT_ALIGNMENT)
         if not isinstance(alignment, int) or not 8 <= alignment <= MAX_ALIGNMENT or alignment & (alignment - 1):
-            raise self._error(f"general.alignment {alignment!r} is no power of two in 8..{MAX_ALIGNMENT}")
+            raise self._error(f"general.alignment {alignment!r} is not a power of two in 8..{MAX_ALIGNMENT}")
         data = -(-self._at // alignment) * alignment
         tensors = [self._place(*info, data, alignment) for info in infos]
         end = data
@@ -261,18 +264,18 @@ class GGUFFile:
     ) -> StoredTensor:
         if kind not in NUMBER_TYPES:
             known = ", ".join(type_name for type_name, *_ in NUMBER_TYPES.values())
-            raise self._error(f"tensor {name!r} has number type {kind}; known are {known}")
+            raise self._error(f"tensor {name!r} has number type {kind}; known: {known}")
         _, block, block_bytes = NUMBER_TYPES[kind]
         if min(shape) < 1 or shape[-1] % block:
             raise self._error(f"tensor {name!r} of shape {shape} does not consist of blocks of {block}")
         if offset % alignment:
-            raise self._error(f"tensor {name!r} does not lie on a multiple of {alignment}")
+            raise self._error(f"tensor {name!r} does not start at a multiple of {alignment}")
         return StoredTensor(name, shape, kind, data + offset, prod(shape) // block * block_bytes)
 
     def _text(self, limit: int | None = None) -> str:
         n = self._number("Q")
         if limit is not None and n > limit:
-            raise self._error(f"a name of {n:,} bytes; at most {limit} make sense")
+            raise self._error(f"a name of {n:,} bytes; at most {limit} are allowed")
         try:
             return self._take(n).decode("utf-8")
         except UnicodeDecodeError as error:
@@ -288,36 +291,36 @@ class GGUFFile:
             self._file.seek(self._at)
             self._block, self._block_at, start = self._file.read(max(n, BLOCK_BYTES)), self._at, 0
             if len(self._block) < n:
-                raise self._error("it has become shorter meanwhile")
+                raise self._error("it was truncated meanwhile")
         self._at += n
         return self._block[start : start + n]
 
     def _need(self, n: int) -> None:
         if n > self._size - self._at:
-            raise self._error(f"it is cut off, or claims {n:,} bytes at byte {self._at:,} of {self._size:,}")
+            raise self._error(f"it is cut off, or declares {n:,} bytes at byte {self._at:,} of {self._size:,}")
         if self._at + n > MAX_METADATA_BYTES:
             raise self._error(f"more than {MAX_METADATA_BYTES:,} bytes of metadata")
 
 
 @contextmanager
 def open_gguf(path: str | os.PathLike[str], without: Collection[str] = ()) -> Iterator[GGUFFile]:
-    """Open a GGUF file for reading; arrays of texts named in `without` are passed over.
+    """Open a GGUF file for reading; string arrays named in `without` are skipped.
 
     Raises:
-        UserError: The file is not there, is no GGUF, cut off or contradicts itself.
+        UserError: The file does not exist, is not GGUF, is truncated or inconsistent.
     """
     path = Path(path)
     if not path.is_file():
-        raise UserError(f"{path} is not there; name a GGUF file")
+        raise UserError(f"{path} does not exist; give a GGUF file")
     with path.open("rb") as file:
         yield GGUFFile(file, path, without)
 
 
 def read_gguf_fields(path: str | os.PathLike[str], prefix: str = "") -> dict[str, Any]:
-    """Return the metadata whose keys begin with `prefix`: numbers, truth values, texts and lists of these.
+    """Return the metadata whose keys begin with `prefix`: numbers, booleans, strings and lists of these.
 
     Raises:
-        UserError: The file is not there, is no GGUF, cut off or contradicts itself.
+        UserError: The file does not exist, is not GGUF, is truncated or inconsistent.
     """
     with open_gguf(path) as file:
         return {key: value for key, value in file.fields.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and whether a run may go on in it."""
+"""Folder of a run: its files, its lock, and the check whether a run may resume in it."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from modelstack.files import replacing
 
 try:
     import fcntl
-except ImportError:  # Windows: two processes in one folder are not told apart
+except ImportError:  # not available on Windows: two processes in one folder are not detected
     fcntl = None
 
 Places = set[tuple[str, ...]]
-"""Keys, from the outermost on."""
+"""Paths of keys, outermost key first."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunFolder:
-    """Paths under the folder of one run."""
+    """Paths in the folder of one run."""
 
     path: Path
 
@@ -36,7 +36,7 @@ class RunFolder:
 
     @property
     def tokenizer(self) -> Path:
-        """The tokenizer's folder."""
+        """Folder of the tokenizer."""
         return self.path / "tokenizer"
 
     @property
@@ -46,32 +46,32 @@ class RunFolder:
 
     @property
     def checkpoints(self) -> Path:
-        """States to go on from, and dumps of bad batches."""
+        """Checkpoints, and saved bad batches."""
         return self.path / "checkpoints"
 
     @property
     def metrics(self) -> Path:
-        """A line for each step."""
+        """Metrics, with a line for each step."""
         return self.path / "metrics.jsonl"
 
     @property
     def samples(self) -> Path:
-        """Texts of the model along the way."""
+        """Sample texts of the model during training."""
         return self.path / "samples.md"
 
     @property
     def model(self) -> Path:
-        """The trained model, as transformers reads it."""
+        """The trained model, in the format of transformers."""
         return self.path / "model"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Keep other processes out: two that train in one folder would overwrite each other's checkpoints.
+        """Lock the folder: two processes that train in it would overwrite each other's checkpoints.
 
-        The system lets go of the lock when the process ends, however it ends.
+        The system releases the lock when the process ends for any reason.
 
         Raises:
-            UserError: Another process works in the folder.
+            UserError: Another process uses the folder.
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with (self.path / ".lock").open("a") as lock:
@@ -84,20 +84,20 @@ class RunFolder:
 
 
 def claim(file: Path, resolved: BaseModel, fingerprint: str, *, free: Places, layout: Places) -> tuple[str, ...]:
-    """Write down what a run is made of, or hold it against what it began with.
+    """Record the settings of a new run, or compare them with those at its start.
 
     Args:
-        file: In the run's folder.
-        resolved: All that the run depends on.
-        fingerprint: Its hash.
-        free: What may change between a stop and going on.
-        layout: What may change too, and moves results by rounding.
+        file: File in the run's folder.
+        resolved: All settings that the run depends on.
+        fingerprint: Their hash.
+        free: Settings that may change when a run is resumed.
+        layout: Settings that may also change, with an effect on rounding only.
 
     Returns:
-        What of `layout` changed since.
+        The changed settings of `layout`.
 
     Raises:
-        UserError: Something else changed.
+        UserError: Another setting changed.
     """
     now = json.loads(resolved.model_dump_json())
     changed: list[tuple[str, ...]] = []

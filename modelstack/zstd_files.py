@@ -1,8 +1,8 @@
-"""Files that may be zstd (RFC 8878), read to their end: all frames, in bounded memory, and no part as the whole.
+"""Reading of files that may be zstd (RFC 8878): all frames, in bounded memory, with detection of truncation.
 
-zstandard's own `stream_reader` ends without a word where a file was cut, and behind the first frame of several.
-Here a frame that does not end, or bytes behind the last one that begin no frame, are an error that names the file.
-Which frames a file should have, the format does not say: one cut off between two frames is read as it is.
+zstandard's own `stream_reader` ends silently at a truncation, and after the first of several frames. Here a frame
+without an end, or trailing bytes that are not a frame, are an error that names the file. A truncation between two
+frames cannot be detected, because the format does not record the number of frames.
 """
 
 from __future__ import annotations
@@ -18,29 +18,29 @@ SUFFIX = ".zst"
 READ_BYTES = 1 << 18
 PIECE_BYTES = 1 << 18
 STEP_BYTES = 1 << 9
-"""Of input at a time: zstandard bounds no output, and a block of 128 KiB can come from 4 bytes."""
+"""Bytes of input per step: zstandard does not limit its output, and 4 bytes can yield a block of 128 KiB."""
 MAX_WINDOW = 1 << 27
-"""What the command line tool takes by default; a header can ask for terabytes."""
+"""Maximum window, the default of the command line tool; a header can request terabytes."""
 
 
 class Frame:
-    """One zstd frame, as its bytes come."""
+    """Incremental decoder of one zstd frame."""
 
     def __init__(self) -> None:
-        """Stand before its first byte."""
+        """Create the decoder, before the first byte."""
         import zstandard
 
         self._fault: type[Exception] = zstandard.ZstdError
         self._decompress: Any = zstandard.ZstdDecompressor(max_window_size=MAX_WINDOW).decompressobj()
         self.done = False
         self.rest = b""
-        """Input that is the next frame's."""
+        """Input that belongs to the next frame."""
 
     def unpack(self, data: bytes) -> Iterator[bytes]:
-        """Give what comes of some input, in pieces of about `PIECE_BYTES`.
+        """Yield the output for some input, in pieces of about `PIECE_BYTES`.
 
         Raises:
-            ValueError: It is no zstd, or damaged.
+            ValueError: The input is not zstd, or is damaged.
         """
         held: list[bytes] = []
         n_held = 0
@@ -61,12 +61,12 @@ class Frame:
 
 
 def open_unpacked(path: Path) -> BinaryIO:
-    """Open a file to be read from its beginning; one whose name ends in .zst is unpacked.
+    """Open a file for reading from its beginning; a file with the suffix .zst is decompressed.
 
     Raises:
-        UserError: It is zstd and the package is not installed; while reading: it is no zstd, damaged, cut short,
-            or something else follows its last frame.
-        OSError: It cannot be read.
+        UserError: The file is zstd and the package is not installed; while reading: it is not zstd, damaged,
+            truncated, or followed by other data.
+        OSError: The file cannot be read.
     """
     if path.suffix != SUFFIX:
         return path.open("rb")
@@ -74,14 +74,14 @@ def open_unpacked(path: Path) -> BinaryIO:
         import zstandard  # noqa: F401 # pyright: ignore[reportUnusedImport]
     except ImportError as error:
         raise UserError(
-            f"{path} is compressed with zstandard, which needs the package of that name: pip install zstandard, "
+            f"{path} is compressed with zstandard; install the package with pip install zstandard, "
             f"or unpack the file with `zstd -d`"
         ) from error
     return io.BufferedReader(_Unpacked(path), PIECE_BYTES)
 
 
 class _Unpacked(io.RawIOBase):
-    """What is in a file's frames, one after the other."""
+    """Decompressed content of a file's frames, in sequence."""
 
     def __init__(self, path: Path) -> None:
         self._file = path.open("rb")
@@ -112,13 +112,15 @@ def _pieces(file: BinaryIO, path: Path) -> Iterator[bytes]:
     data = file.read(READ_BYTES)
     while data or not frame.done:
         if not data:
-            raise UserError(f"{path} is cut short: its last zstd frame has no end; copy or make it again")
+            raise UserError(f"{path} is truncated: its last zstd frame has no end; copy or create it again")
         if frame.done:
             frame, n_frames = Frame(), n_frames + 1
         try:
             yield from frame.unpack(data)
         except ValueError as error:
-            behind = f" behind {n_frames} whole frames" if n_frames else ""
-            raise UserError(f"{path} is no whole zstd file{behind}: {error}; copy or make it again") from error
+            position = f" after {n_frames} complete frames" if n_frames else ""
+            raise UserError(
+                f"{path} is not a complete zstd file{position}: {error}; copy or create it again"
+            ) from error
         data = frame.rest or file.read(READ_BYTES)
         frame.rest = b""

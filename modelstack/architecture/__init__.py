@@ -1,1 +1,1 @@
-"""Step 4, architecture: one config, the blocks it chooses from, counts, and checkpoints in and out."""
+"""Step 4, architecture: model config, its blocks, parameter and FLOP counts, checkpoint import and export."""

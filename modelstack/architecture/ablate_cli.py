@@ -1,4 +1,4 @@
-"""`modelstack ablate`: what architecture choices are worth on a toy budget."""
+"""`modelstack ablate`: measure the effect of architecture choices at a small training budget."""
 
 from __future__ import annotations
 
@@ -11,19 +11,23 @@ import typer
 
 def ablate(
     choices: Annotated[
-        list[str] | None, typer.Argument(metavar="[CHOICE]...", help="Names; none: six of ours. --list shows all.")
+        list[str] | None,
+        typer.Argument(
+            metavar="[CHOICE]...", help="Names of choices; default: six choices of this project. --list shows all."
+        ),
     ] = None,
     recipe: Annotated[Path | None, typer.Option(help="TOML with [base] and [choices.NAME].")] = None,
     text: Annotated[
-        list[Path] | None, typer.Option(help="File or folder of text or JSONL; none: Python's library.")
+        list[Path] | None,
+        typer.Option(help="File or folder of text or JSONL; default: Python's standard library."),
     ] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs of each choice.")] = 3,
     steps: Annotated[int, typer.Option(min=1)] = 160,
     rows: Annotated[int, typer.Option(min=1, help="Rows of a batch.")] = 8,
     length: Annotated[int, typer.Option(min=2, help="Bytes of a row.")] = 256,
     learning_rate: Annotated[float, typer.Option(min=0.0)] = 3e-3,
-    out: Annotated[Path, typer.Option(help="Results; a started folder is continued.")] = Path("ablation"),
-    processes: Annotated[int | None, typer.Option(min=1, help="Runs side by side; none: one a core.")] = None,
+    out: Annotated[Path, typer.Option(help="Results; an unfinished folder is resumed.")] = Path("ablation"),
+    processes: Annotated[int | None, typer.Option(min=1, help="Parallel runs; default: one per core.")] = None,
     show: Annotated[bool, typer.Option("--list", help="Show the choices and run nothing.")] = False,
 ) -> None:
     """Train the base and each choice on the same bytes; print bits per byte with paired intervals."""

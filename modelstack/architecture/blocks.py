@@ -1,13 +1,13 @@
-"""Decoder layers: where the norms stand around attention and feed-forward.
+"""Decoder layers: the position of the norms around attention and feed-forward.
 
 Pre-norm: x + f(norm(x)) (llama, Qwen, DeepSeek, gpt-oss). Post-norm inside the residual: x + norm(f(x)) (OLMo 2
-and 3). Sandwich: x + norm(f(norm(x))) (Gemma 2 to 4). The norms' names are transformers'; the same name means
-different places in different families (`post_attention_layernorm` is what stands before the MLP in llama).
+and 3). Sandwich: x + norm(f(norm(x))) (Gemma 2 to 4). The norms have the names that transformers uses. The same
+name means different positions in different families: in llama, `post_attention_layernorm` stands before the MLP.
 
-The last layer's feed-forward can be asked for some places alone: where few tokens have a label, nothing reads the
-others.
+The last layer can compute its feed-forward at selected positions only. When few tokens have a label, the other
+positions are never read.
 
-Letters: B batch, T tokens, P places, D model width.
+Letters: B batch, T tokens, P positions, D model width.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class PreNormBlock(nn.Module):
     """x + f(norm(x))."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make attention, feed-forward and two norms."""
+        """Create attention, feed-forward and two norms."""
         super().__init__()
         self.self_attn = make_attention(config, layer)
         self.mlp = make_feed_forward(config, layer)
@@ -39,7 +39,7 @@ class PreNormBlock(nn.Module):
     def forward(
         self, x_BTD: Tensor, context: ForwardContext, cache: Any = None, places_P: Tensor | None = None
     ) -> Tensor:
-        """Return [B, T, D], or [1, P, D] of some places."""
+        """Return the new states [B, T, D], or [1, P, D] at the flat positions `places_P` only."""
         x_BTD = at_places(x_BTD + self.self_attn(self.input_layernorm(x_BTD), context, cache), places_P)
         return x_BTD + self.mlp(self.post_attention_layernorm(x_BTD), context)
 
@@ -48,7 +48,7 @@ class PostNormBlock(nn.Module):
     """x + norm(f(x))."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make attention, feed-forward and two norms."""
+        """Create attention, feed-forward and two norms."""
         super().__init__()
         self.self_attn = make_attention(config, layer)
         self.mlp = make_feed_forward(config, layer)
@@ -58,7 +58,7 @@ class PostNormBlock(nn.Module):
     def forward(
         self, x_BTD: Tensor, context: ForwardContext, cache: Any = None, places_P: Tensor | None = None
     ) -> Tensor:
-        """Return [B, T, D], or [1, P, D] of some places."""
+        """Return the new states [B, T, D], or [1, P, D] at the flat positions `places_P` only."""
         x_BTD = x_BTD + self.post_attention_layernorm(self.self_attn(x_BTD, context, cache))
         x_BTD = at_places(x_BTD, places_P)
         return x_BTD + self.post_feedforward_layernorm(self.mlp(x_BTD, context))
@@ -68,7 +68,7 @@ class SandwichBlock(nn.Module):
     """x + norm(f(norm(x)))."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make attention, feed-forward and four norms."""
+        """Create attention, feed-forward and four norms."""
         super().__init__()
         self.self_attn = make_attention(config, layer)
         self.mlp = make_feed_forward(config, layer)
@@ -80,7 +80,7 @@ class SandwichBlock(nn.Module):
     def forward(
         self, x_BTD: Tensor, context: ForwardContext, cache: Any = None, places_P: Tensor | None = None
     ) -> Tensor:
-        """Return [B, T, D], or [1, P, D] of some places."""
+        """Return the new states [B, T, D], or [1, P, D] at the flat positions `places_P` only."""
         y = self.self_attn(self.input_layernorm(x_BTD), context, cache)
         x_BTD = at_places(x_BTD + self.post_attention_layernorm(y), places_P)
         y = self.mlp(self.pre_feedforward_layernorm(x_BTD), context)
@@ -96,7 +96,7 @@ BLOCKS: dict[str, Callable[[ModelConfig, int], nn.Module]] = {
 
 
 def at_places(x_BTD: Tensor, places_P: Tensor | None) -> Tensor:
-    """Return the states at flat places, [1, P, D]; None: all as they are."""
+    """Return the states at the flat positions `places_P`, [1, P, D]; None: all states unchanged."""
     return x_BTD if places_P is None else x_BTD.flatten(0, 1)[places_P][None]
 
 

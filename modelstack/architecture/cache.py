@@ -1,7 +1,7 @@
-"""Caches of one layer's past, and the whole model's.
+"""Caches of past tokens, for one layer and for the whole model.
 
-Each attention kind says with `new_cache` what it has to remember: all keys and values, a window of them, latents,
-compressed entries, a recurrent state. The model's `Cache` counts the tokens once for all layers.
+Each attention kind creates its own cache with `new_cache`: all keys and values, a window of them, latents,
+compressed entries, or a recurrent state. The model's `Cache` counts the tokens once for all layers.
 
 Letters: B batch, G KV heads, S tokens held, d channels of a key, e of a value.
 """
@@ -15,39 +15,42 @@ import torch
 from torch import Tensor
 
 FIRST_CAPACITY = 256
-"""Tokens that a growing cache makes room for at first; then it doubles."""
+"""Initial capacity of a growing cache in tokens; the capacity doubles when it is full."""
 
 
 class LayerCache(Protocol):
-    """What a layer remembers of the tokens before."""
+    """A layer's record of the past tokens."""
 
     def bytes_in_use(self) -> int:
-        """Return the bytes of what is remembered (not of the room kept for more)."""
+        """Return the bytes of the stored values, without spare capacity."""
         ...
 
 
 @dataclass(slots=True)
 class Cache:
-    """A model's memory of one batch of sequences of equal length."""
+    """Caches of all layers for one batch of sequences of equal length."""
 
     layers: list[LayerCache]
     n_tokens: int = 0
-    """Tokens seen so far."""
+    """Number of tokens seen so far."""
 
     def bytes_in_use(self) -> int:
-        """Return the bytes remembered by all layers."""
+        """Return the bytes stored by all layers."""
         return sum(layer.bytes_in_use() for layer in self.layers)
 
 
 @dataclass(slots=True)
 class GrowingCache:
-    """All of some tensors' rows along one axis, in buffers that double: an append costs no copy of the past."""
+    """All rows of some tensors along one axis. The buffers double in size, so most appends copy no past rows."""
 
     buffers: list[Tensor] = field(default_factory=list)
     length: int = 0
 
     def append(self, *new: Tensor) -> list[Tensor]:
-        """Append [B, G, T, *] tensors; return all that is held, each [B, G, S, *], as views not to be kept."""
+        """Append tensors [B, G, T, *]; return all stored rows, each [B, G, S, *].
+
+        The returned tensors are views, valid until the next append.
+        """
         n_new = new[0].shape[2]
         self._make_room(new, self.length + n_new)
         for buffer, rows in zip(self.buffers, new, strict=True):
@@ -56,7 +59,7 @@ class GrowingCache:
         return [buffer[:, :, : self.length] for buffer in self.buffers]
 
     def bytes_in_use(self) -> int:
-        """Return the bytes of the held rows."""
+        """Return the bytes of the stored rows."""
         return sum(b[:, :, : self.length].nbytes for b in self.buffers)
 
     def _make_room(self, new: tuple[Tensor, ...], needed: int) -> None:
@@ -72,9 +75,9 @@ class GrowingCache:
 
 @dataclass(slots=True)
 class WindowCache:
-    """The last `window - 1` rows: with the token itself, what a sliding window sees.
+    """Cache of the last `window - 1` rows; with the current token they form the sliding window.
 
-    The buffer is twice as long, so the rows move once in `window` tokens and not at each.
+    The buffer holds twice the window, so rows are moved once per `window` tokens instead of at each token.
     """
 
     window: int
@@ -83,7 +86,7 @@ class WindowCache:
     end: int = 0
 
     def append(self, *new: Tensor) -> list[Tensor]:
-        """Append [B, G, T, *] tensors; return the rows that the new tokens may see, the newest last."""
+        """Append tensors [B, G, T, *]; return the rows that the new tokens may attend to, newest last."""
         n_new, kept = new[0].shape[2], self.window - 1
         if n_new > kept or not self.buffers:
             return self._replace(new)
@@ -103,7 +106,10 @@ class WindowCache:
         return sum(b[:, :, self.start : self.end].nbytes for b in self.buffers)
 
     def _replace(self, new: tuple[Tensor, ...]) -> list[Tensor]:
-        """Take a long block: what is seen is made once, what stays is copied to fresh buffers."""
+        """Append a block longer than the window; return past and new rows, newest last.
+
+        The last `window - 1` rows are copied to new buffers.
+        """
         if self.buffers:
             past = [b[:, :, self.start : self.end] for b in self.buffers]
             seen = [torch.cat((p, n), dim=2) for p, n in zip(past, new, strict=True)]

@@ -1,8 +1,7 @@
-"""Checkpoint folders as transformers and vLLM read them: config.json, safetensors, tokenizer files.
+"""Checkpoint folders in the format of transformers and vLLM: config.json, safetensors, tokenizer files.
 
-Loading is strict: every tensor of the model must be in the files with its shape, and every tensor of the files in
-the model. The model is made without memory (meta device) and takes the files' tensors, so that a load needs the
-weights once.
+Loading is strict: the tensors of the files and of the model must match in names and shapes. The model is created
+on the meta device and adopts the tensors of the files, so a load holds the weights in memory only once.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from modelstack.errors import UserError
 from modelstack.files import read_json_object, replacing_folder
 
 MAX_SHARD_BYTES = 5 * 10**9
-"""Files get no larger than this; the hub's own default."""
+"""Maximum bytes of one file of weights; the default of the Hugging Face hub."""
 MAX_JSON_BYTES = 64 * 2**20
-"""No config or index comes near; more is not read."""
+"""Maximum bytes read from a config or index file; real ones are far smaller."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -48,18 +47,18 @@ def save_checkpoint(
     training: Mapping[str, Any] | None = None,
     max_shard_bytes: int = MAX_SHARD_BYTES,
 ) -> Path:
-    """Write a checkpoint folder, whole or not at all, and return its path.
+    """Write a checkpoint folder atomically and return its path.
 
     Args:
-        model: Whose weights and config to write.
-        folder: Replaced if it is there.
+        model: The model to save; its weights and config are written.
+        folder: Target folder; an existing one is replaced.
         tokenizer: A folder whose tokenizer files are copied.
-        dtype: Type of floating-point weights; None: as they are. Buffers keep theirs.
-        training: What made this checkpoint (recipe, hashes, cursor, metrics): `training.json`.
-        max_shard_bytes: Where a file of weights ends and the next begins.
+        dtype: Type of floating-point weights; None: unchanged. Buffers keep their type.
+        training: Origin of the checkpoint (recipe, hashes, cursor, metrics), written to `training.json`.
+        max_shard_bytes: Maximum bytes of one file of weights.
 
     Raises:
-        UserError: The family's config.json cannot say one of the model's decisions.
+        UserError: The family's config.json cannot express one of the model's settings.
     """
     config_json = to_hf(model.config) | {"dtype": _dtype_name(dtype or model.lm_head.weight.dtype)}
     with replacing_folder(folder) as temporary:
@@ -75,20 +74,20 @@ def save_checkpoint(
 
 
 def load_checkpoint(folder: str | Path, *, dtype: torch.dtype | None = None) -> CausalLM:
-    """Read a checkpoint folder of ours, of transformers' or from the hub.
+    """Read a checkpoint folder written by this project, by transformers, or downloaded from the Hugging Face hub.
 
     Args:
-        folder: With config.json and safetensors.
+        folder: The folder with config.json and safetensors.
         dtype: Type of floating-point parameters; None: as in the files.
 
     Raises:
-        UserError: A file is missing or broken, the family is not known, the weights are quantised, or tensors are
-            missing, too many or of another shape.
+        UserError: A file is missing or broken, the family is unknown, the weights are quantised, or tensors are
+            missing, unexpected or of another shape.
     """
     folder = Path(folder)
     config = load_config(folder)
     if config.num_nextn_predict_layers and not _has_mtp(folder, config):
-        # transformers drops these layers and leaves their number in the config.
+        # transformers drops these layers but keeps their number in the config.
         config = config.with_(num_nextn_predict_layers=0)
     with torch.device("meta"):
         model = CausalLM(config)
@@ -120,13 +119,13 @@ def load_config(folder: str | Path) -> ModelConfig:
     """Read `config.json` of a folder.
 
     Raises:
-        UserError: It is missing or broken, or the family is not known, or the weights are quantised.
+        UserError: The file is missing or broken, the family is unknown, or the weights are quantised.
     """
     json_config = _read_json(Path(folder) / "config.json")
     if json_config.get("quantization_config"):
         method = json_config["quantization_config"].get("quant_method", "an unknown method")
         raise UserError(
-            f"{folder}: weights are quantised ({method}); only plain safetensors are read, dequantise first"
+            f"{folder}: weights are quantised ({method}); only plain safetensors can be read; dequantise first"
         )
     return from_hf(json_config)
 
@@ -163,7 +162,7 @@ def _write_weights(model: CausalLM, folder: Path, dtype: torch.dtype | None, max
 
 
 def _tensors_for_files(model: CausalLM, dtype: torch.dtype | None) -> Iterator[tuple[str, Tensor]]:
-    """Give tensors under the files' names, each with memory of its own, one expert at a time."""
+    """Yield tensors under their names in files. Each has its own memory; packed experts come one at a time."""
     config = model.config
     parameters = {name for name, _ in model.named_parameters()}
     for name, tensor in model.state_dict().items():
@@ -186,16 +185,16 @@ def _tensors_for_files(model: CausalLM, dtype: torch.dtype | None) -> Iterator[t
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, Callable[[], Tensor]]]:
-    """Give every tensor's name and the function that reads it, to be called before the next is asked for."""
+    """Yield each tensor's name and a function that reads it. Call the function before the next iteration."""
     from safetensors import SafetensorError, safe_open
 
     for path in _weight_files(folder):
         try:
             with safe_open(path, framework="pt") as file:
-                for name in file.keys():  # noqa: SIM118 (no mapping: it cannot be iterated over)
+                for name in file.keys():  # noqa: SIM118 (safe_open is not a mapping and cannot be iterated)
                     yield name, partial(file.get_tensor, name)
         except SafetensorError as error:
-            raise UserError(f"{path} is no sound safetensors file: {error}") from error
+            raise UserError(f"{path} is not a valid safetensors file: {error}") from error
 
 
 def _has_mtp(folder: Path, config: ModelConfig) -> bool:
@@ -207,11 +206,11 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]
     if not (folder / _INDEX).is_file():
-        raise UserError(f"{folder} holds neither {_SINGLE} nor {_INDEX}; no other format of weights is read")
+        raise UserError(f"{folder} holds neither {_SINGLE} nor {_INDEX}; only safetensors can be read")
     names = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
     for name in names:
         if Path(name).name != name or not (folder / name).is_file():
-            raise UserError(f"{folder / _INDEX} names {name!r}, which is no file of this folder")
+            raise UserError(f"{folder / _INDEX} names {name!r}, which does not exist in this folder")
     return [folder / name for name in names]
 
 
@@ -223,14 +222,14 @@ def _put(
     target: Tensor,
     name: str,
 ) -> None:
-    """Take up a file's tensor, whole or as a part of a packed one."""
+    """Store a file's tensor in `found`, either whole or as a part of a packed tensor."""
     assert place.name is not None
     if place.expert is None:
         _check_shape(name, tensor, target.shape)
         found[place.name] = tensor
         return
     if place.expert >= target.shape[0]:
-        raise UserError(f"{name}: the config has {target.shape[0]} experts")
+        raise UserError(f"{name}: expert {place.expert} is out of range; the config has {target.shape[0]} experts")
     if place.name not in found:
         found[place.name] = torch.empty(target.shape, dtype=tensor.dtype)
     rows = _half(found[place.name][place.expert], place.half)
@@ -266,7 +265,7 @@ def _check_complete(
             missing.append(f"{name} ({wanted - len(places)} of {wanted} parts)")
     if missing or unknown:
         raise UserError(
-            f"{folder} does not fit its config.json: "
+            f"{folder} does not match its config.json: "
             f"{len(missing)} tensors missing ({_few(missing)}), {len(unknown)} not known ({_few(unknown)})"
         )
 
@@ -285,5 +284,5 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        raise UserError(f"{path} is not there: a checkpoint folder has one")
+        raise UserError(f"{path} does not exist; a checkpoint folder must contain it")
     return read_json_object(path, MAX_JSON_BYTES)

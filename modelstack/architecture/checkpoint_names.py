@@ -1,10 +1,11 @@
-"""Names of tensors in checkpoint files, where they differ from the names in memory.
+"""Translation between tensor names in checkpoint files and in memory.
 
-In memory, names and shapes are transformers'. Files are older than its packed experts: one matrix an expert and
-projection. DeepSeek-V4's files have names of their own throughout. Files written here have the names that the
-family's makers release, so other programs read them; files with names as in memory are read as well.
+In memory, names and shapes are those of transformers. Files store the experts unpacked: one matrix per expert and
+projection. DeepSeek-V4's files use their own names throughout. Files written here use the names of the original
+release of the family, so that other programs can read them. Files with the in-memory names can also be read.
 
-A tensor in a file is a whole tensor in memory, or a part of it: one expert, and of `gate_up_proj` one half.
+A tensor in a file is either a whole tensor in memory or a part of one: one expert, and for `gate_up_proj` one
+half.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ Half = Literal["gate", "up"]
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a file's tensor belongs in memory."""
+    """Location in memory of a tensor from a file."""
 
     name: str | None
-    """None: nowhere, a copy of what is there already."""
+    """Name in memory; None: the tensor is a copy of another one and is not loaded."""
     expert: int | None = None
     half: Half | None = None
 
@@ -34,7 +35,7 @@ PARTS: tuple[tuple[str, str, Half | None], ...] = (
     ("up_proj.weight", "gate_up_proj", "up"),
     ("down_proj.weight", "down_proj", None),
 )
-"""An expert's tensors in files, the packed tensor in memory, and which half of it."""
+"""Name of an expert's tensor in files, name of the packed tensor in memory, and the half of the packed tensor."""
 
 V4_PARTS = {"gate_proj.weight": "w1.weight", "up_proj.weight": "w3.weight", "down_proj.weight": "w2.weight"}
 V4_TOP = {
@@ -75,16 +76,16 @@ V4_LAYER = {
     "mlp.shared_experts.down_proj.weight": "ffn.shared_experts.w2.weight",
     "mlp.shared_experts.up_proj.weight": "ffn.shared_experts.w3.weight",
 }
-"""Names inside a layer, in memory and in DeepSeek-V4's files."""
+"""Names inside a layer, from names in memory to names in DeepSeek-V4's files."""
 _V4_ALSO = {"attn.norm.weight": "self_attn.kv_norm.weight"}
-"""What transformers writes instead."""
+"""Alternative names that transformers writes."""
 
 _LAYER = re.compile(r"(?:model\.)?((?:layers|mtp)\.\d+)\.(.+)")
 _EXPERT = re.compile(r"(.*)\.experts\.(\d+)\.(.+)")
 
 
 def file_name(name: str, config: ModelConfig, part: str | None = None, expert: int = 0) -> str:
-    """Return the name in files of a tensor in memory, or of one expert's part of it (a name in `PARTS`)."""
+    """Return the name in files for a tensor in memory, or for one expert's part of it (a name in `PARTS`)."""
     if part is not None:
         name = f"{name.rpartition('.')[0]}.{expert}.{part}"
     name = released_name(name, config)
@@ -102,7 +103,7 @@ def file_name(name: str, config: ModelConfig, part: str | None = None, expert: i
 
 
 def place_of(name: str, config: ModelConfig) -> Place:
-    """Return where a tensor of a file belongs; the name may be the makers' or the one in memory."""
+    """Return the location in memory of a tensor of a file. The name may be the released or the in-memory one."""
     if config.model_type == "deepseek_v4":
         name = _from_v4(name)
     in_model = name_in_model(name, config)

@@ -1,7 +1,8 @@
-"""The one configuration of a model: every decision, with Hugging Face's key names.
+"""The configuration of a model: every architecture decision, with Hugging Face's key names.
 
-transformers has a class of keys for each family and leaves half of the decisions implied by `model_type`. Here
-each decision is a field. `presets` translate a family's `config.json` to this and back. Plain data: no torch.
+transformers has a different class of keys for each family and leaves half of the decisions implied by
+`model_type`. Here each decision is a field. `presets` translate a family's `config.json` to this config and back.
+Plain data: no torch.
 
 Letters: L layers, D `hidden_size`, H `num_attention_heads`, G `num_key_value_heads`, d `head_dim`, V `vocab_size`.
 """
@@ -25,18 +26,18 @@ LayerType = Literal[
     "heavily_compressed_attention",
     "linear_attention",
 ]
-"""What a layer mixes tokens with; `attention.registry` has a class for each."""
+"""Token mixer of a layer; `attention.registry` has a class for each."""
 MlpType = Literal["dense", "moe", "hash_moe"]
 RopeType = Literal["default", "linear", "ntk", "dynamic", "llama3", "yarn"]
 
 
 class RopeParameters(BaseModel, frozen=True, extra="forbid"):
-    """Rotary position embedding of one kind of layer; keys as in transformers' `rope_parameters`."""
+    """Rotary position embedding of one layer type; keys as in transformers' `rope_parameters`."""
 
     rope_type: RopeType = "default"
     rope_theta: float = 10_000.0
     partial_rotary_factor: float = 1.0
-    """Share of the head that is rotated."""
+    """Fraction of the head's channels that is rotated."""
     factor: float = 1.0
     original_max_position_embeddings: int | None = None
     low_freq_factor: float = 1.0
@@ -58,30 +59,31 @@ class RopeParameters(BaseModel, frozen=True, extra="forbid"):
 
 
 class ModelConfig(BaseModel, frozen=True, extra="forbid"):
-    """A decoder-only language model. Frozen; `with_(...)` gives a changed copy, checked anew."""
+    """A decoder-only language model. Frozen; `with_(...)` returns a changed, validated copy."""
 
     model_type: str
-    """The preset that translates this to and from Hugging Face: a name in `presets.registry`."""
+    """Name in `presets.registry` of the preset that translates this config to and from Hugging Face's."""
 
     # -- sizes
     vocab_size: int = Field(gt=0)
     hidden_size: int = Field(gt=0)
     num_hidden_layers: int = Field(gt=0)
     intermediate_size: int = Field(default=0, ge=0)
-    """Width of dense MLPs; 0 where no layer has one."""
+    """Width of dense MLPs; 0 if no layer has a dense MLP."""
     num_attention_heads: int = Field(gt=0)
     num_key_value_heads: int = Field(gt=0)
     head_dim: int = Field(gt=0)
     max_position_embeddings: int = Field(default=2048, gt=0)
 
-    # -- which block each layer has
+    # -- block of each layer
     layer_types: tuple[LayerType, ...]
     mlp_layer_types: tuple[MlpType, ...]
 
     # -- norms
     norm_type: Literal["rmsnorm", "rmsnorm_fp32", "rmsnorm_zero_centred", "layernorm"] = "rmsnorm"
     """`rmsnorm` rounds before it multiplies by the weight (llama), `rmsnorm_fp32` after (OLMo, DeepSeek-V4);
-    `rmsnorm_zero_centred` multiplies by 1 + weight (Gemma)."""
+    `rmsnorm_zero_centred` multiplies by 1 + weight (Gemma).
+    """
     rms_norm_eps: float = 1e-6
     norm_placement: Literal["pre", "post", "sandwich", "hyper"] = "pre"
     """`hyper`: pre-norm inside manifold-constrained hyper-connections."""
@@ -91,11 +93,13 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     # -- positions
     position_embedding: Literal["rope", "alibi", "none"] = "rope"
     rope_parameters: Mapping[str, RopeParameters] = Field(default_factory=lambda: {"default": RopeParameters()})
-    """By layer type; "default" serves the layer types that are not named."""
+    """Rotary parameters by layer type; "default" applies to all layer types without an entry."""
     rope_interleave: bool = False
-    """Pairs of channels (2j, 2j+1) rotate together instead of (j, j + r/2)."""
+    """True: channels (2j, 2j+1) rotate as a pair; False: channels (j, j + r/2)."""
     no_rope_layers: tuple[int, ...] = ()
-    """Hugging Face's key and its trap: 1 where a layer DOES rotate, 0 where not; empty: all do."""
+    """Hugging Face's key, with inverted meaning: 1 for a layer that rotates, 0 for one that does not; empty: all
+    rotate.
+    """
     alibi_bias_max: float = 8.0
 
     # -- softmax attention
@@ -103,14 +107,14 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     """Biases on q, k and v."""
     attention_out_bias: bool = False
     sliding_window: int | None = None
-    """Tokens seen by `sliding_attention`, the token itself included."""
+    """Number of tokens seen by `sliding_attention`, including the token itself."""
     query_pre_attn_scalar: float | None = None
-    """The logits are divided by its root; None: `head_dim`."""
+    """Attention logits are divided by the square root of this value; None: `head_dim`."""
     attn_logit_softcapping: float | None = None
     attention_sinks: bool = False
-    """A learned logit per head that takes part in the softmax's denominator only."""
+    """A learned logit per head that contributes only to the softmax's denominator."""
     attn_output_gate: bool = False
-    """The query projection also makes a sigmoid gate on the output (Qwen3-Next)."""
+    """The query projection also computes a sigmoid gate on the output (Qwen3-Next)."""
 
     # -- latent attention (DeepSeek-V2, V3); the query rank also serves V4
     q_lora_rank: int | None = None
@@ -137,12 +141,12 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     # -- MLP
     hidden_act: Literal["silu", "gelu", "gelu_pytorch_tanh", "relu2"] = "silu"
     mlp_gated: bool = True
-    """down(act(gate x) * up x); else down(act(up x))."""
+    """True: down(act(gate x) * up x); False: down(act(up x))."""
     mlp_bias: bool = False
     swiglu_limit: float | None = None
-    """Clamps the gate from above and the linear part on both sides."""
+    """Clamp limit: the gate from above, the linear part on both sides."""
     swiglu_alpha: float | None = None
-    """With it the MLP is gpt-oss's: (up + 1) * gate * sigmoid(alpha * gate)."""
+    """Enables gpt-oss's MLP: (up + 1) * gate * sigmoid(alpha * gate)."""
 
     # -- mixture of experts
     n_routed_experts: int | None = None
@@ -152,16 +156,18 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     shared_expert_gate: bool = False
     """A sigmoid gate on the shared experts (Qwen3-Next)."""
     scoring_func: Literal["softmax", "topk_softmax", "sigmoid", "sqrtsoftplus"] = "softmax"
-    """`topk_softmax` takes the softmax over the chosen experts' logits only (gpt-oss)."""
+    """`topk_softmax` computes the softmax over the selected experts' logits only (gpt-oss)."""
     norm_topk_prob: bool = True
     routed_scaling_factor: float = 1.0
     n_group: int = 1
     topk_group: int = 1
     router_bias: bool = False
     experts_layout: Literal["packed", "interleaved"] = "packed"
-    """How an expert's gate and up lie in one matrix: a half each (the usual way) or in turns (gpt-oss)."""
+    """Layout of an expert's gate and up projections in one matrix: two halves (usual) or alternating rows
+    (gpt-oss).
+    """
     score_correction_bias: bool = False
-    """The bias b of auxiliary-loss-free balancing, added to the scores for the choice only."""
+    """Bias b of auxiliary-loss-free balancing, added to the scores for the selection only."""
 
     # -- hyper-connections
     hc_mult: int = 1
@@ -177,14 +183,16 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
     # -- multi-token prediction
     num_nextn_predict_layers: int = 0
 
-    # -- losses beside the cross-entropy; 0: not computed
+    # -- coefficients of additional losses; 0: not computed
     z_loss_coef: float = 0.0
     router_z_loss_coef: float = 0.0
     seq_aux_loss_coef: float = 0.0
     """DeepSeek's sequence-wise balance loss."""
     mtp_loss_coef: float = 0.0
     indexer_loss_coef: float = 1.0
-    """Loss of the lightning indexer, which no other loss trains; read where a layer has an indexer."""
+    """Coefficient of the lightning indexer's loss, the only loss that trains the indexer. Ignored without an
+    indexer.
+    """
 
     initializer_range: float = 0.02
     bos_token_id: int | None = None
@@ -203,14 +211,14 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
             )
         if self.num_attention_heads % self.num_key_value_heads:
             raise ValueError(
-                f"num_attention_heads {self.num_attention_heads} is no multiple of "
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of "
                 f"num_key_value_heads {self.num_key_value_heads}"
             )
         if "dense" in self.mlp_layer_types and not self.intermediate_size:
             raise ValueError("a dense layer needs intermediate_size")
         missing = sorted(name for name in self._needed() if getattr(self, name) is None)
         if missing:
-            raise ValueError(f"{', '.join(missing)} must be given for layer types {sorted(set(self.layer_types))}")
+            raise ValueError(f"{', '.join(missing)} must be set for layer types {sorted(set(self.layer_types))}")
         return self
 
     @model_validator(mode="after")
@@ -222,7 +230,8 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"num_experts_per_tok {chosen} must lie in 1..n_routed_experts {experts}")
         if experts % self.n_group or self.topk_group > self.n_group:
             raise ValueError(
-                f"n_group {self.n_group}, topk_group {self.topk_group} do not divide {experts} experts"
+                f"n_group {self.n_group} must divide n_routed_experts {experts}, "
+                f"and topk_group {self.topk_group} must not exceed n_group"
             )
         return self
 
@@ -232,7 +241,9 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         if not kinds:
             return self
         if self.num_key_value_heads != 1:
-            raise ValueError(f"num_key_value_heads {self.num_key_value_heads} must be 1: shared KV is one head")
+            raise ValueError(
+                f"num_key_value_heads {self.num_key_value_heads} must be 1 for attention with shared KV"
+            )
         if self.num_attention_heads % (self.o_groups or 1):
             raise ValueError(
                 f"o_groups {self.o_groups} does not divide num_attention_heads {self.num_attention_heads}"
@@ -244,10 +255,10 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
             raise ValueError(f"qk_rope_head_dim {r} must be even and at most the head widths {sizes}")
         for kind in sorted(kinds - {"shared_kv_sliding_attention"}):
             if self.compress_rates.get(kind, 0) < 1:
-                raise ValueError(f"compress_rates must give the tokens of an entry in {kind}")
+                raise ValueError(f"compress_rates must set the number of tokens per entry for {kind}")
         if any(kind in kinds and self.rope(layer) is None for layer, kind in enumerate(self.layer_types)):
             raise ValueError(
-                f"layers of {', '.join(sorted(kinds))} need rope_parameters and no gap in no_rope_layers"
+                f"layers of {', '.join(sorted(kinds))} need rope_parameters; remove them from no_rope_layers"
             )
         return self
 
@@ -274,7 +285,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def has_indexer(self) -> bool:
-        """Whether any layer chooses compressed entries by a lightning indexer."""
+        """Whether any layer selects compressed entries with a lightning indexer."""
         return "compressed_sparse_attention" in self.layer_types
 
     @property
@@ -283,29 +294,29 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         return (self.query_pre_attn_scalar or self.head_dim) ** -0.5
 
     def rope(self, layer: int) -> RopeParameters | None:
-        """Return the rotary parameters of a layer; None where it does not rotate."""
+        """Return the rotary parameters of a layer; None if the layer does not rotate."""
         if self.position_embedding != "rope" or (self.no_rope_layers and not self.no_rope_layers[layer]):
             return None
         kind = self.layer_types[layer]
         return self.rope_parameters.get(kind) or self.rope_parameters.get("default")
 
     def window(self, layer: int) -> int | None:
-        """Return the tokens that a layer's softmax attention sees behind a token, itself included; None: all."""
+        """Return the number of tokens that a layer's softmax attention sees, itself included; None: all."""
         return None if self.layer_types[layer] in ("full_attention", "latent_attention") else self.sliding_window
 
     def with_(self, **changes: Any) -> ModelConfig:
         """Return a changed copy.
 
         Raises:
-            UserError: A key is unknown or the result cannot be.
+            UserError: A key is unknown or the resulting config is invalid.
         """
         return build({**self.model_dump(), **changes})
 
     def with_mtp_layers(self) -> ModelConfig:
-        """Return the config with the layers of multi-token prediction behind its own: layer L + k is module k's.
+        """Return the config with the layers of multi-token prediction appended: layer L + k belongs to module k.
 
-        A module's layer is of the last layer's kind; DeepSeek-V4's modules have the sliding window alone. It
-        routes where any layer does, by scores and not by a hash.
+        A module's layer has the type of the last layer; DeepSeek-V4's modules use the sliding window only. It is a
+        mixture of experts if any layer is, routed by scores and not by a hash.
         """
         n, last = self.num_nextn_predict_layers, self.layer_types[-1]
         kind = "shared_kv_sliding_attention" if last in DEEPSEEK_V4_KINDS else last
@@ -318,7 +329,7 @@ class ModelConfig(BaseModel, frozen=True, extra="forbid"):
         )
 
     def fingerprint(self) -> str:
-        """SHA-256 of all decisions."""
+        """Return the SHA-256 of all decisions."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
 
@@ -332,15 +343,16 @@ TRAINING_KEYS = {
     "mtp_loss_coef",
     "indexer_loss_coef",
 }
-"""What a model was trained with, and not what it computes."""
+"""Keys that affect training only, not the function the model computes."""
 LINEAR_SIZES = ("num_key_heads", "num_value_heads", "key_head_dim", "value_head_dim")
 
 
 def build(values: Mapping[str, Any]) -> ModelConfig:
-    """Return the checked config of `values`.
+    """Return the validated config of `values`.
 
     Raises:
-        UserError: A key is unknown (the nearest is named), a value has the wrong type, or sizes do not fit.
+        UserError: A key is unknown (the message names the nearest), a value has the wrong type, or sizes do not
+            match.
     """
     from difflib import get_close_matches
 

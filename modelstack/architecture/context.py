@@ -1,7 +1,7 @@
-"""What all layers of one forward pass share: positions, documents, masks and rotations, each computed once.
+"""Data shared by all layers of one forward pass: positions, documents, masks and rotations, each computed once.
 
-Masks are asked for by their meaning (`window`), not passed from layer to layer, so an attention kind takes what it
-needs and the model file stays one line long. Layers leave their routing here for the losses to read.
+A layer requests a mask by its meaning (`window`); masks are not passed from layer to layer. Each attention kind
+requests only what it needs. Layers store their routing decisions here for the losses.
 
 Letters: B batch, T tokens of this call, P tokens already in the cache, S = P + T, r rotated channels.
 """
@@ -18,41 +18,44 @@ from torch import Tensor
 from modelstack.architecture.config import RopeParameters
 from modelstack.architecture.rope import Rotation, half_split, rotation
 
-if TYPE_CHECKING:  # it loads torch's compiler, which inference on a CPU has no use for
+if TYPE_CHECKING:  # importing it loads torch's compiler, which inference on a CPU does not need
     from torch.nn.attention.flex_attention import BlockMask
 
 
 BLOCK_DEVICES = ("cuda",)
-"""Kinds of devices on which FlexAttention trains: on CPUs it has no backward pass."""
+"""Device types on which FlexAttention can train; it has no backward pass on CPUs."""
 
 
 class Routing:
-    """What one layer's router decided, N = B * T tokens, E experts, k chosen.
+    """Routing decision of one layer; N = B * T tokens, E experts, k selected.
 
-    No dataclass: FSDP looks for tensors with a gradient in the dataclasses that a module is given, and copies
-    those that hold any. What later layers leave in a copied context would be lost.
+    Not a dataclass: FSDP searches dataclasses among a module's inputs for tensors with a gradient and copies the
+    dataclass if it finds any. Values that later layers store in a copied context would be lost.
     """
 
     __slots__ = ("logits_NE", "scores_NE", "experts_Nk")
 
     def __init__(self, logits_NE: Tensor, scores_NE: Tensor, experts_Nk: Tensor) -> None:
-        """Take the scores before and after their function, and the choice."""
+        """Store the scores before and after the scoring function, and the selected experts."""
         self.logits_NE, self.scores_NE, self.experts_Nk = logits_NE, scores_NE, experts_Nk
 
 
 class IndexDivergence:
-    """How far one layer's indexer is from where its attention went, for each token. No dataclass, as `Routing`."""
+    """Divergence per token between one layer's indexer and its attention. No dataclass, as for `Routing`."""
 
     __slots__ = ("divergence_BT", "sees_any_BT")
 
     def __init__(self, divergence_BT: Tensor, sees_any_BT: Tensor) -> None:
-        """Take the divergences, fp32, 0 where a token sees no entry, and bool whether it sees any."""
+        """Store the divergences (fp32, 0 if a token sees no entry) and whether each token sees an entry (bool)."""
         self.divergence_BT, self.sees_any_BT = divergence_BT, sees_any_BT
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Tokens [start, end) of rows [first_row, end_row): each sees itself and those before it in its row."""
+    """A run of tokens: positions [start, end) of the rows [first_row, end_row).
+
+    Each token sees itself and the earlier tokens of the run in its own row.
+    """
 
     first_row: int
     end_row: int
@@ -62,21 +65,21 @@ class Run:
 
 @dataclass(slots=True)
 class ForwardContext:
-    """One call's shared facts."""
+    """Shared data of one call of the model."""
 
     token_ids_BT: Tensor
     positions_BT: Tensor
-    """Positions in the document; [1, T] where all rows agree."""
+    """Positions within the document; [1, T] if all rows have the same positions."""
     n_past: int = 0
-    """P."""
+    """P, the number of tokens in the cache."""
     documents_BT: Tensor | None = None
-    """A number for each packed document; tokens see their own document only. Not together with a cache."""
+    """Document number of each token; tokens see only their own document. Not supported with a cache."""
     forced_experts: dict[int, Tensor] = field(default_factory=dict)
-    """Expert choices [N, k] by layer, instead of the router's own (anticipatory routing, replay in RL)."""
+    """Expert choices [N, k] by layer that replace the router's choice (anticipatory routing, replay in RL)."""
     routing: dict[int, Routing] = field(default_factory=dict)
-    """By layer, filled by the layers."""
+    """Routing decisions by layer; each layer stores its own."""
     index_divergence: dict[int, IndexDivergence] = field(default_factory=dict)
-    """By layer, filled by layers that train an indexer."""
+    """Indexer divergences by layer; stored by layers that train an indexer."""
     _runs: tuple[Run, ...] | None = None
     _masks: dict[int | None, Tensor | None] = field(default_factory=dict)
     _block_masks: dict[int | None, BlockMask] = field(default_factory=dict)
@@ -85,7 +88,7 @@ class ForwardContext:
 
     @property
     def n_tokens(self) -> int:
-        """Return T."""
+        """T, the number of tokens of this call."""
         return self.token_ids_BT.shape[1]
 
     def rotation(self, rope: RopeParameters, r: int) -> Rotation:
@@ -103,15 +106,15 @@ class ForwardContext:
         return self._half_split[key]
 
     def is_plain_causal(self, window: int | None) -> bool:
-        """Whether "each token sees all before it" is the whole mask: attention kernels have a fast path for it."""
+        """Whether the mask is exactly causal; attention kernels have a fast path for this case."""
         fits = window is None or window >= self.n_past + self.n_tokens
         return fits and self.documents_BT is None and self.n_past == 0
 
     def runs(self, window: int | None) -> tuple[Run, ...]:
-        """Return the runs of tokens that see one another, where "all before it in its run" is the whole mask.
+        """Return the runs of tokens for which attention is exactly causal.
 
-        That is one for all rows, or one for each packed document. There are none on a GPU, which would have to be
-        waited for, and none where there are no numbers to be looked at (a compiler, a fake tensor).
+        The result is one run for all rows, or one run per packed document. It is empty on a GPU, where reading
+        document borders would block, and for tensors without values (compilation, fake tensors).
         """
         ids = self.token_ids_BT
         if self.n_past or ids.device.type != "cpu" or type(ids) is not Tensor or torch.compiler.is_compiling():
@@ -123,9 +126,9 @@ class ForwardContext:
         return runs if fits else ()
 
     def block_mask(self, window: int | None) -> BlockMask | None:
-        """Return who sees whom as blocks, for `block_attention`; None where another form serves.
+        """Return the mask as blocks for `block_attention`; None if another form of the mask is used.
 
-        That is on a GPU, without a past, where documents or a window make the mask more than causal.
+        Blocks are used on a GPU, without a cache, when documents or a window make the mask more than causal.
         """
         device = self.token_ids_BT.device
         if device.type not in BLOCK_DEVICES or self.n_past or self.is_plain_causal(window):
@@ -137,11 +140,11 @@ class ForwardContext:
         return self._block_masks[window]
 
     def mask(self, window: int | None, n_keys: int) -> Tensor | None:
-        """Return who sees whom, bool [B or 1, 1, T, n_keys], True where seen; None: everything is seen.
+        """Return the mask, bool [B or 1, 1, T, n_keys], True where a key is seen; None: everything is seen.
 
         Args:
-            window: Keys that a token sees, itself included; None: all before it.
-            n_keys: Keys on offer, the newest last; fewer than S where a cache has dropped old ones.
+            window: Number of keys that a token sees, including itself; None: all keys up to the token.
+            n_keys: Number of available keys, newest last; less than S if a cache has dropped old keys.
         """
         if self.n_tokens == 1 and (window is None or n_keys <= window):
             return None

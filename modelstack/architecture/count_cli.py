@@ -1,4 +1,4 @@
-"""`modelstack count`: what models cost before anything is built; no torch, no weights read."""
+"""`modelstack count`: cost of models before they are built; needs neither torch nor weights."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def count(
     context: Annotated[int, typer.Option(help="Tokens of a sequence.")] = 8192,
     batch: Annotated[int, typer.Option(help="Sequences decoded together.")] = 1,
     value_bytes: Annotated[int, typer.Option("--bytes", help="Bytes of a cached value.")] = 2,
-    tokens: Annotated[float | None, typer.Option(help="Tokens of a training run, 15e12 for one.")] = None,
+    tokens: Annotated[float | None, typer.Option(help="Tokens of a training run, for example 15e12.")] = None,
 ) -> None:
-    """Count parameters, FLOPs, weights and cache of models, side by side."""
+    """Count parameters, FLOPs, weight bytes and cache bytes of models, side by side."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
@@ -47,10 +47,10 @@ def count(
 
 
 def find_config(model: str) -> ModelConfig:
-    """Return the config that a name, a file or a folder stands for; what exists on disk goes before a name.
+    """Return the config for a published name, a file or a folder. An existing path takes precedence over a name.
 
     Raises:
-        UserError: There is no such file and no such name, or the file is no config of a known family.
+        UserError: No such file or name exists, or the file is not the config of a known family.
     """
     from modelstack.architecture.presets.registry import from_hf, published
 
@@ -60,11 +60,13 @@ def find_config(model: str) -> ModelConfig:
     elif not path.exists() and path.suffix != ".json":
         return published(model)
     if not path.is_file():
-        raise UserError(f"{path} does not exist: name a config.json, a folder with one, or a published size")
+        raise UserError(
+            f"{path} does not exist; give a config.json, a folder with one, or the name of a published size"
+        )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise UserError(f"{path} is no JSON: {error}") from error
+        raise UserError(f"{path} is not valid JSON: {error}") from error
     if not isinstance(values, dict):
-        raise UserError(f"{path} must hold one JSON object, a model's config")
+        raise UserError(f"{path} must contain one JSON object, the config of a model")
     return from_hf(values)

@@ -1,12 +1,12 @@
-"""Which library multiplies fp32 matrices on a CPU: MKL, or oneDNN where MKL leaves half of the processor idle.
+"""Choice of the library for fp32 matrix products on a CPU: MKL by default, oneDNN where MKL is slow.
 
-torch's own choice for fp32 is MKL, which on AMD's processors takes its AVX2 kernels, whatever they can do. oneDNN
-asks for AVX-512 itself: on one core of a Zen 5 it reaches 250 GFLOP/s where MKL stays at 110, in all shapes of a
+For fp32, torch uses MKL. On AMD's processors MKL selects its AVX2 kernels even if the processor supports AVX-512.
+oneDNN checks for AVX-512 itself: on one core of a Zen 5 it reaches 250 GFLOP/s and MKL 110, for all shapes of a
 training step and of its gradients.
 
-torch sends fp32 products to oneDNN only with the permission to round factors to bf16 ("medium" precision). oneDNN
-makes use of the permission where the processor has AMX and computes in fp32 elsewhere (its documentation,
-"Floating-point math mode"), so it is given without AMX only, and taken back if a product shows rounded factors.
+torch sends fp32 products to oneDNN only if it may round factors to bf16 ("medium" precision). oneDNN uses this
+permission on processors with AMX and computes in fp32 on others (oneDNN documentation, "Floating-point math
+mode"). The permission is therefore given only without AMX, and withdrawn if a product shows rounded factors.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from functools import cache
 import torch
 
 SIZES = ((8, 64, 64), (256, 256, 256), (2048, 256, 64))
-"""M, K, N of products that are looked at: kernels differ with shapes."""
+"""M, K, N of the test products; the kernel depends on the shape."""
 
 
 def multiply_by_onednn() -> bool:
-    """Let oneDNN multiply fp32 matrices in this process if it is faster and exact; say whether it does.
+    """Make oneDNN multiply fp32 matrices in this process if it is faster and exact; return whether it does.
 
-    The answer depends on the machine alone, not on timings: a run that goes on computes as it did before.
+    The result depends only on the machine, not on timings, so a resumed run computes as before.
     """
     if is_by_onednn():
         return True
@@ -35,15 +35,15 @@ def multiply_by_onednn() -> bool:
 
 
 def is_by_onednn() -> bool:
-    """Say whether oneDNN multiplies fp32 matrices."""
+    """Return whether oneDNN multiplies fp32 matrices."""
     return torch.backends.mkldnn.matmul.fp32_precision == "bf16"  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def keeps_fp32(M: int, K: int, N: int) -> bool:
-    """Say whether a product of fp32 matrices reads all bits of its factors.
+    """Return whether a product of fp32 matrices uses all bits of its factors.
 
-    bf16 and tf32 round 1 + 2^-12 to 1. In fp32 sums of up to 2^11 of it are exact in any order, so products with
-    ones are K (1 + 2^-12) to the last bit.
+    bf16 and tf32 round 1 + 2^-12 to 1. In fp32, sums of up to 2^11 such numbers are exact in any order. So a
+    product with ones equals K (1 + 2^-12) to the last bit.
     """
     factor = 1 + 2.0**-12
     left, right = torch.full((M, K), factor), torch.ones(K, N)
@@ -53,11 +53,11 @@ def keeps_fp32(M: int, K: int, N: int) -> bool:
 
 @cache
 def _is_faster_and_exact() -> bool:
-    """Say whether MKL leaves out what oneDNN uses, and oneDNN has no use for rounded factors."""
-    capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch stays with MKL
+    """Return whether oneDNN supports instructions that MKL does not use, and cannot round factors."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # older torch keeps MKL
     if capabilities is None or not (torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()):
         return False
-    if torch.cuda.is_available():  # the permission would hold there, too
+    if torch.cuda.is_available():  # the permission would also apply to the GPU
         return False
     has = capabilities()
     return str(has.get("cpu_name", "")).startswith("AMD") and has["avx512_f"] and not has["amx_tile"]

@@ -1,8 +1,8 @@
-"""The model: embedding, blocks, final norm, head. It knows nothing of devices, precision or parallelism.
+"""The model: embedding, blocks, final norm, head. It is independent of devices, precision and parallelism.
 
 Parameter names are transformers' (`model.layers.0.self_attn.q_proj.weight`), so its state dicts load strictly.
 
-Letters: B batch, T tokens of this call, P places, D model width, n streams, V vocabulary.
+Letters: B batch, T tokens of this call, P positions, D model width, n streams, V vocabulary.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from modelstack.errors import UserError
 
 @dataclass(slots=True)
 class ModelOutput:
-    """What a forward pass gives."""
+    """Result of a forward pass."""
 
     logits_BTV: Tensor
-    """Soft-capped where the config says so; T is 1 where only the last was asked for, 0 where none."""
+    """Logits, soft-capped if the config says so; T is 1 with `last_only`, 0 without logits."""
     hidden_BTD: Tensor
-    """After the final norm."""
+    """Hidden states after the final norm."""
     routing: dict[int, Routing]
-    """What each routing layer decided, by layer."""
+    """Routing decision of each routing layer, by layer."""
     mtp_state: Tensor
-    """Where multi-token prediction starts: the hidden states, or all streams [B, T, n, D]."""
+    """Input of multi-token prediction: the hidden states [B, T, D], or all streams [B, T, n, D]."""
     mtp: list[MtpOutput] = field(default_factory=list)
-    """What each module for multi-token prediction says, where asked for."""
+    """Output of each multi-token prediction module; empty unless requested."""
     index_divergence: dict[int, IndexDivergence] = field(default_factory=dict)
-    """Divergences of the indexers that are trained, by layer; empty without gradients or with a cache."""
+    """Divergences of the trained indexers by layer; empty without gradients or with a cache."""
 
 
 class Decoder(nn.Module):
-    """Token ids to hidden states."""
+    """Map token ids to hidden states."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make embedding, blocks and norm."""
+        """Create embedding, blocks and norm."""
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -56,9 +56,10 @@ class Decoder(nn.Module):
     def forward(
         self, context: ForwardContext, cache: Cache | None = None, places_P: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the states after the final norm, [B, T, D], and where multi-token prediction starts.
+        """Return the states after the final norm [B, T, D], and the input of multi-token prediction.
 
-        That is the same, or with hyper-connections the streams [B, T, n, D]. Of `places_P` alone: [1, P, D].
+        The second result equals the first, or with hyper-connections is the streams [B, T, n, D]. With `places_P`
+        the states are computed at these positions only: [1, P, D].
         """
         x = self.begin(self.embed(context.token_ids_BT))
         last = len(self.layers) - 1
@@ -68,19 +69,19 @@ class Decoder(nn.Module):
         return self.end(x)
 
     def begin(self, embedding_BTD: Tensor) -> Tensor:
-        """Return what the first block reads: the embedding, or with hyper-connections a copy for each stream."""
+        """Return the input of the first block: the embedding, or with hyper-connections one copy per stream."""
         is_hyper = self.config.norm_placement == "hyper"
         return expand(embedding_BTD, self.config.hc_mult) if is_hyper else embedding_BTD
 
     def end(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Return what `forward` does, from what the last block leaves."""
+        """Return the two results of `forward`, computed from the output of the last block."""
         if self.hc_head is not None:
             return self.norm(self.hc_head(x)), x
         x = self.norm(x)
         return x, x
 
     def embed(self, token_ids_BT: Tensor) -> Tensor:
-        """Return [B, T, D]."""
+        """Return the embeddings [B, T, D]."""
         x = self.embed_tokens(token_ids_BT)
         if self.config.scale_embeddings:
             # Gemma rounds the factor to the weights' type.
@@ -92,7 +93,7 @@ class CausalLM(nn.Module):
     """A decoder with a language-modelling head."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make the model with torch's default values; `initialise` gives it the config's."""
+        """Create the model with torch's default weights; `initialise` applies the config's initial weights."""
         super().__init__()
         self.config = config
         self.model = Decoder(config)
@@ -101,12 +102,12 @@ class CausalLM(nn.Module):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Let head and embedding be one tensor where the config says so; again after a load that assigns."""
+        """Make head and embedding one tensor if the config ties them; call again after loading with `assign`."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.model.embed_tokens.weight
 
     def new_cache(self) -> Cache:
-        """Return an empty memory for one batch."""
+        """Return an empty cache for one batch."""
         return Cache([block.self_attn.new_cache() for block in self.model.layers])  # pyright: ignore
 
     def forward(
@@ -122,26 +123,28 @@ class CausalLM(nn.Module):
         with_mtp: bool = False,
         places_P: Tensor | None = None,
     ) -> ModelOutput:
-        """Run the model on tokens that follow what the cache holds.
+        """Run the model on tokens that follow the tokens in the cache.
 
         Args:
-            token_ids_BT: int64.
-            cache: Memory of the tokens before; it takes up these. None: there are none and nothing is kept.
-            documents_BT: A number for each packed document: tokens see their own only.
-            positions_BT: Positions; by default they count on from the cache, anew in each packed document.
-            forced_experts: Expert choices [B * T, k] by layer, instead of the routers' own.
-            last_only: Compute the logits of the last token alone.
-            with_logits: False: none. A loss takes the hidden states and makes the logits in pieces.
-            with_mtp: Run the modules for multi-token prediction too; without a cache.
-            places_P: Flat places whose states are asked for, where `can_choose_places`; the last layer leaves out
-                what only the others need, and the output is of one row, T = P. None: all.
+            token_ids_BT: Token ids, int64.
+            cache: Cache of the earlier tokens, extended by this call. None: there are no earlier tokens and none
+                are stored.
+            documents_BT: Document number of each token; tokens see only their own document.
+            positions_BT: Positions; default: counted from the end of the cache, restarting in each packed
+                document.
+            forced_experts: Expert choices [B * T, k] by layer that replace the routers' choices.
+            last_only: Compute the logits of the last token only.
+            with_logits: False: compute no logits. A loss takes the hidden states and computes logits in chunks.
+            with_mtp: Also run the multi-token prediction modules; not supported with a cache.
+            places_P: Flat positions whose states are needed; requires `can_choose_places`. The last layer skips
+                all other positions, and the output has one row with T = P. None: all positions.
 
         Raises:
-            UserError: Documents were given together with a cache; the model has no modules for multi-token
-                prediction, or they were asked for together with a cache.
+            UserError: Documents were given together with a cache, the model has no multi-token prediction modules,
+                or they were requested together with a cache.
         """
         if with_mtp and cache is not None:
-            raise UserError("with_mtp is for whole sequences without a cache; with one, call draft")
+            raise UserError("with_mtp cannot be used with a cache; call draft instead")
         context = make_context(token_ids_BT, cache, documents_BT, positions_BT, forced_experts)
         hidden, mtp_state = self.model(context, cache, places_P)
         if cache is not None:
@@ -157,42 +160,42 @@ class CausalLM(nn.Module):
 
     @property
     def can_choose_places(self) -> bool:
-        """Whether only the states at some places need be computed: no loss looks at what the others do."""
+        """Whether the model can compute states at selected positions only: no loss reads the other positions."""
         config = self.config
         is_plain = config.norm_placement != "hyper" and not config.has_experts
         return is_plain and self.mtp is None
 
     def logits(self, hidden_BTD: Tensor) -> Tensor:
-        """Return the head's logits, [B, T, V], soft-capped where the config says so."""
+        """Return the head's logits [B, T, V], soft-capped if the config says so."""
         logits = self.lm_head(hidden_BTD)
         cap = self.config.final_logit_softcapping
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def new_draft_cache(self) -> Cache:
-        """Return an empty memory for `draft`.
+        """Return an empty cache for `draft`.
 
         Raises:
-            UserError: The model has no module for multi-token prediction.
+            UserError: The model has no multi-token prediction module.
         """
         return self._modules_ahead().new_cache()
 
     def draft(self, mtp_state: Tensor, next_token_ids_BT: Tensor, cache: Cache) -> Tensor:
-        """Return logits for the token after the next, [B, 1, V]: the first module's guess.
+        """Return the first module's logits for the token after the next, [B, 1, V].
 
-        Every token that stays in the text is given once, so the draft's memory has nothing to take back: after the
-        prompt all its states with the tokens that follow them, the last of which has just been sampled; then,
-        after each step, the states of the tokens that were accepted.
+        Each token that stays in the text is passed exactly once, so the draft's cache never needs to be rolled
+        back. After the prompt, pass all its states with the tokens that follow them; the last such token was just
+        sampled. After each step, pass the states of the accepted tokens.
 
         Args:
-            mtp_state: Of T tokens, as `ModelOutput.mtp_state` has them.
+            mtp_state: States of T tokens, as in `ModelOutput.mtp_state`.
             next_token_ids_BT: The token that follows each of them.
-            cache: From `new_draft_cache`; it takes up these.
+            cache: Cache from `new_draft_cache`, extended by this call.
 
         Raises:
-            UserError: The model has no module for multi-token prediction.
+            UserError: The model has no multi-token prediction module.
         """
         modules, T = self._modules_ahead(), next_token_ids_BT.shape[1]
-        first = cache.n_tokens + 1  # the tokens' own positions: one past their states'
+        first = cache.n_tokens + 1  # positions of these tokens: one after the positions of their states
         positions = torch.arange(first, first + T, device=next_token_ids_BT.device)[None]
         context = make_context(next_token_ids_BT, cache, positions_BT=positions)
         hidden = modules.draft(mtp_state, self.model.embed(next_token_ids_BT), context, cache)
@@ -202,7 +205,7 @@ class CausalLM(nn.Module):
     def _modules_ahead(self) -> MultiTokenPrediction:
         if self.mtp is None:
             raise UserError(
-                "this model has no module for multi-token prediction: num_nextn_predict_layers is 0 in its config"
+                "this model has no multi-token prediction module: num_nextn_predict_layers is 0 in its config"
             )
         return self.mtp
 
@@ -214,13 +217,15 @@ def make_context(
     positions_BT: Tensor | None = None,
     forced_experts: Mapping[int, Tensor] | None = None,
 ) -> ForwardContext:
-    """Return the shared facts of one call.
+    """Return the shared data of one call.
 
     Raises:
         UserError: Documents were given together with a cache.
     """
     if cache is not None and documents_BT is not None:
-        raise UserError("packed documents cannot be used with a cache; decode them as sequences of their own")
+        raise UserError(
+            "packed documents cannot be used with a cache; decode each document as a separate sequence"
+        )
     n_past = cache.n_tokens if cache else 0
     if positions_BT is None:
         T, device = token_ids_BT.shape[1], token_ids_BT.device

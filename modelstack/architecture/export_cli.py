@@ -1,4 +1,4 @@
-"""`modelstack export gguf` and `modelstack import gguf`: checkpoint folders to files of llama.cpp and back."""
+"""`modelstack export gguf` and `modelstack import gguf`: convert checkpoints to llama.cpp's files and back."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 export_app = typer.Typer(no_args_is_help=True, help="Write a checkpoint in another program's format.")
-import_app = typer.Typer(no_args_is_help=True, help="Make a checkpoint of another program's file.")
+import_app = typer.Typer(no_args_is_help=True, help="Convert another program's file to a checkpoint.")
 
 
 class _FloatType(StrEnum):
-    """Of the weights in a checkpoint."""
+    """Type of the weights in a checkpoint."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -23,12 +23,12 @@ class _FloatType(StrEnum):
 
 @export_app.callback()
 def _export() -> None:
-    """Keep `gguf` a command of its own, with one command or more."""
+    """Keep `gguf` a subcommand even while it is the only command."""
 
 
 @import_app.callback()
 def _import() -> None:
-    """Keep `gguf` a command of its own, with one command or more."""
+    """Keep `gguf` a subcommand even while it is the only command."""
 
 
 @export_app.command("gguf")
@@ -39,7 +39,9 @@ def export_gguf(
         str,
         typer.Option("--type", help="Numbers: f32, f16, bf16, q8_0, q5_1, q5_0, q4_1, q4_0, q6_k ... q2_k."),
     ] = "f16",
-    name: Annotated[str | None, typer.Option(help="Name of the model in the file; else the folder's.")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the model in the file; default: the folder's name.")
+    ] = None,
 ) -> None:
     """Write a checkpoint as a GGUF file for llama.cpp."""
     from modelstack.architecture.checkpoint import load_checkpoint
@@ -65,10 +67,10 @@ def export_gguf(
 @import_app.command("gguf")
 def import_gguf(
     file: Annotated[Path, typer.Argument(help="GGUF file.")],
-    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write; replaced if it is there.")],
+    out: Annotated[Path, typer.Argument(help="Checkpoint folder to write; an existing one is replaced.")],
     dtype: Annotated[_FloatType, typer.Option(help="Type of the checkpoint's weights.")] = _FloatType.float32,
 ) -> None:
-    """Make a checkpoint folder of a GGUF file, dequantised."""
+    """Convert a GGUF file to a checkpoint folder, dequantised."""
     import torch
 
     from modelstack.architecture.checkpoint import save_checkpoint

@@ -1,4 +1,4 @@
-"""Which class serves which MLP type. A new feed-forward kind is one file and one line here."""
+"""The class for each MLP type. A new feed-forward kind is one file and one line here."""
 
 from __future__ import annotations
 

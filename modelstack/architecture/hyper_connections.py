@@ -1,12 +1,12 @@
 """Manifold-constrained hyper-connections: the residual as n streams, mixed by doubly stochastic matrices.
 
-mHC, arXiv 2512.24880; DeepSeek-V4's report 2.2. Every sub-block reads one mix of the streams and writes to all;
-the streams are carried over by a matrix whose rows and columns sum to 1 (Sinkhorn-Knopp), so the signal neither
-grows nor dies over depth. Order of the iteration and of the parameters as in DeepSeek's released code: the paper
-exponentiates and ends on rows, the code starts from a row softmax and ends on columns.
+Sources: mHC, arXiv 2512.24880; DeepSeek-V4's report, section 2.2. Every sub-block reads one mix of the streams and
+writes to all of them. A matrix with row and column sums of 1 (Sinkhorn-Knopp) carries the streams over, so the
+signal neither grows nor vanishes with depth. The order of the iteration and of the parameters follows DeepSeek's
+released code: the paper exponentiates and ends on rows; the code starts from a row softmax and ends on columns.
 
-At scale 0 and base 0 the streams stay equal and the model is a plain pre-norm net (a test holds that). In training
-scale starts small but not at 0, which would never tell the streams apart.
+At scale 0 and base 0 the streams stay equal and the model is a plain pre-norm network (checked by a test). In
+training, the scale starts small but not at 0, because at 0 the streams would never become different.
 
 Letters: B batch, T tokens, n streams, D model width.
 """
@@ -26,14 +26,14 @@ from modelstack.architecture.feed_forward import make_feed_forward
 from modelstack.architecture.norms import make_norm, weightless_rms_norm
 
 GATING_INIT = 0.01
-"""Starting value of the three scales: alpha in the paper's Table 5."""
+"""Initial value of the three scales: alpha in the paper's Table 5."""
 
 
 class HyperConnection(nn.Module):
-    """Makes, from the streams, one sub-block's input mix, output weights and residual matrix."""
+    """Compute one sub-block's input mix, output weights and residual matrix from the streams."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make the projection; rows of `fn` and `base` are n for input, n for output, n * n for the residual."""
+        """Create the projection; rows of `fn` and `base` are n for input, n for output, n * n for the residual."""
         super().__init__()
         n = self.n_streams = config.hc_mult
         self.n_iterations, self.eps, self.norm_eps = config.hc_sinkhorn_iters, config.hc_eps, config.rms_norm_eps
@@ -57,10 +57,10 @@ class HyperConnection(nn.Module):
 
 
 class HyperHead(nn.Module):
-    """Collapses the streams behind the last block."""
+    """Combine the streams into one state after the last block."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make the projection to n weights."""
+        """Create the projection to n weights."""
         super().__init__()
         n = config.hc_mult
         self.eps, self.norm_eps = config.hc_eps, config.rms_norm_eps
@@ -70,7 +70,7 @@ class HyperHead(nn.Module):
         nn.init.normal_(self.hc_fn, std=config.initializer_range)
 
     def forward(self, x_BTnD: Tensor) -> Tensor:
-        """Return [B, T, D]."""
+        """Return the combined state [B, T, D]."""
         z = F.linear(weightless_rms_norm(x_BTnD.flatten(2).float(), self.norm_eps), self.hc_fn.float())
         weights = torch.sigmoid(z * self.hc_scale.float() + self.hc_base.float()) + self.eps
         return (weights.unsqueeze(-1) * x_BTnD).sum(dim=2).to(x_BTnD.dtype)
@@ -80,7 +80,7 @@ class HyperBlock(nn.Module):
     """A pre-norm layer inside two hyper-connections: [B, T, n, D] to [B, T, n, D]."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make attention, feed-forward, their norms and connections."""
+        """Create attention, feed-forward, their norms and connections."""
         super().__init__()
         self.self_attn = make_attention(config, layer)
         self.mlp = make_feed_forward(config, layer)
@@ -90,7 +90,7 @@ class HyperBlock(nn.Module):
         self.ffn_hc = HyperConnection(config)
 
     def forward(self, x_BTnD: Tensor, context: ForwardContext, cache: Any = None) -> Tensor:
-        """Return the streams behind this layer."""
+        """Return the streams after this layer."""
         mixed, write, residual = self.attn_hc(x_BTnD)
         x_BTnD = write_back(x_BTnD, self.self_attn(self.input_layernorm(mixed), context, cache), write, residual)
         mixed, write, residual = self.ffn_hc(x_BTnD)
@@ -98,14 +98,14 @@ class HyperBlock(nn.Module):
 
 
 def write_back(x_BTnD: Tensor, y_BTD: Tensor, write_BTn: Tensor, residual_BTnn: Tensor) -> Tensor:
-    """Return X'_k = write_k y + sum_j residual_jk X_j: the matrix is used transposed."""
+    """Return X'_k = write_k y + sum_j residual_jk X_j; the matrix is applied transposed."""
     dtype = x_BTnD.dtype
     carried = torch.matmul(residual_BTnn.to(dtype).transpose(-1, -2), x_BTnD)
     return write_BTn.to(dtype).unsqueeze(-1) * y_BTD.unsqueeze(-2) + carried
 
 
 def expand(x_BTD: Tensor, n_streams: int) -> Tensor:
-    """Return n copies, [B, T, n, D]: how a model starts."""
+    """Return n copies [B, T, n, D], the initial streams."""
     return x_BTD.unsqueeze(2).expand(-1, -1, n_streams, -1).contiguous()
 
 

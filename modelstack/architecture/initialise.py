@@ -1,15 +1,15 @@
-"""Initial weights: all of it in one place, and the same for a parameter whatever else the model has.
+"""Initial weights of all parameters. A parameter's values do not depend on the rest of the model.
 
-Matrices are drawn from N(0, `initializer_range`), as in transformers; biases are 0, norms the identity. Each
-parameter has a generator of its own, seeded by the model's seed and its name. So a model with one block more, or
-with another MLP, has the same values in all that stayed, and two variants can be compared seed by seed.
+Matrices are drawn from N(0, `initializer_range`), as in transformers; biases are 0; norms start as the identity.
+Each parameter has its own generator, seeded by the model's seed and the parameter's name. A model with one more
+block, or with another MLP, has the same values in all shared parameters, so variants can be compared seed by seed.
 
-With `zero_outputs` the matrices that write to the residual stream start at 0, so every block is the identity at
-first (Zhang et al., Fixup, arXiv 1901.09321; ReZero, 2003.04887; modded-nanogpt and nanochat start so). What that
-was worth when small models were trained: `modelstack/train/LOG.md`.
+With `zero_outputs` the matrices that write to the residual stream start at 0, so every block starts as the
+identity (Zhang et al., Fixup, arXiv 1901.09321; ReZero, 2003.04887; modded-nanogpt and nanochat do the same). Its
+effect in training small models is recorded in `modelstack/train/LOG.md`.
 
-A process that holds a share of a parameter draws the whole of it in pieces and keeps its own part. So all layouts
-start with the same bits, and a start needs the memory of the share and of one piece.
+A process that holds a shard of a parameter draws the whole parameter in chunks and keeps its own part. All layouts
+therefore start with the same bits, and the memory needed is that of the shard and one chunk.
 """
 
 from __future__ import annotations
@@ -29,29 +29,31 @@ from modelstack.architecture.moe.hash_table import fill_hash_tables
 from modelstack.architecture.norms import RMSNormZeroCentred
 
 DECAY_RANGE = (0.01, 16.0)
-"""Gated DeltaNet's decay rates start uniform in this range (A_log is their logarithm), as in its reference."""
+"""Initial range of Gated DeltaNet's decay rates, drawn uniformly (A_log is their logarithm), as in its reference.
+"""
 OUTPUTS = ("o_proj.weight", "o_b_proj.weight", "out_proj.weight", "down_proj.weight", "down_proj")
-"""Ends of the names of matrices whose product is added to the residual stream; the last is packed experts'."""
+"""Name endings of the matrices whose product is added to the residual stream; the last is the packed experts'."""
 DRAWN_AT_ONCE = 2**22
-"""Numbers of a piece, about: 16 MiB."""
+"""Approximate numbers per chunk: 16 MiB."""
 NORMALS_AT_ONCE = 16
-"""torch's CPU draws normal numbers in groups of so many, and the last group of a tensor anew if it is not whole.
-Pieces of whole groups, the last of at least one, are what one call for all of them gives."""
+"""Group size of torch's normal generator on the CPU. It redraws the last group of a tensor if that is incomplete.
+Chunks of whole groups, the last with at least one, give the same numbers as one call for the whole tensor.
+"""
 
 Model = TypeVar("Model", bound=CausalLM)
 
 
 class OwnPart(NamedTuple):
-    """What a process holds of a parameter: a block of it."""
+    """The block of a parameter that one process holds."""
 
     values: Tensor
-    """The block itself, to be written to."""
+    """The block itself, written in place."""
     offsets: tuple[int, ...]
-    """Where it begins in the whole parameter, for each axis."""
+    """Start of the block in the whole parameter, for each axis."""
 
 
 def whole_part(parameter: Tensor) -> OwnPart:
-    """Return all of a parameter."""
+    """Return the whole parameter as one part."""
     return OwnPart(parameter, (0,) * parameter.ndim)
 
 
@@ -63,14 +65,15 @@ def initialise(
     zero_outputs: bool = False,
     own_part: Callable[[Tensor], OwnPart] = whole_part,
 ) -> Model:
-    """Draw every parameter anew, in place, set balancing biases to 0, and return the model.
+    """Draw every parameter in place, set balancing biases to 0, and return the model.
 
     Args:
-        model: With memory (not on the meta device); values as of now do not matter.
-        seed: Of the whole model.
-        token_frequency_V: What hash routing deals experts by; None: all tokens are equally frequent.
-        zero_outputs: Let every block be the identity at first.
-        own_part: Says what this process holds of a parameter; by default all of it.
+        model: A model with memory (not on the meta device); its current values are ignored.
+        seed: Seed of the whole model.
+        token_frequency_V: Token frequencies by which hash routing assigns experts; None: all tokens equally
+            frequent.
+        zero_outputs: Make every block start as the identity.
+        own_part: Returns the part of a parameter that this process holds; default: all of it.
     """
     zero_centred = {
         f"{name}.weight" for name, module in model.named_modules() if isinstance(module, RMSNormZeroCentred)
@@ -101,13 +104,13 @@ def _fill(name: str, part: OwnPart, shape: torch.Size, seed: int, std: float, is
     elif leaf.endswith("bias") or leaf in ("base", "hc_base", "sinks") or is_zero_centred:
         part.values.zero_()
     elif len(shape) == 1:
-        part.values.fill_(1.0)  # what is left of one axis are the norms' factors
+        part.values.fill_(1.0)  # the remaining one-axis parameters are the norms' factors
     else:
         _draw_normal(part, shape, std, _generator(name, seed))
 
 
 def _draw_normal(part: OwnPart, shape: torch.Size, std: float, generator: torch.Generator) -> None:
-    """Draw a tensor some rows at a time: the numbers that one call would give, of which the own ones are kept."""
+    """Draw a tensor in chunks of rows, with the numbers that one call would give; keep the process's own part."""
     n_rows, n_of_row = shape[0], shape[1:].numel()
     multiple = NORMALS_AT_ONCE // gcd(NORMALS_AT_ONCE, n_of_row)
     step = ceil(DRAWN_AT_ONCE / n_of_row / multiple) * multiple
@@ -122,7 +125,7 @@ def _draw_normal(part: OwnPart, shape: torch.Size, std: float, generator: torch.
 
 
 def _keep(part: OwnPart, start: int, drawn: Tensor) -> None:
-    """Copy what is the process's own of some rows of a parameter, the first of them row `start` of the whole."""
+    """Copy the process's own part of some rows of a parameter; the first drawn row is row `start` of the whole."""
     first, *others = part.offsets
     begin, end = max(start, first), min(start + len(drawn), first + len(part.values))
     if begin < end:
@@ -131,6 +134,6 @@ def _keep(part: OwnPart, start: int, drawn: Tensor) -> None:
 
 
 def _generator(name: str, seed: int) -> torch.Generator:
-    """Return a generator on the CPU: the same values on every device."""
+    """Return a generator on the CPU, so that values are the same on every device."""
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))

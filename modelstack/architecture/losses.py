@@ -1,22 +1,22 @@
-"""What a model is trained on: next-token cross-entropy and what is added to it.
+"""Training losses: next-token cross-entropy and additional losses.
 
-The logits of a large vocabulary are the largest tensor of a training step: 8192 tokens of DeepSeek-V3's 129,280 in
-fp32 are 4 GB, and as much again for their gradient. So losses take hidden states and the head, make the logits of
-some tokens at a time and make them anew for the gradient, which costs the head's pass once more; only sums are
-kept (the idea of Cut Cross-Entropy, arXiv 2411.09009, and of Liger Kernel, 2410.10989, in plain torch). Where all
-logits together are small, as with a small vocabulary, they stay and nothing is made twice. Where few tokens are
-labelled, as in fine-tuning, the head is asked for those alone.
+With a large vocabulary the logits are the largest tensor of a training step: 8192 tokens with DeepSeek-V3's
+129,280 entries are 4 GB in fp32, and their gradient as much again. So losses take hidden states and the head,
+compute logits in chunks of tokens, and recompute them for the gradient, which costs one more pass of the head.
+Only sums are kept (the idea of Cut Cross-Entropy, arXiv 2411.09009, and Liger Kernel, 2410.10989, in plain torch).
+If all logits together are small, as with a small vocabulary, they are kept and nothing is recomputed. If few
+tokens are labelled, as in fine-tuning, the head is applied to those tokens only.
 
-Labels may have weights: a mean is then sum(w * loss) / sum(w), over all micro-batches and ranks of a step. Dynamic
-fine-tuning (DFT, 2508.05629) weighs each token's surprise by the model's own probability of it, held constant, so
-that tokens that the model cannot explain pull less.
+Labels may have weights. A mean is then sum(w * loss) / sum(w), over all micro-batches and ranks of a step. Dynamic
+fine-tuning (DFT, 2508.05629) multiplies each token's surprise by the model's own probability, held constant, so
+tokens that the model cannot explain have less influence.
 
-z-loss: PaLM, 2204.02311 section 5; it holds the softmax's normaliser near 1. Multi-token prediction: DeepSeek-V3,
+z-loss: PaLM, 2204.02311 section 5; it keeps the softmax's normaliser near 1. Multi-token prediction: DeepSeek-V3,
 2412.19437 equations 24 and 25. Losses on routing: `moe.losses`; of lightning indexers: `attention.indexer_loss`.
 
-Labels are aligned: `labels_BT[b, t]` is the token that the model should name at position t, or `IGNORED`.
+Labels are aligned: `labels_BT[b, t]` is the token to predict at position t, or `IGNORED`.
 
-Letters: B batch, T tokens, N = B * T, P places with a label, D model width, V vocabulary.
+Letters: B batch, T tokens, N = B * T, P labelled positions, D model width, V vocabulary.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ from modelstack.architecture.surprise import IGNORED, surprise_and_normaliser
 from modelstack.errors import UserError
 
 TOKENS_PER_CHUNK = 1024
-"""Tokens whose logits exist at once: 0.5 GB in fp32 at DeepSeek-V3's vocabulary."""
+"""Number of tokens whose logits exist at once: 0.5 GB in fp32 at DeepSeek-V3's vocabulary."""
 LOGITS_KEPT = 2**25
-"""Logits of a batch that are kept for the gradient instead of made anew: 128 MB in fp32."""
+"""Maximum number of logits of a batch that are kept for the gradient instead of recomputed: 128 MB in fp32."""
 
 FEW_LABELLED = 0.5
-"""Share of labelled tokens up to which gathering their hidden states pays."""
+"""Maximum fraction of labelled tokens at which gathering their hidden states is worthwhile."""
 
 TokenLoss = Literal["cross_entropy", "dft"]
-"""What a labelled token costs: -log p, or p * -log p with p held constant."""
+"""Loss of a labelled token: -log p, or p * -log p with p held constant."""
 Head = Callable[[Tensor], Tensor]
-"""Hidden states [N, D] to logits [N, V]: `CausalLM.logits`."""
+"""Map hidden states [N, D] to logits [N, V]: `CausalLM.logits`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,20 @@ class TokenSums:
     """Sums over the labelled tokens; fp32 scalars, with gradients."""
 
     cross_entropy: Tensor
-    """-log p(label), or what else the token loss is."""
+    """Sum of -log p(label), or of the selected token loss."""
     squared_normaliser: Tensor
-    """logsumexp(logits)^2."""
+    """Sum of logsumexp(logits)^2."""
     n_tokens: Tensor
-    """How many were labelled, int64; where they have weights, the sum of those, fp32."""
+    """Number of labelled tokens, int64; with weights, the sum of their weights, fp32."""
 
 
 @dataclass(frozen=True, slots=True)
 class Losses:
-    """What is minimised, and its parts."""
+    """The minimised loss and its parts."""
 
     total: Tensor
     parts: dict[str, Tensor]
-    """By name, each with its coefficient: they add up to `total`."""
+    """Parts by name, each times its coefficient; they add up to `total`."""
 
 
 def next_token_labels(token_ids_BT: Tensor, documents_BT: Tensor | None = None) -> Tensor:
@@ -82,15 +82,15 @@ def next_token_labels(token_ids_BT: Tensor, documents_BT: Tensor | None = None) 
 
 
 def count_labels(labels_BT: Tensor, weights_BT: Tensor | None = None) -> Tensor:
-    """Return how many tokens are labelled, int64, or the sum of their weights, fp32."""
+    """Return the number of labelled tokens, int64, or the sum of their weights, fp32."""
     is_labelled = labels_BT != IGNORED
     return is_labelled.sum() if weights_BT is None else weights_BT.where(is_labelled, 0).sum()
 
 
 def labelled_places(labels_BT: Tensor) -> Tensor | None:
-    """Return the flat places [P] of the labelled tokens where those are few, None where the head is asked for all.
+    """Return the flat positions [P] of the labelled tokens if they are few; None: apply the head to all tokens.
 
-    For labels on the CPU: on another device the number of places, a shape, would be waited for.
+    For labels on the CPU only: on another device, reading the number of positions would block.
     """
     places_P = (labels_BT.flatten() != IGNORED).nonzero()[:, 0]
     return places_P if 0 < len(places_P) <= FEW_LABELLED * labels_BT.numel() else None
@@ -107,17 +107,17 @@ def token_sums(
     places_P: Tensor | None = None,
     token_loss: TokenLoss = "cross_entropy",
 ) -> TokenSums:
-    """Return the sums of cross-entropy and squared normaliser, some tokens' logits at a time.
+    """Return the sums of cross-entropy and squared normaliser, computed in chunks of tokens.
 
     Args:
-        hidden_BTD: What the head reads.
-        labels_BT: The token to name at each position, or `IGNORED`.
-        head: Makes logits, soft-capped where the model does so.
-        tokens_per_chunk: How many tokens' logits exist at once.
-        tokens_kept: Of a batch of no more tokens all logits stay for the gradient.
-        weights_BT: How much each label counts, fp32; None: 1.
-        places_P: The labelled places, see `labelled_places`; None: the head is asked for all tokens.
-        token_loss: What is summed as cross-entropy.
+        hidden_BTD: Input of the head.
+        labels_BT: The token to predict at each position, or `IGNORED`.
+        head: Computes logits, soft-capped if the model does so.
+        tokens_per_chunk: Number of tokens whose logits exist at once.
+        tokens_kept: Batches up to this number of tokens keep all logits for the gradient.
+        weights_BT: Weight of each label, fp32; None: 1.
+        places_P: The labelled positions, see `labelled_places`; None: the head is applied to all tokens.
+        token_loss: The loss that is summed as `cross_entropy`.
     """
     hidden, labels = hidden_BTD.flatten(0, 1), labels_BT.flatten()
     weights = None if weights_BT is None else weights_BT.flatten()
@@ -146,7 +146,7 @@ def token_sums(
 def cross_entropy(
     hidden_BTD: Tensor, labels_BT: Tensor, head: Head, tokens_per_chunk: int = TOKENS_PER_CHUNK
 ) -> Tensor:
-    """Return the mean next-token cross-entropy over the labelled tokens, fp32; 0 where there are none."""
+    """Return the mean next-token cross-entropy over the labelled tokens, fp32; 0 if there are none."""
     sums = token_sums(hidden_BTD, labels_BT, head, tokens_per_chunk)
     return sums.cross_entropy / _divisor(sums.n_tokens, None)
 
@@ -154,12 +154,12 @@ def cross_entropy(
 def mtp_labels(labels_BT: Tensor, k: int, is_whole_BT: Tensor | None = None) -> Tensor:
     """Return the labels of multi-token prediction's module k, [B, T - 1 - k].
 
-    At position i it names what the model should name at i + k + 1.
+    The label at position i is the model's label at position i + k + 1.
 
     Args:
-        labels_BT: The model's.
+        labels_BT: The model's labels.
         k: The module, from 0.
-        is_whole_BT: Where the module saw one document only; the rest is ignored. None: everywhere.
+        is_whole_BT: True where the module's inputs belong to one document; other positions are ignored. None: all.
     """
     labels = labels_BT[:, k + 1 :]
     return labels if is_whole_BT is None else labels.masked_fill(~is_whole_BT, IGNORED)
@@ -172,14 +172,15 @@ def mtp_loss(
     n_labels: Tensor | float | None = None,
     weights_BT: Tensor | None = None,
 ) -> Tensor:
-    """Return the mean over the modules of their mean cross-entropies, fp32, without its coefficient.
+    """Return the mean over the modules of their mean cross-entropies, fp32, without the coefficient.
 
     Args:
-        model: Whose head is asked.
-        output: Of a forward pass `with_mtp`.
+        model: The model whose head is applied.
+        output: Output of a forward pass `with_mtp`.
         labels_BT: The model's labels.
-        n_labels: What each sum is divided by; None: the labelled tokens of each module.
-        weights_BT: How much the token that each label names counts, whoever names it; None: 1.
+        n_labels: Divisor of each sum; None: the number of labelled tokens of each module.
+        weights_BT: Weight of each label of the model, fp32; a module uses the weight of the token it predicts.
+            None: 1.
 
     Raises:
         UserError: The forward pass was without multi-token prediction.
@@ -208,18 +209,18 @@ def total_loss(
     places_P: Tensor | None = None,
     token_loss: TokenLoss = "cross_entropy",
 ) -> Losses:
-    """Return the loss that the model's config asks for: a part with coefficient 0 is not computed.
+    """Return the loss that the model's config defines; a part with coefficient 0 is not computed.
 
     Args:
-        model: What made the output. Its head is asked here: the pass can be made `with_logits=False`.
-        output: Of a forward pass without a cache; `with_mtp` where the config has `mtp_loss_coef`.
-        labels_BT: The token to name at each position, or `IGNORED`.
-        n_labels: What sums over tokens are divided by; None: the labelled tokens of this call, or their weights.
-            When gradients of several calls are added up, those of all of them, and the losses are added up too.
-        counted_BT: bool, False for padding, which losses of routers and indexers leave out; None: there is none.
-        weights_BT: How much each label counts, fp32; None: 1.
-        places_P: Where labels are, see `labelled_places`: the head makes logits there alone. None: everywhere.
-        token_loss: What the main model's tokens cost; modules for multi-token prediction have cross-entropy.
+        model: The model that made the output. Its head is applied here: the pass can be made `with_logits=False`.
+        output: Output of a forward pass without a cache; `with_mtp` if the config has `mtp_loss_coef`.
+        labels_BT: The token to predict at each position, or `IGNORED`.
+        n_labels: Divisor of sums over tokens; None: the number of labelled tokens of this call, or their weights.
+            If gradients of several calls are added, pass the number of all calls; the losses are then added too.
+        counted_BT: bool, False for padding, which losses of routers and indexers exclude; None: no padding.
+        weights_BT: Weight of each label, fp32; None: 1.
+        places_P: The labelled positions, see `labelled_places`; the head is applied to these only. None: all.
+        token_loss: Loss of the main model's tokens; multi-token prediction modules use cross-entropy.
 
     Raises:
         UserError: The config has `mtp_loss_coef` and the forward pass was without multi-token prediction.
@@ -242,14 +243,14 @@ def total_loss(
         parts["mtp_loss"] = config.mtp_loss_coef * mtp_loss(model, output, labels_BT, n_labels, weights_BT)
     if layer_loss_names(config):
         counted_BT = torch.ones_like(labels_BT, dtype=torch.bool) if counted_BT is None else counted_BT
-        # Means over rows and over tokens count by this call's share of all labels.
+        # Means over rows and over tokens are weighted by this call's share of all labels.
         share = 1.0 if n_labels is None else sums.n_tokens / n_labels
         parts |= {name: share * loss for name, loss in _losses_of_all_layers(config, output, counted_BT).items()}
     return Losses(torch.stack(list(parts.values())).sum(), parts)
 
 
 def layer_loss_names(config: ModelConfig) -> list[str]:
-    """Return the losses that layers leave in a pass and a config asks for, by the names of `layer_losses`."""
+    """Return the enabled losses that layers contribute to a forward pass, by the names of `layer_losses`."""
     asked = {
         "seq_aux_loss": bool(config.seq_aux_loss_coef) and "moe" in config.mlp_layer_types,
         "router_z_loss": bool(config.router_z_loss_coef) and config.has_experts,
@@ -267,9 +268,9 @@ def layer_losses(
     """Return the losses of some layers' routers and indexers, each times its coefficient and summed over layers.
 
     Args:
-        config: Of the whole model.
-        routing: What the layers routed, by layer.
-        divergences: What their indexers left, by layer; none where no indexer is trained.
+        config: Config of the whole model.
+        routing: Routing decisions by layer.
+        divergences: Indexer divergences by layer; empty if no indexer is trained.
         counted_BT: bool, False for padding.
     """
     losses = routing_losses(config, routing, counted_BT)
@@ -279,7 +280,7 @@ def layer_losses(
 
 
 def _losses_of_all_layers(config: ModelConfig, output: ModelOutput, counted_BT: Tensor) -> dict[str, Tensor]:
-    """Return the losses of the model's layers and of the modules ahead: those have fewer tokens."""
+    """Return the losses of the model's layers and of the multi-token prediction modules (fewer tokens)."""
     L = config.num_hidden_layers
     own = {layer: routing for layer, routing in output.routing.items() if layer < L}
     losses = layer_losses(config, own, output.index_divergence, counted_BT)
@@ -290,7 +291,7 @@ def _losses_of_all_layers(config: ModelConfig, output: ModelOutput, counted_BT: 
 
 
 def _tokens_kept(model: CausalLM) -> int:
-    """Return how many tokens' logits may stay, of the main model and of all modules ahead together."""
+    """Return the number of tokens whose logits may be kept, shared by the main model and all its modules."""
     return LOGITS_KEPT // (model.config.vocab_size * (1 + model.config.num_nextn_predict_layers))
 
 

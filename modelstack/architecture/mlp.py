@@ -1,7 +1,7 @@
 """The dense MLP and its activations.
 
-SwiGLU and GeGLU: Shazeer, arXiv 2002.05202. Squared ReLU: Primer, 2109.08668. DeepSeek-V4 clamps what enters the
-product; gpt-oss clamps too, adds 1 to the linear part and has its own sigmoid slope.
+SwiGLU and GeGLU: Shazeer, arXiv 2002.05202. Squared ReLU: Primer, 2109.08668. DeepSeek-V4 clamps both factors of
+the product. gpt-oss also clamps, adds 1 to the linear part and has its own sigmoid slope.
 
 Letters: D model width, I inner width.
 """
@@ -58,10 +58,10 @@ def gated_activation(config: ModelConfig) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 class MLP(nn.Module):
-    """down(act(gate x) * up x), or down(act(up x)) where the config has no gate."""
+    """down(act(gate x) * up x), or down(act(up x)) if the config has no gate."""
 
     def __init__(self, config: ModelConfig, size: int | None = None) -> None:
-        """Make the projections; `size` is I (None: `intermediate_size`)."""
+        """Create the projections; `size` is I (None: `intermediate_size`)."""
         super().__init__()
         D, inner, bias = config.hidden_size, size or config.intermediate_size, config.mlp_bias
         self.gate_proj = nn.Linear(D, inner, bias=bias) if config.mlp_gated else None
@@ -71,7 +71,7 @@ class MLP(nn.Module):
         self.gated_act = gated_activation(config)
 
     def forward(self, x_BTD: Tensor, context: ForwardContext | None = None) -> Tensor:
-        """Return [B, T, D]; the context is for feed-forward kinds that route."""
+        """Return [B, T, D]; the context is ignored: feed-forward kinds with routing need it."""
         if self.gate_proj is None:
             return self.down_proj(self.act(self.up_proj(x_BTD)))
         gate, up = projected(x_BTD, (self.gate_proj, self.up_proj))

@@ -1,15 +1,16 @@
-"""Multi-token prediction: modules behind the model that look further ahead than the next token.
+"""Multi-token prediction: modules after the model that predict tokens beyond the next one.
 
-DeepSeek-V3, arXiv 2412.19437 section 2.2; the idea is Gloeckle et al.'s, 2404.19737, with the causal chain kept.
-Module k reads, at position i, the state that the module before it (k = 0: the model) left there and the embedding
-of token i + k + 1, runs one decoder layer and predicts token i + k + 2; embedding and head are the model's own. A
-training signal, and after training a draft for speculative decoding.
+DeepSeek-V3, arXiv 2412.19437 section 2.2; the idea is from Gloeckle et al., 2404.19737, here with the causal chain
+kept. At position i, module k reads the state of the module before it (k = 0: the model) and the embedding of token
+i + k + 1. It runs one decoder layer and predicts token i + k + 2. Embedding and head are the model's own. The
+modules are a training signal and, after training, a draft for speculative decoding.
 
-Two forms, by what a state is:
-- V3: a vector after the final norm. eh_proj takes [enorm(embedding) ; hnorm(state)], in this order (the paper's
-  formula has it the other way round), and what is passed on is the module's normed output.
-- V4 (hyper-connections): all streams before they are collapsed. hnorm norms each, h_proj and e_proj are two
-  matrices, the embedding's part is added to every stream, and the module has a collapse of its own.
+Two forms, which differ in the state:
+
+- V3: the state is a vector after the final norm. eh_proj takes [enorm(embedding) ; hnorm(state)], in this order
+  (the paper's formula has the reverse order). The next module receives the module's normed output.
+- V4 (hyper-connections): the state is all streams before they are combined. hnorm norms each stream, h_proj and
+  e_proj are two matrices, the embedding's part is added to every stream, and the module has its own `hc_head`.
 
 Letters: B batch, T tokens, D model width, n streams, L layers of the model.
 """
@@ -33,19 +34,20 @@ from modelstack.errors import UserError
 
 @dataclass(slots=True)
 class MtpOutput:
-    """What one module says: module k has T - 1 - k positions."""
+    """Output of one module: module k has T - 1 - k positions."""
 
     hidden_BTD: Tensor
-    """After the module's norm: what the head reads."""
+    """States after the module's norm, the input of the head."""
     is_whole_BT: Tensor | None
-    """False where state and embedding are of two packed documents: nothing is predicted there. None: all are."""
+    """False where state and embedding belong to two packed documents: nothing is predicted there. None: all True.
+    """
 
 
 class MtpModule(nn.Module):
-    """One more layer ahead, V3's form."""
+    """Module in V3's form."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make norms, projection and the decoder layer `layer` of `config.with_mtp_layers()`."""
+        """Create norms, projection and the decoder layer `layer` of `config.with_mtp_layers()`."""
         super().__init__()
         D = config.hidden_size
         self.enorm, self.hnorm = make_norm(config), make_norm(config)
@@ -56,17 +58,17 @@ class MtpModule(nn.Module):
     def forward(
         self, state_BTD: Tensor, embedding_BTD: Tensor, context: ForwardContext, cache: LayerCache | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the state for the next module and what the head reads: here the same, [B, T, D]."""
+        """Return the state for the next module and the input of the head: the same tensor here, [B, T, D]."""
         x = self.eh_proj(torch.cat((self.enorm(embedding_BTD), self.hnorm(state_BTD)), dim=-1))
         hidden = self.norm(self.block(x, context, cache))
         return hidden, hidden
 
 
 class HyperMtpModule(nn.Module):
-    """One more layer ahead, V4's form: states are streams."""
+    """Module in V4's form: states are streams."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make norms, projections, collapse and the decoder layer `layer` of `config.with_mtp_layers()`."""
+        """Create norms, projections, `hc_head` and the decoder layer `layer` of `config.with_mtp_layers()`."""
         super().__init__()
         D = config.hidden_size
         self.enorm, self.hnorm = make_norm(config), make_norm(config)
@@ -79,31 +81,31 @@ class HyperMtpModule(nn.Module):
     def forward(
         self, state_BTnD: Tensor, embedding_BTD: Tensor, context: ForwardContext, cache: LayerCache | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Return the streams for the next module, [B, T, n, D], and what the head reads, [B, T, D]."""
+        """Return the streams for the next module, [B, T, n, D], and the input of the head, [B, T, D]."""
         x = self.h_proj(self.hnorm(state_BTnD)) + self.e_proj(self.enorm(embedding_BTD)).unsqueeze(2)
         x = self.block(x, context, cache)
         return x, self.norm(self.hc_head(x))
 
 
 class MultiTokenPrediction(nn.ModuleList):
-    """All modules of a model."""
+    """All multi-token prediction modules of a model."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make `num_nextn_predict_layers` modules."""
+        """Create `num_nextn_predict_layers` modules."""
         make = HyperMtpModule if config.norm_placement == "hyper" else MtpModule
         first = config.num_hidden_layers
         super().__init__(make(config, first + k) for k in range(config.num_nextn_predict_layers))
 
     def forward(self, state: Tensor, embedding_BTD: Tensor, context: ForwardContext) -> list[MtpOutput]:
-        """Run the chain over whole sequences.
+        """Run the chain of modules over whole sequences.
 
         Args:
-            state: The model's at every token, [B, T, D] or [B, T, n, D].
-            embedding_BTD: Of every token.
-            context: The model's. Routing of module k is left in it under layer L + k.
+            state: The model's state at every token, [B, T, D] or [B, T, n, D].
+            embedding_BTD: Embedding of every token.
+            context: The model's context. Routing of module k is stored in it under layer L + k.
 
         Raises:
-            UserError: The sequences are too short to look ahead in.
+            UserError: The sequences have too few tokens.
         """
         if context.n_tokens <= len(self):
             raise UserError(
@@ -117,19 +119,19 @@ class MultiTokenPrediction(nn.ModuleList):
         return outputs
 
     def new_cache(self) -> Cache:
-        """Return an empty memory for drafting with the first module."""
+        """Return an empty cache for drafting with the first module."""
         return Cache([self[0].block.self_attn.new_cache()])  # pyright: ignore
 
     def draft(self, state: Tensor, embedding_BTD: Tensor, context: ForwardContext, cache: Cache) -> Tensor:
-        """Run the first module on tokens that follow what its cache holds; return [B, T, D] for the head."""
+        """Run the first module on tokens that follow its cache; return the input of the head, [B, T, D]."""
         return self[0](state, embedding_BTD, context, cache.layers[0])[1]
 
 
 def ahead(context: ForwardContext, k: int) -> ForwardContext:
-    """Return what module k sees of a call: tokens k + 1 onward, in the documents of the states that they join.
+    """Return the context of module k: tokens k + 1 onward, with the documents of the states.
 
-    Where the two are of different documents the result is worth nothing. Those are the last places of a document,
-    so no other place looks at them.
+    If state and embedding belong to different documents, the result is meaningless. This concerns only the last
+    positions of a document, so no other position attends to them.
     """
     shift = k + 1
     documents = context.documents_BT
@@ -143,7 +145,7 @@ def ahead(context: ForwardContext, k: int) -> ForwardContext:
 
 
 def same_document(documents_BT: Tensor | None, shift: int) -> Tensor | None:
-    """Return whether the token `shift` later is of the same document, bool [B, T - shift]."""
+    """Return whether the token `shift` later belongs to the same document, bool [B, T - shift]."""
     return None if documents_BT is None else documents_BT[:, shift:] == documents_BT[:, :-shift]
 
 
@@ -152,14 +154,14 @@ _V3_LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 _V3_OWN = ("enorm.", "hnorm.", "eh_proj.")
 _V4_OWN = ("enorm.", "hnorm.", "e_proj.", "h_proj.", "norm.")
 _V3_SHARED = ("embed_tokens.", "shared_head.head.")
-"""Copies of the model's embedding and head that V3's files hold."""
+"""Name prefixes of the copies of the model's embedding and head in V3's files."""
 
 
 def released_name(name: str, config: ModelConfig) -> str:
-    """Return the name that a tensor has in DeepSeek's files; what is not of a module keeps its name.
+    """Return the name of a tensor in DeepSeek's files; tensors outside the modules keep their name.
 
     V3's modules are layers L, L + 1, ... of the model, V4's are `mtp.0`, ... The names inside the layer stay
-    transformers': whatever a file's format does to `model.layers.N.` it does to these too.
+    transformers', so name changes that a file format applies to `model.layers.N.` apply to them too.
     """
     found = _OURS.fullmatch(name)
     if found is None:

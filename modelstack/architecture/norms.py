@@ -1,10 +1,10 @@
-"""Norms, each with its own order of rounding.
+"""Norms that differ in the order of rounding.
 
-The order is invisible in fp32 and decides the last bits in bf16: llama rounds to the activations' type before it
-multiplies by the weight, OLMo and DeepSeek-V4 multiply in fp32 and round once, Gemma multiplies by 1 + weight in
+The order is invisible in fp32 and decides the last bits in bf16. llama rounds to the activations' type before it
+multiplies by the weight. OLMo and DeepSeek-V4 multiply in fp32 and round once. Gemma multiplies by 1 + weight in
 fp32. RMSNorm: Zhang & Sennrich, arXiv 1910.07467. LayerNorm: Ba et al., arXiv 1607.06450.
 
-Letters: D the normalised width; any axes before it.
+Letters: D the normalised width, preceded by any number of axes.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from modelstack.architecture.config import ModelConfig
 
 
 class RMSNorm(nn.Module):
-    """w * round(x / rms(x)): llama's."""
+    """llama's norm: w * round(x / rms(x))."""
 
     def __init__(self, size: int, eps: float) -> None:
-        """Make the weight, 1 everywhere."""
+        """Create the weight, 1 everywhere."""
         super().__init__()
         self.weight = nn.Parameter(torch.ones(size))
         self.eps = eps
@@ -36,7 +36,7 @@ class RMSNorm(nn.Module):
 
 
 class RMSNormFp32(RMSNorm):
-    """round(w * x / rms(x)): OLMo's, gpt-oss's and DeepSeek-V4's."""
+    """Norm of OLMo, gpt-oss and DeepSeek-V4: round(w * x / rms(x))."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
@@ -44,10 +44,10 @@ class RMSNormFp32(RMSNorm):
 
 
 class RMSNormZeroCentred(RMSNorm):
-    """round((1 + w) * x / rms(x)), w starts at 0: Gemma's and Qwen3-Next's."""
+    """Norm of Gemma and Qwen3-Next: round((1 + w) * x / rms(x)); w starts at 0."""
 
     def __init__(self, size: int, eps: float) -> None:
-        """Make the weight, 0 everywhere."""
+        """Create the weight, 0 everywhere."""
         super().__init__(size, eps)
         nn.init.zeros_(self.weight)
 
@@ -57,10 +57,10 @@ class RMSNormZeroCentred(RMSNorm):
 
 
 class LayerNorm(nn.LayerNorm):
-    """w * (x - mean) / std + b."""
+    """Layer norm: w * (x - mean) / std + b."""
 
     def __init__(self, size: int, eps: float) -> None:
-        """Make weight and bias."""
+        """Create weight and bias."""
         super().__init__(size, eps=eps)
 
 
@@ -83,7 +83,7 @@ def weightless_rms_norm(x: Tensor, eps: float) -> Tensor:
 
 
 def _is_plain_cpu_training(x: Tensor, weight: Tensor) -> bool:
-    """Say whether `_RMSNormOnCPU` may stand in: not under a compiler, which fuses, nor for spread tensors."""
+    """Return whether `_RMSNormOnCPU` applies; it does not under compilation or for distributed tensors."""
     return (
         torch.is_grad_enabled()
         and x.device.type == "cpu"
@@ -94,11 +94,11 @@ def _is_plain_cpu_training(x: Tensor, weight: Tensor) -> bool:
 
 
 class _RMSNormOnCPU(torch.autograd.Function):
-    """`RMSNorm` with a gradient of its own: two products with vectors in place of sums over large tensors.
+    """`RMSNorm` with its own gradient: two matrix-vector products replace sums over large tensors.
 
     With s = 1 / rms(x): dw = sum over rows of s g x, dx = s (w g - x s^2 <w, g x> / D). Forward and backward take
-    1.0 ms where autograd over the same steps takes 1.8 (2,048 rows of 256, fp32, two cores); sums are in fp32 in
-    every precision, and the value is the composed one's to the last bit.
+    1.0 ms; autograd over the same steps takes 1.8 ms (2,048 rows of 256, fp32, two cores). Sums are computed in
+    fp32 in every precision. The value equals that of the composed operations to the last bit.
     """
 
     @staticmethod
@@ -126,7 +126,7 @@ class _RMSNormOnCPU(torch.autograd.Function):
 
 
 def _unit_rms(x: Tensor, eps: float) -> Tensor:
-    """Return x / rms(x), fp32. By the norm and not the mean of squares: its gradient takes a third of the time."""
+    """Return x / rms(x), fp32. The vector norm's gradient takes a third of the time of the mean of squares."""
     x = x.float()
     norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True)
     return x * torch.rsqrt(norm.square() / x.shape[-1] + eps)

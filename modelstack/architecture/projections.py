@@ -1,6 +1,6 @@
-"""Linear layers that read the same input: each by itself, or, where their kind knows how, all in one go.
+"""Linear layers with the same input: computed separately, or together if their class supports it.
 
-Adapters are such a kind: the products with the input that their layers share are then one product.
+Adapters support it: layers that share an input compute one product with it.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 
 class SharesInput(nn.Linear):
-    """A kind of linear layer of which several can be asked at once."""
+    """A linear layer class that can compute several layers with the same input at once."""
 
     @classmethod
     def together(cls, x: Tensor, layers: Sequence[SharesInput]) -> Sequence[Tensor]:
-        """Return what each of some layers of this kind makes of the same input."""
+        """Return the output of each of several layers of this class for the same input."""
         raise NotImplementedError
 
 
 def projected(x: Tensor, layers: Sequence[nn.Module]) -> Sequence[Tensor]:
-    """Return what each layer makes of the same input."""
+    """Return the output of each layer for the same input."""
     kind = type(layers[0])
     if issubclass(kind, SharesInput) and all(type(layer) is kind for layer in layers):
         return kind.together(x, layers)  # pyright: ignore[reportArgumentType]

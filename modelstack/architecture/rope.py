@@ -27,7 +27,7 @@ def inverse_frequencies(
     """Return the r/2 angles per position, radians, and the factor on cos and sin.
 
     Args:
-        rope: The scaling.
+        rope: The rotary parameters.
         r: Rotated channels.
         length: Tokens of the sequence; only `dynamic` depends on it.
     """
@@ -38,8 +38,8 @@ def inverse_frequencies(
         trained = rope.original_max_position_embeddings or 1
         stretch = max(length or trained, trained) * rope.factor / trained - (rope.factor - 1)
         base *= stretch ** (r / (r - 2))
-    # fp32 throughout, as every reference computes it; fp64 would differ in the last bits at long distance.
-    # On the CPU wherever the model is: they become plain numbers, which the meta device could not give.
+    # fp32 throughout, as in every reference implementation: fp64 would differ in the last bits at long distance.
+    # On the CPU for every device: the values become plain numbers, which the meta device cannot provide.
     f = 1.0 / (base ** (torch.arange(0, r, 2, dtype=torch.float32, device="cpu") / r))
     factor = 1.0
     if rope.rope_type == "linear":
@@ -68,10 +68,10 @@ def half_split(rotation: Rotation, dtype: torch.dtype) -> Rotation:
 
 
 def rotate_half_split(x_BHTd: Tensor, tables: Rotation) -> Tensor:
-    """Rotate pairs (j, j + r/2) of the first r channels; the rest passes (NeoX's order).
+    """Rotate pairs (j, j + r/2) of the first r channels; other channels pass through (NeoX's order).
 
-    A roll by half brings each channel's partner to its place, so three kernels and one new tensor do what slices
-    take eight and five for. What is written over here no gradient needs.
+    A roll by half moves each channel's partner to its position: three kernels and one new tensor instead of eight
+    kernels and five tensors with slices. No gradient needs the tensor that is overwritten.
     """
     cos, sin = tables
     r = cos.shape[-1]
@@ -93,7 +93,7 @@ def yarn_mscale(factor: float, mscale: float) -> float:
 
 
 def alibi_slopes(n_heads: int, bias_max: float = 8.0) -> list[float]:
-    """Return m_h; for H no power of two every other slope of the doubled set fills up."""
+    """Return the slopes m_h; for H not a power of two, every other slope of the doubled set is appended."""
     power = 2 ** math.floor(math.log2(n_heads))
     slopes = [2.0 ** (-bias_max * h / power) for h in range(1, power + 1)]
     if power < n_heads:
@@ -103,7 +103,7 @@ def alibi_slopes(n_heads: int, bias_max: float = 8.0) -> list[float]:
 
 
 def _llama3(f: Tensor, rope: RopeParameters) -> Tensor:
-    """Long waves are slowed by `factor`, short ones kept, those between interpolated."""
+    """Slow long waves by `factor`, keep short ones, interpolate between."""
     trained = rope.original_max_position_embeddings or 1
     wavelength = 2 * math.pi / f
     s = (trained / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor)
@@ -112,7 +112,7 @@ def _llama3(f: Tensor, rope: RopeParameters) -> Tensor:
 
 
 def _yarn(f: Tensor, rope: RopeParameters, r: int) -> Tensor:
-    """Channels that turn often within the trained length are kept, slow ones interpolated."""
+    """Keep channels that turn often within the trained length; interpolate slow ones."""
     trained = rope.original_max_position_embeddings or 1
 
     def channel_of(n_turns: float) -> float:
@@ -123,7 +123,7 @@ def _yarn(f: Tensor, rope: RopeParameters, r: int) -> Tensor:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, r - 1)
     if low == high:
-        high += 0.001  # a step instead of a division by zero
+        high += 0.001  # gives a step and avoids division by zero
     ramp = ((torch.arange(r // 2, dtype=torch.float32, device="cpu") - low) / (high - low)).clamp(0, 1)
     return (f / rope.factor) * ramp + f * (1 - ramp)
 

@@ -1,9 +1,9 @@
-"""How surprised a model is by each label, from its logits: -log p(label) and the softmax's normaliser.
+"""Surprise of a model at each label, from its logits: -log p(label) and the softmax's normaliser.
 
-Autograd over `F.cross_entropy` keeps the logits in fp32, their log-softmax and the gradient of each, four tensors
-of N * V numbers that pass through memory one after the other. Here the logits are the only large tensor that is
-kept, in the type that the head gave them; their softmax is made anew for the gradient, a few rows at a time, so
-that what lies between stays in the processor's cache.
+Autograd over `F.cross_entropy` keeps the logits in fp32, their log-softmax and the gradient of each: four tensors
+of N * V numbers, each of which passes through memory. Here only the logits are kept, in the type of the head's
+output. Their softmax is recomputed for the gradient in chunks of rows, so intermediate results stay in the
+processor's cache.
 
 Letters: N tokens, V vocabulary.
 """
@@ -19,31 +19,34 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 IGNORED = -100
-"""A label that no loss looks at; torch's and transformers' value."""
+"""Label that all losses ignore; torch's and transformers' value."""
 _NUMBERS_AT_ONCE = 2**19
-"""2 MB in fp32."""
+"""Maximum numbers per chunk: 2 MB in fp32."""
 
 
 def surprise_and_normaliser(logits_NV: Tensor, labels_N: Tensor) -> tuple[Tensor, Tensor]:
-    """Return -log p(label) and logsumexp(logits) of each token, fp32 [N]; both 0 where the label is `IGNORED`.
+    """Return -log p(label) and logsumexp(logits) of each token, fp32 [N]; both 0 if the label is `IGNORED`.
 
     Args:
-        logits_NV: Of any floating type; the softmax is computed in fp32.
-        labels_N: int64.
+        logits_NV: Logits of any floating type; the softmax is computed in fp32.
+        labels_N: Labels, int64.
     """
     if logits_NV.device.type == "cpu" and type(logits_NV) is Tensor and torch.is_grad_enabled():
         surprise, normaliser = _Surprise.apply(logits_NV, labels_N)
         return surprise, normaliser
     logits_NV = logits_NV.float()
     surprise = F.cross_entropy(logits_NV, labels_N, ignore_index=IGNORED, reduction="none")
-    # The normaliser follows from two numbers of the label: no second pass over the vocabulary.
+    # The normaliser follows from two numbers of the label, without a second pass over the vocabulary.
     is_labelled = labels_N != IGNORED
     named = logits_NV.gather(1, labels_N.where(is_labelled, 0)[:, None])[:, 0]
     return surprise, torch.where(is_labelled, named + surprise, 0.0)
 
 
 class _Surprise(torch.autograd.Function):
-    """With p = softmax(logits): d surprise = p - onehot(label), d normaliser = p."""
+    """Surprise and normaliser with explicit gradients.
+
+    For p = softmax(logits): d surprise = p - onehot(label), d normaliser = p.
+    """
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,1 +1,1 @@
-"""Running programs that a model wrote, and judging them where they cannot reach."""
+"""Isolated execution and testing of programs that a model wrote."""

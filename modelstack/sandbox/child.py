@@ -1,9 +1,9 @@
-"""The two processes of the sandbox, seen from inside: a launcher each, and its child that runs code.
+"""The processes inside the sandbox: a launcher for each role, and its child, which runs code.
 
-The *program* child runs what the model wrote and then answers calls. The *judge* child runs the benchmark's
-tests, in which the tested functions are stand-ins that call over a pipe. The judge alone knows the expected
-values, and it alone writes the verdict, so a program that exits, prints, patches or overrides `==` changes nothing
-but its own answers. A launcher ends its child at the deadline, on too much output, and when whoever started it is
+The *program* child runs the model's program and then answers calls. The *judge* child runs the benchmark's tests,
+in which the tested functions are stand-ins that call the program over a pipe. Only the judge knows the expected
+values and writes the verdict. A program that exits, prints, patches or overrides `==` therefore affects only its
+own answers. A launcher ends its child at the deadline, on too much output, and when the process that started it is
 gone.
 
 Standard library only: `python -I -S -c "... main()"`, one JSON job on standard input, one JSON report on standard
@@ -27,11 +27,11 @@ from modelstack.sandbox.limits import Limits
 from modelstack.sandbox.values import Name, decode, encode
 
 MAX_MESSAGE_BYTES = 16 << 20
-"""One call or answer; a longer one ends the exchange."""
+"""Maximum bytes of one call or answer; a longer one ends the exchange."""
 MAX_HANDLES = 1 << 20
-"""More than any process has open."""
+"""Exceeds the number of open files of any process."""
 MAX_WORDS = 500
-"""Characters of an explanation."""
+"""Maximum characters of an explanation."""
 READY = b"ready"
 NOT_ISOLATED, EXITED = "not isolated", "exited"
 PROGRAM_NAME, TESTS_NAME = "<program>", "<tests>"
@@ -52,7 +52,7 @@ def main() -> None:
     deadline = time.monotonic() + limits.wall_s
     child = os.fork()
     if child == 0:
-        _live(job, limits, process_files, null, state, output)
+        _run_child(job, limits, process_files, null, state, output)
     for handle in (process_files, null, state, output, *job["pipes"]):
         os.close(handle)
     with os.fdopen(state_end, "rb") as file:
@@ -64,7 +64,7 @@ def main() -> None:
     ended, text = _watch(child, output_end, limits, deadline)
     _, status, usage = os.wait4(child, 0)
     if ended == EXITED and os.WIFSIGNALED(status):
-        # The kernel ends a child at its CPU limit by the same signal as any other killer.
+        # The kernel ends a child at its CPU limit by a signal that others also use.
         over = usage.ru_utime + usage.ru_stime >= limits.cpu_s - 0.5
         ended = "CPU limit" if over else f"signal {os.WTERMSIG(status)}"
     _report(ended, output=text.decode("utf-8", "replace"))
@@ -76,12 +76,12 @@ def _report(ended: str, **more: str) -> None:
 
 
 def _watch(child: int, output: int, limits: Limits, deadline: float) -> tuple[str, bytes]:
-    """Collect the child's output until it ends or must end; return how it ended. The child is not reaped."""
+    """Collect the child's output until it ends or must be killed; return how it ended. The child is not reaped."""
     handle = os.pidfd_open(child)
     poll = select.poll()
     poll.register(handle, select.POLLIN)
     poll.register(output, select.POLLIN)
-    poll.register(0, 0)  # only its end is reported: whoever started this is gone, or has what it wanted
+    poll.register(0, 0)  # reports only a hang-up: the starting process is gone or needs no more
     collected = bytearray()
     while True:
         events = dict(poll.poll(max(0.0, deadline - time.monotonic()) * 1000))
@@ -100,12 +100,14 @@ def _watch(child: int, output: int, limits: Limits, deadline: float) -> tuple[st
             ended = "time limit"
         else:
             continue
-        os.kill(child, SIGKILL)  # the first of its process namespace: nothing in there outlives it
+        os.kill(child, SIGKILL)  # the child is the first process of its namespace, so all others in it die too
         return ended, bytes(collected[: limits.output_bytes])
 
 
-def _live(job: dict[str, Any], limits: Limits, process_files: int, null: int, state: int, output: int) -> NoReturn:
-    """Be the child: isolate, take the role, end. What is raised here must never reach the launcher's code."""
+def _run_child(
+    job: dict[str, Any], limits: Limits, process_files: int, null: int, state: int, output: int
+) -> NoReturn:
+    """Run as the child: isolate, execute the role, exit. Exceptions must never reach the launcher's code."""
     read_end, write_end = job["pipes"]
     try:
         become_nobody(process_files, limits)
@@ -118,14 +120,15 @@ def _live(job: dict[str, Any], limits: Limits, process_files: int, null: int, st
             os.dup2(source, number)
         _close_all_but({0, 1, 2, read_end, write_end, state, *(() if is_program else (output,))})
         os.write(state, READY)
-    except BaseException as error:  # the launcher is told in any case
+    except BaseException as error:  # the launcher must be informed of any error
         os.write(state, f"{type(error).__name__}: {error}".encode()[:MAX_WORDS])
         os._exit(1)
     os.close(state)
     try:
         with os.fdopen(read_end, "rb") as incoming, os.fdopen(write_end, "wb") as outgoing:
             if is_program:
-                sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]  # it is killed, not ended
+                # The process is killed, so buffers are not flushed at exit.
+                sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
                 be_program(job["sources"], incoming, outgoing)
             else:
                 os.write(output, json.dumps(be_judge(job, incoming, outgoing)).encode())
@@ -147,13 +150,13 @@ def _close_all_but(kept: set[int]) -> None:
 
 
 def be_program(sources: Sequence[str], incoming: BinaryIO, outgoing: BinaryIO) -> None:
-    """Run what the model wrote, say whether it loads, then answer calls until there are no more."""
+    """Run the model's program, report whether it loads, then answer calls until there are no more."""
     module = ModuleType(PROGRAM_NAME)
-    sys.modules[PROGRAM_NAME] = module  # data classes look their module up
+    sys.modules[PROGRAM_NAME] = module  # data classes look up their module
     try:
         for source in sources:
             exec(compile(source, PROGRAM_NAME, "exec"), module.__dict__)
-    except BaseException as error:  # SystemExit too: an exit is an answer
+    except BaseException as error:  # includes SystemExit: an exit counts as an answer
         _send(outgoing, {"error": _words(error)})
         return
     _send(outgoing, {"value": None})
@@ -171,37 +174,37 @@ def be_program(sources: Sequence[str], incoming: BinaryIO, outgoing: BinaryIO) -
 
 
 class ProgramGone(Exception):
-    """The program answers no more."""
+    """Raised if the program no longer answers."""
 
 
 class ProgramError(Exception):
-    """The program raised something that is no ordinary error, or is none of Python's own."""
+    """Raised if the program's error is not one of Python's ordinary exceptions."""
 
 
-class Stand(Name):
-    """Stands for a function of the program, or for another of its globals when it is an argument."""
+class StandIn(Name):
+    """Stand-in for a function of the program, or for another of its globals when passed as an argument."""
 
     def __init__(self, name: str, incoming: BinaryIO, outgoing: BinaryIO) -> None:
-        """Know the name and the pipes."""
+        """Store the name and the pipes."""
         super().__init__(name)
         self._incoming, self._outgoing = incoming, outgoing
 
     def __call__(self, *arguments: Any, **named: Any) -> Any:
-        """Have the program call its function, and return the value or raise a like error.
+        """Call the program's function; return its value or raise the same kind of error.
 
         Raises:
-            ProgramGone: there was no answer, or it made no sense.
+            ProgramGone: There was no answer, or an invalid one.
         """
         message = {"call": self.name, "arguments": encode(list(arguments)), "named": encode(named)}
         try:
             _send(self._outgoing, message)
         except OSError as error:
-            raise ProgramGone("it takes no more calls") from error
+            raise ProgramGone("it accepts no more calls") from error
         return _answer(self._incoming)
 
 
 def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dict[str, Any]:
-    """Run the tests one after another, up to the first that fails or all of them, and return the verdict."""
+    """Run the tests in order, up to the first failure or all of them, and return the verdict."""
     namespace: dict[str, Any] = {"__name__": TESTS_NAME}
     try:
         _answer(incoming)
@@ -210,9 +213,9 @@ def be_judge(job: dict[str, Any], incoming: BinaryIO, outgoing: BinaryIO) -> dic
     try:
         exec(compile(job["helpers"], "<helpers>", "exec"), namespace)
     except Exception as error:
-        return _failed(f"what the tests need does not load: {_say(error)}")
-    stands = {name: Stand(name, incoming, outgoing) for name in job["names"]}
-    namespace.update(stands)
+        return _failed(f"the tests' helper code does not load: {_say(error)}")
+    stand_ins = {name: StandIn(name, incoming, outgoing) for name in job["names"]}
+    namespace.update(stand_ins)
     passed: list[bool] = []
     reason = ""
     for number, test in enumerate(job["tests"], start=1):
@@ -238,7 +241,7 @@ def _failed(reason: str, passed: Sequence[bool] = ()) -> dict[str, Any]:
 
 
 def _line(test: str, error: Exception) -> str:
-    """Return the line of a test at which an error came up."""
+    """Return the line of a test that raised an error."""
     numbers: list[int] = []
     step = error.__traceback__
     while step is not None:
@@ -253,12 +256,12 @@ def _answer(incoming: BinaryIO) -> Any:
     """Return the program's value, or raise an error of its kind.
 
     Raises:
-        ProgramGone: there was no answer, or it made no sense.
+        ProgramGone: There was no answer, or an invalid one.
     """
     try:
         message = _receive(incoming)
     except (ValueError, RecursionError) as error:
-        raise ProgramGone(f"no answer that can be read ({type(error).__name__})") from error
+        raise ProgramGone(f"its answer cannot be read ({type(error).__name__})") from error
     if not isinstance(message, dict):
         raise ProgramGone("it ended without an answer")
     if "error" in message:
@@ -270,7 +273,7 @@ def _answer(incoming: BinaryIO) -> Any:
     try:
         return decode(message.get("value"), _no_names)
     except (ValueError, TypeError, RecursionError) as error:
-        raise ProgramGone(f"no value: {error}") from error
+        raise ProgramGone(f"its answer is not a valid value: {error}") from error
 
 
 def _no_names(name: str) -> Any:
@@ -293,14 +296,14 @@ def _receive(incoming: BinaryIO) -> Any:
     """Return the next message, None at the end.
 
     Raises:
-        ValueError: it is no message or too long.
-        RecursionError: it is nested too deeply.
+        ValueError: The message is invalid or too long.
+        RecursionError: The message is nested too deeply.
     """
     line = incoming.readline(MAX_MESSAGE_BYTES)
     if not line:
         return None
     if not line.endswith(b"\n"):
-        raise ValueError("a message too long, or cut")
+        raise ValueError("a message is too long or truncated")
     return json.loads(line)
 
 

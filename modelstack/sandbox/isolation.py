@@ -1,17 +1,17 @@
-"""What a process of this sandbox can do: compute, within limits, and write to a small folder in memory.
+"""Isolation of sandbox processes: they can compute within limits and write to a small folder in memory.
 
 A launcher unshares the mount, process, network, IPC and host-name namespaces (as an ordinary user inside a user
-namespace), builds a root of read-only library folders on a tmpfs, and forks. The child is process 1 of its own
-world. It gives up root where the launcher is root, enters a second user namespace that owns nothing, drops all
+namespace), builds a root of read-only library folders on a tmpfs, and forks. The child is process 1 of its
+namespace. It gives up root if the launcher is root, enters a second user namespace without privileges, drops all
 capabilities, and gets its limits: `RLIMIT_NPROC` of 1 counts within that namespace, so it cannot fork or start a
-thread, and its address space is all its memory. Order and system calls are those of unprivileged container
+thread, and `RLIMIT_AS` limits its address space. Order and system calls are those of unprivileged container
 runtimes; see namespaces(7), user_namespaces(7), pivot_root(2).
 
-Not covered: system calls are not filtered, so the kernel's own faults are within reach (a further, empty user
-namespace can be made, for one); the library folders can be read; time and load are visible. Where the kernel
-forbids one of the steps nothing is run: there is no weaker mode.
+Not covered: system calls are not filtered, so vulnerabilities of the kernel are reachable (for example, another,
+empty user namespace can be created); the library folders can be read; time and load are visible. If the kernel
+rejects one of the steps, nothing is run: there is no weaker mode.
 
-This file is imported by a bare interpreter (`-I -S`): standard library only.
+A bare interpreter (`-I -S`) imports this file: standard library only.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 CAPABILITY_VERSION_3 = 0x2008_0522
 SIGKILL = 9
 NOBODY = 65534
-"""The user that owns nothing, on every Linux; also what a process without a mapping sees of others."""
+"""The unprivileged user on every Linux; also the owner that a process without a mapping sees for others' files."""
 LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/usr/local/lib")
-"""What extension modules of the standard library link to."""
+"""Folders of libraries that extension modules of the standard library link to."""
 SCRATCH = "/tmp"
 
 
 class IsolationError(Exception):
-    """The kernel refused a step; nothing was run."""
+    """Raised if the kernel rejected a step; nothing was run."""
 
 
 def leave_the_host(root: str, limits: Limits) -> int:
     """Unshare and move to a new root, mounted at an empty folder; return a handle of the old /proc.
 
     Raises:
-        IsolationError: a step was refused.
+        IsolationError: The kernel rejected a step.
     """
     as_root = os.geteuid() == 0
     uid, gid = os.geteuid(), os.getegid()
@@ -64,7 +64,7 @@ def leave_the_host(root: str, limits: Limits) -> int:
     os.mkdir(root + SCRATCH)
     os.chmod(root + SCRATCH, stat.S_ISVTX | 0o777)
     os.chdir(root)
-    # Stacks the old root upon the new one and takes it away, so no folder for it is needed.
+    # Stacks the old root on the new one and unmounts it, so no folder for it is needed.
     _call("pivot_root", b".", b".")
     _call("umount2", b".", MNT_DETACH)
     os.chdir(SCRATCH)
@@ -72,18 +72,18 @@ def leave_the_host(root: str, limits: Limits) -> int:
 
 
 def become_nobody(process_files: int, limits: Limits) -> None:
-    """Give up what is left: groups, user, capabilities, processes, memory. Called in the forked child.
+    """Give up groups, user, capabilities, processes and memory. Called in the forked child.
 
     Raises:
-        IsolationError: a step was refused.
+        IsolationError: The kernel rejected a step.
     """
-    os.setsid()  # a signal to the own group must not reach the launcher
+    os.setsid()  # a signal to the own process group must not reach the launcher
     if os.geteuid() == 0 and _is_first_user_namespace(process_files):
-        # RLIMIT_NPROC does not bind the real root, and files of root would be its own.
+        # RLIMIT_NPROC does not limit the real root, and root would own its files.
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-        _call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # lets the process write its own id map
+        _call("prctl", PR_SET_DUMPABLE, 1, 0, 0, 0)  # allows the process to write its own id map
     uid, gid = os.geteuid(), os.getegid()
     _call("unshare", CLONE_NEWUSER)
     _map_ids(process_files, NOBODY, uid, gid)
@@ -106,13 +106,13 @@ def become_nobody(process_files: int, limits: Limits) -> None:
 
 
 def _is_first_user_namespace(process_files: int) -> bool:
-    """Whether user ids here are the machine's, not those of the launcher's own namespace with one entry."""
+    """Whether user ids here are those of the machine, not of the launcher's own namespace with one entry."""
     with os.fdopen(os.open("self/uid_map", os.O_RDONLY, dir_fd=process_files), encoding="ascii") as file:
         return [int(number) for number in file.readline().split()][2] > 1
 
 
 def _map_ids(process_files: int, inside: int, uid: int, gid: int) -> None:
-    """Make one user and one group of the outer namespace known here, under another number."""
+    """Map one user and one group of the outer namespace to the id `inside`."""
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{inside} {uid} 1"),
@@ -129,7 +129,7 @@ def _map_ids(process_files: int, inside: int, uid: int, gid: int) -> None:
 
 
 def _library_folders() -> list[str]:
-    """Return library folders and the standard library's own, without those inside of others."""
+    """Return library folders and the standard library's own, without folders inside others."""
     folders: list[str] = []
     for folder in (*LIBRARY_FOLDERS, os.path.dirname(os.path.realpath(os.__file__))):
         inside = any(folder.startswith(f"{other}/") for other in folders if not os.path.islink(other))
@@ -148,7 +148,7 @@ def _show_read_only(folder: str, root: str) -> None:
         return
     os.makedirs(inside, exist_ok=True)
     _mount(folder, inside, None, MS_BIND)
-    # A mount's stricter flags must be repeated, or an unprivileged remount is refused.
+    # A mount's stricter flags must be repeated, or an unprivileged remount is rejected.
     found = os.statvfs(inside).f_flag
     kept = found & (MS_NOSUID | MS_NODEV | MS_NOEXEC | MS_NOATIME | MS_NODIRATIME)
     kept |= MS_RELATIME if found & ST_RELATIME else 0
@@ -164,7 +164,7 @@ def _mount(source: str | None, target: str, kind: str | None, flags: int, data: 
 
 
 def _call(name: str, *arguments: object, note: str = "") -> None:
-    """Call the C library; a failure is an error that names the call."""
+    """Call a function of the C library; raise an error with its name if it fails."""
     ctypes.set_errno(0)
     if getattr(_C, name)(*arguments) != 0:
         raise IsolationError(f"{name}{note}: {os.strerror(ctypes.get_errno())}")

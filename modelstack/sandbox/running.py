@@ -1,9 +1,9 @@
-"""Judging a program that a model wrote: two isolated processes, one verdict.
+"""Judgement of a program that a model wrote: two isolated processes, one verdict.
 
-`judge_program` starts a program process and a judge process, each behind a launcher of its own
-(`modelstack.sandbox.child`) in namespaces of its own (`modelstack.sandbox.isolation`), with two pipes
-between them. The verdict is the judge's. Isolation is all or nothing: where the kernel gives no namespaces,
-nothing is run, and the error says why.
+`judge_program` starts a program process and a judge process, each behind its own launcher
+(`modelstack.sandbox.child`) in its own namespaces (`modelstack.sandbox.isolation`), with two pipes between them.
+The verdict is that of the judge. Isolation is all or nothing: if the kernel provides no namespaces, nothing is
+run, and the error states the reason.
 """
 
 from __future__ import annotations
@@ -27,23 +27,23 @@ from modelstack.sandbox.limits import Limits
 REPOSITORY = str(Path(__file__).resolve().parents[2])
 COMMAND = f"import sys; sys.path.insert(0, {REPOSITORY!r}); from modelstack.sandbox.child import main; main()"
 GRACE_S = 20.0
-"""Beyond a launcher's own deadline, for an interpreter's start on a busy machine."""
+"""Seconds beyond a launcher's own deadline, for starting an interpreter on a busy machine."""
 DEFAULT_LIMITS = Limits()
 SHOWN_OUTPUT = 500
-"""Characters of what a program printed that go into the verdict."""
+"""Maximum characters of a program's output in the verdict."""
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What became of a program under its tests."""
+    """Result of a program under its tests."""
 
     passed: bool
     reason: str
-    """Which test failed and how; how the program ended, where it did not wait for the tests."""
+    """The failed test and its error, or how the program ended early."""
     output: str = ""
-    """The beginning of what it printed."""
+    """The beginning of its output."""
     tests_passed: tuple[bool, ...] = ()
-    """Of each test that was run, in order; empty where none was."""
+    """Result of each test that was run, in order; empty if none was run."""
 
 
 def judge_program(
@@ -55,18 +55,19 @@ def judge_program(
     limits: Limits = DEFAULT_LIMITS,
     every_test: bool = False,
 ) -> Verdict:
-    """Run a program and its tests apart from each other; blocks for as long as `limits` allow.
+    """Run a program and its tests in separate processes; blocks for as long as `limits` allow.
 
     Args:
-        sources: The program, executed in order in one module; nothing secret, it can read them.
-        tests: Python code, executed in order in the judge; every one must end without an error.
-        names: Globals of the program that the tests call or pass on.
-        helpers: Python code for the judge, executed before its names are set.
-        limits: For each of the two processes.
-        every_test: Whether to go on after a test that failed; the reason is still that of the first.
+        sources: The program, executed in order in one module. It can read its sources, so they must contain no
+            secrets.
+        tests: Python code, executed in order in the judge; each test must end without an error.
+        names: Globals of the program that the tests call or pass as arguments.
+        helpers: Python code for the judge, executed before `names` are set.
+        limits: Limits of each of the two processes.
+        every_test: Whether to continue after a failed test; the reason is still that of the first failure.
 
     Raises:
-        UserError: this machine does not isolate processes.
+        UserError: This machine cannot isolate processes.
     """
     if sys.platform != "linux":
         raise UserError(f"programs that a model wrote run only in Linux namespaces; this is {sys.platform}.")
@@ -99,10 +100,10 @@ def judge_program(
 
 @cache
 def require_sandbox() -> None:
-    """Refuse to begin where programs cannot be isolated.
+    """Raise an error if programs cannot be isolated on this machine.
 
     Raises:
-        UserError: with what the kernel refused.
+        UserError: The sandbox does not work; the message contains the step that the kernel rejected.
     """
     verdict = judge_program(["def one():\n    return 1\n"], ["assert one() == 1"], ["one"])
     if not verdict.passed:
@@ -115,7 +116,7 @@ def _verdict(judged: Mapping[str, Any], ran: Mapping[str, Any]) -> Verdict:
             raise UserError(
                 f"programs that a model wrote run only in Linux namespaces, and this machine refuses them "
                 f"({report['reason']}). Allow unprivileged user namespaces (sysctl "
-                f"kernel.apparmor_restrict_unprivileged_userns=0, for one; in Docker --security-opt "
+                f"kernel.apparmor_restrict_unprivileged_userns=0, for example; in Docker --security-opt "
                 f"seccomp=unconfined), or evaluate on a machine that has them."
             )
     output = str(ran.get("output", ""))[:SHOWN_OUTPUT]
@@ -124,7 +125,7 @@ def _verdict(judged: Mapping[str, Any], ran: Mapping[str, Any]) -> Verdict:
     except ValueError:
         return Verdict(False, f"no verdict: the tests ended by {judged['ended']}", output)
     reason = str(verdict["reason"])
-    # "stopped" is what happens to every program that waits for more calls, "exited" to one whose pipe is closed.
+    # "stopped": a program that was waiting for more calls; "exited": a program whose pipe was closed.
     if not verdict["passed"] and ran["ended"] not in ("stopped", "exited"):
         reason = f"{ran['ended']}; {reason}"
     return Verdict(bool(verdict["passed"]), reason, output, tuple(verdict["tests_passed"]))
@@ -150,12 +151,12 @@ class _Launcher:
         self._timer.start()
         self._report: dict[str, Any] | None = None
         line = json.dumps({**job, "pipes": pipes, "root": str(root), "limits": limits._asdict()}) + "\n"
-        with suppress(BrokenPipeError):  # it ended at once: its report, or that there is none, says so
+        with suppress(BrokenPipeError):  # the launcher ended at once; `report` handles this
             self._stdin.write(line.encode())
             self._stdin.flush()
 
     def report(self, *, stop: bool = False) -> Mapping[str, Any]:
-        """Wait for the report, once; `stop` ends the child first, where it still runs."""
+        """Wait for the report and cache it; with `stop`, end the child first if it is still running."""
         if self._report is not None:
             return self._report
         if stop:
@@ -174,7 +175,7 @@ class _Launcher:
         return found
 
     def _close_stdin(self) -> None:
-        with suppress(BrokenPipeError):  # what could not be sent is still in the buffer
+        with suppress(BrokenPipeError):  # unsent data are still in the buffer
             self._stdin.close()
 
     @property

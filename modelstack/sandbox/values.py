@@ -1,8 +1,9 @@
-"""Values on their way between the judge and the program: plain data by JSON, everything else as what it cannot be.
+"""Encoding of values between the judge and the program: plain data as JSON, everything else as opaque.
 
-The judge compares only what it decoded itself, so a program's own `__eq__` never runs there. Types that compare
-differently stay apart (list, tuple, set); subclasses become their base, as they compare equal to it; an iterator
-arrives as an iterator over the same items; what is no data arrives as `Opaque`, which equals nothing.
+The judge compares only values that it decoded itself, so a program's own `__eq__` never runs there. Types that
+compare differently stay distinct (list, tuple, set). Subclasses become their base class, because they compare
+equal to it. An iterator is decoded to an iterator over the same items. Any other object is decoded to `Opaque`,
+which equals nothing.
 """
 
 from __future__ import annotations
@@ -12,42 +13,42 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 SAFE_INT = 1 << 53
-"""Beyond it a number is sent in hexadecimal: Python limits the digits of decimal integers."""
+"""Integers from this value on are sent in hexadecimal: Python limits the digits of decimal integers."""
 MAX_ITEMS = 100_000
-"""Of an iterator, which may have no end."""
+"""Maximum items of an iterator, which may be infinite."""
 
 
 class Opaque:
-    """A value that is no data."""
+    """A value that is not plain data."""
 
     def __init__(self, text: str) -> None:
-        """Keep what it looked like, for the explanation."""
+        """Store its representation, for explanations."""
         self._text = text
 
     def __eq__(self, other: object) -> bool:
-        """Equal nothing, not even itself."""
+        """Return False, even for the object itself."""
         return False
 
     __hash__ = None  # type: ignore[assignment]
 
     def __repr__(self) -> str:
-        """Return what it looked like."""
+        """Return its representation."""
         return self._text
 
 
 class Name:
-    """A value that only the program has, by its global name there."""
+    """A value that exists only in the program, identified by its global name there."""
 
     def __init__(self, name: str) -> None:
-        """Keep the name."""
+        """Store the name."""
         self.name = name
 
 
 def encode(value: Any) -> Any:
-    """Return what JSON can hold of a value.
+    """Return a value in a form that JSON can represent.
 
     Raises:
-        RecursionError: the value is nested too deeply, or holds itself.
+        RecursionError: The value is nested too deeply, or contains itself.
     """
     if value is None or isinstance(value, bool):
         return value
@@ -62,12 +63,12 @@ def encode(value: Any) -> Any:
 
 
 def decode(data: Any, resolve: Callable[[str], Any]) -> Any:
-    """Return the value again; `resolve` gives what a name stands for.
+    """Return the decoded value; `resolve` returns the object for a name.
 
     Raises:
-        ValueError: the data was not written by `encode`.
-        TypeError: a member of a set or a key cannot be one.
-        RecursionError: it is nested too deeply.
+        ValueError: The data were not written by `encode`.
+        TypeError: An item of a set or a key is not hashable.
+        RecursionError: The data are nested too deeply.
     """
     if isinstance(data, list):
         return [decode(item, resolve) for item in data]

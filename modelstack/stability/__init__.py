@@ -1,1 +1,1 @@
-"""Step 6, stability: a run that survives bad batches, dead processes and broken files."""
+"""Step 6, stability: runs that survive bad batches, dead processes and damaged files."""

@@ -1,7 +1,7 @@
-"""What all ranks have to agree on before one of them acts: verdicts, and which checkpoint is taken.
+"""Agreement of all ranks on verdicts and on the checkpoint to use, before any rank acts.
 
-Over a gloo group of its own: a checkpoint that is written in the background and a guard that judges each step
-would mix up their messages on a shared one. Texts travel as bytes; nothing is pickled.
+It uses a separate gloo group: a checkpoint written in the background and a guard that judges each step would mix
+up their messages on a shared one. Texts are sent as bytes; nothing is pickled.
 """
 
 from __future__ import annotations
@@ -15,32 +15,32 @@ import torch.distributed as dist
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """The ranks of a run, this one among them."""
+    """The ranks of a run, including this one."""
 
     group: dist.ProcessGroup | None
-    """None: there is this one only, and no process group."""
+    """Process group; None: a single process without a group."""
 
     @classmethod
     def of_run(cls, timeout: timedelta | None = None) -> Ranks:
-        """Return all ranks with a new group; where torch.distributed is started, each rank must call this.
+        """Return all ranks with a new group; if torch.distributed is initialised, each rank must call this.
 
         Args:
-            timeout: How long ranks wait for each other; None: torch's half hour.
+            timeout: Maximum time that ranks wait for each other; None: torch's half hour.
         """
         if not (dist.is_available() and dist.is_initialized()):
             return cls(None)
         group = dist.new_group(backend="gloo", timeout=timeout)
-        assert isinstance(group, dist.ProcessGroup)  # a number only for ranks outside, and there are none
+        assert isinstance(group, dist.ProcessGroup)  # an int only for ranks outside the group, and there are none
         return cls(group)
 
     @property
     def rank(self) -> int:
-        """Own number."""
+        """Number of this rank."""
         return 0 if self.group is None else dist.get_rank(self.group)
 
     @property
     def world(self) -> int:
-        """How many there are."""
+        """Number of ranks."""
         return 1 if self.group is None else dist.get_world_size(self.group)
 
     def worst(self, own: int) -> int:

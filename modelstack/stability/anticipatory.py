@@ -1,24 +1,26 @@
-"""Anticipatory routing: for a while after a loss spike, experts are chosen by weights of some steps before.
+"""Anticipatory routing: for some time after a loss spike, experts are selected by the weights of earlier steps.
 
 DeepSeek-V4 (arXiv 2606.19348): outliers in MoE layers and the routing that follows them amplify each other, and a
-plain roll-back runs into the next spike. So the batch of step t is routed by the weights of step t - dt, computed
-ahead and kept; features and the weights of the chosen experts are the current ones. It is switched on after a
-spike and its roll-back, and off again after a while. The report does not give dt.
+plain roll-back leads to the next spike. The batch of step t is therefore routed by the weights of step t - dt,
+computed in advance and stored. Features and the weights of the selected experts are the current ones. Anticipatory
+routing is switched on after a spike and its roll-back, and off after some time. The report does not state dt.
 
-A queue holds the batches of the next dt steps with their choices. What enters it is routed by the weights as they
-are then. Each layer's choice needs the layer's input, so "routing" a batch is a whole forward pass, without head,
-loss or gradients. Three things are exact:
-- The state is the data cursor before the queue, and the queue's choices: the weights that made them are gone, so
-  they could not be made again. A resumed run is bit-equal. It holds the choices of all ranks, in the order of the
-  rows, so a run goes on at another world size.
-- A roll-back comes with weights that the queue's choices are not from, and those that they are from were damaged:
-  what waits is routed anew, by the restored weights.
-- When it is switched off, what waits is still used: the delay is dt until the last of them, and no work is lost.
+A queue holds the batches of the next dt steps with their selections. A batch that enters it is routed by the
+current weights. Each layer's selection needs the layer's input, so routing a batch is a whole forward pass,
+without head, loss or gradients. Three properties are exact:
 
-Layers that route by a hash choose by the token alone and are left to themselves. Modules of multi-token prediction
-are routed ahead too, where they train.
+- The saved state is the data cursor before the queue, and the queue's selections: the weights that made them no
+  longer exist, so they could not be recomputed. A resumed run is bit-equal. The state holds the selections of all
+  ranks, in the order of the rows, so a run can be resumed with another number of ranks.
+- A roll-back restores other weights than those that made the queue's selections, which were damaged. So the queued
+  batches are routed again by the restored weights.
+- After switching off, queued selections are still used: the delay is dt until the last of them, and no work is
+  lost.
 
-Letters: B rows, T tokens, k experts a token.
+Layers that route by a hash select by the token alone and are excluded. Multi-token prediction modules are routed
+in advance too, if they are trained.
+
+Letters: B rows, T tokens, k experts per token.
 """
 
 from __future__ import annotations
@@ -41,20 +43,22 @@ from modelstack.train.step import StepReport
 Choices = Mapping[int, Tensor]
 """Experts [B * T, k] by layer."""
 STORED = torch.int32
-"""Half of what indexing takes; neither gloo nor NCCL sends 16-bit integers."""
+"""Type of stored selections, half the size of the index type; neither gloo nor NCCL sends 16-bit integers."""
 
 
 class AnticipatoryConfig(BaseModel, frozen=True, extra="forbid"):
-    """How far ahead experts are chosen, and for how long."""
+    """Delay and duration of anticipatory routing."""
 
     delay_steps: int = Field(default=8, gt=0)
-    """dt. The report gives none; it should outlast a spike's build-up, and costs dt steps' batches in memory."""
+    """dt. The report does not state it. It should exceed the build-up time of a spike, and needs memory for dt
+    batches.
+    """
     healthy_steps: int = Field(default=100, gt=0)
-    """Steps taken in a row after which experts are chosen as usual again."""
+    """Number of consecutive taken steps after which routing returns to normal."""
 
 
 def chosen_now(model: CausalLM, batch: Batch) -> dict[int, Tensor]:
-    """Return the experts that a model as it is chooses for a batch; no gradients, no head."""
+    """Return the experts that a model's current weights select for a batch; without gradients and head."""
     config = model.config
     with torch.no_grad():
         output = model(
@@ -78,9 +82,9 @@ class _Waiting:
 
 
 class AnticipatoryLoader:
-    """A `Loader` around another, with the batches of the next steps routed ahead while it is switched on.
+    """A `Loader` around another that routes the batches of the next steps in advance while switched on.
 
-    While it is off and nothing waits, batches pass through and nothing is kept.
+    While it is off and the queue is empty, batches pass through and nothing is stored.
     """
 
     def __init__(
@@ -93,21 +97,21 @@ class AnticipatoryLoader:
         world: int = 1,
         gather: Callable[[Tensor], Tensor] = lambda own: own,
     ) -> None:
-        """Begin switched off.
+        """Create the loader, switched off.
 
         Args:
-            inner: Where batches come from: each rank's rows of one stream, as `PackedLoader` gives them.
-            choose: `chosen_now` of the run's model: called when a batch enters the queue.
-            n_ahead: Batches between choice and use: dt times the micro-batches of a step.
-            rank: Among those that have different batches.
-            world: How many they are.
-            gather: All ranks' tensors one after the other along the first axis, on each of them.
+            inner: Source of batches: each rank's rows of one stream, as from `PackedLoader`.
+            choose: `chosen_now` of the run's model, called when a batch enters the queue.
+            n_ahead: Number of batches between selection and use: dt times the micro-batches of a step.
+            rank: Index of this rank among the ranks with different batches.
+            world: Number of these ranks.
+            gather: Concatenates all ranks' tensors along the first axis, on each rank.
 
         Raises:
             UserError: `n_ahead` is not positive.
         """
         if n_ahead < 1:
-            raise UserError(f"n_ahead is {n_ahead}; experts are chosen at least 1 batch ahead")
+            raise UserError(f"n_ahead is {n_ahead}; it must be at least 1")
         self.inner = inner
         self.is_on = False
         self._choose = choose
@@ -117,11 +121,11 @@ class AnticipatoryLoader:
         self._waiting: deque[_Waiting] = deque()
 
     def __iter__(self) -> Iterator[Batch]:
-        """Go on with the next batch."""
+        """Return the loader itself; it continues with the next batch."""
         return self
 
     def __next__(self) -> Batch:
-        """Return the next batch; one that was routed ahead has its choices."""
+        """Return the next batch; a batch routed in advance has its selections."""
         if not self.is_on and not self._waiting:
             return next(self._batches)
         while self.is_on and len(self._waiting) <= self._n_ahead:
@@ -133,19 +137,19 @@ class AnticipatoryLoader:
         return replace(first.batch, forced_experts=choices)
 
     def switch_on(self) -> None:
-        """Route ahead from now on; what waits already is routed anew, by the weights as they are now."""
+        """Route in advance from now on; queued batches are routed again, by the current weights."""
         self.is_on = True
         for one in self._waiting:
             one.choices = self._choose(one.batch)
 
     def switch_off(self) -> None:
-        """Route no further batch ahead; those that wait keep their choices."""
+        """Stop routing in advance; queued batches keep their selections."""
         self.is_on = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the cursor before what waits, and the choices of what waits; every rank calls it.
+        """Return the cursor before the queue, and the queued selections; every rank must call it.
 
-        The choices are [n_rows, tokens, k] by layer, of all ranks, in the order of the stream.
+        The selections are [n_rows, tokens, k] by layer, of all ranks, in the order of the stream.
         """
         n_rows = self._world * sum(len(one.batch.ids_BT) for one in self._waiting)
         return {
@@ -161,11 +165,11 @@ class AnticipatoryLoader:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go back to a state: the batches that waited are read again, their choices are taken from it.
+        """Restore a state: the queued batches are read again, their selections come from the state.
 
         Raises:
-            UserError: It is of other data or another configuration; or what waited is not a whole number of this
-                run's batches, or more of them than `n_ahead`.
+            UserError: The state belongs to other data or another configuration, or its queue is not a whole number
+                of this run's batches, or exceeds `n_ahead`.
         """
         self.inner.load_state_dict(state["inner"])
         self._batches = iter(self.inner)
@@ -177,8 +181,8 @@ class AnticipatoryLoader:
             B = len(batch.ids_BT)
             if n_rows % (self._world * B) or n_rows > self._world * B * self._n_ahead:
                 raise UserError(
-                    f"the state has {n_rows} rows routed ahead, a batch of this run has {self._world * B} on "
-                    f"{self._world} ranks and at most {self._n_ahead} of them wait: keep delay_steps and the rows "
+                    f"the state has {n_rows} rows routed in advance, but a batch has {self._world * B} on "
+                    f"{self._world} ranks, and at most {self._n_ahead} are queued; keep delay_steps and the rows "
                     f"of a step"
                 )
             own = slice(n_taken + self._rank * B, n_taken + (self._rank + 1) * B)
@@ -188,9 +192,9 @@ class AnticipatoryLoader:
 
 
 class AnticipatoryRouting:
-    """Switches a loader on after a roll-back and off after healthy steps.
+    """Switch for a loader: on after a roll-back, off after enough healthy steps.
 
-    A `Hook` of the run, for it counts steps; its `after_roll_back` goes to the supervisor.
+    It is a `Hook` of the run, because it counts steps; pass its `after_roll_back` to the supervisor.
     """
 
     def __init__(
@@ -199,14 +203,14 @@ class AnticipatoryRouting:
         config: AnticipatoryConfig,
         on_event: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """Begin; `on_event` is told of every switch."""
+        """Create the switch; `on_event` receives a message at every change."""
         self.loader = loader
         self.config = config
         self._on_event = on_event
         self._n_healthy = 0
 
     def after_roll_back(self, run: Run) -> None:
-        """Switch on: the run's weights are a checkpoint's again."""
+        """Switch on; call it after the run's weights were restored from a checkpoint."""
         self.loader.switch_on()
         self._n_healthy = 0
         self._on_event(
@@ -215,7 +219,7 @@ class AnticipatoryRouting:
         )
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Count healthy steps in a row; enough of them switch off."""
+        """Count consecutive healthy steps; switch off after enough of them."""
         if not self.loader.is_on:
             return
         self._n_healthy = 0 if report.rejected else self._n_healthy + 1
@@ -227,9 +231,9 @@ class AnticipatoryRouting:
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the count."""
+        """Return the number of consecutive healthy steps."""
         return {"n_healthy": self._n_healthy}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up the count."""
+        """Restore the number of consecutive healthy steps."""
         self._n_healthy = state["n_healthy"]

@@ -1,11 +1,11 @@
-"""Folders of checkpoints: their names, their manifests, and which of them is the newest one that is whole.
+"""Folders of checkpoints: names, manifests, and selection of the newest complete checkpoint.
 
-A checkpoint is a folder `step-00001200` with a manifest of sizes and checksums of its files: SHA-256, or CRC-32 of
-those in memory, which takes a quarter of the time. It is written beside its place, synced and renamed, so a
-process killed at any moment leaves the one before. A bit that flipped on the disk, a truncated or missing file,
-shows when the checksums are compared, before anything else is read: then the one before is taken. They guard
-against accidents; somebody who can write the folder can write a manifest too, which is why nothing in it is ever
-unpickled.
+A checkpoint is a folder `step-00001200` with a manifest of sizes and checksums of its files: SHA-256, or CRC-32
+for checkpoints in memory, which takes a quarter of the time. It is written to a temporary folder, synced and
+renamed, so a process killed at any time leaves the previous one intact. Checksums are verified before anything
+else is read, so a flipped bit and a truncated or missing file are detected; then the previous checkpoint is used.
+Checksums protect against accidents only: an attacker who can write the folder can also write a manifest. For this
+reason nothing in it is ever unpickled.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from modelstack.files import sha256_of
 
 MANIFEST = "manifest.json"
 TENSORS, REST = "tensors.safetensors", "state.json"
-"""The files of one process's checkpoint."""
+"""Files of a single-process checkpoint."""
 INDEX = "sharded.json"
-"""Of a checkpoint of several: which tensor lies in which rank's file, and all that is no tensor."""
+"""Index file of a sharded checkpoint: the rank's file of each tensor, and all data that are not tensors."""
 Kind = Literal["local", "sharded", "broken"]
 Checksum = Literal["sha256", "crc32"]
 _NAME = re.compile(r"step-(\d{8,})")
@@ -37,21 +37,21 @@ _CHUNK = 2**20
 
 @dataclass(frozen=True, slots=True)
 class FileFacts:
-    """What a manifest says of a file."""
+    """Facts on a file in a manifest."""
 
     n_bytes: int
     checksum: Checksum
     digest: str
-    """In hexadecimal."""
+    """Checksum in hexadecimal."""
 
 
 def checkpoint_path(folder: str | Path, step: int) -> Path:
-    """Return where a step's checkpoint lies."""
+    """Return the path of a step's checkpoint."""
     return Path(folder) / f"step-{step:08d}"
 
 
 def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
-    """Return steps and folders, newest first; what is not named like one is somebody else's."""
+    """Return steps and folders of checkpoints, newest first; entries with other names are ignored."""
     if not Path(folder).is_dir():
         return []
     found = [(match, path) for path in Path(folder).iterdir() if (match := _NAME.fullmatch(path.name))]
@@ -59,16 +59,16 @@ def checkpoints(folder: str | Path) -> list[tuple[int, Path]]:
 
 
 def kind_of(path: Path) -> Kind:
-    """Return which store wrote a checkpoint; one that lost its main file is broken."""
+    """Return the kind of store that wrote a checkpoint; "broken" if its main file is missing."""
     if (path / INDEX).exists():
         return "sharded"
     return "local" if (path / REST).exists() else "broken"
 
 
 def remove_old(folder: str | Path, keep: int) -> None:
-    """Remove all but the newest checkpoints, and what killed processes left of unfinished ones.
+    """Remove all but the newest `keep` checkpoints, and unfinished ones of killed processes.
 
-    Nothing may be under way: a store calls this when its checkpoint is in place.
+    No checkpoint may be in progress: a store calls this when its checkpoint is complete.
     """
     for left in Path(folder).glob(".step-*"):
         shutil.rmtree(left)
@@ -77,17 +77,17 @@ def remove_old(folder: str | Path, keep: int) -> None:
 
 
 def check_keep(keep: int) -> None:
-    """Hold a number of checkpoints to keep against the rule.
+    """Check a number of checkpoints to keep.
 
     Raises:
-        UserError: It is not positive.
+        UserError: The number is not positive.
     """
     if keep < 1:
-        raise UserError(f"keep is {keep}; at least 1 checkpoint has to stay")
+        raise UserError(f"keep is {keep}; it must be at least 1")
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
-    """Write a file of tensors, which share no memory and are contiguous.
+    """Write a file of tensors, which must be contiguous and share no memory.
 
     Raises:
         OSError: The disk is full or fails.
@@ -97,7 +97,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
 
     try:
         save_file(tensors, path)
-    except SafetensorError as error:  # what safetensors makes of a full disk is no OSError
+    except SafetensorError as error:  # safetensors reports a full disk by this error instead of OSError
         raise OSError(f"{path.name}: {error}") from error
 
 
@@ -114,26 +114,26 @@ _DIGESTS: dict[Checksum, Callable[[Path], str]] = {"sha256": sha256_of, "crc32":
 
 
 def file_facts(path: Path, checksum: Checksum = "sha256") -> dict[str, Any]:
-    """Return what a manifest says of a file, as it is stored."""
+    """Return the manifest entry of a file."""
     return {"bytes": path.stat().st_size, checksum: _DIGESTS[checksum](path)}
 
 
 def write_manifest(path: Path, files: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write a checkpoint's manifest: facts by file name."""
+    """Write a checkpoint's manifest: entries by file name."""
     (path / MANIFEST).write_text(json.dumps(files, indent=1), encoding="utf-8")
 
 
 def read_manifest(path: Path) -> dict[str, FileFacts]:
-    """Return what it says by file name.
+    """Return the manifest entries by file name.
 
     Raises:
-        UserError: There is none, or it is none.
+        UserError: The manifest is missing or invalid.
     """
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         return {name: _facts(stored) for name, stored in manifest.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path.name} has no sound manifest ({error})") from error
+        raise UserError(f"{path.name} has no valid manifest ({error})") from error
 
 
 def _facts(stored: Mapping[str, Any]) -> FileFacts:
@@ -143,38 +143,40 @@ def _facts(stored: Mapping[str, Any]) -> FileFacts:
 
 
 def verify_files(path: Path, manifest: Mapping[str, FileFacts], names: Iterable[str]) -> None:
-    """Hold some of a checkpoint's files against its manifest.
+    """Verify some of a checkpoint's files against its manifest.
 
     Raises:
-        UserError: A file is missing, of another size or another checksum, or cannot be read.
+        UserError: A file is missing, has another size or checksum, or cannot be read.
     """
     for name in names:
         facts, file = manifest[name], path / name
         if not file.is_file():
             raise UserError(f"{path.name} lacks {name}")
         if file.stat().st_size != facts.n_bytes:
-            raise UserError(f"{path.name}: {name} has {file.stat().st_size} bytes, written were {facts.n_bytes}")
+            raise UserError(
+                f"{path.name}: {name} has {file.stat().st_size} bytes, but {facts.n_bytes} were written"
+            )
         try:
             found = _DIGESTS[facts.checksum](file)
         except OSError as error:
             raise UserError(f"{path.name}: {name} cannot be read ({error})") from error
         if found != facts.digest:
-            raise UserError(f"{path.name}: {name} is not what was written ({facts.checksum})")
+            raise UserError(f"{path.name}: {name} differs from the written file ({facts.checksum})")
 
 
 def none_is_whole(folder: str | Path, rejected: Iterable[str]) -> UserError:
-    """Return the error for a folder with broken checkpoints only: starting anew would hide that."""
-    return UserError(f"no checkpoint in {folder} is whole: {'; '.join(rejected)}. Remove them to start anew")
+    """Return the error for a folder that has only broken checkpoints; starting anew would hide them."""
+    return UserError(f"no checkpoint in {folder} is complete: {'; '.join(rejected)}. Remove them to start anew")
 
 
 def wrong_kind(path: Path, kind: Kind) -> UserError:
     """Return the error for a checkpoint of the other store."""
     if kind == "sharded":
         return UserError(
-            f"{path} is a sharded checkpoint (ShardedStore) and this run keeps local ones (LocalStore): "
-            f"go on with a ShardedStore, which one process can have too, or give the run another folder"
+            f"{path} is a sharded checkpoint (ShardedStore), but this run uses local ones (LocalStore); "
+            f"use a ShardedStore, which also works for one process, or another folder for the run"
         )
     return UserError(
-        f"{path} is a local checkpoint (LocalStore) and this run keeps sharded ones (ShardedStore): "
-        f"go on in one process with a LocalStore, or give the run another folder"
+        f"{path} is a local checkpoint (LocalStore), but this run uses sharded ones (ShardedStore); "
+        f"resume in one process with a LocalStore, or use another folder for the run"
     )

@@ -1,12 +1,12 @@
-"""Faults performed on a run, from outside of the loop: its passes, loader, schedule and store are wrapped.
+"""Faults injected into a run from outside the loop, by wrapping its passes, loader, schedule and store.
 
-The step, the optimizer and the supervisor run as they are and know of nothing; a wrapper acts where the fault
-would come from: in front of the passes (a process dies, a weight flips, a rank lags), behind them (gradients and
-losses), in the batch, in the file that is written. A full disk is the kernel's own: a limit on the size of files,
-under which the real writer fails in the middle of its real write.
+The step, the optimizer and the supervisor are unchanged. A wrapper acts where the real fault would occur: before
+the passes (a process dies, a weight flips, a rank is slow), after them (gradients and losses), in the batch, in
+the written file. A full disk is enforced by the kernel: a limit on the size of files, which makes the real writer
+fail in the middle of its write.
 
-A fault happens once. It is written to a ledger, synced, before it happens: a run that was killed by it and is
-started again goes past it. Each rank has its own ledger, since any of them may be the one that dies.
+Each fault happens once. It is recorded in a ledger, synced, before it happens, so a run that the fault killed
+skips it after a restart. Each rank has its own ledger, because any rank may die.
 """
 
 from __future__ import annotations
@@ -54,17 +54,20 @@ _BITS: dict[torch.dtype, tuple[torch.dtype, int]] = {
 
 
 class Ledger:
-    """What has happened already, on this rank, in whatever process."""
+    """Faults that have already happened on this rank, in any process of the run."""
 
     def __init__(self, path: Path) -> None:
-        """Read what earlier processes of the run wrote."""
+        """Read the records of earlier processes of the run."""
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
         self._keys = {json.loads(line)["fault"] for line in lines}
         self._now: set[str] = set()
 
     def begins(self, fault: Fault, step: int) -> bool:
-        """Say whether a fault happens now; it is noted and does not happen again, however the process ends."""
+        """Return whether a fault happens now.
+
+        It is recorded and does not happen again, however the process ends.
+        """
         key = key_of(fault, step)
         if key in self._keys:
             return False
@@ -80,19 +83,19 @@ class Ledger:
         return True
 
     def is_on(self, fault: Fault, step: int) -> bool:
-        """Say whether a fault happens in this step: the same answer until `end_of_step`."""
+        """Return whether a fault happens in this step; the answer does not change until `end_of_step`."""
         key = key_of(fault, step)
         if key not in self._now and self.begins(fault, step):
             self._now.add(key)
         return key in self._now
 
     def end_of_step(self) -> None:
-        """A step that comes again, after a roll-back, finds its faults behind."""
+        """Forget the faults of this step; if the step is repeated after a roll-back, they do not happen again."""
         self._now.clear()
 
 
 def read_ledgers(folder: Path) -> dict[str, int]:
-    """Return how many faults of each kind happened, in all ranks' ledgers; one that is everywhere counts once."""
+    """Return the number of faults of each kind in all ranks' ledgers; a fault on all ranks counts once."""
     records = [
         json.loads(line)
         for path in sorted(folder.glob("faults-rank*.jsonl"))
@@ -103,26 +106,26 @@ def read_ledgers(folder: Path) -> dict[str, int]:
 
 
 def inject(run: Run, faults: Faults, folder: Path, rank: int = 0) -> Ledger:
-    """Give a run its faults, before it is resumed and before an `EventLog` watches its store.
+    """Add faults to a run, before it is resumed and before an `EventLog` watches its store.
 
     Args:
-        run: Is changed: passes, loader, schedule and the supervisor's store are wrapped.
-        faults: The same on every rank.
-        folder: Where the ledgers lie; the run's own.
-        rank: Of this process.
+        run: The run; its passes, loader, schedule and the supervisor's store are wrapped.
+        faults: The faults, identical on every rank.
+        folder: Folder of the ledgers; use the run's own.
+        rank: Number of this process.
 
     Returns:
         This rank's ledger.
 
     Raises:
-        UserError: A fault of checkpoints, and the run has none; or a parameter or bit that does not exist.
+        UserError: A fault concerns checkpoints and the run has none, or a parameter or bit does not exist.
     """
     about_files = [fault for fault in faults.schedule if isinstance(fault, DamagedCheckpoint | FullDisk)]
     if isinstance(run.supervisor, GuardedRun):
         store = run.supervisor.store
     elif about_files:
         raise UserError(
-            f"fault {about_files[0].kind!r} needs a run with checkpoints: supervise it by a GuardedRun"
+            f"fault {about_files[0].kind!r} requires a run with checkpoints; use a GuardedRun as supervisor"
         )
     else:
         store = None
@@ -138,7 +141,7 @@ def inject(run: Run, faults: Faults, folder: Path, rank: int = 0) -> Ledger:
 
 @dataclass(slots=True)
 class _Plan:
-    """What the wrappers share."""
+    """Data shared by the wrappers."""
 
     run: Run
     faults: Faults
@@ -146,10 +149,10 @@ class _Plan:
     rank: int
     store: CheckpointStore | None
     armed: int | None = None
-    """The step that a batch was fetched for; passes without one, to look at the state, suffer nothing."""
+    """Step of the last fetched batch. Passes without a new batch, which only examine the state, get no faults."""
 
     def now(self) -> list[Fault]:
-        """Return the faults of the step that is under way, on this rank."""
+        """Return the faults of the current step on this rank."""
         step = self.run.state.step
         if step != self.armed:
             return []
@@ -165,7 +168,7 @@ class _Plan:
 
 @dataclass(frozen=True, slots=True)
 class _FaultyPasses:
-    """Passes with faults before and behind them."""
+    """Passes with faults before and after them."""
 
     inner: Passes
     plan: _Plan
@@ -217,7 +220,7 @@ class _FaultyPasses:
 
 @dataclass(slots=True)
 class _FaultyLoader:
-    """A loader that gives noise at times."""
+    """A loader that sometimes yields noise."""
 
     inner: Loader
     plan: _Plan
@@ -230,7 +233,7 @@ class _FaultyLoader:
             yield self._noise_like(batch) if is_noise else batch
 
     def _noise_like(self, batch: Batch) -> Batch:
-        # By its position the noise is another one in each step, and the same in a run that is repeated.
+        # Seeded by position: different noise in each step, but the same in a repeated run.
         self._generator.manual_seed((self.plan.faults.seed << 32) + (batch.position << 8) + self.plan.rank)
         config: Any = self.plan.run.state.model.config
         noise = torch.randint(0, config.vocab_size, batch.ids_BT.shape, generator=self._generator)
@@ -248,7 +251,7 @@ class _FaultyLoader:
 
 @dataclass(frozen=True, slots=True)
 class _FaultyStore:
-    """A store whose disk is full at times."""
+    """A store whose disk is sometimes full."""
 
     inner: CheckpointStore
     plan: _Plan
@@ -258,7 +261,7 @@ class _FaultyStore:
         return self.inner.folder
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        # Every rank notes every full disk, its own or not: all of them have to wait for the write that fails.
+        # Every rank records every full disk, even of other ranks, because all must wait for the write that fails.
         due = [
             fault
             for fault in self.plan.faults.schedule
@@ -290,9 +293,9 @@ def _raised(schedule: Callable[[int], float], plan: _Plan) -> Callable[[int], fl
 
 @contextmanager
 def file_size_limit(n_bytes: int | None) -> Iterator[None]:
-    """Let the kernel refuse, with an error, every write beyond so many bytes of a file; None limits nothing.
+    """Make the kernel reject every write beyond `n_bytes` of a file with an error; None: no limit.
 
-    It holds for the whole process. A process that is not root can set it, which a small file system would need.
+    It applies to the whole process. It needs no root, unlike a small file system.
     """
     if n_bytes is None:
         yield
@@ -308,7 +311,7 @@ def file_size_limit(n_bytes: int | None) -> Iterator[None]:
 
 
 def damage_checkpoint(folder: Path, damage: str) -> Path:
-    """Cut a checkpoint's largest file in half ("truncate") or flip a bit in its middle ("flip"); return it."""
+    """Halve a checkpoint's largest file ("truncate") or flip a bit in its middle ("flip"); return its path."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     path = max(files, key=lambda each: each.stat().st_size)
     middle = path.stat().st_size // 2
@@ -324,11 +327,11 @@ def damage_checkpoint(folder: Path, damage: str) -> Path:
 
 
 def flip_bit(tensor: Tensor, index: int, bit: int) -> None:
-    """Flip a bit of an element, in place; 0 is the lowest of the mantissa."""
+    """Flip a bit of an element, in place; 0 is the lowest bit of the mantissa."""
     integer, width = _BITS[tensor.dtype]
     mask = 1 << bit
     if bit == width - 1:
-        mask -= 1 << width  # the sign bit, as a signed integer has it
+        mask -= 1 << width  # the sign bit as a signed integer
     flat = tensor.view(-1).view(integer)
     if flat.numel():
         flat[index % flat.numel()] ^= mask
@@ -341,14 +344,14 @@ def _check_bit_flips(run: Run, faults: Faults) -> None:
         try:
             dtype = run.state.model.get_parameter(fault.parameter).dtype
         except AttributeError as error:
-            raise UserError(f"the model has no parameter {fault.parameter!r} to flip a bit of") from error
+            raise UserError(f"the model has no parameter {fault.parameter!r} for a bit flip") from error
         width = _BITS[dtype][1] if dtype in _BITS else 0
         if fault.bit >= width:
-            raise UserError(f"bit {fault.bit} of {fault.parameter}: {dtype} has {width} that can be flipped")
+            raise UserError(f"bit {fault.bit} of {fault.parameter}: {dtype} has {width} bits that can be flipped")
 
 
 def _own(tensor: Tensor) -> Tensor:
-    """Return this rank's share."""
+    """Return this rank's share of a tensor."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

@@ -1,12 +1,12 @@
-"""Which faults a run is given on purpose, and when: a typed, seeded schedule.
+"""A typed, seeded schedule of faults to inject into a run.
 
-A run that was never broken is not known to survive. The kinds are those that long runs report: dead processes
+Recovery must be tested by real faults. The kinds are those that reports on long runs describe: dead processes
 (Llama 3, arXiv 2407.21783, 3.3.4: 419 unexpected interruptions in 54 days), gradients that are not finite, batches
-and windows of data that spoil the state (PaLM, arXiv 2204.02311, 5.1), silent corruption of memory, checkpoints
-that were torn or rotted, a disk that is full, a rank that lags.
+and windows of data that damage the state (PaLM, arXiv 2204.02311, 5.1), silent memory corruption, truncated or
+corrupted checkpoints, a full disk, a slow rank.
 
-This file is data alone: `modelstack.stability.fault_injection` performs it. In a recipe a fault is a table, as in
-`faults = [{kind = "sigkill", step = 120, rank = 1}, {kind = "loss", step = 200, factor = inf}]`.
+This file contains only data; `modelstack.stability.fault_injection` performs the faults. In a recipe a fault is a
+table: `faults = [{kind = "sigkill", step = 120, rank = 1}, {kind = "loss", step = 200, factor = inf}]`.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ class _Fault(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     step: int = Field(ge=0)
-    """Batches that the run has consumed before: the number in `StepReport`."""
+    """Number of batches that the run has consumed before: the number in `StepReport`."""
     rank: int | None = Field(default=None, ge=0)
-    """Where it happens; everywhere without."""
+    """Rank on which it happens; None: all ranks."""
 
 
 class SigKill(_Fault):
-    """The process dies before the step's passes, as of the kernel out of memory."""
+    """Kill the process before the step's passes, as the kernel does when memory is exhausted."""
 
     kind: Literal["sigkill"] = "sigkill"
 
 
 class BadGradient(_Fault):
-    """One element of the gradient becomes `value` while the loss looks sound."""
+    """Set one element of the gradient to `value`; the loss stays normal."""
 
     kind: Literal["gradient"] = "gradient"
     value: float = math.nan
 
 
 class BadLoss(_Fault):
-    """Loss and gradients are multiplied: 1000 for a bad batch; inf or nan for an overflow."""
+    """Multiply loss and gradients by `factor`: 1000 for a bad batch; inf or nan for an overflow."""
 
     kind: Literal["loss"] = "loss"
     factor: float = 1000.0
 
 
 class RandomTokens(_Fault):
-    """A window of noise instead of data, at a raised learning rate: it spoils weights and moments."""
+    """Replace data by noise for `n_steps` steps, at a raised learning rate, which damages weights and moments."""
 
     kind: Literal["random_tokens"] = "random_tokens"
     rank: None = None
@@ -61,33 +61,33 @@ class RandomTokens(_Fault):
 
 
 class BitFlip(_Fault):
-    """One bit of one weight flips; in fp32, 31 is the sign, 30 to 23 are the exponent."""
+    """Flip one bit of one weight; in fp32, bit 31 is the sign, bits 30 to 23 are the exponent."""
 
     kind: Literal["bit_flip"] = "bit_flip"
     parameter: str
     index: int = Field(default=0, ge=0)
-    """Of the element, in this rank's share of the parameter, modulo its size."""
+    """Index of the element in this rank's share of the parameter, modulo its size."""
     bit: int = Field(default=30, ge=0)
 
 
 class DamagedCheckpoint(_Fault):
-    """The newest checkpoint loses the second half of its largest file, or has a bit flipped there."""
+    """Truncate the largest file of the newest checkpoint to half, or flip a bit in it."""
 
     kind: Literal["checkpoint"] = "checkpoint"
     rank: int = Field(default=0, ge=0)
-    """Who does it."""
+    """Rank that damages the file."""
     damage: Literal["truncate", "flip"] = "truncate"
 
 
 class FullDisk(_Fault):
-    """The first checkpoint from this step on meets a disk that takes so many bytes of a file and no more."""
+    """Fail the first checkpoint from this step on, with a disk that accepts only `n_bytes` bytes per file."""
 
     kind: Literal["full_disk"] = "full_disk"
     n_bytes: int = Field(default=1 << 16, ge=0)
 
 
 class SlowRank(_Fault):
-    """The passes begin late."""
+    """Delay the start of the passes."""
 
     kind: Literal["slow"] = "slow"
     n_steps: int = Field(default=1, ge=1)
@@ -99,29 +99,29 @@ Fault = Annotated[
     Field(discriminator="kind"),
 ]
 KINDS: dict[str, type[_Fault]] = {kind.model_fields["kind"].default: kind for kind in get_args(get_args(Fault)[0])}
-"""All faults by their name."""
+"""All kinds of faults by name."""
 
 
 class Faults(BaseModel):
-    """A schedule."""
+    """A schedule of faults."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
     schedule: tuple[Fault, ...] = ()
     seed: int = 0
-    """Of random tokens."""
+    """Seed of random tokens."""
 
     @model_validator(mode="after")
     def _each_once(self) -> Self:
         keys = [key_of(fault, fault.step) for fault in self.schedule]
         twice = sorted({key for key in keys if keys.count(key) > 1})
         if twice:
-            raise ValueError(f"the schedule has {', '.join(twice)} twice; a fault happens once")
+            raise ValueError(f"the schedule contains {', '.join(twice)} twice; each fault must be unique")
         return self
 
 
 def key_of(fault: Fault, step: int) -> str:
-    """Return the name of a fault as it happens at a step; those that last have one for each step."""
+    """Return the name of a fault at a step; a fault that lasts several steps has one name per step."""
     where = "all" if fault.rank is None else fault.rank
     return f"{fault.kind} of step {fault.step}, rank {where}, at {step}"
 
@@ -130,11 +130,11 @@ def parse(tables: Sequence[Mapping[str, Any]], seed: int = 0) -> Faults:
     """Return the schedule of a recipe's tables.
 
     Args:
-        tables: Each with `kind`, `step`, and what the kind has.
-        seed: Of random tokens.
+        tables: Tables with `kind`, `step`, and the fields of the kind.
+        seed: Seed of random tokens.
 
     Raises:
-        UserError: A kind or key is not known, or a value does not fit.
+        UserError: A kind or key is unknown, or a value is invalid.
     """
     for table in tables:
         kind = table.get("kind")
@@ -150,15 +150,15 @@ def parse(tables: Sequence[Mapping[str, Any]], seed: int = 0) -> Faults:
 
 
 def at_random(makers: Sequence[Callable[[int], Fault]], *, seed: int, n_steps: int, mean_steps: float) -> Faults:
-    """Return faults at times that do not know of each other: gaps are exponential, as failures of machines are.
+    """Return faults at independent random times, with exponential gaps, like failures of machines.
 
-    Kinds are dealt from a shuffled deck, shuffled anew when it is empty: a short run has each of them too.
+    Kinds are drawn from a shuffled deck that is reshuffled when empty, so even a short run has each of them.
 
     Args:
-        makers: What can happen, from the step at which it does.
-        seed: Of times and kinds.
-        n_steps: All faults come before.
-        mean_steps: Between two of them.
+        makers: Possible faults, as functions of the step.
+        seed: Seed of times and kinds.
+        n_steps: All faults happen before this step.
+        mean_steps: Mean number of steps between two faults.
     """
     numbers = random.Random(seed)
     schedule: list[Fault] = []

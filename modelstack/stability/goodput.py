@@ -1,9 +1,9 @@
-"""Where a run's time went: the share that made it advance, and what took the rest, by cause.
+"""Goodput: the share of a run's time that advanced it, and the lost time by cause.
 
 Goodput is useful steps x median step time / wall time, the "effective training time" of Llama 3's report (arXiv
-2407.21783, 3.3.4: over 90 % on 16,384 GPUs). A step is useful if it was taken and what it learnt is in the weights
-at the end: steps that a roll-back or a restart threw away are not, and rejected ones are not. All causes and the
-useful time add up to the wall time; what no cause explains (loading data, hooks, evaluations) is "other".
+2407.21783, 3.3.4: over 90 % on 16,384 GPUs). A step is useful if it was taken and is part of the final weights.
+Steps lost by a roll-back or a restart and rejected steps are not useful. All causes and the useful time add up to
+the wall time; time without a known cause (loading data, hooks, evaluations) is "other".
 
 `modelstack goodput RUN_FOLDER` prints it.
 """
@@ -19,33 +19,35 @@ from modelstack.stability.run_events import Event, Restored, Saved, Started, Ste
 
 CAUSES = {
     "start": "from the first process's start to its first step",
-    "restarts": "from the last event of a process that died to the first step of the next",
-    "done again": "steps that a restart threw away",
-    "rolled back": "steps that a roll-back threw away, and reading the checkpoint",
+    "restarts": "from the last event of a dead process to the first step of the next one",
+    "done again": "steps lost by a restart",
+    "rolled back": "steps lost by a roll-back, and reading the checkpoint",
     "rejected": "steps that were not taken",
-    "checkpoints": "blocked while one was written",
+    "checkpoints": "training blocked while a checkpoint was written",
     "slow steps": "useful steps beyond their median time",
     "other": "loading of data, hooks, evaluations",
 }
-"""What takes time, and how it is counted."""
+"""Causes of lost time, and how each is measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Goodput:
-    """The account of a run's time."""
+    """Account of a run's time."""
 
     wall_s: float
     n_useful: int
-    """Steps."""
+    """Number of useful steps."""
     median_step_s: float
     lost_s: Mapping[str, float]
-    """By cause; see `CAUSES`."""
+    """Lost seconds by cause; see `CAUSES`."""
     counts: Mapping[str, int]
-    """Restarts, roll-backs, rejected steps, damaged and failed checkpoints; and faults by kind where given."""
+    """Numbers of restarts, roll-backs, rejected steps, damaged and failed checkpoints, and of faults by kind if
+    given.
+    """
 
     @property
     def share(self) -> float:
-        """Return the goodput, 0 to 1."""
+        """Goodput, 0 to 1."""
         return self.n_useful * self.median_step_s / self.wall_s
 
     def lines(self) -> list[str]:
@@ -62,17 +64,17 @@ def account(events: Sequence[Event], faults: Mapping[str, int] | None = None) ->
     """Account for a run's time.
 
     Args:
-        events: Of the whole run, from all its processes.
-        faults: How many of each kind were injected (`fault_injection.read_ledgers`).
+        events: Events of the whole run, from all its processes.
+        faults: Number of injected faults by kind (`fault_injection.read_ledgers`).
 
     Raises:
-        UserError: There is no process's start or no step that was useful: nothing can be said of a step's time.
+        UserError: There is no start of a process or no useful step, so no step time is known.
     """
     if not events or not isinstance(events[0], Started):
-        raise UserError("the events do not begin with a process's start; hand over the whole file")
+        raise UserError("the events do not begin with the start of a process; pass the whole file")
     kept, thrown_s = _sort_out(events)
     if not kept:
-        raise UserError("none of the run's steps was useful; there is no step time to account with")
+        raise UserError("none of the run's steps was useful, so no step time is known")
     seconds = [step.seconds for step in kept]
     median = statistics.median(seconds)
     wall = events[-1].time - events[0].time
@@ -104,7 +106,7 @@ def account(events: Sequence[Event], faults: Mapping[str, int] | None = None) ->
 
 
 def _sort_out(events: Sequence[Event]) -> tuple[list[Stepped], dict[str, float]]:
-    """Return the steps whose work is in the weights at the end, and what the thrown ones took."""
+    """Return the steps that are part of the final weights, and the seconds and numbers of lost ones."""
     kept: list[Stepped] = []
     thrown = {"done again": 0.0, "n done again": 0.0, "rolled back": 0.0, "n rolled back": 0.0}
     has_stepped, restored = False, 0
@@ -117,7 +119,7 @@ def _sort_out(events: Sequence[Event]) -> tuple[list[Stepped], dict[str, float]]
             restored = event.step
         elif isinstance(event, Stepped):
             if not has_stepped:
-                # Only now: a process that died before its first step threw nothing away that the next one cannot.
+                # Only at the first step: a process that died before its first step lost no work.
                 kept = _throw(kept, restored, "done again", thrown)
             has_stepped = True
             if not event.is_rejected:
@@ -143,7 +145,10 @@ def _roll_backs(events: Sequence[Event]) -> list[Restored]:
 
 
 def _gaps(events: Sequence[Event]) -> list[float]:
-    """Return the seconds before each process's first step since the last one; one without steps adds to it."""
+    """Return the seconds before the first step of each process, counted from the last step of the run before.
+
+    The time of a process without any step is added to the gap of the next process.
+    """
     gaps: list[float] = []
     since = events[0].time
     has_stepped = False

@@ -1,18 +1,18 @@
-"""Whether a step may move the weights: decided before the optimizer does, and by all ranks alike.
+"""Guard against bad steps: decides before the optimizer, equally on all ranks, whether a step is taken.
 
-A loss or gradient norm that is not finite, or far above what the last steps had, is kept from the weights by not
-taking the step. Multiplying the update by 0 instead would let NaN through (NaN * 0 = NaN: OLMo-core's rule fed one
-NaN gradient leaves NaN weights). The threshold is robust, median + k * MAD of the accepted values: a mean and a
-standard deviation are widened by the first spike, so that the second passes, and poisoned for the whole window by
-one NaN. Rejected values never enter the window.
+A step is skipped if its loss or gradient norm is not finite, or far above the recent values. Multiplying the
+update by 0 instead would let NaN through (NaN * 0 = NaN: with OLMo-core's rule one NaN gradient leaves NaN
+weights). The threshold is robust: median + k * MAD of the accepted values. A mean and a standard deviation would
+be widened by the first spike, so that the second passes, and one NaN would invalidate them for the whole window.
+Rejected values never enter the window.
 
-One bad batch is skipped. Several in a row may mean that the state itself is damaged: back to a checkpoint, and
-past the data that led there (PaLM, arXiv 2204.02311, 5.1: the same batches from an earlier state did not spike).
-When that does not help for some times, the run stops, with the batch written down, rather than to burn hours. They
-may also mean a window of bad data, which no rejected step let into the weights: `is_sound` tells the two apart by
-the loss on a batch that was good before, and nothing has to be thrown away.
+One bad batch is skipped. Several in a row may mean that the state itself is damaged: then the run returns to a
+checkpoint and continues after the data that led there (PaLM, arXiv 2204.02311, 5.1: the same batches from an
+earlier state did not spike). If several roll-backs do not help, the run stops and saves the batch. Several
+rejected steps may also mean a window of bad data, which no rejected step let into the weights. `is_sound`
+distinguishes the two cases by the loss on an earlier good batch; for bad data no roll-back is needed.
 
-`judge` is a pure function on plain data; `Guard` keeps its memory and asks the other ranks.
+`judge` is a pure function on plain data; `Guard` keeps its memory and communicates with the other ranks.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 MAD_TO_SIGMA = 1.4826
-"""A normal distribution's standard deviation in units of its median absolute deviation."""
+"""Standard deviation of a normal distribution in units of its median absolute deviation."""
 
 
 class Verdict(IntEnum):
-    """What to do with a step; the largest of all ranks holds."""
+    """Decision on a step; the largest of all ranks applies."""
 
     GO = 0
     SKIP = 1
@@ -41,37 +41,44 @@ class Verdict(IntEnum):
 
 
 class GuardConfig(BaseModel, frozen=True, extra="forbid"):
-    """When a step is not taken."""
+    """Thresholds of the guard."""
 
     window: int = Field(default=128, ge=8)
-    """Accepted steps that thresholds are made from."""
+    """Number of accepted steps from which thresholds are computed."""
     warmup: int = Field(default=32, ge=4)
-    """Accepted steps before there are thresholds; until then only what is not finite is rejected."""
+    """Number of accepted steps before thresholds apply; until then only values that are not finite are rejected.
+    """
     k: float = Field(default=8.0, gt=0)
-    """Robust standard deviations above the median."""
+    """Threshold in robust standard deviations above the median."""
     min_loss_rise: float = Field(default=0.2, ge=0)
-    """Share of the median that a loss must exceed it by, however calm the window was."""
+    """Minimum rise of a rejected loss, as a fraction of the median; applies even if the window has little
+    variation.
+    """
     min_loss_rise_absolute: float = Field(default=0.0, ge=0)
-    """What a loss must exceed the median by in its own units: for losses around 0, of which shares say nothing."""
+    """Minimum rise of a rejected loss in units of the loss; for losses around 0, where fractions are meaningless.
+    """
     min_norm_rise: float = Field(default=3.0, ge=1)
-    """Factor that a gradient norm must exceed its median by, however calm the window was."""
+    """Minimum factor of a rejected gradient norm over its median; applies even if the window has little variation.
+    """
     skips_in_a_row: int = Field(default=4, ge=1)
-    """So many rejected steps in a row are a damaged state."""
+    """Number of consecutive rejected steps that count as a damaged state."""
     skips_in_window: int = Field(default=16, ge=1)
-    """So many rejected steps among the last `window` are one too."""
+    """Number of rejected steps among the last `window` that count as a damaged state."""
     patience: int = Field(default=64, ge=1)
-    """So many rejected steps in a row are bad data where the state proves sound; more are damage anyway."""
+    """Maximum number of consecutive rejected steps that count as bad data if the state is sound; more count as
+    damage.
+    """
     max_roll_backs: int = Field(default=4, ge=0)
-    """Then the run stops."""
+    """Maximum number of roll-backs before the run stops."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the guard remembers; plain data, part of a checkpoint."""
+    """Memory of the guard; plain data, part of a checkpoint."""
 
     losses: tuple[float, ...] = ()
     log_norms: tuple[float, ...] = ()
-    """Natural logarithms: norms scatter by factors."""
+    """Natural logarithms of gradient norms, because norms vary by factors."""
     recent: tuple[bool, ...] = ()
     """Whether each of the last steps was rejected."""
     n_roll_backs: int = 0
@@ -80,11 +87,11 @@ class Memory:
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """A verdict and why."""
+    """A verdict and its reason."""
 
     verdict: Verdict
     reason: str
-    """Empty where the step may go."""
+    """Reason of a rejection; empty if the step is accepted."""
 
 
 def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> tuple[Memory, Judgement]:
@@ -92,12 +99,12 @@ def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> tupl
 
     Args:
         config: The thresholds.
-        memory: Of the steps before.
-        loss: Of this step, all micro-batches together.
-        norm: Of the gradient, before clipping.
+        memory: Memory of the previous steps.
+        loss: Loss of this step, over all micro-batches.
+        norm: Gradient norm before clipping.
 
     Returns:
-        The memory with this step in it, and the judgement.
+        The memory including this step, and the judgement.
     """
     reason = _complaint(config, memory, loss, norm)
     recent = (*memory.recent, bool(reason))[-config.window :]
@@ -119,7 +126,7 @@ def judge(config: GuardConfig, memory: Memory, loss: float, norm: float) -> tupl
 
 
 def after_roll_back(memory: Memory, restored: Memory) -> Memory:
-    """Return the memory to go on with: thresholds of the restored state, counters of the whole run."""
+    """Return the memory after a roll-back: thresholds of the restored state, counters of the whole run."""
     return replace(restored, recent=(), n_roll_backs=memory.n_roll_backs + 1, n_skipped=memory.n_skipped)
 
 
@@ -130,20 +137,20 @@ def threshold(values: tuple[float, ...], k: float) -> float:
 
 
 class Guard:
-    """The judge with its memory, agreed among ranks."""
+    """The judge with its memory; all ranks agree on the verdict."""
 
     def __init__(self, config: GuardConfig, worst_of_ranks: Callable[[int], int] = lambda own: own) -> None:
-        """Begin without a memory; `worst_of_ranks` is an all-reduce MAX where there are several."""
+        """Create a guard without memory; for several ranks `worst_of_ranks` is an all-reduce MAX."""
         self.config = config
         self.memory = Memory()
         self._worst_of_ranks = worst_of_ranks
 
     def judge(self, loss: float, norm: float) -> Judgement:
-        """Judge a step by all ranks' verdicts; to be called by each of them at each step."""
+        """Judge a step by the verdicts of all ranks; each rank must call it at each step."""
         memory, own = judge(self.config, self.memory, loss, norm)
         worst = Verdict(self._worst_of_ranks(int(own.verdict)))
         if worst > own.verdict:
-            # Another rank rejects what looks sound here: this rank's memory must not accept it.
+            # Another rank rejects a step that looks sound here: this rank's memory must not accept it.
             recent = (*self.memory.recent, True)[-self.config.window :]
             memory = replace(self.memory, recent=recent, n_skipped=self.memory.n_skipped + 1)
             own = Judgement(worst, "another rank rejected the step")
@@ -152,15 +159,15 @@ class Guard:
 
     @property
     def is_patient(self) -> bool:
-        """Whether a sound state is reason enough to go on with skipping."""
+        """Whether steps may still be skipped instead of a roll-back if the state is sound."""
         return _in_a_row(self.memory.recent) < self.config.patience
 
     def is_sound(self, loss: float, norm: float) -> bool:
-        """Say whether a batch that was good is still so, by all ranks' verdicts; nothing of it is remembered."""
+        """Return whether an earlier good batch is still acceptable on all ranks; the memory is not changed."""
         return not self._worst_of_ranks(int(bool(_complaint(self.config, self.memory, loss, norm))))
 
     def roll_back(self, restored: dict[str, Any]) -> None:
-        """Go on from a checkpoint's memory, with the run's own counters."""
+        """Continue from a checkpoint's memory, with the run's own counters."""
         self.memory = after_roll_back(self.memory, _from_state(restored))
 
     def state_dict(self) -> dict[str, Any]:
@@ -168,7 +175,7 @@ class Guard:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self.memory).items()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up a memory: a resumed run is not blind for a window."""
+        """Restore a memory, so that a resumed run has thresholds at once."""
         self.memory = _from_state(state)
 
 
@@ -196,7 +203,7 @@ def _in_a_row(recent: tuple[bool, ...]) -> int:
 
 
 def _log(norm: float) -> float:
-    return math.log(max(norm, 1e-30))  # a gradient of exactly 0 is no reason to fail
+    return math.log(max(norm, 1e-30))  # a gradient of exactly 0 must not fail
 
 
 def _from_state(state: dict[str, Any]) -> Memory:

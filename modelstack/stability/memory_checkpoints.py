@@ -1,12 +1,12 @@
-"""Checkpoints in memory, between those on the disk: a process that dies costs few steps, not all since a save.
+"""Checkpoints in memory between those on disk, so that a dead process costs only few steps.
 
-Most deaths of a run are of a process and not of its machine, and memory that the kernel keeps (a folder of tmpfs)
-outlives a process: a checkpoint there costs a copy and no disk, so it can be taken every few steps (Gemini, Wang
-et al., SOSP 2023, keeps them in the memory of other machines too; here they are the machine's own). They come on
-top: what is on the disk stays what a run goes back to where the machine was lost or memory was full.
+Most failures of a run concern a process and not its machine, and memory kept by the kernel (a tmpfs folder)
+outlives the process. A checkpoint there costs a copy and no disk access, so it can be taken every few steps
+(Gemini, Wang et al., SOSP 2023, also keeps copies in other machines' memory; here only the machine's own is used).
+They are additional: if the machine is lost or memory is full, the run uses the checkpoints on disk.
 
-A folder in memory belongs to one folder on the disk, which names it by a random number: where that is removed,
-so that a run begins anew, the old one in memory is not found any more.
+A folder in memory belongs to one checkpoint folder on disk, which stores its random name. If the folder on disk is
+removed to restart the run, the old folder in memory is not found any more.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from modelstack.stability.checkpoint_folders import Checksum, checkpoints
 from modelstack.stability.run_checkpoints import CheckpointStore, Loaded
 
 MEMORY = Path("/dev/shm")
-"""Where Linux mounts a tmpfs for everybody."""
+"""Folder where Linux mounts a world-writable tmpfs."""
 KEEP = 2
-"""Of the newest: memory is dear, and one is always whole while the next is written."""
+"""Number of newest checkpoints kept: memory is scarce, and one is complete while the next is written."""
 CHECKSUM: Checksum = "crc32"
-"""Memory does not rot as disks do, and the processor is the training's."""
+"""Checksum for checkpoints in memory, which is more reliable than disks, to save processor time."""
 _NAME_FILE = "memory-folder"
 
 
@@ -41,17 +41,17 @@ def open_memory(
     store_in: Callable[[Path], CheckpointStore],
     on_event: Callable[[str], None],
 ) -> MemoryCheckpoints | None:
-    """Return a run's checkpoints in memory, or None where it wants none; every rank calls this.
+    """Return the checkpoints in memory of a run, or None if disabled; every rank must call this.
 
     Args:
-        checkpoint_folder: On the disk.
-        every: Steps between two; None: none.
-        ranks: Of the run.
-        store_in: Makes the store in a folder, which keeps `KEEP`.
-        on_event: Is told in a sentence of everything that is not ordinary.
+        checkpoint_folder: The checkpoint folder on disk.
+        every: Steps between two checkpoints; None: disabled.
+        ranks: The ranks of the run.
+        store_in: Creates the store in a folder; it must keep `KEEP` checkpoints.
+        on_event: Receives messages on unusual events.
 
     Raises:
-        UserError: The machine has no memory that files can be kept in.
+        UserError: The machine has no tmpfs for the files.
     """
     if every is None:
         return None
@@ -59,22 +59,21 @@ def open_memory(
 
 
 def memory_folder(checkpoint_folder: Path, ranks: Ranks, memory: Path = MEMORY) -> Path:
-    """Return the folder in memory of a folder on the disk; every rank of one machine calls this.
+    """Return the folder in memory for a folder on disk; every rank of the machine must call this.
 
     Args:
-        checkpoint_folder: On the disk.
-        ranks: Of the run.
-        memory: A folder of tmpfs.
+        checkpoint_folder: The checkpoint folder on disk.
+        ranks: The ranks of the run.
+        memory: A tmpfs folder.
 
     Raises:
-        UserError: There is no such memory.
+        UserError: The tmpfs does not exist, or the run uses several machines.
     """
     if not memory.is_dir():
-        raise UserError(f"{memory}, memory for checkpoints, is not there: leave checkpoints.memory_every out")
+        raise UserError(f"{memory}, memory for checkpoints, does not exist; omit checkpoints.memory_every")
     if len(machines := set(ranks.texts(socket.gethostname()))) > 1:
         raise UserError(
-            f"the run is on {len(machines)} machines, and each has a memory of its own: leave "
-            f"checkpoints.memory_every out"
+            f"the run uses {len(machines)} machines, which do not share memory; omit checkpoints.memory_every"
         )
     file, name = checkpoint_folder / _NAME_FILE, ""
     if ranks.rank == 0:
@@ -85,25 +84,25 @@ def memory_folder(checkpoint_folder: Path, ranks: Ranks, memory: Path = MEMORY) 
         name = file.read_text(encoding="utf-8").strip()
     name = ranks.texts(name)[0]
     if not name.startswith("modelstack-") or os.sep in name:
-        raise UserError(f"{file} names {name[:60]!r}, which is no folder of ours: remove it")
+        raise UserError(f"{file} names {name[:60]!r}, which is not a valid folder name; remove the file")
     return memory / name
 
 
 class MemoryCheckpoints:
-    """A run's checkpoints in memory."""
+    """The checkpoints in memory of a run."""
 
     def __init__(self, store: CheckpointStore, every: int, on_event: Callable[[str], None]) -> None:
-        """Begin.
+        """Store the settings.
 
         Args:
-            store: In a `memory_folder`.
-            every: Steps between two.
-            on_event: Is told in a sentence of everything that is not ordinary.
+            store: Store in a `memory_folder`.
+            every: Steps between two checkpoints.
+            on_event: Receives messages on unusual events.
         """
         self.store, self.every, self._on_event = store, every, on_event
 
     def save(self, step: int, state: Mapping[str, Any]) -> bool:
-        """Write one, or begin to; memory that is full costs the checkpoint, not the run."""
+        """Write a checkpoint, or start to; return False if memory is full. The run continues in any case."""
         try:
             self.store.save(step, state)
         except OSError as error:
@@ -112,15 +111,15 @@ class MemoryCheckpoints:
         return True
 
     def load(self, like: Mapping[str, Any], disk: CheckpointStore, *, before: int | None) -> Loaded | None:
-        """Return the newest that is whole, of memory or disk; None where there is none.
+        """Return the newest complete checkpoint in memory or on disk; None if there is none.
 
         Args:
             like: See `CheckpointStore.load`.
-            disk: What is not looked at where memory has nothing older than it.
-            before: Only of fewer steps.
+            disk: The store on disk; it is not read if memory has a checkpoint at least as new.
+            before: Only checkpoints of fewer steps.
 
         Raises:
-            UserError: Neither has one that is whole, and the disk has some.
+            UserError: There are checkpoints on disk, but no complete one in either place.
         """
         try:
             own = self.store.load(like, before=before)
@@ -140,9 +139,9 @@ class MemoryCheckpoints:
         return other if own is None or (other is not None and other.step > own.step) else own
 
     def discard(self) -> None:
-        """Give the memory back; what is on the disk is as new."""
+        """Free the memory; the disk has an equally new checkpoint."""
         try:
             self.store.wait()
         except OSError as error:
             self._on_event(f"a checkpoint in memory was not written: {error}")
-        shutil.rmtree(self.store.folder, ignore_errors=True)  # another rank may be at it
+        shutil.rmtree(self.store.folder, ignore_errors=True)  # another rank may remove it at the same time

@@ -1,11 +1,11 @@
-"""A run's state by names that hold in every layout.
+"""State of a run under names that are valid in every layout.
 
-An optimizer numbers its parameters, and each layout numbers them anew: a pipeline stage has some of them only.
-So its state is kept by the names of parameters, which are the same wherever a model lies, and numbered again for
-the run that takes it up. What is whole on each rank (data cursor, guard, hooks) is kept once; random numbers are
-each rank's own.
+An optimizer numbers its parameters, and each layout numbers them differently: a pipeline stage has only some of
+them. So its state is stored by parameter names, which are the same in every layout, and numbered again for the run
+that loads it. Data that every rank holds whole (data cursor, guard, hooks) are stored once. Random states are
+stored per rank.
 
-The parts lie where a `GuardedRun` puts them; whatever else a state holds is plain and the same on all ranks.
+The parts are at the paths that `GuardedRun` uses; everything else in a state is plain and the same on all ranks.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ MODEL = ("run", "train", "model")
 OPTIMIZER = ("run", "train", "optimizer")
 RNG = ("rng",)
 _NAMES = ("names", "param_names")
-"""Where a group has the names of its parameters: `build_optimizer`'s, torch's."""
+"""Keys of a group that hold the names of its parameters: that of `build_optimizer`, that of torch."""
 _PER_PARAMETER = ("params", "fusions", *_NAMES)
-"""Values of a group that are one for each parameter: of the layout, not of the run."""
+"""Keys of a group with one value per parameter: they depend on the layout, not on the run."""
 _WRAPPERS = ("_checkpoint_wrapped_module.", "_orig_mod.")
-"""What activation checkpointing and compilation put into names."""
+"""Parts that activation checkpointing and compilation add to names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """One tensor of a checkpoint."""
+    """Type and shape of one tensor of a checkpoint."""
 
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -44,27 +44,29 @@ class NamedState:
     """A state to be written."""
 
     tensors: dict[str, Tensor]
-    """By name; sharded ones are this rank's part."""
+    """Tensors by name; of sharded ones, this rank's part."""
     own: dict[str, Any]
     """This rank's optimizer groups and values, plain JSON."""
     rest: Any
-    """What is the same on all ranks, plain JSON."""
+    """Data that are the same on all ranks, plain JSON."""
 
 
 def named(state: Mapping[str, Any], rank: int) -> NamedState:
-    """Return a state by names.
+    """Return a state in which tensors and optimizer values are stored under parameter names.
 
     Args:
-        state: A `GuardedRun`'s, or any nested plain data.
-        rank: This one; the first one's is taken of what is the same on all.
+        state: The state of a `GuardedRun`, or any nested plain data.
+        rank: Number of this rank; rank 0 stores the data that are the same on all ranks.
 
     Raises:
-        UserError: An optimizer's groups do not name their parameters, or something cannot be stored.
+        UserError: An optimizer's groups do not name their parameters, or a value cannot be stored.
     """
     tensors: dict[str, Tensor] = {}
     for name, value in (_part(state, MODEL) or {}).items():
         if not isinstance(value, Tensor):
-            raise UserError(f"the model's state has {name!r}, a {type(value).__name__}; it may have tensors only")
+            raise UserError(
+                f"the model's state has {name!r}, a {type(value).__name__}; it must contain only tensors"
+            )
         tensors[f"model/{_clean(name)}"] = value.detach()
     own = _named_optimizer(_part(state, OPTIMIZER), tensors)
     for name, value in _random_tensors(_part(state, RNG)):
@@ -78,22 +80,23 @@ def named(state: Mapping[str, Any], rank: int) -> NamedState:
 
 @dataclass(slots=True)
 class Wanted:
-    """What a rank wants of a checkpoint to go on from."""
+    """Tensors that a rank needs from a checkpoint to resume."""
 
     tensors: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
-    """Empty, sharded as the run's own ones are; to be filled."""
+    """Empty tensors, sharded like the run's own ones, to be filled."""
     complaints: list[str] = field(default_factory=list[str])
-    """Why the checkpoint cannot be of this run."""
+    """Reasons why the checkpoint does not match this run."""
 
 
 def wanted(like: Mapping[str, Any], stored: Mapping[str, Stored], rank: int, same_world: bool) -> Wanted:
-    """Return what this rank wants.
+    """Return the tensors that this rank needs.
 
     Args:
-        like: The run's state as it is now.
+        like: The current state of the run.
         stored: The checkpoint's tensors.
-        rank: This one.
-        same_world: Whether the checkpoint is of as many ranks: only then are random numbers taken from it.
+        rank: Number of this rank.
+        same_world: Whether the checkpoint has the same number of ranks; only then are random states loaded from
+            it.
     """
     found = Wanted()
     model = {_clean(name): tensor for name, tensor in (_part(like, MODEL) or {}).items()}
@@ -108,7 +111,7 @@ def wanted(like: Mapping[str, Any], stored: Mapping[str, Stored], rank: int, sam
 
 
 def left_over(stored: Mapping[str, Stored], asked: set[str]) -> list[str]:
-    """Return the names of weights and moments that no rank asked for: those of another model."""
+    """Return the names of weights and moments that no rank requested: those of another model."""
     return sorted(key for key in stored if key not in asked and not key.startswith("rng/"))
 
 
@@ -118,14 +121,14 @@ def joined(
     """Return a state of the form of `like`.
 
     Args:
-        like: The run's state as it is now.
-        tensors: What was wanted, filled.
-        owns: Each rank's `NamedState.own`.
-        rest: The first rank's.
-        rank: This one.
+        like: The current state of the run.
+        tensors: The filled tensors of `wanted`.
+        owns: `NamedState.own` of each rank.
+        rest: `NamedState.rest` of rank 0.
+        rank: Number of this rank.
 
     Raises:
-        UserError: The optimizer's groups are not the checkpoint's.
+        UserError: The optimizer's groups differ from those of the checkpoint.
     """
     of_rest = {key.removeprefix("rest"): value for key, value in tensors.items() if key.startswith("rest/")}
     state = with_tensors(rest, of_rest)
@@ -142,7 +145,7 @@ def joined(
 
 
 def _named_optimizer(state: Mapping[str, Any] | None, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Put an optimizer's tensors into `tensors`; return its groups and its values that are no tensors."""
+    """Add an optimizer's tensors to `tensors`; return its groups and its values that are not tensors."""
     groups = []
     values: dict[str, dict[str, Any]] = {}
     name_of: dict[int, str] = {}
@@ -194,13 +197,13 @@ def _numbered_optimizer(
 def _settings_of(names: Sequence[str], settings: Mapping[str, Any]) -> dict[str, Any]:
     unknown = [name for name in names if name not in settings]
     if unknown:
-        raise UserError(f"the checkpoint's optimizer does not move {unknown[0]!r}, and the run's does")
+        raise UserError(f"the checkpoint's optimizer does not update {unknown[0]!r}, but the run's does")
     first = settings[names[0]]
     for name in names:
         if settings[name] != first:
             raise UserError(
-                f"the checkpoint's optimizer moves {names[0]!r} and {name!r} by different settings, and the run's "
-                f"has them in one group: build it from the configuration that the run began with"
+                f"the checkpoint's optimizer updates {names[0]!r} and {name!r} by different settings, but the "
+                f"run's has them in one group; use the configuration that the run began with"
             )
     return dict(first)
 
@@ -211,14 +214,14 @@ def _want_moments(
     optimizer: Mapping[str, Any] | None,
     model: Mapping[str, Tensor],
 ) -> None:
-    """Add what the optimizer has of each parameter that it moves on this rank."""
+    """Add the optimizer's tensors for each parameter that it updates on this rank."""
     of_parameter: dict[str, list[str]] = {}
     for key in stored:
         if key.startswith("optimizer/"):
             of_parameter.setdefault(key.split("/")[1], []).append(key)
     for name in (name for group in _groups(optimizer) for name in _names_of(group)):
         if name not in model:
-            found.complaints.append(f"the optimizer moves {name!r}, which the model's state does not have")
+            found.complaints.append(f"the optimizer updates {name!r}, which the model's state does not have")
             continue
         for key in of_parameter.get(name, ()):
             _want(found, key, stored, model[name], needed=False)
@@ -227,7 +230,7 @@ def _want_moments(
 
 
 def _want(found: Wanted, key: str, stored: Mapping[str, Stored], template: Tensor | None, *, needed: bool) -> None:
-    """Add an empty tensor of the checkpoint's type, sharded as `template` where that has its shape."""
+    """Add an empty tensor of the checkpoint's type, sharded like `template` if the shapes agree."""
     if key not in stored:
         found.complaints.append(f"it lacks {key}")
         return
@@ -245,7 +248,7 @@ def _groups(optimizer: Mapping[str, Any] | None) -> list[dict[str, Any]]:
 
 
 def _inner(optimizer: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the state of the optimizer itself, which `Fp32Masters` has inside."""
+    """Return the state of the optimizer itself, which is nested in the state of `Fp32Masters`."""
     return optimizer["optimizer"] if _has_masters(optimizer) else optimizer
 
 
@@ -258,8 +261,8 @@ def _names_of(group: Mapping[str, Any]) -> list[str]:
         if key in group:
             return [_clean(name) for name in group[key]]
     raise UserError(
-        "a group of the optimizer does not name its parameters, so its state fits one layout only: make it with "
-        "build_optimizer, or give torch's optimizers model.named_parameters()"
+        "a group of the optimizer does not name its parameters, so its state fits only one layout; create it with "
+        "build_optimizer, or pass model.named_parameters() to torch's optimizers"
     )
 
 
@@ -273,7 +276,7 @@ def _plain(value: Any) -> Any:
     found: dict[str, Tensor] = {}
     plain = without_tensors(value, found)
     if found:
-        raise UserError(f"an optimizer's setting {next(iter(found))!r} is a tensor; make it a number")
+        raise UserError(f"an optimizer's setting {next(iter(found))!r} is a tensor; it must be a number")
     return plain
 
 
@@ -309,7 +312,7 @@ def _put(state: dict[str, Any], path: Sequence[str], value: Any) -> None:
 
 
 def _without_parts(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state without the parts that have names; nothing of it is changed."""
+    """Return the state without its named parts; the state is not changed."""
     return _without(state, [MODEL, OPTIMIZER, RNG])
 
 

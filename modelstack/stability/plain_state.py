@@ -1,7 +1,7 @@
-"""A nested state as JSON beside tensors, and back.
+"""Conversion of a nested state to JSON and separate tensors, and back.
 
-What JSON has no form for gets a mark: a tensor, a tuple, a dict whose keys are not plain texts. So a state comes
-back with its types, and no pickle is needed: a checkpoint from elsewhere can be wrong, but it cannot run code.
+Values that JSON cannot represent get a mark: tensors, tuples, dicts whose keys are not plain strings. So a state
+is restored with its types, and no pickle is needed: a malicious checkpoint can be wrong, but it cannot run code.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from torch import Tensor
 from modelstack.errors import UserError
 
 _TENSOR, _TUPLE, _DICT = "$tensor", "$tuple", "$dict"
-"""The marks. A dict of the state may not have such a key itself."""
+"""The marks. A dict of the state must not have such a key itself."""
 
 
 def without_tensors(value: Any, tensors: dict[str, Tensor], path: str = "") -> Any:
-    """Return plain JSON; copies of the tensors go into `tensors`, on the CPU, by their path.
+    """Return plain JSON; copies of the tensors are added to `tensors`, on the CPU, by their path.
 
     Args:
-        value: Nested dicts, lists and tuples of tensors, numbers, texts, truth values and None.
-        tensors: Is filled.
-        path: Of `value` itself.
+        value: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+        tensors: Dict to which the tensors are added.
+        path: Path of `value` itself.
 
     Raises:
-        UserError: Something else is in it.
+        UserError: The state contains another type.
     """
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()  # safetensors refuses memory shared by two names
+        tensors[path] = value.detach().cpu().contiguous().clone()  # safetensors rejects memory shared by two names
         return {_TENSOR: path}
     if isinstance(value, Mapping):
         items = [(key, without_tensors(item, tensors, f"{path}/{key}")) for key, item in value.items()]
@@ -43,7 +43,7 @@ def without_tensors(value: Any, tensors: dict[str, Tensor], path: str = "") -> A
 
 
 def with_tensors(value: Any, tensors: Mapping[str, Tensor]) -> Any:
-    """Return what `without_tensors` was given.
+    """Return the value that `without_tensors` was given.
 
     Raises:
         KeyError: A tensor is missing.
@@ -68,5 +68,5 @@ def _plain(value: Any, path: str) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     raise UserError(
-        f"{path.lstrip('/')} is a {type(value).__name__}, which a checkpoint does not hold: make it plain"
+        f"{path.lstrip('/')} is a {type(value).__name__}, which a checkpoint cannot hold; use plain data"
     )

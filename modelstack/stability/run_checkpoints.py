@@ -1,8 +1,7 @@
-"""Checkpoints of a running training: where they lie is a protocol; one process's are written and read here.
+"""Checkpoints of a training run: the protocol of a store, and the store of a single process.
 
-A checkpoint holds the tensors (safetensors), everything else (JSON) and a manifest; it is whole or absent, and
-verified before it is used (`checkpoint_folders`). Those of a run over several processes are
-`sharded_checkpoints`'.
+A checkpoint holds the tensors (safetensors), everything else (JSON) and a manifest. It is complete or absent, and
+is verified before use (`checkpoint_folders`). `sharded_checkpoints` stores those of a run over several processes.
 """
 
 from __future__ import annotations
@@ -40,44 +39,44 @@ from modelstack.stability.plain_state import with_tensors, without_tensors
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A checkpoint that passed."""
+    """A verified checkpoint."""
 
     step: int
     state: dict[str, Any]
     rejected: tuple[str, ...]
-    """Newer checkpoints that did not, and why."""
+    """Newer checkpoints that failed the verification, with reasons."""
 
 
 class CheckpointStore(Protocol):
-    """Where a run's checkpoints lie; every rank calls each method."""
+    """Store of a run's checkpoints; every rank must call each method."""
 
     @property
     def folder(self) -> Path:
-        """Of the checkpoints, and of what else a run leaves."""
+        """Folder of the checkpoints and of other files of a run."""
         ...
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint of a step, or begin to; `state` may change as soon as this returns.
+        """Write a checkpoint of a step, or start to; `state` may change as soon as this returns.
 
         Raises:
-            OSError: The disk is full or fails; the older checkpoints are as they were.
+            OSError: The disk is full or fails; older checkpoints are unchanged.
         """
         ...
 
     def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
-        """Return the newest checkpoint that is whole, or None where there is none.
+        """Return the newest complete checkpoint, or None if there is none.
 
         Args:
-            like: A state of the run as it is now: a sharded store fills tensors sharded as these are.
+            like: The current state of the run: a sharded store fills tensors that are sharded in the same way.
             before: Only checkpoints of fewer steps.
 
         Raises:
-            UserError: There are checkpoints, and none is whole.
+            UserError: There are checkpoints, but none is complete.
         """
         ...
 
     def wait(self) -> None:
-        """Return when what was begun is written.
+        """Wait until a started checkpoint is written.
 
         Raises:
             OSError: Writing failed.
@@ -87,22 +86,22 @@ class CheckpointStore(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class LocalStore:
-    """Checkpoints of one process."""
+    """Checkpoint store of a single process."""
 
     folder: Path
     keep: int = 3
     checksum: Checksum = "sha256"
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write one; see `save_run`."""
+        """Write a checkpoint; see `save_run`."""
         save_run(self.folder, step, state, keep=self.keep, checksum=self.checksum)
 
     def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
-        """Return the newest; see `load_run`."""
+        """Return the newest checkpoint; see `load_run`."""
         return load_run(self.folder, before=before)
 
     def wait(self) -> None:
-        """Return: `save` waits itself."""
+        """Return at once, because `save` is synchronous."""
 
 
 def save_run(
@@ -111,15 +110,15 @@ def save_run(
     """Write a checkpoint and remove all but the newest `keep`.
 
     Args:
-        folder: Of the run's checkpoints.
-        step: Steps done.
-        state: Nested dicts, lists and tuples of tensors, numbers, texts, truth values and None.
-        keep: At least 1; what is removed is removed only when the new one is in its place.
-        checksum: Of its files.
+        folder: Folder of the run's checkpoints.
+        step: Number of completed steps.
+        state: Nested dicts, lists and tuples of tensors, numbers, strings, booleans and None.
+        keep: Number of checkpoints to keep, at least 1; old ones are removed only after the new one is complete.
+        checksum: Checksum of its files.
 
     Raises:
-        UserError: The state holds something that cannot be stored.
-        OSError: The disk is full or fails; the older checkpoints are as they were.
+        UserError: The state contains a value that cannot be stored.
+        OSError: The disk is full or fails; older checkpoints are unchanged.
     """
     check_keep(keep)
     tensors: dict[str, Tensor] = {}
@@ -134,15 +133,15 @@ def save_run(
 
 
 def load_run(folder: str | Path, *, before: int | None = None) -> Loaded | None:
-    """Return the newest checkpoint that passes its manifest, or None where there is none.
+    """Return the newest checkpoint that passes verification, or None if there is none.
 
     Args:
-        folder: Of the run's checkpoints.
-        before: Only checkpoints of fewer steps: a roll-back wants one from before the trouble.
+        folder: Folder of the run's checkpoints.
+        before: Only checkpoints of fewer steps, for a roll-back to a state before the damage.
 
     Raises:
-        UserError: There are checkpoints, and none is whole: starting anew would hide that. Or the newest is a
-            `ShardedStore`'s.
+        UserError: There are checkpoints, but none is complete (starting anew would hide this), or the newest is
+            that of a `ShardedStore`.
     """
     rejected: list[str] = []
     for step, path in checkpoints(folder):
@@ -165,13 +164,13 @@ def _read(path: Path, step: int) -> dict[str, Any]:
 
     manifest = read_manifest(path)
     if manifest.keys() != {TENSORS, REST}:
-        raise UserError(f"{path.name}: its manifest names {sorted(manifest)}")
+        raise UserError(f"{path.name}: its manifest lists {sorted(manifest)} instead of {TENSORS} and {REST}")
     verify_files(path, manifest, manifest)
     try:
         tensors = load_file(path / TENSORS)
         stored = json.loads((path / REST).read_text(encoding="utf-8"))
         if stored["step"] != step:
-            raise UserError(f"{path.name} is of step {stored['step']}: it was renamed")
+            raise UserError(f"{path.name} belongs to step {stored['step']}; it was renamed")
         return with_tensors(stored["state"], tensors)
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         if isinstance(error, UserError):
@@ -180,13 +179,13 @@ def _read(path: Path, step: int) -> dict[str, Any]:
 
 
 def capture_rng() -> dict[str, Any]:
-    """Return torch's random state on the CPU, and on each CUDA device that is in use."""
+    """Return torch's random state on the CPU, and on each CUDA device in use."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []
     return {"cpu": torch.get_rng_state(), "cuda": devices}
 
 
 def restore_rng(state: Mapping[str, Any]) -> None:
-    """Go back to a random state."""
+    """Restore a random state."""
     torch.set_rng_state(state["cpu"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

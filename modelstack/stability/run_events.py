@@ -1,8 +1,8 @@
-"""What happened to a run and when, across all its processes: one JSON object a line, never rewritten.
+"""Events of a run with their times, across all its processes: an append-only file with one JSON object per line.
 
-`modelstack.train.metrics` keeps the record of the run that counts, without the steps that were taken again. This
-one keeps every step of every process, because what it is for is where the time went (`goodput`). A line is one
-write, so a process that is killed leaves whole lines; the next one adds to them. One rank writes it.
+`modelstack.train.metrics` records the effective run, without repeated steps. This file keeps every step of every
+process, because it shows where time was spent (`goodput`). A line is one write, so a killed process leaves whole
+lines, and the next process appends to them. One rank writes it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ EVENTS_FILE = "events.jsonl"
 
 class _Event(BaseModel, frozen=True, extra="forbid"):
     time: float
-    """Seconds since 1970 at the event's end."""
+    """End of the event, in seconds since 1970."""
 
 
 class Started(_Event, frozen=True):
-    """A process began."""
+    """Start of a process."""
 
     kind: Literal["started"] = "started"
 
@@ -40,30 +40,30 @@ class Stepped(_Event, frozen=True):
 
     kind: Literal["step"] = "step"
     step: int
-    """Batches consumed before it."""
+    """Number of batches consumed before the step."""
     seconds: float
     is_rejected: bool = False
 
 
 class Saved(_Event, frozen=True):
-    """A checkpoint was written, or begun in the background; or it failed."""
+    """A checkpoint that was written, or started in the background, or failed."""
 
     kind: Literal["saved"] = "saved"
     step: int
     seconds: float
-    """That the run was blocked."""
+    """Seconds for which training was blocked."""
     error: str = ""
 
 
 class Restored(_Event, frozen=True):
-    """A checkpoint was read: before the first step of a process to resume, later to roll back."""
+    """A checkpoint that was read: before a process's first step for a resume, later for a roll-back."""
 
     kind: Literal["restored"] = "restored"
     step: int
-    """Of the checkpoint."""
+    """Step of the checkpoint."""
     seconds: float
     n_damaged: int = 0
-    """Newer checkpoints that were passed over."""
+    """Number of newer checkpoints that were damaged."""
 
 
 Event = Started | Stepped | Saved | Restored
@@ -71,17 +71,17 @@ _EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="k
 
 
 class EventLog:
-    """Writes the events of a process; a hook of the run."""
+    """Hook of the run that writes the events of a process."""
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        """Go on with the file, or begin it, with the process's start."""
+        """Open the file, appending to an existing one, and record the process's start."""
         self._path = path
         self._clock = clock
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self.write(Started(time=clock()))
 
     def write(self, event: Event) -> None:
-        """Add a line."""
+        """Append a line."""
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
             os.write(descriptor, (event.model_dump_json() + "\n").encode())
@@ -89,21 +89,21 @@ class EventLog:
             os.close(descriptor)
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Note a step."""
+        """Record a step."""
         event = Stepped(
             time=self._clock(), step=report.step, seconds=report.seconds, is_rejected=bool(report.rejected)
         )
         self.write(event)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: what was written is in the file."""
+        """Return nothing: the file holds everything."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Do nothing: what happened stays written, also where the run goes back."""
+        """Do nothing: events remain recorded, even if the run returns to an earlier state."""
 
     def watching(self, store: CheckpointStore) -> CheckpointStore:
-        """Return the store with every use of it noted."""
+        """Return a store that records every use of `store`."""
         return _WatchedStore(store, self, self._clock)
 
 
@@ -145,12 +145,12 @@ def read_events(path: Path) -> list[Event]:
     """Return the events of a file, in their order.
 
     Raises:
-        UserError: There is no such file, or a line of it is no event.
+        UserError: The file does not exist, or a line is not a valid event.
     """
     if not path.is_file():
-        raise UserError(f"{path} is not there; a run writes it where it has an EventLog among its hooks")
+        raise UserError(f"{path} does not exist; a run writes it if it has an EventLog hook")
     lines = path.read_text(encoding="utf-8").splitlines()
     try:
         return [_EVENT.validate_json(line) for line in lines]
     except ValidationError as error:
-        raise UserError(f"{path} holds a line that is no event: {error}") from error
+        raise UserError(f"{path} contains a line that is not a valid event: {error}") from error

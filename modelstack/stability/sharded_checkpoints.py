@@ -1,15 +1,13 @@
-"""Checkpoints of a run over several processes: each writes its share, at any number of processes they load again.
+"""Checkpoints of a run over several processes: each writes its share; any number of processes can load them.
 
-torch.distributed.checkpoint plans and moves; what lies on the disk is `sharded_storage`'s, what its names are
-`named_state`'s. A checkpoint counts when all ranks have written, hashed and synced their files and the first one
-has put the folder in its place; where one of them fails, it fails on all, and the older ones are as they were.
-All ranks take the same checkpoint: each verifies a share of the files, and one broken file rejects it for all.
+torch.distributed.checkpoint (DCP) plans and transfers; `sharded_storage` defines the files and `named_state` the
+names. A checkpoint is valid when all ranks have written, hashed and synced their files and rank 0 has renamed the
+folder. If one rank fails, the checkpoint fails on all ranks, and older ones are unchanged. All ranks load the same
+checkpoint: each verifies a share of the files, and one broken file rejects it for all. All ranks must be able to
+access the folder. Hashes are verified before anything is read; nothing is unpickled.
 
-The folder has to be one that all ranks see. Hashes are compared before anything is read; nothing is unpickled.
-
-In the background: `save` copies the state (to the CPU) and returns; a thread writes, over a process group of its
-own. DCP's `async_save` does the same by a thread that it makes anew each time; here one function writes in both
-cases.
+In the background mode, `save` copies the state (to the CPU) and returns; a thread writes, using a separate process
+group. DCP's `async_save` does the same but creates a new thread each time; here one function writes in both modes.
 """
 
 from __future__ import annotations
@@ -58,14 +56,14 @@ from modelstack.stability.sharded_storage import (
 )
 
 _SHOWN = 3
-"""Names in a message about many."""
+"""Maximum number of names in a message."""
 _COPIES = StagingOptions(
     use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
 )
 
 
 class ShardedStore:
-    """A `CheckpointStore` of all ranks; with torch.distributed not started, of one."""
+    """A `CheckpointStore` of all ranks; without torch.distributed, of a single process."""
 
     def __init__(
         self,
@@ -75,13 +73,13 @@ class ShardedStore:
         in_background: bool = False,
         checksum: Checksum = "sha256",
     ) -> None:
-        """Begin; every rank makes its own, at the same place of the program, for a group is made.
+        """Create the store; every rank must do so at the same point of the program, because a group is created.
 
         Args:
-            folder: All ranks see it.
-            keep: At least 1.
-            in_background: `save` returns when the state is copied, and writing goes on beside the training.
-            checksum: Of the files.
+            folder: A folder that all ranks can access.
+            keep: Number of checkpoints to keep, at least 1.
+            in_background: Whether `save` returns once the state is copied, and writing continues during training.
+            checksum: Checksum of the files.
 
         Raises:
             UserError: `keep` is not positive.
@@ -97,16 +95,16 @@ class ShardedStore:
 
     @property
     def folder(self) -> Path:
-        """Of the checkpoints."""
+        """Folder of the checkpoints."""
         return self._folder
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint, or copy the state and begin to; waits for the one before.
+        """Write a checkpoint, or copy the state and start to write; waits for the previous one.
 
         Raises:
-            UserError: The state holds something that cannot be stored.
-            OSError: A disk is full or fails, on whichever rank; or writing the one before failed in the
-                background and nobody asked (`wait`), and then nothing is begun.
+            UserError: The state contains a value that cannot be stored.
+            OSError: A disk is full or fails on any rank, or writing the previous checkpoint failed in the
+                background without a `wait` since; in the second case nothing is started.
         """
         self.wait()
         described = named(state, self._ranks.rank)
@@ -114,11 +112,11 @@ class ShardedStore:
             self._write(step, described)
             return
         copied = DefaultStager(_COPIES).stage(described.tensors)
-        assert isinstance(copied, dict)  # it was asked not to be a future
+        assert isinstance(copied, dict)  # without asynchronous staging the result is not a future
         self._writing = self._writer.submit(self._write, step, NamedState(copied, described.own, described.rest))
 
     def wait(self) -> None:
-        """Return when what was begun is written.
+        """Wait until a started checkpoint is written.
 
         Raises:
             OSError: Writing failed.
@@ -128,12 +126,13 @@ class ShardedStore:
             writing.result()
 
     def load(self, like: Mapping[str, Any], *, before: int | None = None) -> Loaded | None:
-        """Return the newest checkpoint that is whole for all ranks, sharded as `like`; None where there is none.
+        """Return the newest checkpoint that is complete for all ranks, sharded as `like`; None if there is none.
 
-        What is being written counts: it is waited for. That it failed is told by the next `wait` or `save`.
+        A checkpoint in progress is waited for; the next `wait` or `save` reports its failure.
 
         Raises:
-            UserError: There are checkpoints and none is whole; or they are a `LocalStore`'s, or of another model.
+            UserError: There are checkpoints but none is complete, or they belong to a `LocalStore` or another
+                model.
         """
         if self._writing is not None:
             self._writing.exception()
@@ -165,11 +164,11 @@ class ShardedStore:
         except OSError as error:
             raise OSError(f"{path.name}: {error}") from error
         finally:
-            if self._ranks.rank == 0:  # nobody writes any more: all ranks' results are gathered, errors among them
+            if self._ranks.rank == 0:  # all ranks' results are gathered, including errors, so no rank still writes
                 shutil.rmtree(writer.partial, ignore_errors=True)
 
     def _write_together(self, writer: SafetensorsWriter, state: NamedState) -> None:
-        """Plan and write, or write as the save before did if all ranks' tensors lie as they did."""
+        """Plan and write; reuse the previous plan if all ranks' tensors have the same layout as before."""
         layout, planned = layout_of(state.tensors), self._planned
         is_as_planned = planned is not None and planned.layout == layout
         if self._ranks.worst(int(not is_as_planned)) == 0:
@@ -182,7 +181,7 @@ class ShardedStore:
         self._planned = Planned(layout, planner.plan, writer.described)
 
     def _candidates(self, before: int | None) -> list[tuple[int, Path]]:
-        """Return what the first rank sees, newest first."""
+        """Return the checkpoints that rank 0 sees, newest first."""
         seen = [(step, kind_of(path)) for step, path in checkpoints(self._folder)]
         [agreed, *_] = self._ranks.texts(json.dumps(seen))
         found = []
@@ -196,14 +195,14 @@ class ShardedStore:
         return found
 
     def _verified(self, path: Path, step: int) -> tuple[str, Index | None]:
-        """Return what is wrong with a checkpoint, by all ranks' findings, and its index."""
+        """Return the error of a checkpoint, found by any rank ("" if none), and its index."""
         own, index = "", None
         try:
             manifest = read_manifest(path)
             if INDEX not in manifest:
-                raise UserError(f"{path.name}: its manifest names no {INDEX}")
+                raise UserError(f"{path.name}: its manifest does not list {INDEX}")
             others = sorted(manifest.keys() - {INDEX})
-            # Each rank reads the index, so each verifies it; the large files are shared out.
+            # Each rank verifies the index, because it reads it; the large files are divided among the ranks.
             verify_files(path, manifest, [INDEX, *others[self._ranks.rank :: self._ranks.world]])
             index = read_index(path, step)
             missing = {chunk.file for chunks in index.chunks.values() for chunk in chunks} - manifest.keys()
@@ -214,20 +213,22 @@ class ShardedStore:
         return self._first_complaint(own), index
 
     def _tensors_for(self, like: Mapping[str, Any], path: Path, index: Index) -> dict[str, Tensor] | str:
-        """Return this rank's tensors, or why they could not be read.
+        """Return this rank's tensors, or the reason why they could not be read.
 
         Raises:
-            UserError: The checkpoint is of another model or optimizer, for whichever rank.
+            UserError: For some rank, the checkpoint belongs to another model or optimizer.
         """
         wants = wanted(like, index.tensors, self._ranks.rank, index.world == self._ranks.world)
         complaint = self._first_complaint("; ".join(wants.complaints[:_SHOWN]))
         asked = {name for text in self._ranks.texts(json.dumps(list(wants.tensors))) for name in json.loads(text)}
         if not complaint and (unasked := left_over(index.tensors, asked)):
-            complaint = f"it has {', '.join(unasked[:_SHOWN])}, which the run has not ({len(unasked)} in all)"
+            complaint = (
+                f"it has {', '.join(unasked[:_SHOWN])}, which the run does not have ({len(unasked)} in all)"
+            )
         if complaint:
             raise UserError(
-                f"{path} is of another model or optimizer: {complaint}. Go on with the configuration that the run "
-                f"began with, or give this one another folder"
+                f"{path} belongs to another model or optimizer: {complaint}. Use the configuration that the run "
+                f"began with, or another folder"
             )
         if self._ranks.group is None:
             return whole_tensors(path, index, wants.tensors)
@@ -243,7 +244,7 @@ class ShardedStore:
         return wants.tensors
 
     def _first_complaint(self, own: str) -> str:
-        """Return what any rank says; each rank's share of the files is another."""
+        """Return the first complaint of any rank; each rank examines a different share of the files."""
         return next(filter(None, self._ranks.texts(own)), "")
 
 
@@ -251,13 +252,13 @@ def model_tensors(path: str | Path) -> dict[str, Tensor]:
     """Return the whole weights of a sharded checkpoint, without a process group: for `save_checkpoint`.
 
     Args:
-        path: The checkpoint's own folder (`step-00001200`).
+        path: Folder of the checkpoint (`step-00001200`).
 
     Returns:
-        A state dict of the model; load it into one of its configuration.
+        A state dict of the model, for a model of the same configuration.
 
     Raises:
-        UserError: It is broken, or no sharded checkpoint.
+        UserError: The checkpoint is broken or not sharded.
     """
     path = Path(path)
     if kind_of(path) != "sharded":
@@ -271,7 +272,7 @@ def model_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _as_error(name: str, error: CheckpointException) -> Exception:
-    """Return what the ranks' failures are: a disk's, or a mistake of the program."""
+    """Return the error for the ranks' failures: OSError if all are disk errors, else RuntimeError."""
     if all(isinstance(failure, OSError) for failure, _ in error.failures.values()):
         return OSError(f"{name}: {_summary(error)}")
     return RuntimeError(f"{name} was not written: {error}")

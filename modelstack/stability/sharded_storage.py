@@ -1,15 +1,16 @@
-"""What torch.distributed.checkpoint writes and reads here: safetensors by rank and one JSON index, no pickle.
+"""Storage for torch.distributed.checkpoint (DCP): safetensors per rank and one JSON index, without pickle.
 
-DCP plans (which rank writes which part, what a rank reads of which part in another layout); its own storage
-pickles the plan into `.metadata` and each tensor by torch.save. This one writes `rank-00003.safetensors` by each
-rank, hashed by the rank that wrote it, and by the first one the index and the manifest, and then puts the folder
-in its place: DCP calls `finish` only when all ranks have written, and tells all of them when one has failed.
+DCP plans which rank writes which part, and which parts a rank reads for another layout. DCP's own storage pickles
+the plan into `.metadata` and each tensor by torch.save. Here each rank writes and hashes `rank-00003.safetensors`;
+rank 0 writes the index and the manifest and then renames the folder. DCP calls `finish` only when all ranks have
+written, and informs all ranks if one has failed.
 
 The index is `sharded.json`: the step, the number of ranks, for each tensor its type, shape and chunks (offsets,
 shape, file), each rank's own plain values, and the rest of the state.
 
-A plan holds for as long as all tensors lie alike, which is all saves of a run. DCP makes it anew each time, a
-third of the processor time of a checkpoint of 120 MB in memory, so later saves follow the first one's here.
+A plan is valid as long as all tensors keep their layout, so all saves of a run can share it. DCP would plan each
+save again, which takes a third of the processor time of a checkpoint of 120 MB in memory. Later saves reuse the
+first plan.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ from modelstack.stability.checkpoint_folders import (
 from modelstack.stability.named_state import NamedState, Stored
 
 PARTIAL = ".partial"
-"""Ends the name of a folder that is being written; what a killed run left of one is removed by the next save."""
+"""Suffix of a folder in progress; the next save removes one left by a killed run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,14 +65,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What `sharded.json` says."""
+    """Content of `sharded.json`."""
 
     step: int
     world: int
     tensors: dict[str, Stored]
     chunks: dict[str, list[Chunk]]
     owns: list[dict[str, Any]]
-    """Each rank's `NamedState.own`."""
+    """`NamedState.own` of each rank."""
     rest: Any
 
 
@@ -79,7 +80,7 @@ def read_index(path: Path, step: int) -> Index:
     """Return a checkpoint's index.
 
     Raises:
-        UserError: It cannot be read, or the checkpoint is of another step.
+        UserError: The index cannot be read, or the checkpoint belongs to another step.
     """
     try:
         stored = json.loads((path / INDEX).read_text(encoding="utf-8"))
@@ -91,15 +92,15 @@ def read_index(path: Path, step: int) -> Index:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path.name}: its {INDEX} cannot be read ({error!r})") from error
     if index.step != step:
-        raise UserError(f"{path.name} is of step {index.step}: it was renamed")
+        raise UserError(f"{path.name} belongs to step {index.step}; it was renamed")
     return index
 
 
 class NamedSavePlanner(DefaultSavePlanner):
-    """DCP's planner; each rank's own plain values travel to the first one with its plan."""
+    """DCP's planner, which also sends each rank's own plain values to rank 0."""
 
     def __init__(self, own: Mapping[str, Any]) -> None:
-        """Take this rank's."""
+        """Store this rank's own values."""
         super().__init__(flatten_state_dict=False, flatten_sharded_tensors=False)
         self._own = own
 
@@ -108,18 +109,18 @@ class NamedSavePlanner(DefaultSavePlanner):
         return replace(super().create_local_plan(), planner_data=self._own)
 
     def create_global_plan(self, all_plans: list[SavePlan]) -> tuple[list[SavePlan], Metadata]:
-        """Return all ranks' plans, nothing written twice."""
+        """Return all ranks' plans, without duplicate writes."""
         plans, metadata = super().create_global_plan(all_plans)
         return plans, replace(metadata, planner_data=[plan.planner_data for plan in all_plans])
 
 
 class SafetensorsWriter(StorageWriter):
-    """Writes one checkpoint."""
+    """Writer of one checkpoint."""
 
     def __init__(
         self, path: Path, step: int, rank: int, state: NamedState, keep: int, checksum: Checksum = "sha256"
     ) -> None:
-        """Take where it shall lie, how many are kept and how files are summed up."""
+        """Store the target path, the number of checkpoints to keep and the checksum."""
         self._path = path
         self._step = step
         self._rank = rank
@@ -127,45 +128,45 @@ class SafetensorsWriter(StorageWriter):
         self._keep = keep
         self._checksum: Checksum = checksum
         self.partial = path.with_name(f".{path.name}{PARTIAL}")
-        """Where it is written."""
+        """Temporary folder."""
         self.described: dict[str, list[Any]] = {}
-        """What the index says of each tensor; on the first rank, at the end."""
+        """Index entries of the tensors; set on rank 0, at the end."""
 
     def reset(self, checkpoint_id: Any = None) -> None:
         """Do nothing: a writer writes one checkpoint."""
 
     def set_up_storage_writer(self, is_coordinator: bool, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: ranks are known."""
+        """Do nothing: the ranks are known."""
 
     def prepare_local_plan(self, plan: SavePlan) -> SavePlan:
-        """Return the plan."""
+        """Return the plan unchanged."""
         return plan
 
     def prepare_global_plan(self, plans: list[SavePlan]) -> list[SavePlan]:
-        """Make the folder, on the first rank, before any other writes into it."""
+        """Create the folder on rank 0, before any other rank writes to it."""
         self.make_folder()
         return plans
 
     def make_folder(self) -> None:
-        """Make the folder that is written into, empty."""
+        """Create the temporary folder, empty."""
         if self.partial.exists():
             shutil.rmtree(self.partial)
         self.partial.mkdir(parents=True)
 
     def write_data(self, plan: SavePlan, planner: SavePlanner) -> Future[list[WriteResult]]:
-        """Write this rank's file; the result of each tensor carries the file's name and facts."""
+        """Write this rank's file; the result of each tensor contains the file's name and facts."""
         file = self.write_file(plan, planner)
-        # What DCP calls the size of a tensor nobody reads here.
+        # DCP's size of a tensor is not used.
         return _done([WriteResult(item.index, 0, file) for item in plan.items])
 
     def write_file(self, plan: SavePlan, planner: SavePlanner) -> dict[str, Any]:
-        """Write what this rank's plan says into its file; return its name and facts, or nothing without one."""
+        """Write the tensors of this rank's plan to its file; return its name and facts, {} without tensors."""
         tensors: dict[str, Tensor] = {}
         memory: set[int] = set()
         for item in plan.items:
             tensor = planner.resolve_data(item)
-            assert isinstance(tensor, Tensor)  # all else is in the index
-            tensors[_key(item.index)] = _alone(tensor, memory)
+            assert isinstance(tensor, Tensor)  # all other values are in the index
+            tensors[_key(item.index)] = _own_copy(tensor, memory)
         if not tensors:
             return {}
         name = f"rank-{self._rank:05d}.safetensors"
@@ -173,7 +174,7 @@ class SafetensorsWriter(StorageWriter):
         return {"file": name} | file_facts(self.partial / name, self._checksum)
 
     def finish(self, metadata: Metadata, results: list[list[WriteResult]]) -> None:
-        """Complete the checkpoint: on the first rank."""
+        """Complete the checkpoint, on rank 0."""
         file_of = {result.index: result.storage_data for of_rank in results for result in of_rank}
         described = {name: _stored(name, one, file_of) for name, one in metadata.state_dict_metadata.items()}
         files = [of_rank[0].storage_data for of_rank in results if of_rank]
@@ -182,12 +183,12 @@ class SafetensorsWriter(StorageWriter):
     def complete(
         self, described: dict[str, list[Any]], owns: Sequence[Any], files: Iterable[Mapping[str, Any]]
     ) -> None:
-        """Write index and manifest, put the folder in its place and remove what is too old.
+        """Write index and manifest, rename the folder to its final path and remove old checkpoints.
 
         Args:
-            described: The index's tensors.
-            owns: Of each rank.
-            files: What `write_file` returned, of ranks that have one.
+            described: Index entries of the tensors.
+            owns: Own values of each rank.
+            files: Results of `write_file` from the ranks with a file.
         """
         self.described = described
         stored = {
@@ -205,15 +206,15 @@ class SafetensorsWriter(StorageWriter):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Return False: the writer is given, not found by a path."""
+        """Return False: the writer is passed as an object, not found by path."""
         return False
 
 
 class SafetensorsReader(StorageReader):
-    """Reads one checkpoint that was verified."""
+    """Reader of one verified checkpoint."""
 
     def __init__(self, path: Path, index: Index) -> None:
-        """Take it with its index."""
+        """Store the path and the index."""
         self._path = path
         self._index = index
 
@@ -221,7 +222,7 @@ class SafetensorsReader(StorageReader):
         """Do nothing: a reader reads one checkpoint."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
-        """Return what DCP plans with."""
+        """Return the metadata for DCP's planning."""
         found: dict[str, Any] = {}
         for name, one in self._index.tensors.items():
             chunks = [
@@ -235,15 +236,15 @@ class SafetensorsReader(StorageReader):
         """Do nothing: the index is known."""
 
     def prepare_local_plan(self, plan: LoadPlan) -> LoadPlan:
-        """Return the plan."""
+        """Return the plan unchanged."""
         return plan
 
     def prepare_global_plan(self, plans: list[LoadPlan]) -> list[LoadPlan]:
-        """Return the plans."""
+        """Return the plans unchanged."""
         return plans
 
     def read_data(self, plan: LoadPlan, planner: LoadPlanner) -> Future[None]:
-        """Copy this rank's parts into place, file by file."""
+        """Copy this rank's parts into its tensors, file by file."""
         from safetensors import safe_open
 
         file_of = {
@@ -264,12 +265,12 @@ class SafetensorsReader(StorageReader):
 
     @classmethod
     def validate_checkpoint_id(cls, checkpoint_id: Any) -> bool:
-        """Return False: the reader is given, not found by a path."""
+        """Return False: the reader is passed as an object, not found by path."""
         return False
 
 
 def write_alone(writer: SafetensorsWriter, planner: SavePlanner, tensors: dict[str, Tensor]) -> None:
-    """Write a checkpoint without a process group: DCP's steps, one after the other."""
+    """Write a checkpoint without a process group: DCP's steps in sequence."""
     planner.set_up_planner(tensors, is_coordinator=True)
     plans, metadata = planner.create_global_plan([planner.create_local_plan()])
     [plan] = writer.prepare_global_plan(plans)
@@ -278,18 +279,18 @@ def write_alone(writer: SafetensorsWriter, planner: SavePlanner, tensors: dict[s
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """A plan that was carried out, for later saves of tensors that lie alike."""
+    """An executed plan, for later saves of tensors with the same layout."""
 
     layout: tuple[Any, ...]
-    """`layout_of` them."""
+    """Result of `layout_of` for the tensors."""
     plan: SavePlan
-    """This rank's."""
+    """Plan of this rank."""
     described: dict[str, list[Any]]
-    """The index's tensors; on the first rank."""
+    """Index entries of the tensors; on rank 0."""
 
 
 def layout_of(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
-    """Return all that a plan depends on."""
+    """Return all properties that a plan depends on."""
     return tuple(
         (name, one.dtype, one.shape, (one.device_mesh, one.placements) if isinstance(one, DTensor) else None)
         for name, one in tensors.items()
@@ -297,14 +298,14 @@ def layout_of(tensors: Mapping[str, Tensor]) -> tuple[Any, ...]:
 
 
 def write_as_planned(writer: SafetensorsWriter, state: NamedState, planned: Planned, ranks: Ranks) -> None:
-    """Write a checkpoint by an older plan; every rank calls this.
+    """Write a checkpoint by an earlier plan; every rank must call this.
 
     Raises:
-        OSError: A disk is full or fails, on whichever rank.
-        RuntimeError: A rank failed otherwise.
+        OSError: A disk is full or fails on any rank.
+        RuntimeError: A rank failed for another reason.
     """
     is_first = ranks.rank == 0
-    _on_all(ranks, writer.make_folder if is_first else _nothing)  # nobody writes before it is there
+    _on_all(ranks, writer.make_folder if is_first else _nothing)  # all ranks wait until the folder exists
     planner = NamedSavePlanner(state.own)
     planner.set_up_planner(state.tensors, is_coordinator=is_first)
 
@@ -317,17 +318,17 @@ def write_as_planned(writer: SafetensorsWriter, state: NamedState, planned: Plan
 
 
 def _on_all(ranks: Ranks, act: Callable[[], Any]) -> list[Any]:
-    """Return what each rank's act returns, plain JSON; one that fails fails on all."""
+    """Run `act` on each rank and return all results, plain JSON; if one rank fails, all raise."""
     report: dict[str, Any] = {}
     try:
         report["result"] = act()
-    except Exception as error:  # the others wait for this rank's word, whatever happened to it
+    except Exception as error:  # the other ranks wait for this rank's report after any error
         report = {"error": str(error) or repr(error), "is_disk": isinstance(error, OSError)}
     reports = [json.loads(text) for text in ranks.texts(json.dumps(report))]
     failed = {rank: report for rank, report in enumerate(reports) if "error" in report}
     if failed:
-        told = "; ".join(f"rank {rank}: {report['error']}" for rank, report in failed.items())
-        raise OSError(told) if all(report["is_disk"] for report in failed.values()) else RuntimeError(told)
+        failures = "; ".join(f"rank {rank}: {report['error']}" for rank, report in failed.items())
+        raise OSError(failures) if all(report["is_disk"] for report in failed.values()) else RuntimeError(failures)
     return [report["result"] for report in reports]
 
 
@@ -336,7 +337,7 @@ def _nothing() -> None:
 
 
 def whole_tensors(path: Path, index: Index, names: Iterable[str]) -> dict[str, Tensor]:
-    """Return tensors of a verified checkpoint, put together from their chunks, without a process group."""
+    """Return tensors of a verified checkpoint, assembled from their chunks, without a process group."""
     from safetensors import safe_open
 
     tensors = {name: torch.empty(index.tensors[name].shape, dtype=index.tensors[name].dtype) for name in names}
@@ -366,12 +367,12 @@ def _stored(name: str, one: Any, file_of: Mapping[MetadataIndex, Mapping[str, An
 
 
 def _key(index: MetadataIndex) -> str:
-    """Return a chunk's name in a file: two chunks of a tensor may lie in one."""
+    """Return a chunk's name in a file, which may contain two chunks of one tensor."""
     return f"{index.fqn}@{','.join(map(str, index.offset or ()))}"
 
 
-def _alone(tensor: Tensor, memory: set[int]) -> Tensor:
-    """Return a contiguous tensor on the CPU that shares no memory, as safetensors wants it: tied weights do."""
+def _own_copy(tensor: Tensor, memory: set[int]) -> Tensor:
+    """Return a contiguous tensor on the CPU that shares no memory (tied weights do), as safetensors requires."""
     tensor = tensor.detach().cpu().contiguous()
     storage = tensor.untyped_storage()
     if storage.nbytes() != tensor.nbytes or storage.data_ptr() in memory:
@@ -383,7 +384,7 @@ def _alone(tensor: Tensor, memory: set[int]) -> Tensor:
 def _dtype(name: str) -> torch.dtype:
     dtype = getattr(torch, name)
     if not isinstance(dtype, torch.dtype):
-        raise ValueError(f"{name!r} is no type of tensors")
+        raise ValueError(f"{name!r} is not a tensor type")
     return dtype
 
 

@@ -1,12 +1,12 @@
-"""A run under a guard: bad steps are skipped, a damaged state goes back to a checkpoint and past the bad data.
+"""A run under a guard: bad steps are skipped; a damaged state is restored from a checkpoint, after the bad data.
 
-Before it goes back, the state is held against the last batches that it learnt from: where it does as well on them
-as it did, nothing has damaged it, and the window of bad data is skipped to its end instead.
+Before a roll-back, the state is tested on the last batches that it learnt from. If its loss on them is as good as
+before, the state is not damaged, and the window of bad data is skipped instead.
 
-Going back restores weights, moments and balancing counts. The data cursor and the step counter stay where they
-are: the window that led there is behind, nothing of it comes again in this epoch, and the learning rate follows
-the data. A second roll-back that comes before a new checkpoint takes an older one: the newest may have been
-written when the state was bad already. Where nothing helps, the run ends with the batch written down.
+A roll-back restores weights, moments and balancing counts. The data cursor and the step counter are not restored:
+the data that led to the damage are not repeated in this epoch, and the learning rate follows the data. A second
+roll-back before a new checkpoint uses an older checkpoint, because the newest may already contain the damage. If
+nothing helps, the run stops and saves the batch.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ from modelstack.train.step import StepReport, count_labels, judged_loss
 
 
 class TrainingStopped(Exception):
-    """A run that its guard ended; the message says why and where the batch was written."""
+    """Raised when the guard ends a run; the message states the reason and the path of the saved batch."""
 
 
 class SupervisorConfig(BaseModel, frozen=True, extra="forbid"):
-    """When a run is saved."""
+    """Interval of checkpoints."""
 
     save_every: int = Field(default=100, gt=0)
     """Steps between checkpoints."""
@@ -51,10 +51,10 @@ class GuardedRun:
         on_roll_back: Callable[[Run], None] = lambda run: None,
         memory: MemoryCheckpoints | None = None,
     ) -> None:
-        """Begin; `on_event` is told in a sentence of everything that is not ordinary.
+        """Store the parts; `on_event` receives messages on unusual events.
 
-        `on_roll_back` sees the run when its weights are a checkpoint's again, before the next batch is taken.
-        `memory` has checkpoints between the store's.
+        `on_roll_back` is called with the run after its weights were restored, before the next batch is taken.
+        `memory` has additional checkpoints between those of the store.
         """
         self.guard = guard
         self.store = store
@@ -64,15 +64,15 @@ class GuardedRun:
         self.memory = memory
         self._judgement = Judgement(Verdict.GO, "")
         self._restored: int | None = None
-        """Checkpoint of the last roll-back, as long as no newer one was written."""
+        """Step of the last roll-back's checkpoint; None once a newer one was written."""
         self._saved_step: int | None = None
         self._good_batches: Sequence[Batch] = ()
 
     def resume(self, run: Run) -> bool:
-        """Put a run where its newest sound checkpoint is; False where there is none.
+        """Restore the newest complete checkpoint of a run; return False if there is none.
 
         Raises:
-            UserError: There are checkpoints and none is sound, or they are of another run.
+            UserError: There are checkpoints but none is complete, or they belong to another run.
         """
         loaded = self._load(run)
         if loaded is None:
@@ -81,33 +81,33 @@ class GuardedRun:
         return True
 
     def take_up(self, run: Run, loaded: Loaded) -> None:
-        """Put a run where a checkpoint is, its own or that of a run that it branches off from.
+        """Restore a checkpoint, of the run itself or of the run that it branches from.
 
         Raises:
-            UserError: It is of another run.
+            UserError: The checkpoint belongs to another run.
         """
         for reason in loaded.rejected:
-            self._on_event(f"checkpoint passed over: {reason}")
+            self._on_event(f"checkpoint skipped: {reason}")
         run.load_state_dict(loaded.state["run"])
         self.guard.load_state_dict(loaded.state["guard"])
         restore_rng(loaded.state["rng"])
 
     def judge(self, loss: float, norm: float) -> str:
-        """Return "" or why the step must not be taken."""
+        """Return "" to take the step, or the reason to reject it."""
         self._judgement = self.guard.judge(loss, norm)
         return self._judgement.reason
 
     def after_step(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
-        """Save, skip, go back or end.
+        """Save, skip, roll back or stop.
 
         Raises:
-            TrainingStopped: Nothing helped.
+            TrainingStopped: The guard ended the run.
         """
         verdict = self._judgement.verdict
         if verdict is Verdict.GO:
             self._good_batches = batches
         elif verdict is not Verdict.SKIP and self._is_sound(run, report.step):
-            self._on_event(f"step {report.step}: an earlier batch is as good as it was, so the data is bad")
+            self._on_event(f"step {report.step}: the loss of an earlier batch is unchanged, so the data is bad")
             verdict = Verdict.SKIP
         if verdict is not Verdict.GO:
             self._on_event(f"step {report.step} {verdict.name.lower().replace('_', ' ')}: {report.rejected}")
@@ -130,7 +130,7 @@ class GuardedRun:
             self._restored = None
 
     def save(self, run: Run) -> None:
-        """Write a checkpoint; a disk that is full is told of and costs the checkpoint, not the run."""
+        """Write a checkpoint; a full disk is reported and costs the checkpoint, not the run."""
         self._finish_last()
         try:
             self.store.save(run.state.step, self.state_of(run))
@@ -141,7 +141,7 @@ class GuardedRun:
         self._saved_step = run.state.step
 
     def close(self, run: Run) -> None:
-        """Save where the run stands, unless that is saved, and return when it is written.
+        """Save the current state unless it is already saved, and wait until it is written.
 
         Raises:
             OSError: It could not be written.
@@ -154,7 +154,7 @@ class GuardedRun:
             self.memory.discard()
 
     def _finish_last(self) -> None:
-        """Wait for the checkpoint that is being written in the background; one that failed is told of."""
+        """Wait for a checkpoint in progress; a failure is reported as an event."""
         try:
             self.store.wait()
         except OSError as error:
@@ -162,15 +162,15 @@ class GuardedRun:
             self._saved_step = None
 
     def state_of(self, run: Run) -> dict[str, Any]:
-        """Return all that a checkpoint of the run holds."""
+        """Return the content of a checkpoint of the run."""
         return {"run": run.state_dict(), "guard": self.guard.state_dict(), "rng": capture_rng()}
 
     def _is_sound(self, run: Run, step: int) -> bool:
-        """Say whether the state at a step still does well on the last batches that it learnt from."""
+        """Return whether the state still has a good loss on the last batches that it learnt from."""
         if not self._good_batches or not self.guard.is_patient:
             return False
         passes, next_step = run.state.passes, run.state.step
-        run.state.step = step  # whatever depends on it is as it was in the step that was rejected
+        run.state.step = step  # values that depend on it must be those of the rejected step
         n_labels = passes.total(count_labels(self._good_batches))
         loss = judged_loss(passes.backward(self._good_batches, n_labels))
         norm = passes.clip(math.inf)
@@ -180,10 +180,10 @@ class GuardedRun:
         return self.guard.is_sound(loss, norm)
 
     def _load(self, run: Run, before: int | None = None) -> Loaded | None:
-        """Return the newest checkpoint that is whole, of memory or disk.
+        """Return the newest complete checkpoint in memory or on disk.
 
         Raises:
-            UserError: There are some on the disk, and none is whole; or they are of another run.
+            UserError: There are checkpoints on disk but none is complete, or they belong to another run.
         """
         like = self.state_of(run)
         if self.memory is not None:
@@ -204,7 +204,7 @@ class GuardedRun:
         run.state.step, run.state.n_tokens = step, n_tokens
         self.guard.roll_back(loaded.state["guard"])
         self._restored = loaded.step
-        self._on_event(f"went back to the weights of step {loaded.step}; the data goes on from step {step}")
+        self._on_event(f"went back to the weights of step {loaded.step}; the data continues from step {step}")
         self.on_roll_back(run)
 
     def _stop(self, report: StepReport, batches: Sequence[Batch]) -> None:
@@ -212,7 +212,7 @@ class GuardedRun:
 
         self.store.folder.mkdir(parents=True, exist_ok=True)
         is_one_of_many = dist.is_available() and dist.is_initialized()
-        of_rank = f"-rank-{dist.get_rank():05d}" if is_one_of_many else ""  # each rank has rows of its own
+        of_rank = f"-rank-{dist.get_rank():05d}" if is_one_of_many else ""  # each rank has different rows
         path = self.store.folder / f"bad-batch-{report.step:08d}{of_rank}.safetensors"
         tensors: dict[str, torch.Tensor] = {}
         for n, batch in enumerate(batches):

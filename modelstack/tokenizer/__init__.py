@@ -1,1 +1,1 @@
-"""Step 3: the vocabulary and how a conversation becomes token ids."""
+"""Step 3, tokenizer: vocabularies, chat templates, and encoding of conversations to token ids."""

@@ -1,12 +1,12 @@
-"""Conversations to token ids, append-only and with the origin of every token.
+"""Encoding of conversations to token ids, append-only and with the origin of every token.
 
-A chat template is a program over the whole conversation; run anew on every turn it may change what came before,
-lets content spell control tokens, and says nothing about who wrote which token. Here a template is reduced to
-the text that stands before and behind each role's content (`chat_template` learns and proves that). Then a turn is
-only ever appended, template text and content are encoded apart, and each id has a known origin.
+A chat template is a program over the whole conversation. If it is run again on every turn, it may change earlier
+text; content may spell control tokens; and the origin of a token is unknown. Here a template is reduced to the
+text before and after each role's content (`chat_template` learns and verifies it). A turn is then only appended,
+template text and content are encoded separately, and each id has a known origin.
 
-The loop of a runtime: `encode_turn` for each new message, `generation_ids` before a reply, the generated ids as
-they came, `assistant_suffix_ids` behind them. The generated tokens are kept, never rendered and encoded again.
+The loop of a runtime: `encode_turn` for each new message, `generation_ids` before a reply, the generated ids
+unchanged, `assistant_suffix_ids` after them. Generated tokens are kept and never rendered and encoded again.
 """
 
 from __future__ import annotations
@@ -24,25 +24,27 @@ ROLES: tuple[Role, ...] = ("system", "user", "assistant", "tool")
 Source = Literal["template", "chatml", "plain"]
 
 TOOL_RESULT_MARKER = "Tool result:\n"
-"""Opens a tool result inside a user turn, for templates that have no role for tools."""
+"""Start of a tool result inside a user turn, for templates without a role for tools."""
 CUT = "\udfff"
-"""In text of a template: cuts the name of a special token that a tool's description spells. No text holds it."""
+"""Character in template text that splits the name of a special token spelled by a tool's description. No text
+contains it.
+"""
 CHATML_START, CHATML_END = "<|im_start|>", "<|im_end|>"
 
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message as the renderer needs it."""
+    """A message for the renderer."""
 
     role: Role
     content: str
     trusted: bool | None = None
-    """Whether instructions in it may be followed; None: all but tool results."""
+    """Whether its instructions may be followed; None: True for all roles but `tool`."""
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A piece of rendered text: template text ("control") or somebody's words ("content")."""
+    """A piece of rendered text: template text ("control") or a message's text ("content")."""
 
     text: str
     kind: Literal["control", "content"]
@@ -63,27 +65,27 @@ class IdSpan:
 
 @dataclass(slots=True)
 class EncodedTurn:
-    """Ids of one turn or more, and where each came from; the spans cover all ids, in order, without gaps."""
+    """Ids of one or more turns with their origin; the spans cover all ids, in order, without gaps."""
 
     ids: list[int] = field(default_factory=list)
     spans: list[IdSpan] = field(default_factory=list)
 
     def extend(self, ids: Sequence[int], role: Role, kind: Literal["control", "content"], trusted: bool) -> None:
-        """Append ids of one origin."""
+        """Append ids with the same origin."""
         if ids:
             start = len(self.ids)
             self.ids.extend(ids)
             self.spans.append(IdSpan(start, len(self.ids), role, kind, trusted))
 
     def append(self, turn: EncodedTurn) -> None:
-        """Append another turn behind this one."""
+        """Append another turn."""
         offset = len(self.ids)
         self.ids.extend(turn.ids)
         self.spans.extend(IdSpan(s.start + offset, s.end + offset, s.role, s.kind, s.trusted) for s in turn.spans)
 
 
 class TemplateOwner(Protocol):
-    """What `for_engine` asks of an engine."""
+    """The attributes of an engine that `for_engine` reads."""
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -92,36 +94,39 @@ class TemplateOwner(Protocol):
 
     @property
     def chat_template(self) -> str | None:
-        """The Jinja template that came with the weights."""
+        """The Jinja template shipped with the weights."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ChatFormat:
-    """The text around contents. `open` of a turn depends on the turn before it, `close` on its own role only."""
+    """The text around contents. `opens` depends on the previous turn and the role, `closes` on the role only."""
 
     source: Source
-    """Where the format comes from."""
+    """Origin of the format."""
     starts: Mapping[Role, str]
-    """Text before the first content of a conversation, by its role; begin-of-text token included."""
+    """Text before the first content of a conversation, by its role; includes the begin-of-text token."""
     opens: Mapping[tuple[Role, Role], str]
-    """Text before a content, by the role of the turn before and its own role."""
+    """Text before a content, by the role of the previous turn and its own role."""
     closes: Mapping[Role, str]
-    """Text behind a content."""
+    """Text after a content, by its role."""
     generation: Mapping[Role, str]
-    """Text after which the model writes the assistant's content, by the role of the turn before."""
+    """Text before a reply of the assistant, by the role of the previous turn."""
     thinking: Mapping[Role, str] = field(default_factory=dict["Role", str])
-    """Text after which the model writes a thought and the content, for roles where `generation` has another."""
+    """Text before a thought and a reply, for roles where it differs from `generation`."""
     trimmed: frozenset[Role] = frozenset()
-    """Roles whose content loses blanks at both ends."""
+    """Roles whose content is stripped of blanks at both ends."""
     default_system: str | None = None
-    """The system prompt that the format itself puts first when the conversation has none."""
+    """System prompt that the format itself adds to a conversation without one."""
     why_fallback: str | None = None
-    """Why the model's own template is not used."""
+    """Reason why the model's own template is not used; None if it is used."""
 
     @classmethod
     def for_engine(cls, engine: TemplateOwner) -> ChatFormat:
-        """Learn the format from the engine's template, else fall back to what its vocabulary can say."""
+        """Learn the format from the engine's template, or fall back to ChatML or plain text.
+
+        The fallback depends on the control tokens of the vocabulary; `why_fallback` states the reason.
+        """
         from modelstack.tokenizer.chat_template import TemplateNotComposable, learn_format
 
         vocabulary = engine.vocabulary
@@ -139,14 +144,14 @@ class ChatFormat:
 
     @classmethod
     def chatml(cls, *, bos_token: str = "", why_fallback: str | None = None) -> ChatFormat:
-        """ChatML as OpenAI published it, with the role `tool`."""
+        """Return ChatML as OpenAI published it, with the role `tool`."""
         opens: dict[Role, str] = {role: f"{CHATML_START}{role}\n" for role in ROLES}
         closes: dict[Role, str] = dict.fromkeys(ROLES, f"{CHATML_END}\n")
         return _context_free("chatml", bos_token, opens, closes, why_fallback)
 
     @classmethod
     def plain(cls, *, bos_token: str = "", eos_token: str = "", why_fallback: str | None = None) -> ChatFormat:
-        """Role names in plain text, for a vocabulary without control tokens for turns."""
+        """Return a format with role names in plain text, for a vocabulary without control tokens for turns."""
         opens: dict[Role, str] = {
             "system": "System:\n",
             "user": "User:\n",
@@ -158,23 +163,23 @@ class ChatFormat:
         return _context_free("plain", bos_token, opens, closes, why_fallback)
 
     def opening(self, role: Role, *, previous: Role | None = None) -> str:
-        """Return the text before a content behind a turn of role `previous`, None for the first one.
+        """Return the text before a content after a turn of role `previous`, None for the first one.
 
         Raises:
-            ValueError: the format has no such turn in this place (a system turn behind others, for most).
+            ValueError: The format does not allow this turn here (for most formats, a system turn after others).
         """
         opening = self.starts.get(role) if previous is None else self.opens.get((previous, role))
         if opening is None:
-            raise ValueError(f"this model's chat format has no {role} turn behind a {previous} turn; put it first")
+            raise ValueError(f"this model's chat format has no {role} turn after a {previous} turn; put it first")
         return opening
 
     def render_turn(
         self, role: Role, content: str, *, previous: Role | None = None, trusted: bool | None = None
     ) -> list[Span]:
-        """Return the pieces of one turn behind a turn of role `previous`, None for the first one.
+        """Return the pieces of one turn after a turn of role `previous`, None for the first one.
 
         Raises:
-            ValueError: the format has no such turn in this place.
+            ValueError: The format does not allow this turn here.
         """
         if role in self.trimmed:
             content = content.strip()
@@ -186,7 +191,7 @@ class ChatFormat:
         return [piece for piece in pieces if piece.text]
 
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = False) -> str:
-        """Return the text of a whole conversation; equals the template's own rendering."""
+        """Return the text of a whole conversation; it equals the template's own rendering."""
         parts: list[str] = []
         previous: Role | None = None
         for message in messages:
@@ -204,7 +209,7 @@ def _name(vocabulary: Vocabulary, token: int | None) -> str:
 def _context_free(
     source: Source, bos_token: str, opens: dict[Role, str], closes: dict[Role, str], why_fallback: str | None
 ) -> ChatFormat:
-    """Build a format where a turn's opening does not depend on the turn before it."""
+    """Return a format in which the opening of a turn does not depend on the turn before."""
     return ChatFormat(
         source=source,
         starts=MappingProxyType({role: bos_token + text for role, text in opens.items()}),
@@ -216,12 +221,12 @@ def _context_free(
 
 
 class ChatEncoder:
-    """Encodes turns of one format with one vocabulary; template text is encoded once and kept."""
+    """Encoder of turns for one format and one vocabulary; encoded template text is cached."""
 
     def __init__(
         self, chat_format: ChatFormat, vocabulary: Vocabulary, encode_template: Callable[[str], list[int]]
     ) -> None:
-        """Join a format with the two encoders of an engine."""
+        """Store a format and the two encoders of an engine."""
         self.format = chat_format
         self._vocabulary = vocabulary
         self._encode_template = encode_template
@@ -229,7 +234,7 @@ class ChatEncoder:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tokens that contents are encoded with."""
+        """The tokens for encoding contents."""
         return self._vocabulary
 
     def encode_turn(
@@ -241,14 +246,17 @@ class ChatEncoder:
         trusted: bool | None = None,
         marks: Mapping[str, int] | None = None,
     ) -> EncodedTurn:
-        """Encode one turn behind a turn of role `previous`, None for the first one of a conversation.
+        """Encode one turn after a turn of role `previous`, None for the first one of a conversation.
 
         Args:
-            role: Of the turn.
-            content: What stands in it.
-            previous: Role of the turn before.
-            trusted: As for `ChatMessage`.
-            marks: Special tokens by the lone surrogates that stand for them in `content`, as in calls.
+            role: Role of the turn.
+            content: Text of the turn.
+            previous: Role of the previous turn.
+            trusted: As in `ChatMessage`.
+            marks: Special tokens by the lone surrogates that represent them in `content`, as in calls.
+
+        Raises:
+            ValueError: The format does not allow this turn here.
         """
         turn = EncodedTurn()
         for span in self.format.render_turn(role, content, previous=previous, trusted=trusted):
@@ -267,7 +275,7 @@ class ChatEncoder:
         return ids + self._vocabulary.encode(text[start:])
 
     def encode(self, messages: Sequence[ChatMessage]) -> EncodedTurn:
-        """Encode a conversation; that of its first k messages is a prefix of it."""
+        """Encode a conversation; the ids of its first k messages are a prefix of the result."""
         encoded = EncodedTurn()
         previous: Role | None = None
         for message in messages:
@@ -278,45 +286,45 @@ class ChatEncoder:
         return encoded
 
     def opening_ids(self, role: Role, *, previous: Role | None = None) -> list[int]:
-        """Return what goes before a content of `role` behind a turn of role `previous`.
+        """Return the ids before a content of `role` after a turn of role `previous`.
 
         Raises:
-            ValueError: the format has no such turn in this place.
+            ValueError: The format does not allow this turn here.
         """
         return list(self._control(self.format.opening(role, previous=previous)))
 
     def content_ids(self, text: str) -> list[int]:
-        """Return the ids of somebody's words; none of them is a special token."""
+        """Return the ids of a message's text; none of them is a special token."""
         return self._vocabulary.encode(text)
 
     def mark_id(self, name: str) -> int:
-        """Return the special token of this name.
+        """Return the id of the special token with this name.
 
         Raises:
-            UserError: the vocabulary has none.
+            UserError: The vocabulary has no such token.
         """
         ids = self._control(name)
         if len(ids) != 1 or ids[0] not in self._vocabulary.special_ids:
-            raise UserError(f"{name!r} is no special token of this vocabulary; write it as text")
+            raise UserError(f"{name!r} is not a special token of this vocabulary; write it as text")
         return ids[0]
 
     def control_ids(self, text: str) -> list[int]:
-        """Return the ids of a template's own text."""
+        """Return the ids of template text."""
         return list(self._control(text))
 
     def generation_ids(self, previous: Role, *, thinks: bool = False) -> list[int]:
-        """Return what goes before a reply, or a thought and a reply, that follows a turn of role `previous`."""
+        """Return the ids before a reply (with `thinks`, a thought and a reply) after a turn of role `previous`."""
         usual = self.format.generation[previous]
         return list(self._control(self.format.thinking.get(previous, usual) if thinks else usual))
 
     @property
     def assistant_suffix_ids(self) -> list[int]:
-        """What closes an assistant turn behind generated ids; often begins with the end token itself."""
+        """Ids that close an assistant turn after generated ids; they often begin with the end token itself."""
         return list(self._control(self.format.closes["assistant"]))
 
     @property
     def end_ids(self) -> frozenset[int]:
-        """Tokens that end a reply: the vocabulary's, and the one that closes an assistant turn of this format."""
+        """Tokens that end a reply: the vocabulary's, and the one that closes an assistant turn in this format."""
         first = self.assistant_suffix_ids[:1]
         return frozenset(self._vocabulary.end_ids) | {t for t in first if t in self._vocabulary.special_ids}
 

@@ -1,12 +1,13 @@
-"""Learn from a Jinja chat template what stands before and behind each role's content, and prove it.
+"""Learn the text before and after each role's content from a Jinja chat template, and verify it.
 
-The template is run on probe conversations whose contents are unique marks; its output is cut at the marks. What
-lies between two contents is cut again where the first turn alone would have ended. Then longer conversations are
-rendered both ways: a template that looks back or ahead (moves the system prompt into the last user turn, drops
-old reasoning) fails here, and the caller falls back to a format that can be appended to.
+The template is run on probe conversations with unique marks as contents, and its output is split at the marks. The
+text between two contents is split again at the point where the first turn alone would end. Then longer
+conversations are rendered both ways. A template that depends on other turns (moves the system prompt into the last
+user turn, drops old reasoning) fails this check, and the caller falls back to a format that supports appending.
 
-Roles that the template refuses are filled in: a system prompt opens the first user turn, a tool result becomes a
-user turn with a marker, and an order that the template forbids is joined as if each turn followed its usual one.
+Roles that the template rejects are emulated: a system prompt becomes the start of the first user turn, and a tool
+result becomes a user turn with a marker. For an order that the template rejects, each turn is opened as after its
+usual predecessor.
 """
 
 from __future__ import annotations
@@ -26,10 +27,10 @@ PATHS: dict[Role, tuple[Role, ...]] = {
     "assistant": ("user", "assistant"),
     "tool": ("user", "assistant", "tool"),
 }
-"""The shortest usual conversation that ends with a turn of this role."""
+"""Shortest usual conversation that ends with a turn of this role."""
 USUAL_BEFORE: dict[Role, Role] = {"user": "assistant", "assistant": "user", "tool": "assistant"}
 SYSTEM_SEPARATOR = "\n\n"
-"""Between a system prompt and the user's words where the template has no system role; as Gemma's does it."""
+"""Text between a system prompt and the user's text if the template has no system role, as in Gemma's template."""
 CHECK_CONTENTS = ("Hello there.", "Fine?\nTwo lines.", 'Grüße {"a": [1]} 你好', " 0 ", "a  b\t<x> 'q' \\n")
 CHECKED: tuple[tuple[Role, ...], ...] = (
     ("user",),
@@ -49,14 +50,14 @@ CHECKED_WITH_TOOL: tuple[tuple[Role, ...], ...] = (
 
 
 class TemplateNotComposable(Exception):
-    """The template cannot be reduced to text before and behind contents; the message says where it fails."""
+    """Raised if a template cannot be reduced to text before and after contents; the message names the failure."""
 
 
 def learn_format(template: str, *, bos_token: str = "", eos_token: str = "") -> ChatFormat:
-    """Return the format that a template writes, with as many of its own roles as can be composed.
+    """Return the format that a template writes, with as many of its own roles as possible.
 
     Raises:
-        TemplateNotComposable: the template is invalid, exceeds a limit, or depends on more than the turn before.
+        TemplateNotComposable: The template is invalid, exceeds a limit, or depends on more than the previous turn.
     """
     reason = ""
     try:
@@ -72,22 +73,22 @@ def learn_format(template: str, *, bos_token: str = "", eos_token: str = "") -> 
 
 
 class _Probe:
-    """Runs the template on conversations with marked contents."""
+    """Runner of the template on conversations with marked contents."""
 
     def __init__(self, render: Render, bos_token: str) -> None:
         self._render = render
         self._bos_token = bos_token
 
     def render(self, messages: Sequence[ChatMessage], *, add_generation_prompt: bool = False) -> str:
-        """Return the template's rendering; a begin token that it leaves to the tokenizer is put in front."""
+        """Return the template's rendering; add the begin token if the template leaves it to the tokenizer."""
         text = self._render([{"role": m.role, "content": m.content} for m in messages], add_generation_prompt)
         return text if text.startswith(self._bos_token) else self._bos_token + text
 
     def between(self, roles: Sequence[Role], *, add_generation_prompt: bool = False) -> list[str]:
-        """Return the texts before, between and behind the contents of a conversation with these roles.
+        """Return the texts before, between and after the contents of a conversation with these roles.
 
         Raises:
-            TemplateError: the template refuses it, or does not render every content once and in order.
+            TemplateError: The template rejects it, or does not render every content once and in order.
         """
         marks = [f"\u27e6content {i} of {len(roles)}\u27e7" for i in range(len(roles))]
         messages = [ChatMessage(role, mark) for role, mark in zip(roles, marks, strict=True)]
@@ -96,19 +97,19 @@ class _Probe:
         for mark in marks:
             before, found, rest = rest.partition(mark)
             if not found or mark in rest:
-                raise TemplateError(f"contents are not rendered once and in order for {'-'.join(roles)}")
+                raise TemplateError(f"contents are not each rendered once and in order for {'-'.join(roles)}")
             texts.append(before)
         return [*texts, rest]
 
     def trims(self, roles: Sequence[Role], at: int) -> bool:
-        """Whether blanks around the content at index `at` are dropped."""
+        """Whether the template strips blanks around the content at index `at`."""
         contents = [f"content {i}" for i in range(len(roles))]
         contents[at] = "  \n\u27e6mark\u27e7\n  "
         return contents[at] not in self.render(list(map(ChatMessage, roles, contents)))
 
 
 class _Learner:
-    """Builds one format, with or without the template's own system and tool roles."""
+    """Builder of one format, with or without the template's own system and tool roles."""
 
     def __init__(self, probe: _Probe, with_system: bool, with_tool: bool) -> None:
         self.probe = probe
@@ -140,10 +141,11 @@ class _Learner:
         return learnt
 
     def _opening(self, path: tuple[Role, ...], role: Role) -> str:
-        """Return what opens a turn of `role` behind the conversation `path`.
+        """Return the text that opens a turn of `role` after the conversation `path`.
 
         Raises:
-            TemplateError: refused, or the turn before ends differently when something follows it.
+            TemplateError: The template rejects it, or the previous turn ends differently when another turn
+                follows.
         """
         middle = self.probe.between((*path, role))[-2]
         close = self.closes[path[-1]]
@@ -164,7 +166,7 @@ class _Learner:
             self.opens["tool", "assistant"] = self.opens["user", "assistant"]
 
     def _learn_orders(self) -> None:
-        """Fill in the orders of roles that are not usual; where refused, as if behind the usual role."""
+        """Add the unusual orders of roles; for rejected ones, use the opening after the usual role."""
         roles: tuple[Role, ...] = ("user", "assistant", "tool")
         for before, role in itertools.product(roles, repeat=2):
             if (before, role) in self.opens:
@@ -191,7 +193,7 @@ class _Learner:
                 self.opens[before, "system"] = self._opening(PATHS[before], "system")
 
     def _system_close(self, middle: str) -> str:
-        """Return the system turn's own end, out of what lies between a system prompt and the user's words."""
+        """Return the end of the system turn, from the text between a system prompt and the user's text."""
         with contextlib.suppress(TemplateError):
             close = self.probe.between(("system",))[-1]
             if middle.startswith(close):
@@ -200,7 +202,7 @@ class _Learner:
         return middle.removesuffix(user_open) if user_open and middle.endswith(user_open) else ""
 
     def _learn_odd_starts(self) -> None:
-        """Conversations that begin with a reply or a tool result: rare, but a compacted history may."""
+        """Add conversations that begin with a reply or a tool result, which a compacted history may do."""
         for role in ("assistant", "tool"):
             self.starts[role] = self.starts["user"] + self.closes["user"] + self.opens["user", role]
             if role == "assistant" or self.with_tool:
@@ -214,7 +216,7 @@ class _Learner:
             return otherwise
 
     def _generation(self) -> dict[Role, str]:
-        """Return what the template adds for a reply; for a turn that it refuses to reply to, a reply's opening."""
+        """Return the text that the template adds for a reply; if rejected, the opening of an assistant turn."""
         generation: dict[Role, str] = {}
         for role, path in PATHS.items():
             generation[role] = self.opens[role, "assistant"]
@@ -239,17 +241,17 @@ class _Learner:
         return frozenset(trimmed)
 
     def _default_system(self) -> str | None:
-        """Return what stands where a system prompt would, when the conversation has none."""
+        """Return the template's own system prompt in conversations without one; None if there is none."""
         before, behind = self.starts["system"], self.closes["system"] + self.opens["system", "user"]
         start = self.starts["user"]
         is_framed = start.startswith(before) and start.endswith(behind) and len(start) > len(before) + len(behind)
         return start[len(before) : -len(behind)] if self.with_system and behind and is_framed else None
 
     def _verify(self, learnt: ChatFormat) -> None:
-        """Compare with the template on longer conversations.
+        """Compare the format with the template on longer conversations.
 
         Raises:
-            TemplateError: it refuses one of them, or writes something else.
+            TemplateError: The template rejects one of them, or its output differs.
         """
         checked = CHECKED
         checked += CHECKED_WITH_SYSTEM if self.with_system else ()

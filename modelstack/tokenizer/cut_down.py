@@ -1,8 +1,8 @@
-"""A BPE vocabulary as it was when it had fewer tokens: fair company for a small one.
+"""Reduction of a BPE vocabulary to fewer tokens, for a fair comparison with a smaller one.
 
-Merges are learnt in order and each makes one token, so the first ones alone are the tokenizer that training to a
-smaller size would have given. A vocabulary of 49,152 ids needs fewer tokens for a text than one of 16,384 whatever
-it was trained on; cut down to 16,384 it shows what its text, pattern and digits are worth.
+Merges are learnt in order and each adds one token, so the first merges alone are the tokenizer that training to a
+smaller size would have produced. A vocabulary of 49,152 ids needs fewer tokens for a text than one of 16,384 for
+any training text. Reduced to 16,384, it shows the effect of its training text, pattern and digits.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from modelstack.tokenizer.text_tokenizer import SpecialNames, TextTokenizer, tok
 
 
 def cut_down(tokenizer: TextTokenizer, n_ids: int) -> TextTokenizer:
-    """Return the tokenizer with its first merges only, and `n_ids` ids; special tokens and alphabet stay.
+    """Return the tokenizer with its first merges only and `n_ids` ids; special tokens and alphabet are kept.
 
     Raises:
-        UserError: the alphabet and the special tokens alone are more than `n_ids`.
+        UserError: The alphabet and the special tokens are more than `n_ids`.
     """
     description = tokenizer.description
     model, tokens = description["model"], token_names(description)
     made = {a + b for a, b in model["merges"]}
     kept = {token for i, token in enumerate(tokens) if token not in made or i in tokenizer.vocabulary.special_ids}
     if len(kept) > n_ids:
-        raise UserError(f"{len(kept)} tokens are no merges: a vocabulary of {n_ids} ids has no room for them")
+        raise UserError(f"{len(kept)} tokens do not come from merges, more than the {n_ids} ids of the vocabulary")
     for first, second in model["merges"]:
         if len(kept) == n_ids:
             break

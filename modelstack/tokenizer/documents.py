@@ -1,9 +1,9 @@
-"""Documents of files, each with its domain and language; the ones held out; a sample of a given size.
+"""Reading of documents with domain and language; held-out split; samples of a given size.
 
-Held out is a matter of the text alone: a hash of it, as a number from 0 to 1, below the share. So training and
-report, in different processes and years, agree on it without a list, and a duplicate never lands on both sides.
-A sample takes the documents with the smallest hash of another kind: no beginning of a file is favoured, and a
-larger sample holds the smaller one.
+Whether a document is held out depends only on a hash of its text, as a number from 0 to 1, compared with the
+held-out share. So training and report agree without a list, in any process and at any time, and duplicates are
+always on the same side. A sample consists of the documents with the smallest values of another hash: no part of a
+file is preferred, and a larger sample contains the smaller one.
 """
 
 from __future__ import annotations
@@ -24,53 +24,53 @@ from modelstack.zstd_files import open_unpacked
 
 SUFFIXES = (".jsonl", ".jsonl.zst", ".txt", ".md")
 MAX_LINE_CHARACTERS = 64 << 20
-"""A document of JSONL; a longer line is a broken file."""
+"""Maximum characters of a JSONL line; a longer line indicates a broken file."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One text and what it is an example of."""
+    """A text with its domain, language and licence."""
 
     text: str
     domain: str
-    """Name of its file, without suffixes, or what a field of its record says."""
+    """Name of its file without suffixes, or the value of a field of its record."""
     language: str | None = None
-    """The record's field `language`, where it has one."""
+    """Field `language` of the record; None without one."""
     license: str | None = None
-    """The record's field `license`, where it has one."""
+    """Field `license` of the record; None without one."""
 
 
 def find_files(paths: Iterable[str | os.PathLike[str]]) -> list[Path]:
-    """Return the files that are named or lie in a folder that is, sorted by folder.
+    """Return the named files and the files in named folders, sorted within each folder.
 
     Raises:
-        UserError: a path is not there, or holds no file of a known kind.
+        UserError: A path does not exist, or contains no file of a known kind.
     """
     files: list[Path] = []
     for path in map(Path, paths):
         if path.is_dir():
             found = sorted(child for child in path.iterdir() if child.name.endswith(SUFFIXES) and child.is_file())
-            # A folder of records may hold a note on its sources, which is no document.
+            # A folder of records may contain a text file about its sources, which is not a document.
             records = [child for child in found if ".jsonl" in child.name]
             files += records or found
         elif path.is_file() and path.name.endswith(SUFFIXES):
             files.append(path)
         else:
-            raise UserError(f"{path} is no folder and no file of kind {', '.join(SUFFIXES)}")
+            raise UserError(f"{path} is neither a folder nor a file of kind {', '.join(SUFFIXES)}")
     if not files:
         raise UserError(f"no file of kind {', '.join(SUFFIXES)} in {', '.join(map(str, paths))}")
     return files
 
 
 def read_documents(path: Path, domain_field: str | None = None) -> Iterator[Document]:
-    """Read one file: a record with the field `text` on each line of JSONL, or one document of plain text.
+    """Read one file: JSONL with the field `text` in each record, or plain text as one document.
 
     Args:
         path: The file.
-        domain_field: Field of the records that names their domain; None: the file does.
+        domain_field: Field of the records that names their domain; None: the file name is the domain.
 
     Raises:
-        UserError: a line is no such record, or the file cannot be decompressed.
+        UserError: A line is not such a record, or the file cannot be decompressed.
     """
     domain = path.name.split(".")[0]
     with _opened(path) as file:
@@ -84,10 +84,10 @@ def read_documents(path: Path, domain_field: str | None = None) -> Iterator[Docu
                 language, license = (_text_or_none(record.get(key)) for key in ("language", "license"))
             except (ValueError, KeyError, TypeError, RecursionError) as error:
                 raise UserError(
-                    f"{path}, line {number}: no JSON object with the field 'text' ({error!r})"
+                    f"{path}, line {number}: not a JSON object with the field 'text' ({error!r})"
                 ) from error
             if not isinstance(text, str):
-                raise UserError(f"{path}, line {number}: 'text' is a {type(text).__name__}")
+                raise UserError(f"{path}, line {number}: 'text' is a {type(text).__name__}; it must be a string")
             if domain_field is not None:
                 domain = _text_or_none(record.get(domain_field))
                 if not domain:
@@ -102,7 +102,7 @@ def _text_or_none(value: object) -> str | None:
 
 
 def is_held_out(text: str, share: float) -> bool:
-    """Whether a text belongs to the share that nothing is trained on."""
+    """Whether a text belongs to the held-out share, which is never used for training."""
     return _unit_hash(text, b"held out") < share
 
 
@@ -111,10 +111,10 @@ def sample_documents(
 ) -> list[Document]:
     """Return documents of one side of the split, at most `max_bytes` of text, in equal parts from each file.
 
-    Memory holds the sample and one document, whatever the files' size.
+    Memory use is the sample and one document, for any size of the files.
 
     Raises:
-        UserError: a file is broken.
+        UserError: A file is broken.
     """
     files = list(files)
     chosen: list[Document] = []
@@ -125,7 +125,7 @@ def sample_documents(
 
 
 def sample_of(documents: Iterable[Document], max_bytes: int) -> list[Document]:
-    """Return as many documents as fit into `max_bytes`, those with the smallest hashes, in the order of these."""
+    """Return as many documents as fit into `max_bytes`: those with the smallest hashes, sorted by hash."""
     heap: list[tuple[float, int, int, Document]] = []
     size = 0
     for i, document in enumerate(documents):

@@ -1,12 +1,12 @@
-"""Which tokens of a conversation a model is trained to generate: its words, its calls, the end of its turn.
+"""Masks of the tokens that a model is trained to generate: its text, its calls, the end of its turn.
 
-Not what the template writes around them, and nothing that others said. The ids are those of `chat`: a turn is
-appended, never rendered anew, and no content yields a control token. A mark inside a reply (`<tool_call>`) is
-therefore no text: a reply is given in parts, and a `Mark` is the part that names a token. The model writes both,
-so both count.
+Template text around them and other roles' messages are excluded. Conversations are encoded as in `chat`: turns are
+appended and never rendered again, and no content yields a control token. A mark inside a reply (`<tool_call>`) is
+therefore not text: a reply is given in parts, and a `Mark` is a part that names a token. The model generates both
+kinds, so both are included.
 
 Hugging Face marks the same tokens by `{% generation %}` in a template (`return_assistant_tokens_mask`), over the
-text of the whole conversation; where no name of a token occurs in the contents, both masks are equal.
+text of the whole conversation. If no content contains the name of a special token, both masks are equal.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from modelstack.tokenizer.chat import ChatEncoder, ChatMessage, EncodedTurn, IdS
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A token that a model writes inside its reply, by name: the frame of a call or of a thought."""
+    """A token inside a model's reply, by name: the frame of a call or of a thought."""
 
     name: str
 
@@ -30,20 +30,20 @@ class Reply:
 
     parts: tuple[str | Mark, ...]
     trained: bool = True
-    """Whether its tokens count; False for a turn that shows what not to do."""
+    """Whether its tokens are trained; False for a turn that shows unwanted behaviour."""
 
 
 @dataclass(slots=True)
 class MaskedConversation:
-    """The ids of a conversation, where each came from, and which of them a model is trained to generate."""
+    """The ids of a conversation, their origin, and the mask of the ids that a model is trained to generate."""
 
     ids: list[int] = field(default_factory=list)
     spans: list[IdSpan] = field(default_factory=list)
     mask: list[bool] = field(default_factory=list)
-    """One entry an id; True where the loss counts the prediction of that id."""
+    """Mask with one entry per id; True if the loss includes the prediction of that id."""
 
     def append(self, turn: EncodedTurn, mask: Sequence[bool]) -> None:
-        """Append a turn behind the others."""
+        """Append a turn."""
         offset = len(self.ids)
         self.ids += turn.ids
         self.spans += [IdSpan(s.start + offset, s.end + offset, s.role, s.kind, s.trusted) for s in turn.spans]
@@ -51,13 +51,13 @@ class MaskedConversation:
 
 
 def mask_conversation(encoder: ChatEncoder, turns: Sequence[ChatMessage | Reply]) -> MaskedConversation:
-    """Encode a conversation; an assistant's `ChatMessage` is a trained reply of one text.
+    """Encode a conversation; an assistant's `ChatMessage` is a trained reply with one text.
 
-    The mask of the first k turns is a prefix of the mask of all, as the ids are.
+    The ids and the mask of the first k turns are a prefix of those of all turns.
 
     Raises:
-        UserError: a mark is not a single special token of the vocabulary.
-        ValueError: the format has no turn of a role in its place.
+        UserError: A mark is not a single special token of the vocabulary.
+        ValueError: The format does not allow a turn's role at its position.
     """
     masked = MaskedConversation()
     previous: Role | None = None

@@ -1,11 +1,11 @@
-"""Tokenizers in GGUF files, both ways (keys: ggml's docs/gguf.md; meaning: llama.cpp's `llama-vocab.cpp`).
+"""Tokenizers in GGUF files, import and export (keys: ggml's docs/gguf.md; meaning: llama.cpp's `llama-vocab.cpp`).
 
-`tokenizer.ggml.model` "gpt2" is byte-level BPE: merges in order, cut by the pattern named `tokenizer.ggml.pre`.
-"llama" is SentencePiece: no merges but a score for each token; of two neighbours those are joined that make the
-token with the best score. That is BPE over every way to spell a token, best score first, and is read as such.
+`tokenizer.ggml.model` "gpt2" is byte-level BPE: ordered merges, split by the pattern named `tokenizer.ggml.pre`.
+"llama" is SentencePiece: no merges but a score for each token; the neighbours whose union has the best score are
+joined first. This equals BPE with all ways to spell a token as merges, best score first, and is imported as such.
 
-What the format cannot say is refused: a pattern that llama.cpp has no name for, a normaliser other than NFC. NFC
-itself is left out without an error, as in every GGUF of Qwen: llama.cpp encodes text as it comes.
+Features that the format cannot express are rejected: a pattern without a name in llama.cpp, a normaliser other
+than NFC. NFC itself is dropped without an error, as in every GGUF of Qwen: llama.cpp encodes text unnormalised.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def read_gguf_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
     """Return the tokenizer inside a GGUF file; its ids are those of llama.cpp.
 
     Raises:
-        UserError: the file holds none, is broken, or its tokenizer is of a kind that is not known here.
+        UserError: The file contains no tokenizer, is broken, or has a tokenizer of an unknown kind.
     """
     path = Path(path)
     fields = read_gguf_fields(path, "tokenizer.")
@@ -39,10 +39,10 @@ def read_gguf_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
 
 
 def tokenizer_from_fields(fields: Mapping[str, Any], path: Path) -> TextTokenizer:
-    """Return the tokenizer that metadata describe; `path` is for messages.
+    """Return the tokenizer that metadata describe; `path` is used in messages.
 
     Raises:
-        UserError: a field is missing or not of its kind, or the tokenizer's kind is not known here.
+        UserError: A field is missing or has the wrong type, or the tokenizer's kind is unknown.
     """
     tokens = _list(fields, "tokens", str, path)
     check_tokens(tokens, path)
@@ -55,7 +55,9 @@ def tokenizer_from_fields(fields: Mapping[str, Any], path: Path) -> TextTokenize
     elif model == "llama":
         description = _sentencepiece(_list(fields, "scores", float, path, n=len(tokens)), tokens, types)
     else:
-        raise UserError(f"{path}: tokenizer.ggml.model is {model!r}; known are 'gpt2' and 'llama' (SentencePiece)")
+        raise UserError(
+            f"{path}: tokenizer.ggml.model is {model!r}; known models: 'gpt2' and 'llama' (SentencePiece)"
+        )
     description["added_tokens"] = [
         {"id": i, "content": token, "single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
         | {"special": types[i] != USER_DEFINED}
@@ -71,11 +73,11 @@ def tokenizer_from_fields(fields: Mapping[str, Any], path: Path) -> TextTokenize
 
 
 def gguf_fields(tokenizer: TextTokenizer) -> dict[str, str | int | bool | list[str] | list[int] | list[float]]:
-    """Return the metadata that let llama.cpp encode as this tokenizer does: keys of GGUF and plain values.
+    """Return the metadata with which llama.cpp encodes like this tokenizer: GGUF keys and plain values.
 
     Raises:
-        UserError: llama.cpp could not encode alike: it has no name for the pattern, or no such normaliser; or the
-            vocabulary has no merges, which llama.cpp refuses to load.
+        UserError: llama.cpp would encode differently, because it has no name for the pattern or no such
+            normaliser; or the vocabulary has no merges, which llama.cpp requires.
     """
     description, names = tokenizer.description, tokenizer.names
     tokens = token_names(description)
@@ -83,7 +85,7 @@ def gguf_fields(tokenizer: TextTokenizer) -> dict[str, str | int | bool | list[s
     if tokenizer.is_byte_level:
         merges = [" ".join(merge) for merge in description["model"]["merges"]]
         if not merges:
-            raise UserError("a vocabulary without merges: llama.cpp needs at least one")
+            raise UserError("the vocabulary has no merges; llama.cpp requires at least one")
         fields |= {_KEY + "model": "gpt2", _KEY + "pre": _pre(description), _KEY + "merges": merges}
     else:
         _require_sentencepiece(description)
@@ -91,7 +93,7 @@ def gguf_fields(tokenizer: TextTokenizer) -> dict[str, str | int | bool | list[s
         fields[_KEY + "scores"] = _scores(description, tokens)
     fields[_KEY + "token_type"] = _types(tokenizer, tokens)
     end = names.end or next((tokens[i] for i in tokenizer.vocabulary.end_ids), None)
-    # Left out, llama.cpp would take token 11 of a byte-level vocabulary for both.
+    # Without these keys, llama.cpp would use token 11 of a byte-level vocabulary for both.
     for role, name in (("bos", names.begin or end), ("eos", end), ("padding", names.pad or end)):
         if name in tokens:
             fields[f"{_KEY}{role}_token_id"] = tokens.index(name)
@@ -109,7 +111,9 @@ def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str], path: Path) ->
     known = set(tokens)
     for merge in merges:
         if len(merge) != 2 or not {*merge, "".join(merge)} <= known:
-            raise UserError(f"{path}: merge {' '.join(merge)!r} is not of tokens, or makes none")
+            raise UserError(
+                f"{path}: merge {' '.join(merge)!r} does not consist of tokens, or its result is not a token"
+            )
     cut = ggml_pretokenizer(str(fields.get(_KEY + "pre", "")))
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}
     stages = [
@@ -129,7 +133,7 @@ def _byte_level(fields: Mapping[str, Any], tokens: Sequence[str], path: Path) ->
 
 def _sentencepiece(scores: Sequence[float], tokens: Sequence[str], types: Sequence[int]) -> dict[str, Any]:
     score_of = {token: scores[i] for i, token in enumerate(tokens) if types[i] == NORMAL}
-    best_first = sorted(score_of, key=lambda token: -score_of[token])  # of equals, the one with the lower id
+    best_first = sorted(score_of, key=lambda token: -score_of[token])  # ties are sorted by lower id
     merges = [
         [token[:i], token[i:]]
         for token in best_first
@@ -172,10 +176,10 @@ def _description(
 
 
 def _pre(description: Mapping[str, Any]) -> str:
-    """Return llama.cpp's name for the cuts of a byte-level tokenizer.
+    """Return llama.cpp's name for the splits of a byte-level tokenizer.
 
     Raises:
-        UserError: it has none, or the tokenizer changes text first.
+        UserError: There is no such name, or the tokenizer changes the text first.
     """
     normalizer = description.get("normalizer")
     parts = normalizer.get("normalizers", [normalizer]) if normalizer else []
@@ -186,14 +190,14 @@ def _pre(description: Mapping[str, Any]) -> str:
     name = ggml_name(stages, ignore_merges=bool(description["model"].get("ignore_merges"))) if stages else None
     if name is None:
         raise UserError(
-            f"llama.cpp has no name for this way to cut text: {cuts}. Presets that it knows, "
+            f"llama.cpp has no name for this way to split text: {cuts}. Presets that it supports, "
             f"with their own digits: gpt2, smollm, llama3, qwen2, deepseek-v3, o200k"
         )
     return name
 
 
 def _stages(cuts: Sequence[Mapping[str, Any]]) -> tuple[str, ...] | None:
-    """Return the patterns of a list of pre-tokenisers; None if one of them does not cut by a pattern."""
+    """Return the patterns of a list of pre-tokenisers; None if one of them does not split by a pattern."""
     stages: list[str] = []
     for cut in cuts:
         kind = cut.get("type")
@@ -216,13 +220,13 @@ def _require_sentencepiece(description: Mapping[str, Any]) -> None:
     joins = not parts and (cut or {}).get("type") == "Metaspace" and not (cut or {}).get("split", True)
     if not (replaces or joins) or not description["model"].get("byte_fallback"):
         raise UserError(
-            "llama.cpp's SentencePiece form has blanks for U+2581, no cuts and byte fallback; this tokenizer has "
-            f"normaliser {normalizer} and cuts {cut}"
+            "llama.cpp's SentencePiece form replaces blanks by U+2581, does not split text and has byte fallback; "
+            f"this tokenizer has normaliser {normalizer} and pre-tokeniser {cut}"
         )
 
 
 def _scores(description: Mapping[str, Any], tokens: Sequence[str]) -> list[float]:
-    """Return a score for each token: the earlier its first merge, the better; single characters last."""
+    """Return a score for each token: earlier merges have higher scores; single characters have the lowest."""
     merges = description["model"]["merges"]
     rank: dict[str, int] = {}
     for i, (first, second) in enumerate(merges):
@@ -241,14 +245,14 @@ def _types(tokenizer: TextTokenizer, tokens: Sequence[str]) -> list[int]:
 
 
 def _list(fields: Mapping[str, Any], name: str, kind: type, path: Path, n: int | None = None) -> list[Any]:
-    """Return a list among the fields.
+    """Return a list from the fields.
 
     Raises:
-        UserError: it is missing, of other things, or not of length `n`.
+        UserError: The list is missing, has items of another type, or does not have length `n`.
     """
     values = fields.get(_KEY + name)
     if not isinstance(values, list) or not all(isinstance(value, kind) for value in values):
-        raise UserError(f"{path}: {_KEY}{name} is missing or no list of {kind.__name__}")
+        raise UserError(f"{path}: {_KEY}{name} is missing or not a list of {kind.__name__}")
     if n is not None and len(values) != n:
         raise UserError(f"{path}: {_KEY}{name} has {len(values)} entries for {n} tokens")
     return values

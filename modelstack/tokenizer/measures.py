@@ -1,17 +1,19 @@
-"""What a tokenizer costs and saves, as plain functions over encoded documents.
+"""Measures of a tokenizer's cost and quality, as plain functions over encoded documents.
 
-- bytes per token: how much text a step of the model covers. Comparable between vocabularies, unlike loss.
-- fertility: tokens per word, and the share of words that stay one token (Rust et al. 2021, arXiv 2012.15613). A
-  word is a run of letters and marks, apostrophes inside it included, encoded behind a blank. A run of Chinese or
-  Thai is no word: for scripts without blanks read parity instead.
-- parity: tokens of a translation over tokens of the original (Petrov et al. 2023, arXiv 2305.15425).
-- Rényi efficiency at alpha 2.5 (Zouhar et al. 2023, arXiv 2306.16842): entropy of the tokens' frequencies over the
-  largest that the vocabulary allows. It falls when few tokens carry most of the text and when many carry none.
-- dead tokens: seen never, or fewer than five times. They follow from the text's size too: compare on one text.
-- digits: for numbers of one length, the share that is cut in the most common way; 1 means that a digit's place is
-  always found at the same place of the pieces.
+- bytes per token: amount of text that a step of the model covers. Comparable between vocabularies, unlike loss.
+- fertility: tokens per word, and the share of words that are a single token (Rust et al. 2021, arXiv 2012.15613).
+  A word is a run of letters and marks, including apostrophes inside it, encoded after a blank. Runs of Chinese or
+  Thai are not words: for scripts without blanks use parity instead.
+- parity: tokens of a translation divided by tokens of the original (Petrov et al. 2023, arXiv 2305.15425).
+- Rényi efficiency at alpha 2.5 (Zouhar et al. 2023, arXiv 2306.16842): entropy of the tokens' frequencies divided
+  by the maximum for the vocabulary. It is low if few tokens cover most of the text or many tokens are unused.
+- dead tokens: seen never, or fewer than five times. They also depend on the size of the text: compare on one text.
+- digits: for numbers of one length, the share that is split in the most common way; 1 means that a digit's place
+  always has the same position within the pieces.
 
-Intervals are percentiles of a bootstrap over documents: these were drawn; tokens of one document are alike.
+Intervals are percentiles of a bootstrap over documents, because documents were sampled and tokens of one document
+are correlated.
+
 Letters: N documents, V ids, D width.
 """
 
@@ -32,11 +34,11 @@ if TYPE_CHECKING:
     from tokenizers import pre_tokenizers
 
 ALPHA = 2.5
-"""The order at which Zouhar et al. found the best correlation with translation quality."""
+"""Order with the highest correlation with translation quality in Zouhar et al."""
 N_RESAMPLES = 1_000
 CONFIDENCE = 0.95
 RARE = 5
-"""Below so many occurrences a token's embedding has hardly been trained."""
+"""Minimum occurrences of a token that is not rare; a rarer token's embedding is hardly trained."""
 DIGIT_LENGTHS = range(1, 10)
 NUMBERS_A_LENGTH = 200
 _WORD = r"[\p{L}\p{M}]+(?:['’][\p{L}\p{M}]+)*"
@@ -54,19 +56,19 @@ class Interval(BaseModel):
 
 
 class DigitSplit(BaseModel):
-    """How numbers of one length are cut."""
+    """The most common split of numbers of one length."""
 
     model_config = ConfigDict(frozen=True)
 
     n_digits: int
     pieces: tuple[int, ...]
-    """Digits in each token, of the most common way."""
+    """Number of digits in each token of the most common split."""
     share: float
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """N documents under one tokenizer: an entry each."""
+    """Counts of N documents under one tokenizer: one entry per document."""
 
     n_bytes: NDArray[np.int64]
     n_tokens: NDArray[np.int64]
@@ -75,7 +77,7 @@ class Encoded:
     n_whole_words: NDArray[np.int64]
 
     def of(self, chosen: NDArray[np.bool_]) -> Encoded:
-        """Return some of the documents."""
+        """Return the counts of the selected documents."""
         return Encoded(
             self.n_bytes[chosen],
             self.n_tokens[chosen],
@@ -88,7 +90,7 @@ class Encoded:
 def count_encoded(
     texts: Sequence[str], words: Sequence[Counter[str]], ids: Sequence[Sequence[int]], encode: Encode
 ) -> Encoded:
-    """Count bytes, tokens and words of each document; a word is encoded once, however often it occurs."""
+    """Count bytes, tokens and words of each document; each distinct word is encoded only once."""
     vocabulary = sorted(set().union(*words))
     n_tokens_of = dict(zip(vocabulary, map(len, encode([" " + word for word in vocabulary])), strict=True))
     n_word_tokens = [sum(n * n_tokens_of[word] for word, n in counts.items()) for counts in words]
@@ -104,7 +106,7 @@ def count_encoded(
 
 
 def words_of(text: str) -> Counter[str]:
-    """Return the words of a text and how often they occur."""
+    """Return the words of a text with their numbers of occurrences."""
     text = text.encode("utf-8", "replace").decode()
     return Counter(word for word, _ in _word_splitter().pre_tokenize_str(text))
 
@@ -117,12 +119,12 @@ def _word_splitter() -> pre_tokenizers.PreTokenizer:
 
 
 def ratio_interval(above: NDArray[Any], below: NDArray[Any], *, seed: int = 0) -> Interval | None:
-    """Return sum over sum with a bootstrap over the entries; None where the divisor is zero.
+    """Return the ratio of sums with a bootstrap over the entries; None if the divisor is zero.
 
     Args:
-        above: what is counted in each document, [N].
-        below: what it is divided by, [N].
-        seed: of the resampling.
+        above: Numerator of each document, [N].
+        below: Divisor of each document, [N].
+        seed: Seed of the resampling.
     """
     if below.sum() == 0:
         return None
@@ -140,7 +142,7 @@ def ratio_interval(above: NDArray[Any], below: NDArray[Any], *, seed: int = 0) -
 
 
 def token_counts(ids: Iterable[Sequence[int]], n_ids: int) -> NDArray[np.int64]:
-    """Return how often each id occurs, [V]."""
+    """Return the number of occurrences of each id, [V]."""
     counts = np.zeros(n_ids, dtype=np.int64)
     for document in ids:
         np.add.at(counts, np.asarray(document, dtype=np.int64), 1)
@@ -156,14 +158,14 @@ def renyi_efficiency(counts: NDArray[np.int64]) -> float:
 
 
 def seldom_share(counts: NDArray[np.int64], fewer_than: int, special: Iterable[int]) -> float:
-    """Return the share of ids, special ones apart, that occur fewer than so many times."""
+    """Return the share of ids, without special ones, that occur fewer than `fewer_than` times."""
     ordinary = np.ones(len(counts), dtype=bool)
     ordinary[list(special)] = False
     return float((counts[ordinary] < fewer_than).mean())
 
 
 def digit_splits(encode: Encode, token_bytes: Sequence[bytes], *, seed: int = 0) -> list[DigitSplit]:
-    """Return how random numbers of each length are cut, alone behind a blank."""
+    """Return the most common split of random numbers for each length, encoded after a blank."""
     rng = random.Random(seed)
     splits = []
     for length in DIGIT_LENGTHS:
@@ -182,7 +184,7 @@ def _digits_in(ids: Sequence[int], token_bytes: Sequence[bytes]) -> tuple[int, .
 
 
 def cuts_characters(token_bytes: Mapping[int, bytes]) -> int:
-    """Return how many tokens begin or end inside a character: a stream must hold their bytes back."""
+    """Return the number of tokens that begin or end inside a character; a stream must hold back their bytes."""
 
     def is_text(data: bytes) -> bool:
         try:
@@ -195,5 +197,5 @@ def cuts_characters(token_bytes: Mapping[int, bytes]) -> int:
 
 
 def embedding_parameters(n_ids: int, width: int, *, tied: bool) -> int:
-    """Return V times D for the input, and as much for the output unless both share it."""
+    """Return V times D for the input, and as much for the output unless both are tied."""
     return n_ids * width * (1 if tied else 2)

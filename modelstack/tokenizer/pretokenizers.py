@@ -1,23 +1,27 @@
-"""How text is cut before BPE: the patterns of known models, each with its name in llama.cpp.
+r"""Splitting of text before BPE: the patterns of known models, with their names in llama.cpp.
 
-Merges never cross a cut, so the pattern decides what a token may be. Sources: tiktoken's `openai_public` (GPT-2,
-cl100k, o200k), the `tokenizer.json` of Llama 3, Qwen 3, DeepSeek-V3 and SmolLM2, nanochat's `tokenizer.py`.
-Two spellings differ from the sources without a difference in what they match. cl100k's possessive `{1,3}+` is
-written `{1,3}`: Oniguruma, which `tokenizers` uses, reads the former as "one or more times", and whole numbers
-would become one piece. And cl100k as tiktoken has it now differs from Llama 3's pattern, which was its first
-form, in one place: blanks that end a text stay whole even when a line break is among them.
+Merges never cross a split, so the pattern determines the possible tokens. Sources: tiktoken's `openai_public`
+(GPT-2, cl100k, o200k), the `tokenizer.json` of Llama 3, Qwen 3, DeepSeek-V3 and SmolLM2, nanochat's
+`tokenizer.py`.
 
-`ggml_pre` is what `tokenizer.ggml.pre` must say so that llama.cpp cuts alike; None where no name does. Compared
-with llama.cpp (llama-cpp-python 0.3.36) on multilingual text and random strings, with merges across every cut:
+Two patterns are written differently from the sources but match the same. cl100k's possessive `{1,3}+` is written
+`{1,3}`: Oniguruma, which `tokenizers` uses, reads the former as "one or more times", so whole numbers would become
+one piece. tiktoken's current cl100k differs in one place from Llama 3's pattern, which was its first form: blanks
+at the end of a text stay together even if a line break is among them.
+
+`ggml_pre` is the value of `tokenizer.ggml.pre` with which llama.cpp splits text in the same way; None if there is
+no such name. Comparison with llama.cpp (llama-cpp-python 0.3.36) on multilingual text and random strings, with
+merges across every split:
+
 - gpt2, smollm, deepseek-v3: equal.
-- llama3, qwen2: equal but for `'\u017f` (an apostrophe and a long s), which the original's case-insensitive `'s`
-  takes for a contraction and llama.cpp does not.
-- o200k: that too, and llama.cpp takes no combining mark into a word (marks of Devanagari, Thai or Arabic, accents
-  that are characters of their own): not equal on such scripts.
+- llama3, qwen2: equal except for `'\u017f` (an apostrophe and a long s), which the original's case-insensitive
+  `'s` treats as a contraction and llama.cpp does not.
+- o200k: the same exception; also, llama.cpp does not include combining marks in words (marks of Devanagari, Thai
+  or Arabic, accents as separate characters), so such scripts differ.
 - llama.cpp has no normalisers: with qwen2's NFC, text that is not in NFC gets other ids there. Qwen's own GGUF
-  files have this gap too; "llama3" with one digit is the same cut without it.
-- Right-aligned groups have no name that works: `tiny_aya` (o200k behind such groups) does not cut at a change of
-  case in this llama.cpp.
+  files have the same difference. "llama3" with single digits is the same pattern without NFC.
+- Right-aligned groups of digits have no working name: `tiny_aya` (o200k after such groups) does not split at a
+  change of case in this version of llama.cpp.
 """
 
 from __future__ import annotations
@@ -32,7 +36,7 @@ if TYPE_CHECKING:
 
 PresetName = Literal["gpt2", "gpt4", "llama3", "deepseek-v3", "qwen2", "o200k", "smollm", "nanochat"]
 Digits = Literal["1", "2", "3", "right-3", "runs"]
-"""Digits in a piece: one, up to two or three from the left, three from the right (1 234 567), or any number."""
+"""Digits per piece: one, up to two or three from the left, three from the right (1 234 567), or any number."""
 _Family = Literal["gpt2", "cl100k", "llama3", "o200k", "deepseek"]
 
 _CONTRACTIONS = "(?i:'s|'t|'re|'ve|'m|'ll|'d)"
@@ -63,7 +67,9 @@ _PATTERNS: dict[_Family, tuple[str, ...]] = {
     "deepseek": (_DEEPSEEK_CJK, _DEEPSEEK),
 }
 _INLINE = "DIGITS"
-"""Where a pattern has its own place for digits. The others cut digits off first, and blanks before them differ."""
+"""Place for digits inside a pattern. Patterns without it split digits first, which treats blanks before them
+differently.
+"""
 _DIGITS: dict[Digits, str] = {
     "1": r"\p{N}",
     "2": r"\p{N}{1,2}",
@@ -75,21 +81,23 @@ _DIGITS: dict[Digits, str] = {
 
 @dataclass(frozen=True, slots=True)
 class PreTokenizer:
-    """One way to cut text, ready to be built."""
+    """A way to split text, ready to be built."""
 
     preset: PresetName | None
-    """The known preset that cuts so; None where no known model does."""
+    """The known preset with this split; None if no known model uses it."""
     stages: tuple[str, ...]
-    """Patterns (Oniguruma) that cut one after the other; every match is a piece, and so is what lies between."""
+    """Patterns (Oniguruma), applied in sequence; every match and every gap between matches is a piece."""
     ggml_pre: str | None
-    """llama.cpp's name for it (`tokenizer.ggml.pre`)."""
+    """llama.cpp's name of it (`tokenizer.ggml.pre`); None if there is none."""
     nfc: bool = False
-    """Whether text is brought to NFC first."""
+    """Whether text is first normalised to NFC."""
     ignore_merges: bool = False
-    """Whether a piece that is a token as a whole is taken without merging; Llama 3 has it, llama.cpp by name."""
+    """Whether a piece that is itself a token is used without merging, as in Llama 3; llama.cpp decides by the
+    name.
+    """
 
     def build(self) -> pre_tokenizers.PreTokenizer:
-        """Return the stages with the byte alphabet behind them, as `tokenizers` runs them."""
+        """Return the stages followed by the byte alphabet, in the form of `tokenizers`."""
         from tokenizers import Regex, pre_tokenizers
 
         cuts: list[pre_tokenizers.PreTokenizer] = [
@@ -98,7 +106,7 @@ class PreTokenizer:
         return pre_tokenizers.Sequence([*cuts, pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
     def build_normalizer(self) -> normalizers.Normalizer | None:
-        """Return what runs before the cuts; None where text stays as it is."""
+        """Return the normaliser that runs before the splits; None for unchanged text."""
         from tokenizers import normalizers
 
         return normalizers.NFC() if self.nfc else None
@@ -134,22 +142,22 @@ _SAME_PATTERN: dict[PresetName, str] = {
 GGML_NAMES: dict[str, PresetName] = {
     name: preset for preset, names in _SAME_PATTERN.items() for name in names.split()
 }
-"""Names of llama.cpp and the preset whose pattern they have; from its `llama-vocab.cpp`."""
+"""Names in llama.cpp with the preset that has the same pattern; from its `llama-vocab.cpp`."""
 _GGML_IGNORE_MERGES = frozenset({"llama-bpe", "llama3", "llama-v3", "falcon3", "pixtral", "lfm2"})
 
 
 def pretokenizer(preset: PresetName, digits: Digits | None = None) -> PreTokenizer:
-    """Return a preset, with its own grouping of digits or another.
+    """Return a preset, with its own grouping of digits or another one.
 
     Raises:
-        UserError: there is no such preset or grouping.
+        UserError: The preset or the grouping is unknown.
     """
     if preset not in _PRESETS:
-        raise UserError(f"pretokenizer {preset!r} is not known; known are {', '.join(_PRESETS)}")
+        raise UserError(f"pretokenizer {preset!r} is not known; known: {', '.join(_PRESETS)}")
     wanted = _PRESETS[preset]
     digits = wanted.digits if digits is None else digits
     if digits not in get_args(Digits):
-        raise UserError(f"digits {digits!r} is no grouping; known are {', '.join(get_args(Digits))}")
+        raise UserError(f"digits {digits!r} is not a grouping; known: {', '.join(get_args(Digits))}")
     known_as: PresetName | None = None
     ggml_pre, ignore_merges = None, False
     for name, known in _PRESETS.items():
@@ -160,14 +168,14 @@ def pretokenizer(preset: PresetName, digits: Digits | None = None) -> PreTokeniz
 
 
 def ggml_pretokenizer(name: str) -> PreTokenizer:
-    """Return what llama.cpp does under a name of `tokenizer.ggml.pre`: no normaliser, merges as it has them.
+    """Return llama.cpp's split for a value of `tokenizer.ggml.pre`, without a normaliser.
 
     Raises:
-        UserError: the name is not known here.
+        UserError: The name is unknown.
     """
     if name not in GGML_NAMES:
         raise UserError(
-            f"tokenizer.ggml.pre is {name!r}, whose pattern is not known here; known are {', '.join(GGML_NAMES)}. "
+            f"tokenizer.ggml.pre is {name!r}, whose pattern is not known; known: {', '.join(GGML_NAMES)}. "
             f"A tokenizer.json of the same model does not need the name."
         )
     preset = _PRESETS[GGML_NAMES[name]]
@@ -180,13 +188,13 @@ def ggml_pretokenizer(name: str) -> PreTokenizer:
 
 
 def ggml_name(stages: tuple[str, ...], *, ignore_merges: bool) -> str | None:
-    """Return llama.cpp's name for patterns read from a `tokenizer.json`, compared as text; else None."""
+    """Return llama.cpp's name for patterns read from a `tokenizer.json`, compared as text; None without one."""
     stages = tuple(stage.replace("\r", "\\r").replace("\n", "\\n") for stage in stages)
     for preset in _PRESETS.values():
         if preset.ggml_pre and stages == _stages(preset.family, preset.digits):
             if preset.ignore_merges == ignore_merges:
                 return preset.ggml_pre
-            return "dbrx" if preset.ignore_merges else None  # Llama 3's pattern, with merges as they are
+            return "dbrx" if preset.ignore_merges else None  # Llama 3's pattern without ignore_merges
     return None
 
 
@@ -197,6 +205,7 @@ def _stages(family: _Family, digits: Digits) -> tuple[str, ...]:
     if _INLINE not in main[-1]:
         return (group, *main)
     if digits == "right-3":
-        # Aligned groups need a look ahead over the whole number: a cut of its own, before the blanks are seen.
+        # Aligned groups look ahead over the whole number, so they need a separate split, before blanks are
+        # matched.
         return (group, *(pattern.replace(f"|{_INLINE}", "") for pattern in main))
     return tuple(pattern.replace(_INLINE, group) for pattern in main)

@@ -1,8 +1,9 @@
-"""What a tokenizer costs and saves, beside others on the same text: measured here, shown by `report_output`.
+"""Comparison of tokenizers on the same text: the measurement; `report_output` displays it.
 
-Fair comparison: on text that none of them was trained on as far as can be known, on the same documents (so that
-ratios of tokens are paired), and at equal sizes of vocabulary. A larger vocabulary needs fewer tokens by itself
-and pays in the embedding; it is therefore shown as it is and cut down to the size of the first (`cut_down`).
+For a fair comparison, use text that none of them was trained on as far as known, the same documents (so that
+ratios of tokens are paired), and equal sizes of vocabulary. A larger vocabulary always needs fewer tokens and
+costs more in the embedding. It is therefore reported both unchanged and reduced to the size of the first
+(`cut_down`).
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from modelstack.tokenizer.text_tokenizer import TextTokenizer
 ALL = "all"
 Kind = Literal["all", "domain", "language"]
 _Group = tuple[Kind, str, NDArray[np.bool_]]
-"""A set of documents: what it is one of, its name, and which of N documents belong to it."""
+"""A set of documents: its kind, its name, and the mask of its members among N documents."""
 SMOLLM2_BODY = 106_203_456
 """Parameters of SmolLM2-135M without its embedding (134,515,008 - 49,152 x 576)."""
 SPEED_BYTES = 4_000_000
-"""How much text the speed is measured on."""
+"""Bytes of text for the measurement of speed."""
 
 
 class CostModel(BaseModel):
-    """The model that pays for the vocabulary."""
+    """The model whose embedding size the vocabulary determines."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -43,11 +44,11 @@ class CostModel(BaseModel):
     tied: bool = True
     """Whether input and output share one embedding."""
     body_parameters: int = SMOLLM2_BODY
-    """Parameters apart from the embedding."""
+    """Number of parameters without the embedding."""
 
 
 class GroupMeasures(BaseModel):
-    """One tokenizer on the documents of one domain or language."""
+    """Measures of one tokenizer on the documents of one domain or language."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -60,13 +61,13 @@ class GroupMeasures(BaseModel):
     bytes_per_token: Interval | None
     tokens_per_word: Interval | None
     whole_words: Interval | None
-    """Share of words that are one token."""
+    """Share of words that are a single token."""
     tokens_to_first: Interval | None
-    """Its tokens over those of the first tokenizer, paired by document; below 1 it needs fewer."""
+    """Its tokens divided by those of the first tokenizer, paired by document; below 1 it needs fewer."""
 
 
 class TokenizerMeasures(BaseModel):
-    """Everything that is reported of one tokenizer."""
+    """All measures of one tokenizer."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -76,21 +77,21 @@ class TokenizerMeasures(BaseModel):
     n_special: int
     groups: tuple[GroupMeasures, ...]
     parity: dict[str, Interval]
-    """Tokens of each language over those of the base language, on the same lines."""
+    """Tokens of each language divided by those of the base language, on the same lines."""
     renyi_efficiency: float
     unseen_share: float
     rare_share: float
     longest_token: str
     longest_token_bytes: int
     n_cut_characters: int
-    """Tokens that begin or end inside a character."""
+    """Number of tokens that begin or end inside a character."""
     digits: tuple[DigitSplit, ...]
     round_trip_failures: int
-    """Documents that do not come back byte for byte."""
+    """Number of documents that are not decoded to the same bytes."""
     embedding_parameters: int
     share_of_model: float
     megabytes_per_second: float
-    """Of content, by `encode_batch` on this machine."""
+    """Speed of `encode_batch` on content, on this machine."""
 
     def group(self, kind: Kind = "all", name: str = ALL) -> GroupMeasures:
         """Return the measures of one domain or language, or of all documents."""
@@ -112,7 +113,7 @@ class Report(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class _Text:
-    """The documents, and what is the same for every tokenizer."""
+    """The documents, and data that are the same for every tokenizer."""
 
     texts: list[str]
     words: list[Counter[str]]
@@ -129,22 +130,22 @@ def build_report(
     equal_size: bool = True,
     seed: int = 0,
 ) -> Report:
-    """Measure tokenizers on documents; the first one is what the others are compared with.
+    """Measure tokenizers on documents; the others are compared with the first one.
 
     Args:
-        tokenizers: by the name that the report shows.
-        documents: text that none of them was trained on.
-        parallel: the same lines in several languages.
-        base_language: the one of `parallel` that the others are set against.
-        cost: the model that pays for the vocabularies.
-        equal_size: whether larger vocabularies are also shown cut down to the size of the first.
-        seed: of the bootstrap and of the numbers whose cuts are looked at.
+        tokenizers: Tokenizers by their names in the report.
+        documents: Text that none of them was trained on.
+        parallel: The same lines in several languages.
+        base_language: The language in `parallel` that the others are compared with.
+        cost: The model whose embedding size is reported.
+        equal_size: Whether larger vocabularies are also reported reduced to the size of the first.
+        seed: Seed of the bootstrap and of the random numbers whose splits are measured.
 
     Raises:
-        UserError: there is no text, or the parallel text has no base or no equal numbers of lines.
+        UserError: There is no text, or the parallel text has no base language or unequal numbers of lines.
     """
     if not any(document.text for document in documents):
-        raise UserError("there is no text to measure on; a held-out share of few documents may hold none")
+        raise UserError("there is no text to measure on; the held-out share of few documents may be empty")
     if parallel:
         _check_parallel(parallel, base_language)
     cost = cost or CostModel()
@@ -287,18 +288,18 @@ def _check_parallel(parallel: Mapping[str, Sequence[str]], base_language: str) -
 
 
 def _notes(tokenizers: Mapping[str, TextTokenizer], measured: Sequence[TokenizerMeasures]) -> tuple[str, ...]:
-    """Return what a reader must know to read the table fairly."""
+    """Return the notes that readers need for a fair comparison."""
     first = measured[0]
     others = [name for name, tokenizer in tokenizers.items() if len(tokenizer.vocabulary) != first.n_ids]
     notes = []
     if others:
         notes.append(
-            f"{', '.join(others)}: not of the size of {first.name} ({first.n_ids:,} ids). A larger vocabulary "
-            f"needs fewer tokens by itself: compare rows of equal size, and models by bits per byte, never by "
+            f"{', '.join(others)}: other size than {first.name} ({first.n_ids:,} ids). A larger vocabulary "
+            f"always needs fewer tokens: compare rows of equal size, and models by bits per byte, never by "
             f"loss per token."
         )
     if any(each.round_trip_failures for each in measured):
-        notes.append("Documents that do not come back byte for byte: the tokenizer normalises, or lacks bytes.")
+        notes.append("Documents not decoded to the same bytes: the tokenizer normalises text, or lacks bytes.")
     notes.append("Text from the sources that a tokenizer was trained on favours it, held out or not.")
-    notes.append("Unseen and rare tokens depend on the size of the text: they compare rows, not reports.")
+    notes.append("Unseen and rare tokens depend on the size of the text: compare them only within a report.")
     return tuple(notes)

@@ -1,4 +1,4 @@
-"""A tokenizer report for people: tables on the console, a file of JSON, bars by domain."""
+"""Output of a tokenizer report: tables on the console, a JSON file, bar charts by domain."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _PANELS: tuple[tuple[str, Measure], ...] = (
 
 
 def store_report(report: Report, folder: Path) -> tuple[Path, Path]:
-    """Write `report.json` and `report.png` into a folder and return their paths."""
+    """Write `report.json` and `report.png` to a folder and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / REPORT_FILE, report.model_dump_json(indent=2) + "\n")
     return folder / REPORT_FILE, draw_report(report, folder / PLOT_FILE)
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Print the measures: the tokenizers' own, by group, and what to know about them."""
+    """Print the measures of the tokenizers, in total and by group, and the notes."""
     console.print(_summary(report))
     for kind in ("domain", "language"):
         if any(group.kind == kind for group in report.tokenizers[0].groups):
@@ -72,7 +72,7 @@ def _summary(report: Report) -> Table:
         ("longest token, bytes", [f"{each.longest_token_bytes}" for each in report.tokenizers]),
         ("which begins with", [f"{each.longest_token[:6]!r}" for each in report.tokenizers]),
         ("tokens cutting characters", [f"{each.n_cut_characters:,}" for each in report.tokenizers]),
-        ("numbers cut alike", [_digits(each) for each in report.tokenizers]),
+        ("numbers split alike", [_digits(each) for each in report.tokenizers]),
         ("documents not exact", [f"{each.round_trip_failures:,}" for each in report.tokenizers]),
         (
             f"embedding, {cost.width} wide, {owner}",
@@ -109,14 +109,14 @@ def _parity(report: Report) -> Table:
 
 
 def _digits(measured: TokenizerMeasures) -> str:
-    """Return the share for the worst length, and how nine digits are cut."""
+    """Return the share for the worst length, and the split of nine digits."""
     worst = min(split.share for split in measured.digits)
     pieces = measured.digits[-1].pieces
     return f"{worst:.0%}, " + (f"{pieces[0]} each" if len(set(pieces)) == 1 else "+".join(map(str, pieces)))
 
 
 def _shown(interval: Interval | None, *, percent: bool = False) -> str:
-    """Return an estimate and the wider side of its interval; the file of JSON has both sides."""
+    """Return an estimate and the wider side of its interval; the JSON file has both sides."""
     if interval is None:
         return "-"
     half = max(interval.high - interval.value, interval.value - interval.low)
@@ -124,7 +124,7 @@ def _shown(interval: Interval | None, *, percent: bool = False) -> str:
 
 
 def draw_report(report: Report, path: Path) -> Path:
-    """Draw both panels side by side, a group of bars a domain, and return the path."""
+    """Draw both panels side by side, with a group of bars per domain, and return the path."""
     from matplotlib.figure import Figure
 
     names = [group.name for group in report.tokenizers[0].groups]
@@ -151,7 +151,7 @@ def draw_report(report: Report, path: Path) -> Path:
 def _draw_bars(
     axes: Any, k: int, n: int, intervals: Sequence[Interval | None], measured: TokenizerMeasures
 ) -> None:
-    """Draw one tokenizer's bars with their intervals, each with its value at the end."""
+    """Draw one tokenizer's bars with their intervals and values."""
     drawn = [(row, interval) for row, interval in enumerate(intervals) if interval is not None]
     height = 0.8 / n
     places = [row + (k - (n - 1) / 2) * height for row, _ in drawn]

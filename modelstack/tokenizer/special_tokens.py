@@ -1,9 +1,9 @@
-"""Tokens that no text can produce: ends of text, marks of turns, of tool calls and of thoughts, and spares.
+"""Special tokens, which no text can produce: ends of text, marks of turns, calls and thoughts, reserved tokens.
 
-Spares are names without a meaning yet: a mark that post-training needs takes one, and no row of the embedding has
-to be added. The chat template is written from the same marks, so that what a model is trained on, what
-transformers renders and what `chat.ChatFormat` learns are one thing: ChatML, a tool's result inside its marks, and
-`{% generation %}` around what the model is to write (Hugging Face's convention for masks of assistant tokens).
+Reserved tokens have no meaning yet: post-training can use one as a new mark without adding a row to the embedding.
+The chat template is built from the same marks, so training data, transformers' rendering and `chat.ChatFormat`
+agree. It is ChatML with a tool's result inside its marks, and `{% generation %}` around the text that the model
+generates (Hugging Face's convention for masks of assistant tokens).
 """
 
 from __future__ import annotations
@@ -17,50 +17,50 @@ _CALLS = (
     "{{{{- (called.arguments if called.arguments is string else called.arguments|tojson) + '}}' + {1} -}}}}"
     "{{%- endfor -%}}"
 )
-"""Template text for the calls of a turn, with the two marks left open."""
+"""Template text for the calls of a turn, with placeholders for the two marks."""
 
 
 class SpecialTokens(BaseModel):
-    """The marks of a vocabulary; None leaves one out."""
+    """The special tokens of a vocabulary; None omits one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     begin_of_text: str | None = "<|begin_of_text|>"
-    """Goes before every text."""
+    """Token before every text."""
     end_of_text: str = "<|end_of_text|>"
-    """Goes behind every document; also what a batch is padded with."""
+    """Token after every document; also used as padding."""
     turn: Pair | None = ("<|im_start|>", "<|im_end|>")
-    """Open and close a turn of a conversation; without them no chat template is written."""
+    """Tokens that open and close a turn of a conversation; None: there is no chat template."""
     tool_call: Pair | None = ("<tool_call>", "</tool_call>")
     tool_response: Pair | None = ("<tool_response>", "</tool_response>")
     think: Pair | None = ("<think>", "</think>")
     n_reserved: int = Field(default=16, ge=0, le=4096)
-    """Spares: `<|reserved_0|>` and so on."""
+    """Number of reserved tokens: `<|reserved_0|>` and so on."""
 
     @model_validator(mode="after")
     def _check_names(self) -> SpecialTokens:
         names = self.names()
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
-            raise ValueError(f"special token {twice[0]!r} is named twice; every mark needs a name of its own")
+            raise ValueError(f"special token {twice[0]!r} is named twice; every mark must have a different name")
         for name in names:
             if len(name) < 3 or name != name.strip() or not name.isprintable():
                 raise ValueError(
-                    f"special token {name!r} is too short, begins or ends with a blank, or cannot be printed; "
+                    f"special token {name!r} is too short, begins or ends with a blank, or is not printable; "
                     f"choose a name such as '<|name|>'"
                 )
         return self
 
     def controls(self) -> tuple[str, ...]:
-        """Return the marks that are left out of decoded text: ends of text and of turns."""
+        """Return the marks that are removed from decoded text: ends of text and of turns."""
         return tuple(name for name in (self.begin_of_text, self.end_of_text, *(self.turn or ())) if name)
 
     def frames(self) -> tuple[str, ...]:
-        """Return the marks that a reader of a reply looks for: tool calls, tool responses, thoughts."""
+        """Return the marks that a parser of replies needs: tool calls, tool responses, thoughts."""
         return tuple(name for pair in (self.tool_call, self.tool_response, self.think) for name in pair or ())
 
     def reserved(self, n: int | None = None) -> tuple[str, ...]:
-        """Return the names of `n` spares, by default as many as are asked for."""
+        """Return the names of `n` reserved tokens, by default `n_reserved`."""
         return tuple(f"<|reserved_{i}|>" for i in range(self.n_reserved if n is None else n))
 
     def names(self) -> tuple[str, ...]:
@@ -68,10 +68,10 @@ class SpecialTokens(BaseModel):
         return (*self.controls(), *self.frames(), *self.reserved())
 
     def chat_template(self) -> str | None:
-        """Return a Jinja template in ChatML with these marks; None where turns have none.
+        """Return a Jinja template in ChatML with these marks; None without marks of turns.
 
-        An assistant turn may carry `tool_calls` as OpenAI's API has them. The tools on offer are not rendered:
-        their text belongs to the system prompt, which the caller writes.
+        An assistant turn may have `tool_calls` as in OpenAI's API. The available tools are not rendered: the
+        caller describes them in the system prompt.
         """
         if self.turn is None:
             return None
@@ -93,6 +93,6 @@ class SpecialTokens(BaseModel):
 
 
 def _quoted(text: str) -> str:
-    """Return `text` as a string of Jinja."""
+    """Return `text` as a Jinja string literal."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'").replace("\n", "\\n")
     return f"'{escaped}'"

@@ -1,10 +1,11 @@
-"""Render a Jinja chat template from a model file that nobody vetted.
+"""Rendering of untrusted Jinja chat templates from model files.
 
-Jinja's immutable sandbox keeps a template from reaching Python objects; what it does not stop is a template that
-never ends or that asks for a terabyte. So: a limit on its length, fuel instead of a timeout (executed lines are
-counted, which is the same on every machine), and no operation that makes a large object out of a small one.
+Jinja's immutable sandbox keeps a template from accessing Python objects, but not from running forever or
+requesting a terabyte of memory. Therefore: a limit on the template's length, fuel instead of a timeout (executed
+lines are counted, which is the same on every machine), and no operation that makes a large object from a small
+one.
 
-`strftime_now` is left undefined on purpose: with a date in the prompt no prefix would survive midnight.
+`strftime_now` is intentionally undefined: a date in the prompt would invalidate cached prefixes every day.
 """
 
 from __future__ import annotations
@@ -17,16 +18,16 @@ from types import FrameType
 from typing import Any, Protocol
 
 MAX_TEMPLATE_CHARACTERS = 100_000
-"""The longest template known (tool calling included) has about 15,000."""
+"""Maximum characters of a template; the longest known one (with tool calling) has about 15,000."""
 FUEL_LINES = 200_000
-"""Python lines that one rendering may run; a long real template takes a few hundred a message."""
+"""Maximum executed Python lines of one rendering; a long real template takes a few hundred per message."""
 MAX_OUTPUT_CHARACTERS = 1_000_000
 MAX_VALUE_CHARACTERS = 200_000
 MAX_RANGE = 1_000
 AMPLIFIERS = frozenset(
     {"ljust", "rjust", "center", "zfill", "expandtabs", "format", "format_map", "translate", "replace", "join"}
 )
-"""Text methods that make much out of little; `replace` and `join` exist as bounded filters."""
+"""String methods that make large results from small inputs; `replace` and `join` exist as bounded filters."""
 FILTERS = frozenset(
     (
         "abs",
@@ -60,11 +61,11 @@ FILTERS = frozenset(
         "upper",
     )
 )
-"""The filters that chat templates use; `center`, `format`, `indent`, `batch` and their like are left out."""
+"""Filters that chat templates use; `center`, `format`, `indent`, `batch` and similar ones are excluded."""
 
 
 class TemplateError(Exception):
-    """The template is not valid, asks for what it must not have, or refuses the conversation."""
+    """Raised if a template is invalid, exceeds its permissions or limits, or rejects the conversation."""
 
 
 class Render(Protocol):
@@ -78,7 +79,7 @@ class Render(Protocol):
         tools: Sequence[Mapping[str, Any]] | None = None,
         **context: Any,
     ) -> str:
-        """Render messages (role, content, calls); `context` are further variables that a template may ask for."""
+        """Render messages (role, content, calls); `context` contains further variables for the template."""
         ...
 
 
@@ -86,8 +87,8 @@ def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
     """Return `render(messages, add_generation_prompt)` for a template.
 
     Raises:
-        TemplateError: the template is too long or not valid Jinja; from `render` also when it refuses the
-            conversation (`raise_exception`) or exceeds a limit.
+        TemplateError: The template is too long or not valid Jinja. `render` also raises it if the template rejects
+            the conversation (`raise_exception`) or exceeds a limit.
     """
     import jinja2
 
@@ -118,7 +119,7 @@ def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
             return _with_fuel(lambda: _collect(template.generate(**context)))
         except TemplateError:
             raise
-        except Exception as error:  # the template is foreign code: whatever it raises is its refusal
+        except Exception as error:  # a template is untrusted code: any exception counts as a rejection
             raise TemplateError(f"{type(error).__name__}: {error}") from error
 
     return render
@@ -126,7 +127,7 @@ def compile_template(source: str, *, bos_token: str, eos_token: str) -> Render:
 
 @lru_cache(maxsize=4)
 def _template(source: str) -> Any:
-    """Return the compiled template: recognition asks for one some 50 times, and Gemma 4's takes 40 ms."""
+    """Return the compiled template, cached: recognition renders one about 50 times, and Gemma 4's takes 40 ms."""
     return _environment().from_string(source)
 
 
@@ -136,7 +137,7 @@ def _environment() -> Any:
     from jinja2.ext import Extension, loopcontrols
 
     class Generation(Extension):
-        """`{% generation %}` marks what a model is to write, for masks of training; it renders as its content."""
+        """Extension `{% generation %}`, which marks trained text for masks; it renders its content."""
 
         tags = {"generation"}
 
@@ -170,7 +171,7 @@ def _environment() -> Any:
             return attr not in AMPLIFIERS and super().is_safe_attribute(obj, attr, value)
 
         def wrap_str_format(self, value: Any) -> Any:
-            """Refuse `str.format`, which Jinja hands out before it asks `is_safe_attribute`."""
+            """Reject `str.format`, which Jinja provides without a call of `is_safe_attribute`."""
             if super().wrap_str_format(value) is not None:
                 raise TemplateError("str.format is not allowed in a chat template")
 
@@ -192,7 +193,7 @@ def _environment() -> Any:
 
 
 def _bounded(value: Any) -> Any:
-    """Return `value`, refusing what is large; nested containers are walked, which costs fuel."""
+    """Return `value` if it is small; nested containers are checked too, which costs fuel."""
     if isinstance(value, str):
         _require_size(len(value))
     elif isinstance(value, int):
@@ -254,7 +255,7 @@ def _collect(chunks: Any) -> str:
 
 
 def _with_fuel(run: Callable[[], str]) -> str:
-    """Run with a count of executed lines in this thread; restores a debugger's or coverage's trace after."""
+    """Run with a limit on executed lines in this thread; restore a debugger's or coverage's trace afterwards."""
     left = FUEL_LINES
 
     def trace(_frame: FrameType, event: str, _argument: Any) -> Any:

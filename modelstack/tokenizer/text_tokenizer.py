@@ -1,14 +1,14 @@
-"""A tokenizer with the two encoders that never mix: content, which yields no control token, and template text.
+"""A tokenizer with two separate encoders: content, which never yields a control token, and template text.
 
-`tokenizers` looks for the names of added tokens in all text it encodes. So content goes to a second tokenizer that
-has never heard of them: its vocabulary and its merges lack every special token. What is not there cannot be
-produced, whatever normaliser, pattern or merge a file brings; no search for forgeries is needed.
+`tokenizers` searches for the names of added tokens in all text that it encodes. Content therefore uses a second
+tokenizer whose vocabulary and merges lack every special token. An absent token cannot be produced by any
+normaliser, pattern or merge of a file, so no search for forgeries is needed.
 
-What is promised of content: the bytes of its ids, joined, are the bytes of the text after the tokenizer's own
-normaliser (none for most; NFC for Qwen's; U+2581 is a blank where it stands for one). A lone surrogate, which is
-no text, becomes `?`; a character that the vocabulary cannot spell becomes U+FFFD. A blank that SentencePiece puts
-before the first word is left out: inside a conversation it would be wrong. Bytes that are not UTF-8 are no text
-either: whoever decodes them decides what they become.
+Guarantee for content: the joined bytes of its ids are the bytes of the text after the tokenizer's own normaliser
+(none for most; NFC for Qwen's; U+2581 for blanks is decoded to blanks). Exceptions: a lone surrogate, which is not
+text, becomes `?`; a character that the vocabulary cannot spell becomes U+FFFD. The blank that SentencePiece adds
+before the first word is omitted, because it would be wrong inside a conversation. Callers must decode bytes that
+are not UTF-8 before.
 """
 
 from __future__ import annotations
@@ -28,23 +28,23 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 BLANK = "\u2581"
-"""SentencePiece's sign for a blank."""
+"""SentencePiece's character for a blank."""
 BYTE_NAMES = tuple(f"<0x{byte:02X}>" for byte in range(256))
-"""Tokens of single bytes, in vocabularies that are not byte-level."""
+"""Names of single-byte tokens in vocabularies that are not byte-level."""
 _BYTE_OF = {name: byte for byte, name in enumerate(BYTE_NAMES)}
 REPLACEMENTS = ("\ufffd", "?", " ")
-"""What stands for a character that the vocabulary cannot spell; the first that it can."""
+"""Replacements for a character that the vocabulary cannot spell; the first that it can spell is used."""
 END_NAMES = (
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
     "<｜end▁of▁sentence｜>", "</s>", "<eos>", "<|return|>", "<|call|>", "<EOT>", "[EOS]",
     "<reponame>", "<|repo_name|>", "<|file_sep|>", "<|fim_pad|>",
 )  # fmt: skip
-"""Names that end a reply in well-known vocabularies; llama.cpp goes by such names too."""
+"""Names of tokens that end a reply in well-known vocabularies; llama.cpp uses such names too."""
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialNames:
-    """Which tokens play a role, by name; what a `tokenizer_config.json` or a GGUF says beside the vocabulary."""
+    """Names of tokens with a role, from a `tokenizer_config.json` or a GGUF file."""
 
     begin: str | None = None
     end: str | None = None
@@ -62,7 +62,7 @@ class TextTokenizer:
         """Build both encoders from the content of a `tokenizer.json`.
 
         Raises:
-            UserError: it is no BPE vocabulary with a token for each id, or `tokenizers` refuses it.
+            UserError: It is not a BPE vocabulary with a token for each id, or `tokenizers` rejects it.
         """
         description = _in_one_form(description)
         self.description: Mapping[str, Any] = description
@@ -93,40 +93,40 @@ class TextTokenizer:
         )
 
     def encode(self, text: str) -> list[int]:
-        """Encode text from outside; the ids hold no special token.
+        """Encode untrusted text; the ids contain no special token.
 
         Raises:
-            UserError: the pattern gives up on the text.
+            UserError: The pattern matcher gives up on the text.
         """
-        with told_panics():
+        with panics_as_errors():
             return self._content.encode(self._prepared(text), add_special_tokens=False).ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Encode many texts from outside at once; with `TOKENIZERS_PARALLELISM` unset, on all cores.
+        """Encode many untrusted texts; uses all cores if `TOKENIZERS_PARALLELISM` is unset.
 
         Raises:
-            UserError: the pattern gives up on one of the texts.
+            UserError: The pattern matcher gives up on one of the texts.
         """
         prepared = [self._prepared(text) for text in texts]
-        with told_panics():
+        with panics_as_errors():
             encodings = self._content.encode_batch_fast(prepared, add_special_tokens=False)
         return [encoding.ids for encoding in encodings]
 
     def encode_template(self, text: str) -> list[int]:
-        """Encode text of the chat template, where the names of special tokens stand for these.
+        """Encode template text, in which names of special tokens yield these tokens.
 
         Raises:
-            UserError: the pattern gives up on the text.
+            UserError: The pattern matcher gives up on the text.
         """
-        with told_panics():
+        with panics_as_errors():
             return self.tokenizer.encode(text, add_special_tokens=False).ids
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """Return the bytes of `ids`, joined; the names' bytes for special tokens."""
+        """Return the joined bytes of `ids`; special tokens yield their names."""
         return b"".join(self.vocabulary.token_bytes[i] for i in ids)
 
     def _prepared(self, text: str) -> str:
-        """Return text that the vocabulary can spell."""
+        """Return the text with characters replaced that the vocabulary cannot spell."""
         text = text.encode("utf-8", "replace").decode()
         missing = {c for c in set(text) if not self._spellable(c)}
         return "".join(self._replacement if c in missing else c for c in text) if missing else text
@@ -138,13 +138,14 @@ class TextTokenizer:
 
 
 @contextmanager
-def told_panics() -> Iterator[None]:
-    """Turn a panic of the library, which no `except Exception` sees, into an error that says what happened.
+def panics_as_errors() -> Iterator[None]:
+    """Convert a panic of the library, which `except Exception` does not catch, to an error with its message.
 
-    Oniguruma gives up after ten million steps back: a hostile pattern soon, a known one at that many blanks.
+    Oniguruma gives up after ten million backtracking steps: early for a malicious pattern, and for a known pattern
+    on millions of blanks.
 
     Raises:
-        UserError: it panicked.
+        UserError: The library panicked.
     """
     try:
         yield
@@ -152,7 +153,7 @@ def told_panics() -> Iterator[None]:
         if type(error).__name__ != "PanicException":
             raise
         hint = (
-            "; millions of blanks or letters in a row do that: cut the text into pieces"
+            "; millions of consecutive blanks or letters cause this. Split the text into parts"
             if "Onig" in str(error)
             else ""
         )
@@ -160,19 +161,19 @@ def told_panics() -> Iterator[None]:
 
 
 def build(description: Mapping[str, Any]) -> Tokenizer:
-    """Return the tokenizer of a `tokenizer.json`'s content.
+    """Return the tokenizer for the content of a `tokenizer.json`.
 
     Raises:
-        UserError: `tokenizers` refuses it.
+        UserError: `tokenizers` rejects it.
     """
     from tokenizers import Tokenizer
 
     try:
-        with told_panics():
+        with panics_as_errors():
             return Tokenizer.from_str(json.dumps(description))
     except UserError:
         raise
-    except Exception as error:  # the library raises Exception itself, for whatever it dislikes
+    except Exception as error:  # the library raises plain Exception for invalid input
         raise UserError(f"not a tokenizer that the tokenizers library can run: {error}") from error
 
 
@@ -180,11 +181,11 @@ def token_names(description: Mapping[str, Any]) -> list[str]:
     """Return the name of each id.
 
     Raises:
-        UserError: the model is not BPE, or ids have gaps, or an id or a name is used twice.
+        UserError: The model is not BPE, ids have gaps, or an id or a name occurs twice.
     """
     model = description["model"]
     if model.get("type") != "BPE":
-        raise UserError(f"the tokenizer's model is {model.get('type')!r}; only BPE is known here")
+        raise UserError(f"the tokenizer's model is {model.get('type')!r}; only BPE is supported")
     by_id: dict[int, str] = {}
     named = [*model["vocab"].items(), *((token["content"], token["id"]) for token in description["added_tokens"])]
     for name, token in named:
@@ -200,7 +201,7 @@ def token_names(description: Mapping[str, Any]) -> list[str]:
 
 
 def special_ids(description: Mapping[str, Any], tokens: Sequence[str]) -> frozenset[int]:
-    """Return the ids that content must not produce: added tokens but for plain blanks, and the unknown one."""
+    """Return the ids that content must not produce: the unknown token, and added tokens except plain blanks."""
     added = {t["id"] for t in description["added_tokens"] if t["special"] or not t["content"].isspace()}
     unknown = description["model"].get("unk_token")
     return frozenset(added | ({tokens.index(unknown)} if unknown in tokens else set()))
@@ -208,7 +209,7 @@ def special_ids(description: Mapping[str, Any], tokens: Sequence[str]) -> frozen
 
 @cache
 def byte_alphabet() -> dict[str, int]:
-    """Return GPT-2's printable stand-ins for bytes: printable Latin-1 for itself, the others from U+0100 on."""
+    """Return GPT-2's printable characters for bytes: printable Latin-1 is unchanged, others start at U+0100."""
     shown = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     hidden = [byte for byte in range(256) if byte not in shown]
     return {chr(byte): byte for byte in shown} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
@@ -226,7 +227,7 @@ def _bytes_of(name: str, is_byte_level: bool, has_bytes: bool) -> bytes:
 def _end_ids(
     tokens: Sequence[str], special: frozenset[int], names: SpecialNames, template: str
 ) -> tuple[int, ...]:
-    """Return the tokens that end a reply: first what the template writes, then the end of text, then others."""
+    """Return the tokens that end a reply: first those in the template, then the end of text, then others."""
     ends = [i for i in sorted(special) if tokens[i] == names.end or tokens[i] in END_NAMES]
     return tuple(sorted(ends, key=lambda i: (tokens[i] not in template, tokens[i] != names.end, i)))
 
@@ -234,20 +235,20 @@ def _end_ids(
 def _without_special(
     description: Mapping[str, Any], special: frozenset[int], tokens: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the same tokenizer without special tokens: not added, not in the vocabulary, not made by a merge."""
+    """Return the same tokenizer without special tokens, in vocabulary, merges and added tokens."""
     gone = {tokens[i] for i in special}
     model = dict(description["model"])
     model["vocab"] = {name: token for name, token in model["vocab"].items() if name not in gone}
     model["merges"] = [(a, b) for a, b in model["merges"] if not gone & {a, b, a + b}]
     model["unk_token"] = None
     kept = [token for token in description["added_tokens"] if token["id"] not in special]
-    # An added token that the model does not know would get the next free id, and the gaps have moved that.
+    # Added tokens missing in the model's vocabulary would get the next free id, which the removed tokens changed.
     model["vocab"] |= {token["content"]: token["id"] for token in kept}
     return {**description, "model": model, "added_tokens": kept, "post_processor": None}
 
 
 def _in_one_form(description: Mapping[str, Any]) -> dict[str, Any]:
-    """Return it without blanks before texts and with merges as pairs; older files write a merge as one text."""
+    """Return the description without blanks before texts and with merges as pairs (older files have strings)."""
     changed = _without_prefix_blanks(description)
     merges = changed["model"].get("merges", ())
     pairs = [merge.split(" ") if isinstance(merge, str) else merge for merge in merges]
@@ -255,7 +256,7 @@ def _in_one_form(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_prefix_blanks(node: Any) -> Any:
-    """Turn off whatever puts a blank before a text: `Prepend`, and two options of pre-tokenisers."""
+    """Disable all options that add a blank before a text: `Prepend`, and two options of pre-tokenisers."""
     if isinstance(node, list):
         return [_without_prefix_blanks(item) for item in node]
     if not isinstance(node, Mapping):
@@ -274,7 +275,7 @@ def _without_prefix_blanks(node: Any) -> Any:
 
 
 def _mentions(description: Mapping[str, Any], kind: str) -> bool:
-    """Whether a component of this type cuts the text or joins the tokens."""
+    """Whether the pre-tokeniser or the decoder contains a component of this type."""
     return any(kind == found for part in ("pre_tokenizer", "decoder") for found in _types(description.get(part)))
 
 

@@ -1,8 +1,8 @@
-"""A tokenizer as files: `tokenizer.json` and `tokenizer_config.json` as transformers reads them, and its making.
+"""Tokenizers as folders: `tokenizer.json` and `tokenizer_config.json` as in transformers, and the training record.
 
-Files of others are not trusted: sizes are checked before anything is read whole, the structure before it is used,
-and a chat template is text here, run by nothing but `template_sandbox`. A pattern in a `tokenizer.json` does run;
-Oniguruma gives up a match that goes back too often, which `text_tokenizer` turns into an error.
+Files are untrusted. Sizes are checked before a file is read, and the structure before it is used. A chat template
+is only text here; only `template_sandbox` runs it. A pattern in a `tokenizer.json` does run: Oniguruma gives up a
+match with too much backtracking, which `text_tokenizer` converts to an error.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from modelstack.tokenizer.training import TrainedTokenizer
 
 TOKENIZER_FILE, CONFIG_FILE, TRAINING_FILE = "tokenizer.json", "tokenizer_config.json", "tokenizer_training.json"
 TEMPLATE_FILE = "chat_template.jinja"
-"""Where newer models of the hub keep their template."""
+"""File of the chat template in newer models."""
 MAX_FILE_BYTES = 128 << 20
-"""Gemma's file, with 262,144 tokens one of the largest, has 33 MB."""
+"""Maximum bytes of a file; Gemma's file, with 262,144 tokens one of the largest, has 33 MB."""
 MAX_TOKENS = 1_000_000
 MAX_TOKEN_CHARACTERS = 1_000
-"""The longest tokens known are runs of some hundred blanks or dashes."""
+"""Maximum characters of a token; the longest known ones are runs of some hundred blanks or dashes."""
 
 
 def save_tokenizer(trained: TrainedTokenizer, folder: str | os.PathLike[str]) -> Path:
@@ -48,7 +48,7 @@ def save_tokenizer(trained: TrainedTokenizer, folder: str | os.PathLike[str]) ->
 
 
 def save_text_tokenizer(tokenizer: TextTokenizer, folder: str | os.PathLike[str]) -> Path:
-    """Write a loaded tokenizer, a GGUF file's for one, as a folder that `AutoTokenizer` loads; return its path."""
+    """Write a loaded tokenizer, for example from GGUF, as a folder for `AutoTokenizer`; return its path."""
     return _write_folder(folder, _pretty(tokenizer.description), tokenizer.names, tokenizer.chat_template)
 
 
@@ -75,7 +75,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
     """Load a folder of transformers, a `tokenizer.json`, or the tokenizer inside a GGUF file.
 
     Raises:
-        UserError: there is none, it is too large, broken, or of a kind that is not known here.
+        UserError: It does not exist, is too large, is broken, or is of an unknown kind.
     """
     path = Path(path)
     if path.suffix == ".gguf":
@@ -84,7 +84,9 @@ def load_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
         return read_gguf_tokenizer(path)
     file = path / TOKENIZER_FILE if path.is_dir() else path
     if not file.is_file():
-        raise UserError(f"{file} is not there; name a folder with a {TOKENIZER_FILE}, such a file, or a GGUF file")
+        raise UserError(
+            f"{file} does not exist; give a folder with a {TOKENIZER_FILE}, such a file, or a GGUF file"
+        )
     description = _checked(read_json_object(file, MAX_FILE_BYTES), file)
     config = (
         read_json_object(file.parent / CONFIG_FILE, MAX_FILE_BYTES)
@@ -100,7 +102,7 @@ def load_tokenizer(path: str | os.PathLike[str]) -> TextTokenizer:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file whole: a reader sees the old text or the new one."""
+    """Write a file atomically."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -110,37 +112,37 @@ def _pretty(content: Mapping[str, Any]) -> str:
 
 
 def _checked(content: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Return the content of a `tokenizer.json` whose vocabulary has the right shape and a plausible size."""
+    """Return the content of a `tokenizer.json` after checking its structure and size."""
     model, added = content.get("model"), content.setdefault("added_tokens", [])
     if not isinstance(model, dict) or not isinstance(added, list):
-        raise UserError(f"{path} is no tokenizer.json: it has no model, or its added_tokens are no list")
+        raise UserError(f"{path} is not a tokenizer.json: it has no model, or its added_tokens are not a list")
     model.setdefault("type", "BPE" if "merges" in model else "unknown")
     vocab, merges = model.get("vocab"), model.get("merges")
     if model["type"] == "BPE" and not (isinstance(vocab, dict) and isinstance(merges, list)):
-        raise UserError(f"{path}: a BPE model needs a vocab (object) and merges (list)")
+        raise UserError(f"{path}: a BPE model must have a vocab (object) and merges (list)")
     if isinstance(vocab, dict):
         check_tokens(vocab, path)
         if not all(type(token) is int and 0 <= token < MAX_TOKENS for token in vocab.values()):
-            raise UserError(f"{path}: an id in the vocab is no number from 0 to {MAX_TOKENS - 1}")
+            raise UserError(f"{path}: an id in the vocab is not an integer from 0 to {MAX_TOKENS - 1}")
     for merge in merges or ():
         parts = merge.split(" ") if isinstance(merge, str) else merge
         if not (isinstance(parts, list) and len(parts) == 2 and all(isinstance(part, str) for part in parts)):
-            raise UserError(f"{path}: {merge!r} is no merge; two tokens are expected")
+            raise UserError(f"{path}: {merge!r} is not a merge; two tokens are expected")
     for token in added:
         if not (
             isinstance(token, dict) and isinstance(token.get("content"), str) and type(token.get("id")) is int
         ):
-            raise UserError(f"{path}: {token!r} is no added token; content and id are expected")
+            raise UserError(f"{path}: {token!r} is not an added token; content and id are expected")
         token.setdefault("special", False)
     check_tokens([token["content"] for token in added], path)
     return content
 
 
 def check_tokens(tokens: Any, path: Path) -> None:
-    """Refuse a vocabulary of implausible size.
+    """Reject a vocabulary of implausible size.
 
     Raises:
-        UserError: too many tokens, or one that is too long or no text.
+        UserError: There are too many tokens, or one is too long or not a string.
     """
     if len(tokens) > MAX_TOKENS:
         raise UserError(f"{path} has {len(tokens):,} tokens; at most {MAX_TOKENS:,} are accepted")
@@ -152,16 +154,16 @@ def check_tokens(tokens: Any, path: Path) -> None:
 
 
 def _template(folder: Path, config: Mapping[str, Any]) -> str | None:
-    """Return the chat template, of the list of them the one called "default".
+    """Return the chat template; from a list of templates, the one named "default".
 
     Raises:
-        UserError: it is longer than templates are.
+        UserError: It is too long.
     """
     template = config.get("chat_template")
     file = folder / TEMPLATE_FILE
     if file.is_file():
         if file.stat().st_size > MAX_FILE_BYTES:
-            raise UserError(f"{file} has {file.stat().st_size:,} bytes, which no chat template has")
+            raise UserError(f"{file} has {file.stat().st_size:,} bytes, too many for a chat template")
         template = file.read_text(encoding="utf-8")
     if isinstance(template, list):
         named = [t for t in template if isinstance(t, dict) and t.get("name") == "default"]
@@ -180,6 +182,6 @@ def _name(token: Any) -> str | None:
 
 
 def _adds(description: Mapping[str, Any], begin: str | None) -> bool:
-    """Whether the tokenizer's own post-processor puts the begin token before a text."""
+    """Whether the tokenizer's own post-processor adds the begin token before a text."""
     processor = json.dumps(description.get("post_processor"))
     return begin is not None and f'"SpecialToken": {{"id": {json.dumps(begin)}' in processor

@@ -1,13 +1,13 @@
-"""Learn from a chat template how it shows tools and what stands around calls and results, and prove it.
+"""Learn from a chat template how it shows tools and frames calls and results, and verify it.
 
-As in `chat_template` the template is run on probe conversations and cut at known texts. Here it is given tools,
-and the turns between a question and its answer are calls and results. What the convention writes for a call must
-be found in the template's output letter by letter, which is at the same time how a convention is recognised.
+As in `chat_template`, the template is run on probe conversations and its output is split at known texts. Here it
+gets tools, and the turns between a question and its answer are calls and results. The template's output must
+contain the convention's text of a call exactly; this is also how a convention is recognised.
 
-What stands before a content is learnt, and the end of the assistant's turn: a runtime always renders up to the
-opening of a reply. So a template may close two results differently, and may write the last reply otherwise than
-earlier ones. Where results stand in the assistant's own turn (Gemma's), the end of a turn belongs to what follows.
-Tools stay where they stood first, also in templates that move them behind later turns (Mistral's).
+Learnt are the text before a content, and the end of the assistant's turn, because a runtime always renders up to
+the opening of a reply. So a template may close two results differently, and may write the last reply differently
+from earlier ones. If results are part of the assistant's own turn (Gemma's), the end of a turn belongs to the next
+turn. Tools keep their first position, even for templates that move them after later turns (Mistral's).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from modelstack.tokenizer.template_sandbox import Render, TemplateError, compile
 Step = Literal["system", "user", "assistant", "call", "tool"]
 Shown = Mapping[str, Any]
 OPEN_THOUGHT, CLOSED_THOUGHT = "<think>", "\n</think>\n\n"
-"""How templates of reasoning models open a thought at the end of a prompt, and how an empty one is closed."""
+"""Text with which templates of reasoning models open a thought at the end of a prompt, and close an empty one."""
 REQUIRED: tuple[tuple[Step, ...], ...] = (
     ("user",),
     ("user", "call", "tool"),
@@ -39,11 +39,12 @@ WANTED: tuple[tuple[Step, ...], ...] = (
     ("user", "call", "tool", "assistant", "user"),
     ("user", "call", "tool", "assistant", "user", "call", "tool"),
 )
-"""Conversations in which a template that looks back may differ; then the difference is noted, not refused."""
+"""Conversations for which a template that depends on other turns may differ; a difference is noted, not an error.
+"""
 
 
 class Dialect(Protocol):
-    """How a convention spells calls and results, and what a template is given for them."""
+    """A convention for calls and results, and the input of a template for them."""
 
     @property
     def tools(self) -> Sequence[Shown]:
@@ -52,30 +53,30 @@ class Dialect(Protocol):
 
     @property
     def parallel(self) -> bool:
-        """Whether one reply may hold several calls."""
+        """Whether one reply may contain several calls."""
         ...
 
     def call(self, texts: Sequence[str]) -> tuple[Shown, str]:
-        """Return a message with one call for each text among the arguments, and how the convention writes it."""
+        """Return a message with one call per text, contained in the arguments, and its form in the convention."""
         ...
 
     def result(self, text: str, number: int) -> tuple[Shown, str]:
-        """Return the message of the result `text` of call `number`, and how the convention writes it."""
+        """Return the message of the result `text` of call `number`, and the convention's text of it."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class ToolTurns:
-    """What was learnt; `format_for` gives the format of conversations with certain tools."""
+    """Learnt turns; `format_for` returns the format of conversations with given tools."""
 
     probe: _Probe
     learnt: ChatFormat
-    """With the probes' tools."""
+    """Format with the probes' tools."""
     has_system: bool
     closed_thought: str
-    """Behind the opening of a reply that is to have no thought; empty for most models."""
+    """Text after the opening of a reply without a thought; empty for most models."""
     note: str | None
-    """How longer conversations differ from the template's own rendering, None where they do not."""
+    """Difference between longer conversations and the template's own rendering; None if there is none."""
 
     def format_for(
         self, tools: Sequence[Shown], special_names: Iterable[str] = (), *, thinks: bool = False
@@ -83,22 +84,22 @@ class ToolTurns:
         """Return the format of conversations with these tools.
 
         Args:
-            tools: As `{"type": "function", "function": {...}}`.
-            special_names: Names of special tokens; where a tool spells one it is cut, so that it stays text.
-            thinks: Whether the system turn asks for thoughts, if the template supports it.
+            tools: Tools as `{"type": "function", "function": {...}}`.
+            special_names: Names of special tokens; a name spelled by a tool is split, so that it stays text.
+            thinks: Whether the system turn enables thoughts, if the template supports it.
 
         Raises:
-            TemplateError: the template refuses these tools.
+            TemplateError: The template rejects these tools.
         """
         shown = _guarded(tools, _any_of(special_names)) if tools else None
         return _with_tools(self.learnt, self.probe, shown, has_system=self.has_system, thinks=thinks)
 
 
 def learn_tool_turns(template: str, dialect: Dialect, *, bos_token: str = "", eos_token: str = "") -> ToolTurns:
-    """Return how a template frames tools, calls and results.
+    """Return a template's framing of tools, calls and results.
 
     Raises:
-        TemplateError: the template is invalid, exceeds a limit, writes calls otherwise than `dialect`, or cannot
+        TemplateError: The template is invalid, exceeds a limit, writes calls differently from `dialect`, or cannot
             be composed of turns.
     """
     render = compile_template(template, bos_token=bos_token, eos_token=eos_token)
@@ -106,7 +107,7 @@ def learn_tool_turns(template: str, dialect: Dialect, *, bos_token: str = "", eo
 
 
 class _Probe:
-    """Runs the template on conversations with marked contents."""
+    """Runner of the template on conversations with marked contents."""
 
     def __init__(self, render: Render, bos_token: str, dialect: Dialect) -> None:
         self._render = render
@@ -116,7 +117,7 @@ class _Probe:
     def rendered(
         self, steps: Sequence[Step], contents: Sequence[str], tools: Sequence[Shown] | None, **context: Any
     ) -> tuple[str, list[str]]:
-        """Return the template's text up to the opening of a reply, and the texts that stand for the contents."""
+        """Return the template's text up to the opening of a reply, and the texts of the contents in it."""
         messages: list[Shown] = []
         written: list[str] = []
         n_results = 0
@@ -133,15 +134,15 @@ class _Probe:
             messages.append(message)
             written.append(text)
         prompt = context.pop("add_generation_prompt", True)
-        # SmolLM3's template calls tools with JSON calls between tags by this name.
+        # SmolLM3's template uses this name for tools that are called with JSON between tags.
         text = self._render(messages, prompt, tools=tools, xml_tools=tools, **context)
         return text if text.startswith(self._bos_token) else self._bos_token + text, written
 
     def between(self, steps: Sequence[Step], tools: Sequence[Shown] | None, **context: Any) -> list[str]:
-        """Return the texts before, between and behind the contents.
+        """Return the texts before, between and after the contents.
 
         Raises:
-            TemplateError: the template refuses it, or does not render every content once and in order.
+            TemplateError: The template rejects it, or does not render every content once and in order.
         """
         marks = [f"\u27e6content {at} of {len(steps)}\u27e7" for at in range(len(steps))]
         rest, written = self.rendered(steps, marks, tools, **context)
@@ -155,7 +156,7 @@ class _Probe:
         return [*texts, rest]
 
     def trims(self, steps: Sequence[Step], at: int) -> bool:
-        """Whether blanks around the content at index `at` are dropped."""
+        """Whether the template strips blanks around the content at index `at`."""
         contents = [f"content {number}" for number in range(len(steps))]
         contents[at] = "  \n\u27e6mark\u27e7\n  "
         text, written = self.rendered(steps, contents, self.dialect.tools)
@@ -163,7 +164,7 @@ class _Probe:
 
 
 class _Learner:
-    """Builds the turns of one template."""
+    """Builder of the turns of one template."""
 
     def __init__(self, probe: _Probe) -> None:
         self.probe = probe
@@ -216,7 +217,7 @@ class _Learner:
         return self.probe.between(steps, self.tools, **context)
 
     def _untooled(self, *steps: Step) -> list[str]:
-        """Return what `between` does, without tools where the template shows them again before a later turn."""
+        """Return the result of `between`, without tools if the template shows them again before a later turn."""
         texts = self._between(*steps)
         return self.probe.between(steps, None) if any(self._shows_tools(text) for text in texts[1:]) else texts
 
@@ -224,7 +225,7 @@ class _Learner:
         return any(str(tool["function"]["name"]) in text for tool in self.tools)
 
     def _gap(self, steps: tuple[Step, ...], at: int, otherwise: str) -> str:
-        """Return the text before the content at index `at`; `otherwise` where the template refuses the order."""
+        """Return the text before the content at index `at`; `otherwise` if the template rejects the order."""
         with contextlib.suppress(TemplateError):
             text = self._between(*steps)[at]
             return otherwise if self._shows_tools(text) else text
@@ -246,7 +247,7 @@ class _Learner:
         return frozenset(role for role, (steps, at) in probes.items() if self.probe.trims(steps, at))
 
     def _closed_thought(self, opening: str) -> str:
-        """Return what a template puts behind the opening of a reply when thinking is switched off."""
+        """Return the text after the opening of a reply when thinking is disabled."""
         with contextlib.suppress(TemplateError):
             without = self._between("user", enable_thinking=False)[-1]
             if without.startswith(opening) and without != opening:
@@ -254,7 +255,7 @@ class _Learner:
         return CLOSED_THOUGHT if opening.rstrip().endswith(OPEN_THOUGHT) else ""
 
     def _thinking(self, generation: Mapping[Role, str]) -> Mapping[Role, str]:
-        """Return the openings of replies that begin with a thought, for roles where `generation` has another."""
+        """Return the openings of replies that begin with a thought, for roles where they are not `generation`."""
         asked: dict[Role, tuple[Step, ...]] = {"user": ("user",), "tool": ("user", "call", "tool")}
         found: dict[Role, str] = {}
         for role, steps in asked.items():
@@ -263,10 +264,10 @@ class _Learner:
         return MappingProxyType({role: text for role, text in found.items() if text != generation[role]})
 
     def _verify(self, learnt: ChatFormat, has_system: bool) -> str | None:
-        """Compare with the template; return how a wanted conversation differs, None where none does.
+        """Compare with the template; return the difference in a wanted conversation, None if there is none.
 
         Raises:
-            TemplateError: a required conversation differs, or is refused.
+            TemplateError: A required conversation differs or is rejected.
         """
         required = REQUIRED + (PARALLEL if self.probe.dialect.parallel else ())
         if has_system:
@@ -292,14 +293,14 @@ class _Learner:
             if theirs != ours:
                 at = next((k for k, (x, y) in enumerate(zip(theirs, ours, strict=False)) if x != y), len(ours))
                 return (
-                    f"{'-'.join(steps)}: the template writes {theirs[at : at + 40]!r} where turns put one after "
-                    f"the other have {ours[at : at + 40]!r}"
+                    f"{'-'.join(steps)}: the template writes {theirs[at : at + 40]!r} where consecutive "
+                    f"turns have {ours[at : at + 40]!r}"
                 )
         return None
 
 
 def composed(learnt: ChatFormat, steps: Sequence[Step], contents: Sequence[str]) -> str:
-    """Return a conversation up to the opening of a reply, as a runtime puts its turns one after the other."""
+    """Return a conversation up to the opening of a reply, composed of consecutive turns as in a runtime."""
     parts: list[str] = []
     previous: Role | None = None
     for step, content in zip(steps, contents, strict=True):
@@ -312,7 +313,7 @@ def composed(learnt: ChatFormat, steps: Sequence[Step], contents: Sequence[str])
 def _with_tools(
     learnt: ChatFormat, probe: _Probe, tools: Sequence[Shown] | None, *, has_system: bool, thinks: bool = False
 ) -> ChatFormat:
-    """Return a format with what stands before the first content, and behind a system prompt, for these tools."""
+    """Return a format with the texts before the first content and after a system prompt for these tools."""
     starts, opens, generation = dict(learnt.starts), dict(learnt.opens), dict(learnt.generation)
     context = {"enable_thinking": True} if thinks else {}
     starts["user"] = probe.between(("user",), tools, **context)[0]
@@ -320,7 +321,7 @@ def _with_tools(
         starts["system"], opens["system", "user"], _ = probe.between(("system", "user"), tools, **context)
     else:
         starts["system"], opens["system", "user"] = starts["user"], SYSTEM_SEPARATOR
-    for role in ("assistant", "tool"):  # as if an empty question stood between
+    for role in ("assistant", "tool"):  # as after an empty question
         starts[role] = starts["user"] + opens["user", role]
         opens["system", role] = opens["system", "user"] + opens["user", role]
     generation["system"] = opens["system", "user"] + generation["user"]
@@ -337,7 +338,7 @@ def _with_tools(
 
 
 def _guarded(value: Any, names: re.Pattern[str]) -> Any:
-    """Return a JSON value whose texts spell no special token: each name is cut behind its first character."""
+    """Return a JSON value whose strings spell no special token: each name is split after its first character."""
     if isinstance(value, str):
         return names.sub(lambda match: match.group()[0] + CUT + match.group()[1:], value.replace(CUT, ""))
     if isinstance(value, Mapping):

@@ -1,13 +1,14 @@
-"""Byte-pair encoding learnt from documents (Sennrich et al. 2016), in the two forms that runtimes know.
+"""Training of byte-pair encoding on documents (Sennrich et al. 2016), in the two forms that runtimes support.
 
-"byte-level" (GPT-2): text is its bytes, all 256 are tokens, nothing is unknown. "byte-fallback" (SentencePiece, as
-in Llama 2): text is characters, a blank is U+2581, and a character that is no token is spelled as `<0xNN>` tokens.
-The second one has no cuts when it encodes: there llama.cpp merges whatever pair makes the best token, not only the
-pairs seen in training, so every way to spell a token from two others is a merge here too, best token first.
+"byte-level" (GPT-2): text is a sequence of bytes, all 256 are tokens, nothing is unknown. "byte-fallback"
+(SentencePiece, as in Llama 2): text is a sequence of characters, a blank is U+2581, and a character that is not a
+token is spelled as `<0xNN>` tokens. The second form does not split text when it encodes: llama.cpp merges the pair
+with the best token, not only pairs seen in training. So every way to spell a token from two others is a merge
+here, best token first.
 
-The same documents and configuration give the same tokenizer, in any order: ties are broken by ids, which come from
-the alphabet. Special tokens are added after learning, so that no count depends on them; what the wanted multiple
-leaves open becomes spares.
+The same documents and configuration give the same tokenizer, in any order of documents: ties are broken by ids,
+which come from the alphabet. Special tokens are added after training, so no count depends on them. Reserved tokens
+fill the vocabulary up to the required multiple.
 """
 
 from __future__ import annotations
@@ -23,47 +24,49 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from modelstack.errors import UserError
 from modelstack.tokenizer.pretokenizers import Digits, PresetName, PreTokenizer, pretokenizer
 from modelstack.tokenizer.special_tokens import SpecialTokens
-from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, told_panics
+from modelstack.tokenizer.text_tokenizer import BLANK, BYTE_NAMES, SpecialNames, TextTokenizer, panics_as_errors
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer, normalizers, pre_tokenizers, trainers
 
 _WORDS = rf"{BLANK}?[^\s{BLANK}\p{{N}}]+|{BLANK}+|\s+|"
-"""What the byte-fallback form learns within: words with the blank before them, runs of blanks, and numbers."""
+"""Pattern of the pieces in which the byte-fallback form learns: words with the blank before them, runs of blanks,
+and numbers.
+"""
 Piece = tuple[str, str]
 
 
 class TokenizerConfig(BaseModel):
-    """Everything that decides what a tokenizer becomes, apart from the documents."""
+    """All settings that determine a tokenizer, besides the documents."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["byte-level", "byte-fallback"] = "byte-level"
     vocab_size: int = Field(default=16_384, ge=300, le=1_000_000)
-    """All ids, special tokens included; fewer if the documents do not hold as many pairs."""
+    """Number of ids, including special tokens; fewer if the documents do not contain enough pairs."""
     pretokenizer: PresetName = "qwen2"
-    """The cuts of a known model; for "byte-level" only."""
+    """Splits of a known model; for "byte-level" only."""
     digits: Digits | None = None
-    """How numbers are cut; None: as the preset does it ("byte-fallback": "1")."""
+    """Grouping of digits; None: that of the preset ("byte-fallback": "1")."""
     special_tokens: SpecialTokens = SpecialTokens()
     special_placement: Literal["start", "end"] = "end"
     pad_to_multiple_of: int = Field(default=64, ge=1, le=4096)
-    """Spares are added until the number of ids is a multiple of this: matrix kernels like it."""
+    """Reserved tokens are added until the number of ids is a multiple of this, for fast matrix kernels."""
     min_frequency: int = Field(default=2, ge=1)
-    """Pairs seen less often are not merged."""
+    """Minimum number of occurrences of a merged pair."""
     max_token_length: int | None = Field(default=None, ge=2)
-    """Longest token, in bytes ("byte-fallback": characters)."""
+    """Maximum length of a token, in bytes ("byte-fallback": characters)."""
     max_alphabet: int = Field(default=1_000, ge=1)
-    """Characters that become tokens, the most frequent first; for "byte-fallback" only."""
+    """Maximum number of characters that become tokens, the most frequent first; for "byte-fallback" only."""
 
     @field_validator("digits", mode="before")
     @classmethod
     def _digits_as_text(cls, value: object) -> object:
-        """Take the number that a recipe would naturally have."""
+        """Accept an integer, as recipes contain it."""
         return str(value) if type(value) is int else value
 
     def cut(self) -> PreTokenizer:
-        """Return how text is cut under "byte-level"."""
+        """Return the splits of text under "byte-level"."""
         return pretokenizer(self.pretokenizer, self.digits)
 
     def fingerprint(self) -> str:
@@ -73,17 +76,17 @@ class TokenizerConfig(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class TrainedTokenizer:
-    """A tokenizer and what it was made from."""
+    """A tokenizer and its training data."""
 
     tokenizer: Tokenizer
     config: TokenizerConfig
     n_documents: int
     n_bytes: int
     n_learnt: int
-    """Tokens that were learnt, the alphabet included; the rest of the ids are special."""
+    """Number of learnt tokens, including the alphabet; all other ids are special."""
 
     def text_tokenizer(self) -> TextTokenizer:
-        """Return it as it will be after saving and loading."""
+        """Return the tokenizer in the form it has after saving and loading."""
         marks = self.config.special_tokens
         begin = marks.begin_of_text
         names = SpecialNames(begin, marks.end_of_text, marks.end_of_text, adds_begin=begin is not None)
@@ -92,7 +95,7 @@ class TrainedTokenizer:
 
 @dataclass(slots=True)
 class _Counted:
-    """Passes documents on and counts them."""
+    """Iterator over documents that counts them."""
 
     documents: Iterable[str]
     n_documents: int = 0
@@ -108,29 +111,29 @@ class _Counted:
 
 @dataclass(slots=True)
 class _Learnt:
-    """Tokens in the order of their making, and the pairs they are made of."""
+    """Tokens in the order of their creation, and the pairs that form them."""
 
     tokens: list[str]
     merges: list[Piece] = field(default_factory=list)
 
 
 def train_tokenizer(documents: Iterable[str], config: TokenizerConfig | None = None) -> TrainedTokenizer:
-    """Learn a tokenizer from documents.
+    """Train a tokenizer on documents.
 
     Raises:
-        UserError: there is no text, or the vocabulary has no room beside the special tokens.
+        UserError: There is no text, or the special tokens leave no room in the vocabulary.
     """
     config = config or TokenizerConfig()
     n_special = len(config.special_tokens.names())
     if config.vocab_size - n_special <= len(BYTE_NAMES):
         raise UserError(
             f"vocab_size {config.vocab_size} leaves no room for merges: 256 bytes and {n_special} special tokens "
-            f"come first; take at least {n_special + 300} or fewer reserved tokens"
+            f"come first; use at least {n_special + 300} or fewer reserved tokens"
         )
     counted = _Counted(documents)
     learnt = _learn(counted, config, config.vocab_size - n_special)
     if counted.n_bytes == 0:
-        raise UserError(f"nothing to learn from: {counted.n_documents} documents hold no text")
+        raise UserError(f"there is no text to learn from: all {counted.n_documents} documents are empty")
     tokenizer = assemble_tokenizer(learnt.tokens, learnt.merges, config)
     n_learnt = tokenizer.get_vocab_size() - len(tokenizer.get_added_tokens_decoder())
     return TrainedTokenizer(tokenizer, config, counted.n_documents, counted.n_bytes, n_learnt)
@@ -146,7 +149,7 @@ def _learn(documents: Iterable[str], config: TokenizerConfig, n_tokens: int) -> 
     if normalizer is not None:
         tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = cut.build() if cut else _words(config.digits or "1")
-    with told_panics():
+    with panics_as_errors():
         tokenizer.train_from_iterator(documents, _trainer(config, n_tokens))
     model = json.loads(tokenizer.to_str())["model"]
     learnt = _Learnt(sorted(model["vocab"], key=model["vocab"].__getitem__), [(a, b) for a, b in model["merges"]])
@@ -170,7 +173,7 @@ def _trainer(config: TokenizerConfig, n_tokens: int) -> trainers.Trainer:
 
 
 def _all_spellings(learnt: _Learnt) -> list[Piece]:
-    """Return every pair of tokens that makes a token, in the order in which these were made."""
+    """Return every pair of tokens that forms a token, in the order of the formed tokens."""
     known = set(learnt.tokens) - set(BYTE_NAMES)
     return [
         (token[:i], token[i:])
@@ -182,9 +185,9 @@ def _all_spellings(learnt: _Learnt) -> list[Piece]:
 
 
 def assemble_tokenizer(tokens: Sequence[str], merges: Sequence[Piece], config: TokenizerConfig) -> Tokenizer:
-    """Return the tokenizer of learnt tokens with the special ones at their place and ids without gaps.
+    """Return the tokenizer of learnt tokens, with special tokens added and ids without gaps.
 
-    A learnt token with the name of a special one (documents do speak of `<think>`) is left out.
+    A learnt token with the name of a special one (documents may contain `<think>`) is dropped.
     """
     from tokenizers import AddedToken, Tokenizer, decoders, models
 
@@ -224,7 +227,7 @@ def assemble_tokenizer(tokens: Sequence[str], merges: Sequence[Piece], config: T
 
 
 def _add_begin(tokenizer: Tokenizer, name: str | None) -> None:
-    """Let `encode(text, add_special_tokens=True)` put the begin token first."""
+    """Make `encode(text, add_special_tokens=True)` add the begin token at the start."""
     from tokenizers import processors
 
     if name is not None:
@@ -242,16 +245,16 @@ def _blanks() -> normalizers.Normalizer:
 
 
 def _words(digits: Digits) -> pre_tokenizers.PreTokenizer:
-    """Return the cuts of learning for "byte-fallback", over text whose blanks are replaced already.
+    """Return the splits for training "byte-fallback", on text in which blanks are already replaced.
 
     Raises:
-        UserError: the grouping of digits could not hold when encoding, where there are no cuts.
+        UserError: The grouping of digits is impossible when encoding, which has no splits.
     """
     from tokenizers import Regex, pre_tokenizers
 
     if digits not in ("1", "runs"):
         raise UserError(
-            f"digits {digits!r} cannot be kept by kind 'byte-fallback', which cuts nothing when it encodes; "
+            f"digits {digits!r} is impossible for kind 'byte-fallback', which does not split text to encode; "
             f"use '1' or 'runs', or kind 'byte-level'"
         )
     return pre_tokenizers.Split(Regex(_WORDS + (r"\p{N}" if digits == "1" else r"\p{N}+")), behavior="isolated")

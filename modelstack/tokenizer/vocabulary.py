@@ -1,7 +1,7 @@
-"""A model's vocabulary as plain data: what the grammar engines and the decode loop need to know of a tokenizer.
+"""A model's vocabulary as plain data, for the grammar engines and the decode loop.
 
-Control tokens are kept apart from text: `encode` never yields one, whatever the text says. Only the chat
-renderer (`modelstack.tokenizer.chat`) places control tokens, so tool output cannot forge a turn.
+Control tokens are separate from text: `encode` never yields one, for any text. Only the chat renderer
+(`modelstack.tokenizer.chat`) adds control tokens, so tool output cannot forge a turn.
 
 Letters: V vocabulary size.
 """
@@ -18,20 +18,20 @@ class Vocabulary:
     """The V tokens of a model and the function that encodes content with them."""
 
     token_bytes: tuple[bytes, ...]
-    """Bytes that each token stands for; the name's bytes for control tokens. Length V."""
+    """Bytes of each token, length V; for control tokens, the bytes of their names."""
     special_ids: frozenset[int]
-    """Tokens that content must never produce: control, unknown, and user-defined ones that carry a role."""
+    """Tokens that content must never produce: control, unknown, and user-defined ones that have a role."""
     end_ids: tuple[int, ...]
-    """Tokens that end a generation; the first is the one a renderer writes."""
+    """Tokens that end a generation; a renderer writes the first."""
     encode: Callable[[str], list[int]]
-    """Encodes content; the result holds no id of `special_ids`."""
+    """Encoder of content; the result contains no id of `special_ids`."""
     fingerprint: str = field(default="")
     """SHA-256 over token bytes, special and end ids: the tokenizer's part of every cache key."""
     bos_id: int | None = None
-    """Token that every text begins with; None where the model was trained without one."""
+    """Token at the start of every text; None if the model was trained without one."""
 
     def __post_init__(self) -> None:
-        """Fill in the fingerprint."""
+        """Compute the fingerprint if it is not given."""
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", self._hash())
 

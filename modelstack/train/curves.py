@@ -1,11 +1,11 @@
-"""Loss curves, drawn from the lines of `metrics.jsonl`: at any time, also of a run that was interrupted.
+"""Loss curves from the lines of `metrics.jsonl`, for running, finished and interrupted runs.
 
-Four plots over the steps: training loss, as it is and smoothed; held-out bits per byte, with lines of what simple
-models reach on the same bytes; gradient norm; learning rates. Rejected steps are crosses on the gradient norm and
-the loss, roll-backs are vertical lines. The numbers lie beside the picture in `curves.json`.
+There are four plots over the steps: training loss, per step and smoothed; held-out bits per byte, with lines for
+simple models on the same bytes; gradient norm; learning rates. Rejected steps are crosses on the plot of the
+gradient norm; roll-backs are vertical lines. `curves.json` beside the picture contains the numbers.
 
-The smoothed loss is an exponential average without a bias towards its start (as Adam's moments, arXiv 1412.6980);
-rejected steps are not in it.
+The smoothed loss is an exponential average without bias towards its start (as Adam's moments, arXiv 1412.6980);
+rejected steps are excluded.
 """
 
 from __future__ import annotations
@@ -26,35 +26,35 @@ from modelstack.train.step import StepReport
 
 CURVES_FILE, PLOT_FILE = "curves.json", "curves.png"
 SMOOTHING = 0.98
-"""Of a step's loss 2 % goes into the average: it looks back over some 50 steps."""
+"""Decay of the average: each step's loss has weight 0.02, so the average covers about 50 steps."""
 ROLL_BACK = "went back to the weights of step"
-"""How the sentence of a run's guard on a roll-back begins (`modelstack.stability.supervisor`)."""
+"""Start of the guard's event text for a roll-back (`modelstack.stability.supervisor`)."""
 _COLOURS = ("#1b6ca8", "#f2a65a", "#8d6cab", "#5b8c5a")
 _REJECTED, _PALE = "#c0392b", "#b8d0e3"
 _LEFT_OUT_SHARE = 0.02
-"""Of the steps at the beginning: their loss is so high that it would flatten the rest."""
+"""Fraction of the first steps that do not affect the axis limits: their high loss would flatten the rest."""
 
 Points = tuple[tuple[int, float], ...]
-"""Steps taken by then, and a value."""
+"""Pairs of a number of steps and a value."""
 
 
 class Curves(BaseModel, frozen=True, extra="forbid"):
-    """What is drawn; a step counts as taken by its own number plus one."""
+    """The plotted numbers. A value of step n is plotted at n + 1, the number of steps after it."""
 
     loss: Points
     smoothed: Points
     held_out: tuple[tuple[int, float, float, float], ...]
-    """Bits per byte with the ends of its 95 % interval."""
+    """Steps, bits per byte, and the ends of its 95 % interval."""
     gradient_norm: Points
     learning_rates: dict[str, Points]
     rejected: tuple[int, ...]
     roll_backs: tuple[int, ...]
     baselines: dict[str, float]
-    """Bits per byte of others on the same bytes."""
+    """Bits per byte of the baselines on the same bytes."""
 
 
 class CurvesHook:
-    """The hook that draws every so many steps and at the run's end."""
+    """Hook that draws every `every` steps and at the end of the run."""
 
     def __init__(
         self,
@@ -65,16 +65,16 @@ class CurvesHook:
         metrics: Metrics,
         baselines: Mapping[str, float] | None = None,
     ) -> None:
-        """Draw into a folder; only on the rank that writes the metrics."""
+        """Draw into `folder`; only on the rank that writes the metrics."""
         self.baselines = dict(baselines or {})
-        """May be given later: they take some time to fit."""
+        """Bits per byte of the baselines; can be set later, because fitting them takes time."""
         self._metrics_file = metrics_file
         self._folder = Path(folder)
         self._every = every
         self._metrics = metrics
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Draw where it is time."""
+        """Draw if it is due."""
         if is_due(run, self._every):
             started = time.perf_counter()
             write_curves(self._metrics_file, self._folder, self.baselines)
@@ -82,11 +82,11 @@ class CurvesHook:
             self._metrics.add(SpentRecord(step=report.step, cause="curves", seconds=seconds))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: all is in the metrics' file."""
+        """Return nothing: the metrics file holds everything."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up nothing."""
+        """Do nothing: there is no state."""
 
 
 def write_curves(
@@ -131,7 +131,7 @@ def curves_of(measured: Measured, baselines: Mapping[str, float]) -> Curves:
 
 
 def smoothed(points: Points, share: float = SMOOTHING) -> Points:
-    """Return the exponential average of values, without the bias towards its start."""
+    """Return the exponential average of the values, without bias towards its start."""
     average, weight = 0.0, 0.0
     values = []
     for step, value in points:
@@ -142,7 +142,7 @@ def smoothed(points: Points, share: float = SMOOTHING) -> Points:
 
 
 def draw(curves: Curves, path: Path) -> Path:
-    """Draw the four plots to a PNG."""
+    """Draw the four plots to a PNG and return its path."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(12, 8), layout="constrained")
@@ -198,7 +198,7 @@ def _draw_held_out(axes: Any, curves: Curves) -> None:
 
 
 def _mark_rejected(axes: Any, curves: Curves) -> None:
-    """Draw a cross for each rejected step: at its norm, or at the top where that was not finite."""
+    """Draw a cross for each rejected step: at its gradient norm, or at the top if the norm was not finite."""
     if not curves.rejected:
         return
     norms = dict(curves.gradient_norm)
@@ -209,7 +209,7 @@ def _mark_rejected(axes: Any, curves: Curves) -> None:
 
 
 def _set_limits(axes: Any, curves: Curves) -> None:
-    """Let the first steps leave the plot at its top."""
+    """Set the loss axis by the later steps, so that the first steps exceed it."""
     values = [value for _, value in curves.loss]
     shown = values[int(len(values) * _LEFT_OUT_SHARE) :]
     if len(shown) > 1 and max(shown) > min(shown):

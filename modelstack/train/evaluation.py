@@ -1,15 +1,15 @@
-"""Loss on held-out documents: nats per token, and bits per byte, which compare across tokenizers.
+"""Loss on held-out documents: nats per token, and bits per byte, which are comparable across tokenizers.
 
-The documents and their bytes are fixed, nothing is drawn, so two models, or one model at two steps, are asked
-the same. A document is its begin-of-text token, where the tokenizer puts one, and its text's tokens. Each token
-but the first is scored once; its context is what training gave it too: the document so far, in a row of T tokens.
-A longer document is cut every T tokens, and the first token of the next row is scored from the end of the row
-before, as training labels it.
+The documents and their bytes are fixed and nothing is sampled, so two models, or one model at two steps, are
+scored on the same text. A document consists of its begin-of-text token, if the tokenizer has one, and its text's
+tokens. Each token except the first is scored once, with the context that training gives it: the document so far,
+in a row of T tokens. A longer document is cut every T tokens, and the first token of the next row is scored from
+the end of the previous row, as training labels it.
 
-What a document begins with is given, not scored: the begin token, or without one the first token of the text,
-whose bytes then do not count either (training, which masks documents from each other, never asked for it). The
-end-of-text token is not scored: it is no text. The bytes are those of the scored tokens, so each scored byte is
-paid for once.
+The first token of a document is given and not scored: the begin token, or without one the first token of the text.
+The bytes of a given text token are not counted, because training masks documents from each other and never
+predicts it. The end-of-text token is not scored, because it is not text. The counted bytes are those of the scored
+tokens.
 
 Letters: B rows, T tokens of a row, V vocabulary, N documents.
 """
@@ -41,25 +41,25 @@ from modelstack.train.metrics import EvaluationRecord, Metrics
 from modelstack.train.step import StepReport
 
 LOGITS_AT_ONCE = 1 << 27
-"""Numbers: 0.5 GB in fp32."""
+"""Maximum number of logits: 0.5 GB in fp32."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class HeldOut:
-    """N documents that a model is asked about."""
+    """N documents for scoring."""
 
     ids: tuple[NDArray[np.int64], ...]
-    """Tokens of each; the first is given, the others are scored."""
+    """Tokens of each document; the first is given, the others are scored."""
     n_bytes: NDArray[np.int64]
-    """Of each document's scored tokens, [N]."""
+    """Number of bytes of each document's scored tokens, [N]."""
     given: tuple[bytes, ...]
-    """Bytes of the text that each document's given token stands for; empty where it is the begin token."""
+    """Text bytes of each document's given token; empty if it is the begin token."""
     scored: tuple[bytes, ...]
-    """Bytes that are paid for."""
+    """Bytes of each document's scored tokens."""
 
     @property
     def fingerprint(self) -> str:
-        """Return a SHA-256 over the scored bytes: results compare where it is the same."""
+        """SHA-256 over the scored bytes: results are comparable if it is equal."""
         digest = hashlib.sha256()
         for data in self.scored:
             digest.update(len(data).to_bytes(8, "little") + data)
@@ -68,37 +68,37 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Score:
-    """What a model, or anything that gives probabilities, makes of held-out documents."""
+    """Score of a model, or of any source of probabilities, on held-out documents."""
 
     nats: NDArray[np.float64]
-    """Of each document's scored bytes, [N]."""
+    """Nats of each document's scored bytes, [N]."""
     n_tokens: NDArray[np.int64]
-    """Scored, [N]."""
+    """Number of scored tokens of each document, [N]."""
     n_bytes: NDArray[np.int64]
-    """Scored, [N]."""
+    """Number of scored bytes of each document, [N]."""
 
     @property
     def loss(self) -> float:
-        """Return nats per scored token."""
+        """Nats per scored token."""
         return float(self.nats.sum() / self.n_tokens.sum())
 
     @property
     def bits_per_byte(self) -> float:
-        """Return bits per scored byte."""
+        """Bits per scored byte."""
         return float(self.nats.sum() / math.log(2) / self.n_bytes.sum())
 
     def interval(self, *, seed: int = 0) -> Interval:
-        """Return bits per byte with a 95 % interval by a bootstrap over documents."""
+        """Return bits per byte with a 95 % interval from a bootstrap over documents."""
         found = ratio_interval(self.nats / math.log(2), self.n_bytes, seed=seed)
-        assert found is not None  # `held_out` has refused a text without a scored byte
+        assert found is not None  # `held_out` has rejected texts without a scored byte
         return found
 
 
 def held_out(texts: Sequence[str], tokenizer: TextTokenizer) -> HeldOut:
-    """Encode documents to be scored; those without a token to score are left out.
+    """Encode documents for scoring; documents without a token to score are dropped.
 
     Args:
-        texts: Of the side of the split that nothing is trained on (`tokenizer.documents.is_held_out`).
+        texts: Texts of the held-out side of the split (`tokenizer.documents.is_held_out`).
         tokenizer: The model's own.
 
     Raises:
@@ -110,7 +110,7 @@ def held_out(texts: Sequence[str], tokenizer: TextTokenizer) -> HeldOut:
     documents = [ids for ids in documents if len(ids) > 1]
     if not documents:
         raise UserError(
-            f"none of {len(texts)} held-out documents has a token to score; name text of which a share is held out"
+            f"none of {len(texts)} held-out documents has a token to score; add text to the held-out part"
         )
     scored = tuple(tokenizer.decode_bytes(ids[1:]) for ids in documents)
     return HeldOut(
@@ -123,12 +123,12 @@ def held_out(texts: Sequence[str], tokenizer: TextTokenizer) -> HeldOut:
 
 @torch.no_grad()
 def evaluate(model: CausalLM, documents: HeldOut, row_tokens: int) -> Score:
-    """Score documents by a model; its mode and the random numbers are as before afterwards.
+    """Score documents with a model. The model's mode and the random state are restored afterwards.
 
     Args:
-        model: On its own device; where it is sharded every rank calls this.
-        documents: What is scored.
-        row_tokens: T, that of the training.
+        model: The model, on its own device; if it is sharded, every rank must call this.
+        documents: The documents.
+        row_tokens: T, the value used in training.
     """
     device = next(model.parameters()).device
     nats = torch.zeros(len(documents.ids), dtype=torch.float64)
@@ -147,23 +147,26 @@ def evaluate(model: CausalLM, documents: HeldOut, row_tokens: int) -> Score:
 
 
 class Evaluation:
-    """The hook that evaluates every so many steps and at the run's end."""
+    """Hook that evaluates every `every` steps and at the end of the run."""
 
     def __init__(self, score: Callable[[CausalLM], Score], *, every: int, metrics: Metrics) -> None:
-        """Evaluate by `score`, such as `evaluate` on documents; every rank does, whoever's `metrics` writes."""
+        """Evaluate with `score`, for example `evaluate` on documents.
+
+        Every rank evaluates; `metrics` decides who records.
+        """
         self.last: Score | None = None
-        """Of the newest evaluation in this process."""
+        """Score of the newest evaluation in this process."""
         self._score = score
         self._every = every
         self._metrics = metrics
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Evaluate where it is time."""
+        """Evaluate if it is due."""
         if is_due(run, self._every):
             self.evaluate(run, report.step)
 
     def evaluate(self, run: Run, step: int) -> Score:
-        """Evaluate now, and record it."""
+        """Evaluate now and record the score."""
         started = time.perf_counter()
         score = self._score(cast(CausalLM, run.state.model))
         self.last = score
@@ -172,20 +175,20 @@ class Evaluation:
         return score
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: when to evaluate follows from the step."""
+        """Return nothing: the next evaluation follows from the step."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up nothing."""
+        """Do nothing: there is no state."""
 
 
 def is_due(run: Run, every: int) -> bool:
-    """Return whether a hook that acts every so many steps, and at the end, acts after this one."""
+    """Return whether a hook that acts every `every` steps and at the end is due after this step."""
     return run.state.step % every == 0 or run.state.step == run.config.n_steps
 
 
 def evaluation_record(score: Score, step: int, n_tokens: int, seconds: float) -> EvaluationRecord:
-    """Return what is recorded of an evaluation."""
+    """Return the metrics record of an evaluation."""
     interval = score.interval()
     return EvaluationRecord(
         step=step,
@@ -204,11 +207,11 @@ def evaluation_record(score: Score, step: int, n_tokens: int, seconds: float) ->
 def _batches(
     documents: HeldOut, row_tokens: int, model: CausalLM
 ) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """Give token ids, labels, packed documents' numbers in their row and in the whole, each [B, T].
+    """Yield token ids, labels, document numbers within the row, and document numbers in `documents`, each [B, T].
 
-    All batches have one shape, padded with rows that score nothing: a compiled model is compiled once.
+    All batches have the same shape, padded with rows that score nothing, so a compiled model is compiled once.
     """
-    # A last token is scored and predicts nothing: it needs no place in a row.
+    # The last token of a document is scored but predicts nothing, so it needs no position in a row.
     pieces = [Piece(number, 0, len(ids) - 1) for number, ids in enumerate(documents.ids)]
     planned, waiting = plan_rows(pieces, row_tokens, "best_fit")
     rows = [*planned, waiting] if waiting else planned
@@ -238,7 +241,7 @@ def _tensors(rows: Sequence[Row], documents: HeldOut, row_tokens: int) -> tuple[
 
 @contextmanager
 def in_use(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode; afterwards each module's mode and torch's random state are as before."""
+    """Put a model into evaluation mode; restore each module's mode and torch's random state afterwards."""
     modes = {module: module.training for module in model.modules()}
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     model.eval()

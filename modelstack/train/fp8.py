@@ -1,19 +1,20 @@
-"""Linear layers whose three products run in FP8, as DeepSeek-V3 trains them (arXiv 2412.19437, section 3.3).
+"""Linear layers with their three products in FP8, as in DeepSeek-V3's training (arXiv 2412.19437, section 3.3).
 
 All three products of a layer, y = x W^T, dx = dy W and dW = dy^T x, take E4M3 operands. An operand is quantised in
-pieces with a scale of their own, max|piece| / 448: activations and gradients in tiles of 1 x 128 along the axis
-that is summed over, weights in blocks of 128 x 128, which serve forward and backward alike. Products are summed
-over 128 of that axis at a time, then scaled and added up in fp32. The weight gradient sums over tokens, so x, kept
-in FP8 for the backward pass, is read back and tiled anew along them.
+pieces, each with its own scale, max|piece| / 448: activations and gradients in tiles of 1 x 128 along the summed
+axis, weights in blocks of 128 x 128, which serve forward and backward pass. Products are summed over 128 positions
+of that axis at a time, then scaled and accumulated in fp32. The weight gradient sums over tokens, so x, stored in
+FP8 for the backward pass, is dequantised and tiled again along the tokens.
 
-Scales are free fp32 numbers in general; the report rounds them to powers of two for the inputs of the projection
-behind attention (and of the experts), so that tiling anew adds no error. `convert_linears` does the same for
-`o_proj`. The report keeps those inputs in a type of its own with 6 exponent and 5 mantissa bits, E5M6, which is
-not built here: they are E4M3 as the rest.
+Scales are arbitrary fp32 numbers in general. For the inputs of the projection after attention (and of the
+experts), the report rounds them to powers of two, so that tiling again adds no error. `convert_linears` does the
+same for `o_proj`. The report stores those inputs in a special type with 6 exponent and 5 mantissa bits, E5M6,
+which is not implemented here: they are E4M3 like the rest.
 
 On a CPU the formula is emulated exactly: E4M3 values are multiples of 2^-9 up to 448, so a sum of 128 products
-fits fp64 without rounding; it is rounded once to fp32. (Hopper's tensor cores keep fewer bits within the 128; the
-report's reason to leave them every 128.) On Hopper the same operands go to torch's block-scaled product.
+fits fp64 without rounding; it is rounded once to fp32. (Hopper's tensor cores keep fewer bits within the 128,
+which is the report's reason to accumulate in fp32 every 128.) On Hopper the same operands go to torch's
+block-scaled product.
 
 Letters: N tokens of all rows, D inputs, O outputs; M x K and J x K the operands of a product M x J, R x K either
 of them, k = ceil(K / 128).
@@ -35,28 +36,29 @@ TILE = 128
 E4M3 = torch.float8_e4m3fn
 E4M3_MAX = 448.0
 SMALLEST_SCALE = 2.0**-126
-"""fp32's smallest normal number: what a piece of zeros is divided by."""
+"""Smallest scale, fp32's smallest normal number: the divisor of pieces of zeros."""
 KERNEL_MULTIPLE = 16
-"""Rows and columns that the Hopper kernel wants; others are emulated."""
+"""Required multiple of rows and columns for the Hopper kernel; other sizes are emulated."""
 OUTSIDE = ("*lm_head", "*gate", "*compressor*gate_proj", "*weights_proj", "*in_proj_a", "*in_proj_b")
-"""Linears that stay: the head, and those whose outputs are choices, gates of a softmax or decays. (Embeddings,
-norms and routers are no `nn.Linear`s here, and attention's products are not layers.) The report keeps
-embedding, head, gating modules, norms and attention."""
+"""Names of linear layers that are not converted: the head, and layers whose outputs are selections, gates of a
+softmax or decays. (Embeddings, norms and routers are not `nn.Linear` here, and attention's products are not
+layers.) The report excludes embedding, head, gating modules, norms and attention.
+"""
 POWER_OF_TWO = ("*o_proj",)
 
 
 class Quantised(NamedTuple):
-    """An operand: `values` times the scale of the piece that each lies in."""
+    """A quantised operand: each of `values_RK` times the scale of its piece."""
 
     values_RK: Tensor
-    """E4M3."""
+    """Values in E4M3."""
     scales: Tensor
-    """fp32: [R, k] of tiles, [ceil(R / 128), k] of blocks."""
+    """Scales, fp32: [R, k] for tiles, [ceil(R / 128), k] for blocks."""
     rows: int
-    """Rows of a piece: 1 or 128."""
+    """Rows per piece: 1 or 128."""
 
     def t(self) -> Quantised:
-        """Return the transposed operand; of blocks only, whose pieces stay pieces."""
+        """Return the transposed operand; for blocks only, which remain blocks."""
         assert self.rows == TILE
         return Quantised(self.values_RK.t(), self.scales.t(), TILE)
 
@@ -65,7 +67,7 @@ def quantise(x_RK: Tensor, rows: int = 1, *, power_of_two: bool = False) -> Quan
     """Return x as E4M3 with a scale for each `rows` x 128 piece; pieces at the edge may be smaller.
 
     Args:
-        x_RK: Any floating type; K is the axis that will be summed over.
+        x_RK: Numbers of any floating type; K is the axis of the later sum.
         rows: 1 for activations and gradients, 128 for weights.
         power_of_two: Round each scale up to a power of two.
     """
@@ -73,7 +75,7 @@ def quantise(x_RK: Tensor, rows: int = 1, *, power_of_two: bool = False) -> Quan
     pieces = F.pad(x_RK.float(), (0, -K % TILE, 0, -R % rows)).unflatten(1, (-1, TILE)).unflatten(0, (-1, rows))
     scales = (pieces.abs().amax(dim=(1, 3)) / E4M3_MAX).clamp(min=SMALLEST_SCALE)
     if power_of_two:
-        mantissa, exponent = torch.frexp(scales)  # mantissa in [0.5, 1): 0.5 is a power of two already
+        mantissa, exponent = torch.frexp(scales)  # mantissa in [0.5, 1): 0.5 means an exact power of two
         scales = torch.ldexp(torch.ones_like(scales), exponent - (mantissa == 0.5).int())
     values = (pieces / scales[:, None, :, None]).to(E4M3).flatten(2, 3).flatten(0, 1)
     return Quantised(values[:R, :K].contiguous(), scales, rows)
@@ -87,12 +89,12 @@ def dequantise(q: Quantised) -> Tensor:
 
 
 def scaled_matmul(a: Quantised, b: Quantised) -> Tensor:
-    """Return a b^T, fp32 [M, J]: by the Hopper kernel where it fits, else emulated."""
+    """Return a b^T, fp32 [M, J], with the Hopper kernel if it supports the operands, else emulated."""
     return _kernel_matmul(a, b) if has_kernel(a, b) else emulated_matmul(a, b)
 
 
 def emulated_matmul(a: Quantised, b: Quantised) -> Tensor:
-    """Return a b^T, fp32 [M, J]: exact sums over 128, rounded, scaled, and added in order."""
+    """Return a b^T, fp32 [M, J]: exact sums over 128 positions, rounded, scaled, and added in order."""
     M, J = len(a.values_RK), len(b.values_RK)
     a_scales = a.scales.repeat_interleave(a.rows, 0)[:M]
     b_scales = b.scales.repeat_interleave(b.rows, 0)[:J]
@@ -124,9 +126,9 @@ def _kernel_matmul(a: Quantised, b: Quantised) -> Tensor:
 
 
 def _for_kernel(q: Quantised) -> tuple[Tensor, Any]:
-    """Return scales as cuBLAS wants them, and their kind.
+    """Return the scales in cuBLAS's layout, and their kind.
 
-    Tiles: [R, k], rows next to each other. Blocks: [k padded to a multiple of 4, R / 128], k next to each other.
+    Tiles: [R, k], contiguous along R. Blocks: [k padded to a multiple of 4, R / 128], contiguous along k.
     """
     kinds = F.ScalingType  # pyright: ignore[reportPrivateImportUsage, reportAttributeAccessIssue]
     if q.rows == 1:
@@ -163,10 +165,10 @@ class _Fp8Product(torch.autograd.Function):
 
 
 class Fp8Linear(nn.Linear):
-    """A linear layer that computes in FP8; weight and bias keep their type, and their names."""
+    """A linear layer that computes in FP8; weight and bias keep their types and names."""
 
     power_of_two = False
-    """Whether the inputs' scales are powers of two."""
+    """Whether the scales of the inputs are powers of two."""
 
     @classmethod
     def of(cls, linear: nn.Linear, *, power_of_two: bool = False) -> Fp8Linear:
@@ -177,21 +179,22 @@ class Fp8Linear(nn.Linear):
         return made.train(linear.training)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [..., O] of [..., D], in x's type."""
+        """Map [..., D] to [..., O], in the type of x."""
         y: Tensor = _Fp8Product.apply(x.flatten(0, -2), self.weight, self.power_of_two)  # pyright: ignore
         y = y if self.bias is None else y + self.bias
         return y.unflatten(0, x.shape[:-1])
 
 
 def convert_linears(model: nn.Module, chosen: Callable[[str, nn.Linear], bool] | None = None) -> list[str]:
-    """Swap linear layers for FP8 ones, in place, and return their names.
+    """Replace linear layers by FP8 ones, in place, and return their names.
 
     Args:
-        model: Its embedding, head, norms and routers stay, and so do packed experts, which are no linear layers.
-        chosen: Says of a name and a layer whether to swap it; None: all but `OUTSIDE`.
+        model: The model. Embedding, head, norms and routers are not replaced; neither are packed experts, which
+            are not linear layers.
+        chosen: Returns whether to replace a layer, given its name; None: all layers except `OUTSIDE`.
 
     Raises:
-        UserError: No layer was chosen.
+        UserError: No layer was selected.
     """
     chosen = chosen or _usual
     found = [
@@ -201,7 +204,7 @@ def convert_linears(model: nn.Module, chosen: Callable[[str, nn.Linear], bool] |
         if type(child) is nn.Linear and chosen(f"{path}.{leaf}" if path else leaf, child)
     ]
     if not found:
-        raise UserError("no linear layer of the model was chosen for FP8; it has to name one at least")
+        raise UserError("no linear layer of the model was selected for FP8; select at least one")
     names = []
     for parent, path, leaf, child in found:
         name = f"{path}.{leaf}" if path else leaf

@@ -1,9 +1,8 @@
-"""The training loop: batches in, steps taken, everything else a hook.
+"""The training loop: take steps on batches; everything else is a hook.
 
-All that a run needs to go on lies in one state dict: weights, moments, balancing counts, the data cursor with
-what was read and not yet given, random numbers, and what the hooks remember. Nothing lives in globals. A
-supervisor (`modelstack.stability`) judges each step before it moves anything, and may put the run back
-afterwards.
+One state dict holds everything that a run needs to resume: weights, moments, balancing counts, the data cursor
+with the data read but not yet used, random states, and the hooks' states. There are no globals. A supervisor
+(`modelstack.stability`) judges each step before anything changes, and may restore an earlier state afterwards.
 """
 
 from __future__ import annotations
@@ -21,44 +20,44 @@ from modelstack.train.step import StepReport, TrainState, always, train_step
 
 
 class LoopConfig(BaseModel, frozen=True, extra="forbid"):
-    """How far a run goes, and what a step is made of."""
+    """Length of a run and composition of a step."""
 
     n_steps: int = Field(gt=0)
     micro_batches: int = Field(default=1, gt=0)
-    """Batches whose gradients make one step."""
+    """Batches whose gradients are added for one step."""
     max_norm: float = Field(default=1.0, gt=0)
 
 
 class Hook(Protocol):
-    """Something that watches a run: metrics, samples, plots. With a state, so that it survives a resume."""
+    """Observer of a run, for example metrics, samples or plots. Its state is saved and restored with the run."""
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """See a step, taken or rejected."""
+        """Process a step, taken or rejected."""
         ...
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what it remembers."""
+        """Return the hook's state."""
         ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up what it remembered."""
+        """Restore the hook's state."""
         ...
 
 
 class Supervisor(Protocol):
-    """Decides on steps, and what becomes of a run where they go wrong."""
+    """Judge of steps, which also handles failing runs."""
 
     def judge(self, loss: float, norm: float) -> str:
-        """Return "" or why the step must not be taken."""
+        """Return "" to take the step, or the reason to reject it."""
         ...
 
     def after_step(self, run: Run, report: StepReport, batches: Sequence[Batch]) -> None:
-        """See a step, taken or rejected; may save the run, put it back or end it by an exception."""
+        """Process a step, taken or rejected; may save the run, restore an earlier state or raise to end it."""
         ...
 
 
 class Unsupervised:
-    """Takes every step: for comparisons."""
+    """Supervisor that accepts every step, for comparisons."""
 
     def judge(self, loss: float, norm: float) -> str:
         """Return ""."""
@@ -69,26 +68,26 @@ class Unsupervised:
 
 
 def always_sparse(step: int) -> IndexStage:
-    """Let indexers choose from the first step on."""
+    """Return "sparse": indexers select entries from the first step on."""
     return "sparse"
 
 
 @dataclass(slots=True)
 class Run:
-    """One training under way."""
+    """A training run in progress."""
 
     config: LoopConfig
     state: TrainState
     loader: Loader
     schedule: Callable[[int], float]
-    """Share of the learning rates at a step."""
+    """Factor on the learning rates at a step."""
     supervisor: Supervisor = field(default_factory=Unsupervised)
     hooks: dict[str, Hook] = field(default_factory=dict[str, Hook])
     index_stage: Callable[[int], IndexStage] = always_sparse
-    """What lightning indexers do at a step."""
+    """Stage of lightning indexers at a step."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all that the rest of the run depends on; the supervisor's memory is the supervisor's."""
+        """Return everything that the rest of the run depends on, except the supervisor's state."""
         return {
             "train": self.state.state_dict(),
             "loader": self.loader.state_dict(),
@@ -96,10 +95,10 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a state; hooks that it does not know begin anew.
+        """Resume from a state; hooks without a saved state start new.
 
         Raises:
-            UserError: It is of another model, other data or another configuration.
+            UserError: The state belongs to another model, other data or another configuration.
         """
         self.state.load_state_dict(state["train"])
         self.loader.load_state_dict(state["loader"])
@@ -109,7 +108,7 @@ class Run:
 
 
 def train(run: Run) -> Iterator[StepReport]:
-    """Take the steps that are left, giving a report after each; stop asking and the run stands where it is."""
+    """Take the remaining steps and yield a report after each. If iteration stops, the run stays at that step."""
     run.state.model.train()
     batches = iter(run.loader)
     while run.state.step < run.config.n_steps:

@@ -1,12 +1,12 @@
-"""What a run measured, one JSON object a line, and the same as TensorBoard events where these are wanted.
+"""Measurements of a run, one JSON object per line, and optionally as TensorBoard events.
 
-The file is the run's record: curves and the report are made of it alone, also for a run that is interrupted. A
-line is written with one call of the system at the end of a step, so a process that is killed leaves whole lines
-and at most one torn one, which readers drop. A run that goes on cuts off the lines of the steps it will take
-again; how long these had taken, and how long nothing ran, stays in the line that says where it began.
+The file is the complete record of a run: curves and report are computed from it alone, also for an interrupted
+run. A line is written with one system call at the end of a step, so a killed process leaves whole lines and at
+most one truncated line, which readers drop. A resumed run removes the lines of the steps that it repeats. Its
+start line records how long these steps took and how long the run was down.
 
-`step` is in all lines what it is in `StepReport`: batches consumed before the step. Numbers that are not finite
-are null: JSON has no other form for them.
+`step` has the meaning of `StepReport.step` in all lines: the number of batches consumed before the step. Numbers
+that are not finite are stored as null, because JSON cannot represent them.
 """
 
 from __future__ import annotations
@@ -30,48 +30,49 @@ from modelstack.train.utilisation import Utilisation
 
 METRICS_FILE = "metrics.jsonl"
 Finite = Annotated[float | None, BeforeValidator(lambda value: _finite(value))]
-"""A number, or None where it was not finite."""
+"""A number; None if it was not finite."""
 
 
 class _Record(BaseModel, frozen=True, extra="forbid"):
     step: int
     time: float = Field(default_factory=time.time)
-    """Seconds since 1970, when it was written."""
+    """Time of writing, in seconds since 1970."""
 
 
 class StepRecord(_Record, frozen=True):
-    """A step, taken or rejected."""
+    """Record of one step, taken or rejected."""
 
     kind: Literal["step"] = "step"
     n_tokens: int
-    """Of the run so far, this step included."""
+    """Number of tokens of the run so far, including this step."""
     losses: dict[str, Finite]
-    """By part, coefficients applied; "total" is their sum."""
+    """Losses by part, coefficients applied; "total" is their sum."""
     gradient_norm: Finite
-    """Before clipping."""
+    """Gradient norm before clipping."""
     learning_rates: dict[str, float]
-    """By role of the optimizer's groups."""
+    """Learning rates by role of the optimizer's groups."""
     seconds: float
-    """Of the step itself: no evaluation, no checkpoint."""
+    """Duration of the step, without evaluation and checkpoint."""
     tokens_per_second: float
     mfu: float | None = None
-    """Model FLOPs over the devices' peak, where that is known."""
+    """Model FLOPs divided by the devices' peak; None if unknown."""
     rejected: str = ""
-    """Why the step was not taken; empty where it was."""
+    """Reason for a rejected step; empty for a taken one."""
 
 
 class EvaluationRecord(_Record, frozen=True):
-    """Held-out text, after a step."""
+    """Record of an evaluation on held-out text, after a step."""
 
     kind: Literal["evaluation"] = "evaluation"
     n_tokens: int
-    """That the model was trained on."""
+    """Number of tokens that the model was trained on."""
     loss: Finite
     """Nats per scored token."""
     bits_per_byte: Finite
     low: Finite
     high: Finite
-    """95 % interval of `bits_per_byte`: a bootstrap over documents."""
+    """Upper end of the 95 % interval of `bits_per_byte`, from a bootstrap over documents; `low` is the lower end.
+    """
     n_documents: int
     n_bytes: int
     n_scored_tokens: int
@@ -79,7 +80,7 @@ class EvaluationRecord(_Record, frozen=True):
 
 
 class SpentRecord(_Record, frozen=True):
-    """Time that went into something else than steps and evaluations."""
+    """Record of time spent on anything but steps and evaluations."""
 
     kind: Literal["spent"] = "spent"
     cause: str
@@ -87,34 +88,34 @@ class SpentRecord(_Record, frozen=True):
 
 
 class EventRecord(_Record, frozen=True):
-    """A sentence from the run's guard: a skip, a roll-back, a checkpoint that was not written."""
+    """Message of the run's guard: a skipped step, a roll-back, a failed checkpoint."""
 
     kind: Literal["event"] = "event"
     text: str
 
 
 class StartRecord(_Record, frozen=True):
-    """The first step of a process, and when its metrics were set up: of a run's first, or one that goes on."""
+    """Record of the start of a process, at its first step: the run's first process, or one that resumes it."""
 
     kind: Literal["start"] = "start"
     began: float
-    """When the run's first process did."""
+    """Start time of the run's first process, in seconds since 1970."""
     lost_steps: int = 0
-    """Taken since the checkpoint, to be taken again."""
+    """Number of steps after the checkpoint, which are repeated."""
     lost_seconds: float = 0.0
-    """That these had taken on the clock, with all between them."""
+    """Duration of these steps and of everything between them."""
     down_seconds: float = 0.0
-    """From the last line before to this one."""
+    """Seconds between the last line before and this one."""
 
 
 class MemoryRecord(_Record, frozen=True):
-    """The most memory that each process had so far."""
+    """Record of the peak memory of each process so far."""
 
     kind: Literal["memory"] = "memory"
     after: Literal["start", "training"]
-    """`start`: before the process's first step."""
+    """`start`: measured before the process's first step."""
     peak_bytes: tuple[int, ...]
-    """By rank: of its GPU, else resident."""
+    """Peak bytes by rank: of its GPU, or resident memory without one."""
 
 
 Record = StepRecord | EvaluationRecord | SpentRecord | EventRecord | StartRecord | MemoryRecord
@@ -123,7 +124,7 @@ _RECORD: TypeAdapter[Record] = TypeAdapter(Annotated[Record, Field(discriminator
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """All lines of a run, by kind, in their order."""
+    """All records of a run, by kind, in their order."""
 
     steps: tuple[StepRecord, ...] = ()
     evaluations: tuple[EvaluationRecord, ...] = ()
@@ -134,34 +135,34 @@ class Measured:
 
     @property
     def last_time(self) -> float:
-        """Return when the last line was written; 0 where there is none."""
+        """Time of the last record, in seconds since 1970; 0 without records."""
         return max((r.time for r in (*self.steps, *self.evaluations, *self.spent, *self.events)), default=0.0)
 
 
 class Sink(Protocol):
-    """Where records go."""
+    """Destination of records."""
 
     def begin(self, step: int, since: float) -> None:
-        """Forget what is there of this step and later ones; `since` is when the process began."""
+        """Delete records of this step and later ones; `since` is the start time of the process."""
         ...
 
     def write(self, record: Record) -> None:
-        """Keep a record."""
+        """Store a record."""
         ...
 
     def close(self) -> None:
-        """Write what is held back."""
+        """Write buffered records."""
         ...
 
 
 class Metrics:
-    """The hook that records; other hooks and the guard give it theirs. It goes first among the hooks."""
+    """Hook that records metrics; other hooks and the guard pass it their records. It must be the first hook."""
 
     def __init__(self, sinks: Sequence[Sink], utilisation: Utilisation | None = None) -> None:
-        """Record into sinks; none on ranks that leave it to another."""
+        """Record into sinks; pass none on ranks that do not write."""
         self._sinks = sinks
         self.utilisation = utilisation
-        """May be given later: a peak takes a moment to measure."""
+        """Can be set later, because measuring a peak takes time."""
         self._step: int | None = None
         self._since = time.time()
         self._early_events: list[str] = []
@@ -171,7 +172,7 @@ class Metrics:
         self.add(step_record(run, report, self.utilisation))
 
     def add(self, record: Record) -> None:
-        """Record something; the first record says at which step the process begins."""
+        """Record something; the first record defines the step at which the process begins."""
         if self._step is None:
             for sink in self._sinks:
                 sink.begin(record.step, self._since)
@@ -183,40 +184,46 @@ class Metrics:
             sink.write(record)
 
     def event(self, text: str) -> None:
-        """Record a sentence; to be given to the guard as `on_event`. Before the first step it waits for that."""
+        """Record a message; pass it to the guard as `on_event`.
+
+        Messages before the first step are stored until then.
+        """
         if self._step is None:
             self._early_events.append(text)
         else:
             self.add(EventRecord(step=self._step, text=text))
 
     def close(self) -> None:
-        """Write what is held back."""
+        """Write buffered records."""
         for sink in self._sinks:
             sink.close()
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the file itself is what is remembered."""
+        """Return nothing: the file holds everything."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up nothing; the first step says how much of the file still holds."""
+        """Do nothing: the first record determines which lines of the file remain valid."""
 
 
 class JsonLines:
-    """The sink that is a file of JSON lines; a full disk costs lines, not the run, and is told of afterwards."""
+    """Sink that writes a file of JSON lines.
+
+    If the disk is full, lines are lost and reported later; the run continues.
+    """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Record into a file, which may be there already."""
+        """Record into a file, which may exist."""
         self.path = Path(path)
         self._descriptor: int | None = None
         self._n_lost = 0
         self._lost_why = ""
 
     def begin(self, step: int, since: float) -> None:
-        """Cut off lines of this step and later ones, and a torn last line; say where the process begins.
+        """Remove lines of this step and later ones, and a truncated last line; write the start record.
 
         Raises:
-            UserError: A line that is not the last is broken.
+            UserError: A line other than the last is broken.
         """
         self.close()
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -228,7 +235,7 @@ class JsonLines:
         self.write(start_record(step, kept, records[len(kept) :], since))
 
     def write(self, record: Record) -> None:
-        """Append a line, after `begin`."""
+        """Append a line; requires `begin`."""
         if self._n_lost:
             text = f"{self._n_lost} lines of metrics were not written: {self._lost_why}"
             if not self._append(_line(EventRecord(step=record.step, text=text))):
@@ -245,7 +252,7 @@ class JsonLines:
             self._descriptor = None
 
     def _append(self, line: bytes) -> bool:
-        """Write a whole line or none of it."""
+        """Write a whole line or nothing; return whether it was written."""
         assert self._descriptor is not None
         size = os.fstat(self._descriptor).st_size
         try:
@@ -260,7 +267,7 @@ class JsonLines:
 
 
 class TensorBoard:
-    """The sink that is TensorBoard's event files."""
+    """Sink that writes TensorBoard's event files."""
 
     def __init__(self, folder: str | os.PathLike[str]) -> None:
         """Record into a folder.
@@ -279,7 +286,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def begin(self, step: int, since: float) -> None:
-        """Tell TensorBoard to hide what is there of this step and later ones."""
+        """Make TensorBoard hide existing records of this step and later ones."""
         self.close()
         self._writer = self._new_writer(step)
 
@@ -292,14 +299,14 @@ class TensorBoard:
             self._writer.add_scalar(name, value, record.step, record.time)
 
     def close(self) -> None:
-        """Write what is held back."""
+        """Write buffered records."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None
 
 
 def step_record(run: Run, report: StepReport, utilisation: Utilisation | None = None) -> StepRecord:
-    """Return what is recorded of a step."""
+    """Return the record of a step."""
     rates: dict[str, float] = {}
     for n, (group, rate) in enumerate(zip(run.state.optimizer.param_groups, report.learning_rates, strict=True)):
         role = group.get("role", "group")
@@ -318,7 +325,7 @@ def step_record(run: Run, report: StepReport, utilisation: Utilisation | None = 
 
 
 def start_record(step: int, kept: Sequence[Record], cut: Sequence[Record], now: float) -> StartRecord:
-    """Return the line that a process begins with, with what the cut lines had cost."""
+    """Return the start record of a process, with the cost of the removed lines."""
     before = [*kept, *cut]
     if not before:
         return StartRecord(step=step, time=now, began=now)
@@ -337,10 +344,10 @@ def start_record(step: int, kept: Sequence[Record], cut: Sequence[Record], now: 
 
 
 def read_metrics(path: str | os.PathLike[str]) -> Measured:
-    """Read a run's lines; a torn last one is left out.
+    """Read a run's records by kind; a truncated last line is dropped.
 
     Raises:
-        UserError: The file is missing, or a line that is not the last is broken.
+        UserError: The file is missing, or a line other than the last is broken.
     """
     records = read_records(path)
     return Measured(
@@ -354,10 +361,10 @@ def read_metrics(path: str | os.PathLike[str]) -> Measured:
 
 
 def read_records(path: str | os.PathLike[str]) -> list[Record]:
-    """Read a run's lines in their order; a torn last one is left out.
+    """Read a run's records in their order; a truncated last line is dropped.
 
     Raises:
-        UserError: The file is missing, or a line that is not the last is broken.
+        UserError: The file is missing, or a line other than the last is broken.
     """
     try:
         lines = Path(path).read_bytes().split(b"\n")
@@ -367,7 +374,7 @@ def read_records(path: str | os.PathLike[str]) -> list[Record]:
 
 
 def scalars(record: Record) -> dict[str, float]:
-    """Return a record's finite numbers by name, as TensorBoard shows them."""
+    """Return a record's finite numbers under their names in TensorBoard."""
     if isinstance(record, StepRecord):
         named: Iterable[tuple[str, float | None]] = (
             *((f"loss/{name}", value) for name, value in record.losses.items()),
@@ -395,7 +402,7 @@ def _parsed(path: str | os.PathLike[str], number: int, line: bytes) -> Record:
         return _RECORD.validate_json(line)
     except ValidationError as error:
         raise UserError(
-            f"{path}, line {number} is no record of metrics: {error.errors(include_url=False)[0]['msg']}"
+            f"{path}, line {number} is not a valid metrics record: {error.errors(include_url=False)[0]['msg']}"
         ) from error
 
 

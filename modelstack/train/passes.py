@@ -1,8 +1,8 @@
-"""Forward and backward passes, wherever the model lies: what a training step needs of a layout.
+"""Forward and backward passes of a training step, independent of the layout of the model over devices.
 
-A step asks for gradients of micro-batches, for their norm and for sums over all ranks. On one device that is a
-loop over micro-batches; sharded, in a pipeline or with experts elsewhere it is `modelstack.train.parallel`'s. The
-step itself is the same for all.
+A step needs gradients of micro-batches, their norm, and sums over all ranks. On one device this is a loop over
+micro-batches; `modelstack.train.parallel` implements it for sharding, pipelines and distributed experts. The step
+itself is the same for all layouts.
 
 Letters: B rows, T tokens.
 """
@@ -24,48 +24,48 @@ from modelstack.data.batches import Batch
 
 
 class Passes(Protocol):
-    """What a layout does for a step; every rank calls each method, in the same order."""
+    """Operations of a step for one layout; every rank must call each method, in the same order."""
 
     def total(self, n: float) -> float:
-        """Return the sum of a number over the ranks that have different batches; exact for whole ones."""
+        """Return the sum of a number over the ranks with different batches; exact for integers."""
         ...
 
     def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
         """Add the gradients of this rank's micro-batches.
 
         Args:
-            batches: At least one.
-            n_labels: Labelled tokens of the whole step, by their weights: of all micro-batches of all ranks. Sums
-                over tokens are divided by it, so that gradients add up to those of one large batch.
+            batches: At least one micro-batch.
+            n_labels: Weighted number of labelled tokens of the whole step, over all micro-batches of all ranks.
+                Sums over tokens are divided by it, so that gradients add up to those of one large batch.
 
         Returns:
-            The step's losses by part, coefficients applied, of all ranks together; the same on each.
+            The losses of the step by part, coefficients applied, summed over all ranks; equal on every rank.
         """
         ...
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradients down to a norm; return the norm before, of the whole model."""
+        """Scale the gradients down to `max_norm`; return the norm of the whole model before."""
         ...
 
     def settle(self, taken: bool) -> None:
-        """Do what follows a step that was taken, or rejected: move or keep the balancing biases."""
+        """Finish a step: update the balancing biases if it was taken, reset their counts if it was rejected."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class LocalPasses:
-    """The whole model on one device, one process."""
+    """Passes of the whole model on one device, in one process."""
 
     model: CausalLM
     balancer: BiasBalancer | None = None
     token_loss: TokenLoss = "cross_entropy"
 
     def total(self, n: float) -> float:
-        """Return `n`: there are no others."""
+        """Return `n`, because there is only one rank."""
         return n
 
     def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
-        """Add the gradients of micro-batches one after the other; return the losses."""
+        """Add the gradients of the micro-batches one after another; return the losses."""
         sums: dict[str, Tensor] = {}
         for batch in batches:
             losses = add_gradients(
@@ -89,7 +89,7 @@ class LocalPasses:
         )
 
     def settle(self, taken: bool) -> None:
-        """Move the balancing biases of a step that was taken; forget its counts otherwise."""
+        """Update the balancing biases after a taken step; reset the counts after a rejected one."""
         settle_balancer(self.balancer, taken)
 
 
@@ -100,16 +100,17 @@ def clip_apart(
     *,
     has_indexer: bool | None = None,
 ) -> float:
-    """Clip the model's gradients, and apart from them those of its indexers; return the norm before.
+    """Clip the gradients of the model and, separately, those of its indexers; return the norm before.
 
     Indexers are trained separately (DeepSeek-V3.2): the size of their gradient must not change the model's step.
-    The norm is the model's, as without indexers; where theirs is not finite it is theirs, for a guard to see.
+    The result is the norm without indexers. If the indexers' norm is not finite, it is returned instead, so that a
+    guard sees it.
 
     Args:
-        parameters: All.
-        of_indexers: Some of them.
-        clip: Scales gradients down, and returns their norm before. Called twice where there is an indexer.
-        has_indexer: Whether any rank has one; None: as this one.
+        parameters: All parameters.
+        of_indexers: Those of the indexers.
+        clip: Scales gradients down and returns their norm before. It is called twice if there is an indexer.
+        has_indexer: Whether any rank has an indexer; None: whether this rank has one.
     """
     if not (of_indexers if has_indexer is None else has_indexer):
         return clip(list(parameters))
@@ -121,7 +122,7 @@ def clip_apart(
 def settle_balancer(
     balancer: BiasBalancer | None, taken: bool, sum_over_ranks: Callable[[Tensor], object] | None = None
 ) -> None:
-    """Move the balancing biases of a step that was taken, by all ranks' counts; forget its counts otherwise."""
+    """Update the balancing biases from the counts of all ranks if the step was taken, else reset the counts."""
     if balancer is None:
         return
     if taken:
@@ -141,7 +142,7 @@ def add_gradients(
 ) -> dict[str, Tensor]:
     """Add one micro-batch's gradients and balancing counts; return its parts of the loss, detached.
 
-    `choose_places`: where few tokens have a label, the last layer's feed-forward leaves out the others.
+    With `choose_places`, if few tokens have a label, the last layer's feed-forward computes only those.
     """
     device = next(model.parameters()).device
     places_P = labelled_places(batch.labels_BT)  # before the labels leave the CPU
@@ -150,7 +151,7 @@ def add_gradients(
     documents_BT = batch.documents_BT
     if bool((documents_BT == documents_BT[:, :1]).all()):
         documents_BT = (
-            None  # a document a row: attention needs no mask but the causal one, which is in its kernels
+            None  # one document per row: attention needs only the causal mask, which its kernels implement
         )
     labels_BT, weights_BT, chosen_P = batch.labels_BT, batch.weights_BT, None
     if choose_places and places_P is not None:

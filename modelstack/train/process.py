@@ -1,4 +1,4 @@
-"""What a process that trains sets once: its memory, who multiplies its matrices, its threads."""
+"""Process-wide settings for training: memory allocation, matrix library, threads."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from modelstack.train.allocator import keep_freed_memory
 
 
 def set_up_process(threads: int | None) -> None:
-    """Set this process up to train as fast as it can.
+    """Configure this process for fast training.
 
     Args:
-        threads: Of torch; None: as many as it has taken.
+        threads: Number of torch's threads; None: unchanged.
     """
     keep_freed_memory()
     multiply_by_onednn()

@@ -1,11 +1,10 @@
-"""Texts that the model writes while it is trained: the first look at whether it learns anything.
+"""Sample texts that the model writes during training, as a first check of its progress.
 
-The prompts are fixed and each time drawn with the same random numbers, so what changes from one sample to the next
-is the model. The numbers come from a generator of their own: the training's are not touched. Temperature, then the
-smallest set of tokens whose probabilities reach `top_p`, as `modelstack.inference.sampling` does.
+The prompts are fixed and sampled with the same random numbers each time, so samples differ only by the model. The
+random numbers come from a separate generator and do not affect training. Sampling applies the temperature, then
+the smallest set of tokens whose probabilities reach `top_p`, as in `modelstack.inference.sampling`.
 
-`samples.md` has the newest last. A text stands in it indented: whatever a model writes, it cannot end the block or
-forge a heading.
+`samples.md` lists the newest samples last. Texts are indented, so no text can end its block or add a heading.
 
 Letters: T tokens, V vocabulary.
 """
@@ -37,19 +36,19 @@ _HEADING = re.compile(r"^## After (\d+) steps", re.MULTILINE)
 
 
 class SamplingConfig(BaseModel, frozen=True, extra="forbid"):
-    """What is sampled, and how."""
+    """Prompts and sampling parameters."""
 
     prompts: tuple[str, ...] = ()
     n_tokens: int = Field(default=64, gt=0)
-    """At most; an end-of-text token ends a text sooner."""
+    """Maximum number of tokens; an end-of-text token ends a text earlier."""
     temperature: float = Field(default=0.8, ge=0)
-    """0: always the most probable token."""
+    """Sampling temperature; 0: always the most probable token."""
     top_p: float = Field(default=0.95, gt=0, le=1)
     seed: int = 0
 
 
 class Samples:
-    """The hook that writes samples every so many steps and at the run's end."""
+    """Hook that writes samples every `every` steps and at the end of the run."""
 
     def __init__(
         self,
@@ -64,12 +63,12 @@ class Samples:
         """Sample into a file.
 
         Args:
-            path: Of `samples.md`.
+            path: Path of `samples.md`.
             tokenizer: The model's own.
-            config: The prompts, and how to sample.
-            every: Steps from one sample to the next.
-            metrics: Are told the time that it took.
-            writes: False on ranks that leave it to another; they call the model all the same.
+            config: The prompts and the sampling parameters.
+            every: Number of steps between samples.
+            metrics: Receives the time spent.
+            writes: False on ranks that must not write; they still call the model.
 
         Raises:
             UserError: A prompt has no token.
@@ -83,7 +82,7 @@ class Samples:
         self._prompt_ids = [prompt_ids(tokenizer, prompt) for prompt in config.prompts]
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Sample where it is time."""
+        """Sample if it is due."""
         if not self._prompt_ids or not is_due(run, self._every):
             return
         started = time.perf_counter()
@@ -94,16 +93,16 @@ class Samples:
         self._metrics.add(SpentRecord(step=report.step, cause="samples", seconds=time.perf_counter() - started))
 
     def sample(self, model: CausalLM) -> list[list[int]]:
-        """Return the tokens written for each prompt, the end-of-text token left out."""
+        """Return the tokens written for each prompt, without the end-of-text token."""
         ends = frozenset(self._tokenizer.vocabulary.end_ids)
         return [continuation(model, ids, self._config, ends) for ids in self._prompt_ids]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: the file is what is remembered."""
+        """Return nothing: the file holds everything."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up nothing; writing drops the samples of steps that are taken again."""
+        """Do nothing: the next write drops the samples of repeated steps."""
 
     def _write(self, steps: int, n_tokens: int, texts: Sequence[str]) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,26 +113,26 @@ class Samples:
 
 
 def prompt_ids(tokenizer: TextTokenizer, prompt: str) -> list[int]:
-    """Return a prompt's tokens as a document begins.
+    """Return a prompt's tokens, including the begin token of a document.
 
     Raises:
-        UserError: There is none: the tokenizer has no begin token and the prompt is empty.
+        UserError: There are no tokens: the prompt is empty and the tokenizer has no begin token.
     """
     begin = tokenizer.vocabulary.bos_id
     ids = ([] if begin is None else [begin]) + tokenizer.encode(prompt)
     if not ids:
-        raise UserError("an empty prompt needs a tokenizer with a begin-of-text token; give the prompt a word")
+        raise UserError("an empty prompt requires a tokenizer with a begin-of-text token; use a non-empty prompt")
     return ids
 
 
 @torch.no_grad()
 def continuation(model: CausalLM, ids: Sequence[int], config: SamplingConfig, ends: frozenset[int]) -> list[int]:
-    """Return the tokens that a model writes after others, without the end token.
+    """Return the model's continuation of some tokens, without the end token.
 
     Args:
-        model: On its own device; its mode is as before afterwards.
-        ids: At least one.
-        config: How to sample.
+        model: The model, on its own device; its mode is restored afterwards.
+        ids: At least one token.
+        config: The sampling parameters.
         ends: Tokens that end a text.
     """
     device = next(model.parameters()).device
@@ -153,26 +152,26 @@ def continuation(model: CausalLM, ids: Sequence[int], config: SamplingConfig, en
 
 
 def draw(logits_V: Tensor, config: SamplingConfig, generator: torch.Generator) -> int:
-    """Return a token drawn from the most probable ones that reach `top_p` together."""
+    """Return a token drawn from the smallest set of most probable tokens that reaches `top_p`."""
     if config.temperature == 0:
         return int(logits_V.argmax())
     probabilities, order = (logits_V / config.temperature).softmax(-1).sort(descending=True, stable=True)
-    # What comes before a token decides on it: the first one always stays.
+    # The criterion is the probability of the tokens before, so the first token is always kept.
     outside = probabilities.cumsum(-1) - probabilities >= config.top_p
     chosen = torch.multinomial(probabilities.masked_fill(outside, 0), 1, generator=generator)
     return int(order[chosen])
 
 
 def sample_section(steps: int, n_tokens: int, prompts: Sequence[str], texts: Sequence[str]) -> str:
-    """Return what `samples.md` says of one time: each prompt in bold, what the model wrote below."""
+    """Return the section of `samples.md` for one time: each prompt and the model's continuation."""
     parts = [f"## After {steps} steps, {n_tokens:,} tokens\n"]
     for prompt, text in zip(prompts, texts, strict=True):
-        parts.append(f"Prompt:\n\n{_indented(prompt)}\n\nwent on as\n\n{_indented(text)}\n")
+        parts.append(f"Prompt:\n\n{_indented(prompt)}\n\nContinuation:\n\n{_indented(text)}\n")
     return "\n".join(parts)
 
 
 def sections_before(page: str, steps: int) -> str:
-    """Return a page of samples without those of so many steps and more."""
+    """Return a page of samples without those of `steps` steps and more."""
     for heading in _HEADING.finditer(page):
         if int(heading[1]) >= steps:
             return page[: heading.start()].rstrip("\n") + "\n"
@@ -180,12 +179,12 @@ def sections_before(page: str, steps: int) -> str:
 
 
 def last_section(page: str) -> str:
-    """Return the newest samples of a page; "" where there are none."""
+    """Return the newest samples of a page; "" if there are none."""
     headings = list(_HEADING.finditer(page))
     return page[headings[-1].start() :] if headings else ""
 
 
 def _indented(text: str) -> str:
-    # Markdown ends lines at a carriage return too, and a page should show it.
+    # Markdown ends lines at a carriage return too; the page shows it as a symbol.
     lines = text.replace("\r", "\u240d").split("\n")
     return "\n".join(f"    {line}" for line in lines)

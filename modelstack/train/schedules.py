@@ -1,12 +1,12 @@
-"""Learning-rate schedules: pure functions of the step, to multiply the learning rate with.
+"""Learning-rate schedules: pure functions from the step to a factor on the learning rate.
 
-Warm-up, stable, decay (WSD; MiniCPM, arXiv 2404.06395): the stable part knows nothing of the end, so one run gives
-many models, each by a short decay that branches off where one likes (`branch`). The tail falls linearly, as a
-cosine (DeepSeek-V4), or as 1 - sqrt (Haegele et al., 2405.18392, the best of their tails). Cosine after warm-up is
-Chinchilla's. Steps count from 0; the warm-up's last step has factor 1; `total_steps` is the first step that is not
-made any more and has `final_factor`, and so have all behind it.
+Warm-up, stable, decay (WSD; MiniCPM, arXiv 2404.06395): the stable part does not depend on the end of the run, so
+one run gives many models, each by a short decay from any of its steps (`branch`). The decay falls linearly, as a
+cosine (DeepSeek-V4), or as 1 - sqrt (Haegele et al., 2405.18392, the best of their decays). Cosine after warm-up
+is Chinchilla's. Steps count from 0. The last step of the warm-up has factor 1. `total_steps` is the first step
+that is not taken; it and all later steps have `final_factor`.
 
-Letters: p the share of the decay that is behind, from 0 to 1.
+Letters: p the completed fraction of the decay, from 0 to 1.
 """
 
 from __future__ import annotations
@@ -23,29 +23,31 @@ Factor = Callable[[int], float]
 
 
 class ScheduleConfig(BaseModel):
-    """Frozen; an unknown key is an error."""
+    """Schedule settings. Frozen; an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
-    """`constant` and `wsd` without `total_steps` never fall."""
+    """Kind of schedule; `constant`, and `wsd` without `total_steps`, never decay."""
     warmup_steps: int = Field(default=0, ge=0)
-    """The factor rises linearly, from 1 / warmup_steps at step 0."""
+    """Steps of the warm-up, in which the factor rises linearly from 1 / warmup_steps at step 0."""
     total_steps: int | None = Field(default=None, ge=1)
     decay_steps: int | None = Field(default=None, ge=1)
-    """Of `wsd`: the last steps before `total_steps`."""
+    """Steps of the decay in `wsd`: the last ones before `total_steps`."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
-    """Of `wsd`."""
+    """Shape of the decay in `wsd`."""
     final_factor: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="after")
     def _steps_fit(self) -> Self:
         if self.kind == "constant" and (self.total_steps or self.decay_steps):
-            raise ValueError("a constant schedule has no total_steps and no decay_steps: leave them out")
+            raise ValueError("a constant schedule has no total_steps and no decay_steps; omit them")
         if self.kind == "cosine" and (self.total_steps is None or self.decay_steps):
-            raise ValueError("a cosine schedule needs total_steps and falls from the warm-up on: no decay_steps")
+            raise ValueError(
+                "a cosine schedule requires total_steps and no decay_steps: it decays from the end of the warm-up"
+            )
         if self.kind == "wsd" and (self.total_steps is None) != (self.decay_steps is None):
-            raise ValueError("wsd needs total_steps and decay_steps, or neither for a run that stays stable")
+            raise ValueError("wsd requires both total_steps and decay_steps, or neither for a run without decay")
         if self.total_steps is not None and self.warmup_steps + (self.decay_steps or 1) > self.total_steps:
             raise ValueError(
                 f"warmup_steps {self.warmup_steps} and decay_steps {self.decay_steps or 1} do not fit into "
@@ -71,24 +73,24 @@ def schedule(config: ScheduleConfig) -> Factor:
 
 
 def branch(config: ScheduleConfig, step: int, decay_steps: int) -> ScheduleConfig:
-    """Return the schedule that is `config`'s up to `step` and decays from there on.
+    """Return the schedule that equals `config`'s before `step` and decays from there.
 
-    A checkpoint of the stable run, saved before it made `step`, continues with it.
+    A checkpoint of the stable run, saved before it took `step`, can be resumed with it.
 
     Args:
-        config: A `wsd`.
-        step: The decay's first; it still has factor 1.
-        decay_steps: How long.
+        config: A `wsd` schedule.
+        step: The first step of the decay; it still has factor 1.
+        decay_steps: Number of steps of the decay.
 
     Raises:
-        UserError: The schedule is no `wsd`, or at `step` it is not stable or falls already.
+        UserError: The schedule is not `wsd`, or `step` is in its warm-up or decay.
     """
     if config.kind != "wsd":
-        raise UserError(f"a {config.kind} schedule has no stable part to branch off from: train with kind = 'wsd'")
+        raise UserError(f"a {config.kind} schedule has no stable part to branch from; train with kind = 'wsd'")
     if step < config.warmup_steps:
-        raise UserError(f"step {step} lies in the warm-up: branch off at {config.warmup_steps} or later")
+        raise UserError(f"step {step} is in the warm-up; branch at {config.warmup_steps} or later")
     if config.total_steps is not None and step > (end := config.total_steps - (config.decay_steps or 0)):
-        raise UserError(f"step {step} lies in the decay: branch off at {end} or earlier")
+        raise UserError(f"step {step} is in the decay; branch at {end} or earlier")
     values = config.model_dump() | {"total_steps": step + decay_steps, "decay_steps": decay_steps}
     return ScheduleConfig.model_validate(values)
 
@@ -104,7 +106,7 @@ def cosine_tail(p: float) -> float:
 
 
 def sqrt_tail(p: float) -> float:
-    """Return 1 - sqrt(p): steep at first."""
+    """Return 1 - sqrt(p), which is steep at first."""
     return 1.0 - math.sqrt(p)
 
 

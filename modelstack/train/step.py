@@ -1,8 +1,8 @@
-"""One training step: losses and gradients of some micro-batches, a verdict, and only then the optimizer.
+"""A training step: losses and gradients of the micro-batches, a verdict, and only then the optimizer.
 
-The verdict comes before anything moves: a rejected step leaves weights, moments, biases and the learning-rate
-schedule as they were (DESIGN, "a training batch"). Everything that a step needs is an argument, everything that
-it changes is in `TrainState`; what is printed, saved or plotted is somebody else's (hooks).
+The verdict comes before any change: a rejected step leaves weights, moments, biases and the learning-rate schedule
+as they were. All inputs of a step are arguments, and all that it changes is in `TrainState`. Printing, saving and
+plotting are the task of hooks.
 
 Letters: B rows, T tokens.
 """
@@ -29,23 +29,23 @@ from modelstack.train.passes import LocalPasses, Passes
 from modelstack.train.precision import Fp32Masters
 
 Judge = Callable[[float, float], str]
-"""Loss and gradient norm to "" (go) or the reason why the step must not be taken."""
+"""Map loss and gradient norm to "" (take the step) or the reason to reject it."""
 
 
 @dataclass(slots=True)
 class TrainState:
-    """What training changes."""
+    """The state that training changes."""
 
     model: nn.Module
-    """This rank's share of it where it is spread; its state dict is what checkpoints hold."""
+    """The model, or this rank's part of it; its state dict is stored in checkpoints."""
     optimizer: torch.optim.Optimizer | Fp32Masters
     passes: Passes
     step: int = 0
-    """Batches consumed, rejected ones included: the schedule and the data go on together."""
+    """Number of batches consumed, including those of rejected steps, so schedule and data stay in sync."""
     n_tokens: int = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Return all of it as nested plain data and tensors."""
+        """Return the whole state as nested plain data and tensors."""
         return {
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -54,10 +54,10 @@ class TrainState:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go to a state.
+        """Restore a state.
 
         Raises:
-            UserError: It is of another model.
+            UserError: The state belongs to another model or optimizer.
         """
         try:
             self.model.load_state_dict(state["model"])
@@ -73,30 +73,30 @@ def local_state(
     *,
     token_loss: TokenLoss = "cross_entropy",
 ) -> TrainState:
-    """Return the state of a model that lies on one device; one with balancing biases gets them moved."""
+    """Return the state of a model on one device; balancing biases are updated if the model has them."""
     return TrainState(model, optimizer, LocalPasses(model, balancer_of(model), token_loss))
 
 
 @dataclass(frozen=True, slots=True)
 class StepReport:
-    """What a step came to."""
+    """Result of a step."""
 
     step: int
-    """Batches consumed before it."""
+    """Number of batches consumed before the step."""
     losses: dict[str, float] = field(default_factory=dict)
-    """By part, coefficients applied; "total" is their sum."""
+    """Losses by part, coefficients applied; "total" is their sum."""
     gradient_norm: float = math.nan
-    """Before clipping."""
+    """Gradient norm before clipping."""
     learning_rates: tuple[float, ...] = ()
-    """Of the optimizer's groups."""
+    """Learning rates of the optimizer's groups."""
     n_tokens: int = 0
     seconds: float = 0.0
     rejected: str = ""
-    """Why the step was not taken; empty where it was."""
+    """Reason for a rejected step; empty for a taken one."""
 
 
 def always(loss: float, norm: float) -> str:
-    """Take every step: for benchmarks and comparisons."""
+    """Accept every step, for benchmarks and comparisons."""
     return ""
 
 
@@ -109,28 +109,28 @@ def train_step(
     judge: Judge = always,
     index_stage: IndexStage = "sparse",
 ) -> StepReport:
-    """Take one optimizer step on some micro-batches, or none where `judge` objects.
+    """Take one optimizer step on micro-batches, unless `judge` rejects it.
 
-    Gradients of micro-batches add up to that of one large batch: sums over tokens are divided by the labelled
-    tokens of all of them, or by the sum of their weights.
+    Gradients of micro-batches add up to that of one large batch: sums over tokens are divided by the number of
+    labelled tokens of all of them, or by the sum of their weights.
 
     Args:
-        state: Is changed.
+        state: The state, changed in place.
         batches: Micro-batches of this rank, at least one.
-        lr_factor: Share of each group's own learning rate (`initial_lr`, set at the first step).
-        max_norm: Gradients are scaled down to it.
-        judge: Sees loss and gradient norm before the optimizer does.
-        index_stage: What lightning indexers do in this step; in a warm-up nothing moves but they.
+        lr_factor: Factor on each group's own learning rate (`initial_lr`, set at the first step).
+        max_norm: Maximum gradient norm; larger gradients are scaled down.
+        judge: Receives loss and gradient norm before the optimizer step.
+        index_stage: Stage of lightning indexers in this step; in a warm-up only indexers are updated.
 
     Raises:
-        UserError: There is no batch, or none of its tokens has a label that counts.
+        UserError: There is no batch, or none of the tokens has a label with weight.
     """
     started = time.perf_counter()
     passes = state.passes
     n_labels = passes.total(count_labels(batches))
     if n_labels == 0:
         raise UserError(
-            f"step {state.step}: no token of {len(batches)} batches has a label that counts; nothing can be learnt"
+            f"step {state.step}: no token of {len(batches)} batches has a label with weight; check the labels"
         )
     set_index_stage(state.model, index_stage)
     losses = passes.backward(batches, n_labels)
@@ -154,10 +154,10 @@ def train_step(
 
 
 def judged_loss(losses: Mapping[str, float]) -> float:
-    """Return the loss that a guard judges, of the parts of a step's loss.
+    """Return the loss that a guard judges, from the parts of a step's loss.
 
-    That is the model's, without the indexers', which comes in where a warm-up begins; or, where theirs is not
-    finite, theirs.
+    It is the model's loss without the indexers' loss, which starts only with the warm-up. If the indexers' loss is
+    not finite, it is returned instead.
     """
     of_indexers = losses.get("indexer_loss", 0.0)
     if not math.isfinite(of_indexers):
@@ -166,7 +166,7 @@ def judged_loss(losses: Mapping[str, float]) -> float:
 
 
 def count_labels(batches: Sequence[Batch]) -> float:
-    """Return the labelled tokens of this rank's micro-batches, or the sum of their weights."""
+    """Return the number of labelled tokens of this rank's micro-batches, or the sum of their weights."""
     return sum(_labels_of(batch) for batch in batches)
 
 
@@ -178,10 +178,11 @@ def _labels_of(batch: Batch) -> float:
 
 
 def _keep_gradients(model: nn.Module, kept: Sequence[nn.Parameter]) -> None:
-    """Drop all other gradients: what an optimizer has no gradient of stays as it is, weight decay included.
+    """Remove all other gradients, so that the optimizer leaves their parameters unchanged.
 
-    The whole backward pass was run for them. Freezing parameters instead would leave sharded blocks without an
-    output that has a gradient, and so without their weights in the backward pass.
+    Without a gradient there is no weight decay either. The backward pass was still run for these parameters.
+    Freezing them instead would leave sharded blocks without an output that has a gradient, and thus without their
+    gathered weights in the backward pass.
     """
     apart = set(kept)
     for parameter in model.parameters():

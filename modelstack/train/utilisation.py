@@ -1,14 +1,14 @@
-"""How much of a device a run uses: model FLOPs over the peak (MFU), and what the peak is.
+"""Utilisation of a device: model FLOPs divided by the peak (MFU), and the peak itself.
 
-A data sheet gives a GPU's peak (`modelstack.decide.devices`). A CPU's depends on its threads, its instructions and
-its neighbours, so it is measured: the best of some products of square matrices and of the model's own shapes, in
-the process that trains. A share of a measured peak says what better kernels could gain; it is no share of what the
-maker promises.
+A data sheet gives a GPU's peak (`modelstack.decide.devices`). A CPU's peak depends on its threads, its
+instructions and other load. It is therefore measured in the training process: the best of several products of
+square matrices and of the model's own shapes. A fraction of a measured peak shows the possible gain of better
+kernels; it is not a fraction of the vendor's figure.
 
-FLOPs of a token are counted from the config (`architecture.counts`), with attention as the mask lets it through.
-Beside it the plain formula of PaLM's appendix B (arXiv 2204.02311), 6 N + 12 L d T, which other codebases print: N
-parameters that a token is multiplied with, L layers, d width of all heads together, T tokens of the context.
-Embeddings that are only looked up are no work in either.
+FLOPs per token are counted from the config (`architecture.counts`), with causal attention. The plain formula of
+PaLM's appendix B (arXiv 2204.02311), which other code bases report, is also given: 6 N + 12 L d T, with N
+parameters that a token is multiplied by, L layers, d width of all heads together, T tokens of the context. Neither
+counts embeddings that are only looked up.
 
 Letters: M rows, K inner, N columns of a matrix product.
 """
@@ -30,34 +30,34 @@ from modelstack.decide.devices import DEVICES
 from modelstack.errors import UserError
 
 SQUARE = (2048, 2048, 2048)
-"""Large enough that no more is gained, small enough to be over in a fraction of a second on two threads."""
+"""M, K, N of the test product: larger ones are not faster; on two threads it takes a fraction of a second."""
 N_RUNS = 10
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16}
-"""Names as in `decide.devices`. fp16 is left out: CPUs without it take minutes for one product."""
+"""Types by their names in `decide.devices`. fp16 is excluded: CPUs without it take minutes for one product."""
 Shape = tuple[int, int, int]
-"""M, K, N."""
+"""M, K, N of a product."""
 
 
 @dataclass(frozen=True, slots=True)
 class Peak:
-    """FLOP/s that a device can do."""
+    """Peak FLOP/s of a device."""
 
     flops: float
     source: str
-    """How it is known, for the report."""
+    """Origin of the number, for the report."""
 
 
 @dataclass(frozen=True, slots=True)
 class Utilisation:
-    """What turns tokens and seconds into a share of the peak."""
+    """Conversion of tokens and seconds to a fraction of the peak."""
 
     flops_per_token: float
-    """Of forward and backward pass."""
+    """FLOPs of forward and backward pass."""
     peak: Peak
     n_devices: int = 1
 
     def mfu(self, n_tokens: int, seconds: float) -> float | None:
-        """Return model FLOPs over what the devices could have done; None where no time passed."""
+        """Return model FLOPs divided by the devices' peak over the time; None for a time of 0."""
         if seconds <= 0:
             return None
         return self.flops_per_token * n_tokens / seconds / (self.peak.flops * self.n_devices)
@@ -72,18 +72,18 @@ def utilisation(
     precision: str = "fp32",
     n_devices: int = 1,
 ) -> Utilisation:
-    """Return the utilisation of a training of a model on the device that it lies on; measures a CPU's peak.
+    """Return the utilisation for training a model on its current device; measures the peak of a CPU.
 
     Args:
-        model: Its linear layers' shapes are measured too.
-        config: Its FLOPs are counted.
-        context: Tokens of a row.
-        rows: Of a micro-batch.
-        precision: "fp32" or "bf16", of the matrix products.
-        n_devices: That share the run's tokens.
+        model: The model; products of its linear layers' shapes are measured too.
+        config: The config whose FLOPs are counted.
+        context: Tokens per row.
+        rows: Rows per micro-batch.
+        precision: Precision of the matrix products, "fp32" or "bf16".
+        n_devices: Number of devices that share the run's tokens.
 
     Raises:
-        UserError: The precision is not known.
+        UserError: The precision is unknown.
     """
     flops = training_flops_per_token(config, context, mtp=config.mtp_loss_coef > 0)
     device = next(model.parameters()).device
@@ -97,7 +97,7 @@ def plain_flops_per_token(config: ModelConfig, context: int) -> float:
 
 
 def linear_shapes(model: nn.Module, n_tokens: int) -> tuple[Shape, ...]:
-    """Return the different products of a model's linear layers for so many tokens."""
+    """Return the distinct products of a model's linear layers for `n_tokens` tokens."""
     shapes = {
         (n_tokens, module.in_features, module.out_features)
         for module in model.modules()
@@ -107,10 +107,10 @@ def linear_shapes(model: nn.Module, n_tokens: int) -> tuple[Shape, ...]:
 
 
 def peak(device: torch.device, precision: str, shapes: Sequence[Shape] = ()) -> Peak:
-    """Return a device's peak: a GPU's from its data sheet where that is known, any other's measured.
+    """Return a device's peak: from the data sheet for a known GPU, measured for all other devices.
 
     Raises:
-        UserError: The precision is not known.
+        UserError: The precision is unknown.
     """
     if precision not in PRECISIONS:
         raise UserError(f"precision {precision!r} is not known; known: {', '.join(PRECISIONS)}")
@@ -123,7 +123,7 @@ def peak(device: torch.device, precision: str, shapes: Sequence[Shape] = ()) -> 
 
 
 def sheet_of(device_name: str) -> str | None:
-    """Return the name in `decide.devices` of a GPU as CUDA names it ("NVIDIA H100 80GB HBM3" -> "h100")."""
+    """Return the name in `decide.devices` of a GPU from CUDA's name ("NVIDIA H100 80GB HBM3" -> "h100")."""
     squeezed = device_name.lower().replace(" ", "")
     # A100 and H100 on PCIe cards have lower peaks than the SXM modules of the table.
     if "pcie" in squeezed or "nvl" in squeezed:
@@ -133,13 +133,13 @@ def sheet_of(device_name: str) -> str | None:
 
 @cache
 def measured_peak(device: str, precision: str, shapes: tuple[Shape, ...], threads: int) -> Peak:
-    """Measure the best matrix product of a device; once in a process for the same question.
+    """Measure the best matrix product of a device; results are cached within the process.
 
     Args:
-        device: As torch names it.
+        device: Device name as in torch.
         precision: "fp32" or "bf16".
-        shapes: Measured beside `SQUARE`.
-        threads: That torch uses on a CPU.
+        shapes: Shapes measured in addition to `SQUARE`.
+        threads: Number of torch's threads on a CPU.
     """
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
@@ -153,13 +153,13 @@ def measured_peak(device: str, precision: str, shapes: tuple[Shape, ...], thread
 
 
 def product_flops(shape: Shape, device: str, dtype: torch.dtype, n_runs: int = N_RUNS) -> float:
-    """Return the FLOP/s of the fastest of some products of a shape."""
+    """Return the FLOP/s of the fastest of `n_runs` products of a shape."""
     M, K, N = shape
-    generator = torch.Generator().manual_seed(0)  # the training's random numbers stay as they are
+    generator = torch.Generator().manual_seed(0)  # leaves the random state of training unchanged
     left = torch.randn(M, K, generator=generator).to(device, dtype)
-    right = torch.randn(N, K, generator=generator).to(device, dtype).T  # as a linear layer holds its weight
+    right = torch.randn(N, K, generator=generator).to(device, dtype).T  # the layout of a linear layer's weight
     seconds = []
-    for _ in range(n_runs + 1):  # the first one prepares
+    for _ in range(n_runs + 1):  # the first run is a warm-up
         _wait_for(device)
         started = time.perf_counter()
         torch.matmul(left, right)
@@ -169,7 +169,7 @@ def product_flops(shape: Shape, device: str, dtype: torch.dtype, n_runs: int = N
 
 
 def mean_mfu(mfus: Iterable[float | None], seconds: Iterable[float]) -> float | None:
-    """Return the mean of steps' utilisations, weighted by their time; None where none is known."""
+    """Return the mean utilisation of steps, weighted by their time; None if none is known."""
     known = [(mfu, s) for mfu, s in zip(mfus, seconds, strict=True) if mfu is not None]
     total = sum(s for _, s in known)
     return sum(mfu * s for mfu, s in known) / total if total else None

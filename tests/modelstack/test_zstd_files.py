@@ -82,7 +82,7 @@ def test_a_file_cut_at_any_byte_is_an_error_that_names_it(tmp_path: Path) -> Non
     assert read(path) == PLAIN
     for n in range(len(whole)):
         path.write_bytes(whole[:n])
-        with pytest.raises(UserError, match=r"cut\.jsonl\.zst is cut short"):
+        with pytest.raises(UserError, match=r"cut\.jsonl\.zst is truncated"):
             read(path)
 
 
@@ -90,7 +90,7 @@ def test_a_second_frame_cut_at_any_byte_is_an_error(tmp_path: Path) -> None:
     first, second, path = packed(PLAIN), packed(PLAIN[::-1]), tmp_path / "cut.zst"
     for n in range(1, len(second)):
         path.write_bytes(first + second[:n])
-        with pytest.raises(UserError, match=r"cut\.zst is cut short"):
+        with pytest.raises(UserError, match=r"cut\.zst is truncated"):
             read(path)
 
 
@@ -105,14 +105,14 @@ def test_all_frames_are_read_with_empty_and_skipped_ones_between(n_frames: int, 
 @pytest.mark.parametrize("garbage", [b"\n", b"\0" * 4, b"garbage behind", b"\x28\xb5\x2f\xfd", b"\x1f\x8b\x08\0"])
 def test_what_is_no_frame_behind_the_last_one_is_an_error(garbage: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.zst").write_bytes(packed(PLAIN) + garbage)
-    with pytest.raises(UserError, match=r"a\.zst is (cut short|no whole zstd file behind 1 whole frames)"):
+    with pytest.raises(UserError, match=r"a\.zst is (truncated|not a complete zstd file after 1 complete frames)"):
         read(tmp_path / "a.zst")
 
 
 @pytest.mark.parametrize("content", [b"", b"plain text", PLAIN])
 def test_what_is_no_zstd_is_an_error(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "a.zst").write_bytes(content)
-    with pytest.raises(UserError, match=r"a\.zst is (cut short|no whole zstd file: )"):
+    with pytest.raises(UserError, match=r"a\.zst is (truncated|not a complete zstd file: )"):
         read(tmp_path / "a.zst")
 
 
@@ -150,7 +150,7 @@ def test_a_header_that_asks_for_a_larger_window_than_is_given_is_refused(tmp_pat
     assert MAX_WINDOW < 1 << 28
     compressor = zstandard.ZstdCompressor(compression_params=parameters).compressobj()
     (tmp_path / "a.zst").write_bytes(compressor.compress(PLAIN) + compressor.flush())
-    with pytest.raises(UserError, match=r"a\.zst is no whole zstd file"):
+    with pytest.raises(UserError, match=r"a\.zst is not a complete zstd file"):
         read(tmp_path / "a.zst")
 
 

@@ -1,1 +1,1 @@
-"""What an architecture choice is worth on a toy budget: the same training, one decision changed."""
+"""Ablations of architecture choices at a small budget: the same training, with one decision changed."""

@@ -1,9 +1,9 @@
-"""What is compared: a base model, and choices that each change one decision of it.
+"""Compared models: a base model, and choices that each change one decision of it.
 
-A choice may need a counterweight so that only the decision differs and not the size: an MLP without a gate gets
-3/2 of the width, experts have together the active width of the dense MLP. Sizes and FLOPs stand in the table all
-the same. A recipe is TOML: `[base]` holds keys of `ModelConfig`, each `[choices.NAME]` the keys that it changes,
-and `about`.
+A choice may adjust another size, so that only the decision differs and not the model size: an MLP without a gate
+gets 3/2 of the width, and the active experts together have the width of the dense MLP. The table reports sizes and
+FLOPs in any case. A recipe is TOML: `[base]` holds keys of `ModelConfig`; each `[choices.NAME]` holds the keys
+that the choice changes, and `about`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from modelstack.files import read_toml
 N_LAYERS = 4
 BASE: dict[str, Any] = {
     "model_type": "llama",
-    "vocab_size": 256,  # bytes: bits per byte compare across anything, and no tokenizer is needed
+    "vocab_size": 256,  # bytes: bits per byte are comparable between all models, and no tokenizer is needed
     "hidden_size": 128,
     "intermediate_size": 384,
     "num_hidden_layers": N_LAYERS,
@@ -32,22 +32,22 @@ BASE: dict[str, Any] = {
     "mlp_layer_types": ("dense",) * N_LAYERS,
     "tie_word_embeddings": True,
 }
-"""Pre-norm, RoPE, SwiGLU, multi-head attention: what most open models are variations of."""
+"""Pre-norm, RoPE, SwiGLU, multi-head attention: the architecture that most open models are based on."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One decision, made otherwise than in the base."""
+    """A decision that differs from the base."""
 
     name: str
     about: str
     changes: Mapping[str, Any]
 
     def config(self, base: ModelConfig) -> ModelConfig:
-        """Return the base with this choice made.
+        """Return the base with this choice applied.
 
         Raises:
-            UserError: The result cannot be.
+            UserError: The resulting config is invalid.
         """
         return base.with_(**self.changes)
 
@@ -72,7 +72,8 @@ _EXPERTS = {
     "n_routed_experts": 8,
     "num_experts_per_tok": 2,
     "n_shared_experts": 1,
-    "moe_intermediate_size": 128,  # a third of the dense width: one shared and two routed are as wide as it
+    # a third of the dense width: one shared and two routed experts together have the dense width
+    "moe_intermediate_size": 128,
     "scoring_func": "sigmoid",
     "score_correction_bias": True,
 }
@@ -81,14 +82,14 @@ CHOICES: dict[str, Choice] = {
     for choice in (
         Choice("gqa", "one KV head for four query heads instead of four", {"num_key_value_heads": 1}),
         Choice("qk-norm", "a norm on every query and key head", {"qk_norm": "head"}),
-        Choice("sandwich", "norms before and behind each block", {"norm_placement": "sandwich"}),
+        Choice("sandwich", "norms before and after each block", {"norm_placement": "sandwich"}),
         Choice("relu2", "squared ReLU without a gate, 3/2 as wide", {
             "mlp_gated": False, "hidden_act": "relu2", "intermediate_size": 576,
         }),
         Choice("nope", "no positions at all", {"position_embedding": "none"}),
         Choice("moe", "8 experts, 2 active and 1 shared, in three of four layers", _EXPERTS),
         Choice("alibi", "linear biases instead of rotation", {"position_embedding": "alibi"}),
-        Choice("post-norm", "norms behind each block only", {"norm_placement": "post"}),
+        Choice("post-norm", "norms after each block only", {"norm_placement": "post"}),
         Choice("geglu", "GELU in the gate", {"hidden_act": "gelu_pytorch_tanh"}),
         Choice("mla", "latent attention, 56 numbers a token cached instead of 256", _LATENT),
         Choice("mhc", "four residual streams with doubly stochastic mixing", {
@@ -97,32 +98,32 @@ CHOICES: dict[str, Choice] = {
         Choice("delta-net", "three gated DeltaNet layers to one of attention", _HYBRID),
     )
 }  # fmt: skip
-"""By name."""
+"""Choices by name."""
 DEFAULT = ("gqa", "qk-norm", "sandwich", "relu2", "nope", "moe")
-"""Six that fit into a quarter of an hour on two cores."""
+"""Default choices: six that take a quarter of an hour on two cores."""
 
 
 def chosen(names: list[str], known: Mapping[str, Choice]) -> list[Choice]:
     """Return choices by name.
 
     Raises:
-        UserError: A name is not known.
+        UserError: A name is unknown.
     """
     for name in names:
         if name not in known:
-            raise UserError(f"choice {name!r} is not known; there are {', '.join(known)}")
+            raise UserError(f"choice {name!r} is not known; known: {', '.join(known)}")
     return [known[name] for name in names]
 
 
 def read_recipe(path: Path) -> tuple[ModelConfig, dict[str, Choice]]:
-    """Read a recipe: what is not in its `[base]` is as in ours.
+    """Read a recipe; keys that its `[base]` does not set have the values of `BASE`.
 
     Raises:
-        UserError: It is no TOML, lacks choices, or has a key that is not known.
+        UserError: The file is not valid TOML, contains no choices, or has an unknown key.
     """
     content = read_toml(path, "recipe")
     if unknown := content.keys() - {"base", "choices"}:
-        raise UserError(f"{path}: {sorted(unknown)} are not known; a recipe has [base] and [choices.NAME]")
+        raise UserError(f"{path}: keys {sorted(unknown)} are not known; a recipe has [base] and [choices.NAME]")
     if not content.get("choices"):
         raise UserError(f"{path} has no [choices.NAME]: nothing to compare")
     base = build(BASE | content.get("base", {}))

@@ -1,8 +1,8 @@
 """The table of an ablation, with intervals over paired seeds, and its plots.
 
 A choice is compared with the base seed by seed: same bytes, same initial weights where names agree. The interval
-is Student's t over the seeds' differences. With three seeds it is wide (t = 4.30), as it should be; where it
-covers 0 the table says that nothing was shown.
+is Student's t over the seeds' differences. With three seeds it is wide (t = 4.30). If it contains 0, the table
+reports "not shown".
 """
 
 from __future__ import annotations
@@ -19,46 +19,47 @@ from modelstack.architecture.counts.flops import training_flops_per_token
 from modelstack.architecture.counts.memory import cache_bytes
 from modelstack.architecture.counts.parameters import count_parameters
 
-HEADINGS = (  # weights are parameters, s the seconds of a run, FLOPs those of training
+HEADINGS = (  # weights: number of parameters; s: seconds per run; MFLOP: those of training
     "choice",
     "bits/byte",
     "difference ± 95 %",
-    "says",
+    "verdict",
     "weights",
     "MFLOP/byte",
     "cache KiB",
     "s",
 )
 T_95 = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
-"""97.5 % quantiles of Student's t by degrees of freedom; beyond, the normal's 1.96 and a bit."""
+"""97.5 % quantiles of Student's t by degrees of freedom."""
 T_95_BEYOND = 2.228
+"""Quantile for 10 and more degrees of freedom: that of 10, which gives slightly too wide intervals."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One line of the table."""
+    """A line of the table."""
 
     name: str
     about: str
     bits_per_byte: float
-    """Mean over seeds; NaN where a run diverged."""
+    """Mean over seeds without diverged runs; NaN if all diverged."""
     difference: float
-    """From the base, paired; below 0 is better."""
+    """Paired difference to the base; below 0 is better."""
     low: float
     high: float
     n_seeds: int
     n_diverged: int
     parameters: int
     training_flops: float
-    """Of a byte, forward and backward."""
+    """FLOPs per byte, forward and backward."""
     cache_bytes: int
-    """Of a full context in fp32."""
+    """Bytes of the cache at full context in fp32."""
     seconds: float
-    """Mean of a run."""
+    """Mean seconds of a run."""
 
     @property
     def verdict(self) -> str:
-        """What the interval says."""
+        """Conclusion from the interval."""
         if self.name == BASE_CHOICE.name:
             return ""
         if self.n_diverged:
@@ -97,7 +98,7 @@ def _row(name: str, about: str, plan: Plan, outcomes: Outcomes, base: Mapping[in
 
 
 def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
-    """Return mean and 95 % interval of paired differences; the interval of a single one is not a number."""
+    """Return mean and 95 % interval of paired differences; the interval of a single difference is NaN."""
     n = len(differences)
     if n == 0:
         return math.nan, math.nan, math.nan
@@ -109,7 +110,7 @@ def paired_interval(differences: Sequence[float]) -> tuple[float, float, float]:
 
 
 def markdown(plan: Plan, rows: Sequence[Row], source: str, seconds: float | None = None) -> str:
-    """Return the table as it stands in the report."""
+    """Return the report in Markdown, with the table."""
     budget = plan.budget
     lines = [
         "# Ablation",
@@ -142,7 +143,7 @@ def cells(row: Row) -> list[str]:
 
 
 def draw(plan: Plan, rows: Sequence[Row], outcomes: Outcomes, path: Path) -> None:
-    """Draw the differences with their intervals, and the loss curves (mean of the seeds), to a PNG."""
+    """Draw the differences with their intervals, and the loss curves (mean over seeds), to a PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -157,7 +158,9 @@ def draw(plan: Plan, rows: Sequence[Row], outcomes: Outcomes, path: Path) -> Non
         left.errorbar(row.difference, y, xerr=bars, fmt="o", color=color, capsize=4)
     left.axvline(0, color="black", linewidth=1)
     left.set_yticks(range(len(compared)), [row.name for row in compared])
-    left.set_xlabel(f"bits per byte beside the base (95 % over {len(plan.seeds)} paired seeds); left is better")
+    left.set_xlabel(
+        f"difference to the base in bits per byte (95 % over {len(plan.seeds)} paired seeds); left is better"
+    )
     for row in rows:
         curves = [outcomes[row.name, seed].curve for seed in plan.seeds if not outcomes[row.name, seed].diverged]
         if curves:

@@ -1,7 +1,9 @@
-"""All runs of an ablation, side by side in processes, each stored when it ends: a started folder is continued.
+"""All runs of an ablation in parallel processes.
 
-A run is a choice and a seed. Its file holds what it was made from (a hash of config, budget and text), so a
-changed recipe does not take an old result for its own.
+Each result is stored at once, so a stopped ablation can be resumed.
+
+A run is a choice and a seed. Its file contains a hash of config, budget and text, so a changed recipe does not
+reuse an old result.
 """
 
 from __future__ import annotations
@@ -26,25 +28,25 @@ from modelstack.processes import worker_context
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What is to be run."""
+    """The runs of an ablation."""
 
     base: ModelConfig
     choices: tuple[Choice, ...]
-    """Without the base, which always runs."""
+    """Compared choices, without the base, which always runs."""
     budget: Budget
     seeds: tuple[int, ...]
     paths: tuple[Path, ...]
-    """Text; none: Python's library."""
+    """Paths of the text; empty: Python's standard library."""
 
     def runs(self) -> Iterator[tuple[Choice, int]]:
-        """Give all runs, seed by seed, so that an early stop leaves whole comparisons."""
+        """Yield all runs, seed by seed, so that after an early stop the finished seeds are complete."""
         for seed in self.seeds:
             for choice in (BASE_CHOICE, *self.choices):
                 yield choice, seed
 
 
 Outcomes = dict[tuple[str, int], Outcome]
-"""By name of the choice and seed."""
+"""Outcomes by choice name and seed."""
 
 
 def run(
@@ -54,16 +56,16 @@ def run(
     n_processes: int | None = None,
     on_finished: Callable[[str, int, Outcome], None] = lambda name, seed, outcome: None,
 ) -> Outcomes:
-    """Do what is not done, and return all outcomes.
+    """Run the missing runs and return all outcomes.
 
     Args:
         plan: The runs.
-        folder: Where each outcome is kept, and found again.
-        n_processes: Side by side, one thread each; None: as many as there are cores.
-        on_finished: Called for each run, found or made.
+        folder: Folder in which outcomes are stored and looked up.
+        n_processes: Number of parallel processes with one thread each; None: one per core.
+        on_finished: Called for each run, stored or new.
 
     Raises:
-        UserError: The text cannot be read, or a choice cannot be.
+        UserError: The text cannot be read, or a choice gives an invalid config.
     """
     text = read_text(plan.paths)
     folder.mkdir(parents=True, exist_ok=True)
@@ -107,7 +109,7 @@ def _run_one(config: Mapping[str, Any], paths: Sequence[Path], budget: Budget, s
 
 
 def _one_thread() -> None:
-    """Small matrices gain nothing from threads, and two teams on the same cores wait for each other."""
+    """Use one thread: small matrices gain nothing from more, and threads of several processes block each other."""
     import torch
 
     torch.set_num_threads(1)
@@ -120,7 +122,7 @@ def _key(config: ModelConfig, budget: Budget, text: Text) -> str:
 
 
 def _read(path: Path, key: str) -> Outcome | None:
-    """Return a stored outcome of the same config, budget and text; anything else is run anew."""
+    """Return a stored outcome of the same config, budget and text; None: the run must be repeated."""
     try:
         stored = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):

@@ -1,4 +1,4 @@
-"""Bytes to train on, and others to measure on: files the user names, or the Python library that is always there.
+"""Training and held-out bytes, from files the user names or from Python's standard library.
 
 Letters: T bytes of a sequence.
 """
@@ -20,7 +20,8 @@ from modelstack.tokenizer.documents import find_files, is_held_out, sample_docum
 
 HELD_OUT_SHARE = 0.1
 MAX_BYTES = 8 * 2**20
-"""A toy run reads less than a megabyte; a larger sample only takes longer to draw."""
+"""Maximum bytes of the sample. A run at this budget reads less than a megabyte; a larger sample only takes longer.
+"""
 MIN_BYTES = 2**14
 
 
@@ -32,25 +33,25 @@ class Text:
     held_out: np.ndarray
     source: str
     fingerprint: str
-    """SHA-256 of both."""
+    """SHA-256 of both parts."""
 
     def batch(self, seed: int, step: int, n_rows: int, length: int) -> Tensor:
-        """Return training bytes [n_rows, T], the same for the same seed and step whatever ran before."""
+        """Return training bytes [n_rows, T]; they depend only on the seed and the step."""
         return _windows(self.training, np.random.default_rng((seed, step)), n_rows, length)
 
     def held_out_batch(self, n_rows: int, length: int) -> Tensor:
-        """Return held-out bytes [n_rows, T], always the same."""
+        """Return held-out bytes [n_rows, T], the same in every call."""
         return _windows(self.held_out, np.random.default_rng(0), n_rows, length)
 
 
 def read_text(paths: Sequence[Path]) -> Text:
-    """Read documents; a tenth of them, chosen by their hash, is held out.
+    """Read documents and hold out a tenth of them, selected by their hash.
 
     Args:
-        paths: Files or folders as for `modelstack tokenizer train`; none: Python's library.
+        paths: Files or folders as for `modelstack tokenizer train`; empty: Python's standard library.
 
     Raises:
-        UserError: A path is not there or is no text, or there is too little text.
+        UserError: A path does not exist or is not text, or there is too little text.
     """
     if paths:
         files = find_files(paths)
@@ -65,8 +66,8 @@ def read_text(paths: Sequence[Path]) -> Text:
     parts = [_bytes_of(training), _bytes_of(held_out)]
     if min(map(len, parts)) < MIN_BYTES:
         raise UserError(
-            f"the text has {len(parts[0])} bytes to train on and {len(parts[1])} held out; "
-            f"at least {MIN_BYTES} of each are needed, in documents of which a tenth can be held out"
+            f"the text has {len(parts[0])} training bytes and {len(parts[1])} held-out bytes; "
+            f"at least {MIN_BYTES} of each are required. Add documents; a tenth of them is held out"
         )
     arrays = [np.frombuffer(part, dtype=np.uint8) for part in parts]
     source = ", ".join(map(str, paths)) or "the Python library's source"

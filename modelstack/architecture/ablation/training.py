@@ -1,8 +1,8 @@
-"""One toy training run: AdamW, warm-up, linear decay to zero, clipped gradients.
+"""A training run at a small budget: AdamW, warm-up, linear decay to zero, clipped gradients.
 
-All choices get the same bytes in the same order, the same steps, the same learning rate and, by name, the same
-initial weights, so that two runs of one seed differ in the decision alone. A learning rate tuned for the base
-favours the base: what a choice would gain from one of its own is not seen here.
+All choices get the same bytes in the same order, the same steps, the same learning rate and, for parameters of the
+same name, the same initial weights. Two runs of one seed therefore differ only in the decision. A learning rate
+tuned for the base favours the base: the gain of a choice at its own best learning rate is not measured.
 
 Letters: B rows, T bytes.
 """
@@ -31,36 +31,36 @@ WEIGHT_DECAY = 0.1
 WARMUP_SHARE = 0.1
 N_HELD_OUT_ROWS = 64
 EVALUATIONS = 10
-"""Held-out losses along a run, for the curves."""
+"""Number of held-out evaluations per run, for the curves."""
 
 
 class Budget(BaseModel, frozen=True, extra="forbid"):
-    """What every run may spend."""
+    """Budget of every run."""
 
     steps: int = Field(default=160, gt=0)
     rows: int = Field(default=8, gt=0)
     length: int = Field(default=256, gt=1)
-    """Bytes of a row."""
+    """Bytes per row."""
     learning_rate: float = Field(default=3e-3, gt=0)
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run came to."""
+    """Result of a run."""
 
     bits_per_byte: float
-    """Held out, after the last step."""
+    """Held-out bits per byte after the last step."""
     curve: tuple[tuple[int, float], ...]
     """Held-out bits per byte by step."""
     seconds: float
-    """Of training steps alone, evaluations not counted."""
+    """Seconds of the training steps, without evaluations."""
     diverged: bool
 
 
 def train(
     config: ModelConfig, text: Text, budget: Budget, seed: int, on_step: Callable[[int], None] = lambda step: None
 ) -> Outcome:
-    """Train a model of `config` and return what it came to; a loss that is not finite ends the run."""
+    """Train a model of `config` and return its result; a loss that is not finite ends the run."""
     model = initialise(CausalLM(config), seed).train()
     optimizer = torch.optim.AdamW(_parameter_groups(model), lr=budget.learning_rate, betas=BETAS)
     balancer = balancer_of(model)
@@ -83,14 +83,14 @@ def train(
 
 
 def schedule(step: int, n_steps: int) -> float:
-    """Return the share of the learning rate at a step: up in a tenth of the run, then down to 0 in a line."""
+    """Return the factor on the learning rate: linear warm-up over a tenth of the run, then linear decay to 0."""
     warmup = max(1, round(WARMUP_SHARE * n_steps))
     return (step + 1) / warmup if step < warmup else (n_steps - step) / (n_steps - warmup)
 
 
 @torch.no_grad()
 def bits_per_byte(model: CausalLM, ids_BT: Tensor, rows: int = 8) -> float:
-    """Return the mean bits that the model needs for a byte, the first of each row left out."""
+    """Return the model's mean bits per byte, without the first byte of each row."""
     model.eval()
     nats = [
         torch.nn.functional.cross_entropy(
@@ -106,7 +106,7 @@ def bits_per_byte(model: CausalLM, ids_BT: Tensor, rows: int = 8) -> float:
 def _step(
     model: CausalLM, optimizer: torch.optim.Optimizer, balancer: BiasBalancer | None, ids_BT: Tensor
 ) -> float:
-    output = model(ids_BT, with_logits=False)  # the loss makes them in pieces
+    output = model(ids_BT, with_logits=False)  # the loss computes logits in chunks
     loss = total_loss(model, output, next_token_labels(ids_BT)).total
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -119,7 +119,7 @@ def _step(
 
 
 def _parameter_groups(model: nn.Module) -> list[dict[str, object]]:
-    """Matrices decay, norms and biases do not."""
+    """Return two groups: matrices with weight decay; norms and biases without."""
     parameters = list(model.parameters())
     return [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": WEIGHT_DECAY},

@@ -1,1 +1,1 @@
-"""Attention kinds, one file each; `registry` names them."""
+"""Attention kinds, one per file; `registry` maps layer types to them."""

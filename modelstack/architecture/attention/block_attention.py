@@ -1,13 +1,13 @@
-"""Softmax attention over packed documents and sliding windows on a GPU: blocks that nobody sees are left out.
+"""Softmax attention over packed documents and sliding windows on a GPU; fully masked blocks are skipped.
 
-FlexAttention (Dong et al., arXiv 2412.05496): a mask is a function of two places, beside lists of the blocks of
-128 by 128 that hold anything. A dense mask is a byte for each pair of tokens of a row, 17 GB at 131,072 tokens,
-and rules out torch's fastest kernels. torch's `varlen_attn` serves documents alone, but has no fp32, no sinks
-and no soft-cap, and wants the documents' borders on the CPU.
+FlexAttention (Dong et al., arXiv 2412.05496) represents a mask as a function of two positions and lists of the
+blocks of 128 by 128 positions that are not fully masked. A dense mask takes a byte per pair of tokens of a row, 17
+GB at 131,072 tokens, and excludes torch's fastest kernels. torch's `varlen_attn` supports documents only: no fp32,
+no sinks, no soft-cap, and it needs the documents' borders on the CPU.
 
-torch's own `create_block_mask` makes the dense mask first. Here the lists come from each block's smallest and
-largest document, [B, T / 128] numbers. They may name a block in which nobody sees anything, where a row's document
-numbers do not rise; the function decides for each pair, so that costs time and changes nothing.
+torch's `create_block_mask` builds the dense mask first. Here the lists come from each block's smallest and largest
+document number, [B, T / 128] numbers. If document numbers do not increase along a row, the lists may contain fully
+masked blocks. The mask function still decides for each pair, so such blocks cost time but do not change results.
 
 Letters: B batch, H query heads, G KV heads, T tokens, d channels of a key, e of a value, n blocks of a row.
 """
@@ -24,19 +24,19 @@ from torch.nn import functional as F
 from torch.nn.attention.flex_attention import AuxRequest, BlockMask, flex_attention
 
 BLOCK = 128
-"""Tokens of a block: FlexAttention's usual."""
+"""Tokens per block: FlexAttention's default."""
 
 
 def make_block_mask(
     documents_BT: Tensor | None, n_tokens: int, window: int | None, device: torch.device
 ) -> BlockMask:
-    """Return who sees whom: each token itself and those before it, of its document and within its window.
+    """Return the block mask: each token sees itself and earlier tokens of its document within its window.
 
     Args:
-        documents_BT: A number for each document; None: a row is one.
+        documents_BT: Document number of each token; None: one document per row.
         n_tokens: T.
-        window: Keys that a token sees, itself included; None: all before it.
-        device: Of the tokens.
+        window: Number of keys that a token sees, including itself; None: all keys up to the token.
+        device: Device of the tokens.
     """
     seen, whole = _blocks(documents_BT, n_tokens, window, device)
     return BlockMask.from_kv_blocks(
@@ -57,16 +57,16 @@ def block_attention(
     sinks_H: Tensor | None = None,
     softcap: float | None = None,
 ) -> Tensor:
-    """Return [B, H, T, e].
+    """Return the attention output [B, H, T, e].
 
     Args:
         q_BHTd: Queries; head h reads KV head h // (H / G).
         k_BGTd: Keys.
         v_BGTe: Values.
         scale: Factor on q.k.
-        blocks: From `make_block_mask`.
-        sinks_H: A logit for each head that takes part in the denominator; not scaled.
-        softcap: c in c * tanh(logit / c), before masking.
+        blocks: Mask from `make_block_mask`.
+        sinks_H: A logit per head that contributes to the denominator only; not scaled.
+        softcap: c in c * tanh(logit / c), applied before masking.
     """
     attend = flex_attention if torch.compiler.is_compiling() else compiled()
     wants_lse = AuxRequest(lse=sinks_H is not None)
@@ -82,15 +82,15 @@ def block_attention(
     )
     if sinks_H is None:
         return y
-    # exp(lse) / (exp(lse) + exp(sink)): what is left of the denominator to the keys.
-    assert aux.lse is not None  # it was asked for
+    # exp(lse) / (exp(lse) + exp(sink)): the keys' share of the denominator.
+    assert aux.lse is not None  # requested above
     share_BHT1 = torch.sigmoid(aux.lse - sinks_H.float()[None, :, None]).unsqueeze(-1)
     return (y * share_BHT1).to(v_BGTe.dtype)
 
 
 @cache
 def compiled() -> Callable[..., Any]:
-    """Return FlexAttention as a kernel: uncompiled it makes all logits."""
+    """Return FlexAttention compiled to a kernel; uncompiled, it materialises all logits."""
     return torch.compile(flex_attention)
 
 
@@ -116,7 +116,7 @@ def _capped(softcap: float) -> Callable[..., Tensor]:
 def _blocks(
     documents_BT: Tensor | None, n_tokens: int, window: int | None, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return which blocks of keys each block of queries may see at all, and sees wholly: bool [B or 1, n, n]."""
+    """Return which key blocks each query block may partly see, and which it sees fully: bool [B or 1, n, n]."""
     n = -(-n_tokens // BLOCK)
     first = torch.arange(n, device=device) * BLOCK
     last = first + BLOCK - 1
@@ -138,6 +138,6 @@ def _blocks(
 
 
 def _listed(is_on_Bnn: Tensor) -> tuple[Tensor, Tensor]:
-    """Return how many blocks each block of queries has, int32 [B, 1, n], and which, those first, [B, 1, n, n]."""
+    """Return the key blocks of each query block: their number, int32 [B, 1, n], and indices, [B, 1, n, n]."""
     listed = is_on_Bnn.int().argsort(dim=-1, descending=True, stable=True)
     return is_on_Bnn.sum(dim=-1, dtype=torch.int32)[:, None], listed.int()[:, None].contiguous()

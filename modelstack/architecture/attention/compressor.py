@@ -1,20 +1,20 @@
-"""m tokens become one entry of the KV cache: DeepSeek-V4's compressors (arXiv 2606.19348, section 2.3).
+"""Compression of m tokens to one entry of the KV cache: DeepSeek-V4's compressors (arXiv 2606.19348, section 2.3).
 
-Each channel of an entry is a softmax-weighted mean over the window's tokens; the weights come from a gate and a
-bias for the place in the window. Heavily compressed attention (HCA) mixes the m tokens of a window. Compressed
-sparse attention (CSA) makes two rows of each token, one for its own window and one for the next, so an entry
-mixes 2m. As in the released code the first half of the channels is the row for the next window. An entry stands
-at the position of its window's first token and is seen once its window is complete; tokens of an unfinished
+Each channel of an entry is a softmax-weighted mean over the window's tokens. The weights come from a gate and a
+bias for the position in the window. Heavily compressed attention (HCA) mixes the m tokens of a window. Compressed
+sparse attention (CSA) makes two rows of each token, one for its own window and one for the next, so an entry mixes
+2m rows. As in the released code, the first half of the channels is the row for the next window. An entry has the
+position of its window's first token and becomes visible when its window is complete. Tokens of an unfinished
 window are reached through the sliding window.
 
 Packed documents: windows lie on a grid from the start of the row of tokens, not of the document. An entry whose
-window holds tokens of two documents is seen by nobody, and a row for the next window counts only within its own
-document. So a document that starts at a multiple of m is treated as if it stood alone; one that does not loses
-its first, partial window to the sliding window. The report masks between packed samples and does not say how
-windows fall; this is our reading.
+window contains tokens of two documents is never visible, and a row for the next window counts only within its own
+document. A document that starts at a multiple of m is treated as if it stood alone. Any other document reaches its
+first, partial window only through the sliding window. The report masks between packed samples but does not say how
+windows are aligned; this alignment is our interpretation.
 
-Letters: B batch, T tokens of this call, D model width, m tokens of a window, n windows completed in this call,
-N entries so far, c channels projected, d channels of an entry.
+Letters: B batch, T tokens of this call, D model width, m tokens of a window, n windows completed in this call, N
+entries so far, c channels projected, d channels of an entry.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from modelstack.architecture.rope import rotation
 
 @dataclass(slots=True)
 class CompressorCache:
-    """Entries so far, rows of the unfinished window, and the last window's rows for the next."""
+    """Entries so far, rows of the unfinished window, and the rows that the last window passes to the next."""
 
     rate: int
     entries: GrowingCache = field(default_factory=GrowingCache)
@@ -42,7 +42,7 @@ class CompressorCache:
     for_next_window: tuple[Tensor, ...] = ()
 
     def complete_windows(self, kv_BTc: Tensor, gate_BTc: Tensor) -> tuple[Tensor, Tensor]:
-        """Take up new rows; return those of windows that are now complete, [B, n * m, c]."""
+        """Store new rows; return the rows of the windows that are now complete, [B, n * m, c]."""
         n_held = self.unfinished.length
         n_taken = (n_held + kv_BTc.shape[1]) // self.rate * self.rate - n_held
         if n_taken <= 0:
@@ -64,23 +64,23 @@ class CompressorCache:
         return self.entries.append(new_Bnd[:, None])[0][:, 0]
 
     def bytes_in_use(self) -> int:
-        """Return the bytes remembered."""
+        """Return the bytes stored."""
         held = self.entries.bytes_in_use() + self.unfinished.bytes_in_use()
         return held + sum(rows.nbytes for rows in self.for_next_window)
 
 
 class Compressor(nn.Module):
-    """Makes entries; `overlaps` where each mixes its window with the one before."""
+    """Compute entries; with `overlaps`, each entry mixes its window with the one before."""
 
     def __init__(self, config: ModelConfig, layer: int, size: int) -> None:
-        """Make the projections; `size` is d."""
+        """Create the projections; `size` is d."""
         super().__init__()
         kind = config.layer_types[layer]
         self.rate, self.size = config.compress_rates[kind], size
         self.overlaps = kind == "compressed_sparse_attention"
         channels = 2 * size if self.overlaps else size
         rope = config.rope(layer)
-        assert rope is not None and config.qk_rope_head_dim is not None  # held by the config
+        assert rope is not None and config.qk_rope_head_dim is not None  # guaranteed by the config's validation
         self.rope, self.rope_channels = rope, config.qk_rope_head_dim
         self.kv_proj = nn.Linear(config.hidden_size, channels, bias=False)
         self.gate_proj = nn.Linear(config.hidden_size, channels, bias=False)
@@ -105,7 +105,7 @@ class Compressor(nn.Module):
     def _compress(
         self, kv: Tensor, gate: Tensor, context: ForwardContext, n_held: int, cache: CompressorCache | None
     ) -> Tensor:
-        """Return the entries of complete windows, [B, n, d]; the first `n_held` rows are of earlier calls."""
+        """Return the entries of complete windows, [B, n, d]; the first `n_held` rows are from earlier calls."""
         n = kv.shape[1] // self.rate
         kv, gate = kv.unflatten(1, (n, self.rate)), gate.unflatten(1, (n, self.rate)) + self.position_bias
         if self.overlaps:
@@ -116,7 +116,7 @@ class Compressor(nn.Module):
         return rotate_trailing(entries.unsqueeze(2), rotation(self.rope, self.rope_channels, starts)).squeeze(2)
 
     def _starts(self, positions_BT: Tensor, n_held: int, n: int) -> Tensor:
-        """Return the position of each window's first token, [B or 1, n]; held rows count back from the first."""
+        """Return the position of each window's first token, [B or 1, n]; held rows precede this call's tokens."""
         if n_held:
             back = torch.arange(n_held, 0, -1, device=positions_BT.device)
             positions_BT = torch.cat((positions_BT[:, :1] - back, positions_BT), dim=1)
@@ -125,7 +125,7 @@ class Compressor(nn.Module):
     def _with_window_before(
         self, kv: Tensor, gate: Tensor, documents_BT: Tensor | None, cache: CompressorCache | None
     ) -> tuple[Tensor, Tensor]:
-        """Put the rows that each window left for the next in front of the next's own: [B, n, 2m, d]."""
+        """Prepend to each window the rows that the previous window made for it: [B, n, 2m, d]."""
         for_next_kv, own_kv = kv.split(self.size, dim=-1)
         for_next_gate, own_gate = gate.split(self.size, dim=-1)
         first_kv, first_gate = torch.zeros_like(own_kv[:, :1]), torch.full_like(own_gate[:, :1], float("-inf"))
@@ -152,7 +152,8 @@ def windows(x_BT: Tensor, m: int) -> Tensor:
 def visible_entries(context: ForwardContext, m: int, n_entries: int, start: int, end: int) -> Tensor:
     """Return which entries the tokens `start` to `end` of this call may see, bool [B or 1, end - start, N].
 
-    An entry is seen once its window is complete; with packed documents, only where all of it is the token's own.
+    An entry is visible once its window is complete. With packed documents, all of the window must also belong to
+    the token's own document.
     """
     device = context.token_ids_BT.device
     n_seen = (torch.arange(context.n_past + start, context.n_past + end, device=device) + 1) // m

@@ -1,11 +1,11 @@
-"""Gated DeltaNet: a recurrent state instead of a cache that grows (layer type `linear_attention`).
+"""Gated DeltaNet: a recurrent state instead of a growing cache (layer type `linear_attention`).
 
-Each value head keeps a matrix S that maps keys to values. A token lets S decay, reads what S says for its key, and
-writes the difference to its value back: S <- e^g S; u = beta (v - S^T k); S <- S + k u^T; o = S^T q. Arithmetic of
-Qwen3-Next and Qwen3.5. arXiv 2412.06464.
+Each value head keeps a matrix S that maps keys to values. Each token decays S, reads the value that S stores for
+its key, and writes the difference to its own value: S <- e^g S; u = beta (v - S^T k); S <- S + k u^T; o = S^T q.
+The arithmetic is that of Qwen3-Next and Qwen3.5. Source: arXiv 2412.06464.
 
-Step by step that is T small matrix products. In a chunk of C tokens the u of all tokens solve one unit-triangular
-system (the WY form of arXiv 2406.06484), so only the state walks from chunk to chunk.
+Step by step this takes T small matrix products. In a chunk of C tokens, the u of all tokens are the solution of
+one unit-triangular system (the WY form of arXiv 2406.06484), so only the state is passed from chunk to chunk.
 
 Letters: B batch, T tokens, D model width, N chunks, C tokens of a chunk, H value heads, k channels of a key, v of
 a value, K taps of the convolution.
@@ -24,18 +24,18 @@ from modelstack.architecture.context import ForwardContext
 from modelstack.architecture.norms import RMSNorm
 
 CHUNK = 64
-"""Tokens of a chunk: the triangular system grows with its square, the loop shrinks with it."""
+"""Tokens per chunk: the triangular system grows with its square, the number of loop steps falls."""
 L2_EPS = 1e-6
 
 
 @dataclass(slots=True)
 class RecurrentCache:
-    """The last K - 1 inputs of the convolution and the state: constant size, whatever the length."""
+    """The last K - 1 inputs of the convolution and the state; its size does not depend on the sequence length."""
 
     inputs_BCT: Tensor | None = None
-    """[B, channels, K - 1]."""
+    """Inputs of the convolution, [B, channels, K - 1]."""
     state_BHkv: Tensor | None = None
-    """fp32."""
+    """State matrices, fp32."""
 
     def bytes_in_use(self) -> int:
         """Return the bytes of both."""
@@ -43,10 +43,10 @@ class RecurrentCache:
 
 
 class GatedDeltaNet(nn.Module):
-    """Projections, short convolution, delta rule, gated norm."""
+    """Token mixer with projections, short convolution, delta rule and gated norm."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make the projections; decay rates start log-uniform as in the reference."""
+        """Create the projections; A_log is the logarithm of a uniform draw, as in the reference."""
         super().__init__()
         D = config.hidden_size
         self.n_key_heads, self.n_value_heads = config.linear_num_key_heads or 0, config.linear_num_value_heads or 0
@@ -90,7 +90,7 @@ class GatedDeltaNet(nn.Module):
         return self.out_proj(y.to(x_BTD.dtype).reshape(B, T, -1))
 
     def _convolve(self, x_BCT: Tensor, context: ForwardContext, cache: RecurrentCache | None) -> Tensor:
-        """Causal depthwise convolution; what lies before the first token is 0, or the cache's."""
+        """Apply the causal depthwise convolution; inputs before the first token are 0, or come from the cache."""
         n_before = self.n_taps - 1
         if cache is None or cache.inputs_BCT is None:
             padded = F.pad(x_BCT, (n_before, 0))
@@ -119,17 +119,17 @@ def gated_delta_rule(
     documents_BT: Tensor | None = None,
     chunk: int = CHUNK,
 ) -> tuple[Tensor, Tensor]:
-    """Return outputs [B, H, T, v] and the state behind the last token [B, H, k, v].
+    """Return outputs [B, H, T, v] and the state after the last token [B, H, k, v].
 
     Args:
         q_BHTk: Queries, scaled.
         k_BHTk: Keys of length 1.
         v_BHTv: Values.
-        decay_BHT: Logarithm of what is left of the state at each token, at most 0.
-        beta_BHT: Share of the difference that is written, in (0, 1).
+        decay_BHT: Logarithm of the decay factor of the state at each token, at most 0.
+        beta_BHT: Fraction of the difference that is written, in (0, 1).
         state_BHkv: State before the first token; None: 0.
-        documents_BT: The state starts anew with each packed document.
-        chunk: Tokens solved for together.
+        documents_BT: Document numbers; the state is reset at each packed document.
+        chunk: Tokens that are solved together.
     """
     B, H, T, n_k = k_BHTk.shape
     C = min(chunk, T)
@@ -139,11 +139,11 @@ def gated_delta_rule(
     gamma = F.pad(decay_BHT, (0, pad)).unflatten(2, (-1, C)).cumsum(-1)
     same, carries_in = _document_masks(documents_BT, B, T, C, k.device)
     lower = torch.ones(C, C, dtype=torch.bool, device=k.device).tril() & same
-    # Above the diagonal the difference is positive and might overflow: it is cut off before exp.
+    # Above the diagonal the difference is positive and might overflow, so it is masked before exp.
     between = (gamma.unsqueeze(-1) - gamma.unsqueeze(-2)).masked_fill(~lower, float("-inf")).exp()
     from_start = gamma.exp().unsqueeze(-1) * carries_in
     system = beta * (k @ k.transpose(-1, -2)) * between
-    # The solver reads the diagonal as 1 and nothing above it.
+    # The solver assumes 1 on the diagonal and does not read above it.
     solved = torch.linalg.solve_triangular(
         system, torch.cat((beta * v, beta * from_start * k), dim=-1), upper=False, unitriangular=True
     )
@@ -163,7 +163,7 @@ def gated_delta_rule(
 def _document_masks(
     documents_BT: Tensor | None, B: int, T: int, C: int, device: torch.device
 ) -> tuple[Tensor, Tensor]:
-    """Return which tokens of a chunk share a document, and which still belong to the last one of the chunk before.
+    """Return which tokens of a chunk share a document, and which belong to the last document of the chunk before.
 
     Shapes [B, 1, N, C, C] and [B, 1, N, C, 1]; padding at the end belongs to the last document.
     """

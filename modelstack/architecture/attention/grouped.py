@@ -1,7 +1,7 @@
-"""Attention with separate keys and values: multi-head, grouped-query, multi-query; whole or in a sliding window.
+"""Attention with separate keys and values: multi-head, grouped-query or multi-query; full or sliding-window.
 
-G = H is multi-head (arXiv 1706.03762), 1 < G < H grouped-query (2305.13245), G = 1 multi-query (1911.02150). On
-top: biases, three kinds of positions (RoPE, ALiBi, none), QK-norm per head (2302.05442) or over the projection
+G = H is multi-head (arXiv 1706.03762), 1 < G < H grouped-query (2305.13245), G = 1 multi-query (1911.02150).
+Options: biases, three position encodings (RoPE, ALiBi, none), QK-norm per head (2302.05442) or over the projection
 (OLMo 2), sinks, soft-cap, an output gate (Qwen3-Next).
 
 Letters: B batch, T tokens, S tokens seen, D model width, H query heads, G KV heads, d head channels.
@@ -25,7 +25,7 @@ class GroupedQueryAttention(nn.Module):
     """Layer types `full_attention` and `sliding_attention`."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make the projections."""
+        """Create the projections."""
         super().__init__()
         D, d = config.hidden_size, config.head_dim
         self.n_heads, self.n_kv_heads, self.head_dim = config.num_attention_heads, config.num_key_value_heads, d
@@ -55,7 +55,7 @@ class GroupedQueryAttention(nn.Module):
         self.suits_blocks = self.slopes is None and d >= MIN_BLOCK_CHANNELS
 
     def new_cache(self) -> GrowingCache | WindowCache:
-        """Return room for keys and values."""
+        """Return an empty cache for keys and values."""
         return GrowingCache() if self.window is None else WindowCache(self.window)
 
     def forward(

@@ -1,13 +1,13 @@
-"""The lightning indexer: small heads choose which compressed entries a query attends to.
+"""The lightning indexer: small heads select the compressed entries that a query attends to.
 
-Score of an entry s for a query t: sum over heads of w_th * ReLU(q_th . k_s), with keys from a compressor of the
-indexer's own (DeepSeek-V3.2's indexer on V4's entries; arXiv 2606.19348, section 2.3.1). The choice has no
-gradient, so the language-modelling loss does not train the indexer: `indexer_loss` does.
+Score of an entry s for a query t: sum over heads of w_th * ReLU(q_th . k_s), with keys from the indexer's own
+compressor (DeepSeek-V3.2's indexer on V4's entries; arXiv 2606.19348, section 2.3.1). The selection has no
+gradient, so the language-modelling loss does not train the indexer; `indexer_loss` does.
 
-With few heads many scores are exactly 0, and torch's `topk` breaks ties by an order that depends on the length,
-so that a token's choice would change when tokens are appended. Here the most recent of equal entries wins.
+With few heads many scores are exactly 0. torch's `topk` breaks ties in an order that depends on the length, so a
+token's selection would change when tokens are appended. Here the most recent of equal entries wins.
 
-Letters: B batch, T tokens, D model width, R query rank, H index heads, d index channels, N entries, k chosen.
+Letters: B batch, T tokens, D model width, R query rank, H index heads, d index channels, N entries, k selected.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.context import ForwardContext
 
 FLOATS_AT_ONCE = 2**26
-"""Products of query and key made at once, for the choice and for the loss: 256 MiB in fp32."""
+"""Maximum number of query-key products computed at once, for the selection and for the loss: 256 MiB in fp32."""
 
 
 class IndexScorer(nn.Module):
-    """Weighs the index heads by the token."""
+    """Combine the scores of the index heads, weighted by the token."""
 
     def __init__(self, config: ModelConfig, n_heads: int, head_dim: int) -> None:
-        """Make the projection to a weight for each head."""
+        """Create the projection to a weight per head."""
         super().__init__()
         self.weights_proj = nn.Linear(config.hidden_size, n_heads, bias=False)
         self.scale = (n_heads * head_dim) ** -0.5
@@ -46,7 +46,7 @@ class Indexer(Compressor):
     """A compressor for index keys, with queries and a scorer."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make the projections."""
+        """Create the projections."""
         assert config.index_n_heads and config.index_head_dim and config.index_topk and config.q_lora_rank
         super().__init__(config, layer, config.index_head_dim)
         self.n_heads, self.top_k = config.index_n_heads, config.index_topk
@@ -57,9 +57,9 @@ class Indexer(Compressor):
     def choose(
         self, x_BTD: Tensor, latent_BTR: Tensor, keys_BNd: Tensor, context: ForwardContext
     ) -> tuple[Tensor, Tensor]:
-        """Return the k best entries of each token, [B, T, k], and which of them it may see at all, bool.
+        """Return the k best entries of each token, [B, T, k], and which of them are visible to it, bool.
 
-        Tokens go through in blocks: memory is O(T * k) and not O(T * N).
+        Tokens are processed in blocks, so memory is O(T * k) instead of O(T * N).
         """
         B, N, _ = keys_BNd.shape
         T, k = x_BTD.shape[1], min(self.top_k, N)
@@ -68,7 +68,7 @@ class Indexer(Compressor):
         chosen, seen = [], []
         for start in range(0, T, step):
             end = min(start + step, T)
-            n = max(k, (context.n_past + end) // self.rate)  # nobody in this block sees a later entry
+            n = max(k, (context.n_past + end) // self.rate)  # later entries are invisible to this block
             visible = visible_entries(context, self.rate, n, start, end).expand(B, -1, -1)
             scores = self.scorer(q[:, start:end], keys_BNd[:, :n], x_BTD[:, start:end])
             best = latest_top_k(scores.masked_fill(~visible, float("-inf")), k)
@@ -83,11 +83,11 @@ class Indexer(Compressor):
 
 
 def latest_top_k(scores: Tensor, k: int) -> Tensor:
-    """Return the indices of the k largest of the last axis, the highest index first among equals.
+    """Return the indices of the k largest values of the last axis; the highest index comes first among equals.
 
-    Scores become whole numbers of the same order with the index in the low half, so that no two are equal.
+    Scores are mapped to integers of the same order, with the index in the low half, so no two are equal.
     """
-    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 makes one zero of the two
+    bits = (scores.float() + 0.0).view(torch.int32)  # + 0.0 turns -0.0 into 0.0
     ordered = torch.where(bits < 0, bits ^ 0x7FFFFFFF, bits).long()
     index = torch.arange(scores.shape[-1], device=scores.device)
     return ((ordered << 32) | index).topk(k, dim=-1).indices

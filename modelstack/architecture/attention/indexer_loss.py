@@ -1,21 +1,22 @@
-"""The lightning indexer's loss: KL divergence from where attention went to where the indexer would send it.
+"""The lightning indexer's loss: KL divergence between the attention to each entry and the indexer's scores.
 
-The choice of entries has no gradient, so the language-modelling loss leaves the indexer where it started. DeepSeek
-trains it beside the model: the target for a token is its attention summed over heads and normalised over entries;
+The selection of entries has no gradient, so the language-modelling loss does not train the indexer. DeepSeek
+trains it beside the model. The target for a token is its attention, summed over heads and normalised over entries;
 the loss is KL(target || softmax of the index scores). Target and inputs are detached, so the model gets no
-gradient from it. First a dense warm-up, the model frozen and every entry attended to; then sparse training, the
-loss over the chosen entries only (`compressed.IndexStage`). One formula serves both.
+gradient from it. Training starts with a dense warm-up, in which the model is frozen and all entries are attended
+to. Sparse training follows, with the loss over the selected entries only (`compressed.IndexStage`). One formula
+serves both stages.
 
-A layer computes its divergences in its own forward pass, where its weights are at hand also when they are sharded
-or computed again for the gradient, and leaves them in the context; `losses.total_loss` adds them up.
+A layer computes its divergences in its own forward pass, where its weights are available even if they are sharded
+or recomputed for the gradient. It stores them in the context; `losses.total_loss` adds them up.
 
-Published: V4's report (arXiv 2606.19348) says that there is a short indexer warm-up before sparse training. The
-loss and the two stages are believed, from V3.2's account. Ours to decide was how V4's other branches count: the
-target is the share that an entry has in the one softmax over window, entries and sink, so a head that looks at its
-window weighs little. Public trainers for V4 take a softmax over entries alone, where all heads weigh the same.
+Published facts: V4's report (arXiv 2606.19348) mentions a short indexer warm-up before sparse training. The loss
+and the two stages are assumed from V3.2's report. The treatment of V4's other branches is our decision: the target
+is the share of an entry in the one softmax over window, entries and sink, so a head that attends to its window has
+little weight. Public trainers for V4 use a softmax over entries only, in which all heads have the same weight.
 
-Letters: B batch, T tokens, t of a block, D model width, R query rank, H index heads, d index channels, N entries,
-k of them on offer.
+Letters: B batch, T tokens, t tokens of a block, D model width, R query rank, H index heads, d index channels, N
+entries, k of them available.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ def index_divergence(
 ) -> IndexDivergence:
     """Return one layer's divergences; only the indexer's own parameters get a gradient.
 
-    Where products of all queries and keys, B * T * N a head, are many, tokens go through in blocks whose scores
-    are computed again for the gradient.
+    If the query-key products, B * T * N per head, are too many, tokens are processed in blocks whose scores are
+    recomputed for the gradient.
 
     Args:
-        indexer: Whose scores are judged.
+        indexer: The indexer whose scores are compared.
         x_BTD: The layer's input.
         latent_BTR: The queries' latent.
-        entries: Those on offer.
-        target: Attention that went to each of them, [B, T, N] or [B, T, k].
-        context: Of the pass.
+        entries: The available entries.
+        target: Attention to each of the entries, [B, T, N] or [B, T, k].
+        context: Context of the forward pass.
     """
     x, latent = x_BTD.detach(), latent_BTR.detach()
     keys, q = indexer.entries(x, context), indexer.queries(latent, context)
@@ -86,12 +87,12 @@ def _divergence_of_block(
 
 
 def divergence(scores_BTk: Tensor, target_BTk: Tensor, seen_BTk: Tensor) -> Tensor:
-    """Return KL(target || softmax(scores)) of each token, [B, T]; 0 where a token sees nothing.
+    """Return KL(target || softmax(scores)) of each token, [B, T]; 0 if a token sees nothing.
 
     Args:
         scores_BTk: Any real numbers.
-        target_BTk: Not negative; normalised here.
-        seen_BTk: bool: what counts at all.
+        target_BTk: Non-negative numbers; normalised here.
+        seen_BTk: bool, True for visible entries.
     """
     lowest = torch.finfo(scores_BTk.dtype).min
     log_q = F.log_softmax(scores_BTk.masked_fill(~seen_BTk, lowest), dim=-1)
@@ -103,10 +104,12 @@ def divergence(scores_BTk: Tensor, target_BTk: Tensor, seen_BTk: Tensor) -> Tens
 
 
 def indexer_loss(divergences: Mapping[int, IndexDivergence], counted_BT: Tensor) -> Tensor:
-    """Return the sum over layers of the mean divergence, without its coefficient; 0 in a layer that sees no entry.
+    """Return the sum over layers of the mean divergence, fp32, without the coefficient.
+
+    A layer without any visible entry contributes 0.
 
     Args:
-        divergences: By layer, at least one.
+        divergences: Divergences by layer, at least one.
         counted_BT: bool, False for padding. The mean is over counted tokens that see an entry.
     """
     means = []
@@ -117,6 +120,6 @@ def indexer_loss(divergences: Mapping[int, IndexDivergence], counted_BT: Tensor)
 
 
 def indexer_parameters(model: nn.Module) -> list[nn.Parameter]:
-    """Return the parameters of a model's indexers: all that the indexers' loss moves, and nothing else does."""
+    """Return the parameters of a model's indexers. Only the indexers' loss trains them."""
     found = (module for module in model.modules() if isinstance(module, Indexer))
     return [parameter for indexer in found for parameter in indexer.parameters()]

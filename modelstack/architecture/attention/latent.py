@@ -1,13 +1,14 @@
-"""Multi-head latent attention: keys and values are made from one narrow vector per token, and only that is cached.
+"""Multi-head latent attention: keys and values are computed from one narrow cached vector per token.
 
-DeepSeek-V2, arXiv 2405.04434 section 2.1; unchanged in V3 (2412.19437). A token leaves behind its latent c and one
-rotated key part k_r for all heads; a head's key is [W_k c ; k_r] and its value W_v c. Two forms of one sum:
+DeepSeek-V2, arXiv 2405.04434 section 2.1; unchanged in V3 (2412.19437). For each token the cache stores its latent
+c and one rotated key part k_r, shared by all heads. A head's key is [W_k c ; k_r] and its value W_v c. Two
+equivalent forms:
 
-- expanded: make every head's keys and values, then plain attention. Least work where all of them are new.
-- absorbed: (W_k^T q) . c = q . (W_k c), so the queries go into the latent space, all heads read the one latent as
-  key and value, and W_v comes last. Nothing is expanded for the past: the form for decoding.
+- expanded: compute every head's keys and values, then plain attention. Least work if all tokens are new.
+- absorbed: (W_k^T q) . c = q . (W_k c), so queries are mapped to the latent space, all heads read the latent as
+  key and value, and W_v is applied last. Past tokens are not expanded: the form for decoding.
 
-The norms on the latents have an epsilon of their own, whatever `rms_norm_eps` says (as released).
+The norms on the latents have their own epsilon, independent of `rms_norm_eps` (as released).
 
 Letters: B batch, T tokens of this call, S tokens seen, D model width, H heads, n unrotated and r rotated channels
 of a key, e channels of a value, c channels of the latent.
@@ -26,14 +27,14 @@ from modelstack.architecture.norms import NORMS
 from modelstack.architecture.rope import rotate_half_split, rotate_interleaved, yarn_mscale
 
 LATENT_NORM_EPS = 1e-6
-"""Of both inner norms in DeepSeek's and transformers' code."""
+"""Epsilon of both inner norms in DeepSeek's and transformers' code."""
 
 
 class LatentAttention(nn.Module):
     """Layer type `latent_attention`."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make the projections; without `q_lora_rank` the queries come straight from the input."""
+        """Create the projections; without `q_lora_rank` the queries are projected directly from the input."""
         super().__init__()
         assert config.kv_lora_rank and config.qk_nope_head_dim and config.qk_rope_head_dim and config.v_head_dim
         D, H, bias = config.hidden_size, config.num_attention_heads, config.attention_bias
@@ -58,7 +59,7 @@ class LatentAttention(nn.Module):
         self.o_proj = nn.Linear(H * self.value_size, D, bias=config.attention_out_bias)
 
     def new_cache(self) -> GrowingCache:
-        """Return room for c + r numbers per token."""
+        """Return an empty cache for c + r numbers per token."""
         return GrowingCache()
 
     def forward(self, x_BTD: Tensor, context: ForwardContext, cache: GrowingCache | None = None) -> Tensor:
@@ -72,7 +73,7 @@ class LatentAttention(nn.Module):
         return self.o_proj(y_BHTe.transpose(1, 2).flatten(2))
 
     def _softmax_scale(self) -> float:
-        """Return (n + r)^-0.5, times YaRN's m squared: its temperature has to reach the unrotated channels too."""
+        """Return (n + r)^-0.5, times YaRN's m squared: its temperature also applies to the unrotated channels."""
         scale = self.key_size**-0.5
         if self.rope is not None and self.rope.rope_type != "default" and self.rope.mscale_all_dim:
             scale *= yarn_mscale(self.rope.factor, self.rope.mscale_all_dim) ** 2
@@ -89,7 +90,7 @@ class LatentAttention(nn.Module):
         return plain, self._rotated(rope, context)
 
     def _latents(self, x_BTD: Tensor, context: ForwardContext) -> Tensor:
-        """Return what a token leaves behind: [normed c ; rotated k_r], [B, 1, T, c + r]."""
+        """Return the cached vector of each token: [normed c ; rotated k_r], [B, 1, T, c + r]."""
         latent, key = self.kv_a_proj_with_mqa(x_BTD).unsqueeze(1).split([self.latent_size, self.rope_size], dim=-1)
         return torch.cat((self.kv_a_layernorm(latent), self._rotated(key, context)), dim=-1)
 
@@ -101,10 +102,11 @@ class LatentAttention(nn.Module):
         return rotate_half_split(x, context.half_split_rotation(self.rope, self.rope_size, x.dtype))
 
     def _absorbs(self, context: ForwardContext) -> bool:
-        """Whether the absorbed form is less work: there is a past, and few new tokens.
+        """Whether the absorbed form is less work: there are past tokens and few new ones.
 
-        Per pair of tokens and head it costs 2c + r multiplications against n + r + e, and saves the expansion of
-        the past, c (n + e) per token and head: even at c (n + e) / (2c - n - e) new tokens, 171 in DeepSeek-V3.
+        Per pair of tokens and head, the absorbed form takes 2c + r multiplications and the expanded one n + r + e.
+        The absorbed form saves the expansion of the past, c (n + e) per token and head. Both are equal at c (n +
+        e) / (2c - n - e) new tokens, 171 in DeepSeek-V3.
         """
         if context.n_past == 0:
             return False
@@ -112,7 +114,7 @@ class LatentAttention(nn.Module):
         return context.n_tokens * (2 * self.latent_size - expanded) <= self.latent_size * expanded
 
     def _expanded(self, q_plain: Tensor, q_rope: Tensor, latents_B1S: Tensor, context: ForwardContext) -> Tensor:
-        """Return [B, H, T, e], each head with keys and values of its own."""
+        """Return [B, H, T, e]; each head has its own keys and values."""
         latent, key_rope = latents_B1S.split([self.latent_size, self.rope_size], dim=-1)
         kv = self.kv_b_proj(latent.squeeze(1))
         kv = kv.unflatten(-1, (self.n_heads, self.plain_size + self.value_size)).transpose(1, 2)
@@ -132,7 +134,7 @@ class LatentAttention(nn.Module):
         )
 
     def _absorbed(self, q_plain: Tensor, q_rope: Tensor, latents_B1S: Tensor, context: ForwardContext) -> Tensor:
-        """Return [B, H, T, e], all heads reading the latents; heads are more queries of one head to the kernel."""
+        """Return [B, H, T, e]; all heads read the latents, as additional queries of one head."""
         B, H, T, _ = q_plain.shape
         per_head = self.kv_b_proj.weight.view(H, self.plain_size + self.value_size, self.latent_size)
         w_key, w_value = per_head.split([self.plain_size, self.value_size], dim=1)

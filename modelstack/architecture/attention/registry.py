@@ -1,4 +1,4 @@
-"""Which class serves which layer type. A new attention kind is one file beside this and one line here."""
+"""The class for each layer type. A new attention kind is one file in this folder and one line here."""
 
 from __future__ import annotations
 

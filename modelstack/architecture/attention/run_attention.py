@@ -1,13 +1,13 @@
-"""Causal attention over runs of tokens by plain products: what trains fastest on a CPU where oneDNN multiplies.
+"""Causal attention over runs of tokens with plain matrix products: the fastest training on a CPU with oneDNN.
 
-torch's kernel for CPUs takes 20 ms forward and backward in bf16 and 19 in fp32 where this takes 6 and 14 (1,024
-tokens in rows of 256, 9 heads of 64 on 3, one core of a Zen 5), and given a mask for packed documents it
-multiplies all pairs of a row: here a run, such as a document, is a product of its own. Probabilities are kept for
-the backward pass, in the inputs' precision, or computed again where a run is too long to keep them; scores are
-fp32, so results are as near to exact ones as those of torch's kernel.
+Forward and backward take 6 ms in bf16 and 14 in fp32; torch's kernel for CPUs takes 20 and 19 ms (1,024 tokens in
+rows of 256, 9 heads of 64 on 3, one core of a Zen 5). With a mask for packed documents torch's kernel multiplies
+all pairs of a row; here each run, such as a document, is a separate product. Probabilities are kept for the
+backward pass in the inputs' precision, or recomputed if a run is too long. Scores are fp32, so results are as
+accurate as those of torch's kernel.
 
-Queries are taken `BLOCK` at a time against the keys up to their end, which leaves out most of what causality
-hides. All query heads of one KV head are rows of one product.
+Queries are processed in blocks of `BLOCK`, each against the keys up to its end, which skips most masked pairs. All
+query heads of one KV head are rows of one product.
 
 Letters: B rows, H query heads, G KV heads, n = H / G, T tokens, q queries of a block, s keys up to its end, d
 channels of a key, e of a value.
@@ -27,17 +27,17 @@ from modelstack.architecture.context import Run
 from modelstack.architecture.cpu_products import is_by_onednn
 
 BLOCK = 128
-"""Queries of a block: of 64 to 256 the fastest in runs of 128 to 1,024 tokens."""
+"""Queries per block: the fastest of 64 to 256 for runs of 128 to 1,024 tokens."""
 MAX_KEPT = 1024
-"""Runs longer than this do not keep their probabilities, which are 28 MB a layer and 1,024 tokens with 9 heads."""
+"""Maximum length of a run that keeps its probabilities: 28 MB per layer and 1,024 tokens with 9 heads."""
 MAX_RUN = 8192
-"""A block of scores of a longer run no longer fits the caches, and torch's kernel is as fast."""
+"""Maximum length of a run: a block of scores of a longer run exceeds the caches, and torch's kernel is as fast."""
 
 
 def suits(q: Tensor, runs: Sequence[Run]) -> bool:
-    """Say whether `run_attention` is the better kernel: in training on a CPU, where oneDNN multiplies.
+    """Return whether `run_attention` is the better kernel: in training on a CPU where oneDNN multiplies.
 
-    That is in half precision, and in fp32 where it was chosen (`cpu_products`).
+    This is the case in half precision, and in fp32 if oneDNN was selected (`cpu_products`).
     """
     return (
         q.device.type == "cpu"
@@ -50,14 +50,14 @@ def suits(q: Tensor, runs: Sequence[Run]) -> bool:
 
 
 def run_attention(q_BHTd: Tensor, k_BGTd: Tensor, v_BGTe: Tensor, scale: float, runs: Sequence[Run]) -> Tensor:
-    """Return [B, H, T, e].
+    """Return the attention output [B, H, T, e].
 
     Args:
         q_BHTd: Queries; head h reads KV head h // (H / G).
         k_BGTd: Keys.
         v_BGTe: Values.
         scale: Factor on q.k.
-        runs: Together they hold every token of every row once.
+        runs: Runs that together contain every token of every row once.
     """
     return _RunAttention.apply(q_BHTd, k_BGTd, v_BGTe, scale, runs)
 
@@ -69,7 +69,7 @@ class _RunAttention(torch.autograd.Function):
         G = k.shape[1]
         q, k, v = q.contiguous().view(B, G, H // G, T, -1), k.contiguous(), v.contiguous()
         q_fp32, k_fp32 = q.to(torch.float32, copy=True).mul_(scale), k.float()
-        y = v.new_empty(B, T, G, H // G, v.shape[-1])  # as the output projection reads it
+        y = v.new_empty(B, T, G, H // G, v.shape[-1])  # the layout that the output projection reads
         kept = []
         for rows, start, first, end, run_end in _blocks(runs):
             p = _probabilities(
@@ -103,16 +103,16 @@ class _RunAttention(torch.autograd.Function):
 
 
 def _probabilities(q_block: Tensor, k_seen: Tensor, n_queries: int, dtype: torch.dtype) -> Tensor:
-    """Return what each query of a block gives each key up to its own, [rows * G, n * q, s].
+    """Return the attention probabilities of a block of queries, [rows * G, n * q, s]; later keys get 0.
 
     Args:
-        q_block: Scaled, fp32, [rows * G, n * q, d].
-        k_seen: The keys up to the last query's, fp32, [rows * G, s, d].
+        q_block: Queries, scaled, fp32, [rows * G, n * q, d].
+        k_seen: The keys up to the last query, fp32, [rows * G, s, d].
         n_queries: q.
-        dtype: Of what is returned.
+        dtype: Type of the result.
     """
     n_keys = k_seen.shape[1]
-    # `out=`: selective checkpointing takes what `bmm` returns for finished, and this is written over.
+    # `out=`: selective checkpointing would save the result of `bmm`, but this tensor is overwritten below.
     scores = q_block.new_empty(*q_block.shape[:2], n_keys)
     torch.bmm(q_block, k_seen.transpose(1, 2), out=scores)
     scores.view(-1, n_queries, n_keys)[..., n_keys - n_queries :].add_(_hidden(n_queries))
@@ -120,24 +120,24 @@ def _probabilities(q_block: Tensor, k_seen: Tensor, n_queries: int, dtype: torch
 
 
 def _blocks(runs: Sequence[Run]) -> Iterator[tuple[slice, int, int, int, int]]:
-    """Yield rows, where their run starts, the first and end of a block of queries, and where the run ends."""
+    """Yield the rows, the start of their run, the start and end of a block of queries, and the end of the run."""
     for run in runs:
         for first in range(run.start, run.end, BLOCK):
             yield slice(run.first_row, run.end_row), run.start, first, min(first + BLOCK, run.end), run.end
 
 
 def _queries(x_BGnTd: Tensor, rows: slice, first: int, end: int) -> Tensor:
-    """Return [rows * G, n * q, d]."""
+    """Return the queries of a block, [rows * G, n * q, d]."""
     block = x_BGnTd[rows, :, :, first:end]
     return block.reshape(block.shape[0] * block.shape[1], -1, block.shape[-1])
 
 
 def _keys(x_BGTd: Tensor, rows: slice, start: int, end: int) -> Tensor:
-    """Return [rows * G, s, d]."""
+    """Return the keys of a block, [rows * G, s, d]."""
     return x_BGTd[rows, :, start:end].flatten(0, 1)
 
 
 @lru_cache(maxsize=2 * BLOCK)
 def _hidden(n: int) -> Tensor:
-    """Return what is added to the scores of n queries and their own n keys: -inf for those that come later."""
+    """Return the causal mask to add to the scores of n queries and their own n keys: -inf for later keys."""
     return torch.full((n, n), float("-inf")).triu_(1)

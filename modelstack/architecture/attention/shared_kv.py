@@ -1,9 +1,9 @@
-"""DeepSeek-V4's attention: one vector a token, key and value of all heads, over a window and compressed entries.
+"""DeepSeek-V4's attention over a window and compressed entries; one vector per token is the key and value.
 
-Not MLA: low-rank queries with a weightless norm on each head, one normalised KV vector, rotation of the last
-channels (turned back on the output), a sink per head, and an output projection in groups of heads through a low
-rank (arXiv 2606.19348, section 2.3). Layers differ by what stands beside the window: nothing, few heavily
-compressed entries, or chosen lightly compressed ones. Names of parameters are transformers'.
+It differs from MLA: low-rank queries with a weightless norm on each head, one normalised KV vector, rotation of
+the last channels (reversed on the output), a sink per head, and an output projection in groups of heads through a
+low rank (arXiv 2606.19348, section 2.3). Layers differ in the branch beside the window: none, few heavily
+compressed entries, or selected lightly compressed ones. Parameter names are transformers'.
 
 Letters: B batch, T tokens, S rows seen in the window branch, D model width, R query rank, H heads, d head
 channels, g groups, o rank of a group's output.
@@ -32,26 +32,26 @@ from modelstack.architecture.norms import make_norm, weightless_rms_norm
 
 @dataclass(slots=True)
 class SharedKVCache:
-    """The window's rows, and what the compressed branch remembers."""
+    """Rows of the window, and the cache of the compressed branch."""
 
     window: WindowCache
     entries: EntriesCache | None
 
     def bytes_in_use(self) -> int:
-        """Return the bytes remembered."""
+        """Return the bytes stored."""
         return self.window.bytes_in_use() + (self.entries.bytes_in_use() if self.entries else 0)
 
 
 class GroupedLinear(nn.Linear):
-    """Each group of inputs has a projection of its own; weight [g * o, inputs of a group]."""
+    """Linear layer with a separate projection for each group of inputs; weight [g * o, inputs of a group]."""
 
     def __init__(self, n_in: int, n_out: int, n_groups: int) -> None:
-        """Make the blocks; sizes are of all groups together."""
+        """Create the projections; `n_in` and `n_out` are totals over all groups."""
         super().__init__(n_in // n_groups, n_out, bias=False)
         self.n_groups = n_groups
 
     def forward(self, x: Tensor) -> Tensor:
-        """Return [B, T, g * o] of [B, T, inputs]."""
+        """Map [B, T, inputs] to [B, T, g * o]."""
         x = x.unflatten(-1, (self.n_groups, -1))
         blocks = self.weight.unflatten(0, (self.n_groups, -1))
         return torch.einsum("btgi,goi->btgo", x, blocks).flatten(2)
@@ -61,12 +61,13 @@ class SharedKVAttention(nn.Module):
     """Layer types `shared_kv_sliding_attention`, `compressed_sparse_attention`, `heavily_compressed_attention`."""
 
     def __init__(self, config: ModelConfig, layer: int) -> None:
-        """Make the projections and the compressed branch."""
+        """Create the projections and the compressed branch."""
         super().__init__()
         D, H, d = config.hidden_size, config.num_attention_heads, config.head_dim
         R, n_groups, o = config.q_lora_rank, config.o_groups, config.o_lora_rank
         rope, window = config.rope(layer), config.window(layer)
-        assert R and n_groups and o and rope and window and config.qk_rope_head_dim  # held by the config
+        # guaranteed by the config's validation
+        assert R and n_groups and o and rope and window and config.qk_rope_head_dim
         self.layer, self.n_heads, self.head_dim, self.window = layer, H, d, window
         self.rope, self.rope_channels = rope, config.qk_rope_head_dim
         self.scale, self.eps = config.attention_scale, config.rms_norm_eps
@@ -81,7 +82,7 @@ class SharedKVAttention(nn.Module):
         self.compressor = make_compressor(config, layer)
 
     def new_cache(self) -> SharedKVCache:
-        """Return an empty memory."""
+        """Return an empty cache."""
         return SharedKVCache(WindowCache(self.window), self.compressor.new_cache() if self.compressor else None)
 
     def forward(self, x_BTD: Tensor, context: ForwardContext, cache: SharedKVCache | None = None) -> Tensor:
@@ -107,7 +108,7 @@ class SharedKVAttention(nn.Module):
     def _share_of_entries(
         self, q_BTHd: Tensor, kv_BTd: Tensor, entries: Entries, context: ForwardContext
     ) -> Tensor:
-        """Return the attention that goes to each entry, summed over heads: fp32 [B, T, N] or [B, T, k]."""
+        """Return the attention to each entry, summed over heads: fp32 [B, T, N] or [B, T, k]."""
         return share_of_entries(
             q_BTHd,
             kv_BTd,

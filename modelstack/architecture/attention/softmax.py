@@ -1,9 +1,9 @@
-"""Softmax attention over given queries, keys and values: the one place that chooses a kernel.
+"""Softmax attention over given queries, keys and values: the only place that selects a kernel.
 
-Packed documents and windows go to `block_attention` on a GPU. Other plain attention, masked or not, goes to
-torch's fused kernel, or in training on a CPU to `run_attention`. A soft-cap (Gemma 2) and sinks (gpt-oss, arXiv
-2309.17453: a logit that joins the denominator only) cannot be said to these two and are computed in steps, with
-the softmax in fp32.
+Packed documents and windows on a GPU use `block_attention`. Other plain attention, masked or not, uses torch's
+fused kernel, or in training on a CPU `run_attention`. The last two support neither a soft-cap (Gemma 2) nor sinks
+(gpt-oss, arXiv 2309.17453: a logit that is part of the denominator only). Attention with these options is computed
+step by step, with the softmax in fp32.
 
 Letters: B batch, H query heads, G KV heads, T queries, S keys, d channels of a key, e of a value.
 """
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 MIN_BLOCK_CHANNELS = 16
-"""FlexAttention's kernels want as many channels of a head."""
+"""Minimum channels per head that FlexAttention's kernels require."""
 
 
 def softmax_attention(
@@ -41,7 +41,7 @@ def softmax_attention(
     softcap: float | None = None,
     blocks: BlockMask | None = None,
 ) -> Tensor:
-    """Return [B, H, T, e].
+    """Return the attention output [B, H, T, e].
 
     Args:
         q_BHTd: Queries; head h reads KV head h // (H / G).
@@ -49,12 +49,12 @@ def softmax_attention(
         v_BGSe: Values.
         scale: Factor on q.k.
         mask: bool, True where seen, broadcast to [B, H, T, S]; None: all is seen, or `causal`.
-        causal: Each query sees the keys up to its own place, T = S; `mask` is then not read.
-        runs: Says what `mask` or `causal` says, where tokens see all before them in their own run; or nothing.
+        causal: Each query sees the keys up to its own position, T = S; `mask` is then ignored.
+        runs: The same mask as runs within which attention is causal; empty if the mask has no such form.
         bias: Added to the logits, broadcast to [B, H, T, S] (ALiBi).
-        sinks_H: A logit for each head that takes part in the denominator; not scaled.
-        softcap: c in c * tanh(logit / c), before masking.
-        blocks: Says all of the mask, without a bias; `mask`, `causal` and `runs` are then not read. None: they do.
+        sinks_H: A logit per head that contributes to the denominator only; not scaled.
+        softcap: c in c * tanh(logit / c), applied before masking.
+        blocks: The whole mask as blocks, without a bias; replaces `mask`, `causal` and `runs`. None: these apply.
     """
     if blocks is not None:
         from modelstack.architecture.attention.block_attention import block_attention
@@ -96,16 +96,16 @@ def softmax_attention(
 
 
 def _gradient_is_faster_in_fp32(q: Tensor) -> bool:
-    """Say whether attention in half precision trains faster through fp32.
+    """Return whether attention in half precision trains faster with a conversion to fp32.
 
-    torch's kernel for CPUs takes 19 ms forward and backward there, against 25 in bf16, casts included (8 x 8 heads
-    of 32, 256 tokens, two cores); forward alone is the same. It is also the more exact one.
+    Forward and backward of torch's kernel for CPUs take 19 ms in fp32 with the conversions, and 25 ms in bf16 (8 x
+    8 heads of 32, 256 tokens, two cores). Forward alone takes the same time. fp32 is also more accurate.
     """
     return q.device.type == "cpu" and q.dtype in (torch.bfloat16, torch.float16) and q.requires_grad
 
 
 def softmax_with_sink(logits_BHTS: Tensor, sinks_H: Tensor | None) -> Tensor:
-    """Return the softmax over S, fp32; a sink takes its share of the sum and is dropped."""
+    """Return the softmax over S, fp32; a sink is part of the denominator and not of the result."""
     if sinks_H is None:
         return logits_BHTS.softmax(-1, dtype=torch.float32)
     sinks = sinks_H.reshape(1, -1, 1, 1).expand(*logits_BHTS.shape[:3], 1).to(logits_BHTS.dtype)
@@ -118,7 +118,7 @@ def causal_mask(n_tokens: int, device: torch.device) -> Tensor:
 
 
 def _as_bias(mask: Tensor | None, bias: Tensor, causal: bool, q: Tensor) -> Tensor:
-    """Return the bias with -inf where nothing is seen: the fused kernel takes one of the two."""
+    """Return the bias with -inf where nothing is seen: the fused kernel accepts only one mask or bias."""
     if causal:
         mask = causal_mask(q.shape[2], q.device)
     bias = bias.to(q.dtype)

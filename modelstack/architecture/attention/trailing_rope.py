@@ -1,8 +1,8 @@
-"""Rotation of the last channels of each row: DeepSeek-V4's, on queries, keys, compressed entries and outputs.
+"""Rotation of the last channels of each row, used by DeepSeek-V4 on queries, keys, compressed entries and outputs.
 
-A head is [plain | rotated]; pairs are interleaved. Since one vector is key and value, values come out rotated too:
-turning the output back by the query's own angle leaves what each value adds a function of its distance
-(report "DeepSeek-V4", arXiv 2606.19348, section 2.3).
+A head is [plain | rotated]; pairs are interleaved. One vector is both key and value, so the values are rotated
+too. Rotating the output back by the query's own angle makes the contribution of each value depend only on its
+distance (report "DeepSeek-V4", arXiv 2606.19348, section 2.3).
 
 Letters: B batch, T tokens, H heads, d head channels, r rotated channels.
 """
@@ -16,7 +16,7 @@ from modelstack.architecture.rope import Rotation, rotate_interleaved
 
 
 def rotate_trailing(x_BTHd: Tensor, rotation: Rotation) -> Tensor:
-    """Return x with its last r channels turned by the angles of its tokens, computed in fp32."""
+    """Return x with its last r channels rotated by the angles of its tokens, computed in fp32."""
     r = 2 * rotation[0].shape[-1]
     plain, tail = x_BTHd[..., :-r], x_BTHd[..., -r:]
     turned = rotate_interleaved(tail.transpose(1, 2).float(), rotation).transpose(1, 2)
@@ -24,6 +24,6 @@ def rotate_trailing(x_BTHd: Tensor, rotation: Rotation) -> Tensor:
 
 
 def rotate_trailing_back(x_BTHd: Tensor, rotation: Rotation) -> Tensor:
-    """Undo `rotate_trailing`."""
+    """Return x with the rotation of `rotate_trailing` reversed."""
     cos, sin = rotation
     return rotate_trailing(x_BTHd, (cos, -sin))

@@ -1,14 +1,16 @@
-"""One softmax over a sliding window, compressed entries and a sink, with one vector as key and value of all heads.
+"""Softmax over a sliding window, compressed entries and a sink; one vector is key and value of all heads.
 
-The softmax of DeepSeek-V4's attention (arXiv 2606.19348, section 2.3). Three things keep it small: window rows
-are cut in overlapping bands, so T queries make T * 2W logits and not T * T; heads are rows of the matrix
-products, so no row is repeated for them; long inputs go through in blocks of queries. A product with all
-entries, with those chosen by each query and with the bands is one function: only the number of queries that
-share their rows differs.
+This is the softmax of DeepSeek-V4's attention (arXiv 2606.19348, section 2.3). Three measures limit its memory:
 
-Letters: B batch, T queries, S rows of the window branch, the last T of them the queries' own, H heads, d
-channels, N entries, k entries chosen for a query, W window, n bands of b queries each, K = b + W - 1 rows of a
-band.
+- Window rows are cut into overlapping bands, so T queries have T * 2W logits instead of T * T.
+- Heads are rows of the matrix products, so no row is repeated for each head.
+- Long inputs are processed in blocks of queries.
+
+One function computes the products with all entries, with the entries selected by each query and with the bands;
+they differ only in the number of queries that share their rows.
+
+Letters: B batch, T queries, S rows of the window branch (the last T are the queries' own), H heads, d channels, N
+entries, k entries selected for a query, W window, n bands of b queries each, K = b + W - 1 rows of a band.
 """
 
 from __future__ import annotations
@@ -22,36 +24,36 @@ from torch import Tensor
 from torch.nn import functional as F
 
 FLOATS_AT_ONCE = 2**27
-"""Logits and gathered entries made in one step: 512 MiB in fp32."""
+"""Maximum number of logits and gathered values computed in one step: 512 MiB in fp32."""
 
 
 @dataclass(slots=True)
 class Entries:
-    """Compressed entries on offer, and who sees which."""
+    """Compressed entries, and which of them each query may attend to."""
 
     rows_BNd: Tensor
     seen: Tensor
-    """bool [B or 1, T, N]; with `chosen`, [B, T, k]."""
+    """Whether a query sees an entry, bool [B or 1, T, N]; with `chosen_BTk`, [B, T, k]."""
     chosen_BTk: Tensor | None = None
-    """Which entries each query is offered; None: all."""
+    """Indices of the entries available to each query; None: all entries."""
 
     def of_queries(self, start: int, end: int) -> Entries:
-        """Return what the queries `start` to `end` are offered."""
+        """Return the entries available to the queries `start` to `end`."""
         chosen = None if self.chosen_BTk is None else self.chosen_BTk[:, start:end]
         return Entries(self.rows_BNd, self.seen[:, start:end], chosen)
 
     def offered(self) -> Tensor:
-        """Return the rows, [B, 1, N, d] for all queries together or [B, T, k, d]."""
+        """Return the available rows: [B, 1, N, d] shared by all queries, or [B, T, k, d]."""
         if self.chosen_BTk is None:
             return self.rows_BNd.unsqueeze(1)
         B, N, d = self.rows_BNd.shape
         first = torch.arange(B, device=self.rows_BNd.device)[:, None, None] * N
-        # index_select: its gradient adds whole rows, that of gather number by number.
+        # The gradient of index_select adds whole rows; that of gather adds single numbers.
         rows = self.rows_BNd.reshape(B * N, d).index_select(0, (self.chosen_BTk + first).flatten())
         return rows.view(*self.chosen_BTk.shape, d)
 
     def floats_per_query(self, n_heads: int) -> int:
-        """Return how many numbers attending makes for one query."""
+        """Return the number of floats that attention creates for one query."""
         gathered = 0 if self.chosen_BTk is None else self.chosen_BTk.shape[2] * self.rows_BNd.shape[2]
         return n_heads * self.seen.shape[2] + gathered
 
@@ -66,16 +68,16 @@ def window_and_entries_attention(
     window: int,
     documents_BS: Tensor | None = None,
 ) -> Tensor:
-    """Return [B, T, H, d].
+    """Return the attention output [B, T, H, d].
 
     Args:
         q_BTHd: Queries.
-        kv_BSd: Keys, values as well: of the queries' tokens, and before them of at most W - 1 earlier ones.
-        entries: Compressed entries; None: the window is all.
-        sinks_H: A logit for each head that takes part in the denominator; not scaled.
+        kv_BSd: Rows that are keys and values: those of the queries' tokens, after at most W - 1 earlier rows.
+        entries: Compressed entries; None: attend to the window only.
+        sinks_H: A logit per head that contributes to the denominator only; not scaled.
         scale: Factor on q.k.
-        window: W, the query's own row included.
-        documents_BS: A number for each packed document; queries see rows of their own only.
+        window: W, including the query's own row.
+        documents_BS: Document number of each row; queries see only rows of their own document.
     """
     parts = [
         _attend(q * scale, kv, offered, sinks_H, window, documents)
@@ -94,13 +96,13 @@ def share_of_entries(
     window: int,
     documents_BS: Tensor | None = None,
 ) -> Tensor:
-    """Return the attention that goes to each entry, summed over heads: fp32 [B, T, N] or [B, T, k].
+    """Return the attention to each entry, summed over heads: fp32 [B, T, N] or [B, T, k].
 
-    Arguments as of `window_and_entries_attention`.
+    The arguments are those of `window_and_entries_attention`.
     """
     parts = []
     for q, kv, offered, documents in _pieces(q_BTHd, kv_BSd, entries, window, documents_BS):
-        assert offered is not None  # entries were given
+        assert offered is not None  # the argument is not None
         bands, seen = _bands(kv, q.shape[1], window, documents)
         _, to_entries = _weights(q * scale, bands, seen, offered.offered(), offered.seen, sinks_H)
         parts.append(to_entries.sum(dim=2))
@@ -110,7 +112,7 @@ def share_of_entries(
 def _pieces(
     q_BTHd: Tensor, kv_BSd: Tensor, entries: Entries | None, window: int, documents_BS: Tensor | None
 ) -> Iterator[tuple[Tensor, Tensor, Entries | None, Tensor | None]]:
-    """Give blocks of queries with the rows, entries and documents that they may see."""
+    """Yield blocks of queries with the rows, entries and documents that they may see."""
     B, T, H, _ = q_BTHd.shape
     n_past = kv_BSd.shape[1] - T
     floats = B * (2 * window * H + (entries.floats_per_query(H) if entries else 0))
@@ -147,7 +149,7 @@ def _weights(
     seen_entries: Tensor | None,
     sinks_H: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Return the softmax's shares of window rows, [B, T, H, K], and of entries (none: [B, T, H, 0]), fp32."""
+    """Return the softmax weights of window rows, [B, T, H, K], and of entries (none: [B, T, H, 0]), fp32."""
     in_window = _masked(_product(q_BTHd, bands_BnKd.mT), seen_BTK)
     logits = [in_window]
     if offered is not None and seen_entries is not None:
@@ -174,7 +176,7 @@ def _product(x_BTHi: Tensor, m_Bnij: Tensor) -> Tensor:
 
 
 def _bands(kv_BSd: Tensor, T: int, window: int, documents_BS: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Return the rows that each band of queries may see, [B, n, K, d], and who sees which, bool [B or 1, T, K]."""
+    """Return the rows of each band of queries, [B, n, K, d], and which each query sees, bool [B or 1, T, K]."""
     S = kv_BSd.shape[1]
     window = min(window, S)
     n = ceil(T / window)

@@ -1,1 +1,1 @@
-"""Parameters, FLOPs and bytes of a `ModelConfig` by formula, without torch: `parameters`, `flops`, `memory`."""
+"""Formulas for parameters, FLOPs and bytes of a `ModelConfig`, without torch: `parameters`, `flops`, `memory`."""

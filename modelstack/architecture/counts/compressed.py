@@ -13,17 +13,17 @@ CSA, HCA = "compressed_sparse_attention", "heavily_compressed_attention"
 
 
 def window_weights(config: ModelConfig, layer: int) -> Weights:
-    """Return what all three kinds have: queries in two stages, the key-value vector, grouped output, sinks."""
+    """Return the weights of all three kinds: queries in two stages, key-value vector, grouped output, sinks."""
     D, d, heads = config.hidden_size, config.head_dim, config.num_attention_heads
     rq, groups, ro = sized(config.q_lora_rank), sized(config.o_groups), sized(config.o_lora_rank)
     queries = D * rq + rq * heads * d
-    # The first output stage is block-diagonal: each group's block sees its own heads only.
+    # The first output stage is block-diagonal: each group's block reads only its own heads.
     output = groups * ro * (heads * d // groups) + groups * ro * D
     return Weights(matrices=queries + D * d + output, vectors=rq + d + heads)
 
 
 def sparse_weights(config: ModelConfig, layer: int) -> Weights:
-    """Return the window's, the compressor's and the indexer's; the indexer's choice passes no gradient."""
+    """Return the weights of window, compressor and indexer; the indexer's selection passes no gradient."""
     compressor = _compressor(config, CSA, config.head_dim, overlap=2)
     keys, queries = _compressor(config, CSA, sized(config.index_head_dim), overlap=2), _index_queries(config)
     choice = Weights(matrices=queries, frozen_matrices=keys.matrices, occasional_matrices=queries)
@@ -31,24 +31,24 @@ def sparse_weights(config: ModelConfig, layer: int) -> Weights:
 
 
 def heavy_weights(config: ModelConfig, layer: int) -> Weights:
-    """Return the window's and the compressor's."""
+    """Return the weights of window and compressor."""
     return window_weights(config, layer) + _compressor(config, HCA, config.head_dim, overlap=1)
 
 
 def window_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return scores and mixes with the window's vectors."""
+    """Return the work of scores and mixes with the window's vectors."""
     return _pairs_work(config, span.banded_pairs(sized(config.sliding_window)))
 
 
 def sparse_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return the window's, the chosen entries', and the index scores of all entries where there is a choice."""
+    """Return the work of the window, of the selected entries and, if entries are selected, of the index scores."""
     rate, top = config.compress_rates[CSA], sized(config.index_topk)
     entries = (span.past + span.new) // rate
     if entries <= top:
         on_offer = span.compressed_pairs(rate)
         mixing = window_mixing(config, layer, span) + _pairs_work(config, on_offer)
         return mixing + _indexer_loss(config, span, on_offer)
-    # A masked kernel over all entries makes fewer numbers than a copy of the chosen ones for each query.
+    # A masked kernel over all entries computes fewer numbers than a copy of the selected ones for each query.
     masks = span.attention == "full" and config.num_attention_heads * entries <= top * config.head_dim
     chosen = span.compressed_pairs(rate) if masks else span.compressed_pairs(rate, top)
     choice = Work(frozen=_index_scores(config, span) + 2 * span.new * _index_queries(config))
@@ -57,7 +57,7 @@ def sparse_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
 
 
 def heavy_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return the window's and all entries'."""
+    """Return the work of the window and of all entries."""
     entries = span.compressed_pairs(config.compress_rates[HCA])
     return window_mixing(config, layer, span) + _pairs_work(config, entries)
 
@@ -68,7 +68,7 @@ def window_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
 
 
 def sparse_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
-    """Return the window, and entries and unfinished windows of compressor and indexer."""
+    """Return the window, and the entries and unfinished windows of compressor and indexer."""
     rate = config.compress_rates[CSA]
     entries = _view(rate, config.head_dim, n_tokens, overlap=2)
     index = _view(rate, sized(config.index_head_dim), n_tokens, overlap=2)
@@ -76,7 +76,7 @@ def sparse_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
 
 
 def sparse_read(config: ModelConfig, layer: int, n_tokens: int) -> Held:
-    """Return the window, the chosen entries and every key of the indexer."""
+    """Return the window, the selected entries and all keys of the indexer."""
     entries = n_tokens // config.compress_rates[CSA]
     chosen = min(entries, sized(config.index_topk)) * config.head_dim
     return window_held(config, layer, n_tokens) + Held(chosen + entries * sized(config.index_head_dim))
@@ -89,13 +89,13 @@ def heavy_held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
 
 
 def _compressor(config: ModelConfig, kind: str, channels: int, overlap: int) -> Weights:
-    """Return projections to content and gate, a bias for each place in the window, and the entries' norm."""
+    """Return the weights of projections to content and gate, of position biases and of the entries' norm."""
     wide = overlap * channels
     return Weights(matrices=2 * config.hidden_size * wide, vectors=config.compress_rates[kind] * wide + channels)
 
 
 def _index_queries(config: ModelConfig) -> int:
-    """Return the weights of the indexer's queries and of its heads' weighing."""
+    """Return the number of weights of the indexer's queries and of its head weighting."""
     heads = sized(config.index_n_heads)
     return sized(config.q_lora_rank) * heads * sized(config.index_head_dim) + config.hidden_size * heads
 
@@ -107,12 +107,12 @@ def _index_scores(config: ModelConfig, span: Span) -> int:
 
 
 def _indexer_loss(config: ModelConfig, span: Span, on_offer: int) -> Work:
-    """Return what the indexer's loss takes: its target and both passes of the indexer, whose input is detached.
+    """Return the work of the indexer's loss: its target, and both passes of the indexer on a detached input.
 
     Args:
-        config: With `indexer_loss_coef`; 0: nothing.
-        span: Of a training; behind a cache there is none.
-        on_offer: Pairs of queries and the entries that they may attend to.
+        config: The config; with `indexer_loss_coef` 0 there is no work.
+        span: The tokens of a training call; with past tokens there is no work.
+        on_offer: Number of pairs of queries and the entries that they may attend to.
     """
     if not config.indexer_loss_coef or span.past:
         return Work()
@@ -128,7 +128,7 @@ def _pairs_work(config: ModelConfig, pairs: int) -> Work:
 
 
 def _view(rate: int, channels: int, n_tokens: int, overlap: int) -> Held:
-    """Return entries, (content, gate) of the unfinished window, and with overlap the last full window's half."""
+    """Return entries, content and gate of the unfinished window, and with overlap the last full window's half."""
     entries, unfinished = divmod(n_tokens, rate)
     last = rate if overlap == 2 and entries else 0
     return Held(entries * channels + 2 * unfinished * overlap * channels + 2 * last * channels)

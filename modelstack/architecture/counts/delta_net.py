@@ -1,7 +1,7 @@
-"""Gated DeltaNet: see `attention.delta_net`.
+"""Counts of Gated DeltaNet: see `attention.delta_net`.
 
-Letters: D model width, Hk and Hv key and value heads, dk and dv their channels, K taps of the convolution,
-C tokens of a chunk.
+Letters: D model width, Hk and Hv key and value heads, dk and dv their channels, K taps of the convolution, C
+tokens of a chunk.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.counts.terms import BlockFormula, Held, Span, Weights, Work, sized
 
 CHUNK = 64
-"""C: `attention.delta_net.CHUNK`, which cannot be imported without torch; a test holds the two together."""
+"""C, equal to `attention.delta_net.CHUNK`, which cannot be imported without torch; a test compares the two."""
 
 
 def weights(config: ModelConfig, layer: int) -> Weights:
-    """Return the projections, the convolution's taps, decay and step biases, and the output's norm."""
+    """Return the weights of projections, the convolution's taps, decay and step biases, and the output's norm."""
     D, value_heads = config.hidden_size, sized(config.linear_num_value_heads)
     keys, values = _widths(config)
     matrices = D * (2 * keys + 2 * values) + D * 2 * value_heads + values * D
@@ -23,10 +23,10 @@ def weights(config: ModelConfig, layer: int) -> Weights:
 
 
 def mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return the convolution and the recurrence in chunks of C tokens, the last one padded.
+    """Return the work of the convolution and of the recurrence in chunks of C tokens, the last one padded.
 
-    A chunk and head costs k.k and q.k (C^2 dk multiply-adds each), a triangular system with dk + dv right sides
-    (C^2 / 2 each), scores times updates (C^2 dv), and three products with the state (C dk dv).
+    Per chunk and head: k.k and q.k (C^2 dk multiply-adds each), a triangular system with dk + dv right sides (C^2
+    / 2 each), scores times updates (C^2 dv), and three products with the state (C dk dv).
     """
     keys, values = _widths(config)
     dk, dv = sized(config.linear_key_head_dim), sized(config.linear_value_head_dim)
@@ -37,7 +37,7 @@ def mixing(config: ModelConfig, layer: int, span: Span) -> Work:
 
 
 def held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
-    """Return the state, fp32, and the K - 1 inputs that the next convolution reaches back to."""
+    """Return the state, fp32, and the last K - 1 inputs, which the next convolution needs."""
     if not n_tokens:
         return Held()
     keys, values = _widths(config)
@@ -46,7 +46,7 @@ def held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
 
 
 def _widths(config: ModelConfig) -> tuple[int, int]:
-    """Return the channels of all keys and of all values."""
+    """Return the total channels of keys and of values."""
     keys = sized(config.linear_num_key_heads) * sized(config.linear_key_head_dim)
     return keys, sized(config.linear_num_value_heads) * sized(config.linear_value_head_dim)
 

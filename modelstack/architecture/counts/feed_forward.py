@@ -1,8 +1,8 @@
-"""Dense MLP and mixture of experts: see `mlp` and `moe`.
+"""Counts of dense MLP and mixture of experts: see `mlp` and `moe`.
 
-An expert is idle for the tokens that it does not serve: with k of E chosen, E - k experts of each layer.
+An expert is idle for the tokens that are not routed to it: with k of E selected, E - k experts of each layer.
 
-Letters: D model width, I inner width, E experts, k experts chosen a token, V vocabulary.
+Letters: D model width, I inner width, E experts, k experts selected per token, V vocabulary.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ INT64, FP32 = 8, 4
 
 
 def mlp_weights(config: ModelConfig, size: int) -> Weights:
-    """Return one MLP of inner width `size`."""
+    """Return the weights of one MLP of inner width `size`."""
     D, inward = config.hidden_size, 2 if config.mlp_gated else 1
     return Weights(matrices=(inward + 1) * D * size, vectors=config.mlp_bias * (inward * size + D))
 
 
 def dense(config: ModelConfig, layer: int) -> Weights:
-    """Return the MLP of `intermediate_size`."""
+    """Return the weights of the MLP of `intermediate_size`."""
     return mlp_weights(config, config.intermediate_size)
 
 
 def moe(config: ModelConfig, layer: int) -> Weights:
-    """Return router, experts (always gated; with biases in gpt-oss's layout) and shared experts."""
+    """Return the weights of router, experts (always gated; with biases in gpt-oss's layout) and shared experts."""
     D, experts = config.hidden_size, sized(config.n_routed_experts)
     width, idle = sized(config.moe_intermediate_size), experts - sized(config.num_experts_per_tok)
     one = Weights(matrices=3 * D * width, vectors=(2 * width + D) * (config.experts_layout == "interleaved"))
@@ -43,14 +43,14 @@ def moe(config: ModelConfig, layer: int) -> Weights:
 
 
 def hash_moe(config: ModelConfig, layer: int) -> Weights:
-    """Return the same, with the table from token to experts instead of the bias of the choice."""
+    """Return the weights of `moe`, with a table from token to experts instead of the balancing bias."""
     routed = moe(config.model_copy(update={"score_correction_bias": False}), layer)
     table = config.vocab_size * sized(config.num_experts_per_tok)
     return routed + Weights(buffers={"tid2eid": (table, INT64)})
 
 
 def weighted_sum(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return the sum of the chosen experts' outputs by weight: D multiply-adds each."""
+    """Return the work of the weighted sum of the selected experts' outputs: D multiply-adds each."""
     return Work(2 * span.new * sized(config.num_experts_per_tok) * config.hidden_size)
 
 

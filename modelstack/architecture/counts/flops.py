@@ -1,14 +1,14 @@
 """FLOPs of a forward pass, of a training step, of one decoded token.
 
-Counted are matrix products and convolutions, a multiply-add as two: weights times tokens, scores and mixes of
-attention, an indexer's scores and in training its loss, a recurrence's updates, the mixing of residual streams,
-the head. Not counted are norms, activations, softmax, rotations and lookups. A backward pass costs two products
-for each of the forward's, and none where there is no gradient; what a kernel computes again (flash attention's
-scores, checkpointed activations) is no work of the model, as in MFU (PaLM, arXiv 2204.02311; its own formula takes
-attention in full).
+Counted are matrix products and convolutions, with two FLOPs per multiply-add: weights times tokens, scores and
+mixes of attention, an indexer's scores and in training its loss, a recurrence's updates, the mixing of residual
+streams, the head. Not counted are norms, activations, softmax, rotations and lookups. A backward pass costs two
+products for each product of the forward pass, and none where there is no gradient. Recomputation by a kernel
+(flash attention's scores, checkpointed activations) is not counted, as in MFU (PaLM, arXiv 2204.02311, whose
+formula counts full attention).
 
-With `attention="full"` every query meets every key on offer, which is what torch's FlopCounterMode counts and a
-masked kernel computes; with "causal" only what the mask lets through, about half.
+`attention="full"` counts every pair of a query and an available key, as torch's FlopCounterMode does and a masked
+kernel computes. "causal" counts only the pairs that the mask allows, about half.
 
 Letters: D model width, V vocabulary.
 """
@@ -36,17 +36,17 @@ class FlopCount:
 
     @property
     def forward(self) -> int:
-        """Return the FLOPs of the forward pass."""
+        """FLOPs of the forward pass."""
         return sum(self.parts.values(), Work()).forward
 
     @property
     def backward(self) -> int:
-        """Return what training adds to the forward pass."""
+        """FLOPs that training adds to the forward pass."""
         return sum(self.parts.values(), Work()).backward
 
     @property
     def training(self) -> int:
-        """Return the FLOPs of both passes."""
+        """FLOPs of both passes."""
         return self.forward + self.backward
 
 
@@ -59,18 +59,18 @@ def count_flops(
     last_only: bool = False,
     mtp: bool = False,
 ) -> FlopCount:
-    """Count one pass over `n_tokens` of one sequence behind `n_past` in the cache.
+    """Count one pass over `n_tokens` tokens of one sequence after `n_past` tokens in the cache.
 
     Args:
         config: The model.
-        n_tokens: Tokens that are computed.
-        n_past: Tokens that the cache holds.
-        attention: Which pairs count, see above.
-        last_only: The head computes the logits of the last token alone.
-        mtp: With the modules of multi-token prediction, as in training; for whole sequences.
+        n_tokens: Number of tokens that are computed.
+        n_past: Number of tokens in the cache.
+        attention: The pairs that are counted, see above.
+        last_only: Count the logits of the last token only.
+        mtp: Include the multi-token prediction modules, as in training; for whole sequences only.
 
     Raises:
-        UserError: A number is too small, or multi-token prediction was asked for behind a cache.
+        UserError: A number is too small, or multi-token prediction was requested with past tokens.
     """
     _check(config, n_tokens, n_past, mtp)
     span = Span(n_tokens, n_past, attention)
@@ -88,12 +88,12 @@ def count_flops(
 def training_flops_per_token(
     config: ModelConfig, context: int, *, attention: Attention = "causal", mtp: bool = False
 ) -> float:
-    """Return the FLOPs of forward and backward pass for a token of a sequence of `context`: MFU's numerator."""
+    """Return the FLOPs of forward and backward pass per token of a sequence of `context`: MFU's numerator."""
     return count_flops(config, context, attention=attention, mtp=mtp).training / context
 
 
 def decode_flops(config: ModelConfig, n_past: int) -> int:
-    """Return the FLOPs of one token behind `n_past`."""
+    """Return the FLOPs of one token after `n_past` tokens."""
     return count_flops(config, 1, n_past).forward
 
 

@@ -1,4 +1,4 @@
-"""Attention with separate keys and values, whole or in a sliding window: see `attention.grouped`.
+"""Counts of attention with separate keys and values, full or sliding-window: see `attention.grouped`.
 
 Letters: D model width, H query heads, G KV heads, d head channels, w window.
 """
@@ -10,7 +10,7 @@ from modelstack.architecture.counts.terms import BlockFormula, Held, Span, Weigh
 
 
 def weights(config: ModelConfig, layer: int) -> Weights:
-    """Return q, k, v and o, with their biases, norms and sinks."""
+    """Return the weights of q, k, v and o, with their biases, norms and sinks."""
     D, d = config.hidden_size, config.head_dim
     heads, kv_heads = config.num_attention_heads, config.num_key_value_heads
     q_size = heads * d * (2 if config.attn_output_gate else 1)
@@ -24,12 +24,12 @@ def weights(config: ModelConfig, layer: int) -> Weights:
 
 
 def mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return q.k and p.v: d multiply-adds each for every pair and head."""
+    """Return the work of q.k and p.v: d multiply-adds each for every pair and head."""
     return Work(2 * 2 * span.pairs(config.window(layer)) * config.num_attention_heads * config.head_dim)
 
 
 def held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
-    """Return keys and values: of all tokens, or of the w - 1 that the next token sees beside itself."""
+    """Return keys and values: of all tokens, or of the last w - 1 tokens in a window."""
     window = config.window(layer)
     rows = n_tokens if window is None else min(n_tokens, window - 1)
     return Held(rows * 2 * config.num_key_value_heads * config.head_dim)

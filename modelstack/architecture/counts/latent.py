@@ -1,4 +1,4 @@
-"""Multi-head latent attention: see `attention.latent`.
+"""Counts of multi-head latent attention: see `attention.latent`.
 
 Letters: D model width, H heads, T new tokens, P tokens before, rq and c channels of the queries' and the key-value
 latent, n and r channels of a key without and with rotation, e channels of a value.
@@ -11,7 +11,7 @@ from modelstack.architecture.counts.terms import BlockFormula, Held, Span, Weigh
 
 
 def weights(config: ModelConfig, layer: int) -> Weights:
-    """Return queries in one stage or two, the latent with its second stage, the output, and the latents' norms."""
+    """Return the weights of queries in one stage or two, latent and its second stage, output, and latent norms."""
     D, heads, rq = config.hidden_size, config.num_attention_heads, config.q_lora_rank
     c, n, r, e = _sizes(config)
     matrices = D * (c + r) + c * heads * (n + e) + heads * e * D
@@ -25,11 +25,11 @@ def weights(config: ModelConfig, layer: int) -> Weights:
 
 
 def mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return scores and mixes: each head with its own keys and values, or all with the latents.
+    """Return the work of scores and mixes, in the expanded or the absorbed form.
 
-    The absorbed form (a past, and few new tokens) puts the second stage around the attention: its weights still
-    multiply each new token once, a pair costs c + r for the score and c for the mix. Behind a past the expanded
-    form makes the past's keys and values anew.
+    The absorbed form (past tokens, and few new ones) moves the second stage around the attention: its weights
+    still multiply each new token once, and a pair costs c + r for the score and c for the mix. The expanded form
+    recomputes keys and values of past tokens.
     """
     c, n, r, e = _sizes(config)
     heads = config.num_attention_heads
@@ -39,13 +39,13 @@ def mixing(config: ModelConfig, layer: int, span: Span) -> Work:
 
 
 def absorbs(config: ModelConfig, span: Span) -> bool:
-    """Whether the absorbed form is less work, as the model decides it: T (2c - n - e) <= c (n + e)."""
+    """Whether the absorbed form is less work, by the model's own rule: T (2c - n - e) <= c (n + e)."""
     c, n, _, e = _sizes(config)
     return span.past > 0 and span.new * (2 * c - n - e) <= c * (n + e)
 
 
 def held(config: ModelConfig, layer: int, n_tokens: int) -> Held:
-    """Return latent and rotated key, one for all heads."""
+    """Return latent and rotated key, shared by all heads."""
     c, _, r, _ = _sizes(config)
     return Held(n_tokens * (c + r))
 

@@ -1,9 +1,9 @@
-"""Multi-token prediction: see `mtp`.
+"""Counts of multi-token prediction: see `mtp`.
 
-A module is a norm on the embedding and one on the hidden state, what joins the two, one block, and a norm before
-the shared head. DeepSeek-V3 joins with one matrix [D, 2D]. In a model with hyper-connections (V4) one D x D matrix
-takes the embedding and one takes each stream, the block's attention is the window alone, and the module collapses
-its streams itself.
+A module has a norm on the embedding, a norm on the hidden state, a projection that joins the two, one block, and a
+norm before the shared head. DeepSeek-V3 joins with one matrix [D, 2D]. A model with hyper-connections (V4) has one
+D x D matrix for the embedding and one for each stream; the block uses window attention only, and the module
+combines its streams itself.
 
 Letters: D model width, n streams, V vocabulary.
 """
@@ -17,7 +17,7 @@ from modelstack.architecture.counts.terms import Span, Weights, Work, block_work
 
 
 def mtp_weights(config: ModelConfig) -> Weights:
-    """Return the parameters of all modules; embedding and head are the model's."""
+    """Return the weights of all modules; embedding and head belong to the model."""
     longer, total = config.with_mtp_layers(), Weights()
     for _, layer, formula in layers(longer, config.num_hidden_layers):
         total += formula.weights(longer, layer)
@@ -28,9 +28,9 @@ def mtp_weights(config: ModelConfig) -> Weights:
 
 
 def mtp_work(config: ModelConfig, span: Span) -> Work:
-    """Return the work of all modules over a whole sequence, the shared head on each one's output included.
+    """Return the work of all modules over a whole sequence, including the shared head on each output.
 
-    Module k has a token less than the one before: there is nothing to look ahead to at the end.
+    Module k processes one token less than the module before, because the last token has no successor.
     """
     longer, D, total = config.with_mtp_layers(), config.hidden_size, Work()
     n_joined = 1 + (config.hc_mult if config.norm_placement == "hyper" else 1)

@@ -1,7 +1,8 @@
-"""How many parameters a model has, by part, and how many of them one token's pass reads.
+"""Number of parameters of a model, by part, and number of parameters that one token's pass reads.
 
-Makers count differently, so both readings of "active" are here: with the embedding table, of which a token reads
-one row, and without (gpt-oss's card leaves it out, Qwen3's does not). A tied table is the head's matrix.
+Model makers count active parameters differently, so two numbers are given: with the embedding table, of which a
+token reads one row, and without (gpt-oss's card excludes it, Qwen3's includes it). A tied table counts as the
+head's matrix.
 
 Letters: D model width, V vocabulary.
 """
@@ -23,46 +24,46 @@ EMBEDDING, HEAD, FINAL_NORM = "embedding", "head", "final_norm"
 
 @dataclass(frozen=True, slots=True)
 class ParameterCount:
-    """A model's parameters; multi-token prediction is beside the model and in no sum but its own."""
+    """Parameters of a model. Multi-token prediction is counted separately and only in its own sums."""
 
     parts: Mapping[str, Weights]
-    """By kind of block, all layers together."""
+    """Weights by kind of block, all layers together."""
     mtp: Weights
-    """All modules of multi-token prediction; they share embedding and head."""
+    """Weights of all multi-token prediction modules; they share embedding and head with the model."""
 
     @property
     def model(self) -> Weights:
-        """Return the sum of all parts."""
+        """Sum of all parts."""
         return sum(self.parts.values(), Weights())
 
     @property
     def total(self) -> int:
-        """Return all parameters of the model."""
+        """Number of parameters of the model."""
         return self.model.total
 
     @property
     def total_with_mtp(self) -> int:
-        """Return the same with the modules of multi-token prediction."""
+        """Number of parameters including the multi-token prediction modules."""
         return self.total + self.mtp.total
 
     @property
     def embedding(self) -> int:
-        """Return the entries of the embedding table."""
+        """Number of entries of the embedding table."""
         return self.parts[EMBEDDING].total
 
     @property
     def active_with_embedding(self) -> int:
-        """Return the parameters outside the experts that a token is not sent to."""
+        """Number of parameters outside the experts that a token is not routed to."""
         return self.model.active
 
     @property
     def active(self) -> int:
-        """Return the same without an embedding table that is only looked up."""
+        """Active parameters without an embedding table that is only looked up."""
         return self.active_with_embedding - (self.embedding if self.parts[HEAD].total else 0)
 
     @property
     def buffers(self) -> Mapping[str, tuple[int, int]]:
-        """Return what is stored but is no parameter: entries and bytes of each, by name."""
+        """Stored tensors that are not parameters: number of entries and bytes per entry, by name."""
         return self.model.buffers
 
 

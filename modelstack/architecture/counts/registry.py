@@ -1,7 +1,7 @@
-"""Which formula serves which kind of block: the keys of `attention.registry` and of `feed_forward`.
+"""The formula for each kind of block, under the keys of `attention.registry` and of `feed_forward`.
 
-Formulas stand apart from the classes that they describe so that counting loads no torch; a test fails where a
-class has no formula here.
+Formulas are separate from the classes that they describe, so counting needs no torch. A test fails if a class has
+no formula here.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ FEED_FORWARD_FORMULAS: dict[str, BlockFormula] = {"dense": DENSE, "moe": MOE, "h
 
 
 def layers(config: ModelConfig, first: int = 0) -> Iterator[tuple[str, int, BlockFormula]]:
-    """Yield every block of the layers from `first`: the part it belongs to, the layer's number, its formula."""
+    """Yield the part, the layer number and the formula of every block of the layers from `first`."""
     for layer in range(first, config.num_hidden_layers):
         attention, feed_forward = config.layer_types[layer], config.mlp_layer_types[layer]
         yield attention, layer, ATTENTION_FORMULAS[attention]

@@ -1,4 +1,4 @@
-"""What stands around a layer's two sub-blocks: norms, or hyper-connections with their norms; and the model's ends.
+"""Counts of norms and hyper-connections around a layer's two sub-blocks, and of the final combination.
 
 See `blocks` and `hyper_connections`. Letters: D model width, n streams, V vocabulary.
 """
@@ -9,16 +9,16 @@ from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.counts.terms import BlockFormula, Span, Weights, Work, norm_weights
 
 CONNECTIONS = 2
-"""Hyper-connections in a layer: one before attention, one before the feed-forward block."""
+"""Hyper-connections per layer: one before attention, one before the feed-forward block."""
 
 
 def two_norms(config: ModelConfig, layer: int) -> Weights:
-    """Return a norm for each sub-block."""
+    """Return the weights of one norm per sub-block."""
     return Weights(vectors=2 * norm_weights(config))
 
 
 def four_norms(config: ModelConfig, layer: int) -> Weights:
-    """Return a norm on each side of each sub-block."""
+    """Return the weights of one norm on each side of each sub-block."""
     return Weights(vectors=4 * norm_weights(config))
 
 
@@ -31,12 +31,12 @@ def hyper_weights(config: ModelConfig, layer: int) -> Weights:
 
 
 def hyper_mixing(config: ModelConfig, layer: int, span: Span) -> Work:
-    """Return the product of each token's n x n residual matrix with its streams."""
+    """Return the work of multiplying each token's n x n residual matrix with its streams."""
     return Work(span.new * CONNECTIONS * 2 * config.hc_mult**2 * config.hidden_size)
 
 
 def hyper_head(config: ModelConfig) -> Weights:
-    """Return what collapses the streams behind the last block."""
+    """Return the weights that combine the streams after the last block."""
     n = config.hc_mult
     return Weights(matrices=n * n * config.hidden_size, vectors=n + 1)
 

@@ -1,6 +1,6 @@
-"""The counts of some models as rows of text, for people: what `modelstack count` prints.
+"""The counts of several models as rows of text: the output of `modelstack count`.
 
-Bytes are decimal (GB = 10^9), as makers print sizes.
+Bytes are decimal (GB = 10^9), as in published sizes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modelstack.architecture.counts.residual import RESIDUAL_FORMULAS
 from modelstack.errors import UserError
 
 PREFIXES = ("", "k", "M", "G", "T", "P", "E", "Z", "Y")
-"""Of powers of 1000; parameters say B where these say G."""
+"""Prefixes of powers of 1000; parameter counts use B instead of G."""
 PARTS = (
     EMBEDDING,
     *ATTENTION_FORMULAS,
@@ -33,23 +33,23 @@ PARTS = (
     FINAL_NORM,
     HEAD,
 )
-"""In the order in which a token meets them."""
+"""Parts in the order in which a token passes through them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """What the models are asked to do."""
+    """Sequence length, batch and data sizes for which models are compared."""
 
     context: int = 8192
-    """Tokens of a sequence."""
+    """Tokens per sequence."""
     batch: int = 1
-    """Sequences decoded together."""
+    """Number of sequences decoded together."""
     value_bytes: int = 2
-    """Bytes of a cached value."""
+    """Bytes per cached value."""
     training_tokens: float | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be.
+        """Reject numbers that are not positive.
 
         Raises:
             UserError: A number is not positive.
@@ -62,7 +62,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One figure of all models; "" where a model has none."""
+    """A quantity of all models; "" if it does not apply to a model."""
 
     label: str
     cells: tuple[str, ...]
@@ -70,19 +70,19 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """Rows that belong together."""
+    """A titled group of rows."""
 
     title: str
     rows: tuple[Row, ...]
 
 
 def sections(configs: Sequence[ModelConfig], workload: Workload) -> list[Section]:
-    """Return all figures of the models, in columns of the order given."""
+    """Return all counts of the models, one column per model in the given order."""
     return [_parameters(configs), _flops(configs, workload), _bytes(configs, workload)]
 
 
 def quantity(value: float, unit: str = "") -> str:
-    """Return three significant digits with a prefix: 16.1 GB."""
+    """Return three significant digits with a prefix, for example 16.1 GB."""
     power = 0
     while abs(value) >= 999.5 and power < len(PREFIXES) - 1:
         value, power = value / 1000, power + 1
@@ -106,7 +106,7 @@ def _parameters(configs: Sequence[ModelConfig]) -> Section:
         _row(f"buffer: {name}", (_number(count.buffers.get(name, (0, 0))[0]) for count in counts))
         for name in dict.fromkeys(name for count in counts for name in count.buffers)
     ]
-    return Section("parameters", _told(rows))
+    return Section("parameters", _without_empty(rows))
 
 
 def _flops(configs: Sequence[ModelConfig], workload: Workload) -> Section:
@@ -118,12 +118,12 @@ def _flops(configs: Sequence[ModelConfig], workload: Workload) -> Section:
         _row(f"forward, a token of {context:,}", (_flop(count.forward / context) for count in causal)),
         _row("  the same, masked pairs computed too", (_flop(count.forward / context) for count in full)),
         _row(f"training, a token of {context:,}", (_flop(count.training / context) for count in causal)),
-        _row(f"decoding a token behind {context:,}", (_flop(flops) for flops in decoding)),
+        _row(f"decoding a token after {context:,}", (_flop(flops) for flops in decoding)),
     ]
     if tokens is not None:
         whole = (f"{count.training / context * tokens:.3g} FLOP" for count in causal)
         rows.append(_row(f"training on {quantity(tokens)} tokens", whole))
-    return Section("FLOPs (causal; a multiply-add is two)", _told(rows))
+    return Section("FLOPs (causal; a multiply-add is two)", _without_empty(rows))
 
 
 def _bytes(configs: Sequence[ModelConfig], workload: Workload) -> Section:
@@ -147,17 +147,17 @@ def _bytes(configs: Sequence[ModelConfig], workload: Workload) -> Section:
         for kind in PARTS
     ]
     rows.append(
-        _row(f"decoding {batch} behind {context:,}, bf16 weights", (f"{each:.2f} FLOP/B" for each in intensity))
+        _row(f"decoding {batch} after {context:,}, bf16 weights", (f"{each:.2f} FLOP/B" for each in intensity))
     )
-    return Section(f"bytes ({size} a cached value)", _told(rows))
+    return Section(f"bytes ({size} a cached value)", _without_empty(rows))
 
 
 def _row(label: str, cells: Iterable[str]) -> Row:
     return Row(label, tuple(cells))
 
 
-def _told(rows: list[Row]) -> tuple[Row, ...]:
-    """Leave out rows that say nothing of any model."""
+def _without_empty(rows: list[Row]) -> tuple[Row, ...]:
+    """Return the rows without those that are empty for all models."""
     return tuple(row for row in rows if any(row.cells))
 
 

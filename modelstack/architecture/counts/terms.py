@@ -1,10 +1,10 @@
-"""The terms that every count is a sum of: weights, work, values held in a cache, and pairs of tokens.
+"""The terms that every count is a sum of: weights, work, cached values, and pairs of tokens.
 
-A block's formula says what it stores (`Weights`), what it computes beside multiplying each token by its matrices
-(`Work`: scores and mixes of attention, convolutions, mixing of streams) and what it remembers (`Held`). All else
-follows: a matrix costs two FLOPs a weight and token forward, four backward.
+A block's formula gives the values it stores (`Weights`), its work besides multiplying each token by its matrices
+(`Work`: scores and mixes of attention, convolutions, mixing of streams) and its cached values (`Held`). All other
+counts follow: a matrix costs two FLOPs per weight and token in the forward pass, four in the backward pass.
 
-Letters: w tokens in a window, m tokens in one compressed entry, k entries chosen.
+Letters: w tokens in a window, m tokens in one compressed entry, k entries selected.
 """
 
 from __future__ import annotations
@@ -16,37 +16,40 @@ from typing import Literal
 from modelstack.architecture.config import ModelConfig
 
 Attention = Literal["full", "causal"]
-"""`full`: every query with every key on offer, what a masked kernel computes and torch's counter counts; `causal`:
-the pairs that the mask lets through, what a kernel that skips masked blocks comes near."""
+"""Pairs that are counted. `full`: every query with every available key, the work of a masked kernel and the count
+of torch's counter. `causal`: the pairs that the mask allows, nearly the work of a kernel that skips masked blocks.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Parameters of a block, by what they cost."""
+    """Parameters of a block, grouped by their cost."""
 
     matrices: int = 0
-    """Of matrices that multiply tokens: all that are stored."""
+    """Weights of matrices that multiply tokens: all that are stored."""
     vectors: int = 0
-    """Norms, biases, sinks, tables that are looked up or added."""
+    """Entries of norms, biases, sinks, and of tables that are looked up or added."""
     idle_matrices: int = 0
-    """Of `matrices`: in the experts that a token is not sent to."""
+    """Part of `matrices`: weights of the experts that a token is not routed to."""
     idle_vectors: int = 0
-    """Of `vectors`, likewise."""
+    """Part of `vectors`: entries of the experts that a token is not routed to."""
     frozen_matrices: int = 0
-    """Of `matrices`: no gradient of the language-modelling loss reaches them (a sparse attention's indexer)."""
+    """Part of `matrices`: weights without a gradient of the language-modelling loss (a sparse attention's
+    indexer).
+    """
     occasional_matrices: int = 0
-    """Of `matrices`: not every call multiplies its tokens by them; `BlockFormula.mixing` knows when."""
+    """Part of `matrices`: weights that only some calls multiply by; `BlockFormula.mixing` counts their work."""
     buffers: Mapping[str, tuple[int, int]] = field(default_factory=dict)
-    """What is stored but is no parameter: entries and bytes of each, by name."""
+    """Stored tensors that are not parameters: number of entries and bytes per entry, by name."""
 
     @property
     def total(self) -> int:
-        """Return all parameters."""
+        """Number of parameters."""
         return self.matrices + self.vectors
 
     @property
     def active(self) -> int:
-        """Return the parameters that one token's pass reads."""
+        """Number of parameters that one token's pass reads."""
         return self.total - self.idle_matrices - self.idle_vectors
 
     def __add__(self, other: Weights) -> Weights:
@@ -66,23 +69,23 @@ class Weights:
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """FLOPs of a forward pass; a multiply-add is two."""
+    """FLOPs of a forward pass; a multiply-add counts as two."""
 
     trained: int = 0
-    """Of what has a gradient: the backward pass costs twice as much."""
+    """FLOPs with a gradient: the backward pass costs twice as many."""
     frozen: int = 0
-    """Of what has none."""
+    """FLOPs without a gradient."""
     training_only: int = 0
-    """FLOPs of both passes of what only training computes (the loss of a sparse attention's indexer)."""
+    """FLOPs of both passes for work that only training does (the loss of a sparse attention's indexer)."""
 
     @property
     def forward(self) -> int:
-        """Return the FLOPs of the forward pass."""
+        """FLOPs of the forward pass."""
         return self.trained + self.frozen
 
     @property
     def backward(self) -> int:
-        """Return what training adds: two products for each one, for inputs and weights, and what is its alone."""
+        """FLOPs that training adds: two products per forward product (inputs, weights), and `training_only`."""
         return 2 * self.trained + self.training_only
 
     def __add__(self, other: Work) -> Work:
@@ -95,37 +98,37 @@ class Work:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Numbers that one layer's cache holds for one sequence."""
+    """Numbers that one layer's cache stores for one sequence."""
 
     values: int = 0
-    """In the model's type."""
+    """Numbers stored in the model's type."""
     fp32: int = 0
-    """In fp32 whatever the model's type (a recurrent state)."""
+    """Numbers stored in fp32 regardless of the model's type (a recurrent state)."""
 
     def __add__(self, other: Held) -> Held:
         return Held(self.values + other.values, self.fp32 + other.fp32)
 
     def bytes(self, value_bytes: int) -> int:
-        """Return the bytes at `value_bytes` a value."""
+        """Return the bytes, with `value_bytes` per number in the model's type."""
         return self.values * value_bytes + self.fp32 * 4
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """The tokens of one call for one sequence: `new` behind `past` that the cache holds."""
+    """The tokens of one call for one sequence: `new` tokens after `past` tokens in the cache."""
 
     new: int
     past: int = 0
     attention: Attention = "causal"
 
     def pairs(self, window: int | None = None) -> int:
-        """Return how many (query, key) pairs attention computes, in a window of `window` tokens or over all."""
+        """Return the number of (query, key) pairs of attention, in a window of `window` tokens or over all."""
         if self.attention == "full":
             return self.new * (self.new + (self.past if window is None else min(self.past, window - 1)))
         return self._sum(1, window)
 
     def banded_pairs(self, window: int) -> int:
-        """Return the pairs of a kernel that cuts a window into bands of queries, each with all rows it may see."""
+        """Return the pairs of a kernel that splits queries into bands, each with all rows visible to the band."""
         if self.attention == "causal":
             return self._sum(1, window)
         rows = self.new + min(self.past, window - 1)
@@ -135,7 +138,7 @@ class Span:
         return n_bands * n_queries * (n_queries + widest - 1)
 
     def compressed_pairs(self, rate: int, top: int | None = None) -> int:
-        """Return the pairs of queries and complete windows of `rate` tokens, the best `top` of them or all."""
+        """Return the pairs of queries and complete windows of `rate` tokens, with at most `top` per query."""
         if self.attention == "full":
             entries = (self.past + self.new) // rate
             return self.new * (entries if top is None else min(entries, top))
@@ -146,7 +149,7 @@ class Span:
 
 
 def _running_sum(n: int, rate: int, cap: int | None) -> int:
-    """Return the sum over p = 1..n of min(p // rate, cap), closed: a context has a million tokens."""
+    """Return the sum over p = 1..n of min(p // rate, cap) in closed form, for contexts of a million tokens."""
     if cap is not None and n >= cap * rate:
         return _running_sum(cap * rate - 1, rate, None) + cap * (n - cap * rate + 1)
     whole = n // rate
@@ -155,19 +158,19 @@ def _running_sum(n: int, rate: int, cap: int | None) -> int:
 
 @dataclass(frozen=True, slots=True)
 class BlockFormula:
-    """What one kind of block costs. Each function takes the config and the layer's number."""
+    """Counts of one kind of block. Each function takes the config and the layer number."""
 
     weights: Callable[[ModelConfig, int], Weights]
     mixing: Callable[[ModelConfig, int, Span], Work] = lambda config, layer, span: Work()
-    """Work beside the matrices that multiply each new token."""
+    """Work besides the matrices that multiply each new token."""
     held: Callable[[ModelConfig, int, int], Held] = lambda config, layer, n_tokens: Held()
-    """What the cache holds behind `n_tokens`."""
+    """Cached values after `n_tokens`."""
     read: Callable[[ModelConfig, int, int], Held] | None = None
-    """What one further token reads of it; None: all."""
+    """Cached values that one more token reads; None: all."""
 
 
 def matrix_work(weights: Weights, n_tokens: int) -> Work:
-    """Return the products of `n_tokens` with the matrices that serve them all, two FLOPs a weight."""
+    """Return the products of `n_tokens` with the matrices that apply to all of them, two FLOPs per weight."""
     used = weights.matrices - weights.idle_matrices - weights.occasional_matrices
     return Work(2 * n_tokens * (used - weights.frozen_matrices), 2 * n_tokens * weights.frozen_matrices)
 
@@ -178,11 +181,11 @@ def block_work(formula: BlockFormula, config: ModelConfig, layer: int, span: Spa
 
 
 def norm_weights(config: ModelConfig, size: int | None = None) -> int:
-    """Return the parameters of one norm over `size` channels (None: D)."""
+    """Return the number of parameters of one norm over `size` channels (None: D)."""
     return (size or config.hidden_size) * (2 if config.norm_type == "layernorm" else 1)
 
 
 def sized(value: int | None) -> int:
-    """Return a size that the config holds for the layer types that need it (it checks that it is given)."""
+    """Return `value`, which the config's validation guarantees to be set for its layer types."""
     assert value is not None
     return value

@@ -1,5 +1,5 @@
-"""Models as GGUF files, llama.cpp's format, out and in.
+"""Export and import of models as GGUF files, the format of llama.cpp.
 
-Reading order: `family` (what a family of models is called in GGUF), `families` (one file each), `registry`;
-`export` and `numbers` (out), `load` (in); the file itself is taken apart by `modelstack.gguf_file`.
+Reading order: `family` (GGUF names of a family's metadata and tensors), `families` (one per file), `registry`;
+`export` and `numbers` (export), `load` (import). `modelstack.gguf_file` parses the file itself.
 """

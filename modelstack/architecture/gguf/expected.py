@@ -1,4 +1,4 @@
-"""The shapes of a config's tensors: the model itself is asked, on torch's meta device, which holds no numbers."""
+"""Expected tensor shapes of a config, from a model created on torch's meta device, which allocates no memory."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from modelstack.errors import UserError
 
 
 def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
-    """Return the state dict's shapes; a tied head is not counted again.
+    """Return the shapes of the state dict, without a tied head.
 
     Raises:
-        UserError: The sizes are beyond what torch can count.
+        UserError: The sizes are too large for torch.
     """
     import torch
 
@@ -20,7 +20,9 @@ def expected_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
         with torch.device("meta"):
             model = CausalLM(config)
     except (RuntimeError, OverflowError) as error:
-        raise UserError(f"a model of these sizes cannot be: {' '.join(str(error).split())[:200]}") from error
+        raise UserError(
+            f"a model of these sizes cannot be created: {' '.join(str(error).split())[:200]}"
+        ) from error
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     if config.tie_word_embeddings:
         del shapes["lm_head.weight"]

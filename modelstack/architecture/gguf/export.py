@@ -1,7 +1,7 @@
-"""A model to a GGUF file: everything is checked first, then one tensor after another is converted and written.
+"""Export of a model to a GGUF file: all checks come first, then tensors are converted and written one by one.
 
-The file is written under another name beside its place, synced and renamed, so that nobody finds half a model.
-Never more than one tensor is held in full precision.
+The file is written under a temporary name in the same folder, synced and renamed, so a partial file is never
+visible. At most one tensor at a time is in full precision.
 """
 
 from __future__ import annotations
@@ -48,17 +48,17 @@ QUANTIZATION_VERSION = 2
 
 @dataclass(frozen=True, slots=True)
 class Exported:
-    """What was written."""
+    """Result of an export."""
 
     path: Path
     n_bytes: int
     notes: tuple[str, ...]
-    """What the file has not or what llama.cpp computes otherwise, in sentences."""
+    """Sentences on tensors that the file lacks and on operations that llama.cpp computes differently."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """A file decided to the last shape."""
+    """The complete content of a file, with all shapes, without the tensors' values."""
 
     family: Family
     metadata: dict[str, Value]
@@ -79,15 +79,15 @@ def export_gguf(
     """Write a model as a GGUF file.
 
     Args:
-        config: The model's decisions.
-        state_dict: Its tensors by Hugging Face's names, of any float type.
+        config: The model's config.
+        state_dict: The model's tensors under Hugging Face's names, of any float type.
         tokenizer: Metadata `tokenizer.*`.
-        path: Where to write; a file that is there is replaced when all has gone well.
-        type_name: A name in `numbers.NUMBER_TYPES`, for matrices; vectors, routers and the like stay F32.
-        name: `general.name`.
+        path: Target file; an existing file is replaced on success only.
+        type_name: A name in `numbers.NUMBER_TYPES`, for matrices; vectors, routers and similar tensors stay F32.
+        name: Value of `general.name`.
 
     Raises:
-        UserError: llama.cpp could not compute this model, or not in these numbers; nothing has been written.
+        UserError: llama.cpp cannot compute this model, or not with this number type; nothing has been written.
     """
     wanted = made = number_type(type_name)
     planned = _plan(config, state_dict, wanted)
@@ -118,7 +118,7 @@ def _plan(config: ModelConfig, state_dict: Mapping[str, Tensor], wanted: NumberT
     rules = list(family.rules(config))
     notes = list(family.notes(config))
     if left_out := expected.keys() - {rule.name for rule in rules}:
-        notes.append(f"{len(left_out)} tensors of modules for multi-token prediction are left out")
+        notes.append(f"{len(left_out)} tensors of modules for multi-token prediction are not exported")
     tensors = [
         (rule, plan(rule, expected[rule.name], not state_dict[rule.name].is_floating_point(), wanted))
         for rule in rules
@@ -129,14 +129,14 @@ def _plan(config: ModelConfig, state_dict: Mapping[str, Tensor], wanted: NumberT
 
 def _refuse_other_shapes(expected: Mapping[str, tuple[int, ...]], state_dict: Mapping[str, Tensor]) -> None:
     if missing := sorted(expected.keys() - state_dict.keys()):
-        raise UserError(f"the state dict has no {', '.join(missing[:5])}: it is not this config's")
+        raise UserError(f"the state dict has no {', '.join(missing[:5])}, which the config requires")
     if foreign := sorted(state_dict.keys() - expected.keys() - {HEAD}):
-        raise UserError(f"the state dict has {', '.join(foreign[:5])}: no part of this config's model")
+        raise UserError(f"the state dict has {', '.join(foreign[:5])}, which this config's model does not contain")
     if HEAD not in expected and HEAD in state_dict and not _same(state_dict[HEAD], state_dict[EMBEDDING]):
-        raise UserError(f"tie_word_embeddings is true, but {HEAD} is not {EMBEDDING}: set it to false")
+        raise UserError(f"tie_word_embeddings is true, but {HEAD} differs from {EMBEDDING}; set it to false")
     for name, shape in expected.items():
         if tuple(state_dict[name].shape) != shape:
-            raise UserError(f"{name} has shape {tuple(state_dict[name].shape)}, the config makes {shape}")
+            raise UserError(f"{name} has shape {tuple(state_dict[name].shape)}, but the config requires {shape}")
 
 
 def _same(a: Tensor, b: Tensor) -> bool:
@@ -151,13 +151,13 @@ def _general_fields(arch: str, made: NumberType, name: str | None) -> dict[str, 
 
 
 def _write(path: Path, planned: _Plan, fields: Mapping[str, Value], state_dict: Mapping[str, Tensor]) -> None:
-    """Write metadata and list of tensors, then stream the tensors in the same order."""
+    """Write metadata and the list of tensors, then stream the tensors in the same order."""
     from gguf.constants import GGML_QUANT_SIZES, GGMLQuantizationType
     from gguf.gguf_writer import GGUFWriter
 
     with closing(GGUFWriter(path, planned.family.arch)) as writer:
         for key, value in fields.items():
-            if key != "general.architecture":  # the writer has put it there
+            if key != "general.architecture":  # the writer has already added it
                 _add(writer, key, value)
         if planned.bands is not None:
             writer.add_tensor_info(
@@ -167,7 +167,7 @@ def _write(path: Path, planned: _Plan, fields: Mapping[str, Value], state_dict: 
             kind = GGMLQuantizationType(tensor.ggml_type)
             block, block_bytes = GGML_QUANT_SIZES[kind]
             n_bytes = prod(tensor.shape) // block * block_bytes
-            # Any dtype but uint8: for that the writer takes the shape to be in bytes.
+            # Any dtype but uint8: for uint8 the writer expects the shape in bytes.
             writer.add_tensor_info(tensor.name, tensor.shape, np.dtype(np.float32), n_bytes, raw_dtype=kind)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()

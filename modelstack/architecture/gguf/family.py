@@ -1,9 +1,9 @@
-"""What a family of models is called in GGUF: its metadata and its tensors, each from one table both ways.
+"""Translation of a model family to GGUF and back: a table for its metadata and one for its tensors.
 
-Metadata goes through transformers' `config.json`: a family lists which GGUF key holds which key of it, and the
-preset supplies what the family does without saying. Whether a model can be exported at all follows: write its
-metadata, read them back, and what differs is a decision that llama.cpp cannot be told. What llama.cpp takes for
-granted although the metadata have a place for it is said by `limits`.
+Metadata are translated through transformers' `config.json`: a family maps GGUF keys to keys of `config.json`, and
+the preset adds the family's implied settings. To decide whether a model can be exported, its metadata are written
+and read back: a setting that differs cannot be expressed in GGUF. `limits` lists settings that GGUF can express
+but llama.cpp ignores.
 
 Sources: llama.cpp's src/models/*.cpp and llama-hparams.cpp, as of llama-cpp-python 0.3.36.
 """
@@ -24,15 +24,15 @@ from modelstack.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What a file's tensors tell of its decisions."""
+    """Information on the config that a file's tensors contain."""
 
     shapes: Mapping[str, tuple[int, ...]]
-    """By GGUF's names."""
+    """Shapes by GGUF's names."""
     bands: Array | None = None
-    """`rope_freqs.weight`, r/2: what Llama 3's scaling divides frequencies by."""
+    """`rope_freqs.weight`, r/2: divisors of the frequencies in Llama 3's scaling."""
 
     def has_bias(self, part: str = "attn_q") -> bool:
-        """Whether the first layer has a bias at a projection."""
+        """Whether a projection of the first layer has a bias."""
         return f"blk.0.{part}.bias" in self.shapes
 
 
@@ -45,17 +45,19 @@ NOT_IN_GGUF = TRAINING_KEYS | {
     "eos_token_id",
     "pad_token_id",
 }
-"""What only training needs; the prediction modules, which are left out; what the tokenizer's metadata say."""
+"""Config fields that GGUF metadata do not hold: training settings, the number of multi-token prediction modules
+(which are not exported), and token ids, which are part of the tokenizer's metadata.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One decision under its two names."""
+    """A setting under its two names."""
 
     gguf: str
-    """Behind `ARCH.`"""
+    """GGUF key without the prefix `ARCH.`."""
     hf: str
-    """In `config.json`."""
+    """Key in `config.json`."""
     kind: Literal["size", "number", "flag"] = "size"
 
 
@@ -78,36 +80,36 @@ def _nothing(config: ModelConfig) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """One architecture of llama.cpp and the preset that it is."""
+    """An architecture of llama.cpp and its preset."""
 
     arch: str
-    """`general.architecture`."""
+    """Value of `general.architecture`."""
     model_type: str
     rules: Callable[[ModelConfig], Iterator[Rule]]
-    """The tensors, in the order of the file."""
+    """The rules of all tensors, in the order of the file."""
     write: Callable[[ModelConfig], dict[str, Value]]
-    """Metadata that are not one key of `config.json` each, without `ARCH.`"""
+    """Metadata that do not correspond to one key of `config.json` each, without the prefix `ARCH.`."""
     read: Callable[[Fields, Stored, Json], Json]
-    """The inverse of `write`: keys of `config.json`; what `keys` gave is passed in."""
+    """The inverse of `write`: return keys of `config.json`. The third argument holds the values of `keys`."""
     keys: tuple[Key, ...] = ()
-    """Beside `COMMON_KEYS`."""
+    """Keys in addition to `COMMON_KEYS`."""
     limits: Callable[[ModelConfig], Iterator[str]] = _nothing
-    """What llama.cpp cannot do of this model, each with its key and its fix."""
+    """Settings of this model that llama.cpp does not support, each with its key and its fix."""
     notes: Callable[[ModelConfig], Iterator[str]] = _nothing
-    """What llama.cpp computes otherwise, little enough to be told afterwards."""
+    """Operations that llama.cpp computes slightly differently; reported after the export."""
     output_required: bool = False
-    """Whether the loader wants `output.weight` of its own."""
+    """Whether the loader requires a separate `output.weight`."""
     rotations: tuple[str, ...] = ("default",)
     """Keys of `rope_parameters`."""
     bands: Callable[[ModelConfig], Array | None] = _no_bands
-    """`rope_freqs.weight`, where the model scales as Llama 3 does."""
+    """`rope_freqs.weight`, if the model uses Llama 3's scaling."""
 
 
 def metadata(family: Family, config: ModelConfig) -> dict[str, Value]:
     """Return the metadata `ARCH.*` of a model.
 
     Raises:
-        UserError: The model makes a decision that llama.cpp's architecture cannot be told.
+        UserError: llama.cpp's architecture cannot express a setting of the model.
     """
     if problems := list(_common_limits(family, config)) or list(family.limits(config)):
         raise UserError(f"cannot be exported as GGUF {family.arch!r}: " + "; ".join(problems))
@@ -122,14 +124,16 @@ def metadata(family: Family, config: ModelConfig) -> dict[str, Value]:
 
 
 def read_config(family: Family, values: Mapping[str, Any], stored: Stored) -> ModelConfig:
-    """Return the config that a file's metadata stand for.
+    """Return the config that a file's metadata describe.
 
     Raises:
-        UserError: A key is missing, makes no sense, or is not understood.
+        UserError: A key is missing, invalid or unknown.
     """
     embedding = stored.shapes.get("token_embd.weight", ())
     if len(embedding) != 2:
-        raise UserError("GGUF tensor token_embd.weight is missing or no matrix: this is no language model")
+        raise UserError(
+            "GGUF tensor token_embd.weight is missing or not a matrix; the file is not a language model"
+        )
     fields = Fields(values, family.arch)
     json: Json = {
         "model_type": family.model_type,
@@ -161,10 +165,13 @@ def _refuse_lost_decisions(family: Family, config: ModelConfig, written: Mapping
     stated = config.model_dump()
     lost = [k for k in stated if k not in NOT_IN_GGUF and lost_in_32_bits(stated[k], again[k])]
     if lost:
-        told = "; ".join(f"{key} is {_brief(stated[key])} here and {_brief(again[key])} there" for key in lost)
+        differences = "; ".join(
+            f"{key} is {_brief(stated[key])} here and {_brief(again[key])} in llama.cpp" for key in lost
+        )
         raise UserError(
-            f"cannot be exported as GGUF {family.arch!r}: llama.cpp has no place for {', '.join(lost)} ({told}); "
-            f"a model to be exported must keep llama.cpp's values"
+            f"cannot be exported as GGUF {family.arch!r}: llama.cpp cannot express "
+            f"{', '.join(lost)} ({differences}); "
+            f"use llama.cpp's values to export"
         )
 
 
@@ -180,11 +187,11 @@ def _common_limits(family: Family, config: ModelConfig) -> Iterator[str]:
         yield f"n_routed_experts {config.n_routed_experts}: llama.cpp takes at most {MAX_EXPERTS}"
     if family.output_required and config.tie_word_embeddings:
         yield (
-            f"tie_word_embeddings is true: llama.cpp's {family.arch!r} wants a head of its own; set it to false "
-            f"and copy model.embed_tokens.weight to lm_head.weight"
+            f"tie_word_embeddings is true: llama.cpp's {family.arch!r} requires a separate head; "
+            f"set it to false and copy model.embed_tokens.weight to lm_head.weight"
         )
     if config.position_embedding != "rope":
-        yield f"position_embedding is {config.position_embedding!r}: llama.cpp's {family.arch!r} rotates (rope)"
+        yield f"position_embedding is {config.position_embedding!r}: llama.cpp's {family.arch!r} requires rope"
     if set(config.rope_parameters) != set(family.rotations):
         kinds = ", ".join(config.rope_parameters)
-        yield f"rope_parameters are given for {kinds}: for {family.arch!r} name {', '.join(family.rotations)}"
+        yield f"rope_parameters are set for {kinds}: {family.arch!r} needs {', '.join(family.rotations)}"

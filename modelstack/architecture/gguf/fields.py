@@ -1,7 +1,6 @@
-"""A family's metadata in a GGUF file, read key by key: each is checked, and what nobody asked for is refused.
+"""Metadata of a family in a GGUF file, read key by key. Each value is validated; unread keys are rejected.
 
-A key that we do not know may change what the model computes (a soft-cap, another scale), so a file with one is not
-loaded as if it were not there.
+An unknown key may change the model's function (a soft-cap, another scale), so a file with one is not loaded.
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ import numpy as np
 from modelstack.errors import UserError
 
 Value = bool | int | float | str | list[Any]
-"""What metadata can hold; lists are of one type."""
+"""Types of metadata values; all items of a list have the same type."""
 
 MAX_SIZE = 1 << 31
-"""Beyond any size in a model."""
+"""Exclusive upper limit of sizes."""
 MAX_F32 = float(np.finfo(np.float32).max)
 WITHOUT_EFFECT = frozenset(
     {
@@ -29,14 +28,14 @@ WITHOUT_EFFECT = frozenset(
         "rope.scaling.yarn_attn_factor",
     }
 )
-"""Keys that repeat what others say, or that llama.cpp reads for none of our families."""
+"""Keys that repeat other keys, or that llama.cpp does not read for any of our families."""
 
 
 class Fields:
-    """Keys `ARCH.*` of a file."""
+    """The keys `ARCH.*` of a file."""
 
     def __init__(self, values: Mapping[str, Any], arch: str) -> None:
-        """Take a file's metadata."""
+        """Store a file's metadata."""
         self._values = {k.removeprefix(f"{arch}."): v for k, v in values.items() if k.startswith(f"{arch}.")}
         self._arch = arch
         self._asked: set[str] = set(WITHOUT_EFFECT)
@@ -56,35 +55,35 @@ class Fields:
         return value
 
     def count(self, key: str, default: int) -> int:
-        """Return a number of things, of which there may be none."""
+        """Return a non-negative integer."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < MAX_SIZE:
-            raise self._error(key, value, "an integer from 0 on")
+            raise self._error(key, value, "a non-negative integer")
         return value
 
     def number(self, key: str, default: float | None = None) -> float:
-        """Return a finite number that is not negative: the shortest one that the file's 32 bits stand for."""
+        """Return a finite, non-negative number: the shortest decimal with the same 32-bit value."""
         value = self._get(key, default)
         if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_F32:
             raise self._error(key, value, "a number")
         return shortest(value)
 
     def flag(self, key: str, default: bool | None = None) -> bool:
-        """Return a truth value."""
+        """Return a boolean."""
         value = self._get(key, default)
         if not isinstance(value, bool):
             raise self._error(key, value, "true or false")
         return value
 
     def text(self, key: str, default: str | None = None) -> str:
-        """Return a text."""
+        """Return a string."""
         value = self._get(key, default)
         if not isinstance(value, str):
-            raise self._error(key, value, "a text")
+            raise self._error(key, value, "a string")
         return value
 
     def row(self, key: str, length: int) -> list[Any]:
-        """Return a list of at least `length` finite numbers or truth values, cut to `length`; one is for all."""
+        """Return a list of finite numbers or booleans, cut to `length`; a single value is repeated."""
         value = self._get(key, None)
         row = value if isinstance(value, list) else [value] * length
         if len(row) < length or not all(isinstance(x, int | float) and math.isfinite(x) for x in row):
@@ -92,25 +91,25 @@ class Fields:
         return row[:length]
 
     def must_equal(self, key: str, expected: int, what: str) -> None:
-        """Accept a key only where it says what we would do anyway."""
+        """Accept a key only if it is absent or has the one value that we support."""
         if key in self and self.size(key) != expected:
             raise UserError(
-                f"GGUF key {self._arch}.{key} is {self.size(key)}: only {what}, {expected}, is understood"
+                f"GGUF key {self._arch}.{key} is {self.size(key)}: only {what}, {expected}, is supported"
             )
 
     def refuse_unasked(self) -> None:
-        """Raise if the file has keys that nobody asked for."""
+        """Raise if the file has keys that were never read."""
         if unasked := sorted(self._values.keys() - self._asked):
             keys = ", ".join(f"{self._arch}.{key}" for key in unasked)
             raise UserError(
-                f"GGUF keys are not understood: {keys}. They may change what the model computes, so it is refused"
+                f"GGUF keys are not known: {keys}. They may change the model's function, so the file is rejected"
             )
 
     def _get(self, key: str, default: Any) -> Any:
         self._asked.add(key)
         value = self._values.get(key, default)
         if value is None:
-            raise UserError(f"GGUF key {self._arch}.{key} is missing: the file is damaged or of another family")
+            raise UserError(f"GGUF key {self._arch}.{key} is missing; the file is damaged or of another family")
         return value
 
     def _error(self, key: str, value: Any, expected: str) -> UserError:
@@ -123,7 +122,7 @@ def shortest(value: float) -> float:
 
 
 def lost_in_32_bits(value: Any, again: Any) -> bool:
-    """Whether two values differ by more than a float's passage through 32 bits explains."""
+    """Whether two values differ by more than the rounding of floats to 32 bits."""
     if isinstance(value, Mapping) and isinstance(again, Mapping):
         return value.keys() != again.keys() or any(lost_in_32_bits(value[k], again[k]) for k in value)
     if isinstance(value, float | int) and isinstance(again, float | int):

@@ -1,4 +1,4 @@
-"""K-quants by llama.cpp, in a process of its own: a file that it dislikes would abort ours.
+"""K-quants by llama.cpp, in a separate process, because llama.cpp aborts its process on an invalid file.
 
 Run as `python -m modelstack.architecture.gguf.llama_quantize IN OUT FILE_TYPE NAMES_IN_FULL`, the names as JSON.
 """
@@ -19,33 +19,33 @@ _F32 = 0
 
 
 def quantize_in_child(source: Path, target: Path, file_type: int, in_full: Sequence[str]) -> None:
-    """Quantise a file in F32 to another.
+    """Quantise an F32 file to another file.
 
     Args:
         source: A GGUF file in F32.
         target: The file to write.
-        file_type: `enum llama_ftype`.
-        in_full: Tensors to leave in F32, beside those that llama.cpp leaves anyway.
+        file_type: Value of `enum llama_ftype`.
+        in_full: Tensors to leave in F32, in addition to those that llama.cpp leaves in F32 anyway.
 
     Raises:
-        UserError: llama-cpp-python is missing or does not take the file; its own words are passed on.
+        UserError: llama-cpp-python is missing or rejects the file; the message contains its output.
     """
     arguments = [str(source), str(target), str(file_type), json.dumps(list(in_full))]
     command = [sys.executable, "-m", __name__, *arguments]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
-        said = " ".join(done.stderr.split()[-60:]) or "nothing"
+        output = " ".join(done.stderr.split()[-60:]) or "nothing"
         raise UserError(
-            f"llama.cpp could not quantise (exit {done.returncode}); it said: {said}. K-quants need "
-            f"llama-cpp-python: pip install 'agentkit[local]', or take another number type"
+            f"llama.cpp could not quantise (exit {done.returncode}); its output: {output}. K-quants need "
+            f"llama-cpp-python: pip install 'agentkit[local]', or use another number type"
         )
 
 
 def main(source: str, target: str, file_type: str, in_full: str) -> int:
-    """Quantise; return the exit code."""
+    """Quantise a file; return llama.cpp's exit code."""
     import llama_cpp.llama_cpp as lib
 
-    # `regex_search` of C++: escape what means something, and match the whole name.
+    # llama.cpp passes the names to C++'s `regex_search`: escape special characters and match the whole name.
     patterns = [f"^{re.escape(name)}$".replace(r"\-", "-").encode() for name in json.loads(in_full)]
     overrides = (lib.llama_model_tensor_override * (len(patterns) + 1))()
     for override, pattern in zip(overrides, patterns, strict=False):

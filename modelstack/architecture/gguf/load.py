@@ -1,8 +1,8 @@
-"""A GGUF file to a config, a state dict of Hugging Face's names and the tokenizer's metadata.
+"""Import of a GGUF file: a config, a state dict with Hugging Face's names and the tokenizer's metadata.
 
-The file is not trusted: metadata give a config, the config's model gives the shapes, and only tensors of just
-these names and shapes are read. A file that claims more than it holds ends in an error before anything is
-allocated for it.
+The file is untrusted. The metadata give a config, the config's model gives the expected shapes, and only tensors
+with exactly these names and shapes are read. A file that declares more data than it holds is rejected before
+memory is allocated for it.
 """
 
 from __future__ import annotations
@@ -32,23 +32,23 @@ if TYPE_CHECKING:
 
 BANDS = "rope_freqs.weight"
 MAX_BANDS = 4096
-"""Half the widest head."""
+"""Half the largest supported head dim."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A model out of a file."""
+    """A model read from a file."""
 
     config: ModelConfig
     state_dict: dict[str, Tensor]
-    """float32 unless `load_gguf` was given another type, ready for a strict load."""
+    """Tensors for a strict load; float32 unless `load_gguf` was given another type."""
     tokenizer: dict[str, Any]
     """Metadata `tokenizer.*`."""
     name: str | None
-    """`general.name`."""
+    """Value of `general.name`."""
 
     def model(self) -> CausalLM:
-        """Return the model with these very tensors."""
+        """Return the model with these tensors, without a copy."""
         import torch
 
         from modelstack.architecture.decoder import CausalLM
@@ -61,15 +61,16 @@ class Loaded:
 
 
 def load_gguf(path: str | os.PathLike[str], *, dtype: torch.dtype | None = None) -> Loaded:
-    """Read a model, dequantised.
+    """Read a model and dequantise it.
 
     Args:
         path: The file.
-        dtype: Of the weights; None: float32. One tensor at a time is float32, so bfloat16 halves the peak memory.
+        dtype: Type of the weights; None: float32. Only one tensor at a time is float32, so bfloat16 halves the
+            peak memory.
 
     Raises:
-        UserError: The file is no GGUF of a family that we know, is damaged, or would compute something else than
-            the model that we would make of it.
+        UserError: The file is not GGUF, is damaged, belongs to an unknown family, or computes a different function
+            than our model would.
     """
     with open_gguf(path) as file:
         family = family_in_file(file.fields.get("general.architecture"))
@@ -91,7 +92,9 @@ def _bands(file: GGUFFile) -> Array | None:
     if stored is None:
         return None
     if len(stored.shape) != 1 or stored.shape[0] > MAX_BANDS:
-        raise UserError(f"GGUF tensor {BANDS} has shape {stored.shape}: at most {MAX_BANDS} factors make sense")
+        raise UserError(
+            f"GGUF tensor {BANDS} has shape {stored.shape}; it must be one axis of at most {MAX_BANDS} factors"
+        )
     return decode(file.raw(BANDS), stored.ggml_type, stored.shape)
 
 
@@ -100,12 +103,14 @@ def _refuse_other_tensors(
 ) -> None:
     names = {name for rule in rules for name in rule.stored}
     if missing := sorted(names - found.keys()):
-        raise UserError(f"GGUF tensors are missing: {', '.join(missing[:5])}; the file is damaged or cut in parts")
+        raise UserError(
+            f"GGUF tensors are missing: {', '.join(missing[:5])}; the file is damaged or one of several parts"
+        )
     if foreign := sorted(found.keys() - names - {BANDS}):
-        raise UserError(f"GGUF tensors are not understood: {', '.join(foreign[:5])}; no part of this model")
+        raise UserError(f"GGUF tensors are not known: {', '.join(foreign[:5])}; this model does not contain them")
     for rule in rules:
         shape, stored = expected[rule.name], [found[name] for name in rule.stored]
-        # The count first: shapes beyond what memory holds do not reach numpy.
+        # Compare the counts first: shapes beyond available memory must not reach numpy.
         if prod(shape) != sum(map(prod, stored)) or rule.stored_shapes(shape) != stored:
             raise UserError(f"GGUF {', '.join(rule.stored)} has shape {stored}, but {rule.name} must have {shape}")
 
@@ -114,7 +119,7 @@ def _check_tokens(tokenizer: Mapping[str, Any], vocab_size: int) -> None:
     tokens = tokenizer.get("tokenizer.ggml.tokens")
     if tokens is not None and (not isinstance(tokens, list) or len(tokens) != vocab_size):
         n = len(tokens) if isinstance(tokens, list) else tokens
-        raise UserError(f"GGUF key tokenizer.ggml.tokens has {n} tokens, the embedding {vocab_size} rows")
+        raise UserError(f"GGUF key tokenizer.ggml.tokens has {n} tokens, but the embedding has {vocab_size} rows")
 
 
 def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig, dtype: torch.dtype | None) -> Tensor:
@@ -123,8 +128,10 @@ def _tensor(file: GGUFFile, rule: Rule, config: ModelConfig, dtype: torch.dtype 
     stored = [file.tensors[name] for name in rule.stored]
     parts = tuple(decode(file.raw(tensor.name), tensor.ggml_type, tensor.shape) for tensor in stored)
     if rule.holds_experts != (parts[0].dtype == np.int64):
-        raise UserError(f"GGUF tensor {rule.stored[0]} holds numbers of type {stored[0].ggml_type}: a wrong kind")
+        raise UserError(f"GGUF tensor {rule.stored[0]} has numbers of the wrong type {stored[0].ggml_type}")
     if rule.holds_experts and not 0 <= parts[0].min() <= parts[0].max() < (config.n_routed_experts or 0):
-        raise UserError(f"GGUF tensor {rule.stored[0]} names experts beyond 0..{config.n_routed_experts}")
+        raise UserError(
+            f"GGUF tensor {rule.stored[0]} contains expert numbers outside 0..{(config.n_routed_experts or 0) - 1}"
+        )
     tensor = torch.from_numpy(np.ascontiguousarray(rule.join(parts)))
     return tensor if dtype is None or rule.holds_experts else tensor.to(dtype)

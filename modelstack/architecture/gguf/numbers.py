@@ -1,8 +1,8 @@
-"""The number types of GGUF files: which there are, which tensors take them, and the way there and back.
+"""Number types of GGUF files: the list of types, the type of each tensor, encoding and decoding.
 
-Blocks of 32 or 256 numbers share a scale, so rows must be multiples of that. The types of 32 and the plain ones
-are made by PyPI `gguf`'s numpy code; those of 256 (K-quants) need a search that only llama.cpp has: see
-`llama_quantize`. Layouts: ggml-quants.c.
+Blocks of 32 or 256 numbers share a scale, so row lengths must be multiples of the block. Types with blocks of 32
+and unquantised types are encoded by the numpy code of PyPI's `gguf`. Types with blocks of 256 (K-quants) need a
+search that only llama.cpp implements: see `llama_quantize`. Layouts: ggml-quants.c.
 """
 
 from __future__ import annotations
@@ -19,21 +19,21 @@ from modelstack.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class NumberType:
-    """What the matrices of a file are written as."""
+    """The number type of a file's matrices."""
 
     name: str
     file_type: int
-    """`general.file_type`: `enum llama_ftype` of llama.h."""
+    """Value of `general.file_type`: `enum llama_ftype` of llama.h."""
     ggml_type: int
-    """`enum ggml_type` of ggml.h."""
+    """Value of `enum ggml_type` of ggml.h."""
     block: int = 1
-    """Numbers that share a scale."""
+    """Numbers per block, which share a scale."""
     by_llama_cpp: bool = False
-    """Made by llama.cpp, which gives some tensors of a mixture more bits."""
+    """Whether llama.cpp encodes it, which gives some tensors of a mixture more bits."""
 
 
 F32, F16, BF16, I32 = 0, 1, 30, 26
-"""`enum ggml_type`."""
+"""Values of `enum ggml_type`."""
 MAX_F16 = 65504.0
 NUMBER_TYPES = {
     number_type.name: number_type
@@ -65,18 +65,18 @@ class PlannedTensor:
 
 
 def number_type(name: str) -> NumberType:
-    """Return a type by name.
+    """Return a number type by name.
 
     Raises:
-        UserError: There is none.
+        UserError: The name is unknown.
     """
     if name.lower() not in NUMBER_TYPES:
-        raise UserError(f"number type {name!r} is not known; known are {', '.join(NUMBER_TYPES)}")
+        raise UserError(f"number type {name!r} is not known; known: {', '.join(NUMBER_TYPES)}")
     return NUMBER_TYPES[name.lower()]
 
 
 def plan(rule: Rule, shape: tuple[int, ...], is_integer: bool, wanted: NumberType) -> list[PlannedTensor]:
-    """Return what a tensor of ours will be in the file."""
+    """Return the tensors in the file for one tensor of ours."""
     planned = []
     for name, stored_shape in zip(rule.stored, rule.stored_shapes(shape), strict=True):
         in_full = rule.in_full or len(stored_shape) == 1 or name.endswith(".bias")
@@ -86,10 +86,10 @@ def plan(rule: Rule, shape: tuple[int, ...], is_integer: bool, wanted: NumberTyp
 
 
 def refuse_broken_blocks(planned: Iterable[PlannedTensor], wanted: NumberType) -> None:
-    """Refuse rows that blocks do not fill.
+    """Raise if the row length of a tensor is not a multiple of the block.
 
     Raises:
-        UserError: There are such rows; the message names them and a type that fits.
+        UserError: A tensor has such rows; the message names one and lists the types that fit.
     """
     broken = [t for t in planned if t.ggml_type == wanted.ggml_type and t.shape[-1] % wanted.block]
     if not broken:
@@ -97,36 +97,38 @@ def refuse_broken_blocks(planned: Iterable[PlannedTensor], wanted: NumberType) -
     fits = [t.name for t in NUMBER_TYPES.values() if not any(b.shape[-1] % t.block for b in broken)]
     example = broken[0]
     raise UserError(
-        f"number type {wanted.name} takes rows of multiples of {wanted.block}; {len(broken)} tensors have others, "
-        f"{example.name} {example.shape[-1]} for one. Types that fit: {', '.join(fits)}; or choose widths "
-        f"that are multiples of {wanted.block}"
+        f"number type {wanted.name} requires row lengths in multiples of {wanted.block}; {len(broken)} tensors "
+        f"have others, for example {example.name} {example.shape[-1]}. Types that fit: {', '.join(fits)}; "
+        f"or use widths that are multiples of {wanted.block}"
     )
 
 
 def encode(array: Array, planned: PlannedTensor) -> NDArray[np.generic]:
-    """Return an array as its file's bytes, or as F32, F16 and I32 arrays.
+    """Return an array as the bytes of its file, or as an F32, F16 or I32 array.
 
     Raises:
-        UserError: A number is infinite or none, or beyond the type's largest.
+        UserError: A number is infinite, NaN, or beyond the type's largest.
     """
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import quantize
 
     if planned.ggml_type == I32:
         return np.ascontiguousarray(array, dtype=np.int32)
-    largest = max(float(array.max()), -float(array.min()))  # NaN is both
+    largest = max(float(array.max()), -float(array.min()))  # NaN if any number is NaN
     if not largest < np.inf:
-        raise UserError(f"{planned.name} holds {largest}: the model has broken down in training, take a sound one")
+        raise UserError(
+            f"{planned.name} contains {largest}; weights must be finite. Use a checkpoint before the divergence"
+        )
     if planned.ggml_type == F16 and largest > MAX_F16:
-        raise UserError(f"{planned.name} holds {largest}, beyond F16's {MAX_F16}: take bf16 or f32")
+        raise UserError(f"{planned.name} contains {largest}, beyond F16's maximum {MAX_F16}; use bf16 or f32")
     return quantize(np.ascontiguousarray(array, dtype=np.float32), GGMLQuantizationType(planned.ggml_type))
 
 
 def decode(raw: NDArray[np.uint8], ggml_type: int, shape: tuple[int, ...]) -> Array:
-    """Return the numbers of a tensor as float32, or int64 where they are integers.
+    """Return the numbers of a tensor as float32, or as int64 if they are integers.
 
     Raises:
-        UserError: The type has no place in a language model's weights.
+        UserError: The type is not supported.
     """
     from gguf.constants import GGMLQuantizationType
     from gguf.quants import dequantize
@@ -136,14 +138,14 @@ def decode(raw: NDArray[np.uint8], ggml_type: int, shape: tuple[int, ...]) -> Ar
     kind = GGMLQuantizationType(ggml_type)
     rows = raw.reshape(-1, raw.size // (np.prod(shape[:-1], dtype=np.int64) or 1))
     try:
-        with np.errstate(all="ignore"):  # a damaged file's scales may be infinite
+        with np.errstate(all="ignore"):  # scales of a damaged file may be infinite
             return dequantize(rows, kind).astype(np.float32, copy=False).reshape(shape)
     except NotImplementedError as error:
         raise UserError(f"GGUF number type {kind.name} cannot be read: {error}") from error
 
 
 def names_in_full(rules: Iterable[Rule]) -> Iterator[str]:
-    """Return the stored tensors that every number type leaves in F32, beside vectors."""
+    """Yield the names of stored tensors that stay F32 with every number type, in addition to vectors."""
     for rule in rules:
         if rule.in_full:
             yield from rule.stored

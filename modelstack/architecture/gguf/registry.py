@@ -1,4 +1,4 @@
-"""Which family of llama.cpp a model is. A new one is a file in `families` and one line here."""
+"""The llama.cpp family of each model. A new family is a file in `families` and one line here."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ _BY_ARCH = {family.arch: family for family in FAMILIES}
 
 
 def family_of(model_type: str) -> Family:
-    """Return how a model of ours is written.
+    """Return the family that writes models of a `model_type`.
 
     Raises:
-        UserError: llama.cpp does not know such models, or we do not know how.
+        UserError: llama.cpp does not support such models, or we do not.
     """
     if model_type not in _BY_MODEL_TYPE:
         known = ", ".join(sorted(_BY_MODEL_TYPE))
-        raise UserError(f"model_type {model_type!r} cannot be exported as GGUF; those that can: {known}")
+        raise UserError(f"model_type {model_type!r} cannot be exported as GGUF; supported types: {known}")
     return _BY_MODEL_TYPE[model_type]
 
 
 def family_in_file(arch: Any) -> Family:
-    """Return how a file with this `general.architecture` is read.
+    """Return the family that reads a file with this `general.architecture`.
 
     Raises:
-        UserError: It is none of ours.
+        UserError: The architecture is not supported.
     """
     if not isinstance(arch, str) or arch not in _BY_ARCH:
         known = ", ".join(sorted(_BY_ARCH))
-        raise UserError(f"GGUF general.architecture is {str(arch)[:60]!r}; those that can be read: {known}")
+        raise UserError(f"GGUF general.architecture is {str(arch)[:60]!r}; supported architectures: {known}")
     return _BY_ARCH[arch]

@@ -1,8 +1,8 @@
-"""How tensors of Hugging Face's names lie in a GGUF file, and back: one rule serves both ways.
+"""Layout of tensors with Hugging Face's names in a GGUF file: one rule serves both directions.
 
-A rule pairs one tensor of ours with the one or more that it is stored as. `split` makes the stored ones, `join`
-undoes it: both only move numbers, or shift them by a constant. So the same table writes and reads, and the
-shapes that llama.cpp will find follow from it without a number being touched (`stored_shapes`).
+A rule maps one tensor of ours to one or more stored tensors. `split` makes the stored tensors, `join` is its
+inverse. Both only reorder numbers or shift them by a constant. So one table serves reading and writing, and the
+shapes in the file follow from it without any values (`stored_shapes`).
 
 Letters: L layers, H heads, d head dim, D model width, I inner width, E experts.
 """
@@ -30,40 +30,40 @@ def _only(tensors: Arrays) -> Array:
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """One tensor of ours and what it is stored as."""
+    """A tensor of ours and the tensors that store it."""
 
     name: str
-    """Hugging Face's."""
+    """Hugging Face's name."""
     stored: tuple[str, ...]
-    """GGUF's."""
+    """GGUF's names."""
     split: Callable[[Array], Arrays] = _alone
     join: Callable[[Arrays], Array] = _only
     in_full: bool = False
-    """Stays F32 in a smaller file too: few numbers, and choices or scales hang on them."""
+    """Whether it stays F32 in quantised files: few numbers that selections or scales depend on."""
     holds_experts: bool = False
-    """A table of experts' numbers, not of weights."""
+    """Whether it is a table of expert numbers, not weights."""
 
     def stored_shapes(self, shape: tuple[int, ...]) -> list[tuple[int, ...]]:
-        """Return the shapes that a tensor of `shape` is stored with."""
+        """Return the shapes of the stored tensors for a tensor of `shape`."""
         return [part.shape for part in self.split(np.broadcast_to(np.float32(0), shape))]
 
 
 def plain(name: str, stored: str, *, in_full: bool = False) -> Rule:
-    """Return the rule for a tensor that is stored as it is."""
+    """Return the rule for a tensor that is stored unchanged."""
     return Rule(name, (stored,), in_full=in_full)
 
 
 def shifted(name: str, stored: str) -> Rule:
-    """Return the rule for a zero-centred norm's weight: llama.cpp multiplies by it, so it holds 1 + weight.
+    """Return the rule for a zero-centred norm's weight: the file holds 1 + weight, which llama.cpp multiplies by.
 
-    The sum is rounded to 32 bits, so a weight comes back within 1.2e-7, and exactly from then on.
+    The sum is rounded to 32 bits, so a weight is recovered within 1.2e-7, and exactly in later round trips.
     """
     one = np.float32(1)
     return Rule(name, (stored,), lambda w: (w + one,), lambda parts: parts[0] - one)
 
 
 def pairs_beside_each_other(name: str, stored: str, n_heads: int) -> Rule:
-    """Return the rule for rows that rotate: llama.cpp's llama wants (2j, 2j + 1), transformers has (j, j + d/2).
+    """Return the rule for rows that rotate: llama.cpp's llama pairs (2j, 2j + 1), transformers (j, j + d/2).
 
     The order of channels within a head is the same for queries and keys, so their products do not change.
     """
@@ -80,7 +80,7 @@ def pairs_beside_each_other(name: str, stored: str, n_heads: int) -> Rule:
 
 
 def packed_experts(name: str, stored_gate: str, stored_up: str) -> Rule:
-    """Return the rule for [E, 2I, D]: the first half of the rows is the gate's."""
+    """Return the rule for [E, 2I, D]: the first half of the rows is the gate."""
 
     def split(w: Array) -> Arrays:
         half = w.shape[1] // 2
@@ -90,7 +90,7 @@ def packed_experts(name: str, stored_gate: str, stored_up: str) -> Rule:
 
 
 def interleaved_experts(name: str, stored_gate: str, stored_up: str) -> Rule:
-    """Return the rule for gpt-oss's [E, D, 2I], columns in turns gate and up; or its biases, [E, 2I]."""
+    """Return the rule for gpt-oss's [E, D, 2I], with alternating columns gate and up; or its biases, [E, 2I]."""
 
     def split(w: Array) -> Arrays:
         gate, up = w[..., 0::2], w[..., 1::2]
@@ -104,7 +104,7 @@ def interleaved_experts(name: str, stored_gate: str, stored_up: str) -> Rule:
 
 
 def transposed_experts(name: str, stored: str) -> Rule:
-    """Return the rule for gpt-oss's [E, I, D], which is applied from the right."""
+    """Return the rule for gpt-oss's [E, I, D], which multiplies from the right."""
     return Rule(name, (stored,), lambda w: (w.swapaxes(1, 2),), lambda parts: parts[0].swapaxes(1, 2))
 
 

@@ -1,13 +1,13 @@
-"""Even load without an auxiliary loss: a bias on the choice, moved after each optimizer step.
+"""Load balancing without an auxiliary loss: a bias on the selection, updated after each optimizer step.
 
-Wang et al., arXiv 2408.15664: b_i += speed * sign(mean(c) - c_i), c the tokens that each expert got in the whole
-batch. The bias takes part in the choice alone, so balancing bends no gradient. DeepSeek-V3 and V4 train with it at
-speed 0.001. MaxVio is the paper's measure of imbalance.
+Wang et al., arXiv 2408.15664: b_i += speed * sign(mean(c) - c_i), where c are the tokens of each expert in the
+whole batch. The bias affects only the selection, so balancing does not change gradients. DeepSeek-V3 and V4 train
+with it at speed 0.001. MaxVio is the paper's measure of imbalance.
 
-A trainer calls `count` once for each micro-batch with what the model returned, and `update` after each optimizer
-step. Counting from the output and not from forward hooks counts a layer once though checkpointing runs it twice.
+A trainer calls `count` once per micro-batch with the model's routing, and `update` after each optimizer step.
+Counting from the output instead of in forward hooks counts a layer once even if checkpointing runs it twice.
 
-Letters: L layers with a bias, N tokens, E experts, k chosen of them.
+Letters: L layers with a bias, N tokens, E experts, k of them selected.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ BIAS_SPEED = 0.001
 
 
 class BiasBalancer(nn.Module):
-    """Counts tokens over micro-batches and moves the biases of a model's routers.
+    """Count tokens over micro-batches and update the biases of a model's routers.
 
-    Its `state_dict` holds the counts of an unfinished step; the biases are in the model's own.
+    Its `state_dict` holds the counts of an unfinished step; the biases are in the model's state dict.
     """
 
     counts_LE: Tensor
@@ -38,10 +38,10 @@ class BiasBalancer(nn.Module):
         """Find the routers that have a bias.
 
         Raises:
-            UserError: There is none.
+            UserError: The model has no such router.
         """
         super().__init__()
-        # A plain dict, so that the model's buffers do not become this module's too.
+        # A plain dict, so that the routers' buffers are not registered in this module too.
         self.routers: dict[int, TopKRouter] = {}
         for moe in (module for module in model.modules() if isinstance(module, MoE)):
             router = moe.routing_module
@@ -54,11 +54,11 @@ class BiasBalancer(nn.Module):
 
     @torch.no_grad()
     def count(self, routing: Mapping[int, Routing], counted_BT: Tensor | None = None) -> None:
-        """Add a micro-batch.
+        """Add the routing of a micro-batch.
 
         Args:
-            routing: What the model returned, by layer. Layers that did not run (multi-token prediction when it is
-                not asked for) are left out.
+            routing: The model's routing, by layer. Layers that did not run (multi-token prediction when it is not
+                requested) are absent.
             counted_BT: bool, False for padding; None: all tokens count. Layers of multi-token prediction run on
                 the last tokens of each row.
         """
@@ -72,11 +72,11 @@ class BiasBalancer(nn.Module):
     def update(
         self, speed: float = BIAS_SPEED, sum_over_ranks: Callable[[Tensor], object] | None = None
     ) -> dict[int, float]:
-        """Move the biases by the counts since the last update, and start counting anew.
+        """Update the biases from the counts since the last update, and reset the counts.
 
         Args:
-            speed: Step of the bias; 0 keeps it.
-            sum_over_ranks: Adds up a tensor over all ranks in place; the sign is of the whole batch.
+            speed: Step of the bias; 0 leaves it unchanged.
+            sum_over_ranks: Sums a tensor over all ranks in place, so the sign is that of the whole batch.
 
         Returns:
             MaxVio of each layer in the batch.
@@ -85,14 +85,14 @@ class BiasBalancer(nn.Module):
             sum_over_ranks(self.counts_LE)
         violation = dict(zip(self.routers, max_violation(self.counts_LE).tolist(), strict=True))
         for router, step_E in zip(self.routers.values(), bias_step(self.counts_LE, speed), strict=True):
-            assert router.e_score_correction_bias is not None  # it was there when the router was found
+            assert router.e_score_correction_bias is not None  # checked in __init__
             router.e_score_correction_bias += step_E
         self.counts_LE.zero_()
         return violation
 
 
 def balancer_of(model: nn.Module) -> BiasBalancer | None:
-    """Return the balancer of a model, or of a pipeline's stage; None where none of its layers has a bias."""
+    """Return the balancer of a model or of a pipeline stage; None if none of its layers has a bias."""
     has_bias = any(name.endswith("e_score_correction_bias") for name, _ in model.named_buffers())
     return BiasBalancer(model) if has_bias else None
 
@@ -103,13 +103,13 @@ def bias_step(counts_LE: Tensor, speed: float) -> Tensor:
 
 
 def max_violation(counts_LE: Tensor) -> Tensor:
-    """Return max(c) / mean(c) - 1, [L]: 0 when even or empty, E / k - 1 when the same k experts get all."""
+    """Return max(c) / mean(c) - 1, [L]: 0 if even or empty, E / k - 1 if the same k experts get all tokens."""
     mean_L = counts_LE.mean(dim=-1)
     return torch.where(mean_L > 0, counts_LE.amax(dim=-1) / mean_L - 1, 0.0)
 
 
 def tokens_per_expert(experts_Nk: Tensor, n_experts: int, counted_BT: Tensor | None = None) -> Tensor:
-    """Return how many tokens chose each expert, fp32 [E]."""
+    """Return the number of tokens routed to each expert, fp32 [E]."""
     counts_E = torch.zeros(n_experts, device=experts_Nk.device)
     if counted_BT is None:
         weight_Nk = counts_E.new_ones(experts_Nk.shape)

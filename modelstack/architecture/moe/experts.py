@@ -1,10 +1,10 @@
-"""The experts of one layer, computed together: tokens sorted by expert, then one grouped matmul a projection.
+"""The experts of one layer, computed together: tokens sorted by expert, then one grouped matmul per projection.
 
-Weights are 3-D and named as in transformers. Packed (the usual layout): gate_up_proj [E, 2I, D], the first half
-gate, and down_proj [E, D, I], as in a linear layer. Interleaved (gpt-oss): gate_up_proj [E, D, 2I] with gate in
-even and up in odd columns, down_proj [E, I, D], and a bias on each.
+Weights are 3-D and named as in transformers. Packed (the usual layout): gate_up_proj [E, 2I, D], whose first half
+is the gate, and down_proj [E, D, I], as in a linear layer. Interleaved (gpt-oss): gate_up_proj [E, D, 2I] with
+gate in even and up in odd columns, down_proj [E, I, D], and a bias on each.
 
-Letters: N tokens, k experts a token, S = N * k, E experts, D model width, I inner width of an expert.
+Letters: N tokens, k experts per token, S = N * k, E experts, D model width, I inner width of an expert.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from modelstack.architecture.mlp import gated_activation
 from modelstack.errors import UserError
 
 WIDTH_MULTIPLE = 8
-"""The grouped matmul wants rows of whole 16 bytes: 8 channels of bf16."""
+"""Required multiple of channels: the grouped matmul needs rows in multiples of 16 bytes, 8 channels of bf16."""
 
 
 class PackedExperts(nn.Module):
-    """`experts_layout` "packed"."""
+    """Experts in the layout "packed"."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make the weights."""
+        """Create the weights."""
         super().__init__()
         E, inner, D = _sizes(config)
         self.gate_up_proj = nn.Parameter(torch.empty(E, 2 * inner, D))
@@ -46,10 +46,10 @@ class PackedExperts(nn.Module):
 
 
 class InterleavedExperts(nn.Module):
-    """`experts_layout` "interleaved"."""
+    """Experts in the layout "interleaved"."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make weights and biases."""
+        """Create weights and biases."""
         super().__init__()
         E, inner, D = _sizes(config)
         self.gate_up_proj = nn.Parameter(torch.empty(E, D, 2 * inner))
@@ -86,18 +86,19 @@ def mix_by_expert(
     """Return the weighted sum of each token's experts, [N, D].
 
     Args:
-        expert: Maps the rows sorted by expert [S, D], where each expert's rows end [E] and whose row it is [S].
+        expert: Maps the rows sorted by expert [S, D], the end of each expert's rows [E] and the expert of each row
+            [S].
         n_experts: E.
         x_ND: The tokens.
-        experts_Nk: Who serves them.
-        weights_Nk: With what weight.
+        experts_Nk: The experts of each token.
+        weights_Nk: The weights of these experts.
     """
     N, k = experts_Nk.shape
     expert_S, order = experts_Nk.flatten().sort(stable=True)
     n_rows = torch.zeros(n_experts, dtype=torch.int32, device=x_ND.device)
     ends_E = n_rows.scatter_add(0, expert_S, n_rows.new_ones(N * k)).cumsum(0, dtype=torch.int32)
     y_SD = expert(x_ND[order // k], ends_E, expert_S)
-    # Back to token order by a gather: a scatter-add over duplicates would not be deterministic on GPUs.
+    # Restore token order with a gather: a scatter-add over duplicates would not be deterministic on GPUs.
     place = torch.empty_like(order).scatter(0, order, torch.arange(N * k, device=order.device))
     y_NkD = y_SD[place].view(N, k, -1)
     return torch.bmm(weights_Nk.to(y_NkD.dtype).unsqueeze(1), y_NkD).squeeze(1)
@@ -105,11 +106,11 @@ def mix_by_expert(
 
 def _sizes(config: ModelConfig) -> tuple[int, int, int]:
     if not config.mlp_gated:
-        raise UserError("mlp_gated is false: experts have a gate in every family; use it with dense layers alone")
+        raise UserError("mlp_gated is false, but experts always have a gate; use it with dense layers only")
     E, inner, D = config.n_routed_experts or 0, config.moe_intermediate_size or 0, config.hidden_size
     if inner % WIDTH_MULTIPLE or D % WIDTH_MULTIPLE:
         raise UserError(
-            f"moe_intermediate_size {inner} and hidden_size {D} must be multiples of {WIDTH_MULTIPLE}: "
-            f"experts are computed by one grouped matrix product, which wants rows of whole 16 bytes"
+            f"moe_intermediate_size {inner} and hidden_size {D} must be multiples of {WIDTH_MULTIPLE}, "
+            f"because the grouped matrix product of experts requires rows in multiples of 16 bytes"
         )
     return E, inner, D

@@ -1,7 +1,7 @@
 """The mixture-of-experts layer: router, routed experts, shared experts.
 
-DeepSeekMoE (arXiv 2401.06066): many small experts, several of them active, and shared ones that every token passes
-for what is common to all. Qwen3-Next weighs its shared expert by a sigmoid of the token.
+DeepSeekMoE (arXiv 2401.06066): many small experts, several of them active, and shared experts that every token
+passes through, for common knowledge. Qwen3-Next weights its shared expert by a sigmoid of the token.
 
 Letters: B batch, T tokens, N = B * T, D model width.
 """
@@ -19,10 +19,10 @@ from modelstack.architecture.moe.router import Router
 
 
 class MoE(nn.Module):
-    """MLP types `moe` and `hash_moe`: they differ in the router."""
+    """Mixture-of-experts block of the MLP types `moe` and `hash_moe`, which differ in the router."""
 
     def __init__(self, config: ModelConfig, layer: int, router: Router) -> None:
-        """Make the experts; names of parts are those of the family in transformers."""
+        """Create the experts; submodules have the names that the family has in transformers."""
         super().__init__()
         self.layer = layer
         self.router_name = "router" if config.experts_layout == "interleaved" else "gate"
@@ -38,11 +38,11 @@ class MoE(nn.Module):
 
     @property
     def routing_module(self) -> Router:
-        """The router, whatever the family calls it."""
+        """The router, under any of its family-specific names."""
         return getattr(self, self.router_name)
 
     def forward(self, x_BTD: Tensor, context: ForwardContext) -> Tensor:
-        """Return [B, T, D]; the decisions stay in `context.routing`."""
+        """Return [B, T, D]; the routing decision is stored in `context.routing`."""
         x_ND = x_BTD.flatten(0, 1)
         forced_Nk = context.forced_experts.get(self.layer)
         routing, weights_Nk = self.routing_module(x_ND, context.token_ids_BT.flatten(), forced_Nk)

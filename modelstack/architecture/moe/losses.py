@@ -2,14 +2,15 @@
 
 Sequence-wise loss (DeepSeek-V3, arXiv 2412.19437, 2.1.2; kept in V4, alpha 1e-4): over one sequence of T tokens
 f_i = E / (k T) * #{t: i among the k best scores s_t}, P_i = mean_t s_it / sum_j s_jt, loss sum_i f_i P_i, which is
-1 when even. The k best are those of the scores, without bias or groups, so f may differ from the true load; f is a
-count and has no gradient. It stops single sequences from overloading an expert, which the bias, a sum over the
-batch, cannot see. Router z-loss: mean of logsumexp(logits)^2, ST-MoE, 2202.08906, coefficient 1e-3.
+1 if even. The k best are taken from the scores, without bias or groups, so f may differ from the true load; f is a
+count and has no gradient. The loss stops single sequences from overloading an expert, which the balancing bias
+cannot do, because it sees only sums over the batch. Router z-loss: mean of logsumexp(logits)^2, ST-MoE,
+2202.08906, coefficient 1e-3.
 
-A sequence is a row of the batch, also where a row packs several documents: documents can be a few tokens long, and
-no load of so few is even. Padding counts nowhere; rows that are all padding are left out.
+A sequence is a row of the batch, even if the row packs several documents: documents can have only a few tokens,
+for which no load is even. Padding is excluded; rows of padding only are excluded from the mean.
 
-Letters: B rows, T tokens, N = B * T, E experts, k chosen of them.
+Letters: B rows, T tokens, N = B * T, E experts, k of them selected.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ from modelstack.architecture.context import Routing
 
 
 def routing_losses(config: ModelConfig, routing: Mapping[int, Routing], counted_BT: Tensor) -> dict[str, Tensor]:
-    """Return the losses that the config asks for, each times its coefficient and summed over layers.
+    """Return the losses that the config enables, each times its coefficient and summed over layers.
 
     Args:
-        config: `seq_aux_loss_coef` and `router_z_loss_coef`; 0 leaves a loss out.
-        routing: What the model returned, by layer; or some of its layers did (a stage of a pipeline).
+        config: Config with `seq_aux_loss_coef` and `router_z_loss_coef`; 0 disables a loss.
+        routing: Routing of the model's layers, or of some of them (a pipeline stage), by layer.
         counted_BT: bool, False for padding.
 
     Returns:
-        Scalars by name, to be added to the language-modelling loss; none where nothing was routed. Layers routed
-        by a hash have no balance loss: nothing could follow it.
+        Scalars by name, to be added to the language-modelling loss; empty if nothing was routed. Layers routed
+        by a hash have no balance loss, because their assignment is fixed.
     """
     losses: dict[str, Tensor] = {}
     by_hash = {layer for layer, kind in enumerate(config.mlp_layer_types) if kind == "hash_moe"}
@@ -54,7 +55,7 @@ def sequence_balance_loss(scores_NE: Tensor, n_chosen: int, counted_BT: Tensor) 
     Args:
         scores_NE: Non-negative scores of all experts.
         n_chosen: k.
-        counted_BT: bool, False for padding; its shape says which tokens are a row.
+        counted_BT: bool, False for padding; its shape defines the rows.
     """
     B, T = counted_BT.shape
     scores_BTE = scores_NE.view(B, T, -1)
@@ -71,7 +72,7 @@ def sequence_balance_loss(scores_NE: Tensor, n_chosen: int, counted_BT: Tensor) 
 
 
 def router_z_loss(logits_NE: Tensor, counted_BT: Tensor) -> Tensor:
-    """Return the mean over tokens of logsumexp(logits)^2, without its coefficient."""
+    """Return the mean over tokens of logsumexp(logits)^2, without the coefficient."""
     counted_N = counted_BT.flatten()
     z_N = logits_NE.float().logsumexp(dim=-1).square()
     return (z_N * counted_N).sum() / counted_N.sum().clamp(min=1)

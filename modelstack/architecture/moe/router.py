@@ -1,11 +1,11 @@
-"""Routers: fp32 scores of every expert, a choice of k, weights from the chosen scores.
+"""Routers: fp32 scores of every expert, a selection of k, weights from the selected scores.
 
-The choice may use more than the scores: the bias b of auxiliary-loss-free balancing (arXiv 2408.15664), which
-moves the choice and never the weights, and DeepSeek-V3's groups (2412.19437, 2.1.2): only experts of the groups
-with the best sum of their two best scores stand for choice. Given choices replace the router's own, while the
-weights still come from the current scores: what anticipatory routing (DeepSeek-V4) and replay in RL need.
+The selection may use more than the scores. The bias b of auxiliary-loss-free balancing (arXiv 2408.15664) changes
+the selection but never the weights. With DeepSeek-V3's groups (2412.19437, 2.1.2), only experts of the groups with
+the largest sum of their two best scores can be selected. Forced selections replace the router's own, while the
+weights still come from the current scores; anticipatory routing (DeepSeek-V4) and replay in RL need this.
 
-Letters: N tokens, D model width, E experts, k chosen of them.
+Letters: N tokens, D model width, E experts, k of them selected.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from modelstack.architecture.moe.scoring import SCORING
 from modelstack.errors import UserError
 
 NORM_EPS = 1e-20
-"""Keeps scores that all underflow from dividing by zero: DeepSeek-V3's value."""
+"""Prevents division by zero if all scores underflow: DeepSeek-V3's value."""
 GROUP_VOTES = 2
-"""A group counts as much as its two best experts: DeepSeek-V3's value."""
+"""Number of best scores of a group that are added to rank it: DeepSeek-V3's value."""
 
 
 class Router(nn.Module, ABC):
-    """Scores and weighs; a subclass chooses."""
+    """Base class that scores and weights experts; a subclass selects them."""
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make the projection to E logits."""
+        """Create the projection to E logits."""
         super().__init__()
         self.n_experts = config.n_routed_experts or 0
         self.n_chosen = config.num_experts_per_tok or 0
@@ -53,12 +53,13 @@ class Router(nn.Module, ABC):
         """Route tokens.
 
         Args:
-            x_ND: Any float type; what follows is fp32, for a choice flips on small differences.
-            token_ids_N: For choices that look at the token itself.
-            forced_Nk: Experts to take instead of the router's own choice.
+            x_ND: Tokens of any float type; routing is computed in fp32, because small differences change the
+                selection.
+            token_ids_N: Token ids, for selections that depend on the token itself.
+            forced_Nk: Experts that replace the router's own selection.
 
         Returns:
-            What was decided, and the weights of the chosen experts, [N, k], fp32.
+            The routing decision, and the weights of the selected experts, [N, k], fp32.
         """
         bias = None if self.bias is None else self.bias.float()
         logits_NE = F.linear(x_ND.float(), self.weight.float(), bias)
@@ -71,15 +72,15 @@ class Router(nn.Module, ABC):
 
 
 class TopKRouter(Router):
-    """The k best scores, corrected by the balancing bias where the config has one, within the best groups."""
+    """Router that selects the k best scores, corrected by the balancing bias, within the best groups."""
 
     e_score_correction_bias: Tensor | None
 
     def __init__(self, config: ModelConfig) -> None:
-        """Make projection and bias.
+        """Create projection and bias.
 
         Raises:
-            UserError: The groups that stand for choice have fewer than k experts.
+            UserError: The selectable groups have fewer than k experts.
         """
         super().__init__(config)
         self.n_groups, self.n_chosen_groups = config.n_group, config.topk_group
@@ -109,7 +110,7 @@ class TopKRouter(Router):
         return chosen.repeat_interleave(group_size, dim=-1)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TopKRouter:
-        """Keep the bias in fp32 when the model is cast: bf16 would swallow its steps of 0.001."""
+        """Keep the bias in fp32 when the model is cast: bf16 would round away its steps of 0.001."""
         exact = self.e_score_correction_bias
         super()._apply(fn, recurse)
         moved = self.e_score_correction_bias

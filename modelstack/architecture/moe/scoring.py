@@ -1,10 +1,10 @@
-"""How router logits become scores. A new way is one function and one line in `SCORING`.
+"""Functions from router logits to scores. A new one is one function and one line in `SCORING`.
 
-softmax: Mixtral, Qwen3-MoE. gpt-oss takes the k best logits first and the softmax over these alone
-(`topk_softmax`): the same numbers, since what the softmax over all divides by cancels when the chosen are restored
-to sum 1, so it is the softmax with that restoring always on. sigmoid: DeepSeek-V3 (arXiv 2412.19437, 2.1.2),
-GLM-4.5, MiniMax-M2, Kimi: each score stands alone, one expert's rise does not push another down. sqrtsoftplus:
-DeepSeek-V4 (2606.19348, 2.1), which unlike the sigmoid does not saturate.
+softmax: Mixtral, Qwen3-MoE. gpt-oss first selects the k best logits and takes the softmax over these only
+(`topk_softmax`). The result equals a softmax over all logits whose selected scores are normalised to sum 1,
+because the denominator cancels; so it is implemented as softmax with normalisation always on. sigmoid: DeepSeek-V3
+(arXiv 2412.19437, 2.1.2), GLM-4.5, MiniMax-M2, Kimi: scores are independent, so a higher score of one expert does
+not lower another. sqrtsoftplus: DeepSeek-V4 (2606.19348, 2.1), which unlike the sigmoid does not saturate.
 
 Letters: N tokens, E experts.
 """
@@ -30,7 +30,7 @@ def sigmoid(logits_NE: Tensor) -> Tensor:
 
 def sqrtsoftplus(logits_NE: Tensor) -> Tensor:
     """Return sqrt(ln(1 + exp z))."""
-    # Where the logarithm underflows to 0 the root's slope is infinite, and its product with 0 is NaN.
+    # If the logarithm underflows to 0, the root's slope is infinite, and its product with 0 is NaN.
     return F.softplus(logits_NE).clamp(min=torch.finfo(logits_NE.dtype).tiny).sqrt()
 
 

@@ -1,1 +1,1 @@
-"""Families of models, one file each; `registry` names them."""
+"""Model families, one per file; `registry` lists them."""

@@ -1,7 +1,7 @@
-"""DeepSeek-V3: latent attention and fine-grained experts chosen by a biased sigmoid (arXiv 2412.19437).
+"""DeepSeek-V3: latent attention and fine-grained experts selected by a biased sigmoid (arXiv 2412.19437).
 
-The first layers are dense; the others route each token to experts of the best groups and add shared experts. One
-multi-token prediction module was released with the weights. R1, V3-0324 and Kimi K2 share the architecture.
+The first layers are dense. The others route each token to experts of the best groups and add shared experts. One
+multi-token prediction module was released with the weights. R1, V3-0324 and Kimi K2 have the same architecture.
 """
 
 from __future__ import annotations
@@ -15,20 +15,21 @@ EXPERT_SIZES = ("n_routed_experts", "num_experts_per_tok", "moe_intermediate_siz
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`.
+    """Translate a `config.json` to a `ModelConfig`.
 
     Raises:
-        UserError: A size is missing, or there are fewer KV heads than heads, which latents do not have.
+        UserError: A size is missing, or there are fewer KV heads than heads, which latent attention does not
+            support.
     """
     same = same_keys(json)
     heads, layers = same["num_attention_heads"], same["num_hidden_layers"]
     missing = [key for key in LATENT_SIZES + EXPERT_SIZES if json.get(key) is None]
     if missing:
-        raise UserError(f"config.json has no {', '.join(missing)}: every deepseek_v3 model must give it")
+        raise UserError(f"config.json has no {', '.join(missing)}: every deepseek_v3 model must set them")
     if (json.get("num_key_value_heads") or heads) != heads:
         raise UserError(
             f"num_key_value_heads {json['num_key_value_heads']} must equal num_attention_heads {heads}: "
-            f"latent attention makes a key for every head"
+            f"latent attention has a key for every head"
         )
     n_dense = min(json.get("first_k_dense_replace") or 0, layers)
     return build(

@@ -1,10 +1,10 @@
 """DeepSeek-V4: shared-KV attention on a window and compressed entries, hash and top-k experts, hyper-connections.
 
-Report: arXiv 2606.19348. Two forms of `config.json` are read: transformers' (`layer_types`, `mlp_layer_types`,
+Report: arXiv 2606.19348. Two forms of `config.json` can be read: transformers' (`layer_types`, `mlp_layer_types`,
 `compress_rates`, `rope_parameters` by "main" and "compress") and the one that DeepSeek released
 (`compress_ratios`, `num_hash_layers`, `qk_rope_head_dim`, `compress_rope_theta`, `rope_scaling`). transformers'
-is written. Layers without compression rotate plainly; compressing layers have a base of their own and YaRN for
-everything in them.
+form is written. Layers without compression use plain rotation; compressing layers have their own base and use YaRN
+for all rotations.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ SPARSE = "compressed_sparse_attention"
 HEAVY = "heavily_compressed_attention"
 
 LAYER_TYPES = {"sliding_attention": SLIDING, SPARSE: SPARSE, HEAVY: HEAVY}
-"""transformers' names and ours, which keep apart the windows of different attention kinds."""
+"""transformers' names to our names, which distinguish the windows of different attention kinds."""
 
 COMPRESS_RATES = {SPARSE: 4, HEAVY: 128}
-"""Tokens of an entry in all released models."""
+"""Tokens per entry in all released models."""
 
 FLASH: Json = {
     "vocab_size": 129280,
@@ -56,7 +56,7 @@ FLASH: Json = {
     "bos_token_id": 0,
     "eos_token_id": 1,
 }
-"""What an absent key means, in transformers too; the values are Flash's."""
+"""Defaults for absent keys, as in transformers; the values are those of Flash."""
 
 _YARN: Json = {
     "type": "yarn",
@@ -91,10 +91,10 @@ _SAME = (
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`, transformers' or DeepSeek's.
+    """Translate a `config.json`, in transformers' or DeepSeek's form, to a `ModelConfig`.
 
     Raises:
-        UserError: It does not say what the layers are, or its sizes do not fit.
+        UserError: The types of the layers are missing or unknown, or sizes do not match.
     """
     given = {key: value for key, value in json.items() if value is not None}
     full = FLASH | given
@@ -130,17 +130,19 @@ def _layer_types(json: Json, rates: dict[str, int]) -> tuple[str, ...]:
         try:
             return tuple(LAYER_TYPES[name] for name in json["layer_types"][:n])
         except KeyError as error:
-            raise UserError(f"layer_types has {error}; DeepSeek-V4 has {', '.join(LAYER_TYPES)}") from error
+            raise UserError(
+                f"layer_types contains {error}; the types of DeepSeek-V4 are {', '.join(LAYER_TYPES)}"
+            ) from error
     if "compress_ratios" not in json:
-        # transformers would take Pro's pattern, which no released Flash has.
+        # transformers would use Pro's pattern, which no released Flash has.
         raise UserError(
-            "a deepseek_v4 config.json must give layer_types or compress_ratios: there is no usual order"
+            "a deepseek_v4 config.json must set layer_types or compress_ratios; there is no default order"
         )
     kinds = {0: SLIDING} | {rate: kind for kind, rate in rates.items()}
-    # The released lists go on with the layers of multi-token prediction.
+    # The released lists continue with the layers of multi-token prediction.
     ratios = json["compress_ratios"][:n]
     if unknown := sorted(set(ratios) - kinds.keys()):
-        raise UserError(f"compress_ratios has {unknown}; known are {sorted(kinds)}")
+        raise UserError(f"compress_ratios contains unknown ratios {unknown}; known ratios: {sorted(kinds)}")
     return tuple(kinds[ratio] for ratio in ratios)
 
 
@@ -162,7 +164,7 @@ def _read_rope(json: Json, share: float) -> tuple[RopeParameters, RopeParameters
         return main, read_rope({"rope_parameters": given["compress"]}, theta=theta, max_length=length)
     compress = dict(given) | {"rope_theta": json["compress_rope_theta"]}
     if "yarn" in (compress.get("rope_type"), compress.get("type")):
-        # DeepSeek's code leaves cos and sin as long as they are.
+        # DeepSeek's code does not scale cos and sin.
         compress.setdefault("attention_factor", 1.0)
     return (
         RopeParameters(rope_theta=json["rope_theta"], partial_rotary_factor=share),
@@ -173,7 +175,7 @@ def _read_rope(json: Json, share: float) -> tuple[RopeParameters, RopeParameters
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to transformers' `config.json`."""
+    """Translate a `ModelConfig` to transformers' `config.json`."""
     names = {ours: theirs for theirs, ours in LAYER_TYPES.items()}
     main, compress = config.rope_parameters[SLIDING], config.rope_parameters[SPARSE]
     return {key: getattr(config, key) for key in _SAME} | {
@@ -195,10 +197,10 @@ PRESET = Preset(
     from_hf=from_hf,
     to_hf=to_hf,
     sizes={
-        # As in the released config.json, which several public repositories quote whole.
+        # The released config.json, quoted in full by several public repositories.
         "deepseek-v4-flash": FLASH | {"compress_ratios": [0, 0] + [4, 128] * 20 + [4, 0], "rope_scaling": _YARN},
         # Sizes, rates, rotation, router and hyper-connections as public repositories quote Pro's config.json.
-        # Believed to be Flash's: rms_norm_eps, initializer_range, special tokens, max_position_embeddings.
+        # Assumed equal to Flash's: rms_norm_eps, initializer_range, special tokens, max_position_embeddings.
         "deepseek-v4-pro": FLASH
         | {
             "hidden_size": 7168,
@@ -213,9 +215,10 @@ PRESET = Preset(
             "compress_ratios": [128] + [128, 4] * 30 + [0],
             "rope_scaling": _YARN,
         },
-        # Ours: Flash's order of layers in small. Every row of a matrix is a multiple of 256 numbers long, which
-        # K-quants need; rates 4 and 128, an index head of 64 and hash layers first are what llama.cpp reads. 16
-        # index heads keep scores from being equal, which llama.cpp breaks in an order of its own.
+        # A small size of our own with Flash's order of layers. Every row of a matrix is a multiple of 256 numbers
+        # long, as K-quants require. Rates 4 and 128, index heads of 64 channels and leading hash layers are
+        # required by llama.cpp. With 16 index heads, scores are rarely equal; llama.cpp breaks ties in a different
+        # order.
         "nano-v4": {
             "vocab_size": 8192,
             "hidden_size": 256,

@@ -1,4 +1,4 @@
-"""Gemma 3, text: sandwich norms of 1 + weight, five windows to one full layer, GeGLU (arXiv 2503.19786)."""
+"""Gemma 3, text: sandwich norms of 1 + weight, five windowed layers per full layer, GeGLU (arXiv 2503.19786)."""
 
 from __future__ import annotations
 
@@ -14,17 +14,19 @@ from modelstack.architecture.presets.preset import (
 from modelstack.errors import UserError
 
 _PATTERN = 6
-"""Every sixth layer sees everything."""
+"""Interval of full-attention layers: every sixth layer."""
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`.
+    """Translate a `config.json` to a `ModelConfig`.
 
     Raises:
-        UserError: The model attends in both directions.
+        UserError: The model uses bidirectional attention.
     """
     if json.get("use_bidirectional_attention"):
-        raise UserError("use_bidirectional_attention true: an encoder, not a language model that decodes")
+        raise UserError(
+            "use_bidirectional_attention is true: the model is an encoder; only decoders are supported"
+        )
     same = same_keys(json, tied_by_default=True)
     layers = same["num_hidden_layers"]
     pattern = json.get("sliding_window_pattern") or _PATTERN
@@ -58,7 +60,7 @@ def from_hf(json: Json) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return {
         "intermediate_size": config.intermediate_size,
         "num_key_value_heads": config.num_key_value_heads,
@@ -67,7 +69,7 @@ def to_hf(config: ModelConfig) -> Json:
         "hidden_activation": config.hidden_act,
         "attention_bias": config.attention_bias,
         "sliding_window": config.sliding_window,
-        # transformers takes whole numbers only; one that is not is refused as lost.
+        # transformers accepts integers only; a fractional value is lost and rejected by `registry.to_hf`.
         "query_pre_attn_scalar": int(config.query_pre_attn_scalar or config.head_dim),
         "final_logit_softcapping": config.final_logit_softcapping,
         "rope_parameters": {kind: write_rope(rope) for kind, rope in config.rope_parameters.items()},

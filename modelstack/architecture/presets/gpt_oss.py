@@ -1,7 +1,7 @@
 """gpt-oss: sinks, a window of 128 tokens in every other layer, biases everywhere, experts with a clamped SwiGLU.
 
-Model card: arXiv 2508.10925; StreamingLLM, 2309.17453, for the sinks. The router takes the softmax over the chosen
-logits only. YaRN without rounding to whole channels stretches 4,096 trained positions by 32.
+Model card: arXiv 2508.10925; sinks: StreamingLLM, 2309.17453. The router applies the softmax only to the selected
+logits. YaRN, without rounding to whole channels, extends 4,096 trained positions by a factor of 32.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _YARN = {
     "truncate": False,
     "original_max_position_embeddings": 4096,
 }
-"""What a `config.json` without rotary keys means."""
+"""Default scaling of a `config.json` without rotary keys."""
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`.
+    """Translate a `config.json` to a `ModelConfig`.
 
     Raises:
         UserError: A size is missing.
@@ -32,7 +32,9 @@ def from_hf(json: Json) -> ModelConfig:
     heads, layers = same["num_attention_heads"], same["num_hidden_layers"]
     n_experts = json.get("num_local_experts") or json.get("num_experts")
     if not n_experts or not json.get("intermediate_size"):
-        raise UserError("config.json lacks num_local_experts or intermediate_size: every gpt_oss model gives both")
+        raise UserError(
+            "config.json lacks num_local_experts or intermediate_size: every gpt_oss model must set both"
+        )
     alternating = tuple(("sliding_attention", "full_attention")[layer % 2] for layer in range(layers))
     if not (json.get("rope_parameters") or json.get("rope_scaling")):
         json = json | {"rope_parameters": _YARN}
@@ -66,7 +68,7 @@ def from_hf(json: Json) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return {
         "num_key_value_heads": config.num_key_value_heads,
         "head_dim": config.head_dim,

@@ -16,7 +16,7 @@ _LLAMA31_SCALING = {
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`."""
+    """Translate a `config.json` to a `ModelConfig`."""
     same = same_keys(json)
     heads, layers = same["num_attention_heads"], same["num_hidden_layers"]
     return build(
@@ -38,7 +38,7 @@ def from_hf(json: Json) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return {
         "intermediate_size": config.intermediate_size,
         "num_key_value_heads": config.num_key_value_heads,

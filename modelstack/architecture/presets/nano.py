@@ -1,12 +1,12 @@
-"""Our own small models: published shapes at sizes that a CPU trains and llama.cpp quantises well.
+"""Small models of this project: published architectures, sized for training on a CPU and for quantisation.
 
 Every row of every matrix is a multiple of 256 long, the block of llama.cpp's K-quants, so no tensor falls back to
-a coarser type. `nano-2m` is the exception: it is what two cores train from scratch in 20 minutes, and its rows
-suit the quants with blocks of 32 (Q8_0, Q4_0). They are families that transformers, vLLM and llama.cpp know, so
-nothing of ours is needed to run them. Vocabulary 16,384, what `modelstack tokenizer train` makes unless told
-otherwise; 4,096 for the smallest.
+a coarser type. `nano-2m` is the exception: two cores train it from scratch in 20 minutes, and its rows fit the
+quantisations with blocks of 32 (Q8_0, Q4_0). The architectures are families that transformers, vLLM and llama.cpp
+support, so the models run without code of this project. The vocabulary is 16,384, the default of `modelstack
+tokenizer train`; 4,096 for the smallest.
 
-The tiny DeepSeek-V4 lies beside its family, `presets.deepseek_v4`.
+The small DeepSeek-V4 is defined beside its family, in `presets.deepseek_v4`.
 """
 
 from __future__ import annotations
@@ -67,4 +67,4 @@ SIZES: dict[str, Json] = {
         "tie_word_embeddings": True,
     },
 }
-"""`config.json` of each by name."""
+"""`config.json` of each size, by name."""

@@ -1,4 +1,4 @@
-"""OLMo 3: norms behind attention and MLP, QK-norm over the whole projection, three windows to one full layer."""
+"""OLMo 3: norms after attention and MLP, QK-norm over the projection, three windowed layers per full layer."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from modelstack.architecture.presets.preset import (
 )
 
 _PATTERN = 4
-"""Every fourth layer sees everything."""
+"""Interval of full-attention layers: every fourth layer."""
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`."""
+    """Translate a `config.json` to a `ModelConfig`."""
     same = same_keys(json)
     heads, layers = same["num_attention_heads"], same["num_hidden_layers"]
     default = tuple("sliding_attention" if (layer + 1) % _PATTERN else "full_attention" for layer in range(layers))
@@ -47,7 +47,7 @@ def from_hf(json: Json) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return {
         "intermediate_size": config.intermediate_size,
         "num_key_value_heads": config.num_key_value_heads,

@@ -1,4 +1,4 @@
-"""What a preset is: a family's `config.json` to our config and back, and the sizes its makers published."""
+"""Presets: translation of a family's `config.json` to our config and back, and the published sizes."""
 
 from __future__ import annotations
 
@@ -24,36 +24,38 @@ SAME_KEYS = (
     "eos_token_id",
     "pad_token_id",
 )
-"""Keys that mean the same in every family."""
+"""Keys with the same meaning in every family."""
 
 ROPE_KEYS = tuple(RopeParameters.model_fields)
 
 
 @dataclass(frozen=True, slots=True)
 class Preset:
-    """One family of models."""
+    """A family of models."""
 
     model_type: str
-    """As in `config.json`."""
+    """Name of the family in `config.json`."""
     architecture: str
-    """transformers' class, for `architectures` in `config.json`."""
+    """Name of transformers' class, for `architectures` in `config.json`."""
     from_hf: Callable[[Json], ModelConfig]
     to_hf: Callable[[ModelConfig], Json]
-    """Without `model_type`, `architectures` and the keys in `SAME_KEYS`, which are added for all."""
+    """Translate to `config.json`, without `model_type`, `architectures` and `SAME_KEYS`, which `registry.to_hf`
+    adds.
+    """
     sizes: Mapping[str, Json] = field(default_factory=dict)
-    """Published `config.json` by name, without what the family's defaults say anyway."""
+    """Published `config.json` by name, without keys that equal the family's defaults."""
     tied_by_default: bool = False
 
 
 def same_keys(json: Json, *, tied_by_default: bool = False) -> Json:
-    """Return the keys that need no translation; what is absent is left to our default.
+    """Return the keys that need no translation; absent keys get our default.
 
     Raises:
-        UserError: A size that every family has is missing.
+        UserError: A size that every family requires is missing.
     """
     for key in ("vocab_size", "hidden_size", "num_hidden_layers", "num_attention_heads"):
         if json.get(key) is None:
-            raise UserError(f"config.json has no {key!r}: every {json.get('model_type')} model must give it")
+            raise UserError(f"config.json has no {key!r}; every {json.get('model_type')} model must set it")
     found = {key: json[key] for key in SAME_KEYS if json.get(key) is not None}
     found.setdefault("tie_word_embeddings", tied_by_default)
     if isinstance(found.get("eos_token_id"), list):
@@ -62,15 +64,15 @@ def same_keys(json: Json, *, tied_by_default: bool = False) -> Json:
 
 
 def read_rope(json: Json, *, theta: float, max_length: int | None = None) -> RopeParameters:
-    """Return the rotary parameters, in the new form (`rope_parameters`) or the old (`rope_theta`, `rope_scaling`).
+    """Return the rotary parameters, in the form of `rope_parameters` or of `rope_theta` and `rope_scaling`.
 
     Args:
         json: A `config.json`, or one entry of a nested `rope_parameters` under that key.
         theta: The family's default base.
-        max_length: Stands in for an absent `original_max_position_embeddings`.
+        max_length: Default of `original_max_position_embeddings`; None: `max_position_embeddings`.
 
     Raises:
-        UserError: The scaling is unknown or one of its keys is.
+        UserError: The scaling or a value of it is invalid.
     """
     given = dict(json.get("rope_parameters") or json.get("rope_scaling") or {})
     given.setdefault("rope_type", given.pop("type", None) or "default")
@@ -88,12 +90,12 @@ def read_rope(json: Json, *, theta: float, max_length: int | None = None) -> Rop
 
 
 def read_rope_by_layer_type(json: Json, thetas: Mapping[str, float]) -> dict[str, RopeParameters]:
-    """Return rotary parameters for each layer type of `thetas`, their default bases.
+    """Return rotary parameters for each layer type of `thetas`, which gives their default bases.
 
-    A flat old-style `rope_scaling` is for full attention alone, as Gemma 3 and OLMo 3 mean it.
+    A flat old-style `rope_scaling` applies to full attention only, as in Gemma 3 and OLMo 3.
 
     Raises:
-        UserError: A scaling is unknown or one of its keys is.
+        UserError: A scaling or a value of it is invalid.
     """
     nested = json.get("rope_parameters") or {}
     found: dict[str, RopeParameters] = {}
@@ -106,7 +108,7 @@ def read_rope_by_layer_type(json: Json, thetas: Mapping[str, float]) -> dict[str
 
 
 def write_rope(rope: RopeParameters) -> Json:
-    """Return transformers' `rope_parameters`: only the keys that its scaling reads."""
+    """Return transformers' `rope_parameters`, with only the keys that the scaling uses."""
     keys = {
         "default": (),
         "linear": ("factor",),
@@ -131,12 +133,12 @@ def write_rope(rope: RopeParameters) -> Json:
 
 
 def layer_list(json: Json, key: str, default: tuple[str, ...]) -> tuple[str, ...]:
-    """Return a per-layer list of `config.json`, or what the family does without one."""
+    """Return a per-layer list of `config.json`, or the family's default without one."""
     return tuple(json[key]) if json.get(key) else default
 
 
 def read_window_layers(json: Json, *, max_window_layers: int) -> Json:
-    """Return layer types and window of Qwen's families, which slide from layer `max_window_layers` on.
+    """Return layer types and window of Qwen's families, which use windows from layer `max_window_layers` on.
 
     Args:
         json: A `config.json`.
@@ -152,7 +154,7 @@ def read_window_layers(json: Json, *, max_window_layers: int) -> Json:
 
 
 def write_window_layers(config: ModelConfig) -> Json:
-    """Return what `read_window_layers` reads."""
+    """Return the keys that `read_window_layers` reads."""
     return {
         "layer_types": list(config.layer_types),
         "max_window_layers": config.layer_types.count("full_attention"),

@@ -23,7 +23,7 @@ _QWEN25_CODER = {
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`."""
+    """Translate a `config.json` to a `ModelConfig`."""
     same = same_keys(json)
     heads = same["num_attention_heads"]
     return build(
@@ -43,7 +43,7 @@ def from_hf(json: Json) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return write_window_layers(config) | {
         "intermediate_size": config.intermediate_size,
         "num_key_value_heads": config.num_key_value_heads,

@@ -15,12 +15,12 @@ from modelstack.architecture.presets.preset import (
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`."""
+    """Translate a `config.json` to a `ModelConfig`."""
     return build(qwen3_values(json) | {"mlp_layer_types": ("dense",) * json["num_hidden_layers"]})
 
 
 def qwen3_values(json: Json) -> Json:
-    """Return what dense and sparse models of the family share."""
+    """Return the config values that dense and sparse models of the family share."""
     same = same_keys(json)
     return (
         same
@@ -40,12 +40,12 @@ def qwen3_values(json: Json) -> Json:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return qwen3_json(config) | write_window_layers(config)
 
 
 def qwen3_json(config: ModelConfig) -> Json:
-    """Return the keys that dense and sparse models of the family share."""
+    """Return the keys of `config.json` that dense and sparse models of the family share."""
     return {
         "intermediate_size": config.intermediate_size,
         "num_key_value_heads": config.num_key_value_heads,

@@ -9,7 +9,7 @@ from modelstack.errors import UserError
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`.
+    """Translate a `config.json` to a `ModelConfig`.
 
     Raises:
         UserError: A size is missing.
@@ -20,8 +20,8 @@ def from_hf(json: Json) -> ModelConfig:
     }
     missing = [key for key, value in found.items() if not value]
     if missing:
-        raise UserError(f"config.json has no {', '.join(missing)}: every qwen3_moe model must give it")
-    # Unlike dense models of the family, these derive an absent head width from the model's.
+        raise UserError(f"config.json has no {', '.join(missing)}: every qwen3_moe model must set them")
+    # These models, unlike the family's dense ones, derive an absent head width from the model's width.
     head_dim = json.get("head_dim") or json.get("hidden_size", 0) // json.get("num_attention_heads", 1)
     shared = qwen3_values(json | {"head_dim": head_dim})
     layers = shared["num_hidden_layers"]
@@ -29,7 +29,7 @@ def from_hf(json: Json) -> ModelConfig:
         shared
         | {
             "model_type": "qwen3_moe",
-            # transformers slides in all layers or in none.
+            # transformers uses windows in all layers or in none.
             "layer_types": ("sliding_attention" if shared["sliding_window"] else "full_attention",) * layers,
             "mlp_layer_types": tuple("moe" if _is_sparse(json, layer) else "dense" for layer in range(layers)),
             "n_routed_experts": n_experts,
@@ -41,7 +41,7 @@ def from_hf(json: Json) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return qwen3_json(config) | {
         "num_experts": config.n_routed_experts,
         "num_experts_per_tok": config.num_experts_per_tok,

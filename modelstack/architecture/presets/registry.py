@@ -1,4 +1,4 @@
-"""Which preset serves which `model_type`. A new family is one file beside this and one line here."""
+"""The preset for each `model_type`. A new family is one file in this folder and one line here."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def preset_of(model_type: str | None) -> Preset:
     """Return the preset of a family.
 
     Raises:
-        UserError: The family is not known.
+        UserError: The family is unknown.
     """
     if model_type not in PRESETS:
         nearest = get_close_matches(str(model_type), PRESETS, n=1) or sorted(PRESETS)
@@ -55,20 +55,20 @@ def from_hf(json: Json) -> ModelConfig:
     """Return our config of a `config.json`.
 
     Raises:
-        UserError: The family is not known, or its sizes do not fit.
+        UserError: The family is unknown, or its sizes do not match.
     """
     preset = preset_of(json.get("model_type"))
     try:
         return preset.from_hf(json)
     except KeyError as error:
-        raise UserError(f"config.json has no {error}: every {preset.model_type} model must give it") from error
+        raise UserError(f"config.json has no {error}; every {preset.model_type} model must set it") from error
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Return the `config.json` that transformers reads.
+    """Return the `config.json` for transformers.
 
     Raises:
-        UserError: The config makes a decision that the family does not know.
+        UserError: The family's `config.json` cannot express a setting of the config.
     """
     preset = preset_of(config.model_type)
     json: Json = {"model_type": preset.model_type, "architectures": [preset.architecture]}
@@ -77,21 +77,21 @@ def to_hf(config: ModelConfig) -> Json:
         json[key] = list(value) if isinstance(value, tuple) else value
     json |= preset.to_hf(config)
     again = preset.from_hf(json).model_dump()
-    # How a model was trained is no part of what it computes: `training.json` holds it.
+    # Training settings do not affect the model's function; `training.json` holds them.
     lost = sorted(key for key, value in config.model_dump(exclude=TRAINING_KEYS).items() if again[key] != value)
     if lost:
         raise UserError(
-            f"a {config.model_type} model of transformers cannot be told {', '.join(lost)}: "
-            f"keep the family's own values to export"
+            f"the config.json of {config.model_type} in transformers cannot express {', '.join(lost)}; "
+            f"use the family's own values to export"
         )
     return json
 
 
 def published(name: str, **changes: Any) -> ModelConfig:
-    """Return a published size by name, "llama-3-8b" for one.
+    """Return a published size by name, for example "llama-3-8b".
 
     Raises:
-        UserError: The name is not known.
+        UserError: The name is unknown.
     """
     sizes = published_sizes()
     if name not in sizes:
@@ -100,7 +100,7 @@ def published(name: str, **changes: Any) -> ModelConfig:
 
 
 def published_sizes() -> dict[str, Json]:
-    """Return the `config.json` of every size by name, ours included."""
+    """Return the `config.json` of every size by name, including this project's sizes."""
     theirs = {
         name: {"model_type": preset.model_type, **json}
         for preset in PRESETS.values()

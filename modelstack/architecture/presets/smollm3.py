@@ -6,11 +6,11 @@ from modelstack.architecture.config import ModelConfig, build
 from modelstack.architecture.presets.preset import Json, Preset, layer_list, read_rope, same_keys, write_rope
 
 _INTERVAL = 4
-"""Every fourth layer does not rotate."""
+"""Interval of layers without rotation: every fourth layer."""
 
 
 def from_hf(json: Json) -> ModelConfig:
-    """Translate a `config.json`."""
+    """Translate a `config.json` to a `ModelConfig`."""
     same = same_keys(json, tied_by_default=True)
     heads, layers = same["num_attention_heads"], same["num_hidden_layers"]
     interval = json.get("no_rope_layer_interval") or _INTERVAL
@@ -38,7 +38,7 @@ def from_hf(json: Json) -> ModelConfig:
 
 
 def to_hf(config: ModelConfig) -> Json:
-    """Translate to a `config.json`."""
+    """Translate a `ModelConfig` to a `config.json`."""
     return {
         "intermediate_size": config.intermediate_size,
         "num_key_value_heads": config.num_key_value_heads,

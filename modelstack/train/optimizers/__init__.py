@@ -1,1 +1,1 @@
-"""Optimizers: which parameter is moved how, AdamW, and Muon."""
+"""Optimizers: grouping of parameters, AdamW, and Muon."""

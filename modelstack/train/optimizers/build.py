@@ -1,4 +1,4 @@
-"""From a model and a config to its optimizer."""
+"""Construction of the optimizer of a model from a config."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ ROLES: tuple[Role, ...] = ("matrix", "embedding", "head", "vector")
 
 
 def build_optimizer(model: nn.Module, config: OptimizerConfig) -> GroupedOptimizer:
-    """Return an optimizer over all trainable parameters, a group for each role that occurs.
+    """Return an optimizer over all trainable parameters, with one group for each role that occurs.
 
-    Groups carry the role, the names of their parameters and `initial_lr`, which schedules scale.
+    Groups contain the role, the names of their parameters and `initial_lr`, which schedules scale.
 
     Args:
-        model: Sharded or not; build the optimizer after sharding and casting.
-        config: The recipe's.
+        model: The model, sharded or not; build the optimizer after sharding and casting.
+        config: The optimizer section of the recipe.
 
     Raises:
-        UserError: Nothing is trainable, or a pattern of `adamw_names` fits no matrix.
+        UserError: No parameter is trainable, or a pattern of `adamw_names` matches no matrix.
     """
     placed = placed_parameters(model, config.adamw_names)
     if not placed:
-        raise UserError("the model has no trainable parameter: every requires_grad is false; unfreeze some")
+        raise UserError("the model has no trainable parameter: requires_grad is false for all; unfreeze some")
     groups = []
     for role in ROLES:
         of_role = [one for one in placed if one.role == role]

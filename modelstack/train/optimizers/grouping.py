@@ -1,9 +1,9 @@
-"""Which parameter is moved how: its role, and which matrices it holds.
+"""Grouping of parameters for the optimizer: the role of each parameter, and the matrices it holds.
 
-Roles follow DeepSeek-V4's report: Muon for most; AdamW for embedding, head, norms, and the static parts of
-hyper-connections. What the report leaves open (sinks, position biases, whatever is left of one axis) is AdamW's
-too: orthogonality means nothing to it. Modules are looked at, not names alone, so a model that is wrapped for
-sharding or checkpointing is grouped as it was.
+Roles follow DeepSeek-V4's report: Muon for most parameters; AdamW for embedding, head, norms, and the static parts
+of hyper-connections. Parameters that the report does not mention (sinks, position biases, other one-axis
+parameters) also use AdamW, because orthogonality is meaningless for them. Roles are decided by modules, not only
+by names, so a model wrapped for sharding or checkpointing is grouped as before.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ HEAD = "lm_head"
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """One trainable parameter."""
+    """A trainable parameter."""
 
     name: str
     parameter: nn.Parameter
     role: Role
     fusion: Fusion | None = None
-    """Of a matrix that is several."""
+    """Fusion of a parameter that holds several matrices."""
 
 
 def placed_parameters(model: nn.Module, adamw_names: tuple[str, ...] = ()) -> list[Placed]:
-    """Return every trainable parameter once, in the model's order; a tied one has its first place.
+    """Return every trainable parameter once, in the model's order; a tied one at its first position.
 
     Args:
-        model: Any; its parts that hold fused matrices are known here.
-        adamw_names: Patterns of matrices that are to be moved like vectors.
+        model: Any model. Modules with fused matrices are recognised by their class.
+        adamw_names: Name patterns of matrices that are updated like vectors.
 
     Raises:
-        UserError: A pattern fits no matrix.
+        UserError: A pattern matches no matrix.
     """
     fusions = {id(module.get_parameter(leaf)): fusion for module, leaf, fusion in _fused(model)}
     placed, seen, used = [], set[int](), set[str]()
@@ -63,7 +63,7 @@ def placed_parameters(model: nn.Module, adamw_names: tuple[str, ...] = ()) -> li
     if unused := sorted(set(adamw_names) - used):
         matrices = [one.name for one in placed if one.role == "matrix"]
         raise UserError(
-            f"adamw_names {unused[0]!r} fits no matrix of the model; write a pattern of a name such as "
+            f"adamw_names {unused[0]!r} matches no matrix of the model; use a pattern for names such as "
             f"{matrices[:1] or '(this model has no matrix)'}"
         )
     return placed
@@ -81,7 +81,7 @@ def _role(path: str, module: nn.Module, leaf: str, parameter: nn.Parameter) -> R
 
 
 def _fused(model: nn.Module) -> Iterator[tuple[nn.Module, str, Fusion]]:
-    """Yield which weight of which module is fused, and how."""
+    """Yield the modules with a fused weight, the weight's name and its fusion."""
     for module in model.modules():
         match module:
             case PackedExperts():

@@ -1,11 +1,11 @@
-"""Which matrices lie in one parameter.
+"""Separation of the matrices that one parameter holds.
 
-Muon orthogonalises logically independent matrices, each alone (DeepSeek-V4's report): every expert of a packed
-tensor, gate and up apart, queries apart from keys. A parameter's `Fusion` says how its last two axes divide: along
-one axis, `repeat` times over, pieces of the given sizes follow each other. So the halves of gate_up_proj are
-(I, I) once, gpt-oss's turns are (1, 1) I times, the heads of DeepSeek-V3's kv_b_proj (n, v) H times.
+Muon orthogonalises logically independent matrices separately (DeepSeek-V4's report): every expert of a packed
+tensor, gate and up, queries and keys. A parameter's `Fusion` describes how one of its last two axes is divided:
+pieces of the given sizes follow each other, `repeat` times over. The halves of gate_up_proj are (I, I) once;
+gpt-oss's alternating columns are (1, 1) I times; the heads of DeepSeek-V3's kv_b_proj are (n, v) H times.
 
-Letters: N matrices in a row (experts), n rows, m columns, I inner width, H heads.
+Letters: N stacked matrices (experts), n rows, m columns, I inner width, H heads.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from torch import Tensor
 
 
 class Fusion(NamedTuple):
-    """How matrices are fused into one."""
+    """Layout of several matrices fused into one."""
 
     axis: Literal[-2, -1]
-    """Rows or columns."""
+    """Divided axis: rows (-2) or columns (-1)."""
     sizes: tuple[int, ...]
     """Rows (columns) of each matrix in one period."""
     repeat: int = 1
-    """Periods."""
+    """Number of periods."""
 
 
 def split(x_Nnm: Tensor, fusion: Fusion | None) -> list[Tensor]:
-    """Return the matrices, each [N, n_i, m_i]."""
+    """Return the separate matrices, each [N, n_i, m_i]."""
     if fusion is None:
         return [x_Nnm]
     axis, sizes, repeat = fusion
@@ -37,7 +37,7 @@ def split(x_Nnm: Tensor, fusion: Fusion | None) -> list[Tensor]:
 
 
 def join(pieces: list[Tensor], fusion: Fusion | None) -> Tensor:
-    """Return the tensor that `split` took apart, [N, n, m]."""
+    """Return the tensor of separated matrices, [N, n, m]; the inverse of `split`."""
     if fusion is None:
         return pieces[0]
     axis, sizes, repeat = fusion

@@ -1,12 +1,13 @@
-"""Muon's update: the momentum of a matrix, orthogonalised, at a size like AdamW's.
+"""Muon's update: the orthogonalised momentum of a matrix, scaled to the size of AdamW's update.
 
-Keller Jordan et al., 2024; as DeepSeek-V4 runs it (arXiv 2606.19348): M <- mu M + G; O = NS(mu M + G);
-W <- W (1 - lr wd) - lr * rms * sqrt(max(n, m)) * O. An orthogonal [n, m] has a root mean square of
-1 / sqrt(max(n, m)), so the update's is `rms`, whatever the shape. Matrices of one shape go through Newton-Schulz
-as one batch, over parameters and experts alike.
+Keller Jordan et al., 2024; in DeepSeek-V4's form (arXiv 2606.19348): M <- mu M + G; O = NS(mu M + G); W <- W (1 -
+lr wd) - lr * rms * sqrt(max(n, m)) * O. An orthogonal [n, m] matrix has a root mean square of 1 / sqrt(max(n, m)),
+so that of the update is `rms` for every shape. Matrices of one shape are orthogonalised in one batch, across
+parameters and experts.
 
-Sharded parameters (FSDP2, tensor parallel) keep their momentum sharded; it is gathered for the orthogonalisation,
-some parameters at a time, and every rank computes the whole: right for any sharding, and not the fastest.
+Sharded parameters (FSDP2, tensor parallel) have sharded momentum. It is gathered for the orthogonalisation, a few
+parameters at a time, and every rank computes the whole matrix. This is correct for any sharding but not the
+fastest.
 
 Letters: N matrices of one shape, n rows, m columns.
 """
@@ -24,7 +25,7 @@ from modelstack.train.optimizers.matrices import Fusion, join, split
 from modelstack.train.optimizers.newton_schulz import Coefficients, orthogonalised
 
 MAX_ELEMENTS = 2**27
-"""Gathered and orthogonalised at once: 0.5 GB in fp32. One parameter alone may be more."""
+"""Maximum elements gathered and orthogonalised at once: 0.5 GB in fp32. A single parameter may exceed it."""
 
 
 def muon_updates(
@@ -34,14 +35,14 @@ def muon_updates(
     dtype: torch.dtype,
     rms: float,
 ) -> list[Tensor]:
-    """Return what the learning rate multiplies, for each parameter: whole, [n, m] or [N, n, m].
+    """Return the update of each parameter before the learning rate: whole, [n, m] or [N, n, m].
 
     Args:
-        momenta: Whole, of any shapes.
-        fusions: What each holds.
-        schedule: Of the orthogonalisation.
-        dtype: Of its products; the results are in it too.
-        rms: Size of the update.
+        momenta: Whole momenta, of any shapes.
+        fusions: Fusion of each parameter.
+        schedule: Coefficients of the orthogonalisation.
+        dtype: Type of its products and of the results.
+        rms: Root mean square of the update.
     """
     pieces = [
         split(momentum.flatten(0, -3) if momentum.ndim > 2 else momentum.unsqueeze(0), fusion)
@@ -62,9 +63,9 @@ def muon_updates(
 
 
 def portions(parameters: Sequence[Tensor], max_elements: int = MAX_ELEMENTS) -> Iterator[list[int]]:
-    """Yield indices of parameters to treat together: equal shapes next to each other, so that they share a batch.
+    """Yield indices of parameters to process together: equal shapes are adjacent, so that they share a batch.
 
-    The order depends on the shapes alone: ranks that hold shards of the same model gather in the same order.
+    The order depends only on the shapes, so ranks that hold shards of the same model gather in the same order.
     """
     taken: list[int] = []
     n_taken = 0
@@ -85,7 +86,7 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def shard_like(whole: Tensor, like: Tensor) -> Tensor:
-    """Return this rank's part of a tensor that every rank has whole: a local tensor, no communication."""
+    """Return this rank's part of a tensor that every rank holds whole: a local tensor, without communication."""
     if not isinstance(like, DTensor):
         return whole
     mesh = like.device_mesh

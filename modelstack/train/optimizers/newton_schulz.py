@@ -1,8 +1,8 @@
-"""Newton-Schulz: the orthogonal matrix nearest to a given one, by matrix products alone.
+"""Newton-Schulz iteration: the orthogonal matrix nearest to a given one, from matrix products alone.
 
-X <- a X + b (X X^T) X + c (X X^T)^2 X acts on the singular values alone, as s <- a s + b s^3 + c s^5, and drives
-those in (0, 1] to 1. Coefficients: Keller Jordan's Muon (2024) for five steps that end anywhere near 1;
-DeepSeek-V4 (arXiv 2606.19348) adds two of (2, -1.5, 0.5) after eight of them, whose fixed point is exactly 1.
+X <- a X + b (X X^T) X + c (X X^T)^2 X maps each singular value, s <- a s + b s^3 + c s^5, and moves those in (0,
+1] towards 1. Coefficients: Keller Jordan's Muon (2024) for five steps, whose results are near 1. DeepSeek-V4
+(arXiv 2606.19348) uses eight of them and then two of (2, -1.5, 0.5), whose fixed point is exactly 1.
 
 Letters: N matrices of one shape, n rows, m columns.
 """
@@ -17,25 +17,27 @@ from torch import Tensor
 Coefficients = tuple[float, float, float]
 
 STEEP: Coefficients = (3.4445, -4.7750, 2.0315)
-"""Slope 3.4445 at 0 lifts small singular values fast; large ones keep swinging within about 0.7 to 1.2."""
+"""Coefficients whose slope of 3.4445 at 0 raises small singular values fast; large ones stay within about 0.7 to
+1.2.
+"""
 SETTLING: Coefficients = (2.0, -1.5, 0.5)
-"""Value 1 and slope 0 at 1."""
+"""Coefficients with value 1 and slope 0 at 1."""
 
 SCHEDULES: dict[str, tuple[Coefficients, ...]] = {
     "quintic_5": (STEEP,) * 5,
     "deepseek_v4_10": (STEEP,) * 8 + (SETTLING,) * 2,
 }
 NORM_FLOOR = 1e-7
-"""What a norm counts as at least, so that a gradient of zeros stays zeros."""
+"""Lower limit of the norm, so that a gradient of zeros stays zero."""
 
 
 def orthogonalised(x_Nnm: Tensor, schedule: Sequence[Coefficients], dtype: torch.dtype) -> Tensor:
-    """Return each matrix with its singular values driven to 1, [N, n, m], in `dtype`.
+    """Return each matrix with its singular values moved to 1, [N, n, m], in `dtype`.
 
     Args:
-        x_Nnm: Any floating type; its Frobenius norm is taken in fp32 at least.
+        x_Nnm: Matrices of any floating type; the Frobenius norm is computed in at least fp32.
         schedule: The coefficients of each step.
-        dtype: What the products are computed in.
+        dtype: Type of the products.
     """
     is_tall = x_Nnm.shape[-2] > x_Nnm.shape[-1]
     x = x_Nnm.mT if is_tall else x_Nnm  # X X^T is then the smaller of the two products

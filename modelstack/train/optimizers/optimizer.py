@@ -1,10 +1,10 @@
-"""One optimizer for a whole model: each group of parameters is moved by AdamW or by Muon.
+"""Optimizer for a whole model: each group of parameters is updated by AdamW or by Muon.
 
-A `torch.optim.Optimizer`, so schedules, `state_dict` and distributed checkpoints work as with torch's own. AdamW
-is torch's function (the fused one where there is one: a single pass over memory); what is ours is the grouping,
-Muon, and that both work on the local shard of a sharded parameter.
+It is a `torch.optim.Optimizer`, so schedules, `state_dict` and distributed checkpoints work as with torch's own.
+AdamW is torch's function, fused where available (a single pass over memory). This module adds the grouping, Muon,
+and the update of the local shard of a sharded parameter.
 
-A schedule's factor multiplies `group["initial_lr"]`, which is what a group was built with.
+A schedule's factor multiplies `group["initial_lr"]`, the learning rate that a group was built with.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ FUSED_DEVICES = ("cpu", "cuda")
 
 
 class GroupedOptimizer(torch.optim.Optimizer):
-    """Groups carry `method`: "adamw" with betas and eps, or "muon" with momentum and what `muon_updates` takes."""
+    """Optimizer with a `method` for each group: "adamw" with betas and eps, or "muon" with its settings."""
 
     def __init__(self, groups: Iterable[dict[str, Any]]) -> None:
-        """Take groups as `build.build_optimizer` makes them: complete, there are no defaults."""
+        """Store groups from `build.build_optimizer`; they must be complete, because there are no defaults."""
         super().__init__(groups, {})
         for group in self.param_groups:
             group.setdefault("initial_lr", group["lr"])
@@ -39,7 +39,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
     def step(self, closure: Callable[[], float]) -> float: ...
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Move every parameter that has a gradient; return what the closure returns."""
+        """Update every parameter that has a gradient; return the closure's result."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -50,7 +50,7 @@ class GroupedOptimizer(torch.optim.Optimizer):
 
 
 def _adamw_step(optimizer: torch.optim.Optimizer, group: dict[str, Any]) -> None:
-    """AdamW, arXiv 1711.05101: elementwise, so each rank moves its shard."""
+    """Apply AdamW, arXiv 1711.05101; it is elementwise, so each rank updates its shard."""
     parameters = [p for p in group["params"] if p.grad is not None]
     for p in parameters:
         if not optimizer.state[p]:
@@ -101,7 +101,7 @@ METHODS: dict[str, Callable[[torch.optim.Optimizer, dict[str, Any]], None]] = {
 
 
 def _momentum(optimizer: torch.optim.Optimizer, p: Tensor, group: dict[str, Any]) -> Tensor:
-    """Move the momentum by the gradient; return what is to be orthogonalised, sharded as the parameter is."""
+    """Update the momentum; return the matrix to orthogonalise, sharded as the parameter."""
     state = optimizer.state[p]
     if not state:
         state["momentum_buffer"] = torch.zeros_like(p, memory_format=torch.preserve_format)
@@ -121,9 +121,9 @@ def _local(x: Tensor) -> Tensor:
 
 
 def _gradient(p: Tensor) -> Tensor:
-    """Return the gradient of this rank's shard; one that is still a partial sum is added up first."""
+    """Return the gradient of this rank's shard; partial sums are added up first."""
     gradient = p.grad
-    assert gradient is not None  # the caller left the others out
+    assert gradient is not None  # parameters without a gradient are filtered by the caller
     if isinstance(gradient, DTensor) and isinstance(p, DTensor):
         gradient = gradient.redistribute(placements=p.placements)
     return _local(gradient).to(p.dtype)

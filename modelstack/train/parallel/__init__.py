@@ -1,1 +1,1 @@
-"""One training over several processes: meshes, shards, stages, experts; `parallelize` puts them together."""
+"""Training on several processes: meshes, shards, stages, experts; `parallelize` combines them."""

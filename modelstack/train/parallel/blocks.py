@@ -1,15 +1,15 @@
-"""What is done to each decoder block by itself: activation checkpointing and compilation.
+"""Activation checkpointing and compilation of each decoder block.
 
-Checkpointing (Chen et al., arXiv 1604.06174) keeps a block's input and computes the rest again in the backward
-pass. Selective checkpointing (Korthikanti et al., 2205.05198; by operator, as torchtitan does it) keeps what
-matrix products and attention gave, which is most of the time, and computes norms, rotations and activations again.
+Checkpointing (Chen et al., arXiv 1604.06174) keeps a block's input and recomputes the rest in the backward pass.
+Selective checkpointing (Korthikanti et al., 2205.05198; per operator, as in torchtitan) keeps the results of
+matrix products and attention, which take most of the time, and recomputes norms, rotations and activations.
 
-The block's `forward` is replaced and no module put around it: names of parameters stay, and so do those in
-checkpoints. A block that runs twice leaves its routing in the context twice, under the same key and with the same
-values; balancing counts are taken from the output, once (`moe.balancing`).
+The block's `forward` is replaced instead of wrapping the module, so names of parameters stay the same, also in
+checkpoints. A block that runs twice stores its routing in the context twice, under the same key and with the same
+values. Balancing counts are taken from the output, once (`moe.balancing`).
 
-Compilation is by block: all blocks of one shape share one compiled function, so that the time it takes does not
-grow with depth.
+Compilation is per block: all blocks of one shape share one compiled function, so compilation time does not grow
+with depth.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ KEPT = frozenset(
         aten._scaled_dot_product_cudnn_attention.default,
     }
 )
-"""Operators whose results selective checkpointing keeps: those whose time grows with a product of widths."""
+"""Operators whose results selective checkpointing keeps: their time grows with a product of widths."""
 
 
 def decoder_blocks(model: nn.Module) -> list[Any]:
-    """Return the decoder blocks of a model or a stage, in its order, those of multi-token prediction included."""
+    """Return the decoder blocks of a model or a stage in order, including those of multi-token prediction."""
     return [module for module in model.modules() if isinstance(module, BLOCK_KINDS)]
 
 
 def apply_checkpointing(model: nn.Module, kind: str) -> None:
-    """Let each block compute anew in the backward pass what it does not keep.
+    """Make each block recompute in the backward pass what it does not keep.
 
     Args:
-        model: Or a stage; changed in place.
+        model: A model or a stage; changed in place.
         kind: "none", "full" or "selective", as in `Layout.checkpointing`.
     """
     if kind == "none":
@@ -60,14 +60,14 @@ def apply_checkpointing(model: nn.Module, kind: str) -> None:
     if kind == "selective":
         context_fn["context_fn"] = partial(create_selective_checkpoint_contexts, _policy)
     for block in decoder_blocks(model):
-        # Nothing in a block is drawn at random, so there is no generator whose state must be kept.
+        # Blocks use no random numbers, so no generator state must be restored.
         block.forward = partial(
             checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False, **context_fn
         )
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Compile each block when it first runs; in place, names of parameters stay."""
+    """Make each block compile at its first run, in place; names of parameters stay the same."""
     for block in decoder_blocks(model):
         block.compile()
 

@@ -1,11 +1,11 @@
-"""How much of a pipeline's time is idle, by torch's own schedule tables and what each kind of pass costs.
+"""Idle share of a pipeline's time, from torch's own schedule tables and the cost of each kind of pass.
 
-The tables of `torch.distributed.pipelining` say what each rank does in which order; here they are played through:
-an action starts when its rank is free and its input is there. Forward (F), backward to inputs (I) and to weights
-(W) have costs, a whole backward pass is I + W; traffic costs nothing. All stages cost the same, and one of s on a
-rank 1 / s of what a rank's only stage would, so schedules can be compared for one model.
+The tables of `torch.distributed.pipelining` define each rank's actions and their order. They are simulated here:
+an action starts when its rank is free and its input is available. Forward (F), backward to inputs (I) and to
+weights (W) have costs; a whole backward pass costs I + W; communication costs nothing. All stages cost the same.
+With s stages on a rank, each costs 1 / s of the rank's whole share, so schedules can be compared for one model.
 
-Bubble: 1 - work / (ranks x time). For GPipe and 1F1B that is (R - 1) / (M + R - 1), whatever the costs.
+Bubble: 1 - work / (ranks x time). For GPipe and 1F1B it is (R - 1) / (M + R - 1), for any costs.
 
 Letters: R ranks, S stages, M micro-batches.
 """
@@ -27,7 +27,7 @@ from modelstack.train.parallel.pipeline_schedules import (
 
 @dataclass(frozen=True, slots=True)
 class Costs:
-    """Time of a rank's whole share of the model for one micro-batch, in any unit."""
+    """Times of a rank's whole share of the model for one micro-batch, in any unit."""
 
     forward: float = 1.0
     backward_input: float = 1.0
@@ -36,10 +36,10 @@ class Costs:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """One pass of one micro-batch through one stage."""
+    """Pass of one micro-batch through one stage."""
 
     kind: str
-    """F, I, W, or B for I and W in one."""
+    """F, I, W, or B for I and W together."""
     stage: int
     micro_batch: int
 
@@ -51,17 +51,17 @@ def bubble_share(
     costs: Costs = Costs(),
     stages_per_rank: int | None = None,
 ) -> float:
-    """Return the share of all ranks' time that is idle, in 0..1.
+    """Return the idle share of all ranks' time, in 0..1.
 
     Args:
         schedule: A name of `pipeline_schedules.SCHEDULES`.
         n_ranks: R.
         n_micro_batches: M.
-        costs: Of the passes.
-        stages_per_rank: None: as the schedule has it.
+        costs: Costs of the passes.
+        stages_per_rank: Stages per rank; None: the schedule's number.
 
     Raises:
-        UserError: The schedule does not fit the numbers.
+        UserError: The schedule does not support these numbers.
     """
     order = passes_by_rank(schedule, n_ranks, n_micro_batches, stages_per_rank)
     each = len(stages_by_rank(schedule, n_ranks, stages_per_rank)[0])
@@ -74,12 +74,12 @@ def bubble_share(
 
 
 def bubble_table(n_ranks: int, micro_batches: Sequence[int], costs: Costs = Costs()) -> str:
-    """Return the bubbles of all schedules as text: a line a schedule, a column a number of micro-batches.
+    """Return the bubbles of all schedules as text: one line per schedule, one column per number of micro-batches.
 
     Args:
         n_ranks: R.
         micro_batches: M of each column.
-        costs: Of the passes.
+        costs: Costs of the passes.
     """
     rows = [["schedule", *(f"M={n}" for n in micro_batches)]]
     rows += [[schedule, *(_cell(schedule, n_ranks, n, costs) for n in micro_batches)] for schedule in SCHEDULES]
@@ -91,23 +91,23 @@ def bubble_table(n_ranks: int, micro_batches: Sequence[int], costs: Costs = Cost
 def passes_by_rank(
     schedule: str, n_ranks: int, n_micro_batches: int, stages_per_rank: int | None = None
 ) -> list[list[Pass]]:
-    """Return what each rank computes, in torch's order.
+    """Return the passes of each rank, in torch's order.
 
     Raises:
-        UserError: The schedule does not fit the numbers.
+        UserError: The schedule does not support these numbers.
     """
     placed = stages_by_rank(schedule, n_ranks, stages_per_rank)
     check_micro_batches(schedule, n_ranks, sum(map(len, placed)), n_micro_batches)
     table = torch_schedule(schedule, placed, 0, n_micro_batches).pipeline_order
     order = [list(_passes(table[rank])) for rank in range(n_ranks)]
     if schedule == "1F1B":
-        # torch 2.13 counts the last rank's forward passes from 1 in this table (what it runs is right).
+        # In this table, torch 2.13 counts the last rank's forward passes from 1 (its execution is correct).
         order[-1] = [Pass("F", n_ranks - 1, one.micro_batch - 1) if one.kind == "F" else one for one in order[-1]]
     return order
 
 
 def torch_schedule(schedule: str, placed: Sequence[Sequence[int]], rank: int, n_micro_batches: int) -> Any:
-    """Return torch's schedule over stages that are nothing but numbers: for its table."""
+    """Return torch's schedule over stages that consist only of numbers, to read its table."""
     from torch.distributed.pipelining.schedules import get_schedule_class
 
     n_stages = sum(map(len, placed))
@@ -118,7 +118,7 @@ def torch_schedule(schedule: str, placed: Sequence[Sequence[int]], rank: int, n_
 
 @dataclass(slots=True)
 class _NumberedStage:
-    """What a schedule's constructor reads of a stage."""
+    """The attributes of a stage that a schedule's constructor reads."""
 
     stage_index: int
     num_stages: int
@@ -138,7 +138,7 @@ def _passes(actions: Sequence[Any]) -> Iterator[Pass]:
 
 
 def _play(order: list[list[Pass]], cost: dict[str, float], n_stages: int) -> dict[Pass, float]:
-    """Return when each pass ends."""
+    """Return the end time of each pass."""
     ends: dict[Pass, float] = {}
     free, at = [0.0] * len(order), [0] * len(order)
     n_left = sum(map(len, order))
@@ -158,7 +158,7 @@ def _play(order: list[list[Pass]], cost: dict[str, float], n_stages: int) -> dic
 
 
 def _ready(one: Pass, ends: dict[Pass, float], n_stages: int) -> float | None:
-    """Return when a pass's input is there; None: not known yet."""
+    """Return the time at which a pass's input is available; None: not known yet."""
     n = one.micro_batch
     if one.kind == "F":
         return 0.0 if one.stage == 0 else ends.get(Pass("F", one.stage - 1, n))
@@ -173,4 +173,4 @@ def _cell(schedule: str, n_ranks: int, n_micro_batches: int, costs: Costs) -> st
     try:
         return f"{bubble_share(schedule, n_ranks, n_micro_batches, costs):.1%}"
     except UserError:
-        return "-"  # it cannot run so many
+        return "-"  # the schedule does not support this number

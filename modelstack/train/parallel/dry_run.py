@@ -1,12 +1,12 @@
-"""A training step of any layout in one process, without devices or memory: does it run, and who holds what.
+"""A training step of any layout in one process, without devices or memory: checks that it runs, and reports sizes.
 
-torch's "fake" process group answers every collective at once, and tensors are fake: they have shapes, types and
-autograd, and no data. So a model of any size is cut, sharded, run forwards and backwards and moved by its
-optimizer as on the real ranks, by the same code, and what cannot be is found in a minute instead of on 512 devices
-(torchtitan does the same, arXiv 2410.06511). A layout's ranks differ by their stage alone, so one rank of the
-first, a middle and the last stage stands for all.
+torch's "fake" process group completes every collective at once. Tensors are fake: they have shapes, types and
+autograd, but no data. A model of any size is therefore cut, sharded, run forward and backward and updated by its
+optimizer with the code of a real run, and errors are found in a minute instead of on 512 devices (torchtitan does
+the same, arXiv 2410.06511). Ranks of a layout differ only by their stage, so one rank of the first, a middle and
+the last stage represents all.
 
-Bytes of states are those of the tensors that were made; beside them stands what `decide.memory` predicted.
+Bytes of states are those of the created tensors; the prediction of `decide.memory` is reported beside them.
 """
 
 from __future__ import annotations
@@ -44,48 +44,50 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
-    """Collectives of one kind."""
+class Traffic:
+    """Number and size of the collectives of one kind."""
 
     n: int
     n_bytes: int
-    """Of the larger of what went in and what came out, all together."""
+    """Total bytes of all of them, counting the larger of input and output for each."""
 
 
 @dataclass(frozen=True, slots=True)
 class RankReport:
-    """What one rank holds and says."""
+    """Memory and communication of one rank."""
 
     rank: int
     stage: int
-    """Its place in the pipeline."""
+    """Stage of the pipeline."""
     n_layers: int
     n_parameters: int
-    """Of its layers, before they are cut and sharded."""
+    """Number of parameters of its layers, before they are cut and sharded."""
     n_held: int
-    """Of these, what lies on the rank."""
+    """Number of these parameters stored on the rank."""
     n_gathered: int
-    """Of these, what tensor and expert parallelism leave to a rank once FSDP has gathered it."""
+    """Number of these parameters on the rank after FSDP has gathered them (cut by tensor and expert parallelism
+    only).
+    """
     masters: int
-    """Bytes, as the two below."""
+    """Bytes of the masters; the next two fields are also in bytes."""
     gradients: int
     optimizer: int
-    collectives: dict[str, Said]
-    """By kind: what one micro-batch, forwards and backwards, clipping and the optimizer took."""
+    collectives: dict[str, Traffic]
+    """Collectives by kind, for one micro-batch (forward and backward), clipping and the optimizer."""
 
 
 @dataclass(frozen=True, slots=True)
 class DryRun:
-    """What a dry run found."""
+    """Result of a dry run."""
 
     parallel: ParallelConfig
     context: int
     predicted: Memory
-    """Of the fullest device."""
+    """Predicted memory of the device with the most."""
     ranks: tuple[RankReport, ...]
 
     def text(self) -> str:
-        """Return it as a page."""
+        """Return the result as a page of text."""
         layout, found = self.parallel.layout, self.predicted
         degrees = ", ".join(f"{name}={value}" for name, value in layout.model_dump().items() if value != 1)
         lines = [
@@ -100,10 +102,10 @@ class DryRun:
                 f"parameters, {one.n_held / GB:.4f} held",
                 f"  made (GB): masters {one.masters / GB:.2f}, gradients {one.gradients / GB:.2f}, "
                 f"optimizer {one.optimizer / GB:.2f}",
-                "  a micro-batch says: "
+                "  communication of a micro-batch: "
                 + ", ".join(
-                    f"{said.n} {name} ({said.n_bytes / GB:.2f} GB)"
-                    for name, said in sorted(one.collectives.items())
+                    f"{traffic.n} {name} ({traffic.n_bytes / GB:.2f} GB)"
+                    for name, traffic in sorted(one.collectives.items())
                 ),
             ]
             if layout.pp > 1:
@@ -126,25 +128,25 @@ def dry_run(
     """Run one micro-batch of a layout's first, middle and last stage, and the optimizer, without memory.
 
     Args:
-        config: The model's.
-        parallel: The layout's ranks need not exist.
-        context: Tokens of a row; rows are `layout.micro_batch`.
-        optimizer: None: AdamW.
+        config: The model's config.
+        parallel: The layout; its ranks need not exist.
+        context: Tokens per row; the number of rows is `layout.micro_batch`.
+        optimizer: Optimizer settings; None: AdamW.
 
     Raises:
-        UserError: The layout does not fit the model, has experts on ranks of their own (whom tokens are sent to
-            depends on data), or this process is one of several.
+        UserError: The layout does not match the model, has expert parallelism (whose communication depends on
+            data), or this process is one of several.
     """
     layout = parallel.layout
     check_layout(config, layout)
     if dist.is_initialized():
-        raise UserError("this process is one of several; a dry run stands for all of them: start it alone")
+        raise UserError("this process is one of several; start a dry run as a single process")
     if layout.ep > 1:
         raise UserError(
-            f"ep {layout.ep}: which rank a token is sent to depends on data, and a dry run has none; try ep = 1"
+            f"ep {layout.ep}: the rank of a token's experts depends on data, which a dry run lacks; use ep = 1"
         )
     if context % layout.tp:
-        raise UserError(f"a context of {context} tokens cannot be cut over tp {layout.tp}: take a multiple")
+        raise UserError(f"a context of {context} tokens cannot be cut over tp {layout.tp}; use a multiple")
     optimizer = optimizer or OptimizerConfig(name="adamw")
     _warm_rotations(config)
     with _fake_ranks(layout.n_devices):
@@ -169,7 +171,7 @@ def _run_stage(
     n_parameters = _count(parts, whole=True)
     for part in parts:
         parallelize(part, mesh, parallel)
-    with FakeTensorMode(allow_non_fake_inputs=True):  # the mesh's tables of ranks are real
+    with FakeTensorMode(allow_non_fake_inputs=True):  # the mesh's tables of ranks are not fake
         for part in parts:
             part.to_empty(device="cpu")
         share = join(parts) if parallel.layout.pp > 1 else parts[0]  # pyright: ignore
@@ -190,12 +192,12 @@ def _run_stage(
             masters=_bytes(share.parameters()),
             gradients=_bytes(p.grad for p in share.parameters() if p.grad is not None),
             optimizer=_bytes(states),
-            collectives=listener.said,
+            collectives=listener.traffic,
         )
 
 
 def _parts(config: ModelConfig, parallel: ParallelConfig, stage: int, context: int) -> list[CausalLM]:
-    """Return the stages of one place in the pipeline, or the whole model."""
+    """Return the stages of one pipeline rank, or the whole model."""
     if parallel.layout.pp == 1:
         return [CausalLM(config)]
     stages = make_stages(config, parallel.pipeline_schedule, parallel.layout.pp, stage, n_tokens=context)
@@ -210,7 +212,7 @@ def _run_part(part: CausalLM, parallel: ParallelConfig, context: int) -> None:
         output = part(ids, documents_BT=ids, with_logits=False, with_mtp=part.config.mtp_loss_coef > 0)
         total_loss(part, output, ids, n_labels=ids.numel()).total.backward()
         return
-    # Between blocks, tensor parallelism has the tokens cut.
+    # Between blocks, tensor parallelism splits the tokens.
     shapes = travels(part.config, layout.micro_batch, context // layout.tp, DTYPES[parallel.precision])
     received = (
         ()
@@ -224,35 +226,35 @@ def _run_part(part: CausalLM, parallel: ParallelConfig, context: int) -> None:
 
 @contextmanager
 def _fake_ranks(n_ranks: int) -> Iterator[None]:
-    """Be the first of many ranks whose collectives return at once."""
+    """Make this process rank 0 of `n_ranks` ranks whose collectives return at once."""
     dist.init_process_group("fake", rank=0, world_size=n_ranks, store=FakeStore())
     try:
         yield
     finally:
         dist.destroy_process_group()
-        # What torch remembers of meshes names the groups that are gone; the next run's meshes look the same.
+        # torch's cache of meshes refers to the destroyed groups, and the next run's meshes look the same.
         _clear_sharding_prop_cache()
 
 
 class _Collectives(TorchDispatchMode):
-    """Counts collectives. torch's `CommDebugMode` also tracks modules, and loses count where one runs again."""
+    """Count collectives. torch's `CommDebugMode` also tracks modules and fails if a module runs again."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.said: dict[str, Said] = {}
+        self.traffic: dict[str, Traffic] = {}
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Note a collective, on local tensors."""
+        """Count a collective on local tensors."""
         if any(issubclass(kind, DTensor) for kind in types):
-            return NotImplemented  # it comes again with the local tensors
+            return NotImplemented  # it is dispatched again with the local tensors
         result = func(*args, **(kwargs or {}))
         if func.namespace in ("c10d", "_c10d_functional") and "wait" not in func.__name__:
             opname = str(func._opname).strip("_")
             name = _NAMES.get(opname, opname)
             tensors = [leaf for leaf in tree_leaves((args, result)) if isinstance(leaf, Tensor)]
             n_bytes = max(tensor.numel() * tensor.element_size() for tensor in tensors)
-            before = self.said.get(name, Said(0, 0))
-            self.said[name] = Said(before.n + 1, before.n_bytes + n_bytes)
+            before = self.traffic.get(name, Traffic(0, 0))
+            self.traffic[name] = Traffic(before.n + 1, before.n_bytes + n_bytes)
         return result
 
 
@@ -264,17 +266,17 @@ _NAMES = {
     "allreduce": "all-reduce",
     "all_reduce": "all-reduce",
 }
-"""FSDP's collectives and DTensor's have different names."""
+"""Common names of collectives: FSDP and DTensor use different ones."""
 
 
 def _warm_rotations(config: ModelConfig) -> None:
-    """Compute the rotations' angles, which are kept, while tensors still have data to become plain numbers."""
+    """Compute and cache the rotations' angles before tensors are fake and have no data."""
     for layer in range(config.num_hidden_layers):
         rope = config.rope(layer)
         if rope is not None:
             for size in {config.head_dim, config.qk_rope_head_dim or config.head_dim}:
                 for r in {size, int(size * rope.partial_rotary_factor)}:
-                    inverse_frequencies(rope, r, None)  # as `rotation` calls it: that is the key it is kept under
+                    inverse_frequencies(rope, r, None)  # the arguments of `rotation`, which are the cache's key
 
 
 def _count(parts: list[CausalLM], *, whole: bool) -> int:
@@ -283,7 +285,7 @@ def _count(parts: list[CausalLM], *, whole: bool) -> int:
 
 
 def _gathered(parts: list[CausalLM]) -> int:
-    """Return the parameters of a rank once FSDP has gathered all of its units."""
+    """Return the number of parameters on a rank after FSDP has gathered all of its units."""
     return sum(_without_shards(parameter) for part in parts for parameter in part.parameters())
 
 

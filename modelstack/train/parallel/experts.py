@@ -1,18 +1,18 @@
-"""Expert parallelism: each rank holds some experts of every MoE layer, and tokens travel to those that serve them.
+"""Expert parallelism: each rank holds some experts of every MoE layer; tokens are sent to their experts.
 
-GShard (arXiv 2006.16668), with the ranks taken from the shard axis as in DeepSpeed-MoE (2201.05596) and
-torchtitan: the ranks of an `ep` group have different batches, so each sends its tokens to the owners of their
-experts and gets the results back (two all-to-alls a layer, two more in the backward pass). An owner computes for
-the tokens of all ranks of the group, so its experts' gradients are complete without being summed over it.
+GShard (arXiv 2006.16668), with ranks taken from the shard axis as in DeepSpeed-MoE (2201.05596) and torchtitan:
+the ranks of an `ep` group have different batches, so each sends its tokens to the owners of their experts and
+receives the results (two all-to-alls per layer, two more in the backward pass). An owner computes the tokens of
+all ranks of the group, so its experts' gradients are complete without a sum over the group.
 
-The dispatch is what `moe.experts.mix_by_expert` does on one device, with a journey in the middle: rows sorted by
-expert are sorted by owner too, for owners hold consecutive experts. How many rows go where is exchanged first, so
-messages are as long as they have to be (no capacity, no dropped tokens). Received rows lie by sender and then by
-expert; the experts' own forward pass sorts them, and each row's result goes back to its place. Nothing is added up
-on the way: the result is that of one device, in any grouping of ranks.
+The dispatch is that of `moe.experts.mix_by_expert` on one device, with communication in the middle. Rows sorted by
+expert are also sorted by owner, because owners hold consecutive experts. The numbers of rows are exchanged first,
+so messages have exactly the required length (no capacity, no dropped tokens). Received rows are ordered by sender
+and then by expert; the experts' own forward pass sorts them, and each row's result returns to its position.
+Nothing is summed on the way, so the result equals that of one device for any grouping of ranks.
 
 Parameters become DTensors, Shard(0) over `ep` and, by FSDP, Shard(1) over the ranks that hold the same experts.
-So state dicts have the whole model's names and shapes, and checkpoints go on with another layout.
+State dicts keep the whole model's names and shapes, so checkpoints can be resumed with another layout.
 
 Letters: N tokens of this rank, S = N * k rows, D model width, E experts, R ranks of the group, e = E / R experts
 of a rank, P rows that a rank received.
@@ -40,20 +40,21 @@ from modelstack.train.parallel.mesh import Mesh
 from modelstack.train.parallel.sharded import POLICIES
 
 FSDP_AXIS = 1
-"""Axis of experts' parameters that FSDP cuts: a rank may hold fewer experts than FSDP has ranks."""
+"""Axis of experts' parameters that FSDP cuts. Axis 0 may have fewer experts than FSDP has ranks."""
 
 
 def shard_experts(model: nn.Module, mesh: Mesh, *, precision: str, reshard_after_forward: bool) -> None:
-    """Spread the experts of every MoE layer over `mesh.ep`, in place; the rest stays as it is.
+    """Spread the experts of every MoE layer over `mesh.ep`, in place; other modules are unchanged.
 
     Args:
-        model: Or a pipeline's stage, before FSDP; the same on every rank, or on the meta device.
-        mesh: The grid, with ep > 1. Every rank calls this, with MoE layers or without.
-        precision: "fp32" or "bf16": what the experts compute in.
+        model: A model or a pipeline stage, before FSDP; identical on every rank, or on the meta device.
+        mesh: The mesh, with ep > 1. Every rank must call this, even without MoE layers.
+        precision: Precision of the experts' computation, "fp32" or "bf16".
         reshard_after_forward: Whether gathered experts are freed after their forward pass.
 
     Raises:
-        UserError: The group does not divide the experts, or the ranks with the same experts their parameters.
+        UserError: The experts are not divisible by the group, or their parameters by the ranks with the same
+            experts.
     """
     ep, fsdp = mesh.ep, mesh.expert_fsdp
     for moe in [module for module in model.modules() if isinstance(module, MoE)]:
@@ -68,22 +69,22 @@ def shard_experts(model: nn.Module, mesh: Mesh, *, precision: str, reshard_after
 
 
 def spread(experts: nn.Module, ep: DeviceMesh, n_shards: int = 1) -> None:
-    """Leave each rank of a group its share of one layer's experts, and let tokens travel.
+    """Keep each rank's share of one layer's experts, and send tokens to their experts' ranks.
 
     Args:
         experts: `PackedExperts` or `InterleavedExperts`; changed in place.
-        ep: The group, one axis.
-        n_shards: Ranks that will cut the rest of the parameters among them.
+        ep: The group, a mesh with one axis.
+        n_shards: Number of ranks that will shard the remaining parameters.
 
     Raises:
-        UserError: A number does not divide.
+        UserError: A size is not divisible.
     """
-    layer = copy.deepcopy(experts).to("meta")  # what a layer computes, to be called with this rank's weights
+    layer = copy.deepcopy(experts).to("meta")  # the layer's computation, called with this rank's weights
     for name, parameter in list(experts.named_parameters(recurse=False)):
         if parameter.shape[0] % ep.size() or parameter.shape[FSDP_AXIS] % n_shards:
             raise UserError(
                 f"experts' {name} {tuple(parameter.shape)} cannot be cut into {ep.size()} along its experts and "
-                f"{n_shards} along axis {FSDP_AXIS}: choose ep and shard / ep among the divisors"
+                f"{n_shards} along axis {FSDP_AXIS}: use divisors of these sizes for ep and shard / ep"
             )
         # Every rank has the same whole parameter, so nothing is sent.
         cut = distribute_tensor(parameter.detach(), ep, [Shard(0)], src_data_rank=None)
@@ -94,11 +95,11 @@ def spread(experts: nn.Module, ep: DeviceMesh, n_shards: int = 1) -> None:
 def _forward(
     experts: nn.Module, layer: nn.Module, ep: DeviceMesh, x_ND: Tensor, experts_Nk: Tensor, weights_Nk: Tensor
 ) -> Tensor:
-    """Return the weighted sum of each token's experts, [N, D], wherever those lie."""
+    """Return the weighted sum of each token's experts, [N, D], for experts on any rank."""
     own = {name: _local(parameter) for name, parameter in experts.named_parameters(recurse=False)}
     n_own = len(next(iter(own.values())))
     serve = partial(_serve_elsewhere, partial(_serve, layer, own), ep.get_group(), n_own)
-    # FSDP warns of a module that returns a view: what is added in place to it would lose FSDP's hook.
+    # Clone, because in-place changes of a returned view would lose FSDP's hook, of which FSDP warns.
     return mix_by_expert(serve, n_own * ep.size(), x_ND, experts_Nk, weights_Nk).clone()
 
 
@@ -110,7 +111,7 @@ def _serve_elsewhere(
     ends_E: Tensor,
     expert_S: Tensor,
 ) -> Tensor:
-    """Return each row's expert's output, [S, D]: rows go to the owners of their experts, results come back."""
+    """Return the output of each row's expert, [S, D]: rows are sent to the experts' owners, results come back."""
     sent_Re = ends_E.diff(prepend=ends_E.new_zeros(1)).view(-1, n_own)
     received_Re = torch.empty_like(sent_Re)
     dist.all_to_all_single(received_Re, sent_Re, group=group)
@@ -122,10 +123,10 @@ def _serve_elsewhere(
 
 
 def _serve(layer: nn.Module, own: dict[str, Tensor], x_PD: Tensor, expert_P: Tensor) -> Tensor:
-    """Return the outputs for rows that came from all ranks of the group, each by one of this rank's experts."""
+    """Return the outputs of rows from all ranks of the group, each computed by one of this rank's experts."""
     if not len(x_PD):
-        # The grouped matmul has no backward pass over no rows, and experts without tokens need a gradient of 0:
-        # a row of zeros, whose result is left out.
+        # The grouped matmul has no backward pass for zero rows, but experts without tokens need a gradient of 0.
+        # So a row of zeros is computed and its result dropped.
         return _serve(layer, own, x_PD.new_zeros(1, x_PD.shape[1]) + x_PD.sum(), expert_P.new_zeros(1))[:0]
     weights_P1 = x_PD.new_ones(len(x_PD), 1)
     return functional_call(layer, own, (x_PD, expert_P.unsqueeze(1), weights_P1))

@@ -1,8 +1,8 @@
-"""Memory and first values for a model that was spread on the meta device: each rank makes its own share only.
+"""Memory and initial values of a model distributed on the meta device; each rank creates only its share.
 
-A model is built without memory, cut and sharded as it will train, and only then given memory (torchtitan, arXiv
-2410.06511, starts so). No rank ever holds the whole of it, nor the whole of a layer: values are drawn in pieces
-(`initialise`), and are bit for bit those of one process with the whole model.
+A model is created without memory, cut and sharded as in training, and then gets its memory (as in torchtitan,
+arXiv 2410.06511). No rank ever holds the whole model or a whole layer: values are drawn in chunks (`initialise`),
+and equal bit for bit those of one process with the whole model.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ Model = TypeVar("Model", bound=CausalLM)
 def materialise(
     model: Model, device: torch.device, seed: int, token_frequency_V: Sequence[float] | None = None
 ) -> Model:
-    """Give a model, or a pipeline's stage, memory and its first values, in place; return it.
+    """Give a model or a pipeline stage memory and its initial values, in place; return it.
 
     Args:
-        model: On the meta device, after `parallelize`.
-        device: Of this rank.
-        seed: Of the whole model.
-        token_frequency_V: What hash routing deals experts by.
+        model: A model on the meta device, after `parallelize`.
+        device: The device of this rank.
+        seed: Seed of the whole model.
+        token_frequency_V: Token frequencies by which hash routing assigns experts.
     """
     model.to_empty(device=device)
-    model.tie_weights()  # each of the two was given memory of its own
+    model.tie_weights()  # `to_empty` gave the two tensors separate memory
     return initialise(model, seed, token_frequency_V, own_part=own_part)
 
 
 def own_part(parameter: Tensor) -> OwnPart:
-    """Return what this rank holds of a parameter, spread or not."""
+    """Return this rank's part of a parameter, distributed or not."""
     if not isinstance(parameter, DTensor):
         return OwnPart(parameter, (0,) * parameter.ndim)
     _, offsets = compute_local_shape_and_global_offset(

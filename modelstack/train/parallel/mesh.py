@@ -1,12 +1,12 @@
-"""Which process does what: the grid of ranks that a layout asks for, and the groups that its parts talk in.
+"""The mesh of ranks for a layout, and the groups in which its parts communicate.
 
-`decide.memory.Layout` says how many; this file makes torch's `DeviceMesh` of it, with the axes in the order pp,
-replicate, shard, tp. The last axis has neighbouring ranks, so that tensor parallelism, which talks most, stays
-inside a machine, and stages of a pipeline, which talk least, lie apart. Expert parallelism borrows its ranks from
-the shard axis (GShard, arXiv 2006.16668, as DeepSpeed-MoE and torchtitan place it): the same ranks, the axis cut
-into shard / ep groups of ep neighbours.
+`decide.memory.Layout` defines the sizes; this file creates torch's `DeviceMesh` with the axes in the order pp,
+replicate, shard, tp. The last axis has neighbouring ranks. Tensor parallelism, which communicates most, therefore
+stays inside a machine, and pipeline stages, which communicate least, are far apart. Expert parallelism uses the
+ranks of the shard axis (GShard, arXiv 2006.16668, placed as in DeepSpeed-MoE and torchtitan), split into shard /
+ep groups of ep neighbours.
 
-Ranks along replicate and shard have different batches; ranks along tp and pp work on the same one.
+Ranks along replicate and shard have different batches; ranks along tp and pp have the same one.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ AXES = ("pp", "replicate", "shard", "tp")
 DATA_AXES = ("replicate", "shard")
 """Axes along which ranks have different batches."""
 BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
-"""Checkpoints talk about tensors on the CPU, whatever the model lies on."""
+"""Communication backends by device type. Checkpoints communicate tensors on the CPU for every device type."""
 
 
 class ParallelConfig(BaseModel, frozen=True, extra="forbid"):
-    """How a model is spread, and how its parts compute."""
+    """Layout of a model over ranks, and settings of its computation."""
 
     layout: Layout
     precision: Literal["fp32", "bf16"] = "bf16"
-    """What blocks compute in; masters and gradients' sums are fp32 in both."""
+    """Precision of the blocks; masters and sums of gradients are fp32 in both."""
     pipeline_schedule: str = "1F1B"
-    """A name of torch's schedules; for pp > 1."""
+    """Name of one of torch's schedules; used if pp > 1."""
     compile_blocks: bool = False
     reshard_after_forward: bool = True
     """Whether FSDP frees a block's gathered weights between its forward and its backward pass."""
@@ -48,11 +48,11 @@ class ParallelConfig(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True)
 class Mesh:
-    """The grid; make it with `make_mesh`."""
+    """The mesh of ranks; create it with `make_mesh`."""
 
     layout: Layout
     world: DeviceMesh
-    """All ranks, axes `AXES`."""
+    """All ranks, with axes `AXES`."""
 
     @property
     def device(self) -> torch.device:
@@ -62,12 +62,12 @@ class Mesh:
 
     @property
     def data_rank(self) -> int:
-        """Which of the batches this rank works on, 0 .. `layout.data_ranks` - 1: the loader's rank."""
+        """Index of this rank's batches, 0 .. `layout.data_ranks` - 1: the loader's rank."""
         return self.world.get_local_rank("replicate") * self.layout.shard + self.world.get_local_rank("shard")
 
     @property
     def stage(self) -> int:
-        """The rank in its pipeline."""
+        """Index of this rank in its pipeline."""
         return self.world.get_local_rank("pp")
 
     @property
@@ -82,23 +82,23 @@ class Mesh:
 
     @property
     def fsdp(self) -> DeviceMesh:
-        """What `fully_shard` takes: shard alone, or replicate and shard (HSDP)."""
+        """The mesh for `fully_shard`: shard only, or replicate and shard (HSDP)."""
         return self.world[DATA_AXES] if self.layout.replicate > 1 else self.world["shard"]
 
     @cached_property
     def _by_expert(self) -> DeviceMesh:
-        """The same ranks with the shard axis cut in two; made once, since it makes groups of processes."""
+        """The same ranks with the shard axis split in two; cached, because it creates process groups."""
         sizes = (self.layout.shard // self.layout.ep, self.layout.ep)
         return self.world._unflatten("shard", sizes, ("expert_shard", "ep"))
 
     @property
     def ep(self) -> DeviceMesh:
-        """The ranks that hold this rank's layer's experts among them; every rank must ask for it."""
+        """The ranks that together hold the experts of this rank's layers; every rank must access it."""
         return self._by_expert["ep"]
 
     @property
     def expert_fsdp(self) -> DeviceMesh:
-        """What `fully_shard` takes for experts that are spread over `ep`."""
+        """The mesh for `fully_shard` of experts that are spread over `ep`."""
         return (
             self._by_expert["replicate", "expert_shard"]
             if self.layout.replicate > 1
@@ -106,31 +106,31 @@ class Mesh:
         )
 
     def sum_over(self, tensor: Tensor, *axes: str) -> Tensor:
-        """Add up a tensor, in place, over this rank's groups along some axes; the same on each rank of them."""
+        """Sum a tensor, in place, over this rank's groups along some axes."""
         for axis in axes:
             if self.world[axis].size() > 1:
                 dist.all_reduce(tensor, group=self.world.get_group(axis))
         return tensor
 
     def sum_over_data(self, tensor: Tensor) -> Tensor:
-        """Add up a tensor, in place, over the ranks that have different batches."""
+        """Sum a tensor, in place, over the ranks with different batches."""
         return self.sum_over(tensor, *DATA_AXES)
 
     def gather_data(self, own: Tensor) -> Tensor:
-        """Return the tensors of all ranks with different batches, in a row by data rank; without a pipeline."""
+        """Return the concatenated tensors of all ranks with different batches, by data rank; requires pp = 1."""
         everyone = [torch.empty_like(own) for _ in range(self.world.size())]
         dist.all_gather(everyone, own)
         return torch.cat(everyone[:: self.layout.tp])
 
 
 def join_processes(device_type: str) -> None:
-    """Join the processes that torchrun started; nothing where this one has joined already.
+    """Join the processes started by torchrun; does nothing if this process has already joined.
 
     Args:
-        device_type: "cpu" (gloo) or "cuda" (nccl; the process takes the device of its local rank).
+        device_type: "cpu" (gloo) or "cuda" (nccl; the process uses the device of its local rank).
 
     Raises:
-        UserError: The kind of device is not known, or the process was not started by torchrun.
+        UserError: The device type is unknown, or the process was not started by torchrun.
     """
     if device_type not in BACKENDS:
         raise UserError(f"device type {device_type!r} is not known; known: {', '.join(BACKENDS)}")
@@ -145,8 +145,8 @@ def join_processes(device_type: str) -> None:
     if device_type == "cuda":
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     if os.environ.get("LOCAL_WORLD_SIZE") == os.environ["WORLD_SIZE"]:
-        # torchrun keeps one store over its restarts, and in it the addresses of processes that are dead. (Nodes
-        # count their restarts apart, so with several of them set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 instead.)
+        # torchrun keeps one store across its restarts, with the addresses of dead processes in it. (Nodes count
+        # restarts separately, so with several nodes set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 instead.)
         store, rank, world_size = next(rendezvous("env://"))
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
         store = dist.PrefixStore(f"attempt {attempt}", store)  # pyright: ignore
@@ -156,21 +156,21 @@ def join_processes(device_type: str) -> None:
 
 
 def make_mesh(layout: Layout, device_type: str = "cpu") -> Mesh:
-    """Return the grid of all processes; each of them calls this.
+    """Return the mesh of all processes; each process must call this.
 
     Raises:
-        UserError: The layout does not have as many ranks as there are processes, or has context parallelism.
+        UserError: The numbers of ranks and processes differ, or the layout has context parallelism.
     """
     if layout.cp > 1:
         raise UserError(
-            f"cp {layout.cp}: context parallelism is not built here (torch's own has no rule for attention on the "
-            f"CPU, and so cannot be tested against one process); set cp = 1 and shard tokens by tp instead"
+            f"cp {layout.cp}: context parallelism is not implemented (torch's has no rule for attention on the "
+            f"CPU, so it cannot be tested against one process); set cp = 1 and shard tokens by tp instead"
         )
     n_processes = dist.get_world_size() if dist.is_initialized() else 1
     if layout.n_devices != n_processes:
         raise UserError(
             f"the layout has {layout.n_devices} ranks (pp {layout.pp} x replicate {layout.replicate} x shard "
-            f"{layout.shard} x tp {layout.tp}) and there are {n_processes} processes; start as many, or change it"
+            f"{layout.shard} x tp {layout.tp}), but there are {n_processes} processes; start as many ranks"
         )
     shape = tuple(getattr(layout, axis) for axis in AXES)
     return Mesh(layout, init_device_mesh(device_type, shape, mesh_dim_names=AXES))

@@ -1,8 +1,8 @@
-"""From a model to this rank's share of it: the one place that knows the order of the parts.
+"""Distribution of a model over ranks: the only place that knows the order of the methods.
 
-Tensor parallelism first, since it cuts single matrices; then experts; then checkpointing, inside of what is
-compiled; FSDP last and outermost, so that what it gathers is what is left of a parameter (the order of torchtitan,
-arXiv 2410.06511). A pipeline cuts the model into stages before and calls this for each.
+Tensor parallelism comes first, because it cuts single matrices; then experts; then checkpointing, inside the
+compiled functions; FSDP comes last and outermost, so that it gathers the remaining part of a parameter (the order
+of torchtitan, arXiv 2410.06511). A pipeline splits the model into stages before and calls this for each stage.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 def parallelize(model: Model, mesh: Mesh, parallel: ParallelConfig) -> Model:
-    """Spread a model, or a pipeline's stage of one, over this rank's groups; in place. Returns the model.
+    """Distribute a model or a pipeline stage over this rank's groups, in place; return it.
 
-    Build the optimizer after it: parameters become distributed ones.
+    Build the optimizer afterwards: parameters are replaced by distributed ones.
 
     Args:
-        model: fp32, with the whole model's `config`; the same on every rank, or on the meta device.
-        mesh: The grid.
-        parallel: How.
+        model: An fp32 model with the whole model's `config`; identical on every rank, or on the meta device.
+        mesh: The mesh.
+        parallel: Layout and settings.
 
     Raises:
-        UserError: The model does not fit the layout, or has a part that cannot be spread so.
+        UserError: The model does not match the layout, or has a part that cannot be distributed by it.
     """
     config = model.config
     assert isinstance(config, ModelConfig)

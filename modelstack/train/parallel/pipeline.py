@@ -1,19 +1,20 @@
-"""A decoder cut into stages: where to cut, what a stage holds, what it passes on.
+"""A decoder split into pipeline stages: positions of the cuts, content of a stage, data passed between stages.
 
-Stages are runs of blocks; the first has the embedding, the last the norm, the head and the modules for multi-token
-prediction. A stage makes its own part only, so no rank ever needs the whole model, and parameters keep the names
-of the whole one (`model.layers.7...`): the stages' state dicts together are the model's, checkpoints can be cut
-anew, and `initialise`, which seeds by name, gives a stage the values that the whole model would have.
+Stages are runs of blocks. The first has the embedding; the last has the norm, the head and the multi-token
+prediction modules. A stage creates only its own part, so no rank needs the whole model. Parameters keep the names
+of the whole model (`model.layers.7...`): the stages' state dicts together are the model's, checkpoints can be
+split differently, and `initialise`, which seeds by name, gives a stage the values of the whole model.
 
 Every rank has the step's micro-batches (ids, documents, labels), so positions, masks, hash routing and forced
-choices are made where they are needed, and only activations travel: the hidden states or streams, and beside them,
-where the config asks for it,
-- losses of layers (routing, indexers), summed over the layers so far: the last stage adds them to its loss, and
-  their gradient comes back through the pipeline to the routers and indexers of every stage;
-- the embeddings, for multi-token prediction. (With tied weights the last stage could look them up itself, but then
-  its weights' gradients hang together in a way that torch 2.13 cannot split for the zero-bubble schedules.)
+selections are computed locally, and only activations are sent: the hidden states or streams, and if the config
+needs them,
 
-A last stage with a tied head has a copy of the embedding; `pipeline_tied` keeps it exact.
+- losses of layers (routing, indexers), summed over the layers so far: the last stage adds them to its loss, and
+  their gradient flows back through the pipeline to the routers and indexers of every stage;
+- the embeddings, for multi-token prediction. (With tied weights the last stage could look them up itself, but then
+  torch 2.13 cannot split its weights' gradients for the zero-bubble schedules.)
+
+A last stage with a tied head has a copy of the embedding; `pipeline_tied` keeps the copies equal.
 
 Letters: B rows, T tokens, D model width, n streams, S stages, W ranks.
 """
@@ -43,16 +44,17 @@ from modelstack.errors import UserError
 from modelstack.train.parallel.pipeline_schedules import stages_by_rank
 
 Observer = Callable[[Mapping[int, Routing], Mapping[str, Tensor], Tensor], None]
-"""Sees each micro-batch that passed a stage: its routing, at the last stage the parts of the loss, detached, and
-which tokens are no padding."""
+"""Called for each micro-batch of a stage with its routing, the parts of the loss (last stage only, detached), and
+the mask of tokens that are not padding.
+"""
 
 
 class StageDecoder(Decoder):
-    """Some blocks of a decoder, and what stands at its ends where the stage is one."""
+    """Some blocks of a decoder, with the embedding or the final norm if the stage is first or last."""
 
     def __init__(self, config: ModelConfig, span: range, *, has_embedding: bool, is_last: bool) -> None:
-        """Make the blocks of `span` under their numbers in the whole model."""
-        nn.Module.__init__(self)  # the parent's would make all of it
+        """Create the blocks of `span` under their numbers in the whole model."""
+        nn.Module.__init__(self)  # the parent's would create all blocks
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size) if has_embedding else None
         self.layers = nn.ModuleList()
@@ -63,17 +65,17 @@ class StageDecoder(Decoder):
 
 
 class Stage(CausalLM):
-    """One stage: `forward` is what torch's schedules call; the last one returns the micro-batch's loss."""
+    """Pipeline stage: torch's schedules call `forward`; the last stage returns the micro-batch's loss."""
 
     def __init__(self, config: ModelConfig, index: int, spans: Sequence[range]) -> None:
-        """Make the stage's own part, with torch's default values; `initialise` gives it the config's.
+        """Create the stage's own part with torch's default values; `initialise` applies the config's.
 
         Args:
-            config: Of the whole model.
-            index: Of this stage.
+            config: Config of the whole model.
+            index: Index of this stage.
             spans: The layers of every stage, see `split_layers`.
         """
-        nn.Module.__init__(self)  # the parent's would make all of it
+        nn.Module.__init__(self)  # the parent's would create the whole model
         self.config, self.index, self.n_stages = config, index, len(spans)
         self.observer: Observer | None = None
         is_tied = config.tie_word_embeddings
@@ -89,18 +91,18 @@ class Stage(CausalLM):
         self.tie_weights()
 
     def tie_weights(self) -> None:
-        """Let the head be the stage's copy of the embedding, where the config says so and the stage has a head."""
+        """Make the head the stage's copy of the embedding if the config ties them and the stage has a head."""
         if self.is_last:
             super().tie_weights()
 
     @property
     def is_first(self) -> bool:
-        """Whether it has the embedding by right."""
+        """Whether the stage has the embedding as its own part."""
         return self.index == 0
 
     @property
     def is_last(self) -> bool:
-        """Whether it has the head."""
+        """Whether the stage has the head."""
         return self.index == self.n_stages - 1
 
     @property
@@ -122,18 +124,17 @@ class Stage(CausalLM):
         """Run the stage's blocks on a micro-batch.
 
         Args:
-            received: What the stage before returned; nothing at the first.
-            ids_BT: The micro-batch, at every stage.
-            labels_BT: Likewise.
-            documents_BT: Likewise.
-            forced_experts: Likewise.
-            n_labels: Labelled tokens of the whole step, by their weights, which sums over tokens are divided by.
-            weights_BT: How much each label of the micro-batch counts, at every stage; None: 1.
-            counted_BT: bool, False for the micro-batch's padding, at every stage; None: there is none.
+            received: Output of the previous stage; empty for the first.
+            ids_BT: Token ids of the micro-batch; every stage gets the whole micro-batch.
+            labels_BT: Labels of the micro-batch.
+            documents_BT: Document numbers of the micro-batch.
+            forced_experts: Expert choices of the micro-batch, by layer.
+            n_labels: Weighted number of labelled tokens of the whole step, the divisor of sums over tokens.
+            weights_BT: Weight of each label of the micro-batch; None: 1.
+            counted_BT: bool, False for padding of the micro-batch; None: no padding.
 
         Returns:
-            States or streams, then losses of layers and embeddings where `travels` says so; of the last stage the
-            loss.
+            States or streams, then losses of layers and embeddings as in `travels`; for the last stage, the loss.
         """
         if counted_BT is None:
             counted_BT = torch.ones_like(ids_BT, dtype=torch.bool)
@@ -147,16 +148,16 @@ class Stage(CausalLM):
             summed = summed + self._layer_losses(context, counted_BT)
         if self.observer is not None:
             self.observer(context.routing, {}, counted_BT)
-        # A copy: torch detaches what a stage returned, in place, and these came in as leaves.
+        # Clone, because torch detaches a stage's outputs in place, and this tensor is an input.
         embedding = None if embedding is None else embedding.clone()
         return tuple(each for each in (x, summed, embedding) if each is not None)
 
     def _enter(self, received: tuple[Tensor, ...], ids_BT: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
-        """Return states, losses of the layers so far and embeddings; None for what does not travel."""
+        """Return states, losses of the layers so far and embeddings; None for data that is not sent."""
         names, carries_embedding = layer_loss_names(self.config), self.config.mtp_loss_coef > 0
         if self.is_first:
             embedding = self.model.embed(ids_BT)
-            # It asks for a gradient though nothing reads it, so that all stages exchange the same.
+            # It requires a gradient, although none is used, so that all stages exchange the same tensors.
             summed = torch.zeros(len(names), device=ids_BT.device, requires_grad=True) if names else None
             return self.model.begin(embedding), summed, embedding if carries_embedding else None
         x, *beside = received
@@ -189,7 +190,7 @@ class Stage(CausalLM):
         )
         total, parts = losses.total, losses.parts
         if summed is not None:
-            # As total_loss weighs this stage's own.
+            # The same weighting as for this stage's own losses in total_loss.
             before = summed * (count_labels(labels_BT, weights_BT) / n_labels)
             total = total + before.sum()
             for name, loss in zip(layer_loss_names(self.config), before, strict=True):
@@ -208,18 +209,18 @@ def make_stages(
     n_tokens: int,
     stages_per_rank: int | None = None,
 ) -> list[Stage]:
-    """Return the stages of one rank, in order; to be initialised (or loaded), then parallelized, then joined.
+    """Return the stages of one rank, in order; then initialise (or load), parallelize and join them.
 
     Args:
-        config: Of the whole model.
-        schedule: A name of `pipeline_schedules.SCHEDULES`: it decides which stages a rank has.
+        config: Config of the whole model.
+        schedule: A name of `pipeline_schedules.SCHEDULES`; it determines the stages of a rank.
         n_ranks: W.
-        rank: In the pipeline.
+        rank: Rank in the pipeline.
         n_tokens: T, which the cost of attention depends on.
-        stages_per_rank: None: as the schedule has it.
+        stages_per_rank: Stages per rank; None: the schedule's number.
 
     Raises:
-        UserError: The schedule does not fit, or there are fewer layers than stages.
+        UserError: The schedule does not support these numbers, or there are fewer layers than stages.
     """
     placed = stages_by_rank(schedule, n_ranks, stages_per_rank)
     spans = split_layers(config, sum(map(len, placed)), n_tokens)
@@ -227,10 +228,10 @@ def make_stages(
 
 
 def join(stages: Sequence[Stage]) -> nn.Module:
-    """Return all that a rank holds as one module, under the whole model's names: for optimizer and checkpoints.
+    """Return all parts of a rank as one module with the whole model's names, for optimizer and checkpoints.
 
-    Where a rank has both ends of a tied model (V placement) there is one embedding, as in the whole model: the
-    last stage's copy is `pipeline_tied`'s. Call it after the stages were parallelized: parameters are new then.
+    If a rank has both ends of a tied model (V placement), the module has one embedding, as the whole model does;
+    `pipeline_tied` handles the last stage's copy. Call it after `parallelize`, which replaces parameters.
     """
     share, share.model = nn.Module(), nn.Module()
     share.model.layers = nn.ModuleList()
@@ -251,18 +252,18 @@ def join(stages: Sequence[Stage]) -> nn.Module:
 
 
 def tied_on_one_rank(stages: Sequence[Stage]) -> bool:
-    """Return whether a rank has both the embedding and the head that is tied to it."""
+    """Return whether a rank has both the embedding and the head tied to it."""
     return stages[0].config.tie_word_embeddings and stages[0].is_first and stages[-1].is_last
 
 
 def loss_names(config: ModelConfig) -> list[str]:
-    """Return the parts of `total_loss` that a config asks for."""
+    """Return the names of the parts of `total_loss` that a config enables."""
     asked = {"cross_entropy": True, "z_loss": bool(config.z_loss_coef), "mtp_loss": bool(config.mtp_loss_coef)}
     return [name for name, is_asked in asked.items() if is_asked] + layer_loss_names(config)
 
 
 def travels(config: ModelConfig, n_rows: int, n_tokens: int, dtype: torch.dtype) -> tuple[Tensor, ...]:
-    """Return what one stage sends to the next for a micro-batch, as tensors without memory."""
+    """Return the tensors, without memory, that one stage sends to the next for a micro-batch."""
     B, T, D = n_rows, n_tokens, config.hidden_size
     streams = (B, T, config.hc_mult, D) if config.norm_placement == "hyper" else (B, T, D)
 
@@ -280,12 +281,12 @@ def travels(config: ModelConfig, n_rows: int, n_tokens: int, dtype: torch.dtype)
 def split_layers(config: ModelConfig, n_stages: int, n_tokens: int) -> list[range]:
     """Return the layers of each stage: at least one, in order.
 
-    The slowest stage sets the pace, so the largest share of FLOPs is made as small as can be, the head counted to
-    the last stage. Of the cuts that do that, one whose largest share of parameters is smallest is taken, the
-    embedding counted to the first stage.
+    The slowest stage determines the speed, so the largest share of FLOPs is minimised; the head counts for the
+    last stage. Among these splits, one with the smallest largest share of parameters is used; the embedding counts
+    for the first stage.
 
     Args:
-        config: Of the whole model.
+        config: Config of the whole model.
         n_stages: S.
         n_tokens: T, which the cost of attention depends on.
 
@@ -295,8 +296,8 @@ def split_layers(config: ModelConfig, n_stages: int, n_tokens: int) -> list[rang
     L = config.num_hidden_layers
     if n_stages > L:
         raise UserError(
-            f"a pipeline of {n_stages} stages needs a layer for each and the model has {L}: "
-            f"lower pp, or take a schedule with fewer stages on a rank"
+            f"a pipeline of {n_stages} stages needs a layer for each, but the model has {L}; "
+            f"lower pp, or use a schedule with fewer stages per rank"
         )
     work, size = _costs(config, n_tokens)
     slowest = max(sum(work[at] for at in span) for span in _least_maximum(n_stages, work, work, math.inf))
@@ -304,7 +305,7 @@ def split_layers(config: ModelConfig, n_stages: int, n_tokens: int) -> list[rang
 
 
 def _costs(config: ModelConfig, n_tokens: int) -> tuple[list[int], list[int]]:
-    """Return FLOPs of a sequence and parameters of each layer; the ends of the model count to theirs."""
+    """Return FLOPs of a sequence and parameters for each layer, including the model's ends in the outer layers."""
     span = Span(n_tokens)
     work, size = ([0] * config.num_hidden_layers for _ in range(2))
     for _, layer, formula in layers(config):
@@ -320,13 +321,13 @@ def _costs(config: ModelConfig, n_tokens: int) -> tuple[list[int], list[int]]:
 
 
 def _least_maximum(n_stages: int, cost: list[int], work: list[int], most_work: float) -> list[range]:
-    """Return the cut whose dearest stage costs least, among those without a stage of more than `most_work`."""
+    """Return the split with the smallest maximum cost of a stage, with at most `most_work` work per stage."""
     L = len(cost)
     cost_to, work_to = ([0, *accumulate(each)] for each in (cost, work))
     best, cuts = (
         [0.0] + [math.inf] * L,
         list[list[int]](),
-    )  # dearest stage of the first j layers; where the last begins
+    )  # smallest maximum for the first j layers; start of the last stage
     for _ in range(n_stages):
         reached, begins = [math.inf] * (L + 1), [0] * (L + 1)
         for end in range(1, L + 1):

@@ -1,8 +1,8 @@
-"""Passes of a model whose layers lie on several ranks: torch's schedules run them, this file says with what.
+"""Passes of a model whose layers are on several ranks; torch's schedules run them.
 
-A step's micro-batches are the schedule's: all ranks of a pipeline are given the same ones. Losses are divided by
-the labels of the whole step, so gradients add up and torch's own scaling is off. Shapes between stages are known
-from the batch, so torch need not try them out with a forward pass of its own.
+A step's micro-batches are the micro-batches of the schedule: all ranks of a pipeline get the same ones. Losses are
+divided by the number of labels of the whole step, so gradients add up and torch's own scaling is off. Shapes
+between stages are known from the batch, so torch needs no extra forward pass to find them.
 
 Letters: B rows, T tokens, M micro-batches.
 """
@@ -39,28 +39,28 @@ from modelstack.train.passes import clip_apart, settle_balancer
 
 @dataclass(slots=True)
 class PipelinePasses:
-    """A model in stages, each sharded or not."""
+    """Passes of a model in stages, each sharded or not."""
 
     share: nn.Module
-    """What `join` makes of the stages: what the optimizer moves."""
+    """The module that `join` makes of the stages; the optimizer updates it."""
     stages: list[Stage]
-    """Of this rank, in order; after `parallelize` where they are spread further."""
+    """The stages of this rank, in order; after `parallelize` if they are distributed further."""
     mesh: Mesh
     schedule: str
     """A name of `pipeline_schedules.SCHEDULES`."""
     dtype: torch.dtype = torch.float32
-    """Of what travels: what the blocks compute in."""
+    """Type of the sent tensors, in which the blocks compute."""
     balancer: BiasBalancer | None = None
-    """Of this rank's layers."""
+    """Balancer of this rank's layers."""
     _made: tuple[tuple[int, ...], Any] | None = None
-    """The schedule for M micro-batches of B x T, and these numbers."""
+    """The numbers M, B, T and the schedule for M micro-batches of B x T."""
     _losses: dict[str, Tensor] = field(default_factory=dict[str, Tensor])
 
     def __post_init__(self) -> None:
-        """Watch the stages, and let FSDP keep their weights gathered from forward to backward passes.
+        """Observe the stages, and make FSDP keep their weights gathered between forward and backward passes.
 
-        Several micro-batches are under way at once, and the zero-bubble schedules look for a stage's weights
-        between the two: of weights that were let go they would miss the gradient.
+        Several micro-batches are processed at once, and the zero-bubble schedules look up a stage's weights
+        between the two passes: for freed weights, the gradient would be missing.
         """
         for stage in self.stages:
             stage.observer = self._observe
@@ -68,14 +68,14 @@ class PipelinePasses:
                 stage.set_reshard_after_forward(False)
 
     def total(self, n: float) -> float:
-        """Return the sum over the ranks that have different batches."""
+        """Return the sum over the ranks with different batches."""
         return float(self.mesh.sum_over_data(torch.tensor(n, dtype=torch.float64, device=self.mesh.device)))
 
     def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
-        """Run a step's micro-batches through the pipeline, once between two steps; return the losses of all ranks.
+        """Run the micro-batches of one step through the pipeline; return the losses of all ranks.
 
         Raises:
-            UserError: The schedule cannot run so many micro-batches, or they are of different shapes.
+            UserError: The schedule does not support the number of micro-batches, or their shapes differ.
         """
         schedule = self._schedule(batches)
         self._losses.clear()
@@ -97,7 +97,7 @@ class PipelinePasses:
         return self._total_losses()
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradients down; return the whole model's norm before."""
+        """Scale the gradients down; return the norm of the whole model before."""
         copy = moved_copy(self.stages)
         counted = [parameter for parameter in self.share.parameters() if parameter is not copy]
         norm = clip_apart(
@@ -113,7 +113,7 @@ class PipelinePasses:
         return norm
 
     def settle(self, taken: bool) -> None:
-        """Move the balancing biases of this rank's layers by all ranks' counts, or forget the counts."""
+        """Update the balancing biases of this rank's layers from the counts of all ranks, or reset the counts."""
         settle_balancer(self.balancer, taken, self.mesh.sum_over_data)
 
     def _observe(self, routing: Mapping[int, Routing], losses: Mapping[str, Tensor], counted_BT: Tensor) -> None:
@@ -126,8 +126,8 @@ class PipelinePasses:
         shapes = {tuple(batch.ids_BT.shape) for batch in batches}
         if len(shapes) > 1:
             raise UserError(
-                f"a pipeline's micro-batches must have one shape and these have {sorted(shapes)}: "
-                f"let the loader give rows of one length, as many each time"
+                f"a pipeline's micro-batches must have one shape, but these have {sorted(shapes)}; "
+                f"make the loader yield the same number of rows of the same length each time"
             )
         key = (len(batches), *shapes.pop())
         if self._made is None or self._made[0] != key:
@@ -137,7 +137,7 @@ class PipelinePasses:
     def _make_schedule(self, n_micro_batches: int, n_rows: int, n_tokens: int) -> Any:
         first = self.stages[0]
         check_micro_batches(self.schedule, self.mesh.layout.pp, first.n_stages, n_micro_batches)
-        # Between blocks, tensor parallelism has the tokens cut.
+        # Between blocks, tensor parallelism splits the tokens.
         sent = travels(first.config, n_rows, n_tokens // self.mesh.layout.tp, self.dtype)
         loss = torch.empty((), device="meta", requires_grad=True)
         stages = [
@@ -161,7 +161,7 @@ class PipelinePasses:
         )
 
     def _total_losses(self) -> dict[str, float]:
-        """Return the losses of the last stage, of all data ranks, by one message an axis."""
+        """Return the losses of the last stage, summed over data ranks, with one message per axis."""
         names = loss_names(self.stages[0].config)
         zero = torch.zeros((), device=self.mesh.device)
         own = torch.stack([self._losses.get(name, zero).double() for name in names])
@@ -180,7 +180,7 @@ def _join_forced(batches: Sequence[Batch]) -> dict[int, Tensor]:
     layers = {frozenset(batch.forced_experts) for batch in batches}
     if len(layers) > 1:
         raise UserError(
-            f"micro-batches of one step force experts of different layers ({sorted(map(sorted, layers))}): "
-            f"force the same ones in each"
+            f"micro-batches of one step force experts of different layers ({sorted(map(sorted, layers))}); "
+            f"force experts of the same layers in each"
         )
     return {layer: torch.cat([batch.forced_experts[layer] for batch in batches]) for layer in layers.pop()}

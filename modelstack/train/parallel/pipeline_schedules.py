@@ -1,7 +1,7 @@
-"""What torch's pipeline schedules ask for: how many stages a rank has, which ones, how many micro-batches.
+"""Requirements of torch's pipeline schedules: the stages of each rank and the number of micro-batches.
 
-torch checks most of it when a schedule is made, on each rank for itself and after the model was split. Here it is
-data that can be asked before anything is made; a test holds it against torch's own constructors.
+torch checks most of them when a schedule is created, on each rank separately and after the model was split. Here
+they are data that can be checked before anything is created; a test compares them with torch's own constructors.
 
 GPipe: arXiv 1811.06965. 1F1B: PipeDream-Flush, 2006.09503. Interleaved 1F1B: 2104.04473. Looped BFS: 2211.05953.
 Zero bubble, interleaved and V: 2401.10241. DualPipeV: DeepSeek's form of 2412.19437's DualPipe.
@@ -17,20 +17,20 @@ from typing import Literal
 from modelstack.errors import UserError
 
 STAGES_PER_RANK = 2
-"""Where a schedule leaves it open: more have less bubble and more traffic."""
+"""Default where a schedule allows any number: more stages mean less bubble and more communication."""
 
 
 @dataclass(frozen=True, slots=True)
 class ScheduleKind:
-    """What one schedule asks for."""
+    """Requirements of one schedule."""
 
     placement: Literal["loop", "v"]
-    """Loop: rank r has r, r + W, ...; V: r and 2 W - 1 - r, so that rank 0 has both ends of the model."""
+    """Loop: rank r has stages r, r + W, ...; V: r and 2 W - 1 - r, so rank 0 has both ends of the model."""
     stages_per_rank: int | None = None
-    """None: any."""
+    """Required number of stages per rank; None: any."""
     needs_a_micro_batch_per_stage: bool = False
     works_in_rounds: bool = False
-    """M must be a multiple of the number of rounds, max(1, M // W)."""
+    """Whether M must be a multiple of the number of rounds, max(1, M // W)."""
 
 
 SCHEDULES = {
@@ -42,58 +42,58 @@ SCHEDULES = {
     "ZBVZeroBubble": ScheduleKind("v", 2),
     "DualPipeV": ScheduleKind("v", 2, needs_a_micro_batch_per_stage=True),
 }
-"""By the names that `torch.distributed.pipelining.schedules.get_schedule_class` knows."""
+"""Schedules by their names in `torch.distributed.pipelining.schedules.get_schedule_class`."""
 
 
 def stages_by_rank(schedule: str, n_ranks: int, stages_per_rank: int | None = None) -> list[tuple[int, ...]]:
-    """Return which stages each rank has.
+    """Return the stages of each rank.
 
     Args:
         schedule: A name of `SCHEDULES`.
         n_ranks: W.
-        stages_per_rank: None: what the schedule asks for, or `STAGES_PER_RANK`.
+        stages_per_rank: Stages per rank; None: the schedule's number, or `STAGES_PER_RANK`.
 
     Raises:
-        UserError: The schedule is not known, there is one rank only, or it wants another number of stages.
+        UserError: The schedule is unknown or requires another number of stages, or there is only one rank.
     """
     kind = schedule_kind(schedule)
     if n_ranks < 2:
-        raise UserError(
-            f"a pipeline of {n_ranks} rank has nothing to overlap; set pp to 2 or more, or leave it out"
-        )
+        raise UserError(f"a pipeline of {n_ranks} rank has nothing to overlap; set pp to 2 or more, or omit it")
     each = stages_per_rank or kind.stages_per_rank or STAGES_PER_RANK
     if kind.stages_per_rank not in (None, each):
-        raise UserError(f"{schedule} has {kind.stages_per_rank} stages on each rank, not {each}; leave it open")
+        raise UserError(
+            f"{schedule} has {kind.stages_per_rank} stages on each rank, not {each}; omit stages_per_rank"
+        )
     if kind.placement == "v":
         return [(rank, 2 * n_ranks - 1 - rank) for rank in range(n_ranks)]
     return [tuple(range(rank, each * n_ranks, n_ranks)) for rank in range(n_ranks)]
 
 
 def check_micro_batches(schedule: str, n_ranks: int, n_stages: int, n_micro_batches: int) -> None:
-    """Say whether a schedule can run so many micro-batches.
+    """Check that a schedule supports a number of micro-batches.
 
     Raises:
-        UserError: It cannot; names the rule.
+        UserError: The schedule does not support it; the message contains the rule.
     """
     kind = schedule_kind(schedule)
     if kind.needs_a_micro_batch_per_stage and n_micro_batches < n_stages:
         raise UserError(
-            f"{schedule} needs a micro-batch for each of its {n_stages} stages, and a step has {n_micro_batches}: "
+            f"{schedule} needs a micro-batch for each of its {n_stages} stages, but a step has {n_micro_batches}; "
             f"set micro_batches to {n_stages} or more"
         )
     n_rounds = max(1, n_micro_batches // n_ranks)
     if kind.works_in_rounds and n_micro_batches % n_rounds:
         raise UserError(
-            f"{schedule} works in rounds of at least {n_ranks} micro-batches (one a rank) and a step's "
-            f"{n_micro_batches} do not divide into {n_rounds}: set micro_batches to a multiple of {n_ranks}"
+            f"{schedule} works in rounds of at least {n_ranks} micro-batches (one per rank), but a step's "
+            f"{n_micro_batches} do not divide into {n_rounds}; set micro_batches to a multiple of {n_ranks}"
         )
 
 
 def schedule_kind(schedule: str) -> ScheduleKind:
-    """Return what a schedule asks for.
+    """Return the requirements of a schedule.
 
     Raises:
-        UserError: It is not known.
+        UserError: The schedule is unknown.
     """
     if schedule not in SCHEDULES:
         raise UserError(f"pipeline schedule {schedule!r} is not known; known: {', '.join(SCHEDULES)}")

@@ -1,9 +1,10 @@
-"""A head tied to the embedding, in a pipeline: the last stage has a copy, and it must stay one.
+"""A head tied to the embedding in a pipeline: the last stage has a copy, which must stay equal.
 
-On different ranks both are parameters. After a step's passes the two exchange gradients and both have the sum, in
-the same bits, so the same optimizer moves them alike (Megatron-LM, arXiv 2104.04473). On one rank (V placement)
-the optimizer knows the embedding alone: the copy gives its gradient away, and takes the embedding's values before
-the next step. Sharing one tensor there would do without FSDP alone, which shards each stage by itself.
+On different ranks both are parameters. After a step's passes the two ranks exchange gradients, and both compute
+the same sum bit for bit, so identical optimizers update them identically (Megatron-LM, arXiv 2104.04473). On one
+rank (V placement) the optimizer has only the embedding: the copy's gradient is added to the embedding's, and the
+copy gets the embedding's values before the next step. Sharing one tensor there is not possible with FSDP, which
+shards each stage separately.
 
 Letters: V vocabulary, D model width.
 """
@@ -22,14 +23,17 @@ from modelstack.train.parallel.pipeline import Stage, tied_on_one_rank
 
 
 def refresh_copy(stages: Sequence[Stage]) -> None:
-    """Give a copy on the embedding's rank the embedding's values; before a step's passes."""
+    """Copy the embedding's values to a copy on the same rank; call before a step's passes."""
     if tied_on_one_rank(stages):
         with torch.no_grad():
             _local(stages[-1].embedding_VD).copy_(_local(stages[0].embedding_VD))
 
 
 def add_gradients_of_copies(stages: Sequence[Stage], mesh: Mesh) -> None:
-    """Give the embedding, and a copy that is moved elsewhere, the sum of both gradients; after a step's passes."""
+    """Sum the gradients of the embedding and its copy; call after a step's passes.
+
+    On one rank the embedding gets the sum; on two ranks both get it.
+    """
     first, last = stages[0], stages[-1]
     if not first.config.tie_word_embeddings:
         return
@@ -43,15 +47,15 @@ def add_gradients_of_copies(stages: Sequence[Stage], mesh: Mesh) -> None:
 
 
 def moved_copy(stages: Sequence[Stage]) -> nn.Parameter | None:
-    """Return this rank's copy of the embedding if its optimizer moves it: in the norm it must not count again."""
+    """Return this rank's copy of the embedding if the optimizer updates it; the norm must not count it again."""
     last = stages[-1]
     is_copy = last.is_last and last.config.tie_word_embeddings and not tied_on_one_rank(stages)
     return last.embedding_VD if is_copy else None
 
 
 def local_gradient(parameter: nn.Parameter) -> Tensor:
-    """Return this rank's part of a gradient that must be there."""
-    assert parameter.grad is not None  # embedding and head have one in every step
+    """Return this rank's part of a gradient, which must exist."""
+    assert parameter.grad is not None  # embedding and head have a gradient in every step
     return _local(parameter.grad)
 
 

@@ -1,9 +1,9 @@
-"""Passes of a model that lies spread over ranks by `parallelize`, without a pipeline.
+"""Passes of a model that `parallelize` distributed over ranks, without a pipeline.
 
-What is added up over whom: losses, labels and balancing counts over the ranks that have different batches, and
-gradients too, by FSDP in the backward pass. The gradient's norm is of the whole model: each shard's squares are
-added up over the ranks that hold other parts of the same parameter and over nobody else, since matrices, norms and
-experts lie on different meshes.
+Losses, labels and balancing counts are summed over the ranks with different batches; FSDP does the same for
+gradients in the backward pass. The gradient norm is that of the whole model. Each shard's squares are summed over
+exactly the ranks that hold other parts of the same parameter, because matrices, norms and experts are on different
+meshes.
 """
 
 from __future__ import annotations
@@ -28,24 +28,26 @@ from modelstack.train.parallel.mesh import Mesh
 from modelstack.train.passes import add_gradients, clip_apart, settle_balancer
 
 CLIP_EPS = 1e-6
-"""torch's own in `clip_grad_norm_`."""
+"""Value of torch's `clip_grad_norm_`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardedPasses:
-    """A model on several ranks, each with all of its layers."""
+    """Passes of a model on several ranks, each with all layers."""
 
     model: CausalLM
-    """After `parallelize`."""
+    """The model after `parallelize`."""
     mesh: Mesh
     balancer: BiasBalancer | None = None
     hold_whole_gradients: bool = False
-    """Whether gradients of micro-batches add up unsharded and are reduced once, after the last: less communication
-    for 4 bytes a parameter on each rank. Otherwise shards are reduced after each, and replicas after the last."""
+    """Whether gradients of micro-batches are summed unsharded and reduced once, after the last. This saves
+    communication and costs 4 bytes per parameter on each rank. Otherwise shards are reduced after each, and
+    replicas after the last.
+    """
     token_loss: TokenLoss = "cross_entropy"
 
     def total(self, n: float) -> float:
-        """Return the sum over the ranks that have different batches."""
+        """Return the sum over the ranks with different batches."""
         return float(self.mesh.sum_over_data(torch.tensor(n, dtype=torch.float64, device=self.mesh.device)))
 
     def backward(self, batches: Sequence[Batch], n_labels: float) -> dict[str, float]:
@@ -58,7 +60,7 @@ class ShardedPasses:
         return total_losses(sums, self.mesh)
 
     def clip(self, max_norm: float) -> float:
-        """Scale the gradients down; return the whole model's norm before."""
+        """Scale the gradients down; return the norm of the whole model before."""
         return clip_apart(
             self.model.parameters(),
             indexer_parameters(self.model),
@@ -66,11 +68,11 @@ class ShardedPasses:
         )
 
     def settle(self, taken: bool) -> None:
-        """Move the balancing biases by all ranks' counts, or forget the counts."""
+        """Update the balancing biases from the counts of all ranks, or reset the counts."""
         settle_balancer(self.balancer, taken, self.mesh.sum_over_data)
 
     def _expect(self, *, is_last: bool) -> None:
-        """Tell FSDP what to send after the next backward pass."""
+        """Tell FSDP what to reduce after the next backward pass."""
         model = self.model
         assert isinstance(model, FSDPModule)  # `parallelize` made it one
         model.set_is_last_backward(is_last)
@@ -81,7 +83,7 @@ class ShardedPasses:
 
 
 def total_losses(sums: dict[str, Tensor], mesh: Mesh) -> dict[str, float]:
-    """Return losses added up over the ranks that have different batches, the same on each; by one message."""
+    """Return losses summed over the ranks with different batches, the same on each rank, with one message."""
     values = mesh.sum_over_data(torch.stack([loss.detach().double() for loss in sums.values()]))
     return dict(zip(sums, values.tolist(), strict=True))
 
@@ -92,13 +94,14 @@ def clip_gradients(
     sum_over_stages: Callable[[Tensor], object] | None = None,
     device: torch.device | None = None,
 ) -> float:
-    """Scale gradients down to a norm, as `torch.nn.utils.clip_grad_norm_` does; return the norm before.
+    """Scale gradients down to a norm, like `torch.nn.utils.clip_grad_norm_`; return the norm before.
 
     Args:
-        parameters: This rank's; each may lie on a mesh of its own. A tied one counts once.
-        max_norm: Of the whole model's gradient.
-        sum_over_stages: Adds up a tensor in place over the ranks that hold other layers.
-        device: Of that tensor, where this rank may have no parameter; None: of the first parameter.
+        parameters: This rank's parameters, possibly on different meshes. A tied one counts once.
+        max_norm: Maximum norm of the whole model's gradient.
+        sum_over_stages: Sums a tensor in place over the ranks that hold other layers.
+        device: Device of that tensor, needed if this rank may have no parameters; None: that of the first
+            parameter.
     """
     return float(scale_gradients(parameters, max_norm, sum_over_stages, device))
 
@@ -109,7 +112,7 @@ def scale_gradients(
     sum_over_stages: Callable[[Tensor], object] | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
-    """Do what `clip_gradients` does; the norm stays on the device, float64."""
+    """Scale gradients like `clip_gradients`; return the norm on the device, float64."""
     own = [parameter for parameter in dict.fromkeys(parameters) if parameter.grad is not None]
     squared = squared_norm(own, device)
     if sum_over_stages is not None:
@@ -125,11 +128,11 @@ def scale_gradients(
 def squared_norm(parameters: Sequence[nn.Parameter], device: torch.device | None = None) -> Tensor:
     """Return the sum of squares of whole gradients, float64; the same on all ranks of the parameters' meshes.
 
-    Gradients that are partial sums are added up first, in place.
+    Gradients that are partial sums are summed first, in place.
 
     Args:
-        parameters: Each with a gradient.
-        device: Of the result; None: of the first parameter.
+        parameters: Parameters, each with a gradient.
+        device: Device of the result; None: that of the first parameter.
     """
     by_groups: dict[tuple[tuple[DeviceMesh, int], ...], list[Tensor]] = defaultdict(list)
     for parameter in parameters:
@@ -144,7 +147,7 @@ def squared_norm(parameters: Sequence[nn.Parameter], device: torch.device | None
 
 
 def _cut_axes(parameter: nn.Parameter) -> tuple[tuple[DeviceMesh, int], ...]:
-    """Return along which axes of which mesh other ranks hold other parts of a parameter."""
+    """Return the mesh axes along which other ranks hold other parts of a parameter."""
     if not isinstance(parameter, DTensor):
         return ()
     mesh = parameter.device_mesh
@@ -156,7 +159,7 @@ def _cut_axes(parameter: nn.Parameter) -> tuple[tuple[DeviceMesh, int], ...]:
 def _local_gradient(parameter: nn.Parameter) -> Tensor:
     """Return this rank's part of a gradient."""
     gradient = parameter.grad
-    assert gradient is not None  # the caller left the others out
+    assert gradient is not None  # parameters without a gradient are filtered by the caller
     if not isinstance(gradient, DTensor):
         return gradient
     assert isinstance(parameter, DTensor)

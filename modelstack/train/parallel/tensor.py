@@ -1,17 +1,17 @@
-"""Tensor and sequence parallelism: which matrix of the decoder is cut which way; the model itself does not know.
+"""Tensor and sequence parallelism: how each matrix of the decoder is cut. The model itself does not know of it.
 
-Megatron's plan (arXiv 1909.08053): what opens a block (q, k, v, gate, up) is cut by columns, so that each rank has
-whole heads and whole channels, and what closes it (o, down) by rows. Between blocks the tokens are cut (sequence
-parallelism, arXiv 2205.05198): norms and residuals are computed once and not tp times, a block begins with an
-all-gather of tokens and ends with a reduce-scatter. All by torch's own styles; attention itself runs on the local
-heads as plain tensors.
+Megatron's plan (arXiv 1909.08053): the first matrices of a block (q, k, v, gate, up) are cut by columns, so that
+each rank has whole heads and whole channels, and the last ones (o, down) by rows. Between blocks the tokens are
+split (sequence parallelism, arXiv 2205.05198): norms and residuals are computed once and not tp times, a block
+begins with an all-gather of tokens and ends with a reduce-scatter. All of this uses torch's own styles; attention
+itself runs on the local heads as plain tensors.
 
-Embedding and head are cut by vocabulary. The head's logits are gathered before the loss, which makes those of at
-most `TOKENS_PER_CHUNK` tokens at a time: for 4096 tokens of Llama 3 in bf16 that is 1 GB through the group in each
-pass, some milliseconds, and the loss needs no second form for a cut vocabulary.
+Embedding and head are cut by vocabulary. The head's logits are gathered before the loss, which computes those of
+at most `TOKENS_PER_CHUNK` tokens at a time. For 4096 tokens of Llama 3 in bf16 this sends 1 GB in each pass, which
+takes a few milliseconds, and the loss needs no second form for a cut vocabulary.
 
-Built for grouped-query attention with dense MLPs, with or without QK-norm, biases, gates, windows and ALiBi. The
-others are refused: experts are spread by expert parallelism, which keeps their routing whole.
+Supported are grouped-query attention and dense MLPs, with or without QK-norm, biases, gates, windows and ALiBi.
+Other parts are rejected. Experts are distributed by expert parallelism, which keeps their routing whole.
 
 Letters: B batch, T tokens, D model width, H heads, V vocabulary.
 """
@@ -44,10 +44,10 @@ ATTENTION_KINDS = ("full_attention", "sliding_attention")
 
 
 def check_tensor_parallel(config: ModelConfig) -> None:
-    """Say whether there is a plan for a model.
+    """Check that a tensor-parallel plan exists for a model.
 
     Raises:
-        UserError: It has a part without a plan; which, and what to do instead.
+        UserError: The model has a part without a plan; the message names it and an alternative.
     """
     without_plan = {
         "layer_types": sorted(set(config.layer_types) - set(ATTENTION_KINDS)),
@@ -65,15 +65,15 @@ def check_tensor_parallel(config: ModelConfig) -> None:
 
 
 def apply_tensor_parallel(model: nn.Module, mesh: DeviceMesh, config: ModelConfig) -> None:
-    """Cut a model, or a pipeline's stage of one, in place over a one-dimensional mesh.
+    """Cut a model or a pipeline stage, in place, over a one-dimensional mesh.
 
-    Between blocks, and between stages, a rank has T / tp tokens; embedding and head take and give whole ones.
+    Between blocks and between stages, a rank has T / tp tokens; embedding and head take and return whole rows.
 
     Args:
-        model: Any module that holds blocks, and embedding, last norm and head where it has them, by their names
-            in `CausalLM`. Every rank has the same weights, or none yet (meta device).
-        mesh: The ranks to cut it over.
-        config: The model's.
+        model: A module with blocks, and optionally embedding, last norm and head under their names in `CausalLM`.
+            Every rank has the same weights, or none yet (meta device).
+        mesh: The mesh over which it is cut.
+        config: The model's config.
 
     Raises:
         UserError: There is no plan for the model.
@@ -89,16 +89,16 @@ def apply_tensor_parallel(model: nn.Module, mesh: DeviceMesh, config: ModelConfi
             _cut_outer(path.rpartition(".")[2], module, mesh)
     tie_weights = getattr(model, "tie_weights", None)
     if tie_weights is not None:
-        tie_weights()  # head and embedding were cut apart, by the same axis
+        tie_weights()  # head and embedding were cut separately, along the same axis
 
 
 def _apply(module: nn.Module, mesh: DeviceMesh, plan: ParallelStyle | dict[str, ParallelStyle]) -> None:
-    # No source rank: weights are drawn by name and seed, so each rank has them and none need be sent.
+    # No source rank: weights are drawn by name and seed, so each rank has them and none are sent.
     parallelize_module(module, mesh, plan, src_data_rank=None)
 
 
 def _cut_outer(name: str, module: nn.Module, mesh: DeviceMesh) -> None:
-    """Cut a part outside of the blocks; what is none of the three stays."""
+    """Cut embedding, final norm or head; other modules are unchanged."""
     if isinstance(module, nn.Embedding):
         _apply(module, mesh, RowwiseParallel(input_layouts=Replicate(), output_layouts=TOKENS))
         module.register_forward_pre_hook(_refuse_uneven(mesh.size()))
@@ -128,7 +128,7 @@ def _block_plan(block: nn.Module) -> dict[str, ParallelStyle]:
 
 
 def _attention_plan(attention: Any) -> dict[str, ParallelStyle]:
-    # A norm over all heads at once needs the sum of squares of all ranks: its input stays distributed.
+    # A norm over all heads at once needs the sum of squares of all ranks, so its input stays distributed.
     by_projection = attention.qk_norm == "projection"
     plan: dict[str, ParallelStyle] = {
         "q_proj": ColwiseParallel(use_local_output=not by_projection),
@@ -148,7 +148,7 @@ def _head_norm() -> SequenceParallel:
 
 
 class _ChannelParallel(ParallelStyle):
-    """A norm over channels that are cut: its weight is cut with them, and torch adds up what must be."""
+    """A norm over cut channels: its weight is cut in the same way, and torch inserts the needed sums."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         return distribute_module(module, device_mesh, self._cut, None, self._give_local)  # pyright: ignore
@@ -162,13 +162,13 @@ class _ChannelParallel(ParallelStyle):
 
     @staticmethod
     def _give_local(module: nn.Module, outputs: Tensor, mesh: DeviceMesh) -> Tensor:
-        assert isinstance(outputs, DTensor)  # its input was
+        assert isinstance(outputs, DTensor)  # its input was a DTensor
         return outputs.redistribute(placements=[CHANNELS]).to_local()
 
 
 def _localise(attention: Any, mesh: DeviceMesh) -> None:
-    """Let an attention count the heads that this rank has."""
-    assert isinstance(attention, GroupedQueryAttention)  # the check let no other through
+    """Set an attention's numbers of heads to those of this rank."""
+    assert isinstance(attention, GroupedQueryAttention)  # check_tensor_parallel rejects all others
     rank, n = mesh.get_local_rank(), mesh.size()
     attention.n_heads //= n
     attention.n_kv_heads //= n
@@ -177,7 +177,7 @@ def _localise(attention: Any, mesh: DeviceMesh) -> None:
 
 
 def _own_memory(module: nn.Module, inputs: Any, hidden_BTD: Tensor) -> Tensor:
-    """Copy what leaves the model: FSDP warns of views there, and a warning that is no danger hides others."""
+    """Copy the model's output: FSDP warns of views there, and a harmless warning would hide others."""
     return hidden_BTD.clone()
 
 
@@ -185,7 +185,7 @@ def _refuse_uneven(n_ranks: int) -> Any:
     def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if inputs[0].shape[1] % n_ranks:
             raise UserError(
-                f"rows of {inputs[0].shape[1]} tokens cannot be cut over tp {n_ranks}: choose a context that is a "
+                f"rows of {inputs[0].shape[1]} tokens cannot be cut over tp {n_ranks}; use a context that is a "
                 f"multiple of it"
             )
 

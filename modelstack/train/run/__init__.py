@@ -1,1 +1,1 @@
-"""A training run as a whole: a recipe, what it is made of, its folder and its report."""
+"""Whole training runs: recipe, assembly, folder and report."""

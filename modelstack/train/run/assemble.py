@@ -1,6 +1,6 @@
-"""A resolved recipe and its data become a `Run`: model, optimizer, loader, schedule, guard, checkpoints.
+"""Construction of a `Run` from a resolved recipe and its prepared data.
 
-Everything is seeded by the recipe; nothing here has a default of its own.
+The recipe seeds everything; this module has no defaults.
 """
 
 from __future__ import annotations
@@ -46,16 +46,16 @@ from modelstack.train.step import TrainState, local_state
 
 @dataclass(frozen=True, slots=True)
 class Assembled:
-    """A run that can begin."""
+    """A run that is ready to start."""
 
     run: Run
     supervisor: GuardedRun
     config: ModelConfig
-    """Of the whole model."""
+    """Config of the whole model."""
 
 
 def model_config(resolved: Resolved, prepared: Prepared) -> ModelConfig:
-    """Return the recipe's shape with the vocabulary of the tokenizer."""
+    """Return the recipe's model config with the vocabulary of the tokenizer."""
     index = prepared.shards.index
     return resolved.model.with_(
         vocab_size=len(prepared.tokenizer.vocabulary.token_bytes),
@@ -75,26 +75,28 @@ def assemble(
     mesh: Mesh | None = None,
     log: EventLog | None = None,
 ) -> Assembled:
-    """Make the run, at its beginning.
+    """Create the run in its initial state.
 
     Args:
         resolved: The recipe.
-        prepared: What it reads.
-        folder: Where it is kept.
-        on_event: Is told of everything that is not ordinary.
-        device: Where the model lies.
-        mesh: The processes that share the run; None: there is this one.
-        log: Notes steps and checkpoints of this process, for `modelstack goodput`.
+        prepared: The prepared data.
+        folder: Folder of the run.
+        on_event: Receives messages on unusual events.
+        device: Device of the model.
+        mesh: Mesh of the processes that share the run; None: a single process.
+        log: Records steps and checkpoints of this process, for `modelstack goodput`.
 
     Raises:
-        UserError: Parts do not fit together.
+        UserError: Parts of the recipe do not match.
     """
     recipe = resolved.recipe
     torch.manual_seed(recipe.seed)
     config = model_config(resolved, prepared)
     frequency = _frequency(config, prepared.shards)
     state = (
-        _alone(config, resolved, device, frequency) if mesh is None else spread(config, resolved, mesh, frequency)
+        _single_process_state(config, resolved, device, frequency)
+        if mesh is None
+        else spread(config, resolved, mesh, frequency)
     )
     ranks = Ranks.of_run()
     store = open_store(resolved, folder, mesh)
@@ -125,23 +127,23 @@ def assemble(
         recipe.indexer.stage,
     )
     if recipe.anticipatory:
-        _route_ahead(run, supervisor, resolved, mesh, on_event)
+        _enable_anticipatory_routing(run, supervisor, resolved, mesh, on_event)
     if recipe.faults:
         inject(run, parse(recipe.faults, recipe.seed), folder.path, ranks.rank)
     return Assembled(run, supervisor, config)
 
 
 def unsupervised(resolved: Resolved, prepared: Prepared, device: torch.device) -> Run:
-    """Return a run of one process that is neither guarded nor saved: for runs of minutes, as a sweep takes them.
+    """Return a single-process run without guard and checkpoints, for runs of minutes as in a sweep.
 
     Raises:
-        UserError: Parts do not fit together.
+        UserError: Parts of the recipe do not match.
     """
     torch.manual_seed(resolved.recipe.seed)
     config = model_config(resolved, prepared)
     return Run(
         _loop(resolved),
-        _alone(config, resolved, device, _frequency(config, prepared.shards)),
+        _single_process_state(config, resolved, device, _frequency(config, prepared.shards)),
         loader(resolved, prepared.shards),
         schedule(resolved.schedule),
         index_stage=resolved.recipe.indexer.stage,
@@ -154,9 +156,9 @@ def _loop(resolved: Resolved) -> LoopConfig:
 
 
 def open_store(resolved: Resolved, folder: RunFolder, mesh: Mesh | None) -> CheckpointStore:
-    """Return the checkpoints of a folder; every rank calls this.
+    """Return the checkpoint store of a folder; every rank must call this.
 
-    A run of several processes that goes on with one keeps the form that several can read.
+    If a single process resumes a run of several processes, it keeps the sharded form that several can read.
     """
     kept = resolved.recipe.checkpoints
     is_sharded = any(kind_of(path) == "sharded" for _, path in checkpoints(folder.checkpoints)[:1])
@@ -166,33 +168,33 @@ def open_store(resolved: Resolved, folder: RunFolder, mesh: Mesh | None) -> Chec
 
 
 def begin_from_branch(assembled: Assembled, branch: BranchRecipe, resolved: Resolved, mesh: Mesh | None) -> None:
-    """Put a run that has no checkpoint of its own where another run stood.
+    """Move a run without a checkpoint of its own to the state of another run.
 
     Raises:
-        UserError: That run has no whole checkpoint of the step, or was another.
+        UserError: The other run has no complete checkpoint of the step, or is not the same run.
     """
     store = open_store(resolved, RunFolder(Path(branch.run)), mesh)
     loaded = store.load(assembled.supervisor.state_of(assembled.run), before=branch.step + 1)
     if loaded is None or loaded.step != branch.step:
         raise UserError(
-            f"branch.run {branch.run} has no checkpoint of step {branch.step} any more or yet: its folder "
-            f"`checkpoints` shows which it has, checkpoints.keep how many stay"
+            f"branch.run {branch.run} has no checkpoint of step {branch.step}; its folder "
+            f"`checkpoints` shows the available steps, and checkpoints.keep limits their number"
         )
     assembled.supervisor.take_up(assembled.run, loaded)
 
 
-def _route_ahead(
+def _enable_anticipatory_routing(
     run: Run,
     supervisor: GuardedRun,
     resolved: Resolved,
     mesh: Mesh | None,
     on_event: Callable[[str], None],
 ) -> None:
-    """Let the run choose experts ahead after a roll-back."""
+    """Enable anticipatory routing after a roll-back."""
     config = resolved.recipe.anticipatory
     assert config is not None
     if resolved.layout.pp > 1 or not resolved.model.has_experts:
-        raise UserError("anticipatory is for models with experts and without a pipeline (pp = 1): leave it out")
+        raise UserError("anticipatory requires a model with experts and no pipeline (pp = 1); omit it")
     model = cast(CausalLM, run.state.model)
     device = next(model.parameters()).device
     ahead = AnticipatoryLoader(
@@ -209,7 +211,7 @@ def _route_ahead(
     supervisor.on_roll_back = switch.after_roll_back
 
 
-def _alone(
+def _single_process_state(
     config: ModelConfig, resolved: Resolved, device: torch.device, frequency: list[float] | None
 ) -> TrainState:
     model = initialise(CausalLM(config), resolved.recipe.seed, frequency)
@@ -226,7 +228,7 @@ def loader(resolved: Resolved, shards: Shards, rank: int = 0, world: int = 1) ->
     """Return the run's batches for one data rank.
 
     Raises:
-        UserError: Weights do not fit the sources.
+        UserError: The weights do not match the sources.
     """
     data = resolved.recipe.data
     anneal = None
@@ -254,7 +256,7 @@ def _optimizer(model: CausalLM, resolved: Resolved) -> torch.optim.Optimizer | F
 
 
 def _frequency(config: ModelConfig, shards: Shards) -> list[float] | None:
-    """Return how often each token occurs, for routers that deal experts by it."""
+    """Return the frequency of each token if hash routers need it to assign experts; None: they do not."""
     if "hash_moe" not in config.mlp_layer_types:
         return None
     return shards.token_counts(config.vocab_size).tolist()

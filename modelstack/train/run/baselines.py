@@ -1,12 +1,12 @@
-"""Company for a model's bits per byte: compressors and n-gram models on the same held-out documents.
+"""Baselines for a model's bits per byte: compressors and n-gram models on the same held-out documents.
 
-n-gram models are fitted on the text that the model was trained on, and pay for the bytes that the model pays for:
-what is given to it (`modelstack.train.evaluation`) is given to them. A compressor cannot be given a beginning, so
-it pays for whole documents, and its bits are divided by all their bytes.
+n-gram models are fitted to the model's training text and are scored on the same bytes as the model: they are given
+the same first bytes (`modelstack.train.evaluation`). A compressor cannot be given a beginning, so it is scored on
+whole documents.
 
-- gzip: raw deflate at level 9 of each document by itself, without the 18 bytes of gzip's header and trailer.
-- zstd: each document with the training text as its dictionary: what has been seen before costs a reference to it.
-- xz: level 9 of all documents as one stream. They may help each other, as no model's may here.
+- gzip: raw deflate at level 9 of each document separately, without the 18 bytes of gzip's header and trailer.
+- zstd: each document with the training text as its dictionary, so a passage seen before costs only a reference.
+- xz: level 9 of all documents as one stream, in which documents help each other, unlike in a model.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from modelstack.train.evaluation import HeldOut, Score
 from modelstack.train.run.ngram import Symbols, fit
 
 BYTE_ORDER = 7
-"""The highest that the keys have room for, and on the corpus the best: 1.72 bits, order 6 has 1.81."""
+"""Maximum order that fits the keys, and the best on the corpus: 1.72 bits, order 6 has 1.81."""
 TOKEN_ORDER = 3
 ZSTD_LEVEL = 12
-"""Level 19 takes 68 s instead of 1 for a dictionary of 23 MB, and saves 0.13 bits a byte."""
+"""Compression level. Level 19 takes 68 s instead of 1 for a dictionary of 23 MB, and saves 0.13 bits per byte."""
 
 
 class Baseline(BaseModel, frozen=True, extra="forbid"):
-    """One figure and what it is of."""
+    """Result of one baseline."""
 
     name: str
     what: str
     bits_per_byte: float = Field(gt=0)
     low: float | None = None
     high: float | None = None
-    """95 % interval by a bootstrap over documents; None where these were not told apart."""
+    """95 % interval from a bootstrap over documents, from `low` to here; None if documents are not separable."""
     n_bytes: int
     seconds: float
 
@@ -58,12 +58,12 @@ def baselines(
 
     Args:
         training: The texts that the model was trained on.
-        documents: What the model was asked about.
-        training_ids: The same texts in the model's tokens, begin token included where there is one: for the
-            n-gram model of tokens; None: without that.
-        vocab_size: V of these.
-        byte_order: Of the n-gram model of bytes.
-        token_order: Of that of tokens.
+        documents: The held-out documents that the model was scored on.
+        training_ids: The same texts in the model's tokens, including the begin token if there is one, for the
+            n-gram model of tokens; None: skip that model.
+        vocab_size: V of these tokens.
+        byte_order: Order of the n-gram model of bytes.
+        token_order: Order of the n-gram model of tokens.
 
     Raises:
         UserError: There is no training text, or an order is too high.
@@ -71,7 +71,7 @@ def baselines(
     whole = [given + scored for given, scored in zip(documents.given, documents.scored, strict=True)]
     data = [text.encode("utf-8", "replace") for text in training]
     if not any(data):
-        raise UserError("baselines need the text that the model was trained on; there is none")
+        raise UserError("baselines require the text that the model was trained on, but there is none")
     found = [
         _timed("gzip", "deflate level 9, each document alone", lambda: _compressed(whole, _deflated)),
         _stream(whole),
@@ -98,7 +98,7 @@ def baselines(
 
 
 def byte_ngram(training: Sequence[bytes], documents: HeldOut, order: int) -> Score:
-    """Return what an n-gram model of bytes makes of the held-out documents."""
+    """Return the score of an n-gram model of bytes on the held-out documents."""
     model = fit((np.frombuffer(text, np.uint8) for text in training), 256, order)
     nats = [
         _nats(model.log2_probabilities(np.frombuffer(given + scored, np.uint8))[len(given) :])
@@ -108,7 +108,7 @@ def byte_ngram(training: Sequence[bytes], documents: HeldOut, order: int) -> Sco
 
 
 def token_ngram(training: Sequence[Symbols], vocab_size: int, documents: HeldOut, order: int) -> Score:
-    """Return what an n-gram model of the run's tokens makes of the held-out documents."""
+    """Return the score of an n-gram model of the run's tokens on the held-out documents."""
     model = fit(training, vocab_size, order)
     nats = [_nats(model.log2_probabilities(ids)[1:]) for ids in documents.ids]
     return Score(np.array(nats), np.array([len(ids) - 1 for ids in documents.ids]), documents.n_bytes)
@@ -126,12 +126,12 @@ def _deflated(document: bytes) -> int:
 
 
 def _zstd_after(training: bytes) -> Callable[[bytes], int]:
-    """Return how to compress with a text as dictionary."""
+    """Return a function from a document to its compressed size with `training` as dictionary."""
     import zstandard
 
     dictionary = zstandard.ZstdCompressionDict(training, dict_type=zstandard.DICT_TYPE_RAWCONTENT)
     dictionary.precompute_compress(level=ZSTD_LEVEL)
-    # No checksum, no size: like deflate's, the figure is of the text alone.
+    # No checksum and no size fields: as for deflate, only the text counts.
     compressor = zstandard.ZstdCompressor(
         level=ZSTD_LEVEL, dict_data=dictionary, write_checksum=False, write_content_size=False, write_dict_id=False
     )

@@ -1,4 +1,4 @@
-"""The end of a run: the whole model, measured on all held-out text, saved as transformers reads it; a report."""
+"""The end of a run: evaluate the model on all held-out text, save it for transformers, and write a report."""
 
 from __future__ import annotations
 
@@ -45,30 +45,28 @@ def finish(
     utilisation: Utilisation,
     display: Display,
 ) -> None:
-    """Measure, save and report; by the first rank alone, from the last checkpoint where there are several.
+    """Evaluate, save and report, on rank 0 only; runs on several ranks use the last checkpoint.
 
     Raises:
-        UserError: The model's family has no form for what was trained.
+        UserError: The family's config.json cannot express the model.
     """
     if dist.is_initialized() and dist.get_rank() != 0:
         return
-    memory = peak_memory(
-        next(assembled.run.state.model.parameters()).device
-    )  # of the training, not of what follows
+    memory = peak_memory(next(assembled.run.state.model.parameters()).device)  # of the training only
     model = whole_model(assembled, folder)
     documents = held_out([d.text for d in prepared.held_out], prepared.tokenizer)
-    with display.preparing() as told:
-        told("measuring on all held-out text")
+    with display.preparing() as on_activity:
+        on_activity("measuring on all held-out text")
         result = held_out_result(evaluate(model, documents, resolved.row_tokens), documents)
         record = training_record(resolved, assembled, result)
         save_checkpoint(model, folder.model, tokenizer=folder.tokenizer, training=record)
-        told("fitting what the model is compared with")
+        on_activity("fitting baselines")
         simpler = _baselines(resolved, prepared, documents) if resolved.recipe.evaluation.baselines else ()
     facts = run_facts(resolved, folder, assembled, result, simpler, utilisation, memory)
     page = write_report(facts, folder.path, metrics_file=folder.metrics, samples_file=folder.samples, plan=plan)
     display.say(
         f"{folder.model}: {facts.n_parameters:,} parameters, {assembled.run.state.n_tokens:,} tokens; "
-        f"{result.bits_per_byte:.4f} bits a byte on {result.n_bytes:,} held-out bytes "
+        f"{result.bits_per_byte:.4f} bits per byte on {result.n_bytes:,} held-out bytes "
         f"(95 %: {result.low:.4f} to {result.high:.4f})"
     )
     for each in sorted(simpler, key=lambda each: each.bits_per_byte):
@@ -77,10 +75,10 @@ def finish(
 
 
 def whole_model(assembled: Assembled, folder: RunFolder) -> CausalLM:
-    """Return the trained model, gathered where it lies on several ranks.
+    """Return the trained model, gathered from the last checkpoint if it is on several ranks.
 
     Raises:
-        UserError: The last checkpoint is not whole.
+        UserError: The last checkpoint is incomplete.
     """
     model = assembled.run.state.model
     if isinstance(model, CausalLM) and not dist.is_initialized():
@@ -94,7 +92,7 @@ def whole_model(assembled: Assembled, folder: RunFolder) -> CausalLM:
 
 
 def training_record(resolved: Resolved, assembled: Assembled, result: HeldOutResult) -> dict[str, Any]:
-    """Return what `training.json` says of how the model came to be."""
+    """Return the content of `training.json`: how the model was trained."""
     return {
         "recipe": resolved.model_dump(mode="json"),
         "recipe_sha256": resolved.fingerprint,
@@ -114,7 +112,7 @@ def run_facts(
     utilisation: Utilisation,
     memory: int,
 ) -> RunFacts:
-    """Return what the report says beside the run's metrics."""
+    """Return the facts that the report needs in addition to the run's metrics."""
     config, recipe = assembled.config, resolved.recipe
     count = count_parameters(config)
     model = {

@@ -1,7 +1,7 @@
-"""A run from its recipe to its report: prepare, assemble, resume, train, finish; it stops and goes on at any time.
+"""A run from its recipe to its report: prepare, assemble, resume, train, finish. It can be stopped and resumed.
 
-Several processes, started by torchrun, go through the same lines; rank 0 prepares, writes and shows. A run that
-is asked to stop (`stopping`) leaves a checkpoint.
+Several processes, started by torchrun, execute the same code; rank 0 prepares, writes and displays. A run that is
+asked to stop (`stopping`) saves a checkpoint.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ from modelstack.train.samples import Samples
 from modelstack.train.utilisation import Utilisation, utilisation
 
 PREPARING = timedelta(hours=12)
-"""That other ranks wait for the first one to tokenise."""
+"""Maximum time that other ranks wait for rank 0 to tokenise the text."""
 
 
 def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) -> bool:
-    """Run a recipe, or go on with it; True when it came to its end, False when it was asked to stop.
+    """Start or resume a run; return True if it finished, False if it was asked to stop.
 
     Args:
         resolved: The recipe.
-        path: The run's folder.
-        plan: That the recipe obeys, for the report.
-        console: For rank 0.
+        path: Folder of the run.
+        plan: The plan that the recipe follows, for the report.
+        console: Console of rank 0.
 
     Raises:
-        UserError: Parts do not fit together, or the folder holds another run.
-        TrainingStopped: The guard ended it.
+        UserError: Parts of the recipe do not match, or the folder holds another run.
+        TrainingStopped: The guard ended the run.
     """
     recipe = resolved.recipe
     set_up_process(recipe.threads)
@@ -78,10 +78,10 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         run.hooks.update(_hooks(resolved, folder, prepared, metrics, is_first=ranks.rank == 0))
         run.hooks["memory"] = memory
         if assembled.supervisor.resume(run):
-            display.say(f"going on from step {run.state.step} of {resolved.steps}")
+            display.say(f"resumed at step {run.state.step} of {resolved.steps}")
         elif recipe.branch:
             begin_from_branch(assembled, recipe.branch, resolved, mesh)
-            display.say(f"branched off from {recipe.branch.run} at step {run.state.step}")
+            display.say(f"branched from {recipe.branch.run} at step {run.state.step}")
         display.say(memory.started(run.state.step))
         with stop_asked() as stop, display.training(run):
             for report in train(run):
@@ -91,7 +91,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
         assembled.supervisor.close(run)
         metrics.close()
         if run.state.step < resolved.steps:
-            display.say(f"stopped after step {run.state.step} of {resolved.steps}; the same command goes on")
+            display.say(f"stopped after step {run.state.step} of {resolved.steps}; the same command resumes")
             return False
         finish(resolved, folder, prepared, assembled, plan, metrics.utilisation, display)
         return True
@@ -99,7 +99,7 @@ def launch(resolved: Resolved, path: Path, plan: Plan | None, console: Console) 
 
 @contextmanager
 def _processes(resolved: Resolved, kind: str) -> Iterator[Mesh | None]:
-    """Give the mesh of the processes that share the run; None where there is one and nothing to share."""
+    """Yield the mesh of the processes that share the run; None for a single process."""
     if resolved.layout.n_devices == 1 and not dist.is_torchelastic_launched():
         yield None
         return
@@ -113,23 +113,23 @@ def _processes(resolved: Resolved, kind: str) -> Iterator[Mesh | None]:
 
 
 def _prepared(resolved: Resolved, folder: RunFolder, ranks: Ranks, display: Display, held: ExitStack) -> Prepared:
-    """Let the first rank take the folder and make what is missing; a mistake that it finds ends all of them."""
+    """Lock the folder and prepare missing data on rank 0; its errors end all ranks."""
     complaint = ""
     prepared: Prepared | None = None
     if ranks.rank == 0:
         try:
             held.enter_context(folder.held())
             for changed in claim(folder.recipe, resolved, resolved.fingerprint, free=FREE, layout=LAYOUT):
-                display.say(f"{changed} is another than at the start: results agree to rounding only")
-            with display.preparing() as told:
-                prepared = prepare(resolved, folder, told)
+                display.say(f"{changed} differs from the start: results agree only up to rounding")
+            with display.preparing() as on_activity:
+                prepared = prepare(resolved, folder, on_activity)
         except UserError as error:
             if ranks.group is None:
                 raise
             complaint = str(error)
-    told_by_first = ranks.texts(complaint)[0]
-    if told_by_first:
-        raise UserError(told_by_first)
+    first_complaint = ranks.texts(complaint)[0]
+    if first_complaint:
+        raise UserError(first_complaint)
     return prepared or open_prepared(resolved, folder)
 
 
@@ -154,16 +154,16 @@ def _utilisation(resolved: Resolved, assembled: Assembled) -> Utilisation:
 def _hooks(
     resolved: Resolved, folder: RunFolder, prepared: Prepared, metrics: Metrics, *, is_first: bool
 ) -> dict[str, Hook]:
-    """Return what watches the run; the order is that of a step."""
+    """Return the hooks of the run, in the order in which they are called."""
     recipe = resolved.recipe
     every = recipe.evaluation.every
     hooks: dict[str, Hook] = {"metrics": metrics}
-    if resolved.layout.pp == 1:  # a stage alone says nothing; `finish` measures the whole model
+    if resolved.layout.pp == 1:  # a single stage cannot evaluate; `finish` evaluates the whole model
         texts = [d.text for d in sample_of(prepared.held_out, int(recipe.evaluation.max_megabytes * 1e6))]
         documents = held_out(texts, prepared.tokenizer)
         score = partial(evaluate, documents=documents, row_tokens=resolved.row_tokens)
         hooks["evaluation"] = Evaluation(score, every=every, metrics=metrics)
-    if resolved.layout.pp == 1 and resolved.layout.tp == 1:  # a token alone cannot be cut over tp
+    if resolved.layout.pp == 1 and resolved.layout.tp == 1:  # a single token cannot be split over tp
         hooks["samples"] = Samples(
             folder.samples, prepared.tokenizer, recipe.samples, every=every, metrics=metrics, writes=is_first
         )

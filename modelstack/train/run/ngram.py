@@ -1,15 +1,15 @@
-"""n-gram models of bytes or tokens, interpolated modified Kneser-Ney: what counting alone reaches.
+"""n-gram models of bytes or tokens, with interpolated modified Kneser-Ney smoothing, as baselines.
 
 Chen and Goodman 1999 ("An empirical study of smoothing techniques for language modeling", equations 22 to 26):
 
-    p_k(w | h) = max(c(hw) - D(c(hw)), 0) / c(h) + g(h) p_{k-1}(w | h'),  h' being h without its first symbol
+  p_k(w | h) = max(c(hw) - D(c(hw)), 0) / c(h) + g(h) p_{k-1}(w | h'),  h' being h without its first symbol
 
-with raw counts at the highest order, below it the number of different symbols that were seen before hw, and three
-discounts D for counts of 1, 2, and 3 or more, from how many n-grams were seen 1 to 4 times. g(h) is what the
-discounts took from c(h), so probabilities add up to 1; under order 1 lies the uniform distribution. An unseen
-context says nothing and leaves the word to the next shorter one.
+At the highest order, c are raw counts; below it, the number of distinct symbols seen before hw. There are three
+discounts D, for counts of 1, 2, and 3 or more, computed from the numbers of n-grams seen 1 to 4 times. g(h) is the
+part of c(h) that the discounts removed, so probabilities add up to 1. Below order 1 is the uniform distribution.
+For an unseen context, the next shorter one is used.
 
-A document begins behind boundary symbols, so its start is predicted from starts, and no n-gram lies across two
+A document begins after boundary symbols, so its start is predicted from other starts, and no n-gram crosses two
 documents. An n-gram is one 64-bit number, and a model is sorted arrays of these: fitting is sorting.
 
 Letters: n order, k order of a table, w predicted symbol, h context.
@@ -27,7 +27,7 @@ from modelstack.errors import UserError
 
 KEY_BITS = 64
 FALLBACK_DISCOUNT = 0.5
-"""Where there are too few different n-grams to estimate one, as with single bytes."""
+"""Discount used if there are too few distinct n-grams to estimate one, as with single bytes."""
 
 Symbols = NDArray[np.integer]
 Keys = NDArray[np.uint64]
@@ -38,13 +38,13 @@ class _Table:
     """The n-grams of one order, and their contexts."""
 
     grams: Keys
-    """Sorted."""
+    """N-grams, sorted."""
     discounted: NDArray[np.float64]
-    """(c(hw) - D) / c(h) of each."""
+    """(c(hw) - D) / c(h) of each n-gram."""
     contexts: Keys
-    """Sorted."""
+    """Contexts, sorted."""
     left_over: NDArray[np.float64]
-    """g(h) of each."""
+    """g(h) of each context."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,18 +54,18 @@ class NgramModel:
     order: int
     n_symbols: int
     _tables: tuple[_Table, ...]
-    """Of order 1 to n."""
+    """Tables of order 1 to n."""
 
     @property
     def n_grams(self) -> tuple[int, ...]:
-        """Return how many different n-grams were seen, by order."""
+        """Number of distinct n-grams in the training text, by order."""
         return tuple(len(table.grams) for table in self._tables)
 
     def log2_probabilities(self, document: Symbols) -> NDArray[np.float64]:
-        """Return log2 p of each symbol of a document, given those before it.
+        """Return log2 p of each symbol of a document, given the symbols before it.
 
         Raises:
-            UserError: A symbol is not one of `n_symbols`.
+            UserError: A symbol is outside 0 .. `n_symbols` - 1.
         """
         keys = _keys([document], self.n_symbols, self.order)
         bits = self.n_symbols.bit_length()
@@ -85,23 +85,26 @@ def fit(documents: Iterable[Symbols], n_symbols: int, order: int) -> NgramModel:
     Args:
         documents: Symbols from 0 to `n_symbols` - 1.
         n_symbols: 256 for bytes, V for tokens.
-        order: n: a symbol is predicted from the n - 1 before it.
+        order: n: a symbol is predicted from the n - 1 symbols before it.
 
     Raises:
-        UserError: The order is too high for the number of symbols, a symbol is none, or there is none at all.
+        UserError: The order is too high for the number of symbols, a symbol is out of range, or there are no
+            symbols.
     """
     bits = n_symbols.bit_length()
     if not 1 <= order <= KEY_BITS // bits:
-        raise UserError(f"order {order} with {n_symbols} symbols; from 1 to {KEY_BITS // bits} is possible")
+        raise UserError(
+            f"order {order} is invalid for {n_symbols} symbols; it must be from 1 to {KEY_BITS // bits}"
+        )
     keys = _keys(list(documents), n_symbols, order)
     if not len(keys):
-        raise UserError("an n-gram model has nothing to count: the documents hold no symbol")
+        raise UserError("an n-gram model needs at least one symbol, but the documents are empty")
     tables: list[_Table] = []
     for k in range(order, 0, -1):
         keys.sort()
         grams, counts = _run_lengths(keys)
         tables.append(_table(grams, counts, bits))
-        # Each different n-gram is one symbol before the n-gram without its first: its count one order below.
+        # Each distinct n-gram counts once for the n-gram without its first symbol, one order below.
         keys = grams & _mask((k - 1) * bits)
     return NgramModel(order, n_symbols, tuple(reversed(tables)))
 
@@ -113,9 +116,9 @@ def discounts_of(counts: NDArray[np.int64]) -> tuple[float, float, float]:
         return FALLBACK_DISCOUNT, FALLBACK_DISCOUNT, FALLBACK_DISCOUNT
     Y = n1 / (n1 + 2 * n2)
     if not n3 or not n4:
-        return Y, Y, Y  # Kneser and Ney's single one
+        return Y, Y, Y  # the single discount of Kneser and Ney
     found = (1 - 2 * Y * n2 / n1, 2 - 3 * Y * n3 / n2, 3 - 4 * Y * n4 / n3)
-    # Few n-grams can give a discount below 0 or above the count.
+    # With few n-grams a discount may be below 0 or above the count.
     return found if all(0 < d <= c for c, d in enumerate(found, 1)) else (Y, Y, Y)
 
 
@@ -129,18 +132,18 @@ def _table(grams: Keys, counts: NDArray[np.int64], bits: int) -> _Table:
 
 
 def _keys(documents: Sequence[Symbols], n_symbols: int, order: int) -> Keys:
-    """Return each symbol with the n - 1 before it as one number, the symbol in the lowest bits."""
+    """Return each symbol with the n - 1 symbols before it as one number, the symbol in the lowest bits."""
     bits = n_symbols.bit_length()
     lengths = [len(document) + order - 1 for document in documents]
     symbols = np.zeros(sum(lengths), np.uint64)
-    """0 is the boundary, so symbols count from 1."""
+    """Symbols plus 1; 0 is the boundary."""
     end = 0
     for document, length in zip(documents, lengths, strict=True):
         end += length
         if len(document):
             low, high = document.min(), document.max()
             if low < 0 or high >= n_symbols:
-                raise UserError(f"symbol {low if low < 0 else high} is not from 0 to {n_symbols - 1}")
+                raise UserError(f"symbol {low if low < 0 else high} is outside 0 to {n_symbols - 1}")
             symbols[end - len(document) : end] = document
             symbols[end - len(document) : end] += np.uint64(1)
     keys = symbols.copy()
@@ -150,13 +153,13 @@ def _keys(documents: Sequence[Symbols], n_symbols: int, order: int) -> Keys:
 
 
 def _run_lengths(ordered: Keys) -> tuple[Keys, NDArray[np.int64]]:
-    """Return the different values of a sorted array, and how often each occurs."""
+    """Return the distinct values of a sorted array, and the number of times each occurs."""
     starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
     return ordered[starts], np.diff(starts, append=len(ordered)).astype(np.int64)
 
 
 def _found(ordered: Keys, wanted: Keys) -> tuple[NDArray[np.intp], NDArray[np.bool_]]:
-    """Return where values stand in a sorted array, and whether they do."""
+    """Return the positions of values in a sorted array, and whether they are present."""
     at = np.minimum(np.searchsorted(ordered, wanted), len(ordered) - 1)
     return at, ordered[at] == wanted
 

@@ -1,7 +1,7 @@
-"""The peak memory of each process of a run: after the start, after its first step, and along the way.
+"""Peak memory of each process of a run: after the start, after its first step, and during training.
 
-A start that needs more than a rank's share shows here before a larger model fails on it. Ranks may differ (stages
-of a pipeline, experts, a tokenizer that the first one learns), so all are recorded and the fullest one is shown.
+A start that needs more than a rank's share is visible here before it fails for a larger model. Ranks may differ
+(pipeline stages, experts, a tokenizer trained on rank 0), so all are recorded and the largest is displayed.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from modelstack.train.step import StepReport
 
 
 class PeakMemory:
-    """The hook that records it; every rank has one, and calls it at the same steps."""
+    """Hook that records peak memory; every rank has one and calls it at the same steps."""
 
     def __init__(self, ranks: Ranks, device: torch.device, metrics: Metrics, *, every: int) -> None:
-        """Record into `metrics` after the process's first step, then every so many steps."""
+        """Record into `metrics` after the process's first step, then every `every` steps."""
         self._ranks, self._device, self._metrics, self._every = ranks, device, metrics, every
         self._has_trained = False
 
@@ -36,17 +36,17 @@ class PeakMemory:
         return f"the start took at most {quantity(peaks[fullest], 'B')} of {kind}{of_ranks}"
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Record the peak where it is time."""
+        """Record the peak if it is due."""
         if not self._has_trained or is_due(run, self._every):
             self._has_trained = True
             self._record(report.step, "training")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return nothing: a process's peak is its own."""
+        """Return nothing: the peak belongs to one process."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take up nothing."""
+        """Do nothing: there is no state."""
 
     def _record(self, step: int, after: Any) -> tuple[int, ...]:
         peaks = tuple(int(text) for text in self._ranks.texts(str(peak_memory(self._device))))
@@ -55,7 +55,7 @@ class PeakMemory:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Return the most bytes that this process had: on its GPU, else in memory, Python and torch included."""
+    """Return this process's peak bytes: on its GPU, or resident memory including Python and torch."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB

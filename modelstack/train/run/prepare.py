@@ -1,8 +1,7 @@
-"""From text to what a run reads: tokenizer, token shards, held-out documents. Each is made once and kept.
+"""Preparation of a run's data: tokenizer, token shards, held-out documents. Each is made once and kept.
 
-What is there from an earlier start is kept where it was made of the same: shards by the hashes of text and
-tokenizer (`data.shard_writing`), the tokenizer because the run's recipe, which holds all that decides it, cannot
-change.
+Data from an earlier start are reused if they were made from the same inputs: shards by the hashes of text and
+tokenizer (`data.shard_writing`); the tokenizer because the run's recipe, which determines it, cannot change.
 """
 
 from __future__ import annotations
@@ -23,60 +22,60 @@ from modelstack.tokenizer.tokenizer_folder import load_tokenizer, save_text_toke
 from modelstack.tokenizer.training import train_tokenizer
 from modelstack.train.run.recipe import Resolved
 
-Told = Callable[[str], object]
-"""Is told what is being done."""
+OnActivity = Callable[[str], object]
+"""Callback that receives the current activity as text."""
 SHIPPED_CORPUS = Path(modelstack.data.__file__).parent / "corpus"
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What a run reads."""
+    """The data of a run."""
 
     tokenizer: TextTokenizer
     shards: Shards
     held_out: list[Document]
 
 
-def prepare(resolved: Resolved, folder: RunFolder, told: Told = lambda text: None) -> Prepared:
-    """Make what is missing and open all of it.
+def prepare(resolved: Resolved, folder: RunFolder, on_activity: OnActivity = lambda text: None) -> Prepared:
+    """Make missing data and open all of it.
 
     Raises:
         UserError: A path is wrong, a file is broken, or one side of the split has no text.
     """
-    tokenizer = _tokenizer(resolved, folder, told)
-    told("reading the text into token shards")
+    tokenizer = _tokenizer(resolved, folder, on_activity)
+    on_activity("reading the text into token shards")
     write_shards(training_texts(resolved), tokenizer, folder.shards)
     return open_prepared(resolved, folder)
 
 
 def open_prepared(resolved: Resolved, folder: RunFolder) -> Prepared:
-    """Open what another process made.
+    """Open the data that another process prepared.
 
     Raises:
-        UserError: It is not there, or is of something else.
+        UserError: Data are missing, or were made from other inputs.
     """
     share, files = resolved.recipe.data.held_out, text_files(resolved)
     tokenizer = load_tokenizer(folder.tokenizer)
     held_out = [d for file in files for d in read_documents(file) if is_held_out(d.text, share)]
     if not held_out:
         raise UserError(
-            f"no document of {', '.join(map(str, files))} is held out at a share of {share}: "
-            f"raise data.held_out, or give the text in more documents"
+            f"no document of {', '.join(map(str, files))} is held out at a share of {share}; "
+            f"increase data.held_out, or split the text into more documents"
         )
     return Prepared(tokenizer, Shards(folder.shards, tokenizer), held_out)
 
 
 def text_files(resolved: Resolved) -> list[Path]:
-    """Return the files of text, the shipped corpus where the recipe names none.
+    """Return the text files; without text in the recipe, those of the shipped corpus.
 
     Raises:
-        UserError: A path is not there.
+        UserError: A path does not exist.
     """
     return find_files(resolved.recipe.data.text or [SHIPPED_CORPUS])
 
 
 def training_texts(resolved: Resolved) -> Iterator[SourcedText]:
-    """Give the documents that are trained on, in the order of the files.
+    """Yield the training documents, in the order of the files.
 
     Raises:
         UserError: A file is broken.
@@ -87,7 +86,7 @@ def training_texts(resolved: Resolved) -> Iterator[SourcedText]:
                 yield SourcedText(document.text, document.domain)
 
 
-def _tokenizer(resolved: Resolved, folder: RunFolder, told: Told) -> TextTokenizer:
+def _tokenizer(resolved: Resolved, folder: RunFolder, on_activity: OnActivity) -> TextTokenizer:
     recipe = resolved.recipe.tokenizer
     if folder.tokenizer.exists():
         return load_tokenizer(folder.tokenizer)
@@ -95,7 +94,7 @@ def _tokenizer(resolved: Resolved, folder: RunFolder, told: Told) -> TextTokeniz
         if recipe.path:
             save_text_tokenizer(load_tokenizer(recipe.path), temporary)
         else:
-            told(f"learning a tokenizer of {resolved.tokenizer.vocab_size:,} tokens")
+            on_activity(f"training a tokenizer of {resolved.tokenizer.vocab_size:,} tokens")
             max_bytes = int(recipe.megabytes * 1e6) if recipe.megabytes else None
             share = resolved.recipe.data.held_out
             documents = sample_documents(text_files(resolved), max_bytes, held_out=False, share=share)

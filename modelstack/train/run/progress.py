@@ -1,4 +1,4 @@
-"""What a run shows: what is being prepared, a bar while it trains, a line for everything worth keeping."""
+"""Display of a run: the current preparation, a progress bar during training, and permanent lines."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from modelstack.train.step import StepReport
 
 
 class Display:
-    """The console of a run; quiet on ranks that leave it to another."""
+    """The console of a run; quiet on all ranks but one."""
 
     def __init__(self, console: Console) -> None:
-        """Show on a console."""
+        """Display on a console."""
         self._console = console
         self._bar: tuple[Progress, TaskID] | None = None
         self._shown_evaluation: object = None
 
     def say(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a permanent line."""
         self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @contextmanager
     def preparing(self) -> Iterator[Callable[[str], None]]:
-        """Show what is being done; give what is told of it."""
+        """Display the current activity; yield a function that changes its text."""
         with self._console.status("preparing") as status:
             yield lambda text: status.update(text)
 
     @contextmanager
     def training(self, run: Run) -> Iterator[None]:
-        """Show a bar of the run's steps."""
+        """Display a bar of the run's steps."""
         columns = (
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
@@ -50,7 +50,7 @@ class Display:
                 self._bar = None
 
     def after_step(self, run: Run, report: StepReport) -> None:
-        """Move the bar; keep a line of each evaluation."""
+        """Advance the bar; print a line for each evaluation."""
         speed = report.n_tokens / report.seconds if report.seconds else 0.0
         shown = f"loss {report.losses['total']:.3f}  norm {report.gradient_norm:.2f}  {speed:,.0f} tokens/s"
         if self._bar is not None:
@@ -61,6 +61,6 @@ class Display:
             self._shown_evaluation = score = evaluation.last
             if score is not None:
                 self.say(
-                    f"step {run.state.step}: loss {report.losses['total']:.3f}, held out {score.loss:.3f} nats a "
-                    f"token, {score.bits_per_byte:.3f} bits a byte; {speed:,.0f} tokens/s"
+                    f"step {run.state.step}: loss {report.losses['total']:.3f}, held out {score.loss:.3f} nats "
+                    f"per token, {score.bits_per_byte:.3f} bits per byte; {speed:,.0f} tokens/s"
                 )

@@ -1,7 +1,7 @@
-"""What a training run is made of: its recipe, alone or under a plan.
+"""Recipe of a training run, with or without a plan.
 
-A recipe leaves out what it has no opinion on. A plan (`modelstack plan`) decides model, steps, batch, learning
-rate, schedule, context, precision and layout; a recipe that obeys one must be silent on these.
+Settings that a recipe omits get defaults. A plan (`modelstack plan`) decides model, steps, batch, learning rate,
+schedule, context, precision and layout; a recipe with a plan must omit these.
 """
 
 from __future__ import annotations
@@ -28,75 +28,77 @@ from modelstack.train.schedules import ScheduleConfig, branch
 
 
 class DataRecipe(BaseModel, frozen=True, extra="forbid"):
-    """Text, and how it becomes batches."""
+    """Text of a run, and how it is packed into batches."""
 
     text: tuple[str, ...] = ()
-    """Files or folders (.jsonl, .jsonl.zst, .txt, .md); none: the corpus that ships with the package."""
+    """Files or folders (.jsonl, .jsonl.zst, .txt, .md); empty: the corpus that ships with the package."""
     held_out: float = Field(default=0.02, gt=0, lt=0.5)
-    """Share of the documents, chosen by a hash of their text, that is measured on and never trained on."""
+    """Fraction of documents, selected by a hash of their text, used for evaluation only."""
     row_tokens: int | None = Field(default=None, ge=2)
-    """Tokens of a row; 512 unless a plan has a context."""
+    """Tokens per row; None: the plan's context, or 512 without a plan."""
     packing: Kind = "best_fit"
     window_rows: int = Field(default=256, ge=1)
-    """Rows that are packed together."""
+    """Number of rows that are packed together."""
     weights: dict[str, float] | None = None
-    """Share of the tokens for each source; none: each document once in an epoch."""
+    """Fraction of the tokens from each source; None: each document once per epoch."""
     source_field: str | None = None
-    """Field of the records that names a document's source ("source"); none: its file is its source."""
+    """Field of the records that names a document's source, for example "source"; None: the file is the source."""
     anneal_share: float | None = Field(default=None, gt=0, lt=1)
-    """Of the steps, those at the end that have a mix of their own, rounded to whole steps."""
+    """Fraction of the steps, at the end of the run, that use `anneal_weights`; rounded to whole steps."""
     anneal_weights: dict[str, float] | None = None
-    """As `weights`, of that mix."""
+    """Fraction of the tokens from each source in the annealing steps."""
 
     @model_validator(mode="after")
     def _anneals_with_weights(self) -> Self:
         if (self.anneal_share is None) != (self.anneal_weights is None):
-            raise ValueError("anneal_share and anneal_weights go together: give both, or none")
+            raise ValueError("anneal_share and anneal_weights must be set together; set both or neither")
         if self.anneal_weights is not None and self.weights is None:
-            raise ValueError("anneal_weights without weights: name the shares of the time before them too")
+            raise ValueError("anneal_weights requires weights for the steps before; set weights too")
         return self
 
 
 class TokenizerRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A tokenizer that is there, or what to learn one with."""
+    """An existing tokenizer, or settings to train one."""
 
     path: str | None = None
-    """Folder of one; none: learnt from the run's training text."""
+    """Folder of an existing tokenizer; None: train one on the run's training text."""
     learn: TokenizerConfig | None = None
     megabytes: float | None = Field(default=None, gt=0)
-    """Learn from so much text, in equal parts from each file; none: from all."""
+    """Megabytes of text to train the tokenizer on, in equal parts from each file; None: all text."""
 
     @model_validator(mode="after")
     def _one_of_two(self) -> Self:
         if self.path and (self.learn or self.megabytes):
-            raise ValueError("tokenizer.path names a finished one: leave tokenizer.learn and megabytes out")
+            raise ValueError(
+                "tokenizer.path names an existing tokenizer; omit tokenizer.learn and tokenizer.megabytes"
+            )
         return self
 
 
 class ModelRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A shape; the vocabulary is the tokenizer's."""
+    """Architecture of the model; the vocabulary is that of the tokenizer."""
 
     preset: str
     """A published size ("nano-9m"), a config.json or a checkpoint folder, whose weights are not read."""
     config: dict[str, Any] = Field(default_factory=dict)
-    """Keys of our own config to change ("num_hidden_layers", "z_loss_coef")."""
+    """Keys of `ModelConfig` to change ("num_hidden_layers", "z_loss_coef")."""
 
 
 class ScheduleRecipe(BaseModel, frozen=True, extra="forbid"):
-    """Warm-up, stable, decay; or another form."""
+    """Learning-rate schedule: warm-up, stable, decay; or another form."""
 
     kind: Literal["wsd", "cosine", "constant"] = "wsd"
     warmup_steps: int = Field(default=0, ge=0)
     decay_steps: int | None = Field(default=None, ge=1)
-    """Of `wsd`; none: it stays stable to the end, for `branch`."""
+    """Steps of the decay in `wsd`; None: stable to the end, for `branch`."""
     decay_shape: Literal["linear", "cosine", "sqrt"] = "linear"
     final_factor: float = Field(default=0.0, ge=0, le=1)
 
     def over(self, n_steps: int) -> ScheduleConfig:
-        """Return the schedule of so many steps.
+        """Return the schedule over `n_steps` steps.
 
         Raises:
-            UserError: It does not fit into them.
+            UserError: It does not fit into the steps.
         """
         values = self.model_dump()
         if self.kind == "cosine" or self.decay_steps:
@@ -108,33 +110,34 @@ class ScheduleRecipe(BaseModel, frozen=True, extra="forbid"):
 
 
 class CheckpointRecipe(BaseModel, frozen=True, extra="forbid"):
-    """When a run is saved."""
+    """Intervals and number of checkpoints."""
 
     every: int = Field(default=100, gt=0)
-    """Steps."""
+    """Steps between checkpoints."""
     keep: int = Field(default=3, ge=1)
     in_background: bool = True
-    """Of a run over several processes: train on while a checkpoint is written."""
+    """Whether a run over several processes continues training while a checkpoint is written."""
     memory_every: int | None = Field(default=None, gt=0)
-    """Steps between checkpoints in memory, on top: a process that dies loses few steps. For runs on one machine;
-    takes the memory of two of them."""
+    """Steps between additional checkpoints in memory, so that a dead process loses few steps. For runs on one
+    machine; takes the memory of two checkpoints.
+    """
 
 
 class EvaluationRecipe(BaseModel, frozen=True, extra="forbid"):
-    """What is looked at along the way."""
+    """Evaluation during and after training."""
 
     every: int = Field(default=100, gt=0)
-    """Steps between measurements on held-out text; the last step is always measured."""
+    """Steps between evaluations on held-out text; the last step is always evaluated."""
     max_megabytes: float = Field(default=0.5, gt=0)
-    """Of held-out text along the way; at the end all of it counts."""
+    """Megabytes of held-out text used during training; at the end all of it is used."""
     baselines: bool = True
-    """Fit compressors and n-gram models to the training text at the end, to compare with; minutes for 20 MB."""
+    """Whether to fit compressors and n-gram models to the training text at the end; takes minutes for 20 MB."""
     tensorboard: bool = False
-    """Write TensorBoard's event files too, into `tensorboard/`; needs the package tensorboard."""
+    """Whether to write TensorBoard's event files to `tensorboard/`; requires the package tensorboard."""
 
 
 class ParallelRecipe(BaseModel, frozen=True, extra="forbid"):
-    """How a run is spread over processes; `torchrun` starts them."""
+    """Distribution of a run over processes, which `torchrun` starts."""
 
     layout: Layout = Layout()
     pipeline_schedule: str = "1F1B"
@@ -143,56 +146,59 @@ class ParallelRecipe(BaseModel, frozen=True, extra="forbid"):
 
 
 class IndexerRecipe(BaseModel, frozen=True, extra="forbid"):
-    """How a model with a lightning indexer (DeepSeek-V4) comes to sparse attention; `compressed.IndexStage`.
+    """Stages of indexer training for a model with a lightning indexer (DeepSeek-V4); see `compressed.IndexStage`.
 
-    The weight of the indexer's loss is `model.config.indexer_loss_coef`.
+    The coefficient of the indexer's loss is `model.config.indexer_loss_coef`.
     """
 
     dense_steps: int = Field(default=0, ge=0)
-    """First steps, in which every entry is attended to and the indexer is neither used nor trained."""
+    """Number of first steps with dense attention, in which the indexer is neither used nor trained."""
     warmup_steps: int = Field(default=0, ge=0)
-    """Steps after those in which every entry is attended to and only the indexer is trained."""
+    """Number of steps after those with dense attention, in which only the indexer is trained."""
 
     def stage(self, step: int) -> IndexStage:
-        """Return what indexers do at a step, counted from 0."""
+        """Return the stage of indexers at a step, counted from 0."""
         if step < self.dense_steps:
             return "dense"
         return "warm_up" if step < self.dense_steps + self.warmup_steps else "sparse"
 
 
 class BranchRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A decay that branches off another run's stable part; the rest of the recipe is that run's."""
+    """A decay that branches from another run's stable part; all other settings are those of that run."""
 
     run: str
-    """Its folder."""
+    """Folder of the other run."""
     step: int = Field(ge=1)
-    """Steps that it had taken: it has a checkpoint of them."""
+    """Number of steps of the other run at the branch; it must have a checkpoint of this step."""
     decay_steps: int = Field(ge=1)
 
 
 PROMPTS = ("Once upon a time", "The capital of France is", "def main():")
+"""Default prompts for samples."""
 
 
 class RunRecipe(BaseModel, frozen=True, extra="forbid"):
-    """A run from scratch, or a branch of one."""
+    """A run from scratch, or a branch of another run."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     seed: int = 0
     plan: str | None = None
-    """`plan.json`, or its folder."""
+    """Path of `plan.json`, or of its folder."""
     steps: int | None = Field(default=None, gt=0)
     rows: int | None = Field(default=None, gt=0)
-    """Rows of a step, of all processes and micro-batches together."""
+    """Rows per step, over all processes and micro-batches."""
     micro_batches: int = Field(default=1, gt=0)
-    """Passes whose gradients make a step."""
+    """Passes per step, whose gradients are added."""
     precision: Literal["fp32", "bf16", "fp8"] | None = None
-    """What is computed in; masters and moments are fp32. None: fp32, or the plan's."""
+    """Precision of the computation; masters and moments are fp32. None: the plan's, or fp32 without a plan."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """`auto`: CUDA where there is one."""
+    """Device; `auto`: CUDA if available."""
     threads: int | None = Field(default=None, gt=0)
-    """Of a process on a CPU; none: torch's own choice. Sums differ with it, so a resumed run keeps it."""
+    """Number of threads of a process on a CPU; None: torch's default. Sums depend on it, so a resumed run keeps
+    it.
+    """
     max_norm: float = Field(default=1.0, gt=0)
-    """Gradients are scaled down to it."""
+    """Maximum gradient norm; larger gradients are scaled down."""
     data: DataRecipe = DataRecipe()
     tokenizer: TokenizerRecipe = TokenizerRecipe()
     model: ModelRecipe | None = None
@@ -201,18 +207,18 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
     guard: GuardConfig = GuardConfig()
     checkpoints: CheckpointRecipe = CheckpointRecipe()
     evaluation: EvaluationRecipe = EvaluationRecipe()
-    samples: SamplingConfig = SamplingConfig(
-        prompts=("Once upon a time", "The capital of France is", "def main():")
-    )
-    """Texts of the model at each measurement; no prompts: none. Not under tensor parallelism or a pipeline."""
+    samples: SamplingConfig = SamplingConfig(prompts=PROMPTS)
+    """Prompts sampled at each evaluation; without prompts, no samples. Disabled under tensor parallelism or a
+    pipeline.
+    """
     faults: tuple[dict[str, Any], ...] = ()
-    """What is to go wrong, for drills: `{kind = "sigkill", step = 120, rank = 1}`; see `stability.faults`."""
+    """Faults to inject, for drills: `{kind = "sigkill", step = 120, rank = 1}`; see `stability.faults`."""
     parallel: ParallelRecipe = ParallelRecipe()
     indexer: IndexerRecipe = IndexerRecipe()
     """Dense attention and the indexer's warm-up at the beginning; for models with an indexer."""
     branch: BranchRecipe | None = None
     anticipatory: AnticipatoryConfig | None = None
-    """For models with experts: after a roll-back, experts are chosen some steps ahead for a while."""
+    """Routing of experts some steps ahead for a while after a roll-back; for models with experts."""
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
@@ -222,19 +228,19 @@ class RunRecipe(BaseModel, frozen=True, extra="forbid"):
         if "lr" in self.optimizer.model_fields_set:
             given.append("optimizer.lr")
         if self.plan and given:
-            raise ValueError(f"a plan decides {', '.join(given)}: leave out of the recipe what the plan says")
+            raise ValueError(f"a plan decides {', '.join(given)}; omit these keys from the recipe")
         missing = [name for name in ("steps", "rows", "model") if _at(self, name) is None]
         if not self.plan and missing:
-            raise ValueError(f"{', '.join(missing)} must be given, or a plan that decides them")
+            raise ValueError(f"{', '.join(missing)} must be set, or a plan that decides them")
         return self
 
 
 PLANNED = ("steps", "rows", "precision", "model", "schedule", "data.row_tokens")
-"""What a plan decides beside the learning rate and the layout."""
+"""Settings that a plan decides, in addition to the learning rate and the layout."""
 
 
 class Resolved(BaseModel, frozen=True):
-    """A recipe with nothing open; stored with the run."""
+    """A complete recipe without open settings; stored with the run."""
 
     recipe: RunRecipe
     steps: int
@@ -242,7 +248,7 @@ class Resolved(BaseModel, frozen=True):
     row_tokens: int
     precision: Literal["fp32", "bf16", "fp8"]
     model: ModelConfig
-    """With the vocabulary of the recipe or plan; the tokenizer's takes its place."""
+    """Model config with the vocabulary of the recipe or plan; the tokenizer's vocabulary replaces it."""
     optimizer: OptimizerConfig
     schedule: ScheduleConfig
     layout: Layout
@@ -250,12 +256,12 @@ class Resolved(BaseModel, frozen=True):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of all of it."""
+        """SHA-256 of all settings."""
         return hashlib.sha256(self.model_dump_json().encode()).hexdigest()
 
     @property
     def micro_batches(self) -> int:
-        """Passes of one process in a step."""
+        """Passes of one process per step."""
         return self.recipe.micro_batches
 
     @property
@@ -263,33 +269,33 @@ class Resolved(BaseModel, frozen=True):
         """Rows of one pass of one process.
 
         Raises:
-            UserError: The rows do not divide.
+            UserError: The rows are not divisible.
         """
         parts = self.layout.data_ranks * self.micro_batches
         if self.rows % parts:
             raise UserError(
-                f"rows = {self.rows} is no multiple of {self.layout.data_ranks} data ranks x "
-                f"{self.micro_batches} micro_batches: every pass takes as many"
+                f"rows = {self.rows} is not a multiple of {self.layout.data_ranks} data ranks x "
+                f"{self.micro_batches} micro_batches; every pass needs the same number of rows"
             )
         return self.rows // parts
 
 
 def resolve(recipe: RunRecipe, plan: Plan | None = None) -> Resolved:
-    """Return the recipe with a plan's decisions, and defaults for the rest.
+    """Return the recipe with a plan's decisions and defaults for the rest.
 
     Args:
-        recipe: As it was read.
-        plan: What `recipe.plan` names, where it does.
+        recipe: The recipe as read.
+        plan: The plan that `recipe.plan` names; None: the recipe names none.
 
     Raises:
-        UserError: Schedule, rows or model do not fit.
+        UserError: Schedule, rows or model do not match.
     """
-    resolved = _by_plan(recipe, plan) if plan else _alone(recipe)
+    resolved = _with_plan(recipe, plan) if plan else _without_plan(recipe)
     if recipe.branch:
         at, n_decay = recipe.branch.step, recipe.branch.decay_steps
         changes = {"steps": at + n_decay, "schedule": branch(resolved.schedule, at, n_decay)}
         resolved = resolved.model_copy(update=changes)
-    _ = resolved.rows_per_batch  # says so before any work is done
+    _ = resolved.rows_per_batch  # raises before any work is done
     _check_indexer(resolved)
     return resolved
 
@@ -301,19 +307,19 @@ def _check_indexer(resolved: Resolved) -> None:
     if not model.has_indexer:
         raise UserError(
             f"indexer.dense_steps and indexer.warmup_steps are for models with a lightning indexer, "
-            f"and this {model.model_type} has none: leave [indexer] out"
+            f"but this {model.model_type} has none; omit [indexer]"
         )
     if asked.warmup_steps and not model.indexer_loss_coef:
         raise UserError(
-            "indexer.warmup_steps trains the indexer alone and model.config.indexer_loss_coef is 0: "
-            "give the loss a weight, or leave the warm-up out"
+            "indexer.warmup_steps trains only the indexer, but model.config.indexer_loss_coef is 0; "
+            "set the coefficient, or omit the warm-up"
         )
 
 
-def _alone(recipe: RunRecipe) -> Resolved:
+def _without_plan(recipe: RunRecipe) -> Resolved:
     from modelstack.architecture.count_cli import find_config
 
-    assert recipe.model and recipe.steps and recipe.rows  # the recipe's own check
+    assert recipe.model and recipe.steps and recipe.rows  # guaranteed by the recipe's validation
     schedule = recipe.schedule or ScheduleRecipe()
     return Resolved(
         recipe=recipe,
@@ -330,10 +336,10 @@ def _alone(recipe: RunRecipe) -> Resolved:
 
 
 def shaped(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
-    """Return a config with keys changed; another depth goes with layers of the base's one kind.
+    """Return a config with changed keys; another depth requires a base whose layers all have the same type.
 
     Raises:
-        UserError: A key is unknown, the result cannot be, or the base's layers are of several kinds.
+        UserError: A key is unknown, the resulting config is invalid, or the base's layers have several types.
     """
     depth, filled = changes.get("num_hidden_layers"), dict(changes)
     if depth is None or depth == base.num_hidden_layers:
@@ -344,22 +350,22 @@ def shaped(base: ModelConfig, changes: Mapping[str, Any]) -> ModelConfig:
             continue
         if len(kinds) > 1:
             raise UserError(
-                f"model.config.num_hidden_layers is {depth}, the preset's {key} has several kinds for its "
-                f"{base.num_hidden_layers} layers: give model.config.{key} too"
+                f"model.config.num_hidden_layers is {depth}, but the preset's {key} has several kinds for its "
+                f"{base.num_hidden_layers} layers; set model.config.{key} too"
             )
         filled[key] = (*kinds,) * depth
     return base.with_(**filled)
 
 
-def _by_plan(recipe: RunRecipe, plan: Plan) -> Resolved:
+def _with_plan(recipe: RunRecipe, plan: Plan) -> Resolved:
     request, planned = plan.request, plan.schedule
     if request.precision not in ("fp32", "bf16", "fp8"):
-        raise UserError(f"the plan computes in {request.precision!r}, which no trainer here does: fp32, bf16, fp8")
+        raise UserError(f"the plan's precision {request.precision!r} is not supported; use fp32, bf16 or fp8")
     learn = recipe.tokenizer.learn or TokenizerConfig(vocab_size=plan.model.config.vocab_size)
     if not recipe.tokenizer.path and learn.vocab_size != plan.model.config.vocab_size:
         raise UserError(
-            f"tokenizer.learn.vocab_size is {learn.vocab_size}, the plan counts with "
-            f"{plan.model.config.vocab_size}: leave it out, or plan with --vocab-size {learn.vocab_size}"
+            f"tokenizer.learn.vocab_size is {learn.vocab_size}, but the plan assumes "
+            f"{plan.model.config.vocab_size}; omit it, or plan with --vocab-size {learn.vocab_size}"
         )
     schedule = ScheduleRecipe(warmup_steps=planned.warmup_steps, decay_steps=planned.decay_steps or None)
     return Resolved(
@@ -384,10 +390,10 @@ def _at(recipe: RunRecipe, path: str) -> Any:
 
 
 def plan_of(recipe: RunRecipe, beside: Path) -> Plan | None:
-    """Read the plan that a recipe names; a relative path is seen from the recipe's folder.
+    """Read the plan that a recipe names; a relative path is relative to the recipe's folder.
 
     Raises:
-        UserError: It cannot be read, or was changed.
+        UserError: The plan cannot be read, or was changed.
     """
     from modelstack.decide.plan_file import read_plan
 
@@ -396,7 +402,8 @@ def plan_of(recipe: RunRecipe, beside: Path) -> Plan | None:
 
 _FREE = ("evaluation", "samples", "checkpoints", "guard", "faults", "name", "plan", "branch")
 FREE = {("recipe", name) for name in _FREE}
-"""What may change between a stop and going on: it moves no weight of a sound run."""
+"""Settings that may change when a run is resumed: they do not affect the weights of a sound run."""
 _LAYOUT = ("parallel", "micro_batches", "threads", "device")
 LAYOUT = {("layout",), *(("recipe", name) for name in _LAYOUT)}
-"""What may change too, at the price of sums in another order: results agree to rounding, not bit for bit."""
+"""Settings that may also change but change the order of sums: results then agree up to rounding, not bit for bit.
+"""

@@ -1,9 +1,9 @@
-"""A run's report: what was trained, on what, by which recipe, how well, how fast, and what went wrong on the way.
+"""Report of a run: model, data, recipe, results, speed, and incidents.
 
-Everything in it is from the run's own records: the recipe with its hash, the metrics, the held-out documents and
-the files of text with their hashes and licences. What it compares with (n-gram models, compressors, the plan) is
-asked the same as the model. `page` is a function of plain data; `write_report` puts it into the run's folder, with
-the curves and with `report.json` for programs.
+All content comes from the run's own records: the recipe with its hash, the metrics, the held-out documents and the
+files of text with their hashes and licences. Baselines (n-gram models, compressors) are scored on the same
+documents as the model. `page` is a function of plain data. `write_report` writes it to the run's folder, with the
+curves and with `report.json` for programs.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ UNKNOWN_LICENCE = "not stated"
 
 
 class HeldOutResult(BaseModel, frozen=True, extra="forbid"):
-    """The trained model on held-out documents."""
+    """Score of the trained model on held-out documents."""
 
     bits_per_byte: float
     low: float
     high: float
-    """95 % interval by a bootstrap over documents."""
+    """95 % interval from a bootstrap over documents, from `low` to here."""
     loss: float
     """Nats per scored token."""
     n_documents: int
@@ -52,49 +52,49 @@ class HeldOutResult(BaseModel, frozen=True, extra="forbid"):
 
 
 class DataFile(BaseModel, frozen=True, extra="forbid"):
-    """A file of text, and how the split went through it."""
+    """A file of text, with counts for the split."""
 
     name: str
     sha256: str
     n_documents: int
     n_bytes: int
     n_held_out: int
-    """Documents."""
+    """Number of held-out documents."""
     licences: dict[str, int]
-    """Documents under each; a record says so itself or it is not stated."""
+    """Number of documents by licence, as stated in each record."""
 
 
 class Speed(BaseModel, frozen=True, extra="forbid"):
-    """What utilisation is counted with."""
+    """Inputs of the utilisation."""
 
     flops_per_token: float
-    """Forward and backward, attention as the mask lets it through."""
+    """FLOPs of forward and backward pass, with causal attention."""
     plain_flops_per_token: float
-    """6 N + 12 L d T, which others print."""
+    """6 N + 12 L d T, the formula of other code bases."""
     peak_flops: float
-    """Of one device."""
+    """Peak FLOP/s of one device."""
     peak_source: str
     n_devices: int = 1
 
 
 class RunFacts(BaseModel, frozen=True, extra="forbid"):
-    """What a run's report says beside its metrics."""
+    """Facts of the report in addition to the metrics."""
 
     name: str
     recipe: str
-    """As text, resolved."""
+    """The resolved recipe as text."""
     recipe_sha256: str
     steps: int
-    """That the recipe asks for."""
+    """Number of steps in the recipe."""
     model: dict[str, str]
-    """Shape, precision and the like, for the table."""
+    """Rows of the model table: shape, precision, layout."""
     n_parameters: int
     n_active: int
     seeds: dict[str, int]
     machine: dict[str, str]
     data: tuple[DataFile, ...] = ()
     held_out: HeldOutResult | None = None
-    """None where the run was interrupted."""
+    """None for an interrupted run."""
     baselines: tuple[Baseline, ...] = ()
     speed: Speed | None = None
     peak_memory_bytes: int | None = Field(default=None, gt=0)
@@ -110,7 +110,7 @@ def write_report(
     samples_file: Path | None = None,
     plan: Plan | None = None,
 ) -> Path:
-    """Write `report.md`, `report.json` and the curves into a run's folder; return the page's path.
+    """Write `report.md`, `report.json` and the curves to a run's folder; return the page's path.
 
     Raises:
         UserError: The metrics are missing or broken.
@@ -126,13 +126,13 @@ def write_report(
 
 
 def page(facts: RunFacts, measured: Measured, samples: str = "", plan: Plan | None = None) -> str:
-    """Return the page as Markdown.
+    """Return the report as Markdown.
 
     Args:
-        facts: Of the run.
-        measured: Its metrics.
+        facts: Facts of the run.
+        measured: Metrics of the run.
         samples: The content of `samples.md`.
-        plan: That the recipe obeyed.
+        plan: The plan that the recipe followed.
     """
     parts = [
         f"# Run: {facts.name}\n",
@@ -157,7 +157,7 @@ def page(facts: RunFacts, measured: Measured, samples: str = "", plan: Plan | No
 
 
 def outcome_of(facts: RunFacts, measured: Measured) -> Outcome:
-    """Return what the run measured, to be compared with its plan."""
+    """Return the measurements of the run that are compared with its plan."""
     causes = time_by_cause(measured)
     return Outcome(
         n_parameters=facts.n_parameters,
@@ -170,7 +170,7 @@ def outcome_of(facts: RunFacts, measured: Measured) -> Outcome:
 
 
 def time_by_cause(measured: Measured) -> dict[str, float]:
-    """Return the seconds on the clock since the run began, by what they went into; they add up to all of them."""
+    """Return the elapsed seconds of the run by cause; they add up to the total."""
     causes = {
         "steps": sum(record.seconds for record in measured.steps if not record.rejected),
         "rejected steps": sum(record.seconds for record in measured.steps if record.rejected),
@@ -186,7 +186,7 @@ def time_by_cause(measured: Measured) -> dict[str, float]:
 
 
 def held_out_result(score: Score, documents: HeldOut) -> HeldOutResult:
-    """Return a model's score as the report keeps it."""
+    """Return a model's score in the form of the report."""
     interval = score.interval()
     return HeldOutResult(
         bits_per_byte=interval.value,
@@ -201,7 +201,7 @@ def held_out_result(score: Score, documents: HeldOut) -> HeldOutResult:
 
 
 def data_files(files: Iterable[Path], held_out_share: float) -> tuple[DataFile, ...]:
-    """Return files of text with hashes, counts and licences; each is read once.
+    """Return files of text with hashes, counts and licences; each file is read once.
 
     Raises:
         UserError: A file is broken.
@@ -210,7 +210,7 @@ def data_files(files: Iterable[Path], held_out_share: float) -> tuple[DataFile, 
 
 
 def speed_of(utilisation: Utilisation, plain_flops_per_token: float) -> Speed:
-    """Return what utilisation was counted with, as the report keeps it."""
+    """Return the inputs of the utilisation in the form of the report."""
     return Speed(
         flops_per_token=utilisation.flops_per_token,
         plain_flops_per_token=plain_flops_per_token,
@@ -221,7 +221,7 @@ def speed_of(utilisation: Utilisation, plain_flops_per_token: float) -> Speed:
 
 
 def machine_facts(device: torch.device) -> dict[str, str]:
-    """Return what the run ran on; nothing that names the machine or its user."""
+    """Return facts on the machine, without names of the machine or its user."""
     n_cores = len(os.sched_getaffinity(0))
     facts = {
         "processor": f"{platform.machine()}, {n_cores} cores, {torch.get_num_threads()} threads",
@@ -236,7 +236,7 @@ def _notes(facts: RunFacts, measured: Measured) -> list[str]:
     notes = []
     done = measured.steps[-1].step + 1 if measured.steps else 0
     if done < facts.steps:
-        notes.append(f"The run is not at its end: {done:,} of {facts.steps:,} steps.")
+        notes.append(f"The run is not finished: {done:,} of {facts.steps:,} steps.")
     if facts.held_out is not None and facts.baselines:
         best = min(facts.baselines, key=lambda each: each.bits_per_byte)
         if best.bits_per_byte <= facts.held_out.bits_per_byte:
@@ -289,7 +289,7 @@ def _comparison(facts: RunFacts) -> list[str]:
         for each in sorted(facts.baselines, key=lambda each: each.bits_per_byte)
     ]
     head = ("", "bits per byte", "95 %", "of the model's", "what")
-    return ["## Beside simpler models\n", "On the same held-out documents.\n", _table(head, [ours, *rows])]
+    return ["## Baselines\n", "On the same held-out documents.\n", _table(head, [ours, *rows])]
 
 
 def _plan(facts: RunFacts, measured: Measured, plan: Plan | None) -> list[str]:
@@ -316,7 +316,7 @@ def _events(measured: Measured) -> list[str]:
     rejected = [record for record in measured.steps if record.rejected]
     roll_backs = [event for event in measured.events if ROLL_BACK in event.text]
     lost = sum(start.lost_steps for start in measured.starts)
-    told = (
+    counts = (
         f"{len(rejected):,} steps rejected, {len(roll_backs):,} roll-backs; the run was started "
         f"{len(measured.starts):,} times, and took {lost:,} steps again.\n"
     )
@@ -324,7 +324,7 @@ def _events(measured: Measured) -> list[str]:
     left_out = len(measured.events) - len(shown)
     note = [f"The last {SHOWN_EVENTS} of {len(measured.events):,}.\n"] if left_out else []
     table = [_table(("step", "event"), [(f"{event.step:,}", event.text) for event in shown])] if shown else []
-    return ["## Guard\n", told, *note, *table]
+    return ["## Guard\n", counts, *note, *table]
 
 
 def _data(facts: RunFacts) -> list[str]:
@@ -349,7 +349,7 @@ def _data(facts: RunFacts) -> list[str]:
 
 def _samples(samples: str) -> list[str]:
     section = last_section(samples)
-    return [f"## Samples\n\n#{section}"] if section else []  # its heading goes one level down
+    return [f"## Samples\n\n#{section}"] if section else []  # its heading moves one level down
 
 
 def _data_file(file: Path, held_out_share: float) -> DataFile:
@@ -392,5 +392,5 @@ def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Return text that cannot leave its cell."""
+    """Return text that cannot break its table cell."""
     return " ".join(text.replace("|", "\\|").split())

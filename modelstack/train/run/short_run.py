@@ -1,4 +1,4 @@
-"""A run with no folder of its own: trained from its prepared text, scored on documents, and not kept."""
+"""A short run without a folder of its own: train on prepared text, score on documents, discard the model."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What came of a run."""
+    """Result of a run."""
 
     score: Score
     seconds: float
-    """Of its training."""
+    """Seconds of its training."""
 
 
 def train_and_score(resolved: Resolved, folder: RunFolder, texts: Sequence[str] | None = None) -> Measured:
-    """Train a run to its end and score the model; best done in a process of its own.
+    """Train a run to its end and score the model; preferably in a separate process.
 
     Args:
         resolved: The run.
-        folder: Whose text was prepared (`modelstack.train.run.prepare`); runs may share it.
-        texts: What the model is asked about; None: the documents that the run holds out.
+        folder: Folder with the prepared text (`modelstack.train.run.prepare`); runs may share it.
+        texts: Texts to score; None: the run's held-out documents.
 
     Raises:
-        UserError: The folder's text is not there, or is of something else.
+        UserError: The folder's prepared text is missing, or was made from other inputs.
     """
     import torch
 
@@ -51,5 +51,5 @@ def train_and_score(resolved: Resolved, folder: RunFolder, texts: Sequence[str] 
         pass
     seconds = time.perf_counter() - started
     asked = [document.text for document in prepared.held_out] if texts is None else texts
-    model = cast("CausalLM", trained.state.model)  # a run that is not spread over processes holds one
+    model = cast("CausalLM", trained.state.model)  # a run in a single process holds a whole model
     return Measured(evaluate(model, held_out(asked, prepared.tokenizer), resolved.row_tokens), seconds)

@@ -1,6 +1,6 @@
-"""The training state of a run that several processes share: model or stages, spread, with optimizer and passes.
+"""Training state of a run on several processes: distributed model or stages, with optimizer and passes.
 
-Each process makes its part alone, with the values that the whole model would have (`parallel.materialise`).
+Each process creates only its part, with the values of the whole model (`parallel.materialise`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from modelstack.train.step import TrainState
 
 
 def parallel_config(resolved: Resolved) -> ParallelConfig:
-    """Return how a recipe's model is spread."""
+    """Return the parallel settings of a recipe's model."""
     asked = resolved.recipe.parallel
     return ParallelConfig(
         layout=resolved.layout,
@@ -36,19 +36,21 @@ def parallel_config(resolved: Resolved) -> ParallelConfig:
 
 
 def spread(config: ModelConfig, resolved: Resolved, mesh: Mesh, frequency_V: list[float] | None) -> TrainState:
-    """Return this rank's share of a run's training state, at its beginning.
+    """Return this rank's share of a run's training state, in its initial state.
 
     Args:
-        config: Of the whole model.
+        config: Config of the whole model.
         resolved: The recipe.
-        mesh: Of its layout.
-        frequency_V: How often each token occurs, for hash routing.
+        mesh: Mesh of its layout.
+        frequency_V: Frequency of each token, for hash routing.
 
     Raises:
-        UserError: The model does not fit the layout.
+        UserError: The model does not match the layout.
     """
     if resolved.precision == "fp8" and resolved.layout.tp > 1:
-        raise UserError("precision fp8 with tp > 1 is not built: its blocks of 128 would be cut; set tp = 1")
+        raise UserError(
+            "precision fp8 is not supported with tp > 1, which would cut its blocks of 128; set tp = 1"
+        )
     if resolved.layout.pp > 1:
         return _in_stages(config, resolved, mesh, frequency_V)
     with torch.device("meta"):

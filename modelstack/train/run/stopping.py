@@ -1,4 +1,4 @@
-"""A first SIGINT or SIGTERM asks a run to end after the step in flight; a second one ends it at once."""
+"""Graceful stop: the first SIGINT or SIGTERM ends a run after the current step; the second ends it at once."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ class Stop:
 
     asked: bool = False
     before: dict[int, Callable[[int, FrameType | None], object] | int | None] = field(default_factory=dict)
-    """Handlers by signal."""
+    """Previous handlers by signal."""
 
     def ask(self, number: int, frame: FrameType | None) -> None:
-        """End after this step; the next signal does what it did before."""
+        """Request a stop after this step, and restore the previous handler for the next signal."""
         self.asked = True
         signal.signal(number, self.before[number])
 
 
 @contextmanager
 def stop_asked() -> Iterator[Stop]:
-    """Give what a first SIGINT or SIGTERM sets."""
+    """Yield an object that the first SIGINT or SIGTERM marks as asked to stop."""
     stop = Stop()
     for number in (signal.SIGINT, signal.SIGTERM):
         stop.before[number] = signal.signal(number, stop.ask)

@@ -67,7 +67,7 @@ def test_a_compressed_file_reads_like_a_plain_one(tmp_path: Path) -> None:
     packed.write_bytes(zstandard.ZstdCompressor().compress(plain.read_bytes()))
     assert read_items(packed) == read_items(plain)
     packed.write_bytes(b"\x28\xb5\x2f\xfd" + b"nothing of the kind")
-    with pytest.raises(UserError, match="is no whole zstd file"):
+    with pytest.raises(UserError, match="is not a complete zstd file"):
         read_items(packed)
 
 

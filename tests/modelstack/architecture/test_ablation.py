@@ -210,7 +210,7 @@ def test_a_recipe_is_read_and_its_mistakes_are_named(tmp_path: Path) -> None:
 
 
 def test_an_unknown_choice_names_the_known_ones() -> None:
-    with pytest.raises(UserError, match="'gpa' is not known; there are gqa"):
+    with pytest.raises(UserError, match="'gpa' is not known; known: gqa"):
         chosen(["gpa"], CHOICES)
     assert BASE_CHOICE.name not in CHOICES
 

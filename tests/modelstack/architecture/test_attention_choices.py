@@ -250,9 +250,9 @@ def test_a_gate_less_mlp_has_two_matrices() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_key_value_heads": 3}, "no multiple"),
+        ({"num_key_value_heads": 3}, "must be a multiple"),
         ({"layer_types": ("full_attention",)}, "names 1 layers, num_hidden_layers is 2"),
-        ({"layer_types": ("sliding_attention",) * 2}, "sliding_window must be given"),
+        ({"layer_types": ("sliding_attention",) * 2}, "sliding_window must be set"),
         ({"mlp_layer_types": ("moe",) * 2}, "moe_intermediate_size, n_routed_experts, num_experts_per_tok"),
         ({"hiden_size": 3}, "nearest: 'hidden_size'"),
         ({"hidden_size": -3}, "greater than 0"),

@@ -190,7 +190,7 @@ def test_a_truncated_file_is_an_error_not_a_crash(tmp_path: Path) -> None:
     folder = saved(tmp_path)
     data = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match="no sound safetensors file"):
+    with pytest.raises(UserError, match="not a valid safetensors file"):
         load_checkpoint(folder)
 
 
@@ -199,7 +199,7 @@ def test_an_index_cannot_reach_outside_the_folder(tmp_path: Path) -> None:
     (folder / "model.safetensors").rename(tmp_path / "elsewhere.safetensors")
     index = {"weight_map": {"model.norm.weight": "../elsewhere.safetensors"}}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(UserError, match="no file of this folder"):
+    with pytest.raises(UserError, match="does not exist in this folder"):
         load_checkpoint(folder)
 
 

@@ -69,7 +69,7 @@ def test_mistakes_are_named(arguments: list[str], message: str) -> None:
     assert message in result.output
 
 
-@pytest.mark.parametrize(("text", "message"), [("{", "is no JSON"), ("[]", "must hold one JSON object")])
+@pytest.mark.parametrize(("text", "message"), [("{", "is not valid JSON"), ("[]", "must contain one JSON object")])
 def test_a_broken_config_names_its_path(tmp_path: Path, text: str, message: str) -> None:
     (tmp_path / "config.json").write_text(text, encoding="utf-8")
     result = run(str(tmp_path))

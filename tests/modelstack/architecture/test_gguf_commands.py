@@ -66,7 +66,7 @@ def test_import_writes_the_float_type_that_is_asked_for(checkpoint: Path, tmp_pa
     [
         (["export", "gguf", "CHECKPOINT", "x.gguf", "--type", "q9"], "number type 'q9' is not known"),
         (["export", "gguf", "nowhere", "x.gguf"], "nowhere"),
-        (["import", "gguf", "nowhere.gguf", "x"], "nowhere.gguf is not there"),
+        (["import", "gguf", "nowhere.gguf", "x"], "nowhere.gguf does not exist"),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -85,7 +85,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "heads that KV heads do not divide": (
         "llama",
         lambda f, t: f.update({"llama.attention.head_count_kv": 3}),
-        "no multiple of num_key_value_heads 3",
+        "must be a multiple of num_key_value_heads 3",
     ),
     "a text for a number": ("llama", lambda f, t: f.update({"llama.block_count": "two"}), "is 'two'.*integer"),
     "a truth value for a number": (
@@ -101,7 +101,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "a scaling beyond 32 bits": (
         "llama, Llama 3 scaling",
         lambda f, t: f.update({"llama.rope.scaling.llama3": [1e30, 1.0, 4.0, 64.0]}),
-        "that cannot be",
+        "scaling are invalid",
     ),
     "another scaling than the tensor's": (
         "llama, Llama 3 scaling",
@@ -111,12 +111,12 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "another base in windows": (
         "olmo3",
         lambda f, t: f.update({"olmo2.rope.freq_base_swa": 10000.0}),
-        "llama.cpp takes rope.freq_base, 500000.0",
+        "llama.cpp uses rope.freq_base, 500000.0",
     ),
     "a key of another model": (
         "llama",
         lambda f, t: f.update({"llama.logit_scale": 0.5}),
-        "not understood: llama.logit_scale",
+        "not known: llama.logit_scale",
     ),
     "a key missing": ("llama", lambda f, t: f.pop("llama.embedding_length"), "embedding_length is missing"),
     "an unknown family": (
@@ -129,12 +129,12 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "another scaling": (
         "llama",
         lambda f, t: f.update({"llama.rope.scaling.type": "longrope"}),
-        "scaling.type 'longrope' is not understood",
+        "scaling.type 'longrope' is not known",
     ),
     "a tensor too many": (
         "llama",
         lambda f, t: t.update({"blk.0.extra.weight": np.ones(4, np.float32)}),
-        "not understood: blk.0.extra.weight",
+        "not known: blk.0.extra.weight",
     ),
     "a tensor missing": ("llama", lambda f, t: t.pop("output_norm.weight"), "missing: output_norm.weight"),
     "a tensor turned": (
@@ -146,7 +146,7 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "fewer tokens than rows": (
         "llama",
         lambda f, t: f.update({"tokenizer.ggml.tokens": ["a", "b"]}),
-        "has 2 tokens, the embedding 288",
+        "has 2 tokens, but the embedding has 288",
     ),
     "factors of no scaling": (
         "llama",
@@ -156,17 +156,17 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "experts beyond the last": (
         "deepseek_v4",
         lambda f, t: t.update({"blk.0.ffn_gate_tid2eid.weight": np.full((288, 2), 8, np.int32)}),
-        "names experts beyond",
+        "expert numbers outside 0",
     ),
     "weights for a table of experts": (
         "deepseek_v4",
         lambda f, t: t.update({"blk.0.ffn_gate_tid2eid.weight": np.ones((288, 2), np.float32)}),
-        "a wrong kind",
+        "of the wrong type",
     ),
     "whole numbers for weights": (
         "llama",
         lambda f, t: t.update({"output_norm.weight": np.ones(64, np.int32)}),
-        "a wrong kind",
+        "of the wrong type",
     ),
     "numbers of 64 bits": (
         "llama",
@@ -176,12 +176,12 @@ REWRITES: dict[str, tuple[str, Callable[[dict[str, Any], dict[str, Any]], object
     "compression by 7": (
         "deepseek_v4",
         lambda f, t: f.update({"deepseek4.attention.compress_ratios": [0, 7, 7, 7]}),
-        "no DeepSeek-V4",
+        "invalid for DeepSeek-V4",
     ),
     "more rotated than there is": (
         "deepseek_v3",
         lambda f, t: f.update({"deepseek2.attention.key_length_mla": 8}),
-        "leaves nothing beside 8 rotated",
+        "must exceed the 8 rotated",
     ),
 }
 
@@ -208,8 +208,11 @@ def test_a_file_that_contradicts_itself_is_refused_and_says_where(tmp_path: Path
         (b"GGML" + bytes(40), "does not begin with"),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1 is not known"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "a big-endian file"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 2**40, 0), "claims 1,099,511,627,776 tensors"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**50), "claims 1,125,899,906,842,624 bytes"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**40, 0), "declares 1,099,511,627,776 tensors"),
+        (
+            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + struct.pack("<Q", 2**50),
+            "declares 1,125,899,906,842,624 bytes",
+        ),
     ],
 )
 def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -220,7 +223,7 @@ def test_what_is_no_gguf_is_refused(tmp_path: Path, content: bytes, message: str
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere.gguf is not there"):
+    with pytest.raises(UserError, match="nowhere.gguf does not exist"):
         load_gguf(tmp_path / "nowhere.gguf")
 
 

@@ -24,14 +24,14 @@ CONFIGS: dict[str, tuple[str, dict[str, Any], str]] = {
     "rotations by layer type": (
         "llama",
         {"rope_parameters": {"full_attention": {"rope_theta": 500.0}}},
-        "given for full_attention: for 'llama' name default",
+        "set for full_attention: 'llama' needs default",
     ),
     "sinks in qwen3": ("qwen3", {"attention_sinks": True}, "attention_sinks"),
     "another scale": ("qwen3", {"query_pre_attn_scalar": 7.0}, "query_pre_attn_scalar"),
     "another scale in gemma3": (
         "gemma3",
         {"query_pre_attn_scalar": 7.0},
-        "is 7.0.*takes 16",
+        "is 7.0.*uses 16",
     ),
     "a bias on qwen3's output": ("qwen3", {"attention_out_bias": True}, "no bias on o_proj"),
     "layers that do not rotate": (
@@ -87,7 +87,7 @@ JSONS: dict[str, tuple[str, dict[str, Any], str]] = {
     "half a head rotated": ("llama", {"partial_rotary_factor": 0.5}, "partial_rotary_factor 0.5"),
     "YaRN unrounded": ("llama", {"rope_parameters": YARN | {"truncate": False}}, "truncate false.*set it to true"),
     "YaRN of other betas": ("llama", {"rope_parameters": YARN | {"beta_fast": 16.0}}, "beta_fast 16.0"),
-    "YaRN of V3 without mscale": ("deepseek_v3", {"rope_parameters": YARN}, "both mscales"),
+    "YaRN of V3 without mscale": ("deepseek_v3", {"rope_parameters": YARN}, "equal mscales"),
     "V4 scaling plain layers": (
         "deepseek_v4",
         {"rope_parameters": {"main": V4_YARN, "compress": V4_YARN}},
@@ -127,7 +127,7 @@ def test_gemma3_of_62_layers_scales_by_the_width_a_head() -> None:
     """llama.cpp takes it for the 27B model, whose query_pre_attn_scalar is not its head_dim."""
     layers = {"num_hidden_layers": 62, "layer_types": ["sliding_attention"] * 62, "head_dim": 32}
     metadata(family_of("gemma3_text"), toy_config("gemma3", **layers, query_pre_attn_scalar=16))
-    _assert_refused(toy_config("gemma3", **layers, query_pre_attn_scalar=32), "always takes 16")
+    _assert_refused(toy_config("gemma3", **layers, query_pre_attn_scalar=32), "always uses 16")
 
 
 def test_nothing_is_written_when_a_model_is_refused(tmp_path: Path) -> None:
@@ -158,7 +158,7 @@ def test_a_file_that_was_there_stays_when_writing_fails(tmp_path: Path, monkeypa
     [
         ("q8_0", r"multiples of 32.*ffn_down.weight 80.*fit: f32, f16, bf16"),
         ("q4_k", r"multiples of 256.*fit: f32, f16, bf16"),
-        ("q9", "'q9' is not known; known are f32, f16"),
+        ("q9", "'q9' is not known; known: f32, f16"),
     ],
 )
 def test_rows_that_blocks_do_not_fill_are_refused(tmp_path: Path, type_name: str, message: str) -> None:
@@ -171,12 +171,12 @@ def test_rows_that_blocks_do_not_fill_are_refused(tmp_path: Path, type_name: str
 def test_a_state_dict_of_another_shape_is_refused(tmp_path: Path) -> None:
     model = toy_model(toy_config("qwen3"))
     weights = dict(model.state_dict())
-    with pytest.raises(UserError, match="has lora.weight: no part"):
+    with pytest.raises(UserError, match="has lora.weight, which this config's model does not contain"):
         export_gguf(
             model.config, model.state_dict() | {"lora.weight": torch.ones(1)}, toy_tokenizer(), tmp_path / "m"
         )
     weights["model.norm.weight"] = torch.ones(32)
-    with pytest.raises(UserError, match=r"model.norm.weight has shape \(32,\), the config makes \(64,\)"):
+    with pytest.raises(UserError, match=r"model.norm.weight has shape \(32,\), but the config requires \(64,\)"):
         export_gguf(model.config, weights, toy_tokenizer(), tmp_path / "m.gguf")
     del weights["model.norm.weight"]
     with pytest.raises(UserError, match="has no model.norm.weight"):
@@ -186,16 +186,16 @@ def test_a_state_dict_of_another_shape_is_refused(tmp_path: Path) -> None:
 def test_a_head_that_is_not_the_embedding_is_no_tied_head(tmp_path: Path) -> None:
     model = toy_model(toy_config("qwen3", tie_word_embeddings=True))
     weights = model.state_dict() | {"lm_head.weight": model.lm_head.weight + 1}
-    with pytest.raises(UserError, match="lm_head.weight is not model.embed_tokens.weight: set it to false"):
+    with pytest.raises(UserError, match="lm_head.weight differs from model.embed_tokens.weight; set it to false"):
         export_gguf(model.config, weights, toy_tokenizer(), tmp_path / "m.gguf")
 
 
 @pytest.mark.parametrize(
     ("value", "type_name", "message"),
     [
-        (float("nan"), "f32", "token_embd.weight holds nan"),
-        (float("inf"), "q8_0", "token_embd.weight holds inf"),
-        (1e5, "f16", "token_embd.weight holds 100000.0, beyond F16's 65504.0: take bf16"),
+        (float("nan"), "f32", "token_embd.weight contains nan"),
+        (float("inf"), "q8_0", "token_embd.weight contains inf"),
+        (1e5, "f16", "token_embd.weight contains 100000.0, beyond F16's maximum 65504.0; use bf16"),
     ],
 )
 def test_numbers_that_the_type_does_not_hold_are_refused(
@@ -218,9 +218,9 @@ def test_numbers_that_the_type_does_not_hold_are_refused(
         ({"tokenizer.ggml.tokens": ["a"]}, "differ in length"),
         ({"tokenizer.ggml.tokens": ["a"] * 300, "tokenizer.ggml.token_type": [1] * 300}, "300 tokens.*288"),
         ({"llama.block_count": 3}, "only keys tokenizer"),
-        ({"tokenizer.ggml.eos_token_id": -1}, r"integers outside of 0\.\.4294967295"),
-        ({"tokenizer.ggml.eos_token_id": None, "tokenizer.ggml.x": {"a": 1}}, "holds dict: bool"),
-        ({"tokenizer.ggml.merges": ["t h", 3]}, "holds int, str: bool"),
+        ({"tokenizer.ggml.eos_token_id": -1}, r"integers outside 0\.\.4294967295"),
+        ({"tokenizer.ggml.eos_token_id": None, "tokenizer.ggml.x": {"a": 1}}, "holds dict; it must be bool"),
+        ({"tokenizer.ggml.merges": ["t h", 3]}, "holds int, str; it must be bool"),
     ],
 )
 def test_tokenizer_fields_that_llama_cpp_refuses_are_refused(

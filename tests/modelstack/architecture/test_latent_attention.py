@@ -115,5 +115,5 @@ def test_the_softmax_is_sharpened_by_yarns_factor_squared() -> None:
 
 
 def test_a_missing_latent_size_is_named() -> None:
-    with pytest.raises(ValueError, match="kv_lora_rank must be given"):
+    with pytest.raises(ValueError, match="kv_lora_rank must be set"):
         config(kv_lora_rank=None)

@@ -123,7 +123,7 @@ def test_a_missing_or_broken_file_names_its_path(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="stories.jsonl.zst is not there"):
         list(read_records(path))
     path.write_bytes(b"no zstd")
-    with pytest.raises(UserError, match="stories.jsonl.zst is no whole zstd file"):
+    with pytest.raises(UserError, match="stories.jsonl.zst is not a complete zstd file"):
         list(read_records(path))
     path.write_bytes(packed_records([record(0), {"text": "no url"}]))
     with pytest.raises(UserError, match="line 2: a record needs the texts"):

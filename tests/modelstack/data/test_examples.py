@@ -200,15 +200,15 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_file_that_is_no_zstd_is_refused(tmp_path: Path) -> None:
-    assert "is no whole zstd file" in refusal(tmp_path / "some.jsonl.zst", as_line(example()))
+    assert "is not a complete zstd file" in refusal(tmp_path / "some.jsonl.zst", as_line(example()))
 
 
 def test_a_file_that_was_cut_short_is_refused_even_between_two_lines(tmp_path: Path) -> None:
     path = tmp_path / "some.jsonl.zst"
     compressor = zstandard.ZstdCompressor().compressobj()
     content = compressor.compress(as_line(example())) + compressor.flush(zstandard.COMPRESSOBJ_FLUSH_BLOCK)
-    assert "is cut short" in refusal(path, content)
-    assert "is cut short" in refusal(path, b"")
+    assert "is truncated" in refusal(path, content)
+    assert "is truncated" in refusal(path, b"")
 
 
 def test_zstd_files_that_were_joined_are_read_whole(tmp_path: Path) -> None:

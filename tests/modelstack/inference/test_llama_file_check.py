@@ -149,11 +149,11 @@ MODEL_FAULTS: dict[str, tuple[Callable[[RawGGUF], object], str]] = {
     ),
     "an alignment that is none": (
         lambda f: f.set("general.alignment", 24, UINT32),
-        "alignment 24 is no power of two",
+        "alignment 24 is not a power of two",
     ),
     "an offset between two": (
         lambda f: setattr(f.tensors["output_norm.weight"], "offset", 3),
-        "'output_norm.weight' does not lie on a multiple of 32",
+        "'output_norm.weight' does not start at a multiple of 32",
     ),
     "a file of several": (
         lambda f: f.set("split.count", 2, 2),
@@ -304,7 +304,7 @@ def test_a_file_that_becomes_shorter_meanwhile_is_an_error(
     monkeypatch.setattr(
         "modelstack.gguf_file.os.fstat", lambda fd: os.stat_result((*real(fd)[:6], len(content), *real(fd)[7:10]))
     )
-    with pytest.raises(EngineError, match="it has become shorter meanwhile"):
+    with pytest.raises(EngineError, match="it was truncated meanwhile"):
         check_model_file(path)
 
 

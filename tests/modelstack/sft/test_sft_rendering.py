@@ -239,7 +239,7 @@ def test_a_turn_that_the_format_has_no_place_for_is_refused_with_the_examples_id
     without_tools = {pair: text for pair, text in chatml.opens.items() if pair[1] != "tool"}
     narrow = ChatFormat(chatml.source, chatml.starts, without_tools, chatml.closes, chatml.generation)
     encoder = ChatEncoder(narrow, tokenizer.vocabulary, tokenizer.encode_template)
-    with pytest.raises(UserError, match="example 'a-1' .*no tool turn behind a assistant turn"):
+    with pytest.raises(UserError, match="example 'a-1' .*no tool turn after a assistant turn"):
         render(CONVERSATIONS["results"], encoder)
 
 

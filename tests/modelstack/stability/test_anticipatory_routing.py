@@ -192,7 +192,7 @@ def test_a_roll_back_switches_on_and_healthy_steps_switch_off(tmp_path: Path) ->
     assert forced == [11 <= step < 18 for step in range(24)]
     assert [batch.position for batch in batches] == [ROWS * n for n in range(24)]
     assert events[-3:] == [
-        "went back to the weights of step 8; the data goes on from step 11",
+        "went back to the weights of step 8; the data continues from step 11",
         "anticipatory routing on from step 11: experts are chosen 3 steps ahead",
         "anticipatory routing off after step 14: 4 healthy steps in a row; "
         "the batches that wait keep their choices",
@@ -249,9 +249,7 @@ def test_a_state_with_more_batches_ahead_than_the_run_keeps_is_refused(tmp_path:
     loader_of(run).switch_on()
     list(train(run))
     state = loader_of(run).state_dict()
-    with pytest.raises(
-        UserError, match="10 rows routed ahead, a batch of this run has 2 on 1 ranks and at most 3"
-    ):
+    with pytest.raises(UserError, match="10 rows routed in advance, but a batch has 2 on 1 ranks, and at most 3"):
         loader_of(make(tmp_path, [])).load_state_dict(state)
 
 
@@ -293,7 +291,7 @@ def test_choices_go_on_at_another_world_size() -> None:
     alone = loader(1)
     alone.load_state_dict(state)
     assert torch.equal(given(alone, 4)[2].unflatten(0, (4, -1)), rows_of_two)
-    with pytest.raises(UserError, match="8 rows routed ahead, a batch of this run has 3"):
+    with pytest.raises(UserError, match="8 rows routed in advance, but a batch has 3"):
         loader(3).load_state_dict(state)
 
 

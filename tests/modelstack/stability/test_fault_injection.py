@@ -180,7 +180,7 @@ def test_a_fault_is_on_for_its_step_and_behind_for_the_same_step_later(tmp_path:
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"kind": "full_disk", "step": 1}, "fault 'full_disk' needs a run with checkpoints"),
+        ({"kind": "full_disk", "step": 1}, "fault 'full_disk' requires a run with checkpoints"),
         ({"kind": "bit_flip", "step": 1, "parameter": "lm_head.wait"}, "no parameter 'lm_head.wait'"),
         ({"kind": "bit_flip", "step": 1, "parameter": "lm_head.weight", "bit": 32}, "float32 has 32"),
     ],

@@ -154,5 +154,5 @@ def test_a_line_that_is_no_event_is_refused(tmp_path: Path) -> None:
     EventLog(path)
     assert len(read_events(path)) == 1
     path.write_text(path.read_text() + '{"kind": "step"}\n')
-    with pytest.raises(UserError, match="no event"):
+    with pytest.raises(UserError, match="not a valid event"):
         read_events(path)

@@ -113,7 +113,7 @@ def test_a_renamed_checkpoint_is_not_taken_for_another_step(tmp_path: Path) -> N
 
 def test_when_none_is_whole_the_run_does_not_start_anew_in_silence(tmp_path: Path) -> None:
     flip_a_bit(save_run(tmp_path, 1, STATE) / TENSORS)
-    with pytest.raises(UserError, match="no checkpoint in .* is whole: step-00000001"):
+    with pytest.raises(UserError, match="no checkpoint in .* is complete: step-00000001"):
         load_run(tmp_path)
 
 
@@ -153,7 +153,7 @@ def test_a_sharded_checkpoint_is_called_what_it_is(tmp_path: Path) -> None:
     save_run(tmp_path, 1, {"x": 1})
     (tmp_path / "step-00000002").mkdir()
     (tmp_path / "step-00000002" / INDEX).write_text("{}")
-    with pytest.raises(UserError, match="step-00000002 is a sharded checkpoint .* go on with a ShardedStore"):
+    with pytest.raises(UserError, match="step-00000002 is a sharded checkpoint .* use a ShardedStore"):
         load_run(tmp_path)
 
 

@@ -148,7 +148,7 @@ def test_when_none_is_whole_the_run_does_not_start_anew_in_silence(tmp_path: Pat
     assert store.load(small_state(0)) is None
     store.save(1, small_state(1))
     flip_a_bit(tmp_path / "step-00000001" / RANK_FILE)
-    with pytest.raises(UserError, match="no checkpoint in .* is whole: step-00000001: rank-00000.safetensors"):
+    with pytest.raises(UserError, match="no checkpoint in .* is complete: step-00000001: rank-00000.safetensors"):
         store.load(small_state(0))
 
 
@@ -165,16 +165,16 @@ def test_the_newest_few_are_kept_and_a_roll_back_takes_one_from_before(tmp_path:
 
 def test_the_other_store_s_checkpoint_is_called_what_it_is(tmp_path: Path) -> None:
     LocalStore(tmp_path / "a").save(1, {"x": 1})
-    with pytest.raises(UserError, match="step-00000001 is a local checkpoint .*go on in one process"):
+    with pytest.raises(UserError, match="step-00000001 is a local checkpoint .*resume in one process"):
         ShardedStore(tmp_path / "a").load({"x": 0})
     ShardedStore(tmp_path / "b").save(1, {"x": 1})
-    with pytest.raises(UserError, match="step-00000001 is a sharded checkpoint .*go on with a ShardedStore"):
+    with pytest.raises(UserError, match="step-00000001 is a sharded checkpoint .*use a ShardedStore"):
         LocalStore(tmp_path / "b").load({"x": 0})
 
 
 OTHERS: dict[str, tuple[Callable[[], nn.Module], str]] = {
     "another size": (lambda: nn.Linear(3, 4), r"model/weight is \[2, 3\], the run's is \[4, 3\]"),
-    "one part less": (lambda: nn.Linear(3, 2, bias=False), "it has model/bias, .*which the run has not"),
+    "one part less": (lambda: nn.Linear(3, 2, bias=False), "it has model/bias, .*which the run does not have"),
     "one part more": (lambda: nn.Sequential(nn.Linear(3, 2)), "it lacks model/0.weight"),
 }
 

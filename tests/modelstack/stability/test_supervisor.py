@@ -92,7 +92,7 @@ def test_a_damaged_state_goes_back_and_the_data_goes_on(tmp_path: Path) -> None:
                 run.state.model.get_parameter("lm_head.weight").mul_(-1e4)
         reports.append(report)
     assert [report.step for report in reports if report.rejected] == [12, 13]
-    assert events[-1] == "went back to the weights of step 10; the data goes on from step 14"
+    assert events[-1] == "went back to the weights of step 10; the data continues from step 14"
     assert run.state.step == 30
     assert reports[-1].losses["total"] < reports[10].losses["total"]
     positions = [report.step for report in reports]
@@ -171,4 +171,4 @@ def test_a_sound_state_does_not_let_bad_data_go_on_for_ever(tmp_path: Path) -> N
     run = toy_run(tmp_path, events, patience=4)
     inject(run, bad_data(22, 4), tmp_path)
     list(train(run))
-    assert events[-1] == "went back to the weights of step 20; the data goes on from step 26"
+    assert events[-1] == "went back to the weights of step 20; the data continues from step 26"

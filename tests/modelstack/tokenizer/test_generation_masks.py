@@ -168,7 +168,7 @@ def test_a_name_written_as_text_is_no_mark() -> None:
 
 def test_a_mark_that_is_no_token_is_an_error() -> None:
     for name in ("<tool_call> ", "<nothing>", "a", ""):
-        with pytest.raises(UserError, match="is no special token of this vocabulary"):
+        with pytest.raises(UserError, match="is not a special token of this vocabulary"):
             mask_conversation(encoder_of(), [Reply((Mark(name),))])
 
 

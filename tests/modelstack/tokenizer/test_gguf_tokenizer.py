@@ -120,7 +120,7 @@ def test_metadata_name_every_token_and_its_role() -> None:
 
 @pytest.mark.parametrize("options", [{"pretokenizer": "gpt4"}, {"digits": "2"}, {"digits": "right-3"}], ids=str)
 def test_a_cut_that_llama_cpp_cannot_make_is_not_written(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="no name for this way to cut text.*Presets that it knows"):
+    with pytest.raises(UserError, match="no name for this way to split text.*Presets that it supports"):
         gguf_fields(text_tokenizer(**options))
 
 
@@ -133,18 +133,18 @@ def test_a_normaliser_that_llama_cpp_lacks_is_not_written() -> None:
 def test_a_vocabulary_without_merges_is_not_written() -> None:
     content = dict(text_tokenizer(pretokenizer="gpt2").description)
     content["model"] = {**content["model"], "merges": []}
-    with pytest.raises(UserError, match="without merges"):
+    with pytest.raises(UserError, match="has no merges"):
         gguf_fields(TextTokenizer(content, SpecialNames()))
 
 
 @pytest.mark.parametrize(
     ("spoil", "reason"),
     [
-        ({"model": "bert"}, "is 'bert'; known are 'gpt2' and 'llama'"),
+        ({"model": "bert"}, "is 'bert'; known models: 'gpt2' and 'llama'"),
         ({"pre": "kimi-k2"}, "'kimi-k2', whose pattern is not known"),
-        ({"merges": ["a"]}, "merge 'a' is not of tokens"),
-        ({"merges": ["a q\u0100"]}, "is not of tokens, or makes none"),
-        ({"tokens": None}, "tokens is missing or no list of str"),
+        ({"merges": ["a"]}, "merge 'a' does not consist of tokens"),
+        ({"merges": ["a q\u0100"]}, "does not consist of tokens, or its result is not a token"),
+        ({"tokens": None}, "tokens is missing or not a list of str"),
         ({"token_type": [1]}, "token_type has 1 entries for 1024 tokens"),
         ({"tokens": ["a"] * 1024}, "two tokens have the same name"),
         ({"tokens": ["a" * 2000, *map(str, range(1023))]}, "is empty or longer than"),
@@ -173,10 +173,10 @@ def text(value: bytes) -> bytes:
         (b"GGUX" + bytes(40), "does not begin with b'GGUF'"),
         (b"GGUF" + struct.pack(">IQQ", 3, 0, 1), "version .* is not known"),
         (header(n_keys=1 << 40), "1,099,511,627,776 keys"),
-        (header(struct.pack("<Q", 1 << 62)), "cut off, or claims"),
-        (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 8, 1 << 50)), "cut off, or claims"),
-        (header(text(b"other"), struct.pack("<IIQ", 9, 4, 1 << 50)), "cut off, or claims"),
-        (header(text(b"other"), struct.pack("<IQ", 8, 1 << 50)), "cut off, or claims"),
+        (header(struct.pack("<Q", 1 << 62)), "cut off, or declares"),
+        (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 8, 1 << 50)), "cut off, or declares"),
+        (header(text(b"other"), struct.pack("<IIQ", 9, 4, 1 << 50)), "cut off, or declares"),
+        (header(text(b"other"), struct.pack("<IQ", 8, 1 << 50)), "cut off, or declares"),
         (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 9, 3)), "value type 9 is not known"),
         (header(text(b"tokenizer.x"), struct.pack("<IIQ", 9, 4, 3)), "cut off"),
         (header(text(b"tokenizer.x")), "cut off"),
@@ -234,7 +234,7 @@ def test_all_kinds_of_values_are_read(tmp_path: Path) -> None:
 
 
 def test_a_missing_file_names_its_path(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"nowhere\.gguf is not there"):
+    with pytest.raises(UserError, match=r"nowhere\.gguf does not exist"):
         load_tokenizer(tmp_path / "nowhere.gguf")
 
 

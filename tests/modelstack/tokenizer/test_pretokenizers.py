@@ -136,9 +136,9 @@ def test_what_llama_cpp_does_not_know_has_no_name(name: PresetName) -> None:
 
 
 def test_unknown_names_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match="'gpt5' is not known; known are gpt2"):
+    with pytest.raises(UserError, match="'gpt5' is not known; known: gpt2"):
         preset(cast(PresetName, "gpt5"))
-    with pytest.raises(UserError, match="'4' is no grouping; known are 1, 2"):
+    with pytest.raises(UserError, match="'4' is not a grouping; known: 1, 2"):
         preset("gpt2", cast(Digits, "4"))
     with pytest.raises(UserError, match="'kimi-k2', whose pattern is not known"):
         ggml_pretokenizer("kimi-k2")

@@ -237,7 +237,7 @@ def test_a_pattern_that_gives_up_is_an_error_and_no_panic() -> None:
         lambda: tokenizer.encode_template(text),
     ]
     for encode in encoders:
-        with pytest.raises(UserError, match="library gave up: .*cut the text into pieces"):
+        with pytest.raises(UserError, match="library gave up: .*Split the text into parts"):
             encode()
 
 

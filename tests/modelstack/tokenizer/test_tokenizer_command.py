@@ -71,8 +71,8 @@ def test_a_report_stands_on_what_training_left_out(corpus: Path, tmp_path: Path)
         (["train", "vocab_size=400", "-o", "x"], "no input: name files"),
         (["train", "a.toml", "b.toml", "CORPUS", "-o", "x"], "one recipe is read, not 2"),
         (["train", "nowhere.toml", "CORPUS", "-o", "x"], "nowhere.toml"),
-        (["train", "nowhere", "-o", "x"], "nowhere is no folder"),
-        (["report", "nowhere", "--text", "CORPUS"], "nowhere is not there"),
+        (["train", "nowhere", "-o", "x"], "nowhere is neither a folder"),
+        (["report", "nowhere", "--text", "CORPUS"], "nowhere does not exist"),
     ],
 )
 def test_a_mistake_is_told_in_one_line(arguments: list[str], reason: str, corpus: Path) -> None:

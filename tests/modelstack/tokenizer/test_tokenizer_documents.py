@@ -63,12 +63,12 @@ def test_a_line_without_end_is_not_read_whole(tmp_path: Path, monkeypatch: pytes
 def test_what_is_not_compressed_as_its_name_says_is_an_error(tmp_path: Path) -> None:
     pytest.importorskip("zstandard", reason="extra `train`")
     (tmp_path / "a.jsonl.zst").write_bytes(b"not zstd at all")
-    with pytest.raises(UserError, match="is no whole zstd file"):
+    with pytest.raises(UserError, match="is not a complete zstd file"):
         list(read_documents(tmp_path / "a.jsonl.zst"))
 
 
 def test_missing_paths_and_unknown_kinds_are_named(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere is no folder"):
+    with pytest.raises(UserError, match="nowhere is neither a folder"):
         find_files([tmp_path / "nowhere"])
     with pytest.raises(UserError, match=r"no file of kind \.jsonl"):
         find_files([tmp_path])

@@ -119,15 +119,15 @@ def spoilt(folder: Path, **changes: Any) -> Path:
     ("changes", "reason"),
     [
         ({"model": None}, "has no model"),
-        ({"added_tokens": {}}, "added_tokens are no list"),
-        ({"added_tokens": [{"id": "1", "content": "x"}]}, "is no added token"),
-        ({"model__vocab": ["a"]}, "needs a vocab"),
-        ({"model__vocab": {"a": -1}}, "is no number from 0"),
-        ({"model__vocab": {"a": True}}, "is no number from 0"),
+        ({"added_tokens": {}}, "added_tokens are not a list"),
+        ({"added_tokens": [{"id": "1", "content": "x"}]}, "is not an added token"),
+        ({"model__vocab": ["a"]}, "must have a vocab"),
+        ({"model__vocab": {"a": -1}}, "is not an integer from 0"),
+        ({"model__vocab": {"a": True}}, "is not an integer from 0"),
         ({"model__vocab": {"a" * 2000: 0}}, "is empty or longer than"),
-        ({"model__merges": ["a b c"]}, "is no merge"),
-        ({"model__merges": [1]}, "is no merge"),
-        ({"model__type": "Unigram"}, "only BPE is known"),
+        ({"model__merges": ["a b c"]}, "is not a merge"),
+        ({"model__merges": [1]}, "is not a merge"),
+        ({"model__type": "Unigram"}, "only BPE is supported"),
         ({"model__continuing_subword_prefix": "a prefix longer than tokens"}, "the tokenizers library gave up"),
         ({"pre_tokenizer": {"type": "Unheard"}}, "not a tokenizer that the tokenizers library can run"),
         (
@@ -183,7 +183,7 @@ def test_a_tokenizer_json_with_any_value_changed_loads_or_says_why_not(
 
 
 @pytest.mark.parametrize(
-    ("content", "reason"), [("{", "is not JSON"), ("[1]", "holds a list"), ("[" * 100_000, "is not JSON")]
+    ("content", "reason"), [("{", "is not JSON"), ("[1]", "contains a list"), ("[" * 100_000, "is not JSON")]
 )
 def test_a_file_that_is_no_json_object_is_refused(content: str, reason: str, tmp_path: Path) -> None:
     (tmp_path / "tokenizer.json").write_text(content, encoding="utf-8")
@@ -198,7 +198,7 @@ def test_a_file_larger_than_any_tokenizer_is_not_read(tmp_path: Path, monkeypatc
 
 
 def test_a_folder_without_a_tokenizer_names_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"tokenizer\.json is not there"):
+    with pytest.raises(UserError, match=r"tokenizer\.json does not exist"):
         load_tokenizer(tmp_path)
 
 

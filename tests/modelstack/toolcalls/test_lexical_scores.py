@@ -134,7 +134,7 @@ GOOD: dict[str, Any] = {"lexical_weight": 1.0, "abstain_bias": 0.0}
     ("content", "message"),
     [
         ("", "is not JSON"),
-        ("[1, 2]", "holds a list"),
+        ("[1, 2]", "contains a list"),
         ("{", "is not JSON"),
         ('{"lexical_weight": NaN, "abstain_bias": 0}', "lexical_weight"),
         ('{"lexical_weight": 1, "abstain_bias": Infinity}', "abstain_bias"),

@@ -141,7 +141,7 @@ def on_two(folder: str, rank: int) -> dict[str, Any]:
     found["shapes"] = [list(weight.shape), list(weight.to_local().shape)]
     found["names"] = sorted(model.state_dict())
     save(model.state_dict(), checkpoint_id=folder)
-    found["routed ahead"] = routed_ahead(TWO["packed"])
+    found["routed in advance"] = routed_ahead(TWO["packed"])
     with pytest.raises(UserError) as refused:
         spread(toy(Case("qwen3_moe", ALONE)).get_submodule("model.layers.1.mlp.experts"), make_mesh(ALONE).ep, 5)
     found["refused"] = str(refused.value)
@@ -178,8 +178,8 @@ def test_experts_on_two_and_on_four_ranks_train_as_on_one(tmp_path: Path) -> Non
         whole, own = found["shapes"]
         assert own == [whole[0] // 2, *whole[1:]]
         assert found["names"] == sorted(toy(TWO["packed"]).state_dict())
-        assert found["routed ahead"]["loss"] < 1e-6
-        assert found["routed ahead"]["choices"]
+        assert found["routed in advance"]["loss"] < 1e-6
+        assert found["routed in advance"]["choices"]
         assert "cannot be cut into 2 along its experts and 5" in found["refused"]
 
     alone = {name: torch.zeros_like(value) for name, value in toy(TWO["packed"]).state_dict().items()}

@@ -181,7 +181,7 @@ def test_layers_can_be_chosen() -> None:
 
 
 def test_to_choose_no_layer_is_refused() -> None:
-    with pytest.raises(UserError, match="no linear layer of the model was chosen"):
+    with pytest.raises(UserError, match="no linear layer of the model was selected"):
         convert_linears(family_model("llama"), lambda name, _: False)
 
 

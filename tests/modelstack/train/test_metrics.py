@@ -110,13 +110,13 @@ def test_a_run_that_goes_on_cuts_off_the_steps_it_takes_again(tmp_path: Path) ->
         first.event(f"after {n}")
     first.close()
     second = Metrics([JsonLines(path)])
-    second.event("checkpoint passed over")
+    second.event("checkpoint skipped")
     second.add(step(3, losses={"total": 9.0}))
     second.close()
     measured = read_metrics(path)
     assert [record.step for record in measured.steps] == [0, 1, 2, 3]
     assert measured.steps[3].losses == {"total": 9.0}
-    assert [event.text for event in measured.events] == ["after 0", "after 1", "after 2", "checkpoint passed over"]
+    assert [event.text for event in measured.events] == ["after 0", "after 1", "after 2", "checkpoint skipped"]
     assert [(start.step, start.lost_steps) for start in measured.starts] == [(0, 0), (3, 2)]
 
 
@@ -159,7 +159,7 @@ def test_a_torn_last_line_is_left_out_and_cut_off(tmp_path: Path) -> None:
 def test_a_broken_line_in_the_middle_names_its_number(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"kind":"event","step":0,"time":0,"text":"a"}\n{"kind":"none"}\n')
-    with pytest.raises(UserError, match="line 2 is no record"):
+    with pytest.raises(UserError, match="line 2 is not a valid metrics record"):
         read_metrics(path)
 
 

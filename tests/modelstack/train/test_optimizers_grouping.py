@@ -133,7 +133,7 @@ def test_a_pattern_gives_matrices_to_adamw() -> None:
 
 
 def test_a_pattern_that_fits_nothing_is_refused() -> None:
-    with pytest.raises(UserError, match=r"adamw_names '\*\.gates\.weight' fits no matrix"):
+    with pytest.raises(UserError, match=r"adamw_names '\*\.gates\.weight' matches no matrix"):
         build_optimizer(family_model("qwen3_moe"), OptimizerConfig(adamw_names=("*.gates.weight",)))
 
 

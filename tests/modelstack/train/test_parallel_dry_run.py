@@ -57,7 +57,7 @@ def test_a_layout_that_cannot_be_is_refused_before_anything_is_made() -> None:
         dry_run(LLAMA, ParallelConfig(layout=Layout(tp=4)), context=32)
     with pytest.raises(UserError, match="33 tokens cannot be cut over tp 2"):
         dry_run(LLAMA, ParallelConfig(layout=Layout(tp=2)), context=33)
-    with pytest.raises(UserError, match="ep 2: which rank a token is sent to"):
+    with pytest.raises(UserError, match="ep 2: the rank of a token's experts"):
         dry_run(family_config("qwen3_moe"), ParallelConfig(layout=Layout(shard=2, ep=2)), context=32)
     with pytest.raises(UserError, match="no tensor-parallel plan"):
         dry_run(family_config("qwen3_moe"), ParallelConfig(layout=Layout(tp=2)), context=32)

@@ -27,7 +27,7 @@ def test_a_layout_of_another_number_of_ranks_is_refused() -> None:
 
 
 def test_context_parallelism_is_refused_with_the_reason() -> None:
-    with pytest.raises(UserError, match="cp 2: context parallelism is not built here"):
+    with pytest.raises(UserError, match="cp 2: context parallelism is not implemented"):
         make_mesh(Layout(cp=2))
 
 

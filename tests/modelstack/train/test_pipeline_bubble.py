@@ -57,5 +57,5 @@ def test_the_table_has_a_line_a_schedule_and_marks_what_cannot_run() -> None:
 
 
 def test_a_schedule_that_cannot_run_so_many_micro_batches_names_its_rule() -> None:
-    with pytest.raises(UserError, match="1F1B needs a micro-batch for each of its 4 stages, and a step has 3"):
+    with pytest.raises(UserError, match="1F1B needs a micro-batch for each of its 4 stages, but a step has 3"):
         bubble_share("1F1B", 4, 3)

@@ -89,7 +89,7 @@ def test_stages_cover_all_layers_in_order() -> None:
 
 
 def test_more_stages_than_layers_are_refused() -> None:
-    with pytest.raises(UserError, match="8 stages needs a layer for each and the model has 4"):
+    with pytest.raises(UserError, match="8 stages needs a layer for each, but the model has 4"):
         make_stages(family_config("llama", num_hidden_layers=4), "Interleaved1F1B", 4, 0, n_tokens=32)
 
 

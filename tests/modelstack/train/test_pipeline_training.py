@@ -129,8 +129,8 @@ def test_every_schedule_trains_as_one_process_does(tmp_path: Path) -> None:
 def test_every_kind_of_model_and_optimizer_trains_in_stages_as_whole(tmp_path: Path) -> None:
     for found in on_ranks(2, tmp_path, every_model):
         too_few, unequal, unlike = found.pop("complaints")
-        assert "1F1B needs a micro-batch for each of its 2 stages, and a step has 1" in too_few
-        assert "must have one shape and these have [(1, 16), (2, 16)]" in unequal
+        assert "1F1B needs a micro-batch for each of its 2 stages, but a step has 1" in too_few
+        assert "must have one shape, but these have [(1, 16), (2, 16)]" in unequal
         assert "force experts of different layers ([[], [3]])" in unlike
         assert len(found) == 13
         check(found)

@@ -73,14 +73,14 @@ def test_a_low_temperature_draws_the_most_probable_more_often() -> None:
 
 def test_an_empty_prompt_needs_a_begin_token() -> None:
     assert len(prompt_ids(toy_tokenizer(), "")) == 1
-    with pytest.raises(UserError, match="an empty prompt needs"):
+    with pytest.raises(UserError, match="an empty prompt requires"):
         prompt_ids(toy_tokenizer(begin=False), "")
 
 
 def test_a_text_cannot_leave_its_block() -> None:
     section = sample_section(3, 120, ("p",), ("a\n## After 9 steps\r# Title\n```",))
     assert section == (
-        "## After 3 steps, 120 tokens\n\nPrompt:\n\n    p\n\nwent on as\n\n"
+        "## After 3 steps, 120 tokens\n\nPrompt:\n\n    p\n\nContinuation:\n\n"
         "    a\n    ## After 9 steps\u240d# Title\n    ```\n"
     )
     page = "# Samples\n\n" + section

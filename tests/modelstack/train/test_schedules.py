@@ -98,8 +98,8 @@ def test_a_branch_of_a_run_with_an_end_may_start_where_its_own_decay_does() -> N
 @pytest.mark.parametrize(
     ("of", "step", "message"),
     [
-        (WSD, 61, "step 61 lies in the decay: branch off at 60 or earlier"),
-        (STABLE, 9, "step 9 lies in the warm-up: branch off at 10 or later"),
+        (WSD, 61, "step 61 is in the decay; branch at 60 or earlier"),
+        (STABLE, 9, "step 9 is in the warm-up; branch at 10 or later"),
         (config(kind="constant"), 5, "a constant schedule has no stable part"),
     ],
 )
@@ -112,9 +112,9 @@ def test_a_branch_from_where_the_run_is_not_stable_is_refused(of: ScheduleConfig
     ("keys", "message"),
     [
         ({"kind": "constant", "total_steps": 5}, "has no total_steps"),
-        ({"kind": "cosine"}, "needs total_steps"),
+        ({"kind": "cosine"}, "requires total_steps"),
         ({"kind": "cosine", "total_steps": 9, "decay_steps": 2}, "no decay_steps"),
-        ({"total_steps": 9}, "needs total_steps and decay_steps, or neither"),
+        ({"total_steps": 9}, "requires both total_steps and decay_steps, or neither"),
         ({"total_steps": 9, "decay_steps": 5, "warmup_steps": 5}, "do not fit into total_steps 9"),
         ({"steps": 9}, "Extra inputs are not permitted"),
     ],

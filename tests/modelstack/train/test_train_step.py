@@ -126,7 +126,7 @@ def test_a_step_on_weighted_labels_has_the_weighted_mean_as_its_loss(token_loss:
 
 def test_labels_that_all_weigh_nothing_are_refused() -> None:
     one = reply_batch(1)
-    with pytest.raises(UserError, match="no token of 1 batches has a label that counts"):
+    with pytest.raises(UserError, match="no token of 1 batches has a label with weight"):
         train_step(state_of(build(TOY)), [replace(one, weights_BT=torch.zeros_like(one.labels_BT).float())])
 
 

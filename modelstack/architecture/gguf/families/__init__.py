@@ -1,1 +1,1 @@
-"""How each family's decisions and tensors are called in GGUF, one file each; `registry` names them."""
+"""GGUF names of each family's metadata and tensors, one family per file; `registry` lists them."""

@@ -1,7 +1,7 @@
-"""DeepSeek-V3, which is llama.cpp's `deepseek2`: latent attention in the absorbed form, grouped sigmoid routing.
+"""DeepSeek-V3, llama.cpp's `deepseek2`: latent attention in the absorbed form, grouped sigmoid routing.
 
-The cache holds one latent and one rotated key a token, so the file speaks of one KV head, of rank + rotated
-channels. Modules for multi-token prediction are layers behind the last, with `nextn` tensors.
+The cache holds one latent and one rotated key per token, so the file declares one KV head with rank + rotated
+channels. Modules for multi-token prediction are layers after the last, with `nextn` tensors.
 
 Letters: H heads, rk `kv_lora_rank`, dn, dr and dv the head's plain, rotated and value channels.
 """
@@ -21,17 +21,17 @@ from modelstack.architecture.presets.preset import Json
 from modelstack.errors import UserError
 
 _SIGMOID = 2
-"""`LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID`."""
+"""Value of `LLAMA_EXPERT_GATING_FUNC_TYPE_SIGMOID`."""
 _LITE_LAYERS = (26, 27)
-"""llama.cpp takes models of so many layers for V2-Lite and passes over q_lora_rank."""
+"""Numbers of layers for which llama.cpp assumes V2-Lite and ignores q_lora_rank."""
 _INNER_NORM_EPS = 1e-6
-"""Of the two norms of latents in transformers; llama.cpp takes `rms_norm_eps` for all."""
+"""Epsilon of the latents' two norms in transformers; llama.cpp uses `rms_norm_eps` for all norms."""
 _LOG_MULTIPLIER = 0.1
-"""The converter multiplies `mscale_all_dim` by it, and the loader divides."""
+"""Factor on `mscale_all_dim` in llama.cpp's converter; the loader divides by it."""
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
+    """Yield the rules of all tensors."""
     yield from grouped.embedding_rules(config)
     for layer, kind in enumerate(config.mlp_layer_types):
         yield from _layer(config, f"model.layers.{layer}", f"blk.{layer}", kind)
@@ -100,7 +100,7 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote."""
+    """Return the keys of `config.json` that `write` stored."""
     rk, dr = json["kv_lora_rank"], fields.size("rope.dimension_count")
     head_dim = fields.size("attention.key_length_mla")
     fields.must_equal("attention.head_count_kv", 1, "one latent")
@@ -108,7 +108,9 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
     fields.must_equal("attention.value_length", rk, "the latent")
     fields.must_equal("expert_gating_func", _SIGMOID, "the sigmoid")
     if head_dim <= dr:
-        raise UserError(f"GGUF deepseek2.attention.key_length_mla {head_dim} leaves nothing beside {dr} rotated")
+        raise UserError(
+            f"GGUF deepseek2.attention.key_length_mla {head_dim} must exceed the {dr} rotated channels"
+        )
     modules = fields.size("nextn_predict_layers") if "nextn_predict_layers" in fields else 0
     layers = json["num_hidden_layers"] - modules
     if layers < 1:
@@ -137,7 +139,7 @@ def _read_rope(fields: Fields) -> Json:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's graph has fixed or leaves out."""
+    """Yield the settings that llama.cpp's graph does not support."""
     rope = config.rope_parameters["default"]
     yield from rope_limits(rope)
     if rope.rope_type == "yarn":
@@ -145,26 +147,26 @@ def limits(config: ModelConfig) -> Iterator[str]:
         if not same or rope.attention_factor is not None:
             yield (
                 f"YaRN with mscale {rope.mscale}, mscale_all_dim {rope.mscale_all_dim}, attention_factor "
-                f"{rope.attention_factor}: llama.cpp's 'deepseek2' takes both mscales to be equal and "
+                f"{rope.attention_factor}: llama.cpp's 'deepseek2' requires equal mscales "
                 f"above 0, and no attention_factor"
             )
     if config.num_hidden_layers in _LITE_LAYERS:
-        yield f"num_hidden_layers is {config.num_hidden_layers}: llama.cpp takes that for V2-Lite, choose another"
+        yield f"num_hidden_layers is {config.num_hidden_layers}: llama.cpp assumes V2-Lite, use another"
     if not config.q_lora_rank:
-        yield "q_lora_rank is not set: llama.cpp's 'deepseek2' has no queries without latents here, set it"
+        yield "q_lora_rank is not set: llama.cpp's 'deepseek2' requires query latents, set it"
     if not isclose(config.rms_norm_eps, _INNER_NORM_EPS):
         yield (
-            f"rms_norm_eps is {config.rms_norm_eps}: the latents' norms have {_INNER_NORM_EPS}, and llama.cpp "
-            f"takes one for all; set it to {_INNER_NORM_EPS}"
+            f"rms_norm_eps is {config.rms_norm_eps}: the latents' norms use {_INNER_NORM_EPS}, and llama.cpp "
+            f"uses one value for all norms; set it to {_INNER_NORM_EPS}"
         )
     if not config.n_shared_experts:
-        yield "n_shared_experts is 0: llama.cpp's 'deepseek2' wants shared experts, set it to 1 or more"
+        yield "n_shared_experts is 0: llama.cpp's 'deepseek2' requires shared experts, set it to 1 or more"
     if "moe" not in config.mlp_layer_types:
-        yield "mlp_layer_types has no moe layer: llama.cpp's 'deepseek2' wants experts"
+        yield "mlp_layer_types has no moe layer: llama.cpp's 'deepseek2' requires experts"
     if config.n_group > 1 and config.topk_group >= config.n_group:
-        yield f"topk_group {config.topk_group} of n_group {config.n_group}: all groups are none, set n_group to 1"
+        yield f"topk_group {config.topk_group} of n_group {config.n_group}: all are selected, set n_group to 1"
     if config.n_group > 1 and (config.n_routed_experts or 0) < 2 * config.n_group:
-        yield f"n_group {config.n_group}: llama.cpp wants two experts in each, set n_group to 1"
+        yield f"n_group {config.n_group}: llama.cpp requires two experts per group, set n_group to 1"
 
 
 FAMILY = Family(

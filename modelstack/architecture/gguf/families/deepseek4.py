@@ -1,8 +1,9 @@
 """DeepSeek-V4: shared-KV attention with compressed entries, hash and top-k experts, four residual streams.
 
-llama.cpp's loader knows compression by 4 (with an indexer) and by 128, four streams, and hash layers at the front.
-Its module for multi-token prediction collapses the streams with the model's own weights, V4's with weights of its
-own, so modules are left out. Indexer, compressors and stream mixing stay F32: choices and scales hang on them.
+llama.cpp's loader supports compression by 4 (with an indexer) and by 128, four streams, and leading hash layers.
+Its multi-token prediction module combines the streams with the model's own weights, but V4's modules have separate
+weights, so modules are not exported. Indexer, compressors and stream mixing stay F32, because selections and
+scales depend on them.
 """
 
 from __future__ import annotations
@@ -20,10 +21,11 @@ from modelstack.architecture.presets.preset import Json
 from modelstack.errors import UserError
 
 _SQRT_SOFTPLUS = 4
-"""`LLAMA_EXPERT_GATING_FUNC_TYPE_SQRT_SOFTPLUS`."""
+"""Value of `LLAMA_EXPERT_GATING_FUNC_TYPE_SQRT_SOFTPLUS`."""
 _STREAMS = 4
 _INDEX_HEAD_STEP = 64
-"""llama.cpp turns index heads by a Hadamard matrix of this size, and aborts where it does not fit."""
+"""Size of the Hadamard matrix that llama.cpp applies to index heads; it aborts if the size does not divide them.
+"""
 _RATIOS = {SLIDING: 0} | COMPRESS_RATES
 _NO_CLAMP = 0.0
 
@@ -47,12 +49,12 @@ _INDEXER = {"q_b_proj.weight": "attn_q_b", "scorer.weights_proj.weight": "proj"}
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
+    """Yield the rules of all tensors."""
     yield from grouped.embedding_rules(config)
     for layer in range(config.num_hidden_layers):
         ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
         yield from _attention(config.layer_types[layer], f"{ours}.self_attn", theirs)
-        yield from grouped.pre_norm_rules(layer)
+        yield from grouped.pre_norm_rules(config, layer)
         for part in ("attn", "ffn"):
             for what in ("fn", "base", "scale"):
                 yield plain(f"{ours}.{part}_hc.{what}", f"{theirs}.hc_{part}_{what}.weight", in_full=True)
@@ -104,7 +106,7 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote."""
+    """Return the keys of `config.json` that `write` stored."""
     layers = json["num_hidden_layers"]
     head_dim, dr = fields.size("attention.key_length"), fields.size("rope.dimension_count")
     fields.must_equal("attention.value_length", head_dim, "the key's length")
@@ -116,14 +118,14 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
     if len(clamps) != 1 or not set(ratios) <= set(_RATIOS.values()) or hashed > layers or dr > head_dim:
         raise UserError(
             f"GGUF deepseek4 has clamps {sorted(clamps)[:5]}, compress_ratios {sorted(set(ratios))[:5]}, "
-            f"hash_layer_count {hashed} and {dr} rotated channels of {head_dim}: no DeepSeek-V4"
+            f"hash_layer_count {hashed} and {dr} rotated channels of {head_dim}, which are invalid for DeepSeek-V4"
         )
     share = dr / head_dim
     compress = read_rope_fields(fields)
     main = {"rope_theta": compress["rope_theta"], "partial_rotary_factor": share}
     compress["rope_theta"] = fields.number("attention.compress_rope_freq_base")
     if compress["rope_type"] == "yarn":
-        compress["attention_factor"] = 1.0  # cos and sin keep their length, in llama.cpp too
+        compress["attention_factor"] = 1.0  # cos and sin are not scaled, as in llama.cpp
     return {
         "head_dim": head_dim,
         "qk_rope_head_dim": dr,
@@ -136,26 +138,26 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's loader and graph have fixed."""
+    """Yield the settings that llama.cpp's loader and graph do not support."""
     main, compress = config.rope_parameters[SLIDING], config.rope_parameters[SPARSE]
     for rope in (main, compress):
         yield from rope_limits(rope.model_copy(update={"partial_rotary_factor": 1.0}))
     if main.rope_type != "default":
         yield f"rope_parameters scale plain layers ({main.rope_type}): llama.cpp does not, set default"
     if compress.rope_type == "yarn" and compress.attention_factor != 1.0:
-        yield f"attention_factor {compress.attention_factor}: llama.cpp takes 1 here, set it to that"
+        yield f"attention_factor {compress.attention_factor}: llama.cpp uses 1, set it to 1"
     used = {kind: rate for kind, rate in config.compress_rates.items() if kind in config.layer_types}
     if any(COMPRESS_RATES[kind] != rate for kind, rate in used.items()):
-        yield f"compress_rates are {used}: llama.cpp knows only {COMPRESS_RATES}"
+        yield f"compress_rates are {used}: llama.cpp supports only {COMPRESS_RATES}"
     if SPARSE in config.layer_types and (config.index_head_dim or 0) % _INDEX_HEAD_STEP:
-        yield f"index_head_dim is {config.index_head_dim}: llama.cpp wants a multiple of {_INDEX_HEAD_STEP}"
+        yield f"index_head_dim is {config.index_head_dim}: llama.cpp requires a multiple of {_INDEX_HEAD_STEP}"
     if config.hc_mult != _STREAMS:
-        yield f"hc_mult is {config.hc_mult}: llama.cpp mixes {_STREAMS} streams, set it to that"
+        yield f"hc_mult is {config.hc_mult}: llama.cpp supports only {_STREAMS} streams, set it to {_STREAMS}"
     n_hash = config.mlp_layer_types.count("hash_moe")
     if "hash_moe" in config.mlp_layer_types[n_hash:]:
-        yield f"mlp_layer_types {config.mlp_layer_types}: llama.cpp wants hash_moe layers first"
+        yield f"mlp_layer_types {config.mlp_layer_types}: llama.cpp requires hash_moe layers first"
     if not config.n_shared_experts:
-        yield "n_shared_experts is 0: llama.cpp's 'deepseek4' wants shared experts, set it to 1 or more"
+        yield "n_shared_experts is 0: llama.cpp's 'deepseek4' requires shared experts, set it to 1 or more"
 
 
 FAMILY = Family(

@@ -1,6 +1,6 @@
-"""What all families with routed experts in packed tensors have in common.
+"""Rules shared by all families with routed experts in packed tensors.
 
-Letters: E experts, I inner width of one, D model width.
+Letters: E experts, I inner width of one expert, D model width.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from modelstack.architecture.gguf.rules import Rule, packed_experts, plain
 
 
 def routed_rules(ours: str, theirs: str) -> Iterator[Rule]:
-    """Return router and experts of the layer whose names begin with `ours` and `theirs`."""
+    """Yield the rules of router and experts of the layer with the name prefixes `ours` and `theirs`."""
     yield plain(f"{ours}.mlp.gate.weight", f"{theirs}.ffn_gate_inp.weight", in_full=True)
     yield packed_experts(
         f"{ours}.mlp.experts.gate_up_proj", f"{theirs}.ffn_gate_exps.weight", f"{theirs}.ffn_up_exps.weight"
@@ -21,17 +21,17 @@ def routed_rules(ours: str, theirs: str) -> Iterator[Rule]:
 
 
 def shared_rules(ours: str, theirs: str) -> Iterator[Rule]:
-    """Return the shared experts, one MLP."""
+    """Yield the rules of the shared experts, which form one MLP."""
     for part in ("gate", "up", "down"):
         yield plain(f"{ours}.mlp.shared_experts.{part}_proj.weight", f"{theirs}.ffn_{part}_shexp.weight")
 
 
 def correction_rule(ours: str, theirs: str) -> Rule:
-    """Return the bias of auxiliary-loss-free balancing."""
+    """Return the rule of the bias of auxiliary-loss-free balancing."""
     return plain(f"{ours}.mlp.gate.e_score_correction_bias", f"{theirs}.exp_probs_b.bias")
 
 
 def experts_everywhere(config: ModelConfig, arch: str) -> Iterator[str]:
-    """Say that llama.cpp routes in every layer here."""
+    """Yield an error if a layer is dense: llama.cpp routes in every layer of this architecture."""
     if "dense" in config.mlp_layer_types:
-        yield f"mlp_layer_types has dense layers: llama.cpp's {arch!r} has experts in all, so must the model"
+        yield f"mlp_layer_types has dense layers: llama.cpp's {arch!r} requires experts in all layers"

@@ -1,7 +1,7 @@
-"""Gemma 3: four norms of 1 + weight around attention and MLP, windows with a base of their own.
+"""Gemma 3: four norms of 1 + weight around attention and MLP, windows with their own rotary base.
 
-llama.cpp multiplies by a norm's weight, so the file holds 1 + weight. It scales queries by the root of the head
-dim (of D/H in the model with 62 layers), whatever `query_pre_attn_scalar` says.
+llama.cpp multiplies by a norm's weight, so the file holds 1 + weight. It always divides logits by the square root
+of the head dim (of D/H in the model with 62 layers) and ignores `query_pre_attn_scalar`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from modelstack.architecture.gguf.rules import Rule, shifted
 from modelstack.architecture.presets.preset import Json
 
 _PERIOD = 6
-"""llama.cpp's, for files without a pattern."""
+"""Interval of full-attention layers that llama.cpp assumes for files without a pattern."""
 _LOCAL_THETA = 10_000.0
 _LAYERS_OF_27B = 62
 _NORMS = {
@@ -31,7 +31,7 @@ _NORMS = {
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
+    """Yield the rules of all tensors."""
     yield from grouped.embedding_rules(config)
     for layer in range(config.num_hidden_layers):
         yield from grouped.attention_rules(config, layer)
@@ -52,7 +52,7 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote, and the scale that llama.cpp takes."""
+    """Return the keys of `config.json` that `write` stored, and the scale that llama.cpp uses."""
     heads = grouped.read_head_fields(fields, json)
     return (
         heads
@@ -71,16 +71,16 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's graph has fixed or leaves out."""
+    """Yield the settings that llama.cpp's graph does not support."""
     yield from grouped.no_output_bias(config, "gemma3")
     yield from rope_limits(config.rope_parameters["full_attention"], ("linear",))
     if config.rope_parameters["sliding_attention"].rope_type != "default":
-        yield "rope_parameters scale sliding_attention: llama.cpp's 'gemma3' scales full attention alone"
+        yield "rope_parameters scale sliding_attention: llama.cpp's 'gemma3' scales full attention only"
     width = config.hidden_size // config.num_attention_heads
     if config.query_pre_attn_scalar != (divisor := _divisor(config.num_hidden_layers, width, config.head_dim)):
         yield (
-            f"query_pre_attn_scalar is {config.query_pre_attn_scalar}: llama.cpp's 'gemma3' always takes "
-            f"{divisor} for this head_dim and number of layers; train with that"
+            f"query_pre_attn_scalar is {config.query_pre_attn_scalar}: llama.cpp's 'gemma3' always uses "
+            f"{divisor} for this head_dim and number of layers; train with {divisor}"
         )
 
 

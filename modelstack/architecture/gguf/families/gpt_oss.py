@@ -1,7 +1,7 @@
-"""gpt-oss: sinks, windows in turns with full attention, biases everywhere, experts with a clamped SwiGLU.
+"""gpt-oss: sinks, alternating windows and full attention, biases everywhere, experts with a clamped SwiGLU.
 
-transformers leaves YaRN's bounds unrounded here (`truncate` false), llama.cpp always rounds them: a difference in
-the logits of some 2e-4 on toy models, which every gpt-oss in GGUF has.
+transformers does not round YaRN's bounds here (`truncate` false); llama.cpp always rounds them. This changes the
+logits by about 2e-4 on small test models and applies to every gpt-oss model in GGUF.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from modelstack.architecture.gguf.rules import Rule, interleaved_experts, plain,
 from modelstack.architecture.presets.preset import Json
 
 _PERIOD = 2
-"""llama.cpp's, for files without a pattern."""
+"""Interval of full-attention layers that llama.cpp assumes for files without a pattern."""
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
+    """Yield the rules of all tensors."""
     yield from grouped.embedding_rules(config)
     for layer in range(config.num_hidden_layers):
         ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
@@ -60,7 +60,7 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote."""
+    """Return the keys of `config.json` that `write` stored."""
     rope = read_rope_fields(fields)
     if rope["rope_type"] == "yarn":
         rope["truncate"] = fields.flag(TRUNCATE_KEY, False)
@@ -74,24 +74,24 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's loader and graph have fixed."""
+    """Yield the settings that llama.cpp's loader and graph do not support."""
     rope = config.rope_parameters["default"]
     yield from rope_limits(rope.model_copy(update={"truncate": True}))
     if not config.attention_bias:
-        yield "attention_bias is false: llama.cpp's 'gpt-oss' wants biases at q, k, v and o, set them to 0"
+        yield "attention_bias is false: llama.cpp's 'gpt-oss' requires biases at q, k, v and o, add biases of 0"
     if config.sliding_window is None:
-        yield "sliding_window is not set: llama.cpp's 'gpt-oss' wants one, even where no layer has it"
+        yield "sliding_window is not set: llama.cpp's 'gpt-oss' requires one, even if no layer uses it"
 
 
 def notes(config: ModelConfig) -> Iterator[str]:
-    """Say how much the rounding of YaRN's bounds moves."""
+    """Yield a note on how much the rounding of YaRN's bounds changes frequencies."""
     rope = config.rope_parameters["default"]
     if rope.rope_type == "yarn" and not rope.truncate:
         rounded = rope.model_copy(update={"truncate": True})
         moved = relative_difference(rope, rounded, config.head_dim)
         yield (
-            f"truncate is false: llama.cpp rounds YaRN's bounds all the same, which moves frequencies by up to "
-            f"{moved:.1%}; a model trained with truncate true has none of that"
+            f"truncate is false: llama.cpp rounds YaRN's bounds, which changes frequencies by up to "
+            f"{moved:.1%}; a model trained with truncate true has no such difference"
         )
 
 

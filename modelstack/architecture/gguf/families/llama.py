@@ -1,6 +1,6 @@
-"""llama, and every model that is one: SmolLM2, Llama 2 and 3.
+"""llama, and every model with the same architecture: SmolLM2, Llama 2 and 3.
 
-llama.cpp rotates pairs of channels that lie beside each other here, so rows of q and k are stored in that order.
+llama.cpp rotates adjacent pairs of channels here, so rows of q and k are stored in that order.
 """
 
 from __future__ import annotations
@@ -10,13 +10,12 @@ from collections.abc import Iterator
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.gguf.families import grouped
 from modelstack.architecture.gguf.family import Family, Key, Stored
-from modelstack.architecture.gguf.fields import Fields, Value
+from modelstack.architecture.gguf.fields import Fields
 from modelstack.architecture.gguf.rope_fields import (
     BANDS_KEY,
     band_factors,
     read_bands,
     read_rope_fields,
-    rope_fields,
     rope_limits,
 )
 from modelstack.architecture.gguf.rules import Array, Rule
@@ -25,26 +24,19 @@ from modelstack.errors import UserError
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
-    yield from grouped.embedding_rules(config)
-    for layer in range(config.num_hidden_layers):
-        yield from grouped.paired_attention_rules(config, layer)
-        yield from grouped.mlp_rules(config, layer)
-        yield from grouped.pre_norm_rules(layer)
-    yield grouped.final_norm_rule()
-
-
-def write(config: ModelConfig) -> dict[str, Value]:
-    """Return the metadata of attention."""
-    return grouped.head_fields(config) | rope_fields(config.rope_parameters["default"])
+    """Return the rules of all tensors."""
+    return grouped.model_rules(config, grouped.paired_attention_rules, grouped.mlp_rules, grouped.pre_norm_rules)
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote, and which biases there are."""
+    """Return the keys of `config.json` that the metadata store, and which biases exist."""
     rope, heads = read_rope_fields(fields), grouped.read_head_fields(fields, json)
     if stored.bands is not None:
         if stored.bands.size * 2 != heads["head_dim"]:
-            raise UserError(f"GGUF tensor rope_freqs.weight has {stored.bands.size} factors: no half head")
+            raise UserError(
+                f"GGUF tensor rope_freqs.weight has {stored.bands.size} factors; "
+                f"it must have half of the head dim {heads['head_dim']}"
+            )
         stated = fields.row(BANDS_KEY, 4) if BANDS_KEY in fields else None
         rope = read_bands(stored.bands, rope["rope_theta"], stated)
     return heads | {
@@ -61,7 +53,7 @@ def bands(config: ModelConfig) -> Array | None:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say which scalings there are."""
+    """Yield the rotary scalings that llama.cpp does not support."""
     yield from rope_limits(config.rope_parameters["default"], ("linear", "yarn", "llama3"))
 
 
@@ -70,7 +62,7 @@ FAMILY = Family(
     model_type="llama",
     keys=(Key("feed_forward_length", "intermediate_size"),),
     rules=rules,
-    write=write,
+    write=grouped.attention_fields,
     read=read,
     limits=limits,
     bands=bands,

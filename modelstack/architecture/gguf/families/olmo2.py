@@ -1,4 +1,4 @@
-"""OLMo 3, which is llama.cpp's `olmo2` with windows: norms behind attention and MLP, one over all queries or keys.
+"""OLMo 3, llama.cpp's `olmo2` with windows: norms after attention and MLP, one norm over all queries or keys.
 
 Layers with a window rotate with the same base as the others and without scaling.
 """
@@ -17,20 +17,20 @@ from modelstack.architecture.presets.preset import Json
 from modelstack.errors import UserError
 
 _PERIOD = 4
-"""llama.cpp's, for files without a pattern."""
+"""Interval of full-attention layers that llama.cpp assumes for files without a pattern."""
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
-    yield from grouped.embedding_rules(config)
-    for layer in range(config.num_hidden_layers):
-        yield from grouped.attention_rules(config, layer)
-        yield from grouped.head_norm_rules(layer)
-        yield from grouped.mlp_rules(config, layer)
-        ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
-        yield plain(f"{ours}.post_attention_layernorm.weight", f"{theirs}.post_attention_norm.weight")
-        yield plain(f"{ours}.post_feedforward_layernorm.weight", f"{theirs}.post_ffw_norm.weight")
-    yield grouped.final_norm_rule()
+    """Return the rules of all tensors."""
+    return grouped.model_rules(
+        config, grouped.attention_rules, grouped.head_norm_rules, grouped.mlp_rules, _post_norms
+    )
+
+
+def _post_norms(config: ModelConfig, layer: int) -> Iterator[Rule]:
+    ours, theirs = f"model.layers.{layer}", f"blk.{layer}"
+    yield plain(f"{ours}.post_attention_layernorm.weight", f"{theirs}.post_attention_norm.weight")
+    yield plain(f"{ours}.post_feedforward_layernorm.weight", f"{theirs}.post_ffw_norm.weight")
 
 
 def write(config: ModelConfig) -> dict[str, Value]:
@@ -40,11 +40,11 @@ def write(config: ModelConfig) -> dict[str, Value]:
 
 
 def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote."""
+    """Return the keys of `config.json` that `write` stored."""
     rope = read_rope_fields(fields)
     if (local := fields.number("rope.freq_base_swa", rope["rope_theta"])) != rope["rope_theta"]:
         raise UserError(
-            f"GGUF olmo2.rope.freq_base_swa is {local}: llama.cpp takes rope.freq_base, {rope['rope_theta']}, "
+            f"GGUF olmo2.rope.freq_base_swa is {local}: llama.cpp uses rope.freq_base, {rope['rope_theta']}, "
             f"in all layers"
         )
     return (
@@ -60,14 +60,14 @@ def read(fields: Fields, stored: Stored, json: Json) -> Json:
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's graph has fixed or leaves out."""
+    """Yield the settings that llama.cpp's graph does not support."""
     yield from grouped.no_output_bias(config, "olmo2")
     full, sliding = config.rope_parameters["full_attention"], config.rope_parameters["sliding_attention"]
     yield from rope_limits(full)
     if (sliding.rope_type, sliding.rope_theta) != ("default", full.rope_theta):
         yield (
             f"rope_parameters of sliding_attention are {sliding.rope_type}, {sliding.rope_theta}: llama.cpp's "
-            f"'olmo2' takes full attention's base, {full.rope_theta}, and no scaling"
+            f"'olmo2' uses full attention's base, {full.rope_theta}, and no scaling"
         )
 
 

@@ -6,36 +6,20 @@ from collections.abc import Iterator
 
 from modelstack.architecture.config import ModelConfig
 from modelstack.architecture.gguf.families import grouped
-from modelstack.architecture.gguf.family import Family, Key, Stored
-from modelstack.architecture.gguf.fields import Fields, Value
-from modelstack.architecture.gguf.rope_fields import read_rope_fields, rope_fields, rope_limits
+from modelstack.architecture.gguf.family import Family, Key
+from modelstack.architecture.gguf.rope_fields import rope_limits
 from modelstack.architecture.gguf.rules import Rule
-from modelstack.architecture.presets.preset import Json
 
 
 def rules(config: ModelConfig) -> Iterator[Rule]:
-    """Return the tensors."""
-    yield from grouped.embedding_rules(config)
-    for layer in range(config.num_hidden_layers):
-        yield from grouped.attention_rules(config, layer)
-        yield from grouped.head_norm_rules(layer)
-        yield from grouped.mlp_rules(config, layer)
-        yield from grouped.pre_norm_rules(layer)
-    yield grouped.final_norm_rule()
-
-
-def write(config: ModelConfig) -> dict[str, Value]:
-    """Return the metadata of attention."""
-    return grouped.head_fields(config) | rope_fields(config.rope_parameters["default"])
-
-
-def read(fields: Fields, stored: Stored, json: Json) -> Json:
-    """Return what `write` wrote."""
-    return grouped.read_head_fields(fields, json) | {"rope_parameters": read_rope_fields(fields)}
+    """Return the rules of all tensors."""
+    return grouped.model_rules(
+        config, grouped.attention_rules, grouped.head_norm_rules, grouped.mlp_rules, grouped.pre_norm_rules
+    )
 
 
 def limits(config: ModelConfig) -> Iterator[str]:
-    """Say what llama.cpp's graph leaves out."""
+    """Yield the settings that llama.cpp's graph does not support."""
     yield from grouped.no_output_bias(config, "qwen3")
     yield from rope_limits(config.rope_parameters["default"])
     yield from grouped.no_windows(config, "qwen3")
@@ -46,7 +30,7 @@ FAMILY = Family(
     model_type="qwen3",
     keys=(Key("feed_forward_length", "intermediate_size"),),
     rules=rules,
-    write=write,
-    read=read,
+    write=grouped.attention_fields,
+    read=grouped.read_attention_fields,
     limits=limits,
 )

@@ -84,9 +84,9 @@ def test_a_run_takes_its_steps_and_a_loader_resumes_in_its_end(prepared: tuple[R
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"anneal_share": None}, "go together"),
-        ({"anneal_weights": None}, "go together"),
-        ({"weights": None}, "anneal_weights without weights"),
+        ({"anneal_share": None}, "must be set together"),
+        ({"anneal_weights": None}, "must be set together"),
+        ({"weights": None}, "anneal_weights requires weights"),
         ({"anneal_share": 1.0}, "'data.anneal_share'"),
     ],
 )

@@ -97,15 +97,15 @@ def test_a_longer_context_helps_where_the_text_needs_it() -> None:
 def test_empty_documents_are_no_trouble_and_no_text_is_told() -> None:
     model = fit([np.array([], np.int64), np.array([1])], 2, 3)
     assert model.log2_probabilities(np.array([], np.int64)).shape == (0,)
-    with pytest.raises(UserError, match="nothing to count"):
+    with pytest.raises(UserError, match="at least one symbol"):
         fit([np.array([], np.int64)], 2, 3)
 
 
 def test_orders_and_symbols_that_cannot_be_are_refused() -> None:
-    with pytest.raises(UserError, match="order 8 with 256 symbols; from 1 to 7"):
+    with pytest.raises(UserError, match="order 8 is invalid for 256 symbols; it must be from 1 to 7"):
         fit([np.array([1])], 256, 8)
-    with pytest.raises(UserError, match="symbol 4 is not from 0 to 3"):
+    with pytest.raises(UserError, match="symbol 4 is outside 0 to 3"):
         fit([np.array([4])], 4, 2)
-    with pytest.raises(UserError, match="symbol -1 is not"):
+    with pytest.raises(UserError, match="symbol -1 is outside"):
         fit([np.array([-1])], 4, 2)
     assert fit([np.array([255, 0])], 256, 7).n_grams == (2,) * 7

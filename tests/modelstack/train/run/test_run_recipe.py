@@ -24,14 +24,14 @@ def resolved(**changes: Any) -> Resolved:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"steps": None}, "steps must be given, or a plan"),
+        ({"steps": None}, "steps must be set, or a plan"),
         ({"rows": 0}, "'rows'"),
         ({"name": "a/b"}, "'name'"),
         ({"modle": {}}, "'modle' is not known; nearest: 'model'"),
         ({"model": {"preset": "nano-9m", "confg": {}}}, "nearest: 'model.config'"),
         ({"parallel": {"layout": {"shart": 2}}}, "nearest: 'parallel.layout.shard'"),
         ({"optimizer": {"lr": -1}}, "'optimizer.lr'"),
-        ({"tokenizer": {"path": "x", "megabytes": 2}}, "names a finished one"),
+        ({"tokenizer": {"path": "x", "megabytes": 2}}, "names an existing tokenizer"),
         ({"plan": "plan.json"}, "a plan decides steps, rows, model"),
     ],
 )
@@ -42,9 +42,9 @@ def test_a_mistake_in_a_recipe_names_the_key_and_what_to_do(changes: dict[str, A
 
 def test_rows_that_do_not_divide_among_the_passes_are_refused_before_any_work() -> None:
     assert resolved(micro_batches=4).rows_per_batch == 2
-    with pytest.raises(UserError, match="rows = 8 is no multiple of 1 data ranks x 3 micro_batches"):
+    with pytest.raises(UserError, match="rows = 8 is not a multiple of 1 data ranks x 3 micro_batches"):
         resolved(micro_batches=3)
-    with pytest.raises(UserError, match="rows = 8 is no multiple of 3 data ranks"):
+    with pytest.raises(UserError, match="rows = 8 is not a multiple of 3 data ranks"):
         resolved(parallel={"layout": {"shard": 3}})
 
 
@@ -80,7 +80,7 @@ def test_a_plan_decides_what_the_recipe_leaves_open() -> None:
     other = checked_recipe(
         RunRecipe, {"name": "planned", "plan": "plan.json", "tokenizer": {"learn": {"vocab_size": 2048}}}
     )
-    with pytest.raises(UserError, match="vocab_size is 2048, the plan counts with 1024"):
+    with pytest.raises(UserError, match="vocab_size is 2048, but the plan assumes 1024"):
         resolve(other, decided)
 
 

@@ -180,9 +180,9 @@ def test_simpler_models_stand_in_order_beside_the_model() -> None:
 
 def test_an_interrupted_run_says_so_and_has_a_report_all_the_same() -> None:
     text = page(facts(held_out=None, baselines=(), speed=None, steps=1000), measured())
-    assert "> **Note.** The run is not at its end: 3 of 1,000 steps." in text
-    assert "Beside simpler models" not in text
-    assert "not at its end" not in page(facts(), measured())
+    assert "> **Note.** The run is not finished: 3 of 1,000 steps." in text
+    assert "## Baselines" not in text
+    assert "not finished" not in page(facts(), measured())
     assert "0 of 3 steps" in page(facts(held_out=None), Measured())
 
 

@@ -69,7 +69,7 @@ def test_a_run_learns_and_leaves_a_model_that_loads_with_its_measurements_and_sa
     assert first is not None and last is not None and last < first - 1
     evaluations = read_metrics(whole / "metrics.jsonl").evaluations
     assert [record.step for record in evaluations] == [9, 19]
-    assert "went on as" in (whole / "samples.md").read_text()
+    assert "Continuation:" in (whole / "samples.md").read_text()
     assert (whole / "curves.png").stat().st_size > 1000
     assert load_checkpoint(whole / "model").config.vocab_size == 320
 
@@ -80,7 +80,7 @@ def test_a_killed_run_goes_on_and_comes_to_the_same_bit_for_bit(text: Path, whol
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = modelstack("train", recipe, "--out", tmp_path / "run")
     assert done.returncode == 0, done.stderr
-    assert "going on from step 10 of 20" in done.stdout
+    assert "resumed at step 10 of 20" in done.stdout
     assert losses(tmp_path / "run") == losses(whole)
     assert equal(weights(tmp_path / "run"), weights(whole))
 
@@ -153,7 +153,7 @@ def test_two_processes_one_of_them_killed_come_to_the_same_as_one(
     recipe = write_toml(tmp_path / "r.toml", toy_values(text, **changes, **micro))
     done = modelstack("train", recipe, "--out", tmp_path / "run", processes=2)
     assert done.returncode == 0, done.stderr
-    assert "going on from step 10 of 20" in done.stdout
+    assert "resumed at step 10 of 20" in done.stdout
     assert "on the fullest of 2 ranks" in done.stdout
     memory = read_metrics(tmp_path / "run" / "metrics.jsonl").memory
     assert {record.after for record in memory} == {"start", "training"}
