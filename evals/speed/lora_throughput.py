@@ -1,12 +1,13 @@
-"""Tokens per second of training a LoRA adapter on SmolLM2-135M or another base, beside transformers with peft.
+"""Tokens per second of LoRA training on SmolLM2-135M or another base, compared with transformers and peft.
 
-What a step is, and what each program does, is in `lora_programs`: same rows, labels and optimizer, a bf16 base.
-Each program has a process of its own and they take turns of a step or more, so that what disturbs the machine
-disturbs all; a ratio is taken turn by turn, and its interval is a bootstrap over turns. Padding is not counted as
-tokens. That the work is equal is checked: trained parameters are as many, first losses agree, all losses fall.
+`lora_programs` defines the step of each program: same rows, labels and optimizer, a bf16 base. Each program has
+its own process. The programs alternate after one or more steps, so that disturbances of the machine affect all of
+them. A ratio is computed turn by turn; its interval is a bootstrap over turns. Padding is not counted as tokens.
+The benchmark checks that the work is equal: the number of trained parameters is the same, first losses agree, and
+all losses fall.
 
-The promise is against peft as a user has it, with logits at all positions; the second row shows how much of the
-difference is left when the user restricts the head to labelled positions by hand.
+The bound applies to peft as users have it, with logits at all positions. The second row shows the remaining
+difference if a user restricts the head to labelled positions by hand.
 
     python -m evals.speed.lora_throughput [--threads 2] [--gguf qwen2.5-coder-0.5b-instruct-q4_k_m.gguf]
 """
@@ -28,21 +29,21 @@ from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_
 from evals.speed.train_throughput import Turns, Worker, ratio_by_turn, working
 
 LEAST = 1.3
-"""Our speed over peft's, at least."""
+"""Minimum ratio of modelstack's speed to peft's."""
 FIRST_LOSSES_APART = 0.02
-"""Relative: the same weights and rows, in bf16 throughout or under autocast."""
+"""Maximum relative difference of first losses: same weights and rows, in bf16 throughout or under autocast."""
 USUAL = Lengths()
 TINY = Lengths(rows=2, shortest=12, longest=16, labelled=6)
 
 
 @dataclass(slots=True)
 class Measured:
-    """What one program came to."""
+    """Measurements of one program."""
 
     n_parameters: int
     losses: list[float] = field(default_factory=list[float])
     seconds: list[list[float]] = field(default_factory=list[list[float]])
-    """Of each step, by turn."""
+    """Seconds of each step, by turn."""
     peak_mib: float = 0.0
 
     @property
@@ -52,7 +53,7 @@ class Measured:
 
 
 def measure(tasks: Sequence[Task], turns: Turns, threads: int) -> dict[str, Measured]:
-    """Let programs take turns; return what each came to, by its name."""
+    """Run the programs alternately; return the measurements by program name."""
     found: dict[str, Measured] = {}
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
@@ -71,10 +72,10 @@ def measure(tasks: Sequence[Task], turns: Turns, threads: int) -> dict[str, Meas
 
 
 def check_equal_work(found: dict[str, Measured]) -> None:
-    """Compare trained parameters and losses.
+    """Check that all programs train equally many parameters and learn.
 
     Raises:
-        RuntimeError: A program trains something else, or does not learn.
+        RuntimeError: a program trains another number of parameters, begins with another loss, or does not learn.
     """
     ours = found[OURS]
     for name, one in found.items():
@@ -90,7 +91,7 @@ def check_equal_work(found: dict[str, Measured]) -> None:
 
 
 def result_of(found: dict[str, Measured], tokens: float, base: str) -> BenchmarkResult:
-    """Return figures and comparison, and print them; `base` is the model's name."""
+    """Return and print figures and comparison; `base` is the model's name."""
     figures: list[Figure] = []
     ours = found[OURS]
     for name, one in found.items():
@@ -109,22 +110,26 @@ def result_of(found: dict[str, Measured], tokens: float, base: str) -> Benchmark
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken, 2 where the model is missing."""
+    """Run the benchmark; return 1 if a bound is broken, 2 if the model is missing, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--gguf", type=Path, help="the base; SmolLM2-135M unless named")
-    parser.add_argument("--program", action="append", choices=list(PROGRAMS), help="all unless named")
-    parser.add_argument("--rows", type=int, default=USUAL.rows, help="of a step")
-    parser.add_argument("--tokens", type=int, default=USUAL.longest, help="of the longest row")
-    parser.add_argument("--warm", type=int, default=2, help="steps of each program before the timed ones")
+    parser.add_argument("--gguf", type=Path, help="GGUF file of the base; default: SmolLM2-135M")
+    parser.add_argument(
+        "--program", action="append", choices=list(PROGRAMS), help="program to measure; default: all"
+    )
+    parser.add_argument("--rows", type=int, default=USUAL.rows, help="rows per step")
+    parser.add_argument("--tokens", type=int, default=USUAL.longest, help="tokens of the longest row")
+    parser.add_argument("--warm", type=int, default=2, help="warm-up steps of each program")
     parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1, help="of each program in each turn")
+    parser.add_argument("--steps", type=int, default=1, help="steps of each program per turn")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--tiny", action="store_true", help="a model that only shows that everything works")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use a tiny model that only tests that everything works"
+    )
     add_result_option(parser)
     options = parser.parse_args(argv)
     gguf = None if options.tiny else options.gguf or _default_model()
     if not options.tiny and gguf is None:
-        print("the default model is not here: agentkit models pull smollm2-135m, or name a file with --gguf")
+        print("the default model is missing: agentkit models pull smollm2-135m, or name a file with --gguf")
         return 2
     shortest = round(options.tokens * USUAL.shortest / USUAL.longest)
     lengths = TINY if options.tiny else Lengths(options.rows, shortest, options.tokens)

@@ -1,4 +1,7 @@
-"""All benchmarks of this folder. A new one is a module with `--result` (`evals.speed.results`) and a line here."""
+"""Registry of all benchmarks in this folder.
+
+A new benchmark is a module with `--result` (`evals.speed.results`) and an entry here.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +10,17 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Benchmark:
-    """One benchmark and how it is started."""
+    """A benchmark and its command line."""
 
     module: str
     question: str
-    """What its figures answer, in one line."""
+    """The measured quantity, in one line."""
     quick: tuple[str, ...] = ()
-    """Arguments of a short run, which shows that everything works; its figures mean little."""
+    """Arguments of a short run that only tests that the benchmark works; its figures are not meaningful."""
     takes_bfcl: bool = False
-    """Whether it knows `--bfcl FOLDER`."""
+    """Whether it accepts `--bfcl FOLDER`."""
     takes_model: bool = False
-    """Whether it knows `--model ID`."""
+    """Whether it accepts `--model ID`."""
 
 
 BENCHMARKS: dict[str, Benchmark] = {
@@ -114,4 +117,4 @@ BENCHMARKS: dict[str, Benchmark] = {
         quick=("--tiny", "--program", "modelstack, torch", "--group", "2", "--tokens", "4", "--turns", "2"),
     ),
 }
-"""By name, in the order of running."""
+"""Benchmarks by name, in the order of execution."""

@@ -1,13 +1,13 @@
-"""Tokens per second of training at equal architecture and precision, beside transformers, litgpt and nanoGPT.
+"""Training tokens per second at equal architecture and precision, compared with transformers, litgpt and nanoGPT.
 
-A step is forward, backward, clipping and AdamW; what exactly each program does is in `train_programs`. Each
-runs in a process of its own, and they take turns of a few steps, so that what disturbs the machine disturbs all; a
-ratio is taken turn by turn, and its interval is a bootstrap over turns. MFU is FLOPs of the products, by PaLM's
-formula 6 N + 12 L d T, over the best matrix product measured here with as many threads. That the work is equal is
-checked: parameters within 1 %, and every loss must fall.
+A step is forward, backward, clipping and AdamW; `train_programs` defines the details of each program. Each program
+runs in its own process. The programs alternate after a few steps, so that disturbances of the machine affect all
+of them. A ratio is computed turn by turn; its interval is a bootstrap over turns. MFU is the FLOPs of the matrix
+products, by PaLM's formula 6 N + 12 L d T, divided by the best matrix product measured here with as many threads.
+The benchmark checks that the work is equal: parameters within 1 %, and every loss must fall.
 
-Eager and compiled are rows of their own (`compile` is an option of a recipe; time to the first compiled step is
-told apart). The project promises its speed for eager steps, which is what a recipe has by default.
+Eager and compiled runs are separate rows (`compile` is an option of a recipe; the time to the first compiled step
+is reported separately). The project's bound applies to eager steps, the default of a recipe.
 
     python -m evals.speed.train_throughput --nanogpt CHECKOUT [--threads 2]
 """
@@ -41,30 +41,30 @@ MAX_PARAMETERS_APART = 0.01
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """How often each program runs, and how long."""
+    """Number and length of the turns of each program."""
 
     n_warm: int = 10
     n_turns: int = 10
     n_steps: int = 3
-    """Of a turn."""
+    """Number of steps per turn."""
 
 
 @dataclass(slots=True)
 class Measured:
-    """What one program came to in one precision and mode."""
+    """Measurements of one program in one precision and mode."""
 
     task: Task
     n_parameters: int
     first_s: float
-    """To the end of the first step, which compiles where that is asked for."""
+    """Seconds to the end of the first step, including compilation in mode "compiled"."""
     losses: list[float]
     seconds: list[list[float]] = field(default_factory=list[list[float]])
-    """Of each step, by turn."""
+    """Seconds of each step, by turn."""
     peak_mib: float = 0.0
 
     @property
     def n_tokens(self) -> int:
-        """Return the tokens of a step."""
+        """Return the number of tokens per step."""
         return self.task.shape.rows * self.task.shape.tokens
 
     @property
@@ -77,18 +77,18 @@ class Worker:
     """A program in its own process."""
 
     def __init__(self, command: Sequence[str], program: str, threads: int) -> None:
-        """Start it and wait until it is built.
+        """Start the process and wait until the program is built.
 
         Args:
-            command: Starts a process that serves as `train_worker` does; `--threads` is added.
-            program: Its name.
-            threads: Of its torch.
+            command: Command of a process with the protocol of `train_worker`; `--threads` is added.
+            program: Name of the program.
+            threads: Number of torch's threads.
 
         Raises:
-            RuntimeError: It cannot be built.
+            RuntimeError: the program cannot be built.
         """
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        # Threads that wait actively would take the cores from the program whose turn it is.
+        # Actively waiting threads would take the cores from the program whose turn it is.
         settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
         self.child = subprocess.Popen(
             [*command, "--threads", str(threads)],
@@ -101,10 +101,10 @@ class Worker:
         self.n_parameters = int(self._answer()["parameters"])
 
     def steps(self, n: int) -> dict[str, Any]:
-        """Take steps; return their seconds and losses, and the peak of memory.
+        """Take `n` steps; return their seconds and losses, and the peak memory.
 
         Raises:
-            RuntimeError: The program ended.
+            RuntimeError: the program ended.
         """
         assert self.child.stdin is not None
         self.child.stdin.write(f"{n}\n")
@@ -129,7 +129,7 @@ class Worker:
 
 @contextmanager
 def working(command: Sequence[str], program: str, threads: int) -> Iterator[Worker]:
-    """Have a program's process, ended at the end."""
+    """Yield a program's process, and end it on exit."""
     worker = Worker(command, program, threads)
     try:
         yield worker
@@ -138,7 +138,7 @@ def working(command: Sequence[str], program: str, threads: int) -> Iterator[Work
 
 
 def measure(tasks: Sequence[tuple[Task, Path]], turns: Turns, threads: int) -> dict[str, Measured]:
-    """Let programs take turns; return what each came to, by its name."""
+    """Run the programs alternately; return the measurements by program name."""
     found: dict[str, Measured] = {}
     with ExitStack() as stack:
         workers: dict[str, Worker] = {}
@@ -162,10 +162,10 @@ def measure(tasks: Sequence[tuple[Task, Path]], turns: Turns, threads: int) -> d
 
 
 def check_equal_work(found: dict[str, Measured]) -> None:
-    """Compare parameters, and losses at both ends.
+    """Check that models have equal sizes and that losses fall.
 
     Raises:
-        RuntimeError: A program trains another size of model, or does not train.
+        RuntimeError: a program trains another model size, or does not learn.
     """
     for name, one in found.items():
         ours = found.get(PROGRAMS[name].beside)
@@ -177,7 +177,7 @@ def check_equal_work(found: dict[str, Measured]) -> None:
 
 
 def ratio_of(ours: Measured, theirs: Measured) -> tuple[float, float, float]:
-    """Return our speed over theirs, turn by turn (geometric mean of medians), and the 95 % interval."""
+    """Return modelstack's speedup, turn by turn (geometric mean of medians), and its 95 % interval."""
     return ratio_by_turn(ours.seconds, theirs.seconds)
 
 
@@ -191,13 +191,13 @@ def ratio_by_turn(
 
 
 def flops_per_token(one: Measured) -> float:
-    """Return 6 N + 12 L d T: the same formula for every program, parameters as it has them."""
+    """Return 6 N + 12 L d T with the program's own number of parameters N."""
     shape = one.task.shape
     return 6 * one.n_parameters + 12 * shape.layers * shape.width * shape.tokens
 
 
 def peaks(shape: Shape, threads: int) -> dict[str, tuple[float, str]]:
-    """Return the best matrix product of each precision, FLOP/s, and which that was; measured in this process."""
+    """Return the FLOP/s and name of the best matrix product of each precision, measured in this process."""
     import torch
 
     from modelstack.architecture.cpu_products import multiply_by_onednn
@@ -241,7 +241,7 @@ def figures_of(
 
 
 def print_table(what: str, found: dict[str, Measured], peak: float) -> None:
-    """Print what each program came to: median speed with its quartiles, and what stands beside it."""
+    """Print each program's median speed with quartiles, and its comparison with modelstack."""
     for name, one in found.items():
         speeds = sorted(one.speeds)
         quarter = len(speeds) // 4
@@ -275,13 +275,13 @@ def run(
 
     Args:
         programs: Names of `PROGRAMS`, each with the interpreter that runs it.
-        shape: What they train.
-        turns: How much is measured.
-        threads: Of each program, and of the peak.
-        precisions: Which.
-        modes: Which.
-        nanogpt: A checkout, where nanoGPT is one of the programs.
-        on_peaks: Is told the measured peaks.
+        shape: Shape of models and batches.
+        turns: Number of turns and steps.
+        threads: Number of threads of each program and of the peak measurement.
+        precisions: Precisions to measure.
+        modes: Modes to measure.
+        nanogpt: Checkout of nanoGPT if it is among the programs.
+        on_peaks: Called with a description of each measured peak.
     """
     known = peaks(shape, threads)
     for flops, source in known.values():
@@ -314,11 +314,11 @@ def _versions() -> dict[str, str]:
 
 
 def chosen(options: argparse.Namespace) -> tuple[list[tuple[str, Path]], list[str]]:
-    """Return the programs with their interpreters, and why some are missing."""
+    """Return the programs with their interpreters, and the reasons why some are missing."""
     wanted = options.program or list(PROGRAMS)
     ours, notes = Path(sys.executable), list[str]()
     if "nanoGPT" in wanted and options.nanogpt is None:
-        notes.append("nanoGPT not measured: no checkout was named (--nanogpt, or NANOGPT in the environment)")
+        notes.append("nanoGPT not measured: no checkout was given (--nanogpt, or NANOGPT in the environment)")
         wanted = [name for name in wanted if name != "nanoGPT"]
     interpreters = dict.fromkeys(wanted, ours)
     if "litgpt" in wanted:
@@ -331,19 +331,25 @@ def chosen(options: argparse.Namespace) -> tuple[list[tuple[str, Path]], list[st
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the benchmark; 1 where a bound is broken, 2 after a wrong use."""
+    """Run the benchmark; return 1 if a bound is broken, 2 after invalid arguments, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     named = os.environ.get("NANOGPT")
     parser.add_argument("--nanogpt", type=Path, metavar="CHECKOUT", default=Path(named) if named else None)
-    parser.add_argument("--program", action="append", choices=list(PROGRAMS), help="all unless named")
-    parser.add_argument("--precision", action="append", choices=get_args(Precision), help="both unless named")
-    parser.add_argument("--mode", action="append", choices=get_args(Mode), help="both unless named")
+    parser.add_argument(
+        "--program", action="append", choices=list(PROGRAMS), help="program to measure; default: all"
+    )
+    parser.add_argument(
+        "--precision", action="append", choices=get_args(Precision), help="precision to measure; default: both"
+    )
+    parser.add_argument("--mode", action="append", choices=get_args(Mode), help="mode to measure; default: both")
     parser.add_argument("--env", type=Path, default=Path(".venv-peers-training"), help="environment of litgpt")
-    parser.add_argument("--warm", type=int, default=10, help="steps of each program before the timed ones")
+    parser.add_argument("--warm", type=int, default=10, help="warm-up steps of each program")
     parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=3, help="of each program in each turn")
+    parser.add_argument("--steps", type=int, default=3, help="steps of each program per turn")
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--tiny", action="store_true", help="a model that only shows that everything works")
+    parser.add_argument(
+        "--tiny", action="store_true", help="use a tiny model that only tests that everything works"
+    )
     add_result_option(parser)
     options = parser.parse_args(argv)
     if options.nanogpt is not None and not (options.nanogpt / "model.py").is_file():

@@ -1,6 +1,6 @@
-"""BFCL v4's single-turn categories as a suite: one question, one request, calls compared with the key.
+"""Suite `bfcl`: BFCL v4's single-turn categories, one request per question, calls compared with the key.
 
-The model sees the functions as tools, in the way of the leaderboard's "FC" (native function calling) models; the
+The model sees the functions as tools, like the leaderboard's "FC" (native function calling) models. The
 leaderboard's prompt for models without tools is not used. Multi-turn is the suite `bfcl-multi-turn`.
 """
 
@@ -33,10 +33,10 @@ from evals.tool_use.bfcl.variants import with_random_names, without_right_functi
 
 DEFAULT_CATEGORIES = "simple_python,multiple,parallel,irrelevance"
 MAX_TOKENS = 512
-"""Of one reply, unless the settings say otherwise; the longest key takes about 300."""
+"""Maximum tokens of one reply, unless the settings say otherwise; the longest key takes about 300."""
 STOP_OF_TEXT = (" ", "\n")
-"""A text answer is no call whatever it goes on to say, so its first word is enough. In-process models look for
-stop strings in text answers only, never in calls."""
+"""Stop strings of text answers: the first word suffices, because a text answer is never a call. In-process models
+look for stop strings only in text answers, not in calls."""
 ToolChoice = Literal["auto", "required"]
 _OPTIONS = {
     "data": "folder with BFCL's data files, or the bfcl-eval wheel; default: the wheel, fetched once",
@@ -44,7 +44,7 @@ _OPTIONS = {
     "tool_choice": "auto, or required: the model must call something; default auto",
     "dots": "keep, or underscore for servers that refuse dots in function names; default keep",
     "names": "keep, or random: functions and parameters have random names, descriptions stay; default keep",
-    "gold": "keep, or removed: only questions with other functions too, the right ones taken away; default keep",
+    "gold": "keep, or removed: the right functions are removed; questions without others dropped; default keep",
 }
 
 
@@ -52,7 +52,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
     """Return the cases of the chosen categories.
 
     Raises:
-        UserError: an option or a category is not known, or a file is missing or broken.
+        UserError: an option or a category is not known, or a file is missing or malformed.
     """
     check_options("bfcl", options, _OPTIONS)
     tool_choice = _one_of(options, "tool_choice", ("auto", "required"))
@@ -83,7 +83,7 @@ async def solve(case: Case, model: Model, settings: ModelSettings) -> Run:
 
 
 def conversation(messages: Sequence[Mapping[str, str]]) -> tuple[ModelMessage, ...]:
-    """Return BFCL's messages as ours; what system and user say in a row is one request."""
+    """Convert BFCL's messages; consecutive system and user messages form one request."""
     said: list[ModelMessage] = []
     for is_reply, group in groupby(messages, key=lambda message: message["role"] == "assistant"):
         if is_reply:
@@ -121,7 +121,7 @@ def _case(question: Question, tool_choice: str, *, underscores: bool) -> Case:
 
 
 def _one_of(options: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:
-    """Return an option's value, the first of `allowed` where it is not given."""
+    """Return an option's value; the default is the first of `allowed`."""
     value = options.get(key, allowed[0])
     if value not in allowed:
         raise UserError(f"{key}={value!r} is not known to suite 'bfcl': it takes {' or '.join(allowed)}.")

@@ -1,8 +1,8 @@
-"""A question: its document, what the user types, which facts the answer must state, and which lines show them.
+"""Data of a question: document, prompt, facts that the answer must state, and the lines that show them.
 
-The questions are in `requests.jsonl`, one a line, with all that belongs to them; `modelstack tool-data` reads them
-there to keep them out of training data. The documents are files below `documents/`, one folder for each. A
-question is asked over exactly that folder, in which two or three short files lie beside the document.
+The questions are in `requests.jsonl`, one complete question per line; `modelstack tool-data` reads them there to
+exclude them from training data. The documents are below `documents/`, each in its own folder. The server serves
+that folder, which holds the document and two or three short files.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ DOCUMENTS: dict[DocumentKind, str] = {
     "recipes": "cookbook/family-recipes.md",
     "visitor information": "clock-museum/visit.md",
 }
-"""Path of each document below `documents/`; its folder is what the server serves."""
+"""Path of each document below `documents/`; the server serves its folder."""
 
 
 @dataclass(frozen=True, slots=True)
 class DateAnswer:
-    """The answer states a day, in any usual form; without a year it is the expected one."""
+    """The answer must state a date in any usual form; a missing year is taken as the expected one."""
 
     value: date
     forbidden: tuple[date, ...]
@@ -72,10 +72,10 @@ class DateAnswer:
 
 @dataclass(frozen=True, slots=True)
 class UnstatedAnswer:
-    """The answer says that the document does not state what was asked."""
+    """The answer must say that the document does not contain the requested fact."""
 
     forbidden: tuple[str, ...]
-    """Neighbours' values, which a guess would give, as beginnings of words."""
+    """Beginnings of words: values of neighbouring entries, which a guess would state."""
     kind: Literal["unstated"] = "unstated"
 
 
@@ -84,20 +84,20 @@ Fact = NumberAnswer | WordsAnswer | DateAnswer | UnstatedAnswer
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """Question about a document, a line of `requests.jsonl`."""
+    """A question about a document; a line of `requests.jsonl`."""
 
     id: str
     document: DocumentKind
     kind: Kind
     request: str
     facts: tuple[Annotated[Fact, Discriminator("kind")], ...]
-    """All of them must be right."""
+    """Facts of the answer; all must be correct."""
     lines: tuple[int, ...]
-    """Lines of the document that show it, counted from 1; none where it is not there."""
+    """Lines of the document that show the facts, counted from 1; empty if the document does not state them."""
     reference: str
-    """A right answer."""
+    """A correct answer."""
     wrong: str
-    """A neighbour's value."""
+    """A wrong answer with a neighbouring entry's value."""
 
     @property
     def file_name(self) -> str:
@@ -106,7 +106,7 @@ class Question:
 
     @property
     def is_there(self) -> bool:
-        """Whether the document states what is asked."""
+        """Whether the document states the requested fact."""
         return self.kind != "not there"
 
     @property
@@ -134,7 +134,7 @@ def questions() -> tuple[Question, ...]:
 
 @cache
 def folder_of(document: DocumentKind) -> dict[str, str]:
-    """Return the text of each file that is served with a document, by name."""
+    """Return the text of each file that is served with a document, by file name."""
     folder = files("evals.tool_use.long_results").joinpath("documents", DOCUMENTS[document].partition("/")[0])
     return {
         entry.name: entry.read_text(encoding="utf-8") for entry in sorted(folder.iterdir(), key=lambda e: e.name)
@@ -147,18 +147,18 @@ def text_of(question: Question) -> str:
 
 
 def case_of_question(question: Question, play: str | None = None) -> Case:
-    """Return the case of a question; `play` has it played by a script instead of the model."""
+    """Return the case of a question; with `play`, a script plays it instead of the model."""
     case = case_of(question.task)
     data = {**case.data, "play": play, "question": _adapter().dump_python(question, mode="json")}
     return replace(case, group=question.document, data=data)
 
 
 def question_of(case: Case) -> Question:
-    """Return the question that a case carries.
+    """Return the question that a case contains.
 
     Raises:
         KeyError: the case is not one of this suite.
-        pydantic.ValidationError: its question is damaged.
+        pydantic.ValidationError: its question is malformed.
     """
     return _adapter().validate_python(case.data["question"])
 
