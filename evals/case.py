@@ -39,7 +39,7 @@ RunStatus = Literal[
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One question of a suite."""
+    """A question of a suite."""
 
     id: str
     """Unique within its suite and the same on every machine; a resume and a comparison match runs by it."""

@@ -33,7 +33,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """One line of the summary table."""
+    """A line of the summary table."""
 
     group: str
     score: Interval

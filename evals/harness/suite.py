@@ -49,7 +49,7 @@ class Suite:
     version: int
     """Increased when cases, solver or scorer change so that scores are no longer comparable."""
     description: str
-    """One line of help for `agentkit eval`."""
+    """Help text for `agentkit eval`, on one line."""
     load: Callable[[Mapping[str, str]], Sequence[Case]]
     """Returns the cases in a fixed order with fixed ids.
 

@@ -59,7 +59,7 @@ class Job(BaseModel, frozen=True, extra="forbid"):
     memory_every: int | None = None
     """Steps between checkpoints in memory; None disables them."""
     kind: str
-    """One of "background", "blocking" (both modelstack) and "torch.save"."""
+    """Kind of checkpoints: "background", "blocking" (both modelstack) or "torch.save"."""
     seed: int = 0
 
 

@@ -1,4 +1,4 @@
-"""One run of the spike benchmark: a rule, a fault, a seed; in one process, or in two that each hold the model.
+"""A run of the spike benchmark: a rule, a fault, a seed; in one process, or in two that each hold the model.
 
 With two processes, gradients and losses are averaged before the fault is injected, so a fault on one rank is
 visible to that rank only. This is the hard case: ranks that decide separately diverge permanently.

@@ -1,4 +1,4 @@
-"""One training step of each program, as in its own training script, on the same shapes and tokens.
+"""Training step of each program, as in its own training script, on the same shapes and tokens.
 
 All have 8 layers, width 256, 8 heads and a tied vocabulary of 4,096. `llama`: 4 KV heads, SwiGLU of 704, RMSNorm,
 RoPE. `gpt2`: 8 KV heads, a GELU MLP of 1,024, LayerNorm. For `gpt2`, modelstack uses RoPE and nanoGPT a table of

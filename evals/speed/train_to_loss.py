@@ -51,7 +51,7 @@ _OUTCOME = TypeAdapter(Outcome)
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One side of the comparison."""
+    """A side of the comparison."""
 
     name: str
     recipe: BaseModel

@@ -56,7 +56,7 @@ class Measured:
 
     name: str
     kind: str
-    """One of base, parent, child."""
+    """Role of the model: base, parent or child."""
     rewards: dict[str, Interval]
     """Mean reward with its interval, by skill."""
 

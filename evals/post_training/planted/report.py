@@ -77,8 +77,7 @@ def _short(interval: Interval) -> str:
 
 
 def draw(measured: Sequence[Measured], path: Path) -> None:
-    """Draw win rate and judge's score against the distance from the base: points per seed, mean with error
-    bars."""
+    """Draw win rate and judge's score against the distance from the base: seeds and their mean."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -47,7 +47,7 @@ def _lines(outcome: Outcome, curves: dict[int, Any], command: str, n_canaries: i
         f"Model: {wanted.model}, {start}. Algorithm {recipe.algorithm}, {recipe.steps} steps of {recipe.rows} "
         f"prompts with {plan.group} replies, at most {plan.max_tokens} tokens, temperature {plan.temperature:g}, "
         f"learning rate {recipe.optimizer.lr:g}. {N_TRAINING} tasks to train on, {n} held back; no prompt is on "
-        f"both sides. {n_canaries} of the first are canaries without a correct reply: a run that pays for one ends.",
+        f"both sides. {n_canaries} of the first are canaries without a correct reply: paying for one ends a run.",
         "",
         f"Share of right replies to the held-back tasks, as llama.cpp serves the model; 95 % intervals over the "
         f"tasks. Greedy: one reply to each. Sampled: {wanted.n_samples} to each, at the temperature of training.",

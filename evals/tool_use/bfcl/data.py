@@ -49,7 +49,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """One item of a category."""
+    """An item of a category."""
 
     id: str
     category: str

@@ -27,7 +27,7 @@ HARMLESS: Mapping[str, Call] = {
     "TravelAPI": Call("travel_get_login_status"),
     "VehicleControlAPI": Call("displayCarStatus", {"option": "fuel"}),
 }
-"""One call per class that changes nothing."""
+"""A harmless call for each class, which changes nothing."""
 
 
 def mutated(case: Case, kind: str, *, seed: int = 0) -> Turns | None:

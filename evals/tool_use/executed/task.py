@@ -69,7 +69,7 @@ class WordsAnswer:
     """The answer must state several items, in any order."""
 
     required: tuple[tuple[str, ...], ...]
-    """One tuple per item: alternative phrases, one of which must occur as whole words."""
+    """Alternative phrases of each item, one of which must occur as whole words."""
     forbidden: tuple[str, ...]
     """Other candidates, none of which may occur."""
     kind: Literal["words"] = "words"
