@@ -124,9 +124,9 @@ def calibrate(
 ) -> None:
     """Calibrate a model's confidence on an evaluation whose correct choices are known.
 
-    For your own data: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as `--model
-    "local?confidence=FILE"` or `CalibratedModel(model, FILE)`. The second table shows the share of decisions that
-    each threshold keeps.
+    For your own data: `agentkit eval examples -o file=EXAMPLES.jsonl --log-dir FOLDER`. Use the result as
+    `--model "local?confidence=FILE"` or `CalibratedModel(model, FILE)`. The second table shows the share of
+    decisions that each threshold keeps.
     """
     from agentkit.cli.console import notes_console, plain
     from evals.confidence.measures import coverage_table, fit, quality_table, read_decisions

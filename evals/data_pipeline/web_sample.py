@@ -56,7 +56,7 @@ class Score:
         """Return precision and recall with their intervals."""
         precision = wilson(self.true_positives, self.true_positives + self.false_positives)
         recall = wilson(self.true_positives, self.true_positives + self.false_negatives)
-        return f"{self.name:<34} n {self.n:>4}  precision {_told(precision)}  recall {_told(recall)}"
+        return f"{self.name:<34} n {self.n:>4}  precision {_formatted(precision)}  recall {_formatted(recall)}"
 
 
 def outcomes(sample: Path, recipe_file: Path, out: Path) -> dict[str, Outcome]:
@@ -159,7 +159,7 @@ def _is_duplicate(url: str, found: Mapping[str, Outcome]) -> bool:
     return found[url].step in DUPLICATE_STEPS
 
 
-def _told(interval: Any) -> str:
+def _formatted(interval: Any) -> str:
     return f"{interval.value:.3f} ({interval.low:.3f} to {interval.high:.3f})"
 
 

@@ -134,6 +134,30 @@ def check_options(suite: str, given: Mapping[str, str], known: Mapping[str, str]
             raise UserError(f"suite {suite!r} has no option {key!r}; {hint}.")
 
 
+def choice_of(
+    suite: str, options: Mapping[str, str], option: str, known: Sequence[str], default: str | None = None
+) -> str:
+    """Return an option's value from a fixed set; `default`, or the first of `known`, if it is not given.
+
+    Raises:
+        UserError: the value is not one of them.
+    """
+    if option in options:
+        return check_choice(suite, option, options[option], known)
+    return known[0] if default is None else default
+
+
+def choices_of(suite: str, options: Mapping[str, str], option: str, known: Sequence[str]) -> set[str]:
+    """Return the values of a comma-separated option from a fixed set; all of them if it is not given.
+
+    Raises:
+        UserError: a value is not one of them.
+    """
+    if option not in options:
+        return set(known)
+    return {check_choice(suite, option, name.strip(), known) for name in options[option].split(",")}
+
+
 def check_choice(suite: str, option: str, value: str, known: Sequence[ChoiceT]) -> ChoiceT:
     """Return the value of an option that has a fixed set of values.
 

@@ -5,8 +5,8 @@ project's environment, so it has its own virtual environment. This file runs the
 project. It loads AgentDojo's suites, inserts its attacks, executes its tools and evaluates its predicates; nothing
 is reimplemented here.
 
-A request is one line `{"id": 1, "do": "open", ...}`; its answer is `{"id": 1, "ok": {...}}` or `{"id": 1, "error":
-"..."}`. Standard output carries answers only; output of libraries goes to standard error.
+A request is one line `{"id": 1, "do": "open", ...}`; its answer is `{"id": 1, "ok": {...}}` or
+`{"id": 1, "error": "..."}`. Standard output carries answers only; output of libraries goes to standard error.
 """
 
 from __future__ import annotations

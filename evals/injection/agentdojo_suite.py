@@ -30,7 +30,7 @@ from agentkit.models.base import Model, ModelSettings
 from agentkit.testing import ScriptedModel, call
 from evals.case import Case, Run, Score, last_text
 from evals.harness.solving import run_agent
-from evals.harness.suite import Suite, Table, check_options
+from evals.harness.suite import Suite, Table, check_options, choice_of
 from evals.injection.agentdojo_setup import BENCHMARK, bridge_command, check
 from evals.injection.agentdojo_tools import BridgeToolset, arguments_of
 from evals.injection.bridge_process import Bridge, BridgeError, BridgePool
@@ -39,7 +39,7 @@ from evals.injection.defences import DEFENCES, DefendedToolset, defended_instruc
 from evals.injection.playing import PLAYS
 from evals.injection.reporting import complete, main_table, table_by
 from evals.injection.scoring import ended_by_itself, overflowed
-from evals.injection.suite import chosen, one_of
+from evals.injection.suite import chosen
 
 NAME = "agentdojo"
 DEFAULT_ATTACK = "important_instructions"
@@ -70,14 +70,14 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
         UserError: an option is not known, or AgentDojo's environment is missing or unusable.
     """
     check_options(NAME, options, OPTIONS)
-    play = one_of(options, "play", PLAYS, default="")
-    defence = one_of(options, "defence", DEFENCES, default=DEFAULT_DEFENCE)
+    play = choice_of(NAME, options, "play", PLAYS, "")
+    defence = choice_of(NAME, options, "defence", tuple(DEFENCES), DEFAULT_DEFENCE)
     command = bridge_command(options.get("python"))
     version = options.get("version", BENCHMARK)
     catalog = _catalog(command, version)
     suites = chosen(options.get("suites"), catalog["suites"], what="suites")
     attacks = chosen(options.get("attack", DEFAULT_ATTACK), catalog["attacks"], what="attack")
-    model_name = one_of(options, "model_name", catalog["model_names"], default=DEFAULT_MODEL_NAME)
+    model_name = choice_of(NAME, options, "model_name", catalog["model_names"], DEFAULT_MODEL_NAME)
     common = {
         "command": list(command),
         "version": version,

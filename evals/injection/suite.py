@@ -10,7 +10,7 @@ where the task makes the model read: nine styles, six channels, eight goals. All
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,7 +27,7 @@ from agentkit.models.base import Model, ModelSettings
 from agentkit.tools.toolset import Toolset
 from evals.case import Case, Run, Score
 from evals.harness.solving import run_agent
-from evals.harness.suite import Suite, Table, check_options
+from evals.harness.suite import Suite, Table, check_options, choice_of
 from evals.injection import goals, tasks
 from evals.injection.attacks import STYLES
 from evals.injection.crossing import all_cases
@@ -61,22 +61,10 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
     check_options(NAME, options, OPTIONS)
     return all_cases(
         chosen(options.get("attacks"), STYLES, what="attacks"),
-        play=one_of(options, "play", PLAYS, default=""),
-        every_goal=one_of(options, "crossing", ("balanced", "full"), default="balanced") == "full",
-        defence=one_of(options, "defence", DEFENCES, default=DEFAULT_DEFENCE),
+        play=choice_of(NAME, options, "play", PLAYS, ""),
+        every_goal=choice_of(NAME, options, "crossing", ("balanced", "full")) == "full",
+        defence=choice_of(NAME, options, "defence", tuple(DEFENCES), DEFAULT_DEFENCE),
     )
-
-
-def one_of(options: Mapping[str, str], key: str, known: Collection[str], *, default: str) -> str:
-    """Return the value of an option with a fixed set of values.
-
-    Raises:
-        UserError: the value is not one of them.
-    """
-    value = options.get(key, default)
-    if value != default and value not in known:
-        raise UserError(f"{key}={value!r} is not known; use one of {', '.join(known)}.")
-    return value
 
 
 def chosen(value: str | None, known: Mapping[str, Any] | Sequence[str], *, what: str) -> list[str]:

@@ -16,11 +16,11 @@ from dataclasses import replace
 from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run
 from evals.harness.solving import ask_model, opening
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.language.programs import (
     FORM_OPTION,
+    FORMS,
     continue_raw,
-    form_option,
     observe,
     pass_tables,
     require_sandbox,
@@ -47,7 +47,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
         UserError: an option is not known, the file is missing or malformed, or this machine has no sandbox.
     """
     check_options(NAME, options, OPTIONS)
-    form = form_option(NAME, options)
+    form = choice_of(NAME, options, "form", FORMS)
     path = file_option(NAME, options, "data", HOW_TO_GET)
     cases: list[Case] = []
     for number, record in enumerate(read_records(path), start=1):

@@ -18,11 +18,11 @@ from agentkit.messages import ModelMessage, ModelResponse, TextPart
 from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run
 from evals.harness.solving import ask_model, opening
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.language.programs import (
     FORM_OPTION,
+    FORMS,
     continue_raw,
-    form_option,
     observe,
     pass_tables,
     require_sandbox,
@@ -50,7 +50,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
             has no sandbox.
     """
     check_options(NAME, options, OPTIONS)
-    form = form_option(NAME, options)
+    form = choice_of(NAME, options, "form", FORMS)
     path = file_option(NAME, options, "data", HOW_TO_GET)
     tasks = {task["id"]: task for task in (_task(r, path, i) for i, r in enumerate(read_records(path), start=1))}
     if missing := [i for i in EXAMPLE_IDS if i not in tasks]:

@@ -7,7 +7,7 @@ Runs are the evaluation's epochs, so `--epochs 10 --temperature 0.8` yields pass
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -32,25 +32,13 @@ FORM_OPTION = (
 SHOWN_K = (1, 2, 5, 10, 20, 50, 100)
 
 
-def form_option(suite: str, options: Mapping[str, str]) -> str:
-    """Return the form in which the task is given to the model.
-
-    Raises:
-        UserError: the value is not in `FORMS`.
-    """
-    form = options.get("form", FORMS[0])
-    if form not in FORMS:
-        raise UserError(f"suite {suite!r}: form={form!r} must be one of {', '.join(FORMS)}.")
-    return form
-
-
 def require_sandbox() -> None:
     """Check that this machine can isolate programs.
 
     Raises:
         UserError: the kernel refuses isolation; the message names the refused feature.
     """
-    with _mistakes_told():
+    with _as_user_errors():
         running.require_sandbox()
 
 
@@ -71,7 +59,7 @@ async def observe(case: Case, sources: Sequence[str]) -> dict[str, Any]:
     """
     data = case.data
     judge = partial(running.judge_program, sources, data["tests"], data["names"], helpers=data.get("helpers", ""))
-    with _mistakes_told():
+    with _as_user_errors():
         verdict = await anyio.to_thread.run_sync(judge)
     return {
         "passed": verdict.passed,
@@ -107,7 +95,7 @@ def pass_tables(scored: Sequence[tuple[Case, Run, Score]]) -> list[Table]:
 
 
 @contextmanager
-def _mistakes_told() -> Iterator[None]:
+def _as_user_errors() -> Iterator[None]:
     """Convert modelstack's user errors to those of agentkit."""
     try:
         yield

@@ -14,7 +14,7 @@ from agentkit.errors import UserError
 from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.refusals.formats import Request, parse_label, read_requests
 from evals.refusals.guard import load_guard
 from evals.refusals.plots import plots
@@ -45,19 +45,16 @@ def load(options: Mapping[str, str]) -> list[Case]:
     """
     check_options("refusals", options, OPTIONS)
     label = parse_label(options["label"]) if "label" in options else None
-    if options.get("copyright", "no") not in ("yes", "no"):
-        raise UserError(f"option copyright={options['copyright']!r}: use yes or no.")
+    has_copyright = choice_of("refusals", options, "copyright", ("no", "yes")) == "yes"
     guard = options.get("guard", "")
     if guard:
         load_guard(guard)
     paths = [Path(name.strip()) for name in options.get("data", str(SAMPLE)).split(",") if name.strip()]
     stems = [path.stem for path in paths]
     if not paths or len(set(stems)) < len(stems):
-        raise UserError(
-            f"option data={options.get('data')!r}: name at least one file, and none of one name twice."
-        )
+        raise UserError(f"option data={options.get('data')!r}: name at least one file; file names must be unique.")
     requests = [request for path in paths for request in read_requests(path, label=label)]
-    if options.get("copyright", "no") == "no":
+    if not has_copyright:
         requests = [request for request in requests if request.category.lower() != COPYRIGHT]
     return [_case(request, guard) for request in requests]
 

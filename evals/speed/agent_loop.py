@@ -26,6 +26,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import (
     BenchmarkResult,
     Comparison,
@@ -36,12 +37,9 @@ from evals.speed.results import (
 )
 
 STEPS = (10, 50, 200)
-PEERS = {
-    "pydantic-ai": "pydantic-ai-slim==2.68.0",
-    "openai-agents": "openai-agents==0.24.0",
-    "smolagents": "smolagents==1.26.0",
-    "langgraph": "langgraph==1.2.24",
-}
+PEERS = ("pydantic-ai-slim==2.68.0", "openai-agents==0.24.0", "smolagents==1.26.0", "langgraph==1.2.24")
+OWN_PACKAGES = ("anyio", "docstring-parser", "pydantic", "typing-extensions")
+"""Packages that agentkit needs in the peers' environment."""
 LIMIT_MS = 0.25
 """Maximum CPU milliseconds per step of agentkit."""
 LIMIT_GROWTH = 1.2
@@ -261,22 +259,6 @@ def measure(name: str, repeats: int) -> dict[str, float]:
     return asyncio.run(all_sizes())
 
 
-def peer_python(env: Path) -> Path:
-    """Return the interpreter of the peers' environment, which is created if missing."""
-    python = env / "bin" / "python"
-    marker = env / "peers.json"
-    wanted = json.dumps(PEERS)
-    if marker.exists() and marker.read_text(encoding="utf-8") == wanted:
-        return python
-    print(f"installing {', '.join(PEERS.values())} into {env} (once) ...", flush=True)
-    subprocess.run([sys.executable, "-m", "venv", "--clear", str(env)], check=True)
-    pip = [str(python), "-m", "pip", "install", "--quiet"]
-    subprocess.run([*pip, *PEERS.values()], check=True)
-    subprocess.run([*pip, "anyio", "docstring-parser", "pydantic", "typing-extensions"], check=True)
-    marker.write_text(wanted, encoding="utf-8")
-    return python
-
-
 def main() -> int:
     """Measure, print the table, and return 1 if a bound is broken, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -293,21 +275,17 @@ def main() -> int:
     python = Path(sys.executable)
     if not options.only:
         try:
-            python = peer_python(options.env)
+            python = peer_python(options.env, (*PEERS, *OWN_PACKAGES))
         except subprocess.CalledProcessError as error:
             print(f"the peers cannot be installed (pip ended with {error.returncode}); agentkit alone is measured")
             names = ["agentkit"]
     figures: dict[str, dict[str, float]] = {}
     for name in names:
-        command = [str(python), "-m", "evals.speed.agent_loop", "--only", name, "--json"]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        done = subprocess.run(
-            [*command, "--repeats", str(options.repeats)], env=environment, capture_output=True, text=True
-        )
-        if done.returncode != 0:
-            print(f"{name}: failed\n{done.stderr[-2000:]}")
-            continue
-        figures[name] = json.loads(done.stdout.strip().splitlines()[-1])
+        arguments = ("--only", name, "--json", "--repeats", str(options.repeats))
+        try:
+            figures[name] = printed_by(python, "evals.speed.agent_loop", *arguments)
+        except RuntimeError as error:
+            print(f"{name}: {error}")
     write_result(options.result, to_result(figures, options.repeats))
     return report(figures)
 

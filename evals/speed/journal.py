@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.speed.agent_loop import add
-from evals.speed.peers import peer_python
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import (
     BenchmarkResult,
     Comparison,
@@ -207,14 +207,14 @@ def main() -> int:
 def _measured(
     python: str, name: str, repeats: int, folder: Path, sizes: tuple[int, ...]
 ) -> dict[str, Step] | None:
-    command = [python, "-m", "evals.speed.journal", "--program", name, "--folder", str(folder)]
-    command += ["--repeats", str(repeats), "--sizes", *map(str, sizes)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    if done.returncode != 0:
-        print(f"{name}: failed\n{done.stderr[-2000:]}")
+    arguments = ["--program", name, "--folder", str(folder), "--repeats", str(repeats)]
+    arguments += ["--sizes", *map(str, sizes)]
+    try:
+        found = printed_by(python, "evals.speed.journal", *arguments)
+    except RuntimeError as error:
+        print(f"{name}: {error}")
         return None
-    return {n: Step(**step) for n, step in json.loads(done.stdout.strip().splitlines()[-1]).items()}
+    return {n: Step(**step) for n, step in found.items()}
 
 
 def to_result(figures: dict[str, dict[str, Step]], sizes: tuple[int, ...], repeats: int) -> BenchmarkResult:

@@ -15,18 +15,22 @@ difference if a user restricts the head to labelled positions by hand.
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
 import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from evals.speed.lora_programs import OURS, PEER, PROGRAMS, Lengths, Task, n_tokens
 from evals.speed.lora_worker import task_to_json
-from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
-from evals.speed.train_throughput import Turns, Worker, ratio_by_turn, working
+from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
+from evals.speed.turns import (
+    Measured,
+    Turns,
+    add_turns_options,
+    check_learns,
+    measure_in_turns,
+    ratio_by_turn,
+    turns_of,
+)
 
 LEAST = 1.3
 """Minimum ratio of modelstack's speed to peft's."""
@@ -36,39 +40,12 @@ USUAL = Lengths()
 TINY = Lengths(rows=2, shortest=12, longest=16, labelled=6)
 
 
-@dataclass(slots=True)
-class Measured:
-    """Measurements of one program."""
-
-    n_parameters: int
-    losses: list[float] = field(default_factory=list[float])
-    seconds: list[list[float]] = field(default_factory=list[list[float]])
-    """Seconds of each step, by turn."""
-    peak_mib: float = 0.0
-
-    @property
-    def step_s(self) -> float:
-        """Return the median time of a step."""
-        return statistics.median(s for turn in self.seconds for s in turn)
-
-
 def measure(tasks: Sequence[Task], turns: Turns, threads: int) -> dict[str, Measured]:
     """Run the programs alternately; return the measurements by program name."""
-    found: dict[str, Measured] = {}
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for task in tasks:
-            command = [sys.executable, "-m", "evals.speed.lora_worker", task_to_json(task)]
-            worker = stack.enter_context(working(command, task.program, threads))
-            workers[task.program], found[task.program] = worker, Measured(worker.n_parameters)
-            found[task.program].losses += worker.steps(turns.n_warm)["losses"]
-        for turn in range(turns.n_turns):
-            for name in workers if turn % 2 == 0 else reversed(workers):
-                answer, of_one = workers[name].steps(turns.n_steps), found[name]
-                of_one.seconds.append(answer["seconds"])
-                of_one.losses += answer["losses"]
-                of_one.peak_mib = answer["peak_mib"]
-    return found
+    commands = {
+        task.program: [sys.executable, "-m", "evals.speed.lora_worker", task_to_json(task)] for task in tasks
+    }
+    return measure_in_turns(commands, turns, threads, n_tokens=n_tokens(tasks[0].lengths))
 
 
 def check_equal_work(found: dict[str, Measured]) -> None:
@@ -81,22 +58,20 @@ def check_equal_work(found: dict[str, Measured]) -> None:
     for name, one in found.items():
         if one.n_parameters != ours.n_parameters:
             raise RuntimeError(f"{name} trains {one.n_parameters} parameters and ours {ours.n_parameters}")
-        if abs(one.losses[0] / ours.losses[0] - 1) > FIRST_LOSSES_APART:
+        if abs(one.values[0] / ours.values[0] - 1) > FIRST_LOSSES_APART:
             raise RuntimeError(
-                f"{name} begins with a loss of {one.losses[0]:.4f} and ours of {ours.losses[0]:.4f}"
+                f"{name} begins with a loss of {one.values[0]:.4f} and ours of {ours.values[0]:.4f}"
             )
-        n = max(1, len(one.losses) // 4)
-        if not statistics.mean(one.losses[-n:]) < statistics.mean(one.losses[:n]):
-            raise RuntimeError(f"{name} does not learn: its losses are {one.losses}")
+        check_learns(name, one)
 
 
-def result_of(found: dict[str, Measured], tokens: float, base: str) -> BenchmarkResult:
+def result_of(found: dict[str, Measured], base: str) -> BenchmarkResult:
     """Return and print figures and comparison; `base` is the model's name."""
     figures: list[Figure] = []
     ours = found[OURS]
     for name, one in found.items():
-        line = f"{name:34} {tokens / one.step_s:6.0f} tokens/s  {one.peak_mib:5.0f} MiB"
-        line += f"  loss {one.losses[0]:.2f} to {one.losses[-1]:.2f}"
+        line = f"{name:34} {one.speed:6.0f} tokens/s  {one.peak_mib:5.0f} MiB"
+        line += f"  loss {one.values[0]:.2f} to {one.values[-1]:.2f}"
         if name != OURS:
             ratio, low, high = ratio_by_turn(ours.seconds, one.seconds)
             bound = LEAST if name == PEER else None
@@ -104,7 +79,7 @@ def result_of(found: dict[str, Measured], tokens: float, base: str) -> Benchmark
             figures.append(Figure(f"peak memory beside {name}", ours.peak_mib / one.peak_mib, "x"))
             line += f"  ours {ratio:.2f}x ({low:.2f}-{high:.2f}), memory {ours.peak_mib / one.peak_mib:.2f}x"
         print(line, flush=True)
-    speeds = {name: tokens / one.step_s for name, one in found.items()}
+    speeds = {name: one.speed for name, one in found.items()}
     comparison = Comparison(f"training a LoRA adapter, {base}, bf16", "tokens/s", OURS, speeds)
     return BenchmarkResult(tuple(figures), (comparison,))
 
@@ -113,18 +88,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark; return 1 if a bound is broken, 2 if the model is missing, else 0."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--gguf", type=Path, help="GGUF file of the base; default: SmolLM2-135M")
-    parser.add_argument(
-        "--program", action="append", choices=list(PROGRAMS), help="program to measure; default: all"
-    )
     parser.add_argument("--rows", type=int, default=USUAL.rows, help="rows per step")
     parser.add_argument("--tokens", type=int, default=USUAL.longest, help="tokens of the longest row")
-    parser.add_argument("--warm", type=int, default=2, help="warm-up steps of each program")
-    parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--steps", type=int, default=1, help="steps of each program per turn")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument(
-        "--tiny", action="store_true", help="use a tiny model that only tests that everything works"
-    )
+    add_turns_options(parser, PROGRAMS, Turns(n_warm=2, n_turns=12, n_steps=1))
     add_result_option(parser)
     options = parser.parse_args(argv)
     gguf = None if options.tiny else options.gguf or _default_model()
@@ -137,17 +103,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     if OURS not in programs:
         programs = [OURS, *programs]
     tasks = [Task(program, lengths, gguf) for program in programs]
-    turns = Turns(options.warm, options.turns, options.steps)
+    turns = turns_of(options)
     found = measure(tasks, turns, options.threads)
     check_equal_work(found)
     base = options.gguf.stem if options.gguf else "SmolLM2-135M"
-    result = result_of(found, n_tokens(lengths), base)
+    result = result_of(found, base)
     parameters = {"lengths": str(lengths), "turns": str(turns), "threads": str(options.threads)}
     result = BenchmarkResult(result.figures, result.comparisons, parameters=parameters | _versions())
-    write_result(options.result, result)
-    for figure in result.broken:
-        print(f"BROKEN: {figure.name} is {figure.value:.3f}, promised {figure.bound_kind} {figure.bound}")
-    return 1 if result.broken else 0
+    return finish(options.result, result)
 
 
 def _default_model() -> Path | None:

@@ -32,7 +32,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from evals.speed.peers import peer_python
+from evals.speed.peers import peer_python, printed_by
 from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
 
 PEERS = ("mcp-server-git==2026.10.19", "mcp-server-fetch==2026.10.24", "mcp-server-time==2026.10.19")
@@ -302,13 +302,8 @@ async def over_http(name: str, world: World, n_calls: int) -> Times:
 
 
 def _in_process(name: str, python: str, world: World, n_calls: int) -> Times:
-    command = [python, "-m", "evals.speed.mcp_servers", "--program", name, "--calls", str(n_calls)]
-    command += ["--world", json.dumps(asdict(world))]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"{name} in one process: {done.stderr[-2000:]}")
-    return Times(**json.loads(done.stdout.strip().splitlines()[-1]))
+    arguments = ("--program", name, "--calls", str(n_calls), "--world", json.dumps(asdict(world)))
+    return Times(**printed_by(python, "evals.speed.mcp_servers", *arguments))
 
 
 def measure(names: list[str], pythons: Mapping[str, str], n_calls: int, n_connects: int) -> dict[str, Any]:

@@ -168,7 +168,7 @@ def _drawing(height: float) -> Drawing:
 
 
 def _finish(axes: Any, title: str, record: Record) -> None:
-    short = ", short run: the figures mean little" if record.quick else ""
+    short = ", short run: figures are not meaningful" if record.quick else ""
     commit = f", {record.machine.commit}" if record.machine.commit else ""
     machine = f"{record.machine.cpu}, {record.machine.cores} cores, {record.before.time[:10]}{commit}{short}"
     axes.set_title(f"{title[:1].upper()}{title[1:]}\n", fontsize=11, loc="left")

@@ -90,6 +90,14 @@ def write_result(path: Path | None, result: BenchmarkResult) -> None:
         write_whole(path, json.dumps(asdict(result), indent=1) + "\n")
 
 
+def finish(path: Path | None, result: BenchmarkResult) -> int:
+    """Write a result if a path is given, print broken bounds, and return the exit status: 1 if there are any."""
+    write_result(path, result)
+    for figure in result.broken:
+        print(f"BROKEN: {figure.name} is {figure.value:.3f}, bound: {figure.bound_kind} {figure.bound}")
+    return 1 if result.broken else 0
+
+
 def write_whole(path: Path, text: str) -> None:
     """Write a file atomically."""
     path.parent.mkdir(parents=True, exist_ok=True)

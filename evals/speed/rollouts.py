@@ -16,18 +16,14 @@ matter, are reported without a bound.
 from __future__ import annotations
 
 import argparse
-import os
-import statistics
 import sys
 import tempfile
 from collections.abc import Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import get_args
 
-from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
+from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from evals.speed.rollouts_programs import (
     GROUP,
     OURS,
@@ -41,47 +37,18 @@ from evals.speed.rollouts_programs import (
     write_tiny,
 )
 from evals.speed.rollouts_worker import task_to_json
-from evals.speed.train_throughput import Turns, Worker, ratio_by_turn, working
+from evals.speed.turns import Measured, Turns, add_turns_options, measure_in_turns, ratio_by_turn, turns_of
 
 LEAST = 3.0
 """Minimum ratio of modelstack's speed on llama.cpp to TRL's."""
 
 
-@dataclass(slots=True)
-class Measured:
-    """Measurements of one program."""
-
-    task: Task
-    n_parameters: int
-    tokens: list[float] = field(default_factory=list[float])
-    """Sampled tokens of each step."""
-    seconds: list[list[float]] = field(default_factory=list[list[float]])
-    """Seconds of each step, by turn."""
-    peak_mib: float = 0.0
-
-    @property
-    def speed(self) -> float:
-        """Return tokens per second, as the median of steps."""
-        return self.task.n_tokens / statistics.median(s for turn in self.seconds for s in turn)
-
-
 def measure(tasks: Sequence[Task], turns: Turns, threads: int) -> dict[str, Measured]:
     """Run the programs alternately; return the measurements by program name."""
-    found: dict[str, Measured] = {}
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for task in tasks:
-            command = [sys.executable, "-m", "evals.speed.rollouts_worker", task_to_json(task)]
-            worker = stack.enter_context(working(command, task.program, threads))
-            workers[task.program], found[task.program] = worker, Measured(task, worker.n_parameters)
-            found[task.program].tokens += worker.steps(turns.n_warm)["losses"]
-        for turn in range(turns.n_turns):
-            for name in workers if turn % 2 == 0 else reversed(workers):
-                answer, of_one = workers[name].steps(turns.n_steps), found[name]
-                of_one.seconds.append(answer["seconds"])
-                of_one.tokens += answer["losses"]
-                of_one.peak_mib = answer["peak_mib"]
-    return found
+    commands = {
+        task.program: [sys.executable, "-m", "evals.speed.rollouts_worker", task_to_json(task)] for task in tasks
+    }
+    return measure_in_turns(commands, turns, threads, n_tokens=tasks[0].n_tokens)
 
 
 def check_equal_work(found: dict[str, Measured]) -> None:
@@ -94,8 +61,8 @@ def check_equal_work(found: dict[str, Measured]) -> None:
     for name, one in found.items():
         if one.n_parameters != ours.n_parameters:
             raise RuntimeError(f"{name} trains {one.n_parameters} parameters and ours {ours.n_parameters}")
-        if set(one.tokens) != {one.task.n_tokens}:
-            raise RuntimeError(f"{name} sampled {sorted(set(one.tokens))} tokens, not {one.task.n_tokens}")
+        if set(one.values) != {one.n_tokens}:
+            raise RuntimeError(f"{name} sampled {sorted(set(one.values))} tokens, not {one.n_tokens}")
 
 
 def result_of(setting: Setting, found: dict[str, Measured]) -> BenchmarkResult:
@@ -127,21 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--gguf", type=Path, help="GGUF file of the base, a llama; default: agentkit's default model"
     )
     parser.add_argument(
-        "--program", action="append", choices=list(PROGRAMS), help="program to measure; default: all"
-    )
-    parser.add_argument(
         "--setting", action="append", choices=get_args(Setting), help="setting to measure; default: both"
     )
     parser.add_argument("--prompts", type=int, default=PROMPTS, help="prompts per step")
     parser.add_argument("--group", type=int, default=GROUP, help="replies per prompt")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="tokens per reply")
-    parser.add_argument("--warm", type=int, default=1, help="warm-up steps of each program")
-    parser.add_argument("--turns", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=1, help="steps of each program per turn")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument(
-        "--tiny", action="store_true", help="use a tiny model that only tests that everything works"
-    )
+    add_turns_options(parser, PROGRAMS, Turns(n_warm=1, n_turns=5, n_steps=1))
     add_result_option(parser)
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
@@ -150,17 +108,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             print("the default model is missing: agentkit models pull smollm2-135m, or name a file with --gguf")
             return 2
         result = _measured(options, gguf)
-    write_result(options.result, result)
-    for figure in result.broken:
-        print(f"BROKEN: {figure.name} is {figure.value:.3f}, promised {figure.bound_kind} {figure.bound}")
-    return 1 if result.broken else 0
+    return finish(options.result, result)
 
 
 def _measured(options: argparse.Namespace, gguf: Path) -> BenchmarkResult:
     programs = options.program or list(PROGRAMS)
     if OURS not in programs:
         programs = [OURS, *programs]
-    turns = Turns(options.warm, options.turns, options.steps)
+    turns = turns_of(options)
     figures: list[Figure] = []
     comparisons: list[Comparison] = []
     for setting in options.setting or get_args(Setting):

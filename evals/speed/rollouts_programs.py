@@ -123,14 +123,14 @@ def _ours(task: Task, base: Any, sampler: Any) -> Step:
     from modelstack.reasoning.verifiers.rewards import Item
 
     moved = [p for name, p in base.model.named_parameters() if name.endswith("lora_B")]
-    nobody = PolicyTask(Item("rollouts", "", prompt=""), ())
+    no_task = PolicyTask(Item("rollouts", "", prompt=""), ())
 
     def step(number: int) -> int:
         with torch.no_grad():
             for parameter in moved:
                 parameter.add_(MOVE)
         prompts = prompts_of(task, base.tokenizer, number)
-        asked = [Asked(nobody, ids, number * task.prompts + n) for n, ids in enumerate(prompts)]
+        asked = [Asked(no_task, ids, number * task.prompts + n) for n, ids in enumerate(prompts)]
         return sum(len(reply.ids) for group in sampler.sample(asked, task.group) for reply in group)
 
     return step

@@ -1,7 +1,7 @@
 """Runs a program of `rollouts_programs` in its own process, with the protocol of `train_worker`.
 
-Numbers of tokens take the place of losses. `python -m evals.speed.rollouts_worker '{"program": "TRL", ...}'
---threads 2`
+Numbers of tokens take the place of losses.
+`python -m evals.speed.rollouts_worker '{"program": "TRL", ...}' --threads 2`
 """
 
 from __future__ import annotations

@@ -15,150 +15,39 @@ is reported separately). The project's bound applies to eager steps, the default
 from __future__ import annotations
 
 import argparse
-import json
-import math
 import os
 import statistics
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
-from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, write_result
+from evals.speed.results import BenchmarkResult, Comparison, Figure, add_result_option, finish
 from evals.speed.train_peer_packages import peer_python
 from evals.speed.train_programs import PROGRAMS, Mode, Precision, Shape, Task, our_config, smallest
 from evals.speed.train_worker import task_to_json
-from evals.statistics import mean_interval
+from evals.speed.turns import (
+    Measured,
+    Turns,
+    add_turns_options,
+    check_learns,
+    measure_in_turns,
+    ratio_by_turn,
+    turns_of,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
 OURS = "modelstack"
 MAX_PARAMETERS_APART = 0.01
 
 
-@dataclass(frozen=True, slots=True)
-class Turns:
-    """Number and length of the turns of each program."""
-
-    n_warm: int = 10
-    n_turns: int = 10
-    n_steps: int = 3
-    """Number of steps per turn."""
-
-
-@dataclass(slots=True)
-class Measured:
-    """Measurements of one program in one precision and mode."""
-
-    task: Task
-    n_parameters: int
-    first_s: float
-    """Seconds to the end of the first step, including compilation in mode "compiled"."""
-    losses: list[float]
-    seconds: list[list[float]] = field(default_factory=list[list[float]])
-    """Seconds of each step, by turn."""
-    peak_mib: float = 0.0
-
-    @property
-    def n_tokens(self) -> int:
-        """Return the number of tokens per step."""
-        return self.task.shape.rows * self.task.shape.tokens
-
-    @property
-    def speeds(self) -> list[float]:
-        """Return tokens per second of every step."""
-        return [self.n_tokens / s for turn in self.seconds for s in turn]
-
-
-class Worker:
-    """A program in its own process."""
-
-    def __init__(self, command: Sequence[str], program: str, threads: int) -> None:
-        """Start the process and wait until the program is built.
-
-        Args:
-            command: Command of a process with the protocol of `train_worker`; `--threads` is added.
-            program: Name of the program.
-            threads: Number of torch's threads.
-
-        Raises:
-            RuntimeError: the program cannot be built.
-        """
-        path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-        # Actively waiting threads would take the cores from the program whose turn it is.
-        settings = {"OMP_NUM_THREADS": str(threads), "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": path}
-        self.child = subprocess.Popen(
-            [*command, "--threads", str(threads)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env={**os.environ, **settings},
-            text=True,
-        )
-        self.program = program
-        self.n_parameters = int(self._answer()["parameters"])
-
-    def steps(self, n: int) -> dict[str, Any]:
-        """Take `n` steps; return their seconds and losses, and the peak memory.
-
-        Raises:
-            RuntimeError: the program ended.
-        """
-        assert self.child.stdin is not None
-        self.child.stdin.write(f"{n}\n")
-        self.child.stdin.flush()
-        return self._answer()
-
-    def close(self) -> None:
-        """End the program."""
-        assert self.child.stdin is not None and self.child.stdout is not None
-        self.child.kill()
-        self.child.wait()
-        self.child.stdin.close()
-        self.child.stdout.close()
-
-    def _answer(self) -> dict[str, Any]:
-        assert self.child.stdout is not None
-        line = self.child.stdout.readline()
-        if not line:
-            raise RuntimeError(f"{self.program} ended with {self.child.wait()}; its errors are above")
-        return json.loads(line)
-
-
-@contextmanager
-def working(command: Sequence[str], program: str, threads: int) -> Iterator[Worker]:
-    """Yield a program's process, and end it on exit."""
-    worker = Worker(command, program, threads)
-    try:
-        yield worker
-    finally:
-        worker.close()
-
-
 def measure(tasks: Sequence[tuple[Task, Path]], turns: Turns, threads: int) -> dict[str, Measured]:
     """Run the programs alternately; return the measurements by program name."""
-    found: dict[str, Measured] = {}
-    with ExitStack() as stack:
-        workers: dict[str, Worker] = {}
-        for task, python in tasks:
-            command = [str(python), "-m", "evals.speed.train_worker", task_to_json(task)]
-            workers[task.program] = worker = stack.enter_context(working(command, task.program, threads))
-            started = time.perf_counter()
-            first = worker.steps(1)
-            first_s = time.perf_counter() - started
-            found[task.program] = Measured(task, worker.n_parameters, first_s, first["losses"])
-        for name, worker in workers.items():
-            found[name].losses += worker.steps(turns.n_warm)["losses"]
-        names = list(workers)
-        for turn in range(turns.n_turns):
-            for name in names if turn % 2 == 0 else reversed(names):
-                answer, of_one = workers[name].steps(turns.n_steps), found[name]
-                of_one.seconds.append(answer["seconds"])
-                of_one.losses += answer["losses"]
-                of_one.peak_mib = answer["peak_mib"]
-    return found
+    commands = {
+        task.program: [str(python), "-m", "evals.speed.train_worker", task_to_json(task)] for task, python in tasks
+    }
+    shape = tasks[0][0].shape
+    return measure_in_turns(commands, turns, threads, n_tokens=shape.rows * shape.tokens)
 
 
 def check_equal_work(found: dict[str, Measured]) -> None:
@@ -171,28 +60,11 @@ def check_equal_work(found: dict[str, Measured]) -> None:
         ours = found.get(PROGRAMS[name].beside)
         if ours and abs(one.n_parameters / ours.n_parameters - 1) > MAX_PARAMETERS_APART:
             raise RuntimeError(f"{name} has {one.n_parameters} parameters and ours {ours.n_parameters}")
-        n = max(1, len(one.losses) // 4)
-        if not statistics.mean(one.losses[-n:]) < statistics.mean(one.losses[:n]):
-            raise RuntimeError(f"{name} does not learn: its losses are {one.losses}")
+        check_learns(name, one)
 
 
-def ratio_of(ours: Measured, theirs: Measured) -> tuple[float, float, float]:
-    """Return modelstack's speedup, turn by turn (geometric mean of medians), and its 95 % interval."""
-    return ratio_by_turn(ours.seconds, theirs.seconds)
-
-
-def ratio_by_turn(
-    ours: Sequence[Sequence[float]], theirs: Sequence[Sequence[float]]
-) -> tuple[float, float, float]:
-    """Return `ratio_of` for the seconds of each step, by turn."""
-    logs = [math.log(statistics.median(b) / statistics.median(a)) for a, b in zip(ours, theirs, strict=True)]
-    interval = mean_interval(logs, seed=0)
-    return math.exp(interval.value), math.exp(interval.low), math.exp(interval.high)
-
-
-def flops_per_token(one: Measured) -> float:
+def flops_per_token(one: Measured, shape: Shape) -> float:
     """Return 6 N + 12 L d T with the program's own number of parameters N."""
-    shape = one.task.shape
     return 6 * one.n_parameters + 12 * shape.layers * shape.width * shape.tokens
 
 
@@ -215,7 +87,7 @@ def peaks(shape: Shape, threads: int) -> dict[str, tuple[float, str]]:
 
 
 def figures_of(
-    what: str, mode: Mode, found: dict[str, Measured], peak: float
+    what: str, mode: Mode, found: dict[str, Measured], peak: float, shape: Shape
 ) -> tuple[list[Figure], list[Comparison]]:
     """Return the figures and comparisons of one precision and mode."""
     figures: list[Figure] = []
@@ -223,12 +95,12 @@ def figures_of(
     speeds = {name: statistics.median(one.speeds) for name, one in found.items()}
     for name, one in found.items():
         program = PROGRAMS[name]
-        figures.append(Figure(f"{what}: MFU of {name}", flops_per_token(one) * speeds[name] / peak, ""))
+        figures.append(Figure(f"{what}: MFU of {name}", flops_per_token(one, shape) * speeds[name] / peak, ""))
         if mode == "compiled":
             figures.append(Figure(f"{what}: first step of {name}", one.first_s, "s"))
         if (ours := found.get(program.beside)) is None:
             continue
-        ratio, low, high = ratio_of(ours, one)
+        ratio, low, high = ratio_by_turn(ours.seconds, one.seconds)
         bound = program.least if mode == "eager" else None
         figures.append(Figure(f"{what}: speed beside {name}", ratio, "x", low, high, bound, "at least"))
         figures.append(Figure(f"{what}: peak memory beside {name}", ours.peak_mib / one.peak_mib, "x"))
@@ -240,7 +112,7 @@ def figures_of(
     return figures, comparisons
 
 
-def print_table(what: str, found: dict[str, Measured], peak: float) -> None:
+def print_table(what: str, found: dict[str, Measured], peak: float, shape: Shape) -> None:
     """Print each program's median speed with quartiles, and its comparison with modelstack."""
     for name, one in found.items():
         speeds = sorted(one.speeds)
@@ -248,14 +120,14 @@ def print_table(what: str, found: dict[str, Measured], peak: float) -> None:
         speed = statistics.median(speeds)
         line = [
             f"{what:13} {name:17} {speed:7.0f} tokens/s ({speeds[quarter]:.0f}-{speeds[-1 - quarter]:.0f})",
-            f"MFU {flops_per_token(one) * speed / peak:5.1%}",
+            f"MFU {flops_per_token(one, shape) * speed / peak:5.1%}",
             f"{one.peak_mib:5.0f} MiB",
             f"{one.n_parameters / 1e6:.2f}M",
-            f"loss {one.losses[0]:.2f} to {one.losses[-1]:.2f}",
+            f"loss {one.values[0]:.2f} to {one.values[-1]:.2f}",
             f"first step {one.first_s:.1f} s",
         ]
         if (ours := found.get(PROGRAMS[name].beside)) is not None:
-            ratio, low, high = ratio_of(ours, one)
+            ratio, low, high = ratio_by_turn(ours.seconds, one.seconds)
             line.append(f"ours {ratio:.2f}x ({low:.2f}-{high:.2f}), memory {ours.peak_mib / one.peak_mib:.2f}x")
         print("  ".join(line), flush=True)
 
@@ -294,8 +166,8 @@ def run(
             tasks = [(Task(name, precision, mode, shape, nanogpt), python) for name, python in programs]
             found = measure(tasks, turns, threads)
             check_equal_work(found)
-            print_table(what, found, known[precision][0])
-            new_figures, new_comparisons = figures_of(what, mode, found, known[precision][0])
+            print_table(what, found, known[precision][0], shape)
+            new_figures, new_comparisons = figures_of(what, mode, found, known[precision][0], shape)
             figures += new_figures
             comparisons += new_comparisons
     parameters = {
@@ -336,20 +208,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     named = os.environ.get("NANOGPT")
     parser.add_argument("--nanogpt", type=Path, metavar="CHECKOUT", default=Path(named) if named else None)
     parser.add_argument(
-        "--program", action="append", choices=list(PROGRAMS), help="program to measure; default: all"
-    )
-    parser.add_argument(
         "--precision", action="append", choices=get_args(Precision), help="precision to measure; default: both"
     )
     parser.add_argument("--mode", action="append", choices=get_args(Mode), help="mode to measure; default: both")
     parser.add_argument("--env", type=Path, default=Path(".venv-peers-training"), help="environment of litgpt")
-    parser.add_argument("--warm", type=int, default=10, help="warm-up steps of each program")
-    parser.add_argument("--turns", type=int, default=10)
-    parser.add_argument("--steps", type=int, default=3, help="steps of each program per turn")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument(
-        "--tiny", action="store_true", help="use a tiny model that only tests that everything works"
-    )
+    add_turns_options(parser, PROGRAMS, Turns())
     add_result_option(parser)
     options = parser.parse_args(argv)
     if options.nanogpt is not None and not (options.nanogpt / "model.py").is_file():
@@ -361,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = run(
         programs,
         shape=smallest(Shape()) if options.tiny else Shape(),
-        turns=Turns(options.warm, options.turns, options.steps),
+        turns=turns_of(options),
         threads=options.threads,
         precisions=options.precision or get_args(Precision),
         modes=options.mode or get_args(Mode),
@@ -370,10 +233,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     result = BenchmarkResult(
         result.figures, result.comparisons, result.curves, result.parameters, (*result.notes, *notes)
     )
-    write_result(options.result, result)
-    for figure in result.broken:
-        print(f"BROKEN: {figure.name} is {figure.value:.3f}, promised {figure.bound_kind} {figure.bound}")
-    return 1 if result.broken else 0
+    return finish(options.result, result)
 
 
 if __name__ == "__main__":

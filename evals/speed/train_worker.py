@@ -77,7 +77,7 @@ def _steps(step: Any, n: int) -> dict[str, Any]:
         started = time.perf_counter()
         found.append(step())
         seconds.append(time.perf_counter() - started)
-    return {"seconds": seconds, "losses": found, "peak_mib": _peak_mib()}
+    return {"seconds": seconds, "values": found, "peak_mib": _peak_mib()}
 
 
 def _peak_mib() -> float:

@@ -29,7 +29,7 @@ from modelstack.toolcalls.grammar.compiler import GrammarCompiler
 GRAMMAR, FREE = "grammar", "free"
 _RESULT = "result"
 
-_twins: WeakKeyDictionary[LocalModel, LocalModel] = WeakKeyDictionary()
+_unmasked: WeakKeyDictionary[LocalModel, LocalModel] = WeakKeyDictionary()
 _compilers: WeakKeyDictionary[Engine, dict[str, GrammarCompiler]] = WeakKeyDictionary()
 _lock = threading.Lock()
 """Held while unmasked models and compilers are created or used, because a compiler is not thread-safe."""
@@ -92,9 +92,9 @@ def _without_grammar(model: LocalModel) -> LocalModel:
     """Return a model on the same weights and cache without masks."""
     engine = model.load()
     with _lock:
-        if model not in _twins:
-            _twins[model] = LocalModel(engine, grammar=None)
-        return _twins[model]
+        if model not in _unmasked:
+            _unmasked[model] = LocalModel(engine, grammar=None)
+        return _unmasked[model]
 
 
 def _coverage(model: LocalModel, schema: Mapping[str, Any]) -> dict[str, Any]:

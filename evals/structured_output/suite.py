@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from agentkit.errors import UserError
 from evals.case import Case
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.structured_output.reading import Item, draw, read_items
 from evals.structured_output.scoring import score
 from evals.structured_output.solving import FREE, GRAMMAR, is_wrapped, solve
@@ -40,9 +40,7 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
         UserError: an option or the mode is not known, a value is not a number, or the data cannot be used.
     """
     check_options("structured-output", options, OPTIONS)
-    mode = options.get("mode", "both")
-    if mode not in MODES:
-        raise UserError(f"mode={mode!r} is not known; use one of {', '.join(MODES)}.")
+    mode = choice_of("structured-output", options, "mode", tuple(MODES), "both")
     items = read_items(Path(options["data"]).expanduser() if "data" in options else SAMPLE)
     if "sample" in options:
         items = draw(items, _whole_number(options, "sample"), _whole_number(options, "sample_seed"))

@@ -83,21 +83,21 @@ def tables(found: dict[str, Any]) -> list[Table]:
             _SIDE_NAMES[side],
             _STAGE_NAMES[name],
             str(shares["answered"]["n"]),
-            *(_told(shares[k]) for k in OUTCOMES),
+            *(_formatted(shares[k]) for k in OUTCOMES),
         )
         for side in SIDES
         for name, shares in found["shares"][side].items()
     )
     changes = tuple(
-        (_SIDE_NAMES[side], what, _told(change))
+        (_SIDE_NAMES[side], what, _formatted(change))
         for side in SIDES
         for what, change in found["changes"][side].items()
     )
-    critic = tuple((_SIDE_NAMES[side], str(x["n"]), _told(x)) for side, x in found["critic"].items())
+    critic = tuple((_SIDE_NAMES[side], str(x["n"]), _formatted(x)) for side, x in found["critic"].items())
     revision = tuple((name, str(value)) for name, value in _flat(found["revision"]))
     feedback = tuple((name, str(value)) for name, value in _flat(found["feedback"]))
     judge = found["embedded_judge"]
-    judged = tuple((name.replace("_", " "), str(x["n"]), _told(x)) for name, x in judge.items())
+    judged = tuple((name.replace("_", " "), str(x["n"]), _formatted(x)) for name, x in judge.items())
     return [
         Table("Held-out requests (95 % Wilson intervals)", ("requests", "model", "n", *OUTCOMES), rows),
         Table("Changes, request by request (95 % paired bootstrap)", ("requests", "change of", "by"), changes),
@@ -204,7 +204,7 @@ def _plain(interval: Interval) -> dict[str, Any]:
     return asdict(interval) | ({} if interval.n else {"value": None})
 
 
-def _told(share: dict[str, Any]) -> str:
+def _formatted(share: dict[str, Any]) -> str:
     return str(Interval(**share)) if share["n"] else "-"
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from evals.post_training.planted.judge import judge
 from evals.post_training.planted.language import Prompt, Split, prompts
-from evals.post_training.planted.sampling import Said, loaded, log_probs, replies
+from evals.post_training.planted.sampling import Reply, loaded, log_probs, replies
 from modelstack.posttrain.base import Base
 from modelstack.posttrain.stages.stage import Stage
 from modelstack.preferences.reward.loader import scored_rows
@@ -130,11 +130,11 @@ def measured_from(content: Mapping[str, Any]) -> Measured:
     return Measured(**content)
 
 
-def _judged(prompt: Prompt, said: Said) -> float:
+def _judged(prompt: Prompt, said: Reply) -> float:
     return judge(prompt, said.text, is_truncated=said.is_truncated).score
 
 
-def _rewards(folder: Path, several: Sequence[Said]) -> list[float]:
+def _rewards(folder: Path, several: Sequence[Reply]) -> list[float]:
     import torch
 
     model = load_value_model(folder).eval()

@@ -29,7 +29,7 @@ ROWS_AT_ONCE = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class Reply:
     """A reply of a model."""
 
     text: str
@@ -47,19 +47,19 @@ def loaded(stage: Stage) -> Base:
     return load_base(stage.weights)
 
 
-def replies(base: Base, asked: Sequence[Prompt], n_replies: int, seed: int) -> list[list[Said]]:
+def replies(base: Base, asked: Sequence[Prompt], n_replies: int, seed: int) -> list[list[Reply]]:
     """Return replies at temperature 1 to each prompt; deterministic for the same weights, prompts and seed."""
     encoder = base.encoder
     sampler = EqualLengthSampler(base.model, frozenset(encoder.end_ids), MAX_TOKENS)
     questions = [_asked(encoder, prompt, seed) for prompt in asked]
     return [
-        [Said(completion_of(each, encoder).text.strip(), question.prompt_ids, each) for each in group]
+        [Reply(completion_of(each, encoder).text.strip(), question.prompt_ids, each) for each in group]
         for question, group in zip(questions, sampler.sample(questions, n_replies), strict=True)
     ]
 
 
 @torch.no_grad()
-def log_probs(base: Base, several: Sequence[Said]) -> list[float]:
+def log_probs(base: Base, several: Sequence[Reply]) -> list[float]:
     """Return the sum of a model's log-probabilities over each reply's tokens, in nats."""
     sums: list[float] = []
     with in_use(base.model):

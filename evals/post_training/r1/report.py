@@ -222,8 +222,8 @@ def _markdown(plan: R1Plan, tables: Sequence[Table], facts: dict[str, Any]) -> I
         yield f"## {table.title}\n"
         yield _rows(table)
     yield (
-        "Where the budget ends a thought early, a model that has always finished its thoughts goes on adding in "
-        "place of an answer: it is then below guessing.\n"
+        "If the budget ends a thought early, a model trained on finished thoughts continues to add instead of "
+        "answering; its accuracy is then below guessing.\n"
     )
     yield f"![accuracy against thinking]({DIAL_PLOT})\n"
     yield f"![several replies]({CURVES_PLOT})\n"

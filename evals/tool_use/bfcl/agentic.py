@@ -37,7 +37,7 @@ def check_answer(answer: str | None, acceptable: Sequence[str]) -> Verdict:
     for option in acceptable:
         if re.search(rf"\b{re.escape(standardised_answer(option))}\b", said):
             return RIGHT
-    return wrong("agentic:answer_not_found", f"none of {list(acceptable)!r} stands in {answer[:200]!r}")
+    return wrong("agentic:answer_not_found", f"none of {list(acceptable)!r} occurs in {answer[:200]!r}")
 
 
 def standardised_answer(text: str) -> str:

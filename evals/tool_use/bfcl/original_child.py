@@ -6,8 +6,8 @@ Started by `evals.tool_use.bfcl.parity`. The original needs only the standard li
 models, which imports every vendor's client. A table of two models replaces it: one keeps dots in names, the other
 writes underscores. `-I -S` hides installed packages, so that only the wheel's own files are used.
 
-Input: one line of JSON per question. Output: one line each, a list of `[valid, error type]` or `[null,
-exception]`. Values of calls are tagged (`encode`), because JSON has no tuples.
+Input: one line of JSON per question. Output: one line each, a list of `[valid, error type]` or
+`[null, exception]`. Values of calls are tagged (`encode`), because JSON has no tuples.
 """
 
 import importlib

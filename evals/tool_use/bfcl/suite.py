@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from itertools import groupby
 from typing import Any, Literal
 
-from agentkit.errors import UserError
 from agentkit.messages import (
     ModelMessage,
     ModelRequest,
@@ -24,7 +23,7 @@ from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.tool_use.bfcl.data import Question, data_folder, load_questions, parse_categories
 from evals.tool_use.bfcl.function_docs import told_tools
 from evals.tool_use.bfcl.scoring import score
@@ -55,10 +54,10 @@ def load(options: Mapping[str, str]) -> list[Case]:
         UserError: an option or a category is not known, or a file is missing or malformed.
     """
     check_options("bfcl", options, _OPTIONS)
-    tool_choice = _one_of(options, "tool_choice", ("auto", "required"))
-    underscores = _one_of(options, "dots", ("keep", "underscore")) == "underscore"
-    has_random_names = _one_of(options, "names", ("keep", "random")) == "random"
-    is_removed = _one_of(options, "gold", ("keep", "removed")) == "removed"
+    tool_choice = choice_of("bfcl", options, "tool_choice", ("auto", "required"))
+    underscores = choice_of("bfcl", options, "dots", ("keep", "underscore")) == "underscore"
+    has_random_names = choice_of("bfcl", options, "names", ("keep", "random")) == "random"
+    is_removed = choice_of("bfcl", options, "gold", ("keep", "removed")) == "removed"
     categories = parse_categories(options.get("categories", DEFAULT_CATEGORIES))
     folder = data_folder(options.get("data"))
     found: list[Question] = [question for category in categories for question in load_questions(folder, category)]
@@ -118,14 +117,6 @@ def _case(question: Question, tool_choice: str, *, underscores: bool) -> Case:
         target=question.answer,
         data=data,
     )
-
-
-def _one_of(options: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str:
-    """Return an option's value; the default is the first of `allowed`."""
-    value = options.get(key, allowed[0])
-    if value not in allowed:
-        raise UserError(f"{key}={value!r} is not known to suite 'bfcl': it takes {' or '.join(allowed)}.")
-    return value
 
 
 SUITE = Suite(

@@ -29,14 +29,16 @@ MAX_SHOWN_DIFFERENCES = 3
 
 def score(case: Case, run: Run) -> Score:
     """Score one run."""
-    failure, explanation = judge(case, run)
-    answer = run.output if isinstance(run.output, str) else None
-    n_refused = n_failed_calls(run)
+    return judged_score(run, *judge(case, run))
+
+
+def judged_score(run: Run, failure: str | None, explanation: str) -> Score:
+    """Return the score of a judged run: 0 for a failure, else 1, with the numbers of calls and of failed calls."""
     return Score(
         0.0 if failure else 1.0,
         f"{failure}: {explanation}" if failure else explanation,
-        answer,
-        {"calls": float(len(run.calls)), "failed calls": float(n_refused)},
+        run.output if isinstance(run.output, str) else None,
+        {"calls": float(len(run.calls)), "failed calls": float(n_failed_calls(run))},
     )
 
 

@@ -9,13 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cache
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from evals.case import Case
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
+from evals.harness.case_record import CaseRecord
 
 Server = Literal["filesystem", "sqlite", "time"]
 Play = Literal["reference", "nothing", "echo", "wrong"]
@@ -126,24 +123,12 @@ def call(tool: str, /, **arguments: Any) -> Call:
     return Call(tool, arguments)
 
 
+TASK = CaseRecord("task", Task)
+task_of = TASK.of
+"""Returns the task of a case, as described in `CaseRecord.of`."""
+
+
 def case_of(task: Task, play: Play | None = None) -> Case:
     """Return the case of a task; with `play`, a script plays it instead of the model."""
-    data = {"task": _adapter().dump_python(task, mode="json"), "play": play}
+    data = {**TASK.data(task), "play": play}
     return Case(id=task.id, prompt=task.prompt, group=task.group, data=data)
-
-
-def task_of(case: Case) -> Task:
-    """Return the task that a case contains.
-
-    Raises:
-        KeyError: the case is not one of this suite.
-        pydantic.ValidationError: its task is malformed.
-    """
-    return _adapter().validate_python(case.data["task"])
-
-
-@cache
-def _adapter() -> TypeAdapter[Task]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Task)

@@ -9,16 +9,14 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
 from evals.case import Case
+from evals.harness.case_record import CaseRecord
 from evals.tool_use.executed.task import End, NumberAnswer, Server, Solution, Task, WordsAnswer, case_of
 from evals.tool_use.first_hour.household import START
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 SERVERS: tuple[Server, ...] = ("filesystem", "sqlite", "time")
 """All servers for each request: a new user does not choose servers before asking."""
@@ -114,32 +112,20 @@ class Request:
         return tuple(replace(self.task, end=end) for end in self.ends)
 
 
+REQUEST = CaseRecord("request", Request)
+request_of = REQUEST.of
+"""Returns the request of a case, as described in `CaseRecord.of`."""
+
+
 @cache
 def first_hour_requests() -> tuple[Request, ...]:
     """Return all requests, in the order of the file."""
     lines = files("evals.tool_use.first_hour").joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
-    return tuple(_adapter().validate_json(line) for line in lines)
+    return tuple(REQUEST.from_json(line) for line in lines)
 
 
 def case_of_request(request: Request, play: str | None = None) -> Case:
     """Return the case of a request; with `play`, a script plays it instead of the model."""
     case = case_of(request.task)
-    data = {**case.data, "play": play, "request": _adapter().dump_python(request, mode="json")}
+    data = {**case.data, "play": play, **REQUEST.data(request)}
     return replace(case, group=request.kind, data=data)
-
-
-def request_of(case: Case) -> Request:
-    """Return the request that a case contains.
-
-    Raises:
-        KeyError: the case is not one of this suite.
-        pydantic.ValidationError: its request is malformed.
-    """
-    return _adapter().validate_python(case.data["request"])
-
-
-@cache
-def _adapter() -> TypeAdapter[Request]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Request)

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Literal
 
 from evals.case import Case, Run, Score, failed_score
-from evals.tool_use.executed.scoring import n_failed_calls, wrong_state
+from evals.tool_use.executed.scoring import judged_score, n_failed_calls, wrong_state
 from evals.tool_use.first_hour.checking import check_problem
 from evals.tool_use.first_hour.request import Request, request_of
 
@@ -39,13 +39,7 @@ CLOCK = "clock"
 
 def score(case: Case, run: Run) -> Score:
     """Score one run."""
-    failure, explanation = judge(case, run)
-    return Score(
-        0.0 if failure else 1.0,
-        f"{failure}: {explanation}" if failure else explanation,
-        run.output if isinstance(run.output, str) else None,
-        {"calls": float(len(run.calls)), "failed calls": float(n_failed_calls(run))},
-    )
+    return judged_score(run, *judge(case, run))
 
 
 def judge(case: Case, run: Run) -> tuple[Failure | None, str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from evals.case import Case
-from evals.harness.suite import Suite, check_choice, check_options
+from evals.harness.suite import Suite, check_choice, check_options, choices_of
 from evals.tool_use.first_hour.playing import PLAYS
 from evals.tool_use.first_hour.request import Kind, case_of_request, first_hour_requests
 from evals.tool_use.first_hour.running import CASE_TIMEOUT_S, solver
@@ -33,8 +33,7 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
     """
     check_options(NAME, options, OPTIONS)
     play = check_choice(NAME, "play", options["play"], PLAYS) if "play" in options else None
-    named = options.get("category", ",".join(KINDS)).split(",")
-    kinds = {check_choice(NAME, "category", kind.strip(), KINDS) for kind in named}
+    kinds = choices_of(NAME, options, "category", KINDS)
     return [case_of_request(request, play) for request in first_hour_requests() if request.kind in kinds]
 
 

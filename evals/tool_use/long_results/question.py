@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 from pydantic import Discriminator
 
 from evals.case import Case
+from evals.harness.case_record import CaseRecord
 from evals.tool_use.executed.task import (
     NumberAnswer,
     Server,
@@ -26,9 +27,6 @@ from evals.tool_use.executed.task import (
     call,
     case_of,
 )
-
-if TYPE_CHECKING:
-    from pydantic import TypeAdapter
 
 SERVERS: tuple[Server, ...] = ("filesystem",)
 READING, SEARCHING = "read_text_file", "search_text"
@@ -123,13 +121,18 @@ class Question:
         )
 
 
+QUESTION = CaseRecord("question", Question)
+question_of = QUESTION.of
+"""Returns the question of a case, as described in `CaseRecord.of`."""
+
+
 @cache
 def questions() -> tuple[Question, ...]:
     """Return all questions, in the order of the file."""
     lines = (
         files("evals.tool_use.long_results").joinpath("requests.jsonl").read_text(encoding="utf-8").splitlines()
     )
-    return tuple(_adapter().validate_json(line) for line in lines)
+    return tuple(QUESTION.from_json(line) for line in lines)
 
 
 @cache
@@ -149,22 +152,5 @@ def text_of(question: Question) -> str:
 def case_of_question(question: Question, play: str | None = None) -> Case:
     """Return the case of a question; with `play`, a script plays it instead of the model."""
     case = case_of(question.task)
-    data = {**case.data, "play": play, "question": _adapter().dump_python(question, mode="json")}
+    data = {**case.data, "play": play, **QUESTION.data(question)}
     return replace(case, group=question.document, data=data)
-
-
-def question_of(case: Case) -> Question:
-    """Return the question that a case contains.
-
-    Raises:
-        KeyError: the case is not one of this suite.
-        pydantic.ValidationError: its question is malformed.
-    """
-    return _adapter().validate_python(case.data["question"])
-
-
-@cache
-def _adapter() -> TypeAdapter[Question]:
-    from pydantic import TypeAdapter
-
-    return TypeAdapter(Question)

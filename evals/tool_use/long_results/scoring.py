@@ -9,7 +9,7 @@ from typing import Literal
 
 from agentkit.messages import ModelRequest, ToolReturnPart
 from evals.case import Case, Run, Score, failed_score
-from evals.tool_use.executed.scoring import n_failed_calls
+from evals.tool_use.executed.scoring import judged_score
 from evals.tool_use.long_results.facts import facts_problem, says_unstated
 from evals.tool_use.long_results.question import READING, SEARCHING, Question, question_of
 
@@ -26,13 +26,7 @@ FAILURES: dict[Failure, str] = {
 
 def score(case: Case, run: Run) -> Score:
     """Score one run."""
-    failure, explanation = judge(case, run)
-    return Score(
-        0.0 if failure else 1.0,
-        f"{failure}: {explanation}" if failure else explanation,
-        run.output if isinstance(run.output, str) else None,
-        {"calls": float(len(run.calls)), "failed calls": float(n_failed_calls(run))},
-    )
+    return judged_score(run, *judge(case, run))
 
 
 def judge(case: Case, run: Run) -> tuple[Failure | None, str]:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import get_args
 
 from evals.case import Case
-from evals.harness.suite import Suite, check_choice, check_options
+from evals.harness.suite import Suite, check_choice, check_options, choices_of
 from evals.tool_use.long_results.playing import PLAYS
 from evals.tool_use.long_results.question import DocumentKind, Kind, case_of_question, questions
 from evals.tool_use.long_results.running import solver
@@ -35,17 +35,13 @@ def load(options: Mapping[str, str]) -> Sequence[Case]:
     """
     check_options(NAME, options, OPTIONS)
     play = check_choice(NAME, "play", options["play"], PLAYS) if "play" in options else None
-    kinds, documents = _chosen(options, "category", KINDS), _chosen(options, "document", DOCUMENT_KINDS)
+    kinds = choices_of(NAME, options, "category", KINDS)
+    documents = choices_of(NAME, options, "document", DOCUMENT_KINDS)
     return [
         case_of_question(question, play)
         for question in questions()
         if question.kind in kinds and question.document in documents
     ]
-
-
-def _chosen(options: Mapping[str, str], option: str, known: Sequence[str]) -> set[str]:
-    named = options.get(option, ",".join(known)).split(",")
-    return {check_choice(NAME, option, name.strip(), known) for name in named}
 
 
 SUITE = Suite(

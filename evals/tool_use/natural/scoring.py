@@ -15,8 +15,8 @@ from typing import Any
 from evals.case import Case, Run, Score, failed_score
 
 FIRST_TOOL = "first tool"
-"""Name of a measurement: whether the first decision (which tool, or none) was correct; read by `agentkit
-calibrate`."""
+"""Name of a measurement: whether the first decision (which tool, or none) was correct; read by
+`agentkit calibrate`."""
 Call = tuple[str, Mapping[str, Any]]
 
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agentkit.errors import UserError
 from agentkit.messages import ModelMessage, ModelRequest, SystemPromptPart, UserPromptPart
 from agentkit.models.base import Model, ModelRequestParameters, ModelSettings
 from agentkit.tools.definition import ToolDefinition
 from evals.case import Case, Run
 from evals.harness.solving import ask_model
-from evals.harness.suite import Suite, check_options
+from evals.harness.suite import Suite, check_options, choice_of
 from evals.tool_use.natural.requests import NaturalRequest, half_of, natural_requests
 from evals.tool_use.natural.scoring import score
 
@@ -31,9 +30,7 @@ def load(options: Mapping[str, str]) -> list[Case]:
         UserError: an option or its value is not known.
     """
     check_options("natural", options, OPTIONS)
-    half = options.get("half", "all")
-    if half not in ("all", "validation", "report"):
-        raise UserError(f"half={half!r} is not known; use validation, report or all.")
+    half = choice_of("natural", options, "half", ("all", "validation", "report"))
     return [_case(request) for request in natural_requests() if half in ("all", half_of(request))]
 
 
