@@ -91,7 +91,7 @@ def test_a_missing_file_or_folder_says_how_to_get_it(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="line 3, is list"):
         read_rows(tmp_path / "rows.json")
     (tmp_path / "rows.json").write_text('{"a": 1', encoding="utf-8")
-    with pytest.raises(UserError, match="line 1, is no JSON"):
+    with pytest.raises(UserError, match="line 1, is not JSON"):
         read_rows(tmp_path / "rows.json")
 
 
